@@ -1,0 +1,90 @@
+"""The failures that travel between the layers of `agent`. Vendor exceptions are translated into these at the edges.
+
+Raised by doors, links, dispatch and configuration; turned into an envelope or a JSON-RPC error by `agent.api` alone.
+The one rule: every failed call says whether the request may have been executed.
+"""
+
+from typing import Any
+
+
+class MeshError(Exception):
+    """Base of everything that `agent` raises."""
+
+
+class ConfigRefused(MeshError):
+    """Settings or a servers file cannot be used; the message names the place, the field and the fix. Exit code 2."""
+
+
+class LinkFailed(MeshError):
+    """A link could not be opened, or broke. `retry_soon` is False where only a long wait makes sense."""
+
+    retry_soon = True
+
+
+class Unreachable(LinkFailed):
+    """Refused, reset, unresolvable, or no answer in time."""
+
+
+class AuthRefused(LinkFailed):
+    """The other side answered 401 or 403: the token is missing or wrong."""
+
+    retry_soon = False
+
+
+class ProtocolBroken(LinkFailed):
+    """The other side does not speak MCP as we know it, or broke a limit of ours."""
+
+    retry_soon = False
+
+
+class DialRefused(LinkFailed):
+    """The dial guard forbids the address (metadata, link-local, multicast, unspecified)."""
+
+    retry_soon = False
+
+
+class IdentityRefused(LinkFailed):
+    """The node that answered is not the one that was asked for."""
+
+    retry_soon = False
+
+
+class DialledOurselves(LinkFailed):
+    """The other side is this very node."""
+
+    retry_soon = False
+
+
+class CallFailed(MeshError):
+    """A forwarded request got no answer. The subclass tells whether it may have been executed."""
+
+
+class CallNotSent(CallFailed):
+    """No byte of the request was written: it was certainly not executed and may be tried elsewhere."""
+
+
+class CallOutcomeUnknown(CallFailed):
+    """The request was written, at least in part, and no answer came: it may or may not have been executed."""
+
+
+class CallTimedOut(CallOutcomeUnknown):
+    """The deadline passed after the request was written."""
+
+
+class RpcError(MeshError):
+    """The other side answered with a JSON-RPC error; it is passed on as it came."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class OverrideRefused(MeshError):
+    """An operator's request conflicts with what is there; `status` is the HTTP status, `code` the envelope's."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code

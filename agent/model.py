@@ -1,0 +1,169 @@
+"""Frozen shapes shared by every layer of `agent`: what is configured, what a backend offers, how a link stands.
+
+Built by the configuration, by selection and by link tasks; read by all. The one rule: nothing here changes after it is
+made, so a snapshot may be kept and compared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+Json: TypeAlias = dict[str, Any]
+
+# The one prefix of everything we add to MCP messages (`_meta` keys, capability extensions). See docs/glossary.md.
+MESH_EXTENSION = "mesh-agent/mesh"  # in capabilities.extensions (modern) or .experimental (legacy): who we are
+ORIGIN_META_KEY = "mesh-agent/origin"  # in a listed definition's `_meta`: whose it is
+PATH_META_KEY = "mesh-agent/path"  # in a request's `_meta`: node IDs passed, only across gateways
+
+
+class ServerScope(StrEnum):
+    """What a local server's name means on other nodes (docs/architecture.md, "Names")."""
+
+    SERVICE = "service"
+    NODE = "node"
+    PRIVATE = "private"
+
+
+class PeerScope(StrEnum):
+    """How much of a mesh peer is imported: what it serves itself, or all that it sees (a gateway)."""
+
+    LOCAL = "local"
+    MESH = "mesh"
+
+
+class PeerSource(StrEnum):
+    """Who named a peer; an override beats discovery."""
+
+    DISCOVERY = "discovery"
+    OVERRIDE = "override"
+    STATIC = "static"
+
+
+class Era(StrEnum):
+    """The two protocol families: stateless 2026-07-28 and later, or sessions opened by `initialize`."""
+
+    MODERN = "modern"
+    LEGACY = "legacy"
+
+
+@dataclass(frozen=True, slots=True)
+class StdioTarget:
+    """A child process that speaks MCP on its stdin and stdout."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTarget:
+    """A streamable HTTP endpoint. `headers` and `token` may be secrets and are kept out of `repr`."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """One MCP server of the local configuration. `call_timeout_s` None: the node's own setting."""
+
+    name: str
+    target: StdioTarget | HttpTarget
+    scope: ServerScope
+    enabled: bool = True
+    call_timeout_s: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The backend key; one namespace with peers."""
+        return f"server:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSpec:
+    """One peer that we want a link to.
+
+    `expected_node_id`: what the catalog's Meta says; another answer is refused. `is_mesh_node`: the catalog says that
+    it is one of us, so `/local` is dialled directly. `sighting` changes whenever the catalog says something new about
+    it (appeared, passing again, another epoch); a change cuts a back-off short.
+    """
+
+    name: str
+    target: HttpTarget
+    source: PeerSource
+    scope: PeerScope = PeerScope.LOCAL
+    aliases: tuple[str, ...] = ()
+    expected_node_id: str | None = None
+    is_mesh_node: bool = False
+    sighting: str = ""
+
+    @property
+    def key(self) -> str:
+        """The backend key; one namespace with servers."""
+        return f"peer:{self.name}"
+
+
+BackendSpec: TypeAlias = ServerSpec | PeerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """Who a mesh node says it is."""
+
+    node_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a backend lists, as it came (raw JSON objects, never changed in place), and a digest of all of it."""
+
+    tools: tuple[Json, ...] = ()
+    prompts: tuple[Json, ...] = ()
+    resources: tuple[Json, ...] = ()
+    templates: tuple[Json, ...] = ()
+    digest: str = ""
+
+
+class LinkState(StrEnum):
+    """The states of a link; the table is in `agent.core.link_state`."""
+
+    IDLE = "idle"
+    DIALING = "dialing"
+    READY = "ready"
+    SUSPECT = "suspect"
+    BACKOFF = "backoff"
+    PARKED = "parked"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """A link as others may see it. Times are the event loop's monotonic seconds; latency in seconds."""
+
+    spec: BackendSpec
+    state: LinkState = LinkState.IDLE
+    offer: Offer = Offer()
+    identity: NodeIdentity | None = None
+    era: Era | None = None
+    server_info: Mapping[str, Any] = field(default_factory=dict)
+    function_count: int = 0
+    last_error: str = ""
+    attempts: int = 0
+    next_attempt_at_s: float | None = None
+    ready_at_s: float | None = None
+    latency_s: float | None = None
+    reconnects: int = 0
+
+    @property
+    def key(self) -> str:
+        """The backend key of the spec."""
+        return self.spec.key
+
+    @property
+    def connected(self) -> bool:
+        """Whether calls may be routed to it."""
+        return self.state in (LinkState.READY, LinkState.SUSPECT)

@@ -1,0 +1,82 @@
+"""Frozen shapes that discovery hands out and takes in. No behaviour beyond construction and comparison.
+
+Made by `discovery.parse` and by the wiring; read by everybody. The one rule: values are compared by content, so an
+unchanged catalog equals its predecessor.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Health(StrEnum):
+    """The worst of an instance's checks, as Consul aggregates them."""
+
+    PASSING = "passing"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class InstanceKey:
+    """What identifies an instance; a service ID alone is unique per Consul agent only."""
+
+    datacenter: str
+    node: str
+    service_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One registered instance. `address` is Service.Address, or Node.Address where that is empty."""
+
+    key: InstanceKey
+    address: str
+    port: int
+    health: Health = Health.PASSING
+    meta: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """A whole snapshot of one service's instances, sorted by key."""
+
+    instances: tuple[Instance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What we ask the catalog to say about us. Times in seconds (Consul's floor for `deregister_after_s` is 60)."""
+
+    service_id: str
+    service_name: str
+    port: int
+    address: str = ""  # Empty: consumers use the Consul node's own address.
+    meta: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tags: tuple[str, ...] = ()
+    ttl_s: float = 15.0
+    heartbeat_s: float = 5.0
+    deregister_after_s: float = 600.0
+    http_check_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """How far the catalog can be trusted now. Times are the event loop's monotonic seconds, None when never."""
+
+    up: bool = False
+    last_error: str = ""
+    last_answer_at_s: float | None = None
+    changes_total: int = 0
+    holding_removals: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrarStatus:
+    """Whether the catalog knows us. `registrations_total` counts every registration that was really sent."""
+
+    registered: bool = False
+    last_error: str = ""
+    registrations_total: int = 0
