@@ -1,0 +1,96 @@
+"""The doors to MCP servers: one protocol, two ways of transport, raw JSON objects in and out.
+
+Links open a door with `open_door` and keep it; dispatch sends every forwarded call through `Door.request`. The one
+rule: whatever goes wrong, the exception says whether the request may have been executed, and nothing is ever sent
+twice once a byte of it was written.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from agent.links.hello import Hello, ListenNotSupported
+from agent.model import HttpTarget, Json, StdioTarget
+
+__all__ = ["Door", "Hello", "ListenNotSupported", "open_door"]
+
+
+class Door(Protocol):
+    """An open way to one MCP server. Safe for concurrent use within one event loop."""
+
+    @property
+    def hello(self) -> Hello:
+        """What the other side said when the door opened (renewed when a legacy session is opened anew)."""
+        ...
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when the door is known broken for good (child gone, session refused). Wait with `lost.wait()`."""
+        ...
+
+    @property
+    def lost_reason(self) -> str:
+        """Why `lost` is set, fit for an error message; empty before."""
+        ...
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
+    ) -> Json:
+        """Send one request and return the raw `result` object.
+
+        `headers`: `Mcp-Param-*` only (ignored on stdio). `on_notification(method, params)` is awaited for each
+        notification that belongs to this request, in order, before the result is returned. `params` is not changed.
+
+        Raises:
+            RpcError: The server's own JSON-RPC error.
+            CallNotSent: No byte was written.
+            CallTimedOut: `timeout_s` passed after bytes were written.
+            CallOutcomeUnknown: Bytes were written and no answer came.
+            AuthRefused: 401 or 403; not executed.
+            ProtocolBroken: The answer is not MCP, or broke a limit.
+
+        Cancellation tells the server that nobody waits any more (bounded in time), then goes on.
+        """
+        ...
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """Follow list changes until the stream ends, which raises `Unreachable`.
+
+        `on_change` gets "listening" once the other side has acknowledged the stream (list after that, so that no
+        change is missed), then "tools", "prompts" or "resources" per change.
+
+        Raises:
+            ListenNotSupported: The server has no such stream.
+            Unreachable: The stream ended or broke.
+            AuthRefused, ProtocolBroken: As for `request`.
+        """
+        ...
+
+    async def probe(self, timeout_s: float) -> None:
+        """Ask for a sign of life: any JSON-RPC answer counts. Raises `LinkFailed` kinds, never `CallFailed`."""
+        ...
+
+
+@asynccontextmanager
+async def open_door(
+    target: StdioTarget | HttpTarget,
+    *,
+    connect_timeout_s: float = 5.0,
+    client_name: str = "mcp-mesh-agent",
+) -> AsyncGenerator[Door, None]:
+    """Connect, negotiate the era, and yield the door; everything it holds is released on leaving.
+
+    `connect_timeout_s` bounds the TCP connect and, per message, the negotiation.
+
+    Raises:
+        Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no door.
+    """
+    raise NotImplementedError
+    yield
