@@ -1,0 +1,188 @@
+"""Hosts an ASGI application (FastMCP's `http_app`) inside our aiohttp server.
+
+The wiring adds `cleanup_ctx` and `on_shutdown` to the application and routes requests to `handle`, from behind the
+security middlewares. The runner needs `handler_cancellation=True`, or a client that leaves is not noticed.
+
+Theory: in the stateless protocol era a closed connection is the client's way to cancel, so the application runs in the
+request's own task and is cancelled with it. In the session era a closed connection means nothing of that kind, so the
+application runs in a task of ours, hears `http.disconnect`, and ends when it likes.
+The one rule: nothing that the application does can keep the node from shutting down.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+from aiohttp import web
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+from agent.api.asgi_exchange import AsgiExchange, http_scope
+from agent.api.asgi_lifespan import AsgiApp, AsgiLifespan, LifespanFailed
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
+BODY_TIMEOUT_S = 30.0  # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
+
+_LISTEN_METHOD = "subscriptions/listen"
+_INVALID_REQUEST = -32600
+
+
+class AsgiBridge:
+    """One ASGI application at one path.
+
+    `path` is the canonical path that the application itself was built with. `state_of` gives what middlewares learned
+    about a request; it is merged into `scope["state"]`. Requests are served between the two halves of `cleanup_ctx`.
+    """
+
+    def __init__(
+        self,
+        asgi_app: AsgiApp,
+        *,
+        path: str,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        state_of: Callable[[web.Request], dict[str, Any]] | None = None,
+    ) -> None:
+        self._app = asgi_app
+        self._path = path
+        self._max_body_bytes = max_body_bytes
+        self._state_of = state_of
+        self._tasks: asyncio.TaskGroup | None = None
+        self._lifespan: AsgiLifespan | None = None
+        self._detached: set[asyncio.Task[None]] = set()
+        self._streams: set[AsgiExchange] = set()
+        self._closing = False
+
+    def __repr__(self) -> str:
+        stage = "closing" if self._closing else "open" if self._tasks is not None else "idle"
+        return f"<AsgiBridge {self._path} {stage} detached={len(self._detached)} streams={len(self._streams)}>"
+
+    async def cleanup_ctx(self, _app: web.Application) -> AsyncIterator[None]:
+        """For `app.cleanup_ctx`: run the application's lifespan around the server's.
+
+        Raises LifespanFailed when the application does not start, which aborts the aiohttp server.
+        """
+        failure: LifespanFailed | None = None
+        async with asyncio.TaskGroup() as tasks:
+            lifespan = AsgiLifespan(self._app)
+            life = tasks.create_task(lifespan.run(), name=f"asgi lifespan {self._path}")
+            try:
+                await lifespan.start()
+            except LifespanFailed as exc:
+                failure = exc  # Raised below: inside, the group would wrap it.
+            else:
+                self._lifespan, self._tasks = lifespan, tasks
+                try:
+                    yield
+                finally:
+                    await self._stop(lifespan)
+            finally:
+                life.cancel()  # Over by now, or deaf to what it was asked.
+        if failure is not None:
+            raise failure
+
+    async def on_shutdown(self, _app: web.Application) -> None:
+        """For `app.on_shutdown`: aiohttp calls it before it waits for requests in flight."""
+        self.close_streams()
+
+    def close_streams(self) -> None:
+        """End standing streams (GET, `subscriptions/listen`) now and later; other requests go on. May be repeated."""
+        self._closing = True
+        for exchange in list(self._streams):
+            exchange.end_stream()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one request. A body that somebody in front has read (`await request.read()`) is taken from there."""
+        if self._tasks is None or self._lifespan is None:
+            return _refuse(503, "This node is starting or shutting down; try again")
+        body = await self._read_body(request)
+        if isinstance(body, web.Response):
+            return body
+        state = dict(self._lifespan.state)
+        if self._state_of is not None:
+            state.update(self._state_of(request))
+        scope = http_scope(request, self._path, state, len(body))
+        exchange = AsgiExchange(request, body)
+        standing = request.method == "GET" or request.headers.get("Mcp-Method") == _LISTEN_METHOD
+        if standing:
+            self._streams.add(exchange)
+            if self._closing:
+                exchange.end_stream()
+        try:
+            if _is_modern(request):
+                await self._app(scope, exchange.receive, exchange.send)
+            else:
+                await self._serve_detached(self._tasks, scope, exchange)
+        finally:
+            self._streams.discard(exchange)
+        return await exchange.finish()
+
+    async def _serve_detached(self, tasks: asyncio.TaskGroup, scope: Any, exchange: AsgiExchange) -> None:
+        """Run the application in a task of ours, so that a client that leaves does not cancel it."""
+        name = f"asgi {exchange.request.method} {self._path}"
+        task = tasks.create_task(self._serve_kept(scope, exchange), name=name)
+        self._detached.add(task)
+        task.add_done_callback(self._detached.discard)
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            exchange.client_gone()
+            raise
+
+    async def _serve_kept(self, scope: Any, exchange: AsgiExchange) -> None:
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception as exc:  # one request's failure must not take the group, and so the node, down
+            exchange.failure = exc
+            if exchange.ended.is_set():  # nobody is there to whom `finish` could raise it
+                log.exception("MCP request failed after its client had gone")
+
+    async def _read_body(self, request: web.Request) -> bytes | web.Response:
+        """Return the body, or the refusal to send in its place."""
+        limit = self._max_body_bytes
+        if (request.content_length or 0) > limit:
+            return _too_large(limit)
+        if request.content.at_eof():
+            return await request.read()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > limit:
+                        return _too_large(limit)
+        except TimeoutError:
+            return _refuse(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s")
+        except web.RequestPayloadError:
+            return _refuse(400, "The body cannot be decoded")
+        return bytes(body)
+
+    async def _stop(self, lifespan: AsgiLifespan) -> None:
+        self.close_streams()
+        self._tasks = None
+        if reason := await lifespan.stop():
+            log.warning("MCP application did not stop cleanly", extra={"path": self._path, "reason": reason})
+        leftovers = list(self._detached)
+        for task in leftovers:
+            task.cancel()
+        if leftovers:
+            log.info("MCP requests cut off at shutdown", extra={"count": len(leftovers)})
+
+
+def _is_modern(request: web.Request) -> bool:
+    # The SDK takes every version that is not of the handshake era for the stateless one; so must we.
+    version = request.headers.get("MCP-Protocol-Version")
+    return version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+def _too_large(limit_bytes: int) -> web.Response:
+    return _refuse(413, f"The body is larger than {limit_bytes} bytes")
+
+
+def _refuse(status: int, message: str) -> web.Response:
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": _INVALID_REQUEST, "message": message}}
+    response = web.Response(status=status, body=orjson.dumps(error), content_type="application/json")
+    response.force_close()  # What is left of the body is not worth reading.
+    return response
