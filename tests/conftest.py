@@ -1,0 +1,117 @@
+"""What every test gets: a clean environment, and a check that it leaves nothing behind.
+
+Called by pytest alone. Seeds are printed by pytest-randomly (random) and hypothesis (print_blob). The one rule: a test
+ends with the tasks, child processes and descriptors that it started with.
+"""
+
+import asyncio
+import inspect
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Test machines are noisy: a deadline per example would test the neighbours. A failing example prints its blob.
+settings.register_profile("mesh", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mesh")
+
+# Settings of the shell must not reach a test. CONSUL_BIN only says where the binary is.
+FOREIGN_PREFIXES = ("CONSUL_", "MESH_", "OTEL_", "FASTMCP_")
+FOREIGN_NAMES = ("HOST", "PORT")
+KEPT_NAMES = ("CONSUL_BIN",)
+
+# Closing a transport takes a few passes of the loop (abort, connection_lost, the waiters of that); none of them waits.
+CLOSING_PASSES = 10
+# A child that was killed is reaped by a thread of asyncio's; it may need a moment on a busy machine.
+REAP_TIMEOUT_S = 2.0
+PROC = Path("/proc/self")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove what a developer's shell may say about Consul and the mesh."""
+    for name in list(os.environ):
+        if (name.startswith(FOREIGN_PREFIXES) or name in FOREIGN_NAMES) and name not in KEPT_NAMES:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(clean_environment: None) -> Iterator[None]:  # noqa: ARG001 - the order matters, not the value
+    """Fail when the test leaves child processes or descriptors.
+
+    Fixtures of wider scope are set up before this one, so that what they own is not counted.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    children_before, descriptors_before = _children(), _descriptors()
+    yield
+    deadline_s = time.monotonic() + REAP_TIMEOUT_S
+    pause = threading.Event()
+    while (_children().keys() - children_before.keys()) and time.monotonic() < deadline_s:
+        pause.wait(0.01)
+    children = {pid: line for pid, line in _children().items() if pid not in children_before}
+    descriptors = sorted(_descriptors() - descriptors_before)
+    assert not children, f"child processes left behind: {children}"
+    assert not descriptors, f"descriptors left open: {descriptors}"
+
+
+@pytest.fixture(autouse=True)
+def no_tasks_left(request: pytest.FixtureRequest, nothing_left_behind: None) -> None:  # noqa: ARG001 - order again
+    """Ask for the check of tasks in tests that have a loop; a plain test needs none."""
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("no_tasks_left_in_the_loop")
+
+
+@pytest.fixture
+async def no_tasks_left_in_the_loop() -> AsyncIterator[None]:
+    """Fail when tasks outlive the test and its fixtures. Set up first, hence torn down last."""
+    before = asyncio.all_tasks()
+    yield
+    mine = asyncio.current_task()
+    for _ in range(CLOSING_PASSES):
+        await _next_pass()
+    left = [task for task in asyncio.all_tasks() if task is not mine and task not in before and not task.done()]
+    assert not left, f"tasks left behind: {left}"
+
+
+async def _next_pass() -> None:
+    loop = asyncio.get_running_loop()
+    turn: asyncio.Future[None] = loop.create_future()
+    loop.call_soon(turn.set_result, None)
+    await turn
+
+
+def _children() -> dict[int, str]:
+    """Living or unreaped children of this process, with their command lines."""
+    found: dict[int, str] = {}
+    for listing in PROC.glob("task/*/children"):
+        try:
+            pids = [int(pid) for pid in listing.read_text().split()]
+        except OSError:  # The thread ended meanwhile.
+            continue
+        for pid in pids:
+            try:
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            found[pid] = line or "(unreaped)"
+    return found
+
+
+def _descriptors() -> set[str]:
+    """What this process has open, devices apart; sockets and pipes have numbers of their own in their names."""
+    found: set[str] = set()
+    for link in (PROC / "fd").iterdir():
+        try:
+            target = str(link.readlink())
+        except OSError:  # The listing's own descriptor, closed again.
+            continue
+        if not target.startswith(("/dev/", "/proc/")):
+            found.add(f"{link.name} -> {target}")
+    return found
