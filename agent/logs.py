@@ -1,0 +1,146 @@
+"""One log format for everything in the process: a line of text on a terminal, else one JSON object a line.
+
+Configured once by the command line; everybody else writes `log.info("link ready", extra={"peer": name})`, a constant
+event with fields. The one rule: a record is one harmless line (a traceback's lines are indented), and no secret that
+the process was given leaves through it.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import orjson
+
+from agent.text import many_lines, one_line
+
+# Every MCP request is a line of this logger; its lines carry the word MCP, so that `docker logs … | grep MCP` has them.
+TRAFFIC_LOGGER = "agent.traffic"
+VALUE_CHARS_MAX = 2000  # A field is a name, an address or a reason. Whoever logs more logs a payload.
+TRACEBACK_CHARS_MAX = 20_000
+SECRET_CHARS_MIN = 8  # Shorter ones are ordinary words, and hiding those would only spoil the log.
+# Third parties that have formats of their own, write payloads at DEBUG, or write a line a request.
+_QUIET = ("aiohttp.access", "asyncio", "fastmcp", "httpcore2", "httpx2", "mcp", "urllib3")
+_NOT_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_MASK = "********"
+_SECRET_FIELD = re.compile(r"(?i)token|secret|password|authorization|cookie")
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}")
+_PLAIN = re.compile(r"[^\s\"'=]+")
+
+
+def configure_logging(level: str, fmt: str, stream: TextIO | None = None, *, secrets: Collection[str] = ()) -> None:
+    """Take over the root logger; later calls replace earlier ones.
+
+    `level` is debug, info, warning or error; `fmt` auto, text or json; `stream` stderr by default. `secrets` are values
+    that are masked wherever they turn up, as a second net below the rule that nobody logs them.
+    """
+    out = sys.stderr if stream is None else stream
+    as_text = fmt == "text" or (fmt == "auto" and out.isatty())
+    handler = logging.StreamHandler(out)
+    handler.setFormatter((TextFormatter if as_text else JsonFormatter)(secrets))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    # FastMCP adds handlers with a format of their own when it is imported, which may be before or after this call.
+    os.environ["FASTMCP_LOG_ENABLED"] = "false"
+    for name in _QUIET:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"time", "level", "logger", "event", …fields, "traceback"?}` on one line."""
+
+    def __init__(self, secrets: Collection[str] = ()) -> None:
+        super().__init__()
+        self.cleaner = _Cleaner(secrets)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one record."""
+        line: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": self.cleaner.event(record),
+        }
+        # A field must not pass itself off as one of ours.
+        line |= {key if key not in line else f"{key}_": value for key, value in self.cleaner.fields(record)}
+        if traceback := self.cleaner.traceback(self, record):
+            line["traceback"] = traceback
+        return orjson.dumps(line).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """`time LEVEL logger: event  field=value …`, a traceback below it with each line marked."""
+
+    def __init__(self, secrets: Collection[str] = ()) -> None:
+        super().__init__()
+        self.cleaner = _Cleaner(secrets)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one record."""
+        head = f"{_time(record)} {record.levelname:<7} {record.name}: {self.cleaner.event(record)}"
+        words = [f"{key}={_as_word(value)}" for key, value in self.cleaner.fields(record)]
+        line = "  ".join([head, " ".join(words)]) if words else head
+        traceback = self.cleaner.traceback(self, record)
+        return "\n  | ".join([line, *traceback.splitlines()])
+
+
+class _Cleaner:
+    """Takes a record's parts out, harmless and without secrets."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        known = sorted((re.escape(text) for text in secrets if len(text) >= SECRET_CHARS_MIN), key=len, reverse=True)
+        self.secrets = re.compile("|".join(known)) if known else None
+
+    def event(self, record: logging.LogRecord) -> str:
+        event = self.text(record.getMessage())
+        return f"MCP {event}" if record.name == TRAFFIC_LOGGER and "MCP" not in event else event
+
+    def fields(self, record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
+        for key, value in vars(record).items():
+            if key not in _NOT_FIELDS:
+                # A count (`tokens=2`) is no secret, whatever it counts.
+                masked = _SECRET_FIELD.search(key) and isinstance(value, str) and value
+                yield one_line(key, 100), _MASK if masked else self.value(value)
+
+    def value(self, value: Any) -> Any:
+        match value:
+            case None | bool() | float():
+                return value
+            case int():
+                # JSON readers in other languages lose digits past 64 bits, and orjson refuses them.
+                return int(value) if abs(value) < 1 << 63 else str(value)[:VALUE_CHARS_MAX]
+            case list() | tuple() | set() | frozenset():
+                return [self.text(str(part)) for part in list(value)[:100]]
+            case _:
+                return self.text(str(value))
+
+    def traceback(self, formatter: logging.Formatter, record: logging.LogRecord) -> str:
+        parts = [formatter.formatException(record.exc_info)] if record.exc_info and record.exc_info[0] else []
+        if record.stack_info:
+            parts.append(formatter.formatStack(record.stack_info))
+        return self.masked(many_lines("\n".join(parts)[-TRACEBACK_CHARS_MAX:]))
+
+    def text(self, text: str) -> str:
+        return self.masked(one_line(text, VALUE_CHARS_MAX))
+
+    def masked(self, text: str) -> str:
+        text = _BEARER.sub(rf"\1 {_MASK}", text)
+        return text if self.secrets is None else self.secrets.sub(_MASK, text)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _as_word(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return value
+    return orjson.dumps(value).decode()
