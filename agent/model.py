@@ -152,6 +152,7 @@ class LinkView:
     server_info: Mapping[str, Any] = field(default_factory=dict)
     function_count: int = 0
     last_error: str = ""
+    failure: str = ""  # the class of the last failure, see agent.errors
     attempts: int = 0
     next_attempt_at_s: float | None = None
     ready_at_s: float | None = None

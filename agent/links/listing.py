@@ -1,0 +1,69 @@
+"""Reads a backend's whole offer over an open door: every list that it announces, paged to the end, within bounds.
+
+Called by a link after its change stream is acknowledged and again whenever the backend says that a list changed. The
+one rule: an offer is whole or it is not taken at all; a failed page fails the listing.
+"""
+
+import asyncio
+from typing import Final
+
+from agent.core.digest import offer_digest
+from agent.errors import ProtocolBroken, RpcError
+from agent.links.door import Door
+from agent.model import Json, Offer
+
+# A paginator that never ends must not hang a link; the figure is the reference client's own cap.
+PAGES_MAX: Final = 100
+# docs/architecture.md: surplus tools of one peer are dropped by the route table, which names them; this bounds memory.
+ENTRIES_MAX: Final = 20_000
+METHOD_NOT_FOUND: Final = -32601
+
+# capability -> (method, key of the result) of the lists behind it
+_LISTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "tools": (("tools/list", "tools"),),
+    "prompts": (("prompts/list", "prompts"),),
+    "resources": (("resources/list", "resources"), ("resources/templates/list", "resourceTemplates")),
+}
+
+
+async def list_offer(door: Door, *, timeout_s: float) -> Offer:
+    """Return everything that the backend offers now.
+
+    Raises:
+        LinkFailed, CallFailed: the door's own failures.
+        ProtocolBroken: a list that is no list, or that passes the bounds.
+    """
+    wanted = [entry for capability, lists in _LISTS.items() if capability in door.hello.capabilities for entry in lists]
+    async with asyncio.TaskGroup() as group:
+        tasks = {
+            key: group.create_task(_list_all(door, method, key, timeout_s), name=f"list {key}")
+            for method, key in wanted
+        }
+    parts = {key: task.result() for key, task in tasks.items()}
+    tools, prompts = parts.get("tools", ()), parts.get("prompts", ())
+    resources, templates = parts.get("resources", ()), parts.get("resourceTemplates", ())
+    return Offer(tools, prompts, resources, templates, offer_digest(tools, prompts, resources, templates))
+
+
+async def _list_all(door: Door, method: str, key: str, timeout_s: float) -> tuple[Json, ...]:
+    entries: list[Json] = []
+    cursor: str | None = None
+    for _ in range(PAGES_MAX):
+        params = {} if cursor is None else {"cursor": cursor}
+        try:
+            page = await door.request(method, params, timeout_s=timeout_s)
+        except RpcError as exc:
+            if exc.code == METHOD_NOT_FOUND:
+                # Many servers announce resources and serve no templates; an absent list is an empty one.
+                return ()
+            raise ProtocolBroken(f"{method} was answered with error {exc.code}: {exc.message}") from exc
+        listed = page.get(key)
+        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+            raise ProtocolBroken(f"{method} was answered without a list of objects under {key!r}")
+        entries.extend(listed)
+        if len(entries) > ENTRIES_MAX:
+            raise ProtocolBroken(f"{method} lists more than {ENTRIES_MAX} entries")
+        cursor = page.get("nextCursor")
+        if not isinstance(cursor, str):
+            return tuple(entries)
+    raise ProtocolBroken(f"{method} has more than {PAGES_MAX} pages")

@@ -1,0 +1,72 @@
+"""Opens the right door of a backend: of a mesh node the local endpoint, of anything else the endpoint as given.
+
+Called by a link at every dial. The one rule: a link never imports what the other node merely forwards, unless an
+operator asked for a gateway, and never talks to a node other than the one that was named.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit, urlunsplit
+
+from agent.core.naming import is_valid_name
+from agent.errors import DialledOurselves, IdentityRefused
+from agent.links.door import Door, Hello, open_door
+from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec
+
+LOCAL_SUFFIX = "/local"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDoor:
+    """An open door and who stands behind it; `identity` is None for a plain MCP server."""
+
+    door: Door
+    identity: NodeIdentity | None
+
+
+@asynccontextmanager
+async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoor, None]:
+    """Dial `spec` and yield the door that a link may use.
+
+    Raises:
+        LinkFailed: why there is none (`DialledOurselves`, `IdentityRefused`, and what `open_door` raises).
+    """
+    if not isinstance(spec, PeerSpec):
+        async with open_door(spec.target) as door:
+            yield OpenDoor(door, None)
+        return
+    target = spec.target
+    if spec.is_mesh_node and spec.scope is PeerScope.LOCAL:
+        target = local_target(target)
+    async with open_door(target) as door:
+        identity = checked_identity(door.hello, spec, own)
+        if identity is None or spec.scope is PeerScope.MESH or target.url != spec.target.url:
+            yield OpenDoor(door, identity)
+            return
+    async with open_door(local_target(spec.target)) as door:
+        yield OpenDoor(door, checked_identity(door.hello, spec, own))
+
+
+def local_target(target: HttpTarget) -> HttpTarget:
+    """The same target with `/local` after its path; a query stays where it is."""
+    parts = urlsplit(target.url)
+    path = parts.path.rstrip("/") + LOCAL_SUFFIX
+    return replace(target, url=urlunsplit(parts._replace(path=path)))
+
+
+def checked_identity(hello: Hello, spec: PeerSpec, own: NodeIdentity) -> NodeIdentity | None:
+    """Who answered, refused when it is ourselves or not the node that the catalog named."""
+    card = hello.mesh
+    if card is None:
+        if spec.expected_node_id is not None:
+            raise IdentityRefused(f"{spec.target.url} is no mesh node, but the catalog says it is one")
+        return None
+    node_id, name = card.get("node_id"), card.get("name")
+    if not isinstance(node_id, str) or not isinstance(name, str) or not is_valid_name(name):
+        raise IdentityRefused(f"{spec.target.url} announces no usable node_id and name")
+    if node_id == own.node_id:
+        raise DialledOurselves(f"{spec.target.url} is this node itself")
+    if spec.expected_node_id is not None and node_id != spec.expected_node_id:
+        raise IdentityRefused(f"{spec.target.url} is node {node_id}, but the catalog says {spec.expected_node_id}")
+    return NodeIdentity(node_id, name)

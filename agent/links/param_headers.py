@@ -1,0 +1,45 @@
+"""The `Mcp-Param-*` headers that a tool's schema asks for, computed from the arguments of a call.
+
+Called by dispatch for every forwarded tools/call. The one rule: the headers sent agree with the body sent, whatever
+the client in front of us sent itself.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+from mcp.shared.inbound import mcp_param_headers, x_mcp_header_map
+
+from agent.core.routes import Route
+from agent.model import Json
+
+# One entry per tool definition ever called; beyond it the memory starts anew, which only costs time.
+MEMORY_MAX: Final = 10_000
+
+HeaderMap = Mapping[tuple[str, ...], str]
+
+
+class ParamHeaders:
+    """Remembers, by digest, which definitions ask for headers; most never do."""
+
+    def __init__(self) -> None:
+        self._maps: dict[str, HeaderMap] = {}
+
+    def of(self, route: Route, params: Json) -> Mapping[str, str] | None:
+        """Return the headers to send with this call, None when there are none."""
+        header_map = self._maps.get(route.digest)
+        if header_map is None:
+            if len(self._maps) >= MEMORY_MAX:
+                self._maps.clear()
+            header_map = self._maps[route.digest] = _header_map(route.definition.get("inputSchema"))
+        arguments = params.get("arguments")
+        if not header_map or not isinstance(arguments, dict):
+            return None
+        return mcp_param_headers(header_map, arguments)
+
+
+def _header_map(schema: object) -> HeaderMap:
+    # A scan of the bytes spares walking every schema that has no such annotation.
+    if not isinstance(schema, dict) or b"x-mcp-header" not in orjson.dumps(schema):
+        return {}
+    return x_mcp_header_map(schema)

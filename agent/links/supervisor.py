@@ -1,0 +1,86 @@
+"""Owns the link tasks: opens, closes and renews links as reconcile decided, and shows how they stand.
+
+The mesh applies actions; dispatch and the API look links up by backend key. The one rule: one task owns each link, and
+applying never waits for a dial.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Self, assert_never
+
+from agent.core.reconcile import Action, CloseLink, OpenLink, RelabelLink, RenewLink
+from agent.links.link import Link
+from agent.model import BackendSpec, LinkView
+
+log = logging.getLogger(__name__)
+
+# faults.md: 1,000 peers may join at once; this many dials at a time keep descriptors and CPU in bounds.
+DIALS_MAX: Final = 50
+
+LinkFactory = Callable[[BackendSpec, asyncio.Semaphore], Link]
+
+
+class Supervisor(AbstractAsyncContextManager["Supervisor"]):
+    """All links of one node. Sole writer of the table of links; use as a context manager around the node's life."""
+
+    def __init__(self, make_link: LinkFactory) -> None:
+        self._make_link = make_link
+        self._dials = asyncio.Semaphore(DIALS_MAX)
+        self._group = asyncio.TaskGroup()
+        self._links: dict[str, Link] = {}
+        self._tasks: dict[Link, asyncio.Task[None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {list(self._links.values())}>"
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close every link and wait for their tasks."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._links.clear()
+        await self._group.__aexit__(None, None, None)
+
+    @property
+    def actual(self) -> Mapping[str, BackendSpec]:
+        """What each link is configured to be now, by backend key."""
+        return {key: link.spec for key, link in self._links.items()}
+
+    def views(self) -> tuple[LinkView, ...]:
+        """Every link as it stands now."""
+        return tuple(link.view for link in self._links.values())
+
+    def link(self, key: str) -> Link | None:
+        """The link of a backend, None when there is none."""
+        return self._links.get(key)
+
+    def apply(self, actions: Iterable[Action]) -> None:
+        """Carry out what reconcile decided."""
+        for action in actions:
+            match action:
+                case OpenLink(spec=spec):
+                    self._open(spec)
+                case CloseLink(key=key, reason=reason):
+                    self._close(key, reason)
+                case RenewLink(spec=spec):
+                    self._close(spec.key, "its configuration changed")
+                    self._open(spec)
+                case RelabelLink(spec=spec):
+                    self._links[spec.key].relabel(spec)
+                case _:
+                    assert_never(action)
+
+    def _open(self, spec: BackendSpec) -> None:
+        link = self._links[spec.key] = self._make_link(spec, self._dials)
+        task = self._tasks[link] = self._group.create_task(link.run(), name=f"link {spec.key}")
+        task.add_done_callback(lambda _: self._tasks.pop(link, None))
+
+    def _close(self, key: str, reason: str) -> None:
+        link = self._links.pop(key)
+        log.info("MCP link closed", extra={"backend": key, "reason": reason})
+        self._tasks[link].cancel()
