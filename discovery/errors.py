@@ -23,3 +23,7 @@ class AccessRefused(CatalogUnavailable):
 
 class RegistrationLost(DiscoveryError):
     """The agent no longer knows our registration; register again at once."""
+
+
+class AgentUnreachable(CatalogUnavailable):
+    """No connection at all: the Consul agent is stopped or restarting. Cheap to try again."""

@@ -75,8 +75,14 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class RegistrarStatus:
-    """Whether the catalog knows us. `registrations_total` counts every registration that was really sent."""
+    """Whether the catalog knows us. `registrations_total` counts every registration that was really sent.
+
+    `registered` is the catalog's last word: an outage leaves it, a lost or refused registration clears it.
+    `presence_expected` tells a watch that an answer without us is not to be trusted: true from the first registration
+    on, until we leave or are refused.
+    """
 
     registered: bool = False
+    presence_expected: bool = False
     last_error: str = ""
     registrations_total: int = 0

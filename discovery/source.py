@@ -38,6 +38,15 @@ class Registrar(Protocol):
         """Replace what is registered (same service ID); takes effect at once, from inside `keep`."""
         ...
 
+    def verify(self) -> None:
+        """Ask `keep` to look at once whether the catalog still knows us. A watch calls it when an answer lacks us."""
+        ...
+
+    @property
+    def service_id(self) -> str:
+        """The service ID that is kept registered."""
+        ...
+
     async def leave(self) -> None:
         """Deregister once, within 2 s; failure is logged, not raised. Call after `keep` was cancelled."""
         ...
