@@ -27,6 +27,7 @@ MAX_BODY_BYTES = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTT
 BODY_TIMEOUT_S = 30.0  # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
 
 _LISTEN_METHOD = "subscriptions/listen"
+_SSE_WATCHER = "_shutdown_watcher"  # sse_starlette.sse
 _INVALID_REQUEST = -32600
 
 
@@ -169,6 +170,17 @@ class AsgiBridge:
             task.cancel()
         if leftovers:
             log.info("MCP requests cut off at shutdown", extra={"count": len(leftovers)})
+        _end_library_watchers()
+
+
+def _end_library_watchers() -> None:
+    """End the endless task that sse-starlette starts with its first stream and leaves to the loop.
+
+    It looks for uvicorn's shutdown, which never comes here. Another bridge's streams do not miss it.
+    """
+    for task in asyncio.all_tasks():
+        if getattr(task.get_coro(), "__qualname__", "") == _SSE_WATCHER:
+            task.cancel()
 
 
 def _is_modern(request: web.Request) -> bool:

@@ -77,6 +77,9 @@ class AsgiExchange:
                     if name.lower() not in _HOP_HEADERS
                 )
                 self._response = web.StreamResponse(status=message["status"], headers=headers)
+                if "Content-Length" not in headers:
+                    # A stream: its client waits for the status before there is anything to send.
+                    await self._write(self._response, b"", last=False)
             case "http.response.body":
                 await self._take_body(message.get("body", b""), more=message.get("more_body", False))
             case other:
