@@ -1,0 +1,156 @@
+"""Reading one HTTP answer of an MCP server: its status, then a JSON body or a stream of events, within limits.
+
+Called by the HTTP doors with the response that `http_pool` got. The one rule: only a complete message is ever handed
+on; an answer that breaks off is `CallOutcomeUnknown`, one that is not MCP is `ProtocolBroken`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import aiohttp
+
+from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
+from agent.links import rpc
+from agent.links.http_pool import HttpPool
+from agent.links.sse import EventTooLarge, SseParser
+from agent.model import Json
+
+log = logging.getLogger(__name__)
+
+# The largest result that we hold for one caller: sixteen times the 4 MiB that a request may have, since files come as
+# results; a few such answers at once still fit a small machine.
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+# The largest single notification (faults.md, "one SSE event 1 MiB"); progress and log lines are far smaller.
+NOTIFICATION_BYTES_MAX: Final = 1024 * 1024
+# An error page is read for its JSON-RPC error only.
+ERROR_BYTES_MAX: Final = 1024 * 1024
+# After the final event the server ends the stream by itself. The connection returns to the pool then, or is closed.
+STREAM_END_WAIT_S: Final = 1.0
+
+_JSON: Final = "application/json"
+_SSE: Final = "text/event-stream"
+
+OnMessage = Callable[[Json], Awaitable[None]]
+
+
+class HttpRefusal(Exception):  # noqa: N818 - as in agent.errors: the name says what happened
+    """An answer of 4xx or 5xx that is neither 401 nor 403. Never leaves the HTTP doors.
+
+    `error`: the JSON-RPC error in its body, if it is one; `error_id` the message ID that came with it (None: the server
+    refused the request before it read it).
+    """
+
+    def __init__(self, status: int, where: str, message: Json | None) -> None:
+        super().__init__(f"{where} answered HTTP {status}")
+        self.status = status
+        error = message.get("error") if message is not None else None
+        self.error: RpcError | None = rpc.error_of(error) if isinstance(error, dict) else None
+        self.error_id = message.get("id") if message is not None else None
+
+    def as_failure(self) -> RpcError | CallOutcomeUnknown | ProtocolBroken:
+        """What a caller may be told: the server's own error, else what the status means for the request."""
+        if self.error is not None:
+            return self.error
+        if self.status == 413:  # noqa: PLR2004 - Content Too Large: this one request is wrong, not the link
+            return RpcError(-32600, "The server refuses the request as too large (HTTP 413)")
+        if self.status in (408, 429) or self.status >= 500:  # noqa: PLR2004 - the server's or a proxy's trouble
+            return CallOutcomeUnknown(str(self))
+        return ProtocolBroken(f"{self}: no MCP endpoint")
+
+
+async def read_response(
+    response: aiohttp.ClientResponse, request_id: int | str, pool: HttpPool, on_message: OnMessage
+) -> Json:
+    """The response message to `request_id`; every other message of its stream goes to `on_message`, in order.
+
+    Raises:
+        AuthRefused, HttpRefusal: By status.
+        ProtocolBroken: A redirect, an unknown content type, no JSON, the wrong ID, or a limit broken.
+        CallOutcomeUnknown: The answer ended before it was complete.
+    """
+    await check_status(response, pool)
+    kind = response.content_type
+    try:
+        if kind == _JSON:
+            return _matching(rpc.decode(await _read_body(response, pool, ANSWER_BYTES_MAX)), request_id, pool)
+        if kind == _SSE:
+            async for message in messages(response, pool, ANSWER_BYTES_MAX):
+                if "method" not in message:
+                    return _matching(message, request_id, pool)
+                await on_message(message)
+            raise CallOutcomeUnknown(f"{pool.where} ended its stream without an answer")
+    except (aiohttp.ClientError, OSError) as exc:
+        raise CallOutcomeUnknown(pool.explain(exc)) from exc
+    raise ProtocolBroken(f"{pool.where} answered HTTP {response.status} with {kind[:80]!r} instead of MCP")
+
+
+async def messages(response: aiohttp.ClientResponse, pool: HttpPool, event_bytes_max: int) -> AsyncIterator[Json]:
+    """The messages of an event stream, until it ends. Raises `ProtocolBroken`, and aiohttp's errors when it breaks."""
+    parser = SseParser(event_bytes_max)
+    while chunk := await response.content.readany():
+        try:
+            events = parser.feed(chunk)
+        except EventTooLarge as exc:
+            raise ProtocolBroken(f"{pool.where}: {exc}") from exc
+        for data in events:
+            message = rpc.decode(data)
+            if "method" in message and len(data) > NOTIFICATION_BYTES_MAX:
+                log.warning("MCP notification dropped, larger than the limit", extra={"where": pool.where})
+                continue
+            yield message
+
+
+async def check_status(response: aiohttp.ClientResponse, pool: HttpPool) -> None:
+    """Pass 200 on. Raises `AuthRefused`, `ProtocolBroken` (a redirect, or an answer without content), `HttpRefusal`."""
+    status = response.status
+    if status == 200:  # noqa: PLR2004 - the only status that carries an answer
+        return
+    if status in (401, 403):
+        raise AuthRefused(f"{pool.where} answered HTTP {status}: the token is missing or wrong")
+    if 300 <= status < 400:  # noqa: PLR2004 - redirects
+        location = response.headers.get("Location", "")[:200]
+        raise ProtocolBroken(f"{pool.where} redirects to {location!r}; use the final URL")
+    if status < 400:  # noqa: PLR2004 - 1xx and 2xx
+        raise ProtocolBroken(f"{pool.where} answered a request with HTTP {status} and no content")
+    message: Json | None = None
+    if response.content_type == _JSON:
+        try:
+            message = rpc.decode(await _read_body(response, pool, ERROR_BYTES_MAX))
+        except (ProtocolBroken, aiohttp.ClientError, OSError):
+            message = None  # The status alone decides.
+    raise HttpRefusal(status, pool.where, message)
+
+
+def finish(response: aiohttp.ClientResponse) -> None:
+    """Give the connection back when the server ends the answer by itself soon, else close it. Never waits."""
+    if response.closed:
+        return
+    if response.content.is_eof():
+        response.release()
+    else:
+        asyncio.get_running_loop().call_later(STREAM_END_WAIT_S, response.close)
+
+
+def _matching(message: Json, request_id: int | str, pool: HttpPool) -> Json:
+    if message.get("id") == request_id or (message.get("id") is None and "error" in message):
+        return message
+    raise ProtocolBroken(f"{pool.where} answered another request than the one that was sent")
+
+
+async def _read_body(response: aiohttp.ClientResponse, pool: HttpPool, bytes_max: int) -> bytes:
+    if (response.content_length or 0) <= bytes_max and "Content-Encoding" not in response.headers:
+        if response.content_length is not None:
+            return await response.read()
+    elif (response.content_length or 0) > bytes_max:
+        raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
+    # Chunked or compressed: counted as it comes, after decompression.
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await response.content.readany():
+        size += len(chunk)
+        if size > bytes_max:
+            raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)

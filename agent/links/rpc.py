@@ -1,0 +1,125 @@
+"""JSON-RPC messages as bytes and back: building requests, telling answers apart, swapping progress tokens.
+
+Called by both doors for every message. Pure. The one rule: what the caller or the server wrote inside params, results
+and errors passes unchanged; only the envelope and the progress token are ours.
+"""
+
+from typing import Any, Final
+
+import orjson
+from mcp_types.jsonrpc import METHOD_NOT_FOUND
+
+from agent.errors import ProtocolBroken, RpcError
+from agent.model import Json
+
+LIST_CHANGES: Final = {
+    "notifications/tools/list_changed": "tools",
+    "notifications/prompts/list_changed": "prompts",
+    "notifications/resources/list_changed": "resources",
+}
+PROGRESS_METHOD: Final = "notifications/progress"
+CANCELLED_METHOD: Final = "notifications/cancelled"
+
+NO_TOKEN: Final = object()  # stands for "the caller asked for no progress", which a null token does not
+
+
+def encode_request(request_id: int | str, method: str, params: Json | None) -> bytes:
+    """A request's bytes. Raises `RpcError` (invalid params) for what JSON cannot carry, before anything is sent."""
+    message: Json = {"jsonrpc": "2.0", "id": request_id, "method": method}
+    if params is not None:
+        message["params"] = params
+    return _encode(message)
+
+
+def encode_notification(method: str, params: Json | None = None) -> bytes:
+    """A notification's bytes."""
+    message: Json = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        message["params"] = params
+    return _encode(message)
+
+
+def encode_cancelled(request_id: int | str, reason: str) -> bytes:
+    """Tells the other side that nobody waits for `request_id` any more."""
+    return encode_notification(CANCELLED_METHOD, {"requestId": request_id, "reason": reason})
+
+
+def encode_reply(request: Json) -> bytes:
+    """Our answer to a server's own request: a ping is answered, every other method is one we never offered."""
+    reply: Json = {"jsonrpc": "2.0", "id": request.get("id")}
+    if request.get("method") == "ping":
+        reply["result"] = {}
+    else:
+        reply["error"] = {"code": METHOD_NOT_FOUND, "message": "This client offers no features to servers"}
+    return _encode(reply)
+
+
+def decode(data: bytes | bytearray | memoryview) -> Json:
+    """One JSON object. Raises `ProtocolBroken` for anything else (orjson refuses more than 1,024 levels of nesting)."""
+    try:
+        message = orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise ProtocolBroken(f"the answer is not JSON: {exc}") from exc
+    if not isinstance(message, dict):
+        raise ProtocolBroken("the answer is JSON, but not a JSON-RPC message")
+    return message
+
+
+def is_request(message: Json) -> bool:
+    """Whether the other side asks us something."""
+    return "method" in message and message.get("id") is not None
+
+
+def is_notification(message: Json) -> bool:
+    """Whether the other side tells us something."""
+    return "method" in message and message.get("id") is None
+
+
+def params_of(message: Json) -> Json:
+    """A message's params, an empty object where there are none."""
+    params = message.get("params")
+    return params if isinstance(params, dict) else {}
+
+
+def result_of(message: Json) -> Json:
+    """The result object of a response. Raises `RpcError` as the server said it, `ProtocolBroken` for neither."""
+    result = message.get("result")
+    if isinstance(result, dict):
+        return result
+    error = message.get("error")
+    if isinstance(error, dict):
+        raise error_of(error)
+    raise ProtocolBroken("the answer has neither a result object nor an error object")
+
+
+def error_of(error: Json) -> RpcError:
+    """The server's error object as an exception; a code or a message of the wrong type is replaced, not refused."""
+    code, message = error.get("code"), error.get("message")
+    return RpcError(
+        code if isinstance(code, int) else -32603,
+        message if isinstance(message, str) else "The server answered with an error that has no message",
+        error.get("data"),
+    )
+
+
+def swap_progress_token(params: Json | None, ours: int | str) -> tuple[Json | None, Any]:
+    """Copy `params` with `ours` in place of the caller's progress token, and the caller's (or `NO_TOKEN`).
+
+    Two callers that share one session or one child may have chosen the same token.
+    """
+    meta = params.get("_meta") if params is not None else None
+    if params is None or not isinstance(meta, dict) or "progressToken" not in meta:
+        return params, NO_TOKEN
+    return {**params, "_meta": {**meta, "progressToken": ours}}, meta["progressToken"]
+
+
+def restore_progress_token(params: Json, theirs: Any) -> Json:
+    """Params of a progress notification with the caller's own token put back."""
+    return {**params, "progressToken": theirs} if theirs is not NO_TOKEN else params
+
+
+def _encode(message: Json) -> bytes:
+    try:
+        return orjson.dumps(message)
+    except TypeError as exc:
+        raise RpcError(-32602, f"The parameters cannot be sent as JSON: {exc}") from exc

@@ -1,0 +1,94 @@
+"""An incremental parser of server-sent events (WHATWG HTML, "Event stream interpretation"). Pure.
+
+Called by the HTTP door with the bytes of an answer as they come. Hands out the `data` of each complete `message`
+event; comments, event IDs and retry hints are of no use to a door that never resumes a stream. The one rule: an event
+that is not complete is never handed out, so a stream that breaks in mid-event loses that event whole.
+"""
+
+from typing import Final
+
+_MESSAGE: Final = (b"", b"message")
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class EventTooLarge(ValueError):
+    """An event grew beyond the limit before it was complete."""
+
+
+class SseParser:
+    """Fed with chunks cut anywhere, also between CR and LF or within the byte-order mark.
+
+    `event_bytes_max` bounds what is held for one event, unfinished line included.
+    """
+
+    def __init__(self, event_bytes_max: int) -> None:
+        self._event_bytes_max = event_bytes_max
+        self._pending: list[bytes] = []  # Pieces of the unfinished line; joined once, so large events stay linear.
+        self._pending_bytes = 0
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._event = b""
+        self._skip_lf = False
+        self._at_start = True
+
+    def __repr__(self) -> str:
+        """How much is held."""
+        return f"<SseParser {len(self._data)} data lines, {self._data_bytes + self._pending_bytes} bytes held>"
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The data of every message event that `chunk` completes. Raises `EventTooLarge`."""
+        if self._skip_lf and chunk:
+            self._skip_lf = False
+            if chunk.startswith(b"\n"):
+                chunk = chunk[1:]
+        if not chunk:
+            return []
+        if b"\r" in chunk:
+            self._skip_lf = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = chunk.split(b"\n")
+        events: list[bytes] = []
+        for piece in lines:
+            line = self._complete(piece)
+            if line:
+                self._field(line)
+            else:
+                self._dispatch(events)
+        if rest:
+            self._pending.append(rest)
+            self._pending_bytes += len(rest)
+            self._check_size()
+        return events
+
+    def _complete(self, piece: bytes) -> bytes:
+        line = b"".join((*self._pending, piece)) if self._pending else piece
+        self._pending.clear()
+        self._pending_bytes = 0
+        if self._at_start:
+            self._at_start = False
+            line = line.removeprefix(_BOM)
+        return line
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+            self._data_bytes += len(value)
+            self._check_size()
+        elif name == b"event":
+            self._event = value
+
+    def _dispatch(self, events: list[bytes]) -> None:
+        if self._data and self._event in _MESSAGE:
+            data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+            # An event without data is a priming event of resumable servers.
+            if data:
+                events.append(data)
+        self._data.clear()
+        self._data_bytes = 0
+        self._event = b""
+
+    def _check_size(self) -> None:
+        if self._data_bytes + self._pending_bytes > self._event_bytes_max:
+            raise EventTooLarge(f"one server-sent event is larger than {self._event_bytes_max} bytes")
