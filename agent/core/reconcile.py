@@ -1,0 +1,99 @@
+"""Compares the links that we want with those that we have, and names the steps between.
+
+Called by the mesh with whole maps; the supervisor carries the actions out. The one rule: applying the actions makes
+actual equal desired, and asking again then gives none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from agent.model import BackendSpec, PeerSpec, ServerSpec
+
+NOT_WANTED: Final = "it is no longer wanted"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLink:
+    """Start a link that is not there."""
+
+    spec: BackendSpec
+
+    @property
+    def key(self) -> str:
+        """The backend key."""
+        return self.spec.key
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    """End a link. `reason` completes the sentence "closed, because ..."."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLink:
+    """Close, then open: what is dialled or how its answers count has changed."""
+
+    spec: BackendSpec
+
+    @property
+    def key(self) -> str:
+        """The backend key."""
+        return self.spec.key
+
+
+@dataclass(frozen=True, slots=True)
+class RelabelLink:
+    """Replace the spec of a link that stays up: only words about it changed.
+
+    `sighted`: the catalog has seen it anew, which cuts a back-off short.
+    """
+
+    spec: BackendSpec
+    sighted: bool = False
+
+    @property
+    def key(self) -> str:
+        """The backend key."""
+        return self.spec.key
+
+
+Action: TypeAlias = OpenLink | CloseLink | RenewLink | RelabelLink
+
+
+def reconcile(desired: Mapping[str, BackendSpec], actual: Mapping[str, BackendSpec]) -> tuple[Action, ...]:
+    """Name the steps from `actual` to `desired`, both by backend key: closes first, each group sorted by key."""
+    closes = [CloseLink(key, NOT_WANTED) for key in sorted(actual.keys() - desired.keys())]
+    changes: list[Action] = []
+    for key in sorted(desired.keys() & actual.keys()):
+        wanted, present = desired[key], actual[key]
+        if wanted == present:
+            continue
+        if _same_link(wanted, present):
+            changes.append(RelabelLink(wanted, sighted=_sighted(wanted, present)))
+        else:
+            changes.append(RenewLink(wanted))
+    opens = [OpenLink(desired[key]) for key in sorted(desired.keys() - actual.keys())]
+    return (*closes, *changes, *opens)
+
+
+def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
+    """Whether the live session serves the new spec as well as the old one."""
+    match wanted, present:
+        case PeerSpec(), PeerSpec():
+            return wanted == replace(present, aliases=wanted.aliases, sighting=wanted.sighting, source=wanted.source)
+        case ServerSpec(), ServerSpec():
+            # The time limit is read anew for each call; a changed scope only renames, but its routes must not mix.
+            return wanted == replace(present, call_timeout_s=wanted.call_timeout_s)
+        case _:
+            return False
+
+
+def _sighted(wanted: BackendSpec, present: BackendSpec) -> bool:
+    if not (isinstance(wanted, PeerSpec) and isinstance(present, PeerSpec)):
+        return False
+    # An empty sighting says that the catalog has nothing good to tell: no reason to dial.
+    return wanted.sighting not in ("", present.sighting)
