@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from agent.core.balance import Load, choose, observe
 from agent.links.param_headers import ParamHeaders
-from agent.core.routes import Replica, Route
+from agent.core.route_table import Replica, Route
 from agent.errors import (
     AuthRefused,
     CallFailed,
@@ -118,10 +118,11 @@ class Dispatch:
             CallRefused: not executed, and no replica left to try.
             CallOutcomeUnknown, CallTimedOut: sent, and no answer came.
         """
+        loop = asyncio.get_running_loop()
         tried: set[str] = set()
         failure: Exception | None = None
         for _ in range(ATTEMPTS_MAX):
-            replica = choose(route.replicas, self._loads, self._rng, exclude=frozenset(tried))
+            replica = choose(route.replicas, self._loads, self._rng, tried, now_s=loop.time())
             if replica is None:
                 break
             tried.add(replica.backend_key)

@@ -17,8 +17,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
 from agent.api.notices import Notices
-from agent.core.route_table import RouteTable
-from agent.core.routes import Route
+from agent.core.route_table import Route, RouteTable
 from agent.dispatch import CallRefused, Dispatch, Forwarded
 from agent.errors import CallOutcomeUnknown, CallTimedOut, LinkFailed, RpcError
 from agent.model import MESH_EXTENSION, Json, NodeIdentity

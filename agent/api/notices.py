@@ -6,7 +6,7 @@ once, then at most one per kind in each `interval_s`; the last change is never s
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 from weakref import WeakSet
 
@@ -19,6 +19,8 @@ from mcp.server.subscriptions import (
     ToolsListChanged,
 )
 
+from agent.core.route_table import RouteKind
+
 log = logging.getLogger(__name__)
 
 # docs/architecture.md: a burst of joins must not become a burst of notices; 250 ms is below what a person notices.
@@ -26,6 +28,13 @@ INTERVAL_S: Final = 0.25
 # A client that does not read its stream must not delay the others.
 SEND_TIMEOUT_S: Final = 1.0
 
+# What a client re-reads when routes of a kind differ; a namespace is in no list.
+_LIST_OF: Final = {
+    RouteKind.TOOL: "tools",
+    RouteKind.PROMPT: "prompts",
+    RouteKind.RESOURCE: "resources",
+    RouteKind.TEMPLATE: "resources",
+}
 _EVENTS: Final[dict[str, Callable[[], ServerEvent]]] = {
     "tools": ToolsListChanged,
     "prompts": PromptsListChanged,
@@ -50,10 +59,10 @@ class Notices:
         """Keep a legacy session's connection, weakly: its end needs no telling."""
         self._connections.add(connection)
 
-    def changed(self, kinds: frozenset[str]) -> None:
-        """Note that lists changed ('tools', 'prompts', 'resources'); never blocks."""
-        self._pending |= kinds
-        if kinds:
+    def changed(self, kinds: Iterable[RouteKind]) -> None:
+        """Note which routes differ; never blocks."""
+        self._pending |= {_LIST_OF[kind] for kind in kinds if kind in _LIST_OF}
+        if self._pending:
             self._wake.set()
 
     async def run(self) -> None:

@@ -68,7 +68,7 @@ class Link:
         self._hooks = hooks
         self._dials = dials
         self._rng = rng
-        self._standing = LinkStanding()
+        self._standing = LinkStanding(is_child=isinstance(spec.target, StdioTarget))
         self._view = LinkView(spec)
         self._door: Door | None = None
         self._cut_short = asyncio.Event()
@@ -89,11 +89,10 @@ class Link:
         """A frozen snapshot."""
         return self._view
 
-    def relabel(self, spec: BackendSpec) -> None:
-        """Take new aliases or a new sighting; a new sighting cuts a wait short."""
-        seen_anew = getattr(spec, "sighting", "") != getattr(self._view.spec, "sighting", "")
+    def relabel(self, spec: BackendSpec, *, sighted: bool) -> None:
+        """Take new words about the same backend; a new sighting cuts a wait short."""
         self._show(spec=spec)
-        if seen_anew:
+        if sighted:
             self.sight()
 
     def sight(self) -> None:
@@ -247,15 +246,18 @@ class Link:
         raise Unreachable("reload was asked for")
 
     def _failed(self, failure: MeshError) -> None:
-        was_ready = self._view.connected
-        retry_soon = getattr(failure, "retry_soon", True)
-        self._advance(Lost() if was_ready else OpenFailed(retry_soon=retry_soon))
-        if was_ready:
+        was_up = self._view.ready_at_s is not None
+        self._advance(Lost() if was_up else OpenFailed(retry_soon=getattr(failure, "retry_soon", True)))
+        if was_up:
             self._hooks.reconnected(self.spec.key)
         else:
             self._hooks.dialled(type(failure).__name__)
-        reconnects = self._view.reconnects + was_ready
-        self._show(last_error=str(failure), failure=type(failure).__name__, reconnects=reconnects)
+        self._show(
+            last_error=str(failure),
+            failure=type(failure).__name__,
+            ready_at_s=None,
+            reconnects=self._view.reconnects + was_up,
+        )
         level = logging.WARNING if self._standing.attempts <= 1 else logging.DEBUG
         log.log(level, "MCP link down", extra={"backend": self.spec.key, "reason": str(failure)})
         self.first_attempt.set()

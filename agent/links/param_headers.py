@@ -10,7 +10,7 @@ from typing import Final
 import orjson
 from mcp.shared.inbound import mcp_param_headers, x_mcp_header_map
 
-from agent.core.routes import Route
+from agent.core.route_table import Route
 from agent.model import Json
 
 # One entry per tool definition ever called; beyond it the memory starts anew, which only costs time.

@@ -70,8 +70,8 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
                 case RenewLink(spec=spec):
                     self._close(spec.key, "its configuration changed")
                     self._open(spec)
-                case RelabelLink(spec=spec):
-                    self._links[spec.key].relabel(spec)
+                case RelabelLink(spec=spec, sighted=sighted):
+                    self._links[spec.key].relabel(spec, sighted=sighted)
                 case _:
                     assert_never(action)
 

@@ -1,0 +1,81 @@
+"""One MCP endpoint, assembled: management server, mesh front, change notices and the bridge that hosts them.
+
+Built by the wiring twice, for `/mcp` and `/mcp/local`. The one rule: the two differ in their route table alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+from fastmcp import FastMCP
+from mcp.server.context import ServerRequestContext
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.exceptions import MCPError
+from mcp_types import METHOD_NOT_FOUND, CompleteRequestParams, SubscriptionsListenRequestParams
+
+from agent import __version__
+from agent.api.asgi_bridge import AsgiBridge
+from agent.api.front import MeshFront
+from agent.api.management import NodeDesk, build_management
+from agent.api.notices import Notices
+from agent.core.route_table import RouteTable
+from agent.dispatch import Dispatch
+from agent.model import Json, NodeIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What the wiring needs of an endpoint."""
+
+    path: str
+    bridge: AsgiBridge
+    notices: Notices
+
+    def add_to(self, app: web.Application) -> None:
+        """Register routes, lifespan and shutdown."""
+        app.cleanup_ctx.append(self.bridge.cleanup_ctx)
+        app.on_shutdown.append(self.bridge.on_shutdown)
+        for path in (self.path, f"{self.path}/"):
+            app.router.add_route("*", path, self.bridge.handle)
+
+
+async def build_endpoint(
+    path: str,
+    *,
+    identity: NodeIdentity,
+    desk: NodeDesk,
+    routes: Callable[[], RouteTable],
+    dispatch: Dispatch,
+    list_changed: Callable[[str], None],
+) -> Endpoint:
+    """Assemble the endpoint at `path`; `list_changed` counts the notices sent."""
+    server = build_management(identity.name, __version__, desk)
+    bus = InMemorySubscriptionBus()
+    notices = Notices(bus, list_changed)
+    front = MeshFront(
+        identity=identity, routes=routes, dispatch=dispatch, notices=notices, own=await _own_definitions(server)
+    )
+    # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
+    low = server._mcp_server  # noqa: SLF001
+    low.middleware.insert(0, front)
+    low.get_tool_input_schema = front.input_schema
+    low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, ListenHandler(bus))
+    low.add_request_handler("completion/complete", CompleteRequestParams, _no_completion)
+    # The edge checks Host and Origin of every route; FastMCP's guard knows none of our names.
+    asgi_app = server.http_app(path=path, json_response=False, stateless_http=False, host_origin_protection=False)
+    return Endpoint(path, AsgiBridge(asgi_app, path=path), notices)
+
+
+async def _own_definitions(server: FastMCP) -> dict[str, list[Json]]:
+    """The management server's tools and resources as clients see them."""
+    tools = [tool.to_mcp_tool(name=tool.name) for tool in await server.list_tools()]
+    resources = [resource.to_mcp_resource(uri=str(resource.uri)) for resource in await server.list_resources()]
+    return {
+        "tools": [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools],
+        "resources": [resource.model_dump(by_alias=True, mode="json", exclude_none=True) for resource in resources],
+    }
+
+
+async def _no_completion(_ctx: ServerRequestContext, _params: CompleteRequestParams) -> None:
+    """Announces the capability; the front forwards every completion before it gets here."""
+    raise MCPError(code=METHOD_NOT_FOUND, message="completion/complete: nothing here completes")

@@ -1,0 +1,128 @@
+"""The REST API of peers: list, add, remove. The seed's shapes exactly, with ours beside them.
+
+Registered by the wiring on the aiohttp application. The one rule: an answer is given only after the operator's word is
+on disk, and a handler never touches a link: it waits until the mesh has acted.
+"""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from agent.api.describe import describe_peer
+from agent.api.envelope import read_json, success
+from agent.core.naming import is_valid_name
+from agent.core.selection import Override
+from agent.dial_guard import check_url
+from agent.errors import DialRefused, OverrideRefused
+from agent.mesh import Mesh
+from agent.model import HttpTarget, LinkView, PeerScope
+
+NAME_RULE: Final = "must be 1 to 63 letters, digits, dots, dashes or underscores, start with a letter or digit, and have no __"
+# How long a POST waits for the link's first attempt before it answers "saved, not connected".
+FIRST_ATTEMPT_TIMEOUT_S: Final = 5.0
+
+
+class PeerRequest(BaseModel):
+    """The body of POST /api/v1/mcp/peers. A command for a stdio server has no place here, by design."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    peer_name: str = Field(min_length=1, max_length=63)
+    peer_url: str = Field(min_length=1, max_length=2048)
+    auth_token: SecretStr | None = Field(default=None, max_length=4096)
+    scope: PeerScope = PeerScope.LOCAL
+
+    @field_validator("peer_name")
+    @classmethod
+    def _name_is_legal(cls, name: str) -> str:
+        if not is_valid_name(name):
+            raise ValueError(NAME_RULE)
+        return name
+
+    @field_validator("auth_token")
+    @classmethod
+    def _token_is_sendable(cls, token: SecretStr | None) -> SecretStr | None:
+        text = token.get_secret_value() if token is not None else None
+        if text is not None and not (text.isascii() and text.isprintable() and text == text.strip() and " " not in text):
+            raise ValueError("must be printable ASCII without spaces")
+        return token if text else None
+
+
+class PeersApi:
+    """Handlers; `mesh` is given."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to add to the application."""
+        return [
+            web.get("/api/v1/mcp/peers", self.list_peers),
+            web.post("/api/v1/mcp/peers", self.add_peer),
+            web.delete("/api/v1/mcp/peers/{peer_name}", self.remove_peer),
+        ]
+
+    async def list_peers(self, _request: web.Request) -> web.Response:
+        """GET /api/v1/mcp/peers."""
+        now_s = asyncio.get_running_loop().time()
+        peers = [describe_peer(view, now_s) for view in self._mesh.peer_views()]
+        data = {"peers": peers, "suppressed": [s.name for s in self._mesh.suppressions]}
+        return success(data, f"Found {len(peers)} peer node(s)")
+
+    async def add_peer(self, request: web.Request) -> web.Response:
+        """POST /api/v1/mcp/peers."""
+        asked = PeerRequest.model_validate(await read_json(request))
+        try:
+            url = check_url(asked.peer_url)
+        except DialRefused as exc:
+            raise OverrideRefused(403, "address_refused", f"peer_url: {exc}") from exc
+        except ValueError as exc:
+            raise OverrideRefused(422, "invalid_field", f"peer_url: {exc}") from exc
+        token = asked.auth_token.get_secret_value() if asked.auth_token else None
+        override = Override(asked.peer_name, HttpTarget(url, token=token), asked.scope)
+        # A client that hangs up must not undo half of an operator's word.
+        created, view = await asyncio.shield(
+            self._mesh.tasks.create_task(self._put(override), name=f"add peer {override.name}")
+        )
+        return _added(override, view, created=created)
+
+    async def _put(self, override: Override) -> tuple[bool, LinkView | None]:
+        created = await self._mesh.put_override(override)
+        view = await self._mesh.first_attempt(override.name, FIRST_ATTEMPT_TIMEOUT_S)
+        if view is not None and view.failure == "DialledOurselves":
+            await self._mesh.withdraw_override(override.name)
+            raise OverrideRefused(409, "own_node", f"peer_url: {override.target.url} is this node itself")
+        if view is not None and view.failure == "DialRefused":
+            await self._mesh.withdraw_override(override.name)
+            raise OverrideRefused(403, "address_refused", f"peer_url: {view.last_error}")
+        return created, view
+
+    async def remove_peer(self, request: web.Request) -> web.Response:
+        """DELETE /api/v1/mcp/peers/{peer_name}."""
+        name = request.match_info["peer_name"]
+        if not is_valid_name(name):
+            raise OverrideRefused(422, "invalid_field", f"peer_name: {NAME_RULE}")
+        await asyncio.shield(self._mesh.tasks.create_task(self._mesh.remove_peer(name), name=f"remove peer {name}"))
+        data = {"success": True, "peer_name": name, "message": f"Peer node '{name}' removed successfully"}
+        return success(data, f"Peer node '{name}' disconnected")
+
+
+def _added(override: Override, view: LinkView | None, *, created: bool) -> web.Response:
+    name, url = override.name, override.target.url
+    data = {"success": True, "peer_name": name, "peer_url": url}
+    if view is not None and view.connected:
+        data |= {
+            "function_count": view.function_count,
+            "connected": True,
+            "message": f"Peer node '{name}' added successfully",
+        }
+        return success(data, f"Peer node '{name}' connected", status=201 if created else 200)
+    reason = view.last_error if view is not None and view.last_error else "no answer yet"
+    next_attempt_s = None
+    if view is not None and view.next_attempt_at_s is not None:
+        next_attempt_s = round(max(0.0, view.next_attempt_at_s - asyncio.get_running_loop().time()), 3)
+    message = f"Peer node '{name}' saved, not connected: {reason}"
+    data |= {"function_count": 0, "connected": False, "next_attempt_s": next_attempt_s, "message": message}
+    return success(data, message, status=202)

@@ -1,0 +1,176 @@
+"""Runs discovery for the node: which catalog, our registration in it, and every catalog it reports.
+
+Started by the node; hands catalogs to the mesh. The one rule: an explicitly named Consul is the only one ever used;
+without one, the node uses the embedded catalog and moves over when a Consul appears on this machine.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from agent.errors import ConfigRefused
+from discovery.advertise import advertised_address, route_ip_to
+from discovery.embedded import embedded_catalog
+from discovery.environment import ConsulSettings
+from discovery.errors import SettingsRefused
+from discovery.model import Catalog, RegistrarStatus, Registration, SourceStatus
+from discovery.session import open_session
+from discovery.source import CatalogSource, Registrar
+
+log = logging.getLogger(__name__)
+
+# How often a node on the embedded catalog looks for a Consul on this machine.
+LOOK_FOR_CONSUL_EVERY_S: Final = 5.0
+# Between our deregistration and the first refused call: peers must have heard of it (p99 of a watch is 6 ms).
+LEAVE_GRACE_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipPlan:
+    """What discovery was told. `mode`: auto, consul, embedded or off."""
+
+    mode: str
+    consul: ConsulSettings
+    service_name: str
+    embedded_port: int
+    bind_host: str
+    port: int
+    advertise_address: str | None
+    advertise_port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipView:
+    """Which catalog is used and why, and how far it can be trusted."""
+
+    mode: str = "off"
+    reason: str = "discovery is off"
+    url: str = ""
+    source: SourceStatus = SourceStatus()
+    registrar: RegistrarStatus = RegistrarStatus()
+
+
+class _ConsulAppeared(Exception):  # noqa: N818 - an event that ends a task group, not an error
+    """A Consul answers on this machine now."""
+
+
+class Membership:
+    """See the module. Sole writer of its view; `on_catalog` is called in the node's loop."""
+
+    def __init__(
+        self, plan: MembershipPlan, registration: Registration, on_catalog: Callable[[Catalog], None]
+    ) -> None:
+        self._plan = plan
+        self._registration = registration
+        self._on_catalog = on_catalog
+        self._mode, self._reason, self._url = "off", "discovery is off", ""
+        self._source: CatalogSource | None = None
+        self._registrar: Registrar | None = None
+
+    def __repr__(self) -> str:
+        return f"<Membership {self._mode} {self._reason}>"
+
+    @property
+    def view(self) -> MembershipView:
+        """A frozen snapshot."""
+        return MembershipView(
+            self._mode,
+            self._reason,
+            self._url,
+            self._source.status if self._source else SourceStatus(),
+            self._registrar.status if self._registrar else RegistrarStatus(),
+        )
+
+    def describe_ourselves(self, **meta: str) -> None:
+        """Change entries of our Meta; the catalog is told at once."""
+        self._registration = replace(self._registration, meta={**self._registration.meta, **meta})
+        if self._registrar is not None:
+            self._registrar.change(self._registration)
+
+    async def run(self) -> None:
+        """Follow the catalog and keep us registered until cancelled; then deregister."""
+        while self._plan.mode != "off":
+            if await self._use_consul():
+                await self._follow(self._plan.consul, look_for_consul=False)
+            else:
+                async with embedded_catalog(self._plan.embedded_port) as settings:
+                    await self._follow(settings, look_for_consul=self._plan.mode == "auto")
+
+    async def _use_consul(self) -> bool:
+        """Decide which catalog, and say why."""
+        plan = self._plan
+        if plan.mode == "embedded":
+            self._say("embedded", f"MESH_DISCOVERY=embedded: one machine only, port {plan.embedded_port}")
+            return False
+        if plan.consul.explicit:
+            self._say("consul", "CONSUL_HTTP_ADDR names it")
+            return True
+        if plan.mode == "consul":
+            self._say("consul", f"MESH_DISCOVERY=consul, and CONSUL_HTTP_ADDR is not set: {plan.consul.url}")
+            return True
+        async with open_session(plan.consul) as session:
+            answers = await session.answers()
+        if answers:
+            self._say("consul", f"a Consul answers at {plan.consul.url}")
+        else:
+            self._say("embedded", f"no CONSUL_HTTP_ADDR, and no Consul at {plan.consul.url}: one machine only")
+        return answers
+
+    def _say(self, mode: str, reason: str) -> None:
+        if (mode, reason) != (self._mode, self._reason):
+            log.info("discovery chosen", extra={"mode": mode, "reason": reason})
+        self._mode, self._reason = mode, reason
+
+    async def _follow(self, settings: ConsulSettings, *, look_for_consul: bool) -> None:
+        """Stay with one catalog; returns when another is to be used."""
+        self._url = settings.url
+        async with open_session(settings) as session:
+            registration = replace(self._registration, address=self._address(settings))
+            self._registration = registration
+            self._registrar = session.registrar(registration)
+            self._source = session.source(self._plan.service_name, self._registrar)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._registrar.keep(), name="registration")
+                    group.create_task(self._read(self._source), name="catalog watch")
+                    if look_for_consul:
+                        group.create_task(self._look_for_consul(), name="look for consul")
+            except* _ConsulAppeared:
+                log.info("a Consul appeared on this machine, moving over")
+            finally:
+                await self._registrar.leave()
+
+    async def _read(self, source: CatalogSource) -> None:
+        # Closed in the task that used it; left to the collector, a generator warns.
+        async with aclosing(source.watch()) as catalogs:
+            async for catalog in catalogs:
+                self._on_catalog(catalog)
+
+    async def _look_for_consul(self) -> None:
+        async with open_session(self._plan.consul) as session:
+            while not await session.answers():
+                await asyncio.sleep(LOOK_FOR_CONSUL_EVERY_S)
+        raise _ConsulAppeared
+
+    def _address(self, settings: ConsulSettings) -> str:
+        return own_address(self._plan, settings)
+
+
+def own_address(plan: MembershipPlan, settings: ConsulSettings) -> str:
+    """The address to register ("" means the Consul node's own). Raises `ConfigRefused` with the fix."""
+    host = urlsplit(settings.url).hostname
+    try:
+        return advertised_address(
+            explicit=plan.advertise_address,
+            bind_host=plan.bind_host,
+            consul_url=settings.url,
+            route_ip=route_ip_to(host) if host else None,
+        )
+    except SettingsRefused as exc:
+        raise ConfigRefused(str(exc)) from exc
+
+
