@@ -43,6 +43,11 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None, *, sec
     handler.setFormatter((TextFormatter if as_text else JsonFormatter)(secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
+    quiet_vendors()
+
+
+def quiet_vendors() -> None:
+    """Take third parties' handlers and chatter away: one format on stderr, and no payloads."""
     # FastMCP adds handlers with a format of their own when it is imported, which may be before or after this call.
     os.environ["FASTMCP_LOG_ENABLED"] = "false"
     for name in _QUIET:

@@ -144,7 +144,7 @@ class _Entry:
                 (*self.at, "type"),
                 "sse is the transport that MCP gave up in 2025; use the server's streamable HTTP URL",
             )
-        elif kind not in {"stdio", "http", "streamable-http"}:
+        elif kind not in ("stdio", "http", "streamable-http"):
             self.file.refuse((*self.at, "type"), "must be stdio, http or streamable-http")
         wanted, foreign = ("command", _HTTP_KEYS) if kind == "stdio" else ("url", _STDIO_KEYS)
         if wanted not in self.entry:
@@ -185,7 +185,7 @@ class _Entry:
             if key not in {"scope", "call_timeout_s"}:
                 self.file.refuse((*at, key), "is not known; mesh has scope and call_timeout_s")
         scope = table.get("scope", default)
-        if scope not in set(ServerScope):
+        if scope not in list(ServerScope):
             self.file.refuse((*at, "scope"), f"must be one of {', '.join(ServerScope)}")
         timeout_s = table.get("call_timeout_s")
         if timeout_s is None:

@@ -1,0 +1,66 @@
+"""`mesh-agent config show` and `config check`: what a node would start with, without starting it.
+
+Called by `agent.cli`. The one rule: secrets are masked before they reach this module.
+"""
+
+import os
+from argparse import Namespace
+
+from agent.cli_output import Exit, print_json, print_table
+from agent.config import Settings, load_settings, shown
+from agent.errors import ConfigRefused
+from agent.model import ServerSpec, StdioTarget
+from agent.servers_file import check_servers
+from agent.settings_table import SETTINGS
+
+
+def flags_of(args: Namespace) -> dict[str, str]:
+    """Collect the settings that were given as flags."""
+    given = {setting.name: getattr(args, setting.name, None) for setting in SETTINGS}
+    return {name: text for name, text in given.items() if text is not None}
+
+
+def show_config(args: Namespace) -> int:
+    """Print every setting with its value and where that came from."""
+    settings = load_settings(flags_of(args), os.environ)
+    rows = shown(settings)
+    if args.json:
+        listed = [{"name": name, "value": value, "origin": origin} for name, value, origin in rows]
+        print_json(settings=listed, warnings=settings.warnings)
+    else:
+        print_table(["SETTING", "VALUE", "ORIGIN"], rows)
+        _print_warnings(settings.warnings)
+    return Exit.OK
+
+
+def check_config(args: Namespace) -> int:
+    """Validate the settings and the servers file; `ConfigRefused` ends it with exit code 2."""
+    settings = load_settings(flags_of(args), os.environ)
+    servers, notes = _servers(settings)
+    warnings = (*settings.warnings, *notes)
+    if args.json:
+        listed = [{"name": spec.name, "scope": spec.scope, "enabled": spec.enabled} for spec in servers]
+        print_json(ok=True, servers=listed, warnings=warnings)
+        return Exit.OK
+    for spec in servers:
+        target = spec.target.command if isinstance(spec.target, StdioTarget) else spec.target.url
+        print(f"server {spec.name}: {spec.scope}, {target}" + ("" if spec.enabled else " (disabled)"))
+    _print_warnings(warnings)
+    print("the configuration is good")
+    return Exit.OK
+
+
+def _servers(settings: Settings) -> tuple[tuple[ServerSpec, ...], tuple[str, ...]]:
+    path = settings.servers_file
+    if path is None:
+        return (), ()
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigRefused(f"{path}: the servers file cannot be read: {exc}") from exc
+    return check_servers(text, path, os.environ)
+
+
+def _print_warnings(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}")

@@ -1,0 +1,131 @@
+"""`mesh-agent tools …` and `servers reload`: an MCP client for the terminal.
+
+Called by `agent.cli`, which imports this module only for these commands: FastMCP takes a second to import. The one
+rule: a tool's own failure (exit 5) is told apart from a node that cannot be reached (4) or refuses us (3).
+"""
+
+import asyncio
+import json
+from argparse import Namespace
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+import httpx2
+from fastmcp import Client
+from fastmcp.client.transports import StreamableHttpTransport
+from mcp import MCPError
+
+from agent.cli_client import Node, node_of, refused, unreachable
+from agent.cli_output import CliFailed, Exit, print_json, print_table
+from agent.logs import quiet_vendors
+from agent.text import many_lines, one_line
+
+CONNECT_TIMEOUT_S = 15.0
+_AUTH_STATUSES = (401, 403)
+Talk: TypeAlias = Callable[["Client[StreamableHttpTransport]"], Awaitable[Any]]
+
+
+def list_tools(args: Namespace) -> int:
+    """Print the tools that the node offers, its mesh's tools among them."""
+    tools = asyncio.run(_talk(node_of(args), lambda client: client.list_tools()))
+    if args.json:
+        print_json(tools=[_plain(tool) for tool in tools])
+    else:
+        rows = [(tool.name, ", ".join(_parameters(tool.input_schema)), tool.description) for tool in tools]
+        print_table(["NAME", "ARGUMENTS", "DESCRIPTION"], rows)
+    return Exit.OK
+
+
+def call_tool(args: Namespace) -> int:
+    """Call a tool and print what it says."""
+    arguments = read_arguments(args.args, args.pairs)
+    return _call(args, args.name, arguments, timeout_s=args.timeout)
+
+
+def reload_servers(args: Namespace) -> int:
+    """Reload one server, or all that are enabled."""
+    if args.name:
+        return _call(args, "reload_mcp_server", {"server_name": args.name})
+    return _call(args, "reload_all_mcp_servers", {})
+
+
+def read_arguments(text: str | None, pairs: Sequence[str]) -> dict[str, Any]:
+    """Read a tool's arguments from `--args` JSON and from `key=value` pairs; a value that is JSON is taken as such.
+
+    Raises `CliFailed`.
+    """
+    try:
+        arguments = json.loads(text) if text else {}
+    except ValueError as exc:
+        raise CliFailed(Exit.USAGE, f"--args is not JSON: {exc}") from None
+    if not isinstance(arguments, dict):
+        raise CliFailed(Exit.USAGE, '--args must be an object, like {"sides": 6}')
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise CliFailed(Exit.USAGE, f"{pair!r} is not key=value")
+        arguments[key] = _typed(value)
+    return arguments
+
+
+def _call(args: Namespace, name: str, arguments: dict[str, Any], timeout_s: float | None = None) -> int:
+    result = asyncio.run(_talk(node_of(args), lambda client: client.call_tool_mcp(name, arguments, timeout=timeout_s)))
+    if args.json:
+        print_json(result=_plain(result))
+    else:
+        for block in result.content:
+            print(many_lines(block.text) if block.type == "text" else f"[{one_line(block.type)}]")
+        if not result.content and result.structured_content is not None:
+            print(json.dumps(result.structured_content))
+    return Exit.TOOL if result.is_error else Exit.OK
+
+
+async def _talk(node: Node, talk: Talk) -> Any:
+    quiet_vendors()
+    transport = StreamableHttpTransport(f"{node.url}/mcp", auth=node.token, httpx_client_factory=_http_client)
+    try:
+        async with Client(transport, init_timeout=CONNECT_TIMEOUT_S) as client:
+            return await talk(client)
+    except httpx2.HTTPStatusError as exc:
+        raise _status_fault(node, exc.response.status_code) from exc
+    except MCPError as exc:
+        raise CliFailed(Exit.TOOL, str(exc)) from exc
+    except (RuntimeError, OSError, TimeoutError, httpx2.HTTPError) as exc:
+        # FastMCP wraps what goes wrong below it in a RuntimeError.
+        cause = exc.__cause__ if isinstance(exc, RuntimeError) and exc.__cause__ else exc
+        if isinstance(cause, httpx2.HTTPStatusError):
+            raise _status_fault(node, cause.response.status_code) from exc
+        raise unreachable(node, str(cause) or type(cause).__name__) from exc
+
+
+def _http_client(
+    headers: dict[str, str] | None = None,
+    timeout: httpx2.Timeout | None = None,
+    auth: httpx2.Auth | None = None,
+    **_: Any,
+) -> httpx2.AsyncClient:
+    """Make an HTTP client that sends the token where it was told to, and nowhere a redirect or a proxy points."""
+    return httpx2.AsyncClient(headers=headers, timeout=timeout, auth=auth, follow_redirects=False, trust_env=False)
+
+
+def _status_fault(node: Node, status: int) -> CliFailed:
+    if status in _AUTH_STATUSES:
+        return refused(node, status)
+    return CliFailed(Exit.UNREACHABLE, f"{node.url}/mcp answered {status}; check the URL")
+
+
+def _plain(model: Any) -> Any:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _parameters(schema: Any) -> list[str]:
+    properties = schema.get("properties", {}) if isinstance(schema, dict) else {}
+    required = schema.get("required", []) if isinstance(schema, dict) else []
+    return [name if name in required else f"{name}?" for name in properties]
+
+
+def _typed(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
