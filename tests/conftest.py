@@ -20,6 +20,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("mesh", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mesh")
 
+# Without a word about it, pytest-asyncio finds no loop before the first test, makes one and never closes it.
+asyncio.set_event_loop(None)
+
 # Settings of the shell must not reach a test. CONSUL_BIN only says where the binary is.
 FOREIGN_PREFIXES = ("CONSUL_", "MESH_", "OTEL_", "FASTMCP_")
 FOREIGN_NAMES = ("HOST", "PORT")
