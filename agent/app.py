@@ -1,0 +1,290 @@
+"""The wiring: turns settings into a running node, and a signal into an orderly end.
+
+Called by `mesh-agent run`. The one rule: nothing decides here; parts are built, handed to each other, started in order
+and stopped in the opposite one.
+"""
+
+import asyncio
+import gc
+import logging
+import random
+import signal
+import socket
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Final
+
+from aiohttp import web
+
+from agent import __version__
+from agent.api.desk import Desk
+from agent.api.endpoint import Endpoint, build_endpoint
+from agent.api.envelope import envelope_middleware
+from agent.api.peers import PeersApi
+from agent.api.probes import Probes
+from agent.api.security import EdgePolicy, TokenTable, security_middlewares
+from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, shown
+from agent.core.naming import node_alias
+from agent.core.route_table import RouteKind
+from agent.dispatch import Dispatch
+from agent.errors import ConfigRefused
+from agent.identity import NodeState, open_state
+from agent.links.link import Link, LinkHooks
+from agent.links.supervisor import Supervisor
+from agent.membership import Membership, MembershipPlan, own_address
+from agent.mesh import Mesh, MeshHooks
+from agent.metrics import Metrics
+from agent.model import BackendSpec, NodeIdentity
+from agent.node_name import default_node_name
+from agent.overrides import OverrideStore
+from agent.servers_file import read_servers
+from agent.sockets import bound_socket, display_host
+from agent.watched_files import watch_file
+from discovery.model import Registration
+
+log = logging.getLogger(__name__)
+
+# faults.md: SIGTERM drains for at most 30 s, everything included.
+DRAIN_TIMEOUT_S: Final = 30
+# Between our deregistration and the first refused connection: peers hear of it within 6 ms (p99 of Consul's watch).
+LEAVE_GRACE_S: Final = 0.5
+
+
+async def run_node(settings: Settings) -> int:
+    """Run a node until SIGTERM or SIGINT; returns the exit code. Raises `ConfigRefused`."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(bound_socket(settings.host, settings.port, explicit=settings.port_explicit))
+        port = listening.getsockname()[1]
+        state = stack.enter_context(open_state(settings.state_dir, port))
+        name = settings.node_name or default_node_name(settings.state_dir, port, state.node_id)
+        node = Node(settings, NodeIdentity(state.node_id, name), state, listening)
+        await node.run()
+    return 0
+
+
+class Node:
+    """A running node. Its `state` is starting, ready or draining; everything else is built in `run`."""
+
+    def __init__(self, settings: Settings, identity: NodeIdentity, state: NodeState, listening: socket.socket) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._node_state = state
+        self._socket = listening
+        self._port: int = listening.getsockname()[1]
+        self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
+        self._metrics = Metrics(__version__)
+        self._tokens = TokenTable(settings.tokens, settings.peer_tokens)
+        self._peer_token = settings.peer_token
+        self._endpoints: list[Endpoint] = []
+        self.state = "starting"
+
+    async def run(self) -> None:
+        """Start, serve until a signal, stop."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, stop.set)
+        membership_plan = self._membership_plan()
+        if membership_plan.mode == "consul" or membership_plan.consul.explicit:
+            own_address(membership_plan, membership_plan.consul)  # refused before anything starts
+        store = OverrideStore.open(self._node_state.folder)
+        async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
+            self._supervisor = supervisor
+            self._dispatch = Dispatch(
+                node_id=self._identity.node_id,
+                link=supervisor.link,
+                recorder=self._metrics,
+                call_timeout_s=self._settings.call_timeout_s,
+                rng=self._rng,
+            )
+            self._mesh = Mesh(
+                own=self._identity,
+                supervisor=supervisor,
+                store=store,
+                statics=self._settings.peers,
+                peer_token=lambda: self._peer_token,
+                hooks=MeshHooks(self._mesh_changed, self._local_changed, self._offer_changed, self._dispatch.forget),
+                tasks=tasks,
+            )
+            self._membership = Membership(membership_plan, self._registration(), self._mesh.take_catalog)
+            self._read_servers()
+            runner = await self._start_serving()
+            standing = [
+                tasks.create_task(self._mesh.run(), name="mesh"),
+                tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
+                *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
+                *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
+            ]
+            member = tasks.create_task(self._membership.run(), name="membership")
+            self.state = "ready"
+            self._settle_memory()
+            log.info(
+                "node ready",
+                extra={"node": self._identity.name, "url": self._url(), "node_id": self._identity.node_id},
+            )
+            await stop.wait()
+            await self._stop_serving(runner, member)
+            for task in standing:
+                task.cancel()
+
+    async def _start_serving(self) -> web.AppRunner:
+        desk = Desk(
+            mesh=self._mesh,
+            membership=lambda: self._membership.view,
+            state=lambda: self.state,
+            settings=lambda: shown(self._settings),
+            url=self._url(),
+            reread_servers=self._read_servers,
+        )
+        tables = {"/mcp": lambda: self._mesh.routes, "/mcp/local": lambda: self._mesh.local_routes}
+        for path, routes in tables.items():
+            self._endpoints.append(
+                await build_endpoint(
+                    path,
+                    identity=self._identity,
+                    desk=desk,
+                    routes=routes,
+                    dispatch=self._dispatch,
+                    list_changed=self._metrics.list_changed,
+                )
+            )
+        probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)
+        # Outermost first: what the security checks refuse is told in the envelope as well.
+        app = web.Application(middlewares=[envelope_middleware, *security_middlewares(self._edge_policy())])
+        for endpoint in self._endpoints:
+            endpoint.add_to(app)
+        app.add_routes([*PeersApi(self._mesh).routes(), *desk.routes(), *probes.routes()])
+        # Without handler_cancellation a client that leaves would not be noticed (agent.api.asgi_bridge).
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S
+        )
+        await runner.setup()
+        await web.SockSite(runner, self._socket).start()
+        return runner
+
+    async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None]) -> None:
+        """Not ready, deregister, let peers hear of it, drain."""
+        log.info("node draining", extra={"node": self._identity.name})
+        self.state = "draining"
+        member.cancel()
+        await asyncio.wait([member])
+        await asyncio.sleep(LEAVE_GRACE_S)
+        await runner.cleanup()
+        log.info("node stopped", extra={"node": self._identity.name})
+
+    # Parts
+
+    def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
+        hooks = LinkHooks(
+            changed=lambda: self._mesh.wake(),  # noqa: PLW0108 - the mesh is built after the supervisor
+            dialled=self._metrics.dialled,
+            reconnected=self._metrics.link_reconnected,
+        )
+        return Link(spec, dials, own=self._identity, hooks=hooks, rng=self._rng)
+
+    def _membership_plan(self) -> MembershipPlan:
+        settings = self._settings
+        return MembershipPlan(
+            mode=settings.discovery,
+            consul=settings.consul,
+            service_name=settings.service_name,
+            embedded_port=settings.embedded_port,
+            bind_host=settings.host,
+            port=self._port,
+            advertise_address=settings.advertise_address,
+            advertise_port=settings.advertise_port,
+        )
+
+    def _registration(self) -> Registration:
+        settings, own = self._settings, self._identity
+        port = settings.advertise_port or self._port
+        check_host = settings.advertise_address or display_host(settings.host)
+        return Registration(
+            service_id=node_alias(own.name, own.node_id),
+            service_name=settings.service_name,
+            port=port,
+            meta={
+                "node_id": own.node_id,
+                "name": own.name,
+                "scheme": "http",
+                "epoch": str(self._node_state.epoch),
+                "mcp_path": "/mcp",
+                "version": __version__,
+                "offer_digest": "",
+            },
+            http_check_url=f"http://{check_host}:{port}/healthz" if settings.consul_http_check else None,
+        )
+
+    def _edge_policy(self) -> EdgePolicy:
+        settings = self._settings
+        names = {"localhost", socket.gethostname(), self._identity.name, *settings.allowed_hosts}
+        if settings.advertise_address:
+            names.add(settings.advertise_address)
+        return EdgePolicy(
+            host_names=frozenset(name.lower() for name in names),
+            origins=frozenset(settings.cors_origins),
+            tokens=self._tokens,
+            metrics_public=settings.metrics_public,
+        )
+
+    def _url(self) -> str:
+        return f"http://{display_host(self._settings.host)}:{self._port}/mcp"
+
+    # Events
+
+    def _mesh_changed(self, kinds: Iterable[RouteKind]) -> None:
+        self._endpoints[0].notices.changed(kinds)
+
+    def _local_changed(self, kinds: Iterable[RouteKind]) -> None:
+        self._endpoints[1].notices.changed(kinds)
+
+    def _offer_changed(self, digest: str) -> None:
+        self._membership.describe_ourselves(offer_digest=digest)
+
+    def _files(self) -> list[tuple]:
+        pairs = [
+            (self._settings.servers_file, self._reread_servers),
+            (self._settings.token_file, self._reread_tokens),
+            (self._settings.peer_token_file, self._reread_tokens),
+        ]
+        return [(path, then) for path, then in pairs if path is not None]
+
+    def _read_servers(self) -> None:
+        """Raises `ConfigRefused`; the running configuration stays as it is then."""
+        if self._settings.servers_file is not None:
+            self._mesh.take_servers(read_servers(self._settings.servers_file))
+
+    def _reread_servers(self) -> None:
+        try:
+            self._read_servers()
+            log.info("servers file read again", extra={"servers": len(self._mesh.servers)})
+        except ConfigRefused as exc:
+            log.error("servers file refused, the running configuration stays", extra={"reason": str(exc)})
+
+    def _reread_tokens(self) -> None:
+        settings = self._settings
+        try:
+            tokens = read_token_file(settings.token_file) if settings.token_file else settings.tokens
+            if settings.peer_token_file:
+                peer_tokens = read_token_file(settings.peer_token_file)
+            elif settings.origins["peer_token"] == DERIVED:
+                peer_tokens = tuple(derive_peer_token(token) for token in tokens)
+            else:
+                peer_tokens = settings.peer_tokens
+        except ConfigRefused as exc:
+            log.error("token file refused, the tokens stay", extra={"reason": str(exc)})
+            return
+        self._tokens.replace(tokens, peer_tokens)
+        self._peer_token = peer_tokens[0] if peer_tokens else None
+        self._mesh.wake()
+        log.info("token file read again", extra={"valid": len(tokens)})
+
+    def _refresh_metrics(self) -> None:
+        self._metrics.observe(self._mesh, self._membership.view)
+
+    @staticmethod
+    def _settle_memory() -> None:
+        """Keep the collector away from what start-up built: p99 of a call falls to a third (docs/performance.md)."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 1_000)

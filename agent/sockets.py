@@ -1,0 +1,68 @@
+"""The listening socket, bound before anything else starts, because the port decides which state folder is ours.
+
+Called by the wiring. The one rule: a port that was asked for is used or refused, only the default may move on.
+"""
+
+import errno
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+
+from agent.errors import ConfigRefused
+
+BACKLOG: Final = 1024
+# The default port moves on by at most this many; a machine with more nodes is one that sets its ports.
+PORTS_TRIED_MAX: Final = 100
+
+
+@contextmanager
+def bound_socket(host: str, port: int, *, explicit: bool) -> Generator[socket.socket, None, None]:
+    """Yield a bound, listening socket. Raises `ConfigRefused` naming the setting and the fix."""
+    ports = [port] if explicit else range(port, min(port + PORTS_TRIED_MAX, 65_536))
+    for candidate in ports:
+        try:
+            bound = _bind(host, candidate)
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE and not explicit:
+                continue
+            raise ConfigRefused(_why_not(host, candidate, exc)) from exc
+        with bound:
+            yield bound
+        return
+    raise ConfigRefused(f"PORT: no free port from {port} on; set PORT to a free one")
+
+
+def display_host(bind_host: str) -> str:
+    """The host to write into a URL for somebody on this machine."""
+    if bind_host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{bind_host}]" if ":" in bind_host else bind_host
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _why_not(host: str, port: int, exc: OSError) -> str:
+    match exc.errno:
+        case errno.EADDRINUSE:
+            return f"PORT: {port} is in use on {host}; stop what uses it or set PORT to a free one"
+        case errno.EACCES:
+            return f"PORT: {port} needs rights that this user does not have; set PORT to 1024 or more"
+        case errno.EADDRNOTAVAIL:
+            return f"HOST: {host} is no address of this machine; set HOST to one that is, or 0.0.0.0"
+        case _:
+            return f"HOST and PORT: cannot listen on {host}:{port}: {exc.strerror or exc}"
