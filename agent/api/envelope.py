@@ -81,9 +81,14 @@ class RequestRefused(MeshError):
         self.code = code
 
 
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return JSON without an envelope, for probes."""
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
+
+
 def success(data: Any, message: str, *, status: int = 200) -> web.Response:
     """Return the success envelope; `data` is whatever orjson can write."""
-    return _json({"success": True, "data": data, "message": message}, status)
+    return json_response({"success": True, "data": data, "message": message}, status)
 
 
 def failure(
@@ -91,7 +96,7 @@ def failure(
 ) -> web.Response:
     """Return the error envelope. `code` is for programs and never changes, `message` is for people."""
     body = {"success": False, "message": message, "error": {"code": code, "detail": detail}}
-    return _json(body, status, headers)
+    return json_response(body, status, headers)
 
 
 async def read_json(request: web.Request) -> Any:
@@ -117,6 +122,8 @@ async def envelope_middleware(request: web.Request, handler: Handler) -> web.Str
         return await handler(request)
     except ConnectionError:
         raise  # The client has gone; aiohttp drops the connection.
+    except web.HTTPRedirection:
+        raise  # An answer, not a failure.
     except Exception as exc:  # the edge: nothing but an answer may leave it
         if request.writer.output_size > 0:
             raise  # An answer has begun; aiohttp cuts the connection, so that nobody takes the part for the whole.
@@ -145,8 +152,6 @@ def describe_failure(exc: Exception, request: web.Request) -> web.StreamResponse
 
 
 def _describe_http(exc: web.HTTPException, request: web.Request) -> web.StreamResponse:
-    if exc.status < 400:  # noqa: PLR2004 - the boundary of RFC 9110: below are answers, not errors
-        return exc
     headers = {name: value for name, value in exc.headers.items() if name in ("Allow", "Retry-After")}
     message = exc.reason
     if isinstance(exc, web.HTTPNotFound):
@@ -196,7 +201,3 @@ def _is_deeper_than(value: Any, levels_max: int) -> bool:
         if not layer:
             return False
     return True
-
-
-def _json(body: Any, status: int, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
