@@ -33,6 +33,12 @@ def show_status(args: Namespace) -> int:
             ["NAME", "HOLDER", "OTHERS", "REASON"],
             [(row.get("name"), row.get("holder"), _words(row.get("others")), row.get("reason")) for row in conflicts],
         )
+    findings = [_table(finding) for finding in status.get("findings") or ()]
+    if findings:
+        print("\nWhat discovery and overrides could not agree on:")
+        print_table(
+            ["NAME", "KIND", "DETAIL"], [[row.get(key) for key in ("name", "kind", "detail")] for row in findings]
+        )
     return Exit.OK
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import httpx2
 from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
-from mcp import MCPError
+from fastmcp.exceptions import McpError
 
 from agent.cli_client import Node, node_of, refused, unreachable
 from agent.cli_output import CliFailed, Exit, print_json, print_table
@@ -88,7 +88,7 @@ async def _talk(node: Node, talk: Talk) -> Any:
             return await talk(client)
     except httpx2.HTTPStatusError as exc:
         raise _status_fault(node, exc.response.status_code) from exc
-    except MCPError as exc:
+    except McpError as exc:
         raise CliFailed(Exit.TOOL, str(exc)) from exc
     except (RuntimeError, OSError, TimeoutError, httpx2.HTTPError) as exc:
         # FastMCP wraps what goes wrong below it in a RuntimeError.
