@@ -259,7 +259,7 @@ class Node:
             self._read_servers()
             log.info("servers file read again", extra={"servers": len(self._mesh.servers)})
         except ConfigRefused as exc:
-            log.error("servers file refused, the running configuration stays", extra={"reason": str(exc)})
+            log.warning("servers file refused, the running configuration stays", extra={"reason": str(exc)})
 
     def _reread_tokens(self) -> None:
         settings = self._settings
@@ -272,7 +272,7 @@ class Node:
             else:
                 peer_tokens = settings.peer_tokens
         except ConfigRefused as exc:
-            log.error("token file refused, the tokens stay", extra={"reason": str(exc)})
+            log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
             return
         self._tokens.replace(tokens, peer_tokens)
         self._peer_token = peer_tokens[0] if peer_tokens else None

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agent.core.balance import Load, choose, observe
-from agent.links.param_headers import ParamHeaders
 from agent.core.route_table import Replica, Route
 from agent.errors import (
     AuthRefused,
@@ -24,6 +23,7 @@ from agent.errors import (
     ProtocolBroken,
     RpcError,
 )
+from agent.links.param_headers import ParamHeaders
 from agent.model import PATH_META_KEY, BackendSpec, Json, PeerScope, PeerSpec, ServerSpec
 
 log = logging.getLogger(__name__)
@@ -157,11 +157,12 @@ class Dispatch:
                 headers=headers,
                 on_notification=on_notification,
             )
-            outcome = "tool_error" if result.get("isError") is True else "ok"
-            return result
         except Exception as exc:
             outcome = outcome_of(exc)
             raise
+        else:
+            outcome = "tool_error" if result.get("isError") is True else "ok"
+            return result
         finally:
             self._finish(replica.backend_key, route, outcome, loop.time() - started_s, loop.time())
 
@@ -232,5 +233,3 @@ def checked_path(path: object, node_id: str) -> list[str]:
     if len(passed) >= HOPS_MAX:
         raise CallNotSent(f"the request has passed {HOPS_MAX} gateways, which is the limit")
     return passed
-
-

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 # How often a node on the embedded catalog looks for a Consul on this machine.
 LOOK_FOR_CONSUL_EVERY_S: Final = 5.0
-# Between our deregistration and the first refused call: peers must have heard of it (p99 of a watch is 6 ms).
-LEAVE_GRACE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +48,18 @@ class MembershipView:
     mode: str = "off"
     reason: str = "discovery is off"
     url: str = ""
-    source: SourceStatus = SourceStatus()
-    registrar: RegistrarStatus = RegistrarStatus()
+    source: SourceStatus = field(default_factory=SourceStatus)
+    registrar: RegistrarStatus = field(default_factory=RegistrarStatus)
 
 
-class _ConsulAppeared(Exception):  # noqa: N818 - an event that ends a task group, not an error
+class _ConsulAppeared(Exception):
     """A Consul answers on this machine now."""
 
 
 class Membership:
     """See the module. Sole writer of its view; `on_catalog` is called in the node's loop."""
 
-    def __init__(
-        self, plan: MembershipPlan, registration: Registration, on_catalog: Callable[[Catalog], None]
-    ) -> None:
+    def __init__(self, plan: MembershipPlan, registration: Registration, on_catalog: Callable[[Catalog], None]) -> None:
         self._plan = plan
         self._registration = registration
         self._on_catalog = on_catalog
@@ -172,5 +168,3 @@ def own_address(plan: MembershipPlan, settings: ConsulSettings) -> str:
         )
     except SettingsRefused as exc:
         raise ConfigRefused(str(exc)) from exc
-
-

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agent.core.reconcile import reconcile
 from agent.core.digest import offer_digest
+from agent.core.reconcile import reconcile
 from agent.core.route_table import Contribution, ContributionKind, RouteKind, RouteTable
 from agent.core.routes import build_routes, changed_kinds, local_contributions
 from agent.core.selection import Finding, Override, Selection, Suppression, select
@@ -270,7 +270,7 @@ class Mesh:
         taken |= {known.name: known.target.url for known in self._store.overrides}
         if taken.get(name, url) != url:
             raise OverrideRefused(
-                409, "name_taken", f"peer_name: {name!r} is already {taken[name]}; remove it first or choose another name."
+                409, "name_taken", f"peer_name: {name!r} is already {taken[name]}; remove that or choose another name."
             )
 
 

@@ -168,5 +168,3 @@ class Desk:
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-

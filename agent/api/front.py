@@ -143,7 +143,8 @@ class MeshFront:
             data = {"outcome": "unknown", "timed_out": False}
             raise MCPError(code=INTERNAL_ERROR, message=f"{route.public_name}: {exc}", data=data) from exc
         if ctx.method == "resources/read":
-            return Forwarded(with_public_uri(forwarded.result, forwarded.replica.remote_name, params["uri"]), forwarded.replica)
+            result = with_public_uri(forwarded.result, forwarded.replica.remote_name, params["uri"])
+            return Forwarded(result, forwarded.replica)
         return forwarded
 
     def _route(self, method: str, params: Json) -> Route | None:

@@ -83,6 +83,11 @@ def build_management(name: str, version: str, desk: NodeDesk) -> FastMCP:
         names = [entry["name"] for entry in desk.servers() if entry["connected"]]
         return {"servers": names, "count": len(names)}
 
+    _add_resources(server, desk)
+    return server
+
+
+def _add_resources(server: FastMCP, desk: NodeDesk) -> None:
     @server.resource("config://app", mime_type="application/json")
     def app_config() -> dict[str, Any]:
         """The application's configuration, without secrets."""
@@ -92,8 +97,6 @@ def build_management(name: str, version: str, desk: NodeDesk) -> FastMCP:
     def system_health() -> dict[str, Any]:
         """The health of this node: links, discovery, uptime."""
         return desk.health()
-
-    return server
 
 
 _INSTRUCTIONS = (

@@ -19,7 +19,9 @@ from agent.errors import DialRefused, OverrideRefused
 from agent.mesh import Mesh
 from agent.model import HttpTarget, LinkView, PeerScope
 
-NAME_RULE: Final = "must be 1 to 63 letters, digits, dots, dashes or underscores, start with a letter or digit, and have no __"
+NAME_RULE: Final = (
+    "must be 1 to 63 letters, digits, dots, dashes or underscores, start with a letter or digit, and have no __"
+)
 # How long a POST waits for the link's first attempt before it answers "saved, not connected".
 FIRST_ATTEMPT_TIMEOUT_S: Final = 5.0
 
@@ -45,7 +47,7 @@ class PeerRequest(BaseModel):
     @classmethod
     def _token_is_sendable(cls, token: SecretStr | None) -> SecretStr | None:
         text = token.get_secret_value() if token is not None else None
-        if text is not None and not (text.isascii() and text.isprintable() and text == text.strip() and " " not in text):
+        if text is not None and not (text.isascii() and text.isprintable() and " " not in text):
             raise ValueError("must be printable ASCII without spaces")
         return token if text else None
 

@@ -33,7 +33,7 @@ from agent.errors import CallFailed, CallNotSent, LinkFailed, MeshError, Protoco
 from agent.links.door import Door, ListenNotSupported
 from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor, opened
-from agent.model import BackendSpec, Era, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
+from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +119,7 @@ class Link:
         door = self._door
         if door is None:
             raise CallNotSent(f"{self._view.key} is not connected: {self._view.last_error or self._view.state}")
-        return await door.request(
-            method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification
-        )
+        return await door.request(method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification)
 
     async def run(self) -> None:
         """Keep the link up until cancelled."""
@@ -263,7 +261,7 @@ class Link:
         self.first_attempt.set()
 
     def _wait_s(self, retry_state: RetryCallState) -> float:
-        """tenacity's wait: full jitter; how long follows from the link's own count of attempts, which a long READY resets."""
+        """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
         if self._standing.state is LinkState.PARKED:
             return float("inf")
@@ -272,7 +270,7 @@ class Link:
         return delay_s(self._standing.attempts, self._rng, retry_soon=retry_soon, **cap)
 
     async def _pause(self, seconds: float) -> None:
-        """tenacity's sleep, cut short by a sighting or a reload."""
+        """Sleep for tenacity, cut short by a sighting or a reload."""
         parked = seconds == float("inf")
         self._show(next_attempt_at_s=None if parked else _now_s() + seconds)
         try:

@@ -1,0 +1,1 @@
+"""End-to-end tests: real node processes, real catalogs, real clients."""
