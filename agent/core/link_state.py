@@ -33,7 +33,8 @@ class LinkStanding:
     """Where a link stands. `is_child`: a stdio process, which may be parked.
 
     `attempts`: failures in a row. `misses`: probes missed in a row. `ready_at_s`: when the present session became
-    ready. `retry_soon`: what the last failure said about waiting. `crashes_at_s`: a child's recent failures. Times are the event loop's monotonic seconds.
+    ready. `retry_soon`: what the last failure said about waiting. `crashes_at_s`: a child's recent failures. Times are
+    the event loop's monotonic seconds.
     """
 
     state: LinkState = LinkState.IDLE

@@ -143,11 +143,13 @@ class Imported:
     """What one contribution claims, kept in the table so that an unchanged backend is not read again."""
 
     source: Contribution
+    own: NodeIdentity
     claims: tuple[Claims, ...]
     refused: tuple[Conflict, ...]
 
 
-_NO_ROUTES: Final[Mapping[str, Route]] = MappingProxyType({})
+def _no_routes() -> Mapping[str, Route]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +161,11 @@ class RouteTable:
     build starts from.
     """
 
-    tools: Mapping[str, Route] = _NO_ROUTES
-    prompts: Mapping[str, Route] = _NO_ROUTES
-    resources: Mapping[str, Route] = _NO_ROUTES
-    templates: Mapping[str, Route] = _NO_ROUTES
-    namespaces: Mapping[str, Route] = _NO_ROUTES
+    tools: Mapping[str, Route] = field(default_factory=_no_routes)
+    prompts: Mapping[str, Route] = field(default_factory=_no_routes)
+    resources: Mapping[str, Route] = field(default_factory=_no_routes)
+    templates: Mapping[str, Route] = field(default_factory=_no_routes)
+    namespaces: Mapping[str, Route] = field(default_factory=_no_routes)
     conflicts: tuple[Conflict, ...] = ()
     roots: Mapping[Root, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     parts: Mapping[str, Imported] = field(default_factory=lambda: MappingProxyType({}), repr=False)
