@@ -10,8 +10,9 @@ import logging
 import random
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -22,7 +23,8 @@ from agent.api.endpoint import Endpoint, build_endpoint
 from agent.api.envelope import envelope_middleware
 from agent.api.peers import PeersApi
 from agent.api.probes import Probes
-from agent.api.security import EdgePolicy, TokenTable, security_middlewares
+from agent.api.security import EdgePolicy, security_headers, security_middlewares
+from agent.api.tokens import TokenTable
 from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, shown
 from agent.core.naming import node_alias
 from agent.core.route_table import RouteKind
@@ -150,7 +152,9 @@ class Node:
             )
         probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: what the security checks refuse is told in the envelope as well.
-        app = web.Application(middlewares=[envelope_middleware, *security_middlewares(self._edge_policy())])
+        policy = self._edge_policy()
+        app = web.Application(middlewares=[envelope_middleware, *security_middlewares(policy)])
+        app.on_response_prepare.append(security_headers(policy))
         for endpoint in self._endpoints:
             endpoint.add_to(app)
         app.add_routes([*PeersApi(self._mesh).routes(), *desk.routes(), *probes.routes()])
@@ -176,7 +180,7 @@ class Node:
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
         hooks = LinkHooks(
-            changed=lambda: self._mesh.wake(),  # noqa: PLW0108 - the mesh is built after the supervisor
+            changed=self._link_changed,
             dialled=self._metrics.dialled,
             reconnected=self._metrics.link_reconnected,
         )
@@ -225,12 +229,16 @@ class Node:
             origins=frozenset(settings.cors_origins),
             tokens=self._tokens,
             metrics_public=settings.metrics_public,
+            on_auth_failure=self._metrics.auth_failed,
         )
 
     def _url(self) -> str:
         return f"http://{display_host(self._settings.host)}:{self._port}/mcp"
 
     # Events
+
+    def _link_changed(self) -> None:
+        self._mesh.wake()
 
     def _mesh_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[0].notices.changed(kinds)
@@ -241,8 +249,8 @@ class Node:
     def _offer_changed(self, digest: str) -> None:
         self._membership.describe_ourselves(offer_digest=digest)
 
-    def _files(self) -> list[tuple]:
-        pairs = [
+    def _files(self) -> list[tuple[Path, Callable[[], None]]]:
+        pairs: list[tuple[Path | None, Callable[[], None]]] = [
             (self._settings.servers_file, self._reread_servers),
             (self._settings.token_file, self._reread_tokens),
             (self._settings.peer_token_file, self._reread_tokens),

@@ -148,7 +148,7 @@ class Membership:
 
     async def _look_for_consul(self) -> None:
         async with open_session(self._plan.consul) as session:
-            while not await session.answers():
+            while not await session.answers():  # noqa: ASYNC110 - nothing here could set an event
                 await asyncio.sleep(LOOK_FOR_CONSUL_EVERY_S)
         raise _ConsulAppeared
 

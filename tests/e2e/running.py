@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import aiohttp
 import orjson
@@ -122,11 +122,24 @@ class RunningNode:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
 
+def write_servers(folder: Path, servers: Mapping[str, Any]) -> Path:
+    """Write a servers file into `folder`, replacing the one that is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "servers.json"
+    path.write_bytes(orjson.dumps({"mcpServers": servers}))
+    return path
+
+
+def opened_log(path: Path) -> IO[bytes]:
+    """Open a log to append to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
+
+
 async def start_node(
     name: str, folder: Path, *, port: int | None = None, servers: Mapping[str, Any] | None = None, **settings: str
 ) -> RunningNode:
     """Start a node and wait until it is ready; `settings` are environment variables, `servers` the mcpServers."""
-    folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     environment = {key: os.environ[key] for key in INHERITED if key in os.environ}
     environment |= {
@@ -137,11 +150,9 @@ async def start_node(
         **settings,
     }
     if servers is not None:
-        path = folder / "servers.json"
-        path.write_bytes(orjson.dumps({"mcpServers": servers}))
-        environment["MESH_SERVERS_FILE"] = str(path)
+        environment["MESH_SERVERS_FILE"] = str(write_servers(folder, servers))
     log_path = folder / f"{name}.log"
-    with log_path.open("ab") as log:
+    with opened_log(log_path) as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "agent", "run", env=environment, cwd=ROOT, stdout=log, stderr=log
         )
