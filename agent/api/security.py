@@ -1,0 +1,233 @@
+"""Who may talk to this node: Host, Origin and token checks in front of every route, and the headers of every answer.
+
+The wiring puts `security_middlewares` right behind the envelope, and `security_headers` on `app.on_response_prepare`,
+where streams are reached too. Nothing here looks at a route's handler: a new route is closed until it is opened here.
+The one rule: decisions are pure functions of the request's headers and raw path; what is ambiguous is refused.
+"""
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from agent.api.envelope import failure
+from agent.api.tokens import Access, TokenTable
+from agent.core.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
+from agent.text import one_line
+
+__all__ = ["Access", "EdgePolicy", "TokenTable", "Verdict", "judge", "security_headers", "security_middlewares"]
+
+log = logging.getLogger(__name__)
+
+PEER_PATH = "/mcp/local"
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+METRICS_PATH = "/metrics"
+
+# A wrong token is answered late, which costs a guesser time and us one timer; with 256 bits a token is safe anyway.
+FAILURE_DELAY_S = 0.25
+FAILURES_WAITING_PER_CLIENT_MAX = 8
+FAILURES_WAITING_MAX = 256
+WARN_AGAIN_AFTER_S = 60.0
+
+CORS_METHODS = "GET, POST, DELETE, OPTIONS"
+CORS_REQUEST_HEADERS = (
+    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id"
+)
+CORS_ANSWER_HEADERS = "MCP-Protocol-Version, Mcp-Session-Id, Retry-After, WWW-Authenticate"
+CORS_MAX_AGE_S = 600
+_PARAM_HEADER = "mcp-param-"  # The protocol lets a tool name headers of its own under this prefix.
+
+_ANSWER_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Server": "mcp-mesh-agent",  # aiohttp's default names its version and Python's.
+}
+
+
+@dataclass(frozen=True)
+class EdgePolicy:
+    """What the edge lets in.
+
+    `host_names`: names of ours beside IP literals and localhost. `origins`: browser origins beside loopback pages.
+    `tokens` may change while it is used. `metrics_public`: /metrics needs no token. `on_auth_failure` counts refused
+    tokens. `failure_delay_s` 0 answers them at once, for tests.
+    """
+
+    host_names: frozenset[str]
+    origins: frozenset[str]
+    tokens: TokenTable
+    metrics_public: bool
+    on_auth_failure: Callable[[], None] | None = None
+    failure_delay_s: float = FAILURE_DELAY_S
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host_names", normal_host_names(self.host_names))
+        object.__setattr__(self, "origins", normal_origins(self.origins))
+
+
+class Verdict(Enum):
+    """The outcome of authentication."""
+
+    ALLOWED = auto()
+    NO_TOKEN = auto()
+    BAD_TOKEN = auto()
+    WRONG_ROUTE = auto()
+
+
+def security_middlewares(policy: EdgePolicy) -> list[Middleware]:
+    """Return the checks in their order: Host, then Origin (which answers preflights), then the token."""
+    return [_host_check(policy), _origin_check(policy), _token_check(policy)]
+
+
+def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Return what `app.on_response_prepare` needs so that every answer, streams included, carries our headers."""
+
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(_ANSWER_HEADERS)
+        response.headers.setdefault("Cache-Control", "no-store")
+        origins = request.headers.getall("Origin", ())
+        if not origins:
+            return
+        response.headers.add("Vary", "Origin")
+        if origin_allowed(origins, policy.origins):
+            response.headers["Access-Control-Allow-Origin"] = origins[0]
+            response.headers["Access-Control-Expose-Headers"] = CORS_ANSWER_HEADERS
+
+    return add_headers
+
+
+def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, metrics_public: bool) -> Verdict:
+    """Decide whether a request may pass, by its undecoded path and all of its Authorization header values."""
+    if tokens.anonymous or raw_path in OPEN_PATHS or (metrics_public and raw_path == METRICS_PATH):
+        return Verdict.ALLOWED
+    if not authorization:
+        return Verdict.NO_TOKEN
+    scheme, _, presented = authorization[0].partition(" ")
+    if len(authorization) > 1 or scheme.lower() != "bearer":
+        return Verdict.BAD_TOKEN
+    match tokens.access(presented.strip()):
+        case Access.FULL:
+            return Verdict.ALLOWED
+        case Access.PEER:
+            return Verdict.ALLOWED if raw_path in (PEER_PATH, f"{PEER_PATH}/") else Verdict.WRONG_ROUTE
+        case None:
+            return Verdict.BAD_TOKEN
+
+
+def _host_check(policy: EdgePolicy) -> Middleware:
+    @web.middleware
+    async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # A target with a host of its own ("GET http://other/ ...") would outrank the header we look at.
+        own_target = request.raw_path.startswith("/") or request.raw_path == "*"
+        if own_target and host_allowed(request.headers.getall("Host", ()), policy.host_names):
+            return await handler(request)
+        message = (
+            "The Host header names no host of this node. Use its IP address or localhost, "
+            "or add the name to MESH_ALLOWED_HOSTS"
+        )
+        return failure(421, "misdirected_request", message)
+
+    return check_host
+
+
+def _origin_check(policy: EdgePolicy) -> Middleware:
+    @web.middleware
+    async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origins = request.headers.getall("Origin", ())
+        if not origin_allowed(origins, policy.origins):
+            message = "Pages of this origin may not use this node. Add the origin to MESH_CORS_ORIGINS"
+            return failure(403, "origin_refused", message)
+        if origins and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return _preflight_answer(request)
+        return await handler(request)
+
+    return check_origin
+
+
+def _preflight_answer(request: web.Request) -> web.Response:
+    asked = request.headers.get("Access-Control-Request-Headers", "").split(",")
+    params = [name.strip() for name in asked if name.strip().lower().startswith(_PARAM_HEADER)]
+    return web.Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": CORS_METHODS,
+            "Access-Control-Allow-Headers": ", ".join([CORS_REQUEST_HEADERS, *params]),
+            "Access-Control-Max-Age": str(CORS_MAX_AGE_S),
+        },
+    )
+
+
+def _token_check(policy: EdgePolicy) -> Middleware:
+    brake = FailureBrake(policy.failure_delay_s)
+
+    @web.middleware
+    async def check_token(request: web.Request, handler: Handler) -> web.StreamResponse:
+        authorization = request.headers.getall("Authorization", ())
+        verdict = judge(request.rel_url.raw_path, authorization, policy.tokens, metrics_public=policy.metrics_public)
+        if verdict is Verdict.ALLOWED:
+            return await handler(request)
+        client = request.remote or "unknown"
+        if policy.on_auth_failure is not None:
+            policy.on_auth_failure()
+        level = logging.WARNING if brake.is_news(client, asyncio.get_running_loop().time()) else logging.DEBUG
+        reason = verdict.name.lower()
+        log.log(
+            level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason}
+        )
+        if verdict is Verdict.WRONG_ROUTE:
+            return failure(403, "forbidden", f"A peer's token is good for {PEER_PATH} alone")
+        if not await brake.hold(client):
+            message = "Too many requests with wrong tokens; wait a second"
+            return failure(429, "too_many_failures", message, headers={"Retry-After": "1"})
+        challenge = 'Bearer realm="mcp-mesh-agent"'
+        if verdict is Verdict.BAD_TOKEN:
+            message = "The bearer token is not valid"
+            return failure(
+                401, "unauthorized", message, headers={"WWW-Authenticate": f'{challenge}, error="invalid_token"'}
+            )
+        message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
+        return failure(401, "unauthorized", message, headers={"WWW-Authenticate": challenge})
+
+    return check_token
+
+
+class FailureBrake:
+    """Delays refused requests, a bounded number at a time; valid ones never pass through it."""
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        self._waiting: Counter[str] = Counter()
+        self._warned_at_s: OrderedDict[str, float] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<FailureBrake waiting={self._waiting.total()} clients={len(self._waiting)}>"
+
+    async def hold(self, client: str) -> bool:
+        """Wait the delay; False at once where the client, or all together, have too many waiting already."""
+        if self._waiting[client] >= FAILURES_WAITING_PER_CLIENT_MAX or self._waiting.total() >= FAILURES_WAITING_MAX:
+            return False
+        self._waiting[client] += 1
+        try:
+            await asyncio.sleep(self._delay_s)
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
+        return True
+
+    def is_news(self, client: str, now_s: float) -> bool:
+        """Whether this client's failure is worth a warning: the first one, then one a minute."""
+        last_s = self._warned_at_s.get(client)
+        if last_s is not None and now_s - last_s < WARN_AGAIN_AFTER_S:
+            return False
+        self._warned_at_s[client] = now_s
+        self._warned_at_s.move_to_end(client)
+        if len(self._warned_at_s) > FAILURES_WAITING_MAX:
+            self._warned_at_s.popitem(last=False)
+        return True
