@@ -6,11 +6,14 @@ twice once a byte of it was written.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from agent.dial_guard import IpNetwork
 from agent.links.hello import Hello, ListenNotSupported
+from agent.links.http_door import open_http_door
+from agent.links.stdio_open import open_stdio_door
 from agent.model import HttpTarget, Json, StdioTarget
 
 __all__ = ["Door", "Hello", "ListenNotSupported", "open_door"]
@@ -83,14 +86,32 @@ async def open_door(
     target: StdioTarget | HttpTarget,
     *,
     connect_timeout_s: float = 5.0,
+    start_timeout_s: float = 60.0,
     client_name: str = "mcp-mesh-agent",
+    label: str | None = None,
+    denied: Sequence[IpNetwork] = (),
 ) -> AsyncGenerator[Door, None]:
     """Connect, negotiate the era, and yield the door; everything it holds is released on leaving.
 
-    `connect_timeout_s` bounds the TCP connect and, per message, the negotiation.
+    `connect_timeout_s` bounds the TCP connect and, per message, the negotiation over HTTP; over stdio it is how long
+    `server/discover` may stay unanswered before `initialize` is tried too. `start_timeout_s` bounds the start of a
+    child as a whole (`npx` and `uvx` download first). `label` names a child in logs and errors (default: its command).
+    `denied`: networks that may not be dialled, on top of those that never may.
 
     Raises:
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no door.
     """
-    raise NotImplementedError
-    yield
+    if isinstance(target, HttpTarget):
+        async with open_http_door(
+            target, connect_timeout_s=connect_timeout_s, client_name=client_name, denied=denied
+        ) as http_door:
+            yield http_door
+        return
+    async with open_stdio_door(
+        target,
+        probe_wait_s=connect_timeout_s,
+        start_timeout_s=start_timeout_s,
+        client_name=client_name,
+        label=label or target.command.rpartition("/")[2],
+    ) as stdio_door:
+        yield stdio_door

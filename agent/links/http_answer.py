@@ -6,14 +6,15 @@ on; an answer that breaks off is `CallOutcomeUnknown`, one that is not MCP is `P
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import aiohttp
 
 from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
 from agent.links import rpc
-from agent.links.http_pool import HttpPool
+from agent.links.http_pool import HttpPool, OutgoingBody
 from agent.links.sse import EventTooLarge, SseParser
 from agent.model import Json
 
@@ -30,12 +31,12 @@ ERROR_BYTES_MAX: Final = 1024 * 1024
 STREAM_END_WAIT_S: Final = 1.0
 
 _JSON: Final = "application/json"
-_SSE: Final = "text/event-stream"
+SSE_TYPE: Final = "text/event-stream"
 
 OnMessage = Callable[[Json], Awaitable[None]]
 
 
-class HttpRefusal(Exception):  # noqa: N818 - as in agent.errors: the name says what happened
+class HttpRefusal(Exception):
     """An answer of 4xx or 5xx that is neither 401 nor 403. Never leaves the HTTP doors.
 
     `error`: the JSON-RPC error in its body, if it is one; `error_id` the message ID that came with it (None: the server
@@ -60,46 +61,74 @@ class HttpRefusal(Exception):  # noqa: N818 - as in agent.errors: the name says 
         return ProtocolBroken(f"{self}: no MCP endpoint")
 
 
-async def read_response(
-    response: aiohttp.ClientResponse, request_id: int | str, pool: HttpPool, on_message: OnMessage
-) -> Json:
-    """The response message to `request_id`; every other message of its stream goes to `on_message`, in order.
+async def exchange(
+    pool: HttpPool, body: OutgoingBody, headers: Mapping[str, str], request_id: int | str, on_message: OnMessage
+) -> tuple[Json, Mapping[str, str]]:
+    """Send a request; return its response message and the answer's headers.
+
+    Every other message of the answer's stream goes to `on_message`, in order. Cancellation closes the connection.
 
     Raises:
+        CallNotSent, DialRefused: No connection could be made.
         AuthRefused, HttpRefusal: By status.
         ProtocolBroken: A redirect, an unknown content type, no JSON, the wrong ID, or a limit broken.
         CallOutcomeUnknown: The answer ended before it was complete.
     """
+    response = await pool.post(body, headers)
+    try:
+        message = await _read_response(response, request_id, pool, on_message)
+    except BaseException:
+        response.close()
+        raise
+    finish(response)
+    return message, response.headers
+
+
+async def _read_response(
+    response: aiohttp.ClientResponse, request_id: int | str, pool: HttpPool, on_message: OnMessage
+) -> Json:
     await check_status(response, pool)
     kind = response.content_type
-    try:
-        if kind == _JSON:
-            return _matching(rpc.decode(await _read_body(response, pool, ANSWER_BYTES_MAX)), request_id, pool)
-        if kind == _SSE:
-            async for message in messages(response, pool, ANSWER_BYTES_MAX):
-                if "method" not in message:
-                    return _matching(message, request_id, pool)
-                await on_message(message)
-            raise CallOutcomeUnknown(f"{pool.where} ended its stream without an answer")
-    except (aiohttp.ClientError, OSError) as exc:
-        raise CallOutcomeUnknown(pool.explain(exc)) from exc
-    raise ProtocolBroken(f"{pool.where} answered HTTP {response.status} with {kind[:80]!r} instead of MCP")
+    if kind == _JSON:
+        return _matching(rpc.decode(await _read_body(response, pool, ANSWER_BYTES_MAX)), request_id, pool)
+    if kind != SSE_TYPE:
+        raise ProtocolBroken(f"{pool.where} answered HTTP {response.status} with {kind[:80]!r} instead of MCP")
+    stream = MessageStream(response, pool, ANSWER_BYTES_MAX)
+    while (message := await stream.next()) is not None:
+        if "method" not in message:
+            return _matching(message, request_id, pool)
+        await on_message(message)
+    raise CallOutcomeUnknown(f"{pool.where} ended its stream without an answer")
 
 
-async def messages(response: aiohttp.ClientResponse, pool: HttpPool, event_bytes_max: int) -> AsyncIterator[Json]:
-    """The messages of an event stream, until it ends. Raises `ProtocolBroken`, and aiohttp's errors when it breaks."""
-    parser = SseParser(event_bytes_max)
-    while chunk := await response.content.readany():
-        try:
-            events = parser.feed(chunk)
-        except EventTooLarge as exc:
-            raise ProtocolBroken(f"{pool.where}: {exc}") from exc
-        for data in events:
-            message = rpc.decode(data)
-            if "method" in message and len(data) > NOTIFICATION_BYTES_MAX:
-                log.warning("MCP notification dropped, larger than the limit", extra={"where": pool.where})
-                continue
-            yield message
+class MessageStream:
+    """The messages of one event stream. Not a generator: one that is left early would be closed in a stray task."""
+
+    def __init__(self, response: aiohttp.ClientResponse, pool: HttpPool, event_bytes_max: int) -> None:
+        self._response = response
+        self._pool = pool
+        self._parser = SseParser(event_bytes_max)
+        self._ready: deque[bytes] = deque()
+
+    async def next(self) -> Json | None:
+        """The next message, None at the end. Raises `CallOutcomeUnknown` when it breaks, and `ProtocolBroken`."""
+        while True:
+            while self._ready:
+                data = self._ready.popleft()
+                message = rpc.decode(data)
+                if "method" not in message or len(data) <= NOTIFICATION_BYTES_MAX:
+                    return message
+                log.warning("MCP notification dropped, larger than the limit", extra={"where": self._pool.where})
+            try:
+                chunk = await self._response.content.readany()
+            except (aiohttp.ClientError, OSError) as exc:
+                raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
+            if not chunk:
+                return None
+            try:
+                self._ready.extend(self._parser.feed(chunk))
+            except EventTooLarge as exc:
+                raise ProtocolBroken(f"{self._pool.where}: {exc}") from exc
 
 
 async def check_status(response: aiohttp.ClientResponse, pool: HttpPool) -> None:
@@ -118,7 +147,7 @@ async def check_status(response: aiohttp.ClientResponse, pool: HttpPool) -> None
     if response.content_type == _JSON:
         try:
             message = rpc.decode(await _read_body(response, pool, ERROR_BYTES_MAX))
-        except (ProtocolBroken, aiohttp.ClientError, OSError):
+        except (ProtocolBroken, CallOutcomeUnknown):
             message = None  # The status alone decides.
     raise HttpRefusal(status, pool.where, message)
 
@@ -140,17 +169,20 @@ def _matching(message: Json, request_id: int | str, pool: HttpPool) -> Json:
 
 
 async def _read_body(response: aiohttp.ClientResponse, pool: HttpPool, bytes_max: int) -> bytes:
-    if (response.content_length or 0) <= bytes_max and "Content-Encoding" not in response.headers:
-        if response.content_length is not None:
-            return await response.read()
-    elif (response.content_length or 0) > bytes_max:
+    declared = response.content_length
+    if declared is not None and declared > bytes_max:
         raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
-    # Chunked or compressed: counted as it comes, after decompression.
-    chunks: list[bytes] = []
-    size = 0
-    while chunk := await response.content.readany():
-        size += len(chunk)
-        if size > bytes_max:
-            raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
-        chunks.append(chunk)
+    try:
+        if declared is not None and "Content-Encoding" not in response.headers:
+            return await response.read()
+        # Chunked or compressed: counted as it comes, after decompression.
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := await response.content.readany():
+            size += len(chunk)
+            if size > bytes_max:
+                raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
+            chunks.append(chunk)
+    except (aiohttp.ClientError, OSError) as exc:
+        raise CallOutcomeUnknown(pool.explain(exc)) from exc
     return b"".join(chunks)

@@ -97,6 +97,7 @@ class HttpPool:
 
         Raises:
             CallNotSent: No connection could be made.
+            DialRefused: The name leads to an address that may not be dialled; not sent.
             CallOutcomeUnknown: The connection broke after the request was written.
             ProtocolBroken: The answer is not HTTP.
         """
@@ -110,17 +111,15 @@ class HttpPool:
                 if body.sent or not (body.found_dead or isinstance(exc, aiohttp.ServerDisconnectedError)):
                     raise self._failure(exc, sent=body.sent) from exc
                 body.found_dead = False
-            except DialRefused as exc:
-                raise CallNotSent(str(exc)) from exc
         raise CallNotSent(f"{self.where} closes every connection at once")
 
     async def get(self, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """Open a stream of events. Raises `Unreachable`, `ProtocolBroken`."""
+        """Open a stream of events. Raises `Unreachable`, `DialRefused`, `ProtocolBroken`."""
         try:
             return await self._session.get(self._url, headers=headers, allow_redirects=False)
         except aiohttp.ClientResponseError as exc:
             raise ProtocolBroken(f"{self.where} does not speak HTTP: {exc.message}") from exc
-        except (aiohttp.ClientError, OSError, DialRefused) as exc:
+        except (aiohttp.ClientError, OSError) as exc:
             raise Unreachable(self.explain(exc)) from exc
 
     async def delete(self, headers: Mapping[str, str]) -> None:

@@ -35,6 +35,7 @@ INITIALIZE: Final = "initialize"
 INITIALIZED: Final = "notifications/initialized"
 PING: Final = "ping"
 LISTEN: Final = "subscriptions/listen"
+_SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 FIRST_VERSION: Final = LATEST_MODERN_VERSION
 
@@ -78,6 +79,13 @@ def acknowledges_lists(params: Json) -> bool:
     """Whether an acknowledgement promises any of the list changes that we asked for."""
     granted = params.get("notifications")
     return isinstance(granted, dict) and any(granted.get(kind) is True for kind in _LISTEN_FILTER)
+
+
+def subscription_of(params: Json) -> int | None:
+    """The ID of our `subscriptions/listen` request that a notification belongs to, if it names one."""
+    meta = params.get("_meta")
+    found = meta.get(_SUBSCRIPTION_ID_META_KEY) if isinstance(meta, dict) else None
+    return found if isinstance(found, int) else None
 
 
 def judge_discovery(result: Json, version: str) -> Hello | Handshake:

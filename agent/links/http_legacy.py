@@ -1,0 +1,277 @@
+"""The door to an HTTP server with sessions (2025-11-25 and before): initialize, `Mcp-Session-Id`, a GET stream.
+
+Made by `http_door` when `server/discover` is unknown; used through `agent.links.door.Door`. All callers share one
+session, so it declares no client features and progress tokens are made unique. The one rule: a lost session is opened
+anew once, by whoever sees it first, and the refused request, which was not executed, is sent again.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import (
+    AuthRefused,
+    CallFailed,
+    CallNotSent,
+    DialRefused,
+    LinkFailed,
+    ProtocolBroken,
+    RpcError,
+    Unreachable,
+)
+from agent.links import rpc
+from agent.links.hello import Hello, ListenNotSupported
+from agent.links.http_answer import (
+    NOTIFICATION_BYTES_MAX,
+    SSE_TYPE,
+    HttpRefusal,
+    MessageStream,
+    check_status,
+    exchange,
+)
+from agent.links.http_modern import ACKNOWLEDGE_TIMEOUT_S, OnNotification, param_headers, timed_out
+from agent.links.http_pool import HttpPool, OutgoingBody
+from agent.links.negotiation import (
+    INITIALIZE,
+    INITIALIZED,
+    PING,
+    initialize_params,
+    judge_initialize,
+    without_envelope,
+)
+from agent.model import Json
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = logging.getLogger(__name__)
+
+# Clean-up messages (cancelled, session end, answers to a server's own requests) are courtesy: they may not hold us up.
+COURTESY_TIMEOUT_S: Final = 1.0
+SESSION_HEADER: Final = "Mcp-Session-Id"
+
+
+class LegacyHttpDoor:
+    """One shared session over one pool. `open` first, `close` at the end."""
+
+    def __init__(self, pool: HttpPool, client_name: str, handshake_timeout_s: float) -> None:
+        self.lost = asyncio.Event()
+        self.lost_reason = ""
+        self._pool = pool
+        self._client_name = client_name
+        self._handshake_timeout_s = handshake_timeout_s
+        self._hello: Hello | None = None
+        self._session_id: str | None = None
+        self._headers: dict[str, str] = {}
+        self._generation = 0
+        self._renewal = asyncio.Lock()
+        self._ids = itertools.count(1)
+        self._listeners: set[Callable[[str], None]] = set()
+        self._streams: set[aiohttp.ClientResponse] = set()
+
+    def __repr__(self) -> str:
+        """Where it leads and the how-manieth session it is; never the session's ID."""
+        return f"<LegacyHttpDoor {self._pool.where} session {self._generation}>"
+
+    @property
+    def hello(self) -> Hello:
+        """What the server said when the present session was opened."""
+        assert self._hello is not None, "the door is not open"
+        return self._hello
+
+    async def open(self) -> None:
+        """Initialize a session. Raises `RpcError`, `HttpRefusal`, `CallFailed`, `LinkFailed`, `TimeoutError`."""
+        request_id = next(self._ids)
+        body = OutgoingBody(rpc.encode_request(request_id, INITIALIZE, initialize_params(self._client_name)))
+        async with asyncio.timeout(self._handshake_timeout_s):
+            message, headers = await exchange(self._pool, body, {}, request_id, _ignore)
+            hello = judge_initialize(rpc.result_of(message))
+            self._session_id = headers.get(SESSION_HEADER)
+            self._headers = {"MCP-Protocol-Version": hello.protocol_version}
+            if self._session_id is not None:
+                self._headers[SESSION_HEADER] = self._session_id
+            await self._post(rpc.encode_notification(INITIALIZED))
+        self._hello = hello
+        self._generation += 1
+        for stream in tuple(self._streams):
+            stream.close()  # It belongs to the session before; whoever listens has to list again anyway.
+
+    async def close(self) -> None:
+        """Tell the server that the session is over; bounded, failures are of no interest."""
+        if self._session_id is not None:
+            with contextlib.suppress(LinkFailed, TimeoutError):
+                async with asyncio.timeout(COURTESY_TIMEOUT_S):
+                    await self._pool.delete(self._headers)
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: OnNotification | None = None,
+    ) -> Json:
+        """As `Door.request`."""
+        request_id = next(self._ids)
+        sent_params, token = rpc.swap_progress_token(without_envelope(params), request_id)
+        data = rpc.encode_request(request_id, method, sent_params)
+        extra = param_headers(headers) if headers else {}
+        on_message = self._receiver(token, on_notification)
+        body = OutgoingBody(data)
+        try:
+            async with asyncio.timeout(timeout_s):
+                generation = self._generation
+                try:
+                    message, _ = await exchange(self._pool, body, self._headers | extra, request_id, on_message)
+                except HttpRefusal as exc:
+                    if not self._is_session_lost(exc):
+                        raise
+                    body = OutgoingBody(data)
+                    await self._renew(generation)
+                    message, _ = await exchange(self._pool, body, self._headers | extra, request_id, on_message)
+        except TimeoutError as exc:
+            await self._tell_cancelled(request_id, body, "the deadline passed")
+            raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
+        except asyncio.CancelledError:
+            await self._tell_cancelled(request_id, body, "the caller went away")
+            raise
+        except HttpRefusal as exc:
+            raise exc.as_failure() from exc
+        except DialRefused as exc:
+            raise CallNotSent(str(exc)) from exc
+        return rpc.result_of(message)
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `Door.listen`: the session's GET stream."""
+        generation = self._generation
+        self._listeners.add(on_change)
+        try:
+            try:
+                await self._follow(on_change)
+            except HttpRefusal as exc:
+                if not self._is_session_lost(exc):
+                    raise
+                await self._renew(generation)
+                await self._follow(on_change)
+        except TimeoutError as exc:
+            raise Unreachable(f"{self._pool.where} did not open the stream of list changes in time") from exc
+        except HttpRefusal as exc:
+            if exc.status in (400, 404, 405, 406, 501):
+                raise ListenNotSupported(str(exc)) from exc
+            raise Unreachable(str(exc)) from exc
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+        finally:
+            self._listeners.discard(on_change)
+
+    async def probe(self, timeout_s: float) -> None:
+        """As `Door.probe`."""
+        try:
+            await self.request(PING, timeout_s=timeout_s)
+        except RpcError:
+            return
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+
+    async def _follow(self, on_change: Callable[[str], None]) -> None:
+        async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
+            response = await self._pool.get({"Accept": SSE_TYPE, **self._headers})
+            self._streams.add(response)
+            try:
+                await check_status(response, self._pool)
+                if response.content_type != SSE_TYPE:
+                    raise ListenNotSupported(f"{self._pool.where} answers GET without a stream")
+                deadline.reschedule(None)
+                on_change("listening")
+                stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX)
+                while (message := await stream.next()) is not None:
+                    await self._take(message)
+                raise Unreachable(f"{self._pool.where} ended the stream of list changes")
+            finally:
+                self._streams.discard(response)
+                response.close()
+
+    def _receiver(self, token: object, on_notification: OnNotification | None) -> Callable[[Json], Awaitable[None]]:
+        """What is done with each message on a request's stream that is not its response."""
+
+        async def on_message(message: Json) -> None:
+            method = message["method"]
+            if await self._take(message) or on_notification is None:
+                return
+            params = rpc.params_of(message)
+            if method == rpc.PROGRESS_METHOD:
+                params = rpc.restore_progress_token(params, token)
+            await on_notification(method, params)
+
+        return on_message
+
+    async def _take(self, message: Json) -> bool:
+        """Deal with what concerns the session, not a request: the server's own requests and its list changes."""
+        if rpc.is_request(message):
+            with contextlib.suppress(LinkFailed, CallFailed, HttpRefusal, TimeoutError):
+                async with asyncio.timeout(COURTESY_TIMEOUT_S):
+                    await self._post(rpc.encode_reply(message))
+            return True
+        change = rpc.LIST_CHANGES.get(message.get("method", ""))
+        if change is None:
+            return False
+        for listener in tuple(self._listeners):
+            listener(change)
+        return True
+
+    def _is_session_lost(self, refusal: HttpRefusal) -> bool:
+        """Whether a refusal means that the server forgot our session (it restarted, or we were idle for too long).
+
+        The specification says 404; the reference servers in TypeScript say 400 and name the session.
+        """
+        if self._session_id is None or refusal.error_id is not None:
+            return False
+        if refusal.status == 404:  # noqa: PLR2004 - Not Found
+            return True
+        said = refusal.error.message.lower() if refusal.error is not None else ""
+        return refusal.status == 400 and "session" in said  # noqa: PLR2004 - Bad Request
+
+    async def _renew(self, generation: int) -> None:
+        """Open a new session unless somebody else has since `generation`. Raises `CallNotSent`, `AuthRefused`."""
+        async with self._renewal:
+            if self._generation != generation:
+                return
+            try:
+                await self.open()
+            except AuthRefused as exc:
+                self._lose(str(exc))
+                raise
+            except (RpcError, HttpRefusal, ProtocolBroken) as exc:
+                self._lose(f"{self._pool.where} forgot our session and refuses another: {exc}")
+                raise CallNotSent(self.lost_reason) from exc
+            except (CallFailed, LinkFailed, TimeoutError) as exc:
+                raise CallNotSent(f"{self._pool.where} forgot our session; opening another failed: {exc}") from exc
+            log.info("MCP session opened anew", extra={"where": self._pool.where})
+
+    def _lose(self, reason: str) -> None:
+        self.lost_reason = reason
+        self.lost.set()
+
+    async def _tell_cancelled(self, request_id: int, body: OutgoingBody, reason: str) -> None:
+        # In this era a closed connection does not cancel; only the notification does.
+        if body.sent:
+            with contextlib.suppress(LinkFailed, CallFailed, HttpRefusal, TimeoutError):
+                async with asyncio.timeout(COURTESY_TIMEOUT_S):
+                    await self._post(rpc.encode_cancelled(request_id, reason))
+
+    async def _post(self, data: bytes) -> None:
+        """Send a message that has no answer."""
+        response = await self._pool.post(OutgoingBody(data), self._headers)
+        try:
+            if response.status not in (202, 204):
+                await check_status(response, self._pool)
+        finally:
+            response.close() if response.content_length else response.release()
+
+
+async def _ignore(_: Json) -> None:
+    """Nothing that a server tells during the handshake concerns anyone."""

@@ -1,0 +1,164 @@
+"""The door to a stateless HTTP server (2026-07-28 and later): every request is complete in itself.
+
+Made by `http_door` after `server/discover`; used through `agent.links.door.Door`. The hot path of forwarded calls. The
+one rule: closing the connection of a request is what cancels it, so whoever stops waiting closes it.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from mcp_types.jsonrpc import METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
+
+from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
+from agent.links import rpc
+from agent.links.hello import Hello, ListenNotSupported
+from agent.links.http_answer import (
+    NOTIFICATION_BYTES_MAX,
+    SSE_TYPE,
+    HttpRefusal,
+    MessageStream,
+    check_status,
+    exchange,
+)
+from agent.links.http_pool import HttpPool, OutgoingBody
+from agent.links.negotiation import ACKNOWLEDGED, DISCOVER, LISTEN, ModernStamp, acknowledges_lists, listen_params
+from agent.model import Json
+
+# A server acknowledges a subscription before anything else; one that has not by then never will.
+ACKNOWLEDGE_TIMEOUT_S: Final = 10.0
+
+_PARAM_HEADER_PREFIX: Final = "mcp-param-"
+# Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
+_OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
+
+OnNotification = Callable[[str, Json], Awaitable[None]]
+
+
+class ModernHttpDoor:
+    """Stateless requests over one pool. Nothing to close but the pool."""
+
+    def __init__(self, pool: HttpPool, stamp: ModernStamp, hello: Hello) -> None:
+        self.hello = hello
+        self.lost = asyncio.Event()
+        self.lost_reason = ""
+        self._pool = pool
+        self._stamp = stamp
+        self._ids = itertools.count(1)
+
+    def __repr__(self) -> str:
+        """Where it leads, and whether it is broken."""
+        return f"<ModernHttpDoor {self._pool.where}{' lost: ' + self.lost_reason if self.lost.is_set() else ''}>"
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: OnNotification | None = None,
+    ) -> Json:
+        """As `Door.request`."""
+        request_id = next(self._ids)
+        stamped = self._stamp.params(params)
+        body = OutgoingBody(rpc.encode_request(request_id, method, stamped))
+        all_headers = self._stamp.headers(method, stamped)
+        if headers:
+            all_headers |= param_headers(headers)
+
+        async def on_message(message: Json) -> None:
+            # A modern server never asks on a request's stream; what it tells there belongs to this request.
+            if on_notification is not None and rpc.is_notification(message):
+                await on_notification(message["method"], rpc.params_of(message))
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                message, _ = await exchange(self._pool, body, all_headers, request_id, on_message)
+        except TimeoutError as exc:
+            raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
+        except HttpRefusal as exc:
+            raise exc.as_failure() from exc
+        except DialRefused as exc:
+            raise CallNotSent(str(exc)) from exc
+        return rpc.result_of(message)
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `Door.listen`: one long `subscriptions/listen` request."""
+        request_id = f"listen-{next(self._ids)}"
+        stamped = self._stamp.params(listen_params())
+        body = OutgoingBody(rpc.encode_request(request_id, LISTEN, stamped))
+        try:
+            async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
+                await self._follow(body, self._stamp.headers(LISTEN, stamped), deadline, on_change)
+        except TimeoutError as exc:
+            raise Unreachable(f"{self._pool.where} did not acknowledge the subscription in time") from exc
+        except HttpRefusal as exc:
+            if exc.error is None and exc.status in (404, 405, 501):
+                raise ListenNotSupported(str(exc)) from exc
+            raise listen_failure(exc.as_failure()) from exc
+        except (RpcError, CallFailed) as exc:
+            raise listen_failure(exc) from exc
+
+    async def probe(self, timeout_s: float) -> None:
+        """As `Door.probe`. An answer that shows another era makes the door `lost`, so that it is opened anew."""
+        try:
+            await self.request(DISCOVER, timeout_s=timeout_s)
+        except RpcError as exc:
+            if exc.code in _OTHER_ERA:
+                self.lost_reason = f"{self._pool.where} no longer speaks {self._stamp.version}"
+                self.lost.set()
+                raise Unreachable(self.lost_reason) from exc
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+
+    async def _follow(
+        self,
+        body: OutgoingBody,
+        headers: Mapping[str, str],
+        deadline: asyncio.Timeout,
+        on_change: Callable[[str], None],
+    ) -> None:
+        response = await self._pool.post(body, headers)
+        try:
+            await check_status(response, self._pool)
+            if response.content_type != SSE_TYPE:
+                raise ListenNotSupported(f"{self._pool.where} answers {LISTEN} without a stream")
+            stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX)
+            while (message := await stream.next()) is not None:
+                method = message.get("method")
+                if method == ACKNOWLEDGED:
+                    if not acknowledges_lists(rpc.params_of(message)):
+                        raise ListenNotSupported(f"{self._pool.where} announces no list changes")
+                    deadline.reschedule(None)
+                    on_change("listening")
+                elif method in rpc.LIST_CHANGES:
+                    on_change(rpc.LIST_CHANGES[method])
+                elif method is None:
+                    rpc.result_of(message)
+                    break
+            raise Unreachable(f"{self._pool.where} ended the stream of list changes")
+        finally:
+            response.close()
+
+
+def param_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of a caller's headers that may go on: `Mcp-Param-*`, which repeat arguments, and nothing else."""
+    return {name: value for name, value in headers.items() if name.lower().startswith(_PARAM_HEADER_PREFIX)}
+
+
+def timed_out(pool: HttpPool, method: str, timeout_s: float, *, sent: bool) -> CallFailed:
+    """What a caller is told whose deadline passed."""
+    if sent:
+        return CallTimedOut(f"{pool.where} did not answer {method} within {timeout_s:g} s")
+    return CallNotSent(f"{pool.where} did not accept the connection for {method} within {timeout_s:g} s")
+
+
+def listen_failure(exc: Exception) -> Exception:
+    """What an ended or refused stream means to whoever listens."""
+    if isinstance(exc, RpcError):
+        if exc.code == METHOD_NOT_FOUND:
+            return ListenNotSupported(exc.message)
+        return Unreachable(f"the stream of list changes was refused: {exc.message[:200]}")
+    return Unreachable(str(exc)) if isinstance(exc, CallFailed) else exc

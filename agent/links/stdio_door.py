@@ -1,0 +1,302 @@
+"""The door to a child process: many requests in flight over one pair of pipes, told apart by ID.
+
+Opened by `stdio_open`; used through `agent.links.door.Door` in both eras. Each line of the child is
+routed in the loop turn in which it arrives; a request only waits for its own messages. The one rule: the child is
+shared, so its own requests are refused, and what names no request of ours goes to nobody.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from agent.errors import (
+    CallFailed,
+    CallNotSent,
+    CallOutcomeUnknown,
+    CallTimedOut,
+    ProtocolBroken,
+    RpcError,
+    Unreachable,
+)
+from agent.links import rpc
+from agent.links.hello import Hello, ListenNotSupported
+from agent.links.http_modern import ACKNOWLEDGE_TIMEOUT_S, listen_failure
+from agent.links.negotiation import (
+    ACKNOWLEDGED,
+    DISCOVER,
+    LISTEN,
+    PING,
+    ModernStamp,
+    acknowledges_lists,
+    listen_params,
+    subscription_of,
+    without_envelope,
+)
+from agent.links.stdio_child import Child, start_child
+from agent.model import Era, Json, StdioTarget
+
+log = logging.getLogger(__name__)
+
+# Progress that a caller has not taken yet; beyond it the newest is dropped (faults.md, "256 events").
+UNREAD_MAX: Final = 256
+
+OnNotification = Callable[[str, Json], Awaitable[None]]
+
+
+class _Pending:
+    """One request in flight: its response (None: the child ended), and its notifications until they are taken."""
+
+    __slots__ = ("listener", "response", "token", "unread", "wake")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.response: asyncio.Future[Json | None] = loop.create_future()
+        self.token: Any = rpc.NO_TOKEN
+        self.unread: list[Json] = []
+        self.wake: asyncio.Event | None = None
+        self.listener: Callable[[Json], None] | None = None
+
+
+class StdioDoor:
+    """Requests, answers and notifications over one child. `stdio_open` negotiates and then sets `hello`."""
+
+    def __init__(self, label: str, client_name: str) -> None:
+        self.label = label
+        self.lost = asyncio.Event()
+        self.lost_reason = ""
+        self.junk_lines = 0
+        self.dropped_notifications = 0
+        self._child: Child | None = None
+        self._hello: Hello | None = None
+        self._stamp: ModernStamp | None = None
+        self._client_name = client_name
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count(1)
+        self._pending: dict[int, _Pending] = {}
+        self._listeners: set[Callable[[str], None]] = set()
+
+    def __repr__(self) -> str:
+        """The child, how much is in flight, and what it wrote that is no message."""
+        return f"<StdioDoor {self._child!r} {len(self._pending)} in flight, {self.junk_lines} junk lines>"
+
+    @property
+    def hello(self) -> Hello:
+        """What the child said of itself."""
+        assert self._hello is not None, "the door is not open"
+        return self._hello
+
+    @property
+    def child(self) -> Child:
+        """The process behind."""
+        assert self._child is not None, "the door is not open"
+        return self._child
+
+    async def start(self, target: StdioTarget) -> None:
+        """Start the child. Raises `Unreachable`."""
+        self._child = await start_child(target, self.label, self._on_line, self._on_end)
+
+    def adopt(self, hello: Hello) -> None:
+        """Speak as `hello` says from now on."""
+        self._hello = hello
+        self._stamp = ModernStamp(hello.protocol_version, self._client_name) if hello.era is Era.MODERN else None
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,  # noqa: ARG002 - pipes have no headers
+        on_notification: OnNotification | None = None,
+    ) -> Json:
+        """As `Door.request`."""
+        request_id = next(self._ids)
+        pending = _Pending(self._loop)
+        sent_params, pending.token = rpc.swap_progress_token(self._stamped(params), request_id)
+        line = rpc.encode_request(request_id, method, sent_params)
+        if on_notification is not None:
+            pending.wake = asyncio.Event()
+        self._pending[request_id] = pending
+        sent = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.child.can_write:
+                    await self.child.wait_writable()
+                sent = self._write(line)
+                if on_notification is not None:
+                    await self._hand_on(pending, on_notification)
+                message = await pending.response
+        except TimeoutError as exc:
+            self._tell_cancelled(request_id, "the deadline passed", sent=sent)
+            if not sent:
+                raise CallNotSent(f"the server does not read its input; {method} was not sent") from exc
+            raise CallTimedOut(f"the server did not answer {method} within {timeout_s:g} s") from exc
+        except asyncio.CancelledError:
+            self._tell_cancelled(request_id, "the caller went away", sent=sent)
+            raise
+        finally:
+            del self._pending[request_id]
+            pending.response.cancel()
+        return self._result_of(message)
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `Door.listen`: a modern child is asked for a subscription, a legacy one tells everybody anyway."""
+        if self._stamp is not None:
+            await self._subscribe(on_change)
+        self._listeners.add(on_change)
+        try:
+            on_change("listening")
+            await self.lost.wait()
+            raise Unreachable(self.lost_reason)
+        finally:
+            self._listeners.discard(on_change)
+
+    async def probe(self, timeout_s: float) -> None:
+        """As `Door.probe`."""
+        try:
+            await self.request(DISCOVER if self._stamp is not None else PING, timeout_s=timeout_s)
+        except RpcError:
+            return
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+
+    async def close(self) -> None:
+        """End the child and all it started; what is in flight fails. At most 6 s."""
+        if self._child is not None:
+            await self._child.stop()
+
+    def notify(self, method: str) -> None:
+        """Send a notification without params. Raises `CallNotSent`."""
+        self._write(rpc.encode_notification(method))
+
+    def ask(self, method: str, params: Json) -> asyncio.Future[Json | None]:
+        """Send a request of the negotiation; the future gives its response, or None when the child ended first."""
+        request_id = next(self._ids)
+        pending = self._pending[request_id] = _Pending(self._loop)
+        try:
+            self._write(rpc.encode_request(request_id, method, params))
+        except CallNotSent:
+            pending.response.set_result(None)
+        pending.response.add_done_callback(lambda _: self._pending.pop(request_id, None))
+        return pending.response
+
+    async def _subscribe(self, on_change: Callable[[str], None]) -> None:
+        request_id = next(self._ids)
+        pending = self._pending[request_id] = _Pending(self._loop)
+        acknowledged: asyncio.Future[bool] = self._loop.create_future()
+
+        def on_message(message: Json) -> None:
+            method = message["method"]
+            if method == ACKNOWLEDGED and not acknowledged.done():
+                acknowledged.set_result(acknowledges_lists(rpc.params_of(message)))
+                on_change("listening")
+            elif method in rpc.LIST_CHANGES:
+                on_change(rpc.LIST_CHANGES[method])
+
+        pending.listener = on_message
+        ended = False
+        try:
+            self._write(rpc.encode_request(request_id, LISTEN, self._stamped(listen_params())))
+            async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S):
+                await asyncio.wait((acknowledged, pending.response), return_when=asyncio.FIRST_COMPLETED)
+            if acknowledged.done() and not acknowledged.result():
+                raise ListenNotSupported("the server announces no list changes")
+            message = await pending.response
+            ended = True
+            self._result_of(message)
+            raise Unreachable("the server ended the stream of list changes")
+        except TimeoutError as exc:
+            raise Unreachable("the server did not acknowledge the subscription in time") from exc
+        except (RpcError, CallFailed) as exc:
+            raise listen_failure(exc) from exc
+        finally:
+            self._tell_cancelled(request_id, "nobody listens any more", sent=not ended)
+            acknowledged.cancel()
+            del self._pending[request_id]
+            pending.response.cancel()
+
+    async def _hand_on(self, pending: _Pending, on_notification: OnNotification) -> None:
+        """Await `on_notification` for each message until the response is there."""
+        assert pending.wake is not None
+        while True:
+            while pending.unread:
+                message = pending.unread.pop(0)
+                params = rpc.restore_progress_token(rpc.params_of(message), pending.token)
+                await on_notification(message["method"], params)
+            if pending.response.done():
+                return
+            pending.wake.clear()
+            await pending.wake.wait()
+
+    def _result_of(self, message: Json | None) -> Json:
+        if message is None:
+            raise CallOutcomeUnknown(self.lost_reason)
+        return rpc.result_of(message)
+
+    def _stamped(self, params: Json | None) -> Json | None:
+        return self._stamp.params(params) if self._stamp is not None else without_envelope(params)
+
+    def _write(self, line: bytes) -> bool:
+        if not self.child.write(line):
+            raise CallNotSent(self.lost_reason or self.child.obituary())
+        return True
+
+    def _tell_cancelled(self, request_id: int, reason: str, *, sent: bool) -> None:
+        if sent and not self.lost.is_set():
+            self.child.write(rpc.encode_cancelled(request_id, reason))
+
+    # --- what the child says ---
+
+    def _on_line(self, line: bytes) -> None:
+        try:
+            message = rpc.decode(line)
+        except ProtocolBroken:
+            # Libraries print to stdout; a log line among the messages harms nobody.
+            self.junk_lines += 1
+            log.debug("MCP server wrote a line that is no message", extra={"server": self.label})
+            return
+        if "method" not in message:
+            pending = self._pending.get(message.get("id"))  # type: ignore[arg-type]  # any JSON value may be looked up
+            if pending is not None and not pending.response.done():
+                pending.response.set_result(message)
+                if pending.wake is not None:
+                    pending.wake.set()
+        elif rpc.is_request(message):
+            self.child.write(rpc.encode_reply(message))
+        else:
+            self._on_notification(message, rpc.params_of(message))
+
+    def _on_notification(self, message: Json, params: Json) -> None:
+        method = message["method"]
+        if method == rpc.PROGRESS_METHOD:
+            self._on_progress(message, params)
+            return
+        subscription = subscription_of(params)
+        if subscription is not None:
+            pending = self._pending.get(subscription)
+            if pending is not None and pending.listener is not None:
+                pending.listener(message)
+        elif method in rpc.LIST_CHANGES:
+            for listener in tuple(self._listeners):
+                listener(rpc.LIST_CHANGES[method])
+
+    def _on_progress(self, message: Json, params: Json) -> None:
+        token = params.get("progressToken")
+        pending = self._pending.get(token) if isinstance(token, int) else None
+        if pending is None or pending.wake is None:
+            return
+        if len(pending.unread) >= UNREAD_MAX:
+            self.dropped_notifications += 1
+            return
+        pending.unread.append(message)
+        pending.wake.set()
+
+    def _on_end(self) -> None:
+        self.lost_reason = self.child.obituary()
+        self.lost.set()
+        for pending in tuple(self._pending.values()):
+            if not pending.response.done():
+                pending.response.set_result(None)
+                if pending.wake is not None:
+                    pending.wake.set()
