@@ -1,0 +1,41 @@
+"""Distributions of samples, and the table that a run prints."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the result. `unit` is ms or x (a ratio); `goal` is an upper bound, None when there is none."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is met; True without one."""
+        return self.goal is None or self.value <= self.goal
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The value below which `share` (0 to 1) of the samples lie."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def median_of_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median of pairwise ratios: each pair was measured side by side, so noise of the machine cancels."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The figures as aligned text."""
+    width = max(len(figure.name) for figure in figures)
+    lines = []
+    for figure in figures:
+        goal = "" if figure.goal is None else f"  goal {figure.goal:g} {'met' if figure.met else 'MISSED'}"
+        lines.append(f"{figure.name:<{width}}  {figure.value:10.3f} {figure.unit:<2}{goal}")
+    return "\n".join(lines)

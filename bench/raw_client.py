@@ -1,0 +1,74 @@
+"""The smallest client of 2026-07-28 that is still a client: one pooled connection, one JSON body, no models.
+
+Used by the benchmarks, so that the client costs as little as it can beside what is measured. The one rule: a call that
+does not answer as expected is an error, never a fast sample.
+"""
+
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import orjson
+
+VERSION = "2026-07-28"
+ENVELOPE = {
+    "io.modelcontextprotocol/protocolVersion": VERSION,
+    "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+class RawClient:
+    """A client of one endpoint."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session: aiohttp.ClientSession | None = None
+        self._id = 0
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=30)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def request(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send one request and return its result."""
+        async with self._post(method, params or {}) as response:
+            body = orjson.loads(await response.read())
+        assert response.status == 200, body
+        result: dict[str, Any] = body["result"]
+        return result
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Call a tool; an error result is an error here."""
+        result = await self.request("tools/call", {"name": name, "arguments": arguments})
+        assert not result.get("isError"), result
+        return result
+
+    async def tool_names(self) -> set[str]:
+        """The names in tools/list."""
+        return {tool["name"] for tool in (await self.request("tools/list"))["tools"]}
+
+    def listen(self) -> Any:
+        """Open a stream of list changes; use the response's `content` as an async iterator of lines."""
+        return self._post("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
+
+    def _post(self, method: str, params: dict[str, Any]) -> Any:
+        assert self._session is not None
+        self._id += 1
+        body = {"jsonrpc": "2.0", "id": self._id, "method": method, "params": {**params, "_meta": ENVELOPE}}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": VERSION,
+            "Mcp-Method": method,
+        }
+        if "name" in params:
+            headers["Mcp-Name"] = params["name"]
+        return self._session.post(self._url, data=orjson.dumps(body), headers=headers)
