@@ -65,7 +65,7 @@ def _split_host(text: str) -> tuple[str, int | None] | None:
     if port is not None and port > _PORT_MAX:
         return None
     if match["v6"] is not None:
-        return (match["v6"].lower(), port) if _is_ip(match["v6"]) else None
+        return (match["v6"].lower(), port) if ":" in match["v6"] and _is_ip(match["v6"]) else None
     name = match["name"].lower().removesuffix(".")
     if not name or ".." in name or name.startswith("."):
         return None

@@ -1,0 +1,85 @@
+"""Tokens: what each opens, rotation, and that none is compared or kept in the clear."""
+
+import ast
+import pickle
+from pathlib import Path
+
+import pytest
+
+from agent.api import security, tokens
+from agent.api.tokens import Access, TokenTable
+
+
+def test_each_kind_of_token_opens_its_own() -> None:
+    table = TokenTable(["client-1", "client-2"], ["peer-1"])
+    assert [table.access(token) for token in ("client-1", "client-2", "peer-1", "peer-2", "", "client-1 ")] == [
+        Access.FULL,
+        Access.FULL,
+        Access.PEER,
+        None,
+        None,
+        None,
+    ]
+
+
+def test_a_token_of_both_kinds_opens_everything() -> None:
+    assert TokenTable(["same"], ["same"]).access("same") is Access.FULL
+
+
+def test_only_a_table_without_client_tokens_is_anonymous() -> None:
+    assert TokenTable().anonymous
+    assert TokenTable([], ["peer"]).anonymous
+    assert not TokenTable(["client"]).anonymous
+
+
+def test_a_rotation_overlaps_and_then_ends_the_old_token() -> None:
+    table = TokenTable(["old"], ["old-peer"])
+    table.replace(["new", "old"], ["new-peer", "old-peer"])
+    assert [table.access(t) for t in ("new", "old", "new-peer", "old-peer")] == [Access.FULL] * 2 + [Access.PEER] * 2
+    table.replace(["new"], ["new-peer"])
+    assert [table.access(t) for t in ("new", "old", "new-peer", "old-peer")] == [Access.FULL, None, Access.PEER, None]
+
+
+def test_a_rotation_never_opens_a_closed_door() -> None:
+    table = TokenTable(["old"])
+    with pytest.raises(ValueError, match="at least one"):
+        table.replace([], ["peer"])
+    with pytest.raises(ValueError, match="empty"):
+        table.replace([""], [])
+    assert (table.anonymous, table.access("old"), table.access("")) == (False, Access.FULL, None)
+
+
+def test_bytes_that_are_no_text_are_refused_without_an_error() -> None:
+    assert TokenTable(["client"]).access(b"\xff\xfe".decode("utf-8", "surrogateescape")) is None
+
+
+def test_a_table_holds_no_token_in_the_clear() -> None:
+    table = TokenTable(["client-canary"], ["peer-canary"])
+    assert b"canary" not in pickle.dumps(table)
+    assert repr(table) == "<TokenTable full=1 peer=1>"
+
+
+def test_no_comparison_in_the_edge_touches_a_token() -> None:
+    for module in (tokens, security):
+        assert module.__file__ is not None
+        tree = ast.parse(Path(module.__file__).read_text())
+        assert list(secret_comparisons(tree)) == []
+
+
+def test_the_check_of_comparisons_finds_one() -> None:
+    for line in ("token == other", "given.digest != known", "presented in known_tokens", "hash(x) == digest(y)"):
+        assert list(secret_comparisons(ast.parse(line))) != []
+
+
+def secret_comparisons(tree: ast.AST) -> list[str]:
+    """Comparisons by `==`, `!=`, `in` and `not in` that name a token or a digest on either side."""
+    words = ("token", "digest", "presented", "secret")
+    leaky = ast.Eq | ast.NotEq | ast.In | ast.NotIn
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(isinstance(op, leaky) for op in node.ops):
+            names = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+            names += [n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)]
+            if any(word in name.lower() for name in names for word in words):
+                found.append(ast.unparse(node))
+    return found
