@@ -13,10 +13,10 @@ from typing import Any
 
 # What each node runs. `dice` is a service: two nodes run it, and its name says nothing of where. `notes` belongs to its
 # node, so the node's name is part of its tools' names.
-_SERVERS: Mapping[str, Mapping[str, str]] = {
-    "node-a": {"clock": "service"},
-    "node-b": {"dice": "service"},
-    "node-c": {"dice": "service", "notes": "node"},
+_SERVERS = {
+    "node-a": (("clock", "service"),),
+    "node-b": (("dice", "service"),),
+    "node-c": (("dice", "service"), ("notes", "node")),
 }
 CALLED_TOOL = "dice__roll"
 CALLED_ARGUMENTS = {"sides": 20, "count": 3}
@@ -31,7 +31,7 @@ class NodePlan:
     name: str
     port: int
     folder: Path
-    servers: Mapping[str, str]
+    servers: tuple[tuple[str, str], ...]  # name and scope
 
     @property
     def url(self) -> str:
@@ -70,7 +70,7 @@ def servers_json(plan: NodePlan, python: str, cwd: str) -> str:
     """Write the servers file of one node."""
     servers = {
         name: {"command": python, "args": ["-m", f"agent.examples.{name}"], "cwd": cwd, "mesh": {"scope": scope}}
-        for name, scope in plan.servers.items()
+        for name, scope in plan.servers
     }
     return json.dumps({"mcpServers": servers}, indent=2)
 
@@ -117,7 +117,10 @@ def farewell(plans: Sequence[NodePlan], command: str) -> str:
     """Say who is in and how to use it."""
     first = plans[0]
     width = max(len(plan.url) for plan in plans) + len("/mcp")
-    rows = [f"  {plan.name}  {plan.url + '/mcp':<{width}}  runs {', '.join(plan.servers)}" for plan in plans]
+    rows = [
+        f"  {plan.name}  {plan.url + '/mcp':<{width}}  runs {', '.join(name for name, _ in plan.servers)}"
+        for plan in plans
+    ]
     shown = shlex.quote(command) if " " in command else command
     return "\n".join(
         [
