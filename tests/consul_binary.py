@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -134,22 +135,18 @@ def _fetch_locked(target: Path) -> Path | None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with (target.parent / "consul.lock").open("w", encoding="utf-8") as lock:
+            pause = threading.Event()
             while not _try_lock(lock.fileno()):
                 if time.monotonic() > deadline_s:
                     _reasons.append("another process held the fetch for too long")
                     return None
-                select_nothing(0.2)
+                pause.wait(0.2)
             if target.exists() and (found := _runnable(target, "the cache")):
                 return found
             return _fetch(target, deadline_s)
     except (OSError, subprocess.SubprocessError) as exc:
         _reasons.append(f"fetching failed: {exc}")
         return None
-
-
-def select_nothing(seconds: float) -> None:
-    """Wait between two tries of the lock; this runs outside any event loop."""
-    time.sleep(seconds)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -1,0 +1,232 @@
+"""The watch loop: follows one service name with blocking queries and yields whole catalogs.
+
+Opened by `discovery.session`; consumed by the mesh. Each turn is: pause, ask, weigh, show. What to believe is decided
+in `blocking_query`; here is only the state between turns and the acting.
+The one rule: nothing that Consul does ends the watch or empties the catalog by itself.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from discovery import backoff
+from discovery.blocking_query import SETTLE_S, WAIT_S, Trust, Verdict, next_index, pause_s, weigh
+from discovery.consul_client import ConsulClient
+from discovery.errors import AccessRefused, AgentUnreachable, CatalogUnavailable
+from discovery.model import Catalog, InstanceKey, SourceStatus
+from discovery.parse import parse_catalog
+from discovery.source import Registrar
+
+log = logging.getLogger(__name__)
+
+QUICK_RETURN_S = 0.25  # A query that comes back sooner and without news did not wait for any.
+_WAIT_MIN_S = 0.05
+_DISTRUST_WAIT_S = 2.0  # After a first distrusted answer; if the second is no better, it is worth a warning.
+_REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
+_TOKEN_LOOK_S = 1.0  # A rotated token is picked up this soon even while a refusal is being waited out.
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    index: int = 0
+    wait_s: float = 0.0
+    consistent: bool = False
+
+
+class ConsulWatch:
+    """A `CatalogSource` over Consul's HTTP API. One consumer at a time; the state is written by `watch` alone."""
+
+    def __init__(
+        self,
+        client: ConsulClient,
+        service_name: str,
+        *,
+        own: Registrar | None = None,
+        known: Catalog | None = None,
+        wait_s: float = WAIT_S,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self._client = client
+        self._service_name = service_name
+        self._own = own
+        self._wait_s = wait_s
+        self._settle_s = settle_s
+        self._shown = known
+        self._suspects: frozenset[InstanceKey] = frozenset()
+        self._index = 0
+        self._confirm = False
+        self._idle_returns = 0
+        self._settle_until_s: float | None = None
+        self._updated_at_s: float | None = None
+        self._down_since_s: float | None = None
+        self._failures = 0
+        self._distrusts = 0
+        self._failure: type[BaseException] | None = None
+        self._up = False
+        self._last_error = ""
+        self._answered_at_s: float | None = None
+        self._changes_total = 0
+
+    def __repr__(self) -> str:
+        count = len(self._shown.instances) if self._shown else 0
+        return f"<ConsulWatch {self._service_name} up={self._up} instances={count} index={self._index}>"
+
+    @property
+    def status(self) -> SourceStatus:
+        """A frozen view of the present state."""
+        return SourceStatus(
+            up=self._up,
+            last_error=self._last_error,
+            last_answer_at_s=self._answered_at_s,
+            changes_total=self._changes_total,
+            holding_removals=bool(self._suspects),
+        )
+
+    async def watch(self) -> AsyncGenerator[Catalog, None]:
+        """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
+        if self._shown is not None:
+            self._settle_until_s = _now_s() + self._settle_s
+            yield self._shown
+        while True:
+            update = await self._turn()
+            if update is not None:
+                yield update
+
+    async def _turn(self) -> Catalog | None:
+        """Ask once; return the catalog when what is shown has changed."""
+        pause = pause_s(now_s=_now_s(), last_update_at_s=self._updated_at_s, idle_returns=self._idle_returns)
+        if pause > 0:
+            await asyncio.sleep(pause)
+        asked_at_s = _now_s()
+        query = self._next_query(asked_at_s)
+        # Looked up before asking: an answer from before our registration is no reason for distrust.
+        canary = self._own.service_id if self._own is not None and self._own.status.presence_expected else None
+        try:
+            answer = await self._client.health(
+                self._service_name, index=query.index, wait_s=query.wait_s, consistent=query.consistent
+            )
+            catalog, broken_rows = parse_catalog(answer.rows)
+        except CatalogUnavailable as exc:
+            await self._rest(self._failed(exc, _now_s()))
+            return None
+        except Exception as exc:
+            log.exception("the catalog watch failed in an unforeseen way")
+            await self._rest(self._failed(exc, _now_s()))
+            return None
+        if broken_rows:
+            log.debug("catalog rows left out", extra={"broken_rows": broken_rows})
+        now_s = _now_s()
+        self._note_answer(answer.index, now_s)
+        verdict = weigh(
+            self._shown,
+            catalog,
+            canary=canary,
+            settling=self._settle_until_s is not None and now_s < self._settle_until_s,
+            suspects=self._suspects,
+            confirming=query.consistent,
+        )
+        self._note_trust(verdict, now_s)
+        return self._show(verdict, quick=now_s - asked_at_s < QUICK_RETURN_S, now_s=now_s)
+
+    def _next_query(self, now_s: float) -> _Query:
+        if self._confirm:
+            return _Query(consistent=True)
+        if self._distrusts == 1:
+            return _Query(self._index, min(self._wait_s, _DISTRUST_WAIT_S))
+        if not self._suspects or self._settle_until_s is None:
+            return _Query(self._index, self._wait_s)
+        settle_left_s = self._settle_until_s - now_s
+        if settle_left_s <= 0:
+            return _Query(consistent=True)
+        return _Query(self._index, max(_WAIT_MIN_S, min(self._wait_s, settle_left_s)))
+
+    def _note_answer(self, answered_index: int, now_s: float) -> None:
+        """Move the index on; a restored state and the end of an outage begin a time of settling."""
+        index = next_index(self._index, answered_index)
+        if index == 0:
+            log.info("the catalog's index went back, its state was restored", extra={"index": answered_index})
+        if index == 0 or self._down_since_s is not None:
+            self._settle_until_s = now_s + self._settle_s
+        self._index = index
+        self._recovered(now_s)
+
+    def _show(self, verdict: Verdict, *, quick: bool, now_s: float) -> Catalog | None:
+        """Keep what is shown from now on; return it if it changed."""
+        self._confirm = verdict.trust is Trust.CONFIRM
+        self._suspects = verdict.suspects
+        changed = verdict.catalog != self._shown
+        self._idle_returns = self._idle_returns + 1 if quick and not changed else 0
+        if not changed:
+            return None
+        self._shown = verdict.catalog
+        self._updated_at_s = now_s
+        self._changes_total += 1
+        return self._shown
+
+    def _note_trust(self, verdict: Verdict, now_s: float) -> None:
+        if verdict.trust is Trust.DISTRUSTED:
+            self._distrust(now_s)
+            return
+        if verdict.suspects and not self._suspects:
+            log.warning("holding removals until they are confirmed", extra={"instances": len(verdict.suspects)})
+        if not self._up:
+            log.info("the catalog is followed", extra={"service": self._service_name})
+        self._distrusts = 0
+        self._up, self._last_error, self._answered_at_s = True, "", now_s
+
+    def _distrust(self, now_s: float) -> None:
+        """Our own registration is missing: nothing counts, and the registrar shall look."""
+        assert self._own is not None
+        self._distrusts += 1
+        self._settle_until_s = now_s + self._settle_s
+        self._up = False
+        self._last_error = (
+            "the answer lacks our own registration and is not trusted: "
+            "is it lost, or does the ACL token lack node:read or service:read?"
+        )
+        # Once is ordinary: the agent's own list reaches the servers some milliseconds later.
+        log.log(_REPEAT_LEVELS.get(self._distrusts, logging.DEBUG), self._last_error)
+        self._own.verify()
+
+    def _recovered(self, now_s: float) -> None:
+        if self._down_since_s is None:
+            return
+        log.info("consul answers again", extra={"downtime_s": round(now_s - self._down_since_s, 3)})
+        self._down_since_s, self._failures, self._failure = None, 0, None
+        if self._own is not None:
+            self._own.verify()  # What restarted may have forgotten us.
+
+    def _failed(self, exc: Exception, now_s: float) -> float:
+        """Note a failure and return how long to rest before the next try."""
+        if self._down_since_s is None:
+            self._down_since_s = now_s
+        first_of_kind = type(exc) is not self._failure
+        # Another kind of failure is news (an agent that is back but has no leader yet): steps start small again.
+        self._failures = 1 if first_of_kind else self._failures + 1
+        self._failure = type(exc)
+        self._up, self._last_error = False, str(exc)
+        # The old index hides what happened meanwhile for a whole wait: read once without it.
+        self._index, self._confirm, self._distrusts = 0, False, 0
+        level = logging.WARNING if first_of_kind else logging.DEBUG
+        log.log(level, "consul gives no catalog", extra={"reason": str(exc), "attempt": self._failures})
+        draw = random.random()  # noqa: S311 - jitter, no secret
+        if isinstance(exc, AccessRefused):
+            return backoff.LAST_STEP_S * draw
+        unreachable = isinstance(exc, AgentUnreachable)
+        last_step_s = backoff.last_step_for(unreachable=unreachable, outage_s=now_s - self._down_since_s)
+        return backoff.delay_s(self._failures, draw, last_step_s=last_step_s)
+
+    async def _rest(self, delay_s: float) -> None:
+        """Wait, but no longer than until a refused token is replaced."""
+        refused = self._client.token if self._failure is AccessRefused and self._client.token_rotates else None
+        until_s = _now_s() + delay_s
+        while (left_s := until_s - _now_s()) > 0:
+            await asyncio.sleep(min(left_s, _TOKEN_LOOK_S) if refused else left_s)
+            if refused and self._client.token != refused:
+                return
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,196 @@
+"""The one-machine catalog: the first process to get the port serves it, all others are its clients.
+
+Opened by the wiring of `agent` when no Consul is configured and none answers. Speaks Consul's HTTP API, so that the
+ordinary session works on top. Theory of operation:
+
+    nobody holds the port   -> listen on it (the kernel lets exactly one win) and serve an empty catalog
+    another one holds it    -> keep an idle connection to it; its end means that the other one is gone: race for it
+
+The one rule: loopback only. What the death of a server loses is healed by the rules that heal a restarted Consul: the
+watch reads anew and holds removals, the registration notices that it was forgotten and is made again.
+"""
+
+import asyncio
+import errno
+import logging
+import random
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+
+from discovery.embedded_catalog import LocalCatalog
+from discovery.embedded_checks import probe_forever
+from discovery.embedded_http import MARK, MARK_HEADER, CatalogServer
+from discovery.environment import ConsulSettings, is_loopback_host
+from discovery.errors import SettingsRefused
+
+log = logging.getLogger(__name__)
+
+JOIN_TIMEOUT_S = 3.0
+RACE_JITTER_S = 0.05  # Spreads the bids of those who saw the server go; all of them are microseconds of work.
+_BACKLOG = 1024
+_RETRY_S = 0.1
+_FAILURE_PAUSE_S = 1.0
+_SHUTDOWN_TIMEOUT_S = 0.2  # Waiting queries are cut; their clients treat that as a restart.
+
+
+@dataclass(slots=True)
+class _Role:
+    serving: bool = False
+
+
+@dataclass(frozen=True)
+class EmbeddedSettings(ConsulSettings):
+    """Settings of the embedded catalog, for `open_session`; they also tell who serves it at the moment."""
+
+    role: _Role = field(default_factory=_Role, repr=False, compare=False)
+
+    @property
+    def serving(self) -> bool:
+        """Whether this very process serves the catalog now."""
+        return self.role.serving
+
+
+@asynccontextmanager
+async def embedded_catalog(port: int, *, host: str = "127.0.0.1") -> AsyncGenerator[EmbeddedSettings, None]:
+    """Serve or join the embedded catalog on a loopback port for as long as the context is open.
+
+    Raises:
+        SettingsRefused: the address is not loopback, or the port is held by another program.
+    """
+    if not is_loopback_host(host):
+        raise SettingsRefused(f"the embedded catalog is for one machine only and refuses {host}: use 127.0.0.1")
+    netloc = f"[{host}]" if ":" in host else host
+    settings = EmbeddedSettings(url=f"http://{netloc}:{port}")
+    listener = await _listen_or_join(host, port, settings.url)
+    failure: Exception | None = None
+    async with asyncio.TaskGroup() as group:
+        ready = asyncio.Event()
+        keeper = group.create_task(
+            _keep_place(host, port, listener, settings.role, ready), name=f"embedded catalog {port}"
+        )
+        try:
+            await ready.wait()
+            yield settings
+        except Exception as exc:  # noqa: BLE001 - raised again below, outside of the group, which would wrap it
+            failure = exc
+        finally:
+            keeper.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _listen_or_join(host: str, port: int, url: str) -> socket.socket | None:
+    """Become the server (a listening socket) or make sure that another one is there (None)."""
+    deadline_s = asyncio.get_running_loop().time() + JOIN_TIMEOUT_S
+    while True:
+        listener = try_listen(host, port)
+        if listener is not None or await _is_ours(url):
+            return listener
+        if asyncio.get_running_loop().time() > deadline_s:
+            raise SettingsRefused(
+                f"port {port} of {host} is held by a program that is no embedded catalog: "
+                "set MESH_EMBEDDED_PORT to a free port, the same one on every node of this machine"
+            )
+        await asyncio.sleep(_RETRY_S)
+
+
+async def _keep_place(host: str, port: int, listener: socket.socket | None, role: _Role, ready: asyncio.Event) -> None:
+    """Serve while we hold the port, wait for our chance while another one does; until cancelled."""
+    while True:
+        try:
+            if listener is None:
+                log.info("embedded catalog: joined, for one machine only", extra={"port": port})
+                ready.set()
+                listener = await _until_ours(host, port)
+            await _serve(listener, role, ready)
+        except Exception:
+            log.exception("the embedded catalog failed and is tried anew")
+            ready.set()
+            await asyncio.sleep(_FAILURE_PAUSE_S)
+        listener = None
+
+
+async def _serve(listener: socket.socket, role: _Role, ready: asyncio.Event) -> None:
+    """Serve a new, empty catalog on the socket; until cancelled."""
+    catalog = LocalCatalog(socket.gethostname())
+    server = CatalogServer(catalog)
+    runner = web.AppRunner(
+        server.application(),
+        access_log=None,
+        handler_cancellation=True,  # A client that is gone waits for nothing.
+        shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+    )
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        role.serving = True
+        log.info("embedded catalog: serving, for one machine only", extra={"port": listener.getsockname()[1]})
+        ready.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.expire_forever(), name="embedded expiry")
+            group.create_task(probe_forever(catalog, server), name="embedded checks")
+    finally:
+        role.serving = False
+        await runner.cleanup()
+        listener.close()
+
+
+def try_listen(host: str, port: int) -> socket.socket | None:
+    """Listen on the address; None when another socket does.
+
+    SO_REUSEADDR lets us take over from a dead process at once; of several listeners the kernel still allows only one.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as exc:
+        listener.close()
+        if exc.errno == errno.EADDRINUSE:
+            return None
+        raise SettingsRefused(f"the embedded catalog cannot listen on {host}:{port}: {exc.strerror}") from exc
+    except OverflowError as exc:
+        listener.close()
+        raise SettingsRefused(f"{port} is no port: set MESH_EMBEDDED_PORT to a number from 1 to 65535") from exc
+    return listener
+
+
+async def _until_ours(host: str, port: int) -> socket.socket:
+    """Wait until the serving process is gone and we have won the race for its place."""
+    while True:
+        await _until_gone(host, port)
+        await asyncio.sleep(RACE_JITTER_S * random.random())  # noqa: S311 - jitter
+        listener = try_listen(host, port)
+        if listener is not None:
+            return listener
+        await asyncio.sleep(_RETRY_S)
+
+
+async def _until_gone(host: str, port: int) -> None:
+    """Return when nobody serves on the port; at once when that is so already."""
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            await reader.read(1)  # The server says nothing unasked: this ends when it does.
+        finally:
+            writer.close()
+    except OSError:
+        return
+
+
+async def _is_ours(url: str) -> bool:
+    """Whether an embedded catalog answers there."""
+    timeout = aiohttp.ClientTimeout(total=1.0)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/v1/status/leader") as answer:
+            return answer.headers.get(MARK_HEADER) == MARK
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False

@@ -1,0 +1,178 @@
+"""Runs a real Consul for a test: one server on free loopback ports, killed by its process ID at the end.
+
+Used by the contract suite and by end-to-end tests. The one rule: a test that fails shows the tail of Consul's log.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from discovery.environment import ConsulSettings
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
+POLL_S = 0.05
+LOG_LINES_SHOWN = 40
+MASTER_TOKEN = "11111111-2222-3333-4444-555555555555"  # known to this one throw-away process alone
+
+
+@dataclass
+class RunningConsul:
+    """One Consul server; stopped and started again with or without its state. One test owns it."""
+
+    binary: Path
+    folder: Path
+    ports: dict[str, int]
+    acl: bool = False
+    process: asyncio.subprocess.Process | None = None
+    starts: int = 0
+    exits: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def url(self) -> str:
+        """The HTTP API."""
+        return f"http://127.0.0.1:{self.ports['http']}"
+
+    def settings(self, token: str | None = None) -> ConsulSettings:
+        """Settings for our client; with ACLs the master token is used when no other is given."""
+        return ConsulSettings(url=self.url, token=token or (MASTER_TOKEN if self.acl else None), explicit=True)
+
+    async def start(self, *, wait: bool = True) -> None:
+        """Start the process and, unless told otherwise, wait until it has a leader."""
+        config = self.folder / "consul.json"
+        config.write_text(json.dumps(self._config()), "utf-8")
+        environ = {name: text for name, text in os.environ.items() if not name.startswith("CONSUL_")}
+        with (self.folder / "consul.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                str(self.binary), "agent", f"-config-file={config}", stdout=log, stderr=log, env=environ
+            )
+        self.starts += 1
+        if wait:
+            await self.wait_for_leader()
+
+    async def wait_for_leader(self) -> None:
+        """Wait until the server leads and answers catalog reads."""
+        headers = {"X-Consul-Token": MASTER_TOKEN} if self.acl else {}
+        async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession(headers=headers) as session:
+            while not await self._serves(session):
+                await _next_look()
+
+    async def _serves(self, session: aiohttp.ClientSession) -> bool:
+        if self.process is not None and self.process.returncode is not None:
+            raise RuntimeError(f"consul ended with {self.process.returncode}")
+        try:
+            async with session.get(f"{self.url}/v1/health/service/consul?passing&consistent") as answer:
+                return answer.status == 200 and bool(await answer.json())
+        except aiohttp.ClientError:
+            return False
+
+    async def kill(self, *, wipe: bool = False) -> None:
+        """Kill it at once (SIGKILL); `wipe` makes it forget everything."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await asyncio.wait_for(self.process.wait(), STOP_TIMEOUT_S)
+        self.process = None
+        if wipe:
+            shutil.rmtree(self.folder / "data", ignore_errors=True)
+
+    async def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Make one API call as an operator; return its JSON. Raises when it is refused."""
+        headers = {"X-Consul-Token": MASTER_TOKEN} if self.acl else {}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.request(method, f"{self.url}{path}", json=body) as answer,
+        ):
+            text = await answer.text()
+            if answer.status != 200:
+                raise RuntimeError(f"{method} {path}: {answer.status} {text}")
+            return json.loads(text or "null")
+
+    async def token_for(self, rules: str) -> str:
+        """Make a token with these ACL rules; return its secret."""
+        name = f"rules-{abs(hash(rules))}"
+        await self.call("PUT", "/v1/acl/policy", {"Name": name, "Rules": rules})
+        token = await self.call("PUT", "/v1/acl/token", {"Policies": [{"Name": name}]})
+        return str(token["SecretID"])
+
+    def log_tail(self) -> str:
+        """The last lines of Consul's own log."""
+        path = self.folder / "consul.log"
+        return "\n".join(path.read_text("utf-8", "replace").splitlines()[-LOG_LINES_SHOWN:]) if path.exists() else ""
+
+    def _config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "server": True,
+            "bootstrap_expect": 1,
+            "node_name": "test-consul",
+            "datacenter": "dc1",
+            "data_dir": str(self.folder / "data"),
+            "bind_addr": "127.0.0.1",
+            "client_addr": "127.0.0.1",
+            "ports": self.ports | {"grpc": -1, "dns": -1, "serf_wan": -1},
+            "performance": {"raft_multiplier": 1},
+            "disable_update_check": True,
+            "leave_on_terminate": False,
+            "log_level": "INFO",
+        }
+        if self.acl:
+            config["acl"] = {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER_TOKEN}}
+            config["acl"]["tokens"]["agent"] = MASTER_TOKEN
+        return config
+
+
+@asynccontextmanager
+async def running_consul(binary: Path, folder: Path, *, acl: bool = False) -> AsyncGenerator[RunningConsul, None]:
+    """Start one Consul server and stop it at the end. State lives in `folder`; `acl` denies by default."""
+    names = ("http", "server", "serf_lan")
+    consul = RunningConsul(binary, folder, dict(zip(names, free_ports(len(names)), strict=True)), acl=acl)
+    try:
+        await consul.start()
+        yield consul
+    except BaseException:
+        sys.stderr.write(f"--- consul's log ---\n{consul.log_tail()}\n--- end ---\n")
+        raise
+    finally:
+        await consul.kill()
+
+
+async def _next_look() -> None:
+    """The process tells nobody when it is ready; look again after a moment."""
+    moment = asyncio.Event()
+    asyncio.get_running_loop().call_later(POLL_S, moment.set)
+    await moment.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, below the range from which the kernel gives out ports for connections.
+
+    Held all at once while they are found, so they differ. TCP and UDP are both looked at: Consul's gossip needs both.
+    """
+    held: list[socket.socket] = []
+    ports: list[int] = []
+    first = 10_000 + (os.getpid() * 131) % 20_000
+    try:
+        for port in range(first, 32_000):
+            pair = [socket.socket(socket.AF_INET, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+            held += pair
+            try:
+                for one in pair:
+                    one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            ports.append(port)
+            if len(ports) == count:
+                return ports
+    finally:
+        for one in held:
+            one.close()
+    raise RuntimeError("no free ports")
