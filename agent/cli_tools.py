@@ -22,6 +22,7 @@ from agent.text import many_lines, one_line
 
 CONNECT_TIMEOUT_S = 15.0
 _AUTH_STATUSES = (401, 403)
+_SERVER_ERROR = 500
 Talk: TypeAlias = Callable[["Client[StreamableHttpTransport]"], Awaitable[Any]]
 
 
@@ -82,30 +83,44 @@ def _call(args: Namespace, name: str, arguments: dict[str, Any], timeout_s: floa
 
 async def _talk(node: Node, talk: Talk) -> Any:
     quiet_vendors()
-    transport = StreamableHttpTransport(f"{node.url}/mcp", auth=node.token, httpx_client_factory=_http_client)
+    # The SDK hides the HTTP status behind "an error response", so it is noted where it passes.
+    faults: list[int] = []
+    transport = StreamableHttpTransport(f"{node.url}/mcp", auth=node.token, httpx_client_factory=_noting(faults))
     try:
         async with Client(transport, init_timeout=CONNECT_TIMEOUT_S) as client:
             return await talk(client)
-    except httpx2.HTTPStatusError as exc:
-        raise _status_fault(node, exc.response.status_code) from exc
-    except McpError as exc:
-        raise CliFailed(Exit.TOOL, str(exc)) from exc
-    except (RuntimeError, OSError, TimeoutError, httpx2.HTTPError) as exc:
+    except (McpError, RuntimeError, OSError, TimeoutError, httpx2.HTTPError) as exc:
+        if faults:
+            raise _status_fault(node, faults[0]) from exc
+        if isinstance(exc, McpError):
+            raise CliFailed(Exit.TOOL, str(exc)) from exc
         # FastMCP wraps what goes wrong below it in a RuntimeError.
         cause = exc.__cause__ if isinstance(exc, RuntimeError) and exc.__cause__ else exc
-        if isinstance(cause, httpx2.HTTPStatusError):
-            raise _status_fault(node, cause.response.status_code) from exc
         raise unreachable(node, str(cause) or type(cause).__name__) from exc
 
 
-def _http_client(
-    headers: dict[str, str] | None = None,
-    timeout: httpx2.Timeout | None = None,
-    auth: httpx2.Auth | None = None,
-    **_: Any,
-) -> httpx2.AsyncClient:
-    """Make an HTTP client that sends the token where it was told to, and nowhere a redirect or a proxy points."""
-    return httpx2.AsyncClient(headers=headers, timeout=timeout, auth=auth, follow_redirects=False, trust_env=False)
+def _noting(faults: list[int]) -> Any:
+    """Make a factory of HTTP clients that note refusals and failures of the server.
+
+    They send the token where they were told to, and nowhere that a redirect or a proxy points.
+    """
+
+    async def note(response: httpx2.Response) -> None:
+        if response.status_code in _AUTH_STATUSES or response.status_code >= _SERVER_ERROR:
+            faults.append(response.status_code)
+
+    def make_client(
+        headers: dict[str, str] | None = None,
+        timeout: httpx2.Timeout | None = None,
+        auth: httpx2.Auth | None = None,
+        **_: Any,
+    ) -> httpx2.AsyncClient:
+        hooks: Any = {"response": [note]}
+        return httpx2.AsyncClient(
+            headers=headers, timeout=timeout, auth=auth, follow_redirects=False, trust_env=False, event_hooks=hooks
+        )
+
+    return make_client
 
 
 def _status_fault(node: Node, status: int) -> CliFailed:

@@ -1,0 +1,235 @@
+"""The client commands against an HTTP server that answers as a node does, over real sockets.
+
+REST answers are written here, so that hostile and odd ones can be tried; tools come from a real FastMCP server.
+"""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from fastmcp import FastMCP
+from fastmcp.exceptions import ToolError
+
+from agent.api.asgi_bridge import AsgiBridge
+from agent.cli import main
+
+TOKEN = "token-0123456789-abcdef"
+STATUS = {
+    "self": {
+        "name": "node-1",
+        "node_id": "id-1",
+        "version": "0.1.0",
+        "state": "ready",
+        "url": "http://127.0.0.1:8000/mcp",
+        "uptime_s": 75.0,
+        "discovery": {"mode": "consul", "up": True, "registered": True, "instances": 2, "catalog_age_s": 1.5},
+        "tools": 7,
+        "servers": [{"name": "clock", "status": "connected"}],
+    },
+    "peers": [
+        {
+            "name": "node-2",
+            "url": "http://10.0.0.7:8000/mcp",
+            "state": "backoff",
+            "source": "discovery",
+            "function_count": 0,
+            "last_error": "refused\x1b[31m\nnode-3 ready",
+            "next_attempt_s": 4.2,
+            "latency_ms": None,
+        }
+    ],
+    "conflicts": [{"name": "pay", "holder": "peer:a", "others": ["peer:b"], "reason": "differs"}],
+}
+
+Served = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+class Requests:
+    """What the server was sent."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, Any, str | None]] = []
+
+
+def build_tools() -> FastMCP:
+    server: FastMCP = FastMCP("node")
+
+    @server.tool
+    def add(a: int, b: int = 1) -> int:
+        """Add two numbers."""
+        return a + b
+
+    @server.tool
+    def fail() -> str:
+        raise ToolError("no\x1b[31m luck")
+
+    @server.tool
+    def reload_mcp_server(server_name: str) -> str:
+        return f"reloaded {server_name}"
+
+    return server
+
+
+@asynccontextmanager
+async def serve(requests: Requests, answer: Callable[[web.Request], web.Response]) -> AsyncIterator[str]:
+    @web.middleware
+    async def note(request: web.Request, handler: Any) -> web.StreamResponse:
+        body = await request.json() if request.can_read_body and request.path.startswith("/api") else None
+        requests.seen.append((request.method, request.raw_path, body, request.headers.get("Authorization")))
+        if request.headers.get("Authorization") not in (None, f"Bearer {TOKEN}"):
+            return web.json_response({"success": False, "message": "no", "error": {"code": "unauthorized"}}, status=401)
+        return await handler(request)  # type: ignore[no-any-return]  # aiohttp's handlers are untyped here
+
+    async def rest(request: web.Request) -> web.Response:
+        return answer(request)
+
+    bridge = AsgiBridge(build_tools().http_app(path="/mcp"), path="/mcp")
+    app = web.Application(middlewares=[note])
+    app.cleanup_ctx.append(bridge.cleanup_ctx)
+    app.on_shutdown.append(bridge.on_shutdown)
+    app.router.add_route("*", "/mcp", bridge.handle)
+    app.router.add_route("*", "/api/{rest:.*}", rest)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def good(data: Any, message: str = "done") -> Callable[[web.Request], web.Response]:
+    return lambda _: web.json_response({"success": True, "data": data, "message": message})
+
+
+def bad(status: int, code: str, message: str) -> Callable[[web.Request], web.Response]:
+    error = {"success": False, "message": message, "error": {"code": code, "detail": None}}
+    return lambda _: web.json_response(error, status=status)
+
+
+async def run(url: str, *argv: str) -> int:
+    # The command has an event loop of its own, as on the command line.
+    return await asyncio.to_thread(main, [*argv, "--url", url])
+
+
+async def test_status_shows_self_first_then_peers_then_conflicts(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(Requests(), good(STATUS)) as url:
+        assert await run(url, "status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "node-1 is ready, up 1 min 15 s, version 0.1.0, node ID id-1"
+    assert lines[1] == "discovery: consul, up, registered, 2 instances, catalog 1.5 s old"
+    assert lines[2] == "servers: clock (connected)"
+    assert lines[4].split() == ["NAME", "STATE", "SOURCE", "TOOLS", "NEXT", "TRY", "URL", "LAST", "ERROR"]
+    assert lines[5].startswith("node-1 (this node)  ready")
+    assert lines[6].startswith("node-2              backoff  discovery  0      in 4.2 s  http://10.0.0.7:8000/mcp")
+    assert lines[6].endswith("refused node-3 ready")
+    assert "pay   peer:a  peer:b  differs" in lines
+
+
+async def test_status_as_json_is_the_nodes_own_with_a_schema_number(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(Requests(), good(STATUS)) as url:
+        assert await run(url, "status", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, **STATUS}
+
+
+@pytest.mark.parametrize("data", [None, {}, [], {"self": None, "peers": None}, {"peers": [None, {}]}])
+async def test_status_of_an_odd_node_is_dashes_and_no_traceback(data: Any) -> None:
+    async with serve(Requests(), good(data)) as url:
+        assert await run(url, "status") == 0
+
+
+async def test_peers_are_listed_added_and_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    requests = Requests()
+    async with serve(requests, good({"peers": STATUS["peers"], "message": "Peer node 'b c' done"})) as url:
+        assert await run(url, "peers", "ls") == 0
+        assert await run(url, "peers", "add", "node-3", "http://10.0.0.8:8000/mcp", "--scope", "mesh") == 0
+        assert await run(url, "peers", "rm", "../b c") == 0
+    out = capsys.readouterr().out
+    assert "node-2" in out
+    assert "Peer node 'b c' done" in out
+    body = {"peer_name": "node-3", "peer_url": "http://10.0.0.8:8000/mcp", "scope": "mesh"}
+    assert requests.seen == [
+        ("GET", "/api/v1/mcp/peers", None, None),
+        ("POST", "/api/v1/mcp/peers", body, None),
+        ("DELETE", "/api/v1/mcp/peers/..%2Fb%20c", None, None),
+    ]
+
+
+async def test_token_of_a_peer_comes_from_a_file_or_from_stdin(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests, file = Requests(), tmp_path / "peer"
+    file.write_text("peer-token-from-file\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("peer-token-from-stdin\n"))
+    async with serve(requests, good({})) as url:
+        assert await run(url, "peers", "add", "a", "http://h/mcp", "--auth-token-file", str(file)) == 0
+        assert await run(url, "peers", "add", "a", "http://h/mcp", "--auth-token", "-") == 0
+    assert [body["auth_token"] for _, _, body, _ in requests.seen] == ["peer-token-from-file", "peer-token-from-stdin"]
+
+
+async def test_servers_are_listed_with_the_number_of_their_functions(capsys: pytest.CaptureFixture[str]) -> None:
+    servers = [{"name": "clock", "status": "connected", "functions": [{"name": "now"}, {"name": "convert"}]}]
+    async with serve(Requests(), good({"servers": servers})) as url:
+        assert await run(url, "servers", "ls") == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["clock", "connected", "2"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (bad(401, "unauthorized", "x"), 3, "wants a token"),
+        (bad(403, "forbidden", "x"), 3, "wants a token"),
+        (bad(403, "address_refused", "peer_url: metadata address"), 1, "metadata address (403 address_refused)"),
+        (bad(409, "name_taken", "taken"), 1, "taken (409 name_taken)"),
+        (bad(503, "unavailable", "stopping"), 4, "stopping"),
+        (lambda _: web.Response(text="<html>", status=200), 4, "not like a mesh node"),
+        (lambda _: web.Response(text="<html>", status=401), 3, "401"),
+        (lambda _: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), 4, "302"),
+    ],
+)
+async def test_failure_of_a_request_has_its_exit_code_and_its_words(
+    answer: Callable[[web.Request], web.Response], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serve(Requests(), answer) as url:
+        assert await run(url, "peers", "add", "a", "http://h/mcp") == code
+    assert words in capsys.readouterr().err
+
+
+async def test_token_is_sent_and_a_wrong_one_is_exit_code_three(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = Requests()
+    async with serve(requests, good(STATUS)) as url:
+        monkeypatch.setenv("MESH_TOKEN", TOKEN)
+        assert await run(url, "status") == 0
+        assert await run(f"{url}/mcp", "tools", "ls") == 0
+        for command in (["status"], ["tools", "ls"], ["tools", "call", "add", "a=1"]):
+            assert await run(url, *command, "--token", "wrong-token") == 3
+    assert requests.seen[0][3] == f"Bearer {TOKEN}"
+    err = capsys.readouterr().err
+    assert err.count("the token is wrong") == 3
+    assert "wrong-token" not in err
+
+
+async def test_tools_are_listed_and_called(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(Requests(), good({})) as url:
+        assert await run(url, "tools", "ls") == 0
+        assert "add                a, b?        Add two numbers." in capsys.readouterr().out.splitlines()
+        assert await run(url, "tools", "call", "add", "a=2", "b=3") == 0
+        assert capsys.readouterr().out == "5\n"
+        assert await run(url, "tools", "call", "add", "--args", '{"a": 2}', "--json") == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert (printed["schema"], printed["result"]["structuredContent"]) == (1, {"result": 3})
+        assert await run(url, "servers", "reload", "clock") == 0
+        assert capsys.readouterr().out == "reloaded clock\n"
+
+
+async def test_failure_of_a_tool_is_exit_code_five_and_its_text_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(Requests(), good({})) as url:
+        assert await run(url, "tools", "call", "fail") == 5
+        assert "no luck" in capsys.readouterr().out
+        assert await run(url, "tools", "call", "add", "a=x") == 5
+        assert await run(url, "tools", "call", "unknown") == 5
