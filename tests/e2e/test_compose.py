@@ -1,0 +1,123 @@
+"""The container files as they are written: ports, times, tokens, policies, Consul's own opinion of its configuration.
+
+test_compose_running.py starts them where Docker is. The one rule: published ports are loopback's.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.settings_table import SETTINGS
+from tests.consul_binary import consul_binary
+
+ROOT = Path(__file__).parents[2]
+NODES = ("node1", "node2", "node")
+CONSUL_SERVERS = ("consul1", "consul2", "consul3")
+OVERLAY = "docker-compose.token.yml"
+DRAIN_S = 30
+
+
+def load(name: str) -> dict[str, Any]:
+    loaded = yaml.safe_load((ROOT / name).read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@pytest.fixture
+def services() -> dict[str, Any]:
+    return dict(load("docker-compose.yml")["services"])
+
+
+@pytest.fixture
+def overlay() -> dict[str, Any]:
+    return dict(load(OVERLAY)["services"])
+
+
+def test_every_published_port_is_on_loopback_and_the_nodes_are_on_8001_and_8002(services: dict[str, Any]) -> None:
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+    assert published["node1"] == ["127.0.0.1:8001:8000"]
+    assert published["node2"] == ["127.0.0.1:8002:8000"]
+    assert "node" not in published, "a service with a fixed port cannot be scaled"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_node_gets_more_time_to_stop_than_draining_takes(services: dict[str, Any], name: str) -> None:
+    assert int(services[name]["stop_grace_period"].removesuffix("s")) > DRAIN_S
+    assert services[name]["init"] is True
+    assert services[name]["depends_on"] == {"consul": {"condition": "service_healthy"}}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_node_is_open_by_default_and_asks_for_a_token_with_the_overlay(
+    services: dict[str, Any], overlay: dict[str, Any], name: str
+) -> None:
+    assert services[name]["environment"]["MESH_ALLOW_ANONYMOUS"] == "1"
+    assert overlay[name]["environment"]["MESH_ALLOW_ANONYMOUS"] == ""
+    assert overlay[name]["environment"]["MESH_TOKEN_FILE"] == "/run/mesh-secrets/token"
+    assert overlay[name]["depends_on"]["token"] == {"condition": "service_completed_successfully"}
+
+
+def test_every_setting_in_the_container_files_exists(services: dict[str, Any], overlay: dict[str, Any]) -> None:
+    known = {setting.env for setting in SETTINGS}
+    named = {key for service in (*services.values(), *overlay.values()) for key in service.get("environment", {})}
+    named |= set(re.findall(r"\b(HOST|PORT|MESH_[A-Z_]+)=", (ROOT / "Dockerfile").read_text()))
+    assert {name for name in named if not name.startswith("CONSUL_")} <= known
+
+
+def test_consul_is_a_cluster_of_three_with_fixed_and_different_identities(services: dict[str, Any]) -> None:
+    identities = {next(arg for arg in services[name]["command"] if "-node-id" in arg) for name in CONSUL_SERVERS}
+    assert len(identities) == len(CONSUL_SERVERS)
+    for text in ((ROOT / "consul" / f"{role}.hcl").read_text() for role in ("server", "client")):
+        assert re.findall(r'"(consul\d)"', text) == list(CONSUL_SERVERS)
+
+
+def test_files_that_compose_mounts_exist(services: dict[str, Any], overlay: dict[str, Any]) -> None:
+    volumes = [volume for service in (*services.values(), *overlay.values()) for volume in service.get("volumes", ())]
+    mounted = [ROOT / volume.split(":")[0] for volume in volumes if volume.startswith("./")]
+    assert mounted
+    assert all(path.is_file() for path in mounted)
+
+
+def test_prometheus_finds_the_service_that_nodes_register_and_differs_by_the_token_alone() -> None:
+    (plain,) = load("docker/prometheus.yml")["scrape_configs"]
+    (guarded,) = load("docker/prometheus.token.yml")["scrape_configs"]
+    service_name = next(setting.default for setting in SETTINGS if setting.name == "service_name")
+    assert plain["consul_sd_configs"][0]["services"] == [service_name]
+    assert guarded.pop("authorization") == {"credentials_file": "/run/mesh-secrets/prometheus-token"}
+    assert plain == guarded
+
+
+def test_image_runs_as_an_ordinary_user_from_the_hashed_lock() -> None:
+    final = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
+    assert "--require-hashes" in final
+    assert not re.search(r"apt-get|curl|wget", final), "nothing unlocked goes into the image"
+
+
+@pytest.mark.consul
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_consul_accepts_the_configuration(role: str, tmp_path: Path) -> None:
+    binary = consul_binary()
+    if binary is None:
+        pytest.skip("NO CONSUL BINARY: the HCL files were not validated")
+    # A folder of its own: validate merges whatever lies in one.
+    shutil.copy(ROOT / "consul" / f"{role}.hcl", tmp_path)
+    seen = subprocess.run([binary, "validate", tmp_path], capture_output=True, text=True, timeout=30, check=False)
+    assert seen.returncode == 0, seen.stdout + seen.stderr
+
+
+def test_mesh_policy_gives_a_node_its_own_name_and_nothing_else() -> None:
+    rules = re.findall(
+        r'^(\w+) "([^"]*)" \{\n  policy = "(\w+)"', (ROOT / "consul/policies/mesh-node.hcl").read_text(), re.MULTILINE
+    )
+    assert rules == [
+        ("service", "mcp-node", "write"),
+        ("service_prefix", "mcp-node", "read"),
+        ("node_prefix", "", "read"),
+    ]
