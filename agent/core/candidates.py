@@ -4,6 +4,7 @@ Called by `agent.core.routes` for every backend whose offer is new. The one rule
 configuration of whoever serves it; a peer's listing is believed only where its names are those that its origins give.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -39,6 +40,7 @@ NODE_OWNER: Final = "node:"
 # Longer names, URIs and node IDs are nobody's honest ones.
 _TEXT_LEN_MAX: Final = 4096
 _SHOWN_LEN: Final = 100
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _KNOWN_SCOPES: Final = frozenset({*ServerScope, PLAIN_SCOPE})
 
 
@@ -107,6 +109,7 @@ class _Reading:
         self._own = own
         self._ours = contribution.kind is ContributionKind.SERVER
         self._claims: dict[tuple[Root, str], dict[tuple[RouteKind, str], Route]] = {}
+        self._known_places: dict[tuple[str, ...], list[_Place]] = {}
         self._refused: list[Conflict] = []
         self._refused_count = 0
 
@@ -164,7 +167,7 @@ class _Reading:
                 return origin
 
     def _take(self, kind: RouteKind, entry: Json, name: str, origin: Origin) -> None:
-        places = list(_places(origin))
+        places = self._places_of(origin)
         listed_as = _named(kind, places[0].parts, origin.tool)
         imported = self._contribution.kind is ContributionKind.MESH_PEER
         if imported and listed_as != name:
@@ -175,29 +178,27 @@ class _Reading:
             raise _Refused(ConflictReason.MALFORMED, name) from exc
         meta = entry.get("_meta")
         kept = meta if isinstance(meta, dict) else {}
-        definition = {
-            **entry,
-            NAME_MEMBER[kind]: listed_as,
-            "_meta": {**kept, ORIGIN_META_KEY: origin.as_json()},
-        }
+        definition = entry | {NAME_MEMBER[kind]: listed_as, "_meta": kept | {ORIGIN_META_KEY: origin.as_json()}}
         for place in places:
             remote = self._remote_parts(place, places, origin)
             replica = self._replica(name if remote is None else _named(kind, remote, origin.tool), origin)
-            public = _named(kind, place.parts, origin.tool)
+            public = listed_as if place is places[0] else _named(kind, place.parts, origin.tool)
             self._claim(place, Route(kind, public, definition, digest, (replica,), place.listed, place.owner))
             if kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
                 inner = places[0].parts if remote is None else remote
-                namespace = self._replica(public_name(*inner) if imported else "", origin)
-                route = Route(
-                    RouteKind.NAMESPACE,
-                    public_name(*place.parts),
-                    {},
-                    "",
-                    (namespace,),
-                    listed=False,
-                    owner=place.owner,
+                knower = self._replica(public_name(*inner) if imported else "", origin)
+                spaced = public_name(*place.parts)
+                self._claim(
+                    place, Route(RouteKind.NAMESPACE, spaced, {}, "", (knower,), listed=False, owner=place.owner)
                 )
-                self._claim(place, route)
+
+    def _places_of(self, origin: Origin) -> list[_Place]:
+        # One server's tools share them: naming is most of the work of reading a large offer.
+        key = (origin.node.node_id, origin.node.name, origin.server, origin.scope)
+        places = self._known_places.get(key)
+        if places is None:
+            places = self._known_places[key] = list(_places(origin))
+        return places
 
     def _claim(self, place: _Place, route: Route) -> None:
         routes = self._claims.setdefault((place.root, place.root_owner), {})
@@ -292,4 +293,7 @@ def _named(kind: RouteKind, parts: tuple[str, ...], name: str) -> str:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _TEXT_LEN_MAX
+    """Whether it may name something: not empty, not huge, and with a UTF-8 form, as every list needs."""
+    if not isinstance(value, str) or not 0 < len(value) <= _TEXT_LEN_MAX:
+        return False
+    return value.isascii() or not _SURROGATE.search(value)

@@ -2,73 +2,29 @@
 
 Called by the mesh with whole snapshots on every wake. The one rule: an operator's word beats the settings, the
 settings beat the catalog, and one node gets one link, whoever names it.
+
+Overrides and static peers are drafted first. Instances that lead to the same place, or are known to be the same node,
+are folded into them; of the others, those that are suppressed or down go, and the rest get names that are free.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from agent.model import HttpTarget, NodeIdentity, PeerScope, PeerSpec
-from discovery.model import Catalog
+from agent.core.catalog_peers import Candidate, Unusable, read_catalog, url_key
+from agent.core.drafts import draft_peers, fold_in, identify, merge_twins
+from agent.core.peer_names import LastChosen, give_names, with_clear_aliases
+from agent.core.selected import Finding, FindingKind, Override, Selection, Suppression
+from agent.model import HttpTarget, NodeIdentity, PeerSource, PeerSpec
+from discovery.model import Catalog, InstanceKey
 
 if TYPE_CHECKING:
     from agent.settings_values import StaticPeer
 
+__all__ = ["Finding", "FindingKind", "Override", "Selection", "Suppression", "select", "url_key"]
 
-@dataclass(frozen=True, slots=True)
-class Override:
-    """A peer that an operator added; `target.token` is sent to it and nothing else is."""
-
-    name: str
-    target: HttpTarget
-    scope: PeerScope = PeerScope.LOCAL
-
-
-@dataclass(frozen=True, slots=True)
-class Suppression:
-    """A discovered peer that an operator removed, described so that it stays away when it comes back.
-
-    `name`: what it was called here. `node_id`: None for a plain peer. `service_id`: what the catalog calls it.
-    """
-
-    name: str
-    node_id: str | None = None
-    service_id: str | None = None
-
-
-class FindingKind(StrEnum):
-    """What an operator should know about a selection."""
-
-    OURSELVES = "ourselves"  # it is this very node
-    NAME_TAKEN = "name_taken"  # another peer, server or node has that name; it got another one
-    NAME_ILLEGAL = "name_illegal"  # it got a name made of the illegal one
-    SAME_NODE = "same_node"  # another entry leads to the same node; they share a link
-    UNUSABLE = "unusable"  # no URL can be made of what the catalog says
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One remark: about which name, what, and the name (or reason) that came of it."""
-
-    name: str
-    kind: FindingKind
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The whole desired state of peers.
-
-    `peers` sorted by name. `hidden`: discovered peers that an operator suppressed, as they would be.
-    `discovered`: peer name -> the suppressions that would hide what the catalog says about it (for DELETE).
-    """
-
-    peers: tuple[PeerSpec, ...] = ()
-    hidden: tuple[PeerSpec, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    discovered: Mapping[str, tuple[Suppression, ...]] = field(default_factory=lambda: MappingProxyType({}))
+_NOTHING_LEARNED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def select(
@@ -79,7 +35,7 @@ def select(
     suppressions: Sequence[Suppression] = (),
     statics: Sequence["StaticPeer"] = (),
     server_names: Collection[str] = (),
-    learned: Mapping[str, str] = MappingProxyType({}),
+    learned: Mapping[str, str] = _NOTHING_LEARNED,
     connected: Collection[str] = (),
     previous: Sequence[PeerSpec] = (),
     peer_token: str | None = None,
@@ -91,4 +47,89 @@ def select(
     folded into another. `connected`: backend keys of links that are up. `previous`: the peers chosen last, so that
     names stay where they are. `peer_token` goes to discovered mesh nodes only.
     """
-    raise NotImplementedError
+    findings: set[Finding] = set()
+    last = LastChosen(previous)
+    found = _usable(read_catalog(catalog, own.node_id, learned), own, findings)
+    drafts = draft_peers(overrides, statics, previous)
+    identify(drafts, found, learned, connected)
+    drafts = merge_twins(drafts, own, findings)
+    rest = _one_per_node(fold_in(drafts, found), last, findings)
+    hidden = _suppressed(rest, suppressions, found)
+    wanted = [c for c in rest if c.key not in hidden and (c.up or _is_linked(c, last, connected))]
+    named = give_names(wanted, {own.name, *server_names, *(d.name for d in drafts)}, last, findings)
+    peers = [*(draft.spec() for draft in drafts), *(_spec(candidate, name, peer_token) for candidate, name in named)]
+    discovered = {draft.name: tuple(draft.suppressions) for draft in drafts if draft.suppressions}
+    discovered |= {name: (Suppression(name, c.node_id, c.service_id),) for c, name in named}
+    return Selection(
+        peers=with_clear_aliases(peers, server_names),
+        hidden=tuple(_spec(c, c.name, peer_token) for c in sorted(rest, key=_by_name) if c.key in hidden),
+        findings=tuple(sorted(findings)),
+        discovered=MappingProxyType(discovered),
+    )
+
+
+def _usable(read: Iterable[Candidate | Unusable], own: NodeIdentity, findings: set[Finding]) -> list[Candidate]:
+    usable: list[Candidate] = []
+    for entry in read:
+        if isinstance(entry, Unusable):
+            findings.add(Finding(entry.service_id, FindingKind.UNUSABLE, entry.reason))
+        elif entry.identity == own.node_id:
+            findings.add(Finding(entry.service_id, FindingKind.OURSELVES, entry.url))
+        else:
+            usable.append(entry)
+            if entry.name_refused:
+                findings.add(Finding(entry.name_refused, FindingKind.NAME_ILLEGAL, entry.name))
+    return usable
+
+
+def _one_per_node(candidates: Iterable[Candidate], last: LastChosen, findings: set[Finding]) -> list[Candidate]:
+    """Of several instances of one node keep one: up before down, the latest start, the one that we have."""
+    by_node: dict[str, list[Candidate]] = defaultdict(list)
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        if candidate.identity is None:
+            kept.append(candidate)
+        else:
+            by_node[candidate.identity].append(candidate)
+    for group in by_node.values():
+        best, *others = sorted(group, key=lambda c: (not c.up, -c.epoch_number, url_key(c.url) not in last.urls, c.key))
+        kept.append(best)
+        findings.update(Finding(other.service_id, FindingKind.SAME_NODE, best.service_id) for other in others)
+    return kept
+
+
+def _suppressed(
+    candidates: Iterable[Candidate], suppressions: Sequence[Suppression], found: Iterable[Candidate]
+) -> set[InstanceKey]:
+    """What an operator removed: the same node, or whatever now goes by the removed one's name.
+
+    The name does not count while the removed node itself is in the catalog: then its namesake is another node.
+    """
+    present = {candidate.node_id for candidate in found if candidate.node_id is not None}
+    nodes = {s.node_id for s in suppressions if s.node_id is not None}
+    by_words = [s for s in suppressions if s.node_id is None or s.node_id not in present]
+    names = {s.name for s in by_words}
+    service_ids = {s.service_id for s in by_words if s.service_id is not None}
+    return {c.key for c in candidates if c.node_id in nodes or c.name in names or c.service_id in service_ids}
+
+
+def _is_linked(candidate: Candidate, last: LastChosen, connected: Collection[str]) -> bool:
+    spec = last.spec_of(candidate)
+    return spec is not None and spec.key in connected
+
+
+def _by_name(candidate: Candidate) -> tuple[str, InstanceKey]:
+    return candidate.name, candidate.key
+
+
+def _spec(candidate: Candidate, name: str, peer_token: str | None) -> PeerSpec:
+    is_mesh_node = candidate.node_id is not None
+    return PeerSpec(
+        name,
+        HttpTarget(candidate.url, token=peer_token if is_mesh_node else None),
+        PeerSource.DISCOVERY,
+        aliases=(candidate.service_id,),
+        expected_node_id=candidate.node_id,
+        is_mesh_node=is_mesh_node,
+        sighting=candidate.sighting,
+    )

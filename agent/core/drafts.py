@@ -1,0 +1,113 @@
+"""Peers that operators and settings name, and what the catalog adds to them.
+
+Called by `agent.core.selection` alone, within one decision. The one rule: the catalog may add aliases and sightings to
+such a peer, never change its name, its URL or its token.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agent.core.catalog_peers import Candidate, url_key
+from agent.core.selected import Finding, FindingKind, Override, Suppression
+from agent.model import HttpTarget, NodeIdentity, PeerScope, PeerSource, PeerSpec
+
+if TYPE_CHECKING:
+    from agent.settings_values import StaticPeer
+
+
+@dataclass(slots=True)
+class Draft:
+    """One such peer while it is put together. `identity`: the node that it is believed to lead to."""
+
+    name: str
+    target: HttpTarget
+    source: PeerSource
+    scope: PeerScope
+    identity: str | None = None
+    aliases: list[str] = field(default_factory=list)
+    sightings: set[str] = field(default_factory=set)
+    suppressions: list[Suppression] = field(default_factory=list)
+
+    def spec(self) -> PeerSpec:
+        """The finished peer. The link finds out by itself whether it is a mesh node: the catalog could be wrong."""
+        return PeerSpec(
+            self.name,
+            self.target,
+            self.source,
+            self.scope,
+            aliases=tuple(self.aliases),
+            sighting=" | ".join(sorted(self.sightings - {""})),
+        )
+
+
+def draft_peers(
+    overrides: Sequence[Override], statics: Sequence["StaticPeer"], previous: Sequence[PeerSpec]
+) -> list[Draft]:
+    """All that is named, in the order of their right to a node: who has its link already goes first in its class."""
+    present = {spec.name for spec in previous}
+    drafts = [
+        Draft(override.name, override.target, PeerSource.OVERRIDE, override.scope)
+        for override in sorted(overrides, key=lambda o: (o.name not in present, o.name))
+    ]
+    drafts += [
+        Draft(static.name, HttpTarget(static.url), PeerSource.STATIC, PeerScope.LOCAL)
+        for static in sorted(statics, key=lambda s: (s.name not in present, s.name))
+    ]
+    return drafts
+
+
+def identify(
+    drafts: Iterable[Draft], found: Iterable[Candidate], learned: Mapping[str, str], connected: Collection[str]
+) -> None:
+    """Say which node each draft leads to, as far as anybody knows. `learned`: URL -> who answered there last.
+
+    Where no link of ours is up to say otherwise, the catalog knows best: a node may have been replaced since.
+    """
+    by_url = {url_key(candidate.url): candidate.node_id for candidate in found if candidate.node_id}
+    for draft in drafts:
+        draft.identity = learned.get(draft.target.url)
+        if draft.identity is None or f"peer:{draft.name}" not in connected:
+            draft.identity = by_url.get(url_key(draft.target.url), draft.identity)
+
+
+def merge_twins(drafts: Iterable[Draft], own: NodeIdentity, findings: set[Finding]) -> list[Draft]:
+    """Keep one draft per name, URL and node, the first of each, and none that leads to ourselves."""
+    kept: list[Draft] = []
+    by_name: dict[str, Draft] = {}
+    by_url: dict[str, Draft] = {}
+    by_node: dict[str, Draft] = {}
+    for draft in drafts:
+        if draft.identity == own.node_id:
+            findings.add(Finding(draft.name, FindingKind.OURSELVES, draft.target.url))
+            continue
+        namesake = by_name.get(draft.name)
+        twin = by_url.get(url_key(draft.target.url)) or by_node.get(draft.identity or "")
+        if namesake is not None:
+            if namesake is not twin:
+                findings.add(Finding(draft.name, FindingKind.NAME_TAKEN, ""))
+        elif twin is not None:
+            twin.aliases.append(draft.name)
+            findings.add(Finding(draft.name, FindingKind.SAME_NODE, twin.name))
+        else:
+            kept.append(draft)
+            by_name[draft.name] = by_url[url_key(draft.target.url)] = draft
+            if draft.identity is not None:
+                by_node[draft.identity] = draft
+    return kept
+
+
+def fold_in(drafts: Iterable[Draft], found: Iterable[Candidate]) -> list[Candidate]:
+    """Add what the catalog says to the drafts that it is about; return the candidates that are about none."""
+    by_url = {url_key(draft.target.url): draft for draft in drafts}
+    by_node = {draft.identity: draft for draft in drafts if draft.identity is not None}
+    rest: list[Candidate] = []
+    for candidate in found:
+        draft = by_node.get(candidate.identity or "") or by_url.get(url_key(candidate.url))
+        if draft is None:
+            rest.append(candidate)
+            continue
+        draft.aliases += [candidate.name, candidate.service_id]
+        draft.sightings.add(candidate.sighting)
+        draft.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))
+    return rest
