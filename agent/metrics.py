@@ -1,0 +1,224 @@
+"""Every metric of a node, and the only door to prometheus_client.
+
+Parts of the node call the typed methods as things happen; `/metrics` calls `observe` and then `render`. What mirrors
+state (links, catalog, conflicts) is built from the snapshot of the scrape itself, so it cannot go stale.
+The one rule: a label value is a word of ours, a backend's name or a tool's name, never an address, a token or what a
+client typed, and each metric has a limit of label sets beyond which everything is counted under `other`.
+"""
+
+import asyncio
+import re
+from collections import Counter as Tally
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from agent.model import LinkState, LinkView, ServerSpec, StdioTarget
+from discovery.model import RegistrarStatus, SourceStatus
+
+# Together they keep a node under 2,000 series, whatever names its peers think up.
+CALL_LABEL_SETS_MAX: Final = 1000
+BACKENDS_MAX: Final = 50  # Of the histogram, 14 series each.
+EVENT_LABEL_SETS_MAX: Final = 100
+OTHER: Final = "other"
+
+# From one hop on a loopback (3 ms) to the longest call that is allowed (600 s).
+CALL_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+
+LAG_EVERY_S: Final = 0.5
+LAG_SAMPLES: Final = 60  # The gauge shows the worst of the last 30 s, so a scrape every 15 s misses nothing.
+
+_LABEL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+# A second `_created` series for every counter would double what Prometheus stores, for a start time that it can see.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves this one function without types
+
+
+class ObservedMesh(Protocol):
+    """What `observe` reads of `agent.mesh.Mesh`."""
+
+    def views(self) -> Sequence[LinkView]:
+        """Every link as it stands."""
+        ...
+
+    @property
+    def routes(self) -> Any:
+        """The route table; its `conflicts` are counted."""
+        ...
+
+
+class ObservedMembership(Protocol):
+    """What `observe` reads of `agent.membership.MembershipView`."""
+
+    @property
+    def mode(self) -> str:
+        """Which catalog is used; `off` for none."""
+        ...
+
+    @property
+    def source(self) -> SourceStatus:
+        """How far the catalog can be trusted."""
+        ...
+
+    @property
+    def registrar(self) -> RegistrarStatus:
+        """Whether the catalog knows us."""
+        ...
+
+
+class Metrics:
+    """All metrics, on a registry of their own. Methods are called in the event loop and never raise or wait."""
+
+    def __init__(self, version: str) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._state = _StateCollector()
+        registry.register(self._state)
+        ProcessCollector(registry=registry)
+        Gauge("mesh_build_info", "Always 1; the version is its label.", ["version"], registry=registry).labels(
+            version
+        ).set(1)
+        self._calls_in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
+        self._auth_failures = Counter("mesh_auth_failures", "Requests without a valid token.", registry=registry)
+        self._lag = Gauge(
+            "mesh_event_loop_lag_seconds", "The longest delay of a timer in the last 30 s.", registry=registry
+        )
+        calls = Counter("mesh_calls", "Forwarded calls by outcome.", ["backend", "tool", "outcome"], registry=registry)
+        seconds = Histogram(
+            "mesh_call_seconds", "Duration of calls.", ["backend"], buckets=CALL_BUCKETS_S, registry=registry
+        )
+        dials = Counter("mesh_dials", "Attempts to open a link by outcome.", ["outcome"], registry=registry)
+        reconnects = Counter("mesh_link_reconnects", "Links that broke.", ["backend"], registry=registry)
+        changes = Counter("mesh_list_changes", "Changed lists that clients were told of.", ["kind"], registry=registry)
+        self._calls = _Limited(calls, CALL_LABEL_SETS_MAX, names=2)
+        self._call_seconds = _Limited(seconds, BACKENDS_MAX, names=1)
+        self._dials = _Limited(dials, EVENT_LABEL_SETS_MAX, names=1)
+        self._reconnects = _Limited(reconnects, EVENT_LABEL_SETS_MAX, names=1)
+        self._list_changes = _Limited(changes, EVENT_LABEL_SETS_MAX, names=1)
+
+    def call_started(self) -> None:
+        """One more call in flight."""
+        self._calls_in_flight.inc()
+
+    def call_finished(self, backend: str, tool: str, outcome: str, seconds: float) -> None:
+        """One call less in flight. `backend` and `tool` as the route table names them, `outcome` a word of ours."""
+        self._calls_in_flight.dec()
+        self._calls.labels(backend, tool, outcome).inc()
+        self._call_seconds.labels(backend).observe(seconds)
+
+    def dialled(self, outcome: str) -> None:
+        """An attempt to open a link ended: `ok`, or the failure's class name."""
+        self._dials.labels(_CAMEL.sub("_", outcome).lower()).inc()
+
+    def link_reconnected(self, backend: str) -> None:
+        """A link that was up broke and is being opened again."""
+        self._reconnects.labels(backend).inc()
+
+    def list_changed(self, kind: str) -> None:
+        """Clients were told that their `tools`, `prompts` or `resources` list changed."""
+        self._list_changes.labels(kind).inc()
+
+    def auth_failed(self) -> None:
+        """A request had no valid token."""
+        self._auth_failures.inc()
+
+    def observe(self, mesh: ObservedMesh, membership: ObservedMembership) -> None:
+        """Take the state that the next `render` shows; call it in the event loop, right before."""
+        now_s = asyncio.get_running_loop().time()
+        backends = frozenset(view.key for view in mesh.views())
+        for metric in (self._calls, self._call_seconds, self._reconnects):
+            metric.forget_absent(backends)
+        self._state.families = tuple(_state_families(mesh, membership, now_s))
+
+    def render(self) -> tuple[bytes, str]:
+        """Return the exposition in Prometheus' text format and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+
+    async def watch_loop_lag(self) -> None:
+        """Measure how late timers are, until cancelled."""
+        loop = asyncio.get_running_loop()
+        lags_s: deque[float] = deque(maxlen=LAG_SAMPLES)
+        while True:
+            due_s = loop.time() + LAG_EVERY_S
+            await asyncio.sleep(LAG_EVERY_S)
+            lags_s.append(max(0.0, loop.time() - due_s))
+            self._lag.set(max(lags_s))
+
+
+class _Limited:
+    """A labelled metric that stops making label sets at its limit.
+
+    The first `names` labels are names of others and become `other` beyond it; the rest are a few words of ours.
+    """
+
+    def __init__(self, metric: Any, sets_max: int, names: int) -> None:
+        self._metric = metric
+        self._sets_max = sets_max
+        self._names = names
+        self._children: dict[tuple[str, ...], Any] = {}
+
+    def labels(self, *values: str) -> Any:
+        known = self._children.get(values)
+        if known is not None:
+            return known
+        clean = tuple(value if _LABEL.fullmatch(value) else OTHER for value in values)
+        if clean not in self._children and len(self._children) >= self._sets_max:
+            clean = (OTHER,) * self._names + clean[self._names :]
+        child = self._children.get(clean)
+        if child is None:
+            child = self._children[clean] = self._metric.labels(*clean)
+        return child
+
+    def forget_absent(self, backends: frozenset[str]) -> None:
+        """When it is full, drop the label sets of backends that are gone, so that new ones get their own."""
+        if len(self._children) < self._sets_max:
+            return
+        for values in [values for values in self._children if values[0] not in backends]:
+            del self._children[values]
+            self._metric.remove(*values)
+
+
+class _StateCollector(Collector):
+    """Shows what `observe` took last."""
+
+    def __init__(self) -> None:
+        self.families: tuple[Metric, ...] = ()
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self.families)
+
+
+def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: float) -> Iterator[Metric]:
+    source, registrar, views = membership.source, membership.registrar, mesh.views()
+    if membership.mode != "off":
+        # Without discovery there is no catalog that could be down.
+        yield _gauge("mesh_consul_up", "Whether the catalog answers.", float(source.up))
+    if source.last_answer_at_s is not None:
+        age_s = max(0.0, now_s - source.last_answer_at_s)
+        yield _gauge("mesh_catalog_age_seconds", "Time since the catalog's last good answer.", age_s)
+    yield CounterMetricFamily("mesh_catalog_changes", "Catalogs that differed from the last.", source.changes_total)
+    yield CounterMetricFamily(
+        "mesh_registrations", "Registrations that were sent to the catalog.", registrar.registrations_total
+    )
+    yield _gauge("mesh_name_conflicts", "Public names that more than one backend wants.", len(mesh.routes.conflicts))
+    states = Tally(view.state for view in views)
+    links = GaugeMetricFamily("mesh_links", "Links by state.", labels=["state"])
+    for state in LinkState:
+        links.add_metric([state.value], states[state])
+    yield links
+    restarts = CounterMetricFamily(
+        "mesh_stdio_restarts", "Times that a child process was lost and started again.", labels=["server"]
+    )
+    children = [v for v in views if isinstance(v.spec, ServerSpec) and isinstance(v.spec.target, StdioTarget)]
+    for view in children[:EVENT_LABEL_SETS_MAX]:
+        restarts.add_metric([view.spec.name], view.reconnects)
+    yield restarts
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value)
