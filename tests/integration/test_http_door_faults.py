@@ -1,0 +1,431 @@
+"""The HTTP doors against servers that misbehave by script: what went wrong, and whether the request was sent."""
+
+import socket
+from collections.abc import Awaitable, Callable
+
+import orjson
+import pytest
+
+from agent.dial_guard import parse_networks
+from agent.errors import (
+    AuthRefused,
+    CallNotSent,
+    CallOutcomeUnknown,
+    CallTimedOut,
+    DialRefused,
+    ProtocolBroken,
+    RpcError,
+    Unreachable,
+)
+from agent.links.door import ListenNotSupported, open_door
+from agent.model import Era, HttpTarget, Json
+from tests.integration.servers.hosting import (
+    Script,
+    Seen,
+    discovered,
+    http,
+    initialized,
+    rpc_error,
+    rpc_result,
+    scripted,
+)
+
+Answer = Callable[[Seen], Awaitable[tuple[bytes | None, bool]]]
+CALL: Json = {"name": "pay", "arguments": {}}
+
+
+def always(data: bytes | None, *, keep: bool = True) -> Answer:
+    async def answer(_: Seen) -> tuple[bytes | None, bool]:
+        return data, keep
+
+    return answer
+
+
+def modern(to_call: Callable[[Seen], bytes | None], *, keep: bool = True) -> Answer:
+    """A modern server that answers calls as told."""
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        if request.body.get("method") == "server/discover":
+            return discovered(request), True
+        return to_call(request), keep
+
+    return answer
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def open_and_call(script: Script, **options: float) -> Json:
+    async with open_door(HttpTarget(script.url), connect_timeout_s=options.pop("connect_timeout_s", 5.0)) as door:
+        return await door.request("tools/call", CALL, timeout_s=options.get("timeout_s", 10.0))
+
+
+def calls(script: Script) -> int:
+    return sum(1 for one in script.seen if one.body.get("method") == "tools/call")
+
+
+async def test_a_refused_port_is_unreachable_and_says_so() -> None:
+    with pytest.raises(Unreachable, match="refuses the connection"):
+        async with open_door(HttpTarget(f"http://127.0.0.1:{unused_port()}/mcp")):
+            pass
+
+
+async def test_an_unknown_name_is_unreachable() -> None:
+    with pytest.raises(Unreachable, match="cannot be resolved"):
+        async with open_door(HttpTarget("http://no-such-host.invalid/mcp")):
+            pass
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/mcp", "http://0x7f.1/mcp", "http://[fe80::1%25lo]/mcp"])
+async def test_a_refused_literal_is_not_dialled(url: str) -> None:
+    with pytest.raises(DialRefused):
+        async with open_door(HttpTarget(url)):
+            pass
+
+
+async def test_a_name_that_leads_to_a_denied_network_is_not_dialled() -> None:
+    async with scripted(always(http(200))) as script:
+        url = script.url.replace("127.0.0.1", "localhost")
+        with pytest.raises(DialRefused, match="denied range"):
+            async with open_door(HttpTarget(url), denied=parse_networks(["127.0.0.0/8", "::1/128"])):
+                pass
+        assert script.connections == 0
+
+
+async def test_a_bad_url_is_no_door() -> None:
+    with pytest.raises(ProtocolBroken, match="user name"):
+        async with open_door(HttpTarget("http://a:b@127.0.0.1/mcp")):
+            pass
+
+
+async def test_a_server_that_never_answers_is_unreachable_in_time() -> None:
+    async with scripted(always(b"")) as script:
+        with pytest.raises(Unreachable, match=r"did not answer within 0\.2 s"):
+            await open_and_call(script, connect_timeout_s=0.2)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_token_is_told_apart(status: int) -> None:
+    async with scripted(always(http(status))) as script:
+        with pytest.raises(AuthRefused, match=str(status)):
+            await open_and_call(script)
+        assert len(script.seen) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_not_followed_and_its_target_is_named(status: int) -> None:
+    async with scripted(always(http(status, Location="http://169.254.169.254/latest"))) as script:
+        with pytest.raises(ProtocolBroken, match=r"http://169\.254\.169\.254/latest"):
+            await open_and_call(script)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_proxys_outage_page_says_nothing_about_the_era(status: int) -> None:
+    async with scripted(always(http(status, b"<html>", kind="text/html"))) as script:
+        with pytest.raises(Unreachable, match=str(status)):
+            await open_and_call(script)
+        assert [one.body["method"] for one in script.seen] == ["server/discover"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        http(200, b"<html>hello</html>", kind="text/html"),
+        http(200, b"not json"),
+        http(200, b"[1]"),
+        http(200, b'{"jsonrpc":"2.0","id":0}'),
+        http(200, b"", kind="text/event-stream"),
+        http(404),
+        http(202),
+        http(204),
+    ],
+)
+async def test_what_is_not_mcp_is_no_door(data: bytes) -> None:
+    async with scripted(always(data)) as script:
+        with pytest.raises((ProtocolBroken, Unreachable)):
+            await open_and_call(script)
+
+
+async def test_what_is_not_http_is_no_door() -> None:
+    async with scripted(always(b"SSH-2.0-OpenSSH\r\n\r\n", keep=False)) as script:
+        with pytest.raises(ProtocolBroken):
+            await open_and_call(script)
+
+
+async def test_a_server_with_versions_unknown_to_us_only_is_refused_with_their_names() -> None:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        return rpc_error(request, 400, -32022, "no", {"supported": ["2031-01-01"]}), True
+
+    async with scripted(answer) as script:
+        with pytest.raises(ProtocolBroken, match="2031-01-01"):
+            await open_and_call(script)
+
+
+async def test_initialize_refused_in_favour_of_a_modern_version_is_probed_again() -> None:
+    discoveries = 0
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        nonlocal discoveries
+        match request.body["method"]:
+            case "server/discover":
+                discoveries += 1
+                return (http(400) if discoveries == 1 else discovered(request)), True
+            case "initialize":
+                return rpc_error(request, 400, -32022, "modern", {"supported": ["2026-07-28"]}), True
+        return rpc_result(request, {"ok": True}), True
+
+    async with scripted(answer) as script:
+        assert await open_and_call(script) == {"ok": True}
+        assert discoveries == 2
+
+
+async def test_a_reset_before_the_answer_leaves_the_outcome_unknown_and_nothing_is_sent_twice() -> None:
+    async with scripted(modern(lambda _: None)) as script:
+        with pytest.raises(CallOutcomeUnknown) as caught:
+            await open_and_call(script)
+        assert not isinstance(caught.value, CallTimedOut)
+        assert calls(script) == 1
+
+
+async def test_a_close_without_an_answer_leaves_the_outcome_unknown_and_nothing_is_sent_twice() -> None:
+    async with scripted(modern(lambda _: b"", keep=False)) as script:
+        with pytest.raises(CallOutcomeUnknown, match="without an answer"):
+            await open_and_call(script)
+        assert calls(script) == 1
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_an_answer_cut_off_in_the_middle_is_never_delivered(kind: str) -> None:
+    def cut(request: Seen) -> bytes:
+        body = orjson.dumps({"jsonrpc": "2.0", "id": request.body["id"], "result": {"paid": True}})
+        whole = body if kind == "application/json" else b"data: " + body + b"\n"
+        return http(200, whole + b" " * 100, kind=kind)[:-100]
+
+    async with scripted(modern(cut, keep=False)) as script:
+        with pytest.raises(CallOutcomeUnknown, match="middle of its answer"):
+            await open_and_call(script)
+
+
+async def test_an_answer_to_another_request_is_refused() -> None:
+    body = b'{"jsonrpc":"2.0","id":999,"result":{}}'
+    async with scripted(modern(lambda _: http(200, body))) as script:
+        with pytest.raises(ProtocolBroken, match="another request"):
+            await open_and_call(script)
+
+
+async def test_an_answer_that_is_declared_too_large_is_refused_before_it_is_read() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n"
+    async with scripted(modern(lambda _: head)) as script:
+        with pytest.raises(ProtocolBroken, match="larger than"):
+            await open_and_call(script)
+
+
+async def test_deep_nesting_is_refused_and_not_a_crash() -> None:
+    body = b'{"jsonrpc":"2.0","id":1,"result":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    async with scripted(modern(lambda _: http(200, body))) as script:
+        with pytest.raises(ProtocolBroken, match="not JSON"):
+            await open_and_call(script)
+
+
+async def test_a_silent_server_times_out_as_sent() -> None:
+    async with scripted(modern(lambda _: b"")) as script:
+        with pytest.raises(CallTimedOut):
+            await open_and_call(script, timeout_s=0.2)
+        assert calls(script) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [(500, CallOutcomeUnknown), (503, CallOutcomeUnknown), (404, ProtocolBroken), (413, RpcError), (401, AuthRefused)],
+)
+async def test_a_status_without_a_json_rpc_error_says_what_it_can(status: int, failure: type[Exception]) -> None:
+    async with scripted(modern(lambda _: http(status))) as script:
+        with pytest.raises(failure):
+            await open_and_call(script)
+
+
+async def test_a_json_rpc_error_at_any_status_comes_as_the_server_said_it() -> None:
+    async with scripted(modern(lambda request: rpc_error(request, 400, -32602, "bad", {"x": [1]}))) as script:
+        with pytest.raises(RpcError) as caught:
+            await open_and_call(script)
+    assert (caught.value.code, caught.value.message, caught.value.data) == (-32602, "bad", {"x": [1]})
+
+
+async def test_a_server_that_went_away_means_that_nothing_was_sent() -> None:
+    answer = modern(lambda request: rpc_result(request, {"ok": True}))
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+        assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+        script.stop()
+        with pytest.raises(CallNotSent, match="refuses the connection"):
+            await door.request("tools/call", CALL, timeout_s=10)
+        with pytest.raises(Unreachable):
+            await door.probe(5)
+
+
+async def test_a_pooled_connection_that_the_server_closed_is_replaced_without_the_caller_noticing() -> None:
+    async with scripted(modern(lambda request: rpc_result(request, {"ok": True}))) as script:
+        async with open_door(HttpTarget(script.url)) as door:
+            for _ in range(3):
+                assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+                # Closed in this very loop turn: the kernel knows it, our event loop has not read it yet.
+                script.close_connections()
+        assert calls(script) == 3
+        assert script.connections >= 3
+
+
+async def test_a_token_is_not_sent_twice_when_the_targets_headers_have_one_too() -> None:
+    async with scripted(modern(lambda request: rpc_result(request, {}))) as script:
+        headers = (("authorization", "Basic old"), ("X-Api-Key", "k"), ("Host", "evil"), ("Accept", "x/y"))
+        async with open_door(HttpTarget(script.url, headers=headers, token="t")) as door:
+            await door.request("ping", timeout_s=10)
+        sent = script.seen[-1].headers
+        assert sent["authorization"] == "Bearer t"
+        assert sent["x-api-key"] == "k"
+        assert sent["host"].startswith("127.0.0.1:")
+        assert sent["accept"] == "application/json, text/event-stream"
+
+
+async def test_modern_requests_carry_the_version_of_the_link_and_the_callers_own_meta() -> None:
+    async with scripted(modern(lambda request: rpc_result(request, {}))) as script:
+        async with open_door(HttpTarget(script.url)) as door:
+            meta = {
+                "io.modelcontextprotocol/protocolVersion": "1999-01-01",
+                "io.modelcontextprotocol/clientCapabilities": {"sampling": {}},
+                "progressToken": 5,
+                "baggage": "a=b",
+            }
+            await door.request("tools/call", {"name": "caf\u00e9", "_meta": meta}, timeout_s=10)
+        sent = script.seen[-1]
+    assert sent.headers["mcp-protocol-version"] == "2026-07-28"
+    assert sent.headers["mcp-method"] == "tools/call"
+    assert sent.headers["mcp-name"] == "=?base64?Y2Fmw6k=?="
+    assert sent.body["params"]["_meta"] == {
+        **meta,
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": sent.body["params"]["_meta"]["io.modelcontextprotocol/clientInfo"],
+    }
+
+
+async def test_cookies_are_neither_kept_nor_sent() -> None:
+    answer = modern(lambda request: http(200, rpc_body(request, {}), Set_Cookie="sid=1"))
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+        for _ in range(2):
+            await door.request("tools/call", CALL, timeout_s=10)
+        assert all("cookie" not in one.headers for one in script.seen)
+
+
+def rpc_body(request: Seen, result: Json) -> bytes:
+    return orjson.dumps({"jsonrpc": "2.0", "id": request.body["id"], "result": result})
+
+
+async def test_a_modern_server_replaced_by_a_legacy_one_makes_the_door_lost() -> None:
+    async def older(request: Seen) -> tuple[bytes | None, bool]:
+        return rpc_error(request, 200, -32601, "Method not found"), True
+
+    answer = modern(lambda request: rpc_result(request, {}))
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+        script.answer = older
+        with pytest.raises(Unreachable, match="no longer speaks 2026-07-28"):
+            await door.probe(5)
+        assert door.lost.is_set()
+        assert door.lost_reason
+
+
+def legacy(to_call: Callable[[Seen], bytes], **headers: str) -> Answer:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "server/discover":
+                return http(400), True
+            case "initialize":
+                return initialized(request, **headers), True
+            case "notifications/initialized" | "notifications/cancelled" | None:
+                return http(202 if request.method == "POST" else 405), True
+        return to_call(request), True
+
+    return answer
+
+
+async def test_a_legacy_server_without_session_ids_works_too() -> None:
+    async with scripted(legacy(lambda request: rpc_result(request, {"ok": True}))) as script:
+        async with open_door(HttpTarget(script.url)) as door:
+            assert door.hello.era is Era.LEGACY
+            assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+            with pytest.raises(ListenNotSupported):
+                await door.listen(lambda _: None)
+        assert "mcp-session-id" not in script.seen[-1].headers
+        assert script.seen[-1].method == "GET"
+
+
+async def test_a_session_refused_by_a_400_that_names_it_is_opened_anew() -> None:
+    sessions = 0
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        nonlocal sessions
+        match request.body.get("method"):
+            case "server/discover":
+                return http(405), True
+            case "initialize":
+                sessions += 1
+                return initialized(request, Mcp_Session_Id=f"s{sessions}"), True
+            case "tools/call" if request.headers["mcp-session-id"] == "s1":
+                refusal = {"code": -32000, "message": "Bad Request: No valid session ID provided"}
+                return http(400, orjson.dumps({"jsonrpc": "2.0", "id": None, "error": refusal})), True
+            case "tools/call":
+                return rpc_result(request, {"session": request.headers["mcp-session-id"]}), True
+        return http(202), True
+
+    async with scripted(answer) as script:
+        assert await open_and_call(script) == {"session": "s2"}
+
+
+async def test_a_session_that_is_refused_for_good_makes_the_door_lost_and_the_call_not_sent() -> None:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "initialize" if len(script.seen) < 4:
+                return initialized(request, Mcp_Session_Id="s"), True
+            case "notifications/initialized":
+                return http(202), True
+        return http(404), True
+
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+        with pytest.raises(CallNotSent, match="forgot our session"):
+            await door.request("tools/call", CALL, timeout_s=10)
+        assert door.lost.is_set()
+
+
+async def test_a_legacy_servers_own_requests_are_answered_without_any_feature() -> None:
+    def ask_first(request: Seen) -> bytes:
+        messages: list[Json] = [
+            {"jsonrpc": "2.0", "id": "p", "method": "ping"},
+            {"jsonrpc": "2.0", "id": "s", "method": "sampling/createMessage", "params": {}},
+            {"jsonrpc": "2.0", "id": request.body["id"], "result": {"ok": True}},
+        ]
+        return http(200, b"".join(b"data: " + orjson.dumps(m) + b"\n\n" for m in messages), kind="text/event-stream")
+
+    async with scripted(legacy(ask_first, Mcp_Session_Id="s")) as script:
+        assert await open_and_call(script) == {"ok": True}
+        replies = {one.body["id"]: one.body for one in script.seen if "method" not in one.body and one.body}
+    assert replies["p"]["result"] == {}
+    assert replies["s"]["error"]["code"] == -32601
+
+
+async def test_a_notification_beyond_the_limit_is_dropped_and_the_result_still_comes() -> None:
+    def chatty(request: Seen) -> bytes:
+        messages: list[Json] = [
+            {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "x" * 1_100_000}},
+            {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "small"}},
+            {"jsonrpc": "2.0", "id": request.body["id"], "result": {"ok": True}},
+        ]
+        return http(200, b"".join(b"data: " + orjson.dumps(m) + b"\n\n" for m in messages), kind="text/event-stream")
+
+    seen: list[Json] = []
+
+    async def on_notification(_: str, params: Json) -> None:
+        seen.append(params)
+
+    async with scripted(modern(chatty)) as script, open_door(HttpTarget(script.url)) as door:
+        assert await door.request("tools/call", CALL, timeout_s=10, on_notification=on_notification) == {"ok": True}
+    assert seen == [{"data": "small"}]
