@@ -8,10 +8,15 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +39,7 @@ class RunningConsul:
     folder: Path
     ports: dict[str, int]
     acl: bool = False
-    process: asyncio.subprocess.Process | None = None
-    starts: int = 0
-    exits: AsyncExitStack = field(default_factory=AsyncExitStack)
+    process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -47,40 +50,38 @@ class RunningConsul:
         """Settings for our client; with ACLs the master token is used when no other is given."""
         return ConsulSettings(url=self.url, token=token or (MASTER_TOKEN if self.acl else None), explicit=True)
 
-    async def start(self, *, wait: bool = True) -> None:
-        """Start the process and, unless told otherwise, wait until it has a leader."""
+    def start(self) -> None:
+        """Start the process; it needs a second or two until it serves."""
         config = self.folder / "consul.json"
         config.write_text(json.dumps(self._config()), "utf-8")
         environ = {name: text for name, text in os.environ.items() if not name.startswith("CONSUL_")}
         with (self.folder / "consul.log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                str(self.binary), "agent", f"-config-file={config}", stdout=log, stderr=log, env=environ
-            )
-        self.starts += 1
-        if wait:
-            await self.wait_for_leader()
+            command = [str(self.binary), "agent", f"-config-file={config}"]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
 
     async def wait_for_leader(self) -> None:
         """Wait until the server leads and answers catalog reads."""
-        headers = {"X-Consul-Token": MASTER_TOKEN} if self.acl else {}
-        async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession(headers=headers) as session:
-            while not await self._serves(session):
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not self.serves():
                 await _next_look()
 
-    async def _serves(self, session: aiohttp.ClientSession) -> bool:
-        if self.process is not None and self.process.returncode is not None:
-            raise RuntimeError(f"consul ended with {self.process.returncode}")
+    def serves(self) -> bool:
+        """Whether it leads and its own service is registered."""
+        if self.process is not None and self.process.poll() is not None:
+            raise RuntimeError(f"consul ended with {self.process.returncode}\n{self.log_tail()}")
+        headers = {"X-Consul-Token": MASTER_TOKEN} if self.acl else {}
+        request = urllib.request.Request(f"{self.url}/v1/health/service/consul?passing&consistent", headers=headers)
         try:
-            async with session.get(f"{self.url}/v1/health/service/consul?passing&consistent") as answer:
-                return answer.status == 200 and bool(await answer.json())
-        except aiohttp.ClientError:
+            with urllib.request.urlopen(request, timeout=0.5) as answer:
+                return bool(json.load(answer))
+        except (urllib.error.URLError, OSError):
             return False
 
-    async def kill(self, *, wipe: bool = False) -> None:
+    def kill(self, *, wipe: bool = False) -> None:
         """Kill it at once (SIGKILL); `wipe` makes it forget everything."""
-        if self.process is not None and self.process.returncode is None:
+        if self.process is not None:
             self.process.kill()
-            await asyncio.wait_for(self.process.wait(), STOP_TIMEOUT_S)
+            self.process.wait(STOP_TIMEOUT_S)
         self.process = None
         if wipe:
             shutil.rmtree(self.folder / "data", ignore_errors=True)
@@ -133,16 +134,36 @@ class RunningConsul:
 @asynccontextmanager
 async def running_consul(binary: Path, folder: Path, *, acl: bool = False) -> AsyncGenerator[RunningConsul, None]:
     """Start one Consul server and stop it at the end. State lives in `folder`; `acl` denies by default."""
+    with _stopped_at_the_end(binary, folder, acl=acl) as consul:
+        await consul.wait_for_leader()
+        yield consul
+
+
+@contextmanager
+def shared_consul(binary: Path, folder: Path, *, acl: bool = False) -> Generator[RunningConsul, None, None]:
+    """Do the same outside of any event loop, for a fixture that many tests share."""
+    with _stopped_at_the_end(binary, folder, acl=acl) as consul:
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        pause = threading.Event()
+        while not consul.serves():
+            if time.monotonic() > deadline_s:
+                raise TimeoutError("consul did not start in time")
+            pause.wait(POLL_S)
+        yield consul
+
+
+@contextmanager
+def _stopped_at_the_end(binary: Path, folder: Path, *, acl: bool) -> Generator[RunningConsul, None, None]:
     names = ("http", "server", "serf_lan")
     consul = RunningConsul(binary, folder, dict(zip(names, free_ports(len(names)), strict=True)), acl=acl)
     try:
-        await consul.start()
+        consul.start()
         yield consul
     except BaseException:
         sys.stderr.write(f"--- consul's log ---\n{consul.log_tail()}\n--- end ---\n")
         raise
     finally:
-        await consul.kill()
+        consul.kill()
 
 
 async def _next_look() -> None:

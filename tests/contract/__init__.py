@@ -1,0 +1,1 @@
+"""The contract that the embedded catalog and a real Consul both keep, as our own client sees it."""
