@@ -7,11 +7,12 @@ its loggers at import.
 import asyncio
 import logging
 import os
+import sys
 from argparse import Namespace
 
 from agent.cli_config import flags_of
 from agent.config import load_settings
-from agent.logs import configure_logging
+from agent.logs import configure_logging, log_uncaught
 
 
 def run_node(args: Namespace) -> int:
@@ -20,6 +21,7 @@ def run_node(args: Namespace) -> int:
     consul_token = settings.consul.token
     secrets = (*settings.tokens, *settings.peer_tokens, *((consul_token,) if consul_token else ()))
     configure_logging(settings.log_level, settings.log_format, secrets=secrets)
+    sys.excepthook = log_uncaught
     for warning in settings.warnings:
         logging.getLogger("agent.config").warning("settings", extra={"warning": warning})
 

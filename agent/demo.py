@@ -8,6 +8,7 @@ processes have ended when this function returns.
 import asyncio
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -58,8 +59,8 @@ def run_demo(args: Namespace) -> int:
     except DemoFailed as exc:
         print(f"\n{exc}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        pass
+    except asyncio.CancelledError:
+        pass  # A signal; the nodes have ended.
     print("all three nodes have stopped")
     return 0
 
@@ -67,8 +68,9 @@ def run_demo(args: Namespace) -> int:
 async def _demo(*, once: bool) -> None:
     task = asyncio.current_task()
     assert task is not None
-    # asyncio already turns SIGINT into a cancellation; `kill` shall stop the nodes as well.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    # Both, so that `kill` stops the nodes as well, and Ctrl-C does where a shell has told us to ignore it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with TemporaryDirectory(prefix="mesh-demo-") as folder:
         *ports, embedded_port = free_ports(4)
         plans = plan_nodes(ports, Path(folder))
@@ -101,7 +103,7 @@ def free_ports(count: int) -> list[int]:
 
 def command_name() -> str:
     """Say how the user can run this program again: by its script, or as a module."""
-    return "mesh-agent" if Path(sys.argv[0]).name == "mesh-agent" else f"{sys.executable} -m agent"
+    return "mesh-agent" if Path(sys.argv[0]).name == "mesh-agent" else f"{shlex.quote(sys.executable)} -m agent"
 
 
 async def _start(plan: NodePlan, embedded_port: int) -> Process:

@@ -5,7 +5,6 @@ or touches a file.
 """
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,21 +113,20 @@ def missing(seen: Mapping[str, Seen]) -> list[str]:
 
 
 def farewell(plans: Sequence[NodePlan], command: str) -> str:
-    """Say who is in and how to use it."""
+    """Say who is in and how to use it; `command` is what a shell takes for this program."""
     first = plans[0]
     width = max(len(plan.url) for plan in plans) + len("/mcp")
     rows = [
         f"  {plan.name}  {plan.url + '/mcp':<{width}}  runs {', '.join(name for name, _ in plan.servers)}"
         for plan in plans
     ]
-    shown = shlex.quote(command) if " " in command else command
     return "\n".join(
         [
             "In the mesh, and each answers for all:",
             *rows,
             "",
-            "Look:    " + f"{shown} status --url {first.url}",
-            "Call:    " + f"{shown} tools call {CALLED_TOOL} sides=20 count=3 --url {first.url}",
+            "Look:    " + f"{command} status --url {first.url}",
+            "Call:    " + f"{command} tools call {CALLED_TOOL} sides=20 count=3 --url {first.url}",
             "REST:    " + f"curl {first.url}/api/v1/mcp/peers",
             "Claude:  " + f"claude mcp add --transport http mesh {first.url}/mcp",
             "Python:  " + "from fastmcp import Client",

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, TextIO
 
 import orjson
@@ -55,6 +56,11 @@ def quiet_vendors() -> None:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.WARNING)
+
+
+def log_uncaught(kind: type[BaseException], fault: BaseException, trace: TracebackType | None) -> None:
+    """Log what ends the process, in the format of everything else; for `sys.excepthook`."""
+    logging.getLogger("agent").critical("the process ends by a bug", exc_info=(kind, fault, trace))
 
 
 class JsonFormatter(logging.Formatter):
@@ -144,6 +150,8 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _as_word(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, str) and _PLAIN.fullmatch(value):
