@@ -178,7 +178,7 @@ class _Limited:
         """When it is full, drop the label sets of backends that are gone, so that new ones get their own."""
         if len(self._children) < self._sets_max:
             return
-        for values in [values for values in self._children if values[0] not in backends]:
+        for values in [values for values in self._children if values[0] not in backends and values[0] != OTHER]:
             del self._children[values]
             self._metric.remove(*values)
 

@@ -1,0 +1,175 @@
+"""Metrics: what is counted, what mirrors state, and how few series hostile names can make."""
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agent import metrics as module
+from agent.metrics import Metrics
+from agent.model import HttpTarget, LinkState, LinkView, PeerSource, PeerSpec, ServerScope, ServerSpec, StdioTarget
+from discovery.model import RegistrarStatus, SourceStatus
+
+
+@dataclass
+class Mesh:
+    """As much of a mesh as a scrape looks at."""
+
+    links: tuple[LinkView, ...] = ()
+    routes: Any = field(default_factory=lambda: SimpleNamespace(conflicts=()))
+
+    def views(self) -> tuple[LinkView, ...]:
+        return self.links
+
+
+@dataclass(frozen=True)
+class Membership:
+    mode: str = "consul"
+    source: SourceStatus = field(default_factory=SourceStatus)
+    registrar: RegistrarStatus = field(default_factory=RegistrarStatus)
+
+
+def peer(name: str, state: LinkState = LinkState.READY) -> LinkView:
+    return LinkView(PeerSpec(name, HttpTarget("http://10.9.8.7:8000/mcp"), PeerSource.DISCOVERY), state)
+
+
+def series(metrics: Metrics) -> dict[str, float]:
+    lines = metrics.render()[0].decode().splitlines()
+    return {
+        name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
+
+
+def test_a_call_is_counted_timed_and_no_longer_in_flight() -> None:
+    metrics = Metrics("1.2.3")
+    metrics.call_started()
+    metrics.call_started()
+    metrics.call_finished("peer:a", "notes__add", "ok", 0.03)
+    found = series(metrics)
+    assert found['mesh_calls_total{backend="peer:a",outcome="ok",tool="notes__add"}'] == 1
+    assert found["mesh_calls_in_flight"] == 1
+    assert found['mesh_call_seconds_bucket{backend="peer:a",le="0.025"}'] == 0
+    assert found['mesh_call_seconds_bucket{backend="peer:a",le="0.05"}'] == 1
+    assert found['mesh_build_info{version="1.2.3"}'] == 1
+
+
+def test_events_are_counted_under_words_of_ours() -> None:
+    metrics = Metrics("1")
+    metrics.dialled("ok")
+    metrics.dialled("DialledOurselves")
+    metrics.link_reconnected("peer:a")
+    metrics.list_changed("tools")
+    metrics.auth_failed()
+    found = series(metrics)
+    assert found['mesh_dials_total{outcome="ok"}'] == 1
+    assert found['mesh_dials_total{outcome="dialled_ourselves"}'] == 1
+    assert found['mesh_link_reconnects_total{backend="peer:a"}'] == 1
+    assert found['mesh_list_changes_total{kind="tools"}'] == 1
+    assert found["mesh_auth_failures_total"] == 1
+
+
+@pytest.mark.looptime(start=100.0)
+async def test_a_scrape_mirrors_the_state_of_its_own_moment() -> None:
+    metrics = Metrics("1")
+    child = LinkView(ServerSpec("files", StdioTarget("x"), ServerScope.NODE), LinkState.BACKOFF, reconnects=3)
+    source = SourceStatus(up=True, last_answer_at_s=90.0, changes_total=4)
+    metrics.observe(
+        Mesh((peer("a"), peer("b"), child), SimpleNamespace(conflicts=("one",))),
+        Membership("consul", source, RegistrarStatus(registrations_total=2)),
+    )
+    found = series(metrics)
+    assert found['mesh_links{state="ready"}'] == 2
+    assert found['mesh_links{state="backoff"}'] == 1
+    assert found['mesh_links{state="parked"}'] == 0
+    assert found['mesh_stdio_restarts_total{server="files"}'] == 3
+    assert found["mesh_consul_up"] == 1
+    assert found["mesh_catalog_age_seconds"] == pytest.approx(10.0)
+    assert found["mesh_catalog_changes_total"] == 4
+    assert found["mesh_registrations_total"] == 2
+    assert found["mesh_name_conflicts"] == 1
+    metrics.observe(Mesh(), Membership("off"))
+    found = series(metrics)
+    assert found['mesh_links{state="ready"}'] == 0
+    assert "mesh_consul_up" not in found
+    assert "mesh_catalog_age_seconds" not in found
+
+
+async def test_a_hundred_thousand_random_names_leave_under_two_thousand_series() -> None:
+    metrics, rng = Metrics("1"), random.Random(7)
+    for _ in range(100_000):
+        backend, tool = f"peer:{rng.getrandbits(64):x}", f"{rng.getrandbits(64):x}__t"
+        metrics.call_started()
+        metrics.call_finished(backend, tool, rng.choice(["ok", "timeout"]), 0.01)
+        metrics.link_reconnected(backend)
+    found = series(metrics)
+    assert sum(value for name, value in found.items() if name.startswith("mesh_calls_total")) == 100_000
+    assert len(found) < 2000
+    metrics.observe(Mesh(tuple(peer(f"p{n}") for n in range(500))), Membership())
+    assert len(series(metrics)) < 2000
+
+
+def test_beyond_the_limit_the_outcome_is_still_told() -> None:
+    metrics = Metrics("1")
+    for n in range(module.CALL_LABEL_SETS_MAX):
+        metrics.call_finished("peer:a", f"tool-{n}", "ok", 0.01)
+    metrics.call_finished("peer:a", "tool-new", "timeout", 0.01)
+    metrics.call_finished("peer:a", "tool-0", "ok", 0.01)
+    found = series(metrics)
+    assert found['mesh_calls_total{backend="other",outcome="timeout",tool="other"}'] == 1
+    assert found['mesh_calls_total{backend="peer:a",outcome="ok",tool="tool-0"}'] == 2
+
+
+async def test_a_full_metric_makes_room_for_new_backends_when_old_ones_are_gone() -> None:
+    metrics = Metrics("1")
+    for n in range(module.BACKENDS_MAX + 1):
+        metrics.call_finished(f"peer:old{n}", "t", "ok", 0.01)
+    metrics.observe(Mesh((peer("old1"), peer("new"))), Membership())
+    metrics.call_finished("peer:new", "t", "ok", 0.01)
+    counts = {name for name in series(metrics) if name.startswith("mesh_call_seconds_count")}
+    assert counts == {f'mesh_call_seconds_count{{backend="{b}"}}' for b in ("peer:old1", "peer:new", "other")}
+
+
+@pytest.mark.parametrize("name", ["http://10.0.0.7/x", "a b", "x\ny", 'q"', "é", "", "a" * 129])
+def test_what_is_no_name_never_becomes_a_label(name: str) -> None:
+    metrics = Metrics("1")
+    metrics.call_finished("peer:a", name, "ok", 0.01)
+    assert series(metrics)['mesh_calls_total{backend="peer:a",outcome="ok",tool="other"}'] == 1
+
+
+async def test_no_address_of_a_peer_is_in_the_exposition() -> None:
+    metrics = Metrics("1")
+    metrics.observe(Mesh((peer("a"),)), Membership())
+    assert b"10.9.8.7" not in metrics.render()[0]
+
+
+async def test_a_blocked_loop_shows_as_lag_and_is_forgotten_after_half_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LAG_EVERY_S", 0.01)
+    metrics, loop = Metrics("1"), asyncio.get_running_loop()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        watch = tasks.create_task(metrics.watch_loop_lag(), name="lag")
+        await asyncio.wait([watch], timeout=0.05)
+        ends_s = loop.time() + 0.2
+        while loop.time() < ends_s:  # holds the loop, as a slow parser would
+            pass
+        while series(metrics)["mesh_event_loop_lag_seconds"] < 0.1:
+            await asyncio.wait([watch], timeout=0.01)
+        while series(metrics)["mesh_event_loop_lag_seconds"] > 0.1:
+            await asyncio.wait([watch], timeout=0.05)
+        watch.cancel()
+
+
+def test_two_nodes_in_one_process_do_not_share_their_counters() -> None:
+    one, other = Metrics("1"), Metrics("1")
+    one.auth_failed()
+    assert (series(one)["mesh_auth_failures_total"], series(other)["mesh_auth_failures_total"]) == (1, 0)
+
+
+def test_process_metrics_stand_beside_ours() -> None:
+    body, content_type = Metrics("1").render()
+    assert b"process_resident_memory_bytes" in body
+    assert content_type.startswith("text/plain; version=0.0.4")
