@@ -22,6 +22,7 @@ def write_durably(path: Path, content: bytes) -> None:
     draft = path.with_name(f"{path.name}.tmp")  # One writer: what a crash leaves here is overwritten by the next one.
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, FILE_MODE)  # The mode above counts for a new file only.
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -34,7 +34,7 @@ class _SavedOverride(BaseModel):
     url: str
     scope: Literal["local", "mesh"]
     token: str | None = Field(default=None, repr=False)
-    headers: list[tuple[str, str]] = Field(default=[], repr=False, strict=False)
+    headers: list[tuple[str, str]] = Field(default=[], repr=False)
 
 
 class _SavedSuppression(BaseModel):
@@ -185,7 +185,7 @@ def _read(path: Path) -> _Kept:
     if isinstance(schema, int) and schema > SCHEMA:
         raise _refused(path, f"was written by a newer version (schema {schema}, this one knows {SCHEMA})")
     try:
-        saved = _SavedFile.model_validate(parsed)
+        saved = _SavedFile.model_validate_json(content)
     except ValidationError as exc:
         first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
