@@ -137,10 +137,12 @@ def names_of_tests_are_sentences(source: Source) -> Iterator[str]:
 
 
 def exceptions_to_lint_have_reasons(source: Source) -> Iterator[str]:
+    above = ""
     for number, line in enumerate(source.text.splitlines(), start=1):
         found = re.search(r"# (noqa|type: ignore)\b(:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*|\[[\w, -]+\])?(?P<reason>.*)", line)
-        if found and not re.search(r"\w{3,}", found["reason"]):
-            yield f"line {number}: an ignore without its reason beside it"
+        if found and not re.search(r"\w{3,}", found["reason"]) and not above.lstrip().startswith("# "):
+            yield f"line {number}: an ignore without its reason beside or above it"
+        above = line
 
 
 Rule = Callable[[Source], Iterator[str]]
