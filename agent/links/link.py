@@ -141,6 +141,10 @@ class Link:
                     opened_door = await stack.enter_async_context(opened(self.spec, self._own))
                 await self._serve(opened_door)
         except ExceptionGroup as group:
+            # A task group that has failures of its own swallows a cancellation that came with them (Python 3.11 to
+            # 3.13); the supervisor waits for us to end.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from group
             failure = _first_failure(group)
             self._failed(failure)
             raise failure from group
