@@ -271,7 +271,7 @@ def _places(origin: Origin) -> Iterable[_Place]:
     server, node = origin.server, origin.node
     if origin.scope == PLAIN_SCOPE:
         # Two gateways' plain peers of one name are two things, and so is ours.
-        owner = f"plain:{server}" if not origin.path else f"plain:{node.node_id}/{server}"
+        owner = f"plain:{server}" if not origin.path else f"plain:{server}@{node.node_id}"
         yield _Place(Root(server, of_node=False), owner, owner, (server,), listed=True)
         return
     if origin.scope == ServerScope.SERVICE:

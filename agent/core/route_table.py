@@ -95,7 +95,8 @@ class Route:
 
     `definition` is the backend's own object with its name replaced and `_meta[ORIGIN_META_KEY]` set; never change it.
     Unlisted routes are aliases: they resolve, and carry the definition as it is listed. `owner` is what the name
-    belongs to: `service:<server>`, `node:<node_id>` or `plain:<peer>`.
+    belongs to: `service:<server>`, `node:<node_id>/<server>` or `plain:<peer>` (`plain:<peer>@<node_id>` behind a
+    gateway).
     """
 
     kind: RouteKind
