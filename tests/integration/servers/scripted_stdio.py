@@ -1,0 +1,154 @@
+"""A stdio MCP server of nothing but the standard library that behaves, or misbehaves, as its arguments say.
+
+Run as a file by the stdio door tests. Arguments are flags (see `Server`); tools are chosen by `tools/call`'s name. The
+one rule: it does exactly one thing wrong at a time.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+MODERN = "2026-07-28"
+
+
+class Server:
+    """Flags: modern, silent (ignores discover), dies (of discover), late (answers discover after initialize),
+    stubborn (ignores the end of its input and SIGTERM), junk, mute (never answers anything), crash, stray."""  # noqa: D205, D209 - one list
+
+    def __init__(self, flags: set[str]) -> None:
+        self.flags = flags
+        self.cancelled: list[Any] = []
+        self.answers: list[Any] = []
+        self.held: list[int] = []
+        self.late: int | None = None
+
+    def send(self, message: dict[str, Any]) -> None:
+        if "junk" in self.flags:
+            sys.stdout.write("Loading model... 100%\n\n{broken json\n[1, 2]\n")
+        sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        sys.stdout.flush()
+
+    def result(self, request_id: Any, **result: Any) -> None:
+        self.send({"id": request_id, "result": result})
+
+    def error(self, request_id: Any, code: int, **more: Any) -> None:
+        self.send({"id": request_id, "error": {"code": code, "message": f"error {code}", **more}})
+
+    def take(self, message: dict[str, Any]) -> None:
+        method, request_id = message.get("method"), message.get("id")
+        if "mute" in self.flags:
+            return
+        match method:
+            case None:
+                self.answers.append(message)
+            case "server/discover":
+                self.discover(request_id)
+            case "initialize":
+                self.initialize(request_id)
+            case "notifications/cancelled":
+                self.cancelled.append(message["params"]["requestId"])
+            case "ping":
+                self.result(request_id)
+            case "subscriptions/listen" if "modern" in self.flags:
+                self.listen(request_id)
+            case "tools/call":
+                self.call(request_id, message["params"])
+            case _ if request_id is not None:
+                self.error(request_id, -32601)
+
+    def discover(self, request_id: Any) -> None:
+        if "dies" in self.flags:
+            sys.stderr.write("Traceback: \x1b[31mno server/discover\x1b[0m here\n")
+            sys.exit(3)
+        if "late" in self.flags and self.late is None:
+            self.late = request_id
+        elif self.flags & {"modern", "late"}:
+            self.result(request_id, supportedVersions=[MODERN], capabilities={"tools": {}})
+        elif "silent" not in self.flags:
+            self.error(request_id, -32602)
+
+    def initialize(self, request_id: Any) -> None:
+        if self.late is not None:
+            self.result(self.late, supportedVersions=[MODERN], capabilities={})
+            self.error(request_id, -32022, data={"supported": [MODERN]})
+        else:
+            info = {"name": "scripted", "version": "1"}
+            self.result(request_id, protocolVersion="2025-06-18", capabilities={}, serverInfo=info)
+
+    def listen(self, request_id: Any) -> None:
+        meta = {"io.modelcontextprotocol/subscriptionId": request_id}
+        granted = {"toolsListChanged": True}
+        self.send(
+            {"method": "notifications/subscriptions/acknowledged", "params": {"notifications": granted, "_meta": meta}}
+        )
+        self.send({"method": "notifications/tools/list_changed", "params": {"_meta": meta}})
+
+    def call(self, request_id: Any, params: dict[str, Any]) -> None:  # noqa: C901, PLR0912 - a flat table of tools
+        token = params.get("_meta", {}).get("progressToken")
+        match params["name"]:
+            case "echo":
+                self.result(request_id, params=params)
+            case "hold":
+                self.held.append(request_id)
+            case "release":
+                for held in reversed(self.held):
+                    self.result(held, id=held)
+                self.result(request_id)
+            case "cancelled":
+                self.result(request_id, ids=self.cancelled)
+            case "exit":
+                sys.stderr.write("noise\nout of \x1b[1mcheese\x1b[0m\n")
+                sys.stderr.flush()
+                os._exit(7)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "progress":
+                for step in range(params["arguments"]["to"]):
+                    self.send(
+                        {"method": "notifications/progress", "params": {"progressToken": token, "progress": step}}
+                    )
+                self.result(request_id, done=True)
+            case "changed":
+                for kind in ("prompts", "resources", "tools"):
+                    self.send({"method": f"notifications/{kind}/list_changed"})
+                self.result(request_id)
+            case "ask":
+                self.send({"id": "a", "method": "ping"})
+                self.send({"id": "b", "method": "roots/list"})
+                self.result(request_id)
+            case "answers":
+                self.result(request_id, answers=self.answers)
+            case "stray":
+                child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+                self.result(request_id, pid=child.pid)
+            case "big":
+                self.result(request_id, text="x" * params["arguments"]["size"])
+            case "endless":
+                sys.stdout.write("x" * 17 * 1024 * 1024)
+                sys.stdout.flush()
+            case "deaf":
+                self.result(request_id)
+                threading.Event().wait()
+
+
+def main() -> None:
+    """Read lines until the input ends, and then as the flags say."""
+    flags = set(sys.argv[1:])
+    if "crash" in flags:
+        sys.stderr.write("cannot find my configuration\n")
+        sys.exit(1)
+    if "stubborn" in flags:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    server = Server(flags)
+    for line in sys.stdin:
+        server.take(json.loads(line))
+    if "stubborn" in flags:
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
