@@ -40,14 +40,25 @@ def list_tools(args: Namespace) -> int:
 def call_tool(args: Namespace) -> int:
     """Call a tool and print what it says."""
     arguments = read_arguments(args.args, args.pairs)
-    return _call(args, args.name, arguments, timeout_s=args.timeout)
+    result = asyncio.run(
+        _talk(node_of(args), lambda client: client.call_tool_mcp(args.name, arguments, timeout=args.timeout))
+    )
+    _show(args, result)
+    return Exit.TOOL if result.is_error else Exit.OK
 
 
 def reload_servers(args: Namespace) -> int:
-    """Reload one server, or all that are enabled."""
-    if args.name:
-        return _call(args, "reload_mcp_server", {"server_name": args.name})
-    return _call(args, "reload_all_mcp_servers", {})
+    """Reload one server, or all that are enabled; one that does not come back is a tool's failure."""
+    name, arguments = ("reload_mcp_server", {"server_name": args.name}) if args.name else ("reload_all_mcp_servers", {})
+    result = asyncio.run(_talk(node_of(args), lambda client: client.call_tool_mcp(name, arguments)))
+    told = result.structured_content if isinstance(result.structured_content, dict) else {}
+    rows = [row for row in told.get("servers", [told]) if isinstance(row, dict) and "message" in row]
+    if args.json or result.is_error or not rows:
+        _show(args, result)
+    else:
+        for row in rows:
+            print(one_line(str(row["message"])))
+    return Exit.TOOL if result.is_error or not all(row.get("success", True) for row in rows) else Exit.OK
 
 
 def read_arguments(text: str | None, pairs: Sequence[str]) -> dict[str, Any]:
@@ -69,16 +80,14 @@ def read_arguments(text: str | None, pairs: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def _call(args: Namespace, name: str, arguments: dict[str, Any], timeout_s: float | None = None) -> int:
-    result = asyncio.run(_talk(node_of(args), lambda client: client.call_tool_mcp(name, arguments, timeout=timeout_s)))
+def _show(args: Namespace, result: Any) -> None:
     if args.json:
         print_json(result=_plain(result))
-    else:
-        for block in result.content:
-            print(many_lines(block.text) if block.type == "text" else f"[{one_line(block.type)}]")
-        if not result.content and result.structured_content is not None:
-            print(json.dumps(result.structured_content))
-    return Exit.TOOL if result.is_error else Exit.OK
+        return
+    for block in result.content:
+        print(many_lines(block.text) if block.type == "text" else f"[{one_line(block.type)}]")
+    if not result.content and result.structured_content is not None:
+        print(json.dumps(result.structured_content))
 
 
 async def _talk(node: Node, talk: Talk) -> Any:

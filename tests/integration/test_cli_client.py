@@ -69,8 +69,12 @@ def build_tools() -> FastMCP:
         raise ToolError("no\x1b[31m luck")
 
     @server.tool
-    def reload_mcp_server(server_name: str) -> str:
-        return f"reloaded {server_name}"
+    def reload_mcp_server(server_name: str) -> dict[str, Any]:
+        return {"server_name": server_name, "success": server_name != "bad", "message": f"reloaded {server_name}"}
+
+    @server.tool
+    async def reload_all_mcp_servers() -> dict[str, Any]:
+        return {"servers": [reload_mcp_server("clock"), reload_mcp_server("bad")], "count": 2}
 
     return server
 
@@ -217,7 +221,7 @@ async def test_token_is_sent_and_a_wrong_one_is_exit_code_three(
 async def test_tools_are_listed_and_called(capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(Requests(), good({})) as url:
         assert await run(url, "tools", "ls") == 0
-        assert "add                a, b?        Add two numbers." in capsys.readouterr().out.splitlines()
+        assert "add                     a, b?        Add two numbers." in capsys.readouterr().out.splitlines()
         assert await run(url, "tools", "call", "add", "a=2", "b=3") == 0
         assert capsys.readouterr().out == "5\n"
         assert await run(url, "tools", "call", "add", "--args", '{"a": 2}', "--json") == 0
@@ -225,6 +229,9 @@ async def test_tools_are_listed_and_called(capsys: pytest.CaptureFixture[str]) -
         assert (printed["schema"], printed["result"]["structuredContent"]) == (1, {"result": 3})
         assert await run(url, "servers", "reload", "clock") == 0
         assert capsys.readouterr().out == "reloaded clock\n"
+        assert await run(url, "servers", "reload", "bad") == 5
+        assert await run(url, "servers", "reload") == 5
+        assert capsys.readouterr().out == "reloaded bad\nreloaded clock\nreloaded bad\n"
 
 
 async def test_failure_of_a_tool_is_exit_code_five_and_its_text_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:

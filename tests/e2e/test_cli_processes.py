@@ -1,0 +1,162 @@
+"""The command line as its users start it: processes, signals and exit codes, against real nodes."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.running import INHERITED, ROOT, RunningNode, eventually, running_nodes
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+
+TOKEN = "token-0123456789-abcdef"
+CLOCK = {"clock": {"command": sys.executable, "args": ["-m", "agent.examples.clock"], "cwd": str(ROOT)}}
+
+
+@asynccontextmanager
+async def started(*argv: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A command of ours as a process; ended when the test leaves it."""
+    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-u", "-m", "agent", *argv),
+        env={**kept, **environ},
+        cwd=ROOT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()
+
+
+async def run(*argv: str, **environ: str) -> tuple[int, str]:
+    """Run a command to its end; returns exit code and output."""
+    async with started(*argv, **environ) as process:
+        out, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode()
+
+
+async def output_until(process: asyncio.subprocess.Process, words: str) -> str:
+    """Read output up to the line with `words`."""
+    assert process.stdout is not None
+    lines = []
+    async with asyncio.timeout(60):
+        while line := (await process.stdout.readline()).decode():
+            lines.append(line)
+            if words in line:
+                return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def none_listens(output: str) -> bool:
+    ports = {int(port) for port in re.findall(r"http://127\.0\.0\.1:(\d+)/mcp", output)}
+    assert len(ports) == 3, output
+    for port in ports:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            continue
+        writer.close()
+        return False
+    return True
+
+
+async def test_demo_once_shows_three_nodes_and_a_call_between_them_and_leaves_nothing() -> None:
+    code, output = await run("demo", "--once")
+    assert code == 0, output
+    assert "all three see each other and each other's tools" in output
+    assert re.search(r'had a peer roll them, in \d+ ms:\n +\{"rolls": \[\d+, \d+, \d+\], "total": \d+\}', output), (
+        output
+    )
+    assert await none_listens(output)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the nodes through /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_demo_tells_of_a_node_that_dies_goes_on_and_stops_at_a_signal(number: signal.Signals) -> None:
+    async with started("demo") as process:
+        output = await output_until(process, "Ctrl-C stops all three")
+        nodes = children_of(process.pid)
+        assert len(nodes) == 3
+        os.kill(nodes[1], signal.SIGKILL)
+        assert "has ended with exit code -9" in await output_until(process, "the end of node-")
+        code, listed = await run(
+            "tools", "call", "node-c__notes__list", MESH_URL=re.findall(r"http://[\d.:]+", output)[0]
+        )
+        assert (code, listed) == (0, '{"titles": []}\n')
+        process.send_signal(number)
+        rest, _ = await process.communicate()
+        assert process.returncode == 0, rest
+        assert "all three nodes have stopped" in rest.decode()
+        assert "is killed" not in rest.decode()
+        assert await none_listens(output)
+        folder = re.search(r"Logs are in (\S+)\.", output)
+        assert folder is not None
+        assert not os.path.exists(folder[1])  # noqa: PTH110, ASYNC240 - one look, after everything has ended
+
+
+async def test_clients_talk_to_a_real_node_and_are_refused_without_its_token(tmp_path: Path) -> None:
+    async with running_nodes() as start:
+        node: RunningNode = await start("node-1", tmp_path, servers=CLOCK, MESH_TOKEN=TOKEN, MESH_DISCOVERY="off")
+        known = {"MESH_URL": node.base, "MESH_TOKEN": TOKEN}
+
+        async def offered() -> bool:
+            code, listed = await run("tools", "ls", "--json", **known)
+            assert code == 0, listed
+            return "node-1__clock__now" in {tool["name"] for tool in json.loads(listed)["tools"]}
+
+        await eventually(offered, 30)
+        code, status = await run("status", **known)
+        assert code == 0
+        assert status.startswith("node-1 is ready")
+        assert "discovery: off" in status
+        code, told = await run("tools", "call", "node-1__clock__now", "zone=Asia/Taipei", **known)
+        assert code == 0
+        assert json.loads(told)["zone"] == "Asia/Taipei"
+        assert (await run("tools", "call", "node-1__clock__now", "zone=Nowhere", **known))[0] == 5
+        for command in (["status"], ["tools", "ls"]):
+            assert (await run(*command, MESH_URL=node.base))[0] == 3
+            assert (await run(*command, MESH_URL=node.base, MESH_TOKEN="wrong-0123456789-abc"))[0] == 3
+        assert TOKEN not in node.log()
+        assert "MCP" in node.log()
+
+
+async def test_peer_is_added_listed_and_removed_by_the_command_line(tmp_path: Path) -> None:
+    async with running_nodes() as start:
+        one: RunningNode = await start("node-1", tmp_path / "1", MESH_DISCOVERY="off")
+        two: RunningNode = await start("node-2", tmp_path / "2", MESH_DISCOVERY="off")
+        code, told = await run("peers", "add", "second", two.url, MESH_URL=one.base)
+        assert (code, told) == (0, "Peer node 'second' added successfully\n")
+        code, listed = await run("peers", "ls", "--json", MESH_URL=one.base)
+        (peer,) = json.loads(listed)["peers"]
+        assert (peer["name"], peer["connected"], peer["source"]) == ("second", True, "override")
+        assert (await run("peers", "rm", "second", MESH_URL=one.base))[0] == 0
+        assert (await run("peers", "ls", MESH_URL=one.base)) == (0, "no peers\n")
+        code, told = await run("peers", "rm", "second", MESH_URL=one.base)
+        assert code == 1, told
+        assert "404" in told
+        assert one.process.returncode is None, one.log()
+
+
+async def test_refused_settings_end_a_run_with_exit_code_two_and_one_line() -> None:
+    code, output = await run("run", HOST="0.0.0.0")
+    assert code == 2
+    assert output.count("\n") == 1
+    assert "MESH_TOKEN" in output
