@@ -173,7 +173,11 @@ class Node:
         member.cancel()
         await asyncio.wait([member])
         await asyncio.sleep(LEAVE_GRACE_S)
-        await runner.cleanup()
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await runner.cleanup()
+        except TimeoutError:
+            log.warning("requests were cut off at the end of the drain", extra={"timeout_s": DRAIN_TIMEOUT_S})
         log.info("node stopped", extra={"node": self._identity.name})
 
     # Parts

@@ -5,7 +5,10 @@ when Consul is told. The observer is told by its subscription and then lists, as
 """
 
 import asyncio
+import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +17,7 @@ import orjson
 from bench.figures import Figure, percentile
 from bench.processes import node
 from bench.raw_client import RawClient
+from tests.consul_binary import consul_binary
 from tests.consul_process import running_consul
 
 JOINS = 100
@@ -23,9 +27,18 @@ TOOL = "joiner__dice__roll"
 
 async def measure() -> list[Figure]:
     """Join and leave a hundred times."""
-    servers = {"dice": {"command": "python", "args": ["-m", "agent.examples.dice"]}}
+    binary = consul_binary()
+    if binary is None:
+        print("join is not measured: there is no Consul here (python -m tests.consul_binary says why)", file=sys.stderr)
+        return []
+    with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
+        return await _measure(binary, Path(folder))
+
+
+async def _measure(binary: Path, folder: Path) -> list[Figure]:
+    servers = {"dice": {"command": sys.executable, "args": ["-m", "agent.examples.dice"]}}
     async with (
-        running_consul() as consul,
+        running_consul(binary, folder) as consul,
         node("joiner", servers=servers, MESH_DISCOVERY="off") as joiner,
         node("observer", CONSUL_HTTP_ADDR=consul.url) as observer,
         RawClient(f"{observer}/mcp") as client,

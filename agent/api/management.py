@@ -46,8 +46,10 @@ def build_management(name: str, version: str, desk: NodeDesk) -> FastMCP:
     # Schemas stay as they are declared, and FastMCP's own host guard is off: the edge checks every route.
     server: FastMCP = FastMCP(name, version=version, dereference_schemas=False, instructions=_INSTRUCTIONS)
 
+    # Coroutines all: FastMCP runs plain functions in threads, where the desk's snapshots have no loop to ask the time of.
+
     @server.tool
-    def list_mcp_servers() -> dict[str, Any]:
+    async def list_mcp_servers() -> dict[str, Any]:
         """List every configured MCP server and every peer node with its status."""
         servers = [{key: value for key, value in entry.items() if key != "functions"} for entry in desk.servers()]
         return {"servers": servers, "count": len(servers)}
@@ -70,7 +72,7 @@ def build_management(name: str, version: str, desk: NodeDesk) -> FastMCP:
         return {"servers": servers, "count": len(servers)}
 
     @server.tool
-    def get_mcp_server_functions(server_name: str) -> dict[str, Any]:
+    async def get_mcp_server_functions(server_name: str) -> dict[str, Any]:
         """Show the functions of one MCP server or peer: the name it uses itself and the name in the mesh."""
         try:
             return desk.functions(server_name)
@@ -78,7 +80,7 @@ def build_management(name: str, version: str, desk: NodeDesk) -> FastMCP:
             raise ToolError(str(exc)) from exc
 
     @server.tool
-    def get_available_mcp_servers() -> dict[str, Any]:
+    async def get_available_mcp_servers() -> dict[str, Any]:
         """List the names of the MCP servers and peers that are connected now."""
         names = [entry["name"] for entry in desk.servers() if entry["connected"]]
         return {"servers": names, "count": len(names)}
@@ -89,12 +91,12 @@ def build_management(name: str, version: str, desk: NodeDesk) -> FastMCP:
 
 def _add_resources(server: FastMCP, desk: NodeDesk) -> None:
     @server.resource("config://app", mime_type="application/json")
-    def app_config() -> dict[str, Any]:
+    async def app_config() -> dict[str, Any]:
         """The application's configuration, without secrets."""
         return desk.config()
 
     @server.resource("health://system", mime_type="application/json")
-    def system_health() -> dict[str, Any]:
+    async def system_health() -> dict[str, Any]:
         """The health of this node: links, discovery, uptime."""
         return desk.health()
 
