@@ -19,7 +19,7 @@ import orjson
 from agent.text import many_lines, one_line
 
 # Every MCP request is a line of this logger; its lines carry the word MCP, so that `docker logs … | grep MCP` has them.
-TRAFFIC_LOGGER = "agent.traffic"
+TRAFFIC_LOGGER = "agent.mcp"
 VALUE_CHARS_MAX = 2000  # A field is a name, an address or a reason. Whoever logs more logs a payload.
 TRACEBACK_CHARS_MAX = 20_000
 SECRET_CHARS_MIN = 8  # Shorter ones are ordinary words, and hiding those would only spoil the log.
