@@ -27,8 +27,7 @@ class RawClient:
         self._id = 0
 
     async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=30)
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         return self
 
     async def __aexit__(
@@ -57,9 +56,9 @@ class RawClient:
 
     def listen(self) -> Any:
         """Open a stream of list changes; use the response's `content` as an async iterator of lines."""
-        return self._post("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
+        return self._post("subscriptions/listen", {"notifications": {"toolsListChanged": True}}, timeout_s=None)
 
-    def _post(self, method: str, params: dict[str, Any]) -> Any:
+    def _post(self, method: str, params: dict[str, Any], timeout_s: float | None = 30) -> Any:
         assert self._session is not None
         self._id += 1
         body = {"jsonrpc": "2.0", "id": self._id, "method": method, "params": {**params, "_meta": ENVELOPE}}
@@ -71,4 +70,5 @@ class RawClient:
         }
         if "name" in params:
             headers["Mcp-Name"] = params["name"]
-        return self._session.post(self._url, data=orjson.dumps(body), headers=headers)
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        return self._session.post(self._url, data=orjson.dumps(body), headers=headers, timeout=timeout)

@@ -46,7 +46,7 @@ def build_management(name: str, version: str, desk: NodeDesk) -> FastMCP:
     # Schemas stay as they are declared, and FastMCP's own host guard is off: the edge checks every route.
     server: FastMCP = FastMCP(name, version=version, dereference_schemas=False, instructions=_INSTRUCTIONS)
 
-    # Coroutines all: FastMCP runs plain functions in threads, where the desk's snapshots have no loop to ask the time of.
+    # Coroutines all: FastMCP runs plain functions in threads, where the desk has no loop to ask the time of.
 
     @server.tool
     async def list_mcp_servers() -> dict[str, Any]:
