@@ -8,7 +8,7 @@ import ssl
 import aiohttp
 
 from discovery.environment import ConsulSettings
-from discovery.errors import SettingsRefused
+from discovery.errors import AgentUnreachable, SettingsRefused
 
 
 def open_pool(settings: ConsulSettings) -> aiohttp.ClientSession:
@@ -23,7 +23,25 @@ def open_pool(settings: ConsulSettings) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(settings.socket_path, limit=0)
     else:
         connector = aiohttp.TCPConnector(limit=0, ssl=tls_context(settings))
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(no_silent_repeat,)
+    )
+
+
+async def no_silent_repeat(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Let a broken waiting query fail instead of being repeated.
+
+    aiohttp quietly sends a GET again when a pooled connection breaks. A waiting query would then carry its old index
+    to a restarted agent, whose lower index hides every change for the whole wait; the watch has to know.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+        if "index" in request.url.query:
+            raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__})") from exc
+        raise
 
 
 def tls_context(settings: ConsulSettings) -> ssl.SSLContext | bool:

@@ -20,6 +20,7 @@ from discovery import backoff
 from discovery.consul_client import ConsulClient
 from discovery.errors import AccessRefused, CatalogUnavailable, RegistrationLost
 from discovery.model import RegistrarStatus, Registration
+from discovery.token import LOOK_S
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class ConsulRegistrar:
         self._sent_at_s: float | None = None
         self._wake = asyncio.Event()
         self._verify = False
+        self._refused_token: str | None = None
         self._failures = 0
         self._down_since_s: float | None = None
         self._registered = False
@@ -165,8 +167,8 @@ class ConsulRegistrar:
         self._registered = self._presence_expected = False
         self._sent = None
         self._failed(exc)
-        # A token file may be rotated at any time; a heartbeat's pace is the promised 2 s at most late.
-        return self._wanted.heartbeat_s if self._client.token_rotates else backoff.LAST_STEP_S * random.random()  # noqa: S311 - jitter
+        self._refused_token = self._client.token if self._client.token_rotates else None
+        return backoff.LAST_STEP_S * random.random()  # noqa: S311 - jitter
 
     def _failed(self, exc: Exception) -> float:
         """Note a failure; return the delay before the next try, never longer than a heartbeat."""
@@ -184,13 +186,17 @@ class ConsulRegistrar:
         self._failures, self._down_since_s, self._last_error = 0, None, ""
 
     async def _wait(self, delay_s: float) -> None:
-        """Wait for the delay or a wish; then keep the distance to the last registration."""
-        try:
-            async with asyncio.timeout(delay_s):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+        """Wait for the delay, a wish or a new token; then keep the distance to the last registration."""
+        until_s = _now_s() + delay_s
+        while (left_s := until_s - _now_s()) > 0 and not self._wake.is_set():
+            try:
+                async with asyncio.timeout(left_s if self._refused_token is None else min(left_s, LOOK_S)):
+                    await self._wake.wait()
+            except TimeoutError:
+                if self._refused_token is not None and self._client.token != self._refused_token:
+                    break
         self._wake.clear()
+        self._refused_token = None
         if self._sent_at_s is not None and self._sent != self._wanted:
             await asyncio.sleep(max(0.0, self._sent_at_s + CHANGE_SPACING_S - _now_s()))
 

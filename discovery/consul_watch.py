@@ -18,6 +18,7 @@ from discovery.errors import AccessRefused, AgentUnreachable, CatalogUnavailable
 from discovery.model import Catalog, InstanceKey, SourceStatus
 from discovery.parse import parse_catalog
 from discovery.source import Registrar
+from discovery.token import LOOK_S
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ QUICK_RETURN_S = 0.25  # A query that comes back sooner and without news did not
 _WAIT_MIN_S = 0.05
 _DISTRUST_WAIT_S = 2.0  # After a first distrusted answer; if the second is no better, it is worth a warning.
 _REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
-_TOKEN_LOOK_S = 1.0  # A rotated token is picked up this soon even while a refusal is being waited out.
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ class ConsulWatch:
         refused = self._client.token if self._failure is AccessRefused and self._client.token_rotates else None
         until_s = _now_s() + delay_s
         while (left_s := until_s - _now_s()) > 0:
-            await asyncio.sleep(min(left_s, _TOKEN_LOOK_S) if refused else left_s)
+            await asyncio.sleep(min(left_s, LOOK_S) if refused else left_s)
             if refused and self._client.token != refused:
                 return
 

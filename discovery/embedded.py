@@ -15,6 +15,7 @@ import errno
 import logging
 import random
 import socket
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 
-from discovery.embedded_catalog import LocalCatalog
+from discovery.embedded_catalog import LocalCatalog, first_index_at
 from discovery.embedded_checks import probe_forever
 from discovery.embedded_http import MARK, MARK_HEADER, CatalogServer
 from discovery.environment import ConsulSettings, is_loopback_host
@@ -30,12 +31,12 @@ from discovery.errors import SettingsRefused
 
 log = logging.getLogger(__name__)
 
-JOIN_TIMEOUT_S = 3.0
+JOIN_TIMEOUT_S = 3.0  # How long whoever holds the port may take to show that it is one of us.
 RACE_JITTER_S = 0.05  # Spreads the bids of those who saw the server go; all of them are microseconds of work.
 _BACKLOG = 1024
 _RETRY_S = 0.1
 _FAILURE_PAUSE_S = 1.0
-_SHUTDOWN_TIMEOUT_S = 0.2  # Waiting queries are cut; their clients treat that as a restart.
+_SHUTDOWN_TIMEOUT_S = 0.05  # Waiting queries are cut; their clients treat that as a restart.
 
 
 @dataclass(slots=True)
@@ -56,7 +57,9 @@ class EmbeddedSettings(ConsulSettings):
 
 
 @asynccontextmanager
-async def embedded_catalog(port: int, *, host: str = "127.0.0.1") -> AsyncGenerator[EmbeddedSettings, None]:
+async def embedded_catalog(
+    port: int, *, host: str = "127.0.0.1", join_timeout_s: float = JOIN_TIMEOUT_S
+) -> AsyncGenerator[EmbeddedSettings, None]:
     """Serve or join the embedded catalog on a loopback port for as long as the context is open.
 
     Raises:
@@ -66,7 +69,7 @@ async def embedded_catalog(port: int, *, host: str = "127.0.0.1") -> AsyncGenera
         raise SettingsRefused(f"the embedded catalog is for one machine only and refuses {host}: use 127.0.0.1")
     netloc = f"[{host}]" if ":" in host else host
     settings = EmbeddedSettings(url=f"http://{netloc}:{port}")
-    listener = await _listen_or_join(host, port, settings.url)
+    listener = await _listen_or_join(host, port, settings.url, join_timeout_s)
     failure: Exception | None = None
     async with asyncio.TaskGroup() as group:
         ready = asyncio.Event()
@@ -84,9 +87,9 @@ async def embedded_catalog(port: int, *, host: str = "127.0.0.1") -> AsyncGenera
         raise failure
 
 
-async def _listen_or_join(host: str, port: int, url: str) -> socket.socket | None:
+async def _listen_or_join(host: str, port: int, url: str, timeout_s: float) -> socket.socket | None:
     """Become the server (a listening socket) or make sure that another one is there (None)."""
-    deadline_s = asyncio.get_running_loop().time() + JOIN_TIMEOUT_S
+    deadline_s = asyncio.get_running_loop().time() + timeout_s
     while True:
         listener = try_listen(host, port)
         if listener is not None or await _is_ours(url):
@@ -117,7 +120,7 @@ async def _keep_place(host: str, port: int, listener: socket.socket | None, role
 
 async def _serve(listener: socket.socket, role: _Role, ready: asyncio.Event) -> None:
     """Serve a new, empty catalog on the socket; until cancelled."""
-    catalog = LocalCatalog(socket.gethostname())
+    catalog = LocalCatalog(socket.gethostname(), first_index=first_index_at(time.time()))
     server = CatalogServer(catalog)
     runner = web.AppRunner(
         server.application(),

@@ -12,6 +12,16 @@ from discovery.embedded_definition import SERVICES_MAX, CheckSpec, Definition, R
 
 DATACENTER = "local"
 _NOBODY: frozenset[str] = frozenset()
+_INDEX_CEILING = 2**42  # More than the milliseconds of the epoch until the year 2109.
+
+
+def first_index_at(unix_time_s: float) -> int:
+    """Where the index of a server that starts now begins: lower than where any earlier server's ended.
+
+    Clients must see that the state is another one; a lower index is how Consul says so. An ordinary start at 1 could
+    meet the old index again by chance, and a query that waits for the next one would hide everything before it.
+    """
+    return max(1, _INDEX_CEILING - int(unix_time_s * 1000))
 
 
 @dataclass(slots=True)
@@ -30,11 +40,12 @@ class _Entry:
 class LocalCatalog:
     """What one machine's nodes registered. `node_name` is the machine's, so it survives a change of the server."""
 
-    def __init__(self, node_name: str) -> None:
+    def __init__(self, node_name: str, *, first_index: int = 1) -> None:
         self._node_name = node_name
+        self._first_index = first_index
         self._entries: dict[str, _Entry] = {}
         self._owners: dict[str, str] = {}  # check ID -> service ID
-        self._index = 1
+        self._index = first_index
         self._name_index: dict[str, int] = {}
 
     def __repr__(self) -> str:
@@ -117,8 +128,16 @@ class LocalCatalog:
         return {check.check_id: replace(check, status="") for check in checks if check and check.http_url}
 
     def index_of(self, name: str) -> int:
-        """The index of the last change to a service name; never below 1, never lower than before."""
-        return self._name_index.get(name, 1)
+        """The index of the last change to a service name, never lower than before; the first one for a new name."""
+        return self._name_index.get(name, self._first_index)
+
+    def never_gave(self, index: int) -> bool:
+        """Whether an index can only come from another server's life."""
+        return index > self._index
+
+    def knows(self, name: str) -> bool:
+        """Whether a service of this name was ever registered here."""
+        return name in self._name_index
 
     def health_rows(self, name: str, *, passing_only: bool = False) -> list[dict[str, Any]]:
         """The rows of `/v1/health/service/<name>`."""

@@ -92,7 +92,8 @@ class CatalogServer:
 
     async def _wait_beyond(self, name: str, index: int, wait_s: float) -> None:
         """Wait until the name's index is beyond `index` or the time is over."""
-        if self._catalog.index_of(name) > index:
+        # An index of an earlier server is answered at once, so that its owner sees the lower one and starts again.
+        if self._catalog.index_of(name) > index or self._catalog.never_gave(index):
             return
         if self._waiters >= WAITERS_MAX:
             raise Refused(429, "too many waiting queries")
@@ -111,7 +112,7 @@ class CatalogServer:
         body = self._bodies.get(name)
         if body is None:
             body = orjson.dumps(self._catalog.health_rows(name))
-            if self._catalog.index_of(name) > 1:  # Names that nobody ever registered are not remembered.
+            if self._catalog.knows(name):  # Names that nobody ever registered are not remembered.
                 self._bodies[name] = body
         return body
 

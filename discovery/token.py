@@ -9,6 +9,8 @@ from pathlib import Path
 
 from discovery.environment import ConsulSettings, is_header_safe
 
+LOOK_S = 1.0  # How often a rest after a refusal looks for a rotated token; half of the promised 2 s.
+
 # Cheap to look at: the file's identity, its time and its size. A rewrite in place or by rename changes at least one.
 _Stamp = tuple[int, int, int]
 

@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class RunningConsul:
 
     async def token_for(self, rules: str) -> str:
         """Make a token with these ACL rules; return its secret."""
-        name = f"rules-{abs(hash(rules))}"
+        name = f"rules-{uuid.uuid4()}"
         await self.call("PUT", "/v1/acl/policy", {"Name": name, "Rules": rules})
         token = await self.call("PUT", "/v1/acl/token", {"Policies": [{"Name": name}]})
         return str(token["SecretID"])

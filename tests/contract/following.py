@@ -7,9 +7,12 @@ within a bound.
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from discovery.consul_client import ConsulClient
+from discovery.errors import CatalogUnavailable
 from discovery.model import Catalog
 from discovery.source import CatalogSource
 
@@ -75,15 +78,32 @@ async def running(*coroutines: Coroutine[Any, Any, None]) -> AsyncGenerator[None
 
 async def until(condition: Callable[[], bool], *, within_s: float = BOUND_S, what: str = "condition") -> None:
     """Look again and again until the condition holds, for things that nobody announces."""
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(within_s):
             while not condition():
-                moment = asyncio.Event()
-                loop.call_later(LOOK_S, moment.set)
-                await moment.wait()
+                await next_look()
     except TimeoutError:
         raise AssertionError(f"{what} not within {within_s} s") from None
+
+
+async def until_catalog_holds(client: ConsulClient, service_name: str, wanted: AbstractSet[str]) -> None:
+    """Ask the catalog itself, without waiting queries, until it holds all of these service IDs."""
+    found: set[str] = set()
+    try:
+        async with asyncio.timeout(BOUND_S):
+            while not wanted <= found:
+                await next_look()
+                with suppress(CatalogUnavailable):
+                    found = {row["Service"]["ID"] for row in (await client.health(service_name)).rows}
+    except TimeoutError:
+        raise AssertionError(f"only {found} of {wanted} within {BOUND_S} s") from None
+
+
+async def next_look() -> None:
+    """Let a moment pass between two looks at something that tells nobody when it changes."""
+    moment = asyncio.Event()
+    asyncio.get_running_loop().call_later(LOOK_S, moment.set)
+    await moment.wait()
 
 
 def ids(catalog: Catalog) -> set[str]:

@@ -1,0 +1,195 @@
+"""What only the embedded catalog has to do: be one machine's own, and outlive the process that serves it."""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from discovery.consul_client import open_client
+from discovery.embedded import embedded_catalog, try_listen
+from discovery.environment import ConsulSettings
+from discovery.errors import SettingsRefused
+from discovery.model import Registration
+from discovery.session import open_session
+from tests.consul_process import free_ports
+from tests.contract.embedded_node import SERVICE_NAME
+from tests.contract.following import Follower, ids, running, until, until_catalog_holds
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "example.org"])
+async def test_any_address_but_loopback_is_refused(host: str) -> None:
+    with pytest.raises(SettingsRefused, match="one machine only"):
+        async with embedded_catalog(free_ports(1)[0], host=host):
+            pass
+
+
+async def test_a_port_held_by_another_program_is_refused_with_the_fix() -> None:
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    port = free_ports(1)[0]
+    async with await asyncio.start_server(hang_up, "127.0.0.1", port):
+        with pytest.raises(SettingsRefused, match="MESH_EMBEDDED_PORT"):
+            async with embedded_catalog(port, join_timeout_s=0.2):
+                pass
+
+
+async def test_a_port_that_is_none_is_refused() -> None:
+    with pytest.raises(SettingsRefused, match="70000"):
+        async with embedded_catalog(70_000):
+            pass
+
+
+async def test_the_port_is_held_exclusively() -> None:
+    port = free_ports(1)[0]
+    async with embedded_catalog(port):
+        assert try_listen("127.0.0.1", port) is None
+
+
+async def test_an_exception_of_the_body_comes_out_as_it_is() -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with embedded_catalog(free_ports(1)[0]):
+            raise KeyError("mine")
+
+
+@pytest.mark.parametrize("host", ["evil.example:8520", "10.0.0.1", ""])
+async def test_a_page_that_rebinds_its_name_to_loopback_is_refused(host: str) -> None:
+    async with embedded_catalog(free_ports(1)[0]) as settings, aiohttp.ClientSession() as http:
+        register = http.put(f"{settings.url}/v1/agent/service/register", data=b'{"Name": "x"}', headers={"Host": host})
+        async with register as answer:
+            assert answer.status == 403
+
+
+async def test_unknown_fields_parameters_and_huge_bodies_are_refused() -> None:
+    async with embedded_catalog(free_ports(1)[0]) as settings, aiohttp.ClientSession() as http:
+        url = f"{settings.url}/v1/agent/service/register"
+        for body, status in [
+            (b'{"Name": "x", "Proxy": {}}', 400),
+            (b'{"Name": "x", "Check": {"Args": ["sh"], "Interval": "1s"}}', 400),
+            (b'{"Name": "x", "Check": {"TTL": "1s", "TCP": "h:1"}}', 400),
+            (b'{"Name": "' + b"x" * 100_000 + b'"}', 413),
+            (b"[" * 50_000, 400),
+        ]:
+            async with http.put(url, data=body) as answer:
+                assert answer.status == status
+        async with http.get(f"{settings.url}/v1/health/service/x?filter=true") as answer:
+            assert answer.status == 400
+
+
+async def test_the_first_serves_the_second_joins_and_takes_over_when_the_first_leaves() -> None:
+    port = free_ports(1)[0]
+    async with AsyncExitStack() as outer:
+        async with embedded_catalog(port) as first:
+            second = await outer.enter_async_context(embedded_catalog(port))
+            assert (first.serving, second.serving) == (True, False)
+        await until(lambda: second.serving, within_s=2, what="taking over")
+        assert not first.serving
+
+
+async def test_members_of_one_process_heal_after_the_server_closes_and_nobody_is_dropped() -> None:
+    port = free_ports(1)[0]
+    async with AsyncExitStack() as stack:
+        served = embedded_catalog(port)
+        await served.__aenter__()
+        try:
+            members = [await _member(stack, port, f"node-{number}") for number in range(3)]
+            everybody = {"node-0", "node-1", "node-2"}
+            followers = [follower for follower, _ in members]
+            await stack.enter_async_context(running(*(part for _, parts in members for part in parts)))
+            for follower in followers:
+                await follower.until_ids(*everybody)
+            shown = [len(follower.catalogs) for follower in followers]
+        finally:
+            await served.__aexit__(None, None, None)
+        lost_at_s = time.monotonic()
+        async with open_client(ConsulSettings(url=f"http://127.0.0.1:{port}")) as client:
+            await until_catalog_holds(client, SERVICE_NAME, everybody)
+        assert time.monotonic() - lost_at_s < 2.0
+        late = await _member(stack, port, "late")
+        await stack.enter_async_context(running(*late[1]))
+        for follower, before in zip(followers, shown, strict=True):
+            await follower.until_ids(*everybody, "late", within_s=3)
+            assert all(ids(catalog) >= everybody for catalog in follower.catalogs[before:])
+
+
+async def test_survivors_of_a_killed_server_have_each_other_again_within_two_seconds() -> None:
+    port = free_ports(1)[0]
+    names = [f"node-{number}" for number in range(4)]
+    async with AsyncExitStack() as stack:
+        children = [await stack.enter_async_context(_child(port, name)) for name in names]
+        for child in children:
+            await until(partial(child.shows, names), what=f"{child.service_id} sees all")
+        (server,) = [child for child in children if child.reports[0]["serving"]]
+        survivors = [child for child in children if child is not server]
+        shown = [len(child.reports) for child in survivors]
+        server.process.kill()
+        killed_at_s = time.monotonic()
+        wanted = {child.service_id for child in survivors}
+        async with open_client(ConsulSettings(url=f"http://127.0.0.1:{port}")) as client:
+            await until_catalog_holds(client, SERVICE_NAME, wanted)
+        assert time.monotonic() - killed_at_s < 2.0
+        # The dead one goes when the catalog has settled; nobody else ever went.
+        for child, before in zip(survivors, shown, strict=True):
+            await until(partial(child.shows, wanted), what=f"{child.service_id} drops the dead one")
+            assert all(wanted <= set(report["ids"]) for report in child.reports[before:])
+
+
+@dataclass
+class Child:
+    """One node in a process of its own, and what it has shown."""
+
+    service_id: str
+    process: asyncio.subprocess.Process
+    reports: list[dict[str, Any]] = field(default_factory=list)
+
+    async def read(self) -> None:
+        """Take in its reports until it ends."""
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.reports.append(json.loads(line))
+
+    def shows(self, wanted: Iterable[str]) -> bool:
+        """Whether its latest catalog holds exactly these."""
+        return bool(self.reports) and self.reports[-1]["ids"] == sorted(wanted)
+
+
+@asynccontextmanager
+async def _child(port: int, service_id: str) -> AsyncGenerator[Child, None]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.contract.embedded_node",
+        str(port),
+        service_id,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    child = Child(service_id, process)
+    try:
+        async with running(child.read()):
+            yield child
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def _member(
+    stack: AsyncExitStack, port: int, service_id: str
+) -> tuple[Follower, tuple[Coroutine[Any, Any, None], ...]]:
+    settings = await stack.enter_async_context(embedded_catalog(port))
+    session = await stack.enter_async_context(open_session(settings))
+    registrar = session.registrar(Registration(service_id, SERVICE_NAME, port=8000))
+    follower = Follower(session.source(SERVICE_NAME, registrar))
+    return follower, (registrar.keep(), follower.run())

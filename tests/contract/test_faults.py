@@ -1,0 +1,117 @@
+"""Answers that no healthy Consul gives: each must cost us nothing but time."""
+
+import pytest
+from aiohttp import web
+
+from discovery.consul_client import open_client
+from discovery.errors import CatalogUnavailable
+from discovery.model import Registration
+from discovery.session import open_session
+from tests.contract.fault_server import fault_server, rows_answer
+from tests.contract.following import Follower, ids, running, until
+
+INDEX = {"X-Consul-Index": "7"}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: web.Response(text="<html>log in first</html>", content_type="text/html", headers=INDEX),
+        lambda: web.Response(text="null", headers=INDEX),
+        lambda: web.Response(text="{}", headers=INDEX),
+        lambda: web.Response(text="[{", headers=INDEX),
+        lambda: web.Response(body=b"\xff\xfe[]", headers=INDEX),
+        lambda: web.Response(body=b"[" * 100_000, headers=INDEX),
+        lambda: web.Response(text="[]"),
+        lambda: web.Response(text="[]", headers={"X-Consul-Index": "soon"}),
+        lambda: web.Response(text="[]", headers={"X-Consul-Index": "-3"}),
+        lambda: web.Response(status=500, text="No cluster leader"),
+        lambda: web.Response(status=429, text="too many connections"),
+        lambda: web.Response(status=404, text="404 page not found"),
+        lambda: web.Response(status=204, headers=INDEX),
+        lambda: web.Response(status=307, headers={"Location": "http://127.0.0.1:9/elsewhere"} | INDEX),
+    ],
+)
+async def test_an_answer_that_is_none_is_unavailable_and_nothing_else(bad: object) -> None:
+    async with fault_server(lambda _number, _request: bad()) as server, open_client(server.settings) as client:  # type: ignore[operator]
+        with pytest.raises(CatalogUnavailable):
+            await client.health("mcp-node")
+        assert len(server.queries) == 1
+
+
+async def test_the_token_travels_in_its_header_and_the_namespace_in_the_query() -> None:
+    async with (
+        fault_server(lambda _number, _request: rows_answer("a")) as server,
+        open_client(server.settings) as client,
+    ):
+        await client.health("mcp-node", index=5, wait_s=1.5)
+    assert server.tokens == ["t0ken"]
+    assert server.queries == [{"index": "5", "wait": "1500ms", "ns": "team"}]
+
+
+async def test_bad_answers_leave_the_last_good_catalog_and_the_good_one_after_them_is_index_less() -> None:
+    def script(number: int, _request: web.Request) -> web.Response:
+        return web.Response(status=500, text="No cluster leader") if number in {2, 3} else rows_answer("a", "b")
+
+    async with fault_server(script) as server, open_session(server.settings) as session:
+        follower = Follower(session.source("mcp-node"))
+        async with running(follower.run()):
+            await until(lambda: len(server.queries) >= 5, what="five queries")
+    assert [ids(catalog) for catalog in follower.catalogs] == [{"a", "b"}]
+    assert [query.get("index") for query in server.queries[:5]] == [None, "10", None, None, "10"]
+
+
+async def test_one_empty_answer_is_not_believed_when_the_second_read_disagrees() -> None:
+    def script(number: int, request: web.Request) -> web.Response:
+        return rows_answer(index=11) if number == 2 else rows_answer("a", "b", "c", index=9 + len(request.query))
+
+    async with fault_server(script) as server, open_session(server.settings) as session:
+        follower = Follower(session.source("mcp-node"))
+        async with running(follower.run()):
+            await until(lambda: len(server.queries) >= 4, what="four queries")
+    assert [ids(catalog) for catalog in follower.catalogs] == [{"a", "b", "c"}]
+    assert "consistent" in server.queries[2]
+    assert "index" not in server.queries[2]
+
+
+async def test_an_empty_catalog_that_is_confirmed_is_shown() -> None:
+    def script(number: int, _request: web.Request) -> web.Response:
+        return rows_answer("a", "b", "c") if number == 1 else rows_answer(index=11)
+
+    async with fault_server(script) as server, open_session(server.settings) as session:
+        follower = Follower(session.source("mcp-node"))
+        async with running(follower.run()):
+            await follower.until_ids(within_s=2)
+    assert [ids(catalog) for catalog in follower.catalogs] == [{"a", "b", "c"}, set()]
+
+
+async def test_empty_answers_without_our_own_registration_are_never_believed() -> None:
+    def script(_number: int, _request: web.Request) -> web.Response:
+        return rows_answer("a", "b", "own") if empty_from[0] == 0 else rows_answer(index=11)
+
+    empty_from = [0]
+    async with fault_server(script) as server, open_session(server.settings) as session:
+        registrar = session.registrar(Registration("own", "mcp-node", 8000))
+        follower = Follower(session.source("mcp-node", registrar))
+        async with running(registrar.keep(), follower.run()):
+            await follower.until_ids("a", "b", "own")
+            await until(lambda: registrar.status.registered, what="registered")
+            empty_from[0] = 1
+            await until(lambda: "not trusted" in follower.source.status.last_error, what="distrust")
+            asked = len(server.queries)
+            await until(lambda: len(server.queries) >= asked + 6, what="six more queries")
+            assert [ids(catalog) for catalog in follower.catalogs] == [{"a", "b", "own"}]
+            empty_from[0] = 0
+            await until(lambda: follower.source.status.up, what="trust again")
+
+
+async def test_a_broken_row_costs_that_row_alone() -> None:
+    def script(_number: int, _request: web.Request) -> web.Response:
+        good = rows_answer("a", "b")
+        assert isinstance(good.body, bytes)
+        return web.Response(body=b'[{"Node": 1}, null, 7,' + good.body[1:], headers=INDEX)
+
+    async with fault_server(script) as server, open_session(server.settings) as session:
+        follower = Follower(session.source("mcp-node"))
+        async with running(follower.run()):
+            await follower.until_ids("a", "b")

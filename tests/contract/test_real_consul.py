@@ -1,0 +1,151 @@
+"""What only a real Consul can show: rights, restarts, and how fast we are back after one."""
+
+import logging
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from discovery.consul_client import open_client
+from discovery.consul_registration import register_payload
+from discovery.errors import AccessRefused
+from discovery.model import Registration
+from discovery.session import open_session
+from tests.consul_process import RunningConsul, running_consul, shared_consul
+from tests.contract.following import Follower, ids, running, until
+
+pytestmark = pytest.mark.consul
+
+NAME = "mcp-node"
+LEAST_PRIVILEGE = f"""
+service "{NAME}" {{ policy = "write" }}
+service_prefix "{NAME}" {{ policy = "read" }}
+node_prefix "" {{ policy = "read" }}
+"""
+WITHOUT_NODE_READ = f"""
+service "{NAME}" {{ policy = "write" }}
+service_prefix "{NAME}" {{ policy = "read" }}
+"""
+READ_ONLY = f"""
+service_prefix "{NAME}" {{ policy = "read" }}
+node_prefix "" {{ policy = "read" }}
+"""
+
+
+@pytest.fixture(scope="module")
+def guarded(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningConsul, None, None]:
+    """A Consul that denies by default."""
+    with shared_consul(binary, tmp_path_factory.mktemp("guarded"), acl=True) as consul:
+        yield consul
+
+
+async def test_the_least_privilege_policy_is_enough_for_everything_we_do(guarded: RunningConsul) -> None:
+    settings = guarded.settings(await guarded.token_for(LEAST_PRIVILEGE))
+    ours = Registration("least-1", NAME, 8000, meta={"digest": "a"}, heartbeat_s=0.2)
+    async with open_session(settings) as session:
+        assert await session.answers()
+        registrar = session.registrar(ours)
+        follower = Follower(session.source(NAME, registrar))
+        async with running(follower.run(), registrar.keep()):
+            await follower.until(lambda seen: "least-1" in ids(seen))
+            registrar.verify()
+            registrar.change(replace(ours, meta={"digest": "b"}))
+            await follower.until(lambda seen: any(one.meta.get("digest") == "b" for one in seen.instances))
+        assert registrar.status.last_error == ""
+        await registrar.leave()
+        assert not registrar.status.registered
+
+
+async def test_an_answer_emptied_by_missing_rights_is_not_shown(guarded: RunningConsul) -> None:
+    token = await guarded.token_for(WITHOUT_NODE_READ)
+    async with open_session(guarded.settings(token)) as session, open_client(guarded.settings(token)) as client:
+        registrar = session.registrar(Registration("canary-1", NAME, 8000))
+        async with running(registrar.keep()):
+            await until(lambda: registrar.status.registered, what="registered")
+            answer = await client.health(NAME)
+            assert answer.rows == []  # 200, no rows, an ordinary index: only the canary can tell
+            follower = Follower(session.source(NAME, registrar))
+            async with running(follower.run()):
+                await until(lambda: "not trusted" in follower.source.status.last_error, what="distrust")
+                assert follower.catalogs == []
+                assert not follower.source.status.up
+                assert "node:read" in follower.source.status.last_error
+        await registrar.leave()
+
+
+async def test_a_token_without_rights_is_refused_by_the_name_of_the_right(guarded: RunningConsul) -> None:
+    token = await guarded.token_for(READ_ONLY)
+    async with open_client(guarded.settings(token)) as client:
+        with pytest.raises(AccessRefused, match=r'service "mcp-node" \{ policy = "write" \}'):
+            await client.register(register_payload(Registration("refused-1", NAME, 8000)))
+    async with open_client(guarded.settings("not-a-token")) as client:
+        with pytest.raises(AccessRefused, match="service_prefix"):
+            await client.health(NAME)
+
+
+async def test_a_rotated_token_file_is_picked_up_within_two_seconds(guarded: RunningConsul, tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("00000000-0000-0000-0000-00000000dead\n")
+    settings = replace(guarded.settings(), token=None, token_file=str(token_file))
+    async with open_session(settings) as session:
+        registrar = session.registrar(Registration("rotated-1", NAME, 8000))
+        follower = Follower(session.source(NAME, registrar))
+        async with running(follower.run(), registrar.keep()):
+            await until(lambda: "refused our ACL token" in registrar.status.last_error, what="refused")
+            await until(lambda: "refused our ACL token" in follower.source.status.last_error, what="refused")
+            token_file.write_text(await guarded.token_for(LEAST_PRIVILEGE))
+            rotated_at_s = time.monotonic()
+            await follower.until(lambda seen: "rotated-1" in ids(seen))
+            assert time.monotonic() - rotated_at_s < 3.0
+        await registrar.leave()
+
+
+async def test_after_a_restart_with_wiped_state_all_are_back_and_nobody_was_dropped(
+    binary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    everybody = {"node-1", "node-2", "node-3"}
+    caplog.set_level(logging.INFO)
+    async with running_consul(binary, tmp_path) as consul, open_session(consul.settings()) as session:
+        registrars = [session.registrar(Registration(one, NAME, 8000)) for one in sorted(everybody)]
+        followers = [Follower(session.source(NAME, registrar)) for registrar in registrars]
+        parts = [registrar.keep() for registrar in registrars] + [follower.run() for follower in followers]
+        async with running(*parts):
+            for follower in followers:
+                await follower.until_ids(*everybody)
+            shown = [len(follower.catalogs) for follower in followers]
+            consul.kill(wipe=True)
+            await until(lambda: not any(follower.source.status.up for follower in followers), what="seen as down")
+            consul.start()
+            await consul.wait_for_leader()
+            back_at_s = time.monotonic()
+            await until(
+                lambda: all(registrar.status.registrations_total >= 2 for registrar in registrars),
+                within_s=5,
+                what="registered again",
+            )
+            async with open_client(consul.settings()) as client:
+                await client.register(register_payload(Registration("newcomer", NAME, 8000)))
+            for follower in followers:
+                await follower.until_ids(*everybody, "newcomer", within_s=2)
+            assert time.monotonic() - back_at_s < 7.0
+            for follower, before in zip(followers, shown, strict=True):
+                assert all(ids(catalog) >= everybody for catalog in follower.catalogs[before:])
+    assert "consul answers again" in caplog.text
+
+
+async def test_after_a_restart_that_kept_its_state_nothing_changes(binary: Path, tmp_path: Path) -> None:
+    async with running_consul(binary, tmp_path) as consul, open_session(consul.settings()) as session:
+        registrar = session.registrar(Registration("node-1", NAME, 8000))
+        follower = Follower(session.source(NAME, registrar))
+        async with running(follower.run(), registrar.keep()):
+            await follower.until_ids("node-1")
+            shown = len(follower.catalogs)
+            consul.kill()
+            await until(lambda: not follower.source.status.up, what="seen as down")
+            consul.start()
+            await consul.wait_for_leader()
+            await until(lambda: follower.source.status.up, within_s=3, what="followed again")
+            assert all(ids(catalog) == {"node-1"} for catalog in follower.catalogs[shown:])
+        await registrar.leave()
