@@ -23,7 +23,16 @@ from agent.links.http_answer import (
     exchange,
 )
 from agent.links.http_pool import HttpPool, OutgoingBody
-from agent.links.negotiation import ACKNOWLEDGED, DISCOVER, LISTEN, ModernStamp, acknowledges_lists, listen_params
+from agent.links.negotiation import (
+    ACKNOWLEDGED,
+    DISCOVER,
+    LISTEN,
+    Handshake,
+    ModernStamp,
+    acknowledges_lists,
+    judge_discovery,
+    listen_params,
+)
 from agent.model import Json
 
 # A server acknowledges a subscription before anything else; one that has not by then never will.
@@ -102,16 +111,26 @@ class ModernHttpDoor:
             raise listen_failure(exc) from exc
 
     async def probe(self, timeout_s: float) -> None:
-        """As `Door.probe`. An answer that shows another era makes the door `lost`, so that it is opened anew."""
+        """As `Door.probe`. An answer of another era or node makes the door `lost`, so that it is opened anew."""
         try:
-            await self.request(DISCOVER, timeout_s=timeout_s)
+            result = await self.request(DISCOVER, timeout_s=timeout_s)
         except RpcError as exc:
             if exc.code in _OTHER_ERA:
-                self.lost_reason = f"{self._pool.where} no longer speaks {self._stamp.version}"
-                self.lost.set()
-                raise Unreachable(self.lost_reason) from exc
+                raise self._lose(f"no longer speaks {self._stamp.version}") from exc
+            return
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
+        verdict = judge_discovery(result, self._stamp.version)
+        if isinstance(verdict, Handshake):
+            raise self._lose(f"no longer speaks {self._stamp.version}")
+        if _node_id(verdict) != _node_id(self.hello):
+            # Requests are stateless, so nothing else would show that the address was given to somebody else.
+            raise self._lose("is another node now")
+
+    def _lose(self, what: str) -> Unreachable:
+        self.lost_reason = f"{self._pool.where} {what}"
+        self.lost.set()
+        return Unreachable(self.lost_reason)
 
     async def _follow(
         self,
@@ -141,6 +160,11 @@ class ModernHttpDoor:
             raise Unreachable(f"{self._pool.where} ended the stream of list changes")
         finally:
             response.close()
+
+
+def _node_id(hello: Hello) -> object:
+    """Who stands behind the door, as far as it says: None for a plain server."""
+    return hello.mesh.get("node_id") if hello.mesh is not None else None
 
 
 def param_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -263,7 +263,8 @@ class StdioDoor:
                 if pending.wake is not None:
                     pending.wake.set()
         elif rpc.is_request(message):
-            self.child.write(rpc.encode_reply(message))
+            if self.child.can_write:  # A child that asks but does not read may not fill our memory.
+                self.child.write(rpc.encode_reply(message))
         else:
             self._on_notification(message, rpc.params_of(message))
 

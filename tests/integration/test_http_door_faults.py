@@ -1,5 +1,6 @@
 """The HTTP doors against servers that misbehave by script: what went wrong, and whether the request was sent."""
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -17,8 +18,8 @@ from agent.errors import (
     RpcError,
     Unreachable,
 )
-from agent.links.door import ListenNotSupported, open_door
-from agent.model import Era, HttpTarget, Json
+from agent.links.door import Door, ListenNotSupported, open_door
+from agent.model import MESH_EXTENSION, Era, HttpTarget, Json
 from tests.integration.servers.hosting import (
     Script,
     Seen,
@@ -332,6 +333,59 @@ async def test_a_modern_server_replaced_by_a_legacy_one_makes_the_door_lost() ->
             await door.probe(5)
         assert door.lost.is_set()
         assert door.lost_reason
+
+
+async def test_another_node_behind_the_same_url_makes_the_door_lost() -> None:
+    node_id = "one"
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        card = {"node_id": node_id, "name": "n"}
+        capabilities = {"extensions": {MESH_EXTENSION: card}}
+        return rpc_result(request, {"supportedVersions": ["2026-07-28"], "capabilities": capabilities}), True
+
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+        assert door.hello.mesh == {"node_id": "one", "name": "n"}
+        await door.probe(5)
+        node_id = "two"
+        with pytest.raises(Unreachable, match="another node"):
+            await door.probe(5)
+        assert door.lost.is_set()
+
+
+async def test_a_stream_of_list_changes_ends_when_its_session_is_opened_anew() -> None:
+    sessions = 0
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        nonlocal sessions
+        if request.method == "GET":
+            return b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n", True
+        match request.body.get("method"):
+            case "initialize":
+                sessions += 1
+                return initialized(request, Mcp_Session_Id=f"s{sessions}"), True
+            case "server/discover":
+                return http(404), True
+            case "tools/call" if request.headers["mcp-session-id"] == "s1":
+                return http(404), True
+            case "tools/call":
+                return rpc_result(request, {"ok": True}), True
+        return http(202), True
+
+    changes: asyncio.Queue[str] = asyncio.Queue()
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door, asyncio.timeout(20):
+        async with asyncio.TaskGroup() as group:
+            listener = group.create_task(_listen_failure(door, changes.put_nowait), name="listen")
+            assert await changes.get() == "listening"
+            assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+        assert isinstance(listener.result(), Unreachable)
+
+
+async def _listen_failure(door: Door, on_change: Callable[[str], None]) -> Exception:
+    try:
+        await door.listen(on_change)
+    except Unreachable as exc:
+        return exc
+    raise AssertionError("unreachable")
 
 
 def legacy(to_call: Callable[[Seen], bytes], **headers: str) -> Answer:

@@ -263,7 +263,10 @@ async def test_an_endless_line_ends_the_child() -> None:
             await door.lost.wait()
 
 
-async def test_a_child_that_does_not_read_times_out_as_not_sent_once_the_pipe_is_full() -> None:
+async def test_a_child_that_does_not_read_times_out_as_not_sent_once_the_pipe_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stdio_child, "STOP_STEP_S", 0.2)
     async with open_door(scripted("stubborn")) as door:
         await door.request("tools/call", call("deaf"), timeout_s=10)
         with pytest.raises(CallTimedOut):
