@@ -27,7 +27,8 @@ class RawClient:
         self._id = 0
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        # uvicorn closes idle connections after 5 s; a request must never meet that moment.
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3))
         return self
 
     async def __aexit__(

@@ -5,7 +5,8 @@ on disk, and a handler never touches a link: it waits until the mesh has acted.
 """
 
 import asyncio
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar, cast
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -24,6 +25,9 @@ NAME_RULE: Final = (
 )
 # How long a POST waits for the link's first attempt before it answers "saved, not connected".
 FIRST_ATTEMPT_TIMEOUT_S: Final = 5.0
+
+
+T = TypeVar("T")
 
 
 class PeerRequest(BaseModel):
@@ -84,10 +88,7 @@ class PeersApi:
             raise OverrideRefused(422, "invalid_field", f"peer_url: {exc}") from exc
         token = asked.auth_token.get_secret_value() if asked.auth_token else None
         override = Override(asked.peer_name, HttpTarget(url, token=token), asked.scope)
-        # A client that hangs up must not undo half of an operator's word.
-        created, view = await asyncio.shield(
-            self._mesh.tasks.create_task(self._put(override), name=f"add peer {override.name}")
-        )
+        created, view = await self._to_the_end(self._put(override), f"add peer {override.name}")
         return _added(override, view, created=created)
 
     async def _put(self, override: Override) -> tuple[bool, LinkView | None]:
@@ -101,12 +102,26 @@ class PeersApi:
             raise OverrideRefused(403, "address_refused", f"peer_url: {view.last_error}")
         return created, view
 
+    async def _to_the_end(self, work: Coroutine[Any, Any, T], name: str) -> T:
+        """Do all of it though the client may hang up half-way; what it raises is raised here."""
+
+        async def contained() -> tuple[T | None, Exception | None]:
+            try:
+                return await work, None
+            except Exception as exc:  # noqa: BLE001 - raised below; in the node's task group it would end the node
+                return None, exc
+
+        result, failure = await asyncio.shield(self._mesh.tasks.create_task(contained(), name=name))
+        if failure is not None:
+            raise failure
+        return cast("T", result)
+
     async def remove_peer(self, request: web.Request) -> web.Response:
         """DELETE /api/v1/mcp/peers/{peer_name}."""
         name = request.match_info["peer_name"]
         if not is_valid_name(name):
             raise OverrideRefused(422, "invalid_field", f"peer_name: {NAME_RULE}")
-        await asyncio.shield(self._mesh.tasks.create_task(self._mesh.remove_peer(name), name=f"remove peer {name}"))
+        await self._to_the_end(self._mesh.remove_peer(name), f"remove peer {name}")
         data = {"success": True, "peer_name": name, "message": f"Peer node '{name}' removed successfully"}
         return success(data, f"Peer node '{name}' disconnected")
 

@@ -58,6 +58,10 @@ class LinkHooks:
     reconnected: Callable[[str], None]
 
 
+class _ReloadAsked(Unreachable):
+    """An operator wants the door closed and opened anew."""
+
+
 class Link:
     """See the module. Sole writer: its own task, and `sight`, `relabel` and `reload`, which only set flags."""
 
@@ -102,8 +106,9 @@ class Link:
     def reload(self) -> asyncio.Event:
         """Close the door, if open, and dial anew; the event returned is set after that attempt."""
         self.first_attempt = asyncio.Event()
-        self._reload.set()
-        self._cut_short.set()
+        if self._standing.state is not LinkState.DIALING:  # A dial that is under way is the new one.
+            self._reload.set()
+            self._cut_short.set()
         return self.first_attempt
 
     async def request(
@@ -245,7 +250,7 @@ class Link:
 
     async def _watch_reload(self) -> None:
         await self._reload.wait()
-        raise Unreachable("reload was asked for")
+        raise _ReloadAsked("reload was asked for")
 
     def _failed(self, failure: MeshError) -> None:
         was_up = self._view.ready_at_s is not None
@@ -262,7 +267,8 @@ class Link:
         )
         level = logging.WARNING if self._standing.attempts <= 1 else logging.DEBUG
         log.log(level, "MCP link down", extra={"backend": self.spec.key, "reason": str(failure)})
-        self.first_attempt.set()
+        if not isinstance(failure, _ReloadAsked):  # Whoever asked waits for what the new dial brings.
+            self.first_attempt.set()
 
     def _wait_s(self, retry_state: RetryCallState) -> float:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
