@@ -1,13 +1,22 @@
-"""What a door tells of the other side, and the one failure that only a door knows.
+"""What a door tells of the other side, and what both kinds of door share about listening to it.
 
 Made by the HTTP and the stdio door while they open, read by links and dispatch through `agent.links.door`. The one
 rule: everything here is the other side's own word, so nothing may be trusted further than the spec that was dialled.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final, TypeAlias
 
-from agent.errors import MeshError
+from mcp_types.jsonrpc import METHOD_NOT_FOUND
+
+from agent.errors import CallFailed, MeshError, RpcError, Unreachable
 from agent.model import MESH_EXTENSION, Era, Json
+
+# A server acknowledges a subscription before anything else; one that has not by then never will.
+ACKNOWLEDGE_TIMEOUT_S: Final = 10.0
+
+OnNotification: TypeAlias = Callable[[str, Json], Awaitable[None]]
 
 
 class ListenNotSupported(MeshError):
@@ -35,3 +44,12 @@ def mesh_entry(era: Era, capabilities: Json) -> Json | None:
     place = capabilities.get("extensions" if era is Era.MODERN else "experimental")
     entry = place.get(MESH_EXTENSION) if isinstance(place, dict) else None
     return entry if isinstance(entry, dict) else None
+
+
+def listen_failure(exc: RpcError | CallFailed) -> ListenNotSupported | Unreachable:
+    """What a refused or ended stream means to whoever listens."""
+    if isinstance(exc, CallFailed):
+        return Unreachable(str(exc))
+    if exc.code == METHOD_NOT_FOUND:
+        return ListenNotSupported(exc.message)
+    return Unreachable(f"the stream of list changes was refused: {exc.message[:200]}")

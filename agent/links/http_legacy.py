@@ -23,7 +23,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.links import rpc
-from agent.links.hello import Hello, ListenNotSupported
+from agent.links.hello import ACKNOWLEDGE_TIMEOUT_S, Hello, ListenNotSupported, OnNotification
 from agent.links.http_answer import (
     NOTIFICATION_BYTES_MAX,
     SSE_TYPE,
@@ -32,7 +32,7 @@ from agent.links.http_answer import (
     check_status,
     exchange,
 )
-from agent.links.http_modern import ACKNOWLEDGE_TIMEOUT_S, OnNotification, param_headers, timed_out
+from agent.links.http_modern import param_headers, timed_out
 from agent.links.http_pool import HttpPool, OutgoingBody
 from agent.links.negotiation import (
     INITIALIZE,

@@ -6,14 +6,20 @@ one rule: closing the connection of a request is what cancels it, so whoever sto
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from mcp_types.jsonrpc import METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 
-from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
+from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, ProtocolBroken, RpcError, Unreachable
 from agent.links import rpc
-from agent.links.hello import Hello, ListenNotSupported
+from agent.links.hello import (
+    ACKNOWLEDGE_TIMEOUT_S,
+    Hello,
+    ListenNotSupported,
+    OnNotification,
+    listen_failure,
+)
 from agent.links.http_answer import (
     NOTIFICATION_BYTES_MAX,
     SSE_TYPE,
@@ -35,14 +41,9 @@ from agent.links.negotiation import (
 )
 from agent.model import Json
 
-# A server acknowledges a subscription before anything else; one that has not by then never will.
-ACKNOWLEDGE_TIMEOUT_S: Final = 10.0
-
 _PARAM_HEADER_PREFIX: Final = "mcp-param-"
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
 _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
-
-OnNotification = Callable[[str, Json], Awaitable[None]]
 
 
 class ModernHttpDoor:
@@ -106,7 +107,8 @@ class ModernHttpDoor:
         except HttpRefusal as exc:
             if exc.error is None and exc.status in (404, 405, 501):
                 raise ListenNotSupported(str(exc)) from exc
-            raise listen_failure(exc.as_failure()) from exc
+            failure = exc.as_failure()
+            raise failure if isinstance(failure, ProtocolBroken) else listen_failure(failure) from exc
         except (RpcError, CallFailed) as exc:
             raise listen_failure(exc) from exc
 
@@ -177,12 +179,3 @@ def timed_out(pool: HttpPool, method: str, timeout_s: float, *, sent: bool) -> C
     if sent:
         return CallTimedOut(f"{pool.where} did not answer {method} within {timeout_s:g} s")
     return CallNotSent(f"{pool.where} did not accept the connection for {method} within {timeout_s:g} s")
-
-
-def listen_failure(exc: Exception) -> Exception:
-    """What an ended or refused stream means to whoever listens."""
-    if isinstance(exc, RpcError):
-        if exc.code == METHOD_NOT_FOUND:
-            return ListenNotSupported(exc.message)
-        return Unreachable(f"the stream of list changes was refused: {exc.message[:200]}")
-    return Unreachable(str(exc)) if isinstance(exc, CallFailed) else exc

@@ -137,8 +137,11 @@ class HttpPool:
                 reason = "does not accept the connection in time"
             case aiohttp.ClientConnectorDNSError():
                 reason = "has a host name that cannot be resolved"
-            case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-                reason = f"cannot be reached by TLS: {exc}"
+            case aiohttp.ClientConnectorCertificateError():
+                cause = exc.certificate_error
+                reason = f"has a TLS certificate that is refused: {getattr(cause, 'verify_message', None) or cause}"
+            case aiohttp.ClientConnectorSSLError():
+                reason = f"cannot be reached by TLS: {exc.os_error.strerror or exc.os_error}"
             case ConnectionRefusedError() | aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
                 reason = "refuses the connection"
             case aiohttp.ServerDisconnectedError():

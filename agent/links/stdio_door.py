@@ -8,7 +8,7 @@ shared, so its own requests are refused, and what names no request of ours goes 
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agent.errors import (
@@ -21,8 +21,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.links import rpc
-from agent.links.hello import Hello, ListenNotSupported
-from agent.links.http_modern import ACKNOWLEDGE_TIMEOUT_S, listen_failure
+from agent.links.hello import ACKNOWLEDGE_TIMEOUT_S, Hello, ListenNotSupported, OnNotification, listen_failure
 from agent.links.negotiation import (
     ACKNOWLEDGED,
     DISCOVER,
@@ -41,8 +40,6 @@ log = logging.getLogger(__name__)
 
 # Progress that a caller has not taken yet; beyond it the newest is dropped (faults.md, "256 events").
 UNREAD_MAX: Final = 256
-
-OnNotification = Callable[[str, Json], Awaitable[None]]
 
 
 class _Pending:
