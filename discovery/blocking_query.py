@@ -2,17 +2,19 @@
 
 Called by the watch loop after every answer. Theory: an answer is a whole snapshot, so presence is always believed at
 once; absence is not, because an outage, a wiped agent or a token without rights look exactly like everybody leaving.
-
-    answer                                   | what is shown            | and then
-    -----------------------------------------+--------------------------+------------------------------------
-    lacks our own registration               | what was shown before    | wait for better (the canary)
-    nobody vanished, or a lone one           | the answer               |
-    somebody vanished, state may be young    | the answer + the missing | ask again when it has settled
-    more than half or all others vanished    | the answer + the missing | ask again now, index-less, consistent
-    the same ones vanished in that answer    | the answer               |
-
-The one rule: nothing here can shorten what is shown without an answer that was asked for to confirm it.
+The one rule: nothing here can shorten what is shown without an answer that was asked for to confirm it, except by a
+lone departure.
 """
+
+# The table that `weigh` holds:
+#
+#   answer                                   | what is shown            | and then
+#   -----------------------------------------+--------------------------+------------------------------------
+#   lacks our own registration               | what was shown before    | wait for better (the canary)
+#   nobody vanished, or a lone one           | the answer               |
+#   somebody vanished, state may be young    | the answer + the missing | ask again when it has settled
+#   more than half or all others vanished    | the answer + the missing | ask again now, index-less, consistent
+#   the same ones vanished in that answer    | the answer               |
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -102,7 +104,10 @@ def weigh(
         return Verdict(Trust.BELIEVED, answer)
     if settling:
         return Verdict(Trust.SETTLING, _with_missing(shown, answer, vanished), vanished)
-    if _is_mass(shown, vanished, canary) and not (confirming and vanished <= suspects):
+    # Whoever is shown in spite of an earlier answer stays until a confirming one; they do not count as the others'
+    # majority either, which newcomers might make of them.
+    in_doubt = _is_mass(shown, vanished, canary) or not vanished.isdisjoint(suspects)
+    if in_doubt and not (confirming and vanished <= suspects):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
     return Verdict(Trust.BELIEVED, answer)
 

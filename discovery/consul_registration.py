@@ -187,18 +187,22 @@ class ConsulRegistrar:
 
     async def _wait(self, delay_s: float) -> None:
         """Wait for the delay, a wish or a new token; then keep the distance to the last registration."""
-        until_s = _now_s() + delay_s
-        while (left_s := until_s - _now_s()) > 0 and not self._wake.is_set():
-            try:
-                async with asyncio.timeout(left_s if self._refused_token is None else min(left_s, LOOK_S)):
-                    await self._wake.wait()
-            except TimeoutError:
-                if self._refused_token is not None and self._client.token != self._refused_token:
-                    break
+        refused, self._refused_token = self._refused_token, None
+        while refused is not None and delay_s > LOOK_S and self._client.token == refused and not self._wake.is_set():
+            await self._doze(LOOK_S)
+            delay_s -= LOOK_S
+        if refused is None or self._client.token == refused:
+            await self._doze(delay_s)
         self._wake.clear()
-        self._refused_token = None
         if self._sent_at_s is not None and self._sent != self._wanted:
             await asyncio.sleep(max(0.0, self._sent_at_s + CHANGE_SPACING_S - _now_s()))
+
+    async def _doze(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
 
 
 def check_id(registration: Registration) -> str:

@@ -220,12 +220,13 @@ class ConsulWatch:
 
     async def _rest(self, delay_s: float) -> None:
         """Wait, but no longer than until a refused token is replaced."""
-        refused = self._client.token if self._failure is AccessRefused and self._client.token_rotates else None
-        until_s = _now_s() + delay_s
-        while (left_s := until_s - _now_s()) > 0:
-            await asyncio.sleep(min(left_s, LOOK_S) if refused else left_s)
-            if refused and self._client.token != refused:
-                return
+        if self._failure is not AccessRefused or not self._client.token_rotates:
+            await asyncio.sleep(delay_s)
+            return
+        refused = self._client.token
+        while delay_s > 0 and self._client.token == refused:
+            await asyncio.sleep(min(delay_s, LOOK_S))
+            delay_s -= LOOK_S
 
 
 def _now_s() -> float:

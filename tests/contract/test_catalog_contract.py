@@ -20,7 +20,7 @@ from tests.contract.following import Follower, health_of, ids, meta_of, running,
 
 def registration(name: str, number: int = 1, **fields: object) -> Registration:
     values: dict[str, object] = {"service_id": f"{name}-{number}", "service_name": name, "port": 8000 + number}
-    return Registration(**(values | fields))  # type: ignore[arg-type]
+    return Registration(**(values | fields))  # type: ignore[arg-type] # any field, by name
 
 
 async def test_a_registration_is_seen_by_a_waiting_watcher(session: ConsulSession, name: str) -> None:

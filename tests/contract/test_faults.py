@@ -1,5 +1,7 @@
 """Answers that no healthy Consul gives: each must cost us nothing but time."""
 
+from collections.abc import Callable
+
 import pytest
 from aiohttp import web
 
@@ -32,8 +34,8 @@ INDEX = {"X-Consul-Index": "7"}
         lambda: web.Response(status=307, headers={"Location": "http://127.0.0.1:9/elsewhere"} | INDEX),
     ],
 )
-async def test_an_answer_that_is_none_is_unavailable_and_nothing_else(bad: object) -> None:
-    async with fault_server(lambda _number, _request: bad()) as server, open_client(server.settings) as client:  # type: ignore[operator]
+async def test_an_answer_that_is_none_is_unavailable_and_nothing_else(bad: Callable[[], web.Response]) -> None:
+    async with fault_server(lambda _number, _request: bad()) as server, open_client(server.settings) as client:
         with pytest.raises(CatalogUnavailable):
             await client.health("mcp-node")
         assert len(server.queries) == 1
