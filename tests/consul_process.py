@@ -15,9 +15,9 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class RunningConsul:
     folder: Path
     ports: dict[str, int]
     acl: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -129,13 +130,18 @@ class RunningConsul:
         if self.acl:
             config["acl"] = {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER_TOKEN}}
             config["acl"]["tokens"]["agent"] = MASTER_TOKEN
-        return config
+        return config | self.extra
 
 
 @asynccontextmanager
-async def running_consul(binary: Path, folder: Path, *, acl: bool = False) -> AsyncGenerator[RunningConsul, None]:
-    """Start one Consul server and stop it at the end. State lives in `folder`; `acl` denies by default."""
-    with _stopped_at_the_end(binary, folder, acl=acl) as consul:
+async def running_consul(
+    binary: Path, folder: Path, *, acl: bool = False, https: bool = False, extra: Mapping[str, Any] | None = None
+) -> AsyncGenerator[RunningConsul, None]:
+    """Start one Consul server and stop it at the end.
+
+    State lives in `folder`; `acl` denies by default; `https` opens a port for it; `extra` joins the configuration.
+    """
+    with _stopped_at_the_end(binary, folder, acl=acl, https=https, extra=extra) as consul:
         await consul.wait_for_leader()
         yield consul
 
@@ -154,9 +160,12 @@ def shared_consul(binary: Path, folder: Path, *, acl: bool = False) -> Generator
 
 
 @contextmanager
-def _stopped_at_the_end(binary: Path, folder: Path, *, acl: bool) -> Generator[RunningConsul, None, None]:
-    names = ("http", "server", "serf_lan")
-    consul = RunningConsul(binary, folder, dict(zip(names, free_ports(len(names)), strict=True)), acl=acl)
+def _stopped_at_the_end(
+    binary: Path, folder: Path, *, acl: bool, https: bool = False, extra: Mapping[str, Any] | None = None
+) -> Generator[RunningConsul, None, None]:
+    names = ("http", "server", "serf_lan", *(["https"] if https else []))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    consul = RunningConsul(binary, folder, ports, acl=acl, extra=dict(extra or {}))
     try:
         consul.start()
         yield consul

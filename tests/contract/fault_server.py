@@ -6,6 +6,7 @@ script says otherwise, so that a test shows the one fault that it is about.
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -46,6 +47,10 @@ class FaultServer:
         """List what was accepted."""
         return web.json_response(self.registered)
 
+    async def leader(self, _request: web.Request) -> web.Response:
+        """Lead."""
+        return web.json_response("127.0.0.1:8300")
+
     async def beat(self, _request: web.Request) -> web.Response:
         """Accept any heartbeat."""
         return web.Response()
@@ -55,16 +60,25 @@ class FaultServer:
 async def fault_server(script: Callable[[int, web.Request], web.Response]) -> AsyncGenerator[FaultServer, None]:
     """Run a fault server on a free loopback port."""
     server = FaultServer(script)
+    async with serving(server):
+        yield server
+
+
+@asynccontextmanager
+async def serving(server: FaultServer, unix_path: Path | None = None) -> AsyncGenerator[None, None]:
+    """Serve on the server's port, or on a unix socket."""
     app = web.Application()
     app.router.add_get("/v1/health/service/{name}", server.health)
     app.router.add_get("/v1/agent/services", server.services)
+    app.router.add_get("/v1/status/leader", server.leader)
     app.router.add_put("/v1/agent/service/register", server.register)
     app.router.add_put("/v1/agent/check/pass/{check_id}", server.beat)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", server.port).start()
+    site = web.TCPSite(runner, "127.0.0.1", server.port) if unix_path is None else web.UnixSite(runner, str(unix_path))
+    await site.start()
     try:
-        yield server
+        yield
     finally:
         await runner.cleanup()
 

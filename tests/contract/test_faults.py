@@ -1,15 +1,17 @@
 """Answers that no healthy Consul gives: each must cost us nothing but time."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from discovery.consul_client import open_client
-from discovery.errors import CatalogUnavailable
+from discovery.environment import ConsulSettings
+from discovery.errors import AgentUnreachable, CatalogUnavailable
 from discovery.model import Registration
 from discovery.session import open_session
-from tests.contract.fault_server import fault_server, rows_answer
+from tests.contract.fault_server import FaultServer, fault_server, rows_answer, serving
 from tests.contract.following import Follower, ids, running, until
 
 INDEX = {"X-Consul-Index": "7"}
@@ -49,6 +51,31 @@ async def test_the_token_travels_in_its_header_and_the_namespace_in_the_query() 
         await client.health("mcp-node", index=5, wait_s=1.5)
     assert server.tokens == ["t0ken"]
     assert server.queries == [{"index": "5", "wait": "1500ms", "ns": "team"}]
+
+
+async def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
+    server = FaultServer(lambda _number, _request: rows_answer("a"))
+    async with serving(server, unix_path=tmp_path / "consul.sock"):
+        settings = ConsulSettings(url=f"unix://{tmp_path}/consul.sock")
+        async with open_session(settings) as session:
+            follower = Follower(session.source("mcp-node"))
+            async with running(follower.run()):
+                await follower.until_ids("a")
+
+
+async def test_a_connection_that_breaks_in_a_wait_is_not_repeated_with_the_old_index() -> None:
+    async with fault_server(lambda _number, request: _hang_up(request)) as server:
+        async with open_client(server.settings) as client:
+            await client.leader(1.0)  # now there is a pooled connection
+            with pytest.raises(AgentUnreachable):
+                await client.health("mcp-node", index=5, wait_s=1.0)
+        assert len(server.queries) == 1
+
+
+def _hang_up(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
 
 
 async def test_bad_answers_leave_the_last_good_catalog_and_the_good_one_after_them_is_index_less() -> None:

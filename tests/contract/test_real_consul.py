@@ -1,16 +1,19 @@
 """What only a real Consul can show: rights, restarts, and how fast we are back after one."""
 
 import logging
+import subprocess
 import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from discovery.consul_client import open_client
 from discovery.consul_registration import register_payload
-from discovery.errors import AccessRefused
+from discovery.environment import ConsulSettings
+from discovery.errors import AccessRefused, SettingsRefused
 from discovery.model import Registration
 from discovery.session import open_session
 from tests.consul_process import RunningConsul, running_consul, shared_consul
@@ -149,3 +152,41 @@ async def test_after_a_restart_that_kept_its_state_nothing_changes(binary: Path,
             await until(lambda: follower.source.status.up, within_s=3, what="followed again")
             assert all(ids(catalog) == {"node-1"} for catalog in follower.catalogs[shown:])
         await registrar.leave()
+
+
+@pytest.fixture
+def tls(binary: Path, tmp_path: Path) -> dict[str, Any]:
+    """Consul's TLS settings with an authority and a certificate of its own, beside another authority."""
+    for arguments in (["ca", "create"], ["cert", "create", "-server"], ["ca", "create", "-domain", "other"]):
+        subprocess.run([str(binary), "tls", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    return {
+        "ca_file": str(tmp_path / "consul-agent-ca.pem"),
+        "cert_file": str(tmp_path / "dc1-server-consul-0.pem"),
+        "key_file": str(tmp_path / "dc1-server-consul-0-key.pem"),
+        "verify_incoming_https": True,  # a client certificate is asked for as well
+    }
+
+
+async def test_tls_is_spoken_and_a_wrong_authority_or_name_is_not_trusted(
+    binary: Path, tmp_path: Path, tls: dict[str, Any]
+) -> None:
+    async with running_consul(binary, tmp_path, extra=tls, https=True) as consul:
+        good = ConsulSettings(
+            url=f"https://127.0.0.1:{consul.ports['https']}",
+            ca_cert=tls["ca_file"],
+            client_cert=tls["cert_file"],
+            client_key=tls["key_file"],
+            tls_server_name="server.dc1.consul",
+        )
+        for settings, answers in [
+            (good, True),
+            (replace(good, ca_cert=None, verify=False), True),
+            (replace(good, ca_cert=str(tmp_path / "other-agent-ca.pem")), False),
+            (replace(good, tls_server_name="elsewhere.example"), False),
+            (replace(good, client_cert=None, client_key=None), False),
+        ]:
+            async with open_session(settings) as session:
+                assert await session.answers() is answers, settings
+    with pytest.raises(SettingsRefused, match="CONSUL_CACERT"):
+        async with open_session(replace(good, ca_cert=str(tmp_path / "missing.pem"))):
+            pass
