@@ -117,9 +117,8 @@ def _share_roots(
     candidates: dict[Root, dict[str, bool]] = defaultdict(dict)
     own_owner = NODE_OWNER + own.node_id
     # Reserved even while none of our servers runs: a namesake must not get calls that are meant for this machine.
-    own_roots = {Root(name, of_node=True) for name in (own.name, node_alias(own.name, own.node_id))}
-    for root in own_roots:
-        candidates[root][own_owner] = True
+    for name in (own.name, node_alias(own.name, own.node_id)):
+        candidates[Root(name, of_node=True)][own_owner] = True
     for claimed in claims:
         owners = candidates[claimed.root]
         owners[claimed.owner] = owners.get(claimed.owner, False) or claimed.ours
@@ -127,7 +126,7 @@ def _share_roots(
     conflicts: list[Conflict] = []
     for root, owners in candidates.items():
         present = before.get(root)
-        holder = own_owner if root in own_roots else _holder(owners, present)
+        holder = _holder(owners, present)
         roots[root] = holder
         if len(owners) > 1:
             reason = ConflictReason.NODE_NAME if root.of_node else ConflictReason.OWNER

@@ -305,6 +305,9 @@ def test_servers_whose_names_join_alike_are_not_mixed_up() -> None:
     )
     assert _asked(table, "a___b") == [("server:a", "_b")]
     assert ("a___b", ConflictReason.OWNER) in _said(table)
+    at_home = build_routes([_server("a_", _tools("b")), _server("a", _tools("_b"))], OWN)
+    assert _asked(at_home, "home__a___b") == [("server:a", "_b")]
+    assert ("home__a___b", ConflictReason.OWNER) in _said(at_home)
 
 
 # Replicas that disagree

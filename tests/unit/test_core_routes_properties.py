@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent.core.candidates import read_contribution
 from agent.core.route_table import ConflictReason, Contribution, ContributionKind, Route, RouteKind, RouteTable
 from agent.core.routes import build_routes, local_contributions
-from agent.model import NodeIdentity, Offer, PeerScope, ServerScope
+from agent.model import ORIGIN_META_KEY, NodeIdentity, Offer, PeerScope, ServerScope
 
 OWN = NodeIdentity("0a" * 16, "home")
 # Few names, so that they collide all the time; some joined ones are equal, and one node is called like us.
@@ -135,6 +135,13 @@ def test_replicas_of_a_route_agree_and_belong_to_its_owner(
         for replica in route.replicas:
             claim = claimed[route.kind, route.public_name, replica]
             assert (claim.digest, claim.owner) == (route.digest, route.owner)
+            assert _served_by(claim) == _served_by(route)
+
+
+def _served_by(route: Route) -> object:
+    """The server and the name there; two servers' things are never one, however alike."""
+    origin = route.definition.get("_meta", {}).get(ORIGIN_META_KEY, {})
+    return origin.get("server"), origin.get("tool")
 
 
 @settings(max_examples=60)
