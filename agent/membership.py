@@ -134,7 +134,8 @@ class Membership:
                     group.create_task(self._registrar.keep(), name="registration")
                     group.create_task(self._read(self._source), name="catalog watch")
                     if look_for_consul:
-                        group.create_task(self._look_for_consul(), name="look for consul")
+                        # Awaited here, not a child: see the session of a link on what Python before 3.13 leaves behind.
+                        await self._look_for_consul()
             except* _ConsulAppeared:
                 log.info("a Consul appeared on this machine, moving over")
             finally:
