@@ -1,0 +1,136 @@
+"""What the end-to-end tests share: catalogs, a small mesh that lives for the whole run, and the logs of a failure.
+
+Used by pytest alone. The one rule: the shared mesh is only read and called; a test that kills, adds or removes starts
+nodes of its own, with a catalog or a service name of their own.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.consul_binary import consul_binary, why_not
+from tests.consul_process import RunningConsul, shared_consul
+from tests.e2e.meshes import SHARED_TOOLS, CatalogKind, SharedMesh
+from tests.e2e.running import (
+    LIVING,
+    NodeProcess,
+    RunningNode,
+    StartNode,
+    all_of,
+    environment_of,
+    eventually,
+    example,
+    free_port,
+    modern_request,
+    nodes_below,
+    running_nodes,
+    spawn,
+    start_node,
+)
+
+LOG_CHARS_SHOWN = 8_000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of every living node's log with a failure of a test in this folder."""
+    report = yield
+    if report.failed and Path(__file__).parent in item.path.parents and call.when == "call":
+        for node in LIVING:
+            report.sections.append((f"log of {node.name} on {node.port}", end_of_log(node)))
+    return report
+
+
+def end_of_log(node: RunningNode) -> str:
+    """The last lines of a node's log; requests that went well say nothing about a failure."""
+    lines = [line for line in node.log().splitlines() if '"MCP request"' not in line or '"ok"' not in line]
+    return "\n".join(lines)[-LOG_CHARS_SHOWN:]
+
+
+@pytest.fixture(scope="session")
+def consul_program() -> Path:
+    """A real Consul binary; the test is skipped aloud when there is none."""
+    found = consul_binary(fetch=False)
+    if found is None:
+        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.consul_binary` fetches one")
+    return found
+
+
+@pytest.fixture(scope="session")
+def one_consul(consul_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningConsul]:
+    """One Consul server for all tests that leave it in peace."""
+    with shared_consul(consul_program, tmp_path_factory.mktemp("consul")) as consul:
+        yield consul
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("consul", marks=pytest.mark.consul)])
+def catalog(request: pytest.FixtureRequest) -> CatalogKind:
+    """Each test with this fixture runs on the embedded catalog and on a real Consul."""
+    if request.param == "embedded":
+        return CatalogKind("embedded")
+    return CatalogKind("consul", request.getfixturevalue("one_consul"))
+
+
+@pytest.fixture(scope="session")
+def kit_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The kit over HTTP, in a process of its own for the whole run."""
+    port = free_port()
+    log_path = tmp_path_factory.mktemp("kit") / "kit.log"
+    process = spawn(("tests.e2e.kit_server", str(port)), log_path, environment_of({}))
+    url = f"http://127.0.0.1:{port}/mcp"
+    try:
+        asyncio.run(_until_serving(process, url, log_path))
+        yield url
+    finally:
+        process.kill()
+        asyncio.run(_ended(process))
+
+
+@pytest.fixture(scope="session")
+def mesh(catalog: CatalogKind, kit_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedMesh]:
+    """The shared mesh, complete: every node sees the other two and all of their tools."""
+    settings: dict[str, Any] = catalog.bare()
+    folder = tmp_path_factory.mktemp(f"mesh-{catalog.name}")
+    servers = {
+        "plain": None,
+        "desk": {"notes": example("notes"), "dice": example("dice", "service"), "kit": {"url": kit_url}},
+        "hall": {"clock": example("clock"), "dice": example("dice", "service")},
+    }
+
+    async def start_all() -> list[RunningNode]:
+        nodes = await all_of(start_node(name, folder / name, servers=own, **settings) for name, own in servers.items())
+        for node in nodes:
+            await eventually(partial(node.sees, *(servers.keys() - {node.name})))
+            await eventually(partial(node.offers, *SHARED_TOOLS))
+        return nodes
+
+    with nodes_below(folder):
+        plain, desk, hall = asyncio.run(start_all())
+        yield SharedMesh(plain, desk, hall, kit_url)
+
+
+@pytest.fixture
+async def start() -> AsyncGenerator[StartNode, None]:
+    """Start nodes that end with the test."""
+    async with running_nodes() as start_one:
+        yield start_one
+
+
+async def _until_serving(process: NodeProcess, url: str, log_path: Path) -> None:
+    async def serves() -> bool:
+        if process.returncode is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}; see {log_path}")
+        return "tools" in await modern_request(url, "tools/list")
+
+    await eventually(serves, 30)
+
+
+async def _ended(process: NodeProcess) -> None:
+    async with asyncio.timeout(10):
+        await process.wait()
