@@ -82,20 +82,24 @@ def _usable(read: Iterable[Candidate | Unusable], own: NodeIdentity, findings: s
     return usable
 
 
-def _one_per_node(candidates: Iterable[Candidate], last: LastChosen, findings: set[Finding]) -> list[Candidate]:
-    """Of several instances of one node keep one: up before down, the latest start, the one that we have."""
-    by_node: dict[str, list[Candidate]] = defaultdict(list)
-    kept: list[Candidate] = []
+def _one_per_node(candidates: Sequence[Candidate], last: LastChosen, findings: set[Finding]) -> list[Candidate]:
+    """Of several instances of one node, or of one URL, keep one: up before down, the latest start, the one we have."""
+    at_url = {url_key(candidate.url): candidate.identity for candidate in candidates if candidate.identity}
+    groups: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
-        if candidate.identity is None:
-            kept.append(candidate)
-        else:
-            by_node[candidate.identity].append(candidate)
-    for group in by_node.values():
-        best, *others = sorted(group, key=lambda c: (not c.up, -c.epoch_number, url_key(c.url) not in last.urls, c.key))
+        place = url_key(candidate.url)
+        groups[candidate.identity or at_url.get(place) or place].append(candidate)
+    kept: list[Candidate] = []
+    for group in groups.values():
+        best, *others = sorted(group, key=lambda candidate: _preference(candidate, last))
         kept.append(best)
         findings.update(Finding(other.service_id, FindingKind.SAME_NODE, best.service_id) for other in others)
     return kept
+
+
+def _preference(candidate: Candidate, last: LastChosen) -> tuple[bool, bool, int, bool, InstanceKey]:
+    is_new = url_key(candidate.url) not in last.urls
+    return not candidate.up, candidate.node_id is None, -candidate.epoch_number, is_new, candidate.key
 
 
 def _suppressed(
