@@ -23,26 +23,26 @@ from agent.api.endpoint import Endpoint, build_endpoint
 from agent.api.envelope import envelope_middleware
 from agent.api.peers import PeersApi
 from agent.api.probes import Probes
-from agent.api.security import EdgePolicy, security_headers, security_middlewares
+from agent.api.security import security_headers, security_middlewares
 from agent.api.tokens import TokenTable
 from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, shown
-from agent.core.naming import node_alias
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
 from agent.errors import ConfigRefused
 from agent.identity import NodeState, open_state
 from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
-from agent.membership import Membership, MembershipPlan, own_address
+from agent.membership import Membership, own_address
 from agent.mesh import Mesh, MeshHooks
 from agent.metrics import Metrics
 from agent.model import BackendSpec, NodeIdentity
 from agent.node_name import default_node_name
+from agent.node_plan import edge_policy, membership_plan, node_registration
 from agent.overrides import OverrideStore
+from agent.peer_orders import PeerOrders
 from agent.servers_file import read_servers
 from agent.sockets import bound_socket, display_host
 from agent.watched_files import watch_file
-from discovery.model import Registration
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +86,9 @@ class Node:
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, stop.set)
-        membership_plan = self._membership_plan()
-        if membership_plan.mode == "consul" or membership_plan.consul.explicit:
-            own_address(membership_plan, membership_plan.consul)  # refused before anything starts
+        plan = membership_plan(self._settings, self._port)
+        if plan.mode == "consul" or plan.consul.explicit:
+            own_address(plan, plan.consul)  # refused before anything starts
         store = OverrideStore.open(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor
@@ -106,9 +106,13 @@ class Node:
                 statics=self._settings.peers,
                 peer_token=lambda: self._peer_token,
                 hooks=MeshHooks(self._mesh_changed, self._local_changed, self._offer_changed, self._dispatch.forget),
-                tasks=tasks,
             )
-            self._membership = Membership(membership_plan, self._registration(), self._mesh.take_catalog)
+            self._orders = PeerOrders(self._mesh, store, tasks)
+            self._membership = Membership(
+                plan,
+                node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
+                self._mesh.take_catalog,
+            )
             self._read_servers()
             runner = await self._start_serving()
             standing = [
@@ -152,12 +156,12 @@ class Node:
             )
         probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: what the security checks refuse is told in the envelope as well.
-        policy = self._edge_policy()
+        policy = edge_policy(self._settings, self._identity, self._tokens, self._metrics.auth_failed)
         app = web.Application(middlewares=[envelope_middleware, *security_middlewares(policy)])
         app.on_response_prepare.append(security_headers(policy))
         for endpoint in self._endpoints:
             endpoint.add_to(app)
-        app.add_routes([*PeersApi(self._mesh).routes(), *desk.routes(), *probes.routes()])
+        app.add_routes([*PeersApi(self._mesh, self._orders).routes(), *desk.routes(), *probes.routes()])
         # Without handler_cancellation a client that leaves would not be noticed (agent.api.asgi_bridge).
         runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S
@@ -189,52 +193,6 @@ class Node:
             reconnected=self._metrics.link_reconnected,
         )
         return Link(spec, dials, own=self._identity, hooks=hooks, rng=self._rng)
-
-    def _membership_plan(self) -> MembershipPlan:
-        settings = self._settings
-        return MembershipPlan(
-            mode=settings.discovery,
-            consul=settings.consul,
-            service_name=settings.service_name,
-            embedded_port=settings.embedded_port,
-            bind_host=settings.host,
-            port=self._port,
-            advertise_address=settings.advertise_address,
-            advertise_port=settings.advertise_port,
-        )
-
-    def _registration(self) -> Registration:
-        settings, own = self._settings, self._identity
-        port = settings.advertise_port or self._port
-        check_host = settings.advertise_address or display_host(settings.host)
-        return Registration(
-            service_id=node_alias(own.name, own.node_id),
-            service_name=settings.service_name,
-            port=port,
-            meta={
-                "node_id": own.node_id,
-                "name": own.name,
-                "scheme": "http",
-                "epoch": str(self._node_state.epoch),
-                "mcp_path": "/mcp",
-                "version": __version__,
-                "offer_digest": "",
-            },
-            http_check_url=f"http://{check_host}:{port}/healthz" if settings.consul_http_check else None,
-        )
-
-    def _edge_policy(self) -> EdgePolicy:
-        settings = self._settings
-        names = {"localhost", socket.gethostname(), self._identity.name, *settings.allowed_hosts}
-        if settings.advertise_address:
-            names.add(settings.advertise_address)
-        return EdgePolicy(
-            host_names=frozenset(name.lower() for name in names),
-            origins=frozenset(settings.cors_origins),
-            tokens=self._tokens,
-            metrics_public=settings.metrics_public,
-            on_auth_failure=self._metrics.auth_failed,
-        )
 
     def _url(self) -> str:
         return f"http://{display_host(self._settings.host)}:{self._port}/mcp"

@@ -147,7 +147,9 @@ class Desk:
             },
             "peers": [describe_peer(view, now_s) for view in peers],
             "conflicts": describe_conflicts([self._mesh.routes, self._mesh.local_routes]),
-            "findings": [{"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in self._mesh.findings],
+            "findings": [
+                {"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in self._mesh.selection.findings
+            ],
         }
 
     def _discovery(self) -> Json:

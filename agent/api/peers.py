@@ -1,12 +1,11 @@
 """The REST API of peers: list, add, remove. The seed's shapes exactly, with ours beside them.
 
 Registered by the wiring on the aiohttp application. The one rule: an answer is given only after the operator's word is
-on disk, and a handler never touches a link: it waits until the mesh has acted.
+on disk (`agent.peer_orders`), and a handler never touches a link.
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -19,15 +18,11 @@ from agent.dial_guard import check_url
 from agent.errors import DialRefused, OverrideRefused
 from agent.mesh import Mesh
 from agent.model import HttpTarget, LinkView, PeerScope
+from agent.peer_orders import PeerOrders
 
 NAME_RULE: Final = (
     "must be 1 to 63 letters, digits, dots, dashes or underscores, start with a letter or digit, and have no __"
 )
-# How long a POST waits for the link's first attempt before it answers "saved, not connected".
-FIRST_ATTEMPT_TIMEOUT_S: Final = 5.0
-
-
-T = TypeVar("T")
 
 
 class PeerRequest(BaseModel):
@@ -57,10 +52,11 @@ class PeerRequest(BaseModel):
 
 
 class PeersApi:
-    """Handlers; `mesh` is given."""
+    """Handlers; `mesh` is read, `orders` takes what operators say."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, orders: PeerOrders) -> None:
         self._mesh = mesh
+        self._orders = orders
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the application."""
@@ -74,7 +70,7 @@ class PeersApi:
         """GET /api/v1/mcp/peers."""
         now_s = asyncio.get_running_loop().time()
         peers = [describe_peer(view, now_s) for view in self._mesh.peer_views()]
-        data = {"peers": peers, "suppressed": [s.name for s in self._mesh.suppressions]}
+        data = {"peers": peers, "suppressed": [s.name for s in self._orders.suppressions]}
         return success(data, f"Found {len(peers)} peer node(s)")
 
     async def add_peer(self, request: web.Request) -> web.Response:
@@ -88,40 +84,15 @@ class PeersApi:
             raise OverrideRefused(422, "invalid_field", f"peer_url: {exc}") from exc
         token = asked.auth_token.get_secret_value() if asked.auth_token else None
         override = Override(asked.peer_name, HttpTarget(url, token=token), asked.scope)
-        created, view = await self._to_the_end(self._put(override), f"add peer {override.name}")
+        created, view = await self._orders.add(override)
         return _added(override, view, created=created)
-
-    async def _put(self, override: Override) -> tuple[bool, LinkView | None]:
-        created = await self._mesh.put_override(override)
-        view = await self._mesh.first_attempt(override.name, FIRST_ATTEMPT_TIMEOUT_S)
-        if view is not None and view.failure == "DialledOurselves":
-            await self._mesh.withdraw_override(override.name)
-            raise OverrideRefused(409, "own_node", f"peer_url: {override.target.url} is this node itself")
-        if view is not None and view.failure == "DialRefused":
-            await self._mesh.withdraw_override(override.name)
-            raise OverrideRefused(403, "address_refused", f"peer_url: {view.last_error}")
-        return created, view
-
-    async def _to_the_end(self, work: Coroutine[Any, Any, T], name: str) -> T:
-        """Do all of it though the client may hang up half-way; what it raises is raised here."""
-
-        async def contained() -> tuple[T | None, Exception | None]:
-            try:
-                return await work, None
-            except Exception as exc:  # noqa: BLE001 - raised below; in the node's task group it would end the node
-                return None, exc
-
-        result, failure = await asyncio.shield(self._mesh.tasks.create_task(contained(), name=name))
-        if failure is not None:
-            raise failure
-        return cast("T", result)
 
     async def remove_peer(self, request: web.Request) -> web.Response:
         """DELETE /api/v1/mcp/peers/{peer_name}."""
         name = request.match_info["peer_name"]
         if not is_valid_name(name):
             raise OverrideRefused(422, "invalid_field", f"peer_name: {NAME_RULE}")
-        await self._to_the_end(self._mesh.remove_peer(name), f"remove peer {name}")
+        await self._orders.remove(name)
         data = {"success": True, "peer_name": name, "message": f"Peer node '{name}' removed successfully"}
         return success(data, f"Peer node '{name}' disconnected")
 

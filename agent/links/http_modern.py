@@ -125,7 +125,7 @@ class ModernHttpDoor:
         verdict = judge_discovery(result, self._stamp.version)
         if isinstance(verdict, Handshake):
             raise self._lose(f"no longer speaks {self._stamp.version}")
-        if _node_id(verdict) != _node_id(self.hello):
+        if _node_of(verdict) != _node_of(self.hello):
             # Requests are stateless, so nothing else would show that the address was given to somebody else.
             raise self._lose("is another node now")
 
@@ -164,9 +164,9 @@ class ModernHttpDoor:
             response.close()
 
 
-def _node_id(hello: Hello) -> object:
-    """Who stands behind the door, as far as it says: None for a plain server."""
-    return hello.mesh.get("node_id") if hello.mesh is not None else None
+def _node_of(hello: Hello) -> object:
+    """Who stands behind the door, as far as it says: None for a plain server. A node may come back renamed."""
+    return (hello.mesh.get("node_id"), hello.mesh.get("name")) if hello.mesh is not None else None
 
 
 def param_headers(headers: Mapping[str, str]) -> dict[str, str]:

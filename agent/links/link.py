@@ -1,21 +1,21 @@
-"""One supervised connection to one backend: dial, list, follow changes, probe, and dial again, for ever.
+"""One supervised connection to one backend: dial, serve a session, back off, and dial again, for ever.
 
-Started and cancelled by the supervisor; dispatch sends through `request`; everybody else reads `view`. The one rule:
-this task alone opens and closes the door, and whatever goes wrong becomes a state of the link, never an exception of
-the node.
+Started, retired and cancelled by the supervisor; dispatch sends through `request`; everybody else reads `view`. The one
+rule: this task alone opens and closes the door, and whatever goes wrong becomes a state of the link, never an
+exception of the node.
 """
 
 import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
 
-from agent.core.backoff import STDIO_CAP_S, delay_s
+from agent.core.backoff import CAP_S, STDIO_CAP_S, delay_s
 from agent.core.link_state import (
     DialStarted,
     LinkEvent,
@@ -29,24 +29,17 @@ from agent.core.link_state import (
     WaitOver,
     advance,
 )
-from agent.errors import CallFailed, CallNotSent, LinkFailed, MeshError, ProtocolBroken, Unreachable
-from agent.links.door import Door, ListenNotSupported
-from agent.links.listing import list_offer
+from agent.errors import CallNotSent, MeshError, ProtocolBroken
 from agent.links.mesh_door import OpenDoor, opened
+from agent.links.session import ReloadAsked, Retired, Session
 from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
 
 log = logging.getLogger(__name__)
 
-# faults.md: probe every 5 s +-20% with a time-out of 1 s.
-PROBE_EVERY_S: Final = 5.0
-PROBE_JITTER: Final = 0.2
-PROBE_TIMEOUT_S: Final = 1.0
-# A backend without a change stream is listed again this often; it cannot tell us sooner.
-RELIST_EVERY_S: Final = 30.0
-# One listing, all pages; a first listing that takes longer counts as a failed dial.
-LIST_TIMEOUT_S: Final = 10.0
-# A burst of list_changed is one listing: the first at once, the next no sooner than this.
-RELIST_PAUSE_S: Final = 0.1
+# faults.md: calls in flight are drained for at most 30 s. A peer that leaves the catalog still answers what it has.
+DRAIN_TIMEOUT_S: Final = 30.0
+
+Dial = Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenDoor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +51,32 @@ class LinkHooks:
     reconnected: Callable[[str], None]
 
 
-class _ReloadAsked(Unreachable):
-    """An operator wants the door closed and opened anew."""
-
-
 class Link:
-    """See the module. Sole writer: its own task, and `sight`, `relabel` and `reload`, which only set flags."""
+    """See the module. Sole writer: its own task, and `relabel`, `sight`, `reload` and `retire`, which only ask it.
+
+    `first_attempt` is set when the present dial, or the one that `reload` asked for, has an outcome, and at the end.
+    """
 
     def __init__(
-        self, spec: BackendSpec, dials: asyncio.Semaphore, *, own: NodeIdentity, hooks: LinkHooks, rng: random.Random
+        self,
+        spec: BackendSpec,
+        dials: asyncio.Semaphore,
+        *,
+        own: NodeIdentity,
+        hooks: LinkHooks,
+        rng: random.Random,
+        dial: Dial = opened,
     ) -> None:
         self._own = own
         self._hooks = hooks
         self._dials = dials
+        self._dial = dial
         self._rng = rng
         self._standing = LinkStanding(is_child=isinstance(spec.target, StdioTarget))
         self._view = LinkView(spec)
-        self._door: Door | None = None
+        self._session: Session | None = None
+        self._retiring = False
         self._cut_short = asyncio.Event()
-        self._relist = asyncio.Event()
-        self._reload = asyncio.Event()
         self.first_attempt = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -94,22 +93,38 @@ class Link:
         return self._view
 
     def relabel(self, spec: BackendSpec, *, sighted: bool) -> None:
-        """Take new words about the same backend; a new sighting cuts a wait short."""
+        """Take new words about the same backend."""
         self._show(spec=spec)
         if sighted:
             self.sight()
 
     def sight(self) -> None:
-        """Dial now instead of waiting on: the catalog or an operator has seen it."""
-        self._cut_short.set()
+        """The catalog said something new about it: list again when connected, else dial now instead of waiting on."""
+        if self._session is not None:
+            self._session.relist()
+        if not self._view.connected:
+            self._cut_short.set()
 
     def reload(self) -> asyncio.Event:
-        """Close the door, if open, and dial anew; the event returned is set after that attempt."""
-        self.first_attempt = asyncio.Event()
-        if self._standing.state is not LinkState.DIALING:  # A dial that is under way is the new one.
-            self._reload.set()
+        """Close the door, if open, and dial anew; the event returned is set when that has an outcome.
+
+        A dial that is under way is not begun again: its outcome is the one that was asked for.
+        """
+        if self.first_attempt.is_set():
+            self.first_attempt = asyncio.Event()
+        if self._standing.state is not LinkState.DIALING:
+            if self._session is not None:
+                self._session.end(ReloadAsked("reload was asked for"))
             self._cut_short.set()
         return self.first_attempt
+
+    def retire(self) -> bool:
+        """End after what is in flight, at most `DRAIN_TIMEOUT_S`. False when no door is open: cancel the task then."""
+        if self._session is None:
+            return False
+        self._retiring = True
+        self._session.end(Retired(), drain_s=DRAIN_TIMEOUT_S)
+        return True
 
     async def request(
         self,
@@ -121,104 +136,82 @@ class Link:
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
     ) -> Json:
         """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when there is no door."""
-        door = self._door
-        if door is None:
+        session = self._session
+        if session is None:
             raise CallNotSent(f"{self._view.key} is not connected: {self._view.last_error or self._view.state}")
-        return await door.request(method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification)
+        return await session.request(
+            method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification
+        )
 
     async def run(self) -> None:
-        """Keep the link up until cancelled."""
+        """Keep the link up until cancelled or retired."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(MeshError), stop=stop_never, wait=self._wait_s, sleep=self._pause
         )
         try:
-            await retrying(self._session)
+            await retrying(self._live_once)
+        except Retired:
+            pass
         finally:
-            self._door = None
             self._show(state=LinkState.CLOSED)
+            self.first_attempt.set()
 
-    async def _session(self) -> None:
-        """One life of the door, from dial to loss; always ends with a `MeshError`."""
+    async def _live_once(self) -> None:
+        """One life of the door, from dial to loss; always ends with a `MeshError`, `Retired` or a cancellation."""
+        self._cut_short.clear()  # Whoever asked for a dial gets this one.
         self._advance(DialStarted())
         try:
             async with AsyncExitStack() as stack:
-                async with self._dials:
-                    opened_door = await stack.enter_async_context(opened(self.spec, self._own))
-                await self._serve(opened_door)
-        except ExceptionGroup as group:
-            # A task group that has failures of its own swallows a cancellation that came with them (Python 3.11 to
-            # 3.13); the supervisor waits for us to end.
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise asyncio.CancelledError from group
-            failure = _first_failure(group)
-            self._failed(failure)
-            raise failure from group
+                await self._dial_and_serve(stack)
+        except (MeshError, Retired):
+            raise
+        except Exception as exc:  # A door that cannot be closed cleanly must not end the node either.
+            log.exception("link broke unexpectedly", extra={"backend": self.spec.key})
+            raise ProtocolBroken(f"unexpected {type(exc).__name__}") from exc
+
+    async def _dial_and_serve(self, stack: AsyncExitStack) -> None:
+        """Note why the session ended before its door is closed, which may take seconds."""
+        try:
+            async with self._dials:
+                opened_door = await stack.enter_async_context(self._dial(self.spec, self._own))
+            self._session = Session(opened_door, self, self._rng)
+            await self._session.run()
+        except Retired:
+            raise
+        except ReloadAsked:
+            self._begin_anew()
+            raise
         except MeshError as exc:
             self._failed(exc)
+            if self._retiring:
+                raise Retired from exc
             raise
         except Exception as exc:  # A bug of ours must not end the link; it is traced and waits like a protocol error.
             log.exception("link broke unexpectedly", extra={"backend": self.spec.key})
             failure = ProtocolBroken(f"unexpected {type(exc).__name__}")
             self._failed(failure)
             raise failure from exc
-
-    async def _serve(self, opened_door: OpenDoor) -> None:
-        self._relist.clear()
-        self._reload.clear()
-        self._door = opened_door.door
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._follow(opened_door.door), name="follow")
-                group.create_task(self._keep_listed(opened_door), name="list")
-                group.create_task(self._probe(opened_door.door), name="probe")
-                group.create_task(self._watch_loss(opened_door.door), name="loss")
-                group.create_task(self._watch_reload(), name="reload")
         finally:
-            self._door = None
+            self._session = None
 
-    async def _follow(self, door: Door) -> None:
-        """Turn list changes into listings; where there is no change stream, list again every half minute."""
+    # What the session tells
 
-        def on_change(_kind: str) -> None:
-            self._relist.set()
-
-        while True:
-            try:
-                await door.listen(on_change)
-            except ListenNotSupported:
-                break
-            except Unreachable:
-                # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
-                await door.probe(PROBE_TIMEOUT_S)
-        while True:
-            self._relist.set()
-            await asyncio.sleep(RELIST_EVERY_S)
-
-    async def _keep_listed(self, opened_door: OpenDoor) -> None:
-        door = opened_door.door
-        while True:
-            async with asyncio.timeout(None if self._view.connected else LIST_TIMEOUT_S):
-                await self._relist.wait()
-            self._relist.clear()
-            try:
-                offer = await list_offer(door, timeout_s=LIST_TIMEOUT_S)
-            except* (CallFailed, LinkFailed) as group:
-                raise _first_failure(group) from group
-            self._listed(opened_door, offer)
-            await asyncio.sleep(RELIST_PAUSE_S)
-
-    def _listed(self, opened_door: OpenDoor, offer: Offer) -> None:
-        if self._standing.state in (LinkState.READY, LinkState.SUSPECT):
+    def listed(self, offer: Offer) -> None:
+        """Take a whole offer; the first one of a session makes the link ready."""
+        assert self._session is not None
+        backend = self.spec.key
+        if self._view.connected:
             if offer.digest != self._view.offer.digest:
-                log.info("MCP offer changed", extra={"backend": self.spec.key, "tools": len(offer.tools)})
+                log.info("MCP offer changed", extra={"backend": backend, "tools": len(offer.tools)})
                 self._show(offer=offer, function_count=len(offer.tools))
             return
-        hello = opened_door.door.hello
-        self._advance(Opened())
-        self._show(
+        hello = self._session.opened.door.hello
+        self._cut_short.clear()
+        self._advance(
+            Opened(),
             offer=offer,
             function_count=len(offer.tools),
-            identity=opened_door.identity,
+            identity=self._session.opened.identity,
             era=hello.era,
             server_info=hello.server_info,
             last_error="",
@@ -228,56 +221,50 @@ class Link:
         )
         self._hooks.dialled("ok")
         self.first_attempt.set()
-        log.info("MCP link ready", extra={"backend": self.spec.key, "tools": len(offer.tools), "era": hello.era.value})
+        log.info("MCP link ready", extra={"backend": backend, "tools": len(offer.tools), "era": hello.era.value})
 
-    async def _probe(self, door: Door) -> None:
-        while True:
-            await asyncio.sleep(PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER))
-            asked_at_s = _now_s()
-            try:
-                await door.probe(PROBE_TIMEOUT_S)
-            except LinkFailed as exc:
-                self._advance(ProbeMissed())
-                if self._standing.state not in (LinkState.READY, LinkState.SUSPECT):
-                    raise Unreachable(f"no sign of life: {exc}") from exc
-            else:
-                self._advance(ProbeAnswered())
-                self._show(latency_s=_now_s() - asked_at_s)
+    def probed(self, latency_s: float | None) -> bool:
+        """Take a probe's outcome; False once the link counts as down."""
+        self._advance(ProbeMissed() if latency_s is None else ProbeAnswered())
+        if latency_s is not None:
+            self._show(latency_s=latency_s)
+        return self._view.connected
 
-    async def _watch_loss(self, door: Door) -> None:
-        await door.lost.wait()
-        raise Unreachable(door.lost_reason)
-
-    async def _watch_reload(self) -> None:
-        await self._reload.wait()
-        raise _ReloadAsked("reload was asked for")
+    # State
 
     def _failed(self, failure: MeshError) -> None:
         was_up = self._view.ready_at_s is not None
-        self._advance(Lost() if was_up else OpenFailed(retry_soon=getattr(failure, "retry_soon", True)))
-        if was_up:
-            self._hooks.reconnected(self.spec.key)
-        else:
-            self._hooks.dialled(type(failure).__name__)
-        self._show(
+        self._advance(
+            Lost() if was_up else OpenFailed(retry_soon=_retry_soon(failure)),
             last_error=str(failure),
             failure=type(failure).__name__,
             ready_at_s=None,
             reconnects=self._view.reconnects + was_up,
         )
+        if was_up:
+            self._hooks.reconnected(self.spec.key)
+        else:
+            self._hooks.dialled(type(failure).__name__)
         level = logging.WARNING if self._standing.attempts <= 1 else logging.DEBUG
         log.log(level, "MCP link down", extra={"backend": self.spec.key, "reason": str(failure)})
-        if not isinstance(failure, _ReloadAsked):  # Whoever asked waits for what the new dial brings.
-            self.first_attempt.set()
+        self.first_attempt.set()
+
+    def _begin_anew(self) -> None:
+        """A reload is no failure: it begins a new row of attempts, and a child that was about to be parked is not."""
+        log.info("MCP link reloaded", extra={"backend": self.spec.key})
+        self._standing = LinkStanding(is_child=self._standing.is_child)
+        self._show(state=self._standing.state, attempts=0, last_error="", failure="", ready_at_s=None)
 
     def _wait_s(self, retry_state: RetryCallState) -> float:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
-        if self._standing.state is LinkState.PARKED:
-            return float("inf")
-        cap: Json = {"cap_s": STDIO_CAP_S} if isinstance(self.spec.target, StdioTarget) else {}
-        retry_soon = getattr(failure, "retry_soon", True)
-        return delay_s(self._standing.attempts, self._rng, retry_soon=retry_soon, **cap)
+        match self._standing.state:
+            case LinkState.IDLE:
+                return 0.0
+            case LinkState.PARKED:
+                return float("inf")
+        cap_s = STDIO_CAP_S if self._standing.is_child else CAP_S
+        return delay_s(max(1, self._standing.attempts), self._rng, cap_s=cap_s, retry_soon=_retry_soon(failure))
 
     async def _pause(self, seconds: float) -> None:
         """Sleep for tenacity, cut short by a sighting or a reload."""
@@ -289,12 +276,11 @@ class Link:
             self._advance(Sighted())
         except TimeoutError:
             self._advance(WaitOver())
-        self._cut_short.clear()
 
-    def _advance(self, event: LinkEvent) -> None:
+    def _advance(self, event: LinkEvent, **changes: object) -> None:
+        """Move on in the table, and show that with whatever else changed in one step: no view is half of one."""
         self._standing = advance(self._standing, event, _now_s())
-        if self._standing.state is not self._view.state or self._standing.attempts != self._view.attempts:
-            self._show(state=self._standing.state, attempts=self._standing.attempts)
+        self._show(state=self._standing.state, attempts=self._standing.attempts, **changes)
 
     def _show(self, **changes: object) -> None:
         before, self._view = self._view, replace(self._view, **changes)  # type: ignore[arg-type]  # names are checked by replace itself
@@ -303,25 +289,8 @@ class Link:
             self._hooks.changed()
 
 
-def _first_failure(group: BaseExceptionGroup[BaseException]) -> MeshError:
-    """The one failure that a group of link tasks stands for; a bug among them wins, so that it is not hidden."""
-    leaves: list[BaseException] = []
-    queue: list[BaseException] = [group]
-    while queue:
-        exc = queue.pop(0)
-        if isinstance(exc, BaseExceptionGroup):
-            queue.extend(exc.exceptions)
-        else:
-            leaves.append(exc)
-    for leaf in leaves:
-        if isinstance(leaf, TimeoutError):
-            return Unreachable("listing took too long")
-        if not isinstance(leaf, MeshError):
-            log.error("link broke unexpectedly", exc_info=leaf)
-            return ProtocolBroken(f"unexpected {type(leaf).__name__}")
-    first = leaves[0]
-    assert isinstance(first, MeshError)
-    return first if isinstance(first, LinkFailed) else Unreachable(str(first))
+def _retry_soon(failure: BaseException | None) -> bool:
+    return bool(getattr(failure, "retry_soon", True))
 
 
 def _now_s() -> float:

@@ -8,7 +8,7 @@ import asyncio
 from typing import Final
 
 from agent.core.digest import offer_digest
-from agent.errors import ProtocolBroken, RpcError
+from agent.errors import ProtocolBroken, RpcError, Unreachable
 from agent.links.door import Door
 from agent.model import Json, Offer
 
@@ -31,14 +31,18 @@ async def list_offer(door: Door, *, timeout_s: float) -> Offer:
 
     Raises:
         LinkFailed, CallFailed: the door's own failures.
+        Unreachable: a list was answered with an error, which may be another one tomorrow.
         ProtocolBroken: a list that is no list, or that passes the bounds.
     """
     wanted = [entry for capability, lists in _LISTS.items() if capability in door.hello.capabilities for entry in lists]
-    async with asyncio.TaskGroup() as group:
-        tasks = {
-            key: group.create_task(_list_all(door, method, key, timeout_s), name=f"list {key}")
-            for method, key in wanted
-        }
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                key: group.create_task(_list_all(door, method, key, timeout_s), name=f"list {key}")
+                for method, key in wanted
+            }
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed  # Any of them fails the whole listing.
     parts = {key: task.result() for key, task in tasks.items()}
     tools, prompts = parts.get("tools", ()), parts.get("prompts", ())
     resources, templates = parts.get("resources", ()), parts.get("resourceTemplates", ())
@@ -56,7 +60,7 @@ async def _list_all(door: Door, method: str, key: str, timeout_s: float) -> tupl
             if exc.code == METHOD_NOT_FOUND:
                 # Many servers announce resources and serve no templates; an absent list is an empty one.
                 return ()
-            raise ProtocolBroken(f"{method} was answered with error {exc.code}: {exc.message}") from exc
+            raise Unreachable(f"{method} was answered with error {exc.code}: {exc.message[:200]}") from exc
         listed = page.get(key)
         if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
             raise ProtocolBroken(f"{method} was answered without a list of objects under {key!r}")

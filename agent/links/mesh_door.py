@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from agent.core.naming import is_valid_name
 from agent.errors import DialledOurselves, IdentityRefused
 from agent.links.door import Door, Hello, open_door
-from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec
+from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec, ServerSpec
 
 LOCAL_SUFFIX = "/local"
 
@@ -34,6 +34,7 @@ async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoo
     """
     if not isinstance(spec, PeerSpec):
         async with open_door(spec.target) as door:
+            refuse_mesh_node(door.hello, spec, own)
             yield OpenDoor(door, None)
         return
     target = spec.target
@@ -41,7 +42,7 @@ async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoo
         target = local_target(target)
     async with open_door(target) as door:
         identity = checked_identity(door.hello, spec, own)
-        if identity is None or spec.scope is PeerScope.MESH or target.url != spec.target.url:
+        if identity is None or spec.scope is PeerScope.MESH or target == local_target(spec.target):
             yield OpenDoor(door, identity)
             return
     async with open_door(local_target(spec.target)) as door:
@@ -49,10 +50,19 @@ async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoo
 
 
 def local_target(target: HttpTarget) -> HttpTarget:
-    """The same target with `/local` after its path; a query stays where it is."""
+    """The same target with `/local` after its path, where it is not there yet; a query stays where it is."""
     parts = urlsplit(target.url)
-    path = parts.path.rstrip("/") + LOCAL_SUFFIX
+    path = parts.path.rstrip("/").removesuffix(LOCAL_SUFFIX) + LOCAL_SUFFIX
     return replace(target, url=urlunsplit(parts._replace(path=path)))
+
+
+def refuse_mesh_node(hello: Hello, spec: ServerSpec, own: NodeIdentity) -> None:
+    """Refuse a configured server that is a node of the mesh: it would list our own offer back to us, ever longer."""
+    if hello.mesh is None:
+        return
+    if hello.mesh.get("node_id") == own.node_id:
+        raise DialledOurselves(f"server {spec.name} is this node itself")
+    raise IdentityRefused(f"server {spec.name} is a node of the mesh; add it as a peer instead")
 
 
 def checked_identity(hello: Hello, spec: PeerSpec, own: NodeIdentity) -> NodeIdentity | None:

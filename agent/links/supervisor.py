@@ -12,7 +12,7 @@ from typing import Final, Self, assert_never
 
 from agent.core.reconcile import Action, CloseLink, OpenLink, RelabelLink, RenewLink
 from agent.links.link import Link
-from agent.model import BackendSpec, LinkView
+from agent.model import BackendSpec, LinkView, PeerSpec, StdioTarget
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +76,32 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
                     assert_never(action)
 
     def _open(self, spec: BackendSpec) -> None:
+        # Two children of one command must not meet: the first may hold a lock, a port or a file.
+        before = [task for link, task in self._tasks.items() if link.spec.key == spec.key]
+        after = before if isinstance(spec.target, StdioTarget) else []
         link = self._links[spec.key] = self._make_link(spec, self._dials)
-        task = self._tasks[link] = self._group.create_task(link.run(), name=f"link {spec.key}")
-        task.add_done_callback(lambda _: self._tasks.pop(link, None))
+        task = self._tasks[link] = self._group.create_task(_run(link, after), name=f"link {spec.key}")
+        task.add_done_callback(lambda _: self._ended(link))
+
+    def _ended(self, link: Link) -> None:
+        """Forget a link; one that ended against its will is missed by the next resync, which opens it again."""
+        del self._tasks[link]
+        link.first_attempt.set()  # A task that was cancelled before it ran could not.
+        if self._links.get(link.spec.key) is link:
+            del self._links[link.spec.key]
 
     def _close(self, key: str, reason: str) -> None:
+        """What the catalog takes away may still answer what it was asked; what an operator takes away ends at once."""
         link = self._links.pop(key)
         log.info("MCP link closed", extra={"backend": key, "reason": reason})
-        self._tasks[link].cancel()
+        if not (isinstance(link.spec, PeerSpec) and link.retire()):
+            self._tasks[link].cancel()
+
+
+async def _run(link: Link, after: list[asyncio.Task[None]]) -> None:
+    if after:
+        await asyncio.wait(after)
+    try:
+        await link.run()
+    except Exception:  # The top of an eternal task: a bug in one link must not end its siblings, and so the node.
+        log.exception("link ended unexpectedly", extra={"backend": link.spec.key})

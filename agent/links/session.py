@@ -1,0 +1,230 @@
+"""One life of an open door: its offer is listed and kept current, it is probed, and what ends it is told.
+
+Made by a link for every door that it opened, and run to its end in the link's task. The one rule: whatever happens,
+`run` ends with exactly one reason, an exception that the link turns into state, and a cancellation stays one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NoReturn, Protocol
+
+from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
+from agent.links.door import ListenNotSupported
+from agent.links.listing import list_offer
+from agent.links.mesh_door import OpenDoor
+from agent.model import Json, Offer
+
+log = logging.getLogger(__name__)
+
+# faults.md: probe every 5 s +-20% with a time-out of 1 s.
+PROBE_EVERY_S: Final = 5.0
+PROBE_JITTER: Final = 0.2
+PROBE_TIMEOUT_S: Final = 1.0
+# A backend without a change stream is listed again this often; it cannot tell us sooner.
+RELIST_EVERY_S: Final = 30.0
+# One listing, all pages; a first listing that takes longer counts as a failed dial.
+LIST_TIMEOUT_S: Final = 10.0
+# Listing waits for the change stream, so that no change falls between them, but not for one that never comes up.
+FIRST_LISTING_WAIT_S: Final = 2.0
+# A burst of list_changed is one listing: the first at once, the next no sooner than this.
+RELIST_PAUSE_S: Final = 0.1
+# A known offer outlives a listing that failed; the next one is tried after this long.
+RELIST_AFTER_FAILURE_S: Final = 5.0
+# Streams that keep ending at once (a proxy, a server that only pretends) are opened again ever more slowly.
+LISTEN_PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
+# A stream that held this long had an ordinary end.
+LISTEN_STEADY_S: Final = 60.0
+
+
+class Retired(Exception):
+    """The link is no longer wanted, and what was in flight is done. Not a failure: nothing is dialled again."""
+
+
+class ReloadAsked(MeshError):
+    """An operator wants the door opened anew."""
+
+
+class SessionEvents(Protocol):
+    """Whom a session tells: its link."""
+
+    def listed(self, offer: Offer) -> None:
+        """A whole offer was read."""
+        ...
+
+    def probed(self, latency_s: float | None) -> bool:
+        """A probe was answered, or missed (None). Returns whether the session may go on."""
+        ...
+
+
+class Session:
+    """See the module. Sole writer: the task that runs `run`; `request`, `relist` and `end` are called from others."""
+
+    def __init__(self, opened: OpenDoor, events: SessionEvents, rng: random.Random) -> None:
+        self.opened = opened
+        self._door = opened.door
+        self._events = events
+        self._rng = rng
+        self._relist = asyncio.Event()
+        self._listed = asyncio.Event()
+        self._end = asyncio.Event()
+        self._ending: Exception = Unreachable("the session ended")
+        self._drain_s = 0.0
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Session {self._door!r} in_flight={self._in_flight} ending={self._end.is_set()}>"
+
+    async def request(
+        self,
+        method: str,
+        params: Json,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
+    ) -> Json:
+        """As `Door.request`; counted, so that a link that retires can wait for it."""
+        self._in_flight += 1
+        try:
+            return await self._door.request(
+                method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification
+            )
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()
+
+    def relist(self) -> None:
+        """Read the offer again soon."""
+        self._relist.set()
+
+    def end(self, reason: Exception, *, drain_s: float = 0.0) -> None:
+        """Let `run` raise `reason`, after what is in flight or after `drain_s` seconds. The first reason stays."""
+        if not self._end.is_set():
+            self._ending, self._drain_s = reason, drain_s
+            self._end.set()
+
+    async def run(self) -> NoReturn:
+        """Serve until something ends it.
+
+        Raises:
+            MeshError: what ended it, a failure or `ReloadAsked`.
+            Retired: it was asked to end and has finished.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow(), name="follow")
+                group.create_task(self._keep_listed(), name="list")
+                group.create_task(self._probe(), name="probe")
+                group.create_task(self._watch_loss(), name="loss")
+                # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
+                # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
+                await self._watch_end()
+        except ExceptionGroup as group_failure:
+            # A task group prefers its children's failures to a cancellation that came while it ended.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError from None
+            raise one_failure(group_failure) from group_failure
+        raise AssertionError("no child of a session returns")
+
+    async def _follow(self) -> None:
+        """Turn list changes into listings; where there is no change stream, list again every half minute."""
+        loop = asyncio.get_running_loop()
+        short_streams = 0
+        while True:
+            began_at_s = loop.time()
+            try:
+                await self._door.listen(lambda _kind: self._relist.set())
+            except (ListenNotSupported, ProtocolBroken) as exc:
+                log.debug("MCP list changes are not announced", extra={"reason": str(exc)})
+                break
+            except Unreachable:
+                # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
+                await self._door.probe(PROBE_TIMEOUT_S)
+            short_streams = 0 if loop.time() - began_at_s >= LISTEN_STEADY_S else short_streams + 1
+            await asyncio.sleep(LISTEN_PAUSES_S[min(short_streams, len(LISTEN_PAUSES_S)) - 1] if short_streams else 0)
+            self._relist.set()
+        while True:
+            self._relist.set()
+            await asyncio.sleep(RELIST_EVERY_S)
+
+    async def _keep_listed(self) -> None:
+        await _within(self._relist, FIRST_LISTING_WAIT_S)
+        while True:
+            self._relist.clear()
+            pause_s = RELIST_PAUSE_S
+            try:
+                async with asyncio.timeout(LIST_TIMEOUT_S):
+                    offer = await list_offer(self._door, timeout_s=LIST_TIMEOUT_S)
+            except (TimeoutError, CallOutcomeUnknown, Unreachable) as exc:
+                reason = "listing took too long" if isinstance(exc, TimeoutError) else str(exc)
+                if not self._listed.is_set():
+                    raise Unreachable(reason) from exc
+                # Whether it still lives is for probes and change stream to say; its old offer is better than none.
+                log.warning("MCP offer could not be listed again", extra={"reason": reason})
+                pause_s = RELIST_AFTER_FAILURE_S
+                self._relist.set()
+            else:
+                self._events.listed(offer)
+                self._listed.set()
+            await asyncio.sleep(pause_s)
+            await self._relist.wait()
+
+    async def _probe(self) -> None:
+        loop = asyncio.get_running_loop()
+        await self._listed.wait()  # Before that, the listing has a deadline of its own.
+        while True:
+            await asyncio.sleep(PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER))
+            asked_at_s = loop.time()
+            try:
+                await self._door.probe(PROBE_TIMEOUT_S)
+            except LinkFailed as exc:
+                if not self._events.probed(None):
+                    raise Unreachable(f"no sign of life: {exc}") from exc
+            else:
+                self._events.probed(loop.time() - asked_at_s)
+
+    async def _watch_loss(self) -> None:
+        await self._door.lost.wait()
+        raise Unreachable(self._door.lost_reason)
+
+    async def _watch_end(self) -> None:
+        await self._end.wait()
+        if self._in_flight:
+            self._idle.clear()
+            await _within(self._idle, self._drain_s)
+        raise self._ending
+
+
+def one_failure(group: BaseExceptionGroup[BaseException]) -> Exception:
+    """The one failure that a group stands for: what was asked for, then a bug of ours (not to be hidden), then any."""
+    leaves = list(_leaves(group))
+    for kind in (Retired, ReloadAsked):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    for leaf in leaves:
+        if not isinstance(leaf, MeshError):
+            log.error("link broke unexpectedly", exc_info=leaf)
+            return ProtocolBroken(f"unexpected {type(leaf).__name__}")
+    first = leaves[0]
+    assert isinstance(first, MeshError)
+    return Unreachable(str(first)) if isinstance(first, CallFailed) else first
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for exc in group.exceptions:
+        found += _leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
+    return found
+
+
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
