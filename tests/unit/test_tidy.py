@@ -115,7 +115,8 @@ def tasks_are_named(source: Source) -> Iterator[str]:
 
 
 def no_test_sleeps_or_patches(source: Source) -> Iterator[str]:
-    if source.top != "tests":
+    # A server that tests start may be slow on purpose; the test itself waits for what it wants to see.
+    if not Path(source.path).name.startswith(("test_", "conftest")):
         return
     in_loop_time = "looptime" in source.text
     for call in _calls(source.tree):
@@ -162,7 +163,7 @@ BAD_EXAMPLES: dict[str, Source] = {
     "module_is_named_after_an_idea": Source.of("agent/link_utils.py", ""),
     "module_says_what_it_is": Source.of("agent/a.py", '"""Too brief."""\n' + "x = 1\n" * 80),
     "tasks_are_named": Source.of("agent/a.py", "async def f(group):\n    group.create_task(g())\n"),
-    "no_test_sleeps_or_patches": Source.of("tests/a.py", "import time\ntime." + "sleep(1)\n"),
+    "no_test_sleeps_or_patches": Source.of("tests/test_a.py", "import time\ntime." + "sleep(1)\n"),
     "names_of_tests_are_sentences": Source.of("tests/a.py", "def test_it(): ...\n"),
     "exceptions_to_lint_have_reasons": Source.of("agent/a.py", "x = 1  # " + "noqa: E501\n"),
 }
