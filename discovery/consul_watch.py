@@ -170,7 +170,9 @@ class ConsulWatch:
             self._distrust(now_s)
             return
         if verdict.suspects and not self._suspects:
-            log.warning("holding removals until they are confirmed", extra={"instances": len(verdict.suspects)})
+            # A second read settles one of them in milliseconds; the other may last.
+            level = logging.DEBUG if verdict.trust is Trust.CONFIRM else logging.WARNING
+            log.log(level, "holding removals until they are confirmed", extra={"instances": len(verdict.suspects)})
         if not self._up:
             log.info("the catalog is followed", extra={"service": self._service_name})
         self._distrusts = 0

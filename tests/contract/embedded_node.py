@@ -8,9 +8,11 @@ import asyncio
 import json
 import sys
 
+from discovery.consul_client import open_client
+from discovery.consul_registration import ConsulRegistrar
+from discovery.consul_watch import ConsulWatch
 from discovery.embedded import EmbeddedSettings, embedded_catalog
 from discovery.model import Catalog, Registration
-from discovery.session import open_session
 
 SERVICE_NAME = "mcp-node"
 
@@ -18,11 +20,13 @@ SERVICE_NAME = "mcp-node"
 async def main(port: int, service_id: str) -> None:
     """Live until killed."""
     ours = Registration(service_id, SERVICE_NAME, port=8000, meta={"node_id": service_id})
-    async with embedded_catalog(port) as settings, open_session(settings) as session:
-        registrar = session.registrar(ours)
+    async with embedded_catalog(port) as settings, open_client(settings) as client:
+        registrar = ConsulRegistrar(client, ours)
+        # Shorter than the default, so that the dead one is dropped before the test grows old.
+        watch = ConsulWatch(client, SERVICE_NAME, own=registrar, settle_s=2.0)
         async with asyncio.TaskGroup() as group:
             group.create_task(registrar.keep(), name="keep")
-            async for catalog in session.source(SERVICE_NAME, registrar).watch():
+            async for catalog in watch.watch():
                 _report(settings, catalog)
 
 
