@@ -1,1 +1,1 @@
-"""The test suite; a package so that tests can share processes and fixtures as `tests.…`."""
+"""Tests of the mesh: unit, contract, integration and end to end."""
