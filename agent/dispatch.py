@@ -184,10 +184,11 @@ class Dispatch:
         self._loads[key] = self._loads.get(key, Load()).started()
 
     def _finish(self, key: str, route: Route, outcome: str, seconds: float, now_s: float) -> None:
-        load = self._loads[key].finished()
-        if outcome in ("ok", "tool_error", "rpc_error"):
-            load = observe(load, seconds, now_s)
-        self._loads[key] = load
+        load = self._loads.get(key)
+        if load is not None:  # The backend may have gone while it was asked; then its load is nobody's business.
+            load = load.finished()
+            answered = outcome in ("ok", "tool_error", "rpc_error")
+            self._loads[key] = observe(load, seconds, now_s) if answered else load
         self._recorder.call_finished(key, route.public_name, outcome, seconds)
 
 

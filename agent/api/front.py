@@ -35,6 +35,9 @@ _CACHEABLE: Final = frozenset({"resources/read"})
 # Words of 2026-07-28 that earlier clients have no use for.
 _MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
 
+# What a client sends as a name may be a book; the log keeps its title.
+NAME_LEN_LOGGED: Final = 128
+
 _LISTS: Final = {
     "tools/list": "tools",
     "prompts/list": "prompts",
@@ -122,6 +125,7 @@ class MeshFront:
 
     async def _forward(self, ctx: ServerRequestContext[Any, Any]) -> Forwarded | None:
         params = dict(ctx.params or {})
+        _check_object(params, "_meta")
         route = self._route(ctx.method, params)
         if route is None:
             return None
@@ -153,13 +157,13 @@ class MeshFront:
         match method:
             case "tools/call":
                 name = _text(params, "name")
-                _check_arguments(params)
+                _check_object(params, "arguments")
                 if name in self._own_tools:
                     return None
                 return _known(table.tools.get(name), "tool", name)
             case "prompts/get":
                 name = _text(params, "name")
-                _check_arguments(params)
+                _check_object(params, "arguments")
                 return _known(table.prompts.get(name), "prompt", name)
             case "resources/read":
                 uri = _text(params, "uri")
@@ -232,12 +236,12 @@ def _text(params: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def _check_arguments(params: Json) -> None:
-    if not isinstance(params.get("arguments", {}), dict | None):
-        raise MCPError(code=INVALID_PARAMS, message="arguments: an object is required")
+def _check_object(params: Json, field: str) -> None:
+    if not isinstance(params.get(field), dict | None):
+        raise MCPError(code=INVALID_PARAMS, message=f"{field}: an object is required")
 
 
 def _asked_name(ctx: ServerRequestContext[Any, Any]) -> str | None:
     params = ctx.params or {}
     name = params.get("name") or params.get("uri")
-    return name if isinstance(name, str) else None
+    return name[:NAME_LEN_LOGGED] if isinstance(name, str) else None
