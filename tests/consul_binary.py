@@ -195,6 +195,7 @@ def _fetch_from(root: Path, entries: list[str], target: Path, deadline_s: float)
         "Dir::Cache": root / "cache",
         "APT::Sandbox::User": "root",  # The sandbox user could not write below a private folder.
         "Acquire::Check-Valid-Until": "false",  # The Release file of an archived suite has expired.
+        "APT::Update::Error-Mode": "any",  # Else a mirror that is away looks like a missing package.
         "Acquire::Languages": "none",
         "Acquire::Retries": "1",
         "Acquire::http::Timeout": "20",
@@ -210,7 +211,9 @@ def _fetch_from(root: Path, entries: list[str], target: Path, deadline_s: float)
         if done.returncode != 0:
             last_lines = " ".join((done.stderr or done.stdout).split())[-300:]
             _reasons.append(f"apt-get {command[-1]} ended with {done.returncode}: {last_lines}")
-            return False
+            # One mirror of several may be away or lack the suite; the download shows whether that matters.
+            if command[-1] != "update":
+                return False
     package = next(root.glob("consul_*.deb"))
     subprocess.run(["dpkg-deb", "-x", str(package), str(root / "unpacked")], check=True, timeout=60)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
