@@ -9,6 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from fastmcp import Client
+from fastmcp.client.transports import StreamableHttpTransport
 
 from tests.e2e.compose_stack import Stack, missing_for_docker, running_stack
 from tests.e2e.running import eventually
@@ -88,6 +90,15 @@ async def test_two_nodes_connect_by_the_promised_calls_scale_out_by_themselves_a
         }
         assert answer["data"] | promised == answer["data"]
         assert await connected_peers(base) == {name}
+
+    async with Client(StreamableHttpTransport(f"{node1}/mcp")) as client:
+        assert len(await client.list_tools()) == 5
+        assert "node-2" in str(await client.call_tool("list_mcp_servers", {}))
+
+    open_stack.compose("stop", "node2")
+    await eventually(lambda: grown_to(node1, 0), SETTLE_S)
+    open_stack.compose("start", "node2")
+    await eventually(lambda: grown_to(node1, 1), SETTLE_S)
 
     open_stack.compose("up", "--detach", "--scale", "node=3", timeout_s=300)
     await eventually(lambda: grown_to(node1, 4), SETTLE_S)
