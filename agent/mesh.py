@@ -159,6 +159,7 @@ class Mesh:
     async def run(self) -> None:
         """Step whenever woken, and every `RESYNC_EVERY_S` without, until cancelled."""
         loop = asyncio.get_running_loop()
+        self.wake()  # Overrides and static peers are there from the start; without discovery nothing else may happen.
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
