@@ -1,0 +1,95 @@
+"""Consul forgets everything, or goes away: the mesh stays as it was, says so, and mends itself.
+
+Needs a real Consul of each test's own. The one rule: no call fails and no peer is dropped because of Consul.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.consul_process import RunningConsul, running_consul
+from tests.e2e.running import RunningNode, StartNode, all_of, eventually, example, steady_calls
+
+pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(120)]
+
+# faults.md: registered again in 5 s after Consul serves.
+REGISTERED_AGAIN_S = 5.0
+
+
+@pytest.fixture
+async def consul(consul_program: Path, tmp_path: Path) -> AsyncIterator[RunningConsul]:
+    """A Consul that the test may kill."""
+    folder = tmp_path / "consul"
+    folder.mkdir()
+    async with running_consul(consul_program, folder) as running:
+        yield running
+
+
+@pytest.fixture
+async def pair(consul: RunningConsul, start: StartNode, tmp_path: Path) -> tuple[RunningNode, RunningNode]:
+    """Two nodes; the second has the clock."""
+    one, two = await all_of(
+        start(name, tmp_path / name, servers=own, CONSUL_HTTP_ADDR=consul.url)
+        for name, own in (("one", {}), ("two", {"clock": example("clock")}))
+    )
+    await eventually(partial(one.sees, "two"))
+    await eventually(partial(two.sees, "one"))
+    await eventually(partial(one.offers, "two__clock__now"))
+    return one, two
+
+
+async def test_consul_that_forgot_everything_knows_all_nodes_again_within_five_seconds(
+    consul: RunningConsul, pair: tuple[RunningNode, RunningNode]
+) -> None:
+    one, two = pair
+    async with steady_calls(one, "two__clock__now") as tally:
+        await tally.grows()
+        consul.kill(wipe=True)
+        await eventually(partial(consul_is, one, up=False))
+        consul.start()
+        await consul.wait_for_leader()
+        async with asyncio.timeout(REGISTERED_AGAIN_S):
+            await eventually(partial(passing, consul, 2))
+        await eventually(partial(consul_is, one, up=True))
+        await tally.grows()
+    assert tally.failures == []
+    for node, other in ((one, "two"), (two, "one")):
+        peer = (await node.peers())[other]
+        assert peer["connected"]
+        assert peer["reconnects"] == 0
+    assert (await one.metric("mesh_registrations_total") or 0) >= 2
+
+
+async def test_without_consul_calls_go_on_and_the_node_stays_ready_and_says_what_is_wrong(
+    consul: RunningConsul, pair: tuple[RunningNode, RunningNode]
+) -> None:
+    one, two = pair
+    assert await one.metric("mesh_consul_up") == 1
+    consul.kill()
+    await eventually(partial(consul_is, one, up=False))
+    async with steady_calls(one, "two__clock__now") as tally:
+        await tally.grows(30)
+    assert tally.failures == []
+    assert await one.request("GET", "/readyz") == (200, {"status": "ready"})
+    assert await one.metric("mesh_consul_up") == 0
+    assert (await one.metric("mesh_catalog_age_seconds") or 0) > 0
+    discovery = await one.discovery()
+    assert not discovery["up"]
+    assert discovery["last_error"]
+    assert await one.sees("two")
+    assert await two.sees("one")
+    consul.start()
+    await consul.wait_for_leader()
+    await eventually(partial(consul_is, one, up=True), 30)
+    assert await one.metric("mesh_consul_up") == 1
+
+
+async def consul_is(node: RunningNode, *, up: bool) -> bool:
+    return bool((await node.discovery())["up"]) is up
+
+
+async def passing(consul: RunningConsul, count: int) -> bool:
+    return len(await consul.call("GET", "/v1/health/service/mcp-node?passing")) == count
