@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Draft:
-    """One such peer while it is put together. `identity`: the node that it is believed to lead to."""
+    """One such peer while it is put together. `identity`: the node that it is believed to lead to.
+
+    `twin_urls`: where others that were merged into it would dial.
+    """
 
     name: str
     target: HttpTarget
@@ -26,6 +29,7 @@ class Draft:
     scope: PeerScope
     identity: str | None = None
     aliases: list[str] = field(default_factory=list)
+    twin_urls: list[str] = field(default_factory=list)
     sightings: set[str] = field(default_factory=set)
     suppressions: list[Suppression] = field(default_factory=list)
 
@@ -45,29 +49,33 @@ def draft_peers(
     overrides: Sequence[Override], statics: Sequence["StaticPeer"], previous: Sequence[PeerSpec]
 ) -> list[Draft]:
     """All that is named, in the order of their right to a node: who has its link already goes first in its class."""
-    present = {spec.name for spec in previous}
+    present = {(spec.source, spec.name) for spec in previous}
     drafts = [
         Draft(override.name, override.target, PeerSource.OVERRIDE, override.scope)
-        for override in sorted(overrides, key=lambda o: (o.name not in present, o.name))
+        for override in sorted(overrides, key=lambda o: ((PeerSource.OVERRIDE, o.name) not in present, o.name))
     ]
     drafts += [
         Draft(static.name, HttpTarget(static.url), PeerSource.STATIC, PeerScope.LOCAL)
-        for static in sorted(statics, key=lambda s: (s.name not in present, s.name))
+        for static in sorted(statics, key=lambda s: ((PeerSource.STATIC, s.name) not in present, s.name))
     ]
     return drafts
 
 
 def identify(
-    drafts: Iterable[Draft], found: Iterable[Candidate], learned: Mapping[str, str], connected: Collection[str]
+    drafts: Iterable[Draft],
+    found: Iterable[Candidate],
+    learned: Mapping[str, str],
+    down: Collection[str],
 ) -> None:
     """Say which node each draft leads to, as far as anybody knows. `learned`: URL -> who answered there last.
 
-    Where no link of ours is up to say otherwise, the catalog knows best: a node may have been replaced since.
+    `down`: names of peers that have a link which is not up. There the catalog knows best: the node may have been
+    replaced since. A draft that was folded into another has no link, and what was learned must keep it there.
     """
     by_url = {url_key(candidate.url): candidate.node_id for candidate in found if candidate.node_id}
     for draft in drafts:
         draft.identity = learned.get(draft.target.url)
-        if draft.identity is None or f"peer:{draft.name}" not in connected:
+        if draft.identity is None or draft.name in down:
             draft.identity = by_url.get(url_key(draft.target.url), draft.identity)
 
 
@@ -87,7 +95,10 @@ def merge_twins(drafts: Iterable[Draft], own: NodeIdentity, findings: set[Findin
             if namesake is not twin:
                 findings.add(Finding(draft.name, FindingKind.NAME_TAKEN, ""))
         elif twin is not None:
+            by_name[draft.name] = twin
+            by_url.setdefault(url_key(draft.target.url), twin)
             twin.aliases.append(draft.name)
+            twin.twin_urls.append(draft.target.url)
             findings.add(Finding(draft.name, FindingKind.SAME_NODE, twin.name))
         else:
             kept.append(draft)
@@ -99,7 +110,7 @@ def merge_twins(drafts: Iterable[Draft], own: NodeIdentity, findings: set[Findin
 
 def fold_in(drafts: Iterable[Draft], found: Iterable[Candidate]) -> list[Candidate]:
     """Add what the catalog says to the drafts that it is about; return the candidates that are about none."""
-    by_url = {url_key(draft.target.url): draft for draft in drafts}
+    by_url = {url_key(url): draft for draft in drafts for url in (draft.target.url, *draft.twin_urls)}
     by_node = {draft.identity: draft for draft in drafts if draft.identity is not None}
     rest: list[Candidate] = []
     for candidate in found:

@@ -51,7 +51,7 @@ def select(
     last = LastChosen(previous)
     found = _usable(read_catalog(catalog, own.node_id, learned), own, findings)
     drafts = draft_peers(overrides, statics, previous)
-    identify(drafts, found, learned, connected)
+    identify(drafts, found, learned, {spec.name for spec in previous if spec.key not in connected})
     drafts = merge_twins(drafts, own, findings)
     rest = _one_per_node(fold_in(drafts, found), last, findings)
     hidden = _suppressed(rest, suppressions, found)

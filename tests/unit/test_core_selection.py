@@ -291,13 +291,17 @@ def test_of_two_overrides_that_lead_to_one_node_the_one_that_has_the_link_keeps_
 
 
 def test_a_link_that_is_up_knows_better_than_the_catalog_which_node_is_there_and_one_that_is_down_does_not() -> None:
+    overrides = [_override("mine", "http://10.0.0.2:8000/mcp")]
+    previous = select(Catalog(), OWN, overrides=overrides).peers
+
     def names(*, connected: Sequence[str]) -> list[str]:
         catalog = _catalog(_node("new", ID_C, "10.0.0.2"), _node("old", ID_B, "10.0.0.3"))
         return _names(
             select(
                 catalog,
                 OWN,
-                overrides=[_override("mine", "http://10.0.0.2:8000/mcp")],
+                overrides=overrides,
+                previous=previous,
                 learned={"http://10.0.0.2:8000/mcp": ID_B},
                 connected=connected,
             )
@@ -305,6 +309,15 @@ def test_a_link_that_is_up_knows_better_than_the_catalog_which_node_is_there_and
 
     assert names(connected=["peer:mine"]) == ["mine"]
     assert names(connected=[]) == ["mine", "old"]
+
+
+def test_two_overrides_that_led_to_one_node_stay_one_link_whatever_the_catalog_says_of_the_folded_ones_url() -> None:
+    both = [_override("folded", "http://10.0.0.2:8000/mcp"), _override("a", "http://a/mcp")]
+    catalog = _catalog(_node("stale", ID_C, "10.0.0.2"))
+    learned = {override.target.url: ID_B for override in both}
+    selection = select(catalog, OWN, overrides=both, learned=learned, connected={"peer:a", "peer:folded"})
+    again = select(catalog, OWN, overrides=both, learned=learned, connected={"peer:a"}, previous=selection.peers)
+    assert _names(selection) == _names(again) == ["a"]
 
 
 def test_an_override_that_led_to_ourselves_is_not_dialled_again() -> None:
