@@ -9,12 +9,15 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
 from agent.core.naming import is_valid_name, valid_name
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
+# Every wake asks for the same URLs again, several times each; parsing them was most of a selection's time.
+URLS_REMEMBERED: Final = 8192
 _PORT_MAX: Final = 65_535
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
 _PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
@@ -79,6 +82,7 @@ def read_catalog(catalog: Catalog, own_node_id: str, learned: Mapping[str, str])
     )
 
 
+@lru_cache(maxsize=URLS_REMEMBERED)
 def url_key(url: str) -> str:
     """A form in which two URLs of one endpoint are equal; what cannot be parsed stays as it is."""
     try:
