@@ -412,7 +412,7 @@ def test_two_gateways_plain_peers_of_one_name_are_two_things() -> None:
     assert _said(table) == [("search", ConflictReason.OWNER)]
 
 
-# Resources, templates, prompts
+# Work saved, changes seen
 
 
 NOTES = Offer(
@@ -420,53 +420,6 @@ NOTES = Offer(
     resources=({"uri": "notes://today", "name": "Today"},),
     templates=({"uriTemplate": "notes://day/{d}", "name": "Day"},),
 )
-
-
-def test_resources_templates_and_prompts_are_named_like_tools() -> None:
-    table = build_routes([_server("notes", NOTES)], OWN)
-    (resource,), (template,), (prompt,) = table.listed_resources(), table.listed_templates(), table.listed_prompts()
-    assert resource.definition["uri"] == resource.public_name == "notes://home__notes/today"
-    assert resource.definition["name"] == "Today"
-    assert template.definition["uriTemplate"] == "notes://home__notes/day/{d}"
-    assert prompt.public_name.startswith("home__notes__sum-up-")
-    assert prompt.replicas[0].remote_name == "sum up"
-
-
-@pytest.mark.parametrize("namespace", ["notes", "node-b__notes", "node-b-bbbbbbbb__notes"])
-def test_an_expanded_template_is_read_from_whoever_has_its_namespace(namespace: str) -> None:
-    notes = _server("notes", NOTES, ServerScope.SERVICE, NODE_B)
-    at_home = build_routes([notes], NODE_B).resolve_uri(f"notes://{namespace}/day/5/x")
-    assert at_home is not None
-    assert at_home.replicas[0].remote_name == "notes://day/5/x"
-    away = build_routes([_peer(NODE_B, notes)], OWN).resolve_uri(f"notes://{namespace}/day/5/x")
-    assert away is not None
-    assert (away.replicas[0].backend_key, away.replicas[0].remote_name) == ("peer:node-b", "notes://notes/day/5/x")
-    assert not away.listed
-
-
-def test_a_listed_resource_is_read_by_its_own_route() -> None:
-    table = build_routes([_server("notes", NOTES)], OWN)
-    assert table.resolve_uri("notes://home__notes/today") is table.resources["notes://home__notes/today"]
-
-
-@pytest.mark.parametrize("uri", ["notes://other/day/5", "notes://", "config://app", "", "notes://day/5"])
-def test_a_uri_of_nobodys_namespace_is_nobodys(uri: str) -> None:
-    assert build_routes([_server("notes", NOTES)], OWN).resolve_uri(uri) is None
-
-
-def test_a_namespace_is_shared_by_all_replicas_of_a_service_and_by_nobody_else() -> None:
-    ours = _server("notes", NOTES, ServerScope.SERVICE)
-    theirs = _peer(NODE_B, _server("notes", NOTES, ServerScope.SERVICE, NODE_B))
-    table = build_routes([theirs, ours, _plain("notes", NOTES)], OWN)
-    found = table.resolve_uri("notes://notes/day/5")
-    assert found is not None
-    assert [(r.backend_key, r.remote_name) for r in found.replicas] == [
-        ("server:notes", "notes://day/5"),
-        ("peer:node-b", "notes://notes/day/5"),
-    ]
-
-
-# Work saved, changes seen
 
 
 def test_an_unchanged_offer_is_not_read_again() -> None:
