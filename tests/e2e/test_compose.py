@@ -103,7 +103,7 @@ def test_image_runs_as_an_ordinary_user_from_the_hashed_lock() -> None:
 @pytest.mark.consul
 @pytest.mark.parametrize("role", ["server", "client"])
 def test_consul_accepts_the_configuration(role: str, tmp_path: Path) -> None:
-    binary = consul_binary()
+    binary = consul_binary(fetch=False)
     if binary is None:
         pytest.skip("NO CONSUL BINARY: the HCL files were not validated")
     # A folder of its own: validate merges whatever lies in one.

@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,7 @@ def _calls(tree: ast.Module) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
+@cache
 def _sources() -> list[Source]:
     paths = [path for path in _committed() if path.endswith(".py") and path.split("/", maxsplit=1)[0] in PYTHON]
     assert paths
