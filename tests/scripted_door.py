@@ -48,6 +48,7 @@ class OtherSide:
     probe: Callable[[], BaseException | None] = no_failure
     listing: Callable[[], BaseException | None] = no_failure
     closing: Callable[[], BaseException | None] = no_failure
+    calling: Callable[[], BaseException | None] | None = None
     listen: Listen = listens
     list_time_s: float = 0.0
     dial_time_s: float = 0.0
@@ -79,7 +80,7 @@ class OtherSide:
 
 
 class ScriptedDoor:
-    """A `Door` over the script. A request named `hold` is answered when the test sets `side.calls`."""
+    """A `Door` over the script. A call is answered when the test sets `side.calls`, or fails."""
 
     def __init__(self, side: OtherSide) -> None:
         self._side = side
@@ -101,6 +102,8 @@ class ScriptedDoor:
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,  # noqa: ARG002 - as above
     ) -> Json:
         if method != "tools/list":
+            if self._side.calling is not None and (failure := self._side.calling()) is not None:
+                raise failure
             await self._side.calls.wait()
             return {"answered": method}
         self._side.listings.append(now_s())

@@ -1,0 +1,245 @@
+"""Whole nodes in the test's own process: mesh, links, both endpoints and the REST API on a real port.
+
+Wired as `agent.app` does it, without signals, tokens and discovery: a test hands catalogs over itself. The one rule:
+everything is waited for by steps of the mesh, never by the clock.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+from aiohttp import web
+
+from agent.api.desk import Desk
+from agent.api.endpoint import Endpoint, build_endpoint
+from agent.api.envelope import envelope_middleware
+from agent.api.peers import PeersApi
+from agent.core.route_table import RouteKind
+from agent.dispatch import Dispatch
+from agent.links.door import Door, open_door
+from agent.links.http_legacy import LegacyHttpDoor
+from agent.links.http_pool import open_pool
+from agent.links.link import Link, LinkHooks
+from agent.links.supervisor import Supervisor
+from agent.membership import MembershipView
+from agent.mesh import Mesh, MeshHooks
+from agent.metrics import Metrics
+from agent.model import BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerSpec
+from agent.overrides import OverrideStore
+from agent.peer_orders import PeerOrders
+from agent.settings_values import StaticPeer
+from discovery.model import Catalog, Instance, InstanceKey
+from tests.integration.servers.hosting import http_app, serving
+
+PATIENCE_S = 20.0
+
+
+@dataclass
+class RunningNode:
+    """A node and what a test may look at. `told` lists what clients of `/mcp` were told, `digests` our offers."""
+
+    identity: NodeIdentity
+    base: str
+    mesh: Mesh
+    desk: Desk
+    orders: PeerOrders
+    dispatch: Dispatch
+    supervisor: Supervisor
+    metrics: Metrics
+    endpoints: list[Endpoint]
+    digests: list[str]
+    mesh_task: asyncio.Task[None]
+    servers_file: list[ServerSpec]
+
+    @property
+    def url(self) -> str:
+        return f"{self.base}/mcp"
+
+    @property
+    def local_url(self) -> str:
+        return f"{self.base}/mcp/local"
+
+    async def when(self, condition: Callable[[], Any]) -> None:
+        """Wait for steps of the mesh until `condition` holds."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                await self.mesh._stepped.wait()
+
+    async def connected(self, *names: str) -> None:
+        await self.when(lambda: all(self.is_up(name) for name in names))
+
+    def is_up(self, name: str) -> bool:
+        return any(view.spec.name == name and view.connected for view in self.mesh.views())
+
+    def view(self, name: str) -> LinkView:
+        return self.mesh.view_of(name)
+
+    def tool_names(self) -> list[str]:
+        return [route.public_name for route in self.mesh.routes.listed_tools()]
+
+    async def rest(self, method: str, path: str, body: Any = None) -> tuple[int, Json]:
+        """Call the REST API; returns the status and the whole envelope."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, f"{self.base}/api/v1/mcp{path}", json=body) as response,
+        ):
+            return response.status, await response.json()
+
+    async def add_peer(self, name: str, url: str, **more: Any) -> tuple[int, Json]:
+        return await self.rest("POST", "/peers", {"peer_name": name, "peer_url": url, **more})
+
+
+@asynccontextmanager
+async def running_node(
+    name: str,
+    folder: Path,
+    *,
+    servers: Iterable[ServerSpec] = (),
+    statics: Sequence[StaticPeer] = (),
+    node_id: str | None = None,
+    port: int = 0,
+    peer_token: str | None = None,
+) -> AsyncIterator[RunningNode]:
+    """Run a node until the context ends; its state goes to `folder`."""
+    wiring = _Wiring(NodeIdentity(node_id or str(uuid4()), name), list(servers))
+    async with wiring.running(folder, tuple(statics), port, peer_token) as node:
+        yield node
+
+
+@dataclass
+class _Wiring:
+    identity: NodeIdentity
+    servers: list[ServerSpec]
+    endpoints: list[Endpoint] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
+
+    @asynccontextmanager
+    async def running(
+        self, folder: Path, statics: tuple[StaticPeer, ...], port: int, peer_token: str | None
+    ) -> AsyncIterator[RunningNode]:
+        metrics = Metrics("test")
+        store = OverrideStore.open(folder)
+
+        def make_link(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
+            hooks = LinkHooks(lambda: mesh.wake() and None, metrics.dialled, metrics.link_reconnected)
+            return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng)
+
+        async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
+            dispatch = Dispatch(
+                node_id=self.identity.node_id,
+                link=supervisor.link,
+                recorder=metrics,
+                call_timeout_s=10.0,
+                rng=self.rng,
+            )
+            mesh = Mesh(
+                own=self.identity,
+                supervisor=supervisor,
+                store=store,
+                statics=statics,
+                peer_token=lambda: peer_token,
+                hooks=MeshHooks(self._changed(0), self._changed(1), self.digests.append, dispatch.forget),
+            )
+            orders = PeerOrders(mesh, store, tasks)
+            desk = Desk(
+                mesh=mesh,
+                membership=MembershipView,
+                state=lambda: "ready",
+                settings=lambda: [("port", "8000", "default")],
+                url="http://127.0.0.1/mcp",
+                reread_servers=lambda: mesh.take_servers(self.servers),
+            )
+            mesh.take_servers(self.servers)
+            await self._build_endpoints(mesh, desk, dispatch, metrics)
+            runner, base = await self._serve([*PeersApi(mesh, orders).routes(), *desk.routes()], port)
+            mesh_task = tasks.create_task(mesh.run(), name="mesh")
+            standing = [mesh_task] + [tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints]
+            try:
+                yield RunningNode(
+                    self.identity,
+                    base,
+                    mesh,
+                    desk,
+                    orders,
+                    dispatch,
+                    supervisor,
+                    metrics,
+                    self.endpoints,
+                    self.digests,
+                    mesh_task,
+                    self.servers,
+                )
+            finally:
+                await runner.cleanup()
+                for task in standing:
+                    task.cancel()
+
+    def _changed(self, number: int) -> Callable[[Iterable[RouteKind]], None]:
+        # The endpoints are built after the mesh that tells them.
+        return lambda kinds: self.endpoints[number].notices.changed(kinds)  # noqa: PLW0108 - looked up when called
+
+    async def _build_endpoints(self, mesh: Mesh, desk: Desk, dispatch: Dispatch, metrics: Metrics) -> None:
+        for path, routes in {"/mcp": lambda: mesh.routes, "/mcp/local": lambda: mesh.local_routes}.items():
+            endpoint = await build_endpoint(
+                path,
+                identity=self.identity,
+                desk=desk,
+                routes=routes,
+                dispatch=dispatch,
+                list_changed=metrics.list_changed,
+            )
+            self.endpoints.append(endpoint)
+
+    async def _serve(self, rest: list[web.RouteDef], port: int) -> tuple[web.AppRunner, str]:
+        app = web.Application(middlewares=[envelope_middleware])
+        for endpoint in self.endpoints:
+            endpoint.add_to(app)
+        app.add_routes(rest)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=2)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
+        await site.start()
+        return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+
+@asynccontextmanager
+async def served(server: Any) -> AsyncIterator[str]:
+    """A FastMCP server under uvicorn; gives its MCP URL."""
+    async with http_app(server) as app, serving(app) as base:
+        yield f"{base}/mcp"
+
+
+@asynccontextmanager
+async def client(url: str, era: Era) -> AsyncIterator[Door]:
+    """A raw MCP client of either era; what it gets is what was on the wire."""
+    if era is Era.MODERN:
+        async with open_door(HttpTarget(url)) as door:
+            assert door.hello.era is Era.MODERN
+            yield door
+        return
+    async with open_pool(HttpTarget(url), connect_timeout_s=5.0) as pool:
+        legacy = LegacyHttpDoor(pool, "test", 5.0)
+        await legacy.open()
+        try:
+            yield legacy
+        finally:
+            await legacy.close()
+
+
+def instance(node: RunningNode, **meta: str) -> Instance:
+    """What a catalog says about a node."""
+    host, _, port = node.base.removeprefix("http://").partition(":")
+    own = node.identity
+    known = {"node_id": own.node_id, "name": own.name, "scheme": "http", "epoch": "1", "mcp_path": "/mcp"}
+    return Instance(InstanceKey("dc1", "m", f"{own.name}-{own.node_id[:8]}"), host, int(port), meta=known | meta)
+
+
+def catalog(*instances: Instance) -> Catalog:
+    return Catalog(tuple(sorted(instances, key=lambda one: one.key)))

@@ -1,0 +1,166 @@
+"""What clients are told when the server behind a node breaks, hangs, lies, or answers what their era does not have."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.errors import RpcError
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.hosting import Script, Seen, discovered, http, rpc_error, rpc_result, scripted
+from tests.integration.servers.nodes import RunningNode, client, running_node
+
+TOOL = {"name": "do", "inputSchema": {"type": "object"}, "x-unknown": {"kept": [1, 2]}}
+NOT_EXECUTED, OUTCOME_UNKNOWN = -32000, -32001
+
+Answer = Callable[[Seen], Awaitable[tuple[bytes | None, bool]]]
+
+
+@asynccontextmanager
+async def node_before(call: Answer, folder: Path, **spec: float) -> AsyncIterator[tuple[RunningNode, Script]]:
+    """A node with one scripted server; `call` answers tools/call."""
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "server/discover":
+                return discovered(request), True
+            case "tools/list":
+                return rpc_result(request, {"tools": [TOOL]}), True
+            case "tools/call":
+                return await call(request)
+            case _:
+                return rpc_error(request, 404, -32601, "Method not found"), True
+
+    async with scripted(answer) as script:
+        server = ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE, **spec)  # type: ignore[arg-type]  # call_timeout_s alone
+        async with running_node("one", folder, servers=[server]) as node:
+            await node.connected("kit")
+            yield node, script
+
+
+async def failure_of(node: RunningNode, era: Era) -> RpcError:
+    async with client(node.url, era) as mcp:
+        with pytest.raises(RpcError) as caught:
+            await mcp.request("tools/call", {"name": "kit__do", "arguments": {}}, timeout_s=15)
+    return caught.value
+
+
+both_eras = pytest.mark.parametrize("era", list(Era))
+
+
+@both_eras
+async def test_a_request_for_input_goes_to_those_who_can_give_it(era: Era, tmp_path: Path) -> None:
+    asked: Json = {"resultType": "input_required", "inputRequests": {"a": {"method": "elicitation/create"}}}
+
+    async def call(request: Seen) -> tuple[bytes, bool]:
+        return rpc_result(request, asked), True
+
+    async with node_before(call, tmp_path) as (node, _):
+        if era is Era.LEGACY:
+            failure = await failure_of(node, era)
+            assert failure.code == -32602
+            assert "input" in failure.message
+            return
+        async with client(node.url, era) as mcp:
+            assert await mcp.request("tools/call", {"name": "kit__do"}, timeout_s=5) == asked
+
+
+@both_eras
+async def test_what_nobody_knows_passes_unchanged(era: Era, tmp_path: Path) -> None:
+    async def call(request: Seen) -> tuple[bytes, bool]:
+        return rpc_result(
+            request, {"content": [{"type": "hologram", "voxels": 3}], "isError": False, "later": {}}
+        ), True
+
+    async with node_before(call, tmp_path) as (node, _), client(node.url, era) as mcp:
+        result = await mcp.request("tools/call", {"name": "kit__do"}, timeout_s=5)
+        assert result["content"] == [{"type": "hologram", "voxels": 3}]
+        assert result["later"] == {}
+        listed = await mcp.request("tools/list", {}, timeout_s=5)
+        definition = next(tool for tool in listed["tools"] if tool["name"] == "kit__do")
+        assert definition["x-unknown"] == {"kept": [1, 2]}
+
+
+@both_eras
+async def test_a_reset_in_the_middle_says_that_the_outcome_is_unknown(era: Era, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    async def call(_: Seen) -> tuple[None, bool]:
+        calls.append(1)
+        return None, False
+
+    async with node_before(call, tmp_path) as (node, _):
+        failure = await failure_of(node, era)
+        assert failure.code == OUTCOME_UNKNOWN
+        assert failure.data == {"outcome": "unknown", "timed_out": False}
+        assert "kit__do" in failure.message
+        assert calls == [1]
+
+
+@both_eras
+async def test_a_server_that_is_gone_was_not_asked(era: Era, tmp_path: Path) -> None:
+    async def call(_: Seen) -> tuple[None, bool]:
+        raise AssertionError("nobody is there")
+
+    async with node_before(call, tmp_path) as (node, script):
+        script.stop()
+        failure = await failure_of(node, era)
+        assert failure.code == NOT_EXECUTED
+        assert failure.data == {"outcome": "not_executed"}
+        # The failed call is reason to look at once, long before the next probe is due.
+        async with asyncio.timeout(3):
+            await node.when(lambda: not node.is_up("kit"))
+
+
+@both_eras
+async def test_a_server_that_never_answers_times_out_as_unknown(era: Era, tmp_path: Path) -> None:
+    over = asyncio.Event()
+
+    async def call(_: Seen) -> tuple[None, bool]:
+        await over.wait()
+        return None, False
+
+    async with node_before(call, tmp_path, call_timeout_s=0.2) as (node, _):
+        failure = await failure_of(node, era)
+        over.set()
+        assert failure.code == OUTCOME_UNKNOWN
+        assert failure.data == {"outcome": "unknown", "timed_out": True}
+
+
+@both_eras
+async def test_an_answer_that_is_no_answer_is_an_error_and_not_an_empty_success(era: Era, tmp_path: Path) -> None:
+    async def call(_: Seen) -> tuple[bytes, bool]:
+        return http(200, b"<html>hello</html>", "text/html"), True
+
+    async with node_before(call, tmp_path) as (node, _):
+        failure = await failure_of(node, era)
+        assert failure.code == -32603
+        assert failure.data["outcome"] == "unknown"
+
+
+@both_eras
+async def test_a_refused_token_is_told_as_not_executed(era: Era, tmp_path: Path) -> None:
+    async def call(_: Seen) -> tuple[bytes, bool]:
+        return http(401, b"{}"), True
+
+    async with node_before(call, tmp_path) as (node, _):
+        assert (await failure_of(node, era)).code == NOT_EXECUTED
+
+
+async def test_a_call_that_outlives_its_server_in_the_configuration_ends_with_one_clear_error(tmp_path: Path) -> None:
+    arrived, over = asyncio.Event(), asyncio.Event()
+
+    async def call(_: Seen) -> tuple[None, bool]:
+        arrived.set()
+        await over.wait()
+        return None, False
+
+    async with node_before(call, tmp_path) as (node, _), asyncio.TaskGroup() as group:
+        failed = group.create_task(failure_of(node, Era.MODERN), name="call")
+        await arrived.wait()
+        node.mesh.take_servers([])
+        assert (await failed).code == OUTCOME_UNKNOWN
+        over.set()
+        assert repr(node.dispatch) == "<Dispatch in_flight=0>"
