@@ -1,0 +1,266 @@
+"""Peers that operators add and remove, over the REST API, between whole nodes: results, refusals, races, aliases."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from agent.errors import MeshError, OverrideRefused
+from agent.model import HttpTarget, LinkState, ServerScope, ServerSpec
+from agent.settings_values import StaticPeer
+from tests.integration.servers.fastmcp_server import make_server
+from tests.integration.servers.hosting import Seen, http, scripted
+from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node, served
+
+
+@asynccontextmanager
+async def two_nodes(folder: Path, **first: object) -> AsyncIterator[tuple[RunningNode, RunningNode]]:
+    async with (
+        running_node("one", folder / "one", **first) as one,  # type: ignore[arg-type]  # passed through
+        running_node("two", folder / "two") as two,
+    ):
+        yield one, two
+
+
+async def test_an_added_node_is_connected_when_the_post_returns(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        status, body = await one.add_peer("two", two.url)
+        assert status == 201
+        assert body["success"] is True
+        assert body["message"] == "Peer node 'two' connected"
+        assert body["data"]["function_count"] == 5
+        assert body["data"]["message"] == "Peer node 'two' added successfully"
+        status, body = await one.add_peer("two", two.url)
+        assert (status, body["data"]["connected"]) == (200, True)
+        _, listed = await one.rest("GET", "/peers")
+        assert [(peer["name"], peer["connected"], peer["function_count"]) for peer in listed["data"]["peers"]] == [
+            ("two", True, 5)
+        ]
+
+
+async def test_two_nodes_may_add_each_other_at_once(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two), asyncio.TaskGroup() as group:
+        here = group.create_task(one.add_peer("two", two.url), name="here")
+        there = group.create_task(two.add_peer("one", one.url), name="there")
+        assert (await here)[0] == (await there)[0] == 201
+
+
+async def test_a_peer_that_is_away_is_kept_and_connected_when_it_comes(tmp_path: Path) -> None:
+    async with running_node("two", tmp_path / "two") as two:
+        port, identity = int(two.base.rpartition(":")[2]), two.identity
+    async with running_node("one", tmp_path / "one") as one:
+        status, body = await one.add_peer("two", f"http://127.0.0.1:{port}/mcp")
+        assert status == 202
+        assert body["success"] is body["data"]["success"] is True
+        assert body["data"]["connected"] is False
+        assert body["message"].startswith("Peer node 'two' saved, not connected: ")
+        async with running_node("two", tmp_path / "two", port=port, node_id=identity.node_id):
+            status, _ = await one.add_peer("two", f"http://127.0.0.1:{port}/mcp")
+            assert status == 200  # An operator's repeated word does not wait for the back-off.
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_node_that_is_added_to_itself_refuses_and_forgets(host: str, tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as one:
+        url = one.url.replace("127.0.0.1", host)
+        for _ in range(2):  # What was learned the first time must not change the answer.
+            status, body = await one.add_peer("mirror", url)
+            assert (status, body["error"]["code"]) == (409, "own_node")
+        assert one.mesh.peer_views() == []
+        assert one.orders._store.overrides == ()
+
+
+async def test_a_static_peer_that_is_ourselves_is_left_alone_after_one_look(tmp_path: Path) -> None:
+    async with running_node("probe", tmp_path / "probe") as probe:
+        port = int(probe.base.rpartition(":")[2])
+    static = StaticPeer("mirror", f"http://127.0.0.1:{port}/mcp")
+    async with running_node("one", tmp_path / "one", statics=[static], port=port) as one:
+        await one.when(lambda: [f.kind.value for f in one.mesh.selection.findings] == ["ourselves"])
+        assert one.mesh.peer_views() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "status", "code"),
+    [
+        ("one", "http://127.0.0.1:9/mcp", 409, "own_node"),
+        ("kit", "http://127.0.0.1:9/mcp", 409, "name_taken"),
+        ("static", "http://127.0.0.1:9/mcp", 409, "name_taken"),
+        ("meta", "http://169.254.169.254/mcp", 403, "address_refused"),
+        ("a__b", "http://127.0.0.1:9/mcp", 422, "invalid_input"),
+        ("x", "ftp://127.0.0.1/mcp", 422, "invalid_field"),
+    ],
+)
+async def test_a_refused_post_changes_nothing_and_the_node_lives_on(
+    name: str, url: str, status: int, code: str, tmp_path: Path
+) -> None:
+    spec = ServerSpec("kit", HttpTarget("http://127.0.0.1:9/mcp"), ServerScope.SERVICE)
+    statics = [StaticPeer("static", "http://127.0.0.1:10/mcp")]
+    async with running_node("one", tmp_path, servers=[spec], statics=statics) as one:
+        answered, body = await one.add_peer(name, url)
+        assert (answered, body["error"]["code"]) == (status, code)
+        assert body["success"] is False
+        assert not one.mesh_task.done()
+        assert (await one.rest("GET", "/peers"))[0] == 200
+
+
+async def test_of_two_posts_of_one_name_for_two_urls_one_is_refused(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two), running_node("three", tmp_path / "three") as three:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one.add_peer("x", node.url), name=node.url) for node in (two, three)]
+        assert sorted(task.result()[0] for task in tasks) == [201, 409]
+        kept = one.orders._store.overrides[0].target.url
+        created = next(task for task in tasks if task.result()[0] == 201).result()[1]["data"]["peer_url"]
+        assert kept == created
+
+
+async def test_a_post_and_a_delete_at_once_leave_one_clear_state(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        for _ in range(5):
+            await one.add_peer("two", two.url)
+            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+                added = group.create_task(one.add_peer("two", two.url), name="add")
+                removed = group.create_task(one.rest("DELETE", "/peers/two"), name="remove")
+            assert removed.result()[0] == 200
+            assert added.result()[0] in (200, 201, 202)
+            present = [view.spec.name for view in one.mesh.peer_views()]
+            assert present == [override.name for override in one.orders._store.overrides]
+            await one.rest("DELETE", "/peers/two")
+
+
+async def test_a_client_that_hangs_up_does_not_undo_what_it_ordered(tmp_path: Path) -> None:
+    arrived, over = asyncio.Event(), asyncio.Event()
+
+    async def silent(_: Seen) -> tuple[bytes, bool]:
+        arrived.set()
+        await over.wait()
+        return http(503), False
+
+    async with scripted(silent) as script, running_node("one", tmp_path) as one:
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+            body = {"peer_name": "slow", "peer_url": script.url}
+            post = group.create_task(session.post(f"{one.base}/api/v1/mcp/peers", json=body).__aenter__(), name="post")
+            await arrived.wait()
+            post.cancel()
+        over.set()
+        assert [override.name for override in one.orders._store.overrides] == ["slow"]
+        assert [view.spec.name for view in one.mesh.peer_views()] == ["slow"]
+
+
+async def test_a_node_known_by_two_urls_has_one_link_and_both_names(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        await one.add_peer("two", two.url)
+        status, body = await one.add_peer("again", two.url.replace("127.0.0.1", "localhost"))
+        assert (status, body["data"]["connected"]) == (201, True)
+        await one.when(lambda: len(one.mesh.peer_views()) == 1)
+        assert one.view("again") is one.view("two")
+        status, _ = await one.rest("DELETE", "/peers/again")
+        assert status == 200
+        assert [override.name for override in one.orders._store.overrides] == ["two"]
+        await one.connected("two")
+
+
+async def test_an_override_of_a_discovered_node_is_one_link_that_answers_to_both_names(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        one.mesh.take_catalog(catalog(instance(two)))
+        await one.connected("two")
+        status, _ = await one.add_peer("mine", two.url)
+        assert status == 201
+        assert [view.spec.name for view in one.mesh.peer_views()] == ["mine"]
+        assert one.desk.functions("two")["function_count"] == 5
+        assert (await one.desk.reload("two"))["success"] is True
+        status, _ = await one.rest("DELETE", "/peers/two")
+        assert status == 200
+        assert one.mesh.peer_views() == []
+        _, listed = await one.rest("GET", "/peers")
+        assert listed["data"]["suppressed"] == ["two"]
+        status, _ = await one.add_peer("two", two.url)
+        assert status == 201
+        assert one.orders.suppressions == ()
+
+
+async def test_a_discovered_peer_that_is_removed_stays_away_until_it_is_added_again(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        one.mesh.take_catalog(catalog(instance(two)))
+        await one.connected("two")
+        assert (await one.rest("DELETE", "/peers/two"))[0] == 200
+        one.mesh.take_catalog(catalog(instance(two, epoch="2")))
+        await one.mesh.settled()
+        assert one.mesh.peer_views() == []
+        assert (await one.rest("DELETE", "/peers/two"))[0] == 404
+
+
+async def test_a_static_peer_cannot_be_removed_by_any_of_its_names(tmp_path: Path) -> None:
+    async with running_node("two", tmp_path / "two") as two:
+        statics = [StaticPeer("fixed", two.url)]
+        async with running_node("one", tmp_path / "one", statics=statics) as one:
+            one.mesh.take_catalog(catalog(instance(two)))
+            await one.connected("fixed")
+            await one.when(lambda: one.mesh.find_peer("two") is not None)
+            for name in ("fixed", "two"):
+                status, body = await one.rest("DELETE", f"/peers/{name}")
+                assert (status, body["error"]["code"]) == (409, "static_peer")
+
+
+async def test_orders_end_when_the_mesh_has_ended(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        one.mesh_task.cancel()
+        await asyncio.wait([one.mesh_task])
+        async with asyncio.timeout(5):
+            status, body = await one.add_peer("two", two.url)
+            assert (status, body["error"]["code"]) == (503, "stopping")
+            with pytest.raises(OverrideRefused, match="stopping"):
+                await one.mesh.settled()
+
+
+async def test_whoever_waits_for_a_step_is_freed_when_the_mesh_ends(tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as one:
+        await one.mesh.settled()
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            waiting = group.create_task(refusal_of_settling(one), name="settle")
+            one.mesh_task.cancel()
+            assert await waiting in ("stopping", "")
+
+
+async def refusal_of_settling(node: RunningNode) -> str:
+    try:
+        await node.mesh.settled()
+    except OverrideRefused as exc:
+        return exc.code
+    return ""
+
+
+async def test_a_plain_server_as_a_peer_is_used_as_it_is(tmp_path: Path) -> None:
+    async with served(make_server()) as url, running_node("one", tmp_path) as one:
+        status, body = await one.add_peer("plain", url)
+        assert status == 201
+        assert body["data"]["function_count"] == len(one.view("plain").offer.tools) > 5
+        assert "plain__echo" in one.tool_names()
+        assert one.desk.functions("plain")["functions"][0]["mesh_name"].startswith("plain__")
+
+
+async def test_a_server_of_a_peers_name_keeps_both_reachable_and_the_server_first(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two), served(make_server()) as url:
+        await one.add_peer("kit", two.url)
+        one.servers_file.append(ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE))
+        one.mesh.take_servers(one.servers_file)
+        await one.when(lambda: len([view for view in one.mesh.views() if view.connected]) == 2)
+        assert one.view("kit").key == "server:kit"
+        assert one.mesh.find_peer("kit") is not None
+        assert (await one.rest("DELETE", "/peers/kit"))[0] == 200
+        assert one.view("kit").connected
+
+
+async def test_a_reload_finds_servers_peers_and_says_what_is_not_there(tmp_path: Path) -> None:
+    off = ServerSpec("off", HttpTarget("http://127.0.0.1:9/mcp"), ServerScope.NODE, enabled=False)
+    async with two_nodes(tmp_path, servers=[off]) as (one, two):
+        await one.add_peer("two", two.url)
+        assert (await one.desk.reload("two"))["message"] == "Server 'two' reloaded"
+        assert one.view("two").reconnects == 0
+        with pytest.raises(MeshError, match="disabled"):
+            await one.desk.reload("off")
+        with pytest.raises(MeshError, match="no MCP server or peer named 'who'"):
+            await one.desk.reload("who")
+        assert one.view("two").state is LinkState.READY
