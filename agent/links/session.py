@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 PROBE_EVERY_S: Final = 5.0
 PROBE_JITTER: Final = 0.2
 PROBE_TIMEOUT_S: Final = 1.0
+# After a miss the next probe comes sooner: 6 s, then three unanswered ones and two of these, are the promised 12 s.
+PROBE_AFTER_MISS_S: Final = 1.0
 # A call that got no answer is reason to probe at once, and after a miss again soon: under load, dead is known early.
 DOUBT_PAUSE_S: Final = 0.2
 # A backend without a change stream is listed again this often; it cannot tell us sooner.
@@ -184,16 +186,20 @@ class Session:
     async def _probe(self) -> None:
         loop = asyncio.get_running_loop()
         await self._listed.wait()  # Before that, the listing has a deadline of its own.
+        missed = False
         while True:
-            await _within(self._doubt, PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER))
+            usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
+            await _within(self._doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
             asked_at_s = loop.time()
             try:
                 await self._door.probe(PROBE_TIMEOUT_S)
             except LinkFailed as exc:
                 if not self._events.probed(None):
                     raise Unreachable(f"no sign of life: {exc}") from exc
+                missed = True
                 await asyncio.sleep(DOUBT_PAUSE_S)
             else:
+                missed = False
                 self._doubt.clear()
                 self._events.probed(loop.time() - asked_at_s)
 
