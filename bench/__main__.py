@@ -12,10 +12,10 @@ from pathlib import Path
 
 import orjson
 
-from bench import hop, join
+from bench import floor, hop, join
 from bench.figures import Figure, table
 
-BENCHMARKS = {"hop": hop.measure, "join": join.measure}
+BENCHMARKS = {"hop": hop.measure, "floor": floor.measure, "join": join.measure}
 RESULTS = Path(".cache/bench.json")
 
 

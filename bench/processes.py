@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -42,11 +42,25 @@ async def node(name: str, *, servers: Mapping[str, object] | None = None, **sett
             yield f"http://127.0.0.1:{port}"
 
 
+def echo_server() -> AbstractAsyncContextManager[str]:
+    """Run the FastMCP echo server; yields its MCP URL."""
+    return _server("bench.echo_server")
+
+
+def canned_server(tools: int = 1) -> AbstractAsyncContextManager[str]:
+    """Run the canned server with so many tools; yields its MCP URL."""
+    return _server("bench.canned_server", str(tools))
+
+
+def byte_hop(target: str) -> AbstractAsyncContextManager[str]:
+    """Run a hop that only copies bytes to `target`; yields its MCP URL."""
+    return _server("bench.byte_hop", target)
+
+
 @asynccontextmanager
-async def echo_server() -> AsyncGenerator[str, None]:
-    """Run the echo server; yields its MCP URL."""
+async def _server(module: str, *arguments: str) -> AsyncGenerator[str, None]:
     port = free_port()
-    async with _process([sys.executable, "-m", "bench.echo_server", str(port)], {}, f"http://127.0.0.1:{port}/healthz"):
+    async with _process([sys.executable, "-m", module, str(port), *arguments], {}, f"http://127.0.0.1:{port}/healthz"):
         yield f"http://127.0.0.1:{port}/mcp"
 
 

@@ -1,0 +1,61 @@
+"""A 2026-07-28 server that costs next to nothing: `python -m bench.canned_server PORT [TOOLS]`.
+
+Answers an echo from canned parts, so that what stands in front of it is measured and not the server. Its tools/list has
+TOOLS entries of an ordinary size.
+"""
+
+import sys
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+DISCOVERED = {
+    "resultType": "complete",
+    "supportedVersions": ["2026-07-28"],
+    "capabilities": {"tools": {}},
+    "ttlMs": 0,
+    "cacheScope": "private",
+}
+
+
+def main() -> None:
+    """Serve until killed."""
+    port, tools = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    names = ["echo", *(f"tool_{number}" for number in range(1, tools))]
+    description = "Return the text that was given, unchanged, as one block of content."
+    listing = {
+        "resultType": "complete",
+        "ttlMs": 0,
+        "cacheScope": "private",
+        "tools": [{"name": name, "description": description, "inputSchema": SCHEMA} for name in names],
+    }
+    listed = orjson.dumps(listing)
+
+    async def handle(request: web.Request) -> web.Response:
+        message: dict[str, Any] = orjson.loads(await request.read())
+        match message["method"]:
+            case "tools/call":
+                text = message["params"]["arguments"]["text"]
+                result = orjson.dumps({"content": [{"type": "text", "text": text}], "resultType": "complete"})
+            case "tools/list":
+                result = listed
+            case "server/discover":
+                result = orjson.dumps(DISCOVERED)
+            case _:
+                error = {"jsonrpc": "2.0", "id": message.get("id"), "error": {"code": -32601, "message": "unknown"}}
+                return web.Response(body=orjson.dumps(error), status=404, content_type="application/json")
+        head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(message["id"]) + b',"result":'
+        return web.Response(body=head + result + b"}", content_type="application/json")
+
+    async def health(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application(client_max_size=8 << 20)
+    app.add_routes([web.post("/mcp", handle), web.get("/healthz", health)])
+    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+
+
+if __name__ == "__main__":
+    main()
