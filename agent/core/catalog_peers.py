@@ -22,7 +22,7 @@ _PORT_MAX: Final = 65_535
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
 _PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
-_EPOCH_LEN_MAX: Final = 64
+_WORD_LEN_MAX: Final = 64
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -32,7 +32,8 @@ class Candidate:
 
     `name`: what it would like to be called, a valid name. `name_refused`: what it said instead, empty if nothing.
     `node_id`: what its Meta says, None for a plain server. `learned_id`: who answered at its URL, if not that.
-    `unique`: hexadecimal digits that tell it from all others of its name. `up`: passing or warning.
+    `unique`: hexadecimal digits that tell it from all others of its name. `up`: passing or warning. `offer_digest`:
+    what it says of its offer, which changes with it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Candidate:
     unique: str
     up: bool
     epoch: str
+    offer_digest: str
     key: InstanceKey
 
     @property
@@ -58,8 +60,8 @@ class Candidate:
 
     @property
     def sighting(self) -> str:
-        """Changes when there is a new reason to dial; empty while the catalog has nothing good to tell."""
-        return f"{self.url} {self.epoch}".rstrip() if self.up else ""
+        """Changes when there is a new reason to dial or to list; empty while the catalog has nothing good to tell."""
+        return " ".join(word for word in (self.url, self.epoch, self.offer_digest) if word) if self.up else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ def _read(instance: Instance, own_place: tuple[str, str] | None, learned: Mappin
         learned_id=None if node_id else learned.get(url),
         unique=node_id or hashlib.sha256(key_text.encode("utf-8", "surrogatepass")).hexdigest(),
         up=instance.health is not Health.CRITICAL,
-        epoch=meta.get("epoch", "")[:_EPOCH_LEN_MAX],
+        epoch=meta.get("epoch", "")[:_WORD_LEN_MAX],
+        offer_digest=meta.get("offer_digest", "")[:_WORD_LEN_MAX],
         key=instance.key,
     )
 

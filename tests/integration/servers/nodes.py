@@ -5,6 +5,7 @@ everything is waited for by steps of the mesh, never by the clock.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from agent.api.envelope import envelope_middleware
 from agent.api.peers import PeersApi
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
+from agent.errors import MeshError
 from agent.links.door import Door, open_door
 from agent.links.http_legacy import LegacyHttpDoor
 from agent.links.http_pool import open_pool
@@ -66,9 +68,12 @@ class RunningNode:
         return f"{self.base}/mcp/local"
 
     async def when(self, condition: Callable[[], Any]) -> None:
-        """Wait for steps of the mesh until `condition` holds."""
+        """Wait for steps of the mesh until `condition` holds; what it asks of a link that is not there yet does not."""
         async with asyncio.timeout(PATIENCE_S):
-            while not condition():
+            while True:
+                with contextlib.suppress(MeshError):
+                    if condition():
+                        return
                 await self.mesh._stepped.wait()
 
     async def connected(self, *names: str) -> None:
