@@ -39,7 +39,7 @@ def test_single_bytes_give_the_same_events() -> None:
     assert parse([bytes([byte]) for byte in STREAM]) == EVENTS
 
 
-@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\r\n"), min_size=1), max_size=5))
+@given(st.lists(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1), max_size=5))
 def test_data_lines_come_back_joined_by_newlines(lines: list[str]) -> None:
     stream = "".join(f"data: {line}\n" for line in lines) + "\n"
     expected = [] if not lines else ["\n".join(lines).encode()]
