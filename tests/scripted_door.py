@@ -88,6 +88,11 @@ class ScriptedDoor:
         self.lost = asyncio.Event()
         self.lost_reason = ""
 
+        self.tokens: list[str] = []
+
+    def use_token(self, token: str) -> None:
+        self.tokens.append(token)
+
     def lose(self, reason: str) -> None:
         self.lost_reason = reason
         self.lost.set()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from agent.model import BackendSpec, PeerSpec, ServerSpec
+from agent.model import BackendSpec, PeerSource, PeerSpec, ServerSpec
 
 NOT_WANTED: Final = "it is no longer wanted"
 
@@ -47,7 +47,7 @@ class RenewLink:
 
 @dataclass(frozen=True, slots=True)
 class RelabelLink:
-    """Replace the spec of a link that stays up: only words about it changed.
+    """Replace the spec of a link that stays up: only words about it changed, or the mesh's own token for it.
 
     `sighted`: the catalog has seen it anew, which cuts a back-off short.
     """
@@ -84,7 +84,11 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
     """Whether the live session serves the new spec as well as the old one."""
     match wanted, present:
         case PeerSpec(), PeerSpec():
-            return wanted == replace(present, aliases=wanted.aliases, sighting=wanted.sighting, source=wanted.source)
+            same = replace(present, aliases=wanted.aliases, sighting=wanted.sighting, source=wanted.source)
+            if wanted.source is present.source is PeerSource.DISCOVERY:
+                # A rotated peer token; the door shows it from the next request on, and no call meets a closed door.
+                same = replace(same, target=replace(present.target, token=wanted.target.token))
+            return wanted == same
         case ServerSpec(), ServerSpec():
             # The time limit is read anew for each call; a changed scope only renames, but its routes must not mix.
             return wanted == replace(present, call_timeout_s=wanted.call_timeout_s)
@@ -95,5 +99,7 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
 def _sighted(wanted: BackendSpec, present: BackendSpec) -> bool:
     if not (isinstance(wanted, PeerSpec) and isinstance(present, PeerSpec)):
         return False
+    if wanted.target.token != present.target.token:
+        return True  # Whoever refused the old one may take the new one.
     # An empty sighting says that the catalog has nothing good to tell: no reason to dial.
     return wanted.sighting not in ("", present.sighting)

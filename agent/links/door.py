@@ -63,6 +63,10 @@ class Door(Protocol):
         """
         ...
 
+    def use_token(self, token: str) -> None:
+        """Show another token from the next request on; nothing happens over stdio."""
+        ...
+
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """Follow list changes until the stream ends, which raises `Unreachable`.
 

@@ -145,6 +145,10 @@ class LegacyHttpDoor:
             raise CallNotSent(str(exc)) from exc
         return rpc.result_of(message)
 
+    def use_token(self, token: str) -> None:
+        """As `Door.use_token`."""
+        self._pool.use_token(token)
+
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `Door.listen`: the session's GET stream."""
         generation = self._generation

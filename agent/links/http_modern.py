@@ -94,6 +94,10 @@ class ModernHttpDoor:
             raise CallNotSent(str(exc)) from exc
         return rpc.result_of(message)
 
+    def use_token(self, token: str) -> None:
+        """As `Door.use_token`."""
+        self._pool.use_token(token)
+
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `Door.listen`: one long `subscriptions/listen` request."""
         request_id = f"listen-{next(self._ids)}"

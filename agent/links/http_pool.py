@@ -86,6 +86,10 @@ class HttpPool:
         self._url = url
         self.where = where
 
+    def use_token(self, token: str) -> None:
+        """Show another token from the next request on; requests on their way keep theirs."""
+        self._session.headers["Authorization"] = f"Bearer {token}"
+
     def __repr__(self) -> str:
         """Where it leads; never the headers."""
         return f"<HttpPool {self.where}>"

@@ -32,7 +32,7 @@ from agent.core.link_state import (
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
 from agent.links.mesh_door import OpenDoor, opened
 from agent.links.session import ReloadAsked, Retired, Session
-from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
+from agent.model import BackendSpec, HttpTarget, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class Link:
     def relabel(self, spec: BackendSpec, *, sighted: bool) -> None:
         """Take new words about the same backend."""
         self._show(spec=spec)
+        self._show_token()
         if sighted:
             self.sight()
 
@@ -175,6 +176,7 @@ class Link:
             async with self._dials:
                 opened_door = await stack.enter_async_context(self._dial(self.spec, self._own))
             self._session = Session(opened_door, self, self._rng)
+            self._show_token()  # It may have changed while we dialled.
             await self._session.run()
         except Retired:
             raise
@@ -229,6 +231,12 @@ class Link:
         if latency_s is not None:
             self._show(latency_s=latency_s)
         return self._view.connected
+
+    def _show_token(self) -> None:
+        """Let the open door show the token of the present spec."""
+        target = self.spec.target
+        if self._session is not None and isinstance(target, HttpTarget) and target.token is not None:
+            self._session.opened.door.use_token(target.token)
 
     # State
 

@@ -137,6 +137,9 @@ class StdioDoor:
             pending.response.cancel()
         return self._result_of(message)
 
+    def use_token(self, token: str) -> None:
+        """As `Door.use_token`: a child has none."""
+
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `Door.listen`: a modern child is asked for a subscription, a legacy one tells everybody anyway."""
         if self._stamp is not None:

@@ -88,7 +88,7 @@ def _only(wanted: BackendSpec, present: BackendSpec) -> Action:
 def test_a_link_that_dials_elsewhere_or_as_somebody_else_is_renewed() -> None:
     for wanted in (
         replace(PEER, target=HttpTarget("http://y/mcp")),
-        replace(PEER, target=HttpTarget("http://x/mcp", token="t")),
+        replace(PEER, source=PeerSource.OVERRIDE, target=HttpTarget("http://x/mcp", token="t")),
         replace(PEER, scope=PeerScope.MESH),
         replace(PEER, expected_node_id="id"),
         replace(PEER, is_mesh_node=True),
@@ -108,6 +108,14 @@ def test_a_server_with_another_command_or_scope_is_renewed_and_with_another_time
 def test_a_new_alias_or_source_keeps_the_session() -> None:
     for wanted in (replace(PEER, aliases=("b",)), replace(PEER, source=PeerSource.OVERRIDE)):
         assert _only(wanted, PEER) == RelabelLink(wanted, sighted=False)
+
+
+def test_a_rotated_peer_token_keeps_the_session_and_is_reason_to_dial() -> None:
+    rotated = replace(PEER, target=HttpTarget("http://x/mcp", token="t"))
+    assert _only(rotated, PEER) == RelabelLink(rotated, sighted=True)
+    given = replace(PEER, source=PeerSource.OVERRIDE)
+    changed = replace(given, target=HttpTarget("http://x/mcp", token="t"))
+    assert _only(changed, given) == RenewLink(changed)
 
 
 def test_a_new_sighting_cuts_a_wait_short_and_a_lost_one_does_not() -> None:

@@ -223,6 +223,26 @@ async def test_failed_dials_wait_longer_and_longer_but_never_more_than_thirty_se
         assert rig.link.view.next_attempt_at_s is not None
 
 
+async def test_a_rotated_token_is_shown_at_the_open_door() -> None:
+    side = OtherSide()
+    async with running_link(side) as rig:
+        await rig.ready()
+        rig.link.relabel(replace(PEER, target=replace(PEER.target, token="new")), sighted=True)
+        assert side.doors[0].tokens == ["new"]
+        await asyncio.sleep(1)
+        assert rig.link.view.state is LinkState.READY
+        assert len(side.doors) == 1
+
+
+async def test_a_token_that_is_rotated_during_a_dial_is_shown_once_the_door_is_open() -> None:
+    side = OtherSide(dial_time_s=3)
+    async with running_link(side) as rig:
+        await asyncio.sleep(1)
+        rig.link.relabel(replace(PEER, target=replace(PEER.target, token="new")), sighted=False)
+        await rig.ready()
+        assert side.doors[0].tokens == ["new"]
+
+
 async def test_a_refused_token_waits_long_at_once_and_a_sighting_cuts_it_short() -> None:
     side = OtherSide(dial=lambda: AuthRefused("401"))
     async with running_link(side) as rig:
