@@ -14,7 +14,7 @@ import pytest
 
 from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, shared_consul
-from tests.e2e.meshes import SHARED_TOOLS, CatalogKind, SharedMesh
+from tests.e2e.meshes import SHARED_TOOLS, CatalogKind, RunningKit, SharedMesh
 from tests.e2e.running import (
     LIVING,
     NodeProcess,
@@ -78,28 +78,29 @@ def catalog(request: pytest.FixtureRequest) -> CatalogKind:
 
 
 @pytest.fixture(scope="session")
-def kit_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKit]:
     """The kit over HTTP, in a process of its own for the whole run."""
     port = free_port()
-    log_path = tmp_path_factory.mktemp("kit") / "kit.log"
-    process = spawn(("tests.e2e.kit_server", str(port)), log_path, environment_of({}))
+    folder = tmp_path_factory.mktemp("kit")
+    log_path, journal = folder / "kit.log", folder / "journal"
+    process = spawn(("tests.e2e.kit_server", str(port)), log_path, environment_of({"KIT_JOURNAL": str(journal)}))
     url = f"http://127.0.0.1:{port}/mcp"
     try:
         asyncio.run(_until_serving(process, url, log_path))
-        yield url
+        yield RunningKit(url, journal)
     finally:
         process.kill()
         asyncio.run(_ended(process))
 
 
 @pytest.fixture(scope="session")
-def mesh(catalog: CatalogKind, kit_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedMesh]:
+def mesh(catalog: CatalogKind, kit: RunningKit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedMesh]:
     """The shared mesh, complete: every node sees the other two and all of their tools."""
     settings: dict[str, Any] = catalog.bare()
     folder = tmp_path_factory.mktemp(f"mesh-{catalog.name}")
     servers = {
         "plain": None,
-        "desk": {"notes": example("notes"), "dice": example("dice", "service"), "kit": {"url": kit_url}},
+        "desk": {"notes": example("notes"), "dice": example("dice", "service"), "kit": {"url": kit.url}},
         "hall": {"clock": example("clock"), "dice": example("dice", "service")},
     }
 
@@ -112,7 +113,7 @@ def mesh(catalog: CatalogKind, kit_url: str, tmp_path_factory: pytest.TempPathFa
 
     with nodes_below(folder):
         plain, desk, hall = asyncio.run(start_all())
-        yield SharedMesh(plain, desk, hall, kit_url)
+        yield SharedMesh(plain, desk, hall, kit.url)
 
 
 @pytest.fixture

@@ -1,14 +1,19 @@
 """A real FastMCP server with whatever the example servers lack: `python -m tests.e2e.kit_server [PORT]`.
 
-With a port it serves streamable HTTP in both eras, without one stdio. Run by the end-to-end tests behind nodes. The one
-rule: nothing here waits for time; `hold` waits for a file that the test makes.
+With a port it serves streamable HTTP in both eras, without one stdio. Over HTTP it writes the headers of every request
+into the file that KIT_JOURNAL names, one JSON object a line. Run by the end-to-end tests behind nodes. The one rule:
+nothing here waits for time; `hold` waits for a file that the test makes.
 """
 
 import asyncio
+import os
 import sys
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
+import uvicorn
 from fastmcp import Context, FastMCP
 from fastmcp.exceptions import ToolError
 from mcp_types import Completion, PromptReference
@@ -91,8 +96,25 @@ def _add_tools(kit: FastMCP) -> None:
         return "released"
 
 
+class Journal:
+    """An ASGI application that notes the headers of each request before it hands the request on."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], path: Path) -> None:
+        self._app = app
+        self._path = path
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """Serve one connection event."""
+        if scope["type"] == "http":
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            with self._path.open("ab") as journal:
+                journal.write(orjson.dumps(headers, option=orjson.OPT_APPEND_NEWLINE))
+        await self._app(scope, receive, send)
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        make_kit().run("http", host="127.0.0.1", port=int(sys.argv[1]), show_banner=False, log_level="error")
+        served = Journal(make_kit().http_app(), Path(os.environ.get("KIT_JOURNAL", os.devnull)))
+        uvicorn.run(served, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", ws="none")
     else:
         make_kit().run("stdio", show_banner=False)

@@ -6,6 +6,7 @@ of its own.
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.consul_process import RunningConsul
 from tests.e2e.running import RunningNode, free_port
@@ -31,6 +32,14 @@ class CatalogKind:
         if self.consul is None:
             return {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
         return {"CONSUL_HTTP_ADDR": self.consul.url}
+
+
+@dataclass(frozen=True)
+class RunningKit:
+    """`tests.e2e.kit_server` over HTTP, and the file with the headers of every request that it got."""
+
+    url: str
+    journal: Path
 
 
 @dataclass(frozen=True)

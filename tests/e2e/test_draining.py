@@ -1,0 +1,105 @@
+"""SIGTERM under load: a node says goodbye, finishes what it has begun, and nobody's call fails because of it."""
+
+import asyncio
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.e2e.meshes import CatalogKind, RunningKit
+from tests.e2e.running import ERAS, RunningNode, StartNode, all_of, eventually, example, steady_calls
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+# The promise is 30 s; half a second of it is grace, the rest is for calls, and ours end when we say so.
+STOPPED_WITHIN_S = 10.0
+
+
+async def has_begun(gate: Path) -> bool:
+    return await asyncio.to_thread(gate.with_name(f"{gate.name}.begun").exists)
+
+
+async def not_ready(node: RunningNode) -> bool:
+    """Whether it says 503, or has closed its door already."""
+    try:
+        status, _ = await node.request("GET", "/readyz")
+    except aiohttp.ClientError:
+        return True
+    return status == 503
+
+
+async def is_forgotten(node: RunningNode, peer: str) -> bool:
+    return peer not in await node.peers()
+
+
+async def hold(node: RunningNode, era: str, gate: Path) -> Any:
+    async with node.client(era) as client:
+        return await client.call_tool("kit__hold", {"gate": str(gate)})
+
+
+async def test_node_leaves_in_order_and_its_calls_in_flight_complete(
+    catalog: CatalogKind, kit: RunningKit, start: StartNode, tmp_path: Path
+) -> None:
+    settings = catalog.fresh()
+    dice = {"dice": example("dice", "service")}
+    # First the one that stays: on the embedded catalog it is the one that serves it.
+    stays = await start("stays", tmp_path / "stays", servers=dice, **settings)
+    leaves = await start("leaves", tmp_path / "leaves", servers={**dice, "kit": {"url": kit.url}}, **settings)
+    await eventually(partial(stays.offers, "kit__hold", "dice__roll"))
+    await eventually(partial(leaves.sees, "stays"))
+    gates = [tmp_path / f"{node.name}-{era}" for node in (stays, leaves) for era in ERAS]
+    async with asyncio.TaskGroup() as group, steady_calls(stays, "dice__roll") as tally:
+        held = [
+            group.create_task(hold(node, era, tmp_path / f"{node.name}-{era}"), name=f"hold {node.name} {era}")
+            for node in (stays, leaves)
+            for era in ERAS
+        ]
+        for gate in gates:
+            await eventually(partial(has_begun, gate))
+        await tally.grows()
+        asked_at_s = time.monotonic()
+        leaves.process.terminate()
+        await eventually(partial(not_ready, leaves), 5)
+        await eventually(partial(is_forgotten, stays, "leaves"), 5)
+        await tally.grows()
+        assert leaves.process.returncode is None
+        for gate in gates:
+            gate.touch()
+        for call in held:
+            assert (await call).content[0].text == "released"
+        async with asyncio.timeout(STOPPED_WITHIN_S):
+            assert await leaves.process.wait() == 0
+        assert time.monotonic() - asked_at_s < STOPPED_WITHIN_S
+        await tally.grows()
+    assert tally.failures == []
+    assert [record["event"] for record in leaves.events() if record["logger"] == "agent.app"] == [
+        "node ready",
+        "node draining",
+        "node stopped",
+    ]
+    assert leaves.events("deregistered")
+
+
+async def test_several_nodes_end_at_once_well_before_the_limit(
+    catalog: CatalogKind, start: StartNode, tmp_path: Path
+) -> None:
+    settings = catalog.fresh()
+    nodes = await all_of(
+        start(name, tmp_path / name, servers={"clock": example("clock")}, **settings) for name in ("a", "b", "c")
+    )
+    for node in nodes:
+        await eventually(partial(node.sees, *({"a", "b", "c"} - {node.name})))
+    clients = [node.client(era) for node in nodes for era in ERAS]
+    try:
+        for client in clients:
+            await client.__aenter__()
+        for node in nodes:
+            node.process.terminate()
+        async with asyncio.timeout(STOPPED_WITHIN_S):
+            assert await all_of(node.process.wait() for node in nodes) == [0, 0, 0]
+    finally:
+        for client in clients:
+            await client.__aexit__(None, None, None)

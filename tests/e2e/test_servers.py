@@ -1,0 +1,173 @@
+"""The servers of a node's own file: children and URLs, scopes, a file that changes, a file that is wrong, reloads."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastmcp.exceptions import ToolError
+
+from tests.e2e.meshes import RunningKit
+from tests.e2e.running import (
+    MANAGEMENT_TOOLS,
+    RunningNode,
+    StartNode,
+    all_of,
+    eventually,
+    example,
+    free_port,
+    replace_file,
+    steady_calls,
+    write_servers,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+
+def embedded() -> dict[str, str]:
+    return {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
+
+
+def child_of(node: RunningNode, module: str) -> int:
+    """The process ID of the node's child that runs a module."""
+    children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text().split()
+    found = [int(pid) for pid in children if module in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(found) == 1, (module, children)
+    return found[0]
+
+
+async def changed_child(node: RunningNode, module: str, before: int) -> bool:
+    return child_of(node, module) != before
+
+
+async def test_scope_decides_what_a_servers_tools_are_called_and_who_sees_them(
+    kit: RunningKit, start: StartNode, tmp_path: Path
+) -> None:
+    settings = embedded()
+    servers = {
+        "dice": example("dice", "service"),
+        "notes": example("notes"),
+        "clock": example("clock", "private"),
+        "kit": {"url": kit.url, "mesh": {"scope": "node"}},
+        "off": example("clock") | {"disabled": True},
+    }
+    owner, other = await all_of(
+        start(name, tmp_path / name, servers=own, **settings) for name, own in (("owner", servers), ("other", {}))
+    )
+    shown = {"dice__roll", "owner__notes__add", "owner__kit__add"}
+    await eventually(partial(owner.offers, *shown, "owner__clock__now"))
+    await eventually(partial(other.offers, *shown))
+    assert not any("clock" in name for name in await other.tool_names())
+    listed = await owner.servers()
+    assert {name: (listed[name]["status"], listed[name]["transport"]) for name in servers} == {
+        "dice": ("connected", "stdio"),
+        "notes": ("connected", "stdio"),
+        "clock": ("connected", "stdio"),
+        "kit": ("connected", "http"),
+        "off": ("disabled", "stdio"),
+    }
+    async with other.client() as client:
+        with pytest.raises(Exception, match="Unknown tool"):
+            await client.call_tool("owner__clock__now", {})
+        # The long name always resolves, listed or not.
+        rolled = await client.call_tool("owner__dice__roll", {"seed": 1})
+        assert rolled.structured_content == (await client.call_tool("dice__roll", {"seed": 1})).structured_content
+
+
+async def test_changed_file_is_taken_up_and_a_bad_one_is_refused_with_line_and_field(
+    start: StartNode, tmp_path: Path
+) -> None:
+    settings = embedded()
+    folder = tmp_path / "owner"
+    owner, other = await all_of(
+        start(name, tmp_path / name, servers={"clock": example("clock")} if name == "owner" else None, **settings)
+        for name in ("owner", "other")
+    )
+    await eventually(partial(other.offers, "owner__clock__now"))
+    clock = child_of(owner, "clock")
+    write_servers(folder, {"clock": example("clock"), "dice": example("dice", "service")})
+    for node in (owner, other):
+        await eventually(partial(node.offers, "owner__clock__now", "dice__roll"))
+    assert child_of(owner, "clock") == clock
+
+    bad = '{"mcpServers": {\n  "clock": {\n    "command": "true",\n    "args": "not an array"\n  }\n}}'
+    replace_file(folder / "servers.json", bad.encode())
+    await eventually(partial(logged_reason, owner, "servers.json:4: mcpServers.clock.args: must be an array"))
+    replace_file(folder / "servers.json", b'{"mcpServers": {')
+    await eventually(partial(logged_reason, owner, "servers.json:1: is not JSON"))
+    assert child_of(owner, "clock") == clock
+    async with other.client() as client:
+        assert (await client.call_tool("owner__clock__now", {})).structured_content["zone"] == "UTC"
+
+    write_servers(folder, {"dice": example("dice", "service")})
+    for node in (owner, other):
+        await eventually(partial(lists_exactly, node, {"dice__roll"}))
+
+
+async def logged_reason(node: RunningNode, reason: str) -> bool:
+    refusals = node.events("servers file refused, the running configuration stays")
+    return any(reason in record["reason"] for record in refusals)
+
+
+async def lists_exactly(node: RunningNode, names: set[str]) -> bool:
+    return await node.tool_names() == names
+
+
+async def test_reload_starts_a_server_anew_and_tells_how_it_went(start: StartNode, tmp_path: Path) -> None:
+    settings = embedded()
+    servers = {"clock": example("clock"), "dice": example("dice")}
+    owner, other = await all_of(
+        start(name, tmp_path / name, servers=own, **settings) for name, own in (("owner", servers), ("other", None))
+    )
+    await eventually(partial(owner.offers, "owner__clock__now", "owner__dice__roll"))
+    await eventually(partial(owner.sees, "other"))
+    clock, dice = child_of(owner, "clock"), child_of(owner, "dice")
+    async with owner.client() as client:
+
+        async def call(tool: str, **arguments: Any) -> Any:
+            return (await client.call_tool(tool, arguments)).structured_content
+
+        told = await call("reload_mcp_server", server_name="clock")
+        assert told == {
+            "server_name": "clock",
+            "success": True,
+            "status": "connected",
+            "function_count": 2,
+            "message": "Server 'clock' reloaded",
+        }
+        assert child_of(owner, "clock") != clock
+        assert child_of(owner, "dice") == dice
+        assert (await call("reload_mcp_server", server_name="other"))["function_count"] == len(MANAGEMENT_TOOLS)
+        with pytest.raises(ToolError, match="no MCP server or peer named 'nobody'"):
+            await call("reload_mcp_server", server_name="nobody")
+        everything = await call("reload_all_mcp_servers")
+        assert [(server["server_name"], server["success"]) for server in everything["servers"]] == [
+            ("clock", True),
+            ("dice", True),
+        ]
+        assert child_of(owner, "dice") != dice
+        # A server that cannot be started is told as such, and its neighbours stay.
+        write_servers(tmp_path / "owner", {**servers, "broken": {"command": "/nonexistent/server"}})
+        told = await call("reload_all_mcp_servers")
+        outcome = {server["server_name"]: server["success"] for server in told["servers"]}
+        assert outcome == {"clock": True, "dice": True, "broken": False}
+        assert "was not found" in next(s["message"] for s in told["servers"] if s["server_name"] == "broken")
+    assert await other.sees("owner")
+
+
+async def test_killed_child_is_started_again_and_counted_while_others_answer(start: StartNode, tmp_path: Path) -> None:
+    servers = {"clock": example("clock"), "notes": example("notes")}
+    node = await start("node", tmp_path, servers=servers, MESH_DISCOVERY="off")
+    await eventually(partial(node.offers, "node__clock__now", "node__notes__list"))
+    before = child_of(node, "clock")
+    async with steady_calls(node, "node__notes__list") as tally:
+        os.kill(before, signal.SIGKILL)
+        await eventually(partial(changed_child, node, "clock", before))
+        await eventually(partial(node.offers, "node__clock__now"))
+        await tally.grows()
+    assert tally.failures == []
+    assert await node.metric("mesh_stdio_restarts_total", server="clock") == 1
+    async with node.client() as client:
+        assert (await client.call_tool("node__clock__now", {})).structured_content["zone"] == "UTC"
