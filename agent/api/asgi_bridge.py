@@ -11,7 +11,7 @@ The one rule: nothing that the application does can keep the node from shutting 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -94,11 +94,19 @@ class AsgiBridge:
         for exchange in list(self._streams):
             exchange.end_stream()
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Serve one request. A body that somebody in front has read (`await request.read()`) is taken from there."""
+    def start_task(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Run something beside a request that is being served; it must not raise, and ends with the server."""
+        assert self._tasks is not None
+        return self._tasks.create_task(work, name=name)
+
+    async def handle(self, request: web.Request, read: bytes | None = None) -> web.StreamResponse:
+        """Serve one request; `read` is its body where somebody in front has read it with `read_body`.
+
+        A body that was read with `await request.read()` is found by itself.
+        """
         if self._tasks is None or self._lifespan is None:
             return _refuse(503, "This node is starting or shutting down; try again")
-        body = await self._read_body(request)
+        body = await self.read_body(request) if read is None else read
         if isinstance(body, web.Response):
             return body
         state = dict(self._lifespan.state)
@@ -140,7 +148,7 @@ class AsgiBridge:
             if exchange.ended.is_set():  # nobody is there to whom `finish` could raise it
                 log.exception("MCP request failed after its client had gone")
 
-    async def _read_body(self, request: web.Request) -> bytes | web.Response:
+    async def read_body(self, request: web.Request) -> bytes | web.Response:
         """Return the body, or the refusal to send in its place."""
         limit = self._max_body_bytes
         if (request.content_length or 0) > limit:

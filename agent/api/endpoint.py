@@ -15,8 +15,10 @@ from mcp_types import METHOD_NOT_FOUND, CompleteRequestParams, SubscriptionsList
 
 from agent import __version__
 from agent.api.asgi_bridge import AsgiBridge
+from agent.api.catalogue import Catalogue
 from agent.api.front import MeshFront
 from agent.api.management import NodeDesk, build_management
+from agent.api.native import NativePath
 from agent.api.notices import Notices
 from agent.core.route_table import RouteTable
 from agent.dispatch import Dispatch
@@ -28,6 +30,7 @@ class Endpoint:
     """What the wiring needs of an endpoint."""
 
     path: str
+    native: NativePath
     bridge: AsgiBridge
     notices: Notices
 
@@ -36,7 +39,7 @@ class Endpoint:
         app.cleanup_ctx.append(self.bridge.cleanup_ctx)
         app.on_shutdown.append(self.bridge.on_shutdown)
         for path in (self.path, f"{self.path}/"):
-            app.router.add_route("*", path, self.bridge.handle)
+            app.router.add_route("*", path, self.native.handle)
 
 
 async def build_endpoint(
@@ -52,18 +55,19 @@ async def build_endpoint(
     server = build_management(identity.name, __version__, desk)
     bus = InMemorySubscriptionBus()
     notices = Notices(bus, list_changed)
-    front = MeshFront(
-        identity=identity, routes=routes, dispatch=dispatch, notices=notices, own=await _own_definitions(server)
-    )
+    catalogue = Catalogue(routes, await _own_definitions(server))
+    front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, notices=notices)
     # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
     low = server._mcp_server  # noqa: SLF001
     low.middleware.insert(0, front)
-    low.get_tool_input_schema = front.input_schema
+    low.get_tool_input_schema = catalogue.input_schema
     low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, ListenHandler(bus))
     low.add_request_handler("completion/complete", CompleteRequestParams, _no_completion)
     # The edge checks Host and Origin of every route; FastMCP's guard knows none of our names.
     asgi_app = server.http_app(path=path, json_response=False, stateless_http=False, host_origin_protection=False)
-    return Endpoint(path, AsgiBridge(asgi_app, path=path), notices)
+    bridge = AsgiBridge(asgi_app, path=path)
+    native = NativePath(catalogue=catalogue, dispatch=dispatch, bridge=bridge)
+    return Endpoint(path, native, bridge, notices)
 
 
 async def _own_definitions(server: FastMCP) -> dict[str, list[Json]]:

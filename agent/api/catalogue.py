@@ -1,0 +1,124 @@
+"""What one endpoint lists, and whom it asks: the route table and the management server's own definitions together.
+
+Read by both ways into the endpoint (`agent.api.front` and `agent.api.native`), so that they cannot disagree. The one
+rule: a name of our own is never shadowed by a routed one, and an unknown name is refused here, by name.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
+
+from agent.core.route_table import Route, RouteKind, RouteTable
+from agent.model import Json
+
+# Required in 2026-07-28 lists. A list may change at any moment and says so by notification, so it is stale at once.
+LIST_HINTS: Final[Json] = {"ttlMs": 0, "cacheScope": "private"}
+
+# One entry per schema that was ever called; beyond it the memory starts anew, which only costs time.
+REMEMBERED_MAX: Final = 10_000
+
+# method -> (key of the result, kind of the routes)
+LISTS: Final[Mapping[str, tuple[str, RouteKind]]] = {
+    "tools/list": ("tools", RouteKind.TOOL),
+    "prompts/list": ("prompts", RouteKind.PROMPT),
+    "resources/list": ("resources", RouteKind.RESOURCE),
+    "resources/templates/list": ("resourceTemplates", RouteKind.TEMPLATE),
+}
+
+
+class Catalogue:
+    """One endpoint's view. Sole writer of its cache of listings, which belongs to one route table."""
+
+    def __init__(self, routes: Callable[[], RouteTable], own: Mapping[str, list[Json]]) -> None:
+        """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions."""
+        self._routes = routes
+        self._own = own
+        self._own_tools = {tool["name"]: tool for tool in own.get("tools", ())}
+        self._own_uris = frozenset(resource["uri"] for resource in own.get("resources", ()))
+        self._listed_table: RouteTable | None = None
+        self._listed: dict[str, bytes] = {}
+        self._asks_for_headers: dict[int, tuple[Json, bool]] = {}
+
+    def entries(self, method: str, params: Json) -> list[Json]:
+        """What a list method lists now, our own first. Raises `MCPError` for a cursor: every list is one page."""
+        if params.get("cursor") is not None:
+            raise MCPError(code=INVALID_PARAMS, message="cursor: unknown; this list has one page")
+        key, kind = LISTS[method]
+        return [*self._own.get(key, ()), *(route.definition for route in self._routes().listed(kind))]
+
+    def listing(self, method: str, params: Json) -> bytes:
+        """The whole result of a list method at 2026-07-28 as JSON, serialised once for each change of the table."""
+        table = self._routes()
+        if table is not self._listed_table:
+            self._listed_table, self._listed = table, {}
+        if params.get("cursor") is None and method in self._listed:
+            return self._listed[method]
+        key, _ = LISTS[method]
+        result = orjson.dumps({"resultType": "complete", **LIST_HINTS, key: self.entries(method, params)})
+        self._listed[method] = result
+        return result
+
+    def input_schema(self, tool_name: str) -> Json | None:
+        """A tool's schema, None for an unknown tool or one without."""
+        route = self._routes().tools.get(tool_name)
+        known = self._own_tools.get(tool_name) or (route.definition if route is not None else {})
+        schema = known.get("inputSchema")
+        return schema if isinstance(schema, dict) else None
+
+    def has_param_headers(self, schema: Json) -> bool:
+        """Whether a schema asks for `Mcp-Param-*` headers; remembered by identity, definitions never change."""
+        known = self._asks_for_headers.get(id(schema))
+        if known is None or known[0] is not schema:
+            if len(self._asks_for_headers) >= REMEMBERED_MAX:
+                self._asks_for_headers.clear()
+            known = self._asks_for_headers[id(schema)] = (schema, b"x-mcp-header" in orjson.dumps(schema))
+        return known[1]
+
+    def route(self, method: str, params: Json) -> Route | None:
+        """Who answers; None means the management server. Raises `MCPError` for unknown names and wrong shapes."""
+        check_object(params, "_meta")
+        table = self._routes()
+        match method:
+            case "tools/call":
+                name = _text(params, "name")
+                check_object(params, "arguments")
+                return None if name in self._own_tools else _known(table.tools.get(name), "tool", name)
+            case "prompts/get":
+                name = _text(params, "name")
+                check_object(params, "arguments")
+                return _known(table.prompts.get(name), "prompt", name)
+            case "resources/read":
+                uri = _text(params, "uri")
+                return None if uri in self._own_uris else _known(table.resolve_uri(uri), "resource", uri)
+            case "completion/complete":
+                ref = params.get("ref")
+                if not isinstance(ref, dict):
+                    raise MCPError(code=INVALID_PARAMS, message="ref: an object is required")
+                if ref.get("type") == "ref/prompt":
+                    return _known(table.prompts.get(_text(ref, "name")), "prompt", ref["name"])
+                uri = _text(ref, "uri")
+                return _known(table.templates.get(uri) or table.resolve_uri(uri), "resource", uri)
+            case _:
+                return None
+
+
+def check_object(params: Json, field: str) -> None:
+    """Refuse a member that is neither an object nor absent."""
+    if not isinstance(params.get(field), dict | None):
+        raise MCPError(code=INVALID_PARAMS, message=f"{field}: an object is required")
+
+
+def _known(route: Route | None, kind: str, name: str) -> Route:
+    if route is None:
+        raise MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data={"name": name})
+    return route
+
+
+def _text(params: Mapping[str, Any], field: str) -> str:
+    value = params.get(field)
+    if not isinstance(value, str):
+        raise MCPError(code=INVALID_PARAMS, message=f"{field}: a string is required")
+    return value

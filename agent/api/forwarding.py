@@ -1,0 +1,116 @@
+"""Forwards one routed request and fits what comes back to the client: result shape, errors, the line in the log.
+
+Called by both ways into an endpoint. The one rule: every failure says whether the request may have been executed, and
+a backend's own result or error passes unchanged.
+"""
+
+import logging
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
+
+from agent.api.catalogue import LIST_HINTS
+from agent.core.route_table import Route
+from agent.dispatch import CallRefused, Dispatch, Forwarded, OnNotification
+from agent.errors import CallOutcomeUnknown, CallTimedOut, LinkFailed, RpcError
+from agent.model import Json
+
+log = logging.getLogger("agent.mcp")
+
+# Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/architecture.md, "Errors").
+NOT_EXECUTED: Final = -32000
+OUTCOME_UNKNOWN: Final = -32001
+
+# Results that must carry cache hints at 2026-07-28; a legacy backend does not know them.
+_CACHEABLE: Final = frozenset({"resources/read"})
+# Words of 2026-07-28 that earlier clients have no use for.
+_MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
+# What a client sends as a name may be a book; the log keeps its title.
+NAME_LEN_LOGGED: Final = 128
+
+
+@dataclass(slots=True)
+class Served:
+    """Who served a request, for its line in the log; what is `handed_on` is logged where it ends up."""
+
+    backend: str = "own"
+    handed_on: bool = False
+
+
+async def forward(
+    dispatch: Dispatch, method: str, route: Route, params: Json, on_notification: OnNotification
+) -> Forwarded:
+    """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result."""
+    try:
+        forwarded = await dispatch.forward(method, route, params, on_notification)
+    except RpcError as exc:
+        raise MCPError(code=exc.code, message=exc.message, data=exc.data) from exc
+    except CallRefused as exc:
+        raise MCPError(code=NOT_EXECUTED, message=str(exc), data={"outcome": "not_executed"}) from exc
+    except CallOutcomeUnknown as exc:
+        data = {"outcome": "unknown", "timed_out": isinstance(exc, CallTimedOut)}
+        raise MCPError(code=OUTCOME_UNKNOWN, message=f"{route.public_name}: {exc}", data=data) from exc
+    except LinkFailed as exc:
+        data = {"outcome": "unknown", "timed_out": False}
+        raise MCPError(code=INTERNAL_ERROR, message=f"{route.public_name}: {exc}", data=data) from exc
+    if method == "resources/read":
+        result = _with_public_uri(forwarded.result, forwarded.replica.remote_name, params["uri"])
+        return Forwarded(result, forwarded.replica)
+    return forwarded
+
+
+def shaped(method: str, result: Json, *, modern: bool) -> Json:
+    """Fit a backend's result to the era of the client that asked; content is never touched."""
+    if modern:
+        hints = LIST_HINTS if method in _CACHEABLE else {}
+        return {"resultType": "complete", **hints, **result}
+    if result.get("resultType") == "input_required":
+        raise MCPError(
+            code=INVALID_PARAMS,
+            message="The server asks for client input in a way that this client's protocol version does not have.",
+        )
+    return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
+
+
+@contextmanager
+def logged(method: str, params: Json) -> Generator[Served, None, None]:
+    """Write one line about a request when it is over."""
+    started_s = time.monotonic()
+    served = Served()
+    outcome = "failed"
+    try:
+        yield served
+        outcome = "ok"
+    except MCPError as exc:
+        outcome = f"error {exc.code}"
+        raise
+    finally:
+        if log.isEnabledFor(logging.INFO) and not served.handed_on:
+            name = params.get("name") or params.get("uri")
+            log.info(
+                "MCP request",
+                extra={
+                    "method": method,
+                    "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
+                    "backend": served.backend,
+                    "outcome": outcome,
+                    "ms": round((time.monotonic() - started_s) * 1000, 2),
+                },
+            )
+
+
+def _with_public_uri(result: Json, remote_uri: str, public_uri: str) -> Json:
+    """Name the contents that were asked for as the client named them."""
+    contents = result.get("contents")
+    if not isinstance(contents, list):
+        return result
+    renamed = [
+        {**part, "uri": public_uri} if isinstance(part, dict) and part.get("uri") == remote_uri else part
+        for part in contents
+    ]
+    return {**result, "contents": renamed}
