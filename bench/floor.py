@@ -7,7 +7,7 @@ second (so its rate over ours at most 1.33).
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from bench.figures import Figure, median_of_ratios
@@ -20,6 +20,8 @@ CALLERS = 32
 SMALL = "sixteen bytes ok"
 LARGE = "x" * 65_536
 RATE_GOAL = 1 / 0.75
+
+Measured = Callable[[RawClient, str, str], Awaitable[float]]
 
 
 async def measure() -> list[Figure]:
@@ -53,11 +55,11 @@ async def _ways() -> AsyncGenerator[list[tuple[RawClient, str]], None]:
         yield [(least, "echo"), (ours, "canned__echo")]
 
 
-async def _compare(ways: list[tuple[RawClient, str]], measured: object, text: str) -> tuple[list[float], list[float]]:
+async def _compare(ways: list[tuple[RawClient, str]], measured: Measured, text: str) -> tuple[list[float], list[float]]:
     samples: tuple[list[float], list[float]] = ([], [])
     for _ in range(BATCHES):
         for way, (client, name) in enumerate(ways):
-            samples[way].append(await measured(client, name, text))  # type: ignore[operator]
+            samples[way].append(await measured(client, name, text))
     return samples
 
 
