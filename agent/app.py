@@ -25,6 +25,7 @@ from agent.api.peers import PeersApi
 from agent.api.probes import Probes
 from agent.api.security import security_headers, security_middlewares
 from agent.api.tokens import TokenTable
+from agent.catalog_cache import CatalogCache
 from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, shown
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
@@ -60,8 +61,20 @@ async def run_node(settings: Settings) -> int:
         state = stack.enter_context(open_state(settings.state_dir, port))
         name = settings.node_name or default_node_name(settings.state_dir, port, state.node_id)
         node = Node(settings, NodeIdentity(state.node_id, name), state, listening)
-        await node.run()
+        try:
+            await node.run()
+        except ExceptionGroup as group:
+            # A task group wraps whatever ends it; a setting that cannot be used is to be told as just that.
+            refused, others = group.split(ConfigRefused)
+            if refused is None or others is not None:
+                raise
+            raise _first(refused) from group
     return 0
+
+
+def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 class Node:
@@ -112,6 +125,7 @@ class Node:
                 plan,
                 node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
                 self._mesh.take_catalog,
+                CatalogCache(self._node_state.folder),
             )
             self._read_servers()
             runner = await self._start_serving()
@@ -128,7 +142,12 @@ class Node:
                 "node ready",
                 extra={"node": self._identity.name, "url": self._url(), "node_id": self._identity.node_id},
             )
-            await stop.wait()
+            try:
+                await stop.wait()
+            except asyncio.CancelledError:
+                # A part of the node failed and takes the rest along; nobody is drained, but nothing is left open.
+                await runner.cleanup()
+                raise
             await self._stop_serving(runner, member)
             for task in standing:
                 task.cancel()

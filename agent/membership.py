@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
+from agent.catalog_cache import CatalogCache
 from agent.errors import ConfigRefused
 from discovery.advertise import advertised_address, route_ip_to
 from discovery.embedded import embedded_catalog
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # How often a node on the embedded catalog looks for a Consul on this machine.
 LOOK_FOR_CONSUL_EVERY_S: Final = 5.0
+# A catalog that was in use and cannot be any more (its port was taken, its TLS file is gone) is tried again this often.
+TRY_AGAIN_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,23 @@ class _ConsulAppeared(Exception):
 
 
 class Membership:
-    """See the module. Sole writer of its view; `on_catalog` is called in the node's loop."""
+    """See the module. Sole writer of its view; `on_catalog` is called in the node's loop.
 
-    def __init__(self, plan: MembershipPlan, registration: Registration, on_catalog: Callable[[Catalog], None]) -> None:
+    `cache` is for Consul alone: whoever the embedded catalog knows of ends with this machine, as it does itself.
+    """
+
+    def __init__(
+        self,
+        plan: MembershipPlan,
+        registration: Registration,
+        on_catalog: Callable[[Catalog], None],
+        cache: CatalogCache | None = None,
+    ) -> None:
         self._plan = plan
         self._registration = registration
         self._on_catalog = on_catalog
+        self._cache = cache
+        self._shown: Catalog | None = None
         self._mode, self._reason, self._url = "off", "discovery is off", ""
         self._source: CatalogSource | None = None
         self._registrar: Registrar | None = None
@@ -88,13 +102,25 @@ class Membership:
             self._registrar.change(self._registration)
 
     async def run(self) -> None:
-        """Follow the catalog and keep us registered until cancelled; then deregister."""
+        """Follow the catalog and keep us registered until cancelled; then deregister.
+
+        Raises `ConfigRefused` when settings make it impossible from the start.
+        """
         while self._plan.mode != "off":
-            if await self._use_consul():
-                await self._follow(self._plan.consul, look_for_consul=False)
-            else:
-                async with embedded_catalog(self._plan.embedded_port) as settings:
-                    await self._follow(settings, look_for_consul=self._plan.mode == "auto")
+            try:
+                await self._use_one()
+            except (ConfigRefused, SettingsRefused) as exc:
+                if self._source is None:
+                    raise ConfigRefused(str(exc)) from exc
+                log.warning("discovery cannot go on and is tried again", extra={"reason": str(exc)})
+                await asyncio.sleep(TRY_AGAIN_S)
+
+    async def _use_one(self) -> None:
+        if await self._use_consul():
+            await self._follow(self._plan.consul, look_for_consul=False)
+            return
+        async with embedded_catalog(self._plan.embedded_port) as settings:
+            await self._follow(settings, look_for_consul=self._plan.mode == "auto")
 
     async def _use_consul(self) -> bool:
         """Decide which catalog, and say why."""
@@ -128,11 +154,15 @@ class Membership:
             registration = replace(self._registration, address=self._address(settings))
             self._registration = registration
             self._registrar = session.registrar(registration)
-            self._source = session.source(self._plan.service_name, self._registrar)
+            known = await self._known(settings.url)
+            self._source = session.source(self._plan.service_name, self._registrar, known=known)
+            cache = self._cache if self._mode == "consul" else None
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._registrar.keep(), name="registration")
-                    group.create_task(self._read(self._source), name="catalog watch")
+                    group.create_task(self._read(self._source, known, cache), name="catalog watch")
+                    if cache is not None:
+                        group.create_task(cache.keep(), name="catalog cache")
                     if look_for_consul:
                         # Awaited here, not a child: see the session of a link on what Python before 3.13 leaves behind.
                         await self._look_for_consul()
@@ -141,11 +171,23 @@ class Membership:
             finally:
                 await self._registrar.leave()
 
-    async def _read(self, source: CatalogSource) -> None:
+    async def _known(self, url: str) -> Catalog | None:
+        """What to show until the catalog answers, and to hold against its first answers.
+
+        After a move it is what the other catalog said, for not everybody moves at once.
+        """
+        if self._shown is not None or self._cache is None or self._mode != "consul":
+            return self._shown
+        return await self._cache.load(url, self._plan.service_name)
+
+    async def _read(self, source: CatalogSource, known: Catalog | None, cache: CatalogCache | None) -> None:
         # Closed in the task that used it; left to the collector, a generator warns.
         async with aclosing(source.watch()) as catalogs:
             async for catalog in catalogs:
+                self._shown = catalog
                 self._on_catalog(catalog)
+                if cache is not None and catalog is not known:
+                    cache.take(self._url, self._plan.service_name, catalog)
 
     async def _look_for_consul(self) -> None:
         async with open_session(self._plan.consul) as session:
