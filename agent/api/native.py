@@ -180,10 +180,10 @@ def _regular(body: bytes, request: web.Request) -> Json | None:
     request_id = message.get("id")
     if not isinstance(request_id, str | int) or isinstance(request_id, bool):
         return None
-    headers = request.headers
-    if find_duplicated_routing_header((name.lower(), value) for name, value in headers.items()) is not None:
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    if len(headers) < len(request.headers) and find_duplicated_routing_header(request.headers.items()) is not None:
         return None
-    verdict = classify_inbound_request(message, headers={name.lower(): value for name, value in headers.items()})
+    verdict = classify_inbound_request(message, headers=headers)
     if not isinstance(verdict, InboundModernRoute) or verdict.protocol_version not in MODERN_PROTOCOL_VERSIONS:
         return None
     return message

@@ -7,12 +7,15 @@ cannot be parsed exactly is refused, nothing is repaired.
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/?#@\s]+)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PORT_MAX = 65535
+# Clients send the same few values with every request; the bound keeps hostile ones from filling memory.
+REMEMBERED_MAX = 256
 _NAME_CHARS_MAX = 253  # RFC 1035, without the trailing dot.
 
 
@@ -57,6 +60,7 @@ def normal_origins(origins: Iterable[str]) -> frozenset[str]:
     return frozenset(origin for origin in map(_normal_origin, origins) if origin is not None)
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
 def _split_host(text: str) -> tuple[str, int | None] | None:
     match = _HOST.fullmatch(text)
     if match is None or len(text) > _NAME_CHARS_MAX + 8:
@@ -72,6 +76,7 @@ def _split_host(text: str) -> tuple[str, int | None] | None:
     return name, port
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
 def _is_ip(host: str) -> bool:
     return _address(host) is not None
 
