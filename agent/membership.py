@@ -24,8 +24,9 @@ from discovery.source import CatalogSource, Registrar
 
 log = logging.getLogger(__name__)
 
-# How often a node on the embedded catalog looks for a Consul on this machine.
-LOOK_FOR_CONSUL_EVERY_S: Final = 5.0
+# How often a node on the embedded catalog looks for a Consul on this machine. Less than the time of settling of a
+# watch (5 s): whoever moves first still shows those who move last.
+LOOK_FOR_CONSUL_EVERY_S: Final = 3.0
 # A catalog that was in use and cannot be any more (its port was taken, its TLS file is gone) is tried again this often.
 TRY_AGAIN_S: Final = 5.0
 
