@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -61,7 +62,7 @@ def run_demo(args: Namespace) -> int:
         return 1
     except asyncio.CancelledError:
         pass  # A signal; the nodes have ended.
-    print("all three nodes have stopped")
+    print("\nall three nodes have stopped")  # On a line of its own, after the ^C of a terminal.
     return 0
 
 
@@ -71,6 +72,9 @@ async def _demo(*, once: bool) -> None:
     # Both, so that `kill` stops the nodes as well, and Ctrl-C does where a shell has told us to ignore it.
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    # A terminal that closes may say so twice, which must not read as impatience; under nohup nobody wants to hear it.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: task.cancelling() or task.cancel())
     with TemporaryDirectory(prefix="mesh-demo-") as folder:
         *ports, embedded_port = free_ports(4)
         plans = plan_nodes(ports, Path(folder))
@@ -84,7 +88,7 @@ async def _demo(*, once: bool) -> None:
             async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
                 await _until_complete(session, nodes, started_at_s)
                 await _call_across(session, plans[0])
-            print(f"\n{farewell(plans, command_name())}", flush=True)
+            print(f"\n{farewell(plans, command_name(), shlex.quote(sys.executable))}", flush=True)
             if not once:
                 print(f"\nLogs are in {folder}. Ctrl-C stops all three.", flush=True)
                 await _stay(nodes)
@@ -103,7 +107,13 @@ def free_ports(count: int) -> list[int]:
 
 def command_name() -> str:
     """Say how the user can run this program again: by its script, or as a module."""
-    return "mesh-agent" if Path(sys.argv[0]).name == "mesh-agent" else f"{shlex.quote(sys.executable)} -m agent"
+    script = Path(sys.argv[0])
+    if script.name != "mesh-agent":
+        return f"{shlex.quote(sys.executable)} -m agent"
+    on_path = shutil.which(script.name)
+    # `make demo` calls the script in .venv, which no PATH knows unless the user has activated it.
+    found = on_path is not None and Path(on_path).resolve() == script.resolve()
+    return script.name if found else shlex.quote(str(script))
 
 
 async def _start(plan: NodePlan, embedded_port: int) -> Process:

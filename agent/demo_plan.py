@@ -112,8 +112,8 @@ def missing(seen: Mapping[str, Seen]) -> list[str]:
     return lines
 
 
-def farewell(plans: Sequence[NodePlan], command: str) -> str:
-    """Say who is in and how to use it; `command` is what a shell takes for this program."""
+def farewell(plans: Sequence[NodePlan], command: str, python: str) -> str:
+    """Say who is in and how to use it; `command` is what a shell takes for this program, `python` for its Python."""
     first = plans[0]
     width = max(len(plan.url) for plan in plans) + len("/mcp")
     rows = [
@@ -129,8 +129,25 @@ def farewell(plans: Sequence[NodePlan], command: str) -> str:
             "Call:    " + f"{command} tools call {CALLED_TOOL} sides=20 count=3 --url {first.url}",
             "REST:    " + f"curl {first.url}/api/v1/mcp/peers",
             "Claude:  " + f"claude mcp add --transport http mesh {first.url}/mcp",
-            "Python:  " + "from fastmcp import Client",
-            "         " + f'async with Client("{first.url}/mcp") as client:',
-            "         " + f'    print(await client.call_tool("{CALLED_TOOL}", {json.dumps(CALLED_ARGUMENTS)}))',
+            "Python:  " + f"{python}, with these lines:",
+            "",
+            _python_lines(f"{first.url}/mcp"),
+        ]
+    )
+
+
+def _python_lines(url: str) -> str:
+    """Write a whole program, not indented, that can be pasted into a file or a prompt as it stands."""
+    call = f'client.call_tool("{CALLED_TOOL}", {json.dumps(CALLED_ARGUMENTS)})'
+    return "\n".join(
+        [
+            "import asyncio",
+            "from fastmcp import Client",
+            "",
+            "async def main():",
+            f'    async with Client("{url}") as client:',
+            f"        print((await {call}).data)",
+            "",
+            "asyncio.run(main())",
         ]
     )

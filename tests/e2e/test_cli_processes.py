@@ -18,6 +18,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
 TOKEN = "token-0123456789-abcdef"
 CLOCK = {"clock": {"command": sys.executable, "args": ["-m", "agent.examples.clock"], "cwd": str(ROOT)}}
+DEAF = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+CLOSED_TERMINAL = pytest.param(signal.SIGHUP, marks=pytest.mark.skipif(DEAF, reason="under nohup it is not heard"))
+STOPPING = [signal.SIGINT, signal.SIGTERM, CLOSED_TERMINAL]
 
 
 @asynccontextmanager
@@ -89,7 +92,7 @@ async def test_demo_once_shows_three_nodes_and_a_call_between_them_and_leaves_no
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the nodes through /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 async def test_demo_tells_of_a_node_that_dies_goes_on_and_stops_at_a_signal(number: signal.Signals) -> None:
     async with started("demo") as process:
         output = await output_until(process, "Ctrl-C stops all three")

@@ -1,6 +1,6 @@
 """The demonstration's decisions: what is started, when the mesh is complete, what is said."""
 
-import json
+import ast
 from pathlib import Path
 
 from agent.config import load_settings
@@ -55,8 +55,10 @@ def test_status_is_read_from_what_a_node_answers_and_from_nonsense() -> None:
 
 
 def test_farewell_names_every_url_and_can_be_pasted() -> None:
-    text = farewell(PLANS, "mesh-agent")
+    text = farewell(PLANS, ".venv/bin/mesh-agent", "/env/bin/python")
     assert all(f"{plan.url}/mcp" in text for plan in PLANS)
     assert "claude mcp add --transport http mesh http://127.0.0.1:4001/mcp" in text
-    call = next(line for line in text.splitlines() if "call_tool" in line)
-    assert json.loads(call[call.index("{") : call.rindex("}") + 1]) == {"sides": 20, "count": 3}
+    assert "Look:    .venv/bin/mesh-agent status --url http://127.0.0.1:4001\n" in text
+    _, program = text.split("/env/bin/python, with these lines:\n\n")
+    calls = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call)]
+    assert [ast.literal_eval(call.args[1]) for call in calls if len(call.args) == 2] == [{"sides": 20, "count": 3}]
