@@ -1,0 +1,72 @@
+"""What operators see of traffic: every promised metric, balanced calls, a line with the word MCP for each request."""
+
+import re
+
+import pytest
+
+from tests.e2e.meshes import SharedMesh
+from tests.e2e.running import ERAS, ROOT, all_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
+
+CALLS = 64
+
+
+def promised_metrics() -> set[str]:
+    """The names in the metrics page and in the README."""
+    pages = [ROOT / "docs" / "metrics.md", ROOT / "README.md"]
+    return {name for page in pages for name in re.findall(r"\bmesh_[a-z_]+\b", page.read_text("utf-8"))}
+
+
+async def test_every_promised_metric_is_there_after_traffic_and_no_other(mesh: SharedMesh) -> None:
+    async with mesh.plain.client() as client:
+        await client.call_tool("kit__add", {"terms": [1]})
+    code, text = await mesh.plain.request("GET", "/metrics")
+    assert code == 200
+    kinds = dict(re.findall(r"^# TYPE (mesh_\w+) (\w+)$", text, re.MULTILINE))
+    shown = {name for name in kinds if not name.endswith("_created")}
+    assert len(shown) >= 16
+    assert shown == promised_metrics()
+    assert "process_cpu_seconds_total" in text
+    assert await mesh.plain.metric("mesh_consul_up") == 1
+    assert await mesh.plain.metric("mesh_links", state="ready") == 2
+    assert await mesh.plain.metric("mesh_calls_in_flight") == 0
+    assert await mesh.plain.metric("mesh_name_conflicts") == 0
+
+
+async def test_calls_of_one_tool_are_spread_over_the_nodes_that_have_it_and_are_counted(mesh: SharedMesh) -> None:
+    async def counted(backend: str) -> float:
+        return await mesh.plain.metric("mesh_calls_total", backend=backend, outcome="ok", tool="dice__roll") or 0
+
+    before = {backend: await counted(backend) for backend in ("peer:desk", "peer:hall")}
+    async with mesh.plain.client() as client:
+        # At once: the faster one may have all calls that come one by one, but no crowd.
+        await all_of(client.call_tool("dice__roll", {}) for _ in range(CALLS))
+    grown = {backend: await counted(backend) - known for backend, known in before.items()}
+    assert sum(grown.values()) == CALLS
+    assert min(grown.values()) >= 1, grown
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_each_request_is_one_line_with_the_word_mcp(mesh: SharedMesh, era: str) -> None:
+    async with mesh.plain.client(era) as client:
+        before = len(mesh.plain.events("MCP request"))
+        await client.list_tools()
+        await client.call_tool("kit__add", {"terms": [424_242]})
+        await client.list_prompts()
+        # What a client asks of itself (a schema for its own checks) may stand between.
+        asked = [(line["method"], line["mcp_name"]) for line in mesh.plain.events("MCP request")[before:]]
+    assert [entry for entry in asked if entry[0] != "tools/list"] == [
+        ("tools/call", "kit__add"),
+        ("prompts/list", None),
+    ]
+    assert ("tools/list", None) in asked
+    assert "424242" not in mesh.plain.log()
+
+
+async def test_every_line_of_a_log_is_one_json_object_with_time_level_and_event(mesh: SharedMesh) -> None:
+    for node in mesh.nodes:
+        lines = node.log().splitlines()
+        assert len(node.events()) == len(lines)
+        assert all({"time", "level", "logger", "event"} <= record.keys() for record in node.events())
+        assert [record for record in node.events() if record["level"] in ("error", "critical")] == []
