@@ -95,4 +95,6 @@ class Notices:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await send()
         except TimeoutError:
-            log.warning("MCP list_changed not taken by a client in time", extra={"kind": kind})
+            # faults.md, "slow reader": it is given up, so that nobody waits for it a second time.
+            self._connections.discard(connection)
+            log.warning("MCP client reads no notices and gets no more", extra={"kind": kind})

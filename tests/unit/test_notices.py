@@ -1,0 +1,148 @@
+"""Notices in loop time: the first at once, then at most one per kind and interval, the last never lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from mcp.server.connection import Connection
+from mcp.server.subscriptions import InMemorySubscriptionBus, ServerEvent
+
+from agent.api.notices import INTERVAL_S, SEND_TIMEOUT_S, Notices
+from agent.core.route_table import RouteKind
+
+pytestmark = pytest.mark.looptime
+
+
+@dataclass
+class Client:
+    """A legacy client's stream; `stuck` reads nothing."""
+
+    stuck: bool = False
+    got: list[tuple[float, str]] = field(default_factory=list)
+
+    async def notify(self, method: str, _params: object, _opts: object = None) -> None:
+        if self.stuck:
+            await asyncio.Event().wait()
+        self.got.append((now_s(), method.split("/")[1]))
+
+    async def send_raw_request(self, *_: object) -> dict[str, object]:
+        raise AssertionError("nobody asks clients anything")
+
+
+@dataclass
+class Rig:
+    notices: Notices
+    told: list[tuple[float, str]] = field(default_factory=list)
+    counted: list[str] = field(default_factory=list)
+
+    def session(self, *, stuck: bool = False, initialized: bool = True) -> tuple[Client, Connection]:
+        client = Client(stuck)
+        connection = Connection.for_loop(client)  # type: ignore[arg-type]  # a channel of ours
+        if initialized:
+            connection.initialized.set()
+        self.notices.remember(connection)
+        return client, connection
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Rig]:
+    bus = InMemorySubscriptionBus()
+    counted: list[str] = []
+    rig = Rig(Notices(bus, counted.append), counted=counted)
+
+    def heard(event: ServerEvent) -> None:
+        rig.told.append((now_s(), type(event).__name__.removesuffix("ListChanged").lower()))
+
+    bus.subscribe(heard)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(rig.notices.run(), name="notices")
+        await asyncio.sleep(1)
+        yield rig
+        task.cancel()
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_the_first_change_is_told_at_once_in_both_eras() -> None:
+    async with running() as rig:
+        client, _connection = rig.session()
+        rig.notices.changed({RouteKind.TOOL})
+        await asyncio.sleep(0.01)
+        assert rig.told == [(1.0, "tools")]
+        assert client.got == [(1.0, "tools")]
+        assert rig.counted == ["tools"]
+
+
+async def test_a_burst_is_two_notices_and_the_last_change_is_in_the_second() -> None:
+    async with running() as rig:
+        for _ in range(100):
+            rig.notices.changed({RouteKind.TOOL})
+            await asyncio.sleep(0.001)
+        last_change_at_s = now_s()
+        await asyncio.sleep(5)
+        assert len(rig.told) == 2
+        assert last_change_at_s <= rig.told[1][0] <= 1.0 + INTERVAL_S + 0.01
+
+
+async def test_steady_change_is_told_at_most_four_times_a_second() -> None:
+    async with running() as rig:
+        for _ in range(1000):
+            rig.notices.changed({RouteKind.TOOL, RouteKind.PROMPT})
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
+        tools = [at_s for at_s, kind in rig.told if kind == "tools"]
+        assert 35 <= len(tools) <= 42
+        assert len([1 for _, kind in rig.told if kind == "prompts"]) == len(tools)
+
+
+async def test_templates_are_resources_to_a_client_and_namespaces_are_nothing() -> None:
+    async with running() as rig:
+        rig.notices.changed({RouteKind.TEMPLATE, RouteKind.RESOURCE})
+        await asyncio.sleep(1)
+        rig.notices.changed({RouteKind.NAMESPACE})
+        rig.notices.changed(set())
+        await asyncio.sleep(1)
+        assert [kind for _, kind in rig.told] == ["resources"]
+
+
+async def test_a_client_that_does_not_read_delays_the_others_by_no_more_than_its_time() -> None:
+    async with running() as rig:
+        stuck, _one = rig.session(stuck=True)
+        reader, _two = rig.session()
+        rig.notices.changed({RouteKind.TOOL})
+        await asyncio.sleep(0.01)
+        assert reader.got == [(1.0, "tools")]
+        rig.notices.changed({RouteKind.TOOL})
+        await asyncio.sleep(5)
+        assert len(reader.got) == 2
+        assert reader.got[1][0] <= 1.0 + SEND_TIMEOUT_S + INTERVAL_S
+        assert stuck.got == []
+        rig.notices.changed({RouteKind.TOOL})
+        await asyncio.sleep(0)
+        asked_at_s = now_s()
+        rig.notices.changed({RouteKind.PROMPT})
+        await asyncio.sleep(5)
+        assert reader.got[-1][0] - asked_at_s <= INTERVAL_S  # It was waited for once, and given up.
+
+
+async def test_a_session_that_is_not_initialized_yet_is_not_told() -> None:
+    async with running() as rig:
+        early, _connection = rig.session(initialized=False)
+        rig.notices.changed({RouteKind.TOOL})
+        await asyncio.sleep(1)
+        assert early.got == []
+
+
+async def test_a_session_that_has_ended_is_forgotten() -> None:
+    async with running() as rig:
+        _client, connection = rig.session()
+        assert "sessions=1" in repr(rig.notices)
+        del _client, connection
+        assert "sessions=0" in repr(rig.notices)
+        rig.notices.changed({RouteKind.TOOL})
+        await asyncio.sleep(1)
+        assert rig.told
