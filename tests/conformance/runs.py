@@ -1,0 +1,143 @@
+"""Runs the conformance suite against the fixture directly, through the renaming proxy, and behind one node and two.
+
+Called by the tests, once for all of them. Every process started here is ended here. The one rule: a run that hangs or
+breaks is a report with few checks in it, never an exception, so that the tests can say which checks are missing.
+"""
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tests.conformance.names import PublicNames
+from tests.conformance.node_tools import NodeTools
+from tests.conformance.renaming_proxy import renaming_proxy
+from tests.conformance.verdicts import Report, report_of
+from tests.e2e.running import (
+    NodeProcess,
+    RunningNode,
+    environment_of,
+    eventually,
+    free_port,
+    modern_request,
+    spawn,
+    start_node,
+    stop_node,
+)
+
+REVISIONS = ("2025-11-25", "2026-07-28")
+TARGETS = ("direct", "proxy", "one", "two")
+SERVER_NAME = "fixture"
+SCENARIO_TIMEOUT_S = 10
+RUN_TIMEOUT_S = 60  # A run takes 3 to 6 s; what takes longer is hung.
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where each target listens."""
+
+    urls: dict[str, str]
+
+
+async def run_all(tools: NodeTools, folder: Path) -> dict[tuple[str, str], Report]:
+    """Every target with every revision; (target, revision) -> report."""
+    reports: dict[tuple[str, str], Report] = {}
+    async with started_bench(folder) as bench:
+        # The direct run and the nodes share one fixture, whose lists change in a run: one after the other.
+        for target in TARGETS:
+            for revision in REVISIONS:
+                reports[target, revision] = await run_suite(tools, bench.urls[target], revision, folder / target)
+    return reports
+
+
+@asynccontextmanager
+async def started_bench(folder: Path) -> AsyncGenerator[Bench, None]:
+    """Two fixtures, two nodes and three proxies; they end with the block."""
+    names = PublicNames(SERVER_NAME)
+    mesh: dict[str, Any] = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
+    async with AsyncExitStack() as stack:
+        plain = await stack.enter_async_context(served_fixture(folder, ""))
+        public = await stack.enter_async_context(served_fixture(folder, SERVER_NAME))
+        servers = {SERVER_NAME: {"url": plain}}
+        near = await stack.enter_async_context(running_node("near", folder, servers, mesh))
+        far = await stack.enter_async_context(running_node("far", folder, {}, mesh))
+        for node in (near, far):
+
+            async def offers_fixture(node: RunningNode = node) -> bool:
+                return await node.offers(names.public_name("test_simple_text"))
+
+            await eventually(offers_fixture)
+        urls = {"direct": plain}
+        for target, upstream in {"proxy": public, "one": near.url, "two": far.url}.items():
+            urls[target] = await stack.enter_async_context(renaming_proxy(upstream, names, free_port()))
+        yield Bench(urls)
+
+
+@asynccontextmanager
+async def served_fixture(folder: Path, namespace: str) -> AsyncGenerator[str, None]:
+    """The fixture in a process of its own; yields its URL."""
+    port = free_port()
+    arguments = ("tests.conformance.fixture_server", str(port), *([namespace] if namespace else []))
+    process = spawn(arguments, folder / f"fixture-{namespace or 'plain'}.log", environment_of({}))
+    url = f"http://127.0.0.1:{port}/mcp"
+
+    async def serves() -> bool:
+        return "tools" in await modern_request(url, "tools/list")
+
+    try:
+        await eventually(serves, 30)
+        yield url
+    finally:
+        await ended(process)
+
+
+@asynccontextmanager
+async def running_node(
+    name: str, folder: Path, servers: dict[str, Any], settings: dict[str, Any]
+) -> AsyncGenerator[RunningNode, None]:
+    """One node, which ends with the block."""
+    node = await start_node(name, folder / name, servers=servers, **settings)
+    try:
+        yield node
+    finally:
+        await stop_node(node)
+
+
+async def ended(process: NodeProcess) -> None:
+    """End a process of ours that holds nothing worth a goodbye."""
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+
+
+async def run_suite(tools: NodeTools, url: str, revision: str, folder: Path) -> Report:
+    """One run of one requirement set."""
+    results = folder / revision
+    results.mkdir(parents=True, exist_ok=True)
+    options = ("--requirements", revision, "--timeout", str(SCENARIO_TIMEOUT_S * 1000), "--output-dir", str(results))
+    with (folder / f"{revision}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *tools.command("conformance", "server", "--url", url, *options),
+            cwd=folder,
+            env=environment_of({}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            async with asyncio.timeout(RUN_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+    return report_of({scenario_of(path): orjson.loads(path.read_bytes()) for path in results.glob("*/checks.json")})
+
+
+def scenario_of(checks: Path) -> str:
+    """The suite writes `server-<scenario>-<time>/checks.json`, the time as 2026-11-22T13-10-58-268Z."""
+    return checks.parent.name.removeprefix("server-").rsplit("-", 6)[0]
