@@ -269,7 +269,7 @@ class Node:
         log.info("token file read again", extra={"valid": len(tokens)})
 
     def _refresh_metrics(self) -> None:
-        self._metrics.observe(self._mesh, self._membership.view)
+        self._metrics.observe(self._mesh, self._membership.view, self._dispatch.balance())
 
     @staticmethod
     def _settle_memory() -> None:

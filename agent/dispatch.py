@@ -1,7 +1,7 @@
-"""One forwarded request: choose a replica, send it, record the outcome once.
+"""One forwarded request: choose a replica, send it, record the outcome once; and once more where that is safe.
 
 Called by the MCP endpoints with a route of the route table; asks links to send. The one rule: a request is sent again
-only when no byte of it was written, and a failure always says whether the request may have been executed.
+only as `agent.core.retry` allows, and a failure always says whether the request may have been executed.
 """
 
 import asyncio
@@ -11,27 +11,28 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from agent.core.balance import Load, choose, observe
+from agent.core.affinity import affinity_key
+from agent.core.outlier import outcome_of
+from agent.core.retry import Fate, Step, fate_of, is_repeatable, next_step, told_deadline_s
 from agent.core.route_table import Replica, Route
 from agent.errors import (
-    AuthRefused,
     CallFailed,
     CallNotSent,
     CallOutcomeUnknown,
     CallTimedOut,
-    LinkFailed,
-    ProtocolBroken,
+    MeshError,
+    RefusedElsewhere,
     RpcError,
 )
 from agent.links.param_headers import ParamHeaders
-from agent.model import PATH_META_KEY, BackendSpec, Json, PeerScope, PeerSpec, ServerSpec
+from agent.model import BackendSpec, Json, LinkView, ServerSpec
+from agent.outgoing import outgoing, told_failure
+from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
 
 log = logging.getLogger(__name__)
 
-# faults.md: at most three attempts, each on another replica.
-ATTEMPTS_MAX: Final = 3
-# A call may pass at most this many nodes across gateways; more means a loop nobody wanted.
-HOPS_MAX: Final = 3
+# What a client is told beside the failure itself.
+_WHY_NOT_AGAIN: Final = {Step.LATE: "; the deadline has passed", Step.SPENT: "; the retry budget is spent"}
 
 OnNotification = Callable[[str, Json], Awaitable[None]]
 
@@ -42,6 +43,11 @@ class CallableLink(Protocol):
     @property
     def spec(self) -> BackendSpec:
         """What the link is configured to be."""
+        ...
+
+    @property
+    def view(self) -> LinkView:
+        """How it stands."""
         ...
 
     async def request(
@@ -57,18 +63,6 @@ class CallableLink(Protocol):
         ...
 
 
-class Recorder(Protocol):
-    """Where outcomes are counted (`agent.metrics`)."""
-
-    def call_started(self) -> None:
-        """One more call in flight."""
-        ...
-
-    def call_finished(self, backend: str, tool: str, outcome: str, seconds: float) -> None:
-        """One call less in flight, with how it ended."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Forwarded:
     """How a request ended well: the raw result and who answered."""
@@ -78,11 +72,49 @@ class Forwarded:
 
 
 class CallRefused(CallFailed):
-    """The request was not executed, for a reason of ours. `backend` names the last one tried, if any."""
+    """The request was not executed. `backend`: the last one tried, if any; `bytes_sent`: whether it got to read it."""
+
+    def __init__(self, message: str, *, backend: str | None = None, bytes_sent: bool = False) -> None:
+        super().__init__(message)
+        self.backend = backend
+        self.bytes_sent = bytes_sent
+
+
+class CallUnanswered(CallOutcomeUnknown):
+    """The request was sent to `backend`, and whether it was executed is unknown.
+
+    `timed_out`: the time was over. `broken`: an answer came that is none.
+    """
+
+    def __init__(self, message: str, *, backend: str, timed_out: bool, broken: bool) -> None:
+        super().__init__(message)
+        self.backend = backend
+        self.bytes_sent = True
+        self.timed_out = timed_out
+        self.broken = broken
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request with all its attempts. `deadline_s`: by the caller's word, None without one."""
+
+    method: str
+    route: Route
+    params: Json
+    on_notification: OnNotification | None
+    key: str | None
+    began_s: float
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    replica: Replica
+    failure: MeshError
 
 
 class Dispatch:
-    """Forwards requests. Sole writer of the loads; links and metrics are given."""
+    """Forwards requests. Owns the accounts of replicas; links and metrics are given."""
 
     def __init__(
         self,
@@ -97,66 +129,116 @@ class Dispatch:
         self._link = link
         self._recorder = recorder
         self._call_timeout_s = call_timeout_s
-        self._rng = rng
-        self._loads: dict[str, Load] = {}
+        self._accounts = ReplicaAccounts(recorder, rng, self._up_since_s)
         self._param_headers = ParamHeaders()
 
     def __repr__(self) -> str:
-        return f"<Dispatch in_flight={sum(load.in_flight for load in self._loads.values())}>"
+        return f"<Dispatch in_flight={self._accounts.in_flight}>"
 
     def forget(self, backend_key: str) -> None:
         """Drop what is remembered of a backend that is gone."""
-        self._loads.pop(backend_key, None)
+        self._accounts.forget(backend_key)
+
+    def balance(self) -> BalanceView:
+        """How calls are spread, for metrics. Call it in the event loop."""
+        return self._accounts.view(_now_s())
 
     async def forward(
-        self, method: str, route: Route, params: Json, on_notification: OnNotification | None = None
+        self,
+        method: str,
+        route: Route,
+        params: Json,
+        on_notification: OnNotification | None = None,
+        *,
+        session_id: str | None = None,
     ) -> Forwarded:
         """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
 
+        `session_id` of a legacy client keeps its calls together where the route is sticky.
+
         Raises:
             RpcError: the backend's own error, to be passed on.
-            CallRefused: not executed, and no replica left to try.
-            CallOutcomeUnknown, CallTimedOut: sent, and no answer came.
+            CallRefused: not executed, and nobody else may be asked.
+            CallUnanswered: sent, and no answer came; not to be sent again.
         """
-        loop = asyncio.get_running_loop()
+        now_s = _now_s()
+        told_s = told_deadline_s(params)
+        deadline_s = None if told_s is None else now_s + told_s
+        key = affinity_key(params, session_id) if route.sticky else None
+        call = _Call(method, route, params, on_notification, key, now_s, deadline_s)
+        self._accounts.called(route, now_s)
         tried: set[str] = set()
-        failure: Exception | None = None
-        for _ in range(ATTEMPTS_MAX):
-            replica = choose(route.replicas, self._loads, self._rng, tried, now_s=loop.time())
-            if replica is None:
-                break
+        failed: _Failed | None = None
+        told: _Failed | None = None  # What the caller hears: a later "not executed" must not hide an unknown outcome.
+        while (replica := self._accounts.choose(route, tried, key, _now_s())) is not None:
+            if failed is not None:
+                step = self._next_step(call, replica, failed, attempts=len(tried))
+                if step is not Step.AGAIN:
+                    break
             tried.add(replica.backend_key)
             try:
-                return Forwarded(await self._send(method, route, replica, params, on_notification), replica)
-            except (CallNotSent, AuthRefused) as exc:
-                failure = exc
-                log.warning(
-                    "MCP call not taken, trying another replica",
-                    extra={"mcp_name": route.public_name, "backend": replica.backend_key, "reason": str(exc)},
-                )
-        detail = "no replica is connected" if failure is None else str(failure)
-        raise CallRefused(f"{route.public_name} was not executed: {detail}") from failure
+                return Forwarded(await self._send(call, replica), replica)
+            except RpcError:
+                raise
+            except MeshError as exc:
+                failed = _Failed(replica, exc)
+                told = failed if told is None or fate_of(told.failure) is Fate.NOT_EXECUTED else told
+        else:
+            step = Step.ENOUGH
+        if told is None:
+            raise CallRefused(f"{route.public_name} was not executed: no replica is connected")
+        raise _ended(call, told, step) from told.failure
 
-    async def _send(
-        self, method: str, route: Route, replica: Replica, params: Json, on_notification: OnNotification | None
-    ) -> Json:
-        link = self._link(replica.backend_key)
+    def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
+        """Decide whether `replica` is asked now, and charge that to the budget."""
+        now_s = _now_s()
+        step = next_step(
+            fate_of(failed.failure),
+            repeatable=is_repeatable(call.method, call.route, failed.replica),
+            attempts=attempts,
+            remaining_s=self._remaining_s(call, self._link(replica.backend_key), now_s),
+            budget=self._accounts.budget(call.route),
+            now_s=now_s,
+        )
+        if step is Step.SPENT:
+            self._recorder.retry_refused()
+        if step is Step.AGAIN:
+            self._accounts.repeated(call.route, replica, now_s)
+            log.info(
+                "MCP call is sent again",
+                extra={
+                    "mcp_name": call.route.public_name,
+                    "backend": replica.backend_key,
+                    "instead_of": failed.replica.backend_key,
+                    "reason": str(failed.failure),
+                },
+            )
+        return step
+
+    async def _send(self, call: _Call, replica: Replica) -> Json:
+        link, now_s = self._link(replica.backend_key), _now_s()
         if link is None:
             raise CallNotSent(f"{replica.backend_key} is gone")
-        outgoing = self._outgoing(method, link.spec, replica, params)
-        headers = self._param_headers.of(route, params) if method == "tools/call" else None
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
-        self._begin(replica.backend_key)
+        timeout_s = self._remaining_s(call, link, now_s)
+        if timeout_s <= 0:
+            raise CallNotSent("the deadline passed before it could be sent")
+        params = outgoing(
+            call.method, call.params, replica, link.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.key
+        )
+        headers = self._param_headers.of(call.route, params) if call.method == "tools/call" else None
+        attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, self._own_timeout_s(link))
+        self._accounts.begin(attempt)
         outcome = "cancelled"
         try:
             result = await link.request(
-                method,
-                outgoing,
-                timeout_s=self._timeout_s(link.spec),
-                headers=headers,
-                on_notification=on_notification,
+                call.method, params, timeout_s=timeout_s, headers=headers, on_notification=call.on_notification
             )
+        except RpcError as exc:
+            told = told_failure(exc, call.route, replica, link.spec)
+            outcome = outcome_of(told or exc)
+            if told is None:
+                raise
+            raise told from exc
         except Exception as exc:
             outcome = outcome_of(exc)
             raise
@@ -164,73 +246,34 @@ class Dispatch:
             outcome = "tool_error" if result.get("isError") is True else "ok"
             return result
         finally:
-            self._finish(replica.backend_key, route, outcome, loop.time() - started_s, loop.time())
+            self._accounts.finish(attempt, outcome, _now_s())
 
-    def _outgoing(self, method: str, spec: BackendSpec, replica: Replica, params: Json) -> Json:
-        named = with_name(method, params, replica.remote_name)
-        meta = dict(named.get("_meta") or {})
-        path = meta.pop(PATH_META_KEY, None)
-        if isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH:
-            meta[PATH_META_KEY] = [*checked_path(path, self._node_id), self._node_id]
-        named["_meta"] = meta
-        return named
+    def _remaining_s(self, call: _Call, link: CallableLink | None, now_s: float) -> float:
+        """What an attempt may take: one deadline over all attempts, the caller's or ours, whichever is sooner."""
+        ours_s = call.began_s + self._own_timeout_s(link)
+        return (ours_s if call.deadline_s is None else min(ours_s, call.deadline_s)) - now_s
 
-    def _timeout_s(self, spec: BackendSpec) -> float:
-        own = spec.call_timeout_s if isinstance(spec, ServerSpec) else None
+    def _own_timeout_s(self, link: CallableLink | None) -> float:
+        own = link.spec.call_timeout_s if link is not None and isinstance(link.spec, ServerSpec) else None
         return self._call_timeout_s if own is None else own
 
-    def _begin(self, key: str) -> None:
-        self._recorder.call_started()
-        self._loads[key] = self._loads.get(key, Load()).started()
-
-    def _finish(self, key: str, route: Route, outcome: str, seconds: float, now_s: float) -> None:
-        load = self._loads.get(key)
-        if load is not None:  # The backend may have gone while it was asked; then its load is nobody's business.
-            load = load.finished()
-            answered = outcome in ("ok", "tool_error", "rpc_error")
-            self._loads[key] = observe(load, seconds, now_s) if answered else load
-        self._recorder.call_finished(key, route.public_name, outcome, seconds)
+    def _up_since_s(self, backend_key: str) -> float | None:
+        link = self._link(backend_key)
+        return None if link is None else link.view.ready_at_s
 
 
-def outcome_of(exc: Exception) -> str:
-    """The metric's word for a failure."""
-    match exc:
-        case RpcError():
-            return "rpc_error"
-        case CallNotSent():
-            return "not_sent"
-        case CallTimedOut():
-            return "timeout"
-        case CallOutcomeUnknown():
-            return "unknown"
-        case AuthRefused():
-            return "auth"
-        case ProtocolBroken() | LinkFailed():
-            return "protocol"
-        case _:
-            return "failed"
+def _ended(call: _Call, failed: _Failed, step: Step) -> CallRefused | CallUnanswered:
+    """The one clear error of a call that nobody answered."""
+    failure, backend = failed.failure, failed.replica.backend_key
+    text = f"{failure}{_WHY_NOT_AGAIN.get(step, '')}"
+    if fate_of(failure) is Fate.NOT_EXECUTED:
+        if not isinstance(failure, RefusedElsewhere):  # The other node has said so already, in these words.
+            text = f"{call.route.public_name} was not executed: {text}"
+        return CallRefused(text, backend=backend, bytes_sent=not isinstance(failure, CallNotSent))
+    timed_out = isinstance(failure, CallTimedOut)
+    broken = not isinstance(failure, CallOutcomeUnknown)
+    return CallUnanswered(text, backend=backend, timed_out=timed_out, broken=broken)
 
 
-def with_name(method: str, params: Json, remote_name: str) -> Json:
-    """A shallow copy of `params` that names the thing as its backend does."""
-    match method:
-        case "tools/call" | "prompts/get":
-            return {**params, "name": remote_name}
-        case "resources/read":
-            return {**params, "uri": remote_name}
-        case "completion/complete":
-            ref = dict(params["ref"])
-            ref["name" if ref.get("type") == "ref/prompt" else "uri"] = remote_name
-            return {**params, "ref": ref}
-        case _:
-            raise AssertionError(method)
-
-
-def checked_path(path: object, node_id: str) -> list[str]:
-    """The node IDs that a request has passed; refuses loops. Only requests across gateways carry any."""
-    passed = [entry for entry in path if isinstance(entry, str)] if isinstance(path, list) else []
-    if node_id in passed:
-        raise CallNotSent("the request has passed this node before: two gateways import each other")
-    if len(passed) >= HOPS_MAX:
-        raise CallNotSent(f"the request has passed {HOPS_MAX} gateways, which is the limit")
-    return passed
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -4,7 +4,11 @@ Raised by doors, links, dispatch and configuration; turned into an envelope or a
 The one rule: every failed call says whether the request may have been executed.
 """
 
-from typing import Any
+from typing import Any, Final
+
+# Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/architecture.md, "Errors").
+NOT_EXECUTED: Final = -32000
+OUTCOME_UNKNOWN: Final = -32001
 
 
 class MeshError(Exception):
@@ -61,6 +65,10 @@ class CallFailed(MeshError):
 
 class CallNotSent(CallFailed):
     """No byte of the request was written: it was certainly not executed and may be tried elsewhere."""
+
+
+class RefusedElsewhere(CallFailed):
+    """The node that was asked says that it did not execute the request either: it may be tried elsewhere."""
 
 
 class CallOutcomeUnknown(CallFailed):

@@ -245,7 +245,10 @@ class Mesh:
 def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
     """What a connected link brings to the route tables."""
     if isinstance(view.spec, ServerSpec):
-        return Contribution(view.key, ContributionKind.SERVER, view.spec.name, own, view.spec.scope, view.offer)
+        spec = view.spec
+        return Contribution(
+            view.key, ContributionKind.SERVER, spec.name, own, spec.scope, view.offer, sticky=spec.sticky
+        )
     kind = ContributionKind.PLAIN_PEER if view.identity is None else ContributionKind.MESH_PEER
     return Contribution(view.key, kind, view.spec.name, view.identity, None, view.offer, view.spec.scope)
 

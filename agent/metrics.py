@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
@@ -72,6 +72,20 @@ class ObservedMembership(Protocol):
         ...
 
 
+class ObservedBalance(Protocol):
+    """What `observe` reads of `agent.replica_accounts.BalanceView`."""
+
+    @property
+    def ejected(self) -> frozenset[str]:
+        """The backends that are ejected somewhere."""
+        ...
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Backend -> its share of the last window's calls."""
+        ...
+
+
 class Metrics:
     """All metrics, on a registry of their own. Methods are called in the event loop and never raise or wait."""
 
@@ -95,6 +109,15 @@ class Metrics:
         dials = Counter("mesh_dials", "Attempts to open a link by outcome.", ["outcome"], registry=registry)
         reconnects = Counter("mesh_link_reconnects", "Links that broke.", ["backend"], registry=registry)
         changes = Counter("mesh_list_changes", "Changed lists that clients were told of.", ["kind"], registry=registry)
+        retries = Counter("mesh_retries", "Calls that were sent again.", ["backend"], registry=registry)
+        ejections = Counter(
+            "mesh_ejections", "Replicas that got no more calls for a while.", ["backend", "reason"], registry=registry
+        )
+        self._retries_refused = Counter(
+            "mesh_retries_refused", "Calls that the retry budget did not let be sent again.", registry=registry
+        )
+        self._retries = _Limited(retries, EVENT_LABEL_SETS_MAX, names=1)
+        self._ejections = _Limited(ejections, EVENT_LABEL_SETS_MAX, names=1)
         self._calls = _Limited(calls, CALL_LABEL_SETS_MAX, names=2)
         self._call_seconds = _Limited(seconds, BACKENDS_MAX, names=1)
         self._dials = _Limited(dials, EVENT_LABEL_SETS_MAX, names=1)
@@ -110,6 +133,18 @@ class Metrics:
         self._calls_in_flight.dec()
         self._calls.labels(backend, tool, outcome).inc()
         self._call_seconds.labels(backend).observe(seconds)
+
+    def retried(self, backend: str) -> None:
+        """A call is sent again, to `backend`."""
+        self._retries.labels(backend).inc()
+
+    def retry_refused(self) -> None:
+        """The budget forbids to send a call again."""
+        self._retries_refused.inc()
+
+    def ejected(self, backend: str, reason: str) -> None:
+        """A replica is not asked for a while; `reason` is a word of ours."""
+        self._ejections.labels(backend, reason).inc()
 
     def dialled(self, outcome: str) -> None:
         """An attempt to open a link ended: `ok`, or the failure's class name."""
@@ -127,13 +162,16 @@ class Metrics:
         """A request had no valid token."""
         self._auth_failures.inc()
 
-    def observe(self, mesh: ObservedMesh, membership: ObservedMembership) -> None:
+    def observe(
+        self, mesh: ObservedMesh, membership: ObservedMembership, balance: ObservedBalance | None = None
+    ) -> None:
         """Take the state that the next `render` shows; call it in the event loop, right before."""
         now_s = asyncio.get_running_loop().time()
         backends = frozenset(view.key for view in mesh.views())
-        for metric in (self._calls, self._call_seconds, self._reconnects):
+        for metric in (self._calls, self._call_seconds, self._reconnects, self._retries, self._ejections):
             metric.forget_absent(backends)
-        self._state.families = tuple(_state_families(mesh, membership, now_s))
+        shown = () if balance is None else _balance_families(balance)
+        self._state.families = (*_state_families(mesh, membership, now_s), *shown)
 
     def render(self) -> tuple[bytes, str]:
         """Return the exposition in Prometheus' text format and its content type."""
@@ -218,6 +256,17 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
     for view in children[:EVENT_LABEL_SETS_MAX]:
         restarts.add_metric([view.spec.name], view.reconnects)
     yield restarts
+
+
+def _balance_families(balance: ObservedBalance) -> Iterator[Metric]:
+    yield _gauge("mesh_backends_ejected", "Backends that are ejected somewhere.", len(balance.ejected))
+    shares = GaugeMetricFamily(
+        "mesh_backend_share", "A replica's part of its group's calls, 0 to 1, in the last 10 s.", labels=["backend"]
+    )
+    for backend, share in sorted(balance.shares.items())[:EVENT_LABEL_SETS_MAX]:
+        if _LABEL.fullmatch(backend):
+            shares.add_metric([backend], share)
+    yield shares
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

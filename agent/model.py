@@ -15,6 +15,8 @@ Json: TypeAlias = dict[str, Any]
 MESH_EXTENSION = "mesh-agent/mesh"  # in capabilities.extensions (modern) or .experimental (legacy): who we are
 ORIGIN_META_KEY = "mesh-agent/origin"  # in a listed definition's `_meta`: whose it is
 PATH_META_KEY = "mesh-agent/path"  # in a request's `_meta`: node IDs passed, only across gateways
+DEADLINE_META_KEY = "mesh-agent/deadline-ms"  # in a request's `_meta`: milliseconds that the caller still waits
+AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
 
 
 class ServerScope(StrEnum):
@@ -68,13 +70,17 @@ class HttpTarget:
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """One MCP server of the local configuration. `call_timeout_s` None: the node's own setting."""
+    """One MCP server of the local configuration. `call_timeout_s` None: the node's own setting.
+
+    `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives.
+    """
 
     name: str
     target: StdioTarget | HttpTarget
     scope: ServerScope
     enabled: bool = True
     call_timeout_s: float | None = None
+    sticky: bool = False
 
     @property
     def key(self) -> str:

@@ -129,8 +129,8 @@ class _Entry:
                 self.file.warnings.append(f"{self.file.place((*self.at, key))} is not known and is ignored")
         target = self.stdio_target() if self.kind() == "stdio" else self.http_target()
         default = ServerScope.NODE if isinstance(target, StdioTarget) else ServerScope.SERVICE
-        scope, timeout_s = self.mesh(default)
-        return ServerSpec(self.name, target, scope, enabled=self.enabled, call_timeout_s=timeout_s)
+        scope, timeout_s, sticky = self.mesh(default)
+        return ServerSpec(self.name, target, scope, enabled=self.enabled, call_timeout_s=timeout_s, sticky=sticky)
 
     def kind(self) -> str:
         """`stdio` or `http`, from `type` or from which of `command` and `url` is there."""
@@ -178,24 +178,26 @@ class _Entry:
                 self.file.refuse((*self.at, "headers", name), "is not an HTTP header")
         return HttpTarget(url, headers)
 
-    def mesh(self, default: ServerScope) -> tuple[ServerScope, float | None]:
+    def mesh(self, default: ServerScope) -> tuple[ServerScope, float | None, bool]:
         at = (*self.at, "mesh")
         table = self.file.table(at, self.entry.get("mesh", {}))
         for key in table:
-            if key not in {"scope", "call_timeout_s"}:
-                self.file.refuse((*at, key), "is not known; mesh has scope and call_timeout_s")
+            if key not in {"scope", "call_timeout_s", "sticky"}:
+                self.file.refuse((*at, key), "is not known; mesh has scope, call_timeout_s and sticky")
         scope = table.get("scope", default)
         if scope not in list(ServerScope):
             self.file.refuse((*at, "scope"), f"must be one of {', '.join(ServerScope)}")
-        timeout_s = table.get("call_timeout_s")
+        sticky, timeout_s = table.get("sticky", False), table.get("call_timeout_s")
+        if not isinstance(sticky, bool):
+            self.file.refuse((*at, "sticky"), "must be true or false")
         if timeout_s is None:
-            return ServerScope(scope), None
+            return ServerScope(scope), None, sticky
         right = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
         if not right or not 0 < timeout_s <= CALL_TIMEOUT_MAX_S:
             self.file.refuse(
                 (*at, "call_timeout_s"), f"must be seconds, more than 0 and at most {CALL_TIMEOUT_MAX_S:.0f}"
             )
-        return ServerScope(scope), float(timeout_s)
+        return ServerScope(scope), float(timeout_s), sticky
 
     def flag(self, key: str) -> bool:
         value = self.entry.get(key, False)

@@ -16,15 +16,11 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from agent.api.catalogue import LIST_HINTS
 from agent.core.route_table import Route
-from agent.dispatch import CallRefused, Dispatch, Forwarded, OnNotification
-from agent.errors import CallOutcomeUnknown, CallTimedOut, LinkFailed, RpcError
+from agent.dispatch import CallRefused, CallUnanswered, Dispatch, Forwarded, OnNotification
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import Json
 
 log = logging.getLogger("agent.mcp")
-
-# Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/architecture.md, "Errors").
-NOT_EXECUTED: Final = -32000
-OUTCOME_UNKNOWN: Final = -32001
 
 # Results that must carry cache hints at 2026-07-28; a legacy backend does not know them.
 _CACHEABLE: Final = frozenset({"resources/read"})
@@ -43,21 +39,31 @@ class Served:
 
 
 async def forward(
-    dispatch: Dispatch, method: str, route: Route, params: Json, on_notification: OnNotification
+    dispatch: Dispatch,
+    method: str,
+    route: Route,
+    params: Json,
+    on_notification: OnNotification,
+    *,
+    session_id: str | None = None,
 ) -> Forwarded:
     """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result."""
     try:
-        forwarded = await dispatch.forward(method, route, params, on_notification)
+        forwarded = await dispatch.forward(method, route, params, on_notification, session_id=session_id)
     except RpcError as exc:
         raise MCPError(code=exc.code, message=exc.message, data=exc.data) from exc
     except CallRefused as exc:
-        raise MCPError(code=NOT_EXECUTED, message=str(exc), data={"outcome": "not_executed"}) from exc
-    except CallOutcomeUnknown as exc:
-        data = {"outcome": "unknown", "timed_out": isinstance(exc, CallTimedOut)}
-        raise MCPError(code=OUTCOME_UNKNOWN, message=f"{route.public_name}: {exc}", data=data) from exc
-    except LinkFailed as exc:
-        data = {"outcome": "unknown", "timed_out": False}
-        raise MCPError(code=INTERNAL_ERROR, message=f"{route.public_name}: {exc}", data=data) from exc
+        data = {"outcome": "not_executed", "replica": exc.backend, "bytes_sent": exc.bytes_sent}
+        raise MCPError(code=NOT_EXECUTED, message=str(exc), data=data) from exc
+    except CallUnanswered as exc:
+        data = {
+            "outcome": "unknown",
+            "timed_out": exc.timed_out,
+            "replica": exc.backend,
+            "bytes_sent": exc.bytes_sent,
+        }
+        code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
+        raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
     if method == "resources/read":
         result = _with_public_uri(forwarded.result, forwarded.replica.remote_name, params["uri"])
         return Forwarded(result, forwarded.replica)

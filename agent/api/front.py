@@ -43,7 +43,9 @@ class MeshFront:
                     # The SDK's typed way would drop members that it does not know.
                     await ctx.session._request_outbound.notify(method, note)  # noqa: SLF001 - see above
 
-                forwarded = await forward(self._dispatch, ctx.method, route, params, pass_on)
+                # A legacy client's session; the SDK has no public way to it from here.
+                session_id = ctx.session._connection.session_id  # noqa: SLF001 - see above
+                forwarded = await forward(self._dispatch, ctx.method, route, params, pass_on, session_id=session_id)
                 served.backend = forwarded.replica.backend_key
                 return shaped(ctx.method, forwarded.result, modern=modern)
             if ctx.method in LISTS:

@@ -1,12 +1,17 @@
 """Chooses one replica for one call, by how long calls have taken and how many are under way.
 
-Called by dispatch, which owns the loads. The one rule: our own replica goes first, then the shortest way; chance only
-picks the two that are compared (power of two choices), so no replica is swamped by all callers at once.
+Called by the replica accounts, which own the loads. The one rule: our own replica goes first while it is not three
+times slower, then the shortest way; chance only picks the two that are compared (power of two choices), so no replica
+is swamped by all callers at once.
+
+The cost of a replica is peak-EWMA latency x (calls under way + 1) / weight. Latency counts as at least the time that
+calls have been under way without any answer: a replica that hangs becomes dear long before its first time-out.
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from agent.core.route_table import Replica
@@ -16,23 +21,36 @@ if TYPE_CHECKING:
 
 # faults.md's figure (Finagle's default): after 10 s a past latency counts for 1/e.
 DECAY_S: Final = 10.0
-# A replica that has not answered yet costs this much, so that calls under way count for it too.
+# A replica that is idle and unmeasured, or whose peak has faded, costs this much: it is worth a try.
 LATENCY_FLOOR_S: Final = 0.001
+# One that was asked and has never answered costs this much: one call finds out, not all of a burst.
+UNMEASURED_S: Final = 60.0
+# Our own replica goes first unless it is slower by this factor; a hop over the network costs about that much as well.
+OWN_SLOWER_BY: Final = 3.0
+# No other replica is taken to be faster than this when it is compared with our own: a hop and a short tool.
+HOP_S: Final = 0.01
 _WEIGHT_MIN: Final = 0.01
+_ALL_IN: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is known of one backend: latency in seconds (0: not yet measured), calls under way, relative capacity."""
+    """What is known of one backend: latency in seconds (0: not yet measured), calls under way, relative capacity.
+
+    `observed_at_s`: when the latency was measured. `silent_since_s`: the last answer, or when calls came to be under
+    way after there were none. Both on the clock of `now_s`.
+    """
 
     latency_ewma_s: float = 0.0
     in_flight: int = 0
     weight: float = 1.0
     observed_at_s: float = 0.0
+    silent_since_s: float = 0.0
 
-    def started(self) -> "Load":
+    def started(self, now_s: float) -> "Load":
         """One call more under way."""
-        return replace(self, in_flight=self.in_flight + 1)
+        silent_since_s = self.silent_since_s if self.in_flight else now_s
+        return replace(self, in_flight=self.in_flight + 1, silent_since_s=silent_since_s)
 
     def finished(self) -> "Load":
         """One call less under way."""
@@ -46,39 +64,67 @@ def choose(
     replicas: Sequence[Replica],
     loads: Mapping[str, Load],
     rng: "random.Random",
-    exclude: Collection[str] = frozenset(),
     *,
-    now_s: float | None = None,
+    now_s: float,
+    exclude: Collection[str] = frozenset(),
+    chances: Mapping[str, float] = _ALL_IN,
 ) -> Replica | None:
     """Pick a replica whose backend is not excluded; None when none is left.
 
-    `now_s` (the clock of `observe`) lets a past peak fade without calls; without it a replica that was slow once may
-    never be tried again.
+    `now_s` is the clock of `observe`: a past peak fades without calls, so whoever was slow once is tried again.
+    `chances`: backend key -> how probably it takes part at all (slow start); whoever is not there always does.
     """
     usable = [replica for replica in replicas if replica.backend_key not in exclude]
+    if chances:
+        usable = [r for r in usable if rng.random() < chances.get(r.backend_key, 1.0)] or usable
     if not usable:
         return None
-    hops_min = min(replica.hops for replica in usable)
-    nearest = [replica for replica in usable if replica.hops == hops_min]
+    nearest = _nearest(usable)
+    if nearest[0].hops == 0 and len(nearest) < len(usable):
+        own, others = nearest[0], _nearest([replica for replica in usable if replica.hops > 0])
+        cheapest = min(_cost(loads.get(other.backend_key, _UNKNOWN), now_s, HOP_S) for other in others)
+        if _own_cost(loads.get(own.backend_key, _UNKNOWN), now_s) <= OWN_SLOWER_BY * cheapest:
+            return own
+        nearest = others
     if len(nearest) == 1:
         return nearest[0]
     first = rng.randrange(len(nearest))
     second = rng.randrange(len(nearest) - 1)
     pair = nearest[first], nearest[second + (second >= first)]
-    return min(pair, key=lambda replica: _cost(loads.get(replica.backend_key, _UNKNOWN), now_s))
+    return min(pair, key=lambda replica: _cost(loads.get(replica.backend_key, _UNKNOWN), now_s, LATENCY_FLOOR_S))
 
 
 def observe(load: Load, latency_s: float, now_s: float) -> Load:
-    """Take one answer's latency in: a rise counts at once, a fall fades in over `DECAY_S` (peak-EWMA)."""
-    if latency_s >= load.latency_ewma_s:
-        return replace(load, latency_ewma_s=latency_s, observed_at_s=now_s)
-    kept = _fade(load, now_s)
-    return replace(load, latency_ewma_s=load.latency_ewma_s * kept + latency_s * (1.0 - kept), observed_at_s=now_s)
+    """Take one answer's latency in: a rise counts at once, a fall fades in over `DECAY_S` (peak-EWMA).
+
+    The time that a timed-out call took may be told as well: its answer would have come later still.
+    """
+    if latency_s < load.latency_ewma_s:
+        kept = _fade(load, now_s)
+        latency_s = load.latency_ewma_s * kept + latency_s * (1.0 - kept)
+    return replace(load, latency_ewma_s=latency_s, observed_at_s=now_s, silent_since_s=now_s)
 
 
-def _cost(load: Load, now_s: float | None) -> float:
-    latency_s = load.latency_ewma_s * (1.0 if now_s is None else _fade(load, now_s))
-    return max(latency_s, LATENCY_FLOOR_S) * (load.in_flight + 1) / max(load.weight, _WEIGHT_MIN)
+def _nearest(replicas: Sequence[Replica]) -> list[Replica]:
+    hops_min = min(replica.hops for replica in replicas)
+    return [replica for replica in replicas if replica.hops == hops_min]
+
+
+def _cost(load: Load, now_s: float, floor_s: float) -> float:
+    if load.in_flight and not load.latency_ewma_s:
+        floor_s = UNMEASURED_S
+    return max(_latency_s(load, now_s), floor_s) * (load.in_flight + 1) / max(load.weight, _WEIGHT_MIN)
+
+
+def _own_cost(load: Load, now_s: float) -> float:
+    # Unmeasured, our own is taken for an ordinary one, so that the first callers do not leave it in a crowd.
+    floor_s = LATENCY_FLOOR_S if load.latency_ewma_s else HOP_S
+    return max(_latency_s(load, now_s), floor_s) * (load.in_flight + 1) / max(load.weight, _WEIGHT_MIN)
+
+
+def _latency_s(load: Load, now_s: float) -> float:
+    silence_s = now_s - load.silent_since_s if load.in_flight else 0.0
+    return max(load.latency_ewma_s * _fade(load, now_s), silence_s)
 
 
 def _fade(load: Load, now_s: float) -> float:

@@ -62,6 +62,7 @@ class Origin:
     tool: str
     scope: str
     path: tuple[str, ...]
+    sticky: bool = False  # its server wants a client's calls on one replica
 
     def as_json(self) -> Json:
         """The value under `ORIGIN_META_KEY`; `via` is what an importer appends the exporting node to."""
@@ -72,6 +73,7 @@ class Origin:
             "tool": self.tool,
             "scope": str(self.scope),
             "via": list(self.path),
+            **({"sticky": True} if self.sticky else {}),
         }
 
 
@@ -153,7 +155,7 @@ class _Reading:
         match contribution.kind:
             case ContributionKind.SERVER:
                 assert contribution.scope is not None
-                return Origin(self._own, contribution.label, name, contribution.scope, ())
+                return Origin(self._own, contribution.label, name, contribution.scope, (), contribution.sticky)
             case ContributionKind.PLAIN_PEER:
                 return Origin(self._own, contribution.label, name, PLAIN_SCOPE, ())
             case ContributionKind.MESH_PEER:
@@ -183,14 +185,14 @@ class _Reading:
             remote = self._remote_parts(place, places, origin)
             replica = self._replica(name if remote is None else _named(kind, remote, origin.tool), origin)
             public = listed_as if place is places[0] else _named(kind, place.parts, origin.tool)
-            self._claim(place, Route(kind, public, definition, digest, (replica,), place.listed, place.owner))
+            route = Route(kind, public, definition, digest, (replica,), place.listed, place.owner, origin.sticky)
+            self._claim(place, route)
             if kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
                 inner = places[0].parts if remote is None else remote
                 knower = self._replica(public_name(*inner) if imported else "", origin)
                 spaced = public_name(*place.parts)
-                self._claim(
-                    place, Route(RouteKind.NAMESPACE, spaced, {}, "", (knower,), listed=False, owner=place.owner)
-                )
+                space = Route(RouteKind.NAMESPACE, spaced, {}, "", (knower,), False, place.owner, origin.sticky)
+                self._claim(place, space)
 
     def _places_of(self, origin: Origin) -> list[_Place]:
         # One server's tools share them: naming is most of the work of reading a large offer.
@@ -248,9 +250,8 @@ def _told_origin(entry: Json, name: str, exporter: NodeIdentity) -> Origin | Non
     node_name, node_id, server, tool, scope = (str(word) for word in words)
     if not (is_valid_name(node_name) and is_valid_name(server) and scope in _KNOWN_SCOPES):
         raise _Refused(ConflictReason.MALFORMED, name)
-    return Origin(
-        NodeIdentity(node_id, node_name), server, tool, scope, (*(str(word) for word in via), exporter.node_id)
-    )
+    path = (*(str(word) for word in via), exporter.node_id)
+    return Origin(NodeIdentity(node_id, node_name), server, tool, scope, path, told.get("sticky") is True)
 
 
 def _check_path(origin: Origin, name: str, contribution: Contribution) -> None:

@@ -90,8 +90,9 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
                 same = replace(same, target=replace(present.target, token=wanted.target.token))
             return wanted == same
         case ServerSpec(), ServerSpec():
-            # The time limit is read anew for each call; a changed scope only renames, but its routes must not mix.
-            return wanted == replace(present, call_timeout_s=wanted.call_timeout_s)
+            # The time limit is read anew for each call, stickiness with the routes; a changed scope only renames, but
+            # its routes must not mix.
+            return wanted == replace(present, call_timeout_s=wanted.call_timeout_s, sticky=wanted.sticky)
         case _:
             return False
 

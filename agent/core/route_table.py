@@ -63,7 +63,7 @@ class Contribution:
 
     `label` is the first part of its public names: the server's name (ours) or the peer's (plain); unused for mesh
     peers, whose names say who they are. `node` is ours for a server, the peer's for a mesh peer, None for a plain one.
-    `scope` is set for servers. `peer_scope` MESH: the peer is a gateway and may list other nodes' things.
+    `scope` and `sticky` are set for servers. `peer_scope` MESH: the peer is a gateway and may list other nodes' things.
     """
 
     backend_key: str
@@ -73,6 +73,7 @@ class Contribution:
     scope: ServerScope | None
     offer: Offer
     peer_scope: PeerScope = PeerScope.LOCAL
+    sticky: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Route:
     `definition` is the backend's own object with its name replaced and `_meta[ORIGIN_META_KEY]` set; never change it.
     Unlisted routes are aliases: they resolve, and carry the definition as it is listed. `owner` is what the name
     belongs to: `service:<server>`, `node:<node_id>/<server>` or `plain:<peer>` (`plain:<peer>@<node_id>` behind a
-    gateway).
+    gateway). `sticky`: a client's calls stay on one replica.
     """
 
     kind: RouteKind
@@ -106,6 +107,7 @@ class Route:
     replicas: tuple[Replica, ...]
     listed: bool
     owner: str
+    sticky: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,4 +232,4 @@ class RouteTable:
             )
             for replica in holder.replicas
         )
-        return Route(RouteKind.RESOURCE, uri, {}, "", replicas, listed=False, owner=holder.owner)
+        return Route(RouteKind.RESOURCE, uri, {}, "", replicas, listed=False, owner=holder.owner, sticky=holder.sticky)

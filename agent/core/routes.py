@@ -9,6 +9,7 @@ another's names; then the claims under a held root are joined name by name.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -101,13 +102,7 @@ def _read(contribution: Contribution, own: NodeIdentity, known: Imported | None)
 
 def _same(one: Contribution, other: Contribution) -> bool:
     same_offer = one.offer is other.offer or (one.offer.digest != "" and one.offer.digest == other.offer.digest)
-    return same_offer and (one.kind, one.label, one.node, one.scope, one.peer_scope) == (
-        other.kind,
-        other.label,
-        other.node,
-        other.scope,
-        other.peer_scope,
-    )
+    return same_offer and replace(one, offer=other.offer, backend_key=other.backend_key) == other
 
 
 def _share_roots(
@@ -220,7 +215,8 @@ def _joined(agreed: list[Route], known: Route | None) -> Route:
     shown = next((c for c in agreed if known is not None and _origin(c) == _origin(known)), agreed[0])
     replicas = tuple(claim.replicas[0] for claim in agreed)
     listed = any(claim.listed for claim in agreed)
-    return Route(shown.kind, shown.public_name, shown.definition, shown.digest, replicas, listed, shown.owner)
+    sticky = any(claim.sticky for claim in agreed)  # One node whose server needs it is enough.
+    return Route(shown.kind, shown.public_name, shown.definition, shown.digest, replicas, listed, shown.owner, sticky)
 
 
 def _origin(route: Route) -> object:

@@ -94,7 +94,12 @@ async def test_a_reset_in_the_middle_says_that_the_outcome_is_unknown(era: Era, 
     async with node_before(call, tmp_path) as (node, _):
         failure = await failure_of(node, era)
         assert failure.code == OUTCOME_UNKNOWN
-        assert failure.data == {"outcome": "unknown", "timed_out": False}
+        assert failure.data == {
+            "outcome": "unknown",
+            "timed_out": False,
+            "replica": "server:kit",
+            "bytes_sent": True,
+        }
         assert "kit__do" in failure.message
         assert calls == [1]
 
@@ -108,7 +113,7 @@ async def test_a_server_that_is_gone_was_not_asked(era: Era, tmp_path: Path) -> 
         script.stop()
         failure = await failure_of(node, era)
         assert failure.code == NOT_EXECUTED
-        assert failure.data == {"outcome": "not_executed"}
+        assert failure.data == {"outcome": "not_executed", "replica": "server:kit", "bytes_sent": False}
         # The failed call is reason to look at once, long before the next probe is due.
         async with asyncio.timeout(3):
             await node.when(lambda: not node.is_up("kit"))
@@ -126,7 +131,12 @@ async def test_a_server_that_never_answers_times_out_as_unknown(era: Era, tmp_pa
         failure = await failure_of(node, era)
         over.set()
         assert failure.code == OUTCOME_UNKNOWN
-        assert failure.data == {"outcome": "unknown", "timed_out": True}
+        assert failure.data == {
+            "outcome": "unknown",
+            "timed_out": True,
+            "replica": "server:kit",
+            "bytes_sent": True,
+        }
 
 
 @both_eras

@@ -113,7 +113,7 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"scop": 1}}}}',
             "2: mcpServers.files.mesh.scop",
-            "scope and call_timeout_s",
+            "scope, call_timeout_s and sticky",
         ),
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"scope": []}}}}',

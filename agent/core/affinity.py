@@ -1,0 +1,45 @@
+"""Keeps a client session, or a call's explicit key, on one replica, by rendezvous hashing.
+
+Called by the replica accounts for routes whose server is configured `sticky`. The one rule: every node maps a key to
+the same replica, and when a replica leaves, only its own keys move (highest random weight).
+"""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from agent.core.route_table import Replica
+from agent.model import AFFINITY_META_KEY, Json
+
+_DIGEST_BYTES: Final = 16
+
+
+def affinity_key(params: Json, session_id: str | None) -> str | None:
+    """What the call is to be kept together by: the key in its `_meta`, else the client's session, else nothing.
+
+    A session ID is a secret of its client: only its digest goes anywhere.
+    """
+    meta = params.get("_meta")
+    explicit = meta.get(AFFINITY_META_KEY) if isinstance(meta, dict) else None
+    if isinstance(explicit, str) and explicit:
+        return explicit
+    if session_id is None:
+        return None
+    return "session:" + hashlib.blake2b(session_id.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def stick(replicas: Sequence[Replica], key: str, exclude: Collection[str] = frozenset()) -> Replica | None:
+    """The replica that `key` belongs to among those whose backend is not excluded; None when none is left.
+
+    Distance does not count, except between two ways to the same node.
+    """
+    usable = [replica for replica in replicas if replica.backend_key not in exclude]
+    return max(usable, key=lambda replica: (_weight(replica, key), -replica.hops, replica.backend_key), default=None)
+
+
+def _weight(replica: Replica, key: str) -> bytes:
+    # The node's ID means the same replica on every node; what a link to it is called does not.
+    member = replica.node_id or replica.backend_key
+    # Digested first, so that no key and member can be joined in two ways; keys may hold any text, lone halves too.
+    inner = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(inner + member.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()

@@ -1,0 +1,97 @@
+"""What a forwarded request says to its next hop, and what the next hop's refusal means.
+
+Called by dispatch for each attempt. Pure. The one rule: our own words in `_meta` go to mesh nodes only, and a request
+across gateways carries the nodes that it has passed.
+"""
+
+from typing import Final
+
+from agent.core.affinity import affinity_key
+from agent.core.retry import Fate, deadline_ms_to_tell, is_trusted
+from agent.core.route_table import Replica, Route
+from agent.errors import (
+    NOT_EXECUTED,
+    OUTCOME_UNKNOWN,
+    CallFailed,
+    CallNotSent,
+    CallOutcomeUnknown,
+    CallTimedOut,
+    RefusedElsewhere,
+    RpcError,
+)
+from agent.model import (
+    AFFINITY_META_KEY,
+    DEADLINE_META_KEY,
+    PATH_META_KEY,
+    BackendSpec,
+    Json,
+    PeerScope,
+    PeerSpec,
+)
+
+# A call may pass at most this many nodes across gateways; more means a loop nobody wanted.
+HOPS_MAX: Final = 3
+
+_OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY)
+
+
+def outgoing(
+    method: str, params: Json, replica: Replica, spec: BackendSpec, *, node_id: str, timeout_s: float, key: str | None
+) -> Json:
+    """A copy of `params` as the backend is to get it; `timeout_s` is how long we shall wait, `key` the affinity.
+
+    Raises:
+        CallNotSent: the request has come round in a circle, or passed too many gateways.
+    """
+    named = with_name(method, params, replica.remote_name)
+    told = dict(named.get("_meta") or {})
+    meta = {name: value for name, value in told.items() if name not in _OWN_KEYS}
+    if isinstance(spec, PeerSpec) and replica.node_id is not None:
+        meta[DEADLINE_META_KEY] = deadline_ms_to_tell(timeout_s)
+        key = key or affinity_key(params, None)
+        if key is not None:
+            meta[AFFINITY_META_KEY] = key
+    if isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH:
+        meta[PATH_META_KEY] = [*checked_path(told.get(PATH_META_KEY), node_id), node_id]
+    named["_meta"] = meta
+    return named
+
+
+def told_failure(error: RpcError, route: Route, replica: Replica, spec: BackendSpec) -> CallFailed | None:
+    """The failure that another mesh node tells by its error; None when the error is the server's own."""
+    data = error.data
+    if not (isinstance(spec, PeerSpec) and is_trusted(route, replica) and isinstance(data, dict)):
+        return None
+    match error.code, data.get("outcome"):
+        case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:
+            return RefusedElsewhere(error.message)
+        case int(code), Fate.UNKNOWN if code == OUTCOME_UNKNOWN:
+            kind = CallTimedOut if data.get("timed_out") is True else CallOutcomeUnknown
+            return kind(error.message)
+        case _:
+            return None
+
+
+def with_name(method: str, params: Json, remote_name: str) -> Json:
+    """A shallow copy of `params` that names the thing as its backend does."""
+    match method:
+        case "tools/call" | "prompts/get":
+            return {**params, "name": remote_name}
+        case "resources/read":
+            return {**params, "uri": remote_name}
+        case "completion/complete":
+            ref = dict(params["ref"])
+            ref["name" if ref.get("type") == "ref/prompt" else "uri"] = remote_name
+            return {**params, "ref": ref}
+        case _:
+            raise AssertionError(method)
+
+
+def checked_path(path: object, node_id: str) -> list[str]:
+    """The node IDs that a request has passed; refuses loops. Only requests across gateways carry any."""
+    passed = [entry for entry in path if isinstance(entry, str)] if isinstance(path, list) else []
+    if node_id in passed:
+        raise CallNotSent("the request has passed this node before: two gateways import each other")
+    if len(passed) >= HOPS_MAX:
+        raise CallNotSent(f"the request has passed {HOPS_MAX} gateways, which is the limit")
+    return passed
