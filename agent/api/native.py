@@ -52,7 +52,7 @@ class NativePath:
         """Serve one HTTP request."""
         method = request.headers.get("Mcp-Method", "")
         is_list = method in LISTS
-        if request.method != "POST" or not (is_list or method in _ROUTED) or not _accepts_both(request):
+        if request.method != "POST" or not (is_list or method in _ROUTED) or not _speaks_json(request):
             return await self._bridge.handle(request)
         body = await self._bridge.read_body(request)
         if isinstance(body, web.Response):
@@ -164,9 +164,10 @@ class _KeptAlive:
             return  # The client has gone; the request's own task is told by aiohttp.
 
 
-def _accepts_both(request: web.Request) -> bool:
+def _speaks_json(request: web.Request) -> bool:
     accepted = {part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")}
-    return not accepted.isdisjoint(_JSON_TYPES) and not accepted.isdisjoint(_SSE_TYPES)
+    is_json = request.content_type == "application/json"
+    return is_json and not accepted.isdisjoint(_JSON_TYPES) and not accepted.isdisjoint(_SSE_TYPES)
 
 
 def _regular(body: bytes, request: web.Request) -> Json | None:
