@@ -108,6 +108,7 @@ class ReplicaAccounts:
             group.healths.pop(backend_key, None)
             group.asked.pop(backend_key, None)
             group.asked_before.pop(backend_key, None)
+            group.replicas = tuple(replica for replica in group.replicas if replica.backend_key != backend_key)
             if not group.loads:
                 del self._groups[owner]
 
@@ -174,7 +175,7 @@ class ReplicaAccounts:
             ejected |= {key for key, health in group.healths.items() if (health.ejected_until_s or 0.0) > now_s}
             _turn(group, now_s)
             total = group.asked_before.total()
-            for key in {replica.backend_key for replica in group.replicas} & group.loads.keys():
+            for key in {replica.backend_key for replica in group.replicas}:
                 asked[key] += group.asked_before[key]
                 of[key] += total
         return BalanceView(frozenset(ejected), {key: asked[key] / of[key] for key in of if of[key]})
