@@ -4,6 +4,7 @@ Built by the wiring. The one rule: everything shown comes from snapshots, and no
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -20,9 +21,10 @@ from agent.api.describe import (
     split_views,
 )
 from agent.api.envelope import success
+from agent.errors import MeshError
 from agent.membership import MembershipView
 from agent.mesh import Mesh
-from agent.model import Json, ServerSpec
+from agent.model import Json
 
 # A reload answers with the outcome of the new connection's first attempt, or after this long with what is known.
 RELOAD_TIMEOUT_S: Final = 10.0
@@ -85,9 +87,9 @@ class Desk:
 
     async def reload(self, server_name: str) -> Json:
         """Dial one server or peer anew; waits for the outcome."""
-        view = self._mesh.view_of(server_name)
-        if isinstance(view.spec, ServerSpec):
-            self._reread_servers()
+        is_server = any(server.name == server_name for server in self._mesh.servers)
+        if is_server or self._mesh.find_peer(server_name) is None:
+            self._reread_servers()  # It may have been changed, or written, a moment ago.
         await self._mesh.reload(server_name, RELOAD_TIMEOUT_S)
         return self._reloaded(server_name)
 
@@ -97,11 +99,24 @@ class Desk:
         names = [spec.name for spec in self._mesh.servers if spec.enabled]
         async with asyncio.TaskGroup() as group:
             for name in names:
-                group.create_task(self._mesh.reload(name, RELOAD_TIMEOUT_S), name=f"reload {name}")
+                group.create_task(self._reload_one_of_all(name), name=f"reload {name}")
         return [self._reloaded(name) for name in names]
 
+    async def _reload_one_of_all(self, name: str) -> None:
+        with contextlib.suppress(MeshError):  # It was taken out of the configuration meanwhile, as its entry will say.
+            await self._mesh.reload(name, RELOAD_TIMEOUT_S)
+
     def _reloaded(self, name: str) -> Json:
-        view = self._mesh.view_of(name)
+        try:
+            view = self._mesh.view_of(name)
+        except MeshError as exc:
+            return {
+                "server_name": name,
+                "success": False,
+                "status": "gone",
+                "function_count": 0,
+                "message": str(exc),
+            }
         return {
             "server_name": name,
             "success": view.connected,

@@ -1,0 +1,110 @@
+"""Both endpoints as clients of either era find them: paths, management tools and resources, what REST shows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.links.door import Door
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.fastmcp_server import make_server
+from tests.integration.servers.nodes import client, running_node, served
+
+eras = pytest.mark.parametrize("era", list(Era))
+
+
+async def manage(mcp: Door, tool: str, **arguments: Any) -> Json:
+    return await mcp.request("tools/call", {"name": tool, "arguments": arguments}, timeout_s=20)
+
+
+@eras
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/mcp/local", "/mcp/local/"])
+async def test_both_endpoints_answer_with_and_without_a_slash(path: str, era: Era, tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as node, client(node.base + path, era) as mcp:
+        listed = await mcp.request("tools/list", {}, timeout_s=5)
+        assert len(listed["tools"]) == 5
+
+
+@eras
+async def test_the_management_tools_say_what_there_is(era: Era, tmp_path: Path) -> None:
+    async with served(make_server()) as url:
+        kit = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        off = ServerSpec("off", HttpTarget(url), ServerScope.SERVICE, enabled=False)
+        async with running_node("one", tmp_path, servers=[kit, off]) as node, client(node.url, era) as mcp:
+            await node.connected("kit")
+            listed = (await manage(mcp, "list_mcp_servers"))["structuredContent"]
+            assert [(s["name"], s["status"]) for s in listed["servers"]] == [("kit", "connected"), ("off", "disabled")]
+            assert listed["count"] == 2
+            available = (await manage(mcp, "get_available_mcp_servers"))["structuredContent"]
+            assert available == {"servers": ["kit"], "count": 1}
+            functions = (await manage(mcp, "get_mcp_server_functions", server_name="kit"))["structuredContent"]
+            echo = next(f for f in functions["functions"] if f["name"] == "echo")
+            assert echo["mesh_name"] == "kit__echo"
+            assert functions["function_count"] == len(functions["functions"]) == node.view("kit").function_count
+
+
+@eras
+async def test_reloads_are_waited_for_and_report_how_it_went(era: Era, tmp_path: Path) -> None:
+    async with served(make_server()) as url:
+        kit = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        async with running_node("one", tmp_path, servers=[kit]) as node, client(node.url, era) as mcp:
+            await node.connected("kit")
+            reloaded = (await manage(mcp, "reload_mcp_server", server_name="kit"))["structuredContent"]
+            assert (reloaded["success"], reloaded["status"]) == (True, "connected")
+            assert reloaded["function_count"] == node.view("kit").function_count
+            node.servers_file.append(ServerSpec("gone", HttpTarget("http://127.0.0.1:9/mcp"), ServerScope.NODE))
+            everything = (await manage(mcp, "reload_all_mcp_servers"))["structuredContent"]
+            assert [(s["server_name"], s["success"]) for s in everything["servers"]] == [("kit", True), ("gone", False)]
+            assert "refuses the connection" in everything["servers"][1]["message"]
+
+
+async def test_a_server_that_was_just_written_into_the_file_can_be_reloaded_by_name(tmp_path: Path) -> None:
+    async with served(make_server()) as url, running_node("one", tmp_path) as node:
+        node.servers_file.append(ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE))
+        assert (await node.desk.reload("kit"))["success"] is True
+
+
+@eras
+async def test_an_unknown_server_is_a_failed_tool_and_names_those_that_are_known(era: Era, tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as node, client(node.url, era) as mcp:
+        for tool in ("reload_mcp_server", "get_mcp_server_functions"):
+            result = await manage(mcp, tool, server_name="who")
+            assert result["isError"] is True
+            assert "who" in result["content"][0]["text"]
+            assert "Known: none" in result["content"][0]["text"]
+        missing = await manage(mcp, "reload_mcp_server")
+        assert missing["isError"] is True
+
+
+@eras
+async def test_the_two_resources_are_json(era: Era, tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as node, client(node.url, era) as mcp:
+        for uri, member in (("config://app", "port"), ("health://system", "status")):
+            read = await mcp.request("resources/read", {"uri": uri}, timeout_s=5)
+            content = read["contents"][0]
+            assert content["uri"] == uri
+            assert content["mimeType"] == "application/json"
+            assert member in json.loads(content["text"])
+
+
+async def test_the_rest_api_shows_the_same_servers_as_the_tools(tmp_path: Path) -> None:
+    async with served(make_server()) as url:
+        kit = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        async with running_node("one", tmp_path, servers=[kit]) as node, client(node.url, Era.MODERN) as mcp:
+            await node.connected("kit")
+            status, body = await node.rest("GET", "/servers")
+            assert (status, body["success"], body["message"]) == (200, True, "Found 1 MCP server(s)")
+            listed = (await manage(mcp, "list_mcp_servers"))["structuredContent"]["servers"]
+            shown = [{k: v for k, v in server.items() if k != "functions"} for server in body["data"]["servers"]]
+            volatile = {"latency_ms"}
+            assert [s.keys() for s in shown] == [s.keys() for s in listed]
+            for one, other in zip(shown, listed, strict=True):
+                assert {k: v for k, v in one.items() if k not in volatile} == {
+                    k: v for k, v in other.items() if k not in volatile
+                }
+            status, body = await node.rest("GET", "/status")
+            assert status == 200
+            assert body["data"]["self"]["name"] == "one"
+            assert body["data"]["self"]["tools"] == len(node.tool_names())
+            assert body["data"]["conflicts"] == body["data"]["findings"] == []
