@@ -113,7 +113,9 @@ def check_object(params: Json, field: str) -> None:
 
 def _known(route: Route | None, kind: str, name: str) -> Route:
     if route is None:
-        raise MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data={"name": name})
+        # MCP 2026-07-28 wants the URI of a resource that is not there by this word.
+        field = "uri" if kind == "resource" else "name"
+        raise MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data={field: name})
     return route
 
 

@@ -1,7 +1,7 @@
 """Forwards one routed request and fits what comes back to the client: result shape, errors, the line in the log.
 
 Called by both ways into an endpoint. The one rule: every failure says whether the request may have been executed, and
-a backend's own result or error passes unchanged.
+a backend's own result or error passes unchanged, but for the URI that the client named.
 """
 
 import logging
@@ -51,7 +51,8 @@ async def forward(
     try:
         forwarded = await dispatch.forward(method, route, params, on_notification, session_id=session_id)
     except RpcError as exc:
-        raise MCPError(code=exc.code, message=exc.message, data=exc.data) from exc
+        data = _named_as_asked(exc.data, route, params) if method == "resources/read" else exc.data
+        raise MCPError(code=exc.code, message=exc.message, data=data) from exc
     except CallRefused as exc:
         data = {"outcome": "not_executed", "replica": exc.backend, "bytes_sent": exc.bytes_sent}
         raise MCPError(code=NOT_EXECUTED, message=str(exc), data=data) from exc
@@ -108,6 +109,13 @@ def logged(method: str, params: Json) -> Generator[Served, None, None]:
                     "ms": round((time.monotonic() - started_s) * 1000, 2),
                 },
             )
+
+
+def _named_as_asked(data: object, route: Route, params: Json) -> object:
+    """An error about a resource tells its URI (MCP 2026-07-28, resources): the client's, not the backend's."""
+    if isinstance(data, dict) and data.get("uri") in [replica.remote_name for replica in route.replicas]:
+        return {**data, "uri": params["uri"]}
+    return data
 
 
 def _with_public_uri(result: Json, remote_uri: str, public_uri: str) -> Json:

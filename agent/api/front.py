@@ -7,8 +7,11 @@ answered with an empty success.
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp_types import LOG_LEVEL_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
@@ -27,6 +30,8 @@ class MeshFront:
         self._catalogue = catalogue
         self._dispatch = dispatch
         self._notices = notices
+        # What legacy clients set for their session; weakly, because a session's end needs no telling.
+        self._log_levels = WeakKeyDictionary[Connection, str]()
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Answer one message, or hand it on."""
@@ -44,7 +49,9 @@ class MeshFront:
                     await ctx.session._request_outbound.notify(method, note)  # noqa: SLF001 - see above
 
                 # A legacy client's session; the SDK has no public way to it from here.
-                session_id = ctx.session._connection.session_id  # noqa: SLF001 - see above
+                connection = ctx.session._connection  # noqa: SLF001 - see above
+                session_id = connection.session_id
+                params = with_log_level(params, self._log_levels.get(connection))
                 forwarded = await forward(self._dispatch, ctx.method, route, params, pass_on, session_id=session_id)
                 served.backend = forwarded.replica.backend_key
                 return shaped(ctx.method, forwarded.result, modern=modern)
@@ -52,7 +59,10 @@ class MeshFront:
                 key, _ = LISTS[ctx.method]
                 listed: Json = {key: self._catalogue.entries(ctx.method, params)}
                 return {"resultType": "complete", **LIST_HINTS, **listed} if modern else listed
-            return self._introduced(ctx, await call_next(ctx))
+            result = await call_next(ctx)
+            if ctx.method == "logging/setLevel":
+                self._log_levels[ctx.session._connection] = params["level"]  # noqa: SLF001 - see above
+            return self._introduced(ctx, result)
 
     def _introduced(self, ctx: ServerRequestContext[Any, Any], result: HandlerResult) -> HandlerResult:
         """Add who we are to the answer of server/discover and initialize; keep a legacy session for notices."""
@@ -71,3 +81,10 @@ class MeshFront:
         if ctx.method == "initialize":
             self._notices.remember(ctx.session._connection)  # noqa: SLF001 - the SDK has no public list of sessions
         return {**raw, "capabilities": capabilities}
+
+
+def with_log_level(params: Json, level: str | None) -> Json:
+    """A session's level as 2026-07-28 says it, with each request; a request's own word wins. None: nothing was set."""
+    if level is None:
+        return params
+    return {**params, "_meta": {LOG_LEVEL_META_KEY: level, **(params.get("_meta") or {})}}

@@ -1,7 +1,6 @@
 """The conformance tests' own tools: renaming, comparing, and what is locked. None of these needs Node."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -79,9 +78,7 @@ def test_a_backends_own_name_in_an_answer_is_spoiled() -> None:
 
 
 def test_a_check_counts_as_its_worst_occurrence() -> None:
-    checks: list[Mapping[str, str]] = [
-        {"id": "a", "status": status, "errorMessage": status} for status in ("SUCCESS", "FAILURE", "WARNING")
-    ]
+    checks = [{"id": "a", "status": status, "errorMessage": status} for status in ("SUCCESS", "FAILURE", "WARNING")]
     report = report_of({"s": checks})
     assert report.statuses == {"s:a": "FAILURE"}
     assert failing_alone(report) == {"s:a": "FAILURE"}

@@ -5,7 +5,7 @@ The one rule: behind a node a check is held to what the direct run shows, so tha
 failed, warned about, skipped or absent here is a failure of the hop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class Report:
         return f"<Report {len(self.statuses)} checks>"
 
 
-def report_of(scenarios: Mapping[str, list[Mapping[str, Any]]]) -> Report:
+def report_of(scenarios: Mapping[str, Sequence[Mapping[str, Any]]]) -> Report:
     """Fold the suite's own records, by scenario. A check that occurs more than once counts as its worst occurrence."""
     statuses: dict[str, str] = {}
     reasons: dict[str, str] = {}
