@@ -73,8 +73,8 @@ class OtherSide:
         try:
             yield OpenDoor(door, self.identity)
         finally:
+            self.closed += 1  # Begun, it ends even when it is cancelled.
             await asyncio.sleep(self.close_time_s)
-            self.closed += 1
             if (failure := self.closing()) is not None:
                 raise failure
 
