@@ -123,7 +123,7 @@ def _install(folder: Path, deadline_s: float) -> NodeTools | None:
     for name in LOCK_FILES[1:]:
         shutil.copy2(HERE / name, folder / name)
     # No program's own installation script runs: what the lock names is unpacked, nothing else happens.
-    options = ("ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--no-update-notifier", "--silent")
+    options = ("ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error")
     if not _run([str(node), str(npm), *options], folder, deadline_s, path_first=node.parent):
         return None
     found = _installed(folder)
