@@ -4,10 +4,15 @@ Called by links; the random source is theirs. The one rule: waits grow to a cap 
 fleet that lost one peer does not come back in step.
 """
 
+import math
 from typing import TYPE_CHECKING, Final
+
+from agent.model import LinkState
 
 if TYPE_CHECKING:
     import random
+
+    from agent.core.link_state import LinkStanding
 
 # docs/architecture.md, faults: half a second hides a restart, 30 s is the longest that a returned peer goes unnoticed
 # when no catalog announces it.
@@ -33,6 +38,17 @@ def delay_s(
     if not retry_soon:
         return rng.uniform(cap_s / 2, cap_s)
     return rng.uniform(0.0, min(cap_s, base_s * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX)))
+
+
+def wait_s(standing: "LinkStanding", rng: "random.Random", *, retry_soon: bool) -> float:
+    """Seconds until a link's next dial: none after a reload, and for ever while it is parked."""
+    match standing.state:
+        case LinkState.IDLE:
+            return 0.0
+        case LinkState.PARKED:
+            return math.inf
+    cap_s = STDIO_CAP_S if standing.is_child else CAP_S
+    return delay_s(max(1, standing.attempts), rng, cap_s=cap_s, retry_soon=retry_soon)
 
 
 def splay_s(due_count: int, rng: "random.Random") -> float:

@@ -15,7 +15,7 @@ from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
 
-from agent.core.backoff import CAP_S, STDIO_CAP_S, delay_s
+from agent.core.backoff import wait_s
 from agent.core.link_state import (
     DialStarted,
     LinkEvent,
@@ -32,7 +32,7 @@ from agent.core.link_state import (
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
 from agent.links.mesh_door import OpenDoor, opened
 from agent.links.session import ReloadAsked, Retired, Session
-from agent.model import BackendSpec, HttpTarget, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
+from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,8 @@ class Link:
     def relabel(self, spec: BackendSpec, *, sighted: bool) -> None:
         """Take new words about the same backend."""
         self._show(spec=spec)
-        self._show_token()
+        if self._session is not None:
+            self._session.show_token(spec.target)
         if sighted:
             self.sight()
 
@@ -138,7 +139,7 @@ class Link:
     ) -> Json:
         """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when there is no door."""
         session = self._session
-        if session is None:
+        if session is None or session.over:
             raise CallNotSent(f"{self._view.key} is not connected: {self._view.last_error or self._view.state}")
         return await session.request(
             method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification
@@ -176,7 +177,7 @@ class Link:
             async with self._dials:
                 opened_door = await stack.enter_async_context(self._dial(self.spec, self._own))
             self._session = Session(opened_door, self, self._rng)
-            self._show_token()  # It may have changed while we dialled.
+            self._session.show_token(self.spec.target)  # It may have changed while we dialled.
             await self._session.run()
         except Retired:
             raise
@@ -185,6 +186,8 @@ class Link:
             raise
         except MeshError as exc:
             self._failed(exc)
+            if self._session is not None:
+                await self._session.linger(exc, DRAIN_TIMEOUT_S)
             if self._retiring:
                 raise Retired from exc
             raise
@@ -232,12 +235,6 @@ class Link:
             self._show(latency_s=latency_s)
         return self._view.connected
 
-    def _show_token(self) -> None:
-        """Let the open door show the token of the present spec."""
-        target = self.spec.target
-        if self._session is not None and isinstance(target, HttpTarget) and target.token is not None:
-            self._session.opened.door.use_token(target.token)
-
     # State
 
     def _failed(self, failure: MeshError) -> None:
@@ -266,13 +263,7 @@ class Link:
     def _wait_s(self, retry_state: RetryCallState) -> float:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
-        match self._standing.state:
-            case LinkState.IDLE:
-                return 0.0
-            case LinkState.PARKED:
-                return float("inf")
-        cap_s = STDIO_CAP_S if self._standing.is_child else CAP_S
-        return delay_s(max(1, self._standing.attempts), self._rng, cap_s=cap_s, retry_soon=_retry_soon(failure))
+        return wait_s(self._standing, self._rng, retry_soon=_retry_soon(failure))
 
     async def _pause(self, seconds: float) -> None:
         """Sleep for tenacity, cut short by a sighting or a reload."""

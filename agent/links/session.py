@@ -15,7 +15,7 @@ from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, 
 from agent.links.door import ListenNotSupported
 from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor
-from agent.model import Json, Offer
+from agent.model import HttpTarget, Json, Offer, StdioTarget
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,10 @@ class Retired(Exception):
     """The link is no longer wanted, and what was in flight is done. Not a failure: nothing is dialled again."""
 
 
+class NoSignOfLife(Unreachable):
+    """Probe after probe went unanswered: what is in flight will not be answered either."""
+
+
 class ReloadAsked(MeshError):
     """An operator wants the door opened anew."""
 
@@ -68,6 +72,7 @@ class Session:
 
     def __init__(self, opened: OpenDoor, events: SessionEvents, rng: random.Random) -> None:
         self.opened = opened
+        self.over = False
         self._door = opened.door
         self._events = events
         self._rng = rng
@@ -110,11 +115,30 @@ class Session:
         """Read the offer again soon."""
         self._relist.set()
 
+    def show_token(self, target: StdioTarget | HttpTarget) -> None:
+        """Let the door show what may be a new token, from the next request on."""
+        if isinstance(target, HttpTarget) and target.token is not None:
+            self._door.use_token(target.token)
+
     def end(self, reason: Exception, *, drain_s: float = 0.0) -> None:
-        """Let `run` raise `reason`, after what is in flight or after `drain_s` seconds. The first reason stays."""
+        """Let `run` raise `reason`, after what is in flight or after `drain_s` seconds. The first reason stays.
+
+        After `run`, it ends `linger`, unless there is time to drain.
+        """
+        if self.over and not drain_s:
+            self._idle.set()
         if not self._end.is_set():
             self._ending, self._drain_s = reason, drain_s
             self._end.set()
+
+    async def linger(self, failure: Exception, timeout_s: float) -> None:
+        """Keep the door, after `run`, for what is in flight, at most `timeout_s` seconds.
+
+        A peer that stops ends its streams and takes no connections, and still answers what it has. The calls of one
+        that died end by themselves, and those of one that hangs are not waited for.
+        """
+        if not isinstance(failure, NoSignOfLife):
+            await self._drain(timeout_s)
 
     async def run(self) -> NoReturn:
         """Serve until something ends it.
@@ -138,6 +162,8 @@ class Session:
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError from None
             raise one_failure(group_failure) from group_failure
+        finally:
+            self.over = True
         raise AssertionError("no child of a session returns")
 
     async def _follow(self) -> None:
@@ -195,7 +221,7 @@ class Session:
                 await self._door.probe(PROBE_TIMEOUT_S)
             except LinkFailed as exc:
                 if not self._events.probed(None):
-                    raise Unreachable(f"no sign of life: {exc}") from exc
+                    raise NoSignOfLife(f"no sign of life: {exc}") from exc
                 missed = True
                 await asyncio.sleep(DOUBT_PAUSE_S)
             else:
@@ -209,10 +235,13 @@ class Session:
 
     async def _watch_end(self) -> None:
         await self._end.wait()
+        await self._drain(self._drain_s)
+        raise self._ending
+
+    async def _drain(self, timeout_s: float) -> None:
         if self._in_flight:
             self._idle.clear()
-            await _within(self._idle, self._drain_s)
-        raise self._ending
+            await _within(self._idle, timeout_s)
 
 
 def one_failure(group: BaseExceptionGroup[BaseException]) -> Exception:

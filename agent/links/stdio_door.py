@@ -246,8 +246,6 @@ class StdioDoor:
         if sent and not self.lost.is_set():
             self.child.write(rpc.encode_cancelled(request_id, reason))
 
-    # --- what the child says ---
-
     def _on_line(self, line: bytes) -> None:
         try:
             message = rpc.decode(line)
@@ -273,8 +271,7 @@ class StdioDoor:
         if method == rpc.PROGRESS_METHOD:
             self._on_progress(message, params)
             return
-        subscription = subscription_of(params)
-        if subscription is not None:
+        if (subscription := subscription_of(params)) is not None:
             pending = self._pending.get(subscription)
             if pending is not None and pending.listener is not None:
                 pending.listener(message)

@@ -1,15 +1,15 @@
 """A link's life in loop time: dialling, listing, probing, backing off, and ending, whatever the other side does."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
 from agent.errors import AuthRefused, CallNotSent, CallTimedOut, RpcError, Unreachable
 from agent.links.session import RELIST_AFTER_FAILURE_S
-from agent.model import LinkState
-from tests.scripted_door import PEER, OtherSide, cannot_listen, listens, now_s, running_link
+from agent.model import Json, LinkState
+from tests.scripted_door import PEER, OtherSide, Rig, cannot_listen, listens, now_s, running_link
 
 pytestmark = pytest.mark.looptime
 
@@ -164,6 +164,94 @@ async def test_the_end_of_the_stream_of_a_dead_peer_is_noticed_at_once() -> None
         stop.set()
         at_s = now_s()
         assert await rig.down() == at_s
+
+
+def asked(rig: Rig, group: asyncio.TaskGroup) -> asyncio.Task[Json]:
+    return group.create_task(rig.link.request("tools/call", {}, timeout_s=60))
+
+
+async def stopping(rig: Rig, stop: asyncio.Event) -> None:
+    """What a peer does that was told to stop: its streams end, and it takes no more connections."""
+    rig.side.probe = rig.side.dial = unreachable
+    stop.set()
+    await rig.down()
+
+
+def ends_at(stop: asyncio.Event) -> Callable[[Callable[[str], None]], Awaitable[None]]:
+    async def listen(on_change: Callable[[str], None]) -> None:
+        on_change("listening")
+        await stop.wait()
+        raise Unreachable("the stream ended")
+
+    return listen
+
+
+async def test_a_peer_that_stops_may_answer_what_it_was_asked_but_is_asked_no_more() -> None:
+    stop = asyncio.Event()
+    side = OtherSide(listen=ends_at(stop))
+    async with running_link(side) as rig, asyncio.TaskGroup() as group:
+        await rig.ready()
+        call = asked(rig, group)
+        await asyncio.sleep(1)
+        await stopping(rig, stop)
+        with pytest.raises(CallNotSent):
+            await rig.link.request("tools/call", {}, timeout_s=1)
+        await asyncio.sleep(20)
+        assert side.closed == 0
+        side.calls.set()
+        assert await call == {"answered": "tools/call"}
+        await asyncio.sleep(1)
+        assert side.closed == 1
+
+
+async def test_the_door_of_a_peer_that_stopped_is_kept_for_thirty_seconds_at_most_or_until_a_reload() -> None:
+    for reload_after_s in (None, 5):
+        stop = asyncio.Event()
+        side = OtherSide(listen=ends_at(stop))
+        async with running_link(side) as rig, asyncio.TaskGroup() as group:
+            await rig.ready()
+            call = asked(rig, group)
+            await asyncio.sleep(1)
+            await stopping(rig, stop)
+            await asyncio.sleep(reload_after_s or 29)
+            assert side.closed == 0
+            if reload_after_s is not None:
+                rig.link.reload()
+                await asyncio.sleep(0.1)
+            else:
+                await asyncio.sleep(1.1)
+            assert side.closed == 1
+            call.cancel()
+
+
+async def test_a_peer_that_is_taken_away_while_it_stops_is_still_waited_for() -> None:
+    stop = asyncio.Event()
+    side = OtherSide(listen=ends_at(stop))
+    async with running_link(side) as rig, asyncio.TaskGroup() as group:
+        await rig.ready()
+        call = asked(rig, group)
+        await asyncio.sleep(1)
+        await stopping(rig, stop)
+        assert rig.link.retire()
+        await asyncio.sleep(10)
+        assert side.closed == 0
+        side.calls.set()
+        assert await call == {"answered": "tools/call"}
+        await asyncio.wait([rig.task])
+        assert rig.link.view.state is LinkState.CLOSED
+        assert len(side.doors) == 1
+
+
+async def test_calls_to_a_peer_that_hangs_are_not_waited_for() -> None:
+    side = OtherSide()
+    async with running_link(side) as rig, asyncio.TaskGroup() as group:
+        await rig.ready()
+        call = asked(rig, group)
+        side.probe = side.dial = unreachable
+        await rig.down()
+        await asyncio.sleep(0.1)
+        assert side.closed == 1
+        call.cancel()
 
 
 async def test_one_missed_probe_changes_nothing_the_second_is_suspect_the_third_is_down() -> None:
