@@ -19,7 +19,7 @@ from tests.e2e.running import RunningNode, StartNode, all_of, eventually, free_p
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 PEERS = "/api/v1/mcp/peers"
-OFF = {"MESH_DISCOVERY": "off"}
+OFF: dict[str, Any] = {"MESH_DISCOVERY": "off"}
 # faults.md: a POST waits for the first attempt, 5 s at most; what is above is the test machine's.
 ANSWERED_WITHIN_S = 5.5
 
