@@ -38,7 +38,7 @@ from agent.mesh import Mesh, MeshHooks
 from agent.metrics import Metrics
 from agent.model import BackendSpec, NodeIdentity
 from agent.node_name import default_node_name
-from agent.node_plan import edge_policy, membership_plan, node_registration
+from agent.node_plan import MCP_PATH, edge_policy, membership_plan, node_registration
 from agent.overrides import OverrideStore
 from agent.peer_orders import PeerOrders
 from agent.servers_file import read_servers
@@ -171,6 +171,8 @@ class Node:
                     routes=routes,
                     dispatch=self._dispatch,
                     list_changed=self._metrics.list_changed,
+                    # Peers list what there is, whatever clients of this node like to see.
+                    search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,
                 )
             )
         probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)

@@ -52,6 +52,7 @@ class Settings:
     tokens: tuple[str, ...] = field(repr=False)
     token_file: Path | None
     discovery: str
+    tool_mode: str
     service_name: str
     advertise_address: str | None
     advertise_port: int | None

@@ -120,6 +120,14 @@ SETTINGS: tuple[Setting, ...] = (
         " Consul when one is configured or answers on 127.0.0.1:8500 and the embedded catalog until then.",
     ),
     Setting(
+        "tool_mode",
+        one_of("full", "search"),
+        "full",
+        "What tools/list shows to a client that does not say: `full`, every tool; `search`, the node's own tools and"
+        " `search_tools`, `describe_tool`, `call_tool`, which stand for thousands in a model's context. A client may"
+        " choose with `?tools=search` or `?tools=full` on the endpoint, or with the header `Mesh-Tools`.",
+    ),
+    Setting(
         "service_name",
         parse_service_name,
         "mcp-node",

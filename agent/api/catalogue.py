@@ -4,13 +4,14 @@ Read by both ways into the endpoint (`agent.api.front` and `agent.api.native`), 
 rule: a name of our own is never shadowed by a routed one, and an unknown name is refused here, by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 
+from agent.api.search import wants_search
 from agent.core.route_table import Route, RouteKind, RouteTable
 from agent.model import Json
 
@@ -32,33 +33,52 @@ LISTS: Final[Mapping[str, tuple[str, RouteKind]]] = {
 class Catalogue:
     """One endpoint's view. Sole writer of its cache of listings, which belongs to one route table."""
 
-    def __init__(self, routes: Callable[[], RouteTable], own: Mapping[str, list[Json]]) -> None:
-        """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions."""
+    def __init__(
+        self,
+        routes: Callable[[], RouteTable],
+        own: Mapping[str, list[Json]],
+        search_tools: Sequence[Json] = (),
+        *,
+        search_mode: bool = False,
+    ) -> None:
+        """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
+
+        `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of who asks for none.
+        """
         self._routes = routes
         self._own = own
-        self._own_tools = {tool["name"]: tool for tool in own.get("tools", ())}
+        self._search_tools = search_tools
+        self._search_mode = search_mode
+        self._own_tools = {tool["name"]: tool for tool in (*own.get("tools", ()), *search_tools)}
         self._own_uris = frozenset(resource["uri"] for resource in own.get("resources", ()))
         self._listed_table: RouteTable | None = None
-        self._listed: dict[str, bytes] = {}
+        self._listed: dict[tuple[str, bool], bytes] = {}
         self._asks_for_headers: dict[int, tuple[Json, bool]] = {}
 
-    def entries(self, method: str, params: Json) -> list[Json]:
+    def wants_search(self, query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
+        """Whether a request with this query and these headers gets the search tools in place of all tools."""
+        return bool(self._search_tools) and wants_search(query, headers, default=self._search_mode)
+
+    def entries(self, method: str, params: Json, *, search: bool) -> list[Json]:
         """What a list method lists now, our own first. Raises `MCPError` for a cursor: every list is one page."""
         if params.get("cursor") is not None:
             raise MCPError(code=INVALID_PARAMS, message="cursor: unknown; this list has one page")
         key, kind = LISTS[method]
+        if search and kind is RouteKind.TOOL:
+            return [*self._own.get(key, ()), *self._search_tools]
         return [*self._own.get(key, ()), *(route.definition for route in self._routes().listed(kind))]
 
-    def listing(self, method: str, params: Json) -> bytes:
+    def listing(self, method: str, params: Json, *, search: bool) -> bytes:
         """The whole result of a list method at 2026-07-28 as JSON, serialised once for each change of the table."""
         table = self._routes()
         if table is not self._listed_table:
             self._listed_table, self._listed = table, {}
-        if params.get("cursor") is None and method in self._listed:
-            return self._listed[method]
+        if params.get("cursor") is None and (method, search) in self._listed:
+            return self._listed[method, search]
         key, _ = LISTS[method]
-        result = orjson.dumps({"resultType": "complete", **LIST_HINTS, key: self.entries(method, params)})
-        self._listed[method] = result
+        entries = self.entries(method, params, search=search)
+        result = orjson.dumps({"resultType": "complete", **LIST_HINTS, key: entries})
+        self._listed[method, search] = result
         return result
 
     def input_schema(self, tool_name: str) -> Json | None:

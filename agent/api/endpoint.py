@@ -20,6 +20,7 @@ from agent.api.front import MeshFront
 from agent.api.management import NodeDesk, build_management
 from agent.api.native import NativePath
 from agent.api.notices import Notices
+from agent.api.search import SEARCH_TOOLS, ToolSearch, add_search_tools
 from agent.core.route_table import RouteTable
 from agent.dispatch import Dispatch
 from agent.model import Json, NodeIdentity
@@ -50,12 +51,22 @@ async def build_endpoint(
     routes: Callable[[], RouteTable],
     dispatch: Dispatch,
     list_changed: Callable[[str], None],
+    search_mode: bool | None = None,
 ) -> Endpoint:
-    """Assemble the endpoint at `path`; `list_changed` counts the notices sent."""
+    """Assemble the endpoint at `path`.
+
+    `list_changed` counts the notices sent. `search_mode`: whether clients that ask for nothing get the search tools in
+    place of all tools; None: there are no search tools.
+    """
     server = build_management(identity.name, __version__, desk)
+    if search_mode is not None:
+        add_search_tools(server, ToolSearch(routes))
     bus = InMemorySubscriptionBus()
     notices = Notices(bus, list_changed)
-    catalogue = Catalogue(routes, await _own_definitions(server))
+    own = await _own_definitions(server)
+    search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
+    own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
+    catalogue = Catalogue(routes, own, search_tools, search_mode=bool(search_mode))
     front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, notices=notices)
     # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
     low = server._mcp_server  # noqa: SLF001

@@ -4,6 +4,7 @@ Called by both ways into an endpoint. The one rule: every failure says whether t
 a backend's own result or error passes unchanged, but for the URI that the client named.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Generator
@@ -95,6 +96,9 @@ def logged(method: str, params: Json) -> Generator[Served, None, None]:
         outcome = "ok"
     except MCPError as exc:
         outcome = f"error {exc.code}"
+        raise
+    except asyncio.CancelledError:
+        outcome = "ended by the client"  # Also how a stream of list changes ends.
         raise
     finally:
         if log.isEnabledFor(logging.INFO) and not served.handed_on:

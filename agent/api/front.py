@@ -6,6 +6,7 @@ go out: definitions and results pass as their servers wrote them. Clients of the
 answered with an empty success.
 """
 
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 from agent.api.catalogue import LIST_HINTS, LISTS, Catalogue
 from agent.api.forwarding import forward, logged, shaped
 from agent.api.notices import Notices
+from agent.api.search import unwrapped
 from agent.dispatch import Dispatch
 from agent.model import MESH_EXTENSION, Json, NodeIdentity
 
@@ -40,6 +42,9 @@ class MeshFront:
         params = dict(ctx.params or {})
         modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
         with logged(ctx.method, params) as served:
+            inner = unwrapped(ctx.method, params)
+            if inner is not None:
+                ctx, params = replace(ctx, params=inner), inner
             route = self._catalogue.route(ctx.method, params)
             if route is not None:
 
@@ -57,12 +62,16 @@ class MeshFront:
                 return shaped(ctx.method, forwarded.result, modern=modern)
             if ctx.method in LISTS:
                 key, _ = LISTS[ctx.method]
-                listed: Json = {key: self._catalogue.entries(ctx.method, params)}
+                listed: Json = {key: self._catalogue.entries(ctx.method, params, search=self._wants_search(ctx))}
                 return {"resultType": "complete", **LIST_HINTS, **listed} if modern else listed
             result = await call_next(ctx)
             if ctx.method == "logging/setLevel":
                 self._log_levels[ctx.session._connection] = params["level"]  # noqa: SLF001 - see above
             return self._introduced(ctx, result)
+
+    def _wants_search(self, ctx: ServerRequestContext[Any, Any]) -> bool:
+        request = ctx.request
+        return request is not None and self._catalogue.wants_search(request.query_params, request.headers)
 
     def _introduced(self, ctx: ServerRequestContext[Any, Any], result: HandlerResult) -> HandlerResult:
         """Add who we are to the answer of server/discover and initialize; keep a legacy session for notices."""
@@ -78,6 +87,8 @@ class MeshFront:
         capabilities = dict(raw.get("capabilities") or {})
         card = {"node_id": self._identity.node_id, "name": self._identity.name}
         capabilities[slot] = {**(capabilities.get(slot) or {}), MESH_EXTENSION: card}
+        # Updates of single resources are not relayed, whatever the SDK makes of its listen handler.
+        capabilities["resources"] = {**(capabilities.get("resources") or {}), "subscribe": False}
         if ctx.method == "initialize":
             self._notices.remember(ctx.session._connection)  # noqa: SLF001 - the SDK has no public list of sessions
         return {**raw, "capabilities": capabilities}

@@ -24,6 +24,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from agent.api.asgi_bridge import AsgiBridge
 from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import forward, logged, shaped
+from agent.api.search import unwrapped
 from agent.dispatch import Dispatch
 from agent.model import Json
 
@@ -64,10 +65,14 @@ class NativePath:
         answer = _Answer(request, message["id"])
         try:
             with logged(method, params) as served:
+                # Such a call carries the headers of call_tool, not those that the inner tool asks for.
+                inner = unwrapped(method, params)
+                params = inner or params
                 route = self._catalogue.route(method, params)
                 if is_list:
-                    return await answer.result(self._catalogue.listing(method, params))
-                if route is None or not self._param_headers_agree(method, params, request):
+                    search = self._catalogue.wants_search(request.query, request.headers)
+                    return await answer.result(self._catalogue.listing(method, params, search=search))
+                if route is None or not (inner or self._param_headers_agree(method, params, request)):
                     served.handed_on = True
                     return await self._bridge.handle(request, body)
                 with _KeptAlive(self._bridge, answer.ping):
