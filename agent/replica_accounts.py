@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from agent.core.affinity import stick
-from agent.core.balance import Load, choose, observe
-from agent.core.outlier import HEALTHY, Cause, Health, barred, chance, judge, readmit, verdict_of
+from agent.core.balance import Load, choose, observe, penalise
+from agent.core.outlier import HEALTHY, Cause, Health, Verdict, barred, chance, judge, readmit, verdict_of
 from agent.core.retry import WINDOW_S, Budget
 from agent.core.route_table import Replica, Route
 
@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 
 # Groups go when their last backend goes; this bounds what a peer can make by renaming its servers for ever.
 GROUPS_MAX: Final = 10_000
-
-# Outcomes that took as long as the replica needed, or less than it would have.
-_TIMED: Final = frozenset({"ok", "tool_error", "rpc_error", "timeout"})
 
 
 class Recorder(Protocol):
@@ -118,14 +115,15 @@ class ReplicaAccounts:
             only = route.replicas[0]
             return None if only.backend_key in tried else only
         group = self._group(route)
-        keys = {replica.backend_key for replica in route.replicas}
-        for ejected in [one for one in keys if group.healths.get(one, HEALTHY).is_ejected]:
-            self._readmit(group, ejected, route, now_s)
-        exclude = barred(keys, group.healths).union(tried)
+        exclude, chances = tried, dict[str, float]()
+        if group.healths:  # Somebody has failed lately; most groups have no such member.
+            keys = {replica.backend_key for replica in route.replicas}
+            for ejected in [one for one in keys if group.healths.get(one, HEALTHY).is_ejected]:
+                self._readmit(group, ejected, route, now_s)
+            exclude = barred(keys, group.healths).union(tried)
+            chances = {one: chance(group.healths[one], now_s) for one in keys & group.healths.keys()}
         if key is not None:
             return stick(route.replicas, key, exclude)
-        warming = {one: chance(group.healths[one], now_s) for one in keys if one in group.healths}
-        chances = {one: less for one, less in warming.items() if less < 1}
         return choose(route.replicas, group.loads, self._rng, now_s=now_s, exclude=exclude, chances=chances)
 
     def begin(self, attempt: Attempt) -> None:
@@ -147,9 +145,14 @@ class ReplicaAccounts:
         if group is None or load is None:
             return  # The backend went while it was asked; its state is nobody's business now.
         load = load.finished()
-        group.loads[key] = observe(load, seconds, now_s) if outcome in _TIMED else load
-        if len(attempt.route.replicas) > 1:
-            self._judge(group, attempt, outcome, now_s)
+        verdict = verdict_of(outcome, timeout_s=attempt.timeout_s, own_timeout_s=attempt.own_timeout_s)
+        if verdict is None:
+            group.loads[key] = load
+            return
+        group.loads[key] = (observe if verdict is Verdict.ANSWERED else penalise)(load, seconds, now_s)
+        # Whoever has not failed yet is not counted: a rate of success begins to matter with the first failure.
+        if len(attempt.route.replicas) > 1 and (verdict is not Verdict.ANSWERED or key in group.healths):
+            self._judge(group, attempt, verdict, now_s)
 
     def budget(self, route: Route) -> Budget:
         """The group's retry budget."""
@@ -193,11 +196,8 @@ class ReplicaAccounts:
             if not any(load.in_flight for load in group.loads.values()):
                 del self._groups[owner]
 
-    def _judge(self, group: _Group, attempt: Attempt, outcome: str, now_s: float) -> None:
+    def _judge(self, group: _Group, attempt: Attempt, verdict: Verdict, now_s: float) -> None:
         key = attempt.key
-        verdict = verdict_of(outcome, timeout_s=attempt.timeout_s, own_timeout_s=attempt.own_timeout_s)
-        if verdict is None:
-            return
         members = {r.backend_key: group.healths.get(r.backend_key, HEALTHY) for r in attempt.route.replicas}
         health = judge(key, verdict, members, started_s=attempt.started_s, now_s=now_s, rng=self._rng)
         group.healths[key] = health
@@ -217,9 +217,13 @@ class ReplicaAccounts:
             )
 
     def _readmit(self, group: _Group, key: str, route: Route, now_s: float) -> None:
+        """Let an ejected replica take part again when its time has come."""
         before = group.healths[key]
         after = group.healths[key] = readmit(before, now_s, self._up_since_s(key))
         if after is not before:
+            # What it cost when it failed says nothing now; slow start is the caution.
+            load = group.loads.get(key, Load())
+            group.loads[key] = Load(in_flight=load.in_flight, weight=load.weight, silent_since_s=now_s)
             log.info(
                 "MCP replica readmitted",
                 extra={"backend": key, "group": route.owner, "after_s": round(now_s - before.ejected_at_s, 1)},

@@ -29,6 +29,9 @@ UNMEASURED_S: Final = 60.0
 OWN_SLOWER_BY: Final = 3.0
 # No other replica is taken to be faster than this when it is compared with our own: a hop and a short tool.
 HOP_S: Final = 0.01
+# A failure counts as an answer this much slower than usual: a replica that fails fast must not look like a fast one.
+# Repeated, it backs off by itself; a single one has faded after half a minute.
+FAILURE_FACTOR: Final = 10.0
 _WEIGHT_MIN: Final = 0.01
 _ALL_IN: Final[Mapping[str, float]] = MappingProxyType({})
 
@@ -76,7 +79,7 @@ def choose(
     """
     usable = [replica for replica in replicas if replica.backend_key not in exclude]
     if chances:
-        usable = [r for r in usable if rng.random() < chances.get(r.backend_key, 1.0)] or usable
+        usable = [r for r in usable if chances.get(r.backend_key, 1.0) > rng.random()] or usable
     if not usable:
         return None
     nearest = _nearest(usable)
@@ -103,6 +106,12 @@ def observe(load: Load, latency_s: float, now_s: float) -> Load:
         kept = _fade(load, now_s)
         latency_s = load.latency_ewma_s * kept + latency_s * (1.0 - kept)
     return replace(load, latency_ewma_s=latency_s, observed_at_s=now_s, silent_since_s=now_s)
+
+
+def penalise(load: Load, waited_s: float, now_s: float) -> Load:
+    """Take a call in that the replica failed after `waited_s`: it costs more for a while."""
+    usual_s = max(load.latency_ewma_s * _fade(load, now_s), HOP_S)
+    return observe(load, max(waited_s, min(UNMEASURED_S, FAILURE_FACTOR * usual_s)), now_s)
 
 
 def _nearest(replicas: Sequence[Replica]) -> list[Replica]:

@@ -49,7 +49,7 @@ class Verdict(StrEnum):
 
     ANSWERED = "answered"
     FAILED = "failed"  # no answer, a time-out, a refused token, or no MCP
-    REFUSED = "refused"  # no connection: nothing could be sent
+    REFUSED = "refused"  # no connection, ours to it or, by its own word, a mesh node's to the server there
 
 
 class Cause(StrEnum):
@@ -90,7 +90,7 @@ _VERDICTS: Final[Mapping[str, Verdict]] = {
     "tool_error": Verdict.ANSWERED,
     "rpc_error": Verdict.ANSWERED,
     "not_sent": Verdict.REFUSED,
-    "refused": Verdict.FAILED,
+    "refused": Verdict.REFUSED,
     "timeout": Verdict.FAILED,
     "unknown": Verdict.FAILED,
     "auth": Verdict.FAILED,
@@ -125,7 +125,7 @@ def verdict_of(outcome: str, *, timeout_s: float, own_timeout_s: float) -> Verdi
     `timeout_s` is what the call had, `own_timeout_s` what this node gives by itself: a caller with a deadline of a
     millisecond must not be able to eject anybody.
     """
-    if outcome == "not_sent" and timeout_s < min(DIAL_PATIENCE_S, own_timeout_s):
+    if outcome in ("not_sent", "refused") and timeout_s < min(DIAL_PATIENCE_S, own_timeout_s):
         return None
     if outcome == "timeout" and timeout_s < own_timeout_s / 2:
         return None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.balance import UNMEASURED_S, Load, choose, observe
+from agent.core.balance import UNMEASURED_S, Load, choose, observe, penalise
 from agent.core.route_table import Replica
 
 OURS = Replica("server:a", "t", "me", ours=True, hops=0)
@@ -114,6 +114,25 @@ def test_a_past_peak_fades_without_calls_so_that_the_replica_is_tried_again() ->
     assert choose(NEAR[:2], loads, rng, now_s=100.0) is NEAR[1]
     loads["peer:1"] = measured(0.01, 1, at_s=160.0)
     assert choose(NEAR[:2], loads, rng, now_s=160.0) is NEAR[0]
+
+
+def test_a_replica_that_fails_fast_does_not_look_fast() -> None:
+    for known in (Load(), measured(0.005)):
+        loads = {"peer:0": penalise(known, 0.001, 0.0), "peer:1": measured(0.02)}
+        assert shares(loads, NEAR[:2])["peer:0"] == 0
+        rng = random.Random(1)
+        loads["peer:1"] = measured(0.02, at_s=30.0)
+        assert choose(NEAR[:2], loads, rng, now_s=30.0) is NEAR[0], "one failure has faded"
+
+
+def test_repeated_failures_cost_ever_more_up_to_a_limit_and_a_long_wait_counts_as_it_was() -> None:
+    load, latencies = Load(), list[float]()
+    for _ in range(9):
+        load = penalise(load, 0.001, 0.0)
+        latencies.append(load.latency_ewma_s)
+    assert latencies[:3] == [pytest.approx(0.1), pytest.approx(1.0), pytest.approx(10.0)]
+    assert latencies[-1] == UNMEASURED_S
+    assert penalise(Load(), 300.0, 0.0).latency_ewma_s == 300.0
 
 
 def test_silence_counts_as_latency_only_while_calls_wait() -> None:

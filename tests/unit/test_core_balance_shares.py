@@ -20,8 +20,8 @@ def simulate(
     latency_s: LatencyOf,
     seed: int,
     *,
-    rate_per_s: float = 200.0,
-    ends_s: float = 20.0,
+    rate_per_s: float = 100.0,
+    ends_s: float = 18.0,
     from_s: float = 10.0,
 ) -> tuple[dict[str, float], list[float]]:
     """Each replica's share of the calls that begin after `from_s`, and those calls' latencies."""
@@ -48,7 +48,7 @@ def percentile(values: list[float], part: float) -> float:
     return sorted(values)[int(part * len(values))]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_a_replica_twenty_times_slower_gets_under_a_twentieth_of_the_calls(size: int, seed: int) -> None:
     def latency_s(key: str, now_s: float) -> float:
@@ -58,7 +58,7 @@ def test_a_replica_twenty_times_slower_gets_under_a_twentieth_of_the_calls(size:
     assert shares["peer:1"] < 0.05, f"seed {seed}"
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_slow_one_hardly_shows_in_the_latency_of_the_fleet(seed: int) -> None:
     def slow_one(key: str, _: float) -> float:
         return 0.1 if key == "peer:1" else 0.005

@@ -202,7 +202,7 @@ def test_the_ejected_are_barred_until_fewer_than_half_are_left() -> None:
     [
         (RpcError(-32602, "no"), "rpc_error", ANSWERED),
         (CallNotSent("x"), "not_sent", REFUSED),
-        (RefusedElsewhere("x"), "refused", FAILED),
+        (RefusedElsewhere("x"), "refused", REFUSED),
         (CallTimedOut("x"), "timeout", FAILED),
         (CallOutcomeUnknown("x"), "unknown", FAILED),
         (AuthRefused("x"), "auth", FAILED),
@@ -231,6 +231,7 @@ def test_a_tools_own_error_is_an_answer_and_a_caller_that_left_says_nothing() ->
         ("timeout", 30.0, 60.0, FAILED),
         ("timeout", 0.2, 0.2, FAILED),
         ("not_sent", 0.001, 60.0, None),
+        ("refused", 0.001, 60.0, None),
         ("not_sent", 5.0, 600.0, REFUSED),
         ("not_sent", 0.2, 0.2, REFUSED),
         ("unknown", 0.001, 60.0, FAILED),

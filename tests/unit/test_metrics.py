@@ -11,6 +11,7 @@ import pytest
 from agent import metrics as module
 from agent.metrics import Metrics
 from agent.model import HttpTarget, LinkState, LinkView, PeerSource, PeerSpec, ServerScope, ServerSpec, StdioTarget
+from agent.replica_accounts import BalanceView
 from discovery.model import RegistrarStatus, SourceStatus
 
 
@@ -69,6 +70,34 @@ def test_events_are_counted_under_words_of_ours() -> None:
     assert found['mesh_link_reconnects_total{backend="peer:a"}'] == 1
     assert found['mesh_list_changes_total{kind="tools"}'] == 1
     assert found["mesh_auth_failures_total"] == 1
+
+
+def test_what_dispatch_does_about_failures_is_counted() -> None:
+    metrics = Metrics("1")
+    metrics.retried("peer:a")
+    metrics.retry_refused()
+    metrics.ejected("peer:a", "refused")
+    metrics.ejected("http://10.9.8.7", "rate")
+    found = series(metrics)
+    assert found['mesh_retries_total{backend="peer:a"}'] == 1
+    assert found["mesh_retries_refused_total"] == 1
+    assert found['mesh_ejections_total{backend="peer:a",reason="refused"}'] == 1
+    assert found['mesh_ejections_total{backend="other",reason="rate"}'] == 1
+
+
+async def test_a_scrape_shows_how_calls_are_spread_at_its_own_moment() -> None:
+    metrics = Metrics("1")
+    shares = {"peer:a": 0.25, "server:b": 0.75, "http://10.9.8.7": 0.5}
+    metrics.observe(Mesh(), Membership(), BalanceView(frozenset({"peer:a"}), shares))
+    found = series(metrics)
+    assert found["mesh_backends_ejected"] == 1
+    assert found['mesh_backend_share{backend="peer:a"}'] == 0.25
+    assert found['mesh_backend_share{backend="server:b"}'] == 0.75
+    assert len([name for name in found if name.startswith("mesh_backend_share")]) == 2
+    metrics.observe(Mesh(), Membership(), BalanceView())
+    found = series(metrics)
+    assert found["mesh_backends_ejected"] == 0
+    assert not [name for name in found if name.startswith("mesh_backend_share")]
 
 
 @pytest.mark.looptime(start=100.0)
