@@ -12,10 +12,17 @@ from pathlib import Path
 
 import orjson
 
-from bench import floor, hop, join
+from bench import eras, floor, hop, join, listing, memory
 from bench.figures import Figure, table
 
-BENCHMARKS = {"hop": hop.measure, "floor": floor.measure, "join": join.measure}
+BENCHMARKS = {
+    "hop": hop.measure,
+    "floor": floor.measure,
+    "eras": eras.measure,
+    "listing": listing.measure,
+    "memory": memory.measure,
+    "join": join.measure,
+}
 RESULTS = Path(".cache/bench.json")
 
 

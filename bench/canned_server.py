@@ -1,9 +1,11 @@
-"""A 2026-07-28 server that costs next to nothing: `python -m bench.canned_server PORT [TOOLS]`.
+"""A 2026-07-28 server that costs next to nothing: `python -m bench.canned_server PORT[,PORT...] [TOOLS]`.
 
 Answers an echo from canned parts, so that what stands in front of it is measured and not the server. Its tools/list has
-TOOLS entries of an ordinary size.
+TOOLS entries of an ordinary size, and its stream of list changes stays open and says nothing.
 """
 
+import asyncio
+import socket
 import sys
 from typing import Any
 
@@ -22,7 +24,7 @@ DISCOVERED = {
 
 def main() -> None:
     """Serve until killed."""
-    port, tools = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    ports, tools = sys.argv[1].split(","), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     names = ["echo", *(f"tool_{number}" for number in range(1, tools))]
     description = "Return the text that was given, unchanged, as one block of content."
     listing = {
@@ -33,7 +35,7 @@ def main() -> None:
     }
     listed = orjson.dumps(listing)
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         message: dict[str, Any] = orjson.loads(await request.read())
         match message["method"]:
             case "tools/call":
@@ -43,6 +45,8 @@ def main() -> None:
                 result = listed
             case "server/discover":
                 result = orjson.dumps(DISCOVERED)
+            case "subscriptions/listen":
+                return await _silent_stream(request, message)
             case _:
                 error = {"jsonrpc": "2.0", "id": message.get("id"), "error": {"code": -32601, "message": "unknown"}}
                 return web.Response(body=orjson.dumps(error), status=404, content_type="application/json")
@@ -54,7 +58,24 @@ def main() -> None:
 
     app = web.Application(client_max_size=8 << 20)
     app.add_routes([web.post("/mcp", handle), web.get("/healthz", health)])
-    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+    sockets = [socket.create_server(("127.0.0.1", int(port)), backlog=512) for port in ports]
+    web.run_app(app, sock=sockets, print=None, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+
+
+async def _silent_stream(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+    stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await stream.prepare(request)
+    acknowledged = {
+        "jsonrpc": "2.0",
+        "method": "notifications/subscriptions/acknowledged",
+        "params": {
+            "notifications": message["params"]["notifications"],
+            "_meta": {"io.modelcontextprotocol/subscriptionId": message["id"]},
+        },
+    }
+    await stream.write(b"data: " + orjson.dumps(acknowledged) + b"\n\n")
+    await asyncio.Event().wait()
+    return stream
 
 
 if __name__ == "__main__":

@@ -7,17 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the result. `unit` is ms or x (a ratio); `goal` is an upper bound, None when there is none."""
+    """One line of the result.
+
+    `unit`: ms, KB or x (a ratio). `goal`: an upper bound, or a lower one when `more_is_better`; None: there is none.
+    """
 
     name: str
     value: float
     unit: str
     goal: float | None = None
+    more_is_better: bool = False
 
     @property
     def met(self) -> bool:
         """Whether the goal is met; True without one."""
-        return self.goal is None or self.value <= self.goal
+        if self.goal is None:
+            return True
+        return self.value >= self.goal if self.more_is_better else self.value <= self.goal
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
@@ -33,9 +39,10 @@ def median_of_ratios(numerators: Sequence[float], denominators: Sequence[float])
 
 def table(figures: Sequence[Figure]) -> str:
     """The figures as aligned text."""
-    width = max(len(figure.name) for figure in figures)
+    width = max((len(figure.name) for figure in figures), default=0)
     lines = []
     for figure in figures:
-        goal = "" if figure.goal is None else f"  goal {figure.goal:g} {'met' if figure.met else 'MISSED'}"
+        sign = ">=" if figure.more_is_better else "<="
+        goal = "" if figure.goal is None else f"  goal {sign} {figure.goal:.4g} {'met' if figure.met else 'MISSED'}"
         lines.append(f"{figure.name:<{width}}  {figure.value:10.3f} {figure.unit:<2}{goal}")
     return "\n".join(lines)

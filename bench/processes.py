@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -21,15 +21,30 @@ INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 def free_port() -> int:
     """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ports that were free a moment ago."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @asynccontextmanager
 async def node(name: str, *, servers: Mapping[str, object] | None = None, **settings: str) -> AsyncGenerator[str, None]:
     """Run a node; yields its base URL."""
+    async with node_process(name, servers=servers, **settings) as (base, _):
+        yield base
+
+
+@asynccontextmanager
+async def node_process(
+    name: str, *, servers: Mapping[str, object] | None = None, **settings: str
+) -> AsyncGenerator[tuple[str, int], None]:
+    """Run a node; yields its base URL and its process's id."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         port = free_port()
         environment = {"PORT": str(port), "MESH_NODE_NAME": name, "MESH_STATE_DIR": folder, **settings}
@@ -38,13 +53,35 @@ async def node(name: str, *, servers: Mapping[str, object] | None = None, **sett
             path = Path(folder, "servers.json")
             path.write_bytes(orjson.dumps({"mcpServers": servers}))
             environment["MESH_SERVERS_FILE"] = str(path)
-        async with _process([sys.executable, "-m", "agent", "run"], environment, f"http://127.0.0.1:{port}/readyz"):
-            yield f"http://127.0.0.1:{port}"
+        command, base = [sys.executable, "-m", "agent", "run"], f"http://127.0.0.1:{port}"
+        async with _process(command, environment, f"{base}/readyz") as process_id:
+            yield base, process_id
 
 
 def echo_server() -> AbstractAsyncContextManager[str]:
     """Run the FastMCP echo server; yields its MCP URL."""
     return _server("bench.echo_server")
+
+
+def proxy_server(target: str) -> AbstractAsyncContextManager[str]:
+    """Run FastMCP's proxy in front of `target`; yields its MCP URL."""
+    return _server("bench.proxy_server", target)
+
+
+@asynccontextmanager
+async def static_server(folder: str) -> AsyncGenerator[str, None]:
+    """Serve a folder's files at `/files/`; yields the base URL."""
+    async with _server("bench.static_server", folder) as url:
+        yield url.removesuffix("/mcp")
+
+
+@asynccontextmanager
+async def canned_servers(count: int) -> AsyncGenerator[list[str], None]:
+    """Run one process that is a canned server on each of so many ports; yields their MCP URLs."""
+    ports = free_ports(count)
+    command = [sys.executable, "-m", "bench.canned_server", ",".join(str(port) for port in ports)]
+    async with _process(command, {}, f"http://127.0.0.1:{ports[-1]}/healthz"):
+        yield [f"http://127.0.0.1:{port}/mcp" for port in ports]
 
 
 def canned_server(tools: int = 1) -> AbstractAsyncContextManager[str]:
@@ -65,12 +102,13 @@ async def _server(module: str, *arguments: str) -> AsyncGenerator[str, None]:
 
 
 @asynccontextmanager
-async def _process(command: list[str], environment: Mapping[str, str], ready_url: str) -> AsyncGenerator[None, None]:
+async def _process(command: list[str], environment: Mapping[str, str], ready_url: str) -> AsyncGenerator[int, None]:
+    """Yields the process's id once it is ready."""
     inherited = {key: os.environ[key] for key in INHERITED if key in os.environ}
     process = await asyncio.create_subprocess_exec(*command, env={**inherited, **environment})
     try:
         await _ready(process, ready_url)
-        yield
+        yield process.pid
     finally:
         if process.returncode is None:
             process.terminate()

@@ -39,11 +39,15 @@ class RawClient:
 
     async def request(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send one request and return its result."""
-        async with self._post(method, params or {}) as response:
-            body = orjson.loads(await response.read())
-        assert response.status == 200, body
-        result: dict[str, Any] = body["result"]
+        result: dict[str, Any] = orjson.loads(await self.raw(method, params))["result"]
         return result
+
+    async def raw(self, method: str, params: dict[str, Any] | None = None) -> bytes:
+        """Send one request and return the answer's bytes, unread."""
+        async with self._post(method, params or {}) as response:
+            body: bytes = await response.read()
+        assert response.status == 200, body
+        return body
 
     async def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Call a tool; an error result is an error here."""

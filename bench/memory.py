@@ -1,0 +1,94 @@
+"""What memory a node needs: for each idle link, and whether calls leave anything behind.
+
+A link is idle, not asleep: its stream of list changes is open and it is probed. Resident memory is read from the
+kernel, so that it holds what no Python tool sees. Linux only, where `/proc` says it.
+"""
+
+import asyncio
+import statistics
+import sys
+from functools import partial
+from pathlib import Path
+
+from bench.figures import Figure
+from bench.loads import rate
+from bench.processes import canned_server, canned_servers, node_process
+from bench.raw_client import RawClient
+
+LINKS = 200
+RUNS = 5
+LINK_GOAL_KB = 50
+# Links list again and probe while they settle; what is left after two rounds of probes (5 s, +-20%) is idle.
+SETTLE_S = 12.0
+FEW_CALLS = 20_000
+MANY_CALLS = 100_000
+# Resident memory comes in pages and arenas; two percent of a node is about 2 MB, 20 bytes a call.
+GROWTH_GOAL = 1.02
+
+
+async def measure() -> list[Figure]:
+    """Both figures; none where the kernel does not tell."""
+    if sys.platform != "linux":
+        print("memory is not measured: /proc tells it on Linux only", file=sys.stderr)
+        return []
+    return [*await _links(), *await _growth()]
+
+
+async def _links() -> list[Figure]:
+    bare: list[int] = []
+    linked: list[int] = []
+    async with canned_servers(LINKS) as urls:
+        for _ in range(RUNS):
+            # Side by side, so that both had the same time to settle.
+            async with asyncio.TaskGroup() as group:
+                without = group.create_task(_settled(urls[:0]), name="without links")
+                with_links = group.create_task(_settled(urls), name="with links")
+            bare.append(without.result())
+            linked.append(with_links.result())
+    per_link = [(b - a) / LINKS / 1024 for a, b in zip(bare, linked, strict=True)]
+    return [
+        Figure("a node without links", statistics.median(bare) / 1024, "KB"),
+        Figure(f"one of {LINKS} idle links", statistics.median(per_link), "KB", LINK_GOAL_KB),
+    ]
+
+
+async def _settled(urls: list[str]) -> int:
+    """Resident bytes of a node with links to these, once they are idle."""
+    servers = {f"s{number}": {"url": url} for number, url in enumerate(urls)}
+    name = f"idle-{len(urls)}"
+    async with (
+        node_process(name, servers=servers, MESH_DISCOVERY="off") as (base, process_id),
+        RawClient(f"{base}/mcp") as client,
+    ):
+        wanted = {f"s{number}__echo" for number in range(len(urls))}
+        while not wanted <= await client.tool_names():
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(SETTLE_S)
+        return _resident(process_id)
+
+
+async def _growth() -> list[Figure]:
+    async with (
+        canned_server() as url,
+        node_process("steady", servers={"canned": {"url": url}}, MESH_DISCOVERY="off") as (base, process_id),
+        RawClient(f"{base}/mcp") as client,
+    ):
+        while "canned__echo" not in await client.tool_names():
+            await asyncio.sleep(0.05)
+        way = partial(client.call, "canned__echo", {"text": "sixteen bytes ok"})
+        await rate(way, FEW_CALLS)
+        few = _resident(process_id)
+        await rate(way, MANY_CALLS - FEW_CALLS)
+        many = _resident(process_id)
+    return [
+        Figure("a node after 20,000 calls", few / 1024, "KB"),
+        Figure("memory after 100,000 calls over after 20,000", many / few, "x", GROWTH_GOAL),
+    ]
+
+
+def _resident(process_id: int) -> int:
+    """Bytes of memory that a process holds now."""
+    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"the kernel tells no VmRSS of {process_id}")
