@@ -28,6 +28,7 @@ from agent.links.param_headers import ParamHeaders
 from agent.model import BackendSpec, Json, LinkView, ServerSpec
 from agent.outgoing import outgoing, told_failure
 from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
+from agent.request_state import RequestStates
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ class Dispatch:
         self._call_timeout_s = call_timeout_s
         self._accounts = ReplicaAccounts(recorder, rng, self._up_since_s)
         self._param_headers = ParamHeaders()
+        self._states = RequestStates()
 
     def __repr__(self) -> str:
         return f"<Dispatch in_flight={self._accounts.in_flight}>"
@@ -154,14 +156,20 @@ class Dispatch:
     ) -> Forwarded:
         """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
 
-        `session_id` of a legacy client keeps its calls together where the route is sticky.
+        `session_id` of a legacy client keeps its calls together where the route is sticky. A `requestState` in `params`
+        keeps the call with the replica that gave it.
 
         Raises:
+            StateRefused: the `requestState` is none that this node gave for this request; nobody was asked.
             RpcError: the backend's own error, to be passed on.
             CallRefused: not executed, and nobody else may be asked.
             CallUnanswered: sent, and no answer came; not to be sent again.
         """
         now_s = _now_s()
+        try:
+            route, params = self._states.unwrapped(method, route, params, now_s)
+        except CallNotSent as exc:
+            raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
         told_s = told_deadline_s(params)
         deadline_s = None if told_s is None else now_s + told_s
         key = affinity_key(params, session_id) if route.sticky else None
@@ -244,7 +252,7 @@ class Dispatch:
             raise
         else:
             outcome = "tool_error" if result.get("isError") is True else "ok"
-            return result
+            return self._states.wrapped(call.method, call.route, replica, result, _now_s())
         finally:
             self._accounts.finish(attempt, outcome, _now_s())
 

@@ -20,6 +20,7 @@ from agent.core.route_table import Route
 from agent.dispatch import CallRefused, CallUnanswered, Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import Json
+from agent.request_state import StateRefused
 
 log = logging.getLogger("agent.mcp")
 
@@ -54,6 +55,8 @@ async def forward(
     except RpcError as exc:
         data = _named_as_asked(exc.data, route, params) if method == "resources/read" else exc.data
         raise MCPError(code=exc.code, message=exc.message, data=data) from exc
+    except StateRefused as exc:
+        raise MCPError(code=INVALID_PARAMS, message=str(exc), data={"reason": "invalid_request_state"}) from exc
     except CallRefused as exc:
         data = {"outcome": "not_executed", "replica": exc.backend, "bytes_sent": exc.bytes_sent}
         raise MCPError(code=NOT_EXECUTED, message=str(exc), data=data) from exc
