@@ -67,9 +67,15 @@ def why_not() -> str:
 
 
 def cache_folder() -> Path:
-    """Where the unpacked binary is kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / PROJECT
+    """Where downloads are kept between runs: the user's cache, or this project's own where the user can keep none."""
+    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / PROJECT
+    return users if _can_be_made(users) else Path(__file__).parents[1] / ".cache" / PROJECT
+
+
+def _can_be_made(folder: Path) -> bool:
+    """A build machine may give its user no home, or one that cannot be written."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def apt_sources(folder: Path = Path("/etc/apt")) -> list[AptSource]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.consul_binary import AptSource, apt_sources, consul_binary, older_entries, why_not
+from tests.consul_binary import PROJECT, AptSource, apt_sources, cache_folder, consul_binary, older_entries, why_not
 
 SOURCES = """\
 Types: deb deb-src
@@ -93,3 +93,13 @@ def test_a_binary_in_the_cache_is_found_without_fetching(monkeypatch: pytest.Mon
     cached.write_text("#!/bin/sh\nexit 0\n")
     cached.chmod(0o755)
     assert consul_binary(fetch=False) == cached
+
+
+def test_downloads_are_kept_beside_the_code_where_the_user_can_keep_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not-yet" / "made"))
+    assert cache_folder() == tmp_path / "not-yet" / "made" / PROJECT
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
+    assert cache_folder() == Path(__file__).parents[2] / ".cache" / PROJECT

@@ -31,19 +31,26 @@ def third_party_python() -> Path:
     python, stamp = folder / "bin" / "python", folder / "installed"
     if stamp.exists():
         return python
+    try:
+        _install_locked(folder, python, stamp)
+    except OSError as exc:
+        raise NotInstalled(str(exc)) from exc
+    return python
+
+
+def _install_locked(folder: Path, python: Path, stamp: Path) -> None:
     deadline_s = time.monotonic() + INSTALL_TIMEOUT_S
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / "third-party.lock").open("w") as lock:
         # Held for the whole install; who comes second finds the stamp.
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
         if stamp.exists():
-            return python
+            return
         shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(folder)], deadline_s)
         install = ["install", "--disable-pip-version-check", "--no-input", "--quiet", "--require-hashes"]
         _run([str(python), "-m", "pip", *install, "--only-binary", ":all:", "--requirement", str(LOCK)], deadline_s)
         stamp.touch()
-    return python
 
 
 def _run(command: list[str], deadline_s: float) -> None:
