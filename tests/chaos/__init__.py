@@ -1,0 +1,1 @@
+"""Whole meshes under load, with faults at chosen moments."""
