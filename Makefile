@@ -16,6 +16,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-inp
 FROM_LOCK := $(PIP_INSTALL) --require-hashes --only-binary :all:
 OURSELVES := $(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 PYTEST := $(BIN)/python -m pytest
+# A file's tests stay together: they share servers.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 SAY = @printf '\n== %s\n'
 
 .PHONY: help demo run check test static lint unit consul-binary bench lock clean
@@ -29,13 +31,15 @@ demo: $(VENV)/.runtime ## Start a small mesh on this machine and show it
 run: $(VENV)/.runtime ## Start one node with the settings of the environment
 	@exec $(BIN)/mesh-agent run $(ARGS)
 
-check: static ## Format, lint, types, layers, unit and contract tests (about a minute)
+check: static ## Format, lint, types, layers, unit and contract tests (under a minute)
 	$(SAY) "unit and contract tests, without the real Consul of make test"
-	$(PYTEST) tests/unit tests/contract -m "not consul"
+	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/contract -m "not consul"
 
 test: static consul-binary ## Everything: check, a real Consul, all tests (under ten minutes)
-	$(SAY) "all tests"
-	$(PYTEST) tests
+	$(SAY) "unit, contract and integration tests"
+	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/contract tests/integration
+	$(SAY) "tests with real processes, one after the other"
+	$(PYTEST) tests --ignore tests/unit --ignore tests/contract --ignore tests/integration
 
 static: $(VENV)/.dev
 	$(SAY) "format, lint, types, layers"
