@@ -20,7 +20,7 @@ from agent.core.route_table import Route
 from agent.dispatch import CallRefused, CallUnanswered, Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import Json
-from agent.request_state import StateRefused
+from agent.request_state import StateRefused, asks
 
 log = logging.getLogger("agent.mcp")
 
@@ -80,10 +80,10 @@ def shaped(method: str, result: Json, *, modern: bool) -> Json:
     if modern:
         hints = LIST_HINTS if method in _CACHEABLE else {}
         return {"resultType": "complete", **hints, **result}
-    if result.get("resultType") == "input_required":
+    if asks(result):
         raise MCPError(
             code=INVALID_PARAMS,
-            message="The server asks for client input in a way that this client's protocol version does not have.",
+            message="The server asks for client input that this client did not declare, or cannot be asked for.",
         )
     return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
 

@@ -19,8 +19,10 @@ from pydantic import BaseModel
 from agent.api.catalogue import LIST_HINTS, LISTS, Catalogue
 from agent.api.forwarding import forward, logged, shaped
 from agent.api.notices import Notices
+from agent.api.questions import asked_client, in_rounds
 from agent.api.search import unwrapped
-from agent.dispatch import Dispatch
+from agent.core.route_table import Route
+from agent.dispatch import Dispatch, Forwarded
 from agent.model import MESH_EXTENSION, Json, NodeIdentity
 
 
@@ -47,17 +49,7 @@ class MeshFront:
                 ctx, params = replace(ctx, params=inner), inner
             route = self._catalogue.route(ctx.method, params)
             if route is not None:
-
-                async def pass_on(method: str, note: Json) -> None:
-                    # Request-scoped: it rides this request's own response stream, in order, under its backpressure.
-                    # The SDK's typed way would drop members that it does not know.
-                    await ctx.session._request_outbound.notify(method, note)  # noqa: SLF001 - see above
-
-                # A legacy client's session; the SDK has no public way to it from here.
-                connection = ctx.session._connection  # noqa: SLF001 - see above
-                session_id = connection.session_id
-                params = with_log_level(params, self._log_levels.get(connection))
-                forwarded = await forward(self._dispatch, ctx.method, route, params, pass_on, session_id=session_id)
+                forwarded = await self._forwarded(ctx, route, params, modern=modern)
                 served.backend = forwarded.replica.backend_key
                 return shaped(ctx.method, forwarded.result, modern=modern)
             if ctx.method in LISTS:
@@ -68,6 +60,24 @@ class MeshFront:
             if ctx.method == "logging/setLevel":
                 self._log_levels[ctx.session._connection] = params["level"]  # noqa: SLF001 - see above
             return self._introduced(ctx, result)
+
+    async def _forwarded(
+        self, ctx: ServerRequestContext[Any, Any], route: Route, params: Json, *, modern: bool
+    ) -> Forwarded:
+        """Forward one request; a client with a session is asked for what the server wants to know meanwhile."""
+        # A legacy client's session; the SDK has no public way to it from here.
+        connection = ctx.session._connection  # noqa: SLF001 - see above
+
+        async def pass_on(method: str, note: Json) -> None:
+            # Request-scoped: it rides this request's own response stream, in order, under its backpressure.
+            # The SDK's typed way would drop members that it does not know.
+            await ctx.session._request_outbound.notify(method, note)  # noqa: SLF001 - see above
+
+        async def send(asked: Json) -> Forwarded:
+            return await forward(self._dispatch, ctx.method, route, asked, pass_on, session_id=connection.session_id)
+
+        params = with_log_level(params, self._log_levels.get(connection))
+        return await send(params) if modern else await in_rounds(send, params, asked_client(ctx.session))
 
     def _wants_search(self, ctx: ServerRequestContext[Any, Any]) -> bool:
         request = ctx.request

@@ -1,0 +1,165 @@
+"""Puts a stateless server's questions to the client of a session, which then sees one ordinary call.
+
+Called by the front for clients from before 2026-07-28. Their servers ask with requests of their own while a call is
+open; a server of 2026-07-28 answers `input_required` and is called again. The one rule: a client is asked only what it
+declared at initialize, within one deadline over all rounds; what may not be asked comes back to the front as it is.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+from uuid import uuid4
+
+from mcp.server.session import ServerSession
+from mcp.shared.exceptions import MCPError
+from mcp_types import CLIENT_CAPABILITIES_META_KEY
+
+from agent.core.retry import told_deadline_s
+from agent.dispatch import Forwarded
+from agent.errors import OUTCOME_UNKNOWN
+from agent.model import DEADLINE_META_KEY, Json
+from agent.request_state import asks
+
+# As many rounds as the reference clients of 2026-07-28 allow.
+ROUNDS_MAX: Final = 10
+# Nobody fills in more forms for one call; a server's list of questions is not our loop's length.
+QUESTIONS_MAX: Final = 16
+# For users to think, over all rounds; as long as the SDK's servers keep their question's state.
+PATIENCE_S: Final = 600.0
+# A round without questions means "come again": first soon, then every quarter of a second (as the SDK's client).
+_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.25)
+# The client's features that 2026-07-28 does not know under this name.
+_GONE: Final = frozenset({"tasks"})
+
+Ask: TypeAlias = Callable[[str, Json], Awaitable[Json]]
+Send: TypeAlias = Callable[[Json], Awaitable[Forwarded]]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedClient:
+    """A client that can be asked: what it declared, and the way to it. `ask` raises `MCPError` with its refusal."""
+
+    capabilities: Json
+    ask: Ask
+
+
+def asked_client(session: ServerSession) -> AskedClient | None:
+    """The client of a session; None when no request can get to it."""
+    declared = session.client_capabilities
+    if declared is None or not session.can_send_request:
+        return None
+    known = declared.model_dump(by_alias=True, mode="json", exclude_none=True)
+
+    async def ask(method: str, params: Json) -> Json:
+        # Request-scoped, as notifications are: many clients read no other stream. Raw, because the typed way drops
+        # what it does not know.
+        return await session._request_outbound.send_raw_request(method, params)  # noqa: SLF001 - see above
+
+    return AskedClient({name: value for name, value in known.items() if name not in _GONE}, ask)
+
+
+async def in_rounds(send: Send, params: Json, client: AskedClient | None) -> Forwarded:
+    """Send a request, put the questions that come back to the client, send it again, until there is an answer.
+
+    The result still asks when this client may not be asked that.
+
+    Raises:
+        MCPError: `send`'s; or the client refused, or did not answer in time, or the questions have no end.
+    """
+    if client is None:
+        return await send(params)
+    params = _with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
+    loop, told_s = asyncio.get_running_loop(), told_deadline_s(params)
+    ends_s = loop.time() + (PATIENCE_S if told_s is None else min(PATIENCE_S, told_s))
+    forwarded = await send(params)
+    empty_rounds = 0
+    for _ in range(ROUNDS_MAX):
+        if not asks(forwarded.result):
+            return forwarded
+        questions = questions_for(client.capabilities, forwarded.result)
+        if questions is None:
+            return forwarded
+        again = {name: value for name, value in params.items() if name not in ("inputResponses", "requestState")}
+        try:
+            async with asyncio.timeout_at(ends_s):
+                if questions:
+                    again["inputResponses"] = await _answers(client.ask, questions, forwarded)
+                    empty_rounds = 0
+                else:
+                    await asyncio.sleep(_PAUSES_S[min(empty_rounds, len(_PAUSES_S) - 1)])
+                    empty_rounds += 1
+        except TimeoutError as exc:
+            raise _unfinished(forwarded, "the client did not answer in time", timed_out=True) from exc
+        if (state := forwarded.result.get("requestState")) is not None:
+            again["requestState"] = state
+        if told_s is not None:
+            again = _with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - loop.time()) * 1000)))
+        forwarded = await send(again)
+    if asks(forwarded.result):
+        raise _unfinished(forwarded, f"the server still asked after {ROUNDS_MAX} rounds")
+    return forwarded
+
+
+def questions_for(capabilities: Json, result: Json) -> dict[str, tuple[str, Json]] | None:
+    """The questions of a result, by key: method and params. None when one of them may not be put to such a client."""
+    asked = result.get("inputRequests") or {}
+    if not isinstance(asked, dict) or len(asked) > QUESTIONS_MAX:
+        return None
+    questions: dict[str, tuple[str, Json]] = {}
+    for key, question in asked.items():
+        method, params = (
+            (question.get("method"), question.get("params", {})) if isinstance(question, dict) else (None, {})
+        )
+        if not (isinstance(method, str) and isinstance(params, dict) and _may_ask(capabilities, method, params)):
+            return None
+        questions[key] = (method, _as_before(method, params))
+    return questions
+
+
+def _may_ask(capabilities: Json, method: str, params: Json) -> bool:
+    match method:
+        case "elicitation/create":
+            ways = capabilities.get("elicitation")
+            if ways is None:
+                return False
+            # Forms are what an empty object means; another way has to be named (MCP 2025-11-25, elicitation).
+            mode = params.get("mode", "form")
+            return isinstance(mode, str) and mode in (ways or {"form": {}})
+        case "sampling/createMessage":
+            models = capabilities.get("sampling")
+            wants_tools = params.get("tools") is not None or params.get("toolChoice") is not None
+            return models is not None and ("tools" in models or not wants_tools)
+        case "roots/list":
+            return "roots" in capabilities
+        case _:
+            return False
+
+
+def _as_before(method: str, params: Json) -> Json:
+    """A question in the words of 2025-11-25."""
+    if method == "elicitation/create" and params.get("mode") == "url" and "elicitationId" not in params:
+        return {**params, "elicitationId": str(uuid4())}  # Required then, unknown now.
+    return params
+
+
+async def _answers(ask: Ask, questions: dict[str, tuple[str, Json]], forwarded: Forwarded) -> Json:
+    """Ask one after the other: a user reads one form at a time, and the first refusal spares the others."""
+    answers: Json = {}
+    for key, (method, params) in questions.items():
+        try:
+            answers[key] = await ask(method, params)
+        except MCPError as exc:
+            raise _unfinished(forwarded, f"the client refused {method}: {exc.error.message}") from exc
+    return answers
+
+
+def _unfinished(forwarded: Forwarded, why: str, *, timed_out: bool = False) -> MCPError:
+    """The server began and was never given what it asked for."""
+    replica = forwarded.replica.backend_key
+    data: dict[str, Any] = {"outcome": "unknown", "timed_out": timed_out, "replica": replica, "bytes_sent": True}
+    return MCPError(code=OUTCOME_UNKNOWN, message=f"The call was not completed: {why}", data=data)
+
+
+def _with_meta(params: Json, name: str, value: object) -> Json:
+    return {**params, "_meta": {**(params.get("_meta") or {}), name: value}}

@@ -1,0 +1,134 @@
+"""What a client of a session may be asked, and how the rounds of a call end; time is the loop's."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from mcp.shared.exceptions import MCPError
+from mcp_types import CLIENT_CAPABILITIES_META_KEY
+
+from agent.api.questions import PATIENCE_S, QUESTIONS_MAX, ROUNDS_MAX, AskedClient, in_rounds, questions_for
+from agent.core.route_table import Replica
+from agent.dispatch import Forwarded
+from agent.errors import OUTCOME_UNKNOWN
+from agent.model import DEADLINE_META_KEY, Json
+
+FORM: Json = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}}
+URL: Json = {"method": "elicitation/create", "params": {"mode": "url", "message": "?", "url": "https://example.org"}}
+MODEL: Json = {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}}
+MODEL_WITH_TOOLS: Json = {"method": "sampling/createMessage", "params": {"messages": [], "tools": []}}
+ROOTS: Json = {"method": "roots/list"}
+DONE: Json = {"resultType": "complete", "content": []}
+
+pytestmark = pytest.mark.looptime(start=1000.0)
+
+
+def asking(questions: object, **more: object) -> Json:
+    return {"resultType": "input_required", "inputRequests": questions, **more}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "question", "may"),
+    [
+        ({}, FORM, False),
+        ({"elicitation": {}}, FORM, True),
+        ({"elicitation": {}}, URL, False),
+        ({"elicitation": {"url": {}}}, FORM, False),
+        ({"elicitation": {"form": {}, "url": {}}}, FORM, True),
+        ({"elicitation": {"form": {}, "url": {}}}, URL, True),
+        ({"elicitation": {}}, {"method": "elicitation/create", "params": {"mode": []}}, False),
+        ({"elicitation": {}}, MODEL, False),
+        ({"sampling": {}}, MODEL, True),
+        ({"sampling": {}}, MODEL_WITH_TOOLS, False),
+        ({"sampling": {"tools": {}}}, MODEL_WITH_TOOLS, True),
+        ({"sampling": {}}, ROOTS, False),
+        ({"roots": {}}, ROOTS, True),
+        ({"roots": {}}, {"method": "roots/list", "params": "none"}, False),
+        ({"roots": {}}, {"method": "tools/list"}, False),
+        ({"roots": {}}, {"params": {}}, False),
+        ({"roots": {}}, "roots/list", False),
+    ],
+)
+def test_a_client_may_be_asked_what_it_declared(capabilities: Json, question: object, may: bool) -> None:
+    assert (questions_for(capabilities, asking({"q": question})) is not None) is may
+    assert questions_for(capabilities, asking({"q": question, "other": {"method": "none/such"}})) is None
+
+
+def test_a_list_of_questions_is_an_object_of_bounded_size() -> None:
+    many = {str(number): ROOTS for number in range(QUESTIONS_MAX)}
+    assert len(questions_for({"roots": {}}, asking(many)) or {}) == QUESTIONS_MAX
+    assert questions_for({"roots": {}}, asking({**many, "one more": ROOTS})) is None
+    assert questions_for({"roots": {}}, asking([ROOTS])) is None
+    assert questions_for({}, asking(None)) == {}
+
+
+@dataclass
+class Server:
+    """Gives its results in turn, the last one for ever; notes what it was sent and when."""
+
+    results: list[Json]
+    sent: list[Json] = field(default_factory=list)
+    sent_at_s: list[float] = field(default_factory=list)
+
+    async def send(self, params: Json) -> Forwarded:
+        self.sent.append(params)
+        self.sent_at_s.append(asyncio.get_running_loop().time())
+        result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
+        return Forwarded(result, Replica("peer:a", "do", "node-a", ours=False))
+
+
+def client(thinks_s: float = 0.0, **capabilities: object) -> AskedClient:
+    async def ask(method: str, _: Json) -> Json:
+        await asyncio.sleep(thinks_s)
+        return {"to": method}
+
+    return AskedClient(capabilities, ask)
+
+
+async def test_answers_and_state_go_with_the_next_round_and_nothing_of_the_round_before() -> None:
+    server = Server([asking({"a": FORM}, requestState="s1"), asking({"b": ROOTS}), DONE])
+    params: Json = {"name": "kit__do", "arguments": {"x": 1}, "_meta": {"theirs": 1}}
+    forwarded = await in_rounds(server.send, params, client(elicitation={}, roots={}))
+    assert forwarded.result is DONE
+    told: Any = {"theirs": 1, CLIENT_CAPABILITIES_META_KEY: {"elicitation": {}, "roots": {}}}
+    assert server.sent == [
+        {**params, "_meta": told},
+        {**params, "_meta": told, "inputResponses": {"a": {"to": "elicitation/create"}}, "requestState": "s1"},
+        {**params, "_meta": told, "inputResponses": {"b": {"to": "roots/list"}}},
+    ]
+    assert params["_meta"] == {"theirs": 1}
+
+
+async def test_what_may_not_be_asked_comes_back_as_it_is_and_so_does_all_without_a_session() -> None:
+    question = asking({"a": FORM})
+    for asked in (client(roots={}), None):
+        server = Server([question])
+        assert (await in_rounds(server.send, {"name": "kit__do"}, asked)).result is question
+        assert len(server.sent) == 1
+    assert server.sent == [{"name": "kit__do"}]
+
+
+async def test_users_may_think_for_ten_minutes_over_all_rounds_and_no_longer() -> None:
+    server = Server([asking({"a": FORM})])
+    with pytest.raises(MCPError, match="did not answer in time") as caught:
+        await in_rounds(server.send, {}, client(thinks_s=PATIENCE_S * 0.4, elicitation={}))
+    assert asyncio.get_running_loop().time() == pytest.approx(1000.0 + PATIENCE_S)
+    assert len(server.sent) == 3
+    assert caught.value.error.code == OUTCOME_UNKNOWN
+    assert caught.value.error.data == {"outcome": "unknown", "timed_out": True, "replica": "peer:a", "bytes_sent": True}
+
+
+async def test_a_callers_own_deadline_counts_for_all_rounds() -> None:
+    server = Server([asking({"a": FORM})])
+    with pytest.raises(MCPError, match="in time"):
+        await in_rounds(server.send, {"_meta": {DEADLINE_META_KEY: 5000}}, client(thinks_s=2.0, elicitation={}))
+    assert [params["_meta"][DEADLINE_META_KEY] for params in server.sent] == [5000, 3000, 1000]
+
+
+async def test_a_server_without_questions_is_asked_again_at_a_walk() -> None:
+    server = Server([asking({}, requestState="later")])
+    with pytest.raises(MCPError, match="rounds"):
+        await in_rounds(server.send, {}, client())
+    gaps_s = [after - before for before, after in zip(server.sent_at_s, server.sent_at_s[1:], strict=False)]
+    assert gaps_s == [pytest.approx(gap_s) for gap_s in (0.05, 0.1, 0.2, *[0.25] * (ROUNDS_MAX - 3))]
