@@ -12,12 +12,13 @@ from pathlib import Path
 
 import orjson
 
-from bench import eras, floor, hop, join, listing, memory
+from bench import eras, floor, hop, join, listing, memory, proxy
 from bench.figures import Figure, table
 
 BENCHMARKS = {
     "hop": hop.measure,
     "floor": floor.measure,
+    "proxy": proxy.measure,
     "eras": eras.measure,
     "listing": listing.measure,
     "memory": memory.measure,

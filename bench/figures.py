@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Figure:
     """One line of the result.
 
-    `unit`: ms, KB or x (a ratio). `goal`: an upper bound, or a lower one when `more_is_better`; None: there is none.
+    `unit`: ms, KB, /s or x (a ratio). `goal`: an upper bound, or a lower one when `more_is_better`; None: none.
     """
 
     name: str
