@@ -79,7 +79,7 @@ def held(port: int) -> Iterator[None]:
         yield
 
 
-async def test_two_nodes_with_nothing_set_take_free_ports_and_names_and_find_each_other(bare: Bare) -> None:
+async def test_two_nodes_with_nothing_set_find_each_other_and_keep_their_names_and_identities(bare: Bare) -> None:
     with held(DEFAULT_PORT):
         one = await bare.start()
         two = await bare.start()
@@ -100,19 +100,12 @@ async def test_two_nodes_with_nothing_set_take_free_ports_and_names_and_find_eac
         f"port-{one.port}",
         f"port-{two.port}",
     }
-
-
-async def test_nodes_keep_name_and_identity_when_they_start_again(bare: Bare) -> None:
-    settings = {"MESH_DISCOVERY": "off"}
-    ports = [free_port(), free_port()]
-    first = [await bare.start(PORT=str(port), **settings) for port in ports]
-    before = [(await node.status())["self"]["node_id"] for node in first]
-    names = [node.name for node in first]
-    await stop_all(first)
+    names, ids = [one.name, two.name], [(await node.status())["self"]["node_id"] for node in (one, two)]
+    await stop_all([one, two])
     # In the other order; a name does not go to whoever comes first.
-    again = [await bare.start(PORT=str(port), **settings) for port in reversed(ports)][::-1]
-    assert [node.name for node in again] == names
-    assert [(await node.status())["self"]["node_id"] for node in again] == before
+    later, first = [await bare.start(PORT=str(node.port), MESH_DISCOVERY="off") for node in (two, one)]
+    assert [first.name, later.name] == names
+    assert [(await node.status())["self"]["node_id"] for node in (first, later)] == ids
 
 
 async def has_peer(node: RunningNode, name: str) -> bool:
