@@ -124,7 +124,13 @@ def _install(folder: Path, deadline_s: float) -> NodeTools | None:
         shutil.copy2(HERE / name, folder / name)
     # No program's own installation script runs: what the lock names is unpacked, nothing else happens.
     options = ("ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error")
-    if not _run([str(node), str(npm), *options], folder, deadline_s, path_first=node.parent):
+    # npm's usual cache is in the home, which a build machine's user may not have.
+    npm_cache = folder / "npm-cache"
+    installed = _run(
+        [str(node), str(npm), *options, f"--cache={npm_cache}"], folder, deadline_s, path_first=node.parent
+    )
+    shutil.rmtree(npm_cache, ignore_errors=True)
+    if not installed:
         return None
     found = _installed(folder)
     if found is not None:
@@ -137,7 +143,8 @@ def _run(command: list[str], folder: Path, deadline_s: float, path_first: Path |
     if left_s <= 0:
         _reasons.append("out of time")
         return False
-    environment = dict(os.environ)
+    # Node brings its own list of authorities; a network that reads along has one that only the system knows.
+    environment = {"NODE_USE_SYSTEM_CA": "1", **os.environ}
     if path_first is not None:
         environment["PATH"] = f"{path_first}{os.pathsep}{environment.get('PATH', '')}"
     done = subprocess.run(
