@@ -6,12 +6,14 @@ go out: definitions and results pass as their servers wrote them. Clients of the
 answered with an empty success.
 """
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
 from mcp_types import LOG_LEVEL_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
@@ -74,10 +76,18 @@ class MeshFront:
             await ctx.session._request_outbound.notify(method, note)  # noqa: SLF001 - see above
 
         async def send(asked: Json) -> Forwarded:
-            return await forward(self._dispatch, ctx.method, route, asked, pass_on, session_id=connection.session_id)
+            # Looked up anew, because a user may think for minutes.
+            now = self._present(ctx.method, asked, route)
+            return await forward(self._dispatch, ctx.method, now, asked, pass_on, session_id=connection.session_id)
 
         params = with_log_level(params, self._log_levels.get(connection))
         return await send(params) if modern else await in_rounds(send, params, asked_client(ctx.session))
+
+    def _present(self, method: str, params: Json, known: Route) -> Route:
+        """The route as it is now; the known one when the name is gone, so that dispatch says what that means."""
+        with contextlib.suppress(MCPError):
+            return self._catalogue.route(method, params) or known
+        return known
 
     def _wants_search(self, ctx: ServerRequestContext[Any, Any]) -> bool:
         request = ctx.request

@@ -1,6 +1,6 @@
 """Servers of 2026-07-28 that ask back, behind one node and behind two, asked by clients of both eras."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,10 @@ async def scene(folder: Path, hops: int) -> AsyncIterator[RunningNode]:
 def _replicas(node: RunningNode) -> int:
     route = node.mesh.routes.tools.get("kit__book")
     return 0 if route is None else len(route.replicas)
+
+
+def _keys(node: RunningNode) -> set[str]:
+    return {replica.backend_key for replica in node.mesh.routes.tools["kit__book"].replicas}
 
 
 async def ask(mcp: Door, name: str, **more: Any) -> Json:
@@ -107,9 +111,12 @@ class Human:
 
     asked: list[Any] = field(default_factory=list)
     refuses: bool = False
+    meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def elicited(self, _: Any, params: Any) -> types.ElicitResult | types.ErrorData:
         self.asked.append(params)
+        if self.meanwhile is not None:
+            await self.meanwhile()
         if self.refuses:
             return types.ErrorData(code=-1, message="not my business")
         if params.mode == "url":
@@ -191,3 +198,36 @@ async def test_a_client_that_refuses_to_be_asked_hears_that_its_call_was_not_com
             await mcp.call_tool("kit__book", {})
         assert caught.value.error.data["outcome"] == "unknown"
         assert caught.value.error.data["replica"] == "server:kit"
+
+
+async def test_a_user_may_think_while_the_links_get_other_names(tmp_path: Path) -> None:
+    human = Human()
+    async with scene(tmp_path, 2) as front, session(front, human, "elicitation") as mcp:
+
+        async def rename() -> None:
+            human.meanwhile = None
+            targets = {view.spec.name: view.spec.target for view in front.mesh.views()}
+            for name, target in targets.items():
+                assert isinstance(target, HttpTarget)
+                status, _ = await front.add_peer(f"new-{name}", target.url.removesuffix("/local"))
+                assert status == 201
+            await front.when(lambda: _keys(front) == {"peer:new-east", "peer:new-west"})
+
+        human.meanwhile = rename
+        assert _keys(front).isdisjoint({"peer:new-east", "peer:new-west"})
+        assert words(await mcp.call_tool("kit__book", {})).endswith("from answer 1 to answer 2")
+
+
+async def test_a_user_who_thinks_until_the_replica_is_gone_hears_that_nobody_went_on(tmp_path: Path) -> None:
+    human = Human()
+    async with scene(tmp_path, 2) as front, session(front, human, "elicitation") as mcp:
+
+        async def remove() -> None:
+            for view in front.mesh.views():
+                await front.rest("DELETE", f"/peers/{view.spec.name}")
+            await front.when(lambda: _replicas(front) == 0)
+
+        human.meanwhile = remove
+        with pytest.raises(MCPError, match="not executed") as caught:
+            await mcp.call_tool("kit__book", {})
+        assert caught.value.error.code == NOT_EXECUTED
