@@ -6,7 +6,7 @@ rule: this way answers nothing that the other way would answer differently.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -34,6 +34,8 @@ _SSE_TYPES: Final = frozenset({"*/*", "text/*", "text/event-stream"})
 _PARAM_HEADER: Final = "mcp-param-"
 # An answer that takes longer becomes a stream that is kept alive, so that no proxy on the way gives it up.
 PING_EVERY_S: Final = 15.0
+# What a socket's buffer takes at about one go; the rest of a large result waits where it is.
+_SLICE_BYTES: Final = 256 << 10
 _STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
@@ -110,7 +112,10 @@ class _Answer:
 
     async def result(self, result: bytes) -> web.StreamResponse:
         """End with a result, given as JSON."""
-        return await self._finish(b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":' + result + b"}", 200)
+        parts = (b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":', result, b"}")
+        if self._stream is None and len(result) > _SLICE_BYTES:
+            return await self._sliced(parts)
+        return await self._finish(b"".join(parts), 200)
 
     async def error(self, exc: MCPError) -> web.StreamResponse:
         """End with a JSON-RPC error; its code decides the HTTP status while that is still open."""
@@ -124,6 +129,18 @@ class _Answer:
         await self._event(body)
         await self._stream.write_eof()
         return self._stream
+
+    async def _sliced(self, parts: Sequence[bytes]) -> web.StreamResponse:
+        """Send what is large as views of itself: as one body it would be copied at each layer on its way."""
+        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+        answer.content_length = sum(len(part) for part in parts)
+        await answer.prepare(self._request)
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(part), _SLICE_BYTES):
+                await answer.write(view[start : start + _SLICE_BYTES])
+        await answer.write_eof()
+        return answer
 
     async def _event(self, data: bytes) -> None:
         stream = await self._opened()

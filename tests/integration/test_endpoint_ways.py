@@ -57,6 +57,10 @@ REGULAR: dict[str, tuple[list[tuple[str, str]], Any]] = {
     "templates": (headers("resources/templates/list"), request("resources/templates/list", {})),
     "a call": (headers("tools/call", "kit__echo"), request("tools/call", ECHO)),
     "a call with a text for an id": (headers("tools/call", "kit__echo"), request("tools/call", ECHO, id="x-1")),
+    "a call with a large answer": (
+        headers("tools/call", "kit__echo"),
+        request("tools/call", {"name": "kit__echo", "arguments": {"text": "0123456789" * 60_000}}),
+    ),
     "our own tool": (
         headers("tools/call", "get_available_mcp_servers"),
         request("tools/call", {"name": "get_available_mcp_servers", "arguments": {}}),
