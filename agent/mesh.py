@@ -102,6 +102,13 @@ class Mesh:
         found += [view for view in peers if isinstance(view.spec, PeerSpec) and name in view.spec.aliases]
         return found[0] if found else None
 
+    def find_node(self, name: str) -> LinkView | None:
+        """The connected link to the node that calls itself so, or that we call so; None when there is none."""
+        nodes = [view for view in self.views() if view.identity is not None and view.connected]
+        return next((v for v in nodes if v.identity and v.identity.name == name), None) or next(
+            (v for v in nodes if isinstance(v.spec, PeerSpec) and name in (v.spec.name, *v.spec.aliases)), None
+        )
+
     def view_of(self, name: str) -> LinkView:
         """The link of a server, else of a peer, found by its name or one of its aliases. Raises `MeshError`."""
         servers = {view.spec.name: view for view in self.views() if isinstance(view.spec, ServerSpec)}

@@ -21,13 +21,15 @@ from agent.api.describe import (
     split_views,
 )
 from agent.api.envelope import success
-from agent.errors import MeshError
+from agent.errors import MeshError, RpcError
 from agent.membership import MembershipView
 from agent.mesh import Mesh
 from agent.model import Json
 
 # A reload answers with the outcome of the new connection's first attempt, or after this long with what is known.
 RELOAD_TIMEOUT_S: Final = 10.0
+# Another node needs as long for a reload as we do, and a hop.
+ASK_TIMEOUT_S: Final = RELOAD_TIMEOUT_S + 5.0
 
 
 class Desk:
@@ -84,6 +86,22 @@ class Desk:
         functions = describe_functions(view, names) if view.connected else []
         status = "connected" if view.connected else view.state.value
         return {"server_name": server_name, "status": status, "functions": functions, "function_count": len(functions)}
+
+    async def ask(self, node: str, tool: str, arguments: Json) -> Json:
+        """Have another node's management tool answer, over the link to it."""
+        view = self._mesh.find_node(node)
+        link = self._mesh.link(view.key) if view is not None else None
+        if link is None:
+            raise MeshError(f"There is no node named {node!r} among this node's peers.")
+        try:
+            result = await link.request("tools/call", {"name": tool, "arguments": arguments}, timeout_s=ASK_TIMEOUT_S)
+        except RpcError as exc:
+            raise MeshError(f"Node {node!r}: {exc.message}") from exc
+        told = result.get("structuredContent")
+        if result.get("isError") is True or not isinstance(told, dict):
+            texts = [str(part.get("text", "")) for part in result.get("content") or () if isinstance(part, dict)]
+            raise MeshError(f"Node {node!r}: {' '.join(texts) or 'it gave no answer'}")
+        return told
 
     async def reload(self, server_name: str) -> Json:
         """Dial one server or peer anew; waits for the outcome."""

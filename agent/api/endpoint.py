@@ -21,6 +21,7 @@ from agent.api.management import NodeDesk, build_management
 from agent.api.native import NativePath
 from agent.api.notices import Notices
 from agent.api.search import SEARCH_TOOLS, ToolSearch, add_search_tools
+from agent.api.security import PEER_PATH
 from agent.core.route_table import RouteTable
 from agent.dispatch import Dispatch
 from agent.model import Json, NodeIdentity
@@ -58,7 +59,7 @@ async def build_endpoint(
     `list_changed` counts the notices sent. `search_mode`: whether clients that ask for nothing get the search tools in
     place of all tools; None: there are no search tools.
     """
-    server = build_management(identity.name, __version__, desk)
+    server = build_management(identity.name, __version__, desk, asks_others=path != PEER_PATH)
     if search_mode is not None:
         add_search_tools(server, ToolSearch(routes))
     bus = InMemorySubscriptionBus()

@@ -4,13 +4,18 @@ Built once per endpoint by the wiring; `agent.api.front` stands before it and an
 one rule: these tools only read snapshots and ask the mesh for reloads, they never touch a link.
 """
 
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Protocol
 
 from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
+from pydantic import Field
 
 from agent.errors import MeshError
 from agent.model import Json
+
+Here = Callable[[], Awaitable[Json]]
+OtherNode = Annotated[str | None, Field(description="Another node of the mesh to ask; this one by default")]
 
 
 class NodeDesk(Protocol):
@@ -32,6 +37,10 @@ class NodeDesk(Protocol):
         """Read the servers file again and open every enabled server's link anew."""
         ...
 
+    async def ask(self, node: str, tool: str, arguments: Json) -> Json:
+        """Have another node's management tool answer. Raises `MeshError` when it does not."""
+        ...
+
     def config(self) -> Json:
         """The node's settings, secrets masked."""
         ...
@@ -41,52 +50,89 @@ class NodeDesk(Protocol):
         ...
 
 
-def build_management(name: str, version: str, desk: NodeDesk) -> FastMCP:
-    """Return a FastMCP server with the management tools and resources of the contract."""
+def build_management(name: str, version: str, desk: NodeDesk, *, asks_others: bool = True) -> FastMCP:
+    """Return a FastMCP server with the management tools and resources of the contract.
+
+    `asks_others`: whether the tools may be asked about another node; `/mcp/local` answers for its own alone.
+    """
     # Schemas stay as they are declared, and FastMCP's own host guard is off: the edge checks every route.
     server: FastMCP = FastMCP(name, version=version, dereference_schemas=False, instructions=_INSTRUCTIONS)
 
+    ask = _Answerer(name, desk, asks_others=asks_others)
     # Coroutines all: FastMCP runs plain functions in threads, where the desk has no loop to ask the time of.
-
-    @server.tool
-    async def list_mcp_servers() -> dict[str, Any]:
-        """List every configured MCP server and every peer node with its status."""
-        servers = [{key: value for key, value in entry.items() if key != "functions"} for entry in desk.servers()]
-        return {"servers": servers, "count": len(servers)}
-
-    @server.tool
-    async def reload_mcp_server(server_name: str) -> dict[str, Any]:
-        """Open the connection to one MCP server or peer anew and report how it went."""
-        try:
-            return await desk.reload(server_name)
-        except MeshError as exc:
-            raise ToolError(str(exc)) from exc
-
-    @server.tool
-    async def reload_all_mcp_servers() -> dict[str, Any]:
-        """Read the servers file again and open every enabled MCP server anew."""
-        try:
-            servers = await desk.reload_all()
-        except MeshError as exc:
-            raise ToolError(str(exc)) from exc
-        return {"servers": servers, "count": len(servers)}
-
-    @server.tool
-    async def get_mcp_server_functions(server_name: str) -> dict[str, Any]:
-        """Show the functions of one MCP server or peer: the name it uses itself and the name in the mesh."""
-        try:
-            return desk.functions(server_name)
-        except MeshError as exc:
-            raise ToolError(str(exc)) from exc
-
-    @server.tool
-    async def get_available_mcp_servers() -> dict[str, Any]:
-        """List the names of the MCP servers and peers that are connected now."""
-        names = [entry["name"] for entry in desk.servers() if entry["connected"]]
-        return {"servers": names, "count": len(names)}
-
+    _add_listings(server, desk, ask)
+    _add_reloads(server, desk, ask)
     _add_resources(server, desk)
     return server
+
+
+class _Answerer:
+    """Has a question answered here, or by the node that was named."""
+
+    def __init__(self, own_name: str, desk: NodeDesk, *, asks_others: bool) -> None:
+        self._own_name = own_name
+        self._desk = desk
+        self._asks_others = asks_others
+
+    async def __call__(self, node: str | None, tool: str, arguments: Json, here: Here) -> Json:
+        """`here` gives our own answer; it is not called when another node is asked."""
+        try:
+            if node is None or node == self._own_name:
+                return await here()
+            if self._asks_others:
+                return await self._desk.ask(node, tool, arguments)
+        except MeshError as exc:
+            raise ToolError(str(exc)) from exc
+        raise ToolError(f"This endpoint answers for node {self._own_name!r} alone.")
+
+
+def _add_listings(server: FastMCP, desk: NodeDesk, ask: _Answerer) -> None:
+    @server.tool
+    async def list_mcp_servers(node: OtherNode = None) -> dict[str, Any]:
+        """List every configured MCP server and every peer node with its status."""
+
+        async def here() -> Json:
+            servers = [{key: value for key, value in entry.items() if key != "functions"} for entry in desk.servers()]
+            return {"servers": servers, "count": len(servers)}
+
+        return await ask(node, "list_mcp_servers", {}, here)
+
+    @server.tool
+    async def get_mcp_server_functions(server_name: str, node: OtherNode = None) -> dict[str, Any]:
+        """Show the functions of one MCP server or peer: the name it uses itself and the name in the mesh."""
+
+        async def here() -> Json:
+            return desk.functions(server_name)
+
+        return await ask(node, "get_mcp_server_functions", {"server_name": server_name}, here)
+
+    @server.tool
+    async def get_available_mcp_servers(node: OtherNode = None) -> dict[str, Any]:
+        """List the names of the MCP servers and peers that are connected now."""
+
+        async def here() -> Json:
+            names = [entry["name"] for entry in desk.servers() if entry["connected"]]
+            return {"servers": names, "count": len(names)}
+
+        return await ask(node, "get_available_mcp_servers", {}, here)
+
+
+def _add_reloads(server: FastMCP, desk: NodeDesk, ask: _Answerer) -> None:
+    @server.tool
+    async def reload_mcp_server(server_name: str, node: OtherNode = None) -> dict[str, Any]:
+        """Open the connection to one MCP server or peer anew and report how it went."""
+        named = {"server_name": server_name}
+        return await ask(node, "reload_mcp_server", named, lambda: desk.reload(server_name))
+
+    @server.tool
+    async def reload_all_mcp_servers(node: OtherNode = None) -> dict[str, Any]:
+        """Read the servers file again and open every enabled MCP server anew."""
+
+        async def here() -> Json:
+            servers = await desk.reload_all()
+            return {"servers": servers, "count": len(servers)}
+
+        return await ask(node, "reload_all_mcp_servers", {}, here)
 
 
 def _add_resources(server: FastMCP, desk: NodeDesk) -> None:

@@ -108,3 +108,32 @@ async def test_the_rest_api_shows_the_same_servers_as_the_tools(tmp_path: Path) 
             assert body["data"]["self"]["name"] == "one"
             assert body["data"]["self"]["tools"] == len(node.tool_names())
             assert body["data"]["conflicts"] == body["data"]["findings"] == []
+
+
+@eras
+async def test_the_management_tools_ask_another_node_when_told_to(era: Era, tmp_path: Path) -> None:
+    async with (
+        served(make_server()) as url,
+        running_node("two", tmp_path / "two", servers=[ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)]) as two,
+        running_node("one", tmp_path / "one") as one,
+        client(one.url, era) as mcp,
+        client(one.local_url, era) as local,
+    ):
+        await two.connected("kit")
+        status, _ = await one.add_peer("other", two.url)
+        assert status == 201
+        for name in ("two", "other"):
+            there = (await manage(mcp, "list_mcp_servers", node=name))["structuredContent"]
+            assert [server["name"] for server in there["servers"]] == ["kit"]
+        reloaded = await manage(mcp, "reload_mcp_server", server_name="kit", node="two")
+        assert reloaded["structuredContent"]["success"] is True
+        own = (await manage(mcp, "get_available_mcp_servers", node="one"))["structuredContent"]
+        assert own["servers"] == ["other"]
+        for asked, words in ({"node": "three"}, "no node named 'three'"), ({"node": "two", "server_name": "x"}, "'x'"):
+            tool = "get_mcp_server_functions" if "server_name" in asked else "list_mcp_servers"
+            refused = await manage(mcp, tool, **asked)
+            assert refused["isError"] is True
+            assert words in refused["content"][0]["text"]
+        # What peers reach answers for itself: a request to it never goes on to another node.
+        passed_on = await manage(local, "list_mcp_servers", node="two")
+        assert passed_on["isError"] is True
