@@ -66,7 +66,11 @@ def test_no_character_of_a_token_can_be_changed(place: int, letter: str) -> None
             opened(bad)
 
 
-@pytest.mark.parametrize("bad", ["", ".", "mesh1", "mesh1...", "....", "x" * 300, 7, {}, [token()], True, token()[:-1]])
+# Each process has a key of its own, so a token may not be part of a test's name: side by side, names must agree.
+CUT_SHORT = pytest.param(token()[:-1], id="cut short")
+
+
+@pytest.mark.parametrize("bad", ["", ".", "mesh1", "mesh1...", "....", "x" * 300, 7, {}, [token()], True, CUT_SHORT])
 def test_what_this_node_never_gave_is_refused(bad: object) -> None:
     with pytest.raises(StateRefused):
         opened(bad)
