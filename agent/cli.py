@@ -18,6 +18,7 @@ from agent.errors import ConfigRefused
 from agent.settings_table import SETTINGS
 
 _INTERRUPTED = 130  # What a shell reports for a program that ended by SIGINT.
+_NO_COMMAND = "required: COMMAND"  # argparse's own words
 _EPILOG = "exit codes: 0 done, 1 usage, 2 configuration refused, 3 not authorised, 4 unreachable, 5 tool failed"
 
 
@@ -25,7 +26,9 @@ class _Parser(argparse.ArgumentParser):
     """argparse with our exit code for a usage error (its own, 2, means a refused configuration here)."""
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
+        # Who names no command wants to hear which there are.
+        print_what = self.print_help if message.endswith(_NO_COMMAND) else self.print_usage
+        print_what(sys.stderr)
         self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
 
 
@@ -53,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Build the whole command line."""
     parser = _Parser("mesh-agent", description="MCP nodes that find each other.", epilog=_EPILOG, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"mesh-agent {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     settings, client, output = _settings_flags(), _client_flags(), _output_flags()
 

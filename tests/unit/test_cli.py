@@ -67,6 +67,19 @@ def test_usage_error_is_exit_code_one_with_a_line_on_stderr(
     assert "mesh-agent" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("argv", "named"), [([], "status"), (["peers"], "add")])
+def test_whoever_names_no_command_is_told_which_there_are(
+    argv: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv) == 1
+    assert f"\n    {named} " in capsys.readouterr().err
+
+
+def test_the_version_may_be_asked_for_as_a_flag_or_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == run("version") == 0
+    assert capsys.readouterr().out == f"mesh-agent {__version__}\n" * 2
+
+
 def test_secrets_cannot_be_given_as_flags_of_run() -> None:
     assert [setting.name for setting in SETTINGS if not setting.flag] == ["token", "peer_token"]
     assert run("run", "--token", "x") == 1
