@@ -10,21 +10,20 @@ from collections.abc import Sequence
 from functools import partial
 
 from bench.figures import Figure, median_of_ratios
-from bench.loads import Way, latency_s, rate
+from bench.loads import CALLERS, Way, latency_s, rate
 from bench.processes import canned_server, node, proxy_server
 from bench.raw_client import RawClient
 
-BATCHES = 7
-PROXY_CALLS = 16
+BATCHES = 5
+PROXY_CALLS = 32
 # A node makes so many times the proxy's calls in a batch, so that both take long enough to be measured.
-NODE_CALLS = PROXY_CALLS * 60
-MANY_CALLERS = 8
+NODE_CALLS = PROXY_CALLS * 50
 GOAL = 100
 TEXT = "sixteen bytes ok"
 
 
 async def measure() -> list[Figure]:
-    """Compare at one caller and at eight."""
+    """Compare at one caller and at 32."""
     async with (
         canned_server() as url,
         proxy_server(url) as proxy_url,
@@ -41,14 +40,14 @@ async def measure() -> list[Figure]:
         for way, calls in ways:
             await latency_s(way, calls)
         alone = await _in_turn(ways, 1)
-        crowd = await _in_turn(ways, MANY_CALLERS)
+        crowd = await _in_turn(ways, CALLERS)
     return [
         Figure("create_proxy, calls/s at 1 caller", statistics.median(alone[1]), "/s"),
         Figure(
             "node's calls/s over create_proxy's, 1 caller", median_of_ratios(*alone), "x", GOAL, more_is_better=True
         ),
         Figure(
-            "node's calls/s over create_proxy's, 8 callers", median_of_ratios(*crowd), "x", GOAL, more_is_better=True
+            "node's calls/s over create_proxy's, 32 callers", median_of_ratios(*crowd), "x", GOAL, more_is_better=True
         ),
     ]
 

@@ -89,7 +89,7 @@ class JournalServer:
 
 @asynccontextmanager
 async def journal_server(path: Path, rng: random.Random) -> AsyncGenerator[JournalServer, None]:
-    """Serve on a port of its own; whoever dials goes away first, a call that is inside is never cancelled."""
+    """Serve on a port of its own. A call that is inside is executed, also when its caller has gone."""
     server = JournalServer(path, rng)
     app = web.Application()
     app.add_routes([web.post("/mcp", server.handle)])
