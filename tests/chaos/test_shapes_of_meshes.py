@@ -18,13 +18,13 @@ import pytest
 from tests.chaos.journal_server import READ, WRITE, JournalServer, journal_server
 from tests.e2e.running import STOP_TIMEOUT_S, RunningNode, all_of, eventually, modern_request, running_nodes
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PEERS = "/api/v1/mcp/peers"
 # docs/architecture.md: what a gateway lists is passed on over three nodes at most.
 GATEWAYS_MAX = 3
-# A node that was away is dialled again after a back-off.
-SETTLED_WITHIN_S = 30.0
+# A node that was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
+SETTLED_WITHIN_S = 45.0
 
 NAMES = ("a", "b", "c", "d")
 RING = tuple(zip(NAMES, (*NAMES[1:], NAMES[0]), strict=True))
