@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 
 import aiohttp
 from aiohttp import web
@@ -32,11 +33,20 @@ from discovery.errors import SettingsRefused
 log = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 3.0  # How long whoever holds the port may take to show that it is one of us.
+ANSWER_TIMEOUT_S = 1.0  # One question; all of its work is a header from memory.
 RACE_JITTER_S = 0.05  # Spreads the bids of those who saw the server go; all of them are microseconds of work.
 _BACKLOG = 1024
 _RETRY_S = 0.1
 _FAILURE_PAUSE_S = 1.0
 _SHUTDOWN_TIMEOUT_S = 0.05  # Waiting queries are cut; their clients treat that as a restart.
+
+
+class _Holder(Enum):
+    """Who holds the port, as far as can be told."""
+
+    OURS = "ours"
+    FOREIGN = "foreign"
+    SILENT = "silent"
 
 
 @dataclass(slots=True)
@@ -88,18 +98,28 @@ async def embedded_catalog(
 
 
 async def _listen_or_join(host: str, port: int, url: str, timeout_s: float) -> socket.socket | None:
-    """Become the server (a listening socket) or make sure that another one is there (None)."""
+    """Become the server (a listening socket) or leave that to whoever holds the port (None).
+
+    Silence is no answer of another program: a catalog that was stopped is away, and comes back or ends.
+    """
     deadline_s = asyncio.get_running_loop().time() + timeout_s
     while True:
         listener = try_listen(host, port)
-        if listener is not None or await _is_ours(url):
+        if listener is not None:
             return listener
+        holder = await _who_answers(url, min(timeout_s, ANSWER_TIMEOUT_S))
+        if holder is _Holder.OURS:
+            return None
         if asyncio.get_running_loop().time() > deadline_s:
-            raise SettingsRefused(
-                f"port {port} of {host} is held by a program that is no embedded catalog: "
-                "set MESH_EMBEDDED_PORT to a free port, the same one on every node of this machine"
-            )
+            break
         await asyncio.sleep(_RETRY_S)
+    if holder is _Holder.SILENT:
+        log.warning("embedded catalog: whoever serves it does not answer, waiting for it", extra={"port": port})
+        return None
+    raise SettingsRefused(
+        f"port {port} of {host} is held by a program that is no embedded catalog: "
+        "set MESH_EMBEDDED_PORT to a free port, the same one on every node of this machine"
+    )
 
 
 async def _keep_place(host: str, port: int, listener: socket.socket | None, role: _Role, ready: asyncio.Event) -> None:
@@ -189,11 +209,13 @@ async def _until_gone(host: str, port: int) -> None:
         return
 
 
-async def _is_ours(url: str) -> bool:
-    """Whether an embedded catalog answers there."""
-    timeout = aiohttp.ClientTimeout(total=1.0)
+async def _who_answers(url: str, timeout_s: float) -> _Holder:
+    """Ask whoever listens there what it is."""
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/v1/status/leader") as answer:
-            return answer.headers.get(MARK_HEADER) == MARK
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        return False
+            return _Holder.OURS if answer.headers.get(MARK_HEADER) == MARK else _Holder.FOREIGN
+    except TimeoutError:  # Ahead of the others: aiohttp's own time-outs are errors of its client too.
+        return _Holder.SILENT
+    except (aiohttp.ClientError, OSError):
+        return _Holder.FOREIGN

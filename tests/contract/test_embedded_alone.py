@@ -45,6 +45,17 @@ async def test_a_port_held_by_another_program_is_refused_with_the_fix() -> None:
                 pass
 
 
+async def test_a_holder_that_does_not_answer_is_a_catalog_that_is_away_and_is_followed_when_it_ends() -> None:
+    port = free_ports(1)[0]
+    async with AsyncExitStack() as stack:
+        silent = try_listen("127.0.0.1", port)  # Accepts, as the kernel does for a stopped process, and says nothing.
+        assert silent is not None
+        with silent:
+            joined = await stack.enter_async_context(embedded_catalog(port, join_timeout_s=0.2))
+            assert not joined.serving
+        await until(lambda: joined.serving, within_s=5, what="taking over")
+
+
 async def test_a_port_that_is_none_is_refused() -> None:
     with pytest.raises(SettingsRefused, match="70000"):
         async with embedded_catalog(70_000):

@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,13 +26,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def held_port() -> Iterator[int]:
-    """A port that belongs to a program which says nothing."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        yield taken.getsockname()[1]
+@asynccontextmanager
+async def foreign_port() -> AsyncIterator[int]:
+    """A port that belongs to a program which hangs up on everybody."""
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
 def plan(mode: str, consul_port: int, embedded_port: int = 1, *, explicit: bool = True) -> MembershipPlan:
@@ -171,7 +173,7 @@ async def test_moving_over_to_a_consul_that_appears_loses_nobody_who_has_not_mov
 
 
 async def test_settings_that_cannot_work_are_refused_at_the_start() -> None:
-    with held_port() as port:
+    async with foreign_port() as port:
         membership = Membership(plan("embedded", 1, port), registration(), lambda _: None)
         with pytest.raises(ConfigRefused, match="MESH_EMBEDDED_PORT"):
             await membership.run()
