@@ -11,7 +11,7 @@ import random
 import signal
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,7 @@ from agent.peer_orders import PeerOrders
 from agent.servers_file import read_servers
 from agent.sockets import bound_socket, display_host
 from agent.watched_files import watch_file
+from discovery.errors import CatalogUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ class Node:
             loop.add_signal_handler(signal_number, stop.set)
         plan = membership_plan(self._settings, self._port)
         if plan.mode == "consul" or plan.consul.explicit:
-            own_address(plan, plan.consul)  # refused before anything starts
+            with suppress(CatalogUnavailable):  # An outage: the membership tells it and goes on asking.
+                await own_address(plan, plan.consul)  # Refused before anything starts.
         store = OverrideStore.open(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor

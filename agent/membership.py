@@ -6,7 +6,7 @@ without one, the node uses the embedded catalog and moves over when a Consul app
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -17,7 +17,7 @@ from agent.errors import ConfigRefused
 from discovery.advertise import advertised_address, route_ip_to
 from discovery.embedded import embedded_catalog
 from discovery.environment import ConsulSettings
-from discovery.errors import SettingsRefused
+from discovery.errors import CatalogUnavailable, SettingsRefused
 from discovery.model import Catalog, RegistrarStatus, Registration, SourceStatus
 from discovery.session import open_session
 from discovery.source import CatalogSource, Registrar
@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 LOOK_FOR_CONSUL_EVERY_S: Final = 3.0
 # A catalog that was in use and cannot be any more (its port was taken, its TLS file is gone) is tried again this often.
 TRY_AGAIN_S: Final = 5.0
+# Without an address nothing can be registered; the question is a cheap one for the resolver of this machine.
+ADDRESS_AGAIN_S: Final = 1.0
+
+RouteTo = Callable[[str], Awaitable[str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,11 @@ class Membership:
         registration: Registration,
         on_catalog: Callable[[Catalog], None],
         cache: CatalogCache | None = None,
+        *,
+        route_to: RouteTo = route_ip_to,
     ) -> None:
         self._plan = plan
+        self._route_to = route_to
         self._registration = registration
         self._on_catalog = on_catalog
         self._cache = cache
@@ -152,15 +159,19 @@ class Membership:
         """Stay with one catalog; returns when another is to be used."""
         self._url = settings.url
         async with open_session(settings) as session:
-            registration = replace(self._registration, address=self._address(settings))
-            self._registration = registration
-            self._registrar = session.registrar(registration)
+            try:
+                address = await own_address(self._plan, settings, self._route_to)
+            except CatalogUnavailable as exc:
+                log.warning("not registered before our own address is known", extra={"reason": str(exc)})
+                address = None
+            self._registration = replace(self._registration, address=address or "")
+            self._registrar = session.registrar(self._registration)
             known = await self._known(settings.url)
             self._source = session.source(self._plan.service_name, self._registrar, known=known)
             cache = self._cache if self._mode == "consul" else None
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._registrar.keep(), name="registration")
+                    group.create_task(self._keep_registered(self._registrar, settings, address), name="registration")
                     group.create_task(self._read(self._source, known, cache), name="catalog watch")
                     if cache is not None:
                         group.create_task(cache.keep(), name="catalog cache")
@@ -196,19 +207,38 @@ class Membership:
                 await asyncio.sleep(LOOK_FOR_CONSUL_EVERY_S)
         raise _ConsulAppeared
 
-    def _address(self, settings: ConsulSettings) -> str:
-        return own_address(self._plan, settings)
+    async def _keep_registered(self, registrar: Registrar, settings: ConsulSettings, address: str | None) -> None:
+        if address is None:
+            self._registration = replace(self._registration, address=await self._address_when_known(settings))
+            registrar.change(self._registration)
+        await registrar.keep()
+
+    async def _address_when_known(self, settings: ConsulSettings) -> str:
+        """Ask until Consul's name resolves. What is refused then is told and may yet change: the node is in use."""
+        told = False
+        while True:
+            await asyncio.sleep(ADDRESS_AGAIN_S)
+            try:
+                return await own_address(self._plan, settings, self._route_to)
+            except CatalogUnavailable as exc:
+                log.debug("our own address is still unknown", extra={"reason": str(exc)})
+            except ConfigRefused as exc:
+                log.log(logging.DEBUG if told else logging.WARNING, "not registered", extra={"reason": str(exc)})
+                told = True
 
 
-def own_address(plan: MembershipPlan, settings: ConsulSettings) -> str:
-    """The address to register ("" means the Consul node's own). Raises `ConfigRefused` with the fix."""
+async def own_address(plan: MembershipPlan, settings: ConsulSettings, route_to: RouteTo = route_ip_to) -> str:
+    """The address to register ("" means the Consul node's own).
+
+    Raises `ConfigRefused` with the fix, `CatalogUnavailable` when that depends on a name that does not resolve now.
+    """
     host = urlsplit(settings.url).hostname
     try:
         return advertised_address(
             explicit=plan.advertise_address,
             bind_host=plan.bind_host,
             consul_url=settings.url,
-            route_ip=route_ip_to(host) if host else None,
+            route_ip=await route_to(host) if host and not plan.advertise_address else None,
         )
     except SettingsRefused as exc:
         raise ConfigRefused(str(exc)) from exc

@@ -1,14 +1,18 @@
 """Which address we register, so that other nodes can reach us.
 
-Called by the wiring once the listening socket is known. `advertised_address` is pure; `route_ip_to` asks the kernel.
-The one rule: an address that others cannot use is refused at start, with the fix, instead of being registered.
+Called by the wiring once the listening socket is known. `advertised_address` is pure; `route_ip_to` asks the resolver
+and the kernel. The one rule: an address that others cannot use is refused, with the fix, instead of being registered;
+a name that does not resolve says nothing about that, it is an outage.
 """
 
+import asyncio
 import socket
 from ipaddress import ip_address
 
 from discovery.environment import is_loopback_host, is_loopback_url
-from discovery.errors import SettingsRefused
+from discovery.errors import CatalogUnavailable, SettingsRefused
+
+RESOLVE_TIMEOUT_S = 3.0  # A resolver that is away itself takes far longer, and a start waits for this.
 
 
 def advertised_address(*, explicit: str | None, bind_host: str, consul_url: str, route_ip: str | None) -> str:
@@ -26,7 +30,8 @@ def advertised_address(*, explicit: str | None, bind_host: str, consul_url: str,
     if explicit is not None and explicit.strip():
         return _explicit(explicit.strip())
     bind_host = bind_host.strip().removeprefix("[").removesuffix("]")
-    local_agent = is_loopback_url(consul_url)
+    # A name that leads to loopback is this machine, whatever it is called.
+    local_agent = is_loopback_url(consul_url) or (route_ip is not None and is_loopback_host(route_ip))
     if is_loopback_host(bind_host):
         if local_agent:
             # Only consumers of the same Consul node can use it, which is what loopback means.
@@ -39,17 +44,27 @@ def advertised_address(*, explicit: str | None, bind_host: str, consul_url: str,
         return bind_host
     if local_agent:
         return ""
-    if route_ip is None or _is_unspecified(route_ip) or is_loopback_host(route_ip):
+    if route_ip is None or _is_unspecified(route_ip):
         raise SettingsRefused(
             f"there is no route to Consul at {consul_url} that would tell our address: set MESH_ADVERTISE_ADDRESS"
         )
     return route_ip
 
 
-def route_ip_to(host: str, port: int = 8500) -> str | None:
-    """Our own IP on the route to `host`; None when it does not resolve or has no route. Sends nothing."""
+async def route_ip_to(host: str, port: int = 8500) -> str | None:
+    """Our own IP on the route to `host`; None when there is no route. Sends nothing but the resolver's questions.
+
+    Raises:
+        CatalogUnavailable: the name does not resolve now, or not within `RESOLVE_TIMEOUT_S`.
+    """
+    loop = asyncio.get_running_loop()
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+            # The loop's own way is a thread: a slow resolver must not hold up the node.
+            family, _, _, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))[0]
+    except (OSError, UnicodeError) as exc:  # A time-out is an OSError too.
+        raise CatalogUnavailable(f"the name of Consul's host does not resolve: {host}") from exc
+    try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(address)
             return str(probe.getsockname()[0])

@@ -3,7 +3,7 @@
 import pytest
 
 from discovery.advertise import advertised_address, route_ip_to
-from discovery.errors import SettingsRefused
+from discovery.errors import CatalogUnavailable, SettingsRefused
 
 LOCAL, REMOTE = "http://127.0.0.1:8500", "http://consul:8500"
 
@@ -23,6 +23,8 @@ LOCAL, REMOTE = "http://127.0.0.1:8500", "http://consul:8500"
         (None, "127.0.0.1", LOCAL, None, "127.0.0.1"),
         (None, "localhost", LOCAL, None, "127.0.0.1"),
         (None, "::1", "http://[::1]:8500", None, "::1"),
+        (None, "0.0.0.0", REMOTE, "127.0.0.1", ""),  # A name that leads to loopback.
+        (None, "127.0.0.1", REMOTE, "::1", "127.0.0.1"),
         ("  ", "127.0.0.1", LOCAL, None, "127.0.0.1"),
     ],
 )
@@ -40,7 +42,6 @@ def test_the_address_follows_from_binding_and_from_where_consul_is(
         (None, "127.0.0.1", REMOTE, "10.0.0.5", "HOST=0.0.0.0"),
         (None, "localhost", "https://consul.example:8501", None, "MESH_ADVERTISE_ADDRESS"),
         (None, "0.0.0.0", REMOTE, None, "MESH_ADVERTISE_ADDRESS"),
-        (None, "0.0.0.0", REMOTE, "127.0.0.1", "MESH_ADVERTISE_ADDRESS"),
         ("0.0.0.0", "0.0.0.0", LOCAL, None, "MESH_ADVERTISE_ADDRESS"),
         ("http://node1", "0.0.0.0", LOCAL, None, "MESH_ADVERTISE_ADDRESS"),
     ],
@@ -52,6 +53,7 @@ def test_an_address_that_others_cannot_use_is_refused_with_the_fix(
         advertised_address(explicit=explicit, bind_host=bind_host, consul_url=consul_url, route_ip=route_ip)
 
 
-def test_the_route_to_loopback_is_loopback_and_no_name_has_no_route() -> None:
-    assert route_ip_to("127.0.0.1") == "127.0.0.1"
-    assert route_ip_to("no-such-host.invalid") is None
+async def test_the_route_to_loopback_is_loopback_and_a_name_without_an_address_is_an_outage() -> None:
+    assert await route_ip_to("127.0.0.1") == "127.0.0.1"
+    with pytest.raises(CatalogUnavailable, match=r"no-such-host\.invalid"):
+        await route_ip_to("no-such-host.invalid")

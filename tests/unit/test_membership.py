@@ -15,6 +15,7 @@ from agent.membership import Membership, MembershipPlan, own_address
 from discovery.consul_client import open_client
 from discovery.embedded import embedded_catalog
 from discovery.environment import ConsulSettings
+from discovery.errors import CatalogUnavailable
 from discovery.model import Catalog, Registration
 
 SERVICE = "mcp-node"
@@ -187,7 +188,31 @@ async def test_a_node_without_discovery_has_nothing_to_run() -> None:
     membership.describe_ourselves(offer_digest="abc")
 
 
-def test_an_address_that_others_cannot_reach_is_refused_with_the_fix() -> None:
+async def test_an_address_that_others_cannot_reach_is_refused_with_the_fix() -> None:
+    async def route(_host: str) -> str:
+        return "10.1.2.9"
+
     far = ConsulSettings(url="http://10.1.2.3:8500", explicit=True)
     with pytest.raises(ConfigRefused, match=r"HOST=0\.0\.0\.0"):
-        own_address(plan("consul", 1), far)
+        await own_address(plan("consul", 1), far, route)
+
+
+async def test_a_consul_whose_name_does_not_resolve_is_joined_once_it_does() -> None:
+    answers = iter([CatalogUnavailable("no such name"), ConfigRefused("no way in"), "127.0.0.1"])
+
+    async def route(_host: str) -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    port = free_port()
+    async with embedded_catalog(port), asyncio.TaskGroup() as group:
+        catalogs: asyncio.Queue[Catalog] = asyncio.Queue()
+        membership = Membership(plan("consul", port), registration(), catalogs.put_nowait, route_to=route)
+        running = group.create_task(membership.run(), name="membership")
+        async with asyncio.timeout(20):
+            while not (catalog := await catalogs.get()).instances:
+                assert not membership.view.registrar.registered
+        assert [instance.address for instance in catalog.instances] == ["127.0.0.1"]
+        running.cancel()
