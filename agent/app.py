@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +43,7 @@ from agent.node_plan import MCP_PATH, edge_policy, membership_plan, node_registr
 from agent.overrides import OverrideStore
 from agent.peer_orders import PeerOrders
 from agent.servers_file import read_servers
-from agent.sockets import bound_socket, display_host
+from agent.sockets import bound_socket, display_host, listened_host
 from agent.watched_files import watch_file
 from discovery.errors import CatalogUnavailable
 
@@ -100,7 +101,8 @@ class Node:
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, stop.set)
-        plan = membership_plan(self._settings, self._port)
+        bind_host = listened_host(self._socket, self._settings.host)
+        plan = replace(membership_plan(self._settings, self._port), bind_host=bind_host)
         if plan.mode == "consul" or plan.consul.explicit:
             with suppress(CatalogUnavailable):  # An outage: the membership tells it and goes on asking.
                 await own_address(plan, plan.consul)  # Refused before anything starts.

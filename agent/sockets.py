@@ -5,15 +5,19 @@ Called by the wiring. The one rule: a port that was asked for is used or refused
 
 import errno
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from ipaddress import ip_address
+from typing import Any, Final
 
 from agent.errors import ConfigRefused
 
 BACKLOG: Final = 1024
 # The default port moves on by at most this many; a machine with more nodes is one that sets its ports.
 PORTS_TRIED_MAX: Final = 100
+
+# What the resolver answers: family, type, protocol, canonical name, address.
+AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
 
 @contextmanager
@@ -33,6 +37,15 @@ def bound_socket(host: str, port: int, *, explicit: bool) -> Generator[socket.so
     raise ConfigRefused(f"PORT: no free port from {port} on; set PORT to a free one")
 
 
+def listened_host(bound: socket.socket, host: str) -> str:
+    """The host to register for what is listened on: a name that means this machine alone becomes the one address.
+
+    Other names stay, for they may mean more to others than the address does.
+    """
+    address = str(bound.getsockname()[0])
+    return address if ip_address(address).is_loopback else host
+
+
 def display_host(bind_host: str) -> str:
     """The host to write into a URL for somebody on this machine."""
     if bind_host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
@@ -41,9 +54,8 @@ def display_host(bind_host: str) -> str:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = preferred(found)
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -54,6 +66,11 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def preferred(found: Sequence[AddressInfo]) -> AddressInfo:
+    """The address to listen on when a name gives several: IPv4 first, which `localhost` means to most clients."""
+    return min(found, key=lambda info: info[0] != socket.AF_INET)
 
 
 def _why_not(host: str, port: int, exc: OSError) -> str:

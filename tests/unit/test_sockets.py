@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from agent.errors import ConfigRefused
-from agent.sockets import bound_socket, display_host
+from agent.sockets import AddressInfo, bound_socket, display_host, listened_host, preferred
 
 HOST = "127.0.0.1"
 
@@ -78,3 +78,30 @@ def test_the_socket_is_closed_when_its_time_is_over() -> None:
 )
 def test_the_host_that_is_shown_is_one_that_can_be_called(bind_host: str, shown: str) -> None:
     assert display_host(bind_host) == shown
+
+
+def test_a_name_with_two_addresses_is_listened_on_over_ipv4() -> None:
+    six: AddressInfo = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 8000, 0, 0))
+    four: AddressInfo = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 8000))
+    assert preferred([six, four]) == four
+    assert preferred([six]) == six
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "host", "registered"),
+    [
+        (socket.AF_INET6, "::1", "localhost", "::1"),
+        (socket.AF_INET, "127.0.0.1", "localhost", "127.0.0.1"),
+        (socket.AF_INET, "127.0.0.1", "my-host", "127.0.0.1"),
+        (socket.AF_INET, "0.0.0.0", "0.0.0.0", "0.0.0.0"),
+    ],
+)
+def test_what_is_listened_on_is_what_is_registered(
+    family: socket.AddressFamily, address: str, host: str, registered: str
+) -> None:
+    with socket.socket(family) as bound:
+        try:
+            bound.bind((address, 0))
+        except OSError as exc:
+            pytest.skip(f"this machine has no {address}: {exc}")
+        assert listened_host(bound, host) == registered
