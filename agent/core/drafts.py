@@ -1,11 +1,11 @@
 """Peers that operators and settings name, and what the catalog adds to them.
 
 Called by `agent.core.selection` alone, within one decision. The one rule: the catalog may add aliases and sightings to
-such a peer, never change its name, its URL or its token.
+such a peer, never change its name, its URL or a token that it was given.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent.core.catalog_peers import Candidate, url_key
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Draft:
     """One such peer while it is put together. `identity`: the node that it is believed to lead to.
 
-    `twin_urls`: where others that were merged into it would dial.
+    `twin_urls`: where others that were merged into it would dial. `nodes`: the node IDs that the catalog knows at its
+    own URL.
     """
 
     name: str
@@ -32,16 +33,28 @@ class Draft:
     twin_urls: list[str] = field(default_factory=list)
     sightings: set[str] = field(default_factory=set)
     suppressions: list[Suppression] = field(default_factory=list)
+    nodes: set[str] = field(default_factory=set)
 
-    def spec(self) -> PeerSpec:
-        """The finished peer. The link finds out by itself whether it is a mesh node: the catalog could be wrong."""
-        return PeerSpec(
+    def spec(self, peer_token: str | None) -> PeerSpec:
+        """The finished peer.
+
+        A discovered node that is named again at its own URL is still one: it gets the peer token that it would have got
+        unnamed, and is held to its node ID. Of all others the link finds out by itself whether they are mesh nodes.
+        """
+        spec = PeerSpec(
             self.name,
             self.target,
             self.source,
             self.scope,
             aliases=tuple(self.aliases),
             sighting=" | ".join(sorted(self.sightings - {""})),
+        )
+        # The peer token is good for what a node serves itself, so it is of no use to a gateway.
+        if peer_token is None or self.target.token is not None or self.scope is PeerScope.MESH or not self.nodes:
+            return spec
+        expected = self.identity if self.identity in self.nodes else min(self.nodes)
+        return replace(
+            spec, target=replace(self.target, token=peer_token), expected_node_id=expected, is_mesh_node=True
         )
 
 
@@ -120,5 +133,7 @@ def fold_in(drafts: Iterable[Draft], found: Iterable[Candidate]) -> list[Candida
             continue
         draft.aliases += [candidate.name, candidate.service_id]
         draft.sightings.add(candidate.sighting)
+        if candidate.node_id is not None and url_key(candidate.url) == url_key(draft.target.url):
+            draft.nodes.add(candidate.node_id)
         draft.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))
     return rest

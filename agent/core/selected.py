@@ -14,7 +14,11 @@ from agent.model import HttpTarget, PeerScope, PeerSpec
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A peer that an operator added; `target.token` is sent to it and nothing else is."""
+    """A peer that an operator added.
+
+    `target.token` is sent to it and nothing else is. Without one, a discovered mesh node at that URL keeps the peer
+    token (`agent.core.drafts`).
+    """
 
     name: str
     target: HttpTarget

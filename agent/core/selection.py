@@ -45,7 +45,8 @@ def select(
     `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the
     spec) -> node ID that answered there last; keep it while the URL is named by anybody, also when its link has been
     folded into another. `connected`: backend keys of links that are up. `previous`: the peers chosen last, so that
-    names stay where they are. `peer_token` goes to discovered mesh nodes only.
+    names stay where they are. `peer_token` goes to discovered mesh nodes only, also
+    where somebody names one again at its URL without a token.
     """
     findings: set[Finding] = set()
     last = LastChosen(previous)
@@ -57,7 +58,10 @@ def select(
     hidden = _suppressed(rest, suppressions, found)
     wanted = [c for c in rest if c.key not in hidden and (c.up or _is_linked(c, last, connected))]
     named = give_names(wanted, {own.name, *server_names, *(d.name for d in drafts)}, last, findings)
-    peers = [*(draft.spec() for draft in drafts), *(_spec(candidate, name, peer_token) for candidate, name in named)]
+    peers = [
+        *(draft.spec(peer_token) for draft in drafts),
+        *(_spec(candidate, name, peer_token) for candidate, name in named),
+    ]
     discovered = {draft.name: tuple(draft.suppressions) for draft in drafts if draft.suppressions}
     discovered |= {name: (Suppression(name, c.node_id, c.service_id),) for c, name in named}
     return Selection(

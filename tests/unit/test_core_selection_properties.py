@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.catalog_peers import url_key
+from agent.core.catalog_peers import Candidate, read_catalog, url_key
 from agent.core.naming import is_valid_name
 from agent.core.selection import Override, Selection, Suppression, select
 from agent.model import HttpTarget, NodeIdentity, PeerScope, PeerSource
@@ -129,7 +129,8 @@ def test_every_override_is_dialled_as_written_or_is_an_alias_of_one_or_leads_to_
     for override in world["overrides"]:
         spec = by_name.get(override.name)
         if spec is not None and spec.source is PeerSource.OVERRIDE:
-            assert (spec.target, spec.scope) == (override.target, override.scope)
+            assert (spec.target.url, spec.scope) == (override.target.url, override.scope)
+            assert spec.target.token == override.target.token or spec.is_mesh_node
         else:
             assert override.name in said
 
@@ -137,10 +138,16 @@ def test_every_override_is_dialled_as_written_or_is_an_alias_of_one_or_leads_to_
 @settings(max_examples=150)
 @given(STEPS)
 def test_the_token_goes_to_discovered_nodes_and_to_nobody_else(steps: Any) -> None:
-    _, selection = _steps(steps)
+    world, selection = _steps(steps)
+    given = {override.name: override.target.token for override in world["overrides"]}
     for spec in selection.peers:
-        trusted = spec.source is PeerSource.DISCOVERY and spec.expected_node_id is not None
-        assert spec.target.token == ("token" if trusted else None)
+        if spec.expected_node_id is not None:
+            assert spec.target.token == "token"
+        else:
+            assert spec.target.token == (given[spec.name] if spec.source is PeerSource.OVERRIDE else None)
+    expected = {(url_key(s.target.url), s.expected_node_id) for s in selection.peers if s.expected_node_id is not None}
+    found = read_catalog(world["catalog"], OWN.node_id, {})
+    assert expected <= {(url_key(c.url), c.node_id) for c in found if isinstance(c, Candidate)}
 
 
 @settings(max_examples=150)
