@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from agent.core.definition_shape import check_definition
 from agent.core.digest import definition_digest
 from agent.core.naming import is_valid_name, node_alias, public_name, public_uri
 from agent.core.route_table import (
@@ -132,13 +133,8 @@ class _Reading:
     def result(self) -> Imported:
         """The frozen outcome."""
         if self._refused_count > REFUSALS_MAX:
-            more = Conflict(
-                f"{self._refused_count - REFUSALS_MAX} more entries",
-                "",
-                (self._contribution.backend_key,),
-                ConflictReason.LIMIT,
-            )
-            self._refused.append(more)
+            name = f"{self._refused_count - REFUSALS_MAX} more entries"
+            self._refused.append(Conflict(name, "", (self._contribution.backend_key,), ConflictReason.LIMIT))
         claims = tuple(
             Claims(root, owner, self._ours, tuple(routes.values())) for (root, owner), routes in self._claims.items()
         )
@@ -175,6 +171,7 @@ class _Reading:
         if imported and listed_as != name:
             raise _Refused(ConflictReason.MISNAMED, name)
         try:
+            check_definition(kind, entry)
             digest = definition_digest(kind, entry)
         except ValueError as exc:
             raise _Refused(ConflictReason.MALFORMED, name) from exc

@@ -101,11 +101,18 @@ def test_a_private_server_is_listed_at_home_and_not_offered_to_peers() -> None:
 
 
 def test_a_listed_definition_is_the_backends_own_with_name_and_origin_replaced() -> None:
-    tool: Json = {"name": "read", "title": "Read", "_meta": {"a": 1, ORIGIN_META_KEY: "forged"}, "x-unknown": [1.0]}
+    tool: Json = {
+        "name": "read",
+        "title": "Read",
+        "inputSchema": {"type": "object"},
+        "_meta": {"a": 1, ORIGIN_META_KEY: "forged"},
+        "x-unknown": [1.0],
+    }
     table = build_routes([_server("files", Offer(tools=(tool,)))], OWN)
     assert table.tools["home__files__read"].definition == {
         "name": "home__files__read",
         "title": "Read",
+        "inputSchema": {"type": "object"},
         "x-unknown": [1.0],
         "_meta": {
             "a": 1,
@@ -193,7 +200,9 @@ def test_a_peer_cannot_take_another_nodes_name_by_listing_it() -> None:
 
 
 def test_entries_without_a_name_and_names_listed_twice_are_refused() -> None:
-    offer = Offer(tools=({"title": "x"}, {"name": ""}, {"name": 1}, *_tools("a", "a").tools, {"name": "b", "n": 2**70}))
+    offer = Offer(
+        tools=({"title": "x"}, {"name": ""}, {"name": 1}, *_tools("a", "a").tools, {**_tools("b").tools[0], "n": 2**70})
+    )
     table = build_routes([_server("s", offer)], OWN)
     assert _listed(table) == ["home__s__a"]
     assert _said(table) == [("", "malformed"), ("a", "duplicate"), ("b", "malformed")]

@@ -17,15 +17,19 @@ NODES = st.sampled_from(
     [NodeIdentity(f"{digit}" * 32, name) for digit, name in zip("1234", ("home", "twin", "twin", "s"), strict=True)]
 )
 TOOLS = st.fixed_dictionaries(
-    {"name": st.sampled_from(["t", "_t", "s__t", "long" * 20, "do it"]), "description": st.sampled_from(["x", "y"])}
+    {
+        "name": st.sampled_from(["t", "_t", "s__t", "long" * 20, "do it"]),
+        "description": st.sampled_from(["x", "y"]),
+        "inputSchema": st.just({"type": "object"}),
+    }
 )
-RESOURCES = st.fixed_dictionaries({"uri": st.sampled_from(["n://a", "n://b/c", "m:x"])})
+RESOURCES = st.fixed_dictionaries({"uri": st.sampled_from(["n://a", "n://b/c", "m:x"]), "name": st.just("n")})
 OFFERS = st.builds(
     Offer,
     st.lists(TOOLS, max_size=3).map(tuple),
     st.lists(TOOLS, max_size=1).map(tuple),
     st.lists(RESOURCES, max_size=2).map(tuple),
-    st.just(({"uriTemplate": "n://d/{x}"},)) | st.just(()),
+    st.just(({"uriTemplate": "n://d/{x}", "name": "n"},)) | st.just(()),
 )
 SERVER_NAMES = st.sampled_from(["s", "s_", "twin"])
 

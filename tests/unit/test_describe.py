@@ -29,7 +29,7 @@ from agent.model import (
 OWN = NodeIdentity("id-own", "own")
 SECRET = "s3cret-token"
 PEER = PeerSpec("two", HttpTarget("http://two:8000/mcp", (("X-Key", SECRET),), SECRET), PeerSource.OVERRIDE)
-OFFER = Offer(tools=({"name": "add", "description": "Adds.", "inputSchema": {}},), digest="d")
+OFFER = Offer(tools=({"name": "add", "description": "Adds.", "inputSchema": {"type": "object"}},), digest="d")
 READY = LinkView(
     PEER,
     LinkState.READY,
@@ -107,7 +107,10 @@ def test_every_conflict_is_shown_once_though_two_tables_know_it() -> None:
 
 def imported(node_id: str) -> Offer:
     origin = {"node": "twin", "node_id": node_id, "server": "kit", "tool": "add", "scope": "node", "via": []}
-    return Offer(tools=({"name": "twin__kit__add", "_meta": {ORIGIN_META_KEY: origin}},), digest=node_id)
+    return Offer(
+        tools=({"name": "twin__kit__add", "inputSchema": {"type": "object"}, "_meta": {ORIGIN_META_KEY: origin}},),
+        digest=node_id,
+    )
 
 
 def test_servers_come_before_peers_each_by_name() -> None:

@@ -28,7 +28,10 @@ from agent.servers_file import parse_servers
 
 HOME = NodeIdentity("0a" * 16, "home")
 AWAY = NodeIdentity("1b" * 16, "away")
-OFFER = Offer(tools=({"name": "do"},), resources=({"uri": "n://a"},))
+OFFER = Offer(
+    tools=({"name": "do", "inputSchema": {"type": "object"}},),
+    resources=({"uri": "n://a", "name": "a"},),
+)
 
 
 def spec_of(mesh: Json) -> ServerSpec:
