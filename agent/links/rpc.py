@@ -20,6 +20,8 @@ LIST_CHANGES: Final = {
 PROGRESS_METHOD: Final = "notifications/progress"
 CANCELLED_METHOD: Final = "notifications/cancelled"
 
+_ID_TYPES: Final = frozenset({int, str, float, type(None)})
+
 NO_TOKEN: Final = object()  # stands for "the caller asked for no progress", which a null token does not
 
 
@@ -55,13 +57,19 @@ def encode_reply(request: Json) -> bytes:
 
 
 def decode(data: bytes | bytearray | memoryview) -> Json:
-    """One JSON object. Raises `ProtocolBroken` for anything else (orjson refuses more than 1,024 levels of nesting)."""
+    """One JSON object whose method and ID are such, so that they can be looked up and sent back.
+
+    Raises `ProtocolBroken` for anything else (orjson refuses more than 1,024 levels of nesting).
+    """
     try:
         message = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
         raise ProtocolBroken(f"the answer is not JSON: {exc}") from exc
     if not isinstance(message, dict):
         raise ProtocolBroken("the answer is JSON, but not a JSON-RPC message")
+    # By exact type: true equals 1 as a key, and would pass for the ID of somebody's request.
+    if type(message.get("id")) not in _ID_TYPES or not isinstance(message.get("method", ""), str):
+        raise ProtocolBroken("the answer is a JSON object whose id or method no JSON-RPC message has")
     return message
 
 

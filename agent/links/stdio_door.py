@@ -255,7 +255,7 @@ class StdioDoor:
             log.debug("MCP server wrote a line that is no message", extra={"server": self.label})
             return
         if "method" not in message:
-            pending = self._pending.get(message.get("id"))  # type: ignore[arg-type]  # any JSON value may be looked up
+            pending = self._pending.get(message.get("id"))  # type: ignore[arg-type]  # a text or null finds nothing
             if pending is not None and not pending.response.done():
                 pending.response.set_result(message)
                 if pending.wake is not None:

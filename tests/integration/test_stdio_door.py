@@ -101,6 +101,14 @@ async def test_lines_that_are_no_messages_are_counted_and_harm_nobody() -> None:
         assert door.junk_lines == before + 3
 
 
+async def test_messages_with_odd_ids_and_methods_are_junk_and_what_came_with_them_is_served() -> None:
+    async with open_door(scripted("modern")) as door:
+        assert isinstance(door, StdioDoor)
+        before = door.junk_lines
+        assert (await door.request("tools/call", call("odd"), timeout_s=10))["done"] is True
+        assert door.junk_lines == before + 5
+
+
 async def test_answers_in_any_order_find_their_callers() -> None:
     async with open_door(scripted()) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
         tasks = [

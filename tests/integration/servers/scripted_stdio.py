@@ -120,6 +120,18 @@ class Server:
                 self.send({"id": "a", "method": "ping"})
                 self.send({"id": "b", "method": "roots/list"})
                 self.result(request_id)
+            case "odd":
+                # In one write, so that they come in one piece.
+                odd = (
+                    {"id": [1], "result": {}},
+                    {"id": {}, "result": {}},
+                    {"id": True, "result": {}},
+                    {"method": ["x"]},
+                )
+                asked = {"id": json.loads("[" * 300 + "]" * 300), "method": "ping"}
+                answer = {"id": request_id, "result": {"done": True}}
+                sys.stdout.write("".join(json.dumps(one) + "\n" for one in (*odd, asked, answer)))
+                sys.stdout.flush()
             case "answers":
                 self.result(request_id, answers=self.answers)
             case "stray":
