@@ -63,4 +63,21 @@ def _canonical_or_repr(entry: Json) -> bytes:
         return canonical(entry)
     except ValueError:
         # The route table drops such an entry, so all that matters is that a change of it shows.
-        return repr(entry).encode("utf-8", "surrogatepass")
+        return _flattened(entry).encode("utf-8", "surrogatepass")
+
+
+def _flattened(entry: Json) -> str:
+    """Texts and numbers of the entry behind their keys; without recursion, as `repr` ends at 1,000 levels."""
+    parts: list[str] = []
+    pending: list[Any] = [entry]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            parts.append(f"object {len(value)}")
+            pending += (part for member in value.items() for part in member)
+        elif isinstance(value, list):
+            parts.append(f"array {len(value)}")
+            pending += value
+        else:
+            parts.append(repr(value))
+    return "\n".join(parts)

@@ -84,3 +84,13 @@ def test_an_offer_has_another_digest_when_an_entry_moves_to_another_kind() -> No
 
 def test_an_offer_with_an_unusable_entry_still_has_a_digest_that_shows_changes() -> None:
     assert offer_digest([{"x": 2**70}], (), (), ()) != offer_digest([{"x": 2**71}], (), (), ())
+
+
+def test_an_offer_nested_beyond_the_stack_has_a_digest_that_a_change_of_it_changes() -> None:
+    def deep(inmost: object) -> Json:
+        for _ in range(1_020):
+            inmost = [inmost]
+        return {"name": "a", "x": inmost}
+
+    one, same, other = (offer_digest([deep(inmost)], (), (), ()) for inmost in (1, 1, {"b": 1}))
+    assert one == same != other
