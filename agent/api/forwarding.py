@@ -16,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from agent.api.catalogue import LIST_HINTS
+from agent.core.nesting import is_deeper_than
 from agent.core.route_table import Route
 from agent.dispatch import CallRefused, CallUnanswered, Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
@@ -28,6 +29,8 @@ log = logging.getLogger("agent.mcp")
 _CACHEABLE: Final = frozenset({"resources/read"})
 # Words of 2026-07-28 that earlier clients have no use for.
 _MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
+# A message can be read 1,024 levels deep, but written only 254 deep, of which its envelope takes a few.
+ANSWER_NESTING_MAX: Final = 250
 # What a client sends as a name may be a book; the log keeps its title.
 NAME_LEN_LOGGED: Final = 128
 
@@ -50,10 +53,18 @@ async def forward(
     session_id: str | None = None,
 ) -> Forwarded:
     """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result."""
+
+    async def pass_on(note_method: str, note: Json) -> None:
+        # One that cannot be written must not cost the call its result.
+        if not is_deeper_than(note, ANSWER_NESTING_MAX):
+            await on_notification(note_method, note)
+
     try:
-        forwarded = await dispatch.forward(method, route, params, on_notification, session_id=session_id)
+        forwarded = await dispatch.forward(method, route, params, pass_on, session_id=session_id)
     except RpcError as exc:
         data = _named_as_asked(exc.data, route, params) if method == "resources/read" else exc.data
+        if is_deeper_than(data, ANSWER_NESTING_MAX):
+            data = {"outcome": "unknown"}
         raise MCPError(code=exc.code, message=exc.message, data=data) from exc
     except StateRefused as exc:
         raise MCPError(code=INVALID_PARAMS, message=str(exc), data={"reason": "invalid_request_state"}) from exc
@@ -69,6 +80,8 @@ async def forward(
         }
         code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
         raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
+    if is_deeper_than(forwarded.result, ANSWER_NESTING_MAX):
+        raise _unwritable(route, forwarded)
     if method == "resources/read":
         result = _with_public_uri(forwarded.result, forwarded.replica.remote_name, params["uri"])
         return Forwarded(result, forwarded.replica)
@@ -116,6 +129,15 @@ def logged(method: str, params: Json) -> Generator[Served, None, None]:
                     "ms": round((time.monotonic() - started_s) * 1000, 2),
                 },
             )
+
+
+def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:
+    backend = forwarded.replica.backend_key
+    return MCPError(
+        code=INTERNAL_ERROR,
+        message=f"{route.public_name}: {backend} answered with more than {ANSWER_NESTING_MAX} levels of nesting",
+        data={"outcome": "unknown", "timed_out": False, "replica": backend, "bytes_sent": True},
+    )
 
 
 def _named_as_asked(data: object, route: Route, params: Json) -> object:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.api.forwarding import ANSWER_NESTING_MAX
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hosting import Script, Seen, discovered, http, rpc_error, rpc_result, scripted
@@ -174,3 +175,51 @@ async def test_a_call_that_outlives_its_server_in_the_configuration_ends_with_on
         assert (await failed).code == OUTCOME_UNKNOWN
         over.set()
         assert repr(node.dispatch) == "<Dispatch in_flight=0>"
+
+
+def _nested(levels: int) -> Json:
+    value: Json = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+@both_eras
+@pytest.mark.parametrize("levels", [ANSWER_NESTING_MAX + 1, 255, 1_000])
+async def test_a_result_too_deep_to_be_written_is_an_error_with_an_outcome(
+    era: Era, levels: int, tmp_path: Path
+) -> None:
+    async def call(request: Seen) -> tuple[bytes, bool]:
+        # Put together as text, for nothing here can write it either.
+        head, tail = rpc_result(request, {"content": [], "x": "deep"}).split(b'"deep"')
+        deep = b'{"a":' * (levels - 2) + b"{}" + b"}" * (levels - 2)
+        body = head.partition(b"\r\n\r\n")[2] + deep + tail
+        return http(200, body), True
+
+    async with node_before(call, tmp_path) as (node, _):
+        failure = await failure_of(node, era)
+        assert failure.code == -32603
+        assert failure.data == {"outcome": "unknown", "timed_out": False, "replica": "server:kit", "bytes_sent": True}
+
+
+@both_eras
+async def test_a_result_as_deep_as_may_be_passes(era: Era, tmp_path: Path) -> None:
+    deep = {"content": [], "x": _nested(ANSWER_NESTING_MAX - 1)}
+
+    async def call(request: Seen) -> tuple[bytes, bool]:
+        return rpc_result(request, deep), True
+
+    async with node_before(call, tmp_path) as (node, _), client(node.url, era) as mcp:
+        assert (await mcp.request("tools/call", {"name": "kit__do"}, timeout_s=5))["x"] == deep["x"]
+
+
+@both_eras
+async def test_an_error_too_deep_to_be_written_keeps_its_code(era: Era, tmp_path: Path) -> None:
+    async def call(request: Seen) -> tuple[bytes, bool]:
+        head, tail = rpc_error(request, 200, -32099, "no", "deep").split(b'"deep"')
+        body = head.partition(b"\r\n\r\n")[2] + b"[" * 400 + b"]" * 400 + tail
+        return http(200, body), True
+
+    async with node_before(call, tmp_path) as (node, _):
+        failure = await failure_of(node, era)
+        assert (failure.code, failure.data) == (-32099, {"outcome": "unknown"})
