@@ -122,7 +122,7 @@ class Server:
                 self.result(request_id)
             case "odd":
                 # In one write, so that they come in one piece.
-                odd = (
+                odd: tuple[dict[str, Any], ...] = (
                     {"id": [1], "result": {}},
                     {"id": {}, "result": {}},
                     {"id": True, "result": {}},
