@@ -6,7 +6,9 @@ rule: this way answers nothing that the other way would answer differently.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import orjson
@@ -22,11 +24,14 @@ from mcp.shared.inbound import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agent.api.asgi_bridge import AsgiBridge
+from agent.api.asgi_exchange import WRITE_TIMEOUT_S
 from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import forward, logged, shaped
 from agent.api.search import unwrapped
 from agent.dispatch import Dispatch
 from agent.model import Json
+
+log = logging.getLogger(__name__)
 
 _ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"})
 _JSON_TYPES: Final = frozenset({"*/*", "application/*", "application/json"})
@@ -127,7 +132,8 @@ class _Answer:
         if self._stream is None:
             return web.Response(body=body, status=status, content_type="application/json")
         await self._event(body)
-        await self._stream.write_eof()
+        async with self._write_deadline():
+            await self._stream.write_eof()
         return self._stream
 
     async def _sliced(self, parts: Sequence[bytes]) -> web.StreamResponse:
@@ -138,18 +144,36 @@ class _Answer:
         for part in parts:
             view = memoryview(part)
             for start in range(0, len(part), _SLICE_BYTES):
-                await answer.write(view[start : start + _SLICE_BYTES])
-        await answer.write_eof()
+                async with self._write_deadline():
+                    await answer.write(view[start : start + _SLICE_BYTES])
+        async with self._write_deadline():
+            await answer.write_eof()
         return answer
 
     async def _event(self, data: bytes) -> None:
-        stream = await self._opened()
-        await stream.write(b"event: message\r\ndata: " + data + b"\r\n\r\n")
+        async with self._write_deadline():
+            stream = await self._opened()
+            await stream.write(b"event: message\r\ndata: " + data + b"\r\n\r\n")
 
     async def ping(self) -> None:
         """Keep a slow answer's connection alive."""
-        stream = await self._opened()
-        await stream.write(b": ping\r\n\r\n")
+        async with self._write_deadline():
+            stream = await self._opened()
+            await stream.write(b": ping\r\n\r\n")
+
+    @asynccontextmanager
+    async def _write_deadline(self) -> AsyncIterator[None]:
+        """Drop a client that takes nothing for so long: with its connection its call ends, and the backend's work."""
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                yield
+        except TimeoutError:
+            log.warning("MCP client stopped reading, dropped", extra={"limit_s": WRITE_TIMEOUT_S})
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            # Now aiohttp cancels the request's task; an exception of ours would be laid at the backend's door.
+            await asyncio.sleep(0)
+            raise ConnectionResetError("the client stopped reading") from None
 
     async def _opened(self) -> web.StreamResponse:
         if self._stream is None:

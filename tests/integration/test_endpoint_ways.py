@@ -4,6 +4,7 @@ Every request is sent to a real node twice, once to its endpoint and once straig
 rule: whatever a client sends, it cannot tell which way was taken.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from agent.api.envelope import envelope_middleware
+from agent.api.native import _Answer
 from agent.links.sse import SseParser
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.fastmcp_server import make_server
@@ -198,3 +200,35 @@ async def test_other_http_methods_go_the_long_way(tmp_path: Path) -> None:
         for method in ("PUT", "DELETE", "PATCH"):
             async with session.request(method, short) as one, session.request(method, long) as other:
                 assert one.status == other.status >= 400
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["events", "one large result"])
+async def test_a_client_that_reads_nothing_is_dropped_and_its_call_cancelled(
+    large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.api.native.WRITE_TIMEOUT_S", 0.2)
+    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        told = _Answer(request, 1)
+        try:
+            for _ in range(0 if large else 1000):
+                await told.notify("notifications/message", {"data": "x" * 65536})
+            return await told.result(b"[" + b" " * (64 << 20) + b"]")
+        except BaseException as exc:
+            ended.set_result(type(exc).__name__)
+            raise
+
+    app = web.Application()
+    app.router.add_get("/", flood)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with asyncio.timeout(20):
+            _reader, writer = await asyncio.open_connection("127.0.0.1", runner.addresses[0][1], limit=1024)
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert await ended == "CancelledError"
+            writer.close()
+    finally:
+        await runner.cleanup()
