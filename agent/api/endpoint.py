@@ -5,6 +5,7 @@ Built by the wiring twice, for `/mcp` and `/mcp/local`. The one rule: the two di
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 from fastmcp import FastMCP
@@ -25,6 +26,9 @@ from agent.api.security import PEER_PATH
 from agent.core.route_table import RouteTable
 from agent.dispatch import Dispatch
 from agent.model import Json, NodeIdentity
+
+# A stateful session that its client left without a word is forgotten; one with an open GET stream is never idle.
+SESSION_IDLE_TIMEOUT_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,13 @@ async def build_endpoint(
     low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, ListenHandler(bus))
     low.add_request_handler("completion/complete", CompleteRequestParams, _no_completion)
     # The edge checks Host and Origin of every route; FastMCP's guard knows none of our names.
-    asgi_app = server.http_app(path=path, json_response=False, stateless_http=False, host_origin_protection=False)
+    asgi_app = server.http_app(
+        path=path,
+        json_response=False,
+        stateless_http=False,
+        host_origin_protection=False,
+        session_idle_timeout=SESSION_IDLE_TIMEOUT_S,
+    )
     bridge = AsgiBridge(asgi_app, path=path)
     native = NativePath(catalogue=catalogue, dispatch=dispatch, bridge=bridge)
     return Endpoint(path, native, bridge, notices)
