@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from agent import __version__
-from agent.cli_output import CliFailed, Exit, print_fault, print_json
+from agent.cli_output import CliFailed, Exit, print_fault, print_json, tolerate_any_encoding
 from agent.errors import ConfigRefused
 from agent.settings_table import SETTINGS
 
@@ -34,7 +34,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; usage errors and `--help` leave by SystemExit."""
-    args = build_parser().parse_args(argv)
+    tolerate_any_encoding()
+    args = parse(argv)
     module, _, name = args.command.partition(":")
     try:
         command: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), name)
@@ -51,6 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `mesh-agent status | head`: nobody reads on. Python would complain when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; a tool's arguments may also stand after flags, where argparse takes no more of them."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and ("pairs" not in args or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.pairs = [*args.pairs, *rest]
+    return args
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 Used by every `agent.cli_*` module. The one rule: nothing that another machine wrote reaches the terminal uncleaned.
 """
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,13 @@ class CliFailed(Exception):
     def __init__(self, code: Exit, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def tolerate_any_encoding() -> None:
+    """Let a terminal that cannot show a character get its escape: a tool's words must not end in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_json(**data: Any) -> None:

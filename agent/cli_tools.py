@@ -70,6 +70,8 @@ def read_arguments(text: str | None, pairs: Sequence[str]) -> dict[str, Any]:
         arguments = json.loads(text) if text else {}
     except ValueError as exc:
         raise CliFailed(Exit.USAGE, f"--args is not JSON: {exc}") from None
+    except RecursionError:
+        raise CliFailed(Exit.USAGE, "--args is nested too deeply") from None
     if not isinstance(arguments, dict):
         raise CliFailed(Exit.USAGE, '--args must be an object, like {"sides": 6}')
     for pair in pairs:
@@ -153,3 +155,5 @@ def _typed(value: str) -> Any:
         return json.loads(value)
     except ValueError:
         return value
+    except RecursionError:
+        raise CliFailed(Exit.USAGE, "an argument is nested too deeply") from None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent import __version__
-from agent.cli import main
+from agent.cli import main, parse
 from agent.cli_output import as_duration, print_table
 from agent.cli_tools import read_arguments
 from agent.settings_table import SETTINGS
@@ -55,7 +55,12 @@ def test_quick_commands_import_neither_fastmcp_nor_the_node(command: str) -> Non
         ["peers", "add", "a", "http://h/mcp", "--auth-token", "visible-in-ps"],
         ["tools", "call", "x", "--args", "{"],
         ["tools", "call", "x", "--args", "[]"],
+        ["tools", "call", "x", "--args", "[" * 100_000],
+        ["tools", "call", "x", "deep=" + "[" * 100_000],
         ["tools", "call", "x", "no-pair"],
+        ["tools", "call", "x", "--timeout", "1", "no-pair"],
+        ["tools", "call", "x", "a=1", "--nonsense", "b=2"],
+        ["version", "--json", "a=1"],
         ["status", "--url", "ftp://x"],
         ["status", "--token", "a", "--token-file", "b"],
     ],
@@ -140,6 +145,19 @@ def test_config_check_reads_the_servers_file_too(tmp_path: Path, capsys: pytest.
 def test_arguments_come_from_json_and_from_pairs(text: str | None, pairs: list[str], wanted: Any) -> None:
     expected = wanted if wanted is not None else {"a": "text", "b": True, "c": [1, "x"], "d": "", "e": "1=2", "f": "7"}
     assert read_arguments(text, pairs) == expected
+
+
+def test_a_tools_arguments_may_stand_before_and_after_flags() -> None:
+    args = parse(["tools", "call", "dice__roll", "sides=6", "--url", "http://h:1", "times=2", "--json", "seed=3"])
+    assert (args.name, args.pairs) == ("dice__roll", ["sides=6", "times=2", "seed=3"])
+    assert (args.url, args.json) == ("http://h:1", True)
+
+
+def test_what_a_terminal_cannot_show_is_written_as_its_escape() -> None:
+    code = "from agent.cli import main\nmain(['version'])\nprint('na\\u00efve \\U0001f3b2')"
+    environ = {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
+    assert done.stdout.splitlines()[-1] == "na\\xefve \\U0001f3b2", done.stderr
 
 
 def test_table_is_aligned_leaves_empty_columns_out_and_strips_hostile_text(capsys: pytest.CaptureFixture[str]) -> None:
