@@ -54,7 +54,9 @@ def select(
     drafts = draft_peers(overrides, statics, previous)
     identify(drafts, found, learned, {spec.name for spec in previous if spec.key not in connected})
     drafts = merge_twins(drafts, own, findings)
-    rest = _one_per_node(fold_in(drafts, found), last, findings)
+    rest = fold_in(drafts, found)
+    proven = {c.key for c in rest if _is_proven(c, last, learned, connected)}
+    rest = _one_per_node(rest, last, proven, findings)
     hidden = _suppressed(rest, suppressions, found)
     wanted = [c for c in rest if c.key not in hidden and (c.up or _is_linked(c, last, connected))]
     named = give_names(wanted, {own.name, *server_names, *(d.name for d in drafts)}, last, findings)
@@ -86,8 +88,13 @@ def _usable(read: Iterable[Candidate | Unusable], own: NodeIdentity, findings: s
     return usable
 
 
-def _one_per_node(candidates: Sequence[Candidate], last: LastChosen, findings: set[Finding]) -> list[Candidate]:
-    """Of several instances of one node, or of one URL, keep one: up before down, the latest start, the one we have."""
+def _one_per_node(
+    candidates: Sequence[Candidate], last: LastChosen, proven: Collection[InstanceKey], findings: set[Finding]
+) -> list[Candidate]:
+    """Of several instances of one node, or of one URL, keep one: up before down, the latest start, the one we have.
+
+    One of `proven` goes first: whoever copies a node's ID into the catalog must not take its link away.
+    """
     at_url = {url_key(candidate.url): candidate.identity for candidate in candidates if candidate.identity}
     groups: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
@@ -95,7 +102,7 @@ def _one_per_node(candidates: Sequence[Candidate], last: LastChosen, findings: s
         groups[candidate.identity or at_url.get(place) or place].append(candidate)
     kept: list[Candidate] = []
     for group in groups.values():
-        best, *others = sorted(group, key=lambda candidate: _preference(candidate, last))
+        best, *others = sorted(group, key=lambda c: (c.key not in proven, *_preference(c, last)))
         kept.append(best)
         findings.update(Finding(other.service_id, FindingKind.SAME_NODE, best.service_id) for other in others)
     return kept
@@ -124,6 +131,14 @@ def _suppressed(
 def _is_linked(candidate: Candidate, last: LastChosen, connected: Collection[str]) -> bool:
     spec = last.spec_of(candidate)
     return spec is not None and spec.key in connected
+
+
+def _is_proven(candidate: Candidate, last: LastChosen, learned: Mapping[str, str], connected: Collection[str]) -> bool:
+    """Whether its link is up, at this very URL, and the node that it claims to be has answered there."""
+    spec = last.spec_of(candidate)
+    if spec is None or spec.key not in connected or spec.target.url != candidate.url:
+        return False
+    return candidate.node_id is not None and learned.get(candidate.url) == candidate.node_id
 
 
 def _by_name(candidate: Candidate) -> tuple[str, InstanceKey]:
