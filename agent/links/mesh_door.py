@@ -5,12 +5,12 @@ operator asked for a gateway, and never talks to a node other than the one that 
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit, urlunsplit
 
 from agent.core.naming import is_valid_name
-from agent.errors import DialledOurselves, IdentityRefused
+from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed
 from agent.links.door import Door, Hello, open_door
 from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec, ServerSpec
 
@@ -40,13 +40,44 @@ async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoo
     target = spec.target
     if spec.is_mesh_node and spec.scope is PeerScope.LOCAL:
         target = local_target(target)
-    async with open_door(target) as door:
-        identity = checked_identity(door.hello, spec, own)
-        if identity is None or spec.scope is PeerScope.MESH or target == local_target(spec.target):
-            yield OpenDoor(door, identity)
+    async with AsyncExitStack() as stack:
+        target, opened_door = await _first_door(spec, target, own, stack)
+        if opened_door.identity is None or spec.scope is PeerScope.MESH or target == local_target(spec.target):
+            yield opened_door
             return
     async with open_door(local_target(spec.target)) as door:
         yield OpenDoor(door, checked_identity(door.hello, spec, own))
+
+
+async def _first_door(
+    spec: PeerSpec, target: HttpTarget, own: NodeIdentity, stack: AsyncExitStack
+) -> tuple[HttpTarget, OpenDoor]:
+    """The door at `target`, or the local one of a node that refuses the token at `target`; and where it was opened."""
+    try:
+        door = await stack.enter_async_context(open_door(target))
+    except AuthRefused as refused:
+        # A token between nodes is good for the local endpoint alone, which nobody should have to spell out.
+        local = local_target(target)
+        if spec.scope is PeerScope.MESH or target.token is None or target == local:
+            raise
+        return local, await _let_in(spec, local, own, stack, refused)
+    return target, OpenDoor(door, checked_identity(door.hello, spec, own))
+
+
+async def _let_in(
+    spec: PeerSpec, local: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, refused: AuthRefused
+) -> OpenDoor:
+    """Open `local`; raises `refused` unless a node of the mesh answers there."""
+    try:
+        door = await stack.enter_async_context(open_door(local))
+        identity = checked_identity(door.hello, spec, own)
+    except DialledOurselves:
+        raise
+    except LinkFailed:
+        raise refused from None
+    if identity is None:
+        raise refused
+    return OpenDoor(door, identity)
 
 
 def local_target(target: HttpTarget) -> HttpTarget:

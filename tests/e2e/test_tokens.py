@@ -142,6 +142,34 @@ async def test_foreign_hosts_and_origins_are_refused_on_every_route_even_with_th
         assert (await ask(guarded.front, path, Origin=origin, **bearer(TOKEN)))[0] in (200, 400, 404, 405, 406), path
 
 
+async def test_a_discovered_node_that_is_named_again_at_its_url_stays_connected(guarded: Guarded) -> None:
+    await renamed_and_back(guarded, {"peer_name": "renamed", "peer_url": guarded.back.url})
+
+
+async def test_the_peer_token_of_an_added_peer_is_tried_at_the_local_endpoint(guarded: Guarded) -> None:
+    # Another spelling of the URL: nothing that the catalog says helps this dial.
+    url = guarded.back.url.replace("127.0.0.1", "localhost")
+    await renamed_and_back(guarded, {"peer_name": "renamed", "peer_url": url, "auth_token": PEER_TOKEN})
+    for fault in ({"auth_token": f"not-{PEER_TOKEN}"}, {"auth_token": PEER_TOKEN, "scope": "mesh"}):
+        code, answer = await guarded.front.request("POST", REST[0], {"peer_name": "no", "peer_url": url, **fault})
+        await guarded.front.request("DELETE", f"{REST[0]}/no")
+        assert (code, answer["data"]["connected"]) == (202, False)
+        assert_silent(answer["message"])
+
+
+async def renamed_and_back(guarded: Guarded, body: dict[str, str]) -> None:
+    """Add `back` once more, use it, and leave the two nodes as they were."""
+    front = guarded.front
+    code, answer = await front.request("POST", REST[0], body)
+    assert (code, answer["data"]["connected"]) == (201, True), answer
+    await eventually(partial(front.offers, "kit__add", "back__notes__add"))
+    async with front.client() as client:
+        assert (await client.call_tool("kit__add", {"terms": [2, 3]})).data.total == 5
+    await front.request("DELETE", f"{REST[0]}/{body['peer_name']}")
+    await front.request("POST", REST[0], {"peer_name": "back", "peer_url": guarded.back.url})
+    await eventually(partial(front.sees, "back"))
+
+
 async def test_no_token_reaches_a_backend_a_log_or_an_answer(guarded: Guarded) -> None:
     front, back = guarded.front, guarded.back
     for era in ERAS:
