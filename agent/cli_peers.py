@@ -14,22 +14,40 @@ from agent.cli_output import Exit, print_json, print_table
 from agent.text import one_line
 
 PEERS_PATH = "/api/v1/mcp/peers"
+NAMES_CHARS_MAX = 1000
 SERVERS_PATH = "/api/v1/mcp/servers"
 
 
 def list_peers(args: Namespace) -> int:
     """Print the peers."""
     data, _ = asyncio.run(ask(node_of(args), "GET", PEERS_PATH))
-    peers = _rows(data, "peers")
+    peers, suppressed = _rows(data, "peers"), suppressed_names(data)
     if args.json:
-        print_json(peers=peers)
-    elif not peers:
+        print_json(peers=peers, suppressed=suppressed)
+        return Exit.OK
+    if not peers:
         print("no peers")
     else:
         heads = ["NAME", "CONNECTED", "STATE", "SOURCE", "TOOLS", "URL", "LAST ERROR"]
         fields = ["name", "connected", "state", "source", "function_count", "url", "last_error"]
         print_table(heads, [[peer.get(field) for field in fields] for peer in peers])
+    print_suppressed(suppressed)
     return Exit.OK
+
+
+def suppressed_names(data: Any) -> list[str]:
+    """Read the names of removed peers that discovery may not bring back, each once, from the answer about peers."""
+    names = data.get("suppressed") if isinstance(data, dict) else None
+    return list(dict.fromkeys(str(name) for name in names)) if isinstance(names, list) else []
+
+
+def print_suppressed(names: list[str]) -> None:
+    """Say which peers are kept away by an operator's order, and how that ends; nothing when there are none."""
+    if names:
+        print(
+            f"\nRemoved, and kept away although discovery may find them: {one_line(', '.join(names), NAMES_CHARS_MAX)}"
+        )
+        print("Add one again to lift that: mesh-agent peers add NAME URL")
 
 
 def add_peer(args: Namespace) -> int:

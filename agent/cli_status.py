@@ -9,16 +9,19 @@ from typing import Any
 
 from agent.cli_client import ask, node_of
 from agent.cli_output import Exit, as_duration, print_json, print_table
+from agent.cli_peers import PEERS_PATH, print_suppressed, suppressed_names
 from agent.text import one_line
 
 
 def show_status(args: Namespace) -> int:
     """Ask the node for its status and print it."""
-    data, _ = asyncio.run(ask(node_of(args), "GET", "/api/v1/mcp/status"))
+    node = node_of(args)
+    data, _ = asyncio.run(ask(node, "GET", "/api/v1/mcp/status"))
     status = _table(data)
     if args.json:
         print_json(**status)
         return Exit.OK
+    told, _ = asyncio.run(ask(node, "GET", PEERS_PATH))  # The status does not tell who is suppressed.
     itself = _table(status.get("self"))
     peers = [_table(peer) for peer in status.get("peers") or ()]
     _print_self(itself)
@@ -39,6 +42,7 @@ def show_status(args: Namespace) -> int:
         print_table(
             ["NAME", "KIND", "DETAIL"], [[row.get(key) for key in ("name", "kind", "detail")] for row in findings]
         )
+    print_suppressed(suppressed_names(told))
     return Exit.OK
 
 

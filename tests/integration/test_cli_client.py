@@ -164,6 +164,28 @@ async def test_peers_are_listed_added_and_removed(capsys: pytest.CaptureFixture[
     ]
 
 
+@pytest.mark.parametrize("command", [["peers", "ls"], ["status"]])
+async def test_suppressed_peers_are_named_once_with_the_way_to_lift_it(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {**STATUS, "suppressed": ["node-9", "odd\x1b[31m\nname", "node-9"]}
+    async with serve(Requests(), good(data)) as url:
+        assert await run(url, *command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [
+        "Removed, and kept away although discovery may find them: node-9, odd name",
+        "Add one again to lift that: mesh-agent peers add NAME URL",
+    ]
+
+
+async def test_suppressed_peers_are_part_of_the_listing_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(Requests(), good({"peers": [], "suppressed": ["node-9"]})) as url:
+        assert await run(url, "peers", "ls", "--json") == 0
+        assert json.loads(capsys.readouterr().out) == {"schema": 1, "peers": [], "suppressed": ["node-9"]}
+        assert await run(url, "peers", "ls") == 0
+    assert capsys.readouterr().out.startswith("no peers\n\nRemoved")
+
+
 async def test_token_of_a_peer_comes_from_a_file_or_from_stdin(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     requests, file = Requests(), tmp_path / "peer"
     file.write_text("peer-token-from-file\n")
