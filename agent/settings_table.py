@@ -151,7 +151,8 @@ SETTINGS: tuple[Setting, ...] = (
         "peers",
         parse_peers,
         "",
-        "Peers to link whatever discovery says, as `name=url` parted by commas. They cannot be removed over REST.",
+        "Peers to link whatever discovery says, as `name=url` parted by commas. They cannot be removed over REST. "
+        "One that discovery knows at the same URL as a node of the mesh keeps the peer token.",
     ),
     Setting(
         "peer_token",
