@@ -4,7 +4,6 @@ test_compose_running.py starts them where Docker is. The one rule: published por
 """
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -106,8 +105,10 @@ def test_consul_accepts_the_configuration(role: str, tmp_path: Path) -> None:
     binary = consul_binary(fetch=False)
     if binary is None:
         pytest.skip("NO CONSUL BINARY: the HCL files were not validated")
-    # A folder of its own: validate merges whatever lies in one.
-    shutil.copy(ROOT / "consul" / f"{role}.hcl", tmp_path)
+    # A folder of its own: validate merges whatever lies in one. A machine without a network has no private address.
+    text = (ROOT / "consul" / f"{role}.hcl").read_text()
+    assert "{{ GetPrivateIP }}" in text
+    (tmp_path / f"{role}.hcl").write_text(text.replace("{{ GetPrivateIP }}", "127.0.0.1"))
     seen = subprocess.run([binary, "validate", tmp_path], capture_output=True, text=True, timeout=30, check=False)
     assert seen.returncode == 0, seen.stdout + seen.stderr
 
