@@ -43,7 +43,7 @@ from agent.node_plan import MCP_PATH, edge_policy, membership_plan, node_registr
 from agent.overrides import OverrideStore
 from agent.peer_orders import PeerOrders
 from agent.servers_file import read_servers
-from agent.sockets import bound_socket, display_host, listened_host
+from agent.sockets import bound_socket, display_host, listened_host, stop_accepting
 from agent.watched_files import watch_file
 from discovery.errors import CatalogUnavailable
 
@@ -204,6 +204,7 @@ class Node:
         await asyncio.sleep(LEAVE_GRACE_S)
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await stop_accepting(self._socket)
                 await runner.cleanup()
         except TimeoutError:
             log.warning("requests were cut off at the end of the drain", extra={"timeout_s": DRAIN_TIMEOUT_S})
