@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
+from agent.core.nesting import is_deeper_than
 from agent.errors import (
     AuthRefused,
     ConfigRefused,
@@ -110,7 +111,7 @@ async def read_json(request: web.Request) -> Any:
         raise RequestRefused(
             400, "invalid_json", f"The body is not JSON: line {exc.lineno}, column {exc.colno}"
         ) from exc
-    if _is_deeper_than(parsed, JSON_DEPTH_MAX):
+    if is_deeper_than(parsed, JSON_DEPTH_MAX):
         raise RequestRefused(400, "invalid_json", f"The body is nested more than {JSON_DEPTH_MAX} levels deep")
     return parsed
 
@@ -189,15 +190,3 @@ async def _read_bounded(request: web.Request) -> bytes:
         message = f"The body did not arrive within {REST_BODY_TIMEOUT_S:g} s"
         raise RequestRefused(408, "request_timeout", message) from None
     return bytes(body)
-
-
-def _is_deeper_than(value: Any, levels_max: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    layer = [value]
-    for _ in range(levels_max):
-        children = [child for parent in layer for child in (parent.values() if isinstance(parent, dict) else parent)]
-        layer = [child for child in children if isinstance(child, dict | list)]
-        if not layer:
-            return False
-    return True

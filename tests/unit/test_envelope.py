@@ -99,7 +99,7 @@ def test_the_depth_limit_is_exact() -> None:
         ({"a": [{}]}, 2, True),
         (5, 0, False),
     ]:
-        assert envelope._is_deeper_than(value, levels) is deeper
+        assert envelope.is_deeper_than(value, levels) is deeper
 
 
 async def test_invalid_input_names_every_field_and_its_fix_but_never_its_value() -> None:
