@@ -14,7 +14,7 @@ import pytest
 
 from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, shared_consul
-from tests.e2e.meshes import SHARED_TOOLS, CatalogKind, RunningKit, SharedMesh
+from tests.e2e.meshes import SHARED_COUNTS, SHARED_TOOLS, CatalogKind, RunningKit, SharedMesh
 from tests.e2e.running import (
     LIVING,
     NodeProcess,
@@ -109,6 +109,8 @@ def mesh(catalog: CatalogKind, kit: RunningKit, tmp_path_factory: pytest.TempPat
         for node in nodes:
             await eventually(partial(node.sees, *(servers.keys() - {node.name})))
             await eventually(partial(node.offers, *SHARED_TOOLS))
+            # A tool of two nodes is listed as soon as one of them has it; the tests want both.
+            await eventually(partial(node.counts, {name: SHARED_COUNTS[name] for name in servers.keys() - {node.name}}))
         return nodes
 
     with nodes_below(folder):

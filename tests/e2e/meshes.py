@@ -63,3 +63,5 @@ SHARED_TOOLS = {
     *(f"kit__{tool}" for tool in ("add", "plant", "fail", "count", "hold")),
     "dice__roll",
 }
+# How many functions each node of the shared mesh has, its five management tools included.
+SHARED_COUNTS = {"plain": 5, "desk": 14, "hall": 8}

@@ -197,6 +197,13 @@ class RunningNode:
         assert listed >= set(names), listed
         return True
 
+    async def counts(self, expected: Mapping[str, int]) -> bool:
+        """Whether these peers have so many functions each."""
+        peers = await self.peers()
+        found = {name: peers[name]["function_count"] for name in expected}
+        assert found == expected, found
+        return True
+
     async def metric(self, name: str, **labels: str) -> float | None:
         """One sample of `/metrics`, None when it is not there."""
         code, text = await self.request("GET", "/metrics")
