@@ -153,11 +153,12 @@ class Dispatch:
         on_notification: OnNotification | None = None,
         *,
         session_id: str | None = None,
+        on_attempt: Callable[[str], None] = lambda _backend: None,
     ) -> Forwarded:
         """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
 
         `session_id` of a legacy client keeps its calls together where the route is sticky. A `requestState` in `params`
-        keeps the call with the replica that gave it.
+        keeps the call with the replica that gave it. `on_attempt` hears the backend key of each replica that is asked.
 
         Raises:
             StateRefused: the `requestState` is none that this node gave for this request; nobody was asked.
@@ -184,6 +185,7 @@ class Dispatch:
                 if step is not Step.AGAIN:
                     break
             tried.add(replica.backend_key)
+            on_attempt(replica.backend_key)
             try:
                 return Forwarded(await self._send(call, replica), replica)
             except RpcError:

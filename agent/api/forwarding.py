@@ -38,10 +38,18 @@ NAME_LEN_LOGGED: Final = 128
 
 @dataclass(slots=True)
 class Served:
-    """Who served a request, for its line in the log; what is `handed_on` is logged where it ends up."""
+    """Who served a request and how, for its line in the log; what is `handed_on` is logged where it ends up.
 
-    backend: str = "own"
+    `backend`: who was asked last, None when nobody could be. `tool_error`: the result says that the tool failed.
+    """
+
+    backend: str | None = "own"
+    tool_error: bool = False
     handed_on: bool = False
+
+    def asked(self, backend: str) -> None:
+        """Somebody is being asked now."""
+        self.backend = backend
 
 
 async def forward(
@@ -51,9 +59,11 @@ async def forward(
     params: Json,
     on_notification: OnNotification,
     *,
+    served: Served,
     session_id: str | None = None,
 ) -> Forwarded:
     """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result."""
+    served.backend = None
 
     async def pass_on(note_method: str, note: Json) -> None:
         # One that cannot be written must not cost the call its result.
@@ -61,7 +71,9 @@ async def forward(
             await on_notification(note_method, note)
 
     try:
-        forwarded = await dispatch.forward(method, route, params, pass_on, session_id=session_id)
+        forwarded = await dispatch.forward(
+            method, route, params, pass_on, session_id=session_id, on_attempt=served.asked
+        )
     except RpcError as exc:
         data = _named_as_asked(exc.data, route, params) if method == "resources/read" else exc.data
         if is_deeper_than(data, ANSWER_NESTING_MAX):
@@ -81,6 +93,7 @@ async def forward(
         }
         code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
         raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
+    served.tool_error = forwarded.result.get("isError") is True
     if not _can_be_written(forwarded.result):
         raise _unwritable(route, forwarded)
     if method == "resources/read":
@@ -119,7 +132,7 @@ def logged(method: str, params: Json) -> Generator[Served, None, None]:
     outcome = "failed"
     try:
         yield served
-        outcome = "ok"
+        outcome = "tool_error" if served.tool_error else "ok"
     except MCPError as exc:
         outcome = f"error {exc.code}"
         raise

@@ -19,7 +19,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
 from agent.api.catalogue import LIST_HINTS, LISTS, Catalogue
-from agent.api.forwarding import forward, logged, shaped
+from agent.api.forwarding import Served, forward, logged, shaped
 from agent.api.notices import Notices
 from agent.api.questions import asked_client, in_rounds
 from agent.api.search import unwrapped
@@ -51,8 +51,7 @@ class MeshFront:
                 ctx, params = replace(ctx, params=inner), inner
             route = self._catalogue.route(ctx.method, params)
             if route is not None:
-                forwarded = await self._forwarded(ctx, route, params, modern=modern)
-                served.backend = forwarded.replica.backend_key
+                forwarded = await self._forwarded(ctx, route, params, served, modern=modern)
                 return shaped(ctx.method, forwarded.result, modern=modern)
             if ctx.method in LISTS:
                 key, _ = LISTS[ctx.method]
@@ -64,7 +63,7 @@ class MeshFront:
             return self._introduced(ctx, result)
 
     async def _forwarded(
-        self, ctx: ServerRequestContext[Any, Any], route: Route, params: Json, *, modern: bool
+        self, ctx: ServerRequestContext[Any, Any], route: Route, params: Json, served: Served, *, modern: bool
     ) -> Forwarded:
         """Forward one request; a client with a session is asked for what the server wants to know meanwhile."""
         # A legacy client's session; the SDK has no public way to it from here.
@@ -78,7 +77,9 @@ class MeshFront:
         async def send(asked: Json) -> Forwarded:
             # Looked up anew, because a user may think for minutes.
             now = self._present(ctx.method, asked, route)
-            return await forward(self._dispatch, ctx.method, now, asked, pass_on, session_id=connection.session_id)
+            return await forward(
+                self._dispatch, ctx.method, now, asked, pass_on, served=served, session_id=connection.session_id
+            )
 
         params = with_log_level(params, self._log_levels.get(connection))
         return await send(params) if modern else await in_rounds(send, params, asked_client(ctx.session))

@@ -83,8 +83,7 @@ class NativePath:
                     served.handed_on = True
                     return await self._bridge.handle(request, body)
                 with _KeptAlive(self._bridge, answer.ping):
-                    forwarded = await forward(self._dispatch, method, route, params, answer.notify)
-                served.backend = forwarded.replica.backend_key
+                    forwarded = await forward(self._dispatch, method, route, params, answer.notify, served=served)
                 return await answer.result(orjson.dumps(shaped(method, forwarded.result, modern=True)))
         except MCPError as exc:
             return await answer.error(exc)

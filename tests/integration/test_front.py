@@ -1,6 +1,7 @@
 """What clients of either era see of a node with one real server behind it: lists, calls, errors, progress."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -307,3 +308,29 @@ async def test_errors_of_the_backend_pass_unchanged_with_their_data(tmp_path: Pa
                     with pytest.raises(RpcError, match="my own") as caught:
                         await mcp.request("tools/call", {"name": "kit__add"}, timeout_s=5)
                     assert (caught.value.code, caught.value.data) == (-31999, {"why": ["so"]})
+
+
+@pytest.mark.parametrize("era", [Era.MODERN, Era.LEGACY])
+async def test_the_line_in_the_log_names_who_was_asked_and_how_that_ended(
+    era: Era, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "agent.mcp")
+    async with scene(era, tmp_path) as now:
+        caplog.clear()
+        await now.call("kit__add", a=1)
+        await now.call("kit__refuse")
+        with pytest.raises(RpcError):
+            await now.mcp.request("prompts/get", {"name": "kit__greet", "arguments": {}}, timeout_s=5)
+        with pytest.raises(RpcError):
+            await now.call("kit__nothing")
+        lines = [
+            tuple(str(getattr(line, key)) for key in ("mcp_name", "backend", "outcome"))
+            for line in caplog.records
+            if line.message == "MCP request" and getattr(line, "mcp_name", None) is not None
+        ]
+    assert [(name, backend, outcome.split()[0]) for name, backend, outcome in lines] == [
+        ("kit__add", "server:kit", "ok"),
+        ("kit__refuse", "server:kit", "tool_error"),
+        ("kit__greet", "server:kit", "error"),
+        ("kit__nothing", "own", "error"),
+    ]
