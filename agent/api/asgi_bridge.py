@@ -14,21 +14,17 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-import orjson
 from aiohttp import web
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from agent.api.asgi_exchange import AsgiExchange, http_scope
 from agent.api.asgi_lifespan import AsgiApp, AsgiLifespan, LifespanFailed
+from agent.api.incoming import BODY_BYTES_MAX, read_body, refuse
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
-BODY_TIMEOUT_S = 30.0  # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
-
 _LISTEN_METHOD = "subscriptions/listen"
 _SSE_WATCHER = "_shutdown_watcher"  # sse_starlette.sse
-_INVALID_REQUEST = -32600
 
 
 class AsgiBridge:
@@ -43,7 +39,7 @@ class AsgiBridge:
         asgi_app: AsgiApp,
         *,
         path: str,
-        max_body_bytes: int = MAX_BODY_BYTES,
+        max_body_bytes: int = BODY_BYTES_MAX,
         state_of: Callable[[web.Request], dict[str, Any]] | None = None,
     ) -> None:
         self._app = asgi_app
@@ -105,8 +101,8 @@ class AsgiBridge:
         A body that was read with `await request.read()` is found by itself.
         """
         if self._tasks is None or self._lifespan is None:
-            return _refuse(503, "This node is starting or shutting down; try again")
-        body = await self.read_body(request) if read is None else read
+            return refuse(503, "This node is starting or shutting down; try again")
+        body = await read_body(request, self._max_body_bytes) if read is None else read
         if isinstance(body, web.Response):
             return body
         state = dict(self._lifespan.state)
@@ -148,26 +144,6 @@ class AsgiBridge:
             if exchange.ended.is_set():  # nobody is there to whom `finish` could raise it
                 log.exception("MCP request failed after its client had gone")
 
-    async def read_body(self, request: web.Request) -> bytes | web.Response:
-        """Return the body, or the refusal to send in its place."""
-        limit = self._max_body_bytes
-        if (request.content_length or 0) > limit:
-            return _too_large(limit)
-        if request.content.at_eof():
-            return await request.read()
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > limit:
-                        return _too_large(limit)
-        except TimeoutError:
-            return _refuse(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s")
-        except web.RequestPayloadError:
-            return _refuse(400, "The body cannot be decoded")
-        return bytes(body)
-
     async def _stop(self, lifespan: AsgiLifespan) -> None:
         self.close_streams()
         self._tasks = None
@@ -195,14 +171,3 @@ def _is_modern(request: web.Request) -> bool:
     # The SDK takes every version that is not of the handshake era for the stateless one; so must we.
     version = request.headers.get("MCP-Protocol-Version")
     return version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
-
-
-def _too_large(limit_bytes: int) -> web.Response:
-    return _refuse(413, f"The body is larger than {limit_bytes} bytes")
-
-
-def _refuse(status: int, message: str) -> web.Response:
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": _INVALID_REQUEST, "message": message}}
-    response = web.Response(status=status, body=orjson.dumps(error), content_type="application/json")
-    response.force_close()  # What is left of the body is not worth reading.
-    return response

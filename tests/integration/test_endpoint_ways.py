@@ -16,8 +16,8 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
+from agent.api.answer import Answer
 from agent.api.envelope import envelope_middleware
-from agent.api.native import _Answer
 from agent.links.sse import SseParser
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.fastmcp_server import make_server
@@ -206,11 +206,11 @@ async def test_other_http_methods_go_the_long_way(tmp_path: Path) -> None:
 async def test_a_client_that_reads_nothing_is_dropped_and_its_call_cancelled(
     large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.api.native.WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("agent.api.answer.WRITE_TIMEOUT_S", 0.2)
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def flood(request: web.Request) -> web.StreamResponse:
-        told = _Answer(request, 1)
+        told = Answer(request, 1)
         try:
             for _ in range(0 if large else 1000):
                 await told.notify("notifications/message", {"data": "x" * 65536})

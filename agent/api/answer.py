@@ -1,0 +1,140 @@
+"""One answer to one MCP request over HTTP: JSON, or a stream of events when something has to be told before it.
+
+Made by the ways into an endpoint, one for each request, and kept alive by `KeptAlive` while the request is served.
+The one rule: a client that takes nothing is dropped after a while, so that a slow reader costs a connection, never us.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, TypeAlias
+
+import orjson
+from aiohttp import web
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
+
+from agent.api.asgi_exchange import WRITE_TIMEOUT_S
+from agent.model import Json
+
+log = logging.getLogger(__name__)
+
+# An answer that takes longer becomes a stream that is kept alive, so that no proxy on the way gives it up.
+PING_EVERY_S: Final = 15.0
+# What a socket's buffer takes at about one go; the rest of a large result waits where it is.
+_SLICE_BYTES: Final = 256 << 10
+STREAM_HEADERS: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+StartTask: TypeAlias = Callable[[Coroutine[None, None, None], str], asyncio.Task[None]]
+
+
+class Answer:
+    """One response: JSON, or a stream of events as soon as there is something to tell before the result."""
+
+    def __init__(self, request: web.Request, request_id: object) -> None:
+        self._request = request
+        self._request_id = orjson.dumps(request_id)
+        self._stream: web.StreamResponse | None = None
+
+    async def notify(self, method: str, params: Json) -> None:
+        """Tell the client something before the result."""
+        await self._event(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    async def result(self, result: bytes) -> web.StreamResponse:
+        """End with a result, given as JSON."""
+        parts = (b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":', result, b"}")
+        if self._stream is None and len(result) > _SLICE_BYTES:
+            return await self._sliced(parts)
+        return await self._finish(b"".join(parts), 200)
+
+    async def error(self, exc: MCPError) -> web.StreamResponse:
+        """End with a JSON-RPC error; its code decides the HTTP status while that is still open."""
+        error = exc.error.model_dump(by_alias=True, mode="json", exclude_none=True)
+        body = b'{"jsonrpc":"2.0","id":' + self._request_id + b',"error":' + orjson.dumps(error) + b"}"
+        return await self._finish(body, ERROR_CODE_HTTP_STATUS.get(exc.error.code, 200))
+
+    async def _finish(self, body: bytes, status: int) -> web.StreamResponse:
+        if self._stream is None:
+            return web.Response(body=body, status=status, content_type="application/json")
+        await self._event(body)
+        async with self._write_deadline():
+            await self._stream.write_eof()
+        return self._stream
+
+    async def _sliced(self, parts: Sequence[bytes]) -> web.StreamResponse:
+        """Send what is large as views of itself: as one body it would be copied at each layer on its way."""
+        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+        answer.content_length = sum(len(part) for part in parts)
+        await answer.prepare(self._request)
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(part), _SLICE_BYTES):
+                async with self._write_deadline():
+                    await answer.write(view[start : start + _SLICE_BYTES])
+        async with self._write_deadline():
+            await answer.write_eof()
+        return answer
+
+    async def _event(self, data: bytes) -> None:
+        async with self._write_deadline():
+            stream = await self._opened()
+            await stream.write(b"event: message\r\ndata: " + data + b"\r\n\r\n")
+
+    async def ping(self) -> None:
+        """Keep a slow answer's connection alive."""
+        async with self._write_deadline():
+            stream = await self._opened()
+            await stream.write(b": ping\r\n\r\n")
+
+    @asynccontextmanager
+    async def _write_deadline(self) -> AsyncIterator[None]:
+        """Drop a client that takes nothing for so long: with its connection its call ends, and the backend's work."""
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                yield
+        except TimeoutError:
+            log.warning("MCP client stopped reading, dropped", extra={"limit_s": WRITE_TIMEOUT_S})
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            # Now aiohttp cancels the request's task; an exception of ours would be laid at the backend's door.
+            await asyncio.sleep(0)
+            raise ConnectionResetError("the client stopped reading") from None
+
+    async def _opened(self) -> web.StreamResponse:
+        if self._stream is None:
+            self._stream = web.StreamResponse(headers=STREAM_HEADERS)
+            await self._stream.prepare(self._request)
+        return self._stream
+
+
+class KeptAlive:
+    """Starts pinging only when an answer is slow: a timer costs a call next to nothing, a task would not."""
+
+    def __init__(self, start_task: StartTask, ping: Callable[[], Awaitable[None]]) -> None:
+        self._start_task = start_task
+        self._ping = ping
+        self._pinger: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(PING_EVERY_S, self._start)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._pinger is not None:
+            self._pinger.cancel()
+
+    def _start(self) -> None:
+        self._pinger = self._start_task(self._ping_on(), "ping a slow answer")
+
+    async def _ping_on(self) -> None:
+        try:
+            while True:
+                await self._ping()
+                await asyncio.sleep(PING_EVERY_S)
+        except (ConnectionError, RuntimeError):
+            return  # The client has gone; the request's own task is told by aiohttp.

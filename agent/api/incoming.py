@@ -1,0 +1,67 @@
+"""What an MCP request over HTTP brings: its body within limits, and what its sender can read.
+
+Called by every way into an endpoint before anything is parsed. The one rule: a body is read whole and within its
+limits of size and time, or refused with a JSON-RPC error that names no ID.
+"""
+
+import asyncio
+from typing import Final
+
+import orjson
+from aiohttp import web
+from mcp_types import INVALID_REQUEST
+
+BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
+# A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
+BODY_TIMEOUT_S: Final = 30.0
+
+_JSON_TYPES: Final = frozenset({"*/*", "application/*", "application/json"})
+_SSE_TYPES: Final = frozenset({"*/*", "text/*", "text/event-stream"})
+
+
+async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> bytes | web.Response:
+    """Return the body, or the refusal to send in its place."""
+    if (request.content_length or 0) > bytes_max:
+        return _too_large(bytes_max)
+    if request.content.at_eof():
+        return await request.read()
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > bytes_max:
+                    return _too_large(bytes_max)
+    except TimeoutError:
+        return refuse(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s")
+    except web.RequestPayloadError:
+        return refuse(400, "The body cannot be decoded")
+    return bytes(body)
+
+
+def speaks_json(request: web.Request) -> bool:
+    """Whether a POST is JSON whose sender reads JSON and streams of events."""
+    accepted = _accepted(request)
+    is_json = request.content_type == "application/json"
+    return is_json and not accepted.isdisjoint(_JSON_TYPES) and not accepted.isdisjoint(_SSE_TYPES)
+
+
+def accepts_events(request: web.Request) -> bool:
+    """Whether the sender reads a stream of events."""
+    return not _accepted(request).isdisjoint(_SSE_TYPES)
+
+
+def refuse(status: int, message: str, code: int = INVALID_REQUEST) -> web.Response:
+    """Refuse a request that was not read, or whose ID is not known; the connection ends with it."""
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
+    response = web.Response(status=status, body=orjson.dumps(error), content_type="application/json")
+    response.force_close()  # What is left of the body is not worth reading.
+    return response
+
+
+def _too_large(bytes_max: int) -> web.Response:
+    return refuse(413, f"The body is larger than {bytes_max} bytes")
+
+
+def _accepted(request: web.Request) -> set[str]:
+    return {part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")}
