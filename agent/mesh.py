@@ -15,7 +15,7 @@ from typing import Final
 from agent.core.digest import offer_digest
 from agent.core.reconcile import reconcile
 from agent.core.route_table import Contribution, ContributionKind, RouteKind, RouteTable
-from agent.core.routes import build_routes, changed_kinds, local_contributions
+from agent.core.routes import build_routes, changed_kinds, is_outdated, local_contributions
 from agent.core.selection import Selection, select
 from agent.errors import DialledOurselves, MeshError, OverrideRefused
 from agent.links.link import Link
@@ -231,12 +231,13 @@ class Mesh:
         contributions = tuple(
             contribution_of(view, self.own) for view in sorted(self.views(), key=lambda v: v.key) if view.connected
         )
-        if contributions == self._contributions:
+        now_s = asyncio.get_running_loop().time()
+        if contributions == self._contributions and not is_outdated(self.routes, now_s):
             return
         self._contributions = contributions
         before, before_local = self.routes, self.local_routes
-        self.routes = build_routes(contributions, self.own, before)
-        self.local_routes = build_routes(local_contributions(contributions), self.own, before_local)
+        self.routes = build_routes(contributions, self.own, before, now_s)
+        self.local_routes = build_routes(local_contributions(contributions), self.own, before_local, now_s)
         self._hooks.mesh_changed(changed_kinds(before, self.routes))
         local = changed_kinds(before_local, self.local_routes)
         self._hooks.local_changed(local)

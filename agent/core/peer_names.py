@@ -1,7 +1,7 @@
 """What discovered peers are called here.
 
 Called by `agent.core.selection` alone. The one rule: a name is never taken from whoever has it; of two nodes of one
-name both are kept, and the second is told apart by its ID.
+name both are kept, the second is told apart by its ID, and stays so when the first one is away.
 """
 
 from collections import defaultdict
@@ -34,6 +34,11 @@ class LastChosen:
         spec = self._by_name.get(candidate.name)
         return spec is not None and spec is self.spec_of(candidate)
 
+    def holds_second_name(self, candidate: Candidate) -> bool:
+        """Whether this candidate was told apart by its ID from somebody of its name."""
+        spec = self.spec_of(candidate)
+        return spec is not None and spec.name in _second_names(candidate)
+
 
 def give_names(
     candidates: Iterable[Candidate], reserved: Collection[str], last: LastChosen, findings: set[Finding]
@@ -47,20 +52,29 @@ def give_names(
     waiting: list[Candidate] = []
     for name in sorted(by_name):
         contenders = sorted(by_name[name], key=lambda c: (not last.holds_its_name(c), c.unique, c.key))
-        if name not in taken:
+        # Renaming a link closes it, and would do so again when a namesake has restarted.
+        first = next((c for c in contenders if not last.holds_second_name(c)), None)
+        if first is not None and name not in taken:
             taken.add(name)
-            named.append((contenders.pop(0), name))
+            named.append((first, name))
+            contenders.remove(first)
         waiting += contenders
     # Only now: nobody's own name may go to another peer as its second one.
     for candidate in waiting:
-        name = node_alias(candidate.name, candidate.unique)
+        name, longer = _second_names(candidate)
         if name in taken or not is_valid_name(name):
-            name = valid_name(f"{candidate.name}/{candidate.unique}/{candidate.key}")
+            name = longer
         findings.add(Finding(candidate.name, FindingKind.NAME_TAKEN, "" if name in taken else name))
         if name not in taken:
             taken.add(name)
             named.append((candidate, name))
     return named
+
+
+def _second_names(candidate: Candidate) -> tuple[str, str]:
+    """What it is called when its name is taken, and when that is taken, too."""
+    longer = valid_name(f"{candidate.name}/{candidate.unique}/{candidate.key}")
+    return node_alias(candidate.name, candidate.unique), longer
 
 
 def with_clear_aliases(peers: Iterable[PeerSpec], server_names: Collection[str]) -> tuple[PeerSpec, ...]:

@@ -160,8 +160,9 @@ class RouteTable:
     """Everything that resolves, listed or not, by public name; immutable, replaced whole.
 
     `namespaces`: first part of a public URI -> the backends that may know it; a replica's `remote_name` is the
-    namespace that the backend itself puts there, empty for none. `roots` and `parts` are the memory that the next
-    build starts from.
+    namespace that the backend itself puts there, empty for none. `roots`, `kept` and `parts` are the memory that the
+    next build starts from. `kept`: roots of absent nodes that a namesake may not have yet -> until when, in monotonic
+    seconds.
     """
 
     tools: Mapping[str, Route] = field(default_factory=_no_routes)
@@ -171,6 +172,7 @@ class RouteTable:
     namespaces: Mapping[str, Route] = field(default_factory=_no_routes)
     conflicts: tuple[Conflict, ...] = ()
     roots: Mapping[Root, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    kept: Mapping[Root, float] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     parts: Mapping[str, Imported] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     def of_kind(self, kind: RouteKind) -> Mapping[str, Route]:

@@ -4,14 +4,15 @@ Called by the mesh whenever a link's offer or standing changes, once for each en
 depends on the order of the contributions, and nothing loses a name in silence.
 
 First the roots (the first parts of names) are given to one owner each, so that one stranger never holds half of
-another's names; then the claims under a held root are joined name by name.
+another's names; then the claims under a held root are joined name by name. A node that goes away while a namesake is
+there keeps its root for a while, so that a restart gives no names away.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from agent.core.candidates import NODE_OWNER, read_contribution
 from agent.core.naming import node_alias
@@ -46,19 +47,29 @@ __all__ = [
 
 _Named: TypeAlias = dict[str, Route]
 
+# Longer than a restart, an upgrade or a repair takes. Until then a namesake's things go by its name and ID.
+KEPT_FOR_S: Final = 3600.0
+# What a peer that claims ever new names may cost.
+KEPT_MAX: Final = 1000
+
 
 def build_routes(
-    contributions: Sequence[Contribution], own: NodeIdentity, previous: RouteTable | None = None
+    contributions: Sequence[Contribution],
+    own: NodeIdentity,
+    previous: RouteTable | None = None,
+    now_s: float = 0.0,
 ) -> RouteTable:
     """Join all contributions into one table; `previous` says who holds which name, and saves work.
 
-    `own` is this node; names under its own name are never another node's. Backend keys must be unique.
+    `own` is this node; names under its own name are never another node's. Backend keys must be unique. `now_s`:
+    monotonic seconds; `is_outdated` says when time alone changes the table.
     """
     before = RouteTable() if previous is None else previous
     parts = {part.backend_key: _read(part, own, before.parts.get(part.backend_key)) for part in contributions}
     assert len(parts) == len(contributions)
     claims = [claimed for part in parts.values() for claimed in part.claims]
-    roots, root_conflicts = _share_roots(claims, own, before.roots)
+    kept = _kept(claims, own, before, now_s)
+    roots, root_conflicts = _share_roots(claims, own, before.roots, kept)
     held = (claimed for claimed in claims if roots[claimed.root] == claimed.owner)
     tables, name_conflicts = _join(held, before)
     handed = _handed_over(tables, before, root_conflicts)
@@ -71,8 +82,14 @@ def build_routes(
         namespaces=MappingProxyType(tables[RouteKind.NAMESPACE]),
         conflicts=tuple(sorted({*root_conflicts, *name_conflicts, *handed, *refused}, key=_conflict_order)),
         roots=MappingProxyType(roots),
+        kept=MappingProxyType(kept),
         parts=MappingProxyType(parts),
     )
+
+
+def is_outdated(table: RouteTable, now_s: float) -> bool:
+    """Whether an absent node's names have been kept for long enough."""
+    return any(until_s <= now_s for until_s in table.kept.values())
 
 
 def local_contributions(contributions: Sequence[Contribution]) -> tuple[Contribution, ...]:
@@ -105,15 +122,39 @@ def _same(one: Contribution, other: Contribution) -> bool:
     return same_offer and replace(one, offer=other.offer, backend_key=other.backend_key) == other
 
 
+def _kept(claims: Sequence[Claims], own: NodeIdentity, before: RouteTable, now_s: float) -> dict[Root, float]:
+    """The node names that stay with an absent node: those that a namesake wanted when it went.
+
+    One that nobody else wanted is free at once, for a node that was set up anew has another ID.
+    """
+    present = {(claimed.root, claimed.owner) for claimed in claims}
+    never_gone = NODE_OWNER + own.node_id
+    wanted = {
+        conflict.name: conflict.holder for conflict in before.conflicts if conflict.reason is ConflictReason.NODE_NAME
+    }
+    kept: dict[Root, float] = {}
+    for root, owner in before.roots.items():
+        if not root.of_node or owner == never_gone or (root, owner) in present:
+            continue
+        until_s = before.kept.get(root)
+        if until_s is None and wanted.get(root.label) == owner:
+            until_s = now_s + KEPT_FOR_S
+        if until_s is not None and until_s > now_s:
+            kept[root] = until_s
+    return dict(sorted(kept.items(), key=lambda entry: entry[1])[:KEPT_MAX])
+
+
 def _share_roots(
-    claims: Sequence[Claims], own: NodeIdentity, before: Mapping[Root, str]
+    claims: Sequence[Claims], own: NodeIdentity, before: Mapping[Root, str], kept: Collection[Root]
 ) -> tuple[dict[Root, str], list[Conflict]]:
-    """Give every root one owner."""
+    """Give every root one owner; `kept` ones stay with theirs."""
     candidates: dict[Root, dict[str, bool]] = defaultdict(dict)
     own_owner = NODE_OWNER + own.node_id
     # Reserved even while none of our servers runs: a namesake must not get calls that are meant for this machine.
     for name in (own.name, node_alias(own.name, own.node_id)):
         candidates[Root(name, of_node=True)][own_owner] = True
+    for root in kept:
+        candidates[root][before[root]] = False
     for claimed in claims:
         owners = candidates[claimed.root]
         owners[claimed.owner] = owners.get(claimed.owner, False) or claimed.ours

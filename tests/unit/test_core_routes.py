@@ -6,7 +6,7 @@ import pytest
 
 from agent.core.candidates import ENTRIES_MAX, REFUSALS_MAX
 from agent.core.route_table import Conflict, ConflictReason, Contribution, ContributionKind, RouteKind, RouteTable
-from agent.core.routes import build_routes, changed_kinds, local_contributions
+from agent.core.routes import KEPT_FOR_S, KEPT_MAX, build_routes, changed_kinds, is_outdated, local_contributions
 from agent.model import ORIGIN_META_KEY, Json, NodeIdentity, Offer, PeerScope, ServerScope
 
 OWN = NodeIdentity("0a" * 16, "home")
@@ -251,10 +251,43 @@ def test_a_node_keeps_its_name_when_a_namesake_with_a_lower_id_joins() -> None:
     assert _said(after) == [("twin", ConflictReason.NODE_NAME)]
 
 
+def test_a_node_that_restarts_finds_its_names_kept_from_its_namesake_even_when_that_was_away_too() -> None:
+    one, two = _namesakes()
+    both = build_routes([one, two], OWN)
+    alone = build_routes([two], OWN, both, now_s=5.0)
+    assert "twin__files__read" not in alone.tools
+    assert _asked(alone, "twin-22222222__files__read") == [("peer:two", "twin__files__read")]
+    assert _said(alone) == [("twin", ConflictReason.NODE_NAME)]
+    nobody = build_routes([], OWN, alone, now_s=6.0)
+    again = build_routes([two], OWN, nobody, now_s=KEPT_FOR_S)
+    assert "twin__files__read" not in again.tools
+    back = build_routes([one, two], OWN, again, now_s=KEPT_FOR_S + 1)
+    assert _asked(back, "twin__files__read") == [("peer:one", "twin__files__read")]
+    assert not is_outdated(back, 9 * KEPT_FOR_S)
+
+
+def test_a_name_that_nobody_else_wanted_is_free_at_once() -> None:
+    one, two = _namesakes()
+    after = build_routes([two], OWN, build_routes([one], OWN))
+    assert _asked(after, "twin__files__read") == [("peer:two", "twin__files__read")]
+
+
+def test_a_peer_that_claims_ever_new_names_makes_no_endless_list_of_kept_ones() -> None:
+    def named(node_id: str) -> list[Contribution]:
+        nodes = [NodeIdentity(node_id * 32, f"n{number}") for number in range(KEPT_MAX + 5)]
+        return [_peer(node, _server("s", _tools("t"), node=node), link=f"{node.name}-{node_id}") for node in nodes]
+
+    table = build_routes([], OWN, build_routes([*named("1"), *named("2")], OWN))
+    assert len(table.kept) == KEPT_MAX
+
+
 def test_a_name_that_goes_to_a_namesake_is_said_to_be_handed_over_once() -> None:
     one, two = _namesakes()
     both = build_routes([one, two], OWN)
-    after = build_routes([two], OWN, both)
+    kept = build_routes([two], OWN, both, now_s=1.0)
+    assert not is_outdated(kept, KEPT_FOR_S)
+    assert is_outdated(kept, KEPT_FOR_S + 1)
+    after = build_routes([two], OWN, kept, now_s=KEPT_FOR_S + 1)
     assert _asked(after, "twin__files__read") == [("peer:two", "twin__files__read")]
     assert after.conflicts == (
         Conflict("twin", f"node:{'22' * 16}", (f"node:{'11' * 16}",), ConflictReason.HANDED_OVER),

@@ -163,6 +163,15 @@ def test_a_node_keeps_its_name_when_a_namesake_with_a_lower_id_joins() -> None:
     assert {spec.name: spec.expected_node_id for spec in after.peers} == {"twin": ID_C, "twin-bbbbbbbb": ID_B}
 
 
+def test_a_namesake_keeps_its_second_name_while_the_first_restarts_so_that_no_link_is_closed() -> None:
+    first, second = _node("twin", ID_B), _node("twin", ID_C, "10.0.0.3")
+    both = select(_catalog(first, second), OWN).peers
+    alone = select(_catalog(second), OWN, previous=both).peers
+    assert [(spec.name, spec.expected_node_id) for spec in alone] == [("twin-cccccccc", ID_C)]
+    back = select(_catalog(first, second), OWN, previous=alone).peers
+    assert {spec.name: spec.expected_node_id for spec in back} == {"twin": ID_B, "twin-cccccccc": ID_C}
+
+
 @pytest.mark.parametrize("taken", ["server", "override", "static", "home"])
 def test_a_discovered_node_takes_no_name_that_is_taken(taken: str) -> None:
     selection = select(
