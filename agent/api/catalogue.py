@@ -1,9 +1,10 @@
 """What one endpoint lists, and whom it asks: the route table and the management server's own definitions together.
 
-Read by both ways into the endpoint (`agent.api.front` and `agent.api.native`), so that they cannot disagree. The one
+Read by all ways into the endpoint (`agent.api.front` and `agent.api.native`), so that they cannot disagree. The one
 rule: a name of our own is never shadowed by a routed one, and an unknown name is refused here, by name.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -12,10 +13,12 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 
 from agent.api.search import wants_search
+from agent.api.snapshots import Snapshots
+from agent.core.paging import PageLimits, read_cursor
 from agent.core.route_table import Route, RouteKind, RouteTable
 from agent.model import Json
 
-# Required in 2026-07-28 lists. A list may change at any moment and says so by notification, so it is stale at once.
+# What 2026-07-28 requires of a result that may be kept and that says nothing of it: that it may not.
 LIST_HINTS: Final[Json] = {"ttlMs": 0, "cacheScope": "private"}
 
 # One entry per schema that was ever called; beyond it the memory starts anew, which only costs time.
@@ -31,7 +34,7 @@ LISTS: Final[Mapping[str, tuple[str, RouteKind]]] = {
 
 
 class Catalogue:
-    """One endpoint's view. Sole writer of its cache of listings, which belongs to one route table."""
+    """One endpoint's view. Sole writer of the snapshots of its lists."""
 
     def __init__(
         self,
@@ -40,10 +43,13 @@ class Catalogue:
         search_tools: Sequence[Json] = (),
         *,
         search_mode: bool = False,
+        limits: PageLimits | None = None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
 
         `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of who asks for none.
+        `limits` of one page; None: the usual ones.
         """
         self._routes = routes
         self._own = own
@@ -51,35 +57,44 @@ class Catalogue:
         self._search_mode = search_mode
         self._own_tools = {tool["name"]: tool for tool in (*own.get("tools", ()), *search_tools)}
         self._own_uris = frozenset(resource["uri"] for resource in own.get("resources", ()))
-        self._listed_table: RouteTable | None = None
-        self._listed: dict[tuple[str, bool], bytes] = {}
+        self._now_s = now_s
+        self._limits = limits or PageLimits()
+        # method -> the table whose routes were last looked at, and the snapshots of what it lists
+        self._lists: dict[str, tuple[RouteTable, Snapshots]] = {}
+        self._search_list = Snapshots("tools", (*own.get("tools", ()), *search_tools), self._limits)
         self._asks_for_headers: dict[int, tuple[Json, bool]] = {}
 
     def wants_search(self, query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
         """Whether a request with this query and these headers gets the search tools in place of all tools."""
         return bool(self._search_tools) and wants_search(query, headers, default=self._search_mode)
 
-    def entries(self, method: str, params: Json, *, search: bool) -> list[Json]:
-        """What a list method lists now, our own first. Raises `MCPError` for a cursor: every list is one page."""
-        if params.get("cursor") is not None:
-            raise MCPError(code=INVALID_PARAMS, message="cursor: unknown; this list has one page")
-        key, kind = LISTS[method]
-        if search and kind is RouteKind.TOOL:
-            return [*self._own.get(key, ()), *self._search_tools]
-        return [*self._own.get(key, ()), *(route.definition for route in self._routes().listed(kind))]
+    def listing(self, method: str, params: Json, *, search: bool, modern: bool) -> bytes:
+        """The whole result of a list method as JSON, one page, in the shape of the client's era.
 
-    def listing(self, method: str, params: Json, *, search: bool) -> bytes:
-        """The whole result of a list method at 2026-07-28 as JSON, serialised once for each change of the table."""
+        Written once for each change of what is listed. Raises `MCPError` for a cursor that is none, or is too old.
+        """
+        snapshots = self._search_list if search and method == "tools/list" else self._snapshots(method)
+        if params.get("cursor") is None:
+            return snapshots.first_page(modern=modern)
+        try:
+            return snapshots.page(read_cursor(params["cursor"]), self._now_s(), modern=modern)
+        except ValueError as exc:
+            raise MCPError(code=INVALID_PARAMS, message="cursor: not one that this list gave") from exc
+        except LookupError as exc:
+            message = "cursor: the list has changed since; list again without a cursor"
+            raise MCPError(code=INVALID_PARAMS, message=message) from exc
+
+    def _snapshots(self, method: str) -> Snapshots:
+        """The snapshots of a list, the present one as the route table has it now."""
         table = self._routes()
-        if table is not self._listed_table:
-            self._listed_table, self._listed = table, {}
-        if params.get("cursor") is None and (method, search) in self._listed:
-            return self._listed[method, search]
-        key, _ = LISTS[method]
-        entries = self.entries(method, params, search=search)
-        result = orjson.dumps({"resultType": "complete", **LIST_HINTS, key: entries})
-        self._listed[method, search] = result
-        return result
+        key, kind = LISTS[method]
+        known = self._lists.get(method)
+        if known is not None and known[0] is table:
+            return known[1]
+        snapshots = known[1] if known is not None else Snapshots(key, self._own.get(key, ()), self._limits)
+        snapshots.renew(table.listed(kind), self._now_s())
+        self._lists[method] = (table, snapshots)
+        return snapshots
 
     def input_schema(self, tool_name: str) -> Json | None:
         """A tool's schema, None for an unknown tool or one without."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import orjson
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -18,7 +19,7 @@ from mcp_types import LOG_LEVEL_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
-from agent.api.catalogue import LIST_HINTS, LISTS, Catalogue
+from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import Served, forward, logged, shaped
 from agent.api.notices import Notices
 from agent.api.questions import asked_client, in_rounds
@@ -54,9 +55,9 @@ class MeshFront:
                 forwarded = await self._forwarded(ctx, route, params, served, modern=modern)
                 return shaped(ctx.method, forwarded.result, modern=modern)
             if ctx.method in LISTS:
-                key, _ = LISTS[ctx.method]
-                listed: Json = {key: self._catalogue.entries(ctx.method, params, search=self._wants_search(ctx))}
-                return {"resultType": "complete", **LIST_HINTS, **listed} if modern else listed
+                search = self._wants_search(ctx)
+                listed: Json = orjson.loads(self._catalogue.listing(ctx.method, params, search=search, modern=modern))
+                return listed
             result = await call_next(ctx)
             if ctx.method == "logging/setLevel":
                 self._log_levels[ctx.session._connection] = params["level"]  # noqa: SLF001 - see above

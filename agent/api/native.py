@@ -61,7 +61,7 @@ class NativePath:
                 route = self._catalogue.route(method, params)
                 if is_list:
                     search = self._catalogue.wants_search(request.query, request.headers)
-                    return await answer.result(self._catalogue.listing(method, params, search=search))
+                    return await answer.result(self._catalogue.listing(method, params, search=search, modern=True))
                 if route is None or not (inner or self._param_headers_agree(method, params, request)):
                     served.handed_on = True
                     return await self._bridge.handle(request, body)

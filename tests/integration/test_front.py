@@ -129,7 +129,7 @@ async def test_tools_are_ours_and_the_servers_with_their_definitions_as_they_wer
 
 
 @in_both_eras
-async def test_a_cursor_is_refused_because_there_is_one_page(now: Scene) -> None:
+async def test_a_cursor_that_no_list_gave_is_refused(now: Scene) -> None:
     with pytest.raises(RpcError, match="cursor") as caught:
         await now.mcp.request("tools/list", {"cursor": "next"}, timeout_s=5)
     assert caught.value.code == -32602
