@@ -59,6 +59,7 @@ class CallableLink(Protocol):
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         on_notification: OnNotification | None = None,
+        affinity: str | None = None,
     ) -> Json:
         """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when no door is open."""
         ...
@@ -103,7 +104,7 @@ class _Call:
     route: Route
     params: Json
     on_notification: OnNotification | None
-    key: str | None
+    affinity: str | None
     began_s: float
     deadline_s: float | None
 
@@ -157,8 +158,9 @@ class Dispatch:
     ) -> Forwarded:
         """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
 
-        `session_id` of a legacy client keeps its calls together where the route is sticky. A `requestState` in `params`
-        keeps the call with the replica that gave it. `on_attempt` hears the backend key of each replica that is asked.
+        `session_id` of a legacy client keeps its calls together: on a replica where the route is sticky, in a session
+        where the server has sessions. A `requestState` in `params` keeps the call with the replica that gave it.
+        `on_attempt` hears the backend key of each replica that is asked.
 
         Raises:
             StateRefused: the `requestState` is none that this node gave for this request; nobody was asked.
@@ -173,8 +175,9 @@ class Dispatch:
             raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
         told_s = told_deadline_s(params)
         deadline_s = None if told_s is None else now_s + told_s
-        key = affinity_key(params, session_id) if route.sticky else None
-        call = _Call(method, route, params, on_notification, key, now_s, deadline_s)
+        affinity = affinity_key(params, session_id)
+        key = affinity if route.sticky else None
+        call = _Call(method, route, params, on_notification, affinity, now_s, deadline_s)
         self._accounts.called(route, now_s)
         tried: set[str] = set()
         failed: _Failed | None = None
@@ -233,7 +236,7 @@ class Dispatch:
         if timeout_s <= 0:
             raise CallNotSent("the deadline passed before it could be sent")
         params = outgoing(
-            call.method, call.params, replica, link.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.key
+            call.method, call.params, replica, link.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.affinity
         )
         headers = self._param_headers.of(call.route, params) if call.method == "tools/call" else None
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, self._own_timeout_s(link))
@@ -241,7 +244,12 @@ class Dispatch:
         outcome = "cancelled"
         try:
             result = await link.request(
-                call.method, params, timeout_s=timeout_s, headers=headers, on_notification=call.on_notification
+                call.method,
+                params,
+                timeout_s=timeout_s,
+                headers=headers,
+                on_notification=call.on_notification,
+                affinity=call.affinity,
             )
         except RpcError as exc:
             told = told_failure(exc, call.route, replica, link.spec)

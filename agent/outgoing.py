@@ -6,7 +6,6 @@ across gateways carries the nodes that it has passed.
 
 from typing import Final
 
-from agent.core.affinity import affinity_key
 from agent.core.retry import Fate, deadline_ms_to_tell, is_trusted
 from agent.core.route_table import Replica, Route
 from agent.errors import (
@@ -48,7 +47,6 @@ def outgoing(
     meta = {name: value for name, value in told.items() if name not in _OWN_KEYS}
     if isinstance(spec, PeerSpec) and replica.node_id is not None:
         meta[DEADLINE_META_KEY] = deadline_ms_to_tell(timeout_s)
-        key = key or affinity_key(params, None)
         if key is not None:
             meta[AFFINITY_META_KEY] = key
     if isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH:

@@ -105,6 +105,7 @@ class ScriptedDoor:
         timeout_s: float,  # noqa: ARG002 - the protocol's signature
         headers: Mapping[str, str] | None = None,  # noqa: ARG002 - the protocol's signature
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,  # noqa: ARG002 - as above
+        affinity: str | None = None,  # noqa: ARG002 - as above
     ) -> Json:
         if method != "tools/list":
             if self._side.calling is not None and (failure := self._side.calling()) is not None:

@@ -45,11 +45,14 @@ class Door(Protocol):
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
+        affinity: str | None = None,
     ) -> Json:
         """Send one request and return the raw `result` object.
 
         `headers`: `Mcp-Param-*` only (ignored on stdio). `on_notification(method, params)` is awaited for each
-        notification that belongs to this request, in order, before the result is returned. `params` is not changed.
+        notification that belongs to this request, in order, before the result is returned. `affinity`: the client, or
+        the key of its own, that this request belongs to; a server with sessions may keep one for it. `params` is not
+        changed.
 
         Raises:
             RpcError: The server's own JSON-RPC error.

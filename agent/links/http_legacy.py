@@ -114,6 +114,7 @@ class LegacyHttpDoor:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         on_notification: OnNotification | None = None,
+        affinity: str | None = None,  # noqa: ARG002 - one session, shared by all
     ) -> Json:
         """As `Door.request`."""
         request_id = next(self._ids)

@@ -69,6 +69,7 @@ class ModernHttpDoor:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         on_notification: OnNotification | None = None,
+        affinity: str | None = None,  # noqa: ARG002 - a stateless server keeps nothing for anybody
     ) -> Json:
         """As `Door.request`."""
         request_id = next(self._ids)

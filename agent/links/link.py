@@ -136,13 +136,19 @@ class Link:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
+        affinity: str | None = None,
     ) -> Json:
         """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when there is no door."""
         session = self._session
         if session is None or session.over:
             raise CallNotSent(f"{self._view.key} is not connected: {self._view.last_error or self._view.state}")
         return await session.request(
-            method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification
+            method,
+            params,
+            timeout_s=timeout_s,
+            headers=headers,
+            on_notification=on_notification,
+            affinity=affinity,
         )
 
     async def run(self) -> None:
@@ -204,10 +210,9 @@ class Link:
     def listed(self, offer: Offer) -> None:
         """Take a whole offer; the first one of a session makes the link ready."""
         assert self._session is not None
-        backend = self.spec.key
         if self._view.connected:
             if offer.digest != self._view.offer.digest:
-                log.info("MCP offer changed", extra={"backend": backend, "tools": len(offer.tools)})
+                log.info("MCP offer changed", extra={"backend": self.spec.key, "tools": len(offer.tools)})
                 self._show(offer=offer, function_count=len(offer.tools))
             return
         hello = self._session.opened.door.hello
@@ -226,7 +231,7 @@ class Link:
         )
         self._hooks.dialled("ok")
         self.first_attempt.set()
-        log.info("MCP link ready", extra={"backend": backend, "tools": len(offer.tools), "era": hello.era.value})
+        log.info("MCP link ready", extra={"backend": self.spec.key, "tools": len(offer.tools), "era": hello.era.value})
 
     def probed(self, latency_s: float | None) -> bool:
         """Take a probe's outcome; False once the link counts as down."""
@@ -283,8 +288,7 @@ class Link:
 
     def _show(self, **changes: object) -> None:
         before, self._view = self._view, replace(self._view, **changes)  # type: ignore[arg-type]  # names are checked by replace itself
-        quiet = {"latency_s", "next_attempt_at_s"}
-        if not changes.keys() <= quiet and before != self._view:
+        if not changes.keys() <= {"latency_s", "next_attempt_at_s"} and before != self._view:
             self._hooks.changed()
 
 

@@ -96,12 +96,18 @@ class Session:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
+        affinity: str | None = None,
     ) -> Json:
         """As `Door.request`; counted, so that a link that retires can wait for it."""
         self._in_flight += 1
         try:
             return await self._door.request(
-                method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification
+                method,
+                params,
+                timeout_s=timeout_s,
+                headers=headers,
+                on_notification=on_notification,
+                affinity=affinity,
             )
         except CallFailed:
             self._doubt.set()

@@ -106,14 +106,14 @@ class StdioDoor:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,  # noqa: ARG002 - pipes have no headers
         on_notification: OnNotification | None = None,
+        affinity: str | None = None,  # noqa: ARG002 - one child, shared by all
     ) -> Json:
         """As `Door.request`."""
         request_id = next(self._ids)
         pending = _Pending(self._loop)
         sent_params, pending.token = rpc.swap_progress_token(self._stamped(params), request_id)
         line = rpc.encode_request(request_id, method, sent_params)
-        if on_notification is not None:
-            pending.wake = asyncio.Event()
+        pending.wake = asyncio.Event() if on_notification is not None else None
         self._pending[request_id] = pending
         sent = False
         try:

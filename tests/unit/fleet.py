@@ -38,6 +38,7 @@ class ScriptedLink:
     answers: list[Exception | Json | Answer]
     up_since_s: float = 0.0
     asked: list[Json] = field(default_factory=list)
+    affinities: list[str | None] = field(default_factory=list)
     time_limits_s: list[float] = field(default_factory=list)
 
     @property
@@ -52,9 +53,11 @@ class ScriptedLink:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
+        affinity: str | None = None,
     ) -> Json:
         assert (method, headers, on_notification) == (method, None, None)
         self.asked.append(params)
+        self.affinities.append(affinity)
         self.time_limits_s.append(timeout_s)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):

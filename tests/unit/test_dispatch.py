@@ -243,6 +243,7 @@ async def test_our_own_words_go_to_mesh_nodes_only(owner: str) -> None:
     (link,) = now.links.values()
     told = {DEADLINE_META_KEY, AFFINITY_META_KEY} if owner == "service:kit" else set()
     assert set(link.asked[0]["_meta"]) == told
+    assert link.affinities == ["k"]
 
 
 async def test_a_gateway_hears_the_path_and_the_affinity_of_a_session() -> None:
@@ -252,6 +253,15 @@ async def test_a_gateway_hears_the_path_and_the_affinity_of_a_session() -> None:
     assert meta[PATH_META_KEY] == ["me"]
     assert meta[AFFINITY_META_KEY].startswith("session:")
     assert "secret" not in meta[AFFINITY_META_KEY]
+
+
+async def test_a_session_is_told_apart_on_the_next_node_too_whatever_the_route() -> None:
+    now = fleet(a=[OK])
+    await now.call(session_id="secret-session")
+    await now.call(session_id="another")
+    link = now.link("a")
+    assert [asked["_meta"][AFFINITY_META_KEY] for asked in link.asked] == link.affinities
+    assert len({*link.affinities, None}) == 3
 
 
 async def test_a_sticky_route_keeps_a_session_and_a_key_on_one_replica() -> None:
