@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from agent.core.affinity import affinity_key
 from agent.core.outlier import outcome_of
+from agent.core.raw_json import Bytes, RawObject
 from agent.core.retry import Fate, Step, fate_of, is_repeatable, next_step, told_deadline_s
 from agent.core.route_table import Replica, Route
 from agent.errors import (
@@ -71,6 +72,11 @@ class Forwarded:
 
     result: Json
     replica: Replica
+
+    @property
+    def raw(self) -> Bytes | None:
+        """The result as the backend wrote it; None where that is unknown, or where we changed it."""
+        return self.result.raw if isinstance(self.result, RawObject) else None
 
 
 class CallRefused(CallFailed):

@@ -16,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 
 from agent.api.asgi_exchange import WRITE_TIMEOUT_S
+from agent.core.raw_json import Bytes
 from agent.model import Json
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,10 @@ class Answer:
         """Tell the client something before the result."""
         await self._event(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
-    async def result(self, result: bytes) -> web.StreamResponse:
-        """End with a result, given as JSON."""
-        parts = (b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":', result, b"}")
-        if self._stream is None and len(result) > _SLICE_BYTES:
+    async def result(self, *result: Bytes) -> web.StreamResponse:
+        """End with a result, given as JSON without line breaks, in parts that follow each other."""
+        parts = (b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":', *result, b"}")
+        if self._stream is None and sum(map(len, result)) > _SLICE_BYTES:
             return await self._sliced(parts)
         return await self._finish(b"".join(parts), 200)
 
@@ -66,7 +67,7 @@ class Answer:
             await self._stream.write_eof()
         return self._stream
 
-    async def _sliced(self, parts: Sequence[bytes]) -> web.StreamResponse:
+    async def _sliced(self, parts: Sequence[Bytes]) -> web.StreamResponse:
         """Send what is large as views of itself: as one body it would be copied at each layer on its way."""
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
         answer.content_length = sum(len(part) for part in parts)

@@ -1,7 +1,7 @@
 """Forwards one routed request and fits what comes back to the client: result shape, errors, the line in the log.
 
-Called by both ways into an endpoint. The one rule: every failure says whether the request may have been executed, and
-a backend's own result or error passes unchanged, but for the URI that the client named.
+Called by the ways into an endpoint. The one rule: every failure says whether the request may have been executed, and
+a backend's own result or error passes unchanged, its bytes too where nothing has to be added or renamed.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from agent.api.catalogue import LIST_HINTS
 from agent.core.nesting import is_deeper_than
+from agent.core.raw_json import Bytes
 from agent.core.route_table import Route
 from agent.dispatch import CallRefused, CallUnanswered, Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
@@ -28,9 +29,12 @@ log = logging.getLogger("agent.mcp")
 
 # Results that must carry cache hints at 2026-07-28; a legacy backend does not know them.
 _CACHEABLE: Final = frozenset({"resources/read"})
+_COMPLETE: Final[Json] = {"resultType": "complete"}
+_COMPLETE_WITH_HINTS: Final[Json] = {**_COMPLETE, **LIST_HINTS}
 # Words of 2026-07-28 that earlier clients have no use for.
 _MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
-# A message can be read 1,024 levels deep, but written only 254 deep, of which its envelope takes a few.
+# A result can be read 1,024 levels deep, and passes as bytes so; what has to be written anew may be only 254 deep, of
+# which its envelope takes a few.
 ANSWER_NESTING_MAX: Final = 250
 # What a client sends as a name may be a book; the log keeps its title.
 NAME_LEN_LOGGED: Final = 128
@@ -94,34 +98,60 @@ async def forward(
         code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
         raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
     served.tool_error = forwarded.result.get("isError") is True
-    if not _can_be_written(forwarded.result):
-        raise _unwritable(route, forwarded)
     if method == "resources/read":
         result = _with_public_uri(forwarded.result, forwarded.replica.remote_name, params["uri"])
         return Forwarded(result, forwarded.replica)
     return forwarded
 
 
-def _can_be_written(result: Json) -> bool:
-    """Whether the result fits into an answer. Writing it is nine times faster than walking through it in Python."""
-    try:
-        orjson.dumps([[[[result]]]])  # As deep as an answer's envelope, which leaves `ANSWER_NESTING_MAX`.
-    except orjson.JSONEncodeError:
-        return False
-    return True
+def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) -> tuple[Bytes, ...]:
+    """The result as JSON, in parts that follow each other, fit to the era of the client that asked.
+
+    Raises `MCPError` for questions to a client that cannot be asked, and for what is too deep to be written anew.
+    """
+    result, raw = forwarded.result, forwarded.raw
+    if raw is None:
+        return (_dumped(_fit(method, result, modern=modern), route, forwarded),)
+    if not modern:
+        fit = _fit(method, result, modern=False)
+        return (raw,) if len(fit) == len(result) else (_dumped(fit, route, forwarded),)
+    missing = {member: value for member, value in _added(method).items() if member not in result}
+    if not missing:
+        return (raw,)
+    head = orjson.dumps(missing)
+    return (head[:-1] + b",", raw[1:]) if result else (head,)
 
 
-def shaped(method: str, result: Json, *, modern: bool) -> Json:
-    """Fit a backend's result to the era of the client that asked; content is never touched."""
+def shaped(method: str, route: Route, forwarded: Forwarded, *, modern: bool) -> Json:
+    """The same as an object, for those who write it themselves, which they can only do to the same depth."""
+    fit = _fit(method, forwarded.result, modern=modern)
+    _dumped(fit, route, forwarded)
+    return fit
+
+
+def _fit(method: str, result: Json, *, modern: bool) -> Json:
+    """A backend's result in the shape of the client's era; content is never touched."""
     if modern:
-        hints = LIST_HINTS if method in _CACHEABLE else {}
-        return {"resultType": "complete", **hints, **result}
+        return {**_added(method), **result}
     if asks(result):
         raise MCPError(
             code=INVALID_PARAMS,
             message="The server asks for client input that this client did not declare, or cannot be asked for.",
         )
     return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
+
+
+def _added(method: str) -> Json:
+    """What a result must say at 2026-07-28, unless it does."""
+    return _COMPLETE_WITH_HINTS if method in _CACHEABLE else _COMPLETE
+
+
+def _dumped(result: Json, route: Route, forwarded: Forwarded) -> bytes:
+    try:
+        orjson.dumps([[[[result]]]])  # As deep as an answer's envelope, which leaves `ANSWER_NESTING_MAX`.
+        return orjson.dumps(result)
+    except orjson.JSONEncodeError as exc:
+        raise _unwritable(route, forwarded) from exc
 
 
 @contextmanager

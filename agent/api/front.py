@@ -53,7 +53,7 @@ class MeshFront:
             route = self._catalogue.route(ctx.method, params)
             if route is not None:
                 forwarded = await self._forwarded(ctx, route, params, served, modern=modern)
-                return shaped(ctx.method, forwarded.result, modern=modern)
+                return shaped(ctx.method, route, forwarded, modern=modern)
             if ctx.method in LISTS:
                 search = self._wants_search(ctx)
                 listed: Json = orjson.loads(self._catalogue.listing(ctx.method, params, search=search, modern=modern))

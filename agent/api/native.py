@@ -21,7 +21,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from agent.api.answer import Answer, KeptAlive
 from agent.api.asgi_bridge import AsgiBridge
 from agent.api.catalogue import LISTS, Catalogue
-from agent.api.forwarding import forward, logged, shaped
+from agent.api.forwarding import forward, logged, written
 from agent.api.incoming import read_body, speaks_json
 from agent.api.search import unwrapped
 from agent.dispatch import Dispatch
@@ -67,7 +67,7 @@ class NativePath:
                     return await self._bridge.handle(request, body)
                 with KeptAlive(self._bridge.start_task, answer.ping):
                     forwarded = await forward(self._dispatch, method, route, params, answer.notify, served=served)
-                return await answer.result(orjson.dumps(shaped(method, forwarded.result, modern=True)))
+                return await answer.result(*written(method, route, forwarded, modern=True))
         except MCPError as exc:
             return await answer.error(exc)
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 from mcp_types.jsonrpc import METHOD_NOT_FOUND
 
+from agent.core.raw_json import read_response
 from agent.errors import ProtocolBroken, RpcError
 from agent.model import Json
 
@@ -59,8 +60,11 @@ def encode_reply(request: Json) -> bytes:
 def decode(data: bytes | bytearray | memoryview) -> Json:
     """One JSON object whose method and ID are such, so that they can be looked up and sent back.
 
-    Raises `ProtocolBroken` for anything else (orjson refuses more than 1,024 levels of nesting).
+    The result of a response comes as a `RawObject` where the message is laid out as usual. Raises `ProtocolBroken` for
+    anything else (orjson refuses more than 1,024 levels of nesting).
     """
+    if (response := read_response(bytes(data))) is not None:
+        return response
     try:
         message = orjson.loads(data)
     except orjson.JSONDecodeError as exc:

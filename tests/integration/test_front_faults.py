@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.api.forwarding import ANSWER_NESTING_MAX
+from agent.core.nesting import is_deeper_than
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hosting import Script, Seen, discovered, http, rpc_error, rpc_result, scripted
@@ -184,22 +185,40 @@ def _nested(levels: int) -> Json:
     return value
 
 
+def _deep_answer(request: Seen, result: Json, levels: int) -> bytes:
+    """A result whose member `x` is so deep; put together as text, for nothing here can write it either."""
+    head, tail = rpc_result(request, {**result, "x": "deep"}).split(b'"deep"')
+    deep = b'{"a":' * (levels - 2) + b"{}" + b"}" * (levels - 2)
+    return http(200, head.partition(b"\r\n\r\n")[2] + deep + tail)
+
+
 @both_eras
-@pytest.mark.parametrize("levels", [ANSWER_NESTING_MAX + 1, 255, 1_000])
-async def test_a_result_too_deep_to_be_written_is_an_error_with_an_outcome(
+@pytest.mark.parametrize("levels", [ANSWER_NESTING_MAX + 6, 1_000])
+async def test_a_result_too_deep_to_be_written_anew_is_an_error_with_an_outcome(
     era: Era, levels: int, tmp_path: Path
 ) -> None:
+    # Each has to be written anew: a state gets a layer, and clients of old do not get the word.
+    changed: Json = {
+        Era.MODERN: {"resultType": "input_required", "requestState": "s"},
+        Era.LEGACY: {"resultType": "complete", "content": []},
+    }[era]
+
     async def call(request: Seen) -> tuple[bytes, bool]:
-        # Put together as text, for nothing here can write it either.
-        head, tail = rpc_result(request, {"content": [], "x": "deep"}).split(b'"deep"')
-        deep = b'{"a":' * (levels - 2) + b"{}" + b"}" * (levels - 2)
-        body = head.partition(b"\r\n\r\n")[2] + deep + tail
-        return http(200, body), True
+        return _deep_answer(request, changed, levels), True
 
     async with node_before(call, tmp_path) as (node, _):
         failure = await failure_of(node, era)
         assert failure.code == -32603
         assert failure.data == {"outcome": "unknown", "timed_out": False, "replica": "server:kit", "bytes_sent": True}
+
+
+async def test_a_result_that_nobody_has_to_change_may_be_as_deep_as_can_be_read(tmp_path: Path) -> None:
+    async def call(request: Seen) -> tuple[bytes, bool]:
+        return _deep_answer(request, {"resultType": "complete", "content": []}, 1_000), True
+
+    async with node_before(call, tmp_path) as (node, _), client(node.url, Era.MODERN) as mcp:
+        found = await mcp.request("tools/call", {"name": "kit__do"}, timeout_s=5)
+        assert is_deeper_than(found, 999)
 
 
 @both_eras
