@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from aiohttp import web
 
@@ -30,6 +29,7 @@ from agent.catalog_cache import CatalogCache
 from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, shown
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
+from agent.drain import DRAIN_TIMEOUT_S, LEAVE_GRACE_S, drain
 from agent.errors import ConfigRefused
 from agent.identity import NodeState, open_state
 from agent.links.link import Link, LinkHooks
@@ -43,16 +43,11 @@ from agent.node_plan import MCP_PATH, edge_policy, membership_plan, node_registr
 from agent.overrides import OverrideStore
 from agent.peer_orders import PeerOrders
 from agent.servers_file import read_servers
-from agent.sockets import bound_socket, display_host, listened_host, stop_accepting
+from agent.sockets import BACKLOG, bound_socket, display_host, listened_host
 from agent.watched_files import watch_file
 from discovery.errors import CatalogUnavailable
 
 log = logging.getLogger(__name__)
-
-# faults.md: SIGTERM drains for at most 30 s, everything included.
-DRAIN_TIMEOUT_S: Final = 30
-# Between our deregistration and the first refused connection: peers hear of it within 6 ms (p99 of Consul's watch).
-LEAVE_GRACE_S: Final = 0.5
 
 
 async def run_node(settings: Settings) -> int:
@@ -177,6 +172,7 @@ class Node:
                     list_changed=self._metrics.list_changed,
                     # Peers list what there is, whatever clients of this node like to see.
                     search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,
+                    draining=lambda: self.state == "draining",
                 )
             )
         probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)
@@ -184,6 +180,7 @@ class Node:
         policy = edge_policy(self._settings, self._identity, self._tokens, self._metrics.auth_failed)
         app = web.Application(middlewares=[envelope_middleware, *security_middlewares(policy)])
         app.on_response_prepare.append(security_headers(policy))
+        app.on_response_prepare.append(self._keep_open)
         for endpoint in self._endpoints:
             endpoint.add_to(app)
         app.add_routes([*PeersApi(self._mesh, self._orders).routes(), *desk.routes(), *probes.routes()])
@@ -192,22 +189,24 @@ class Node:
             app, handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S
         )
         await runner.setup()
-        await web.SockSite(runner, self._socket).start()
+        await web.SockSite(runner, self._socket, backlog=BACKLOG).start()
         return runner
 
+    async def _keep_open(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Keep connections open for more, but not beyond the goodbye: the next request goes where somebody stays."""
+        if self.state == "draining":
+            response.force_close()
+
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None]) -> None:
-        """Not ready, deregister, let peers hear of it, drain."""
+        """Not ready, say goodbye to links and catalog, let peers hear of it, drain."""
         log.info("node draining", extra={"node": self._identity.name})
         self.state = "draining"
+        # A link whose stream of list changes ends asks why, and is told: no catalog tells it of a static peer.
+        for endpoint in self._endpoints:
+            endpoint.bridge.close_streams()
         member.cancel()
         await asyncio.wait([member])
-        await asyncio.sleep(LEAVE_GRACE_S)
-        try:
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                await stop_accepting(self._socket)
-                await runner.cleanup()
-        except TimeoutError:
-            log.warning("requests were cut off at the end of the drain", extra={"timeout_s": DRAIN_TIMEOUT_S})
+        await drain(runner, self._socket)
         log.info("node stopped", extra={"node": self._identity.name})
 
     # Parts

@@ -13,6 +13,7 @@ Json: TypeAlias = dict[str, Any]
 
 # The one prefix of everything we add to MCP messages (`_meta` keys, capability extensions). See docs/glossary.md.
 MESH_EXTENSION = "mesh-agent/mesh"  # in capabilities.extensions (modern) or .experimental (legacy): who we are
+DRAINING = "draining"  # true in there: what is under way will be finished, anything new should go elsewhere
 ORIGIN_META_KEY = "mesh-agent/origin"  # in a listed definition's `_meta`: whose it is
 PATH_META_KEY = "mesh-agent/path"  # in a request's `_meta`: node IDs passed, only across gateways
 DEADLINE_META_KEY = "mesh-agent/deadline-ms"  # in a request's `_meta`: milliseconds that the caller still waits

@@ -3,7 +3,6 @@
 Called by the wiring. The one rule: a port that was asked for is used or refused, only the default may move on.
 """
 
-import asyncio
 import errno
 import socket
 from collections.abc import Generator, Sequence
@@ -36,16 +35,6 @@ def bound_socket(host: str, port: int, *, explicit: bool) -> Generator[socket.so
             yield bound
         return
     raise ConfigRefused(f"PORT: no free port from {port} on; set PORT to a free one")
-
-
-async def stop_accepting(bound: socket.socket) -> None:
-    """Let the loop accept nothing more; what it has accepted is under way when this returns. Closing comes next.
-
-    A server of asyncio that closes between accepting a connection and making its transport forgets the connection
-    (a race in CPython, Debian's 3.11 has it): its client would wait until this process ends.
-    """
-    asyncio.get_running_loop().remove_reader(bound)
-    await asyncio.sleep(0)  # A connection accepted in this pass of the loop gets its transport in the next, before us.
 
 
 def listened_host(bound: socket.socket, host: str) -> str:

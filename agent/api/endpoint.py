@@ -57,11 +57,12 @@ async def build_endpoint(
     dispatch: Dispatch,
     list_changed: Callable[[str], None],
     search_mode: bool | None = None,
+    draining: Callable[[], bool] = lambda: False,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
     `list_changed` counts the notices sent. `search_mode`: whether clients that ask for nothing get the search tools in
-    place of all tools; None: there are no search tools.
+    place of all tools; None: there are no search tools. `draining`: whether peers are to look for somebody else.
     """
     server = build_management(identity.name, __version__, desk, asks_others=path != PEER_PATH)
     if search_mode is not None:
@@ -72,7 +73,7 @@ async def build_endpoint(
     search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
     own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
     catalogue = Catalogue(routes, own, search_tools, search_mode=bool(search_mode))
-    front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, notices=notices)
+    front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, notices=notices, draining=draining)
     # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
     low = server._mcp_server  # noqa: SLF001
     low.middleware.insert(0, front)

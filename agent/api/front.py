@@ -7,6 +7,7 @@ answered with an empty success.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,14 +27,23 @@ from agent.api.questions import asked_client, in_rounds
 from agent.api.search import unwrapped
 from agent.core.route_table import Route
 from agent.dispatch import Dispatch, Forwarded
-from agent.model import MESH_EXTENSION, Json, NodeIdentity
+from agent.model import DRAINING, MESH_EXTENSION, Json, NodeIdentity
 
 
 class MeshFront:
     """SDK server middleware of one endpoint. Reads the route table anew for each request."""
 
-    def __init__(self, *, identity: NodeIdentity, catalogue: Catalogue, dispatch: Dispatch, notices: Notices) -> None:
+    def __init__(
+        self,
+        *,
+        identity: NodeIdentity,
+        catalogue: Catalogue,
+        dispatch: Dispatch,
+        notices: Notices,
+        draining: Callable[[], bool],
+    ) -> None:
         self._identity = identity
+        self._draining = draining
         self._catalogue = catalogue
         self._dispatch = dispatch
         self._notices = notices
@@ -107,7 +117,9 @@ class MeshFront:
         # Legacy servers strip `extensions`, so there it goes where every version lets it through.
         slot = "extensions" if ctx.method == "server/discover" else "experimental"
         capabilities = dict(raw.get("capabilities") or {})
-        card = {"node_id": self._identity.node_id, "name": self._identity.name}
+        card: Json = {"node_id": self._identity.node_id, "name": self._identity.name}
+        if self._draining():
+            card[DRAINING] = True
         capabilities[slot] = {**(capabilities.get(slot) or {}), MESH_EXTENSION: card}
         # Updates of single resources are not relayed, whatever the SDK makes of its listen handler.
         capabilities["resources"] = {**(capabilities.get("resources") or {}), "subscribe": False}

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from mcp_types.jsonrpc import METHOD_NOT_FOUND
 
 from agent.errors import CallFailed, MeshError, RpcError, Unreachable
-from agent.model import MESH_EXTENSION, Era, Json
+from agent.model import DRAINING, MESH_EXTENSION, Era, Json
 
 # A server acknowledges a subscription before anything else; one that has not by then never will.
 ACKNOWLEDGE_TIMEOUT_S: Final = 10.0
@@ -44,6 +44,11 @@ def mesh_entry(era: Era, capabilities: Json) -> Json | None:
     place = capabilities.get("extensions" if era is Era.MODERN else "experimental")
     entry = place.get(MESH_EXTENSION) if isinstance(place, dict) else None
     return entry if isinstance(entry, dict) else None
+
+
+def is_leaving(hello: Hello) -> bool:
+    """Whether it is a node that answers what it is asked, but says that it will not do so for long."""
+    return hello.mesh is not None and hello.mesh.get(DRAINING) is True
 
 
 def listen_failure(exc: RpcError | CallFailed) -> ListenNotSupported | Unreachable:

@@ -18,6 +18,7 @@ from agent.links.hello import (
     Hello,
     ListenNotSupported,
     OnNotification,
+    is_leaving,
     listen_failure,
 )
 from agent.links.http_answer import (
@@ -133,6 +134,8 @@ class ModernHttpDoor:
         if _node_of(verdict) != _node_of(self.hello):
             # Requests are stateless, so nothing else would show that the address was given to somebody else.
             raise self._lose("is another node now")
+        if is_leaving(verdict):
+            raise self._lose("is stopping")
 
     def _lose(self, what: str) -> Unreachable:
         self.lost_reason = f"{self._pool.where} {what}"

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit, urlunsplit
 
 from agent.core.naming import is_valid_name
-from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed
+from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
 from agent.links.door import Door, Hello, open_door
+from agent.links.hello import is_leaving
 from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec, ServerSpec
 
 LOCAL_SUFFIX = "/local"
@@ -110,4 +111,6 @@ def checked_identity(hello: Hello, spec: PeerSpec, own: NodeIdentity) -> NodeIde
         raise DialledOurselves(f"{spec.target.url} is this node itself")
     if spec.expected_node_id is not None and node_id != spec.expected_node_id:
         raise IdentityRefused(f"{spec.target.url} is node {node_id}, but the catalog says {spec.expected_node_id}")
+    if is_leaving(hello):
+        raise Unreachable(f"{spec.target.url} is stopping")
     return NodeIdentity(node_id, name)

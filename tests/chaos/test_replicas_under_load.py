@@ -72,8 +72,12 @@ class Field:
 
 
 @pytest.fixture
-async def field(tmp_path: Path) -> AsyncGenerator[Field, None]:
-    """The mesh, ready and under no load yet. CHAOS_SEED repeats a run's choices."""
+async def field(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Field, None]:
+    """The mesh, ready and under no load yet, found by a catalog or, with the parameter `static`, by settings.
+
+    CHAOS_SEED repeats a run's choices.
+    """
+    static = getattr(request, "param", "") == "static"
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
     print(f"CHAOS_SEED={seed}")  # noqa: T201 - pytest shows it with a failure
     rng = random.Random(seed)
@@ -82,17 +86,18 @@ async def field(tmp_path: Path) -> AsyncGenerator[Field, None]:
         journal_server(tmp_path / "two.journal", rng) as two,
         running_nodes() as start,
     ):
-        # Through the catalog a node hears of a goodbye before the door closes; a static peer only when it has closed.
+        ports = {name: free_port() for name in ("one", "two")}
         settings = {
-            "MESH_DISCOVERY": "embedded",
+            "MESH_DISCOVERY": "off" if static else "embedded",
             "MESH_EMBEDDED_PORT": str(free_port()),
             "MESH_CALL_TIMEOUT_S": str(CALL_TIMEOUT_S),
             "MESH_LOG_FORMAT": "json",
         }
+        named = {"MESH_PEERS": ",".join(f"{name}=http://127.0.0.1:{port}/mcp" for name, port in ports.items())}
         # First the one that gets no fault: it serves the catalog.
-        front = await start("front", tmp_path / "front", **settings)
+        front = await start("front", tmp_path / "front", **settings, **(named if static else {}))
         nodes = await all_of(
-            start(name, tmp_path / name, servers={"journal": {"url": server.url}}, **settings)
+            start(name, tmp_path / name, port=ports[name], servers={"journal": {"url": server.url}}, **settings)
             for name, server in (("one", one), ("two", two))
         )
         await eventually(partial(front.sees, "one", "two"), 30)
@@ -163,6 +168,7 @@ async def test_hung_replica_costs_only_the_calls_that_are_in_it_and_comes_back(f
     assert len(books.failed()) < len(books.ended) / 4, told(field, books, books.failed())
 
 
+@pytest.mark.parametrize("field", ["catalog", "static"], indirect=True)
 async def test_restarted_replica_fails_no_call_at_all(field: Field) -> None:
     async with load_on(field) as books:
         field.act_when_busy(field.victim.process.terminate)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from fastmcp import FastMCP
 
-from agent.errors import MeshError, OverrideRefused
-from agent.model import HttpTarget, LinkState, ServerScope, ServerSpec
+from agent.errors import MeshError, OverrideRefused, RpcError
+from agent.model import Era, HttpTarget, Json, LinkState, ServerScope, ServerSpec
 from agent.settings_values import StaticPeer
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.hosting import Seen, http, scripted
-from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node, served
+from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
 
 
 @asynccontextmanager
@@ -264,3 +265,39 @@ async def test_a_reload_finds_servers_peers_and_says_what_is_not_there(tmp_path:
         with pytest.raises(MeshError, match="no MCP server or peer named 'who'"):
             await one.desk.reload("who")
         assert one.view("two").state is LinkState.READY
+
+
+async def test_a_peer_that_stops_gets_no_new_calls_though_its_door_is_open_and_answers_what_it_has(
+    tmp_path: Path,
+) -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+    server: FastMCP = FastMCP("kit")
+
+    @server.tool
+    async def hold() -> str:
+        begun.set()
+        await release.wait()
+        return "held"
+
+    async with (
+        served(server) as url,
+        running_node("two", tmp_path / "two", servers=[ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)]) as two,
+        running_node("one", tmp_path / "one", statics=[StaticPeer("two", two.url)]) as one,
+        client(one.url, Era.MODERN) as mcp,
+        asyncio.TaskGroup() as group,
+    ):
+        await one.when(lambda: "kit__hold" in one.tool_names())
+        params: Json = {"name": "kit__hold", "arguments": {}}
+        call = group.create_task(mcp.request("tools/call", params, timeout_s=15), name="call")
+        await begun.wait()
+        two.begin_to_drain()
+        await one.when(lambda: "is stopping" in one.view("two").last_error)
+        with pytest.raises(RpcError) as refused:
+            await mcp.request("tools/call", params, timeout_s=5)
+        assert refused.value.code == -32602  # Nobody else has it, so the name is gone.
+        _, again = await one.add_peer("again", two.url)
+        assert "is stopping" in again["message"]
+        async with client(two.url, Era.MODERN) as direct:
+            assert (await direct.request("tools/list", {}, timeout_s=5))["tools"]
+        release.set()
+        assert (await call)["structuredContent"] == {"result": "held"}

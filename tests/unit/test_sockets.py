@@ -1,15 +1,13 @@
 """The listening socket: an explicit port is used or refused, the default one moves on."""
 
-import asyncio
 import socket
-import types
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from agent.errors import ConfigRefused
-from agent.sockets import AddressInfo, bound_socket, display_host, listened_host, preferred, stop_accepting
+from agent.sockets import AddressInfo, bound_socket, display_host, listened_host, preferred
 
 HOST = "127.0.0.1"
 
@@ -107,36 +105,3 @@ def test_what_is_listened_on_is_what_is_registered(
         except OSError as exc:
             pytest.skip(f"this machine has no {address}: {exc}")
         assert listened_host(bound, host) == registered
-
-
-@pytest.mark.parametrize("passes", range(4))
-async def test_nobody_who_comes_while_the_door_closes_is_left_waiting(passes: int) -> None:
-    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"hello")
-        writer.close()
-
-    with bound_socket(HOST, 0, explicit=True) as bound:
-        server = await asyncio.start_server(greet, sock=bound)
-        clients = [socket.create_connection(bound.getsockname(), timeout=5) for _ in range(20)]
-        for _ in range(passes):
-            await one_pass()
-        await stop_accepting(bound)
-        server.close()
-        await server.wait_closed()
-        for client in clients:
-            assert await asyncio.wait_for(asyncio.to_thread(what_came, client), 10) in ("hello", "refused")
-
-
-@types.coroutine
-def one_pass() -> Generator[None, None, None]:
-    """Exactly one pass of the loop."""
-    yield
-
-
-def what_came(client: socket.socket) -> str:
-    """A greeting or a refusal; whoever is left waiting raises TimeoutError."""
-    with client:
-        try:
-            return client.recv(100).decode() or "refused"
-        except ConnectionResetError:
-            return "refused"

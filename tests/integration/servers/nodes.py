@@ -58,6 +58,7 @@ class RunningNode:
     digests: list[str]
     mesh_task: asyncio.Task[None]
     servers_file: list[ServerSpec]
+    begin_to_drain: Callable[[], None]
 
     @property
     def url(self) -> str:
@@ -123,6 +124,7 @@ class _Wiring:
     servers: list[ServerSpec]
     endpoints: list[Endpoint] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
+    draining: bool = False
     rng: random.Random = field(default_factory=lambda: random.Random(1))
 
     @asynccontextmanager
@@ -180,6 +182,7 @@ class _Wiring:
                     self.digests,
                     mesh_task,
                     self.servers,
+                    self._begin_to_drain,
                 )
             finally:
                 await runner.cleanup()
@@ -190,6 +193,11 @@ class _Wiring:
         # The endpoints are built after the mesh that tells them.
         return lambda kinds: self.endpoints[number].notices.changed(kinds)  # noqa: PLW0108 - looked up when called
 
+    def _begin_to_drain(self) -> None:
+        self.draining = True
+        for endpoint in self.endpoints:
+            endpoint.bridge.close_streams()
+
     async def _build_endpoints(self, mesh: Mesh, desk: Desk, dispatch: Dispatch, metrics: Metrics) -> None:
         for path, routes in {"/mcp": lambda: mesh.routes, "/mcp/local": lambda: mesh.local_routes}.items():
             endpoint = await build_endpoint(
@@ -199,6 +207,7 @@ class _Wiring:
                 routes=routes,
                 dispatch=dispatch,
                 list_changed=metrics.list_changed,
+                draining=lambda: self.draining,
             )
             self.endpoints.append(endpoint)
 

@@ -1,0 +1,65 @@
+"""The end of a node's serving, from the first refusal of new work to the last answer.
+
+Called by the wiring, once. The one rule: one deadline over all of it, and whoever has got as far as the door is
+answered before that.
+"""
+
+import asyncio
+import logging
+import socket
+from contextlib import suppress
+from typing import Final
+
+from aiohttp import web
+
+from agent.sockets import BACKLOG
+
+log = logging.getLogger(__name__)
+
+# faults.md: SIGTERM drains for at most 30 s, everything included.
+DRAIN_TIMEOUT_S: Final = 30
+# Between our goodbye and the first refused connection: peers hear of it within 6 ms (p99 of Consul's watch).
+LEAVE_GRACE_S: Final = 0.5
+# A client that has just connected sends its request at once; on a busy machine that is some milliseconds.
+LATE_REQUEST_S: Final = 0.05
+
+
+async def drain(runner: web.AppRunner, bound: socket.socket) -> None:
+    """Let peers hear of the goodbye, then take nobody in and finish what is under way."""
+    await asyncio.sleep(LEAVE_GRACE_S)
+    try:
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            await close_door(runner, bound)
+            await runner.cleanup()
+    except TimeoutError:
+        log.warning("requests were cut off at the end of the drain", extra={"timeout_s": DRAIN_TIMEOUT_S})
+
+
+async def close_door(runner: web.AppRunner, bound: socket.socket) -> None:
+    """Take in who has come as far as the door, close it, and give them `LATE_REQUEST_S` to say what they want.
+
+    A client whose connection the kernel has taken believes to be heard: a reset would leave it in doubt whether its
+    request was executed. And a server of asyncio that closes between accepting a connection and making its transport
+    forgets the connection (a race in CPython, Debian's 3.11 has it): its client would wait until this process ends.
+    """
+    serve = runner.server
+    assert serve is not None
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(bound)
+    await asyncio.sleep(0)  # A connection accepted in this pass of the loop gets its transport in the next, before us.
+    late = _waiting(bound)
+    for site in list(runner.sites):
+        await site.stop()  # Closes the socket before it first waits: nobody comes in between.
+    for connection in late:
+        await loop.connect_accepted_socket(serve, connection)
+    await asyncio.sleep(LATE_REQUEST_S)
+
+
+def _waiting(bound: socket.socket) -> list[socket.socket]:
+    late: list[socket.socket] = []
+    with suppress(OSError):  # There are no more, or no descriptors for more.
+        while len(late) < BACKLOG:
+            connection, _ = bound.accept()
+            connection.setblocking(False)
+            late.append(connection)
+    return late
