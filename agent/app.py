@@ -27,6 +27,7 @@ from agent.api.security import security_headers, security_middlewares
 from agent.api.tokens import TokenTable
 from agent.catalog_cache import CatalogCache
 from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, shown
+from agent.core.paging import PageLimits
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
 from agent.drain import DRAIN_TIMEOUT_S, LEAVE_GRACE_S, drain
@@ -173,6 +174,7 @@ class Node:
                     # Peers list what there is, whatever clients of this node like to see.
                     search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,
                     draining=lambda: self.state == "draining",
+                    limits=PageLimits(self._settings.list_page_size) if path == MCP_PATH else None,
                 )
             )
         probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)

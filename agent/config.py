@@ -53,6 +53,7 @@ class Settings:
     token_file: Path | None
     discovery: str
     tool_mode: str
+    list_page_size: int
     service_name: str
     advertise_address: str | None
     advertise_port: int | None

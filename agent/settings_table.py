@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.settings_values import (
     one_of,
+    parse_count,
     parse_flag,
     parse_host,
     parse_hosts,
@@ -126,6 +127,13 @@ SETTINGS: tuple[Setting, ...] = (
         "What tools/list shows to a client that does not say: `full`, every tool; `search`, the node's own tools and"
         " `search_tools`, `describe_tool`, `call_tool`, which stand for thousands in a model's context. A client may"
         " choose with `?tools=search` or `?tools=full` on the endpoint, or with the header `Mesh-Tools`.",
+    ),
+    Setting(
+        "list_page_size",
+        parse_count,
+        "1000",
+        "How many entries a page of a list may have; it also ends at 1 MB. Clients that never ask for a second page see"
+        " no more than this, and a page costs its client that much memory and, in a model's context, that many tokens.",
     ),
     Setting(
         "service_name",

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 # One grammar for nodes, peers and servers: they share a namespace, and `__` parts the words of a public tool name.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 CALL_TIMEOUT_MAX_S = 86_400.0  # A day: whoever needs longer wants a task, not a call.
+COUNT_MAX = 1_000_000  # More than anybody means; a figure with too many zeros is a slip.
 _HOST_PATTERN = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
@@ -101,6 +102,13 @@ def parse_port(text: str) -> int:
     port_max = 65_535
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= port_max):
         raise ValueError(f"must be a port, 1 to {port_max}")
+    return int(text)
+
+
+def parse_count(text: str) -> int:
+    """A number of things, at least 1."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= COUNT_MAX):
+        raise ValueError(f"must be a whole number, 1 to {COUNT_MAX}")
     return int(text)
 
 

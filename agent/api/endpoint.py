@@ -23,6 +23,7 @@ from agent.api.native import NativePath
 from agent.api.notices import Notices
 from agent.api.search import SEARCH_TOOLS, ToolSearch, add_search_tools
 from agent.api.security import PEER_PATH
+from agent.core.paging import PageLimits
 from agent.core.route_table import RouteTable
 from agent.dispatch import Dispatch
 from agent.model import Json, NodeIdentity
@@ -58,11 +59,13 @@ async def build_endpoint(
     list_changed: Callable[[str], None],
     search_mode: bool | None = None,
     draining: Callable[[], bool] = lambda: False,
+    limits: PageLimits | None = None,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
     `list_changed` counts the notices sent. `search_mode`: whether clients that ask for nothing get the search tools in
     place of all tools; None: there are no search tools. `draining`: whether peers are to look for somebody else.
+    `limits`: of one page of a list; None: the usual ones.
     """
     server = build_management(identity.name, __version__, desk, asks_others=path != PEER_PATH)
     if search_mode is not None:
@@ -72,7 +75,7 @@ async def build_endpoint(
     own = await _own_definitions(server)
     search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
     own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
-    catalogue = Catalogue(routes, own, search_tools, search_mode=bool(search_mode))
+    catalogue = Catalogue(routes, own, search_tools, search_mode=bool(search_mode), limits=limits)
     front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, notices=notices, draining=draining)
     # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
     low = server._mcp_server  # noqa: SLF001

@@ -1,22 +1,25 @@
 """Reads a backend's whole offer over an open door: every list that it announces, paged to the end, within bounds.
 
 Called by a link after its change stream is acknowledged and again whenever the backend says that a list changed. The
-one rule: an offer is whole or it is not taken at all; a failed page fails the listing.
+one rule: an offer is whole or it is not taken at all; a failed page fails the listing. Only a list that changed while
+it was read, which a backend tells by refusing its own cursor, is read once more from its beginning.
 """
 
 import asyncio
+import contextlib
 from typing import Final
+
+from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.core.digest import offer_digest
 from agent.errors import ProtocolBroken, RpcError, Unreachable
 from agent.links.door import Door
 from agent.model import Json, Offer
 
-# A paginator that never ends must not hang a link; the figure is the reference client's own cap.
-PAGES_MAX: Final = 100
+# A paginator that never ends must not hang a link. As many tools as one backend may have, in pages of ten.
+PAGES_MAX: Final = 1_000
 # docs/architecture.md: surplus tools of one peer are dropped by the route table, which names them; this bounds memory.
 ENTRIES_MAX: Final = 20_000
-METHOD_NOT_FOUND: Final = -32601
 
 # capability -> (method, key of the result) of the lists behind it
 _LISTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
@@ -49,17 +52,32 @@ async def list_offer(door: Door, *, timeout_s: float) -> Offer:
     return Offer(tools, prompts, resources, templates, offer_digest(tools, prompts, resources, templates))
 
 
+class _CursorRefused(Exception):
+    """The backend no longer knows a cursor that it gave. Never leaves this module."""
+
+
 async def _list_all(door: Door, method: str, key: str, timeout_s: float) -> tuple[Json, ...]:
+    with contextlib.suppress(_CursorRefused):
+        return await _list_pages(door, method, key, timeout_s)
+    try:
+        return await _list_pages(door, method, key, timeout_s)
+    except _CursorRefused as exc:
+        raise Unreachable(f"{method} refused its own cursor, twice") from exc
+
+
+async def _list_pages(door: Door, method: str, key: str, timeout_s: float) -> tuple[Json, ...]:
     entries: list[Json] = []
-    cursor: str | None = None
-    for _ in range(PAGES_MAX):
-        params = {} if cursor is None else {"cursor": cursor}
+    params: Json = {}
+    cursors: set[str] = set()
+    while len(cursors) < PAGES_MAX:
         try:
             page = await door.request(method, params, timeout_s=timeout_s)
         except RpcError as exc:
-            if exc.code == METHOD_NOT_FOUND:
+            if exc.code == METHOD_NOT_FOUND and not cursors:
                 # Many servers announce resources and serve no templates; an absent list is an empty one.
                 return ()
+            if exc.code == INVALID_PARAMS and cursors:
+                raise _CursorRefused from exc
             raise Unreachable(f"{method} was answered with error {exc.code}: {exc.message[:200]}") from exc
         listed = page.get(key)
         if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
@@ -68,6 +86,11 @@ async def _list_all(door: Door, method: str, key: str, timeout_s: float) -> tupl
         if len(entries) > ENTRIES_MAX:
             raise ProtocolBroken(f"{method} lists more than {ENTRIES_MAX} entries")
         cursor = page.get("nextCursor")
-        if not isinstance(cursor, str):
+        # The specification's end is the member's absence; some servers write null or an empty text instead.
+        if not isinstance(cursor, str) or not cursor:
             return tuple(entries)
+        if cursor in cursors:
+            raise ProtocolBroken(f"{method} goes round in circles: it gave the same cursor twice")
+        cursors.add(cursor)
+        params = {"cursor": cursor}
     raise ProtocolBroken(f"{method} has more than {PAGES_MAX} pages")

@@ -65,6 +65,8 @@ def test_file_takes_numbers_switches_lists_and_a_table_of_peers(tmp_path: Path) 
         ({"PORT": "0"}, ["port", "1 to 65535"]),
         ({"MESH_CALL_TIMEOUT_S": "0"}, ["call_timeout_s", "more than 0"]),
         ({"MESH_CALL_TIMEOUT_S": "nan"}, ["call_timeout_s", "more than 0"]),
+        ({"MESH_LIST_PAGE_SIZE": "0"}, ["list_page_size", "1 to 1000000"]),
+        ({"MESH_LIST_PAGE_SIZE": "10.5"}, ["list_page_size", "whole number"]),
         ({"MESH_NODE_NAME": "a__b"}, ["node_name", "__"]),
         ({"MESH_NODE_NAME": "-a"}, ["node_name", "letter or digit"]),
         ({"MESH_NODE_NAME": "a" * 64}, ["node_name", "at most 63"]),

@@ -21,6 +21,7 @@ from agent.api.desk import Desk
 from agent.api.endpoint import Endpoint, build_endpoint
 from agent.api.envelope import envelope_middleware
 from agent.api.peers import PeersApi
+from agent.core.paging import PageLimits
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
 from agent.errors import MeshError
@@ -111,9 +112,10 @@ async def running_node(
     node_id: str | None = None,
     port: int = 0,
     peer_token: str | None = None,
+    limits: PageLimits | None = None,
 ) -> AsyncIterator[RunningNode]:
-    """Run a node until the context ends; its state goes to `folder`."""
-    wiring = _Wiring(NodeIdentity(node_id or str(uuid4()), name), list(servers))
+    """Run a node until the context ends; its state goes to `folder`. `limits`: of the pages of its lists."""
+    wiring = _Wiring(NodeIdentity(node_id or str(uuid4()), name), list(servers), limits)
     async with wiring.running(folder, tuple(statics), port, peer_token) as node:
         yield node
 
@@ -122,6 +124,7 @@ async def running_node(
 class _Wiring:
     identity: NodeIdentity
     servers: list[ServerSpec]
+    limits: PageLimits | None = None
     endpoints: list[Endpoint] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     draining: bool = False
@@ -208,6 +211,7 @@ class _Wiring:
                 dispatch=dispatch,
                 list_changed=metrics.list_changed,
                 draining=lambda: self.draining,
+                limits=self.limits,
             )
             self.endpoints.append(endpoint)
 
