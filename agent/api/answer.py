@@ -41,10 +41,15 @@ class Answer:
         self._request = request
         self._request_id = orjson.dumps(request_id)
         self._stream: web.StreamResponse | None = None
+        self._gone = False
+
+    def client_gone(self) -> None:
+        """The client has dropped the connection: what is still to be told raises ConnectionError."""
+        self._gone = True
 
     async def notify(self, method: str, params: Json) -> None:
         """Tell the client something before the result."""
-        await self._event(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
+        await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
     async def result(self, *result: Bytes) -> web.StreamResponse:
         """End with a result, given as JSON without line breaks, in parts that follow each other."""
@@ -53,16 +58,23 @@ class Answer:
             return await self._sliced(parts)
         return await self._finish(b"".join(parts), 200)
 
-    async def error(self, exc: MCPError) -> web.StreamResponse:
-        """End with a JSON-RPC error; its code decides the HTTP status while that is still open."""
+    async def nothing(self) -> web.StreamResponse:
+        """End without an answer, as a call that its client has cancelled does: a stream without that event."""
+        async with self._write_deadline():
+            stream = await self._opened()
+            await stream.write_eof()
+        return stream
+
+    async def error(self, exc: MCPError, status: int | None = None) -> web.StreamResponse:
+        """End with a JSON-RPC error. While the HTTP status is open it is `status`, by default what the code says."""
         error = exc.error.model_dump(by_alias=True, mode="json", exclude_none=True)
         body = b'{"jsonrpc":"2.0","id":' + self._request_id + b',"error":' + orjson.dumps(error) + b"}"
-        return await self._finish(body, ERROR_CODE_HTTP_STATUS.get(exc.error.code, 200))
+        return await self._finish(body, ERROR_CODE_HTTP_STATUS.get(exc.error.code, 200) if status is None else status)
 
     async def _finish(self, body: bytes, status: int) -> web.StreamResponse:
         if self._stream is None:
             return web.Response(body=body, status=status, content_type="application/json")
-        await self._event(body)
+        await self.tell(body)
         async with self._write_deadline():
             await self._stream.write_eof()
         return self._stream
@@ -81,7 +93,8 @@ class Answer:
             await answer.write_eof()
         return answer
 
-    async def _event(self, data: bytes) -> None:
+    async def tell(self, data: bytes) -> None:
+        """Send one JSON-RPC message as an event of its own."""
         async with self._write_deadline():
             stream = await self._opened()
             await stream.write(b"event: message\r\ndata: " + data + b"\r\n\r\n")
@@ -107,6 +120,8 @@ class Answer:
             raise ConnectionResetError("the client stopped reading") from None
 
     async def _opened(self) -> web.StreamResponse:
+        if self._gone:
+            raise ConnectionResetError("the client has gone")
         if self._stream is None:
             self._stream = web.StreamResponse(headers=STREAM_HEADERS)
             await self._stream.prepare(self._request)

@@ -5,7 +5,6 @@ Built by the wiring twice, for `/mcp` and `/mcp/local`. The one rule: the two di
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from aiohttp import web
 from fastmcp import FastMCP
@@ -18,6 +17,10 @@ from agent import __version__
 from agent.api.asgi_bridge import AsgiBridge
 from agent.api.catalogue import Catalogue
 from agent.api.front import MeshFront
+from agent.api.greeting import session_greeting
+from agent.api.legacy_front import LegacyFront, is_legacy
+from agent.api.legacy_requests import LegacyRequests
+from agent.api.legacy_sessions import Sessions
 from agent.api.management import NodeDesk, build_management
 from agent.api.native import NativePath
 from agent.api.notices import Notices
@@ -28,9 +31,6 @@ from agent.core.route_table import RouteTable
 from agent.dispatch import Dispatch
 from agent.model import Json, NodeIdentity
 
-# A stateful session that its client left without a word is forgotten; one with an open GET stream is never idle.
-SESSION_IDLE_TIMEOUT_S: Final = 300.0
-
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -38,15 +38,22 @@ class Endpoint:
 
     path: str
     native: NativePath
+    legacy: LegacyFront
+    sessions: Sessions
     bridge: AsgiBridge
     notices: Notices
 
     def add_to(self, app: web.Application) -> None:
         """Register routes, lifespan and shutdown."""
-        app.cleanup_ctx.append(self.bridge.cleanup_ctx)
-        app.on_shutdown.append(self.bridge.on_shutdown)
+        for part in (self.bridge, self.sessions):
+            app.cleanup_ctx.append(part.cleanup_ctx)
+            app.on_shutdown.append(part.on_shutdown)
         for path in (self.path, f"{self.path}/"):
-            app.router.add_route("*", path, self.native.handle)
+            app.router.add_route("*", path, self.handle)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one HTTP request in its client's era."""
+        return await (self.legacy if is_legacy(request) else self.native).handle(request)
 
 
 async def build_endpoint(
@@ -71,12 +78,13 @@ async def build_endpoint(
     if search_mode is not None:
         add_search_tools(server, ToolSearch(routes))
     bus = InMemorySubscriptionBus()
-    notices = Notices(bus, list_changed)
+    sessions = Sessions()
+    notices = Notices(bus, sessions.tell, list_changed)
     own = await _own_definitions(server)
     search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
     own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
     catalogue = Catalogue(routes, own, search_tools, search_mode=bool(search_mode), limits=limits)
-    front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, notices=notices, draining=draining)
+    front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, draining=draining)
     # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
     low = server._mcp_server  # noqa: SLF001
     low.middleware.insert(0, front)
@@ -87,13 +95,17 @@ async def build_endpoint(
     asgi_app = server.http_app(
         path=path,
         json_response=False,
-        stateless_http=False,
+        stateless_http=True,  # Sessions are ours.
         host_origin_protection=False,
-        session_idle_timeout=SESSION_IDLE_TIMEOUT_S,
     )
     bridge = AsgiBridge(asgi_app, path=path)
     native = NativePath(catalogue=catalogue, dispatch=dispatch, bridge=bridge)
-    return Endpoint(path, native, bridge, notices)
+    legacy = LegacyFront(
+        sessions=sessions,
+        requests=LegacyRequests(catalogue=catalogue, dispatch=dispatch, own=server),
+        greeting=session_greeting(low, identity),
+    )
+    return Endpoint(path, native, legacy, sessions, bridge, notices)
 
 
 async def _own_definitions(server: FastMCP) -> dict[str, list[Json]]:

@@ -5,6 +5,7 @@ limits of size and time, or refused with a JSON-RPC error that names no ID.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 import orjson
@@ -33,9 +34,9 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
                 if len(body) > bytes_max:
                     return _too_large(bytes_max)
     except TimeoutError:
-        return refuse(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s")
+        return _unread(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s")
     except web.RequestPayloadError:
-        return refuse(400, "The body cannot be decoded")
+        return _unread(400, "The body cannot be decoded")
     return bytes(body)
 
 
@@ -51,16 +52,22 @@ def accepts_events(request: web.Request) -> bool:
     return not _accepted(request).isdisjoint(_SSE_TYPES)
 
 
-def refuse(status: int, message: str, code: int = INVALID_REQUEST) -> web.Response:
-    """Refuse a request that was not read, or whose ID is not known; the connection ends with it."""
+def refuse(
+    status: int, message: str, code: int = INVALID_REQUEST, *, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Refuse a request whose ID is not known."""
     error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
-    response = web.Response(status=status, body=orjson.dumps(error), content_type="application/json")
+    return web.Response(status=status, body=orjson.dumps(error), content_type="application/json", headers=headers)
+
+
+def _unread(status: int, message: str) -> web.Response:
+    response = refuse(status, message)
     response.force_close()  # What is left of the body is not worth reading.
     return response
 
 
 def _too_large(bytes_max: int) -> web.Response:
-    return refuse(413, f"The body is larger than {bytes_max} bytes")
+    return _unread(413, f"The body is larger than {bytes_max} bytes")
 
 
 def _accepted(request: web.Request) -> set[str]:

@@ -1,8 +1,8 @@
 """Puts a stateless server's questions to the client of a session, which then sees one ordinary call.
 
-Called by the front for clients from before 2026-07-28. Their servers ask with requests of their own while a call is
+Called for clients from before 2026-07-28. Their servers ask with requests of their own while a call is
 open; a server of 2026-07-28 answers `input_required` and is called again. The one rule: a client is asked only what it
-declared at initialize, within one deadline over all rounds; what may not be asked comes back to the front as it is.
+declared at initialize, within one deadline over all rounds; what may not be asked comes back to the caller as it is.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
-from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
@@ -29,8 +28,6 @@ QUESTIONS_MAX: Final = 16
 PATIENCE_S: Final = 600.0
 # A round without questions means "come again": first soon, then every quarter of a second (as the SDK's client).
 _PAUSES_S: Final = (0.05, 0.1, 0.2, 0.25)
-# The client's features that 2026-07-28 does not know under this name.
-_GONE: Final = frozenset({"tasks"})
 
 Ask: TypeAlias = Callable[[str, Json], Awaitable[Json]]
 Send: TypeAlias = Callable[[Json], Awaitable[Forwarded]]
@@ -44,22 +41,7 @@ class AskedClient:
     ask: Ask
 
 
-def asked_client(session: ServerSession) -> AskedClient | None:
-    """The client of a session; None when no request can get to it."""
-    declared = session.client_capabilities
-    if declared is None or not session.can_send_request:
-        return None
-    known = declared.model_dump(by_alias=True, mode="json", exclude_none=True)
-
-    async def ask(method: str, params: Json) -> Json:
-        # Request-scoped, as notifications are: many clients read no other stream. Raw, because the typed way drops
-        # what it does not know.
-        return await session._request_outbound.send_raw_request(method, params)  # noqa: SLF001 - see above
-
-    return AskedClient({name: value for name, value in known.items() if name not in _GONE}, ask)
-
-
-async def in_rounds(send: Send, params: Json, client: AskedClient | None) -> Forwarded:
+async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
     """Send a request, put the questions that come back to the client, send it again, until there is an answer.
 
     The result still asks when this client may not be asked that.
@@ -67,8 +49,6 @@ async def in_rounds(send: Send, params: Json, client: AskedClient | None) -> For
     Raises:
         MCPError: `send`'s; or the client refused, or did not answer in time, or the questions have no end.
     """
-    if client is None:
-        return await send(params)
     params = _with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
     loop, told_s = asyncio.get_running_loop(), told_deadline_s(params)
     ends_s = loop.time() + (PATIENCE_S if told_s is None else min(PATIENCE_S, told_s))

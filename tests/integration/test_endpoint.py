@@ -1,12 +1,9 @@
 """Both endpoints as clients of either era find them: paths, management tools and resources, what REST shows."""
 
-import asyncio
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from agent.links.door import Door
@@ -140,48 +137,3 @@ async def test_the_management_tools_ask_another_node_when_told_to(era: Era, tmp_
         # What peers reach answers for itself: a request to it never goes on to another node.
         passed_on = await manage(local, "list_mcp_servers", node="two")
         assert passed_on["isError"] is True
-
-
-async def test_an_abandoned_session_is_forgotten_and_one_that_listens_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("agent.api.endpoint.SESSION_IDLE_TIMEOUT_S", 1.0)
-    manager = logging.getLogger("mcp.server.streamable_http_manager")
-    caplog.set_level(logging.INFO, logger=manager.name)
-    forgotten = asyncio.Event()
-
-    def note(record: logging.LogRecord) -> bool:
-        if "idle timeout" in record.getMessage():
-            forgotten.set()
-        return True
-
-    ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
-    manager.addFilter(note)
-    try:
-        async with (
-            asyncio.timeout(20),
-            running_node("one", tmp_path) as node,
-            aiohttp.ClientSession(headers={"Accept": "application/json, text/event-stream"}) as http,
-        ):
-            listening = await open_session(http, node.url)
-            async with http.get(node.url, headers=listening) as stream:
-                assert stream.status == 200
-                abandoned = await open_session(http, node.url)
-                await forgotten.wait()
-                for session, status in ((listening, 200), (abandoned, 404)):
-                    async with http.post(node.url, json=ping, headers=session) as response:
-                        assert response.status == status
-    finally:
-        manager.removeFilter(note)
-
-
-async def open_session(http: aiohttp.ClientSession, url: str) -> dict[str, str]:
-    """Open a stateful session; the headers that name it."""
-    params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    opening = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
-    async with http.post(url, json=opening) as response:
-        session = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"], "MCP-Protocol-Version": "2025-06-18"}
-        await response.read()
-    async with http.post(url, json={"jsonrpc": "2.0", "method": "notifications/initialized"}, headers=session) as done:
-        assert done.status == 202
-    return session

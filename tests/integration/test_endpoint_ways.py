@@ -195,13 +195,6 @@ async def test_an_irregular_request_is_answered_alike_on_both_ways(tmp_path: Pat
     assert different == {}
 
 
-async def test_other_http_methods_go_the_long_way(tmp_path: Path) -> None:
-    async with both_ways(tmp_path) as (_, short, long), aiohttp.ClientSession() as session:
-        for method in ("PUT", "DELETE", "PATCH"):
-            async with session.request(method, short) as one, session.request(method, long) as other:
-                assert one.status == other.status >= 400
-
-
 @pytest.mark.parametrize("large", [False, True], ids=["events", "one large result"])
 async def test_a_client_that_reads_nothing_is_dropped_and_its_call_cancelled(
     large: bool, monkeypatch: pytest.MonkeyPatch

@@ -6,29 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from mcp.server.connection import Connection
 from mcp.server.subscriptions import InMemorySubscriptionBus, ServerEvent
 
-from agent.api.notices import INTERVAL_S, SEND_TIMEOUT_S, Notices
+from agent.api.notices import INTERVAL_S, Notices
 from agent.core.route_table import RouteKind
 
 pytestmark = pytest.mark.looptime
-
-
-@dataclass
-class Client:
-    """A legacy client's stream; `stuck` reads nothing."""
-
-    stuck: bool = False
-    got: list[tuple[float, str]] = field(default_factory=list)
-
-    async def notify(self, method: str, _params: object, _opts: object = None) -> None:
-        if self.stuck:
-            await asyncio.Event().wait()
-        self.got.append((now_s(), method.split("/")[1]))
-
-    async def send_raw_request(self, *_: object) -> dict[str, object]:
-        raise AssertionError("nobody asks clients anything")
 
 
 @dataclass
@@ -36,21 +19,16 @@ class Rig:
     notices: Notices
     told: list[tuple[float, str]] = field(default_factory=list)
     counted: list[str] = field(default_factory=list)
-
-    def session(self, *, stuck: bool = False, initialized: bool = True) -> tuple[Client, Connection]:
-        client = Client(stuck)
-        connection = Connection.for_loop(client)  # type: ignore[arg-type]  # a channel of ours
-        if initialized:
-            connection.initialized.set()
-        self.notices.remember(connection)
-        return client, connection
+    sessions: list[tuple[float, str]] = field(default_factory=list)
 
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Rig]:
     bus = InMemorySubscriptionBus()
     counted: list[str] = []
-    rig = Rig(Notices(bus, counted.append), counted=counted)
+    sessions: list[tuple[float, str]] = []
+    told = Notices(bus, lambda method, _: sessions.append((now_s(), method)), counted.append)
+    rig = Rig(told, sessions=sessions, counted=counted)
 
     def heard(event: ServerEvent) -> None:
         rig.told.append((now_s(), type(event).__name__.removesuffix("ListChanged").lower()))
@@ -69,11 +47,10 @@ def now_s() -> float:
 
 async def test_the_first_change_is_told_at_once_in_both_eras() -> None:
     async with running() as rig:
-        client, _connection = rig.session()
         rig.notices.changed({RouteKind.TOOL})
         await asyncio.sleep(0.01)
         assert rig.told == [(1.0, "tools")]
-        assert client.got == [(1.0, "tools")]
+        assert rig.sessions == [(1.0, "notifications/tools/list_changed")]
         assert rig.counted == ["tools"]
 
 
@@ -107,42 +84,3 @@ async def test_templates_are_resources_to_a_client_and_namespaces_are_nothing() 
         rig.notices.changed(set())
         await asyncio.sleep(1)
         assert [kind for _, kind in rig.told] == ["resources"]
-
-
-async def test_a_client_that_does_not_read_delays_the_others_by_no_more_than_its_time() -> None:
-    async with running() as rig:
-        stuck, _one = rig.session(stuck=True)
-        reader, _two = rig.session()
-        rig.notices.changed({RouteKind.TOOL})
-        await asyncio.sleep(0.01)
-        assert reader.got == [(1.0, "tools")]
-        rig.notices.changed({RouteKind.TOOL})
-        await asyncio.sleep(5)
-        assert len(reader.got) == 2
-        assert reader.got[1][0] <= 1.0 + SEND_TIMEOUT_S + INTERVAL_S
-        assert stuck.got == []
-        rig.notices.changed({RouteKind.TOOL})
-        await asyncio.sleep(0)
-        asked_at_s = now_s()
-        rig.notices.changed({RouteKind.PROMPT})
-        await asyncio.sleep(5)
-        assert reader.got[-1][0] - asked_at_s <= INTERVAL_S  # It was waited for once, and given up.
-
-
-async def test_a_session_that_is_not_initialized_yet_is_not_told() -> None:
-    async with running() as rig:
-        early, _connection = rig.session(initialized=False)
-        rig.notices.changed({RouteKind.TOOL})
-        await asyncio.sleep(1)
-        assert early.got == []
-
-
-async def test_a_session_that_has_ended_is_forgotten() -> None:
-    async with running() as rig:
-        _client, connection = rig.session()
-        assert "sessions=1" in repr(rig.notices)
-        del _client, connection
-        assert "sessions=0" in repr(rig.notices)
-        rig.notices.changed({RouteKind.TOOL})
-        await asyncio.sleep(1)
-        assert rig.told

@@ -1,0 +1,124 @@
+"""What a session's requests are answered with: the same lists, routes and servers as stateless requests get.
+
+Called by `agent.api.legacy_front` for each request. The one rule: a client from before 2026-07-28 sees one ordinary
+call, whatever era the server behind is of: questions go to it on the stream of the call, words it does not know stay
+out of its results.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, get_args
+
+import orjson
+from fastmcp import FastMCP
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INVALID_PARAMS,
+    LOG_LEVEL_META_KEY,
+    METHOD_NOT_FOUND,
+    LoggingLevel,
+)
+
+from agent.api.catalogue import LISTS, Catalogue
+from agent.api.forwarding import Served, forward, logged, written
+from agent.api.legacy_session import Session, Tell
+from agent.api.own_answers import own_answer
+from agent.api.questions import AskedClient, in_rounds
+from agent.api.search import unwrapped
+from agent.core.raw_json import Bytes
+from agent.core.route_table import Route
+from agent.dispatch import Dispatch, Forwarded
+from agent.model import Json
+
+# What may take its time; everything else is answered at once.
+ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"})
+_LOG_LEVELS: Final = get_args(LoggingLevel)
+# Declared at `initialize`, unknown to 2026-07-28 under this name.
+_GONE: Final = frozenset({"tasks"})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The way back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer."""
+
+    session: Session
+    tell: Tell
+
+    async def notify(self, method: str, params: Json) -> None:
+        """Tell the client something; one that has gone needs not to know."""
+        with contextlib.suppress(ConnectionError):
+            await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    async def ask(self, method: str, params: Json) -> Json:
+        """Put a question to the client. Raises `MCPError`: its refusal, or it has gone."""
+        try:
+            return await self.session.ask(self.tell, method, params)
+        except ConnectionError as exc:
+            raise MCPError(code=CONNECTION_CLOSED, message="the client has gone") from exc
+
+
+class LegacyRequests:
+    """The requests of one endpoint's sessions. Reads the route table anew for each."""
+
+    def __init__(self, *, catalogue: Catalogue, dispatch: Dispatch, own: FastMCP) -> None:
+        self._catalogue = catalogue
+        self._dispatch = dispatch
+        self._own = own
+
+    def at_once(
+        self, session: Session, method: str, params: Json, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> bytes:
+        """The result, as JSON, of a request that waits for nobody. Raises `MCPError`, for unknown methods too."""
+        with logged(method, params):
+            if method in LISTS:
+                search = self._catalogue.wants_search(query, headers)
+                return self._catalogue.listing(method, params, search=search, modern=False)
+            match method:
+                case "ping":
+                    return b"{}"
+                case "logging/setLevel":
+                    level = params.get("level")
+                    if level not in _LOG_LEVELS:
+                        raise MCPError(code=INVALID_PARAMS, message=f"level: one of {', '.join(_LOG_LEVELS)}")
+                    session.log_level = level
+                    return b"{}"
+                case _:
+                    raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
+
+    async def routed(self, line: Line, method: str, params: Json) -> tuple[Bytes, ...]:
+        """The result, as JSON in parts, of a request that somebody has to answer. Raises `MCPError`."""
+        with logged(method, params) as served:
+            params = unwrapped(method, params) or params
+            route = self._catalogue.route(method, params)
+            if route is None:
+                result = await own_answer(self._own, method, params)
+                return (orjson.dumps(result),)
+            forwarded = await self._forwarded(line, method, route, params, served)
+            return written(method, route, forwarded, modern=False)
+
+    async def _forwarded(self, line: Line, method: str, route: Route, params: Json, served: Served) -> Forwarded:
+        """Forward a request, in as many rounds as the server has questions."""
+        session = line.session
+
+        async def send(asked: Json) -> Forwarded:
+            # Looked up anew, because a user may think for minutes.
+            now = self._present(method, asked, route)
+            return await forward(self._dispatch, method, now, asked, line.notify, served=served, session_id=session.id)
+
+        declared = {name: value for name, value in session.capabilities.items() if name not in _GONE}
+        return await in_rounds(send, with_log_level(params, session.log_level), AskedClient(declared, line.ask))
+
+    def _present(self, method: str, params: Json, known: Route) -> Route:
+        """The route as it is now; the known one when the name is gone, so that dispatch says what that means."""
+        with contextlib.suppress(MCPError):
+            return self._catalogue.route(method, params) or known
+        return known
+
+
+def with_log_level(params: Json, level: str | None) -> Json:
+    """A session's level as 2026-07-28 says it, with each request; a request's own word wins. None: nothing was set."""
+    if level is None:
+        return params
+    return {**params, "_meta": {LOG_LEVEL_META_KEY: level, **(params.get("_meta") or {})}}

@@ -1,0 +1,146 @@
+"""One client's session of the era before 2026-07-28: what it declared, what is under way, and the way back to it.
+
+Made and ended by `agent.api.legacy_sessions`, looked up for every message that names it. The one rule: whatever waits
+on a session (a call, a question, a stream) ends with it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import orjson
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
+
+from agent.api.event_stream import EventStream
+from agent.core.raw_json import Bytes
+from agent.errors import NOT_EXECUTED
+from agent.model import Json
+
+# As many as the largest hosts have open at once, tenfold; each may hold a body of 4 MiB and a connection.
+CALLS_MAX: Final = 256
+# What the reference clients take as one event.
+QUESTION_BYTES_MAX: Final = 1 << 20
+# To tell a client that a question is off, before whoever called that off goes on.
+_CANCEL_NOTE_TIMEOUT_S: Final = 1.0
+
+RequestId: TypeAlias = str | int
+# A call's end: the parts of the result as JSON, or the error to answer with.
+Outcome: TypeAlias = tuple[Bytes, ...] | MCPError
+Tell: TypeAlias = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Session:
+    """One session. Written by the event loop's requests that name it, and by the table; times are loop time.
+
+    `version`: negotiated. `client`, `capabilities`: what the client declared of itself.
+    `log_level`: what `logging/setLevel` asked for. `subscribed`: the URIs of `resources/subscribe`.
+    `stream`: the open GET stream.
+    """
+
+    id: str
+    version: str
+    client: Json
+    capabilities: Json
+    used_at_s: float
+    log_level: str | None = None
+    subscribed: set[str] = field(default_factory=set)
+    stream: EventStream | None = None
+    _calls: dict[str, asyncio.Task[Outcome]] = field(default_factory=dict)
+    _questions: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
+    _question_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __repr__(self) -> str:
+        listens = " listening" if self.stream is not None else ""
+        return f"<Session {self.version} calls={len(self._calls)} questions={len(self._questions)}{listens}>"
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way, so that the session is not idle however long nothing came."""
+        return bool(self._calls) or self.stream is not None
+
+    # Calls
+
+    def check_call(self, request_id: RequestId) -> None:
+        """Raise `MCPError` when no call of this ID may begin now."""
+        if str(request_id) in self._calls:
+            raise MCPError(code=INVALID_REQUEST, message=f"A request of the ID {request_id!r} is still being served")
+        if len(self._calls) >= CALLS_MAX:
+            data = {"outcome": "not_executed", "replica": None, "bytes_sent": False}
+            raise MCPError(
+                code=NOT_EXECUTED,
+                message=f"The session has {CALLS_MAX} requests under way, which is the limit",
+                data=data,
+            )
+
+    def add_call(self, request_id: RequestId, task: asyncio.Task[Outcome]) -> None:
+        """Keep a call until its task is done."""
+        key = str(request_id)
+        self._calls[key] = task
+        task.add_done_callback(lambda _: self._calls.pop(key, None))
+
+    def cancel_call(self, request_id: object) -> None:
+        """The client needs no answer any more; an ID that is not known may be one that was answered meanwhile."""
+        if (task := self._calls.get(str(request_id))) is not None:
+            task.cancel()
+
+    # Questions
+
+    async def ask(self, tell: Tell, method: str, params: Json) -> Json:
+        """Put a request to the client by `tell`, and wait for its answer as long as the caller likes.
+
+        Raises:
+            MCPError: the client's error, or the question cannot be put.
+            ConnectionError: `tell`'s.
+        """
+        question_id = next(self._question_ids)
+        question = orjson.dumps({"jsonrpc": "2.0", "id": question_id, "method": method, "params": params})
+        if len(question) > QUESTION_BYTES_MAX:
+            raise MCPError(code=INTERNAL_ERROR, message=f"the question is larger than {QUESTION_BYTES_MAX} bytes")
+        answered = self._questions[str(question_id)] = asyncio.get_running_loop().create_future()
+        try:
+            await tell(question)
+            answer: Json | MCPError = await answered
+        except asyncio.CancelledError:
+            off = {"requestId": question_id, "reason": "nobody waits for the answer any more"}
+            note = orjson.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": off})
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(_CANCEL_NOTE_TIMEOUT_S):
+                    await tell(note)
+            raise
+        finally:
+            del self._questions[str(question_id)]
+        if isinstance(answer, MCPError):
+            raise answer
+        return answer
+
+    def take_answer(self, message: Json) -> None:
+        """Hand a response of the client to who asked; one that nobody waits for is dropped."""
+        answered = self._questions.get(str(message.get("id")))
+        if answered is None or answered.done():
+            return
+        result, error = message.get("result"), message.get("error")
+        # An error is a value until it is taken: a question that is called off meanwhile has nobody to raise it to.
+        answered.set_result(result if isinstance(result, dict) else _error_of(error if isinstance(error, dict) else {}))
+
+    # The end
+
+    def end(self) -> None:
+        """End all that is under way. The table does this when it forgets the session."""
+        for task in self._calls.values():
+            task.cancel()
+        if self.stream is not None:
+            self.stream.end()
+
+
+def _error_of(error: dict[str, Any]) -> MCPError:
+    code, text = error.get("code"), error.get("message")
+    return MCPError(
+        code=code if isinstance(code, int) else INTERNAL_ERROR,
+        message=text if isinstance(text, str) else "an answer without a result",
+        data=error.get("data"),
+    )

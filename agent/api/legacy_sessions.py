@@ -1,0 +1,145 @@
+"""The table of one endpoint's sessions, for clients from before 2026-07-28.
+
+The front opens and looks up sessions here, notices go out through `tell`, and the wiring runs `cleanup_ctx` around the
+server. A session belongs to the endpoint where it began. Its ID is no authentication: the token is checked before. The
+one rule: sessions are bounded in number and idle time, and nothing of one outlives it.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import orjson
+from aiohttp import web
+
+from agent.api.event_stream import EventStream
+from agent.api.legacy_session import Session
+from agent.model import Json
+
+log = logging.getLogger(__name__)
+
+# The SDK's own limits, which hosts are used to: a session costs some kilobytes, a laptop's user is away for less.
+SESSIONS_MAX: Final = 10_000
+IDLE_MAX_S: Final = 30 * 60.0
+# Sessions end up to this much later than their time; nobody waits for that.
+SWEEP_EVERY_S: Final = 60.0
+_ID_BYTES: Final = 24
+
+T = TypeVar("T")
+
+
+class Sessions:
+    """The table. Its one writer is the event loop; between the two halves of `cleanup_ctx` it is open."""
+
+    def __init__(self, *, sessions_max: int = SESSIONS_MAX, idle_max_s: float = IDLE_MAX_S) -> None:
+        self._sessions_max = sessions_max
+        self._idle_max_s = idle_max_s
+        # Longest unused first.
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._closing = False
+
+    def __repr__(self) -> str:
+        stage = "closing" if self._closing else "open" if self._tasks is not None else "idle"
+        return f"<Sessions {stage} {len(self._sessions)}>"
+
+    async def cleanup_ctx(self, _app: web.Application) -> AsyncIterator[None]:
+        """For `app.cleanup_ctx`: sessions can be opened until the server's end, and all of them end with it."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            sweeper = tasks.create_task(self._sweep(), name="sweep sessions")
+            try:
+                yield
+            finally:
+                self._tasks = None
+                sweeper.cancel()
+                for session in list(self._sessions.values()):
+                    self.end(session, "the node stops")
+
+    async def on_shutdown(self, _app: web.Application) -> None:
+        """For `app.on_shutdown`: end standing streams now and later; calls under way go on, as the server drains."""
+        self._closing = True
+        for session in self._sessions.values():
+            if session.stream is not None:
+                session.stream.end()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests can be served."""
+        return self._tasks is not None
+
+    def start_task(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run something that its HTTP request may leave behind; it must not raise, and ends with the server."""
+        assert self._tasks is not None
+        return self._tasks.create_task(work, name=name)
+
+    def open(self, version: str, client: Json, capabilities: Json) -> Session | None:
+        """Begin a session; None when there is no room, because none of those that are there is idle."""
+        if len(self._sessions) >= self._sessions_max:
+            idle = next((session for session in self._sessions.values() if not session.busy), None)
+            if idle is None:
+                log.warning("MCP session refused, all are in use", extra={"limit": self._sessions_max})
+                return None
+            self.end(idle, "makes room for another one")
+        session = Session(secrets.token_urlsafe(_ID_BYTES), version, client, capabilities, _now_s())
+        self._sessions[session.id] = session
+        return session
+
+    def find(self, session_id: str) -> Session | None:
+        """The session of that ID, used from now on; None when it has ended, or never was."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self._touch(session)
+        return session
+
+    def end(self, session: Session, why: str) -> None:
+        """Forget a session and end what is under way in it; may be repeated."""
+        if self._sessions.pop(session.id, None) is not None:
+            log.info("MCP session ended", extra={"why": why, "age_idle_s": round(_now_s() - session.used_at_s)})
+            session.end()
+
+    async def stream(self, session: Session, request: web.Request) -> web.StreamResponse:
+        """Serve the session's standing stream; it takes the place of one that a client may have lost."""
+        stream = EventStream(request)
+        if session.stream is not None:
+            session.stream.end()
+        session.stream = stream
+        if self._closing:
+            stream.end()
+        try:
+            return await stream.serve()
+        finally:
+            if session.stream is stream:
+                session.stream = None
+            self._touch(session)
+
+    def tell(self, method: str, params: Json | None, wants: Callable[[Session], bool] = lambda _: True) -> None:
+        """Send a notification to every session that listens and wants it; never waits."""
+        note = orjson.dumps({"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": params}))
+        for session in self._sessions.values():
+            if session.stream is not None and wants(session):
+                session.stream.tell(note)
+
+    def _touch(self, session: Session) -> None:
+        if session.id in self._sessions:
+            session.used_at_s = _now_s()
+            self._sessions.move_to_end(session.id)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            before_s = _now_s() - self._idle_max_s
+            for session in list(self._sessions.values()):
+                if session.used_at_s > before_s:
+                    break  # So are all that follow.
+                if session.busy:
+                    self._touch(session)
+                else:
+                    self.end(session, "idle")
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
