@@ -8,7 +8,6 @@ import asyncio
 import gc
 import logging
 import random
-import signal
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
@@ -30,7 +29,7 @@ from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, 
 from agent.core.paging import PageLimits
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
-from agent.drain import DRAIN_TIMEOUT_S, LEAVE_GRACE_S, drain
+from agent.drain import DRAIN_TIMEOUT_S, LEAVE_GRACE_S, StopSignals, drain
 from agent.errors import ConfigRefused
 from agent.identity import NodeState, open_state
 from agent.links.link import Link, LinkHooks
@@ -60,14 +59,13 @@ async def run_node(settings: Settings) -> int:
         name = settings.node_name or default_node_name(settings.state_dir, port, state.node_id)
         node = Node(settings, NodeIdentity(state.node_id, name), state, listening)
         try:
-            await node.run()
+            return await node.run()
         except ExceptionGroup as group:
             # A task group wraps whatever ends it; a setting that cannot be used is to be told as just that.
             refused, others = group.split(ConfigRefused)
             if refused is None or others is not None:
                 raise
             raise _first(refused) from group
-    return 0
 
 
 def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:
@@ -91,12 +89,9 @@ class Node:
         self._endpoints: list[Endpoint] = []
         self.state = "starting"
 
-    async def run(self) -> None:
-        """Start, serve until a signal, stop."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, stop.set)
+    async def run(self) -> int:
+        """Start, serve until a signal, stop; returns the exit code."""
+        signals = StopSignals()
         bind_host = listened_host(self._socket, self._settings.host)
         plan = replace(membership_plan(self._settings, self._port), bind_host=bind_host)
         if plan.mode == "consul" or plan.consul.explicit:
@@ -143,14 +138,15 @@ class Node:
                 extra={"node": self._identity.name, "url": self._url(), "node_id": self._identity.node_id},
             )
             try:
-                await stop.wait()
+                await signals.asked.wait()
             except asyncio.CancelledError:
                 # A part of the node failed and takes the rest along; nobody is drained, but nothing is left open.
                 await runner.cleanup()
                 raise
-            await self._stop_serving(runner, member)
+            await self._stop_serving(runner, member, signals)
             for task in standing:
                 task.cancel()
+        return signals.exit_code
 
     async def _start_serving(self) -> web.AppRunner:
         desk = Desk(
@@ -199,16 +195,14 @@ class Node:
         if self.state == "draining":
             response.force_close()
 
-    async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None]) -> None:
+    async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:
         """Not ready, say goodbye to links and catalog, let peers hear of it, drain."""
         log.info("node draining", extra={"node": self._identity.name})
         self.state = "draining"
         # A link whose stream of list changes ends asks why, and is told: no catalog tells it of a static peer.
         for endpoint in self._endpoints:
             endpoint.bridge.close_streams()
-        member.cancel()
-        await asyncio.wait([member])
-        await drain(runner, self._socket)
+        await drain(runner, self._socket, member, signals)
         log.info("node stopped", extra={"node": self._identity.name})
 
     # Parts

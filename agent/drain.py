@@ -6,8 +6,10 @@ answered before that.
 
 import asyncio
 import logging
+import signal
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from aiohttp import web
@@ -22,17 +24,57 @@ DRAIN_TIMEOUT_S: Final = 30
 LEAVE_GRACE_S: Final = 0.5
 # A client that has just connected sends its request at once; on a busy machine that is some milliseconds.
 LATE_REQUEST_S: Final = 0.05
+# What a request that is cut off gets to say so.
+CUT_OFF_S: Final = 0.05
 
 
-async def drain(runner: web.AppRunner, bound: socket.socket) -> None:
-    """Let peers hear of the goodbye, then take nobody in and finish what is under way."""
-    await asyncio.sleep(LEAVE_GRACE_S)
+class StopSignals:
+    """What SIGTERM and SIGINT have asked for. Written by the signal handlers and by `drain`.
+
+    `asked` is set by the first one. A SIGINT during the drain means that somebody at a terminal will not wait for it;
+    another SIGTERM means nothing, because supervisors repeat it. `exit_code` is then what a shell expects.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.exit_code = 0
+        self._drain: asyncio.Timeout | None = None
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.asked.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+
+    @asynccontextmanager
+    async def time_to_drain(self) -> AsyncIterator[None]:
+        """Give a block `DRAIN_TIMEOUT_S`, or less when somebody will not wait; raises `TimeoutError` then."""
+        async with asyncio.timeout(DRAIN_TIMEOUT_S) as drain_timeout:
+            self._drain = drain_timeout
+            try:
+                yield
+            finally:
+                self._drain = None
+
+    def _interrupted(self) -> None:
+        self.asked.set()
+        if self._drain is not None and not self._drain.expired():
+            log.warning("interrupted, the drain ends now")
+            self.exit_code = 128 + signal.SIGINT
+            self._drain.reschedule(asyncio.get_running_loop().time())
+
+
+async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Task[None], signals: StopSignals) -> None:
+    """Leave the catalog with `member`, let peers hear of it, then take nobody in and finish what is under way."""
+    member.cancel()
     try:
-        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+        async with signals.time_to_drain():
+            await asyncio.wait([member])
+            await asyncio.sleep(LEAVE_GRACE_S)
             await close_door(runner, bound)
             await runner.cleanup()
     except TimeoutError:
         log.warning("requests were cut off at the end of the drain", extra={"timeout_s": DRAIN_TIMEOUT_S})
+        if runner.server is not None:
+            await runner.server.shutdown(CUT_OFF_S)
+        await runner.cleanup()
 
 
 async def close_door(runner: web.AppRunner, bound: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -120,3 +121,31 @@ async def test_several_nodes_end_at_once_well_before_the_limit(
         async with asyncio.timeout(STOPPED_WITHIN_S):
             codes = await all_of(node.process.wait() for node in nodes)
     assert codes == [0, 0, 0]
+
+
+async def test_second_interrupt_ends_the_drain_at_once_with_the_exit_code_of_an_interrupt(
+    kit: RunningKit, start: StartNode, tmp_path: Path
+) -> None:
+    servers = {"kit": {"url": kit.url}, "clock": example("clock")}
+    node = await start("hasty", tmp_path / "hasty", servers=servers, MESH_DISCOVERY="off")
+    await eventually(partial(node.offers, "kit__hold", "hasty__clock__now"))
+    gate = tmp_path / "gate"
+    async with asyncio.TaskGroup() as group:
+
+        async def held() -> None:
+            with contextlib.suppress(httpx2.TransportError, MCPError, RuntimeError):
+                await hold(node, "auto", gate, leaving=True)
+                raise AssertionError("the call was cut off")
+
+        group.create_task(held(), name="held")
+        await eventually(partial(has_begun, gate))
+        node.process.send_signal(signal.SIGINT)
+        node.process.send_signal(signal.SIGTERM)  # Supervisors repeat themselves; that means nothing.
+        await eventually(partial(has_closed_its_door, node), 5)
+        assert node.process.returncode is None
+        node.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(STOPPED_WITHIN_S):
+            assert await node.process.wait() == 128 + signal.SIGINT
+    assert node.events("interrupted, the drain ends now")
+    assert [record for record in node.events() if record["level"] in ("error", "critical")] == []
+    assert "Traceback" not in node.log()
