@@ -17,10 +17,11 @@ from agent.core.raw_json import Bytes, RawObject
 from agent.core.retry import Fate, Step, fate_of, is_repeatable, next_step, told_deadline_s
 from agent.core.route_table import Replica, Route
 from agent.errors import (
-    CallFailed,
     CallNotSent,
     CallOutcomeUnknown,
+    CallRefused,
     CallTimedOut,
+    CallUnanswered,
     MeshError,
     RefusedElsewhere,
     RpcError,
@@ -77,29 +78,6 @@ class Forwarded:
     def raw(self) -> Bytes | None:
         """The result as the backend wrote it; None where that is unknown, or where we changed it."""
         return self.result.raw if isinstance(self.result, RawObject) else None
-
-
-class CallRefused(CallFailed):
-    """The request was not executed. `backend`: the last one tried, if any; `bytes_sent`: whether it got to read it."""
-
-    def __init__(self, message: str, *, backend: str | None = None, bytes_sent: bool = False) -> None:
-        super().__init__(message)
-        self.backend = backend
-        self.bytes_sent = bytes_sent
-
-
-class CallUnanswered(CallOutcomeUnknown):
-    """The request was sent to `backend`, and whether it was executed is unknown.
-
-    `timed_out`: the time was over. `broken`: an answer came that is none.
-    """
-
-    def __init__(self, message: str, *, backend: str, timed_out: bool, broken: bool) -> None:
-        super().__init__(message)
-        self.backend = backend
-        self.bytes_sent = True
-        self.timed_out = timed_out
-        self.broken = broken
 
 
 @dataclass(frozen=True, slots=True)

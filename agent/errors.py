@@ -79,6 +79,29 @@ class CallTimedOut(CallOutcomeUnknown):
     """The deadline passed after the request was written."""
 
 
+class CallRefused(CallFailed):
+    """The request was not executed. `backend`: the last one tried, if any; `bytes_sent`: whether it got to read it."""
+
+    def __init__(self, message: str, *, backend: str | None = None, bytes_sent: bool = False) -> None:
+        super().__init__(message)
+        self.backend = backend
+        self.bytes_sent = bytes_sent
+
+
+class CallUnanswered(CallOutcomeUnknown):
+    """The request was sent to `backend`, and whether it was executed is unknown.
+
+    `timed_out`: the time was over. `broken`: an answer came that is none.
+    """
+
+    def __init__(self, message: str, *, backend: str, timed_out: bool, broken: bool) -> None:
+        super().__init__(message)
+        self.backend = backend
+        self.bytes_sent = True
+        self.timed_out = timed_out
+        self.broken = broken
+
+
 class RpcError(MeshError):
     """The other side answered with a JSON-RPC error; it is passed on as it came."""
 

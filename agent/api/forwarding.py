@@ -20,8 +20,8 @@ from agent.api.catalogue import LIST_HINTS
 from agent.core.nesting import is_deeper_than
 from agent.core.raw_json import Bytes
 from agent.core.route_table import Route
-from agent.dispatch import CallRefused, CallUnanswered, Dispatch, Forwarded, OnNotification
-from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
+from agent.dispatch import Dispatch, Forwarded, OnNotification
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
 from agent.model import Json
 from agent.request_state import StateRefused, asks
 

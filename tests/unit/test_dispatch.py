@@ -7,14 +7,15 @@ from collections.abc import Awaitable
 import pytest
 
 from agent.core.retry import BUDGET_RESERVE
-from agent.dispatch import CallRefused, CallUnanswered
 from agent.errors import (
     NOT_EXECUTED,
     OUTCOME_UNKNOWN,
     AuthRefused,
     CallNotSent,
     CallOutcomeUnknown,
+    CallRefused,
     CallTimedOut,
+    CallUnanswered,
     MeshError,
     ProtocolBroken,
     RpcError,

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.route_table import Replica, Route, RouteKind
-from agent.dispatch import CallRefused, CallUnanswered
-from agent.errors import CallNotSent, ProtocolBroken
+from agent.errors import CallNotSent, CallRefused, CallUnanswered, ProtocolBroken
 from agent.model import Json
 from agent.request_state import LAYER_LEN_MAX, STATE_LEN_MAX, STATE_TTL_S, RequestStates, StateRefused, place_of
 from tests.unit.fleet import OK, Fleet, fleet
