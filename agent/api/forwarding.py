@@ -22,7 +22,7 @@ from agent.core.raw_json import Bytes
 from agent.core.route_table import Route
 from agent.dispatch import Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
-from agent.model import Json
+from agent.model import PROBE_META_KEY, Json
 from agent.request_state import StateRefused, asks
 
 log = logging.getLogger("agent.mcp")
@@ -38,6 +38,7 @@ _MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
 ANSWER_NESTING_MAX: Final = 250
 # What a client sends as a name may be a book; the log keeps its title.
 NAME_LEN_LOGGED: Final = 128
+_DISCOVER: Final = "server/discover"
 
 
 @dataclass(slots=True)
@@ -170,9 +171,11 @@ def logged(method: str, params: Json) -> Generator[Served, None, None]:
         outcome = "ended by the client"  # Also how a stream of list changes ends.
         raise
     finally:
-        if log.isEnabledFor(logging.INFO) and not served.handed_on:
+        level = logging.DEBUG if _is_probe(method, params) else logging.INFO
+        if log.isEnabledFor(level) and not served.handed_on:
             name = params.get("name") or params.get("uri")
-            log.info(
+            log.log(
+                level,
                 "MCP request",
                 extra={
                     "method": method,
@@ -182,6 +185,12 @@ def logged(method: str, params: Json) -> Generator[Served, None, None]:
                     "ms": round((time.monotonic() - started_s) * 1000, 2),
                 },
             )
+
+
+def _is_probe(method: str, params: Json) -> bool:
+    """Whether a peer's link asks for a sign of life, as it does every five seconds."""
+    meta = params.get("_meta")
+    return method == _DISCOVER and isinstance(meta, dict) and meta.get(PROBE_META_KEY) is True
 
 
 def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:

@@ -40,7 +40,7 @@ from agent.links.negotiation import (
     judge_discovery,
     listen_params,
 )
-from agent.model import Json
+from agent.model import PROBE_META_KEY, Json
 
 _PARAM_HEADER_PREFIX: Final = "mcp-param-"
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
@@ -121,7 +121,7 @@ class ModernHttpDoor:
     async def probe(self, timeout_s: float) -> None:
         """As `Door.probe`. An answer of another era or node makes the door `lost`, so that it is opened anew."""
         try:
-            result = await self.request(DISCOVER, timeout_s=timeout_s)
+            result = await self.request(DISCOVER, {"_meta": {PROBE_META_KEY: True}}, timeout_s=timeout_s)
         except RpcError as exc:
             if exc.code in _OTHER_ERA:
                 raise self._lose(f"no longer speaks {self._stamp.version}") from exc

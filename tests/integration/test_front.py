@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agent.errors import RpcError
 from agent.links.door import Door
-from agent.model import MESH_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.model import MESH_EXTENSION, PROBE_META_KEY, Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 
 MANAGEMENT = {
@@ -334,3 +334,16 @@ async def test_the_line_in_the_log_names_who_was_asked_and_how_that_ended(
         ("kit__greet", "server:kit", "error"),
         ("kit__nothing", "own", "error"),
     ]
+
+
+async def test_a_links_probe_is_a_debug_line_and_a_clients_own_question_is_not_hidden(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "agent.mcp")
+    async with scene(Era.MODERN, tmp_path) as now:
+        caplog.clear()
+        await now.mcp.probe(5)
+        await now.mcp.request("server/discover", timeout_s=5)
+        await now.mcp.request("tools/list", {"_meta": {PROBE_META_KEY: True}}, timeout_s=5)
+        lines = [(line.levelname, getattr(line, "method", "")) for line in caplog.records if line.name == "agent.mcp"]
+    assert lines == [("DEBUG", "server/discover"), ("INFO", "server/discover"), ("INFO", "tools/list")]
