@@ -16,6 +16,7 @@ import secrets
 from dataclasses import replace
 from typing import Final
 
+from agent.core.client_features import MAY_ASK
 from agent.core.route_table import Replica, Route
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
 from agent.model import Json
@@ -27,8 +28,6 @@ STATE_LEN_MAX: Final = 262_144
 # What a layer may add; a place is hardly ever longer than a node ID, but a peer's may be 4,096 characters.
 LAYER_LEN_MAX: Final = 8192
 
-# The requests that may be answered with questions (MCP 2026-07-28, multi-round-trip requests).
-MAY_ASK: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 _VERSION: Final = "mesh1"
 _KEY_BYTES: Final = 32
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
+from agent.core.client_features import refusal
 from agent.core.retry import told_deadline_s
 from agent.dispatch import Forwarded
 from agent.errors import OUTCOME_UNKNOWN
@@ -91,29 +92,10 @@ def questions_for(capabilities: Json, result: Json) -> dict[str, tuple[str, Json
         method, params = (
             (question.get("method"), question.get("params", {})) if isinstance(question, dict) else (None, {})
         )
-        if not (isinstance(method, str) and isinstance(params, dict) and _may_ask(capabilities, method, params)):
+        if not (isinstance(method, str) and isinstance(params, dict) and refusal(capabilities, method, params) is None):
             return None
         questions[key] = (method, _as_before(method, params))
     return questions
-
-
-def _may_ask(capabilities: Json, method: str, params: Json) -> bool:
-    match method:
-        case "elicitation/create":
-            ways = capabilities.get("elicitation")
-            if ways is None:
-                return False
-            # Forms are what an empty object means; another way has to be named (MCP 2025-11-25, elicitation).
-            mode = params.get("mode", "form")
-            return isinstance(mode, str) and mode in (ways or {"form": {}})
-        case "sampling/createMessage":
-            models = capabilities.get("sampling")
-            wants_tools = params.get("tools") is not None or params.get("toolChoice") is not None
-            return models is not None and ("tools" in models or not wants_tools)
-        case "roots/list":
-            return "roots" in capabilities
-        case _:
-            return False
 
 
 def _as_before(method: str, params: Json) -> Json:

@@ -17,6 +17,8 @@ from agent.model import DRAINING, MESH_EXTENSION, Era, Json
 ACKNOWLEDGE_TIMEOUT_S: Final = 10.0
 
 OnNotification: TypeAlias = Callable[[str, Json], Awaitable[None]]
+# Takes a request of the server's own; returns the reply to send at once, None when it comes later.
+OnQuestion: TypeAlias = Callable[[Json], bytes | None]
 
 
 class ListenNotSupported(MeshError):

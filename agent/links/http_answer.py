@@ -50,6 +50,17 @@ class HttpRefusal(Exception):
         self.error: RpcError | None = rpc.error_of(error) if isinstance(error, dict) else None
         self.error_id = message.get("id") if message is not None else None
 
+    @property
+    def forgets_session(self) -> bool:
+        """Whether the server no longer knows the session (it restarted, or the session was idle for too long).
+
+        The specification says 404; the reference servers in TypeScript say 400 and name the session.
+        """
+        if self.error_id is not None:
+            return False
+        said = self.error.message.lower() if self.error is not None else ""
+        return self.status == 404 or (self.status == 400 and "session" in said)  # noqa: PLR2004 - as above
+
     def as_failure(self) -> RpcError | CallOutcomeUnknown | ProtocolBroken:
         """What a caller may be told: the server's own error, else what the status means for the request."""
         if self.error is not None:

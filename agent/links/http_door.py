@@ -6,13 +6,14 @@ connections, time-outs and a proxy's 502, 503 or 504 are an outage and say nothi
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from agent.dial_guard import IpNetwork
-from agent.errors import CallFailed, ProtocolBroken, RpcError, Unreachable
+from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.links import rpc
-from agent.links.hello import Hello
+from agent.links.asking_door import AskingDoor, asking
+from agent.links.hello import Hello, OnQuestion
 from agent.links.http_answer import HttpRefusal, exchange
 from agent.links.http_legacy import LegacyHttpDoor
 from agent.links.http_modern import ModernHttpDoor
@@ -27,15 +28,24 @@ from agent.links.negotiation import (
     judge_refusal,
     modern_version_named,
 )
+from agent.links.own_sessions import OnNotice, SessionLimits, SessionRefused
 from agent.model import HttpTarget, Json
+
+# A session of one's own is a header here and a little memory there; servers forget idle ones after minutes, too.
+SESSION_LIMITS: Final = SessionLimits(sessions_max=64, idle_max=16)
 
 _OUTAGE: Final = frozenset({408, 429, 502, 503, 504})
 
 
 @asynccontextmanager
 async def open_http_door(
-    target: HttpTarget, *, connect_timeout_s: float, client_name: str, denied: Sequence[IpNetwork] = ()
-) -> AsyncGenerator[ModernHttpDoor | LegacyHttpDoor, None]:
+    target: HttpTarget,
+    *,
+    connect_timeout_s: float,
+    client_name: str,
+    denied: Sequence[IpNetwork] = (),
+    own_sessions: bool = False,
+) -> AsyncGenerator[ModernHttpDoor | AskingDoor, None]:
     """As `agent.links.door.open_door`, for a URL."""
     async with open_pool(target, connect_timeout_s=connect_timeout_s, denied=denied) as pool:
         try:
@@ -48,9 +58,45 @@ async def open_http_door(
             yield door
             return
         try:
-            yield door
+
+            def open_session(
+                features: Json, on_question: OnQuestion, on_notice: OnNotice
+            ) -> AbstractAsyncContextManager[LegacyHttpDoor]:
+                return _one_more(
+                    LegacyHttpDoor(
+                        pool,
+                        client_name,
+                        connect_timeout_s,
+                        features=features,
+                        on_question=on_question,
+                        on_notice=on_notice,
+                    )
+                )
+
+            async with asking(door, open_session, limits=SESSION_LIMITS, own_for_all=own_sessions) as asking_door:
+                yield asking_door
         finally:
             await door.close()
+
+
+@asynccontextmanager
+async def _one_more(door: LegacyHttpDoor) -> AsyncGenerator[LegacyHttpDoor, None]:
+    """Open one more session with a server that has one with us, as `OpenSession` does."""
+    try:
+        try:
+            await door.open()
+        except AuthRefused:
+            raise
+        except (RpcError, ProtocolBroken) as exc:
+            raise SessionRefused(str(exc)) from exc
+        except HttpRefusal as exc:
+            is_outage = exc.status in _OUTAGE or exc.status >= 500  # noqa: PLR2004 - server errors
+            raise CallNotSent(str(exc)) if is_outage else SessionRefused(str(exc)) from exc
+        except (LinkFailed, CallFailed, TimeoutError) as exc:
+            raise CallNotSent(str(exc) or "the server did not open another session in time") from exc
+        yield door
+    finally:
+        await door.close()
 
 
 async def _negotiate(pool: HttpPool, client_name: str, timeout_s: float) -> ModernHttpDoor | LegacyHttpDoor:

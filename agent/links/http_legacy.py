@@ -1,8 +1,8 @@
 """The door to an HTTP server with sessions (2025-11-25 and before): initialize, `Mcp-Session-Id`, a GET stream.
 
-Made by `http_door` when `server/discover` is unknown; used through `agent.links.door.Door`. All callers share one
-session, so it declares no client features and progress tokens are made unique. The one rule: a lost session is opened
-anew once, by whoever sees it first, and the refused request, which was not executed, is sent again.
+Made by `http_door` when `server/discover` is unknown; used through `asking_door`. A session may serve many callers, so
+progress tokens are made unique; what it declares, and who is asked, its maker says. The one rule: a lost session is
+opened anew once, by whoever sees it first, and the refused request, which was not executed, is sent again.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from agent.errors import (
     AuthRefused,
     CallFailed,
     CallNotSent,
+    CallOutcomeUnknown,
     DialRefused,
     LinkFailed,
     ProtocolBroken,
@@ -23,7 +24,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.links import rpc
-from agent.links.hello import ACKNOWLEDGE_TIMEOUT_S, Hello, ListenNotSupported, OnNotification
+from agent.links.hello import ACKNOWLEDGE_TIMEOUT_S, Hello, ListenNotSupported, OnNotification, OnQuestion
 from agent.links.http_answer import (
     NOTIFICATION_BYTES_MAX,
     SSE_TYPE,
@@ -55,14 +56,30 @@ SESSION_HEADER: Final = "Mcp-Session-Id"
 
 
 class LegacyHttpDoor:
-    """One shared session over one pool. `open` first, `close` at the end."""
+    """One session over one pool. `open` first, `close` at the end.
 
-    def __init__(self, pool: HttpPool, client_name: str, handshake_timeout_s: float) -> None:
+    `features`: what it declares of a client. `on_question` takes what the server asks, and `on_notice` what it tells,
+    on the session's own stream, which names no request.
+    """
+
+    def __init__(
+        self,
+        pool: HttpPool,
+        client_name: str,
+        handshake_timeout_s: float,
+        *,
+        features: Json | None = None,
+        on_question: OnQuestion = rpc.encode_reply,
+        on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
+    ) -> None:
         self.lost = asyncio.Event()
         self.lost_reason = ""
         self._pool = pool
         self._client_name = client_name
         self._handshake_timeout_s = handshake_timeout_s
+        self._features = features or {}
+        self._on_question = on_question
+        self._on_notice = on_notice
         self._hello: Hello | None = None
         self._session_id: str | None = None
         self._headers: dict[str, str] = {}
@@ -85,7 +102,8 @@ class LegacyHttpDoor:
     async def open(self) -> None:
         """Initialize a session. Raises `RpcError`, `HttpRefusal`, `CallFailed`, `LinkFailed`, `TimeoutError`."""
         request_id = next(self._ids)
-        body = OutgoingBody(rpc.encode_request(request_id, INITIALIZE, initialize_params(self._client_name)))
+        params = initialize_params(self._client_name, self._features)
+        body = OutgoingBody(rpc.encode_request(request_id, INITIALIZE, params))
         async with asyncio.timeout(self._handshake_timeout_s):
             message, headers = await exchange(self._pool, body, {}, request_id, _ignore)
             hello = judge_initialize(rpc.result_of(message))
@@ -114,14 +132,15 @@ class LegacyHttpDoor:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         on_notification: OnNotification | None = None,
-        affinity: str | None = None,  # noqa: ARG002 - one session, shared by all
+        affinity: str | None = None,  # noqa: ARG002 - this is one session, chosen already
+        on_question: OnQuestion | None = None,
     ) -> Json:
-        """As `Door.request`."""
+        """As `Door.request`. `on_question` takes what the server asks on the stream of this very request."""
         request_id = next(self._ids)
         sent_params, token = rpc.swap_progress_token(without_envelope(params), request_id)
         data = rpc.encode_request(request_id, method, sent_params)
         extra = param_headers(headers) if headers else {}
-        on_message = self._receiver(token, on_notification)
+        on_message = self._receiver(token, on_notification, on_question or self._on_question)
         body = OutgoingBody(data)
         try:
             async with asyncio.timeout(timeout_s):
@@ -129,7 +148,7 @@ class LegacyHttpDoor:
                 try:
                     message, _ = await exchange(self._pool, body, self._headers | extra, request_id, on_message)
                 except HttpRefusal as exc:
-                    if not self._is_session_lost(exc):
+                    if self._session_id is None or not exc.forgets_session:
                         raise
                     body = OutgoingBody(data)
                     await self._renew(generation)
@@ -146,6 +165,14 @@ class LegacyHttpDoor:
             raise CallNotSent(str(exc)) from exc
         return rpc.result_of(message)
 
+    async def answer(self, reply: bytes, *, timeout_s: float) -> None:
+        """Send the answer to a request of the server's own. Raises `CallOutcomeUnknown`: it may never hear it."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._post(reply)
+        except (LinkFailed, CallFailed, HttpRefusal, TimeoutError) as exc:
+            raise CallOutcomeUnknown(f"{self._pool.where} could not be told the client's answer: {exc}") from exc
+
     def use_token(self, token: str) -> None:
         """As `Door.use_token`."""
         self._pool.use_token(token)
@@ -158,7 +185,7 @@ class LegacyHttpDoor:
             try:
                 await self._follow(on_change)
             except HttpRefusal as exc:
-                if not self._is_session_lost(exc):
+                if self._session_id is None or not exc.forgets_session:
                     raise
                 await self._renew(generation)
                 await self._follow(on_change)
@@ -194,18 +221,21 @@ class LegacyHttpDoor:
                 on_change("listening")
                 stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX)
                 while (message := await stream.next()) is not None:
-                    await self._take(message)
+                    if not await self._take(message, self._on_question) and "method" in message:
+                        self._on_notice(message["method"], rpc.params_of(message))
                 raise Unreachable(f"{self._pool.where} ended the stream of list changes")
             finally:
                 self._streams.discard(response)
                 response.close()
 
-    def _receiver(self, token: object, on_notification: OnNotification | None) -> Callable[[Json], Awaitable[None]]:
+    def _receiver(
+        self, token: object, on_notification: OnNotification | None, on_question: OnQuestion
+    ) -> Callable[[Json], Awaitable[None]]:
         """What is done with each message on a request's stream that is not its response."""
 
         async def on_message(message: Json) -> None:
             method = message["method"]
-            if await self._take(message) or on_notification is None:
+            if await self._take(message, on_question) or on_notification is None:
                 return
             params = rpc.params_of(message)
             if method == rpc.PROGRESS_METHOD:
@@ -214,12 +244,12 @@ class LegacyHttpDoor:
 
         return on_message
 
-    async def _take(self, message: Json) -> bool:
-        """Deal with what concerns the session, not a request: the server's own requests and its list changes."""
+    async def _take(self, message: Json, on_question: OnQuestion) -> bool:
+        """Deal with what is not for whoever waits for a result: the server's own requests and its list changes."""
         if rpc.is_request(message):
-            with contextlib.suppress(LinkFailed, CallFailed, HttpRefusal, TimeoutError):
-                async with asyncio.timeout(COURTESY_TIMEOUT_S):
-                    await self._post(rpc.encode_reply(message))
+            if (reply := on_question(message)) is not None:
+                with contextlib.suppress(CallFailed):
+                    await self.answer(reply, timeout_s=COURTESY_TIMEOUT_S)
             return True
         change = rpc.LIST_CHANGES.get(message.get("method", ""))
         if change is None:
@@ -227,18 +257,6 @@ class LegacyHttpDoor:
         for listener in tuple(self._listeners):
             listener(change)
         return True
-
-    def _is_session_lost(self, refusal: HttpRefusal) -> bool:
-        """Whether a refusal means that the server forgot our session (it restarted, or we were idle for too long).
-
-        The specification says 404; the reference servers in TypeScript say 400 and name the session.
-        """
-        if self._session_id is None or refusal.error_id is not None:
-            return False
-        if refusal.status == 404:  # noqa: PLR2004 - Not Found
-            return True
-        said = refusal.error.message.lower() if refusal.error is not None else ""
-        return refusal.status == 400 and "session" in said  # noqa: PLR2004 - Bad Request
 
     async def _renew(self, generation: int) -> None:
         """Open a new session unless somebody else has since `generation`. Raises `CallNotSent`, `AuthRefused`."""

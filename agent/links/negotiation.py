@@ -65,9 +65,13 @@ def client_info(client_name: str) -> Json:
     return {"name": client_name, "version": __version__}
 
 
-def initialize_params(client_name: str) -> Json:
-    """The handshake's params. No client features: a session shared by all callers could not tell whose they are."""
-    return {"protocolVersion": LATEST_HANDSHAKE_VERSION, "capabilities": {}, "clientInfo": client_info(client_name)}
+def initialize_params(client_name: str, features: Json) -> Json:
+    """The handshake's params, with the client features (`agent.core.client_features`) that the session shall have."""
+    return {
+        "protocolVersion": LATEST_HANDSHAKE_VERSION,
+        "capabilities": features,
+        "clientInfo": client_info(client_name),
+    }
 
 
 def listen_params() -> Json:

@@ -57,6 +57,16 @@ def encode_reply(request: Json) -> bytes:
     return _encode(reply)
 
 
+def encode_result(request_id: Any, result: Json) -> bytes:
+    """The result of a server's own request. Raises `RpcError` as `encode_request`."""
+    return _encode({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+def encode_error(request_id: Any, code: int, message: str) -> bytes:
+    """An error as the answer to a server's own request."""
+    return _encode({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}})
+
+
 def decode(data: bytes | bytearray | memoryview) -> Json:
     """One JSON object whose method and ID are such, so that they can be looked up and sent back.
 

@@ -81,7 +81,7 @@ async def _negotiate(door: StdioDoor, client_name: str, probe_wait_s: float) -> 
 
 async def _handshake(door: StdioDoor, client_name: str, probe: asyncio.Future[Json | None] | None) -> Hello:
     """Initialize; the answer to a `probe` that is still out may come first and then decides."""
-    opening = door.ask(INITIALIZE, initialize_params(client_name))
+    opening = door.ask(INITIALIZE, initialize_params(client_name, {}))
     waiting = {opening} if probe is None else {opening, probe}
     try:
         while True:

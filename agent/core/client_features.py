@@ -1,0 +1,50 @@
+"""What servers may ask of a client (elicitation, sampling, roots): what it declared, and what that allows.
+
+Used where a server's question arrives: by the doors to servers with sessions, and by the front that puts a stateless
+server's questions to a client with a session. Both eras name the features alike. The one rule: a client is asked only
+what it declared, and the server that asks for more hears the protocol's own error.
+"""
+
+from typing import Final
+
+from agent.model import Json
+
+# The requests that a server may answer with questions (MCP 2026-07-28, multi-round-trip requests).
+MAY_ASK: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
+
+_WAYS: Final = {"elicitation": ("form", "url"), "sampling": ("tools", "context"), "roots": ()}
+_FEATURE_OF: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
+# What a client declares that can be asked anything. Many servers list only what such a client could use.
+EVERY_FEATURE: Final[Json] = {name: {way: {} for way in ways} for name, ways in _WAYS.items()}
+
+_METHOD_NOT_FOUND: Final = -32601
+_INVALID_PARAMS: Final = -32602
+
+
+def declared_features(capabilities: object) -> Json:
+    """Of a client's capabilities those that let servers ask, as `initialize` may declare them; empty for none.
+
+    Left out is what we could not keep to for the client: changes of roots, tasks, extensions.
+    """
+    if not isinstance(capabilities, dict):
+        return {}
+    declared = {name: capabilities[name] for name in _WAYS if isinstance(capabilities.get(name), dict)}
+    return {name: {way: known[way] for way in _WAYS[name] if way in known} for name, known in declared.items()}
+
+
+def refusal(features: Json, method: str, params: Json) -> tuple[int, str] | None:
+    """The error (code, message) for a question that a client with these features may not be asked; None if it may."""
+    known = features.get(_FEATURE_OF.get(method, ""))
+    if not isinstance(known, dict):
+        return _METHOD_NOT_FOUND, f"The client did not declare that it can be asked {method[:80]}"
+    match method:
+        case "elicitation/create":
+            # Forms are what an empty object means; another way has to be named (MCP 2025-11-25, elicitation).
+            mode = params.get("mode", "form")
+            if not isinstance(mode, str) or mode not in (known or {"form": {}}):
+                return _INVALID_PARAMS, "The client did not declare this mode of elicitation"
+        case "sampling/createMessage":
+            wants_tools = params.get("tools") is not None or params.get("toolChoice") is not None
+            if wants_tools and "tools" not in known:
+                return _INVALID_PARAMS, "The client did not declare sampling.tools"
+    return None

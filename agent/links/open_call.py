@@ -1,0 +1,154 @@
+"""One request to a server with sessions, which may ask its client while it works: what came of it so far.
+
+Made by `asking_door` for calls of clients that can be asked. The request runs in a task of its own, so that it goes on
+while nobody waits for it; each attempt of the client waits for news here: questions, or the end. The one rule: a
+question is answered once, by the client's answer or by a refusal, and none is left when the request is over.
+"""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from agent.core.client_features import refusal
+from agent.errors import MeshError
+from agent.links import rpc
+from agent.links.hello import OnNotification
+from agent.links.negotiation import PING
+from agent.model import Json
+
+# Notifications that nobody has taken yet; a stream that can wait does, of another the newest are dropped.
+UNREAD_MAX: Final = 256
+# Open questions of one call; no user answers more at a time.
+QUESTIONS_MAX: Final = 16
+
+_TOO_MANY: Final = (-32603, "Too many questions are open already")
+
+
+@dataclass(slots=True)
+class _Question:
+    """A server's request, and whether the client has seen it."""
+
+    request_id: Any
+    method: str
+    params: Json
+    told: bool = False
+
+
+class TakesAnswers(Protocol):
+    """The session that a call was sent in."""
+
+    async def answer(self, reply: bytes, *, timeout_s: float) -> None:
+        """Send the answer to a request of the server's own. Raises `CallOutcomeUnknown`: it may never hear it."""
+        ...
+
+
+class OpenCall:
+    """See the module. `features` are the client's; `task` runs the request, in `door` once it may have been sent."""
+
+    def __init__(self, features: Json) -> None:
+        self.features = features
+        self.door: TakesAnswers | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._questions: dict[str, _Question] = {}
+        self._keys = itertools.count(1)
+        self._unread: deque[tuple[str, Json]] = deque()
+        self._waited_for = False
+        self._outcome: Json | MeshError | None = None
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def __repr__(self) -> str:
+        """What is open; never what it is about."""
+        state = "over" if self._outcome is not None else "open"
+        return f"<OpenCall {state}, {len(self._questions)} questions, {len(self._unread)} unread>"
+
+    # What the session tells
+
+    def ask(self, message: Json) -> bytes | None:
+        """Take a server's request; as `OnQuestion`."""
+        method, params = message["method"], rpc.params_of(message)
+        if method == PING:
+            return rpc.encode_reply(message)
+        refused = refusal(self.features, method, params)
+        if refused is None and len(self._questions) >= QUESTIONS_MAX:
+            refused = _TOO_MANY
+        if refused is not None:
+            return rpc.encode_error(message["id"], *refused)
+        self._questions[f"question-{next(self._keys)}"] = _Question(message["id"], method, params)
+        self._wake.set()
+        return None
+
+    async def notify(self, method: str, params: Json) -> None:
+        """Take a notification of the request's own stream, which waits while the client is slow."""
+        while self._waited_for and len(self._unread) >= UNREAD_MAX:
+            self._room.clear()
+            await self._room.wait()
+        self.hear(method, params)
+
+    def hear(self, method: str, params: Json) -> None:
+        """Take a notification from where nothing can wait."""
+        if method == rpc.CANCELLED_METHOD:
+            self._withdraw(params.get("requestId"))
+        elif len(self._unread) < UNREAD_MAX:
+            self._unread.append((method, params))
+            self._wake.set()
+
+    def end(self, outcome: Json | MeshError) -> None:
+        """Take the result or the failure. Nobody is asked any more."""
+        self._outcome = outcome
+        self._questions.clear()
+        self._wake.set()
+
+    # What attempts do
+
+    async def news(self, on_notification: OnNotification | None) -> Json | None:
+        """Wait for the result; None when the client is asked. Raises what the request ended with."""
+        self._waited_for = True
+        try:
+            while True:
+                while self._unread:
+                    method, params = self._unread.popleft()
+                    self._room.set()
+                    if on_notification is not None:
+                        await on_notification(method, params)
+                if isinstance(self._outcome, MeshError):
+                    raise self._outcome
+                if self._outcome is not None or self._questions:
+                    return self._outcome
+                self._wake.clear()
+                await self._wake.wait()
+        finally:
+            self._waited_for = False
+            self._room.set()
+
+    def questions(self) -> Json:
+        """The open questions as `inputRequests`: the server's own params, unchanged."""
+        for question in self._questions.values():
+            question.told = True
+        return {key: {"method": asked.method, "params": asked.params} for key, asked in self._questions.items()}
+
+    def answer(self, answers: Json) -> list[bytes]:
+        """The replies to the questions that `answers` answers; the others stay open and are asked again."""
+        answered = [key for key in answers if key in self._questions and self._questions[key].told]
+        return [rpc.encode_result(self._questions.pop(key).request_id, answers[key]) for key in answered]
+
+    def refuse(self, why: str, code: int = -32603) -> list[bytes]:
+        """The replies to all open questions when nobody will answer them."""
+        replies = [rpc.encode_error(asked.request_id, code, why) for asked in self._questions.values()]
+        self._questions.clear()
+        return replies
+
+    async def send(self, replies: Iterable[bytes], *, timeout_s: float) -> None:
+        """Send replies to the server's questions. Raises `CallOutcomeUnknown`: it may never hear them."""
+        for reply in replies:
+            assert self.door is not None, "a server asks only about what it was sent"
+            await self.door.answer(reply, timeout_s=timeout_s)
+
+    def _withdraw(self, request_id: Any) -> None:
+        """The server no longer wants to know."""
+        for key, question in tuple(self._questions.items()):
+            if question.request_id == request_id:
+                del self._questions[key]

@@ -1,0 +1,266 @@
+"""Sessions of one's own with one server: opened when a call needs one, lent, kept for a while, and ended.
+
+Used by `asking_door` alone. What a server asks in a session can come on a stream that names no call; so a session is
+lent to one call at a time, or serves the calls of one client (the affinity key), to whom any question may be put. The
+one rule: a session that a call left unfinished is not lent to another client's call.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeAlias
+
+import orjson
+
+from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
+from agent.links import rpc
+from agent.links.hello import ListenNotSupported, OnNotification, OnQuestion
+from agent.links.negotiation import PING
+from agent.links.open_call import OpenCall, TakesAnswers
+from agent.model import Json
+
+# A server may ask on the session's own stream, so a call waits for that; not for one that never comes up.
+STREAM_WAIT_S: Final = 2.0
+# A stream that ends is opened again, ever more slowly.
+STREAM_PAUSE_MIN_S: Final = 1.0
+STREAM_PAUSE_MAX_S: Final = 30.0
+
+_NO_CALL: Final = (-32600, "No request of this session is under way; ask while one is")
+
+
+class SessionRefused(MeshError):
+    """The server does not open a session beside the one that there is. Never leaves the doors."""
+
+
+class SessionDoor(TakesAnswers, Protocol):
+    """One session (or child) that was opened with a client's features."""
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """As `Door.lost`."""
+        ...
+
+    @property
+    def lost_reason(self) -> str:
+        """As `Door.lost_reason`."""
+        ...
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: OnNotification | None = None,
+        affinity: str | None = None,
+        on_question: OnQuestion | None = None,
+    ) -> Json:
+        """As `Door.request`; `on_question` takes what comes on a stream that names this very request, if any."""
+        ...
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `Door.listen`."""
+        ...
+
+
+OnNotice: TypeAlias = Callable[[str, Json], None]
+# Opens a session with these features. Raises `SessionRefused`, `AuthRefused`, `CallNotSent`.
+OpenSession: TypeAlias = Callable[[Json, OnQuestion, OnNotice], AbstractAsyncContextManager[SessionDoor]]
+StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How many sessions there may be, how many of them unused, and for how long."""
+
+    sessions_max: int
+    idle_max: int
+    idle_s: float = 300.0
+
+
+@dataclass(eq=False)
+class OwnSession:
+    """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too."""
+
+    features: Json
+    key: tuple[bytes, Hashable]
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    door: SessionDoor | None = None
+    failure: MeshError | None = None
+    calls: list[OpenCall] = field(default_factory=list)
+    users: int = 0
+    keeper: asyncio.Task[None] | None = None
+    expiry: asyncio.TimerHandle | None = None
+
+    def ask(self, message: Json) -> bytes | None:
+        """Take a question that names no call: it is for the only client, at its latest call."""
+        if self.calls:
+            return self.calls[-1].ask(message)
+        return rpc.encode_reply(message) if message["method"] == PING else rpc.encode_error(message["id"], *_NO_CALL)
+
+    def hear(self, method: str, params: Json) -> None:
+        """Take a notification that names no call."""
+        for call in self.calls if method == rpc.CANCELLED_METHOD else self.calls[-1:]:
+            call.hear(method, params)
+
+
+class OwnSessions:
+    """The sessions of one's own with one server. `on_change` hears of list changes in any of them."""
+
+    def __init__(
+        self, open_session: OpenSession, limits: SessionLimits, start_task: StartTask, on_change: Callable[[str], None]
+    ) -> None:
+        self._open_session = open_session
+        self._limits = limits
+        self._start_task = start_task
+        self._on_change = on_change
+        self._sessions: dict[OwnSession, None] = {}  # Those that were used last are last.
+        self._freed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        busy = sum(session.users > 0 for session in self._sessions)
+        return f"<OwnSessions {busy} of {len(self._sessions)} in use>"
+
+    @asynccontextmanager
+    async def lent(self, features: Json, affinity: Hashable) -> AsyncGenerator[OwnSession, None]:
+        """A session with these features, waited for while all are in use; alone, or shared within one affinity.
+
+        Raises:
+            SessionRefused, AuthRefused, CallNotSent: there is none, and nothing was sent.
+        """
+        session = await self._taken(features, affinity)
+        finished = False
+        try:
+            yield session
+            finished = True
+        except RpcError:
+            finished = True
+            raise
+        finally:
+            self._give_back(session, finished=finished)
+
+    def forget_timers(self) -> None:
+        """Let no session expire any more; whoever owns the tasks ends them all."""
+        for session in self._sessions:
+            if session.expiry is not None:
+                session.expiry.cancel()
+
+    async def _taken(self, features: Json, affinity: Hashable) -> OwnSession:
+        key = (orjson.dumps(features, option=orjson.OPT_SORT_KEYS), affinity)
+        while True:
+            session = self._usable(key)
+            if session is None and self._make_room():
+                session = OwnSession(features, key)
+                self._sessions[session] = None
+                session.keeper = self._start_task(self._keep(session), "session of one's own")
+            if session is not None:
+                break
+            self._freed.clear()
+            await self._freed.wait()
+        session.users += 1
+        if session.expiry is not None:
+            session.expiry.cancel()
+        try:
+            await session.opened.wait()
+        finally:
+            if session.door is None:
+                self._give_back(session, finished=True)
+        if session.door is None:
+            raise _told(session.failure)
+        return session
+
+    def _usable(self, key: tuple[bytes, Hashable]) -> OwnSession | None:
+        shared = key[1] is not None
+        fitting = [one for one in self._sessions if one.key == key and (shared or not one.users)]
+        return fitting[-1] if fitting else None
+
+    def _make_room(self) -> bool:
+        """Whether one more session may be opened, at the price of the one that is idle longest."""
+        if len(self._sessions) < self._limits.sessions_max:
+            return True
+        return self._end_idle()
+
+    def _end_idle(self) -> bool:
+        idle = next((one for one in self._sessions if not one.users), None)
+        if idle is not None:
+            self._end(idle)
+        return idle is not None
+
+    def _give_back(self, session: OwnSession, *, finished: bool) -> None:
+        session.users -= 1
+        self._freed.set()
+        if session.users or session not in self._sessions:
+            return
+        of_one_client = session.key[1] is not None
+        if not (finished or of_one_client) or session.door is None or session.door.lost.is_set():
+            self._end(session)
+            return
+        del self._sessions[session]
+        self._sessions[session] = None
+        session.expiry = asyncio.get_running_loop().call_later(self._limits.idle_s, self._end, session)
+        if sum(not one.users for one in self._sessions) > self._limits.idle_max:
+            self._end_idle()
+
+    def _end(self, session: OwnSession) -> None:
+        """Let the keeper close it; what is in use never gets here."""
+        self._sessions.pop(session, None)
+        if session.expiry is not None:
+            session.expiry.cancel()
+        if session.keeper is not None:
+            session.keeper.cancel()
+        self._freed.set()
+
+    async def _keep(self, session: OwnSession) -> None:
+        """Open one session, follow its stream, and close it in the end."""
+        try:
+            async with self._open_session(session.features, session.ask, session.hear) as door:
+                await self._follow(session, door)
+        except MeshError as exc:
+            session.failure = exc
+        finally:
+            if session.expiry is not None:
+                session.expiry.cancel()
+            self._sessions.pop(session, None)
+            session.opened.set()
+            self._freed.set()
+
+    async def _follow(self, session: OwnSession, door: SessionDoor) -> None:
+        """Hold the session's own stream open where it has one; ends by cancellation or with the session's loss."""
+
+        def on_change(kind: str) -> None:
+            session.door = door
+            session.opened.set()
+            if kind != "listening":
+                self._on_change(kind)
+
+        late = asyncio.get_running_loop().call_later(STREAM_WAIT_S, on_change, "listening")
+        pause_s = STREAM_PAUSE_MIN_S
+        try:
+            while True:
+                try:
+                    await door.listen(on_change)
+                except (ListenNotSupported, ProtocolBroken):
+                    on_change("listening")
+                    await door.lost.wait()
+                except Unreachable:
+                    on_change("listening")
+                if door.lost.is_set():
+                    raise Unreachable(door.lost_reason)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await door.lost.wait()
+                pause_s = min(2 * pause_s, STREAM_PAUSE_MAX_S)
+        finally:
+            late.cancel()
+
+
+def _told(failure: MeshError | None) -> MeshError:
+    """The failure as one of many callers may raise it."""
+    match failure:
+        case SessionRefused() | AuthRefused():
+            return type(failure)(str(failure))
+        case _:
+            return CallNotSent(f"no session of its own could be opened: {failure or 'the connection was closed'}")

@@ -1,0 +1,78 @@
+"""The calls of one door that wait for their client's answers, each under the state that the client was given.
+
+Kept by `asking_door`. The one rule: a state is good for one retry, so that nothing is ever answered or executed twice,
+and a client that never comes back leaves nothing behind.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from agent.errors import RpcError
+from agent.links.open_call import OpenCall
+from agent.model import Json
+
+# For users to think; as long as the front waits for a client with a session (`agent.api.questions`).
+PATIENCE_S: Final = 600.0
+# Of one door. Each holds a request of the backend and its stream.
+PARKED_MAX: Final = 256
+
+_INVALID_PARAMS: Final = -32602
+_STATE_BYTES: Final = 32
+
+
+class ParkedCalls:
+    """See the module. `expire` is called with a call whose client did not come back in time."""
+
+    def __init__(self, expire: Callable[[OpenCall], None]) -> None:
+        self._expire = expire
+        self._calls: dict[str, tuple[OpenCall, asyncio.TimerHandle]] = {}
+
+    def __repr__(self) -> str:
+        return f"<ParkedCalls {len(self._calls)}>"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more can be parked."""
+        return len(self._calls) >= PARKED_MAX
+
+    def park(self, call: OpenCall) -> Json:
+        """Keep a call that asks; returns the result that its client gets."""
+        state = secrets.token_urlsafe(_STATE_BYTES)
+        timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._expired, state)
+        self._calls[state] = call, timer
+        return {"resultType": "input_required", "inputRequests": call.questions(), "requestState": state}
+
+    def take(self, state: Any) -> OpenCall:
+        """The call that was parked under `state`, which is void from now on. Raises `RpcError`."""
+        if not isinstance(state, str) or state not in self._calls:
+            raise RpcError(
+                _INVALID_PARAMS,
+                "requestState names no call that waits for input: it was answered already, waited for too long, or its "
+                "server was connected anew",
+                {"reason": "invalid_request_state"},
+            )
+        call, timer = self._calls.pop(state)
+        timer.cancel()
+        return call
+
+    def clear(self) -> None:
+        """Forget them all."""
+        for _, timer in self._calls.values():
+            timer.cancel()
+        self._calls.clear()
+
+    def _expired(self, state: str) -> None:
+        call, _ = self._calls.pop(state)
+        self._expire(call)
+
+
+def answers_of(params: Json) -> Json:
+    """The `inputResponses` of a retry, as a server of 2025-11-25 may read them. Raises `RpcError`."""
+    given = params.get("inputResponses")
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not all(isinstance(answer, dict) for answer in given.values()):
+        raise RpcError(_INVALID_PARAMS, "inputResponses must be an object of results")
+    return {key: {name: part for name, part in answer.items() if name != "resultType"} for key, answer in given.items()}

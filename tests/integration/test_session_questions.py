@@ -1,0 +1,192 @@
+"""Servers with sessions (2025-11-25) that ask while a call runs: behind one node and two, clients of both eras."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mcp_types as types
+import pytest
+from mcp.client import Client
+
+from agent.errors import RpcError
+from agent.links.door import Door
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.hosting import Front, http_app, serving
+from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
+from tests.integration.servers.session_asking_server import Diary, session_asking_server
+
+EVERYTHING: Json = {"elicitation": {}, "sampling": {}, "roots": {}}
+
+
+@asynccontextmanager
+async def scene(folder: Path, hops: int = 1, diary: Diary | None = None) -> AsyncIterator[RunningNode]:
+    """The node that clients talk to; the server is its own, or with two hops that of another node."""
+    async with AsyncExitStack() as stack:
+        app = await stack.enter_async_context(http_app(session_asking_server(diary or Diary())))
+        base = await stack.enter_async_context(serving(Front(app, refuse_modern=400)))
+        spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE)
+        node = await stack.enter_async_context(running_node("back", folder / "back", servers=[spec]))
+        await node.connected("kit")
+        if hops == 2:
+            back, node = node, await stack.enter_async_context(running_node("front", folder / "front"))
+            node.mesh.take_catalog(catalog(instance(back)))
+            await node.when(lambda: "kit__order" in node.mesh.routes.tools)
+        yield node
+
+
+@dataclass
+class Human:
+    """Who answers; `name` is in every answer, so that one that went astray shows."""
+
+    name: str = "human"
+    asked: list[str] = field(default_factory=list)
+
+    async def elicited(self, _: Any, params: Any) -> types.ElicitResult:
+        self.asked.append(params.message)
+        return types.ElicitResult(action="accept", content={"word": f"{self.name}-{len(self.asked)}"})
+
+    async def sampled(self, _: Any, params: Any) -> types.CreateMessageResult:
+        text = f"{self.name} on {params.messages[0].content.text}"
+        return types.CreateMessageResult(role="assistant", content=types.TextContent(text=text), model="m")
+
+    async def rooted(self, _: Any) -> types.ListRootsResult:
+        return types.ListRootsResult(roots=[types.Root(uri=f"file:///{self.name}")])
+
+
+@asynccontextmanager
+async def connected(front: RunningNode, era: Era, human: Human) -> AsyncIterator[Client]:
+    """A client of the SDK that can be asked everything."""
+    mode = "legacy" if era is Era.LEGACY else "auto"
+    async with Client(
+        front.url,
+        mode=mode,
+        elicitation_callback=human.elicited,
+        sampling_callback=human.sampled,
+        list_roots_callback=human.rooted,
+    ) as mcp:
+        yield mcp
+
+
+def words(result: types.CallToolResult) -> str:
+    assert isinstance(result.content[0], types.TextContent)
+    return result.content[0].text
+
+
+def asking(name: str, features: Json | None = None, **more: Any) -> Json:
+    """Params of a call by a raw modern client."""
+    meta = {"io.modelcontextprotocol/clientCapabilities": EVERYTHING if features is None else features}
+    return {"name": f"kit__{name}", "_meta": meta, **more}
+
+
+async def call(mcp: Door, name: str, **more: Any) -> Json:
+    return await mcp.request("tools/call", asking(name, **more), timeout_s=15)
+
+
+def answers(result: Json, *said: str) -> Json:
+    """The retry's members for a result that asks."""
+    accepted = [{"action": "accept", "content": {"word": word}} for word in said]
+    keys = list(result["inputRequests"])
+    return {"inputResponses": dict(zip(keys, accepted, strict=False)), "requestState": result["requestState"]}
+
+
+def text(result: Json) -> str:
+    assert result["resultType"] == "complete"
+    return str(result["content"][0]["text"])
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("era", list(Era))
+async def test_everything_that_a_server_asks_gets_to_the_client_and_back(era: Era, hops: int, tmp_path: Path) -> None:
+    human = Human()
+    async with scene(tmp_path, hops) as front, connected(front, era, human) as mcp:
+        assert words(await mcp.call_tool("kit__declared", {})) == "elicitation,roots,sampling"
+        assert words(await mcp.call_tool("kit__order", {"what": "tea"})) == "tea for human-1 at human-2"
+        assert human.asked == ["Who gets tea?", "Where is human-1?"]
+        assert words(await mcp.call_tool("kit__compose", {"about": "rain"})) == "m: human on rain"
+        assert words(await mcp.call_tool("kit__where", {})) == "file:///human"
+        assert sorted(words(await mcp.call_tool("kit__at_once", {})).split()) == ["human-3", "human-4", "human-5"]
+        prompt = await mcp.get_prompt("kit__introduce", {})
+        assert isinstance(prompt.messages[0].content, types.TextContent)
+        assert prompt.messages[0].content.text == "I am human-6"
+
+
+@pytest.mark.parametrize("era", list(Era))
+async def test_answers_of_many_clients_at_once_never_get_mixed_up(era: Era, tmp_path: Path) -> None:
+    async with scene(tmp_path) as front, AsyncExitStack() as stack:
+        humans = [Human(f"h{n}") for n in range(6)]
+        clients = [await stack.enter_async_context(connected(front, era, human)) for human in humans]
+        async with asyncio.TaskGroup() as group:
+            orders = [group.create_task(c.call_tool("kit__order", {"what": "tea"}), name="order") for c in clients]
+            places = [group.create_task(c.call_tool("kit__where", {}), name="where") for c in clients]
+        for human, order, place in zip(humans, orders, places, strict=True):
+            assert words(order.result()) == f"tea for {human.name}-1 at {human.name}-2"
+            assert words(place.result()) == f"file:///{human.name}"
+
+
+async def test_a_state_is_good_for_one_retry_and_the_call_runs_once(tmp_path: Path) -> None:
+    diary = Diary()
+    async with scene(tmp_path, diary=diary) as front, client(front.url, Era.MODERN) as mcp:
+        first = await call(mcp, "order", arguments={"what": "tea"})
+        (question,) = first["inputRequests"].values()
+        assert question["method"] == "elicitation/create"
+        assert question["params"]["message"] == "Who gets tea?"
+        again = answers(first, "Ada")
+        second = await call(mcp, "order", **again)
+        for state in (again, {**again, "inputResponses": {}}):
+            with pytest.raises(RpcError, match="answered already") as caught:
+                await call(mcp, "order", **state)
+            assert (caught.value.code, caught.value.data) == (-32602, {"reason": "invalid_request_state"})
+        assert text(await call(mcp, "order", **answers(second, "home"))) == "tea for Ada at home"
+        assert diary.runs == ["tea"]
+
+
+async def test_what_was_not_answered_is_asked_again_and_what_is_no_answer_is_refused(tmp_path: Path) -> None:
+    async with scene(tmp_path) as front, client(front.url, Era.MODERN) as mcp:
+        first = await call(mcp, "order", arguments={"what": "tea"})
+        state = first["requestState"]
+        with pytest.raises(RpcError, match="must be an object of results"):
+            await call(mcp, "order", requestState=state, inputResponses={"question-1": "Ada"})
+        same = await call(mcp, "order", requestState=state, inputResponses={"unknown": {"action": "decline"}})
+        assert same["inputRequests"] == first["inputRequests"]
+        assert same["requestState"] != state
+        second = await call(mcp, "order", **answers(same, "Ada"))
+        assert text(await call(mcp, "order", **answers(second, "home"))) == "tea for Ada at home"
+        with pytest.raises(RpcError, match="without the requestState"):
+            await call(mcp, "order", inputResponses={})
+
+
+async def test_a_server_that_asks_for_what_was_not_declared_hears_so_and_its_answer_passes(tmp_path: Path) -> None:
+    async with scene(tmp_path) as front, client(front.url, Era.MODERN) as mcp:
+        refused = "-32601 The client did not declare that it can be asked sampling/createMessage"
+        assert text(await call(mcp, "bold", features={"elicitation": {}})) == refused
+        assert text(await call(mcp, "bold", features={})).startswith("-32601 ")
+        by_url = await call(mcp, "careful", features={"elicitation": {"url": {}}})
+        assert text(by_url) == "-32602 The client did not declare this mode of elicitation"
+
+
+async def test_a_client_that_goes_away_cancels_the_call_that_it_waits_for(tmp_path: Path) -> None:
+    diary = Diary()
+    async with scene(tmp_path, diary=diary) as front, client(front.url, Era.MODERN) as mcp:
+        asked = await call(mcp, "patient")
+        waiting = asyncio.ensure_future(call(mcp, "patient", **answers(asked, "yes")))
+        await diary.asked.wait()
+        other = await call(mcp, "order", arguments={"what": "tea"})
+        waiting.cancel()
+        async with asyncio.timeout(10):
+            await diary.cancelled.wait()
+        assert "inputRequests" in await call(mcp, "order", **answers(other, "Ada")), "others are left alone"
+
+
+async def test_a_client_with_a_session_keeps_a_session_with_the_server(tmp_path: Path) -> None:
+    async with (
+        scene(tmp_path) as front,
+        connected(front, Era.LEGACY, Human()) as one,
+        connected(front, Era.LEGACY, Human()) as other,
+    ):
+        await one.call_tool("kit__note", {"word": "a"})
+        await other.call_tool("kit__note", {"word": "b"})
+        assert words(await one.call_tool("kit__note", {"word": "c"})) == "a c"
+        assert words(await other.call_tool("kit__note", {"word": "d"})) == "b d"
