@@ -3,10 +3,9 @@
 The wiring adds `cleanup_ctx` and `on_shutdown` to the application and routes requests to `handle`, from behind the
 security middlewares. The runner needs `handler_cancellation=True`, or a client that leaves is not noticed.
 
-Theory: in the stateless protocol era a closed connection is the client's way to cancel, so the application runs in the
-request's own task and is cancelled with it. In the session era a closed connection means nothing of that kind, so the
-application runs in a task of ours, hears `http.disconnect`, and ends when it likes.
-The one rule: nothing that the application does can keep the node from shutting down.
+Only stateless requests come here, where a closed connection is the client's way to cancel: the application runs in the
+request's own task and is cancelled with it. The one rule: nothing that the application does can keep the node from
+shutting down.
 """
 
 import asyncio
@@ -15,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from aiohttp import web
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from agent.api.asgi_exchange import AsgiExchange, http_scope
 from agent.api.asgi_lifespan import AsgiApp, AsgiLifespan, LifespanFailed
@@ -24,7 +22,6 @@ from agent.api.incoming import BODY_BYTES_MAX, read_body, refuse
 log = logging.getLogger(__name__)
 
 _LISTEN_METHOD = "subscriptions/listen"
-_SSE_WATCHER = "_shutdown_watcher"  # sse_starlette.sse
 
 
 class AsgiBridge:
@@ -48,13 +45,12 @@ class AsgiBridge:
         self._state_of = state_of
         self._tasks: asyncio.TaskGroup | None = None
         self._lifespan: AsgiLifespan | None = None
-        self._detached: set[asyncio.Task[None]] = set()
         self._streams: set[AsgiExchange] = set()
         self._closing = False
 
     def __repr__(self) -> str:
         stage = "closing" if self._closing else "open" if self._tasks is not None else "idle"
-        return f"<AsgiBridge {self._path} {stage} detached={len(self._detached)} streams={len(self._streams)}>"
+        return f"<AsgiBridge {self._path} {stage} streams={len(self._streams)}>"
 
     async def cleanup_ctx(self, _app: web.Application) -> AsyncIterator[None]:
         """For `app.cleanup_ctx`: run the application's lifespan around the server's.
@@ -85,7 +81,7 @@ class AsgiBridge:
         self.close_streams()
 
     def close_streams(self) -> None:
-        """End standing streams (GET, `subscriptions/listen`) now and later; other requests go on. May be repeated."""
+        """End standing streams (`subscriptions/listen`) now and later; other requests go on. May be repeated."""
         self._closing = True
         for exchange in list(self._streams):
             exchange.end_stream()
@@ -110,64 +106,18 @@ class AsgiBridge:
             state.update(self._state_of(request))
         scope = http_scope(request, self._path, state, len(body))
         exchange = AsgiExchange(request, body)
-        standing = request.method == "GET" or request.headers.get("Mcp-Method") == _LISTEN_METHOD
-        if standing:
+        if request.headers.get("Mcp-Method") == _LISTEN_METHOD:
             self._streams.add(exchange)
             if self._closing:
                 exchange.end_stream()
         try:
-            if _is_modern(request):
-                await self._app(scope, exchange.receive, exchange.send)
-            else:
-                await self._serve_detached(self._tasks, scope, exchange)
+            await self._app(scope, exchange.receive, exchange.send)
         finally:
             self._streams.discard(exchange)
         return await exchange.finish()
-
-    async def _serve_detached(self, tasks: asyncio.TaskGroup, scope: Any, exchange: AsgiExchange) -> None:
-        """Run the application in a task of ours, so that a client that leaves does not cancel it."""
-        name = f"asgi {exchange.request.method} {self._path}"
-        task = tasks.create_task(self._serve_kept(scope, exchange), name=name)
-        self._detached.add(task)
-        task.add_done_callback(self._detached.discard)
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            exchange.client_gone()
-            raise
-
-    async def _serve_kept(self, scope: Any, exchange: AsgiExchange) -> None:
-        try:
-            await self._app(scope, exchange.receive, exchange.send)
-        except Exception as exc:  # one request's failure must not take the group, and so the node, down
-            exchange.failure = exc
-            if exchange.ended.is_set():  # nobody is there to whom `finish` could raise it
-                log.exception("MCP request failed after its client had gone")
 
     async def _stop(self, lifespan: AsgiLifespan) -> None:
         self.close_streams()
         self._tasks = None
         if reason := await lifespan.stop():
             log.warning("MCP application did not stop cleanly", extra={"path": self._path, "reason": reason})
-        leftovers = list(self._detached)
-        for task in leftovers:
-            task.cancel()
-        if leftovers:
-            log.info("MCP requests cut off at shutdown", extra={"count": len(leftovers)})
-        _end_library_watchers()
-
-
-def _end_library_watchers() -> None:
-    """End the endless task that sse-starlette starts with its first stream and leaves to the loop.
-
-    It looks for uvicorn's shutdown, which never comes here. Another bridge's streams do not miss it.
-    """
-    for task in asyncio.all_tasks():
-        if getattr(task.get_coro(), "__qualname__", "") == _SSE_WATCHER:
-            task.cancel()
-
-
-def _is_modern(request: web.Request) -> bool:
-    # The SDK takes every version that is not of the handshake era for the stateless one; so must we.
-    version = request.headers.get("MCP-Protocol-Version")
-    return version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS

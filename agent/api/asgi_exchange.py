@@ -2,8 +2,7 @@
 
 Made by `agent.api.asgi_bridge` for each request, used by one task of the application at a time. The body was read
 before, within its limits, so `receive` hands it over in one piece and then waits for the end. The one rule: a client
-that has gone is told to the application by `http.disconnect` alone; what it still sends is dropped without an error,
-because the MCP SDK forgets a session whose opening answer fails.
+that has gone is told to the application by `http.disconnect` and cancellation; what it still sends is dropped.
 """
 
 import asyncio
@@ -35,7 +34,6 @@ class AsgiExchange:
     def __init__(self, request: web.Request, body: bytes) -> None:
         self.request = request
         self.ended = asyncio.Event()
-        self.failure: Exception | None = None
         self._body: bytes | None = body
         self._response: web.StreamResponse | None = None
         self._gone = False
@@ -88,11 +86,9 @@ class AsgiExchange:
     async def finish(self) -> web.StreamResponse:
         """The response to hand to aiohttp after the application has returned.
 
-        Raises what the application raised. An answer that stops in the middle is an error too, so that aiohttp cuts
-        the connection: a client must not take a part for the whole.
+        An answer that stops in the middle is an error, so that aiohttp cuts the connection: a client must not take a
+        part for the whole.
         """
-        if self.failure is not None:
-            raise self.failure
         response = self._response
         if response is None:
             if self._closing:

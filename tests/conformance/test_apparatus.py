@@ -10,6 +10,7 @@ from tests.conformance.node_tools import HERE, LOCK_FILES
 from tests.conformance.renaming import SPOILED, renamed_answer, renamed_header, renamed_request
 from tests.conformance.runs import scenario_of
 from tests.conformance.verdicts import (
+    STREAMS_ALONE,
     Report,
     failing_alone,
     failing_behind,
@@ -95,6 +96,9 @@ def test_a_check_counts_as_its_worst_occurrence() -> None:
         ("WARNING", "WARNING", False),
         ("WARNING", "FAILURE", True),
         ("WARNING", "SUCCESS", False),
+        ("SUCCESS", "INFO", True),
+        ("INFO", None, False),
+        ("INFO", "WARNING", True),
         ("SKIPPED", "INFO", False),
         ("SKIPPED", "FAILURE", True),
         ("FAILURE", None, False),
@@ -107,6 +111,13 @@ def test_a_hop_is_held_to_the_direct_run(direct: str | None, behind: str | None,
         return Report() if status is None else Report({"s:a": status}, {"s:a": ""})
 
     assert bool(failing_behind(report(direct), report(behind))) is worse
+
+
+def test_a_stream_that_a_server_may_do_without_may_be_missing_but_not_broken() -> None:
+    (name,) = STREAMS_ALONE
+    for behind, worse in {"SUCCESS": False, "INFO": False, "WARNING": True}.items():
+        found = failing_behind(Report({name: "SUCCESS"}, {name: ""}), Report({name: behind}, {name: ""}))
+        assert bool(found) is worse
 
 
 def test_an_expectation_names_a_check_or_a_whole_scenario() -> None:

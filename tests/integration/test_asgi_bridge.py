@@ -1,4 +1,4 @@
-"""The bridge with a real FastMCP application behind a real aiohttp server on loopback, in both protocol eras.
+"""The bridge with a real FastMCP application behind a real aiohttp server on loopback, for stateless requests.
 
 The few facts that FastMCP does not show (duplicate headers, scopes, failing lifespans) come from tiny ASGI
 applications written here. Clients are FastMCP's own and a plain aiohttp session for what happens on the wire.
@@ -21,7 +21,6 @@ from agent.api.asgi_bridge import AsgiBridge
 from agent.api.asgi_lifespan import LifespanFailed
 
 MODERN = "2026-07-28"
-LEGACY = "2025-11-25"
 ACCEPT = "application/json, text/event-stream"
 
 
@@ -107,42 +106,21 @@ def modern_body(method: str, **params: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": meta}}
 
 
-INITIALIZE = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
-}
-
-
-async def open_legacy_session(http: aiohttp.ClientSession, url: str) -> dict[str, str]:
-    async with http.post(url, json=INITIALIZE, headers={"Accept": ACCEPT}) as answer:
-        assert answer.status == 200
-        await answer.read()
-        session = answer.headers["Mcp-Session-Id"]
-    headers = {"Accept": ACCEPT, "Mcp-Session-Id": session, "MCP-Protocol-Version": LEGACY}
-    initialized = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-    async with http.post(url, json=initialized, headers=headers) as answer:
-        assert answer.status == 202
-    return headers
-
-
-@pytest.mark.parametrize("mode", ["legacy", "auto", MODERN])
+@pytest.mark.parametrize("mode", ["auto", MODERN])
 @pytest.mark.parametrize("json_response", [False, True])
-async def test_fastmcps_client_calls_a_tool_in_every_era(mode: str, json_response: bool) -> None:
+async def test_fastmcps_client_calls_a_tool(mode: str, json_response: bool) -> None:
     async with serve(Node().app(json_response=json_response)) as served, Client(served.url(), mode=mode) as client:
         result = await client.call_tool("add", {"a": 2, "b": 3})
     assert result.data == 5
 
 
-@pytest.mark.parametrize("mode", ["legacy", "auto"])
-async def test_progress_notifications_stream_before_the_answer(mode: str) -> None:
+async def test_progress_notifications_stream_before_the_answer() -> None:
     seen: list[float] = []
 
     async def on_progress(progress: float, _total: float | None, _message: str | None) -> None:
         seen.append(progress)
 
-    async with serve(Node().app()) as served, Client(served.url(), mode=mode) as client:
+    async with serve(Node().app()) as served, Client(served.url(), mode=MODERN) as client:
         result = await client.call_tool("steps", {}, progress_handler=on_progress)
     assert (result.data, seen) == ("walked", [1, 2, 3])
 
@@ -169,38 +147,6 @@ async def until_line(answer: aiohttp.ClientResponse, word: str) -> str:
     raise AssertionError(f"the stream ended without {word!r}")
 
 
-async def test_a_legacy_session_survives_the_client_dropping_its_opening_post() -> None:
-    async with serve(Node().app()) as served, aiohttp.ClientSession() as http:
-        answer = await http.post(served.url(), json=INITIALIZE, headers={"Accept": ACCEPT})
-        session = answer.headers["Mcp-Session-Id"]
-        answer.close()  # cuts the connection while the SSE answer is still open
-        headers = {"Accept": ACCEPT, "Mcp-Session-Id": session, "MCP-Protocol-Version": LEGACY}
-        initialized = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-        async with http.post(served.url(), json=initialized, headers=headers) as answer:
-            assert answer.status == 202
-        async with http.post(served.url(), json=rpc("tools/list"), headers=headers) as answer:
-            assert "add" in await answer.text()
-
-
-def rpc(method: str, **params: Any) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": 9, "method": method, "params": params}
-
-
-async def test_a_dropped_legacy_client_does_not_cancel_its_tool() -> None:
-    node = Node()
-    async with serve(node.app()) as served, aiohttp.ClientSession() as http, asyncio.timeout(10):
-        headers = await open_legacy_session(http, served.url())
-        answer = await http.post(served.url(), json=rpc("tools/call", name="wait", arguments={}), headers=headers)
-        await node.started.wait()
-        answer.close()
-        async with http.post(served.url(), json=rpc("tools/list"), headers=headers) as later:
-            assert later.status == 200
-            await later.read()
-        node.release.set()
-        await node.finished.wait()
-    assert not node.cancelled.is_set()
-
-
 async def test_a_dropped_modern_client_cancels_its_tool() -> None:
     node = Node()
     async with serve(node.app()) as served, asyncio.timeout(10):
@@ -219,22 +165,20 @@ async def post(http: aiohttp.ClientSession, url: str, body: Any, headers: dict[s
         return answer.status, await answer.text()
 
 
-async def test_shutdown_ends_open_get_and_listen_streams_in_time() -> None:
+async def test_shutdown_ends_listen_streams_in_time() -> None:
     node = Node()
     listen = modern_body("subscriptions/listen", notifications={"toolsListChanged": True})
-    async with serve(node.app(), drain_s=20) as served, aiohttp.ClientSession() as http:
-        headers = await open_legacy_session(http, served.url())
-        async with (
-            http.get(served.url(), headers=headers | {"Accept": "text/event-stream"}) as standing,
-            http.post(served.url(), json=listen, headers=modern_headers("subscriptions/listen")) as listening,
-        ):
-            await until_line(listening, "acknowledged")
-            assert "streams=2" in repr(served.bridge)
-            async with asyncio.timeout(5):  # far less than the drain time
-                await served.runner.cleanup()
-                await standing.read()
-                await listening.read()
-    assert "detached=0 streams=0" in repr(served.bridge)
+    async with (
+        serve(node.app(), drain_s=20) as served,
+        aiohttp.ClientSession() as http,
+        http.post(served.url(), json=listen, headers=modern_headers("subscriptions/listen")) as listening,
+    ):
+        await until_line(listening, "acknowledged")
+        assert "streams=1" in repr(served.bridge)
+        async with asyncio.timeout(5):  # far less than the drain time
+            await served.runner.cleanup()
+            await listening.read()
+    assert "streams=0" in repr(served.bridge)
 
 
 async def test_a_post_in_flight_drains_at_shutdown() -> None:
@@ -242,30 +186,31 @@ async def test_a_post_in_flight_drains_at_shutdown() -> None:
     async with serve(node.app()) as served, aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
         call = modern_body("tools/call", name="wait", arguments={})
         posting = tasks.create_task(post(http, served.url(), call, modern_headers("tools/call", "wait")), name="post")
-        headers = await open_legacy_session(http, served.url())
-        old = rpc("tools/call", name="wait", arguments={})
-        old_posting = tasks.create_task(post(http, served.url(), old, headers), name="legacy post")
         await node.started.wait()
-        while "detached=1" not in repr(served.bridge):
-            await asyncio.wait([old_posting], timeout=0.01)
         stopping = tasks.create_task(served.runner.cleanup(), name="stop")
         while "closing" not in repr(served.bridge):
             await asyncio.wait([stopping], timeout=0.01)
         node.release.set()
-        for status, text in (await posting, await old_posting):
-            assert status == 200
-            assert "released" in text
+        status, text = await posting
+        assert status == 200
+        assert "released" in text
 
 
 async def test_a_call_that_outlives_the_drain_time_does_not_hold_the_node() -> None:
     node = Node()
-    async with serve(node.app(), drain_s=0.1) as served, aiohttp.ClientSession() as http:
-        headers = await open_legacy_session(http, served.url())
-        call = rpc("tools/call", name="wait", arguments={})
-        async with http.post(served.url(), json=call, headers=headers), asyncio.timeout(10):
+    async with serve(node.app(), drain_s=0.1) as served, aiohttp.ClientSession() as http, asyncio.timeout(10):
+        call = modern_body("tools/call", name="wait", arguments={})
+        async with asyncio.TaskGroup() as tasks:
+            posting = tasks.create_task(cut_off(http, served.url(), call, "wait"), name="post")
             await node.started.wait()
             await served.runner.cleanup()
-    assert "detached=0" in repr(served.bridge)
+            await posting
+    assert node.cancelled.is_set()
+
+
+async def cut_off(http: aiohttp.ClientSession, url: str, body: Any, name: str) -> None:
+    with pytest.raises(aiohttp.ClientError):
+        await post(http, url, body, modern_headers("tools/call", name))
 
 
 async def test_an_oversize_body_is_refused_by_its_announced_length() -> None:
