@@ -10,11 +10,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-import aiohttp
-
 from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
 from agent.links import rpc
-from agent.links.http_pool import HttpPool, OutgoingBody
+from agent.links.http_pool import HttpPool, OutgoingBody, Response
 from agent.links.sse import EventTooLarge, SseParser
 from agent.model import Json
 
@@ -95,9 +93,7 @@ async def exchange(
     return message, response.headers
 
 
-async def _read_response(
-    response: aiohttp.ClientResponse, request_id: int | str, pool: HttpPool, on_message: OnMessage
-) -> Json:
+async def _read_response(response: Response, request_id: int | str, pool: HttpPool, on_message: OnMessage) -> Json:
     await check_status(response, pool)
     kind = response.content_type
     if kind == _JSON:
@@ -115,7 +111,7 @@ async def _read_response(
 class MessageStream:
     """The messages of one event stream. Not a generator: one that is left early would be closed in a stray task."""
 
-    def __init__(self, response: aiohttp.ClientResponse, pool: HttpPool, event_bytes_max: int) -> None:
+    def __init__(self, response: Response, pool: HttpPool, event_bytes_max: int) -> None:
         self._response = response
         self._pool = pool
         self._parser = SseParser(event_bytes_max)
@@ -132,7 +128,7 @@ class MessageStream:
                 log.warning("MCP notification dropped, larger than the limit", extra={"where": self._pool.where})
             try:
                 chunk = await self._response.content.readany()
-            except (aiohttp.ClientError, OSError) as exc:
+            except OSError as exc:
                 raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
             if not chunk:
                 return None
@@ -142,7 +138,7 @@ class MessageStream:
                 raise ProtocolBroken(f"{self._pool.where}: {exc}") from exc
 
 
-async def check_status(response: aiohttp.ClientResponse, pool: HttpPool) -> None:
+async def check_status(response: Response, pool: HttpPool) -> None:
     """Pass 200 on. Raises `AuthRefused`, `ProtocolBroken` (a redirect, or an answer without content), `HttpRefusal`."""
     status = response.status
     if status == 200:  # noqa: PLR2004 - the only status that carries an answer
@@ -163,7 +159,7 @@ async def check_status(response: aiohttp.ClientResponse, pool: HttpPool) -> None
     raise HttpRefusal(status, pool.where, message)
 
 
-def finish(response: aiohttp.ClientResponse) -> None:
+def finish(response: Response) -> None:
     """Give the connection back when the server ends the answer by itself soon, else close it. Never waits."""
     if response.closed:
         return
@@ -179,14 +175,14 @@ def _matching(message: Json, request_id: int | str, pool: HttpPool) -> Json:
     raise ProtocolBroken(f"{pool.where} answered another request than the one that was sent")
 
 
-async def _read_body(response: aiohttp.ClientResponse, pool: HttpPool, bytes_max: int) -> bytes:
+async def _read_body(response: Response, pool: HttpPool, bytes_max: int) -> bytes:
     declared = response.content_length
     if declared is not None and declared > bytes_max:
         raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
     try:
-        if declared is not None and "Content-Encoding" not in response.headers:
+        if declared is not None:
             return await response.read()
-        # Chunked or compressed: counted as it comes, after decompression.
+        # Chunked, or until the connection ends: counted as it comes.
         chunks: list[bytes] = []
         size = 0
         while chunk := await response.content.readany():
@@ -194,6 +190,6 @@ async def _read_body(response: aiohttp.ClientResponse, pool: HttpPool, bytes_max
             if size > bytes_max:
                 raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
             chunks.append(chunk)
-    except (aiohttp.ClientError, OSError) as exc:
+    except OSError as exc:
         raise CallOutcomeUnknown(pool.explain(exc)) from exc
     return b"".join(chunks)

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from agent.errors import (
     AuthRefused,
@@ -34,7 +34,7 @@ from agent.links.http_answer import (
     exchange,
 )
 from agent.links.http_modern import param_headers, timed_out
-from agent.links.http_pool import HttpPool, OutgoingBody
+from agent.links.http_pool import HttpPool, OutgoingBody, Response
 from agent.links.negotiation import (
     INITIALIZE,
     INITIALIZED,
@@ -44,9 +44,6 @@ from agent.links.negotiation import (
     without_envelope,
 )
 from agent.model import Json
-
-if TYPE_CHECKING:
-    import aiohttp
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +84,7 @@ class LegacyHttpDoor:
         self._renewal = asyncio.Lock()
         self._ids = itertools.count(1)
         self._listeners: set[Callable[[str], None]] = set()
-        self._streams: set[aiohttp.ClientResponse] = set()
+        self._streams: set[Response] = set()
 
     def __repr__(self) -> str:
         """Where it leads and the how-manieth session it is; never the session's ID."""

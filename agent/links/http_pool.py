@@ -1,167 +1,194 @@
 """One backend's pool of HTTP connections, and the exact answer to "was any byte of this request written?".
 
-Used by the HTTP doors alone; the only place that knows aiohttp's client and its exceptions. The one rule: a request
-counts as sent from the moment its first byte is handed to the socket, so whatever fails before that is `CallNotSent`
-and may be tried again here, and whatever fails after it is never sent again.
+Used by the HTTP doors alone. No cookies, no redirects, no proxies, no compression. The one rule: a request counts as
+sent from the moment its first byte is handed to the socket, so whatever fails before that is `CallNotSent`, and
+whatever fails after it is never sent again.
 """
 
-import select
-import socket
+import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
+from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_writer import StreamWriter
-
-from agent.dial_guard import GuardedResolver, IpNetwork, check_url
-from agent.errors import CallFailed, CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
+from agent import __version__
+from agent.dial_guard import IpNetwork, check_url
+from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
+from agent.links.http_connection import Connection, ConnectionBroken, NotHttp, Response
+from agent.links.http_dial import Dialler
 from agent.model import HttpTarget
 
-if TYPE_CHECKING:
-    from asyncio import BaseTransport
+__all__ = ["HttpPool", "OutgoingBody", "Response", "open_pool"]
 
 # Shorter than uvicorn's 5 s, the shortest common one, so that we give up an idle connection before the server does.
 KEEPALIVE_S: Final = 4.0
-# How long a resolved name is dialled again without asking; a peer that moves is found within faults.md's 5 s.
-DNS_CACHE_S: Final = 5
-# TCP: a silent connection is probed after 5 s, then every 2 s, twice; unacknowledged data may wait 5 s (faults.md,
-# "half-open connection").
-TCP_KEEPALIVE_IDLE_S: Final = 5
-TCP_KEEPALIVE_INTERVAL_S: Final = 2
-TCP_KEEPALIVE_PROBES: Final = 2
-TCP_USER_TIMEOUT_MS: Final = 5_000
-# Pooled connections that may be found dead in a row before we stop: a restarted server leaves as many as there were
-# callers at once, and each costs no more than a system call.
-DEAD_CONNECTIONS_MAX: Final = 256
-
-_HUNG_UP: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 # Set by us on every message; a target's own headers cannot change them.
-_OWN_HEADERS: Final = frozenset({"accept", "accept-encoding", "content-type", "content-length", "host", "connection"})
+_OWN_HEADERS: Final = frozenset(
+    {"accept", "accept-encoding", "content-type", "content-length", "host", "connection", "transfer-encoding", "expect"}
+)
+# RFC 9110, sections 5.1 and 5.5: anything else would end a header early, or hide it from whoever checks it.
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
-class OutgoingBody(aiohttp.Payload):
-    """A request's bytes, which know whether they were handed to the socket, or found the connection dead before that.
+class OutgoingBody:
+    """A request's bytes, which know whether their request was handed to the socket. One per request."""
 
-    One per request. Written by aiohttp in one piece together with the headers.
-    """
-
-    _autoclose = True  # Nothing is open behind it; aiohttp need not warn about it.
+    __slots__ = ("data", "sent")
 
     def __init__(self, data: bytes) -> None:
-        super().__init__(data, content_type="application/json")
-        self._size = len(data)
+        self.data = data
         self.sent = False
-        self.found_dead = False
 
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The body as text."""
-        return bytes(self._value).decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write all of it."""
-        await self.write_with_length(writer, None)
-
-    async def write_with_length(
-        self,
-        writer: AbstractStreamWriter,
-        content_length: int | None,  # noqa: ARG002 - aiohttp's signature; it is always the whole length
-    ) -> None:
-        """Write all of it, unless the other side has hung up on this connection already."""
-        transport = writer.transport if isinstance(writer, StreamWriter) else None
-        if transport is None or transport.is_closing() or _has_hung_up(transport):
-            self.found_dead = True
-            raise aiohttp.ClientConnectionResetError("the connection was closed before the request was written")
-        self.sent = True
-        await writer.write(self._value)
+    def __repr__(self) -> str:
+        return f"<OutgoingBody {len(self.data)} bytes{' sent' if self.sent else ''}>"
 
 
 class HttpPool:
-    """Sends to one URL. Made by `open_pool`; safe for concurrent use."""
+    """Sends to one URL. Made by `open_pool`; safe for concurrent use.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, where: str) -> None:
-        self._session = session
-        self._url = url
-        self.where = where
+    Any number of connections: how many calls may be in flight is decided above, not by a queue in here.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str], dialler: Dialler) -> None:
+        parts = urlsplit(url)
+        self.where = url.partition("?")[0]
+        self._target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        self._host = parts.netloc
+        self._lines = {name.lower(): _line(name, value) for name, value in headers.items()}
+        self._dialler = dialler
+        self._connections: set[Connection] = set()
+        self._idle: dict[Connection, float] = {}  # Since when; the one that waits longest comes first.
+        self._expiry: asyncio.TimerHandle | None = None
+        self._over = False
+
+    def __repr__(self) -> str:
+        """Where it leads and how many connections it has; never the headers."""
+        return f"<HttpPool {self.where} {len(self._connections)} connections, {len(self._idle)} idle>"
 
     def use_token(self, token: str) -> None:
         """Show another token from the next request on; requests on their way keep theirs."""
-        self._session.headers["Authorization"] = f"Bearer {token}"
+        self._lines["authorization"] = _line("Authorization", f"Bearer {token}")
 
-    def __repr__(self) -> str:
-        """Where it leads; never the headers."""
-        return f"<HttpPool {self.where}>"
-
-    async def post(self, body: OutgoingBody, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def post(self, body: OutgoingBody, headers: Mapping[str, str]) -> Response:
         """Send `body` and wait for the answer's head; the caller reads and closes the response.
 
         `body.sent` is true as soon as the request may have been executed, also when this call is cancelled.
 
         Raises:
-            CallNotSent: No connection could be made.
+            CallNotSent: No connection could be made, or the headers cannot be sent.
             DialRefused: The name leads to an address that may not be dialled; not sent.
             CallOutcomeUnknown: The connection broke after the request was written.
-            ProtocolBroken: The answer is not HTTP.
+            ProtocolBroken: The answer is not HTTP, or compressed.
         """
-        for _ in range(DEAD_CONNECTIONS_MAX):
-            try:
-                return await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
-            except aiohttp.ClientConnectorError as exc:
-                raise CallNotSent(self.explain(exc)) from exc
-            except (aiohttp.ClientError, OSError, ValueError) as exc:
-                # Only a connection that died in the pool is given up for another; nothing was written to it.
-                if body.sent or not (body.found_dead or isinstance(exc, aiohttp.ServerDisconnectedError)):
-                    raise self._failure(exc, sent=body.sent) from exc
-                body.found_dead = False
-        raise CallNotSent(f"{self.where} closes every connection at once")
+        try:
+            head = self._head("POST", headers, len(body.data))
+            connection = await self._connection()
+        except NotHttp as exc:
+            raise ProtocolBroken(self.explain(exc)) from exc
+        except (OSError, ValueError) as exc:
+            raise CallNotSent(self.explain(exc)) from exc
+        body.sent = True
+        try:
+            response = await connection.exchange(head, body.data)
+        except NotHttp as exc:
+            raise ProtocolBroken(self.explain(exc)) from exc
+        except OSError as exc:
+            raise CallOutcomeUnknown(self.explain(exc)) from exc
+        return self._plain(response)
 
-    async def get(self, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def get(self, headers: Mapping[str, str]) -> Response:
         """Open a stream of events. Raises `Unreachable`, `DialRefused`, `ProtocolBroken`."""
         try:
-            return await self._session.get(self._url, headers=headers, allow_redirects=False)
-        except aiohttp.ClientResponseError as exc:
-            raise ProtocolBroken(f"{self.where} does not speak HTTP: {exc.message}") from exc
-        except (aiohttp.ClientError, OSError) as exc:
+            return self._plain(await self._bodyless("GET", headers))
+        except NotHttp as exc:
+            raise ProtocolBroken(self.explain(exc)) from exc
+        except (OSError, ValueError) as exc:
             raise Unreachable(self.explain(exc)) from exc
 
     async def delete(self, headers: Mapping[str, str]) -> None:
         """Tell the server that a session is over. Raises `Unreachable`; any answer will do."""
         try:
-            async with self._session.delete(self._url, headers=headers, allow_redirects=False):
-                pass
-        except (aiohttp.ClientError, OSError, DialRefused) as exc:
+            response = await self._bodyless("DELETE", headers)
+        except (OSError, ValueError, DialRefused) as exc:
             raise Unreachable(self.explain(exc)) from exc
+        response.release()
 
     def explain(self, exc: BaseException) -> str:
-        """Why the other side could not be reached, without vendor noise."""
-        match exc:
-            case aiohttp.ConnectionTimeoutError():
-                reason = "does not accept the connection in time"
-            case aiohttp.ClientConnectorDNSError():
-                reason = "has a host name that cannot be resolved"
-            case aiohttp.ClientConnectorCertificateError():
-                cause = exc.certificate_error
-                reason = f"has a TLS certificate that is refused: {getattr(cause, 'verify_message', None) or cause}"
-            case aiohttp.ClientConnectorSSLError():
-                reason = f"cannot be reached by TLS: {exc.os_error.strerror or exc.os_error}"
-            case ConnectionRefusedError() | aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
-                reason = "refuses the connection"
-            case aiohttp.ServerDisconnectedError():
-                reason = "closed the connection without an answer"
-            case aiohttp.ClientPayloadError():
-                reason = "broke off in the middle of its answer"
-            case aiohttp.ClientConnectorError():
-                reason = f"cannot be reached: {exc.os_error.strerror or exc.os_error}"
-            case _:
-                reason = f"cannot be reached: {getattr(exc, 'strerror', None) or exc or type(exc).__name__}"
-        return f"{self.where} {reason}"
+        """Why the other side could not be reached, or what it did, in one sentence."""
+        return f"{self.where} {exc}"
 
-    def _failure(self, exc: BaseException, *, sent: bool) -> CallFailed | ProtocolBroken:
-        if isinstance(exc, aiohttp.ClientResponseError):
-            return ProtocolBroken(f"{self.where} does not speak HTTP: {exc.message[:200]}")
-        return CallOutcomeUnknown(self.explain(exc)) if sent else CallNotSent(self.explain(exc))
+    def close(self) -> None:
+        """Close every connection; exchanges under way fail."""
+        self._over = True
+        for connection in tuple(self._connections):
+            connection.abort(ConnectionBroken("had its connection closed by us"))
+        if self._expiry is not None:
+            self._expiry.cancel()
+
+    # Requests
+
+    async def _bodyless(self, method: str, headers: Mapping[str, str]) -> Response:
+        head = self._head(method, headers, None)
+        return await (await self._connection()).exchange(head, b"")
+
+    def _head(self, method: str, headers: Mapping[str, str], length: int | None) -> bytes:
+        """Everything before the body. Raises `ValueError` for a header that cannot be sent as it is."""
+        lines = dict(self._lines)
+        for name, value in headers.items():
+            lines[name.lower()] = _line(name, value)
+        if length is not None:
+            lines["content-length"] = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
+        text = f"{method} {self._target} HTTP/1.1\r\nHost: {self._host}\r\n{''.join(lines.values())}\r\n"
+        # What a caller's header held that is not UTF-8 goes on as it came.
+        return text.encode("utf-8", "surrogateescape")
+
+    def _plain(self, response: Response) -> Response:
+        """Refuse what is compressed though we asked for it plain: nobody here unpacks it."""
+        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if response.status == 200 and coding != "identity":  # noqa: PLR2004 - of a refusal the status is enough
+            response.close()
+            raise ProtocolBroken(f"{self.where} answers compressed ({coding[:40]!r}), though asked not to")
+        return response
+
+    # Connections
+
+    async def _connection(self) -> Connection:
+        """One that is idle and alive at this very moment, else a new one. Raises what `Dialler.dial` raises."""
+        while self._idle:
+            connection, since_s = self._idle.popitem()
+            if since_s + KEEPALIVE_S > asyncio.get_running_loop().time() and not connection.is_dead(used_before=True):
+                return connection
+            connection.abort(ConnectionBroken("closed the connection"))
+        connection = await self._dialler.dial(lambda: Connection(self._take_back, self._forget))
+        if self._over or connection.is_dead(used_before=False):
+            failure = connection.failure or ConnectionBroken("closes every connection at once")
+            connection.abort(failure)
+            raise failure
+        self._connections.add(connection)
+        return connection
+
+    def _take_back(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = loop.time()
+        if self._expiry is None:
+            self._expiry = loop.call_later(KEEPALIVE_S, self._expire)
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._idle.pop(connection, None)
+
+    def _expire(self) -> None:
+        """Close what was idle for too long, and come back when the next one will have been."""
+        loop = asyncio.get_running_loop()
+        self._expiry = None
+        for connection, since_s in tuple(self._idle.items()):
+            if since_s + KEEPALIVE_S > loop.time():
+                self._expiry = loop.call_at(since_s + KEEPALIVE_S, self._expire)
+                break
+            connection.abort(ConnectionBroken("closed the connection"))
 
 
 @asynccontextmanager
@@ -173,51 +200,36 @@ async def open_pool(
         url = check_url(target.url, denied)
     except ValueError as exc:
         raise ProtocolBroken(str(exc)) from exc
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    assert parts.hostname is not None, "the URL was checked"
+    dialler = Dialler(
+        parts.hostname, parts.port or (443 if tls else 80), tls=tls, timeout_s=connect_timeout_s, denied=denied
+    )
+    try:
+        pool = HttpPool(url, _headers(target), dialler)
+    except ValueError as exc:
+        raise ProtocolBroken(f"{url.partition('?')[0]} {exc}") from exc
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def _headers(target: HttpTarget) -> dict[str, str]:
+    """What every request to `target` carries."""
     headers = {name: value for name, value in target.headers if name.lower() not in _OWN_HEADERS}
+    if not any(name.lower() == "user-agent" for name in headers):
+        headers["User-Agent"] = f"mcp-mesh-agent/{__version__}"
     # Compressed answers would cost both ends more than they save between machines of one network.
     headers |= {"Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
     if target.token is not None:
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
         headers["Authorization"] = f"Bearer {target.token}"
-    connector = aiohttp.TCPConnector(
-        limit=0,  # How many calls may be in flight is decided above, not by a queue in here.
-        keepalive_timeout=KEEPALIVE_S,
-        resolver=GuardedResolver(denied),
-        ttl_dns_cache=DNS_CACHE_S,
-        socket_factory=_socket,
-    )
-    async with aiohttp.ClientSession(
-        connector=connector,
-        headers=headers,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout_s, sock_read=None),
-    ) as session:
-        yield HttpPool(session, url, url.partition("?")[0])
+    return headers
 
 
-def _has_hung_up(transport: "BaseTransport") -> bool:
-    """Whether the kernel already knows that the other side closed, though the event loop has not read it yet."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.fileno() < 0:
-        return True
-    poll = select.poll()
-    poll.register(sock.fileno(), _HUNG_UP)
-    return bool(poll.poll(0))
-
-
-def _socket(address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, object]) -> socket.socket:
-    """A socket that notices a vanished other side within seconds; options the platform lacks are left out."""
-    family, kind, protocol, *_ = address
-    made = socket.socket(family=family, type=kind, proto=protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", TCP_KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", TCP_KEEPALIVE_INTERVAL_S),
-        ("TCP_KEEPCNT", TCP_KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", TCP_USER_TIMEOUT_MS),
-    ):
-        option = getattr(socket, name, None)
-        if option is not None:
-            made.setsockopt(socket.IPPROTO_TCP, option, value)
-    return made
+def _line(name: str, value: str) -> str:
+    if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+        raise ValueError(f"would get a header that HTTP does not allow: {name[:80]!r}")
+    return f"{name}: {value}\r\n"
