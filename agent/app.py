@@ -215,7 +215,7 @@ class Node:
         self.state = "draining"
         # A link whose stream of list changes ends asks why, and is told: no catalog tells it of a static peer.
         for endpoint in self._endpoints:
-            endpoint.bridge.close_streams()
+            endpoint.close_streams()
         await drain(runner, self._socket, member, signals)
         log.info("node stopped", extra={"node": self._identity.name})
 

@@ -58,7 +58,9 @@ async def until_stuck(stream: EventStream) -> None:
     while True:
         stream.tell(b'"' + b"x" * 500_000 + b'"')
         for _ in range(20):
-            await asyncio.sleep(0)
+            turn = asyncio.Event()
+            asyncio.get_running_loop().call_soon(turn.set)
+            await turn.wait()
         if "waiting=0" not in repr(stream):
             return
 
