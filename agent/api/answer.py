@@ -67,7 +67,9 @@ class Answer:
 
     async def error(self, exc: MCPError, status: int | None = None) -> web.StreamResponse:
         """End with a JSON-RPC error. While the HTTP status is open it is `status`, by default what the code says."""
-        error = exc.error.model_dump(by_alias=True, mode="json", exclude_none=True)
+        error: Json = {"code": exc.error.code, "message": exc.error.message}
+        if exc.error.data is not None:
+            error["data"] = exc.error.data
         body = b'{"jsonrpc":"2.0","id":' + self._request_id + b',"error":' + orjson.dumps(error) + b"}"
         return await self._finish(body, ERROR_CODE_HTTP_STATUS.get(exc.error.code, 200) if status is None else status)
 

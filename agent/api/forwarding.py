@@ -18,7 +18,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from agent.api.catalogue import LIST_HINTS
 from agent.core.nesting import is_deeper_than
-from agent.core.raw_json import Bytes
+from agent.core.raw_json import Bytes, exact
 from agent.core.route_table import Route
 from agent.dispatch import Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
@@ -100,7 +100,7 @@ async def forward(
         raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
     served.tool_error = forwarded.result.get("isError") is True
     if method == "resources/read":
-        result = _with_public_uri(forwarded.result, forwarded.replica.remote_name, params["uri"])
+        result = _with_public_uri(exact(forwarded.result), forwarded.replica.remote_name, params["uri"])
         return Forwarded(result, forwarded.replica)
     return forwarded
 
@@ -132,6 +132,7 @@ def shaped(method: str, route: Route, forwarded: Forwarded, *, modern: bool) -> 
 
 def _fit(method: str, result: Json, *, modern: bool) -> Json:
     """A backend's result in the shape of the client's era; content is never touched."""
+    result = exact(result)
     if modern:
         return {**_added(method), **result}
     if asks(result):

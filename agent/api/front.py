@@ -6,18 +6,20 @@ ones are answered before (`agent.api.native`), and sessions elsewhere (`agent.ap
 not routed falls through to the management server, and nothing is ever answered with an empty success.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
 from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import forward, logged, shaped
 from agent.api.greeting import with_card
 from agent.api.search import unwrapped
+from agent.core.exact_json import with_own_numbers
 from agent.dispatch import Dispatch
 from agent.model import Json, NodeIdentity
 
@@ -48,16 +50,21 @@ class MeshFront:
                 async def pass_on(method: str, note: Json) -> None:
                     # Request-scoped: it rides this request's own response stream, in order, under its backpressure.
                     # The SDK's typed way would drop members that it does not know.
-                    await ctx.session._request_outbound.notify(method, note)  # noqa: SLF001 - see above
+                    await ctx.session._request_outbound.notify(method, with_own_numbers(note))  # noqa: SLF001 - see above
 
-                forwarded = await forward(self._dispatch, ctx.method, route, params, pass_on, served=served)
-                return shaped(ctx.method, route, forwarded, modern=True)
+                try:
+                    forwarded = await forward(self._dispatch, ctx.method, route, params, pass_on, served=served)
+                except MCPError as exc:
+                    exc.error.data = with_own_numbers(exc.error.data)
+                    raise
+                result: Json = with_own_numbers(shaped(ctx.method, route, forwarded, modern=True))
+                return result
             if ctx.method in LISTS:
                 search = self._wants_search(ctx)
-                listed: Json = orjson.loads(self._catalogue.listing(ctx.method, params, search=search, modern=True))
+                listed: Json = json.loads(self._catalogue.listing(ctx.method, params, search=search, modern=True))
                 return listed
-            result = await call_next(ctx)
-            return self._introduced(result) if ctx.method == "server/discover" else result
+            answered = await call_next(ctx)
+            return self._introduced(answered) if ctx.method == "server/discover" else answered
 
     def _wants_search(self, ctx: ServerRequestContext[Any, Any]) -> bool:
         request = ctx.request

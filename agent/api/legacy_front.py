@@ -22,6 +22,7 @@ from agent.api.incoming import accepts_events, read_body, refuse, speaks_json
 from agent.api.legacy_requests import ROUTED, LegacyRequests, Line
 from agent.api.legacy_session import Outcome, Session
 from agent.api.legacy_sessions import Sessions
+from agent.core.exact_json import read_json
 from agent.model import Json
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def _nothing(status: int) -> web.Response:
 def _parsed(body: bytes) -> Json:
     """One JSON-RPC message. Raises `_Refused` for everything else; batches went with 2025-06-18."""
     try:
-        message: Any = orjson.loads(body)
+        message: Any = read_json(body)
     except orjson.JSONDecodeError as exc:
         raise _Refused(400, f"Parse error: {exc}", PARSE_ERROR) from exc
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":

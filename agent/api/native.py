@@ -24,6 +24,7 @@ from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import forward, logged, written
 from agent.api.incoming import read_body, speaks_json
 from agent.api.search import unwrapped
+from agent.core.exact_json import read_json
 from agent.dispatch import Dispatch
 from agent.model import Json
 
@@ -88,7 +89,7 @@ class NativePath:
 def _regular(body: bytes, request: web.Request) -> Json | None:
     """The message, if it is a request of the stateless era whose headers and envelope agree; else None."""
     try:
-        message: Any = orjson.loads(body)
+        message: Any = read_json(body)
     except orjson.JSONDecodeError:
         return None
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":

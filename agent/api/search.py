@@ -14,6 +14,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 from pydantic import Field
 
+from agent.core.exact_json import with_own_numbers
 from agent.core.route_table import RouteTable
 from agent.model import Json
 from agent.tool_index import ToolIndex
@@ -68,7 +69,8 @@ class ToolSearch:
         route = self._routes().tools.get(name)
         if route is None:
             raise ToolError(f"There is no tool named {name!r}; search_tools finds the right name")
-        return route.definition
+        definition: Json = with_own_numbers(route.definition)
+        return definition
 
 
 def add_search_tools(server: FastMCP, search: ToolSearch) -> None:

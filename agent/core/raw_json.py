@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
+from agent.core.exact_json import holds_huge_float, read_json
 from agent.model import Json
 
 Bytes: TypeAlias = bytes | memoryview
@@ -36,6 +37,11 @@ class RawObject(dict[str, Any]):
     def __init__(self, value: Json, raw: Bytes) -> None:
         super().__init__(value)
         self.raw = raw
+
+
+def exact(value: Json) -> Json:
+    """The object with each number as it was written (see `agent.core.exact_json`), for who writes it anew."""
+    return read_json(value.raw) if isinstance(value, RawObject) and holds_huge_float(value) else value
 
 
 def read_response(message: bytes) -> Json | None:

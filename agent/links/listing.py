@@ -12,6 +12,7 @@ from typing import Final
 from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.core.digest import offer_digest
+from agent.core.raw_json import exact
 from agent.errors import ProtocolBroken, RpcError, Unreachable
 from agent.links.door import Door
 from agent.model import Json, Offer
@@ -71,7 +72,7 @@ async def _list_pages(door: Door, method: str, key: str, timeout_s: float) -> tu
     cursors: set[str] = set()
     while len(cursors) < PAGES_MAX:
         try:
-            page = await door.request(method, params, timeout_s=timeout_s)
+            page = exact(await door.request(method, params, timeout_s=timeout_s))
         except RpcError as exc:
             if exc.code == METHOD_NOT_FOUND and not cursors:
                 # Many servers announce resources and serve no templates; an absent list is an empty one.

@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 from mcp_types.jsonrpc import METHOD_NOT_FOUND
 
+from agent.core.exact_json import read_json
 from agent.core.raw_json import read_response
 from agent.errors import ProtocolBroken, RpcError
 from agent.model import Json
@@ -76,7 +77,7 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
     if (response := read_response(bytes(data))) is not None:
         return response
     try:
-        message = orjson.loads(data)
+        message = read_json(data)
     except orjson.JSONDecodeError as exc:
         raise ProtocolBroken(f"the answer is not JSON: {exc}") from exc
     if not isinstance(message, dict):

@@ -5,6 +5,7 @@ Used by the door tests. The one rule: everything is closed before the context ma
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Seen:
     headers: dict[str, str]
     body: dict[str, Any]
     connection: int
+    raw: bytes
 
 
 @dataclass
@@ -196,4 +198,4 @@ async def _read_request(reader: asyncio.StreamReader, connection: int) -> Seen:
     method, path, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Seen(method, path, headers, orjson.loads(body) if body else {}, connection)
+    return Seen(method, path, headers, json.loads(body) if body else {}, connection, body)

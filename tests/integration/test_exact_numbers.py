@@ -1,0 +1,139 @@
+"""Numbers that no double and no 64 bits hold pass unchanged: definitions, arguments, results and errors.
+
+Over one node and over two, for fronts and backends of both eras.
+"""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from agent.links.sse import SseParser
+from agent.model import Era, HttpTarget, ServerScope, ServerSpec
+from tests.integration.servers.hosting import Seen, discovered, http, scripted
+from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
+from tests.integration.test_endpoint_ways import headers, request
+
+NUMBERS = '[1.0,123456789012345678901234567890,1e400,-9223372036854775809,18446744073709551615,0.1,{"z":1,"a":2}]'
+SCHEMA = f'{{"type":"object","properties":{{"n":{{"default":1.0,"enum":{NUMBERS}}}}},"description":"\\u00e9\\/"}}'
+TOOLS = f'{{"resultType":"complete","tools":[{{"name":"do","inputSchema":{SCHEMA}}}]}}'
+RESULT = f'{{"content":[],"structuredContent":{{"n":{NUMBERS}}}}}'
+ERROR = f'{{"code":-32050,"message":"no","data":{NUMBERS}}}'
+
+both_eras = [Era.MODERN, Era.LEGACY]
+
+
+def exactly(text: str | bytes) -> Any:
+    """JSON with each number as it was spelled, and the members of each object in their order."""
+    return json.loads(text, parse_int=str, parse_float=str, object_pairs_hook=list)
+
+
+@dataclass
+class Backend:
+    """A server of either era. `calls`: the bodies of tools/call as they came."""
+
+    era: Era
+    calls: list[bytes] = field(default_factory=list)
+
+    async def answer(self, seen: Seen) -> tuple[bytes, bool]:
+        match seen.body.get("method"):
+            case "server/discover" if self.era is Era.MODERN:
+                return discovered(seen), True
+            case "initialize":
+                hello = '{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"s"}}'
+                return self._response(seen, f'"result":{hello}'), True
+            case "notifications/initialized":
+                return http(202), True
+            case "tools/list":
+                return self._response(seen, f'"result":{TOOLS}'), True
+            case "tools/call":
+                self.calls.append(seen.raw)
+                fails = seen.body["params"]["arguments"].get("fails")
+                return self._response(seen, f'"error":{ERROR}' if fails else f'"result":{RESULT}'), True
+            case _:
+                return http(404 if self.era is Era.MODERN else 405), True
+
+    def _response(self, seen: Seen, outcome: str) -> bytes:
+        return http(200, f'{{"jsonrpc":"2.0","id":{json.dumps(seen.body["id"])},{outcome}}}'.encode())
+
+
+@dataclass
+class RawClient:
+    """A client that sends and gets bytes, over any number of requests."""
+
+    http: aiohttp.ClientSession
+    url: str
+    era: Era
+    session: dict[str, str] = field(default_factory=dict)
+
+    async def open(self) -> None:
+        if self.era is Era.LEGACY:
+            hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+            body = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}).encode()
+            async with self._post(body, {}) as response:
+                self.session = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"]}
+                await response.read()
+
+    async def ask(self, method: str, params: str, name: str = "") -> Any:
+        """`params`: members of an object as text; returns the whole answer with exact numbers."""
+        message = json.dumps(request(method, {"@": 0})).replace('"@": 0', params)
+        modern = dict(headers(method, name) if name else headers(method))
+        if self.era is Era.LEGACY:
+            message, modern = f'{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params}}}}}', {}
+        async with self._post(message.encode(), modern) as response:
+            content = await response.read()
+            if response.content_type == "text/event-stream":
+                content = SseParser(1 << 20).feed(content)[-1]
+        return dict(exactly(content))
+
+    def _post(self, body: bytes, extra: dict[str, str]) -> Any:
+        usual = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        return self.http.post(self.url, data=body, headers={**extra, **usual, **self.session})
+
+
+@dataclass
+class Scene:
+    mcp: RawClient
+    backend: Backend
+
+
+@contextlib.asynccontextmanager
+async def scene(front: Era, behind: Era, hops: int, folder: Path) -> AsyncIterator[Scene]:
+    backend = Backend(behind)
+    async with contextlib.AsyncExitStack() as stack:
+        script = await stack.enter_async_context(scripted(backend.answer))
+        kit = ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE)
+        node: RunningNode = await stack.enter_async_context(running_node("one", folder / "one", servers=[kit]))
+        await node.connected("kit")
+        if hops > 1:
+            far = node
+            node = await stack.enter_async_context(running_node("two", folder / "two"))
+            node.mesh.take_catalog(catalog(instance(far)))
+        await node.when(lambda: node.tool_names() == ["kit__do"])
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        mcp = RawClient(session, node.url, front)
+        await mcp.open()
+        yield Scene(mcp, backend)
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("behind", both_eras)
+@pytest.mark.parametrize("front", both_eras)
+async def test_numbers_pass_unchanged(front: Era, behind: Era, hops: int, tmp_path: Path) -> None:
+    async with scene(front, behind, hops, tmp_path) as now:
+        listed = dict((await now.mcp.ask("tools/list", '"cursor":null'))["result"])
+        tools = {dict(tool)["name"]: dict(tool) for tool in listed["tools"]}
+        assert tools["kit__do"]["inputSchema"] == exactly(SCHEMA)
+
+        arguments = f'{{"n":{NUMBERS}}}'
+        answer = await now.mcp.ask("tools/call", f'"name":"kit__do","arguments":{arguments}', "kit__do")
+        assert dict(answer["result"])["structuredContent"] == exactly(RESULT)[1][1]
+        assert dict(dict(exactly(now.backend.calls[-1]))["params"])["arguments"] == exactly(arguments)
+
+        refused = await now.mcp.ask("tools/call", '"name":"kit__do","arguments":{"fails":true}', "kit__do")
+        assert refused["error"] == exactly(ERROR)
