@@ -9,7 +9,7 @@ import gc
 import logging
 import random
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,12 +37,12 @@ from agent.links.supervisor import Supervisor
 from agent.membership import Membership, own_address
 from agent.mesh import Mesh, MeshHooks
 from agent.metrics import Metrics
-from agent.model import BackendSpec, NodeIdentity
+from agent.model import BackendSpec, NodeIdentity, ServerSpec
 from agent.node_name import default_node_name
 from agent.node_plan import MCP_PATH, edge_policy, membership_plan, node_registration
 from agent.overrides import OverrideStore
 from agent.peer_orders import PeerOrders
-from agent.servers_file import read_servers
+from agent.servers_file import read_servers, refuse_name_of_node
 from agent.sockets import BACKLOG, bound_socket, display_host, listened_host
 from agent.watched_files import watch_file
 from discovery.errors import CatalogUnavailable
@@ -56,8 +56,10 @@ async def run_node(settings: Settings) -> int:
         listening = stack.enter_context(bound_socket(settings.host, settings.port, explicit=settings.port_explicit))
         port = listening.getsockname()[1]
         state = stack.enter_context(open_state(settings.state_dir, port))
+        # Before a name is claimed: a start that is refused leaves nothing behind.
+        servers = _servers(settings)
         name = settings.node_name or default_node_name(settings.state_dir, port, state.node_id)
-        node = Node(settings, NodeIdentity(state.node_id, name), state, listening)
+        node = Node(settings, NodeIdentity(state.node_id, name), state, listening, servers)
         try:
             return await node.run()
         except ExceptionGroup as group:
@@ -68,6 +70,10 @@ async def run_node(settings: Settings) -> int:
             raise _first(refused) from group
 
 
+def _servers(settings: Settings) -> Sequence[ServerSpec]:
+    return () if settings.servers_file is None else read_servers(settings.servers_file)
+
+
 def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, ExceptionGroup) else first
@@ -76,8 +82,16 @@ def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:
 class Node:
     """A running node. Its `state` is starting, ready or draining; everything else is built in `run`."""
 
-    def __init__(self, settings: Settings, identity: NodeIdentity, state: NodeState, listening: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        identity: NodeIdentity,
+        state: NodeState,
+        listening: socket.socket,
+        servers: Sequence[ServerSpec],
+    ) -> None:
         self._settings = settings
+        self._first_servers = servers
         self._identity = identity
         self._node_state = state
         self._socket = listening
@@ -122,7 +136,7 @@ class Node:
                 self._mesh.take_catalog,
                 CatalogCache(self._node_state.folder),
             )
-            self._read_servers()
+            self._take_servers(self._first_servers)
             runner = await self._start_serving()
             standing = [
                 tasks.create_task(self._mesh.run(), name="mesh"),
@@ -201,7 +215,7 @@ class Node:
         self.state = "draining"
         # A link whose stream of list changes ends asks why, and is told: no catalog tells it of a static peer.
         for endpoint in self._endpoints:
-            endpoint.bridge.close_streams()
+            endpoint.close_streams()
         await drain(runner, self._socket, member, signals)
         log.info("node stopped", extra={"node": self._identity.name})
 
@@ -242,8 +256,12 @@ class Node:
 
     def _read_servers(self) -> None:
         """Raises `ConfigRefused`; the running configuration stays as it is then."""
+        self._take_servers(_servers(self._settings))
+
+    def _take_servers(self, servers: Sequence[ServerSpec]) -> None:
         if self._settings.servers_file is not None:
-            self._mesh.take_servers(read_servers(self._settings.servers_file))
+            refuse_name_of_node(servers, self._identity.name, self._settings.servers_file)
+            self._mesh.take_servers(servers)
 
     def _reread_servers(self) -> None:
         try:

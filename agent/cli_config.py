@@ -7,10 +7,10 @@ import os
 from argparse import Namespace
 
 from agent.cli_output import Exit, print_json, print_table
-from agent.config import Settings, load_settings, shown
+from agent.config import Settings, Shown, load_settings, shown
 from agent.errors import ConfigRefused
 from agent.model import ServerSpec, StdioTarget
-from agent.servers_file import check_servers
+from agent.servers_file import check_servers, refuse_name_of_node
 from agent.settings_table import SETTINGS
 
 
@@ -28,7 +28,7 @@ def show_config(args: Namespace) -> int:
         listed = [{"name": name, "value": value, "origin": origin} for name, value, origin in rows]
         print_json(settings=listed, warnings=settings.warnings)
     else:
-        print_table(["SETTING", "VALUE", "ORIGIN"], rows)
+        print_table(["SETTING", "VALUE", "ORIGIN"], [(name, _as_text(value), origin) for name, value, origin in rows])
         _print_warnings(settings.warnings)
     return Exit.OK
 
@@ -50,6 +50,19 @@ def check_config(args: Namespace) -> int:
     return Exit.OK
 
 
+def _as_text(value: Shown) -> str | None:
+    """Write a value the way a variable or a flag has it."""
+    match value:
+        case bool():
+            return "1" if value else "0"
+        case float():
+            return f"{value:g}"
+        case None:
+            return None
+        case _:
+            return str(value)
+
+
 def _servers(settings: Settings) -> tuple[tuple[ServerSpec, ...], tuple[str, ...]]:
     path = settings.servers_file
     if path is None:
@@ -58,7 +71,9 @@ def _servers(settings: Settings) -> tuple[tuple[ServerSpec, ...], tuple[str, ...
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigRefused(f"{path}: the servers file cannot be read: {exc}") from exc
-    return check_servers(text, path, os.environ)
+    servers, notes = check_servers(text, path, os.environ)
+    refuse_name_of_node(servers, settings.node_name, path)
+    return servers, notes
 
 
 def _print_warnings(warnings: tuple[str, ...]) -> None:

@@ -53,6 +53,7 @@ def _print_self(itself: dict[str, Any]) -> None:
     head += [f"version {_text(itself.get('version'))}", f"node ID {_text(itself.get('node_id'))}"]
     print(", ".join(head))
     print(f"discovery: {discovery_line(_table(itself.get('discovery')))}")
+    print(f"tools of all nodes: {_text(itself.get('tools'))}")
     servers = [_table(server) for server in itself.get("servers") or ()]
     if servers:
         names = [f"{_text(row.get('name'))} ({_server_state(row)})" for row in servers]
@@ -78,8 +79,9 @@ def discovery_line(discovery: dict[str, Any]) -> str:
 
 
 def _self_row(itself: dict[str, Any]) -> list[Any]:
+    """TOOLS is what the node in the row serves itself, its management tools included; so it is for peers."""
     name = f"{_text(itself.get('name'))} (this node)"
-    return [name, itself.get("state"), "self", itself.get("tools"), None, None, itself.get("url"), None]
+    return [name, itself.get("state"), "self", itself.get("function_count"), None, None, itself.get("url"), None]
 
 
 def _peer_row(peer: dict[str, Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agent.errors import ConfigRefused
 from agent.settings_sources import Found, find_values, unknown_variables
@@ -31,6 +31,9 @@ TOKEN_FILE_BYTES_MAX = 8192
 TOKENS_MAX = 2  # The current one and its predecessor or successor.
 MASK = "********"
 DERIVED = "derived from the token"
+
+# A setting's value as it is shown: a list as the text that would set it, None when it is not set.
+Shown: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +151,16 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
     return root / "mesh-agent"
 
 
-def shown(settings: Settings) -> list[tuple[str, str, str]]:
-    """List every setting as (name, value as text, origin), with secrets masked; Consul's variables come last."""
-    rows = []
+def shown(settings: Settings) -> list[tuple[str, Shown, str]]:
+    """List every setting as (name, value, origin), with secrets masked; Consul's variables come last."""
+    rows: list[tuple[str, Shown, str]] = []
     for setting in SETTINGS:
         if setting.secret:
-            known: Any = settings.tokens if setting.name == "token" else settings.peer_tokens
-            text = " ".join([MASK] * len(known)) if known else "-"
+            known = settings.tokens if setting.name == "token" else settings.peer_tokens
+            value: Shown = " ".join([MASK] * len(known)) or None
         else:
-            text = _as_text(getattr(settings, setting.name))
-        rows.append((setting.name, text, settings.origins[setting.name]))
+            value = _shown(getattr(settings, setting.name))
+        rows.append((setting.name, value, settings.origins[setting.name]))
     return rows + [(name, text, f"environment {name}") for name, text in settings.consul_environment]
 
 
@@ -227,14 +230,12 @@ def _consul_environment(environ: Mapping[str, str]) -> tuple[tuple[str, str], ..
     )
 
 
-def _as_text(value: Any) -> str:
+def _shown(value: Any) -> Shown:
     match value:
         case None | ():
-            return "-"
-        case bool():
-            return "1" if value else "0"
-        case float():
-            return f"{value:g}"
+            return None
+        case bool() | int() | float():
+            return value
         case tuple():
             return ",".join(f"{part.name}={part.url}" if isinstance(part, StaticPeer) else str(part) for part in value)
         case _:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +43,14 @@ def read_servers(path: Path, environ: Mapping[str, str] | None = None) -> tuple[
         line = raw.count(b"\n", 0, exc.start) + 1
         raise ConfigRefused(f"{path}:{line}: is not UTF-8") from exc
     return parse_servers(text, path, environ)
+
+
+def refuse_name_of_node(servers: Iterable[ServerSpec], node_name: str | None, path: Path) -> None:
+    """Raises `ConfigRefused` when a server is called like its node: nodes, peers and servers share one namespace."""
+    if any(spec.name == node_name for spec in servers):
+        raise ConfigRefused(
+            f"{path}: mcpServers.{node_name}: is the name of this node as well; rename it or set MESH_NODE_NAME"
+        )
 
 
 def parse_servers(text: str, path: Path, environ: Mapping[str, str] | None = None) -> tuple[ServerSpec, ...]:

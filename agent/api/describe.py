@@ -49,6 +49,7 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float) -> Json:
             "kind": "server",
             "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
             "scope": spec.scope.value,
+            "sticky": spec.sticky,
             "enabled": spec.enabled,
         }
     else:
@@ -85,6 +86,7 @@ def describe_disabled(spec: ServerSpec) -> Json:
         "kind": "server",
         "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
         "scope": spec.scope.value,
+        "sticky": spec.sticky,
         "enabled": False,
         "function_count": 0,
         "functions": [],

@@ -6,7 +6,7 @@ Built by the wiring. The one rule: everything shown comes from snapshots, and no
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -21,6 +21,7 @@ from agent.api.describe import (
     split_views,
 )
 from agent.api.envelope import success
+from agent.api.management import MANAGEMENT_TOOLS
 from agent.errors import MeshError, RpcError
 from agent.membership import MembershipView
 from agent.mesh import Mesh
@@ -41,7 +42,7 @@ class Desk:
         mesh: Mesh,
         membership: Callable[[], MembershipView],
         state: Callable[[], str],
-        settings: Callable[[], list[tuple[str, str, str]]],
+        settings: Callable[[], list[tuple[str, Any, str]]],
         url: str,
         reread_servers: Callable[[], None],
     ) -> None:
@@ -158,7 +159,10 @@ class Desk:
         }
 
     def status(self) -> Json:
-        """What `mesh-agent status` shows."""
+        """What `mesh-agent status` shows.
+
+        `tools`: how many of all nodes are listed here; `function_count`: what this node serves itself, as peers count.
+        """
         now_s = _now_s()
         own = self._mesh.own
         servers, peers = split_views(self._mesh.views())
@@ -173,6 +177,7 @@ class Desk:
                 "uptime_s": round(now_s - self._started_at_s, 1),
                 "discovery": self._discovery(),
                 "tools": len(self._mesh.routes.listed_tools()),
+                "function_count": MANAGEMENT_TOOLS + len(self._mesh.local_routes.listed_tools()),
                 "servers": [
                     {key: value for key, value in describe_server(view, names, now_s).items() if key != "functions"}
                     for view in servers

@@ -51,6 +51,11 @@ class Endpoint:
         for path in (self.path, f"{self.path}/"):
             app.router.add_route("*", path, self.handle)
 
+    def close_streams(self) -> None:
+        """End standing streams of both eras now and later; other requests go on. May be repeated."""
+        self.bridge.close_streams()
+        self.sessions.close_streams()
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request in its client's era."""
         return await (self.legacy if is_legacy(request) else self.native).handle(request)

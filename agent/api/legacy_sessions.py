@@ -60,7 +60,11 @@ class Sessions:
                     self.end(session, "the node stops")
 
     async def on_shutdown(self, _app: web.Application) -> None:
-        """For `app.on_shutdown`: end standing streams now and later; calls under way go on, as the server drains."""
+        """For `app.on_shutdown`: aiohttp calls it before it waits for requests in flight."""
+        self.close_streams()
+
+    def close_streams(self) -> None:
+        """End standing streams now and later; calls under way go on. May be repeated."""
         self._closing = True
         for session in self._sessions.values():
             if session.stream is not None:

@@ -5,7 +5,7 @@ one rule: these tools only read snapshots and ask the mesh for reloads, they nev
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
@@ -16,6 +16,10 @@ from agent.model import Json
 
 Here = Callable[[], Awaitable[Json]]
 OtherNode = Annotated[str | None, Field(description="Another node of the mesh to ask; this one by default")]
+
+
+# What every node lists beside the tools of its servers.
+MANAGEMENT_TOOLS: Final = 5
 
 
 class NodeDesk(Protocol):

@@ -148,7 +148,6 @@ class AskingDoor:
         call = OpenCall(features)
 
         def send(door: SessionDoor) -> Awaitable[Json]:
-            call.door = door
             return door.request(
                 method,
                 params,
@@ -213,17 +212,16 @@ class AskingDoor:
         try:
             try:
                 async with self._own.lent(call.features, affinity) as session:
-                    assert session.door is not None, "it is open while it is lent"
-                    session.calls.append(call)
-                    try:
-                        outcome = await send(session.door)
-                    finally:
-                        await _refuse(call, "The request that this question belongs to is over")
-                        session.calls.remove(call)
+                    with session.serving(call) as door:
+                        try:
+                            outcome = await send(door)
+                        finally:
+                            await _refuse(call, "The request that this question belongs to is over")
             except SessionRefused as exc:
                 if self._own_for_all:
                     raise CallNotSent(str(exc)) from exc
                 self._note_refusal(exc)
+                call.door = self._shared
                 outcome = await send(self._shared)
         except MeshError as exc:
             outcome = exc
@@ -270,7 +268,7 @@ async def asking(
 
 async def _refuse(call: OpenCall, why: str) -> None:
     """Answer what the server still asks, as far as it listens."""
-    with contextlib.suppress(CallOutcomeUnknown):
+    with contextlib.suppress(CallOutcomeUnknown):  # As far as it listens.
         await call.send(call.refuse(why), timeout_s=FAREWELL_TIMEOUT_S)
 
 

@@ -46,10 +46,14 @@ class TakesAnswers(Protocol):
 
 
 class OpenCall:
-    """See the module. `features` are the client's; `task` runs the request, in `door` once it may have been sent."""
+    """See the module. `features` are the client's; `task` runs the request, in `door` once it may have been sent.
+
+    `answered`: the server knows something of this client now.
+    """
 
     def __init__(self, features: Json) -> None:
         self.features = features
+        self.answered = False
         self.door: TakesAnswers | None = None
         self.task: asyncio.Task[None] | None = None
         self._questions: dict[str, _Question] = {}
@@ -132,8 +136,9 @@ class OpenCall:
 
     def answer(self, answers: Json) -> list[bytes]:
         """The replies to the questions that `answers` answers; the others stay open and are asked again."""
-        answered = [key for key in answers if key in self._questions and self._questions[key].told]
-        return [rpc.encode_result(self._questions.pop(key).request_id, answers[key]) for key in answered]
+        fitting = [key for key in answers if key in self._questions and self._questions[key].told]
+        self.answered |= bool(fitting)
+        return [rpc.encode_result(self._questions.pop(key).request_id, answers[key]) for key in fitting]
 
     def refuse(self, why: str, code: int = -32603) -> list[bytes]:
         """The replies to all open questions when nobody will answer them."""

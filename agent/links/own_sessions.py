@@ -2,13 +2,14 @@
 
 Used by `asking_door` alone. What a server asks in a session can come on a stream that names no call; so a session is
 lent to one call at a time, or serves the calls of one client (the affinity key), to whom any question may be put. The
-one rule: a session that a call left unfinished is not lent to another client's call.
+one rule: a session that a call left unfinished, or in which a client answered, never serves another client: servers
+remember answers (roots, say) for as long as their session lasts.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -83,7 +84,10 @@ class SessionLimits:
 
 @dataclass(eq=False)
 class OwnSession:
-    """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too."""
+    """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too.
+
+    `spent`: not to be lent to another client.
+    """
 
     features: Json
     key: tuple[bytes, Hashable]
@@ -92,8 +96,21 @@ class OwnSession:
     failure: MeshError | None = None
     calls: list[OpenCall] = field(default_factory=list)
     users: int = 0
+    spent: bool = False
     keeper: asyncio.Task[None] | None = None
     expiry: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def serving(self, call: OpenCall) -> Generator[SessionDoor, None, None]:
+        """Take what the session asks and tells for what it asks and tells `call`, within the block."""
+        assert self.door is not None, "it is open while it is lent"
+        self.calls.append(call)
+        call.door = self.door
+        try:
+            yield self.door
+        finally:
+            self.calls.remove(call)
+            self.spent |= call.answered
 
     def ask(self, message: Json) -> bytes | None:
         """Take a question that names no call: it is for the only client, at its latest call."""
@@ -132,15 +149,15 @@ class OwnSessions:
             SessionRefused, AuthRefused, CallNotSent: there is none, and nothing was sent.
         """
         session = await self._taken(features, affinity)
-        finished = False
         try:
             yield session
-            finished = True
         except RpcError:
-            finished = True
+            raise
+        except BaseException:
+            session.spent = True
             raise
         finally:
-            self._give_back(session, finished=finished)
+            self._give_back(session)
 
     def forget_timers(self) -> None:
         """Let no session expire any more; whoever owns the tasks ends them all."""
@@ -167,7 +184,7 @@ class OwnSessions:
             await session.opened.wait()
         finally:
             if session.door is None:
-                self._give_back(session, finished=True)
+                self._give_back(session)
         if session.door is None:
             raise _told(session.failure)
         return session
@@ -189,13 +206,13 @@ class OwnSessions:
             self._end(idle)
         return idle is not None
 
-    def _give_back(self, session: OwnSession, *, finished: bool) -> None:
+    def _give_back(self, session: OwnSession) -> None:
         session.users -= 1
         self._freed.set()
         if session.users or session not in self._sessions:
             return
         of_one_client = session.key[1] is not None
-        if not (finished or of_one_client) or session.door is None or session.door.lost.is_set():
+        if (session.spent and not of_one_client) or session.door is None or session.door.lost.is_set():
             self._end(session)
             return
         del self._sessions[session]

@@ -1,8 +1,9 @@
 """The conformance fixture's tools that ask their client something, in the manner of either era.
 
 In 2026-07-28 a tool answers with questions and is called again with answers; before, it sends requests of its own while
-the call is open. Imported by `fixture_server.py` for its registrations. The one rule: nothing is asked that the client
-did not declare; where that leaves nothing to ask, the answer is the error that names what is missing.
+the call is open. Some tools do either, as any server of both eras has to. Imported by `fixture_server.py` for its
+registrations. The one rule: nothing is asked that the client did not declare; where that leaves nothing to ask, the
+answer is the error that names what is missing.
 """
 
 import json
@@ -15,6 +16,7 @@ from mcp_types import (
     SamplingMessage,
     TextContent,
 )
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from tests.conformance.fixture_content import Call, Json, said, text, tool
 
@@ -147,6 +149,10 @@ async def prompt_after_question(call: Call) -> Json:
     {"type": "object", "properties": {"prompt": WORD}, "required": ["prompt"]},
 )
 async def _sampling(call: Call) -> Json:
+    if is_modern(call):
+        if "model" not in call.answers:
+            return asked({"model": sample(call.arguments["prompt"])})
+        return said(f"LLM response: {spoken(call.answers['model'])}")
     message = SamplingMessage(role="user", content=TextContent(type="text", text=call.arguments["prompt"]))
     result = await call.ctx.session.create_message([message], max_tokens=100, related_request_id=call.ctx.request_id)
     return said(f"LLM response: {getattr(result.content, 'text', result.content)}")
@@ -162,8 +168,7 @@ async def _elicitation(call: Call) -> Json:
         "username": {"type": "string", "description": "User's response"},
         "email": {"type": "string", "description": "User's email address"},
     }
-    result = await ask(call, call.arguments["message"], properties, list(properties))
-    return said(f"User response: action={result.action}, content={json.dumps(result.content)}")
+    return await filled_in("User response", call, call.arguments["message"], properties, list(properties))
 
 
 @tool("test_elicitation_sep1034_defaults", "Asks for fields of every kind that have defaults")
@@ -175,8 +180,7 @@ async def _defaults(call: Call) -> Json:
         "status": {"type": "string", "enum": ["active", "inactive", "pending"], "default": "active"},
         "verified": {"type": "boolean", "default": True},
     }
-    result = await ask(call, "Please look at the defaults", properties)
-    return said(f"Elicitation completed: action={result.action}, content={json.dumps(result.content)}")
+    return await filled_in("Elicitation completed", call, "Please look at the defaults", properties)
 
 
 @tool("test_elicitation_sep1330_enums", "Asks for choices of every kind")
@@ -194,14 +198,30 @@ async def _enums(call: Call) -> Json:
         "untitledMulti": {"type": "array", "items": plain},
         "titledMulti": {"type": "array", "items": {"anyOf": titled}},
     }
-    result = await ask(call, "Please choose", properties)
-    return said(f"Elicitation completed: action={result.action}, content={json.dumps(result.content)}")
+    return await filled_in("Elicitation completed", call, "Please choose", properties)
 
 
-async def ask(call: Call, message: str, properties: Json, required: list[str] | None = None) -> ElicitResult:
-    """Ask the user in the manner before 2026-07-28."""
+async def filled_in(what: str, call: Call, message: str, properties: Json, required: list[str] | None = None) -> Json:
+    """Ask the user in the manner of the client's era; what the user did is the result."""
     schema: Json = {"type": "object", "properties": properties, "required": required or []}
-    return await call.ctx.session.elicit_form(message, schema, call.ctx.request_id)
+    if not is_modern(call):
+        answer = await call.ctx.session.elicit_form(message, schema, call.ctx.request_id)
+    elif "user" in call.answers:
+        answer = ElicitResult.model_validate(call.answers["user"])
+    else:
+        params = {"message": message, "requestedSchema": schema}
+        return asked({"user": {"method": "elicitation/create", "params": params}})
+    return said(f"{what}: action={answer.action}, content={json.dumps(answer.content)}")
+
+
+def is_modern(call: Call) -> bool:
+    """Whether the client speaks 2026-07-28, in which a server sends no requests of its own."""
+    return call.ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+def spoken(answer: Any) -> Any:
+    """What the model said."""
+    return (answer.get("content") or {}).get("text")
 
 
 def filled(answer: Any, name: str) -> Any:

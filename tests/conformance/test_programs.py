@@ -132,11 +132,16 @@ async def inspect(tools: NodeTools, hall: Hall, era: str, method: str, *options:
 async def test_inspector_sees_every_tool_of_both_servers_as_they_define_it(
     tools: NodeTools, hall: Hall, era: str
 ) -> None:
-    direct = {tool["name"]: tool for tool in await legacy_tools(hall.direct_url)}
+    # One child for all declares nothing; a session in which lists are read declares what a client can.
+    declared = {"pipe": {}, "web": {"sampling": {}, "elicitation": {"form": {}, "url": {}}, "roots": {}}}
+    direct = {
+        kind: {tool["name"]: tool for tool in await legacy_tools(hall.direct_url, features)}
+        for kind, features in declared.items()
+    }
     shown = {tool["name"]: tool for tool in (await inspect(tools, hall, era, "tools/list"))["tools"]}
-    assert shown.keys() - MANAGEMENT_TOOLS == {f"{kind}__{name}" for kind in KINDS for name in direct}
+    assert shown.keys() - MANAGEMENT_TOOLS == {f"{kind}__{name}" for kind in KINDS for name in direct[kind]}
     for kind in KINDS:
-        for name, definition in direct.items():
+        for name, definition in direct[kind].items():
             for key in ("title", "description", "inputSchema", "outputSchema", "annotations"):
                 assert shown[f"{kind}__{name}"].get(key) == definition.get(key), (kind, name, key)
 
@@ -174,3 +179,25 @@ async def test_a_client_hears_the_progress_of_a_long_operation(hall: Hall, era: 
         result = await client.call_tool(name, arguments, progress_handler=on_progress)
     assert "completed" in result.content[0].text
     assert heard == [(1.0, 3.0), (2.0, 3.0), (3.0, 3.0)]
+
+
+@pytest.mark.parametrize("era", ["auto", "legacy"])
+async def test_a_server_that_asks_while_a_call_runs_asks_the_client_that_called(hall: Hall, era: str) -> None:
+    async def on_form(_message: str, _type: Any, _params: Any, _context: Any) -> Any:
+        return {"name": "Ada Lovelace"}
+
+    async def on_sampling(_messages: Any, params: Any, _context: Any) -> str:
+        return f"as {params.system_prompt} says"
+
+    options: dict[str, Any] = {
+        "elicitation_handler": on_form,
+        "sampling_handler": on_sampling,
+        "roots": ["file:///home/ada"],
+    }
+    async with hall.node.client(era, **options) as client:
+        formed = await client.call_tool("web__trigger-elicitation-request", {})
+        assert "Ada Lovelace" in formed.content[1].text
+        sampled = await client.call_tool("web__trigger-sampling-request", {"prompt": "Hello", "maxTokens": 20})
+        assert "as You are a helpful test server. says" in sampled.content[0].text
+        rooted = await client.call_tool("web__get-roots-list", {})
+        assert "file:///home/ada" in rooted.content[0].text

@@ -270,9 +270,10 @@ async def modern_request(
         return result
 
 
-async def legacy_tools(url: str) -> list[dict[str, Any]]:
-    """The raw tools that a session of 2025-11-25 is shown."""
-    info = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "end-to-end", "version": "1"}}
+async def legacy_tools(url: str, features: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The raw tools that a session of 2025-11-25 is shown whose client declares these features."""
+    client = {"name": "end-to-end", "version": "1"}
+    info = {"protocolVersion": "2025-11-25", "capabilities": features or {}, "clientInfo": client}
     headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 
     async def post(session: aiohttp.ClientSession, message: dict[str, Any]) -> tuple[str, Any]:

@@ -18,10 +18,12 @@ from tests.e2e.running import (
     RunningNode,
     environment_of,
     eventually,
+    example,
     free_port,
     spawn,
     stop_all,
     stop_node,
+    write_servers,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -135,6 +137,28 @@ async def test_settings_that_cannot_be_are_refused_with_the_fix(
     bare: Bare, settings: dict[str, str], said: str
 ) -> None:
     assert re.search(said, await refused(bare, **settings))
+
+
+async def test_start_that_is_refused_for_its_servers_file_claims_no_name(bare: Bare) -> None:
+    await refused(bare, PORT=str(free_port()), MESH_SERVERS_FILE="/nonexistent/servers.json")
+    names = bare.home / ".local" / "state" / "mesh-agent" / "names"
+    assert not await asyncio.to_thread(names.exists)
+
+
+async def test_server_that_is_called_like_its_node_is_refused_at_start_and_left_out_later(bare: Bare) -> None:
+    servers = write_servers(bare.home, {"twin": example("clock")})
+    settings = {"PORT": str(free_port()), "MESH_SERVERS_FILE": str(servers), "MESH_NODE_NAME": "twin"}
+    assert "mcpServers.twin: is the name of this node as well" in await refused(bare, **settings)
+    write_servers(bare.home, {"clock": example("clock")})
+    node = await bare.start(**settings, MESH_DISCOVERY="off", MESH_LOG_FORMAT="json")
+    await eventually(partial(node.offers, "twin__clock__now"))
+    write_servers(bare.home, {"twin": example("clock")})
+
+    async def says_so() -> bool:
+        return bool(node.events("servers file refused, the running configuration stays"))
+
+    await eventually(says_so)
+    assert await node.offers("twin__clock__now")
 
 
 async def test_port_that_was_asked_for_and_is_taken_is_refused(bare: Bare) -> None:

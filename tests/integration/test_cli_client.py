@@ -28,7 +28,8 @@ STATUS = {
         "url": "http://127.0.0.1:8000/mcp",
         "uptime_s": 75.0,
         "discovery": {"mode": "consul", "up": True, "registered": True, "instances": 2, "catalog_age_s": 1.5},
-        "tools": 7,
+        "tools": 70,
+        "function_count": 7,
         "servers": [{"name": "clock", "status": "connected"}],
     },
     "peers": [
@@ -127,11 +128,12 @@ async def test_status_shows_self_first_then_peers_then_conflicts(capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "node-1 is ready, up 1 min 15 s, version 0.1.0, node ID id-1"
     assert lines[1] == "discovery: consul, up, registered, 2 instances, catalog 1.5 s old"
-    assert lines[2] == "servers: clock (connected)"
-    assert lines[4].split() == ["NAME", "STATE", "SOURCE", "TOOLS", "NEXT", "TRY", "URL", "LAST", "ERROR"]
-    assert lines[5].startswith("node-1 (this node)  ready")
-    assert lines[6].startswith("node-2              backoff  discovery  0      in 4.2 s  http://10.0.0.7:8000/mcp")
-    assert lines[6].endswith("refused node-3 ready")
+    assert lines[2] == "tools of all nodes: 70"
+    assert lines[3] == "servers: clock (connected)"
+    assert lines[5].split() == ["NAME", "STATE", "SOURCE", "TOOLS", "NEXT", "TRY", "URL", "LAST", "ERROR"]
+    assert lines[6].split()[:6] == ["node-1", "(this", "node)", "ready", "self", "7"]
+    assert lines[7].startswith("node-2              backoff  discovery  0      in 4.2 s  http://10.0.0.7:8000/mcp")
+    assert lines[7].endswith("refused node-3 ready")
     assert "pay   peer:a  peer:b  differs" in lines
 
 

@@ -122,6 +122,9 @@ async def test_the_management_tools_ask_another_node_when_told_to(era: Era, tmp_
         await two.connected("kit")
         status, _ = await one.add_peer("other", two.url)
         assert status == 201
+        # What a node serves itself is one number, whoever shows it.
+        _, body = await two.rest("GET", "/status")
+        assert body["data"]["self"]["function_count"] == one.view("other").function_count
         for name in ("two", "other"):
             there = (await manage(mcp, "list_mcp_servers", node=name))["structuredContent"]
             assert [server["name"] for server in there["servers"]] == ["kit"]

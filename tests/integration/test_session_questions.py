@@ -180,6 +180,14 @@ async def test_a_client_that_goes_away_cancels_the_call_that_it_waits_for(tmp_pa
         assert "inputRequests" in await call(mcp, "order", **answers(other, "Ada")), "others are left alone"
 
 
+@pytest.mark.parametrize("era", list(Era))
+async def test_what_a_server_remembers_of_one_client_is_never_told_to_another(era: Era, tmp_path: Path) -> None:
+    async with scene(tmp_path) as front:
+        for name in ("ada", "ben"):
+            async with connected(front, era, Human(name)) as mcp:
+                assert words(await mcp.call_tool("kit__remembered", {})) == f"file:///{name}"
+
+
 async def test_a_client_with_a_session_keeps_a_session_with_the_server(tmp_path: Path) -> None:
     async with (
         scene(tmp_path) as front,

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from fastmcp import Context, FastMCP
 
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
@@ -208,23 +209,51 @@ async def test_a_dropped_connection_cancels_nothing(tmp_path: Path) -> None:
         assert await kit.ended.get() == "finished"
 
 
-@pytest.mark.parametrize("by_delete", [True, False], ids=["DELETE", "the node's end"])
-async def test_the_end_of_a_session_ends_its_calls_and_its_stream(by_delete: bool, tmp_path: Path) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        async with scene(tmp_path) as (node, kit), raw_session(node.url) as mcp:
+async def test_the_end_of_a_session_ends_its_calls_and_its_stream(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (node, kit), raw_session(node.url) as mcp, asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(everything(mcp, call("kit__wait")), name="call")
+        await kit.waiting.wait()
+        async with mcp.listen() as stream:
+            assert await status(mcp.http.delete(node.url, headers=mcp.headers)) == 200
+            assert [message async for message in messages(stream)] == []
+        assert await waiting == []
+        assert await kit.ended.get() == "cancelled"
+
+
+async def test_at_the_nodes_end_streams_end_at_once_and_calls_under_way_are_answered(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (node, kit), raw_session(node.url) as mcp, asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(everything(mcp, call("kit__wait")), name="call")
+        await kit.waiting.wait()
+        async with mcp.listen() as stream:
+            await node.endpoints[0].sessions.on_shutdown(web.Application())
+            assert [message async for message in messages(stream)] == []
+        async with mcp.listen() as another:
+            assert [message async for message in messages(another)] == []
+        kit.release.set()
+        (answer,) = await waiting
+        assert answer["result"]["content"][0]["text"] == "released"
+
+
+async def test_a_call_that_nobody_waits_for_ends_with_the_node(tmp_path: Path) -> None:
+    async with asyncio.timeout(30):
+        async with scene(tmp_path) as (node, kit), raw_session(node.url) as mcp, asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(everything(mcp, call("kit__wait")), name="call")
             await kit.waiting.wait()
-            async with mcp.listen() as stream:
-                if by_delete:
-                    assert await status(mcp.http.delete(node.url, headers=mcp.headers)) == 200
-                    assert await waiting == []
-                else:
-                    waiting.cancel()
-                    await node.endpoints[0].sessions.on_shutdown(aiohttp.web.Application())
-                assert [message async for message in messages(stream)] == []
-            if not by_delete:
-                assert (await mcp.request("ping"))["result"] == {}, "only streams end at once"
+            waiting.cancel()
         assert await kit.ended.get() == "cancelled"
+
+
+async def test_a_slow_answer_is_kept_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.api.answer.PING_EVERY_S", 0.02)
+    async with (
+        scene(tmp_path) as (node, kit),
+        raw_session(node.url) as mcp,
+        mcp.post(call("kit__wait")) as response,
+    ):
+        assert response.content_type == "text/event-stream"
+        assert await response.content.readuntil(b"\r\n\r\n") == b": ping\r\n\r\n"
+        kit.release.set()
+        assert b"released" in await response.read()
 
 
 async def test_each_stream_is_told_of_changed_lists_and_the_newest_takes_over(tmp_path: Path) -> None:

@@ -113,11 +113,17 @@ def test_config_show_tells_values_and_origins_and_masks_secrets(
     assert run("config", "show", "--json", "--port", "9000") == 0
     out = capsys.readouterr().out
     rows = {row["name"]: (row["value"], row["origin"]) for row in json.loads(out)["settings"]}
-    assert rows["port"] == ("9000", "flag --port")
+    assert rows["port"] == (9000, "flag --port")
+    assert rows["allow_anonymous"] == (False, "default")
+    assert rows["call_timeout_s"] == (600.0, "default")
+    assert rows["servers_file"] == rows["peers"] == (None, "default")
     assert rows["token"] == ("********", "environment MESH_TOKEN")
     assert "canary" not in out
     assert run("config", "show", "--metrics-public") == 0
-    assert "flag --metrics-public" in capsys.readouterr().out
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["metrics_public", "1", "flag", "--metrics-public"] in lines
+    assert ["call_timeout_s", "600", "default"] in lines
+    assert ["peers", "-", "default"] in lines
 
 
 def test_config_check_reads_the_servers_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,6 +135,8 @@ def test_config_check_reads_the_servers_file_too(tmp_path: Path, capsys: pytest.
     assert "warning:" in out
     assert run("config", "check", "--servers-file", str(path), "--json") == 0
     assert json.loads(capsys.readouterr().out)["servers"] == [{"name": "files", "scope": "node", "enabled": True}]
+    assert run("config", "check", "--servers-file", str(path), "--node-name", "files") == 2
+    assert "files: is the name of this node as well" in capsys.readouterr().err
     path.write_text('{"mcpServers": {"files": {}}}')
     assert run("config", "check", "--servers-file", str(path)) == 2
     assert f"{path}:1: mcpServers.files:" in capsys.readouterr().err

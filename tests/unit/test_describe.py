@@ -84,6 +84,12 @@ def test_an_imported_function_is_called_as_its_own_server_calls_it() -> None:
     assert [function["name"] for function in describe_functions(view, {})] == ["add", "x", "y"]
 
 
+def test_a_server_says_whether_it_is_sticky() -> None:
+    spec = ServerSpec("kit", StdioTarget("kit"), ServerScope.SERVICE, sticky=True)
+    assert describe_server(LinkView(spec), {}, 0.0)["sticky"] is True
+    assert describe_disabled(spec)["sticky"] is True
+
+
 def test_a_disabled_server_is_shown_without_a_link() -> None:
     shown = describe_disabled(
         ServerSpec("off", HttpTarget("http://x", token=SECRET), ServerScope.SERVICE, enabled=False)

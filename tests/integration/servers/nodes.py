@@ -199,7 +199,7 @@ class _Wiring:
     def _begin_to_drain(self) -> None:
         self.draining = True
         for endpoint in self.endpoints:
-            endpoint.bridge.close_streams()
+            endpoint.close_streams()
 
     async def _build_endpoints(self, mesh: Mesh, desk: Desk, dispatch: Dispatch, metrics: Metrics) -> None:
         for path, routes in {"/mcp": lambda: mesh.routes, "/mcp/local": lambda: mesh.local_routes}.items():

@@ -96,6 +96,14 @@ def _add_tools_about_sessions(server: FastMCP) -> None:
         return " ".join(notes[ctx.session_id])
 
     @server.tool(output_schema=None)
+    async def remembered(ctx: Context) -> str:
+        """Asks for roots once in a session."""
+        if ctx.session_id not in notes:
+            known = await ctx.session.send_request(types.ListRootsRequest(), types.ListRootsResult)
+            notes[ctx.session_id] = [str(known.roots[0].uri)]
+        return notes[ctx.session_id][0]
+
+    @server.tool(output_schema=None)
     async def declared(ctx: Context) -> str:
         known = ctx.session.client_capabilities
         return ",".join(sorted(known.model_dump(exclude_none=True))) if known is not None else ""
