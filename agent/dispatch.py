@@ -17,6 +17,7 @@ from agent.core.raw_json import Bytes, RawObject
 from agent.core.retry import Fate, Step, fate_of, is_repeatable, next_step, told_deadline_s
 from agent.core.route_table import Replica, Route
 from agent.errors import (
+    AnswerCut,
     CallNotSent,
     CallOutcomeUnknown,
     CallRefused,
@@ -26,9 +27,10 @@ from agent.errors import (
     RefusedElsewhere,
     RpcError,
 )
+from agent.links.large_answer import ResultSink, result_sink
 from agent.links.param_headers import ParamHeaders
 from agent.model import BackendSpec, Json, LinkView, ServerSpec
-from agent.outgoing import outgoing, told_failure
+from agent.outgoing import may_pass_unread, outgoing, told_failure
 from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
 from agent.request_state import RequestStates
 
@@ -88,6 +90,7 @@ class _Call:
     route: Route
     params: Json
     on_notification: OnNotification | None
+    sink: ResultSink | None
     affinity: str | None
     began_s: float
     deadline_s: float | None
@@ -139,18 +142,21 @@ class Dispatch:
         *,
         session_id: str | None = None,
         on_attempt: Callable[[str], None] = lambda _backend: None,
+        sink: ResultSink | None = None,
     ) -> Forwarded:
         """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
 
         `session_id` of a legacy client keeps its calls together: on a replica where the route is sticky, in a session
         where the server has sessions. A `requestState` in `params` keeps the call with the replica that gave it.
-        `on_attempt` hears the backend key of each replica that is asked.
+        `on_attempt` hears the backend key of each replica that is asked. A large result may go to `sink` while it
+        comes; what is returned then says no more than how the call ended.
 
         Raises:
             StateRefused: the `requestState` is none that this node gave for this request; nobody was asked.
             RpcError: the backend's own error, to be passed on.
             CallRefused: not executed, and nobody else may be asked.
             CallUnanswered: sent, and no answer came; not to be sent again.
+            AnswerCut: `sink` got a part of the result, and will get no more.
         """
         now_s = _now_s()
         try:
@@ -161,7 +167,7 @@ class Dispatch:
         deadline_s = None if told_s is None else now_s + told_s
         affinity = affinity_key(params, session_id)
         key = affinity if route.sticky else None
-        call = _Call(method, route, params, on_notification, affinity, now_s, deadline_s)
+        call = _Call(method, route, params, on_notification, sink, affinity, now_s, deadline_s)
         self._accounts.called(route, now_s)
         tried: set[str] = set()
         failed: _Failed | None = None
@@ -175,7 +181,7 @@ class Dispatch:
             on_attempt(replica.backend_key)
             try:
                 return Forwarded(await self._send(call, replica), replica)
-            except RpcError:
+            except (RpcError, AnswerCut):
                 raise
             except MeshError as exc:
                 failed = _Failed(replica, exc)
@@ -226,6 +232,8 @@ class Dispatch:
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, self._own_timeout_s(link))
         self._accounts.begin(attempt)
         outcome = "cancelled"
+        sink = call.sink if may_pass_unread(call.method, call.params, replica, link.spec) else None
+        token = result_sink.set(sink and sink.noting(lambda: self._accounts.answered(attempt, _now_s())))
         try:
             result = await link.request(
                 call.method,
@@ -248,6 +256,7 @@ class Dispatch:
             outcome = "tool_error" if result.get("isError") is True else "ok"
             return self._states.wrapped(call.method, call.route, replica, result, _now_s())
         finally:
+            result_sink.reset(token)
             self._accounts.finish(attempt, outcome, _now_s())
 
     def _remaining_s(self, call: _Call, link: CallableLink | None, now_s: float) -> float:

@@ -102,6 +102,10 @@ class CallUnanswered(CallOutcomeUnknown):
         self.broken = broken
 
 
+class AnswerCut(CallOutcomeUnknown):
+    """A large result broke off after a part of it had gone to the client, whose connection must break, too."""
+
+
 class RpcError(MeshError):
     """The other side answered with a JSON-RPC error; it is passed on as it came."""
 

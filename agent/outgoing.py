@@ -55,6 +55,13 @@ def outgoing(
     return named
 
 
+def may_pass_unread(method: str, params: Json, replica: Replica, spec: BackendSpec) -> bool:
+    """Whether nothing in a result has to be renamed: another node's names are ours, unless it was asked by an alias."""
+    if not isinstance(spec, PeerSpec) or replica.node_id is None:
+        return False
+    return method != "resources/read" or params["uri"] == replica.remote_name
+
+
 def told_failure(error: RpcError, route: Route, replica: Replica, spec: BackendSpec) -> CallFailed | None:
     """The failure that another mesh node tells by its error; None when the error is the server's own."""
     data = error.data

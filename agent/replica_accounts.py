@@ -70,15 +70,19 @@ class _Group:
     window_at_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
-    """One request under way: when it began, what it may take, and what this node would give it by itself."""
+    """One request under way: when it began, what it may take, and what this node would give it by itself.
+
+    Written by `ReplicaAccounts` alone once it has begun.
+    """
 
     route: Route
     key: str
     started_s: float
     timeout_s: float
     own_timeout_s: float
+    answered_s: float | None = None  # when its answer began, if that goes to the client while it comes
 
 
 class ReplicaAccounts:
@@ -136,20 +140,31 @@ class ReplicaAccounts:
             group.asked[key] += 1
         self._recorder.call_started()
 
+    def answered(self, attempt: Attempt, now_s: float) -> None:
+        """Note that its answer has begun: from now on it is the client that takes its time, not the replica."""
+        attempt.answered_s = now_s
+        group = self._groups.get(attempt.route.owner)
+        if group is not None and (load := group.loads.get(attempt.key)) is not None:
+            group.loads[attempt.key] = observe(load.finished(), now_s - attempt.started_s, now_s)
+
     def finish(self, attempt: Attempt, outcome: str, now_s: float) -> None:
         """Note how it ended; `outcome` is the metric's word."""
-        seconds, key = now_s - attempt.started_s, attempt.key
+        told_s = attempt.answered_s
+        seconds, key = (now_s if told_s is None else told_s) - attempt.started_s, attempt.key
         self._recorder.call_finished(key, attempt.route.public_name, outcome, seconds)
         group = self._groups.get(attempt.route.owner)
         load = None if group is None else group.loads.get(key)
         if group is None or load is None:
             return  # The backend went while it was asked; its state is nobody's business now.
-        load = load.finished()
+        load = load.finished() if told_s is None else load
         verdict = verdict_of(outcome, timeout_s=attempt.timeout_s, own_timeout_s=attempt.own_timeout_s)
         if verdict is None:
             group.loads[key] = load
             return
-        group.loads[key] = (observe if verdict is Verdict.ANSWERED else penalise)(load, seconds, now_s)
+        if verdict is not Verdict.ANSWERED:
+            group.loads[key] = penalise(load, seconds, now_s)
+        elif told_s is None:
+            group.loads[key] = observe(load, seconds, now_s)
         # Whoever has not failed yet is not counted: a rate of success begins to matter with the first failure.
         if len(attempt.route.replicas) > 1 and (verdict is not Verdict.ANSWERED or key in group.healths):
             self._judge(group, attempt, verdict, now_s)

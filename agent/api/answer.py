@@ -6,9 +6,9 @@ The one rule: a client that takes nothing is dropped after a while, so that a sl
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 import orjson
 from aiohttp import web
@@ -17,7 +17,8 @@ from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 
 from agent.api.asgi_exchange import WRITE_TIMEOUT_S
 from agent.core.raw_json import Bytes
-from agent.model import Json
+from agent.links.large_answer import ResultSink
+from agent.model import OUTCOME_HEADER, Json
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Answer:
         self._request_id = orjson.dumps(request_id)
         self._stream: web.StreamResponse | None = None
         self._gone = False
+        self._result_begun = False
+        self._tail = b""
 
     def client_gone(self) -> None:
         """The client has dropped the connection: what is still to be told raises ConnectionError."""
@@ -51,12 +54,37 @@ class Answer:
         """Tell the client something before the result."""
         await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
-    async def result(self, *result: Bytes) -> web.StreamResponse:
-        """End with a result, given as JSON without line breaks, in parts that follow each other."""
-        parts = (b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":', *result, b"}")
-        if self._stream is None and sum(map(len, result)) > _SLICE_BYTES:
-            return await self._sliced(parts)
-        return await self._finish(b"".join(parts), 200)
+    async def result(self, *result: Bytes, outcome: str | None = None) -> web.StreamResponse:
+        """End with a result, given as JSON without line breaks, in parts that follow each other.
+
+        `outcome`: what a node that passes it on need not look for (`OUTCOME_HEADER`).
+        """
+        size_bytes = sum(map(len, result))
+        if size_bytes <= _SLICE_BYTES:
+            return await self._finish(b"".join((self._head(), *result, b"}")), 200)
+        # Sent as views of itself: as one body it would be copied at each layer on its way.
+        await self._begin(size_bytes, outcome)
+        for part in result:
+            await self._part(part)
+        await self._end()
+        assert self._stream is not None
+        return self._stream
+
+    def sink(self) -> ResultSink:
+        """The way for a result that is sent while it comes; `begun` is the answer then, `cut` ends a part of one."""
+        return ResultSink(self._begin, self._part, self._end)
+
+    @property
+    def begun(self) -> web.StreamResponse | None:
+        """The response whose result has begun; None before."""
+        return self._stream if self._result_begun else None
+
+    async def cut(self) -> NoReturn:
+        """Break the connection, so that nobody takes a part of a result for the whole."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        await asyncio.sleep(0)  # Now aiohttp cancels the request's task.
+        raise ConnectionResetError("the answer broke off")
 
     async def nothing(self) -> web.StreamResponse:
         """End without an answer, as a call that its client has cancelled does: a stream without that event."""
@@ -81,19 +109,36 @@ class Answer:
             await self._stream.write_eof()
         return self._stream
 
-    async def _sliced(self, parts: Sequence[Bytes]) -> web.StreamResponse:
-        """Send what is large as views of itself: as one body it would be copied at each layer on its way."""
-        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
-        answer.content_length = sum(len(part) for part in parts)
-        await answer.prepare(self._request)
-        for part in parts:
-            view = memoryview(part)
-            for start in range(0, len(part), _SLICE_BYTES):
-                async with self._write_deadline():
-                    await answer.write(view[start : start + _SLICE_BYTES])
+    def _head(self) -> bytes:
+        return b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":'
+
+    async def _begin(self, size_bytes: int, outcome: str | None) -> None:
+        if self._gone:
+            raise ConnectionResetError("the client has gone")
+        self._result_begun, head = True, self._head()
         async with self._write_deadline():
-            await answer.write_eof()
-        return answer
+            if self._stream is None:
+                headers = {"Content-Type": "application/json"} | ({OUTCOME_HEADER: outcome} if outcome else {})
+                self._stream = web.StreamResponse(headers=headers)
+                self._stream.content_length = len(head) + size_bytes + 1
+                self._tail = b"}"
+                await self._stream.prepare(self._request)
+            else:
+                head, self._tail = b"event: message\r\ndata: " + head, b"}\r\n\r\n"
+            await self._stream.write(head)
+
+    async def _part(self, part: Bytes) -> None:
+        assert self._stream is not None
+        view = memoryview(part)
+        for start in range(0, len(part), _SLICE_BYTES):
+            async with self._write_deadline():
+                await self._stream.write(view[start : start + _SLICE_BYTES])
+
+    async def _end(self) -> None:
+        assert self._stream is not None
+        async with self._write_deadline():
+            await self._stream.write(self._tail)
+            await self._stream.write_eof()
 
     async def tell(self, data: bytes) -> None:
         """Send one JSON-RPC message as an event of its own."""
@@ -102,7 +147,9 @@ class Answer:
             await stream.write(b"event: message\r\ndata: " + data + b"\r\n\r\n")
 
     async def ping(self) -> None:
-        """Keep a slow answer's connection alive."""
+        """Keep a slow answer's connection alive, unless its result is on the way."""
+        if self._result_begun:
+            return
         async with self._write_deadline():
             stream = await self._opened()
             await stream.write(b": ping\r\n\r\n")

@@ -22,6 +22,7 @@ from agent.core.raw_json import Bytes, exact
 from agent.core.route_table import Route
 from agent.dispatch import Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
+from agent.links.large_answer import ResultSink
 from agent.model import PROBE_META_KEY, Json
 from agent.request_state import StateRefused, asks
 
@@ -66,8 +67,12 @@ async def forward(
     *,
     served: Served,
     session_id: str | None = None,
+    sink: ResultSink | None = None,
 ) -> Forwarded:
-    """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result."""
+    """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result.
+
+    A large result may go to `sink` while it comes; `AnswerCut` then says that it will never be whole.
+    """
     served.backend = None
 
     async def pass_on(note_method: str, note: Json) -> None:
@@ -77,7 +82,7 @@ async def forward(
 
     try:
         forwarded = await dispatch.forward(
-            method, route, params, pass_on, session_id=session_id, on_attempt=served.asked
+            method, route, params, pass_on, session_id=session_id, on_attempt=served.asked, sink=sink
         )
     except RpcError as exc:
         data = _named_as_asked(exc.data, route, params) if method == "resources/read" else exc.data

@@ -5,6 +5,7 @@ and headers that agree) is answered here; everything else goes to the bridge, wh
 rule: this way answers nothing that the other way would answer differently.
 """
 
+import logging
 from typing import Any, Final
 
 import orjson
@@ -21,12 +22,17 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from agent.api.answer import Answer, KeptAlive
 from agent.api.asgi_bridge import AsgiBridge
 from agent.api.catalogue import LISTS, Catalogue
-from agent.api.forwarding import forward, logged, written
+from agent.api.forwarding import Served, forward, logged, written
 from agent.api.incoming import read_body, speaks_json
 from agent.api.search import unwrapped
 from agent.core.exact_json import read_json
+from agent.core.route_table import Route
 from agent.dispatch import Dispatch
+from agent.errors import AnswerCut
 from agent.model import Json
+from agent.request_state import asks
+
+log = logging.getLogger(__name__)
 
 _ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"})
 _PARAM_HEADER: Final = "mcp-param-"
@@ -66,11 +72,26 @@ class NativePath:
                 if route is None or not (inner or self._param_headers_agree(method, params, request)):
                     served.handed_on = True
                     return await self._bridge.handle(request, body)
-                with KeptAlive(self._bridge.start_task, answer.ping):
-                    forwarded = await forward(self._dispatch, method, route, params, answer.notify, served=served)
-                return await answer.result(*written(method, route, forwarded, modern=True))
+                return await self._forwarded(method, route, params, answer, served)
         except MCPError as exc:
             return await answer.error(exc)
+        except AnswerCut as exc:
+            log.warning("MCP answer broke off", extra={"reason": str(exc)})
+            await answer.cut()
+
+    async def _forwarded(
+        self, method: str, route: Route, params: Json, answer: Answer, served: Served
+    ) -> web.StreamResponse:
+        with KeptAlive(self._bridge.start_task, answer.ping):
+            forwarded = await forward(
+                self._dispatch, method, route, params, answer.notify, served=served, sink=answer.sink()
+            )
+        if answer.begun is not None:
+            return answer.begun
+        outcome = None if asks(forwarded.result) else "tool_error" if served.tool_error else "ok"
+        parts = written(method, route, forwarded, modern=True)
+        del forwarded  # While a client reads its bytes, a large result need not lie here as objects too.
+        return await answer.result(*parts, outcome=outcome)
 
     def _param_headers_agree(self, method: str, params: Json, request: web.Request) -> bool:
         if method != "tools/call":

@@ -13,6 +13,7 @@ from typing import Final
 from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
 from agent.links import rpc
 from agent.links.http_pool import HttpPool, OutgoingBody, Response
+from agent.links.large_answer import ResultSink, is_large, pass_on
 from agent.links.sse import EventTooLarge, SseParser
 from agent.model import Json
 
@@ -71,21 +72,28 @@ class HttpRefusal(Exception):
 
 
 async def exchange(
-    pool: HttpPool, body: OutgoingBody, headers: Mapping[str, str], request_id: int | str, on_message: OnMessage
+    pool: HttpPool,
+    body: OutgoingBody,
+    headers: Mapping[str, str],
+    request_id: int | str,
+    on_message: OnMessage,
+    *,
+    sink: ResultSink | None = None,
 ) -> tuple[Json, Mapping[str, str]]:
     """Send a request; return its response message and the answer's headers.
 
-    Every other message of the answer's stream goes to `on_message`, in order. Cancellation closes the connection.
+    Every other message of the answer's stream goes to `on_message`, in order. A large result of a mesh node goes to
+    `sink`, where there is one, and the message says what is known of it. Cancellation closes the connection.
 
     Raises:
         CallNotSent, DialRefused: No connection could be made.
         AuthRefused, HttpRefusal: By status.
         ProtocolBroken: A redirect, an unknown content type, no JSON, the wrong ID, or a limit broken.
-        CallOutcomeUnknown: The answer ended before it was complete.
+        CallOutcomeUnknown: The answer ended before it was complete (`AnswerCut`: `sink` has got a part).
     """
     response = await pool.post(body, headers)
     try:
-        message = await _read_response(response, request_id, pool, on_message)
+        message = await _read_response(response, request_id, pool, on_message, sink)
     except BaseException:
         response.close()
         raise
@@ -93,9 +101,17 @@ async def exchange(
     return message, response.headers
 
 
-async def _read_response(response: Response, request_id: int | str, pool: HttpPool, on_message: OnMessage) -> Json:
+async def _read_response(
+    response: Response,
+    request_id: int | str,
+    pool: HttpPool,
+    on_message: OnMessage,
+    sink: ResultSink | None,
+) -> Json:
     await check_status(response, pool)
     kind = response.content_type
+    if kind == _JSON and sink is not None and is_large(response):
+        return await pass_on(response, request_id, pool, sink)
     if kind == _JSON:
         return _matching(rpc.decode(await _read_body(response, pool, ANSWER_BYTES_MAX)), request_id, pool)
     if kind != SSE_TYPE:

@@ -30,6 +30,7 @@ from agent.links.http_answer import (
     exchange,
 )
 from agent.links.http_pool import HttpPool, OutgoingBody
+from agent.links.large_answer import result_sink
 from agent.links.negotiation import (
     ACKNOWLEDGED,
     DISCOVER,
@@ -86,8 +87,12 @@ class ModernHttpDoor:
                 await on_notification(message["method"], rpc.params_of(message))
 
         try:
-            async with asyncio.timeout(timeout_s):
-                message, _ = await exchange(self._pool, body, all_headers, request_id, on_message)
+            async with asyncio.timeout(timeout_s) as deadline:
+                sink = result_sink.get()
+                if sink is not None:
+                    # The server has answered; how fast its client reads is no matter of the request's deadline.
+                    sink = sink.noting(lambda: deadline.reschedule(None))
+                message, _ = await exchange(self._pool, body, all_headers, request_id, on_message, sink=sink)
         except TimeoutError as exc:
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
         except HttpRefusal as exc:

@@ -1,0 +1,82 @@
+"""Large results through two nodes: the node in front holds next to nothing of them, however slowly they are read."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.e2e.running import RunningNode, StartNode, eventually
+from tests.integration.servers.hosting import Seen, http, rpc_error, rpc_result, scripted
+from tests.integration.test_large_results import calling, result_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+MIB = 1 << 20
+RESULT_MIB = 64
+READERS = 8
+# One for each reader that is held back, and buffers on both sides of it; held whole, it would be 512.
+GROWTH_MIB_MAX = 48
+
+
+async def _server(seen: Seen) -> tuple[bytes, bool]:
+    match seen.body.get("method"):
+        case "server/discover":
+            return rpc_result(seen, {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}), True
+        case "tools/list":
+            return rpc_result(seen, {"tools": [{"name": "write", "inputSchema": {"type": "object"}}]}), True
+        case "tools/call":
+            result = result_of(RESULT_MIB * MIB - 4096)
+            return http(200, b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)), True
+        case _:
+            return rpc_error(seen, 404, -32601, "Method not found"), True
+
+
+def _kib(node: RunningNode, field: str) -> int:
+    for line in Path(f"/proc/{node.process.pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise AssertionError(f"the kernel tells no {field}")
+
+
+async def test_slow_readers_of_large_results_cost_the_node_in_front_little_memory(
+    start: StartNode, tmp_path: Path
+) -> None:
+    all_have_begun = asyncio.Barrier(READERS)
+
+    async def read_slowly(url: str) -> int:
+        async with calling(url) as response:
+            size = len(await response.content.readexactly(MIB))
+            await all_have_begun.wait()  # Now all of them are under way at once, and nobody has read on.
+            while chunk := await response.content.readany():
+                size += len(chunk)
+            return size
+
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(scripted(_server))
+        kit = {"kit": {"url": server.url}}
+        back = await start("back", tmp_path / "back", servers=kit, MESH_DISCOVERY="off")
+        front = await start("front", tmp_path / "front", MESH_DISCOVERY="off", MESH_PEERS=f"back={back.url}")
+        await eventually(lambda: front.offers("kit__write"), 30)
+        before = _kib(front, "VmRSS")
+        async with asyncio.TaskGroup() as group:
+            readers = [group.create_task(read_slowly(front.url), name=f"reader {n}") for n in range(READERS)]
+        assert all(reader.result() > (RESULT_MIB - 1) * MIB for reader in readers)
+        growth_mib = (_kib(front, "VmHWM") - before) // 1024
+        assert growth_mib < GROWTH_MIB_MAX, growth_mib
+
+
+async def test_a_node_that_dies_in_the_middle_of_its_answer_breaks_the_clients_connection(
+    start: StartNode, tmp_path: Path
+) -> None:
+    async with scripted(_server) as server:
+        kit = {"kit": {"url": server.url}}
+        back = await start("back", tmp_path / "back", servers=kit, MESH_DISCOVERY="off")
+        front = await start("front", tmp_path / "front", MESH_DISCOVERY="off", MESH_PEERS=f"back={back.url}")
+        await eventually(lambda: front.offers("kit__write"), 30)
+        async with calling(front.url) as response:
+            await response.content.readexactly(2 * MIB)
+            back.kill()
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()

@@ -1,0 +1,300 @@
+"""Large results of other nodes pass while they come: whole or visibly broken, as slowly as the client reads.
+
+The other nodes are scripts that say they are nodes, so that a test holds each byte in its hand. The one rule: a client
+never takes a part of a result for the whole.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from agent.links.large_answer import HELD_BYTES_MAX
+from agent.links.sse import SseParser
+from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, OUTCOME_HEADER, HttpTarget, Json, ServerScope, ServerSpec
+from discovery.model import Instance, InstanceKey
+from tests.e2e.running import eventually
+from tests.integration.servers.hosting import Script, Seen, http, rpc_error, rpc_result, scripted
+from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
+from tests.integration.test_endpoint_ways import headers, request
+
+MIB = 1 << 20
+Write = Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]
+
+
+def result_of(size_bytes: int, tail: bytes = b"") -> bytes:
+    text = b"0123456789abcdef" * (size_bytes // 16)
+    return b'{"resultType":"complete","content":[{"type":"text","text":"' + text + b'"}]' + tail + b"}"
+
+
+def answer_to(seen: Seen, result: bytes, outcome: str = "ok") -> bytes:
+    body = b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)
+    return http(200, body, **{OUTCOME_HEADER.replace("-", "_"): outcome})
+
+
+@dataclass
+class FalseNode:
+    """Says that it is a node with one service, and writes its answers to calls itself."""
+
+    name: str
+    write: Write
+    asked: int = 0
+    script: Script | None = None
+    node_id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.node_id = f"node-{self.name}"
+
+    async def answer(self, seen: Seen) -> tuple[bytes | None, bool]:
+        match seen.body.get("method"):
+            case "server/discover":
+                card = {"node_id": self.node_id, "name": self.name}
+                capabilities = {"tools": {}, "extensions": {MESH_EXTENSION: card}}
+                return rpc_result(seen, {"supportedVersions": ["2026-07-28"], "capabilities": capabilities}), True
+            case "tools/list":
+                return rpc_result(seen, {"tools": [self._tool("look"), self._tool("write")]}), True
+            case "tools/call":
+                self.asked += 1
+                assert self.script is not None
+                await self.write(seen, self.script.writers[seen.connection - 1])
+                return b"", False
+            case _:
+                return rpc_error(seen, 404, -32601, "Method not found"), True
+
+    def _tool(self, name: str) -> Json:
+        origin = {"node": self.name, "node_id": self.node_id, "server": "kit", "tool": name, "scope": "service"}
+        return {
+            "name": f"kit__{name}",
+            "inputSchema": {"type": "object"},
+            "annotations": {"readOnlyHint": name == "look"},
+            "_meta": {ORIGIN_META_KEY: {**origin, "via": []}},
+        }
+
+    def instance(self) -> Instance:
+        assert self.script is not None
+        host, _, port = self.script.url.removeprefix("http://").removesuffix("/mcp").partition(":")
+        meta = {"node_id": self.node_id, "name": self.name, "scheme": "http", "epoch": "1", "mcp_path": "/mcp"}
+        return Instance(InstanceKey("dc1", "m", self.name), host, int(port), meta=meta)
+
+
+@asynccontextmanager
+async def front_of(folder: Path, *peers: FalseNode) -> AsyncIterator[RunningNode]:
+    async with AsyncExitStack() as stack:
+        for peer in peers:
+            peer.script = await stack.enter_async_context(scripted(peer.answer))
+        front = await stack.enter_async_context(running_node("front", folder))
+        front.mesh.take_catalog(catalog(*(peer.instance() for peer in peers)))
+
+        def replicas() -> int:
+            route = front.mesh.routes.tools.get("kit__look")
+            return 0 if route is None else len(route.replicas)
+
+        await front.when(lambda: replicas() == len(peers))
+        yield front
+
+
+@asynccontextmanager
+async def calling(url: str, name: str = "kit__write") -> AsyncIterator[aiohttp.ClientResponse]:
+    body = json.dumps(request("tools/call", {"name": name, "arguments": {}})).encode()
+    sent = {**dict(headers("tools/call", name)), "Content-Type": "application/json"}
+    async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=sent) as response:
+        yield response
+
+
+def outcomes(node: RunningNode) -> dict[str, float]:
+    """How calls ended, by the metric."""
+    found: dict[str, float] = {}
+    for line in node.metrics.render()[0].decode().splitlines():
+        if line.startswith("mesh_calls_total"):
+            labels, _, count = line.rpartition(" ")
+            found[labels.partition('outcome="')[2].partition('"')[0]] = float(count)
+    return found
+
+
+async def settled(node: RunningNode) -> None:
+    """Wait until a call is counted and none is under way."""
+
+    async def is_settled() -> bool:
+        return bool(outcomes(node)) and repr(node.dispatch) == "<Dispatch in_flight=0>"
+
+    await eventually(is_settled)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "tail"),
+    [("ok", b""), ("tool_error", b',"isError":true'), ("ok", b',"structuredContent":{"isError":true,"n":1.0}')],
+)
+@pytest.mark.parametrize("size_bytes", [HELD_BYTES_MAX // 2, 3 * MIB])
+async def test_a_large_result_arrives_byte_for_byte_and_is_counted_as_it_ended(
+    outcome: str, tail: bytes, size_bytes: int, tmp_path: Path
+) -> None:
+    result = result_of(size_bytes, tail)
+
+    async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer_to(seen, result, outcome))
+        await writer.drain()
+
+    async with front_of(tmp_path, FalseNode("one", write)) as front, calling(front.url) as response:
+        assert response.headers[OUTCOME_HEADER] == outcome
+        assert await response.read() == b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"
+        await settled(front)
+        assert outcomes(front) == {outcome: 1.0}
+
+
+async def test_a_large_result_passes_two_real_nodes(tmp_path: Path) -> None:
+    result = result_of(3 * MIB, b',"n":123456789012345678901234567890')
+
+    async def answer(seen: Seen) -> tuple[bytes, bool]:
+        match seen.body.get("method"):
+            case "server/discover":
+                return rpc_result(seen, {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}), True
+            case "tools/list":
+                return rpc_result(seen, {"tools": [{"name": "write", "inputSchema": {"type": "object"}}]}), True
+            case "tools/call":
+                return http(200, b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)), True
+            case _:
+                return rpc_error(seen, 404, -32601, "Method not found"), True
+
+    async with scripted(answer) as script:
+        spec = ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE)
+        async with (
+            running_node("back", tmp_path / "back", servers=[spec]) as back,
+            running_node("front", tmp_path / "front") as front,
+        ):
+            await back.connected("kit")
+            front.mesh.take_catalog(catalog(instance(back)))
+            await front.when(lambda: "kit__write" in front.mesh.routes.tools)
+            async with calling(front.url) as response:
+                assert await response.read() == b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"
+            await settled(front)
+            await settled(back)
+            assert outcomes(front) == outcomes(back) == {"ok": 1.0}
+
+
+async def test_one_that_breaks_off_early_is_asked_for_again_elsewhere(tmp_path: Path) -> None:
+    result = result_of(3 * MIB)
+
+    async def break_off(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer_to(seen, result)[: HELD_BYTES_MAX // 2])
+        await writer.drain()
+
+    async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer_to(seen, result))
+        await writer.drain()
+
+    broken = FalseNode("one", break_off)
+    async with front_of(tmp_path, broken, FalseNode("two", write)) as front:
+        while not broken.asked:
+            async with calling(front.url, "kit__look") as response:
+                assert json.loads(await response.read())["result"] == json.loads(result)
+
+
+@pytest.mark.parametrize("tool", ["look", "write"])
+async def test_one_that_breaks_off_late_breaks_the_clients_connection_and_is_never_sent_again(
+    tool: str, tmp_path: Path
+) -> None:
+    async def break_off(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer_to(seen, result_of(4 * MIB))[: 3 * MIB])
+        await writer.drain()
+
+    peers = FalseNode("one", break_off), FalseNode("two", break_off)
+    async with front_of(tmp_path, *peers) as front:
+        async with calling(front.url, f"kit__{tool}") as response:
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        assert sum(peer.asked for peer in peers) == 1
+        await settled(front)
+        assert outcomes(front) == {"unknown": 1.0}
+
+
+SMUGGLED = b'{"resultType":"complete"},"id":9,"result":{"x":1}'
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_node_cannot_smuggle_members_into_our_envelope(late: bool, tmp_path: Path) -> None:
+    filler = b" " * (2 * MIB)
+    body = SMUGGLED[:-1] + filler + b"}" if not late else SMUGGLED[:1] + filler + SMUGGLED[1:]
+
+    async def smuggle(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer_to(seen, body))
+        await writer.drain()
+
+    async with front_of(tmp_path, FalseNode("one", smuggle)) as front, calling(front.url) as response:
+        if late:
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        else:
+            assert json.loads(await response.read())["error"]["code"] == -32603
+
+
+async def test_what_a_slow_client_does_not_read_is_not_read_from_the_other_node(tmp_path: Path) -> None:
+    result = result_of(64 * MIB)
+    written, stalled = 0, asyncio.Event()
+
+    async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        writer.transport.set_write_buffer_limits(high=0)
+        view = memoryview(answer_to(seen, result))
+        for start in range(0, len(view), MIB):
+            writer.write(view[start : start + MIB])
+            try:
+                async with asyncio.timeout(None if stalled.is_set() else 0.5):
+                    await writer.drain()
+            except TimeoutError:
+                stalled.set()  # A busy machine may say so too early, when even less was written.
+                await writer.drain()
+            written += 1
+        stalled.set()
+
+    async with front_of(tmp_path, FalseNode("one", write)) as front, calling(front.url) as response:
+        await stalled.wait()
+        assert written < 40, "MiB; the kernel's buffers of two connections hold the rest"
+        assert len(await response.read()) > 64 * MIB
+
+
+async def test_an_answer_that_was_kept_alive_carries_a_large_result_as_one_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.api.answer.PING_EVERY_S", 0.01)
+    result, pinged = result_of(3 * MIB), asyncio.Event()
+
+    async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await pinged.wait()
+        view: Any = memoryview(answer_to(seen, result))
+        for start in range(0, len(view), MIB // 4):
+            writer.write(view[start : start + MIB // 4])
+            await writer.drain()
+
+    async with front_of(tmp_path, FalseNode("one", write)) as front, calling(front.url) as response:
+        content = await response.content.readany()
+        pinged.set()
+        content += await response.read()
+        assert response.content_type == "text/event-stream"
+        assert SseParser(8 * MIB).feed(content) == [b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"]
+
+
+async def test_a_client_that_goes_ends_the_reading_and_blames_nobody(tmp_path: Path) -> None:
+    gone = asyncio.Event()
+
+    async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        view = memoryview(answer_to(seen, result_of(64 * MIB)))
+        try:
+            for start in range(0, len(view), MIB):
+                writer.write(view[start : start + MIB])
+                await writer.drain()
+        except ConnectionError:
+            gone.set()
+            raise
+
+    async with front_of(tmp_path, FalseNode("one", write)) as front:
+        async with calling(front.url) as response:
+            await response.content.readany()
+        await gone.wait()
+        await settled(front)
+        assert outcomes(front) == {"cancelled": 1.0}
