@@ -154,6 +154,20 @@ async def test_unknown_methods_and_wrong_params_are_errors_of_their_request(tmp_
         assert await error(mcp.http.post(node.url, json=hello(experimental={"x": "y" * 70_000}))) == (413, -32600)
 
 
+async def test_our_own_tools_take_any_number_and_refuse_what_is_too_deep(tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as node, raw_session(node.url) as mcp:
+        huge = call("get_mcp_server_functions", server_name=10**30)
+        async with mcp.post(huge) as response:
+            result = (await response.json())["result"]
+        assert result["isError"] is True
+        assert str(10**30)[:20] in result["content"][0]["text"]
+        deep: Json = {}
+        for _ in range(500):
+            deep = {"deeper": deep}
+        async with mcp.post(call("get_mcp_server_functions", server_name=deep)) as response:
+            assert (await response.json())["error"]["code"] == -32602
+
+
 async def test_other_http_methods_types_and_readers_are_refused(tmp_path: Path) -> None:
     async with running_node("one", tmp_path) as node, raw_session(node.url) as mcp:
         for method in ("PUT", "PATCH", "HEAD"):
