@@ -181,6 +181,7 @@ class Node:
                     routes=routes,
                     dispatch=self._dispatch,
                     list_changed=self._metrics.list_changed,
+                    session_event=self._metrics.session_event,
                     # Peers list what there is, whatever clients of this node like to see.
                     search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,
                     draining=lambda: self.state == "draining",

@@ -109,6 +109,10 @@ class Metrics:
         dials = Counter("mesh_dials", "Attempts to open a link by outcome.", ["outcome"], registry=registry)
         reconnects = Counter("mesh_link_reconnects", "Links that broke.", ["backend"], registry=registry)
         changes = Counter("mesh_list_changes", "Changed lists that clients were told of.", ["kind"], registry=registry)
+        self._sessions = Gauge("mesh_sessions", "Open sessions of clients before 2026-07-28.", registry=registry)
+        self._session_events = Counter(
+            "mesh_session_events", "What happened to sessions.", ["event"], registry=registry
+        )
         retries = Counter("mesh_retries", "Calls that were sent again.", ["backend"], registry=registry)
         ejections = Counter(
             "mesh_ejections", "Replicas that got no more calls for a while.", ["backend", "reason"], registry=registry
@@ -123,6 +127,11 @@ class Metrics:
         self._dials = _Limited(dials, EVENT_LABEL_SETS_MAX, names=1)
         self._reconnects = _Limited(reconnects, EVENT_LABEL_SETS_MAX, names=1)
         self._list_changes = _Limited(changes, EVENT_LABEL_SETS_MAX, names=1)
+
+    def session_event(self, event: str) -> None:
+        """A session was `opened` or `refused`, lost its slow stream (`stream_dropped`), or ended: any other word."""
+        self._sessions.inc({"opened": 1, "refused": 0, "stream_dropped": 0}.get(event, -1))
+        self._session_events.labels(event).inc()
 
     def call_started(self) -> None:
         """One more call in flight."""

@@ -69,21 +69,22 @@ async def build_endpoint(
     routes: Callable[[], RouteTable],
     dispatch: Dispatch,
     list_changed: Callable[[str], None],
+    session_event: Callable[[str], None],
     search_mode: bool | None = None,
     draining: Callable[[], bool] = lambda: False,
     limits: PageLimits | None = None,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
-    `list_changed` counts the notices sent. `search_mode`: whether clients that ask for nothing get the search tools in
-    place of all tools; None: there are no search tools. `draining`: whether peers are to look for somebody else.
-    `limits`: of one page of a list; None: the usual ones.
+    `list_changed` counts the notices sent, `session_event` what happens to sessions. `search_mode`: whether clients
+    that ask for nothing get the search tools in place of all tools; None: there are no search tools. `draining`:
+    whether peers are to look for somebody else. `limits`: of one page of a list; None: the usual ones.
     """
     server = build_management(identity.name, __version__, desk, asks_others=path != PEER_PATH)
     if search_mode is not None:
         add_search_tools(server, ToolSearch(routes))
     bus = InMemorySubscriptionBus()
-    sessions = Sessions()
+    sessions = Sessions(session_event)
     notices = Notices(bus, sessions.tell, list_changed)
     own = await _own_definitions(server)
     search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]

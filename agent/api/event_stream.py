@@ -7,6 +7,7 @@ reads too slowly loses its stream, and nobody else notices.
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -24,10 +25,14 @@ _PING: Final = b": ping\r\n\r\n"
 
 
 class EventStream:
-    """One stream. `tell` and `end` may be called at any time; `serve` runs once, in the request's own task."""
+    """One stream. `tell` and `end` may be called at any time; `serve` runs once, in the request's own task.
 
-    def __init__(self, request: web.Request) -> None:
+    `dropped` is called when its client does not read it.
+    """
+
+    def __init__(self, request: web.Request, dropped: Callable[[], None]) -> None:
         self._request = request
+        self._dropped = dropped
         self._events: deque[bytes] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
@@ -96,6 +101,7 @@ class EventStream:
                 await response.write(data)
 
     def _cut(self) -> None:
+        self._dropped()
         self._events.clear()
         self.end()
         if self._request.transport is not None:

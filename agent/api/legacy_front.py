@@ -67,7 +67,7 @@ class LegacyFront:
                 case "GET":
                     return await self._listen(request)
                 case "DELETE":
-                    self._sessions.end(self._session(request), "its client ended it")
+                    self._sessions.end(self._session(request), "by_client")
                     return _nothing(200)
                 case _:
                     allowed = {"Allow": "GET, POST, DELETE"}

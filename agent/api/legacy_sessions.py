@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -34,7 +35,11 @@ T = TypeVar("T")
 class Sessions:
     """The table. Its one writer is the event loop; between the two halves of `cleanup_ctx` it is open."""
 
-    def __init__(self, *, sessions_max: int = SESSIONS_MAX, idle_max_s: float = IDLE_MAX_S) -> None:
+    def __init__(
+        self, record: Callable[[str], None], *, sessions_max: int = SESSIONS_MAX, idle_max_s: float = IDLE_MAX_S
+    ) -> None:
+        """`record` counts what happens to sessions, by a word (docs/metrics.md)."""
+        self._record = record
         self._sessions_max = sessions_max
         self._idle_max_s = idle_max_s
         # Longest unused first.
@@ -57,7 +62,7 @@ class Sessions:
                 self._tasks = None
                 sweeper.cancel()
                 for session in list(self._sessions.values()):
-                    self.end(session, "the node stops")
+                    self.end(session, "stopped")
 
     async def on_shutdown(self, _app: web.Application) -> None:
         """For `app.on_shutdown`: aiohttp calls it before it waits for requests in flight."""
@@ -86,10 +91,12 @@ class Sessions:
             idle = next((session for session in self._sessions.values() if not session.busy), None)
             if idle is None:
                 log.warning("MCP session refused, all are in use", extra={"limit": self._sessions_max})
+                self._record("refused")
                 return None
-            self.end(idle, "makes room for another one")
+            self.end(idle, "made_room")
         session = Session(secrets.token_urlsafe(_ID_BYTES), version, client, capabilities, _now_s())
         self._sessions[session.id] = session
+        self._record("opened")
         return session
 
     def find(self, session_id: str) -> Session | None:
@@ -103,11 +110,12 @@ class Sessions:
         """Forget a session and end what is under way in it; may be repeated."""
         if self._sessions.pop(session.id, None) is not None:
             log.info("MCP session ended", extra={"why": why, "age_idle_s": round(_now_s() - session.used_at_s)})
+            self._record(why)
             session.end()
 
     async def stream(self, session: Session, request: web.Request) -> web.StreamResponse:
         """Serve the session's standing stream; it takes the place of one that a client may have lost."""
-        stream = EventStream(request)
+        stream = EventStream(request, partial(self._record, "stream_dropped"))
         if session.stream is not None:
             session.stream.end()
         session.stream = stream

@@ -19,7 +19,7 @@ async def serving() -> AsyncIterator[tuple[str, int, asyncio.Queue[EventStream],
     ends: asyncio.Queue[str] = asyncio.Queue()
 
     async def listen(request: web.Request) -> web.StreamResponse:
-        stream = EventStream(request)
+        stream = EventStream(request, lambda: ends.put_nowait("dropped"))
         streams.put_nowait(stream)
         try:
             response = await stream.serve()
@@ -98,6 +98,7 @@ async def test_a_client_that_is_too_many_events_behind_is_dropped(caplog: pytest
         assert "too slowly" in caplog.text
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
+        assert await ends.get() == "dropped"
         assert await ends.get() in ("cancelled", "ended")
 
 
@@ -109,6 +110,7 @@ async def test_a_client_that_is_too_many_bytes_behind_is_dropped(caplog: pytest.
         stream.tell(b"x" * 500_000)
         stream.tell(b"x" * 500_000)
         assert "too slowly" in caplog.text
+        assert await ends.get() == "dropped"
         assert await ends.get() in ("cancelled", "ended")
         assert "waiting=0" in repr(stream)
 
@@ -120,5 +122,6 @@ async def test_a_client_that_stopped_reading_is_dropped_though_little_waits(
     caplog.set_level(logging.WARNING)
     async with serving() as (_, port, streams, ends), deaf_client(port):
         await until_stuck(await streams.get())
+        assert await ends.get() == "dropped"
         assert await ends.get() in ("cancelled", "ended")
         assert "stopped reading" in caplog.text

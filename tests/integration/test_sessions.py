@@ -328,3 +328,12 @@ async def test_a_full_table_makes_room_by_the_session_that_was_idle_longest(
                     assert refused.status == 503
                     assert int(refused.headers["Retry-After"]) > 0
     assert "all are in use" in caplog.text
+
+
+async def test_metrics_count_sessions_and_how_they_end(tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as node, raw_session(node.url) as mcp, raw_session(node.local_url):
+        assert await status(mcp.http.delete(node.url, headers=mcp.headers)) == 200
+        text = node.metrics.render()[0].decode()
+        assert "mesh_sessions 1.0" in text
+        assert 'mesh_session_events_total{event="opened"} 2.0' in text
+        assert 'mesh_session_events_total{event="by_client"} 1.0' in text

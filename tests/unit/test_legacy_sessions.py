@@ -18,7 +18,7 @@ pytestmark = pytest.mark.looptime
 
 @asynccontextmanager
 async def table() -> AsyncIterator[Sessions]:
-    sessions = Sessions(sessions_max=3)
+    sessions = Sessions(lambda _: None, sessions_max=3)
     async with asynccontextmanager(sessions.cleanup_ctx)(web.Application()):
         yield sessions
 

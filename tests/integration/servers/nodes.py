@@ -210,6 +210,7 @@ class _Wiring:
                 routes=routes,
                 dispatch=dispatch,
                 list_changed=metrics.list_changed,
+                session_event=metrics.session_event,
                 draining=lambda: self.draining,
                 limits=self.limits,
             )
