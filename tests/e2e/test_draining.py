@@ -19,7 +19,7 @@ from tests.e2e.running import ERAS, RunningNode, StartNode, all_of, eventually, 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 # The promise is 30 s; half a second of it is grace, the rest is for calls, and ours end when we say so.
-STOPPED_WITHIN_S = 10.0
+STOPPED_WITHIN_S = 20.0
 
 
 async def has_begun(gate: Path) -> bool:
@@ -27,7 +27,11 @@ async def has_begun(gate: Path) -> bool:
 
 
 async def is_unready(node: RunningNode) -> bool:
-    status, _ = await node.request("GET", "/readyz")
+    """Whether it says so; on a busy machine its door may be closed before anybody has asked."""
+    try:
+        status, _ = await node.request("GET", "/readyz")
+    except aiohttp.ClientConnectorError:
+        return True
     return status == 503
 
 
@@ -80,9 +84,9 @@ async def test_node_leaves_in_order_and_its_calls_in_flight_complete(
         await tally.grows()
         asked_at_s = time.monotonic()
         leaves.process.terminate()
-        await eventually(partial(is_unready, leaves), 5)
-        await eventually(partial(is_forgotten, stays, "leaves"), 5)
-        await eventually(partial(has_closed_its_door, leaves), 5)
+        await eventually(partial(is_unready, leaves))
+        await eventually(partial(is_forgotten, stays, "leaves"))
+        await eventually(partial(has_closed_its_door, leaves))
         await tally.grows()
         assert leaves.process.returncode is None
         for gate in gates:
@@ -141,7 +145,7 @@ async def test_second_interrupt_ends_the_drain_at_once_with_the_exit_code_of_an_
         await eventually(partial(has_begun, gate))
         node.process.send_signal(signal.SIGINT)
         node.process.send_signal(signal.SIGTERM)  # Supervisors repeat themselves; that means nothing.
-        await eventually(partial(has_closed_its_door, node), 5)
+        await eventually(partial(has_closed_its_door, node))
         assert node.process.returncode is None
         node.process.send_signal(signal.SIGINT)
         async with asyncio.timeout(STOPPED_WITHIN_S):

@@ -2,10 +2,11 @@
 
 import re
 
+import orjson
 import pytest
 
 from tests.e2e.meshes import SharedMesh
-from tests.e2e.running import ERAS, ROOT, all_of
+from tests.e2e.running import ERAS, ROOT, all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 
@@ -28,10 +29,15 @@ async def test_every_promised_metric_is_there_after_traffic_and_no_other(mesh: S
     assert len(shown) >= 16
     assert shown == promised_metrics()
     assert "process_cpu_seconds_total" in text
-    assert await mesh.plain.metric("mesh_consul_up") == 1
-    assert await mesh.plain.metric("mesh_links", state="ready") == 2
-    assert await mesh.plain.metric("mesh_calls_in_flight") == 0
-    assert await mesh.plain.metric("mesh_name_conflicts") == 0
+    expected = {"mesh_consul_up": 1.0, "mesh_calls_in_flight": 0.0, "mesh_name_conflicts": 0.0}
+
+    async def all_is_well() -> bool:
+        found = {name: await mesh.plain.metric(name) for name in expected}
+        # A link is suspect for a moment when a busy machine is late with two probes.
+        assert (found, await mesh.plain.metric("mesh_links", state="ready")) == (expected, 2)
+        return True
+
+    await eventually(all_is_well)
 
 
 async def test_calls_of_one_tool_are_spread_over_the_nodes_that_have_it_and_are_counted(mesh: SharedMesh) -> None:
@@ -54,16 +60,23 @@ async def test_each_request_is_one_line_with_the_word_mcp(mesh: SharedMesh, era:
         await client.list_tools()
         await client.call_tool("kit__add", {"terms": [424_242]})
         await client.list_prompts()
+
+    async def all_logged() -> bool:
+        # The line is written when the answer is, and read here from a file.
         asked = [(line["method"], line["mcp_name"]) for line in mesh.plain.events("MCP request")[before:]]
-    # Peers' links list and probe as they like; nobody but us calls.
-    assert [entry for entry in asked if entry[0] == "tools/call"] == [("tools/call", "kit__add")]
-    assert {("tools/list", None), ("prompts/list", None)} <= set(asked)
+        # Peers' links list and probe as they like; nobody but us calls.
+        assert [entry for entry in asked if entry[0] == "tools/call"] == [("tools/call", "kit__add")]
+        assert {("tools/list", None), ("prompts/list", None)} <= set(asked)
+        return True
+
+    await eventually(all_logged)
     assert "424242" not in mesh.plain.log()
 
 
 async def test_every_line_of_a_log_is_one_json_object_with_time_level_and_event(mesh: SharedMesh) -> None:
     for node in mesh.nodes:
-        lines = node.log().splitlines()
-        assert len(node.events()) == len(lines)
-        assert all({"time", "level", "logger", "event"} <= record.keys() for record in node.events())
-        assert [record for record in node.events() if record["level"] in ("error", "critical")] == []
+        *lines, partial = node.log().split("\n")  # It goes on writing.
+        assert not partial or node.process.returncode is None
+        records = [orjson.loads(line) for line in lines]
+        assert all({"time", "level", "logger", "event"} <= record.keys() for record in records)
+        assert [record for record in records if record["level"] in ("error", "critical")] == []

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 PEERS = "/api/v1/mcp/peers"
 OFF: dict[str, Any] = {"MESH_DISCOVERY": "off"}
 # faults.md: a POST waits for the first attempt, 5 s at most; what is above is the test machine's.
-ANSWERED_WITHIN_S = 5.5
+ANSWERED_WITHIN_S = 8.0
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +64,19 @@ async def test_removed_discovered_peer_stays_away_through_a_kill_until_it_is_add
     await one.process.wait()
     again = await start(one)
     await eventually(partial(knows_instances, again, 2))
+    await eventually(partial(suppresses, again, "two"))
     assert await again.peers() == {}
-    assert (await again.request("GET", PEERS))[1]["data"]["suppressed"] == ["two"]
     # The other side was told nothing and still has its own link.
     await eventually(partial(two.sees, "one"))
     code, answer = await post(again, "two", two.url)
     assert (code, answer["data"]["function_count"]) == (201, 5)
-    assert (await again.request("GET", PEERS))[1]["data"]["suppressed"] == []
+    assert await suppresses(again)
     assert await again.sees("two")
     assert (await again.peers())["two"]["source"] == "override"
+
+
+async def suppresses(node: RunningNode, *names: str) -> bool:
+    return bool((await node.request("GET", PEERS))[1]["data"]["suppressed"] == list(names))
 
 
 async def knows_instances(node: RunningNode, count: int) -> bool:

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import re
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,8 @@ from tests.e2e.running import (
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 DEFAULT_PORT, CONSULS_PORT = 8000, 8500
+# Others hold the machine's defaults for the length of a test.
+MACHINE_WAIT_S = 150.0
 
 
 class Bare:
@@ -81,15 +86,32 @@ def held(port: int) -> Iterator[None]:
         yield
 
 
-async def test_two_nodes_with_nothing_set_find_each_other_and_keep_their_names_and_identities(bare: Bare) -> None:
+@pytest.fixture
+async def the_machine() -> AsyncIterator[None]:
+    """Let one test run at a time, of all test runs on this machine, use the ports and the catalog that are defaults."""
+    path = Path(tempfile.gettempdir()) / f"mcp-mesh-agent-tests-{os.getuid()}.lock"
+    with path.open("w") as lock:
+
+        async def free() -> bool:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # An error is "not yet".
+            return True
+
+        await eventually(free, MACHINE_WAIT_S)
+        yield
+
+
+# A service name of the test's own: what else runs on this machine may be in its default catalog under the usual one.
+@pytest.mark.usefixtures("the_machine")
+@pytest.mark.timeout(300)
+async def test_two_nodes_with_no_address_set_find_each_other_and_keep_their_names_and_identities(bare: Bare) -> None:
+    settings = {"MESH_SERVICE_NAME": f"mcp-node-{free_port()}"}
     with held(DEFAULT_PORT):
-        one = await bare.start()
-        two = await bare.start()
-    assert one.port > DEFAULT_PORT
-    assert two.port > one.port
+        one = await bare.start(**settings)
+        two = await bare.start(**settings)
+    assert DEFAULT_PORT not in (one.port, two.port)
+    assert one.port != two.port
     assert one.name != two.name
     assert two.name == f"{one.name}-{two.port}"
-    # Other people's nodes may be on this machine's catalog as well.
     await eventually(partial(has_peer, one, two.name), 30)
     await eventually(partial(has_peer, two, one.name), 30)
     for node in (one, two):
@@ -190,6 +212,8 @@ async def refused(bare: Bare, **settings: str) -> str:
 
 
 @pytest.mark.consul
+@pytest.mark.usefixtures("the_machine")
+@pytest.mark.timeout(300)
 async def test_nodes_move_to_a_consul_that_appears_on_this_machine(bare: Bare, consul_program: Path) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

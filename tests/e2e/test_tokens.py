@@ -231,11 +231,11 @@ async def test_token_is_replaced_without_a_failed_request(start: StartNode, tmp_
         await before.grows()
         # First everybody learns the new one, then everybody uses it, then nobody knows the old one.
         replace_file(file, f"{old}\n{new}\n".encode())
-        await eventually(partial(accepts, with_new), 5)
+        await eventually(partial(accepts, with_new))
         async with steady_calls(with_new[0], "back__notes__list") as after:
             await after.grows()
             replace_file(file, f"{new}\n{old}\n".encode())
-            await eventually(partial(rotated, 2), 5)
+            await eventually(partial(rotated, 2))
             await eventually(partial(with_new[0].sees, "back"))
             await before.grows(30)
             await after.grows(30)
@@ -244,7 +244,7 @@ async def test_token_is_replaced_without_a_failed_request(start: StartNode, tmp_
     async with steady_calls(with_new[0], "back__notes__list") as last:
         await last.grows()
         replace_file(file, f"{new}\n".encode())
-        await eventually(partial(accepts, [front, back], yes=False), 5)
+        await eventually(partial(accepts, [front, back], yes=False))
         await last.grows(30)
         assert await with_new[0].sees("back")
         assert await with_new[1].sees("front")
