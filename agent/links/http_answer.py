@@ -6,8 +6,7 @@ on; an answer that breaks off is `CallOutcomeUnknown`, one that is not MCP is `P
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
 from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
@@ -131,13 +130,12 @@ class MessageStream:
         self._response = response
         self._pool = pool
         self._parser = SseParser(event_bytes_max)
-        self._ready: deque[bytes] = deque()
+        self._ready: Iterator[bytes] = iter(())
 
     async def next(self) -> Json | None:
         """The next message, None at the end. Raises `CallOutcomeUnknown` when it breaks, and `ProtocolBroken`."""
         while True:
-            while self._ready:
-                data = self._ready.popleft()
+            for data in self._ready:  # Goes on where it was left.
                 message = rpc.decode(data)
                 if "method" not in message or len(data) <= NOTIFICATION_BYTES_MAX:
                     return message
@@ -149,7 +147,7 @@ class MessageStream:
             if not chunk:
                 return None
             try:
-                self._ready.extend(self._parser.feed(chunk))
+                self._ready = iter(self._parser.feed(chunk))
             except EventTooLarge as exc:
                 raise ProtocolBroken(f"{self._pool.where}: {exc}") from exc
 

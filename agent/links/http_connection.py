@@ -116,15 +116,7 @@ class Connection(asyncio.Protocol):
         self._finished = finished
         self._lost = lost
         self._transport: asyncio.Transport | None = None
-        # It counts and bounds the head: 128 fields, 8,190 bytes each. Only what ends with the connection may lack a
-        # length; what we asked not to be compressed is not unpacked.
-        self._parser = HttpResponseParser(
-            self,  # type: ignore[arg-type]  # it asks for aiohttp's own protocol and uses the three members below
-            self._loop,
-            _LOW_WATER_BYTES,
-            read_until_eof=True,
-            auto_decompress=False,
-        )
+        self._parser: HttpResponseParser | None = None
         self._head: asyncio.Future[tuple[RawResponseMessage, StreamReader]] | None = None
         self._content: StreamReader | None = None
         self._closing = False
@@ -167,6 +159,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None, "exchange on a connection that is over"
         assert self._head is None, "exchange during another"
         assert self._content is None, "exchange during another"
+        self._parser = self._new_parser()
         waiting = self._head = self._loop.create_future()
         if len(body) < _ONE_WRITE_BYTES:
             self._transport.write(head + body)
@@ -185,7 +178,7 @@ class Connection(asyncio.Protocol):
     def finish(self) -> None:
         """The answer is complete: be idle, unless this connection has to end with it."""
         transport = self._transport
-        self._content = None
+        self._content = self._parser = None
         if self.failure is None and transport is not None:
             # An answer that came before the whole request went out leaves the rest of it in the way of the next.
             if self._closing or transport.is_closing() or transport.get_write_buffer_size():
@@ -200,11 +193,25 @@ class Connection(asyncio.Protocol):
             self._lost(self)
         if self._head is not None and not self._head.done():
             self._head.set_exception(failure)
-        content, self._content = self._content, None
+        content, self._content, self._parser = self._content, None, None
         if content is not None and not content.is_eof():
             content.set_exception(failure)
         if self._transport is not None:
             self._transport.abort()  # Not `close`: that first writes what is left of a request, however long it takes.
+
+    def _new_parser(self) -> HttpResponseParser:
+        """One for each answer: it keeps every header, which an idle connection need not hold.
+
+        It counts and bounds the head: 128 fields, 8,190 bytes each. Only what ends with the connection may lack a
+        length; what we asked not to be compressed is not unpacked.
+        """
+        return HttpResponseParser(
+            self,  # type: ignore[arg-type]  # it asks for aiohttp's own protocol and uses the last three members below
+            self._loop,
+            _LOW_WATER_BYTES,
+            read_until_eof=True,
+            auto_decompress=False,
+        )
 
     # What the event loop tells
 
@@ -216,7 +223,7 @@ class Connection(asyncio.Protocol):
         """As `asyncio.Protocol`."""
         if self.failure is not None:
             return
-        if self._head is None and (self._content is None or self._content.is_eof()):
+        if self._parser is None or (self._content is not None and self._content.is_eof()):
             self.abort(NotHttp("spoke without being asked"))
             return
         try:
@@ -241,7 +248,7 @@ class Connection(asyncio.Protocol):
         """As `asyncio.Protocol`."""
         self._transport = None
         content = self._content
-        if self.failure is None and exc is None and content is not None and not content.is_eof():
+        if self._parser is not None and exc is None and content is not None and not content.is_eof():
             self._closing = True
             with contextlib.suppress(HttpProcessingError):
                 self._parser.feed_eof()  # The end of a body without a length, and of that alone.

@@ -34,7 +34,10 @@ _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
 class OutgoingBody:
-    """A request's bytes, which know whether their request was handed to the socket. One per request."""
+    """A request's bytes, which know whether their request was handed to the socket. One per request.
+
+    They are let go then: whoever waits for hours on a stream need not hold what asked for it.
+    """
 
     __slots__ = ("data", "sent")
 
@@ -91,8 +94,9 @@ class HttpPool:
         except (OSError, ValueError) as exc:
             raise CallNotSent(self.explain(exc)) from exc
         body.sent = True
+        data, body.data = body.data, b""
         try:
-            response = await connection.exchange(head, body.data)
+            response = await connection.exchange(head, data)
         except NotHttp as exc:
             raise ProtocolBroken(self.explain(exc)) from exc
         except OSError as exc:
