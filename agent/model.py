@@ -97,7 +97,8 @@ class PeerSpec:
 
     `expected_node_id`: what the catalog's Meta says; another answer is refused. `is_mesh_node`: the catalog says that
     it is one of us, so `/local` is dialled directly. `sighting` changes whenever the catalog says something new about
-    it (appeared, passing again, another epoch); a change cuts a back-off short.
+    it (appeared, passing again, another epoch); a change cuts a back-off short. `local_token`: for the local endpoint
+    below `target` alone, once `target` has refused to answer without a token.
     """
 
     name: str
@@ -108,6 +109,7 @@ class PeerSpec:
     expected_node_id: str | None = None
     is_mesh_node: bool = False
     sighting: str = ""
+    local_token: str | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:

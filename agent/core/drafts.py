@@ -39,8 +39,10 @@ class Draft:
         """The finished peer.
 
         A discovered node that is named again at its own URL is still one: it gets the peer token that it would have got
-        unnamed, and is held to its node ID. Of all others the link finds out by itself whether they are mesh nodes.
+        unnamed, and is held to its node ID. Of all others the link finds out by itself whether they are mesh nodes;
+        a static peer, which has no token of its own, may be tried with the peer token where it asks for one.
         """
+        local_token = peer_token if self.source is PeerSource.STATIC and self.scope is PeerScope.LOCAL else None
         spec = PeerSpec(
             self.name,
             self.target,
@@ -48,13 +50,18 @@ class Draft:
             self.scope,
             aliases=tuple(self.aliases),
             sighting=" | ".join(sorted(self.sightings - {""})),
+            local_token=local_token,
         )
         # The peer token is good for what a node serves itself, so it is of no use to a gateway.
         if peer_token is None or self.target.token is not None or self.scope is PeerScope.MESH or not self.nodes:
             return spec
         expected = self.identity if self.identity in self.nodes else min(self.nodes)
         return replace(
-            spec, target=replace(self.target, token=peer_token), expected_node_id=expected, is_mesh_node=True
+            spec,
+            target=replace(self.target, token=peer_token),
+            expected_node_id=expected,
+            is_mesh_node=True,
+            local_token=None,
         )
 
 

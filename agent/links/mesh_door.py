@@ -42,8 +42,8 @@ async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoo
     if spec.is_mesh_node and spec.scope is PeerScope.LOCAL:
         target = local_target(target)
     async with AsyncExitStack() as stack:
-        target, opened_door = await _first_door(spec, target, own, stack)
-        if opened_door.identity is None or spec.scope is PeerScope.MESH or target == local_target(spec.target):
+        url, opened_door = await _first_door(spec, target, own, stack)
+        if opened_door.identity is None or spec.scope is PeerScope.MESH or url == local_target(spec.target).url:
             yield opened_door
             return
     async with open_door(local_target(spec.target)) as door:
@@ -52,17 +52,20 @@ async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoo
 
 async def _first_door(
     spec: PeerSpec, target: HttpTarget, own: NodeIdentity, stack: AsyncExitStack
-) -> tuple[HttpTarget, OpenDoor]:
-    """The door at `target`, or the local one of a node that refuses the token at `target`; and where it was opened."""
+) -> tuple[str, OpenDoor]:
+    """The door at `target`, or the local one of a node that refuses us at `target`; and the URL where it was opened.
+
+    A token is shown to nobody but the host that was named, over the scheme that was named.
+    """
     try:
         door = await stack.enter_async_context(open_door(target))
     except AuthRefused as refused:
         # A token between nodes is good for the local endpoint alone, which nobody should have to spell out.
-        local = local_target(target)
-        if spec.scope is PeerScope.MESH or target.token is None or target == local:
+        local = replace(local_target(target), token=target.token or spec.local_token)
+        if spec.scope is PeerScope.MESH or local.token is None or target == local:
             raise
-        return local, await _let_in(spec, local, own, stack, refused)
-    return target, OpenDoor(door, checked_identity(door.hello, spec, own))
+        return local.url, await _let_in(spec, local, own, stack, refused)
+    return target.url, OpenDoor(door, checked_identity(door.hello, spec, own))
 
 
 async def _let_in(

@@ -251,3 +251,13 @@ async def test_token_is_replaced_without_a_failed_request(start: StartNode, tmp_
     assert last.failures == []
     assert old not in front.log() + back.log()
     assert new not in front.log() + back.log()
+
+
+async def test_static_peer_of_a_mesh_with_tokens_is_linked_without_a_catalog(start: StartNode, tmp_path: Path) -> None:
+    settings = {"MESH_DISCOVERY": "off", "MESH_TOKEN": TOKEN}
+    back = await start("back", tmp_path / "back", servers={"notes": example("notes")}, **settings)
+    front = await start("front", tmp_path / "front", MESH_PEERS=f"fixed={back.url}", **settings)
+    await eventually(partial(front.offers, "back__notes__list"))
+    async with front.client() as client:
+        assert not (await client.call_tool("back__notes__list", {})).is_error
+    assert_silent(front.log(), back.log())

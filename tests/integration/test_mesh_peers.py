@@ -301,3 +301,28 @@ async def test_a_peer_that_stops_gets_no_new_calls_though_its_door_is_open_and_a
             assert (await direct.request("tools/list", {}, timeout_s=5))["tools"]
         release.set()
         assert (await call)["structuredContent"] == {"result": "held"}
+
+
+@pytest.mark.parametrize(
+    ("status", "shown_at"), [(401, {"/mcp/local"}), (403, {"/mcp/local"}), (404, set()), (503, set())]
+)
+async def test_a_static_peer_is_shown_the_peer_token_only_where_it_asks_for_one_and_at_its_local_endpoint(
+    status: int, shown_at: set[str], tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def answer(request: Seen) -> tuple[bytes, bool]:
+        asked.append((request.path, request.headers.get("authorization", "")))
+        return http(status), True
+
+    async with (
+        scripted(answer) as script,
+        running_node(
+            "one", tmp_path / "one", statics=[StaticPeer("fixed", script.url)], peer_token="between-nodes"
+        ) as one,
+    ):
+        await one.when(lambda: one.view("fixed").last_error)
+        assert not one.view("fixed").connected
+    assert asked[0] == ("/mcp", "")
+    assert {path for path, authorization in asked if authorization} == shown_at
+    assert {authorization for _, authorization in asked} - {""} == ({"Bearer between-nodes"} if shown_at else set())

@@ -70,3 +70,12 @@ def test_a_plain_instance_at_the_url_of_an_override_brings_it_no_token() -> None
     plain = Instance(InstanceKey("dc1", "m", "p"), "10.0.0.2", 8000)
     spec = _named_again(HttpTarget(URL), plain)
     assert (spec.target, spec.is_mesh_node) == (HttpTarget(URL), False)
+
+
+def test_a_static_peer_that_nobody_discovered_may_be_tried_with_the_peer_token_at_its_local_endpoint_alone() -> None:
+    (spec,) = select(Catalog(), OWN, statics=[StaticPeer("fixed", URL)], peer_token=TOKEN).peers
+    assert (spec.target, spec.local_token, spec.is_mesh_node) == (HttpTarget(URL), TOKEN, False)
+    assert TOKEN not in repr(spec)
+    assert _named_again(HttpTarget(URL)).local_token is None
+    known = select(Catalog((_node("node-b", ID_B),)), OWN, statics=[StaticPeer("fixed", URL)], peer_token=TOKEN)
+    assert known.peers[0].local_token is None
