@@ -19,10 +19,11 @@ from pydantic import ValidationError
 
 from agent.api.answer import Answer, KeptAlive
 from agent.api.incoming import accepts_events, read_body, refuse, speaks_json
-from agent.api.legacy_requests import ROUTED, LegacyRequests, Line
+from agent.api.legacy_requests import ROUTED, LegacyRequests, Line, outliving
 from agent.api.legacy_session import Outcome, Session
 from agent.api.legacy_sessions import Sessions
 from agent.core.exact_json import read_json
+from agent.errors import AnswerCut
 from agent.model import Json
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class LegacyFront:
             session.check_call(request_id)
         except MCPError as exc:
             return await answer.error(exc, 200)
-        line = Line(session, answer.tell)
+        line = Line(session, answer.tell, outliving(answer.sink()))
         call = self._sessions.start_task(self._call(line, method, params), f"session's {method}")
         session.add_call(request_id, call)
         try:
@@ -156,22 +157,29 @@ class LegacyFront:
         except asyncio.CancelledError:
             answer.client_gone()
             raise
-        if call.cancelled():
-            return await answer.nothing()
-        outcome = call.result()
-        if isinstance(outcome, MCPError):
-            return await answer.error(outcome, 200)
-        return await answer.result(*outcome)
+        return await _ended(answer, None if call.cancelled() else call.result())
 
     async def _call(self, line: Line, method: str, params: Json) -> Outcome:
         """Serve a call in a task of its own; whoever waits for it may go."""
         try:
             return await self._requests.routed(line, method, params)
-        except MCPError as exc:
+        except (MCPError, AnswerCut) as exc:
             return exc
         except Exception:  # one request's failure must not take the group, and so the node, down
             log.exception("MCP request failed")
             return MCPError(code=INTERNAL_ERROR, message="Something went wrong in this node; its log says what")
+
+
+async def _ended(answer: Answer, outcome: Outcome | None) -> web.StreamResponse:
+    """End the answer to a call; None: its client has cancelled it."""
+    if isinstance(outcome, AnswerCut):
+        log.warning("MCP answer broke off", extra={"reason": str(outcome)})
+        await answer.cut()
+    if isinstance(outcome, MCPError):
+        return await answer.error(outcome, 200)
+    if outcome is None:
+        return await answer.nothing() if answer.begun is None else await answer.cut()
+    return await answer.result(*outcome) if answer.begun is None else answer.begun
 
 
 def _check_media(request: web.Request) -> None:

@@ -6,9 +6,9 @@ out of its results.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final, ParamSpec, get_args
 
 import orjson
 from fastmcp import FastMCP
@@ -30,7 +30,10 @@ from agent.api.search import unwrapped
 from agent.core.raw_json import Bytes
 from agent.core.route_table import Route
 from agent.dispatch import Dispatch, Forwarded
+from agent.links.large_answer import ResultSink
 from agent.model import Json
+
+P = ParamSpec("P")
 
 # What may take its time; everything else is answered at once.
 ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"})
@@ -41,10 +44,14 @@ _GONE: Final = frozenset({"tasks"})
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The way back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer."""
+    """The way back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer.
+
+    `sink` takes a large result while it comes.
+    """
 
     session: Session
     tell: Tell
+    sink: ResultSink
 
     async def notify(self, method: str, params: Json) -> None:
         """Tell the client something; one that has gone needs not to know."""
@@ -88,7 +95,10 @@ class LegacyRequests:
                     raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
 
     async def routed(self, line: Line, method: str, params: Json) -> tuple[Bytes, ...]:
-        """The result, as JSON in parts, of a request that somebody has to answer. Raises `MCPError`."""
+        """The result, as JSON in parts, of a request that somebody has to answer.
+
+        A result that went to the line's sink is not in them. Raises `MCPError`, `AnswerCut`.
+        """
         with logged(method, params) as served:
             params = unwrapped(method, params) or params
             route = self._catalogue.route(method, params)
@@ -105,7 +115,9 @@ class LegacyRequests:
         async def send(asked: Json) -> Forwarded:
             # Looked up anew, because a user may think for minutes.
             now = self._present(method, asked, route)
-            return await forward(self._dispatch, method, now, asked, line.notify, served=served, session_id=session.id)
+            return await forward(
+                self._dispatch, method, now, asked, line.notify, served=served, session_id=session.id, sink=line.sink
+            )
 
         declared = {name: value for name, value in session.capabilities.items() if name not in _GONE}
         return await in_rounds(send, with_log_level(params, session.log_level), AskedClient(declared, line.ask))
@@ -115,6 +127,25 @@ class LegacyRequests:
         with contextlib.suppress(MCPError):
             return self._catalogue.route(method, params) or known
         return known
+
+
+def outliving(sink: ResultSink) -> ResultSink:
+    """The sink of a call that does not end with its connection: what nobody takes any more is dropped."""
+    lost = False
+
+    def kept(step: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+        async def take(*args: P.args, **kwargs: P.kwargs) -> None:
+            nonlocal lost
+            if lost:
+                return
+            try:
+                await step(*args, **kwargs)
+            except ConnectionError:
+                lost = True
+
+        return take
+
+    return ResultSink(kept(sink.begin), kept(sink.part), kept(sink.end))
 
 
 def with_log_level(params: Json, level: str | None) -> Json:

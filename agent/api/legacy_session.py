@@ -17,7 +17,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 
 from agent.api.event_stream import EventStream
 from agent.core.raw_json import Bytes
-from agent.errors import NOT_EXECUTED
+from agent.errors import NOT_EXECUTED, AnswerCut
 from agent.model import Json
 
 # As many as the largest hosts have open at once, tenfold; each may hold a body of 4 MiB and a connection.
@@ -28,8 +28,8 @@ QUESTION_BYTES_MAX: Final = 1 << 20
 _CANCEL_NOTE_TIMEOUT_S: Final = 1.0
 
 RequestId: TypeAlias = str | int
-# A call's end: the parts of the result as JSON, or the error to answer with.
-Outcome: TypeAlias = tuple[Bytes, ...] | MCPError
+# A call's end: the parts of the result as JSON, or the error to answer with, or that a part of it went out and no more.
+Outcome: TypeAlias = tuple[Bytes, ...] | MCPError | AnswerCut
 Tell: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 
