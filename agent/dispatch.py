@@ -232,7 +232,7 @@ class Dispatch:
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, self._own_timeout_s(link))
         self._accounts.begin(attempt)
         outcome = "cancelled"
-        sink = call.sink if may_pass_unread(call.method, call.params, replica, link.spec) else None
+        sink = call.sink if may_pass_unread(call.method, call.params, call.route, replica, link.spec) else None
         token = result_sink.set(sink and sink.noting(lambda: self._accounts.answered(attempt, _now_s())))
         try:
             result = await link.request(

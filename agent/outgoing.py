@@ -55,9 +55,9 @@ def outgoing(
     return named
 
 
-def may_pass_unread(method: str, params: Json, replica: Replica, spec: BackendSpec) -> bool:
+def may_pass_unread(method: str, params: Json, route: Route, replica: Replica, spec: BackendSpec) -> bool:
     """Whether nothing in a result has to be renamed: another node's names are ours, unless it was asked by an alias."""
-    if not isinstance(spec, PeerSpec) or replica.node_id is None:
+    if not isinstance(spec, PeerSpec) or replica.node_id is None or not route.uris(replica).changes_nothing:
         return False
     return method != "resources/read" or params["uri"] == replica.remote_name
 

@@ -104,10 +104,17 @@ async def forward(
         code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
         raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
     served.tool_error = forwarded.result.get("isError") is True
-    if method == "resources/read":
-        result = _with_public_uri(exact(forwarded.result), forwarded.replica.remote_name, params["uri"])
-        return Forwarded(result, forwarded.replica)
-    return forwarded
+    return _named_for_clients(method, route, forwarded, params)
+
+
+def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: Json) -> Forwarded:
+    """The same with the URIs of resources as clients know them, and what they asked for as they asked for it."""
+    codec, replica = route.uris(forwarded.replica), forwarded.replica
+    asked = (replica.remote_name, params["uri"]) if method == "resources/read" else None
+    if codec.result(method, forwarded.result, asked) is forwarded.result:
+        return forwarded
+    # Written anew, so its numbers count; most results never get here.
+    return Forwarded(codec.result(method, exact(forwarded.result), asked), replica)
 
 
 def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) -> tuple[Bytes, ...]:
@@ -213,15 +220,3 @@ def _named_as_asked(data: object, route: Route, params: Json) -> object:
     if isinstance(data, dict) and data.get("uri") in [replica.remote_name for replica in route.replicas]:
         return {**data, "uri": params["uri"]}
     return data
-
-
-def _with_public_uri(result: Json, remote_uri: str, public_uri: str) -> Json:
-    """Name the contents that were asked for as the client named them."""
-    contents = result.get("contents")
-    if not isinstance(contents, list):
-        return result
-    renamed = [
-        {**part, "uri": public_uri} if isinstance(part, dict) and part.get("uri") == remote_uri else part
-        for part in contents
-    ]
-    return {**result, "contents": renamed}

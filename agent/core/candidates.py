@@ -25,6 +25,7 @@ from agent.core.route_table import (
     Route,
     RouteKind,
 )
+from agent.core.uri_codec import UriCodec
 from agent.model import ORIGIN_META_KEY, Json, NodeIdentity, Offer, PeerScope, ServerScope
 
 # faults.md: as many tools (prompts, resources, templates) as one backend may have; a bound on memory and list size.
@@ -170,26 +171,28 @@ class _Reading:
         imported = self._contribution.kind is ContributionKind.MESH_PEER
         if imported and listed_as != name:
             raise _Refused(ConflictReason.MISNAMED, name)
-        try:
-            check_definition(kind, entry)
-            digest = definition_digest(kind, entry)
-        except ValueError as exc:
-            raise _Refused(ConflictReason.MALFORMED, name) from exc
         meta = entry.get("_meta")
         kept = meta if isinstance(meta, dict) else {}
+        if not imported:
+            # Before the digest is taken: another node lists it so, and its replica must not look like another tool.
+            kept = UriCodec(public_name(*places[0].parts)).meta(kept)
+        try:
+            check_definition(kind, entry)
+            digest = definition_digest(kind, entry | {"_meta": kept})
+        except ValueError as exc:
+            raise _Refused(ConflictReason.MALFORMED, name) from exc
         definition = entry | {NAME_MEMBER[kind]: listed_as, "_meta": kept | {ORIGIN_META_KEY: origin.as_json()}}
         for place in places:
             remote = self._remote_parts(place, places, origin)
-            replica = self._replica(name if remote is None else _named(kind, remote, origin.tool), origin)
+            inner = public_name(*(remote or places[0].parts)) if imported else ""
+            replica = self._replica(name if remote is None else _named(kind, remote, origin.tool), origin, inner)
             public = listed_as if place is places[0] else _named(kind, place.parts, origin.tool)
-            route = Route(kind, public, definition, digest, (replica,), place.listed, place.owner, origin.sticky)
-            self._claim(place, route)
-            if kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
-                inner = places[0].parts if remote is None else remote
-                knower = self._replica(public_name(*inner) if imported else "", origin)
-                spaced = public_name(*place.parts)
-                space = Route(RouteKind.NAMESPACE, spaced, {}, "", (knower,), False, place.owner, origin.sticky)
-                self._claim(place, space)
+            space = public_name(*place.parts)
+            more = (place.listed, place.owner, origin.sticky, space)
+            self._claim(place, Route(kind, public, definition, digest, (replica,), *more))
+            # A server that lists no resource may link to one in a result.
+            knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:])
+            self._claim(place, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
 
     def _places_of(self, origin: Origin) -> list[_Place]:
         # One server's tools share them: naming is most of the work of reading a large offer.
@@ -202,15 +205,15 @@ class _Reading:
     def _claim(self, place: _Place, route: Route) -> None:
         routes = self._claims.setdefault((place.root, place.root_owner), {})
         first = routes.setdefault((route.kind, route.public_name), route)
-        # A namespace comes with each of its resources. Anything else meets only where `a_` + `b` and `a` + `_b` do.
+        # A namespace comes with each entry of its server. Anything else meets only where `a_` + `b` and `a` + `_b` do.
         if first is not route and (route.kind is not RouteKind.NAMESPACE or first.owner != route.owner):
             self._refuse(_Refused(ConflictReason.DUPLICATE, route.public_name))
 
-    def _replica(self, remote_name: str, origin: Origin) -> Replica:
+    def _replica(self, remote_name: str, origin: Origin, namespace: str) -> Replica:
         plain = self._contribution.kind is ContributionKind.PLAIN_PEER
         hops = 0 if self._ours else max(1, len(origin.path))
         node_id = None if plain else origin.node.node_id
-        return Replica(self._contribution.backend_key, remote_name, node_id, self._ours, hops)
+        return Replica(self._contribution.backend_key, remote_name, node_id, self._ours, hops, namespace)
 
     def _remote_parts(self, place: _Place, places: list[_Place], origin: Origin) -> tuple[str, ...] | None:
         """How the backend is asked for this place; None: by the name it lists."""

@@ -5,12 +5,13 @@ a name is looked up as it stands and never parsed apart; only a URI that no rout
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from agent.core.naming import local_uri, public_uri, uri_namespace
+from agent.core.naming import uri_namespace
+from agent.core.uri_codec import UriCodec
 from agent.model import Json, NodeIdentity, Offer, PeerScope, ServerScope
 
 
@@ -81,6 +82,7 @@ class Replica:
     """One way to a route's target. `remote_name` is the name or URI that the backend itself knows.
 
     `node_id`: the node that runs it, None for a plain peer. `hops`: nodes that a call passes; 0 for our own servers.
+    `namespace`: what the backend itself puts into this server's URIs; empty for none.
     """
 
     backend_key: str
@@ -88,6 +90,7 @@ class Replica:
     node_id: str | None
     ours: bool
     hops: int = 1
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Route:
     `definition` is the backend's own object with its name replaced and `_meta[ORIGIN_META_KEY]` set; never change it.
     Unlisted routes are aliases: they resolve, and carry the definition as it is listed. `owner` is what the name
     belongs to: `service:<server>`, `node:<node_id>/<server>` or `plain:<peer>` (`plain:<peer>@<node_id>` behind a
-    gateway). `sticky`: a client's calls stay on one replica.
+    gateway). `sticky`: a client's calls stay on one replica. `namespace`: what we put into the URIs that come with it.
     """
 
     kind: RouteKind
@@ -108,6 +111,11 @@ class Route:
     listed: bool
     owner: str
     sticky: bool = False
+    namespace: str = ""
+
+    def uris(self, replica: Replica) -> UriCodec:
+        """The codec of the URIs in this replica's answers."""
+        return UriCodec(self.namespace, replica.namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +167,9 @@ def _no_routes() -> Mapping[str, Route]:
 class RouteTable:
     """Everything that resolves, listed or not, by public name; immutable, replaced whole.
 
-    `namespaces`: first part of a public URI -> the backends that may know it; a replica's `remote_name` is the
-    namespace that the backend itself puts there, empty for none. `roots`, `kept` and `parts` are the memory that the
-    next build starts from. `kept`: roots of absent nodes that a namesake may not have yet -> until when, in monotonic
-    seconds.
+    `namespaces`: first part of a public URI -> the backends that may know it. `roots`, `kept` and `parts` are the
+    memory that the next build starts from. `kept`: roots of absent nodes that a namesake may not have yet -> until
+    when, in monotonic seconds.
     """
 
     tools: Mapping[str, Route] = field(default_factory=_no_routes)
@@ -222,16 +229,9 @@ class RouteTable:
         holder = None if namespace is None else self.namespaces.get(namespace)
         if namespace is None or holder is None:
             return None
-        bare = local_uri(namespace, uri)
-        assert bare is not None
-        replicas = tuple(
-            Replica(
-                replica.backend_key,
-                public_uri(replica.remote_name, bare) if replica.remote_name else bare,
-                replica.node_id,
-                replica.ours,
-                replica.hops,
-            )
-            for replica in holder.replicas
-        )
-        return Route(RouteKind.RESOURCE, uri, {}, "", replicas, listed=False, owner=holder.owner, sticky=holder.sticky)
+        replicas = []
+        for replica in holder.replicas:
+            remote = holder.uris(replica).remote(uri)
+            assert remote is not None
+            replicas.append(replace(replica, remote_name=remote))
+        return replace(holder, kind=RouteKind.RESOURCE, public_name=uri, replicas=tuple(replicas))

@@ -257,7 +257,7 @@ def _joined(agreed: list[Route], known: Route | None) -> Route:
     replicas = tuple(claim.replicas[0] for claim in agreed)
     listed = any(claim.listed for claim in agreed)
     sticky = any(claim.sticky for claim in agreed)  # One node whose server needs it is enough.
-    return Route(shown.kind, shown.public_name, shown.definition, shown.digest, replicas, listed, shown.owner, sticky)
+    return replace(shown, replicas=replicas, listed=listed, sticky=sticky)
 
 
 def _origin(route: Route) -> object:

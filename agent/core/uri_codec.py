@@ -1,0 +1,116 @@
+"""One reversible codec for the URIs of a backend, wherever they stand: lists, reads, links in results, definitions.
+
+Made for a route and the replica that answered, by whoever forwards and by the route table. The one rule: a URI that is
+shown to a client leads, read through this node, back to the backend and the URI that it stands for.
+
+What a client can fetch by itself (`http`, `https`) or holds already (`data`) is left alone in results: the address is
+the resource there (MCP, common URI schemes), and one with our namespace in it would lead nowhere. `file` is not such a
+scheme: the file lies on the server's machine, or on none.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from agent.core.naming import local_uri, public_uri
+from agent.model import Json
+
+FETCHED_BY_CLIENTS: Final = ("http:", "https:", "data:")
+# Where MCP Apps name the page of a tool: today's member, and the one before it.
+_PAGE: Final = "resourceUri"
+_FLAT_PAGE: Final = "ui/resourceUri"
+
+# A block of content, or anything else that a server sends in its place.
+_Block: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class UriCodec:
+    """`ours`: the namespace under which clients know the backend's URIs, as in lists.
+
+    `theirs`: the one that the backend itself puts there, as another node does; empty for none.
+    """
+
+    ours: str
+    theirs: str = ""
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether both sides name everything alike."""
+        return self.ours == self.theirs
+
+    def public(self, uri: str) -> str:
+        """What a client reads in the place of a URI that the backend wrote."""
+        if self.changes_nothing or uri.lower().startswith(FETCHED_BY_CLIENTS):
+            return uri
+        bare = local_uri(self.theirs, uri) if self.theirs else uri
+        return uri if bare is None else public_uri(self.ours, bare)
+
+    def remote(self, uri: str) -> str | None:
+        """What the backend is asked for in the place of a client's URI; None: it is not of this namespace."""
+        bare = local_uri(self.ours, uri)
+        if bare is None:
+            return None
+        return public_uri(self.theirs, bare) if self.theirs else bare
+
+    def meta(self, meta: Any) -> Any:
+        """A `_meta` with the page of an MCP App as clients know it; the same object when it names none."""
+        if not isinstance(meta, dict):
+            return meta
+        page, ui = meta.get(_FLAT_PAGE), meta.get("ui")
+        if isinstance(page, str):
+            meta = {**meta, _FLAT_PAGE: self.public(page)}
+        if isinstance(ui, dict) and isinstance(ui.get(_PAGE), str):
+            meta = {**meta, "ui": {**ui, _PAGE: self.public(ui[_PAGE])}}
+        return meta
+
+    def result(self, method: str, result: Json, asked: tuple[str, str] | None = None) -> Json:
+        """A result with every URI of a resource as clients know it; the same object when none has to change.
+
+        `asked`: the URI that the backend was asked for, and the one that its client asked for. Texts and
+        `structuredContent` are the tool's own words and stay.
+        """
+        if self.changes_nothing and (asked is None or asked[0] == asked[1]):
+            return result
+        changed: Json = {}
+        match method:
+            case "tools/call":
+                changed["content"] = self._all(result.get("content"), self._block)
+            case "prompts/get":
+                changed["messages"] = self._all(result.get("messages"), self._message)
+            case "resources/read":
+                changed["contents"] = self._all(result.get("contents"), lambda part: self._with_uri(part, asked))
+        changed["_meta"] = self.meta(result.get("_meta"))
+        changed = {member: value for member, value in changed.items() if value is not result.get(member)}
+        return {**result, **changed} if changed else result
+
+    def _message(self, message: _Block) -> _Block:
+        if not isinstance(message, dict):
+            return message
+        content = message.get("content")
+        shown = self._all(content, self._block) if isinstance(content, list) else self._block(content)
+        return message if shown is content else {**message, "content": shown}
+
+    def _block(self, block: _Block) -> _Block:
+        """A block of content that links to a resource, or embeds one."""
+        match block:
+            case {"type": "resource_link"}:
+                return self._with_uri(block)
+            case {"type": "resource", "resource": resource}:
+                shown = self._with_uri(resource)
+                return block if shown is resource else {**block, "resource": shown}
+            case _:
+                return block
+
+    def _with_uri(self, part: _Block, asked: tuple[str, str] | None = None) -> _Block:
+        uri = part.get("uri") if isinstance(part, dict) else None
+        if not isinstance(uri, str):
+            return part
+        shown = asked[1] if asked is not None and uri == asked[0] else self.public(uri)
+        return part if shown == uri else {**part, "uri": shown}
+
+    @staticmethod
+    def _all(parts: _Block, shown: Any) -> _Block:
+        if not isinstance(parts, list):
+            return parts
+        changed = [shown(part) for part in parts]
+        return changed if any(new is not old for new, old in zip(changed, parts, strict=True)) else parts
