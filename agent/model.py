@@ -75,7 +75,8 @@ class HttpTarget:
 class ServerSpec:
     """One MCP server of the local configuration. `call_timeout_s` None: the node's own setting.
 
-    `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives.
+    `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `own_sessions`: in a
+    session of their own, where the server has sessions.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ServerSpec:
     enabled: bool = True
     call_timeout_s: float | None = None
     sticky: bool = False
+    own_sessions: bool = False
 
     @property
     def key(self) -> str:

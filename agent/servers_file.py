@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -137,8 +138,7 @@ class _Entry:
                 self.file.warnings.append(f"{self.file.place((*self.at, key))} is not known and is ignored")
         target = self.stdio_target() if self.kind() == "stdio" else self.http_target()
         default = ServerScope.NODE if isinstance(target, StdioTarget) else ServerScope.SERVICE
-        scope, timeout_s, sticky = self.mesh(default)
-        return ServerSpec(self.name, target, scope, enabled=self.enabled, call_timeout_s=timeout_s, sticky=sticky)
+        return self.mesh(ServerSpec(self.name, target, default, enabled=self.enabled))
 
     def kind(self) -> str:
         """`stdio` or `http`, from `type` or from which of `command` and `url` is there."""
@@ -186,26 +186,37 @@ class _Entry:
                 self.file.refuse((*self.at, "headers", name), "is not an HTTP header")
         return HttpTarget(url, headers)
 
-    def mesh(self, default: ServerScope) -> tuple[ServerScope, float | None, bool]:
+    def mesh(self, spec: ServerSpec) -> ServerSpec:
+        """The spec with what the entry says about the server's place in the mesh."""
         at = (*self.at, "mesh")
         table = self.file.table(at, self.entry.get("mesh", {}))
         for key in table:
-            if key not in {"scope", "call_timeout_s", "sticky"}:
-                self.file.refuse((*at, key), "is not known; mesh has scope, call_timeout_s and sticky")
-        scope = table.get("scope", default)
+            if key not in {"scope", "call_timeout_s", "sticky", "sessions"}:
+                self.file.refuse((*at, key), "is not known; mesh has scope, call_timeout_s, sticky and sessions")
+        scope = table.get("scope", spec.scope)
         if scope not in list(ServerScope):
             self.file.refuse((*at, "scope"), f"must be one of {', '.join(ServerScope)}")
-        sticky, timeout_s = table.get("sticky", False), table.get("call_timeout_s")
+        sticky, sessions = table.get("sticky", False), table.get("sessions", "shared")
         if not isinstance(sticky, bool):
             self.file.refuse((*at, "sticky"), "must be true or false")
-        if timeout_s is None:
-            return ServerScope(scope), None, sticky
-        right = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-        if not right or not 0 < timeout_s <= CALL_TIMEOUT_MAX_S:
-            self.file.refuse(
-                (*at, "call_timeout_s"), f"must be seconds, more than 0 and at most {CALL_TIMEOUT_MAX_S:.0f}"
-            )
-        return ServerScope(scope), float(timeout_s), sticky
+        if sessions not in ("shared", "own"):
+            self.file.refuse((*at, "sessions"), "must be shared or own")
+        timeout_s = self.call_timeout_s((*at, "call_timeout_s"), table.get("call_timeout_s"))
+        return replace(
+            spec,
+            scope=ServerScope(scope),
+            call_timeout_s=timeout_s,
+            sticky=sticky,
+            own_sessions=sessions == "own",
+        )
+
+    def call_timeout_s(self, at: JsonPath, value: Any) -> float | None:
+        if value is None:
+            return None
+        right = isinstance(value, int | float) and not isinstance(value, bool)
+        if not right or not 0 < value <= CALL_TIMEOUT_MAX_S:
+            self.file.refuse(at, f"must be seconds, more than 0 and at most {CALL_TIMEOUT_MAX_S:.0f}")
+        return float(value)
 
     def flag(self, key: str) -> bool:
         value = self.entry.get(key, False)

@@ -97,20 +97,26 @@ async def open_door(
     client_name: str = "mcp-mesh-agent",
     label: str | None = None,
     denied: Sequence[IpNetwork] = (),
+    own_sessions: bool = False,
 ) -> AsyncGenerator[Door, None]:
     """Connect, negotiate the era, and yield the door; everything it holds is released on leaving.
 
     `connect_timeout_s` bounds the TCP connect and, per message, the negotiation over HTTP; over stdio it is how long
     `server/discover` may stay unanswered before `initialize` is tried too. `start_timeout_s` bounds the start of a
     child as a whole (`npx` and `uvx` download first). `label` names a child in logs and errors (default: its command).
-    `denied`: networks that may not be dialled, on top of those that never may.
+    `denied`: networks that may not be dialled, on top of those that never may. `own_sessions`: of a server with
+    sessions, every client has one of its own (over stdio a child), and so has every call without an affinity.
 
     Raises:
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no door.
     """
     if isinstance(target, HttpTarget):
         async with open_http_door(
-            target, connect_timeout_s=connect_timeout_s, client_name=client_name, denied=denied
+            target,
+            connect_timeout_s=connect_timeout_s,
+            client_name=client_name,
+            denied=denied,
+            own_sessions=own_sessions,
         ) as http_door:
             yield http_door
         return
@@ -120,5 +126,6 @@ async def open_door(
         start_timeout_s=start_timeout_s,
         client_name=client_name,
         label=label or target.command.rpartition("/")[2],
+        own_sessions=own_sessions,
     ) as stdio_door:
         yield stdio_door

@@ -34,7 +34,7 @@ async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoo
         LinkFailed: why there is none (`DialledOurselves`, `IdentityRefused`, and what `open_door` raises).
     """
     if not isinstance(spec, PeerSpec):
-        async with open_door(spec.target) as door:
+        async with open_door(spec.target, own_sessions=spec.own_sessions) as door:
             refuse_mesh_node(door.hello, spec, own)
             yield OpenDoor(door, None)
         return

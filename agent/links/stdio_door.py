@@ -1,15 +1,14 @@
 """The door to a child process: many requests in flight over one pair of pipes, told apart by ID.
 
 Opened by `stdio_open`; used through `agent.links.door.Door` in both eras. Each line of the child is
-routed in the loop turn in which it arrives; a request only waits for its own messages. The one rule: the child is
-shared, so its own requests are refused, and what names no request of ours goes to nobody.
+routed in the loop turn in which it arrives; a request only waits for its own messages. The one rule: what the child
+asks, and what names no request of ours, goes to whom the child was started for; of one that all share, to nobody.
 """
 
 import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final
 
 from agent.errors import (
     CallFailed,
@@ -21,7 +20,14 @@ from agent.errors import (
     Unreachable,
 )
 from agent.links import rpc
-from agent.links.hello import ACKNOWLEDGE_TIMEOUT_S, Hello, ListenNotSupported, OnNotification, listen_failure
+from agent.links.hello import (
+    ACKNOWLEDGE_TIMEOUT_S,
+    Hello,
+    ListenNotSupported,
+    OnNotification,
+    OnQuestion,
+    listen_failure,
+)
 from agent.links.negotiation import (
     ACKNOWLEDGED,
     DISCOVER,
@@ -34,31 +40,26 @@ from agent.links.negotiation import (
     without_envelope,
 )
 from agent.links.stdio_child import Child, start_child
+from agent.links.stdio_pending import Pending
 from agent.model import Era, Json, StdioTarget
 
 log = logging.getLogger(__name__)
 
-# Progress that a caller has not taken yet; beyond it the newest is dropped (faults.md, "256 events").
-UNREAD_MAX: Final = 256
-
-
-class _Pending:
-    """One request in flight: its response (None: the child ended), and its notifications until they are taken."""
-
-    __slots__ = ("listener", "response", "token", "unread", "wake")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.response: asyncio.Future[Json | None] = loop.create_future()
-        self.token: Any = rpc.NO_TOKEN
-        self.unread: list[Json] = []
-        self.wake: asyncio.Event | None = None
-        self.listener: Callable[[Json], None] | None = None
-
 
 class StdioDoor:
-    """Requests, answers and notifications over one child. `stdio_open` negotiates and then sets `hello`."""
+    """Requests, answers and notifications over one child. `stdio_open` negotiates and then sets `hello`.
 
-    def __init__(self, label: str, client_name: str) -> None:
+    `on_question` takes what a legacy child asks, and `on_notice` what it tells that belongs to no request or list.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        client_name: str,
+        *,
+        on_question: OnQuestion = rpc.encode_reply,
+        on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
+    ) -> None:
         self.label = label
         self.lost = asyncio.Event()
         self.lost_reason = ""
@@ -68,9 +69,11 @@ class StdioDoor:
         self._hello: Hello | None = None
         self._stamp: ModernStamp | None = None
         self._client_name = client_name
+        self._on_question = on_question
+        self._on_notice = on_notice
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._listeners: set[Callable[[str], None]] = set()
 
     def __repr__(self) -> str:
@@ -106,14 +109,14 @@ class StdioDoor:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,  # noqa: ARG002 - pipes have no headers
         on_notification: OnNotification | None = None,
-        affinity: str | None = None,  # noqa: ARG002 - one child, shared by all
+        affinity: str | None = None,  # noqa: ARG002 - this is one child, chosen already
+        on_question: OnQuestion | None = None,  # noqa: ARG002 - a pipe does not say which request a question is about
     ) -> Json:
         """As `Door.request`."""
         request_id = next(self._ids)
-        pending = _Pending(self._loop)
+        pending = Pending(self._loop, takes_notifications=on_notification is not None)
         sent_params, pending.token = rpc.swap_progress_token(self._stamped(params), request_id)
         line = rpc.encode_request(request_id, method, sent_params)
-        pending.wake = asyncio.Event() if on_notification is not None else None
         self._pending[request_id] = pending
         sent = False
         try:
@@ -122,7 +125,7 @@ class StdioDoor:
                     await self.child.wait_writable()
                 sent = self._write(line)
                 if on_notification is not None:
-                    await self._hand_on(pending, on_notification)
+                    await pending.hand_on(on_notification)
                 message = await pending.response
         except TimeoutError as exc:
             self._tell_cancelled(request_id, "the deadline passed", sent=sent)
@@ -136,6 +139,16 @@ class StdioDoor:
             del self._pending[request_id]
             pending.response.cancel()
         return self._result_of(message)
+
+    async def answer(self, reply: bytes, *, timeout_s: float) -> None:
+        """Send the answer to a request of the child's own. Raises `CallOutcomeUnknown`: it may never hear it."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.child.can_write:
+                    await self.child.wait_writable()
+            self._write(reply)
+        except (TimeoutError, CallNotSent) as exc:
+            raise CallOutcomeUnknown(f"{self.label} could not be told the client's answer: {exc}") from exc
 
     def use_token(self, token: str) -> None:
         """As `Door.use_token`: a child has none."""
@@ -173,7 +186,7 @@ class StdioDoor:
     def ask(self, method: str, params: Json) -> asyncio.Future[Json | None]:
         """Send a request of the negotiation; the future gives its response, or None when the child ended first."""
         request_id = next(self._ids)
-        pending = self._pending[request_id] = _Pending(self._loop)
+        pending = self._pending[request_id] = Pending(self._loop)
         try:
             self._write(rpc.encode_request(request_id, method, params))
         except CallNotSent:
@@ -183,7 +196,7 @@ class StdioDoor:
 
     async def _subscribe(self, on_change: Callable[[str], None]) -> None:
         request_id = next(self._ids)
-        pending = self._pending[request_id] = _Pending(self._loop)
+        pending = self._pending[request_id] = Pending(self._loop)
         acknowledged: asyncio.Future[bool] = self._loop.create_future()
 
         def on_message(message: Json) -> None:
@@ -216,19 +229,6 @@ class StdioDoor:
             del self._pending[request_id]
             pending.response.cancel()
 
-    async def _hand_on(self, pending: _Pending, on_notification: OnNotification) -> None:
-        """Await `on_notification` for each message until the response is there."""
-        assert pending.wake is not None
-        while True:
-            while pending.unread:
-                message = pending.unread.pop(0)
-                params = rpc.restore_progress_token(rpc.params_of(message), pending.token)
-                await on_notification(message["method"], params)
-            if pending.response.done():
-                return
-            pending.wake.clear()
-            await pending.wake.wait()
-
     def _result_of(self, message: Json | None) -> Json:
         if message is None:
             raise CallOutcomeUnknown(self.lost_reason)
@@ -256,13 +256,12 @@ class StdioDoor:
             return
         if "method" not in message:
             pending = self._pending.get(message.get("id"))  # type: ignore[arg-type]  # a text or null finds nothing
-            if pending is not None and not pending.response.done():
-                pending.response.set_result(message)
-                if pending.wake is not None:
-                    pending.wake.set()
+            if pending is not None:
+                pending.settle(message)
         elif rpc.is_request(message):
-            if self.child.can_write:  # A child that asks but does not read may not fill our memory.
-                self.child.write(rpc.encode_reply(message))
+            reply = self._on_question(message)
+            if reply is not None and self.child.can_write:  # One that asks but does not read may not fill our memory.
+                self.child.write(reply)
         else:
             self._on_notification(message, rpc.params_of(message))
 
@@ -278,23 +277,17 @@ class StdioDoor:
         elif method in rpc.LIST_CHANGES:
             for listener in tuple(self._listeners):
                 listener(rpc.LIST_CHANGES[method])
+        else:
+            self._on_notice(method, params)
 
     def _on_progress(self, message: Json, params: Json) -> None:
         token = params.get("progressToken")
         pending = self._pending.get(token) if isinstance(token, int) else None
-        if pending is None or pending.wake is None:
-            return
-        if len(pending.unread) >= UNREAD_MAX:
+        if pending is not None and not pending.tell(message):
             self.dropped_notifications += 1
-            return
-        pending.unread.append(message)
-        pending.wake.set()
 
     def _on_end(self) -> None:
         self.lost_reason = self.child.obituary()
         self.lost.set()
         for pending in tuple(self._pending.values()):
-            if not pending.response.done():
-                pending.response.set_result(None)
-                if pending.wake is not None:
-                    pending.wake.set()
+            pending.settle(None)

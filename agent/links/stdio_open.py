@@ -7,11 +7,14 @@ that hung up on the probe is started once more without it. The one rule: a start
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
 
-from agent.errors import CallFailed, ProtocolBroken, RpcError, Unreachable
+from agent.core.client_features import EVERY_FEATURE
+from agent.errors import CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.links import rpc
-from agent.links.hello import Hello
+from agent.links.asking_door import AskingDoor, asking
+from agent.links.hello import Hello, OnQuestion
 from agent.links.negotiation import (
     DISCOVER,
     FIRST_VERSION,
@@ -26,8 +29,12 @@ from agent.links.negotiation import (
     judge_refusal,
     modern_version_named,
 )
+from agent.links.own_sessions import OnNotice, SessionLimits
 from agent.links.stdio_door import StdioDoor
-from agent.model import Json, StdioTarget
+from agent.model import Era, Json, StdioTarget
+
+# A child costs tens of megabytes; who needs more clients at once runs the server over HTTP.
+CHILD_LIMITS: Final = SessionLimits(sessions_max=8, idle_max=8)
 
 
 class _HungUpOnProbe(Exception):
@@ -36,38 +43,76 @@ class _HungUpOnProbe(Exception):
 
 @asynccontextmanager
 async def open_stdio_door(
-    target: StdioTarget, *, probe_wait_s: float, start_timeout_s: float, client_name: str, label: str
-) -> AsyncGenerator[StdioDoor, None]:
+    target: StdioTarget,
+    *,
+    probe_wait_s: float,
+    start_timeout_s: float,
+    client_name: str,
+    label: str,
+    own_sessions: bool = False,
+) -> AsyncGenerator[StdioDoor | AskingDoor, None]:
     """As `agent.links.door.open_door`, for a command."""
+    # Where every caller gets a child of its own, the first one is there to list what a client with all features sees.
+    features = EVERY_FEATURE if own_sessions else {}
     door = StdioDoor(label, client_name)
     try:
         try:
             async with asyncio.timeout(start_timeout_s):
                 await door.start(target)
                 try:
-                    hello = await _negotiate(door, client_name, probe_wait_s)
+                    hello = await _negotiate(door, client_name, probe_wait_s, features)
                 except _HungUpOnProbe:
                     await door.close()
                     door = StdioDoor(label, client_name)
                     await door.start(target)
-                    hello = await _handshake(door, client_name, None)
+                    hello = await _handshake(door, client_name, None, features)
         except TimeoutError as exc:
             raise Unreachable(_silence(door, start_timeout_s)) from exc
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
         door.adopt(hello)
+        if not own_sessions or hello.era is Era.MODERN:
+            yield door  # A stateless server asks in its answers, and keeps nothing for anybody.
+            return
+
+        def open_session(
+            features: Json, on_question: OnQuestion, on_notice: OnNotice
+        ) -> AbstractAsyncContextManager[StdioDoor]:
+            child = StdioDoor(label, client_name, on_question=on_question, on_notice=on_notice)
+            return _one_more(child, target, client_name, features, start_timeout_s)
+
+        async with asking(door, open_session, limits=CHILD_LIMITS, own_for_all=True, lists_apart=False) as asking_door:
+            yield asking_door
+    finally:
+        await door.close()
+
+
+@asynccontextmanager
+async def _one_more(
+    door: StdioDoor, target: StdioTarget, client_name: str, features: Json, start_timeout_s: float
+) -> AsyncGenerator[StdioDoor, None]:
+    """Start one more child of a server whose era is known, as `OpenSession` does."""
+    try:
+        try:
+            async with asyncio.timeout(start_timeout_s):
+                await door.start(target)
+                door.adopt(await _handshake(door, client_name, None, features))
+        except TimeoutError as exc:
+            raise CallNotSent(_silence(door, start_timeout_s)) from exc
+        except (LinkFailed, CallFailed) as exc:
+            raise CallNotSent(str(exc)) from exc
         yield door
     finally:
         await door.close()
 
 
-async def _negotiate(door: StdioDoor, client_name: str, probe_wait_s: float) -> Hello:
+async def _negotiate(door: StdioDoor, client_name: str, probe_wait_s: float, features: Json) -> Hello:
     version, probed_again = FIRST_VERSION, False
     while True:
         probe = door.ask(DISCOVER, ModernStamp(version, client_name).params(None))
         await asyncio.wait((probe,), timeout=probe_wait_s)
         if not probe.done():
-            return await _handshake(door, client_name, probe)
+            return await _handshake(door, client_name, probe, features)
         message = probe.result()
         if message is None:
             raise _HungUpOnProbe
@@ -75,13 +120,15 @@ async def _negotiate(door: StdioDoor, client_name: str, probe_wait_s: float) -> 
         if isinstance(verdict, Hello):
             return verdict
         if isinstance(verdict, Handshake):
-            return await _handshake(door, client_name, None)
+            return await _handshake(door, client_name, None, features)
         version, probed_again = verdict.version, True
 
 
-async def _handshake(door: StdioDoor, client_name: str, probe: asyncio.Future[Json | None] | None) -> Hello:
+async def _handshake(
+    door: StdioDoor, client_name: str, probe: asyncio.Future[Json | None] | None, features: Json
+) -> Hello:
     """Initialize; the answer to a `probe` that is still out may come first and then decides."""
-    opening = door.ask(INITIALIZE, initialize_params(client_name, {}))
+    opening = door.ask(INITIALIZE, initialize_params(client_name, features))
     waiting = {opening} if probe is None else {opening, probe}
     try:
         while True:

@@ -1,7 +1,8 @@
 """Servers with sessions (2025-11-25) that ask while a call runs: behind one node and two, clients of both eras."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,23 @@ from mcp.client import Client
 
 from agent.errors import RpcError
 from agent.links.door import Door
-from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.hosting import Front, http_app, serving
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 from tests.integration.servers.session_asking_server import Diary, session_asking_server
 
+ROOT = Path(__file__).parents[2]
 EVERYTHING: Json = {"elicitation": {}, "sampling": {}, "roots": {}}
+
+
+@asynccontextmanager
+async def children(folder: Path, *, own: bool) -> AsyncIterator[RunningNode]:
+    """A node that runs the server itself, over stdio."""
+    target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.session_asking_server"), cwd=str(ROOT))
+    spec = ServerSpec("kit", target, ServerScope.SERVICE, own_sessions=own)
+    async with running_node("node", folder, servers=[spec]) as node:
+        await node.connected("kit")
+        yield node
 
 
 @asynccontextmanager
@@ -73,6 +85,11 @@ async def connected(front: RunningNode, era: Era, human: Human) -> AsyncIterator
 def words(result: types.CallToolResult) -> str:
     assert isinstance(result.content[0], types.TextContent)
     return result.content[0].text
+
+
+async def together(*calls: Awaitable[types.CallToolResult]) -> list[types.CallToolResult]:
+    """The results of calls that run at once, in order."""
+    return list(await asyncio.gather(*calls))
 
 
 def asking(name: str, features: Json | None = None, **more: Any) -> Json:
@@ -198,3 +215,31 @@ async def test_a_client_with_a_session_keeps_a_session_with_the_server(tmp_path:
         await other.call_tool("kit__note", {"word": "b"})
         assert words(await one.call_tool("kit__note", {"word": "c"})) == "a c"
         assert words(await other.call_tool("kit__note", {"word": "d"})) == "b d"
+
+
+@pytest.mark.parametrize("era", list(Era))
+async def test_a_child_of_ones_own_can_ask_and_keeps_what_it_knows_to_itself(era: Era, tmp_path: Path) -> None:
+    async with children(tmp_path, own=True) as front:
+        for name in ("ada", "ben"):
+            async with connected(front, era, Human(name)) as mcp:
+                assert words(await mcp.call_tool("kit__order", {"what": "tea"})) == f"tea for {name}-1 at {name}-2"
+                assert words(await mcp.call_tool("kit__compose", {"about": "rain"})) == f"m: {name} on rain"
+                assert words(await mcp.call_tool("kit__remembered", {})) == f"file:///{name}"
+
+
+async def test_each_client_of_children_of_their_own_has_one_with_its_memory(tmp_path: Path) -> None:
+    async with (
+        children(tmp_path, own=True) as front,
+        Client(front.url, mode="legacy") as one,
+        Client(front.url, mode="legacy") as other,
+    ):
+        first = await together(*(mcp.call_tool("kit__pid", {}) for mcp in (one, other, one)))
+        again = await together(*(mcp.call_tool("kit__pid", {}) for mcp in (one, other)))
+        assert words(first[0]) == words(first[2]) == words(again[0])
+        assert words(first[1]) == words(again[1]) != words(first[0])
+
+
+async def test_a_child_that_all_share_hears_that_nobody_can_be_asked(tmp_path: Path) -> None:
+    async with children(tmp_path, own=False) as front, connected(front, Era.MODERN, Human()) as mcp:
+        assert words(await mcp.call_tool("kit__declared", {})) == ""
+        assert words(await mcp.call_tool("kit__bold", {})) == "-32601 This client offers no features to servers"

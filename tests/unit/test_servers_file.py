@@ -113,12 +113,17 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"scop": 1}}}}',
             "2: mcpServers.files.mesh.scop",
-            "scope, call_timeout_s and sticky",
+            "scope, call_timeout_s, sticky and sessions",
         ),
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"scope": []}}}}',
             "2: mcpServers.files.mesh.scope",
             "one of",
+        ),
+        (
+            '{"mcpServers": {"files": {"command": "a",\n"mesh": {"sessions": ["own"]}}}}',
+            "2: mcpServers.files.mesh.sessions",
+            "shared or own",
         ),
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"call_timeout_s": true}}}}',
@@ -143,6 +148,12 @@ def test_bad_file_is_refused_with_path_line_and_field(text: str, place: str, wor
     assert message.startswith(f"{PATH}:{place}:"), message
     assert words in message
     assert "canary" not in message
+
+
+@pytest.mark.parametrize(("mesh", "own"), [({}, False), ({"sessions": "shared"}, False), ({"sessions": "own"}, True)])
+def test_sessions_are_shared_unless_the_entry_says_otherwise(mesh: dict[str, str], *, own: bool) -> None:
+    (spec,) = parse_servers(json.dumps({"mcpServers": {"files": {"command": "a", "mesh": mesh}}}), PATH, {})
+    assert spec.own_sessions is own
 
 
 def test_more_servers_than_allowed_are_refused() -> None:

@@ -5,12 +5,14 @@ what a call saw (what it was answered, or the error) is in its result, and what 
 """
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import mcp_types as types
 from fastmcp import Context, FastMCP
-from mcp.server.context import CallNext, ServerRequestContext
+from mcp.server.lowlevel import server as lowlevel_server
+from mcp.server.runner import serve_loop
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 
@@ -96,6 +98,10 @@ def _add_tools_about_sessions(server: FastMCP) -> None:
         return " ".join(notes[ctx.session_id])
 
     @server.tool(output_schema=None)
+    async def pid() -> str:
+        return str(os.getpid())
+
+    @server.tool(output_schema=None)
     async def remembered(ctx: Context) -> str:
         """Asks for roots once in a session."""
         if ctx.session_id not in notes:
@@ -132,13 +138,7 @@ async def sample(ctx: Context, about: str) -> str:
     return f"{result.model}: {getattr(result.content, 'text', '')}"
 
 
-async def _without_discovery(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Any:
-    if ctx.method == "server/discover":
-        raise MCPError(code=-32601, message="Method not found")
-    return await call_next(ctx)
-
-
 if __name__ == "__main__":
-    stdio = session_asking_server(Diary())
-    stdio._mcp_server.middleware.insert(0, _without_discovery)
-    stdio.run("stdio", show_banner=False)
+    # The SDK's loop of both eras is exchanged for the one that serves sessions alone.
+    lowlevel_server.serve_dual_era_loop = serve_loop
+    session_asking_server(Diary()).run("stdio", show_banner=False)
