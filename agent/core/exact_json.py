@@ -45,11 +45,11 @@ def holds_huge_float(value: Any) -> bool:
     pending = [value]
     while pending:
         found = pending.pop()
-        if type(found) is dict:
+        if isinstance(found, dict):
             pending += found.values()
-        elif type(found) is list:
+        elif isinstance(found, list):
             pending += found
-        elif type(found) is float and not _INT_MIN < found < _INT_MAX:
+        elif isinstance(found, float) and not _INT_MIN < found < _INT_MAX:
             return True
     return False
 

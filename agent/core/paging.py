@@ -12,6 +12,7 @@ from typing import Final
 
 import orjson
 
+from agent.core.raw_schemas import write_definition
 from agent.core.route_table import Route
 from agent.model import Json
 
@@ -67,7 +68,7 @@ def cut_page(entries: Sequence[Json], start: int, limits: PageLimits) -> Page:
     parts: list[bytes] = []
     size = 0
     for index in range(start, min(start + limits.entries_max, len(entries))):
-        part = orjson.dumps(entries[index])
+        part = write_definition(entries[index])
         size += len(part) + 1
         if parts and size > limits.bytes_max:
             break

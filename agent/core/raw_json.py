@@ -1,4 +1,4 @@
-"""Results beside the bytes that they were read from, so that what nobody has to change is passed on as it came.
+"""Objects beside the bytes that they were read from, so that what nobody has to change is passed on as it came.
 
 Called by the doors for every message that they read; the endpoints write `raw` where they can. The one rule: `raw` is
 one complete JSON object without a line break, so whoever wrote it can break neither the message nor the event that it
@@ -57,7 +57,10 @@ def read_response(message: bytes) -> Json | None:
     try:
         result = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return None
+        try:
+            result = read_json(raw)  # For a number that orjson refuses.
+        except orjson.JSONDecodeError:
+            return None
     if message.find(b"\n", begin, end) >= 0 or message.find(b"\r", begin, end) >= 0:
         # In JSON they are white space wherever they stand; in an event they would end it.
         raw = bytes(raw).translate(_LINE_BREAKS)

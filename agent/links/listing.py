@@ -12,7 +12,7 @@ from typing import Final
 from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.core.digest import offer_digest
-from agent.core.raw_json import exact
+from agent.core.raw_schemas import keep_schemas
 from agent.errors import ProtocolBroken, RpcError, Unreachable
 from agent.links.door import Door
 from agent.model import Json, Offer
@@ -72,7 +72,7 @@ async def _list_pages(door: Door, method: str, key: str, timeout_s: float) -> tu
     cursors: set[str] = set()
     while len(cursors) < PAGES_MAX:
         try:
-            page = exact(await door.request(method, params, timeout_s=timeout_s))
+            page = await door.request(method, params, timeout_s=timeout_s)
         except RpcError as exc:
             if exc.code == METHOD_NOT_FOUND and not cursors:
                 # Many servers announce resources and serve no templates; an absent list is an empty one.
@@ -80,7 +80,7 @@ async def _list_pages(door: Door, method: str, key: str, timeout_s: float) -> tu
             if exc.code == INVALID_PARAMS and cursors:
                 raise _CursorRefused from exc
             raise Unreachable(f"{method} was answered with error {exc.code}: {exc.message[:200]}") from exc
-        listed = page.get(key)
+        listed = keep_schemas(page, key)
         if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
             raise ProtocolBroken(f"{method} was answered without a list of objects under {key!r}")
         entries.extend(listed)
