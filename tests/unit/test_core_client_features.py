@@ -1,0 +1,50 @@
+"""What a client declared, in the words of `initialize`, and what it may be asked then."""
+
+import pytest
+
+from agent.core.client_features import EVERY_FEATURE, declared_features, refusal
+from agent.model import Json
+
+FORM, URL = {"message": "Word?"}, {"mode": "url", "message": "Sign", "url": "https://example.org"}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "features"),
+    [
+        (None, {}),
+        ([], {}),
+        ({"sampling": True, "elicitation": None, "experimental": {}}, {}),
+        ({"elicitation": {}, "tasks": {"list": {}}}, {"elicitation": {}}),
+        ({"roots": {"listChanged": True}}, {"roots": {}}),
+        ({"sampling": {"tools": {}, "new": {}}}, {"sampling": {"tools": {}}}),
+        ({"elicitation": {"form": {"applyDefaults": True}}}, {"elicitation": {"form": {"applyDefaults": True}}}),
+        (EVERY_FEATURE, EVERY_FEATURE),
+    ],
+)
+def test_a_server_hears_of_the_features_that_it_may_use_and_of_nothing_else(
+    capabilities: object, features: Json
+) -> None:
+    assert declared_features(capabilities) == features
+
+
+@pytest.mark.parametrize(
+    ("features", "method", "params", "code"),
+    [
+        ({"elicitation": {}}, "elicitation/create", FORM, None),
+        ({"elicitation": {}}, "elicitation/create", URL, -32602),
+        ({"elicitation": {"url": {}}}, "elicitation/create", URL, None),
+        ({"elicitation": {"url": {}}}, "elicitation/create", FORM, -32602),
+        ({"elicitation": {}}, "elicitation/create", {"mode": ["form"]}, -32602),
+        ({}, "elicitation/create", FORM, -32601),
+        ({"elicitation": True}, "elicitation/create", FORM, -32601),
+        ({"sampling": {}}, "sampling/createMessage", {}, None),
+        ({"sampling": {}}, "sampling/createMessage", {"tools": []}, -32602),
+        ({"sampling": {"tools": {}}}, "sampling/createMessage", {"toolChoice": {}}, None),
+        ({"elicitation": {}}, "sampling/createMessage", {}, -32601),
+        ({"roots": {}}, "roots/list", {}, None),
+        (EVERY_FEATURE, "tasks/list", {}, -32601),
+    ],
+)
+def test_what_was_not_declared_may_not_be_asked(features: Json, method: str, params: Json, code: int | None) -> None:
+    refused = refusal(features, method, params)
+    assert (None if refused is None else refused[0]) == code
