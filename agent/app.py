@@ -32,7 +32,8 @@ from agent.dispatch import Dispatch
 from agent.drain import DRAIN_TIMEOUT_S, LEAVE_GRACE_S, StopSignals, drain
 from agent.errors import ConfigRefused
 from agent.identity import NodeState, open_state
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.link_hooks import LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.membership import Membership, own_address
 from agent.mesh import Mesh, MeshHooks
@@ -42,6 +43,7 @@ from agent.node_name import default_node_name
 from agent.node_plan import MCP_PATH, edge_policy, membership_plan, node_registration
 from agent.overrides import OverrideStore
 from agent.peer_orders import PeerOrders
+from agent.resource_updates import ResourceUpdates
 from agent.servers_file import read_servers, refuse_name_of_node
 from agent.sockets import BACKLOG, bound_socket, display_host, listened_host
 from agent.watched_files import watch_file
@@ -114,6 +116,7 @@ class Node:
         store = OverrideStore.open(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor
+            self._updates = ResourceUpdates(supervisor.link)
             self._dispatch = Dispatch(
                 node_id=self._identity.node_id,
                 link=supervisor.link,
@@ -127,7 +130,13 @@ class Node:
                 store=store,
                 statics=self._settings.peers,
                 peer_token=lambda: self._peer_token,
-                hooks=MeshHooks(self._mesh_changed, self._local_changed, self._offer_changed, self._dispatch.forget),
+                hooks=MeshHooks(
+                    self._mesh_changed,
+                    self._local_changed,
+                    self._offer_changed,
+                    self._dispatch.forget,
+                    self._updates.routes_changed,
+                ),
             )
             self._orders = PeerOrders(self._mesh, store, tasks)
             self._membership = Membership(
@@ -182,6 +191,7 @@ class Node:
                     dispatch=self._dispatch,
                     list_changed=self._metrics.list_changed,
                     session_event=self._metrics.session_event,
+                    updates=self._updates,
                     # Peers list what there is, whatever clients of this node like to see.
                     search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,
                     draining=lambda: self.state == "draining",
@@ -227,6 +237,7 @@ class Node:
             changed=self._link_changed,
             dialled=self._metrics.dialled,
             reconnected=self._metrics.link_reconnected,
+            watch=self._updates,
         )
         return Link(spec, dials, own=self._identity, hooks=hooks, rng=self._rng)
 

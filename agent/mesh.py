@@ -37,12 +37,16 @@ QUICK_STEP_S: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class MeshHooks:
-    """Whom the mesh tells: clients of both endpoints which lists changed, and discovery the digest of our offer."""
+    """Whom the mesh tells: clients of both endpoints which lists changed, discovery the digest of our offer.
+
+    `routes_changed` comes with every new pair of route tables, also where no list looks different.
+    """
 
     mesh_changed: Callable[[frozenset[RouteKind]], None]
     local_changed: Callable[[frozenset[RouteKind]], None]
     offer_changed: Callable[[str], None]
     backend_gone: Callable[[str], None]
+    routes_changed: Callable[[], None] = lambda: None
 
 
 class Mesh:
@@ -238,6 +242,7 @@ class Mesh:
         before, before_local = self.routes, self.local_routes
         self.routes = build_routes(contributions, self.own, before, now_s)
         self.local_routes = build_routes(local_contributions(contributions), self.own, before_local, now_s)
+        self._hooks.routes_changed()
         self._hooks.mesh_changed(changed_kinds(before, self.routes))
         local = changed_kinds(before_local, self.local_routes)
         self._hooks.local_changed(local)

@@ -13,7 +13,8 @@ from typing import Any
 
 from agent.errors import MeshError
 from agent.links.hello import Hello, ListenNotSupported
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.link_hooks import LinkHooks
 from agent.links.mesh_door import OpenDoor
 from agent.model import BackendSpec, Era, HttpTarget, Json, NodeIdentity, PeerSource, PeerSpec
 

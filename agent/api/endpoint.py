@@ -5,11 +5,12 @@ Built by the wiring twice, for `/mcp` and `/mcp/local`. The one rule: the two di
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 from fastmcp import FastMCP
 from mcp.server.context import ServerRequestContext
-from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND, CompleteRequestParams, SubscriptionsListenRequestParams
 
@@ -21,6 +22,7 @@ from agent.api.greeting import session_greeting
 from agent.api.legacy_front import LegacyFront, is_legacy
 from agent.api.legacy_requests import LegacyRequests
 from agent.api.legacy_sessions import Sessions
+from agent.api.listen import ListenStreams
 from agent.api.management import NodeDesk, build_management
 from agent.api.native import NativePath
 from agent.api.notices import Notices
@@ -30,6 +32,7 @@ from agent.core.paging import PageLimits
 from agent.core.route_table import RouteTable
 from agent.dispatch import Dispatch
 from agent.model import Json, NodeIdentity
+from agent.resource_updates import ResourceUpdates
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ async def build_endpoint(
     dispatch: Dispatch,
     list_changed: Callable[[str], None],
     session_event: Callable[[str], None],
+    updates: ResourceUpdates,
     search_mode: bool | None = None,
     draining: Callable[[], bool] = lambda: False,
     limits: PageLimits | None = None,
@@ -91,11 +95,13 @@ async def build_endpoint(
     own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
     catalogue = Catalogue(routes, own, search_tools, search_mode=bool(search_mode), limits=limits)
     front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, draining=draining)
+    subscriber = partial(updates.subscriber, routes)
+    streams = ListenStreams(bus, subscriber)
     # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
     low = server._mcp_server  # noqa: SLF001
     low.middleware.insert(0, front)
     low.get_tool_input_schema = catalogue.input_schema
-    low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, ListenHandler(bus))
+    low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, streams)
     low.add_request_handler("completion/complete", CompleteRequestParams, _no_completion)
     # The edge checks Host and Origin of every route; FastMCP's guard knows none of our names.
     asgi_app = server.http_app(
@@ -108,7 +114,7 @@ async def build_endpoint(
     native = NativePath(catalogue=catalogue, dispatch=dispatch, bridge=bridge)
     legacy = LegacyFront(
         sessions=sessions,
-        requests=LegacyRequests(catalogue=catalogue, dispatch=dispatch, own=server),
+        requests=LegacyRequests(catalogue=catalogue, dispatch=dispatch, own=server, subscriber=subscriber),
         greeting=session_greeting(low, identity),
     )
     return Endpoint(path, native, legacy, sessions, bridge, notices)

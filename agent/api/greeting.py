@@ -26,8 +26,8 @@ def with_card(
     if draining:
         card[DRAINING] = True
     capabilities[slot] = {**(capabilities.get(slot) or {}), MESH_EXTENSION: card}
-    # Updates of single resources are not relayed, whatever the SDK makes of its listen handler.
-    capabilities["resources"] = {**(capabilities.get("resources") or {}), "subscribe": False}
+    # Served in both eras, whatever the SDK makes of the handlers that it knows.
+    capabilities["resources"] = {**(capabilities.get("resources") or {}), "subscribe": True}
     return {**result, "capabilities": capabilities}
 
 

@@ -30,13 +30,18 @@ from agent.api.search import unwrapped
 from agent.core.raw_json import Bytes
 from agent.core.route_table import Route
 from agent.dispatch import Dispatch, Forwarded
+from agent.errors import RpcError
 from agent.links.large_answer import ResultSink
 from agent.model import Json
+from agent.resource_updates import Subscriber
+from agent.resource_updates import Tell as TellUri
 
 P = ParamSpec("P")
 
 # What may take its time; everything else is answered at once.
-ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"})
+ROUTED: Final = frozenset(
+    {"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"}
+)
 _LOG_LEVELS: Final = get_args(LoggingLevel)
 # Declared at `initialize`, unknown to 2026-07-28 under this name.
 _GONE: Final = frozenset({"tasks"})
@@ -69,10 +74,13 @@ class Line:
 class LegacyRequests:
     """The requests of one endpoint's sessions. Reads the route table anew for each."""
 
-    def __init__(self, *, catalogue: Catalogue, dispatch: Dispatch, own: FastMCP) -> None:
+    def __init__(
+        self, *, catalogue: Catalogue, dispatch: Dispatch, own: FastMCP, subscriber: Callable[[TellUri], Subscriber]
+    ) -> None:
         self._catalogue = catalogue
         self._dispatch = dispatch
         self._own = own
+        self._subscriber = subscriber
 
     def at_once(
         self, session: Session, method: str, params: Json, query: Mapping[str, str], headers: Mapping[str, str]
@@ -91,6 +99,10 @@ class LegacyRequests:
                         raise MCPError(code=INVALID_PARAMS, message=f"level: one of {', '.join(_LOG_LEVELS)}")
                     session.log_level = level
                     return b"{}"
+                case "resources/unsubscribe":
+                    if session.subscriber is not None:
+                        session.subscriber.remove([_uri(params)])
+                    return b"{}"
                 case _:
                     raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
 
@@ -100,6 +112,9 @@ class LegacyRequests:
         A result that went to the line's sink is not in them. Raises `MCPError`, `AnswerCut`.
         """
         with logged(method, params) as served:
+            if method == "resources/subscribe":
+                await self._subscribe(line.session, _uri(params))
+                return (b"{}",)
             params = unwrapped(method, params) or params
             route = self._catalogue.route(method, params)
             if route is None:
@@ -107,6 +122,16 @@ class LegacyRequests:
                 return (orjson.dumps(result),)
             forwarded = await self._forwarded(line, method, route, params, served)
             return written(method, route, forwarded, modern=False)
+
+    async def _subscribe(self, session: Session, uri: str) -> None:
+        if session.subscriber is None:
+            session.subscriber = self._subscriber(session.updated)
+        try:
+            refusals = await session.subscriber.add([uri])
+        except RpcError as exc:
+            raise MCPError(code=exc.code, message=exc.message, data=exc.data) from exc
+        if (refusal := refusals.get(uri)) is not None:
+            raise MCPError(code=refusal.code, message=refusal.message, data=refusal.data)
 
     async def _forwarded(self, line: Line, method: str, route: Route, params: Json, served: Served) -> Forwarded:
         """Forward a request, in as many rounds as the server has questions."""
@@ -146,6 +171,13 @@ def outliving(sink: ResultSink) -> ResultSink:
         return take
 
     return ResultSink(kept(sink.begin), kept(sink.part), kept(sink.end))
+
+
+def _uri(params: Json) -> str:
+    uri = params.get("uri")
+    if not isinstance(uri, str):
+        raise MCPError(code=INVALID_PARAMS, message="uri: a string is required")
+    return uri
 
 
 def with_log_level(params: Json, level: str | None) -> Json:

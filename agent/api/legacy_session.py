@@ -19,9 +19,12 @@ from agent.api.event_stream import EventStream
 from agent.core.raw_json import Bytes
 from agent.errors import NOT_EXECUTED, AnswerCut
 from agent.model import Json
+from agent.resource_updates import Subscriber
 
 # As many as the largest hosts have open at once, tenfold; each may hold a body of 4 MiB and a connection.
 CALLS_MAX: Final = 256
+# A stream of a slow reader is dropped at as many events (agent.api.event_stream).
+MISSED_MAX: Final = 128
 # What the reference clients take as one event.
 QUESTION_BYTES_MAX: Final = 1 << 20
 # To tell a client that a question is off, before whoever called that off goes on.
@@ -38,7 +41,7 @@ class Session:
     """One session. Written by the event loop's requests that name it, and by the table; times are loop time.
 
     `version`: negotiated. `client`, `capabilities`: what the client declared of itself.
-    `log_level`: what `logging/setLevel` asked for. `subscribed`: the URIs of `resources/subscribe`.
+    `log_level`: what `logging/setLevel` asked for. `subscriber`: what stands for it since `resources/subscribe`.
     `stream`: the open GET stream.
     """
 
@@ -48,8 +51,10 @@ class Session:
     capabilities: Json
     used_at_s: float
     log_level: str | None = None
-    subscribed: set[str] = field(default_factory=set)
+    subscriber: Subscriber | None = None
     stream: EventStream | None = None
+    # Resources that changed while no stream was open, each once.
+    _missed: dict[str, None] = field(default_factory=dict)
     _calls: dict[str, asyncio.Task[Outcome]] = field(default_factory=dict)
     _questions: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
     _question_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -127,14 +132,35 @@ class Session:
         # An error is a value until it is taken: a question that is called off meanwhile has nobody to raise it to.
         answered.set_result(result if isinstance(result, dict) else _error_of(error if isinstance(error, dict) else {}))
 
+    # Updates of resources
+
+    def updated(self, uri: str) -> None:
+        """A resource that the client subscribed to has changed; it hears of that when it listens."""
+        if self.stream is not None:
+            self.stream.tell(_update_note(uri))
+        elif len(self._missed) < MISSED_MAX:
+            self._missed[uri] = None
+
+    def tell_missed(self) -> None:
+        """Tell what changed while nobody listened. The table does this when a stream opens."""
+        missed, self._missed = self._missed, {}
+        for uri in missed:
+            self.updated(uri)
+
     # The end
 
     def end(self) -> None:
         """End all that is under way. The table does this when it forgets the session."""
+        if self.subscriber is not None:
+            self.subscriber.close()
         for task in self._calls.values():
             task.cancel()
         if self.stream is not None:
             self.stream.end()
+
+
+def _update_note(uri: str) -> bytes:
+    return orjson.dumps({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}})
 
 
 def _error_of(error: dict[str, Any]) -> MCPError:

@@ -119,6 +119,7 @@ class Sessions:
         if session.stream is not None:
             session.stream.end()
         session.stream = stream
+        session.tell_missed()
         if self._closing:
             stream.end()
         try:

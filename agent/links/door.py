@@ -13,6 +13,7 @@ from typing import Protocol
 from agent.dial_guard import IpNetwork
 from agent.links.hello import Hello, ListenNotSupported
 from agent.links.http_door import open_http_door
+from agent.links.listening import Updates
 from agent.links.stdio_open import open_stdio_door
 from agent.model import HttpTarget, Json, StdioTarget
 
@@ -79,6 +80,20 @@ class Door(Protocol):
         Raises:
             ListenNotSupported: The server has no such stream.
             Unreachable: The stream ended or broke.
+            AuthRefused, ProtocolBroken: As for `request`.
+        """
+        ...
+
+    async def follow(self, updates: Updates) -> None:
+        """Follow updates of resources until the stream, or the session that they were subscribed on, ends.
+
+        Cancellation takes the subscription back, but for the URIs that another `follow` of this door has too: a new
+        set is followed first and the old one ended then, so that no update falls between.
+
+        Raises:
+            RpcError: The server refuses all of them, in its own words.
+            ListenNotSupported: The server has no such stream, or grants none of them.
+            Unreachable: The stream or the session ended or broke.
             AuthRefused, ProtocolBroken: As for `request`.
         """
         ...

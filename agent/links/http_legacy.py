@@ -35,6 +35,7 @@ from agent.links.http_answer import (
 )
 from agent.links.http_modern import param_headers, timed_out
 from agent.links.http_pool import HttpPool, OutgoingBody, Response
+from agent.links.listening import UPDATED, Updates
 from agent.links.negotiation import (
     INITIALIZE,
     INITIALIZED,
@@ -43,6 +44,7 @@ from agent.links.negotiation import (
     judge_initialize,
     without_envelope,
 )
+from agent.links.session_subscriptions import SessionSubscriptions
 from agent.model import Json
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class LegacyHttpDoor:
         self._ids = itertools.count(1)
         self._listeners: set[Callable[[str], None]] = set()
         self._streams: set[Response] = set()
+        self._subscriptions = SessionSubscriptions(self.request)
 
     def __repr__(self) -> str:
         """Where it leads and the how-manieth session it is; never the session's ID."""
@@ -111,6 +114,7 @@ class LegacyHttpDoor:
             await self._post(rpc.encode_notification(INITIALIZED))
         self._hello = hello
         self._generation += 1
+        self._subscriptions.session_ended(f"{self._pool.where} opened another session")
         for stream in tuple(self._streams):
             stream.close()  # It belongs to the session before; whoever listens has to list again anyway.
 
@@ -197,6 +201,10 @@ class LegacyHttpDoor:
         finally:
             self._listeners.discard(on_change)
 
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`; updates come on the GET stream, or on that of any request."""
+        await self._subscriptions.follow(updates)
+
     async def probe(self, timeout_s: float) -> None:
         """As `Door.probe`."""
         try:
@@ -242,11 +250,14 @@ class LegacyHttpDoor:
         return on_message
 
     async def _take(self, message: Json, on_question: OnQuestion) -> bool:
-        """Deal with what is not for whoever waits for a result: the server's own requests and its list changes."""
+        """Deal with what is not for whoever waits for a result: the server's own requests, list changes and updates."""
         if rpc.is_request(message):
             if (reply := on_question(message)) is not None:
                 with contextlib.suppress(CallFailed):
                     await self.answer(reply, timeout_s=COURTESY_TIMEOUT_S)
+            return True
+        if message.get("method") == UPDATED:
+            self._subscriptions.updated(rpc.params_of(message))
             return True
         change = rpc.LIST_CHANGES.get(message.get("method", ""))
         if change is None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from mcp_types.jsonrpc import METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 
-from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, ProtocolBroken, RpcError, Unreachable
+from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
 from agent.links import rpc
 from agent.links.hello import (
     ACKNOWLEDGE_TIMEOUT_S,
@@ -31,15 +31,12 @@ from agent.links.http_answer import (
 )
 from agent.links.http_pool import HttpPool, OutgoingBody
 from agent.links.large_answer import result_sink
+from agent.links.listening import LISTEN, ListChanges, Listening, Updates
 from agent.links.negotiation import (
-    ACKNOWLEDGED,
     DISCOVER,
-    LISTEN,
     Handshake,
     ModernStamp,
-    acknowledges_lists,
     judge_discovery,
-    listen_params,
 )
 from agent.model import PROBE_META_KEY, Json
 
@@ -106,22 +103,33 @@ class ModernHttpDoor:
         self._pool.use_token(token)
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `Door.listen`: one long `subscriptions/listen` request."""
+        """As `Door.listen`."""
+        try:
+            await self._listen(ListChanges(on_change))
+        except RpcError as exc:
+            raise listen_failure(exc) from exc
+
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`."""
+        await self._listen(updates)
+
+    async def _listen(self, listening: Listening) -> None:
+        """Hold one long `subscriptions/listen` request; always ends with an exception."""
         request_id = f"listen-{next(self._ids)}"
-        stamped = self._stamp.params(listen_params())
+        stamped = self._stamp.params(listening.params)
         body = OutgoingBody(rpc.encode_request(request_id, LISTEN, stamped))
         try:
             async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
-                await self._follow(body, self._stamp.headers(LISTEN, stamped), deadline, on_change)
+                await self._read_stream(body, self._stamp.headers(LISTEN, stamped), deadline, listening)
         except TimeoutError as exc:
             raise Unreachable(f"{self._pool.where} did not acknowledge the subscription in time") from exc
         except HttpRefusal as exc:
             if exc.error is None and exc.status in (404, 405, 501):
                 raise ListenNotSupported(str(exc)) from exc
             failure = exc.as_failure()
-            raise failure if isinstance(failure, ProtocolBroken) else listen_failure(failure) from exc
-        except (RpcError, CallFailed) as exc:
-            raise listen_failure(exc) from exc
+            raise Unreachable(str(failure)) if isinstance(failure, CallFailed) else failure from exc
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
 
     async def probe(self, timeout_s: float) -> None:
         """As `Door.probe`. An answer of another era or node makes the door `lost`, so that it is opened anew."""
@@ -147,12 +155,8 @@ class ModernHttpDoor:
         self.lost.set()
         return Unreachable(self.lost_reason)
 
-    async def _follow(
-        self,
-        body: OutgoingBody,
-        headers: Mapping[str, str],
-        deadline: asyncio.Timeout,
-        on_change: Callable[[str], None],
+    async def _read_stream(
+        self, body: OutgoingBody, headers: Mapping[str, str], deadline: asyncio.Timeout, listening: Listening
     ) -> None:
         response = await self._pool.post(body, headers)
         try:
@@ -161,18 +165,13 @@ class ModernHttpDoor:
                 raise ListenNotSupported(f"{self._pool.where} answers {LISTEN} without a stream")
             stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX)
             while (message := await stream.next()) is not None:
-                method = message.get("method")
-                if method == ACKNOWLEDGED:
-                    if not acknowledges_lists(rpc.params_of(message)):
-                        raise ListenNotSupported(f"{self._pool.where} announces no list changes")
-                    deadline.reschedule(None)
-                    on_change("listening")
-                elif method in rpc.LIST_CHANGES:
-                    on_change(rpc.LIST_CHANGES[method])
-                elif method is None:
+                if "method" not in message:
                     rpc.result_of(message)
                     break
-            raise Unreachable(f"{self._pool.where} ended the stream of list changes")
+                listening.take(message["method"], rpc.params_of(message))
+                if listening.acknowledged:
+                    deadline.reschedule(None)
+            raise Unreachable(f"{self._pool.where} ended the stream of changes")
         finally:
             response.close()
 

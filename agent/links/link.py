@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
@@ -30,6 +30,8 @@ from agent.core.link_state import (
     advance,
 )
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
+from agent.links.following import follower
+from agent.links.link_hooks import LinkHooks
 from agent.links.mesh_door import OpenDoor, opened
 from agent.links.session import ReloadAsked, Retired, Session
 from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
@@ -40,15 +42,6 @@ log = logging.getLogger(__name__)
 DRAIN_TIMEOUT_S: Final = 30.0
 
 Dial = Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenDoor]]
-
-
-@dataclass(frozen=True, slots=True)
-class LinkHooks:
-    """Whom a link tells: the mesh of any change of its view, metrics of dials and reconnects."""
-
-    changed: Callable[[], None]
-    dialled: Callable[[str], None]
-    reconnected: Callable[[str], None]
 
 
 class Link:
@@ -106,6 +99,11 @@ class Link:
             self._session.relist()
         if not self._view.connected:
             self._cut_short.set()
+
+    def look_at_wishes(self) -> None:
+        """`LinkHooks.watch` may want other resources to be followed than before."""
+        if self._session is not None:
+            self._session.following.look()
 
     def reload(self) -> asyncio.Event:
         """Close the door, if open, and dial anew; the event returned is set when that has an outcome.
@@ -182,7 +180,8 @@ class Link:
         try:
             async with self._dials:
                 opened_door = await stack.enter_async_context(self._dial(self.spec, self._own))
-            self._session = Session(opened_door, self, self._rng)
+            following = follower(opened_door.door, self.spec, self._own, self._hooks.watch)
+            self._session = Session(opened_door, self, self._rng, following)
             self._session.show_token(self.spec.target)  # It may have changed while we dialled.
             await self._session.run()
         except Retired:

@@ -34,16 +34,12 @@ DISCOVER: Final = "server/discover"
 INITIALIZE: Final = "initialize"
 INITIALIZED: Final = "notifications/initialized"
 PING: Final = "ping"
-LISTEN: Final = "subscriptions/listen"
-_SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
-ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 FIRST_VERSION: Final = LATEST_MODERN_VERSION
 
 # What marks a request as modern. A legacy session refuses requests that carry it (dual-era servers check).
 _ENVELOPE_KEYS: Final = frozenset(
     {PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY}
 )
-_LISTEN_FILTER: Final = {"toolsListChanged": True, "promptsListChanged": True, "resourcesListChanged": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +68,6 @@ def initialize_params(client_name: str, features: Json) -> Json:
         "capabilities": features,
         "clientInfo": client_info(client_name),
     }
-
-
-def listen_params() -> Json:
-    """Params of `subscriptions/listen` for the three kinds of list change."""
-    return {"notifications": dict(_LISTEN_FILTER)}
-
-
-def acknowledges_lists(params: Json) -> bool:
-    """Whether an acknowledgement promises any of the list changes that we asked for."""
-    granted = params.get("notifications")
-    return isinstance(granted, dict) and any(granted.get(kind) is True for kind in _LISTEN_FILTER)
-
-
-def subscription_of(params: Json) -> int | None:
-    """The ID of our `subscriptions/listen` request that a notification belongs to, if it names one."""
-    meta = params.get("_meta")
-    found = meta.get(_SUBSCRIPTION_ID_META_KEY) if isinstance(meta, dict) else None
-    return found if isinstance(found, int) else None
 
 
 def judge_discovery(result: Json, version: str) -> Hello | Handshake:

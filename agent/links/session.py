@@ -13,6 +13,7 @@ from typing import Final, NoReturn, Protocol
 
 from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
 from agent.links.door import ListenNotSupported
+from agent.links.following import Following
 from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor
 from agent.model import HttpTarget, Json, Offer, StdioTarget
@@ -70,8 +71,9 @@ class SessionEvents(Protocol):
 class Session:
     """See the module. Sole writer: the task that runs `run`; `request`, `relist` and `end` are called from others."""
 
-    def __init__(self, opened: OpenDoor, events: SessionEvents, rng: random.Random) -> None:
+    def __init__(self, opened: OpenDoor, events: SessionEvents, rng: random.Random, following: Following) -> None:
         self.opened = opened
+        self.following = following
         self.over = False
         self._door = opened.door
         self._events = events
@@ -159,6 +161,7 @@ class Session:
                 group.create_task(self._keep_listed(), name="list")
                 group.create_task(self._probe(), name="probe")
                 group.create_task(self._watch_loss(), name="loss")
+                group.create_task(self.following.run(), name="follow resources")
                 # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
                 # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
                 await self._watch_end()

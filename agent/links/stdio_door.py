@@ -23,22 +23,18 @@ from agent.links import rpc
 from agent.links.hello import (
     ACKNOWLEDGE_TIMEOUT_S,
     Hello,
-    ListenNotSupported,
     OnNotification,
     OnQuestion,
     listen_failure,
 )
+from agent.links.listening import LISTEN, UPDATED, Heard, ListChanges, Listening, Updates, subscription_of
 from agent.links.negotiation import (
-    ACKNOWLEDGED,
     DISCOVER,
-    LISTEN,
     PING,
     ModernStamp,
-    acknowledges_lists,
-    listen_params,
-    subscription_of,
     without_envelope,
 )
+from agent.links.session_subscriptions import SessionSubscriptions
 from agent.links.stdio_child import Child, start_child
 from agent.links.stdio_pending import Pending
 from agent.model import Era, Json, StdioTarget
@@ -75,6 +71,7 @@ class StdioDoor:
         self._ids = itertools.count(1)
         self._pending: dict[int, Pending] = {}
         self._listeners: set[Callable[[str], None]] = set()
+        self._subscriptions = SessionSubscriptions(self.request)
 
     def __repr__(self) -> str:
         """The child, how much is in flight, and what it wrote that is no message."""
@@ -156,7 +153,10 @@ class StdioDoor:
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `Door.listen`: a modern child is asked for a subscription, a legacy one tells everybody anyway."""
         if self._stamp is not None:
-            await self._subscribe(on_change)
+            try:
+                await self._listen(ListChanges(on_change))
+            except RpcError as exc:
+                raise listen_failure(exc) from exc
         self._listeners.add(on_change)
         try:
             on_change("listening")
@@ -164,6 +164,12 @@ class StdioDoor:
             raise Unreachable(self.lost_reason)
         finally:
             self._listeners.discard(on_change)
+
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`."""
+        if self._stamp is not None:
+            await self._listen(updates)
+        await self._subscriptions.follow(updates)
 
     async def probe(self, timeout_s: float) -> None:
         """As `Door.probe`."""
@@ -194,38 +200,28 @@ class StdioDoor:
         pending.response.add_done_callback(lambda _: self._pending.pop(request_id, None))
         return pending.response
 
-    async def _subscribe(self, on_change: Callable[[str], None]) -> None:
+    async def _listen(self, listening: Listening) -> None:
+        """Hold one `subscriptions/listen` request; always ends with an exception."""
         request_id = next(self._ids)
         pending = self._pending[request_id] = Pending(self._loop)
-        acknowledged: asyncio.Future[bool] = self._loop.create_future()
-
-        def on_message(message: Json) -> None:
-            method = message["method"]
-            if method == ACKNOWLEDGED and not acknowledged.done():
-                acknowledged.set_result(acknowledges_lists(rpc.params_of(message)))
-                on_change("listening")
-            elif method in rpc.LIST_CHANGES:
-                on_change(rpc.LIST_CHANGES[method])
-
-        pending.listener = on_message
-        ended = False
+        heard = Heard(listening)
+        pending.listener = heard.take
+        pending.response.add_done_callback(lambda _: heard.word.set())
         try:
-            self._write(rpc.encode_request(request_id, LISTEN, self._stamped(listen_params())))
+            self._write(rpc.encode_request(request_id, LISTEN, self._stamped(listening.params)))
             async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S):
-                await asyncio.wait((acknowledged, pending.response), return_when=asyncio.FIRST_COMPLETED)
-            if acknowledged.done() and not acknowledged.result():
-                raise ListenNotSupported("the server announces no list changes")
-            message = await pending.response
-            ended = True
-            self._result_of(message)
-            raise Unreachable("the server ended the stream of list changes")
+                await heard.word.wait()
+            if heard.refusal is not None:
+                raise heard.refusal
+            self._result_of(await pending.response)
+            raise Unreachable("the server ended the stream of changes")
         except TimeoutError as exc:
             raise Unreachable("the server did not acknowledge the subscription in time") from exc
-        except (RpcError, CallFailed) as exc:
-            raise listen_failure(exc) from exc
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
         finally:
-            self._tell_cancelled(request_id, "nobody listens any more", sent=not ended)
-            acknowledged.cancel()
+            answered = pending.response.done() and not pending.response.cancelled()
+            self._tell_cancelled(request_id, "nobody listens any more", sent=not answered)
             del self._pending[request_id]
             pending.response.cancel()
 
@@ -277,6 +273,8 @@ class StdioDoor:
         elif method in rpc.LIST_CHANGES:
             for listener in tuple(self._listeners):
                 listener(rpc.LIST_CHANGES[method])
+        elif method == UPDATED:
+            self._subscriptions.updated(params)
         else:
             self._on_notice(method, params)
 
@@ -289,5 +287,6 @@ class StdioDoor:
     def _on_end(self) -> None:
         self.lost_reason = self.child.obituary()
         self.lost.set()
+        self._subscriptions.session_ended(self.lost_reason)
         for pending in tuple(self._pending.values()):
             pending.settle(None)

@@ -11,7 +11,8 @@ import pytest
 
 from agent.core.route_table import RouteTable
 from agent.errors import MeshError, OverrideRefused
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.link_hooks import LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.mesh import RESYNC_EVERY_S, Mesh, MeshHooks, table_digest
 from agent.model import BackendSpec, HttpTarget, NodeIdentity, ServerScope, ServerSpec

@@ -15,7 +15,8 @@ import pytest
 
 from agent.core.selection import Override
 from agent.errors import AuthRefused, MeshError, OverrideRefused, Unreachable
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.link_hooks import LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.mesh import Mesh, MeshHooks
 from agent.model import BackendSpec, HttpTarget, LinkState, ServerScope, ServerSpec, StdioTarget

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from agent.core.reconcile import CloseLink, OpenLink, RelabelLink, RenewLink
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.link_hooks import LinkHooks
 from agent.links.supervisor import DIALS_MAX, Supervisor
 from agent.model import BackendSpec, HttpTarget, LinkState, ServerScope, ServerSpec, StdioTarget
 from tests.scripted_door import OWN, PEER, OtherSide, now_s

@@ -28,7 +28,8 @@ from agent.errors import MeshError
 from agent.links.door import Door, open_door
 from agent.links.http_legacy import LegacyHttpDoor
 from agent.links.http_pool import open_pool
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.link_hooks import LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.membership import MembershipView
 from agent.mesh import Mesh, MeshHooks
@@ -36,6 +37,7 @@ from agent.metrics import Metrics
 from agent.model import BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerSpec
 from agent.overrides import OverrideStore
 from agent.peer_orders import PeerOrders
+from agent.resource_updates import ResourceUpdates
 from agent.settings_values import StaticPeer
 from discovery.model import Catalog, Instance, InstanceKey
 from tests.integration.servers.hosting import http_app, serving
@@ -60,6 +62,7 @@ class RunningNode:
     mesh_task: asyncio.Task[None]
     servers_file: list[ServerSpec]
     begin_to_drain: Callable[[], None]
+    updates: ResourceUpdates
 
     @property
     def url(self) -> str:
@@ -138,10 +141,11 @@ class _Wiring:
         store = OverrideStore.open(folder)
 
         def make_link(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-            hooks = LinkHooks(lambda: mesh.wake() and None, metrics.dialled, metrics.link_reconnected)
+            hooks = LinkHooks(lambda: mesh.wake() and None, metrics.dialled, metrics.link_reconnected, updates)
             return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng)
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
+            updates = ResourceUpdates(supervisor.link)
             dispatch = Dispatch(
                 node_id=self.identity.node_id,
                 link=supervisor.link,
@@ -155,7 +159,13 @@ class _Wiring:
                 store=store,
                 statics=statics,
                 peer_token=lambda: peer_token,
-                hooks=MeshHooks(self._changed(0), self._changed(1), self.digests.append, dispatch.forget),
+                hooks=MeshHooks(
+                    self._changed(0),
+                    self._changed(1),
+                    self.digests.append,
+                    dispatch.forget,
+                    updates.routes_changed,
+                ),
             )
             orders = PeerOrders(mesh, store, tasks)
             desk = Desk(
@@ -167,7 +177,7 @@ class _Wiring:
                 reread_servers=lambda: mesh.take_servers(self.servers),
             )
             mesh.take_servers(self.servers)
-            await self._build_endpoints(mesh, desk, dispatch, metrics)
+            await self._build_endpoints(mesh, desk, dispatch, metrics, updates)
             runner, base = await self._serve([*PeersApi(mesh, orders).routes(), *desk.routes()], port)
             mesh_task = tasks.create_task(mesh.run(), name="mesh")
             standing = [mesh_task] + [tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints]
@@ -186,6 +196,7 @@ class _Wiring:
                     mesh_task,
                     self.servers,
                     self._begin_to_drain,
+                    updates,
                 )
             finally:
                 await runner.cleanup()
@@ -201,7 +212,9 @@ class _Wiring:
         for endpoint in self.endpoints:
             endpoint.close_streams()
 
-    async def _build_endpoints(self, mesh: Mesh, desk: Desk, dispatch: Dispatch, metrics: Metrics) -> None:
+    async def _build_endpoints(
+        self, mesh: Mesh, desk: Desk, dispatch: Dispatch, metrics: Metrics, updates: ResourceUpdates
+    ) -> None:
         for path, routes in {"/mcp": lambda: mesh.routes, "/mcp/local": lambda: mesh.local_routes}.items():
             endpoint = await build_endpoint(
                 path,
@@ -213,6 +226,7 @@ class _Wiring:
                 session_event=metrics.session_event,
                 draining=lambda: self.draining,
                 limits=self.limits,
+                updates=updates,
             )
             self.endpoints.append(endpoint)
 

@@ -1,0 +1,19 @@
+"""Whom a link tells what: the mesh, the metrics, and whoever wants to know of its backend's resources.
+
+Filled in by the wiring, one for each link. The one rule: a hook returns at once and never raises.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.links.following import NobodyWatches, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHooks:
+    """`changed`: any change of the link's view. `dialled`: how a dial ended. `reconnected`: whose door was lost."""
+
+    changed: Callable[[], None]
+    dialled: Callable[[str], None]
+    reconnected: Callable[[str], None]
+    watch: Watch = NobodyWatches()  # noqa: RUF009 - it has no state

@@ -1,0 +1,139 @@
+"""What one `subscriptions/listen` asks for, and what is made of the messages on its stream.
+
+Handed by links to doors, which send the parameters and hand back each message; a door to a session says the same in
+the words of that era. The one rule: nothing is told before the other side has acknowledged, and only what it granted.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final, Protocol
+
+from agent.errors import RpcError
+from agent.links import rpc
+from agent.links.hello import ListenNotSupported
+from agent.model import Json
+
+LISTEN: Final = "subscriptions/listen"
+ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+UPDATED: Final = "notifications/resources/updated"
+
+_LIST_KINDS: Final = ("toolsListChanged", "promptsListChanged", "resourcesListChanged")
+_URIS: Final = "resourceSubscriptions"
+_SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
+
+
+class Listening(Protocol):
+    """One stream: what is asked for, whether the other side has agreed, and who takes its messages."""
+
+    @property
+    def params(self) -> Json:
+        """The parameters of `subscriptions/listen`."""
+        ...
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the other side has said what it grants."""
+        ...
+
+    def take(self, method: str, params: Json) -> None:
+        """Take one message of the stream. Raises `ListenNotSupported` when nothing of what was asked is granted."""
+        ...
+
+
+class ListChanges:
+    """All three kinds of list change. `on_change` gets "listening", then "tools", "prompts" or "resources"."""
+
+    def __init__(self, on_change: Callable[[str], None]) -> None:
+        self.acknowledged = False
+        self._on_change = on_change
+
+    @property
+    def params(self) -> Json:
+        """As `Listening.params`."""
+        return {"notifications": dict.fromkeys(_LIST_KINDS, True)}
+
+    def take(self, method: str, params: Json) -> None:
+        """As `Listening.take`."""
+        if method == ACKNOWLEDGED:
+            granted = params.get("notifications")
+            if not isinstance(granted, dict) or not any(granted.get(kind) is True for kind in _LIST_KINDS):
+                raise ListenNotSupported("the server announces no list changes")
+            self.acknowledged = True
+            self._on_change("listening")
+        elif method in rpc.LIST_CHANGES:
+            self._on_change(rpc.LIST_CHANGES[method])
+
+
+class Updates:
+    """Updates of some resources, by the URIs that the other side knows them by.
+
+    `on_granted` gets those of `uris` that the other side will tell of, and its errors for others by URI, where it gave
+    any; once, before anything else. `on_updated` gets a URI, which may be one below a granted one. `meta` goes along in
+    the request's `_meta`.
+    """
+
+    def __init__(
+        self,
+        uris: Collection[str],
+        on_granted: Callable[[frozenset[str], Mapping[str, RpcError]], None],
+        on_updated: Callable[[str], None],
+        meta: Json | None = None,
+    ) -> None:
+        self.uris = frozenset(uris)
+        self.acknowledged = False
+        self._on_granted = on_granted
+        self._on_updated = on_updated
+        self._meta = meta
+
+    @property
+    def params(self) -> Json:
+        """As `Listening.params`."""
+        asked: Json = {"notifications": {_URIS: sorted(self.uris)}}
+        return {**asked, "_meta": self._meta} if self._meta else asked
+
+    def grant(self, uris: Iterable[str], refusals: Mapping[str, RpcError] | None = None) -> None:
+        """The other side will tell of these. Raises `ListenNotSupported` when there are none."""
+        granted = self.uris.intersection(uris)
+        self.acknowledged = bool(granted)
+        self._on_granted(granted, refusals or {})
+        if not granted:
+            raise ListenNotSupported("the server tells of no updates of these resources")
+
+    def updated(self, uri: str) -> None:
+        """A resource has changed."""
+        if self.acknowledged:
+            self._on_updated(uri)
+
+    def take(self, method: str, params: Json) -> None:
+        """As `Listening.take`."""
+        if method == ACKNOWLEDGED:
+            notifications = params.get("notifications")
+            granted = notifications.get(_URIS) if isinstance(notifications, dict) else None
+            self.grant(uri for uri in granted if isinstance(uri, str)) if isinstance(granted, list) else self.grant(())
+        elif method == UPDATED and isinstance(uri := params.get("uri"), str):
+            self.updated(uri)
+
+
+class Heard:
+    """Takes messages in a callback, where nothing may be raised. `word` is set when they are granted or refused."""
+
+    def __init__(self, listening: Listening) -> None:
+        self.word = asyncio.Event()
+        self.refusal: ListenNotSupported | None = None
+        self._listening = listening
+
+    def take(self, message: Json) -> None:
+        """Take one message of the stream."""
+        try:
+            self._listening.take(message["method"], rpc.params_of(message))
+        except ListenNotSupported as exc:
+            self.refusal = exc
+        if self._listening.acknowledged or self.refusal is not None:
+            self.word.set()
+
+
+def subscription_of(params: Json) -> int | None:
+    """The ID of our `subscriptions/listen` request that a notification belongs to, if it names one."""
+    meta = params.get("_meta")
+    found = meta.get(_SUBSCRIPTION_ID_META_KEY) if isinstance(meta, dict) else None
+    return found if isinstance(found, int) else None

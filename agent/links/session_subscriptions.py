@@ -1,0 +1,115 @@
+"""Subscriptions to resources on one session of before 2026-07-28: `resources/subscribe` and `resources/unsubscribe`.
+
+Owned by the doors to such servers, over HTTP and over pipes, whose session all callers share. The one rule: the server
+is asked once for each URI that anybody follows, and told when nobody does any more.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Final
+
+from agent.errors import CallFailed, MeshError, RpcError, Unreachable
+from agent.links.listening import Updates
+from agent.model import Json
+
+SUBSCRIBE: Final = "resources/subscribe"
+UNSUBSCRIBE: Final = "resources/unsubscribe"
+SUBSCRIBE_TIMEOUT_S: Final = 10.0
+# Taking back is courtesy: it may hold nobody up.
+UNSUBSCRIBE_TIMEOUT_S: Final = 2.0
+# There is one request for each URI; so many at a time keep a server busy and drown no one else's calls.
+REQUESTS_AT_ONCE: Final = 8
+
+Request = Callable[..., Awaitable[Json]]
+
+
+class SessionSubscriptions:
+    """What one door's session is subscribed to. Sole writers: the tasks that run `follow`."""
+
+    def __init__(self, request: Request) -> None:
+        """`request`: the door's own."""
+        self._request = request
+        self._held: dict[Updates, frozenset[str]] = {}
+        self._ended: dict[Updates, asyncio.Future[str]] = {}
+        # Subscribing and taking back could overtake each other on their connections; so one after the other.
+        self._turn = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<SessionSubscriptions {sum(map(len, self._held.values()))} URIs>"
+
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`."""
+        ended = self._ended[updates] = asyncio.get_running_loop().create_future()
+        try:
+            await self._subscribe(updates, ended)
+            raise Unreachable(await ended)
+        finally:
+            await self._take_back(self._held.pop(updates, frozenset()))
+            del self._ended[updates]
+            ended.cancel()
+
+    def updated(self, params: Json) -> None:
+        """The server says that a resource has changed. One telling is enough: a door's followers are one link's."""
+        uri = params.get("uri")
+        teller = next((updates for updates in self._ended if updates.acknowledged), None)
+        if isinstance(uri, str) and teller is not None:
+            teller.updated(uri)
+
+    def session_ended(self, reason: str) -> None:
+        """The server has forgotten all of it: every `follow` ends."""
+        self._held.clear()
+        for ended in self._ended.values():
+            if not ended.done():
+                ended.set_result(reason)
+
+    async def _subscribe(self, updates: Updates, ended: asyncio.Future[str]) -> None:
+        granted: set[str] = set()
+        refusals: dict[str, RpcError] = {}
+
+        async def subscribe(uri: str) -> None:
+            if not self._is_held(uri):
+                try:
+                    await self._request(SUBSCRIBE, {"uri": uri}, timeout_s=SUBSCRIBE_TIMEOUT_S)
+                except RpcError as exc:
+                    refusals[uri] = exc
+                    return
+            granted.add(uri)
+
+        async with self._turn:
+            try:
+                await _each(sorted(updates.uris), subscribe)
+            except ExceptionGroup as failed:
+                first = failed.exceptions[0]
+                raise Unreachable(str(first)) if isinstance(first, CallFailed) else first from failed
+            finally:
+                if not ended.done():  # Otherwise some of it may have been said to a session that is no more.
+                    self._held[updates] = frozenset(granted)
+        if not ended.done():
+            updates.grant(granted, refusals)
+
+    async def _take_back(self, uris: Iterable[str]) -> None:
+        async def unsubscribe(uri: str) -> None:
+            if not self._is_held(uri):
+                with contextlib.suppress(MeshError):
+                    await self._request(UNSUBSCRIBE, {"uri": uri}, timeout_s=UNSUBSCRIBE_TIMEOUT_S)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNSUBSCRIBE_TIMEOUT_S), self._turn:
+                await _each(uris, unsubscribe)
+
+    def _is_held(self, uri: str) -> bool:
+        return any(uri in held for held in self._held.values())
+
+
+async def _each(items: Iterable[str], act: Callable[[str], Awaitable[None]]) -> None:
+    """Do it for all, some at a time."""
+    left: Iterator[str] = iter(items)
+
+    async def work() -> None:
+        for item in left:
+            await act(item)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(REQUESTS_AT_ONCE):
+            group.create_task(work(), name=f"subscriptions {number}")

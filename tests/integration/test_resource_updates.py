@@ -1,0 +1,100 @@
+"""Updates of resources of every kind of server, behind one node and behind two, told to clients of both eras."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp.client import Client
+from mcp.client.subscriptions import ResourceUpdated, Subscription, listen
+
+from agent.model import Era, HttpTarget, ServerScope, ServerSpec, StdioTarget
+from tests.integration.servers import watched_server
+from tests.integration.servers.hosting import serving
+from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
+from tests.integration.servers.watched_server import Watched
+
+KINDS = ["modern http", "legacy http", "modern stdio", "legacy stdio"]
+# What the promise to clients is; nothing here takes a tenth of it on an idle machine.
+WITHIN_S = 2.0
+PATIENCE_S = 20.0
+
+
+@asynccontextmanager
+async def served(watched: Watched) -> AsyncIterator[str]:
+    app = watched.server.streamable_http_app(host="127.0.0.1")
+    async with app.router.lifespan_context(app), serving(app) as base:
+        yield f"{base}/mcp"
+
+
+@asynccontextmanager
+async def backend(kind: str) -> AsyncIterator[ServerSpec]:
+    """A server `kit` of one kind."""
+    era, transport = kind.split()
+    if transport == "stdio":
+        file = str(Path(watched_server.__file__))
+        yield ServerSpec("kit", StdioTarget(sys.executable, (file, era)), ServerScope.SERVICE)
+        return
+    async with served(Watched(legacy=era == "legacy")) as url:
+        yield ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+
+
+@asynccontextmanager
+async def scene(folder: Path, *specs: ServerSpec, hops: int = 1) -> AsyncIterator[RunningNode]:
+    """The front node; with two hops each server runs on a node of its own behind it."""
+    async with AsyncExitStack() as stack:
+        if hops == 1:
+            front = await stack.enter_async_context(running_node("front", folder / "front", servers=specs))
+            await front.connected(*(spec.name for spec in specs))
+            yield front
+            return
+        nodes = []
+        for number, spec in enumerate(specs):
+            node = await stack.enter_async_context(running_node(f"n{number}", folder / f"n{number}", servers=[spec]))
+            await node.connected(spec.name)
+            nodes.append(node)
+        front = await stack.enter_async_context(running_node("front", folder / "front"))
+        front.mesh.take_catalog(catalog(*map(instance, nodes)))
+        await front.when(lambda: replicas(front) == len(nodes))
+        yield front
+
+
+def replicas(node: RunningNode) -> int:
+    route = node.mesh.routes.resources.get("watch://kit/one")
+    return 0 if route is None else len(route.replicas)
+
+
+async def call(node: RunningNode, tool: str, **arguments: Any) -> str:
+    async with asyncio.timeout(PATIENCE_S), client(node.url, Era.MODERN) as mcp:
+        result = await mcp.request("tools/call", {"name": f"kit__{tool}", "arguments": arguments}, timeout_s=15)
+        return str(result["content"][0]["text"])
+
+
+async def next_uri(subscription: Subscription, within_s: float = WITHIN_S) -> str:
+    async with asyncio.timeout(within_s):
+        event = await anext(subscription)
+    assert isinstance(event, ResourceUpdated)
+    return event.uri
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_modern_client_is_told_under_the_public_uri_and_the_server_when_nobody_cares(
+    kind: str, hops: int, tmp_path: Path
+) -> None:
+    async with backend(kind) as spec, scene(tmp_path, spec, hops=hops) as node:
+        async with (
+            Client(node.url) as mcp,
+            listen(
+                mcp.session, resource_subscriptions=["watch://kit/one", "watch://kit/refused", "watch://nobody/one"]
+            ) as subscription,
+        ):
+            assert subscription.honored.resource_subscriptions == ["watch://kit/one"]
+            await call(node, "touch", uri="watch://two")
+            await call(node, "touch", uri="watch://one")
+            assert await next_uri(subscription) == "watch://kit/one"
+        await call(node, "awaited", uris=[])
+        assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 URIs>"
