@@ -124,19 +124,15 @@ class Node:
                 call_timeout_s=self._settings.call_timeout_s,
                 rng=self._rng,
             )
+            changed = (self._mesh_changed, self._local_changed, self._offer_changed)
+            hooks = MeshHooks(*changed, self._dispatch.forget, self._updates.routes_changed)
             self._mesh = Mesh(
                 own=self._identity,
                 supervisor=supervisor,
                 store=store,
                 statics=self._settings.peers,
                 peer_token=lambda: self._peer_token,
-                hooks=MeshHooks(
-                    self._mesh_changed,
-                    self._local_changed,
-                    self._offer_changed,
-                    self._dispatch.forget,
-                    self._updates.routes_changed,
-                ),
+                hooks=hooks,
             )
             self._orders = PeerOrders(self._mesh, store, tasks)
             self._membership = Membership(
@@ -233,21 +229,13 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        hooks = LinkHooks(
-            changed=self._link_changed,
-            dialled=self._metrics.dialled,
-            reconnected=self._metrics.link_reconnected,
-            watch=self._updates,
-        )
+        hooks = LinkHooks(self._mesh.wake, self._metrics.dialled, self._metrics.link_reconnected, self._updates)
         return Link(spec, dials, own=self._identity, hooks=hooks, rng=self._rng)
 
     def _url(self) -> str:
         return f"http://{display_host(self._settings.host)}:{self._port}/mcp"
 
     # Events
-
-    def _link_changed(self) -> None:
-        self._mesh.wake()
 
     def _mesh_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[0].notices.changed(kinds)

@@ -27,11 +27,13 @@ _PING: Final = b": ping\r\n\r\n"
 class EventStream:
     """One stream. `tell` and `end` may be called at any time; `serve` runs once, in the request's own task.
 
-    `dropped` is called when its client does not read it.
+    `due` gives more messages, asked for when the client takes some; `nudge` says that there are any. `dropped` is
+    called when its client does not read it.
     """
 
-    def __init__(self, request: web.Request, dropped: Callable[[], None]) -> None:
+    def __init__(self, request: web.Request, due: Callable[[], list[bytes]], dropped: Callable[[], None]) -> None:
         self._request = request
+        self._due = due
         self._dropped = dropped
         self._events: deque[bytes] = deque()
         self._bytes = 0
@@ -54,6 +56,10 @@ class EventStream:
             return
         self._events.append(message)
         self._bytes += len(message)
+        self._wake.set()
+
+    def nudge(self) -> None:
+        """There is something due."""
         self._wake.set()
 
     def end(self) -> None:
@@ -88,7 +94,8 @@ class EventStream:
         except TimeoutError:
             return _PING
         self._wake.clear()
-        waiting = b"".join(b"event: message\r\ndata: " + message + b"\r\n\r\n" for message in self._events)
+        messages = [*self._events, *self._due()]
+        waiting = b"".join(b"event: message\r\ndata: " + message + b"\r\n\r\n" for message in messages)
         self._events.clear()
         self._bytes = 0
         return waiting

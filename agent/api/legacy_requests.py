@@ -39,9 +39,7 @@ from agent.resource_updates import Tell as TellUri
 P = ParamSpec("P")
 
 # What may take its time; everything else is answered at once.
-ROUTED: Final = frozenset(
-    {"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"}
-)
+ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"})
 _LOG_LEVELS: Final = get_args(LoggingLevel)
 # Declared at `initialize`, unknown to 2026-07-28 under this name.
 _GONE: Final = frozenset({"tasks"})

@@ -7,6 +7,7 @@ on a session (a call, a question, a stream) ends with it.
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -21,10 +22,12 @@ from agent.errors import NOT_EXECUTED, AnswerCut
 from agent.model import Json
 from agent.resource_updates import Subscriber
 
+log = logging.getLogger(__name__)
+
 # As many as the largest hosts have open at once, tenfold; each may hold a body of 4 MiB and a connection.
 CALLS_MAX: Final = 256
-# A stream of a slow reader is dropped at as many events (agent.api.event_stream).
-MISSED_MAX: Final = 128
+# All that a client may subscribe to (agent.resource_updates), and as much again below that.
+UPDATES_MAX: Final = 2_000
 # What the reference clients take as one event.
 QUESTION_BYTES_MAX: Final = 1 << 20
 # To tell a client that a question is off, before whoever called that off goes on.
@@ -53,8 +56,7 @@ class Session:
     log_level: str | None = None
     subscriber: Subscriber | None = None
     stream: EventStream | None = None
-    # Resources that changed while no stream was open, each once.
-    _missed: dict[str, None] = field(default_factory=dict)
+    _updated: dict[str, None] = field(default_factory=dict)
     _calls: dict[str, asyncio.Task[Outcome]] = field(default_factory=dict)
     _questions: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
     _question_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -135,17 +137,18 @@ class Session:
     # Updates of resources
 
     def updated(self, uri: str) -> None:
-        """A resource that the client subscribed to has changed; it hears of that when it listens."""
+        """A resource that the client subscribed to has changed; it hears of that when it listens and reads."""
+        if len(self._updated) < UPDATES_MAX:
+            self._updated[uri] = None
+        elif uri not in self._updated:
+            log.warning("MCP resource update dropped, its client does not listen", extra={"limit": UPDATES_MAX})
         if self.stream is not None:
-            self.stream.tell(_update_note(uri))
-        elif len(self._missed) < MISSED_MAX:
-            self._missed[uri] = None
+            self.stream.nudge()
 
-    def tell_missed(self) -> None:
-        """Tell what changed while nobody listened. The table does this when a stream opens."""
-        missed, self._missed = self._missed, {}
-        for uri in missed:
-            self.updated(uri)
+    def take_updates(self) -> list[bytes]:
+        """The notifications of what has changed since the last time, each once."""
+        updated, self._updated = self._updated, {}
+        return [_update_note(uri) for uri in updated]
 
     # The end
 

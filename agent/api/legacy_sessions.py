@@ -115,11 +115,11 @@ class Sessions:
 
     async def stream(self, session: Session, request: web.Request) -> web.StreamResponse:
         """Serve the session's standing stream; it takes the place of one that a client may have lost."""
-        stream = EventStream(request, partial(self._record, "stream_dropped"))
+        stream = EventStream(request, session.take_updates, partial(self._record, "stream_dropped"))
         if session.stream is not None:
             session.stream.end()
         session.stream = stream
-        session.tell_missed()
+        stream.nudge()
         if self._closing:
             stream.end()
         try:

@@ -21,6 +21,7 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY
 from agent.core.client_features import EVERY_FEATURE, MAY_ASK, declared_features
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, RpcError
 from agent.links.hello import Hello, OnNotification
+from agent.links.listening import Updates
 from agent.links.open_call import OpenCall
 from agent.links.own_sessions import OpenSession, OwnSessions, SessionDoor, SessionLimits, SessionRefused
 from agent.links.parked import ParkedCalls, answers_of
@@ -50,6 +51,10 @@ class SharedDoor(SessionDoor, Protocol):
 
     def use_token(self, token: str) -> None:
         """As `Door.use_token`."""
+        ...
+
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`."""
         ...
 
     async def probe(self, timeout_s: float) -> None:
@@ -114,6 +119,10 @@ class AskingDoor:
             await self._shared.listen(on_change)
         finally:
             self._listeners.discard(on_change)
+
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`."""
+        await self._shared.follow(updates)
 
     async def probe(self, timeout_s: float) -> None:
         """As `Door.probe`."""

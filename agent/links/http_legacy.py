@@ -35,7 +35,7 @@ from agent.links.http_answer import (
 )
 from agent.links.http_modern import param_headers, timed_out
 from agent.links.http_pool import HttpPool, OutgoingBody, Response
-from agent.links.listening import UPDATED, Updates
+from agent.links.listening import Updates
 from agent.links.negotiation import (
     INITIALIZE,
     INITIALIZED,
@@ -85,7 +85,6 @@ class LegacyHttpDoor:
         self._generation = 0
         self._renewal = asyncio.Lock()
         self._ids = itertools.count(1)
-        self._listeners: set[Callable[[str], None]] = set()
         self._streams: set[Response] = set()
         self._subscriptions = SessionSubscriptions(self.request)
 
@@ -181,7 +180,7 @@ class LegacyHttpDoor:
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `Door.listen`: the session's GET stream."""
         generation = self._generation
-        self._listeners.add(on_change)
+        self._subscriptions.listeners.add(on_change)
         try:
             try:
                 await self._follow(on_change)
@@ -199,7 +198,7 @@ class LegacyHttpDoor:
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
         finally:
-            self._listeners.discard(on_change)
+            self._subscriptions.listeners.discard(on_change)
 
     async def follow(self, updates: Updates) -> None:
         """As `Door.follow`; updates come on the GET stream, or on that of any request."""
@@ -256,15 +255,7 @@ class LegacyHttpDoor:
                 with contextlib.suppress(CallFailed):
                     await self.answer(reply, timeout_s=COURTESY_TIMEOUT_S)
             return True
-        if message.get("method") == UPDATED:
-            self._subscriptions.updated(rpc.params_of(message))
-            return True
-        change = rpc.LIST_CHANGES.get(message.get("method", ""))
-        if change is None:
-            return False
-        for listener in tuple(self._listeners):
-            listener(change)
-        return True
+        return self._subscriptions.take(message.get("method", ""), rpc.params_of(message))
 
     async def _renew(self, generation: int) -> None:
         """Open a new session unless somebody else has since `generation`. Raises `CallNotSent`, `AuthRefused`."""

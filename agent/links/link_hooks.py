@@ -13,7 +13,7 @@ from agent.links.following import NobodyWatches, Watch
 class LinkHooks:
     """`changed`: any change of the link's view. `dialled`: how a dial ended. `reconnected`: whose door was lost."""
 
-    changed: Callable[[], None]
+    changed: Callable[[], object]
     dialled: Callable[[str], None]
     reconnected: Callable[[str], None]
     watch: Watch = NobodyWatches()  # noqa: RUF009 - it has no state

@@ -1,4 +1,4 @@
-"""Subscriptions to resources on one session of before 2026-07-28: `resources/subscribe` and `resources/unsubscribe`.
+"""What one session of before 2026-07-28 tells unasked: list changes, and updates of what `resources/subscribe` asked for.
 
 Owned by the doors to such servers, over HTTP and over pipes, whose session all callers share. The one rule: the server
 is asked once for each URI that anybody follows, and told when nobody does any more.
@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final
 
 from agent.errors import CallFailed, MeshError, RpcError, Unreachable
-from agent.links.listening import Updates
+from agent.links import rpc
+from agent.links.listening import UPDATED, Updates
 from agent.model import Json
 
 SUBSCRIBE: Final = "resources/subscribe"
@@ -25,10 +26,14 @@ Request = Callable[..., Awaitable[Json]]
 
 
 class SessionSubscriptions:
-    """What one door's session is subscribed to. Sole writers: the tasks that run `follow`."""
+    """What one door's session is subscribed to, and its `listeners` to list changes.
+
+    Sole writers: the tasks that run `follow`, and the door's `listen`.
+    """
 
     def __init__(self, request: Request) -> None:
         """`request`: the door's own."""
+        self.listeners: set[Callable[[str], None]] = set()
         self._request = request
         self._held: dict[Updates, frozenset[str]] = {}
         self._ended: dict[Updates, asyncio.Future[str]] = {}
@@ -49,12 +54,18 @@ class SessionSubscriptions:
             del self._ended[updates]
             ended.cancel()
 
-    def updated(self, params: Json) -> None:
-        """The server says that a resource has changed. One telling is enough: a door's followers are one link's."""
-        uri = params.get("uri")
-        teller = next((updates for updates in self._ended if updates.acknowledged), None)
-        if isinstance(uri, str) and teller is not None:
-            teller.updated(uri)
+    def take(self, method: str, params: Json) -> bool:
+        """Tell whom a notification concerns; False for one that is neither a list change nor an update."""
+        change = rpc.LIST_CHANGES.get(method)
+        if change is not None:
+            for listener in tuple(self.listeners):
+                listener(change)
+        elif method == UPDATED:
+            # One telling is enough: a door's followers are one link's.
+            uri, teller = params.get("uri"), next((updates for updates in self._ended if updates.acknowledged), None)
+            if isinstance(uri, str) and teller is not None:
+                teller.updated(uri)
+        return change is not None or method == UPDATED
 
     def session_ended(self, reason: str) -> None:
         """The server has forgotten all of it: every `follow` ends."""

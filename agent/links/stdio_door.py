@@ -27,7 +27,7 @@ from agent.links.hello import (
     OnQuestion,
     listen_failure,
 )
-from agent.links.listening import LISTEN, UPDATED, Heard, ListChanges, Listening, Updates, subscription_of
+from agent.links.listening import LISTEN, Heard, ListChanges, Listening, Updates, subscription_of
 from agent.links.negotiation import (
     DISCOVER,
     PING,
@@ -70,7 +70,6 @@ class StdioDoor:
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._pending: dict[int, Pending] = {}
-        self._listeners: set[Callable[[str], None]] = set()
         self._subscriptions = SessionSubscriptions(self.request)
 
     def __repr__(self) -> str:
@@ -157,13 +156,13 @@ class StdioDoor:
                 await self._listen(ListChanges(on_change))
             except RpcError as exc:
                 raise listen_failure(exc) from exc
-        self._listeners.add(on_change)
+        self._subscriptions.listeners.add(on_change)
         try:
             on_change("listening")
             await self.lost.wait()
             raise Unreachable(self.lost_reason)
         finally:
-            self._listeners.discard(on_change)
+            self._subscriptions.listeners.discard(on_change)
 
     async def follow(self, updates: Updates) -> None:
         """As `Door.follow`."""
@@ -270,12 +269,7 @@ class StdioDoor:
             pending = self._pending.get(subscription)
             if pending is not None and pending.listener is not None:
                 pending.listener(message)
-        elif method in rpc.LIST_CHANGES:
-            for listener in tuple(self._listeners):
-                listener(rpc.LIST_CHANGES[method])
-        elif method == UPDATED:
-            self._subscriptions.updated(params)
-        else:
+        elif not self._subscriptions.take(method, params):
             self._on_notice(method, params)
 
     def _on_progress(self, message: Json, params: Json) -> None:

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 HERE = Path(__file__).parent
 LISTED = ("direct", "one", "two")
 # The number of entries. Whoever shortens a list lowers its number; nobody raises one.
-LISTED_MAX = {"direct": 11, "one": 2, "two": 2}
+LISTED_MAX = {"direct": 11, "one": 0, "two": 0}
 Reports = dict[tuple[str, str], Report]
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from mcp.client import Client
 from mcp.client.subscriptions import ResourceUpdated, Subscription, listen
+from mcp.shared.exceptions import MCPError
+from mcp_types import ResourceUpdatedNotification
 
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers import watched_server
@@ -98,3 +100,43 @@ async def test_a_modern_client_is_told_under_the_public_uri_and_the_server_when_
             assert await next_uri(subscription) == "watch://kit/one"
         await call(node, "awaited", uris=[])
         assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 URIs>"
+
+
+@asynccontextmanager
+async def session(node: RunningNode) -> AsyncIterator[tuple[Client, asyncio.Queue[str]]]:
+    """The SDK's client of 2025-11-25, and the URIs that it is told of."""
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    async def hear(message: Any) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            told.put_nowait(message.params.uri)
+
+    async with Client(node.url, mode="legacy", message_handler=hear) as mcp:
+        yield mcp, told
+
+
+async def next_told(told: asyncio.Queue[str], within_s: float = WITHIN_S) -> str:
+    async with asyncio.timeout(within_s):
+        return await told.get()
+
+
+@pytest.mark.filterwarnings("ignore:resources/.*subscribe is removed")
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_client_with_a_session_subscribes_and_unsubscribes(kind: str, hops: int, tmp_path: Path) -> None:
+    async with backend(kind) as spec, scene(tmp_path, spec, hops=hops) as node, session(node) as (mcp, told):
+        assert mcp.server_capabilities.resources.subscribe is True
+        await mcp.subscribe_resource("watch://kit/one")
+        await mcp.subscribe_resource("watch://kit/two")
+        with pytest.raises(MCPError) as refused:
+            await mcp.subscribe_resource("watch://kit/refused")
+        assert refused.value.error.code == -32602
+        await call(node, "awaited", uris=["watch://one", "watch://two"])
+        await call(node, "touch", uri="watch://one")
+        assert await next_told(told) == "watch://kit/one"
+        await mcp.unsubscribe_resource("watch://kit/one")
+        await call(node, "awaited", uris=["watch://two"])
+        await call(node, "touch", uri="watch://one")
+        await call(node, "touch", uri="watch://two")
+        assert await next_told(told) == "watch://kit/two"
+    assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 URIs>"
