@@ -1,4 +1,4 @@
-"""What one session of before 2026-07-28 tells unasked: list changes, and updates of what `resources/subscribe` asked for.
+"""What a session of before 2026-07-28 tells unasked: list changes, and updates of what was subscribed to.
 
 Owned by the doors to such servers, over HTTP and over pipes, whose session all callers share. The one rule: the server
 is asked once for each URI that anybody follows, and told when nobody does any more.
