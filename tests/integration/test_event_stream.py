@@ -19,7 +19,7 @@ async def serving() -> AsyncIterator[tuple[str, int, asyncio.Queue[EventStream],
     ends: asyncio.Queue[str] = asyncio.Queue()
 
     async def listen(request: web.Request) -> web.StreamResponse:
-        stream = EventStream(request, lambda: ends.put_nowait("dropped"))
+        stream = EventStream(request, list, lambda: ends.put_nowait("dropped"))
         streams.put_nowait(stream)
         try:
             response = await stream.serve()
