@@ -7,6 +7,8 @@ that refuses is told once.
 
 import asyncio
 import logging
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -67,6 +69,12 @@ class CatalogCache:
         """Keep a catalog; it is written soon."""
         self._waiting = _dump(url, service_name, catalog)
         self._wake.set()
+
+    async def forget(self) -> None:
+        """Delete the file: that catalog is used no more."""
+        self._waiting = None
+        with suppress(OSError):
+            await asyncio.get_running_loop().run_in_executor(None, partial(self._path.unlink, missing_ok=True))
 
     async def keep(self) -> None:
         """Write what was taken last, at most once in `WRITE_PAUSE_S`, until cancelled."""

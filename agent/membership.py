@@ -1,13 +1,14 @@
 """Runs discovery for the node: which catalog, our registration in it, and every catalog it reports.
 
 Started by the node; hands catalogs to the mesh. The one rule: an explicitly named Consul is the only one ever used;
-without one, the node uses the embedded catalog and moves over when a Consul appears on this machine.
+without one, the node uses the embedded catalog and moves over when a Consul appears on this machine. One that was in a
+Consul before waits for it a while with what it knows, for the others of its mesh do so as well.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
@@ -31,6 +32,10 @@ LOOK_FOR_CONSUL_EVERY_S: Final = 3.0
 TRY_AGAIN_S: Final = 5.0
 # Without an address nothing can be registered; the question is a cheap one for the resolver of this machine.
 ADDRESS_AGAIN_S: Final = 1.0
+
+# A node that restarts while its Consul is away would be alone in the embedded catalog: the others hold what Consul said
+# last. Longer than a Consul takes to be repaired by restarting it; short enough for whoever has given it up.
+WAIT_FOR_CONSUL_S: Final = 300.0
 
 RouteTo = Callable[[str], Awaitable[str | None]]
 
@@ -64,6 +69,10 @@ class _ConsulAppeared(Exception):
     """A Consul answers on this machine now."""
 
 
+class _ConsulStaysAway(Exception):
+    """The Consul that was waited for has not come."""
+
+
 class Membership:
     """See the module. Sole writer of its view; `on_catalog` is called in the node's loop.
 
@@ -78,8 +87,12 @@ class Membership:
         cache: CatalogCache | None = None,
         *,
         route_to: RouteTo = route_ip_to,
+        wait_for_consul_s: float = WAIT_FOR_CONSUL_S,
     ) -> None:
         self._plan = plan
+        self._wait_for_consul_s = wait_for_consul_s
+        self._may_wait = True
+        self._waits = False
         self._route_to = route_to
         self._registration = registration
         self._on_catalog = on_catalog
@@ -146,9 +159,18 @@ class Membership:
             answers = await session.answers()
         if answers:
             self._say("consul", f"a Consul answers at {plan.consul.url}")
+        elif self._may_wait and await self._was_in_consul():
+            self._waits = True
+            self._say("consul", f"a Consul answered at {plan.consul.url} before, and has a while to come back")
         else:
             self._say("embedded", f"no CONSUL_HTTP_ADDR, and no Consul at {plan.consul.url}: one machine only")
-        return answers
+        # A Consul that was in use is waited for once, at the start; later the way to it is to look for it.
+        self._may_wait = False
+        return self._mode == "consul"
+
+    async def _was_in_consul(self) -> bool:
+        url, service = self._plan.consul.url, self._plan.service_name
+        return self._cache is not None and await self._cache.load(url, service) is not None
 
     def _say(self, mode: str, reason: str) -> None:
         if (mode, reason) != (self._mode, self._reason):
@@ -178,8 +200,14 @@ class Membership:
                     if look_for_consul:
                         # Awaited here, not a child: see the session of a link on what Python before 3.13 leaves behind.
                         await self._look_for_consul()
+                    if self._waits:
+                        await self._wait_for_consul(self._source)
             except* _ConsulAppeared:
                 log.info("a Consul appeared on this machine, moving over")
+            except* _ConsulStaysAway:
+                log.warning("the Consul of before stays away, going on without it", extra={"url": settings.url})
+                if cache is not None:
+                    await cache.forget()  # The next start need not wait for it.
             finally:
                 await self._registrar.leave()
 
@@ -206,6 +234,16 @@ class Membership:
             while not await session.answers():  # noqa: ASYNC110 - nothing here could set an event
                 await asyncio.sleep(LOOK_FOR_CONSUL_EVERY_S)
         raise _ConsulAppeared
+
+    async def _wait_for_consul(self, source: CatalogSource) -> None:
+        log.warning("waiting for the Consul of before", extra={"url": self._url, "limit_s": self._wait_for_consul_s})
+        self._waits = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._wait_for_consul_s):
+                while not source.status.up:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(LOOK_FOR_CONSUL_EVERY_S)
+        if not source.status.up:
+            raise _ConsulStaysAway
 
     async def _keep_registered(self, registrar: Registrar, settings: ConsulSettings, address: str | None) -> None:
         if address is None:

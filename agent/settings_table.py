@@ -118,7 +118,8 @@ SETTINGS: tuple[Setting, ...] = (
         one_of("auto", "consul", "embedded", "off"),
         "auto",
         "Where peers come from: `consul`; `embedded`, a catalog for the nodes of one machine; `off`; `auto` uses"
-        " Consul when one is configured or answers on 127.0.0.1:8500 and the embedded catalog until then.",
+        " Consul when one is configured or answers on 127.0.0.1:8500 and the embedded catalog until then;"
+        " a node that was in that Consul before first waits five minutes for it.",
     ),
     Setting(
         "tool_mode",

@@ -83,7 +83,10 @@ def names_in(catalog: Catalog) -> set[str]:
 
 @asynccontextmanager
 async def member(
-    how: MembershipPlan, ours: Registration | None = None, cache: CatalogCache | None = None
+    how: MembershipPlan,
+    ours: Registration | None = None,
+    cache: CatalogCache | None = None,
+    wait_for_consul_s: float = 60.0,
 ) -> AsyncIterator[Rig]:
     async with asyncio.TaskGroup() as group:
         rig: Rig
@@ -91,7 +94,7 @@ async def member(
         def take(catalog: Catalog) -> None:
             rig.take(catalog)
 
-        membership = Membership(how, ours or registration(), take, cache)
+        membership = Membership(how, ours or registration(), take, cache, wait_for_consul_s=wait_for_consul_s)
         rig = Rig(membership, group.create_task(membership.run(), name="membership"))
         try:
             yield rig
@@ -171,6 +174,51 @@ async def test_moving_over_to_a_consul_that_appears_loses_nobody_who_has_not_mov
             assert names_in(seen) == {"one", "slow", "fast"}
             assert one.membership.view.mode == "consul"
             await one.until_names("one", "fast")  # Whoever never moves is gone in the end.
+
+
+@asynccontextmanager
+async def was_in_consul(port: int, folder: Path) -> AsyncIterator[MembershipPlan]:
+    """The plan of a node that was in a Consul, with two members, which is away now."""
+    how, cache = plan("auto", port, free_port(), explicit=False), CatalogCache(folder)
+    async with (
+        embedded_catalog(port),
+        member(how, cache=cache) as one,
+        member(plan("consul", port), registration("two")),
+    ):
+        await one.until_names("one", "two")
+        assert one.membership.view.mode == "consul"
+        await both_kept(cache, f"http://127.0.0.1:{port}")
+        one.task.cancel()
+    yield how
+
+
+async def test_a_node_that_was_in_a_consul_waits_for_it_with_what_it_knows_and_comes_back(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        was_in_consul(port, tmp_path) as how,
+        member(how, cache=CatalogCache(tmp_path)) as again,
+    ):
+        assert names_in(await again.until(lambda _: True)) == {"one", "two"}
+        view = again.membership.view
+        assert (view.mode, view.source.up) == ("consul", False)
+        assert "before" in view.reason
+        async with embedded_catalog(port), member(plan("consul", port), registration("three")) as three:
+            await again.until(lambda catalog: "three" in names_in(catalog))
+            await three.until_names("one", "three")
+
+
+async def test_a_node_does_not_wait_for_ever_for_a_consul_that_stays_away_and_waits_once_only(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        was_in_consul(port, tmp_path) as how,
+        member(how, cache=CatalogCache(tmp_path), wait_for_consul_s=0.01) as again,
+    ):
+        await again.until(lambda _: again.membership.view.mode == "embedded" and again.membership.view.source.up)
+        assert "one" in names_in(again.catalogs[-1])
+        assert await CatalogCache(tmp_path).load(f"http://127.0.0.1:{port}", SERVICE) is None
+        async with embedded_catalog(port), member(plan("consul", port), registration("three")):
+            await again.until(lambda catalog: "three" in names_in(catalog))  # It may come all the same, later.
+            assert again.membership.view.mode == "consul"
 
 
 async def test_settings_that_cannot_work_are_refused_at_the_start() -> None:
