@@ -1,11 +1,13 @@
-"""Puts a stateless server's questions to the client of a session, which then sees one ordinary call.
+"""Puts questions of servers to the client of a session, which then sees one ordinary call.
 
-Called for clients from before 2026-07-28. Their servers ask with requests of their own while a call is
-open; a server of 2026-07-28 answers `input_required` and is called again. The one rule: a client is asked only what it
-declared at initialize, within one deadline over all rounds; what may not be asked comes back to the caller as it is.
+Called for clients from before 2026-07-28. Their servers ask with requests of their own while a call is open; a server
+of 2026-07-28 answers `input_required` and is called again, and so it looks when a server with sessions asks, whose call
+is parked by its door. The one rule: a client is asked only what it declared at initialize, within one deadline over all
+rounds; what may not be asked comes back to the caller as it is.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -18,7 +20,7 @@ from agent.core.client_features import refusal
 from agent.core.retry import told_deadline_s
 from agent.dispatch import Forwarded
 from agent.errors import OUTCOME_UNKNOWN
-from agent.model import DEADLINE_META_KEY, Json
+from agent.model import DEADLINE_META_KEY, PARKED_META_KEY, REFUSED_META_KEY, Json
 from agent.request_state import asks
 
 # As many rounds as the reference clients of 2026-07-28 allow.
@@ -29,6 +31,8 @@ QUESTIONS_MAX: Final = 16
 PATIENCE_S: Final = 600.0
 # A round without questions means "come again": first soon, then every quarter of a second (as the SDK's client).
 _PAUSES_S: Final = (0.05, 0.1, 0.2, 0.25)
+# A client that cancels waits for nobody; a server that is not told notices after ten minutes.
+GIVE_UP_TIMEOUT_S: Final = 1.0
 
 Ask: TypeAlias = Callable[[str, Json], Awaitable[Json]]
 Send: TypeAlias = Callable[[Json], Awaitable[Forwarded]]
@@ -54,31 +58,34 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
     loop, told_s = asyncio.get_running_loop(), told_deadline_s(params)
     ends_s = loop.time() + (PATIENCE_S if told_s is None else min(PATIENCE_S, told_s))
     forwarded = await send(params)
-    empty_rounds = 0
-    for _ in range(ROUNDS_MAX):
-        if not asks(forwarded.result):
-            return forwarded
+    rounds, empty_rounds = 0, 0
+    while asks(forwarded.result):
         questions = questions_for(client.capabilities, forwarded.result)
         if questions is None:
             return forwarded
+        if rounds == ROUNDS_MAX:
+            raise _unfinished(forwarded, f"the server still asked after {ROUNDS_MAX} rounds")
+        rounds += not _is_parked(forwarded)
         again = {name: value for name, value in params.items() if name not in ("inputResponses", "requestState")}
+        if (state := forwarded.result.get("requestState")) is not None:
+            again["requestState"] = state
         try:
             async with asyncio.timeout_at(ends_s):
                 if questions:
-                    again["inputResponses"] = await _answers(client.ask, questions, forwarded)
+                    again |= await _answers(client.ask, questions, forwarded, again)
                     empty_rounds = 0
                 else:
                     await asyncio.sleep(_PAUSES_S[min(empty_rounds, len(_PAUSES_S) - 1)])
                     empty_rounds += 1
-        except TimeoutError as exc:
-            raise _unfinished(forwarded, "the client did not answer in time", timed_out=True) from exc
-        if (state := forwarded.result.get("requestState")) is not None:
-            again["requestState"] = state
+        except BaseException as exc:
+            if _is_parked(forwarded):
+                await _give_up(send, again)
+            if isinstance(exc, TimeoutError):
+                raise _unfinished(forwarded, "the client did not answer in time", timed_out=True) from exc
+            raise
         if told_s is not None:
             again = _with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - loop.time()) * 1000)))
         forwarded = await send(again)
-    if asks(forwarded.result):
-        raise _unfinished(forwarded, f"the server still asked after {ROUNDS_MAX} rounds")
     return forwarded
 
 
@@ -105,15 +112,35 @@ def _as_before(method: str, params: Json) -> Json:
     return params
 
 
-async def _answers(ask: Ask, questions: dict[str, tuple[str, Json]], forwarded: Forwarded) -> Json:
-    """Ask one after the other: a user reads one form at a time, and the first refusal spares the others."""
+async def _answers(ask: Ask, questions: dict[str, tuple[str, Json]], forwarded: Forwarded, again: Json) -> Json:
+    """What the retry `again` is to carry. Asks one after the other: a user reads one form at a time.
+
+    A server whose call is open hears of a refusal; of others the first refusal ends the call and spares the rest.
+    """
     answers: Json = {}
+    refused: Json = {}
     for key, (method, params) in questions.items():
         try:
             answers[key] = await ask(method, params)
         except MCPError as exc:
-            raise _unfinished(forwarded, f"the client refused {method}: {exc.error.message}") from exc
-    return answers
+            if not _is_parked(forwarded):
+                raise _unfinished(forwarded, f"the client refused {method}: {exc.error.message}") from exc
+            refused[key] = exc.error.model_dump(by_alias=True, mode="json", exclude_none=True)
+    more = _with_meta(again, REFUSED_META_KEY, refused) if refused else {}
+    return {**more, "inputResponses": answers}
+
+
+def _is_parked(forwarded: Forwarded) -> bool:
+    """Whether a server with a session asks, whose call is open meanwhile: it may ask as often as it likes."""
+    meta = forwarded.result.get("_meta")
+    return isinstance(meta, dict) and meta.get(PARKED_META_KEY) is True
+
+
+async def _give_up(send: Send, again: Json) -> None:
+    """Let the server know that its open call is not waited for; bounded in time, the outcome is of no interest."""
+    with contextlib.suppress(MCPError, TimeoutError):
+        async with asyncio.timeout(GIVE_UP_TIMEOUT_S):
+            await send(_with_meta(again, REFUSED_META_KEY, {}))
 
 
 def _unfinished(forwarded: Forwarded, why: str, *, timed_out: bool = False) -> MCPError:

@@ -12,7 +12,7 @@ could use.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -24,7 +24,7 @@ from agent.links.hello import Hello, OnNotification
 from agent.links.listening import Updates
 from agent.links.open_call import OpenCall
 from agent.links.own_sessions import OpenSession, OwnSessions, SessionDoor, SessionLimits, SessionRefused
-from agent.links.parked import ParkedCalls, answers_of
+from agent.links.parked import ParkedCalls, answers_of, refused_in
 from agent.model import Json
 
 log = logging.getLogger(__name__)
@@ -144,9 +144,13 @@ class AskingDoor:
         features: Json = {}
         if method in MAY_ASK and params is not None:
             if params.get("requestState") is not None:
-                answers = answers_of(params)
+                answers, refused = answers_of(params), refused_in(params)
                 parked = self._parked.take(params["requestState"])
-                return await self._attend(parked, method, timeout_s, on_notification, answers)
+                if refused == {}:
+                    _give_up(parked)
+                    raise RpcError(-32603, "The client gave the call up")
+                replies = parked.answer(answers, refused or {})
+                return await self._attend(parked, method, timeout_s, on_notification, replies)
             if params.get("inputResponses") is not None:
                 raise RpcError(-32602, "inputResponses came without the requestState that they answer")
             features = declared_features((params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY))
@@ -193,13 +197,13 @@ class AskingDoor:
         method: str,
         timeout_s: float,
         on_notification: OnNotification | None,
-        answers: Json | None = None,
+        replies: Sequence[bytes] = (),
     ) -> Json:
-        """One attempt of the client: hand in its answers and wait for the result, or park the call as it asks."""
+        """One attempt of the client: hand in its replies and wait for the result, or park the call as it asks."""
         attended = False
         try:
             async with asyncio.timeout(timeout_s):
-                await call.send(call.answer(answers or {}), timeout_s=timeout_s)
+                await call.send(replies, timeout_s=timeout_s)
                 while True:
                     result = await call.news(on_notification)
                     if result is None and self._parked.is_full:

@@ -8,12 +8,12 @@ question is answered once, by the client's answer or by a refusal, and none is l
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from agent.core.client_features import refusal
-from agent.errors import MeshError
+from agent.errors import MeshError, RpcError
 from agent.links import rpc
 from agent.links.hello import OnNotification
 from agent.links.negotiation import PING
@@ -134,11 +134,18 @@ class OpenCall:
             question.told = True
         return {key: {"method": asked.method, "params": asked.params} for key, asked in self._questions.items()}
 
-    def answer(self, answers: Json) -> list[bytes]:
-        """The replies to the questions that `answers` answers; the others stay open and are asked again."""
-        fitting = [key for key in answers if key in self._questions and self._questions[key].told]
-        self.answered |= bool(fitting)
-        return [rpc.encode_result(self._questions.pop(key).request_id, answers[key]) for key in fitting]
+    def answer(self, answers: Json, refused: Mapping[str, RpcError]) -> list[bytes]:
+        """The replies to the questions that the client answered or refused; the others are asked again."""
+        told = {key for key, question in self._questions.items() if question.told}
+        replies = [
+            rpc.encode_result(self._questions.pop(key).request_id, answers[key]) for key in answers.keys() & told
+        ]
+        for key in (refused.keys() & told) - answers.keys():
+            error = refused[key]
+            request_id = self._questions.pop(key).request_id
+            replies.append(rpc.encode_error(request_id, error.code, error.message, error.data))
+        self.answered |= bool(replies)
+        return replies
 
     def refuse(self, why: str, code: int = -32603) -> list[bytes]:
         """The replies to all open questions when nobody will answer them."""

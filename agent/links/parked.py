@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from agent.errors import RpcError
+from agent.links import rpc
 from agent.links.open_call import OpenCall
-from agent.model import Json
+from agent.model import PARKED_META_KEY, REFUSED_META_KEY, Json
 
 # For users to think; as long as the front waits for a client with a session (`agent.api.questions`).
 PATIENCE_S: Final = 600.0
@@ -42,7 +43,12 @@ class ParkedCalls:
         state = secrets.token_urlsafe(_STATE_BYTES)
         timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._expired, state)
         self._calls[state] = call, timer
-        return {"resultType": "input_required", "inputRequests": call.questions(), "requestState": state}
+        return {
+            "resultType": "input_required",
+            "inputRequests": call.questions(),
+            "requestState": state,
+            "_meta": {PARKED_META_KEY: True},
+        }
 
     def take(self, state: Any) -> OpenCall:
         """The call that was parked under `state`, which is void from now on. Raises `RpcError`."""
@@ -76,3 +82,11 @@ def answers_of(params: Json) -> Json:
     if not isinstance(given, dict) or not all(isinstance(answer, dict) for answer in given.values()):
         raise RpcError(_INVALID_PARAMS, "inputResponses must be an object of results")
     return {key: {name: part for name, part in answer.items() if name != "resultType"} for key, answer in given.items()}
+
+
+def refused_in(params: Json) -> dict[str, RpcError] | None:
+    """The client's errors of a retry, by question, for the server to hear; none at all give the call up."""
+    errors = (params.get("_meta") or {}).get(REFUSED_META_KEY)
+    if not isinstance(errors, dict):
+        return None
+    return {key: rpc.error_of(error) for key, error in errors.items() if isinstance(error, dict)}

@@ -63,9 +63,12 @@ def encode_result(request_id: Any, result: Json) -> bytes:
     return _encode({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
-def encode_error(request_id: Any, code: int, message: str) -> bytes:
+def encode_error(request_id: Any, code: int, message: str, data: Any = None) -> bytes:
     """An error as the answer to a server's own request."""
-    return _encode({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}})
+    error: Json = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = data
+    return _encode({"jsonrpc": "2.0", "id": request_id, "error": error})
 
 
 def decode(data: bytes | bytearray | memoryview) -> Json:

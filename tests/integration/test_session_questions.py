@@ -55,9 +55,16 @@ class Human:
 
     name: str = "human"
     asked: list[str] = field(default_factory=list)
+    refuses: bool = False
+    thinks: asyncio.Event | None = None
 
-    async def elicited(self, _: Any, params: Any) -> types.ElicitResult:
+    async def elicited(self, _: Any, params: Any) -> types.ElicitResult | types.ErrorData:
         self.asked.append(params.message)
+        if self.refuses:
+            return types.ErrorData(code=-1, message="not my business", data={"why": "private"})
+        if self.thinks is not None:
+            self.thinks.set()
+            await asyncio.Event().wait()
         return types.ElicitResult(action="accept", content={"word": f"{self.name}-{len(self.asked)}"})
 
     async def sampled(self, _: Any, params: Any) -> types.CreateMessageResult:
@@ -195,6 +202,33 @@ async def test_a_client_that_goes_away_cancels_the_call_that_it_waits_for(tmp_pa
         async with asyncio.timeout(10):
             await diary.cancelled.wait()
         assert "inputRequests" in await call(mcp, "order", **answers(other, "Ada")), "others are left alone"
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_server_with_an_open_call_hears_that_its_client_refused_and_goes_on(hops: int, tmp_path: Path) -> None:
+    human = Human(refuses=True)
+    async with scene(tmp_path, hops) as front, connected(front, Era.LEGACY, human) as mcp:
+        assert words(await mcp.call_tool("kit__careful", {})) == "-1 not my business {'why': 'private'}"
+        human.refuses = False
+        assert words(await mcp.call_tool("kit__careful", {})) == "human-2"
+
+
+async def test_a_server_may_ask_a_client_with_a_session_as_often_as_it_likes(tmp_path: Path) -> None:
+    human = Human()
+    async with scene(tmp_path) as front, connected(front, Era.LEGACY, human) as mcp:
+        assert words(await mcp.call_tool("kit__insatiable", {"times": 15})) == "human-15"
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_client_that_cancels_while_it_is_asked_cancels_the_servers_call(hops: int, tmp_path: Path) -> None:
+    diary, human = Diary(), Human(thinks=asyncio.Event())
+    assert human.thinks is not None
+    async with scene(tmp_path, hops, diary) as front, connected(front, Era.LEGACY, human) as mcp:
+        waiting = asyncio.ensure_future(mcp.call_tool("kit__patient", {}))
+        await human.thinks.wait()
+        waiting.cancel()
+        async with asyncio.timeout(10):
+            await diary.cancelled.wait()
 
 
 @pytest.mark.parametrize("era", list(Era))

@@ -73,7 +73,12 @@ def _add_tools(server: FastMCP, diary: Diary) -> None:
         try:
             return await form(ctx, "May I?")
         except MCPError as exc:
-            return f"{exc.error.code} {exc.error.message}"
+            return f"{exc.error.code} {exc.error.message} {exc.error.data or ''}".rstrip()
+
+    @server.tool(output_schema=None)
+    async def insatiable(times: int, ctx: Context) -> str:
+        """Asks one thing after the other."""
+        return [await form(ctx, f"Word {n}?") for n in range(times)][-1]
 
     @server.tool(output_schema=None)
     async def patient(ctx: Context) -> str:
