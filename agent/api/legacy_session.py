@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 
 # As many as the largest hosts have open at once, tenfold; each may hold a body of 4 MiB and a connection.
 CALLS_MAX: Final = 256
-# All that a client may subscribe to (agent.resource_updates), and as much again below that.
-UPDATES_MAX: Final = 2_000
+# What waits for a client that does not listen, each note once: changes of lists, and all that a client may subscribe to
+# (agent.resource_updates) with as much again below that.
+NOTES_MAX: Final = 2_010
 # What the reference clients take as one event.
 QUESTION_BYTES_MAX: Final = 1 << 20
 # To tell a client that a question is off, before whoever called that off goes on.
@@ -56,7 +57,8 @@ class Session:
     log_level: str | None = None
     subscriber: Subscriber | None = None
     stream: EventStream | None = None
-    _updated: dict[str, None] = field(default_factory=dict)
+    _notes: dict[bytes, None] = field(default_factory=dict)
+    _notes_lost: bool = False
     _calls: dict[str, asyncio.Task[Outcome]] = field(default_factory=dict)
     _questions: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
     _question_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -134,21 +136,27 @@ class Session:
         # An error is a value until it is taken: a question that is called off meanwhile has nobody to raise it to.
         answered.set_result(result if isinstance(result, dict) else _error_of(error if isinstance(error, dict) else {}))
 
-    # Updates of resources
+    # Notes
 
-    def updated(self, uri: str) -> None:
-        """A resource that the client subscribed to has changed; it hears of that when it listens and reads."""
-        if len(self._updated) < UPDATES_MAX:
-            self._updated[uri] = None
-        elif uri not in self._updated:
-            log.warning("MCP resource update dropped, its client does not listen", extra={"limit": UPDATES_MAX})
+    def tell(self, note: bytes) -> None:
+        """Tell the client something, once, as soon as it listens and reads; never waits."""
+        if len(self._notes) < NOTES_MAX or note in self._notes:
+            self._notes[note] = None
+        elif not self._notes_lost:
+            self._notes_lost = True
+            log.warning("MCP notes dropped, their client does not listen", extra={"limit": NOTES_MAX})
         if self.stream is not None:
             self.stream.nudge()
 
-    def take_updates(self) -> list[bytes]:
-        """The notifications of what has changed since the last time, each once."""
-        updated, self._updated = self._updated, {}
-        return [_update_note(uri) for uri in updated]
+    def updated(self, uri: str) -> None:
+        """Tell the client that a resource which it subscribed to has changed."""
+        note = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}}
+        self.tell(orjson.dumps(note))
+
+    def take_notes(self) -> list[bytes]:
+        """What is to be told now, in order of its first telling."""
+        notes, self._notes, self._notes_lost = list(self._notes), {}, False
+        return notes
 
     # The end
 
@@ -160,10 +168,6 @@ class Session:
             task.cancel()
         if self.stream is not None:
             self.stream.end()
-
-
-def _update_note(uri: str) -> bytes:
-    return orjson.dumps({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}})
 
 
 def _error_of(error: dict[str, Any]) -> MCPError:

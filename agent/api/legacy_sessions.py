@@ -115,7 +115,7 @@ class Sessions:
 
     async def stream(self, session: Session, request: web.Request) -> web.StreamResponse:
         """Serve the session's standing stream; it takes the place of one that a client may have lost."""
-        stream = EventStream(request, session.take_updates, partial(self._record, "stream_dropped"))
+        stream = EventStream(request, session.take_notes, partial(self._record, "stream_dropped"))
         if session.stream is not None:
             session.stream.end()
         session.stream = stream
@@ -129,12 +129,11 @@ class Sessions:
                 session.stream = None
             self._touch(session)
 
-    def tell(self, method: str, params: Json | None, wants: Callable[[Session], bool] = lambda _: True) -> None:
-        """Send a notification to every session that listens and wants it; never waits."""
-        note = orjson.dumps({"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": params}))
+    def tell(self, method: str) -> None:
+        """Send a notification to every session; never waits."""
+        note = orjson.dumps({"jsonrpc": "2.0", "method": method})
         for session in self._sessions.values():
-            if session.stream is not None and wants(session):
-                session.stream.tell(note)
+            session.tell(note)
 
     def _touch(self, session: Session) -> None:
         if session.id in self._sessions:

@@ -38,9 +38,7 @@ _EVENTS: Final[dict[str, Callable[[], ServerEvent]]] = {
 class Notices:
     """The fan-out of one endpoint. Written by its own task; the bus is the SDK's, `tell` reaches all sessions."""
 
-    def __init__(
-        self, bus: InMemorySubscriptionBus, tell: Callable[[str, None], None], sent: Callable[[str], None]
-    ) -> None:
+    def __init__(self, bus: InMemorySubscriptionBus, tell: Callable[[str], None], sent: Callable[[str], None]) -> None:
         self._bus = bus
         self._tell = tell
         self._sent = sent
@@ -64,6 +62,6 @@ class Notices:
             kinds, self._pending = self._pending, set()
             for kind in sorted(kinds):
                 await self._bus.publish(_EVENTS[kind]())
-                self._tell(f"notifications/{kind}/list_changed", None)
+                self._tell(f"notifications/{kind}/list_changed")
                 self._sent(kind)
             await asyncio.sleep(INTERVAL_S)

@@ -286,6 +286,23 @@ async def test_each_stream_is_told_of_changed_lists_and_the_newest_takes_over(tm
             assert told == {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
 
 
+async def test_a_change_that_nobody_listened_to_is_told_to_who_listens_next_and_once(tmp_path: Path) -> None:
+    async with (
+        scene(tmp_path) as (node, _),
+        raw_session(node.url) as mcp,
+        raw_session(node.url) as other,
+        other.listen() as theirs,
+    ):
+        node.mesh.take_servers([])
+        change = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+        assert await anext(messages(theirs)) == change
+        async with mcp.listen() as stream:
+            assert await anext(messages(stream)) == change
+        async with mcp.listen() as stream:
+            node.endpoints[0].close_streams()
+            assert [message async for message in messages(stream)] == []
+
+
 async def test_a_question_is_put_on_the_calls_stream_and_the_call_can_be_cancelled_meanwhile(tmp_path: Path) -> None:
     async with asyncio.timeout(30), served(asking_server("here")) as url:
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from mcp.shared.exceptions import MCPError
 
-from agent.api.legacy_session import CALLS_MAX, QUESTION_BYTES_MAX, Outcome, Session
+from agent.api.legacy_session import CALLS_MAX, NOTES_MAX, QUESTION_BYTES_MAX, Outcome, Session
 from agent.api.legacy_sessions import IDLE_MAX_S, SWEEP_EVERY_S, Sessions
 from agent.model import Json
 
@@ -132,3 +132,21 @@ async def test_an_answer_without_a_result_is_a_refusal(message: Json, code: int,
         with pytest.raises(MCPError, match=text) as caught:
             await session.ask(refuse, "roots/list", {})
         assert caught.value.error.code == code
+
+
+async def test_notes_wait_for_a_client_that_does_not_listen_each_once_and_no_more_than_the_limit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with table() as sessions:
+        session, late = opened(sessions), opened(sessions)
+        for _ in range(2):
+            sessions.tell("notifications/tools/list_changed")
+            session.updated("a://b")
+        tools = b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
+        update = b'{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a://b"}}'
+        assert session.take_notes() == [tools, update]
+        assert session.take_notes() == []
+        for number in range(NOTES_MAX + 2):
+            late.updated(str(number))
+        assert len(caplog.records) == 1
+        assert len(late.take_notes()) == NOTES_MAX

@@ -27,7 +27,7 @@ async def running() -> AsyncIterator[Rig]:
     bus = InMemorySubscriptionBus()
     counted: list[str] = []
     sessions: list[tuple[float, str]] = []
-    told = Notices(bus, lambda method, _: sessions.append((now_s(), method)), counted.append)
+    told = Notices(bus, lambda method: sessions.append((now_s(), method)), counted.append)
     rig = Rig(told, sessions=sessions, counted=counted)
 
     def heard(event: ServerEvent) -> None:
