@@ -16,6 +16,7 @@ from agent.core.outlier import outcome_of
 from agent.core.raw_json import Bytes, RawObject
 from agent.core.retry import Fate, Step, fate_of, is_repeatable, next_step, told_deadline_s
 from agent.core.route_table import Replica, Route
+from agent.core.tasks import shown_task
 from agent.errors import (
     AnswerCut,
     CallNotSent,
@@ -30,7 +31,7 @@ from agent.errors import (
 from agent.links.large_answer import ResultSink, result_sink
 from agent.links.param_headers import ParamHeaders
 from agent.model import BackendSpec, Json, LinkView, ServerSpec
-from agent.outgoing import may_pass_unread, outgoing, told_failure
+from agent.outgoing import may_pass_unread, outgoing, refuse_what_needs_tasks, told_failure
 from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
 from agent.request_state import RequestStates
 
@@ -225,6 +226,7 @@ class Dispatch:
         timeout_s = self._remaining_s(call, link, now_s)
         if timeout_s <= 0:
             raise CallNotSent("the deadline passed before it could be sent")
+        refuse_what_needs_tasks(call.route, link.view.era)
         params = outgoing(
             call.method, call.params, replica, link.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.affinity
         )
@@ -254,6 +256,7 @@ class Dispatch:
             raise
         else:
             outcome = "tool_error" if result.get("isError") is True else "ok"
+            result = shown_task(call.method, call.params, result, replica, link.view, own_node_id=self._node_id)
             return self._states.wrapped(call.method, call.route, replica, result, _now_s())
         finally:
             result_sink.reset(token)

@@ -260,10 +260,19 @@ def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
     if isinstance(view.spec, ServerSpec):
         spec = view.spec
         return Contribution(
-            view.key, ContributionKind.SERVER, spec.name, own, spec.scope, view.offer, sticky=spec.sticky
+            view.key,
+            ContributionKind.SERVER,
+            spec.name,
+            own,
+            spec.scope,
+            view.offer,
+            sticky=spec.sticky,
+            has_tasks=view.has_tasks,
         )
     kind = ContributionKind.PLAIN_PEER if view.identity is None else ContributionKind.MESH_PEER
-    return Contribution(view.key, kind, view.spec.name, view.identity, None, view.offer, view.spec.scope)
+    return Contribution(
+        view.key, kind, view.spec.name, view.identity, None, view.offer, view.spec.scope, has_tasks=view.has_tasks
+    )
 
 
 def table_digest(table: RouteTable) -> str:

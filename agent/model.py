@@ -24,6 +24,8 @@ PARKED_META_KEY = "mesh-agent/parked"
 # In the retry of such a call: the client's errors by question; an empty object where it gave the call up.
 REFUSED_META_KEY = "mesh-agent/refused"
 AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
+# An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
+TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
 
 
 class ServerScope(StrEnum):
@@ -166,6 +168,7 @@ class LinkView:
     offer: Offer = Offer()
     identity: NodeIdentity | None = None
     era: Era | None = None
+    has_tasks: bool = False  # it announces that calls may be answered with tasks
     server_info: Mapping[str, Any] = field(default_factory=dict)
     function_count: int = 0
     last_error: str = ""

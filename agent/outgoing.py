@@ -8,6 +8,7 @@ from typing import Final
 
 from agent.core.retry import Fate, deadline_ms_to_tell, is_trusted
 from agent.core.route_table import Replica, Route
+from agent.core.tasks import TASK_METHODS
 from agent.errors import (
     NOT_EXECUTED,
     OUTCOME_UNKNOWN,
@@ -23,6 +24,7 @@ from agent.model import (
     DEADLINE_META_KEY,
     PATH_META_KEY,
     BackendSpec,
+    Era,
     Json,
     PeerScope,
     PeerSpec,
@@ -30,6 +32,7 @@ from agent.model import (
 
 # A call may pass at most this many nodes across gateways; more means a loop nobody wanted.
 HOPS_MAX: Final = 3
+_METHOD_NOT_FOUND: Final = -32601
 
 _OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY)
 
@@ -59,7 +62,24 @@ def may_pass_unread(method: str, params: Json, route: Route, replica: Replica, s
     """Whether nothing in a result has to be renamed: another node's names are ours, unless it was asked by an alias."""
     if not isinstance(spec, PeerSpec) or replica.node_id is None or not route.uris(replica).changes_nothing:
         return False
+    if method in TASK_METHODS:
+        return bool(params["taskId"] == replica.remote_name)
     return method != "resources/read" or params["uri"] == replica.remote_name
+
+
+def refuse_what_needs_tasks(route: Route, era: Era | None) -> None:
+    """Refuse a tool of a server with sessions that has to be called as a task of 2025-11-25, as that version has it.
+
+    Raises:
+        RpcError: method not found, which is what the server itself would say to a call without a task.
+    """
+    execution = route.definition.get("execution")
+    if era is Era.LEGACY and isinstance(execution, dict) and execution.get("taskSupport") == "required":
+        raise RpcError(
+            _METHOD_NOT_FOUND,
+            f"{route.public_name} can only be called as a task of MCP 2025-11-25 (execution.taskSupport is 'required'),"
+            " and such tasks do not pass through the mesh",
+        )
 
 
 def told_failure(error: RpcError, route: Route, replica: Replica, spec: BackendSpec) -> CallFailed | None:
@@ -84,6 +104,8 @@ def with_name(method: str, params: Json, remote_name: str) -> Json:
             return {**params, "name": remote_name}
         case "resources/read":
             return {**params, "uri": remote_name}
+        case "tasks/get" | "tasks/update" | "tasks/cancel":
+            return {**params, "taskId": remote_name}
         case "completion/complete":
             ref = dict(params["ref"])
             ref["name" if ref.get("type") == "ref/prompt" else "uri"] = remote_name

@@ -14,8 +14,10 @@ from mcp_types import INVALID_PARAMS
 
 from agent.api.search import wants_search
 from agent.api.snapshots import Snapshots
+from agent.api.task_requests import route_of_task
 from agent.core.paging import PageLimits, read_cursor
 from agent.core.route_table import Route, RouteKind, RouteTable
+from agent.core.tasks import any_tasks
 from agent.model import Json
 
 # What 2026-07-28 requires of a result that may be kept and that says nothing of it: that it may not.
@@ -44,14 +46,16 @@ class Catalogue:
         *,
         search_mode: bool = False,
         limits: PageLimits | None = None,
+        node_id: str = "",
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
 
         `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of who asks for none.
-        `limits` of one page; None: the usual ones.
+        `limits` of one page; None: the usual ones. `node_id`: ours, by which we know our own tasks.
         """
         self._routes = routes
+        self._node_id = node_id
         self._own = own
         self._search_tools = search_tools
         self._search_mode = search_mode
@@ -112,6 +116,10 @@ class Catalogue:
             known = self._asks_for_headers[id(schema)] = (schema, b"x-mcp-header" in orjson.dumps(schema))
         return known[1]
 
+    def has_tasks(self) -> bool:
+        """Whether a call may be answered with a task."""
+        return any_tasks(self._routes())
+
     def route(self, method: str, params: Json) -> Route | None:
         """Who answers; None means the management server. Raises `MCPError` for unknown names and wrong shapes."""
         check_object(params, "_meta")
@@ -137,7 +145,7 @@ class Catalogue:
                 uri = _text(ref, "uri")
                 return _known(table.templates.get(uri) or table.resolve_uri(uri), "resource", uri)
             case _:
-                return None
+                return route_of_task(method, params, table, self._node_id)
 
 
 def check_object(params: Json, field: str) -> None:

@@ -93,7 +93,9 @@ async def build_endpoint(
     own = await _own_definitions(server)
     search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
     own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
-    catalogue = Catalogue(routes, own, search_tools, search_mode=bool(search_mode), limits=limits)
+    catalogue = Catalogue(
+        routes, own, search_tools, search_mode=bool(search_mode), limits=limits, node_id=identity.node_id
+    )
     front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, draining=draining)
     subscriber = partial(updates.subscriber, routes)
     streams = ListenStreams(bus, subscriber)

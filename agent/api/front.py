@@ -19,6 +19,7 @@ from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import forward, logged, shaped
 from agent.api.greeting import with_card
 from agent.api.search import unwrapped
+from agent.api.task_requests import check_task_header
 from agent.core.exact_json import with_own_numbers
 from agent.dispatch import Dispatch
 from agent.model import Json, NodeIdentity
@@ -44,6 +45,7 @@ class MeshFront:
             inner = unwrapped(ctx.method, params)
             if inner is not None:
                 ctx, params = replace(ctx, params=inner), inner
+            check_task_header(ctx.method, params, ctx.request.headers if ctx.request is not None else {})
             route = self._catalogue.route(ctx.method, params)
             if route is not None:
 
@@ -76,4 +78,5 @@ class MeshFront:
             if isinstance(result, BaseModel)
             else dict(result or {})
         )
-        return with_card(raw, self._identity, "extensions", draining=self._draining())
+        draining, has_tasks = self._draining(), self._catalogue.has_tasks()
+        return with_card(raw, self._identity, "extensions", draining=draining, has_tasks=has_tasks)

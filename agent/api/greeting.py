@@ -11,21 +11,28 @@ from mcp_types import Implementation, InitializeResult
 from mcp_types.methods import serialize_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
-from agent.model import DRAINING, MESH_EXTENSION, Json, NodeIdentity
+from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIdentity
 
 
 def with_card(
-    result: Json, identity: NodeIdentity, slot: Literal["extensions", "experimental"], *, draining: bool = False
+    result: Json,
+    identity: NodeIdentity,
+    slot: Literal["extensions", "experimental"],
+    *,
+    draining: bool = False,
+    has_tasks: bool = False,
 ) -> Json:
     """The greeting `result` with who we are. Before 2026-07-28 there are no `extensions`, hence the other slot.
 
-    `draining`: whether peers are to look for somebody else.
+    `draining`: whether peers are to look for somebody else. `has_tasks`: whether calls may be answered with tasks.
     """
     capabilities = dict(result.get("capabilities") or {})
     card: Json = {"node_id": identity.node_id, "name": identity.name}
     if draining:
         card[DRAINING] = True
     capabilities[slot] = {**(capabilities.get(slot) or {}), MESH_EXTENSION: card}
+    if has_tasks:
+        capabilities[slot][TASKS_EXTENSION] = {}
     # Served in both eras, whatever the SDK makes of the handlers that it knows.
     capabilities["resources"] = {**(capabilities.get("resources") or {}), "subscribe": True}
     return {**result, "capabilities": capabilities}

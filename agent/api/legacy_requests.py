@@ -29,6 +29,7 @@ from agent.api.questions import AskedClient, in_rounds
 from agent.api.search import unwrapped
 from agent.core.raw_json import Bytes
 from agent.core.route_table import Route
+from agent.core.tasks import without_tasks
 from agent.dispatch import Dispatch, Forwarded
 from agent.errors import RpcError
 from agent.links.large_answer import ResultSink
@@ -143,6 +144,7 @@ class LegacyRequests:
             )
 
         declared = {name: value for name, value in session.capabilities.items() if name not in _GONE}
+        declared = without_tasks(declared)  # Nobody of this era can ask for a task of 2026-07-28.
         return await in_rounds(send, with_log_level(params, session.log_level), AskedClient(declared, line.ask))
 
     def _present(self, method: str, params: Json, known: Route) -> Route:

@@ -25,8 +25,10 @@ from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import Served, forward, logged, written
 from agent.api.incoming import read_body, speaks_json
 from agent.api.search import unwrapped
+from agent.api.task_requests import check_task_header
 from agent.core.exact_json import read_json
 from agent.core.route_table import Route
+from agent.core.tasks import TASK_METHODS, is_task
 from agent.dispatch import Dispatch
 from agent.errors import AnswerCut
 from agent.model import Json
@@ -34,7 +36,7 @@ from agent.request_state import asks
 
 log = logging.getLogger(__name__)
 
-_ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"})
+_ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"}) | TASK_METHODS
 _PARAM_HEADER: Final = "mcp-param-"
 
 
@@ -62,6 +64,7 @@ class NativePath:
         answer = Answer(request, message["id"])
         try:
             with logged(method, params) as served:
+                check_task_header(method, params, request.headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
                 inner = unwrapped(method, params)
                 params = inner or params
@@ -88,7 +91,9 @@ class NativePath:
             )
         if answer.begun is not None:
             return answer.begun
-        outcome = None if asks(forwarded.result) else "tool_error" if served.tool_error else "ok"
+        outcome = (
+            None if asks(forwarded.result) or is_task(forwarded.result) else "tool_error" if served.tool_error else "ok"
+        )
         parts = written(method, route, forwarded, modern=True)
         del forwarded  # While a client reads its bytes, a large result need not lie here as objects too.
         return await answer.result(*parts, outcome=outcome)

@@ -41,7 +41,10 @@ class RawObject(dict[str, Any]):
 
 def exact(value: Json) -> Json:
     """The object with each number as it was written (see `agent.core.exact_json`), for who writes it anew."""
-    return read_json(value.raw) if isinstance(value, RawObject) and holds_huge_float(value) else value
+    if isinstance(value, RawObject) and holds_huge_float(dict(value)):  # It looks into plain objects alone.
+        exactly: Json = read_json(value.raw)
+        return exactly
+    return value
 
 
 def read_response(message: bytes) -> Json | None:

@@ -65,6 +65,7 @@ class Contribution:
     `label` is the first part of its public names: the server's name (ours) or the peer's (plain); unused for mesh
     peers, whose names say who they are. `node` is ours for a server, the peer's for a mesh peer, None for a plain one.
     `scope` and `sticky` are set for servers. `peer_scope` MESH: the peer is a gateway and may list other nodes' things.
+    `has_tasks`: it announces that calls may be answered with tasks.
     """
 
     backend_key: str
@@ -75,6 +76,7 @@ class Contribution:
     offer: Offer
     peer_scope: PeerScope = PeerScope.LOCAL
     sticky: bool = False
+    has_tasks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

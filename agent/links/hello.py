@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from mcp_types.jsonrpc import METHOD_NOT_FOUND
 
+from agent.core.tasks import announces_tasks
 from agent.errors import CallFailed, MeshError, RpcError, Unreachable
 from agent.model import DRAINING, MESH_EXTENSION, Era, Json
 
@@ -39,6 +40,11 @@ class Hello:
     server_info: Json
     instructions: str | None
     mesh: Json | None
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether calls may be answered with tasks; those of 2025-11-25 are others."""
+        return self.era is Era.MODERN and announces_tasks(self.capabilities)
 
 
 def mesh_entry(era: Era, capabilities: Json) -> Json | None:

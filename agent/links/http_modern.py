@@ -149,6 +149,7 @@ class ModernHttpDoor:
             raise self._lose("is another node now")
         if is_leaving(verdict):
             raise self._lose("is stopping")
+        self.hello = verdict  # What it can do may have changed, as a node's servers come and go.
 
     def _lose(self, what: str) -> Unreachable:
         self.lost_reason = f"{self._pool.where} {what}"

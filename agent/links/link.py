@@ -222,6 +222,7 @@ class Link:
             function_count=len(offer.tools),
             identity=self._session.opened.identity,
             era=hello.era,
+            has_tasks=hello.has_tasks,
             server_info=hello.server_info,
             last_error="",
             failure="",
@@ -234,8 +235,11 @@ class Link:
 
     def probed(self, latency_s: float | None) -> bool:
         """Take a probe's outcome; False once the link counts as down."""
-        self._advance(ProbeMissed() if latency_s is None else ProbeAnswered())
-        if latency_s is not None:
+        assert self._session is not None
+        if latency_s is None:
+            self._advance(ProbeMissed())
+        else:
+            self._advance(ProbeAnswered(), has_tasks=self._session.opened.door.hello.has_tasks)
             self._show(latency_s=latency_s)
         return self._view.connected
 

@@ -26,6 +26,7 @@ from mcp_types.version import (
 )
 
 from agent import __version__
+from agent.core.tasks import TASK_METHODS
 from agent.errors import ProtocolBroken, RpcError
 from agent.links.hello import Hello, mesh_entry
 from agent.model import Era, Json
@@ -35,6 +36,9 @@ INITIALIZE: Final = "initialize"
 INITIALIZED: Final = "notifications/initialized"
 PING: Final = "ping"
 FIRST_VERSION: Final = LATEST_MODERN_VERSION
+
+# The parameter that `Mcp-Name` repeats; for tasks by their extension's word, not the SDK's.
+_NAME_KEYS: Final = {**NAME_BEARING_METHODS, **dict.fromkeys(TASK_METHODS, "taskId")}
 
 # What marks a request as modern. A legacy session refuses requests that carry it (dual-era servers check).
 _ENVELOPE_KEYS: Final = frozenset(
@@ -115,7 +119,13 @@ def judge_initialize(result: Json) -> Hello:
 
 
 def without_envelope(params: Json | None) -> Json | None:
-    """`params` as a legacy server may see them: without a modern caller's per-request envelope."""
+    """`params` as a legacy server may see them: without a modern caller's per-request envelope.
+
+    Nor does it see `task`, the wish for a task of 2025-11-25: nothing here could follow one, and a receiver without
+    that capability has to answer in the ordinary way.
+    """
+    if params is not None and "task" in params:
+        params = {key: value for key, value in params.items() if key != "task"}
     meta = params.get("_meta") if params is not None else None
     if params is None or not isinstance(meta, dict) or _ENVELOPE_KEYS.isdisjoint(meta):
         return params
@@ -140,7 +150,7 @@ class ModernStamp:
     def headers(self, method: str, params: Json) -> dict[str, str]:
         """The routing headers, which servers check against the body."""
         headers = {"MCP-Protocol-Version": self.version, "Mcp-Method": encode_header_value(method)}
-        name_key = NAME_BEARING_METHODS.get(method)
+        name_key = _NAME_KEYS.get(method)
         if name_key is not None and isinstance(name := params.get(name_key), str):
             headers["Mcp-Name"] = encode_header_value(name)
         return headers

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from fastmcp import FastMCP
 from multidict import CIMultiDict
 
 from agent.api.answer import Answer
@@ -22,6 +23,7 @@ from agent.links.sse import SseParser
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.nodes import RunningNode, running_node, served
+from tests.integration.servers.task_server import task_server
 
 VERSION = "2026-07-28"
 ENVELOPE = {
@@ -40,6 +42,11 @@ def request(method: str, params: Any = None, **more: Any) -> Json:
     if params is not None:
         message["params"] = params
     return message
+
+
+TAKES_TASKS: Json = {
+    "io.modelcontextprotocol/clientCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}}
+}
 
 
 def headers(method: str, name: str | None = None, **more: str) -> list[tuple[str, str]]:
@@ -121,14 +128,25 @@ IRREGULAR: dict[str, tuple[list[tuple[str, str]], Any]] = {
     "an empty body": (headers("tools/list"), b""),
     "a text that UTF-8 cannot carry": (headers("tools/list"), b'{"jsonrpc":"2.0","id":1,"method":"\xff"}'),
     "a very deep body": (headers("tools/list"), b"[" * 5000 + b"]" * 5000),
+    "a task of nobody": (headers("tasks/get", "1"), request("tasks/get", {"taskId": "1", "_meta": TAKES_TASKS})),
+    "a task that is gone": (
+        headers("tasks/get", "mesh1/peer/x/1"),
+        request("tasks/get", {"taskId": "mesh1/peer/x/1", "_meta": TAKES_TASKS}),
+    ),
+    "another task in the header": (
+        headers("tasks/get", "mesh1/peer/x/1"),
+        request("tasks/get", {"taskId": "mesh1/peer/x/2", "_meta": TAKES_TASKS}),
+    ),
+    "no task": (headers("tasks/cancel"), request("tasks/cancel", {"_meta": TAKES_TASKS})),
+    "a task of a client that takes none": (headers("tasks/update", "1"), request("tasks/update", {"taskId": "1"})),
     "an unknown method": (headers("tools/nothing"), request("tools/nothing", {})),
 }
 
 
 @asynccontextmanager
-async def both_ways(folder: Path) -> AsyncIterator[tuple[RunningNode, str, str]]:
+async def both_ways(folder: Path, server: FastMCP | None = None) -> AsyncIterator[tuple[RunningNode, str, str]]:
     """A node with one server; its endpoint's URL, and one that leads straight to the bridge."""
-    async with served(make_server()) as url:
+    async with served(server or make_server()) as url:
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
         async with running_node("one", folder, servers=[spec]) as node:
             await node.connected("kit")
@@ -193,6 +211,24 @@ async def test_an_irregular_request_is_answered_alike_on_both_ways(tmp_path: Pat
             if found != wanted:
                 different[case] = (found, wanted)
     assert different == {}
+
+
+async def test_requests_about_a_task_are_answered_alike_on_both_ways(tmp_path: Path) -> None:
+    server, tasks = task_server("here")
+    async with both_ways(tmp_path, server) as (node, short, long):
+        answers = []
+        for url in (short, long):
+            name = "kit__works"
+            made = request("tools/call", {"name": name, "arguments": {"task_id": "job"}, "_meta": TAKES_TASKS})
+            answers.append([essence((await answer(url, headers("tools/call", name), made))[1])])
+            task_id = f"mesh1/server/{node.identity.node_id}/kit/job"
+            for method in ("tasks/get", "tasks/cancel", "tasks/get"):
+                asked = request(method, {"taskId": task_id, "_meta": TAKES_TASKS})
+                status, message = await answer(url, headers(method, task_id), asked)
+                assert status == 200
+                answers[-1].append(essence(message))
+        assert answers[0] == answers[1]
+        assert [method for method, _ in tasks.asked] == ["tasks/get", "tasks/cancel", "tasks/get"] * 2
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["events", "one large result"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.core.raw_json import RawObject, read_response
+from agent.core.raw_json import RawObject, exact, read_response
 from agent.links import rpc
 
 PYTHON = b'{"jsonrpc":"2.0","id":7,"result":%s}'
@@ -87,3 +87,16 @@ def test_a_changed_copy_of_a_result_has_no_bytes() -> None:
     assert message is not None
     assert not isinstance({**message["result"], "b": 2}, RawObject)
     assert not isinstance(message["result"] | {"b": 2}, RawObject)
+
+
+@pytest.mark.parametrize("deep", [b'{"n":1180591620717411303424}', b'{"a":{"n":[-1180591620717411303424]}}'])
+def test_a_result_that_is_written_anew_keeps_numbers_that_no_float_holds(deep: bytes) -> None:
+    message = read_response(PYTHON % (b'{"kept":%s,"more":"%s"}' % (deep, b"x" * 5000)))
+    assert message is not None
+    assert deep in orjson.dumps({**exact(message["result"]), "new": 1})
+
+
+def test_a_result_of_ordinary_numbers_is_not_read_again() -> None:
+    message = read_response(PYTHON % b'{"n":[1,1.5,-7]}')
+    assert message is not None
+    assert exact(message["result"]) is message["result"]

@@ -1,0 +1,137 @@
+"""A real FastMCP server of 2026-07-28 that answers calls with tasks, and keeps them as long as it lives.
+
+Nothing in it takes time: a task goes on when a client asks about it, answers its question or cancels it. Several of one
+kind are told apart by `place`. The one rule: what a task saw (who asked, what was answered) is in its result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from fastmcp import Context, FastMCP
+from fastmcp.server.extensions import MethodBinding, ServerExtension, ToolCallContinuation
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolRequestParams, RequestParams
+from mcp_types.jsonrpc import MISSING_REQUIRED_CLIENT_CAPABILITY
+from pydantic import BaseModel, ConfigDict
+
+from agent.model import TASKS_EXTENSION, Json
+
+# More than 64 bits: a number that is lost when somebody on the way writes the result anew.
+LARGE = 2**70
+QUESTION: Json = {
+    "method": "elicitation/create",
+    "params": {
+        "mode": "form",
+        "message": "Which branch?",
+        "requestedSchema": {"type": "object", "properties": {"branch": {"type": "string"}}},
+    },
+}
+_MISSING = MCPError(
+    code=MISSING_REQUIRED_CLIENT_CAPABILITY,
+    message="Missing required client capability",
+    data={"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}},
+)
+
+
+class _Result(BaseModel):
+    """Any result, as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class _TaskParams(RequestParams):
+    """What all requests about tasks have, and what `tasks/update` has."""
+
+    model_config = ConfigDict(extra="allow")
+    taskId: str  # noqa: N815 - the name on the wire
+    inputResponses: dict[str, Any] | None = None  # noqa: N815 - as above
+
+
+@dataclass
+class Tasks(ServerExtension):
+    """The extension. `known`: the tasks by ID; `asked`: the requests that came, as method and ID."""
+
+    identifier = TASKS_EXTENSION
+
+    place: str
+    known: dict[str, Json] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    def methods(self) -> Sequence[MethodBinding]:
+        served = {"tasks/get": self._get, "tasks/update": self._update, "tasks/cancel": self._cancel}
+        return [MethodBinding(method, _TaskParams, function) for method, function in served.items()]
+
+    async def intercept_tool_call(
+        self, params: CallToolRequestParams, context: Context, call_next: ToolCallContinuation
+    ) -> Any:
+        known = context.session.client_capabilities
+        declared = known is not None and TASKS_EXTENSION in (known.extensions or {})
+        if params.name == "at_once" or (params.name == "either" and not declared):
+            return await call_next()
+        if not declared and params.name != "rude":
+            raise _MISSING
+        task_id = (params.arguments or {}).get("task_id") or str(uuid4())
+        asks = params.name == "asks"
+        self.known[task_id] = {"taskId": task_id, "status": "input_required" if asks else "working", **TIMES}
+        if asks:
+            self.known[task_id]["inputRequests"] = {"branch": QUESTION}
+        seed = {name: self.known[task_id][name] for name in ("taskId", "status", *TIMES)}
+        return _Result(resultType="task", **seed)
+
+    def _task(self, ctx: ServerRequestContext[Any, Any], method: str, params: _TaskParams) -> Json:
+        if self.client_settings(ctx) is None:
+            raise _MISSING
+        self.asked.append((method, params.taskId))
+        task = self.known.get(params.taskId)
+        if task is None:
+            raise MCPError(code=INVALID_PARAMS, message=f"no such task at {self.place}")
+        return task
+
+    async def _get(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> BaseModel:
+        task = self._task(ctx, "tasks/get", params)
+        return _Result(resultType="complete", **task)
+
+    async def _update(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> BaseModel:
+        task = self._task(ctx, "tasks/update", params)
+        branch = (params.inputResponses or {})["branch"]["content"]["branch"]
+        self.finish(task, f"{branch} at {self.place}")
+        return _Result(resultType="complete")
+
+    async def _cancel(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> BaseModel:
+        self._task(ctx, "tasks/cancel", params)["status"] = "cancelled"
+        return _Result(resultType="complete")
+
+    def finish(self, task: Json, text: str) -> None:
+        """Complete a task."""
+        task.pop("inputRequests", None)
+        result = {"content": [{"type": "text", "text": text}], "structuredContent": {"large": LARGE}, "isError": False}
+        task.update(status="completed", result=result)
+
+
+TIMES: Json = {
+    "createdAt": "2026-11-22T10:00:00Z",
+    "lastUpdatedAt": "2026-11-22T10:00:01Z",
+    "ttlMs": 3_600_000,
+    "pollIntervalMs": 500,
+}
+
+
+def task_server(place: str) -> tuple[FastMCP, Tasks]:
+    """The server, and its tasks.
+
+    Tools: `works` and `asks` need a client that takes tasks, `either` does not, `at_once` never makes one, and `rude`
+    makes one for everybody.
+    """
+    server: FastMCP = FastMCP("shop")
+    tasks = Tasks(place)
+    server.add_extension(tasks)
+
+    async def work(task_id: str = "") -> str:
+        return f"{place} without a task {task_id}".rstrip()
+
+    for name in ("works", "asks", "either", "at_once", "rude"):
+        server.tool(work, name=name, output_schema=None)
+    return server, tasks

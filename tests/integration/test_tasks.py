@@ -1,0 +1,348 @@
+"""Tasks of 2026-07-28 behind one node and behind two: a real server that makes them, clients that ask about them."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
+from agent.links.door import Door
+from agent.links.sse import SseParser
+from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.hosting import Seen, http, http_app, rpc_result, scripted, serving
+from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
+from tests.integration.servers.raw_session import raw_session
+from tests.integration.servers.task_server import LARGE, QUESTION, Tasks, task_server
+
+CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
+DECLARED: Json = {CAPABILITIES_KEY: {"elicitation": {}, "extensions": {TASKS_EXTENSION: {}}}}
+INITIALIZED: Json = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {"tools": {}, "tasks": {"requests": {"tools": {"call": {}}}}},
+    "serverInfo": {"name": "old", "version": "1"},
+}
+MISSING_CAPABILITY = -32021
+HEADER_MISMATCH = -32020
+
+
+@dataclass
+class Place:
+    """A node with its server; closing the `port` kills the server."""
+
+    node: RunningNode
+    tasks: Tasks
+    port: AsyncExitStack
+
+
+@dataclass
+class Scene:
+    """`front` is the node that clients ask; with one hop it is the only one."""
+
+    front: RunningNode
+    places: list[Place]
+
+    def asked(self) -> list[list[tuple[str, str]]]:
+        """The requests about tasks that each server got."""
+        return [place.tasks.asked for place in self.places]
+
+
+@asynccontextmanager
+async def scene(folder: Path, hops: int, scope: ServerScope = ServerScope.SERVICE) -> AsyncIterator[Scene]:
+    """One node; or two replicas on nodes of their own, behind a third."""
+    async with AsyncExitStack() as stack:
+        places: list[Place] = []
+        for name in ("east", "west")[:hops]:
+            server, tasks = task_server(name)
+            app = await stack.enter_async_context(http_app(server))
+            port = await stack.enter_async_context(AsyncExitStack())
+            base = await port.enter_async_context(serving(app))
+            spec = ServerSpec("shop", HttpTarget(f"{base}/mcp"), scope)
+            node = await stack.enter_async_context(running_node(name, folder / name, servers=[spec]))
+            await node.connected("shop")
+            places.append(Place(node, tasks, port))
+        if hops == 1:
+            yield Scene(places[0].node, places)
+            return
+        front = await stack.enter_async_context(running_node("front", folder / "front"))
+        front.mesh.take_catalog(catalog(*(instance(place.node) for place in places)))
+        await front.when(lambda: _replicas(front) == hops)
+        yield Scene(front, places)
+
+
+def _replicas(node: RunningNode) -> int:
+    route = node.mesh.routes.tools.get("shop__works")
+    return 0 if route is None else len(route.replicas)
+
+
+async def call(mcp: Door, tool: str, meta: Json = DECLARED, **arguments: str) -> Json:
+    return await mcp.request(
+        "tools/call", {"name": f"shop__{tool}", "arguments": arguments, "_meta": meta}, timeout_s=15
+    )
+
+
+async def about(mcp: Door, method: str, task_id: str, meta: Json = DECLARED, **more: Any) -> Json:
+    return await mcp.request(method, {"taskId": task_id, "_meta": meta, **more}, timeout_s=15)
+
+
+async def refusal(mcp: Door, method: str, task_id: str, meta: Json = DECLARED) -> RpcError:
+    with pytest.raises(RpcError) as caught:
+        await about(mcp, method, task_id, meta)
+    return caught.value
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_task_asks_is_answered_and_gives_its_result_by_the_server_that_made_it(
+    hops: int, tmp_path: Path
+) -> None:
+    async with scene(tmp_path, hops) as it, client(it.front.url, Era.MODERN) as mcp:
+        makers = set()
+        for number in range(6):
+            own_id = f"job {number} / ü"
+            made = await call(mcp, "asks", task_id=own_id)
+            assert (made["resultType"], made["status"]) == ("task", "input_required")
+            waiting = await about(mcp, "tasks/get", made["taskId"])
+            assert waiting["inputRequests"] == {"branch": QUESTION}
+            accepted = {"branch": {"action": "accept", "content": {"branch": "main"}}}
+            done = await about(mcp, "tasks/update", made["taskId"], inputResponses=accepted)
+            assert done["resultType"] == "complete"
+            ended = await about(mcp, "tasks/get", made["taskId"])
+            assert (ended["resultType"], ended["status"], ended["taskId"]) == ("complete", "completed", made["taskId"])
+            said, _, maker = ended["result"]["content"][0]["text"].partition(" at ")
+            assert said == "main"
+            makers.add(maker)
+            mine = next(place for place in it.places if place.tasks.place == maker)
+            assert mine.tasks.asked[-3:] == [("tasks/get", own_id), ("tasks/update", own_id), ("tasks/get", own_id)]
+        assert len(makers) == hops, "every replica made a task"
+        assert sum(map(len, it.asked())) == 18, "nobody was asked about a task of another"
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_numbers_of_a_tasks_result_come_as_they_were_written(hops: int, tmp_path: Path) -> None:
+    async with scene(tmp_path, hops) as it, aiohttp.ClientSession() as http_client:
+        async with client(it.front.url, Era.MODERN) as mcp:
+            made = await call(mcp, "works", task_id="1")
+        for place in it.places:
+            place.tasks.finish(place.tasks.known.get("1", {}), "done")
+        _, message = await post(http_client, it.front.url, "tasks/get", made["taskId"])
+        assert f'"large":{LARGE}'.encode() in message.replace(b" ", b"")
+
+
+async def post(
+    http_client: aiohttp.ClientSession,
+    url: str,
+    method: str,
+    name: str | None,
+    meta: Json = DECLARED,
+    **params: Any,
+) -> tuple[int, bytes]:
+    """Status and body of a request as it is written here."""
+    version = "2026-07-28"
+    envelope = {"io.modelcontextprotocol/protocolVersion": version, CAPABILITIES_KEY: {}, **meta}
+    params = {"_meta": envelope, **({"taskId": name} if name is not None else {}), **params}
+    headers = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": version, "Mcp-Method": method}
+    if name is not None:
+        headers["Mcp-Name"] = name
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    async with http_client.post(url, json=body, headers=headers) as response:
+        if response.content_type != "text/event-stream":
+            return response.status, await response.read()
+        parser = SseParser(1 << 20)
+        async for chunk in response.content.iter_any():
+            if events := parser.feed(chunk):
+                return response.status, events[0]
+        raise AssertionError("the stream has no event")
+
+
+async def test_a_task_is_cancelled_and_an_unknown_one_is_refused_by_the_server_itself(tmp_path: Path) -> None:
+    async with scene(tmp_path, 2) as it, client(it.front.url, Era.MODERN) as mcp:
+        made = await call(mcp, "works")
+        await about(mcp, "tasks/cancel", made["taskId"])
+        assert (await about(mcp, "tasks/get", made["taskId"]))["status"] == "cancelled"
+        unknown = await refusal(mcp, "tasks/get", made["taskId"] + "0")
+        assert unknown.code == -32602
+        assert unknown.message.startswith("no such task at ")
+
+
+async def test_an_id_is_good_on_every_node_and_after_the_restart_of_each(tmp_path: Path) -> None:
+    async with scene(tmp_path, 2) as it:
+        async with client(it.front.url, Era.MODERN) as mcp:
+            ids = [(await call(mcp, "works"))["taskId"] for _ in range(4)]
+        async with running_node("other", tmp_path / "other") as other:
+            other.mesh.take_catalog(catalog(*(instance(place.node) for place in it.places)))
+            await other.when(lambda: _replicas(other) == 2)
+            async with client(other.url, Era.MODERN) as mcp:
+                assert {(await about(mcp, "tasks/get", one))["status"] for one in ids} == {"working"}
+        east = it.places[0]
+        servers = [view.spec for view in east.node.mesh.views() if isinstance(view.spec, ServerSpec)]
+        node_id = east.node.identity.node_id
+        async with running_node("east", tmp_path / "again", servers=servers, node_id=node_id) as again:
+            await again.connected("shop")
+            async with client(again.url, Era.MODERN) as mcp:
+                of_east = [one for one in ids if node_id in one]
+                assert of_east
+                assert {(await about(mcp, "tasks/get", one))["status"] for one in of_east} == {"working"}
+
+
+async def test_a_task_whose_server_was_killed_is_asked_of_no_other(tmp_path: Path) -> None:
+    async with scene(tmp_path, 2) as it, client(it.front.url, Era.MODERN) as mcp:
+        made = (await call(mcp, "works"))["taskId"]
+        maker, other = it.places if it.places[0].node.identity.node_id in made else reversed(it.places)
+        await maker.port.aclose()
+        assert (await refusal(mcp, "tasks/get", made)).code in (NOT_EXECUTED, OUTCOME_UNKNOWN)
+        await maker.node.when(lambda: not maker.node.is_up("shop"))
+        gone = await refusal(mcp, "tasks/get", made)
+        assert (gone.code, gone.data["outcome"]) == (NOT_EXECUTED, "not_executed")
+        await it.front.rest("DELETE", f"/peers/{maker.node.identity.name}")
+        await it.front.when(lambda: _replicas(it.front) == 1)
+        gone = await refusal(mcp, "tasks/cancel", made)
+        assert (gone.code, gone.data["outcome"]) == (NOT_EXECUTED, "not_executed")
+        assert other.tasks.asked == []
+        assert (await call(mcp, "works"))["status"] == "working", "the other one still makes tasks"
+
+
+async def test_who_makes_up_an_id_reaches_nothing_that_the_endpoint_does_not_lead_to(tmp_path: Path) -> None:
+    async with scene(tmp_path, 1, ServerScope.PRIVATE) as it:
+        async with client(it.front.url, Era.MODERN) as mcp:
+            made = await mcp.request(
+                "tools/call", {"name": "east__shop__works", "arguments": {}, "_meta": DECLARED}, timeout_s=5
+            )
+            assert (await about(mcp, "tasks/get", made["taskId"]))["status"] == "working"
+            assert (await refusal(mcp, "tasks/get", "mesh1/peer/nobody/1")).code == NOT_EXECUTED
+            assert (await refusal(mcp, "tasks/get", "1")).code == -32602
+        async with client(it.front.local_url, Era.MODERN) as mcp:
+            assert (await refusal(mcp, "tasks/get", made["taskId"])).code == NOT_EXECUTED
+        assert len(it.places[0].tasks.asked) == 1
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_client_that_declares_nothing_gets_no_task_and_is_told_what_is_missing(
+    hops: int, tmp_path: Path
+) -> None:
+    async with scene(tmp_path, hops) as it, client(it.front.url, Era.MODERN) as mcp:
+        nothing: Json = {CAPABILITIES_KEY: {}}
+        plain = await call(mcp, "either", nothing)
+        assert plain["resultType"] == "complete"
+        assert plain["content"][0]["text"].endswith("without a task")
+        made = (await call(mcp, "either"))["taskId"]
+        for wrong in (
+            call(mcp, "works", nothing),
+            *(about(mcp, f"tasks/{do}", made, nothing) for do in ("get", "cancel")),
+        ):
+            with pytest.raises(RpcError) as caught:
+                await wrong
+            assert caught.value.code == MISSING_CAPABILITY
+            assert caught.value.data == {"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}}
+        with pytest.raises(RpcError, match="did not say") as caught:
+            await call(mcp, "rude", nothing)
+        assert (caught.value.code, caught.value.data["outcome"]) == (-32603, "unknown")
+        assert it.asked() == [[]] * hops
+
+
+async def test_the_name_in_the_header_has_to_be_the_task(tmp_path: Path) -> None:
+    async with scene(tmp_path, 1) as it, aiohttp.ClientSession() as http_client:
+        good, other = (f"mesh1/server/{it.front.identity.node_id}/shop/{number}" for number in (1, 2))
+        status, message = await post(http_client, it.front.url, "tasks/get", good, taskId=other)
+        assert (status, f'"code":{HEADER_MISMATCH}'.encode() in message) == (400, True)
+        it.places[0].tasks.known["1"] = {"taskId": "1", "status": "working"}
+        status, _ = await post(http_client, it.front.url, "tasks/get", good)
+        assert (status, it.asked()) == (200, [[("tasks/get", "1")]])
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_tasks_are_announced_while_somebody_makes_them(hops: int, tmp_path: Path) -> None:
+    async with running_node("bare", tmp_path / "bare") as bare, client(bare.url, Era.MODERN) as mcp:
+        assert TASKS_EXTENSION not in mcp.hello.capabilities["extensions"]
+    async with scene(tmp_path, hops) as it:
+        await it.front.when(lambda: any(view.has_tasks for view in it.front.mesh.views()))
+        for url in (it.front.url, it.places[0].node.local_url):
+            async with client(url, Era.MODERN) as mcp:
+                assert mcp.hello.capabilities["extensions"][TASKS_EXTENSION] == {}
+            async with client(url, Era.LEGACY) as session:
+                assert TASKS_EXTENSION not in str(session.hello.capabilities)
+                assert "tasks" not in session.hello.capabilities
+
+
+async def test_a_node_hears_on_an_open_link_that_another_one_has_tasks_now_and_then_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.links.session.PROBE_EVERY_S", 0.2)
+    server, _ = task_server("east")
+    async with (
+        served(server) as url,
+        running_node("east", tmp_path / "east") as east,
+        running_node("front", tmp_path / "front") as front,
+    ):
+        front.mesh.take_catalog(catalog(instance(east)))
+        await front.when(lambda: bool(front.mesh.peer_views()) and front.mesh.peer_views()[0].connected)
+        assert not front.mesh.peer_views()[0].has_tasks
+        for servers in ([ServerSpec("shop", HttpTarget(url), ServerScope.SERVICE)], []):
+            east.mesh.take_servers(servers)
+            await front.when(lambda wanted=bool(servers): front.mesh.peer_views()[0].has_tasks == wanted)
+        assert front.mesh.peer_views()[0].reconnects == 0
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_client_with_a_session_never_meets_a_task(hops: int, tmp_path: Path) -> None:
+    async with scene(tmp_path, hops) as it, raw_session(it.front.url, extensions={TASKS_EXTENSION: {}}) as session:
+        plain = await session.request("tools/call", {"name": "shop__either", "arguments": {}, "task": {"ttl": 1}})
+        assert plain["result"]["content"][0]["text"].endswith("without a task")
+        for tool, code in {"works": MISSING_CAPABILITY, "rude": -32603}.items():
+            refused = await session.request("tools/call", {"name": f"shop__{tool}", "arguments": {}})
+            assert refused["error"]["code"] == code
+        for method in ("tasks/get", "tasks/update", "tasks/cancel", "tasks/list", "tasks/result"):
+            refused = await session.request(method, {"taskId": "1", "_meta": DECLARED})
+            assert refused["error"]["code"] == -32601
+        assert it.asked() == [[]] * hops
+
+
+async def test_a_stream_of_changes_grants_no_tasks_and_is_refused_to_who_declares_nothing(tmp_path: Path) -> None:
+    wanted = {"notifications": {"toolsListChanged": True, "taskIds": ["mesh1/peer/shop/1"]}}
+    async with scene(tmp_path, 1) as it, aiohttp.ClientSession() as http_client:
+        status, first = await post(http_client, it.front.url, "subscriptions/listen", None, **wanted)
+        assert status == 200
+        assert b'"method":"notifications/subscriptions/acknowledged"' in first
+        assert b'"notifications":{"toolsListChanged":true}' in first
+        bare: Json = {CAPABILITIES_KEY: {}}
+        _, refused = await post(http_client, it.front.url, "subscriptions/listen", None, bare, **wanted)
+        assert f'"code":{MISSING_CAPABILITY}'.encode() in refused
+
+
+async def test_tasks_of_2025_11_25_are_asked_of_no_server_and_what_needs_them_is_refused(tmp_path: Path) -> None:
+    calls: list[Json] = []
+    tools = [
+        {"name": "may", "inputSchema": {"type": "object"}, "execution": {"taskSupport": "optional"}},
+        {"name": "must", "inputSchema": {"type": "object"}, "execution": {"taskSupport": "required"}},
+    ]
+
+    async def answer(request: Seen) -> tuple[bytes, bool]:
+        match request.body.get("method"):
+            case "initialize":
+                return rpc_result(request, INITIALIZED), True
+            case "tools/list":
+                return rpc_result(request, {"tools": tools}), True
+            case "tools/call":
+                calls.append(request.body["params"])
+                return rpc_result(request, {"content": []}), True
+            case "ping":
+                return rpc_result(request, {}), True
+            case None | "notifications/initialized":
+                return http(202), True
+            case _:
+                return http(405 if request.method == "GET" else 400), True
+
+    async with scripted(answer) as script:
+        old = ServerSpec("old", HttpTarget(script.url), ServerScope.SERVICE)
+        async with running_node("east", tmp_path, servers=[old]) as node:
+            await node.when(lambda: "old__must" in node.tool_names())
+            for era in Era:
+                async with client(node.url, era) as mcp:
+                    params = {"name": "old__may", "arguments": {}, "task": {"ttl": 1}, "_meta": DECLARED}
+                    await mcp.request("tools/call", params, timeout_s=5)
+                    with pytest.raises(RpcError, match="2025-11-25") as caught:
+                        await mcp.request("tools/call", {**params, "name": "old__must"}, timeout_s=5)
+                    assert caught.value.code == -32601
+            assert [sorted(sent.keys() - {"_meta"}) for sent in calls] == [["arguments", "name"]] * 2
