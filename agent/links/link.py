@@ -233,13 +233,10 @@ class Link:
         self.first_attempt.set()
         log.info("MCP link ready", extra={"backend": self.spec.key, "tools": len(offer.tools), "era": hello.era.value})
 
-    def probed(self, latency_s: float | None) -> bool:
+    def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:
         """Take a probe's outcome; False once the link counts as down."""
-        assert self._session is not None
-        if latency_s is None:
-            self._advance(ProbeMissed())
-        else:
-            self._advance(ProbeAnswered(), has_tasks=self._session.opened.door.hello.has_tasks)
+        self._advance(ProbeMissed() if latency_s is None else ProbeAnswered(), has_tasks=has_tasks)
+        if latency_s is not None:
             self._show(latency_s=latency_s)
         return self._view.connected
 

@@ -63,8 +63,8 @@ class SessionEvents(Protocol):
         """A whole offer was read."""
         ...
 
-    def probed(self, latency_s: float | None) -> bool:
-        """A probe was answered, or missed (None). Returns whether the session may go on."""
+    def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:
+        """A probe was answered, or missed (None). `has_tasks` as now known. Returns whether the session may go on."""
         ...
 
 
@@ -229,14 +229,14 @@ class Session:
             try:
                 await self._door.probe(PROBE_TIMEOUT_S)
             except LinkFailed as exc:
-                if not self._events.probed(None):
+                if not self._events.probed(None, has_tasks=self._door.hello.has_tasks):
                     raise NoSignOfLife(f"no sign of life: {exc}") from exc
                 missed = True
                 await asyncio.sleep(DOUBT_PAUSE_S)
             else:
                 missed = False
                 self._doubt.clear()
-                self._events.probed(loop.time() - asked_at_s)
+                self._events.probed(loop.time() - asked_at_s, has_tasks=self._door.hello.has_tasks)
 
     async def _watch_loss(self) -> None:
         await self._door.lost.wait()
