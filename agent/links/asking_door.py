@@ -24,7 +24,7 @@ from agent.links.hello import Hello, OnNotification
 from agent.links.listening import Updates
 from agent.links.open_call import OpenCall
 from agent.links.own_sessions import OpenSession, OwnSessions, SessionDoor, SessionLimits, SessionRefused
-from agent.links.parked import ParkedCalls, answers_of, refused_in
+from agent.links.parked import ParkedCalls, answers_of, for_retry, refused_in
 from agent.model import Json
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class AskingDoor:
                     _give_up(parked)
                     raise RpcError(-32603, "The client gave the call up")
                 replies = parked.answer(answers, refused or {})
-                return await self._attend(parked, method, timeout_s, on_notification, replies)
+                return await self._attend(parked, method, timeout_s, for_retry(on_notification, params), replies)
             if params.get("inputResponses") is not None:
                 raise RpcError(-32602, "inputResponses came without the requestState that they answer")
             features = declared_features((params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY))

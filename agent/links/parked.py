@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from agent.errors import RpcError
 from agent.links import rpc
+from agent.links.hello import OnNotification
 from agent.links.open_call import OpenCall
 from agent.model import PARKED_META_KEY, REFUSED_META_KEY, Json
 
@@ -90,3 +91,18 @@ def refused_in(params: Json) -> dict[str, RpcError] | None:
     if not isinstance(errors, dict):
         return None
     return {key: rpc.error_of(error) for key, error in errors.items() if isinstance(error, dict)}
+
+
+def for_retry(on_notification: OnNotification | None, params: Json) -> OnNotification | None:
+    """Progress goes on under the progress token of the retry, and not at all where that has none."""
+    token = (params.get("_meta") or {}).get("progressToken", rpc.NO_TOKEN)
+    if on_notification is None:
+        return None
+
+    async def hand_on(method: str, note: Json) -> None:
+        if method != rpc.PROGRESS_METHOD:
+            await on_notification(method, note)
+        elif token is not rpc.NO_TOKEN:
+            await on_notification(method, rpc.restore_progress_token(note, token))
+
+    return hand_on

@@ -167,6 +167,27 @@ async def test_a_state_is_good_for_one_retry_and_the_call_runs_once(tmp_path: Pa
         assert diary.runs == ["tea"]
 
 
+async def test_progress_goes_on_in_each_round_under_the_token_of_that_round(tmp_path: Path) -> None:
+    heard: list[tuple[object, float]] = []
+
+    async def on_notification(method: str, params: Json) -> None:
+        assert method == "notifications/progress"
+        heard.append((params["progressToken"], params["progress"]))
+
+    async def round_of(mcp: Door, token: str | None, **more: Any) -> Json:
+        params = asking("order", **more)
+        if token is not None:
+            params["_meta"]["progressToken"] = token
+        return await mcp.request("tools/call", params, timeout_s=15, on_notification=on_notification)
+
+    async with scene(tmp_path, 2) as front, client(front.url, Era.MODERN) as mcp:
+        for second in ("two", None):
+            asked = await round_of(mcp, "one", arguments={"what": "tea"})
+            asked = await round_of(mcp, second, **answers(asked, "Ada"))
+            assert text(await round_of(mcp, "three", **answers(asked, "home"))) == "tea for Ada at home"
+    assert heard == [("one", 1), ("two", 2), ("three", 3), ("one", 1), ("three", 3)]
+
+
 async def test_what_was_not_answered_is_asked_again_and_what_is_no_answer_is_refused(tmp_path: Path) -> None:
     async with scene(tmp_path) as front, client(front.url, Era.MODERN) as mcp:
         first = await call(mcp, "order", arguments={"what": "tea"})

@@ -49,7 +49,9 @@ def _add_tools(server: FastMCP, diary: Diary) -> None:
         await ctx.report_progress(1, 3)
         who = await form(ctx, f"Who gets {what}?")
         await ctx.report_progress(2, 3)
-        return f"{what} for {who} at {await form(ctx, f'Where is {who}?')}"
+        where = await form(ctx, f"Where is {who}?")
+        await ctx.report_progress(3, 3)
+        return f"{what} for {who} at {where}"
 
     @server.tool(output_schema=None)
     async def compose(about: str, ctx: Context) -> str:
