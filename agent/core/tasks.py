@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from agent.core.raw_json import exact
-from agent.core.route_table import Contribution, ContributionKind, Replica, Route, RouteKind, RouteTable
+from agent.core.route_table import Contribution, ContributionKind, Imported, Replica, Route, RouteKind, RouteTable
 from agent.errors import MeshError, ProtocolBroken
 from agent.model import TASKS_EXTENSION, BackendSpec, Json, LinkView, NodeIdentity, ServerSpec
 
@@ -75,7 +75,7 @@ def task_route(method: str, task_id: str, table: RouteTable, own_node_id: str) -
         gateway, theirs = node_id, task_id  # It is what that node's own local endpoint hands out.
     for key, part in table.parts.items():
         if _is_meant(part.source, None if gateway else server, gateway, peer):
-            return _route(method, key, part.source, theirs)
+            return _route(method, key, part, theirs, table)
     return Route(RouteKind.TOOL, method, {}, "", (), listed=False, owner="task:")
 
 
@@ -132,12 +132,24 @@ def _is_meant(source: Contribution, server: str | None, gateway: str | None, pee
             return source.node is not None and source.node.node_id == gateway
 
 
-def _route(method: str, key: str, source: Contribution, theirs: str) -> Route:
+def _route(method: str, key: str, part: Imported, theirs: str, table: RouteTable) -> Route:
+    source = part.source
     ours = source.kind is ContributionKind.SERVER
     plain = source.kind is ContributionKind.PLAIN_PEER
     replica = Replica(key, theirs, None if source.node is None else source.node.node_id, ours, 0 if ours else 1)
     owner = f"plain:{source.label}" if plain else f"task:{key}"
-    return Route(RouteKind.TOOL, method, {}, "", (replica,), listed=False, owner=owner)
+    namespace = "" if source.kind is ContributionKind.MESH_PEER else _namespace(key, part, table)
+    return Route(RouteKind.TOOL, method, {}, "", (replica,), listed=False, owner=owner, namespace=namespace)
+
+
+def _namespace(key: str, part: Imported, table: RouteTable) -> str:
+    """What is put into the URIs of a backend of ours; the listed one comes first among its claims."""
+    for claimed in part.claims:
+        for route in claimed.routes:
+            held = table.namespaces.get(route.public_name) if route.kind is RouteKind.NAMESPACE else None
+            if held is not None and any(replica.backend_key == key for replica in held.replicas):
+                return route.public_name
+    return ""
 
 
 def _is_short(task_id: str) -> bool:

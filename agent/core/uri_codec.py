@@ -79,6 +79,9 @@ class UriCodec:
                 changed["messages"] = self._all(result.get("messages"), self._message)
             case "resources/read":
                 changed["contents"] = self._all(result.get("contents"), lambda part: self._with_uri(part, asked))
+            case "tasks/get":
+                ended = result.get("result")  # What the call would have been answered without a task.
+                changed["result"] = self.result("tools/call", ended) if isinstance(ended, dict) else ended
         changed["_meta"] = self.meta(result.get("_meta"))
         changed = {member: value for member, value in changed.items() if value is not result.get(member)}
         return {**result, **changed} if changed else result

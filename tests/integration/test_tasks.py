@@ -4,10 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
+import mcp_types as types
 import pytest
+from mcp.client import Client
+from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.links.door import Door
@@ -74,8 +77,7 @@ async def scene(folder: Path, hops: int, scope: ServerScope = ServerScope.SERVIC
 
 
 def _replicas(node: RunningNode) -> int:
-    route = node.mesh.routes.tools.get("shop__works")
-    return 0 if route is None else len(route.replicas)
+    return sum(len(node.mesh.routes.tools[name].replicas) for name in node.tool_names() if name.endswith("__works"))
 
 
 async def call(mcp: Door, tool: str, meta: Json = DECLARED, **arguments: str) -> Json:
@@ -131,6 +133,24 @@ async def test_numbers_of_a_tasks_result_come_as_they_were_written(hops: int, tm
         assert f'"large":{LARGE}'.encode() in message.replace(b" ", b"")
 
 
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("scope", [ServerScope.SERVICE, ServerScope.NODE])
+async def test_what_a_tasks_result_links_to_can_be_read_as_it_was_shown(
+    scope: ServerScope, hops: int, tmp_path: Path
+) -> None:
+    async with scene(tmp_path, hops, scope) as it, client(it.front.url, Era.MODERN) as mcp:
+        namespace = "shop" if scope is ServerScope.SERVICE else "east__shop"
+        params = {"name": f"{namespace}__works", "arguments": {"task_id": "1"}, "_meta": DECLARED}
+        made = await mcp.request("tools/call", params, timeout_s=5)
+        for place in it.places:
+            place.tasks.finish(place.tasks.known.get("1", {}), "done")
+        ended = await about(mcp, "tasks/get", made["taskId"])
+        shown = ended["result"]["content"][1]["uri"]
+        assert shown == f"notes://{namespace}/home"
+        read = await mcp.request("resources/read", {"uri": shown}, timeout_s=5)
+        assert read["contents"][0]["text"] == "the home page"
+
+
 async def post(
     http_client: aiohttp.ClientSession,
     url: str,
@@ -165,6 +185,59 @@ async def test_a_task_is_cancelled_and_an_unknown_one_is_refused_by_the_server_i
         unknown = await refusal(mcp, "tasks/get", made["taskId"] + "0")
         assert unknown.code == -32602
         assert unknown.message.startswith("no such task at ")
+
+
+class _Asked(types.RequestParams):
+    task_id: str
+
+
+class _GetTask(types.Request[_Asked, Literal["tasks/get"]]):
+    method: Literal["tasks/get"] = "tasks/get"
+    params: _Asked
+    name_param = "taskId"
+
+
+class _Task(types.Result):
+    """A task as the client of the SDK reads it, when it is made and when it is asked about."""
+
+    result_type: Literal["task"] = "task"
+    task_id: str
+
+
+class _TaskNow(types.Result):
+    task_id: str
+    status: str
+    result: types.CallToolResult | None = None
+
+
+class _Follows(ClientExtension):
+    """Asks about a task until it has ended."""
+
+    identifier = TASKS_EXTENSION
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def claims(self) -> list[ResultClaim[Any]]:
+        return [ResultClaim(result_type="task", model=_Task, resolve=self._followed)]
+
+    async def _followed(self, task: _Task, context: ClaimContext) -> types.CallToolResult:
+        while True:
+            request = _GetTask(params=_Asked(task_id=task.task_id))
+            now = await context.session.send_request(request, _TaskNow)
+            self.seen.append(now.status)
+            if now.result is not None:
+                return now.result
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_the_client_of_the_sdk_follows_a_task_to_its_result(hops: int, tmp_path: Path) -> None:
+    follows = _Follows()
+    async with scene(tmp_path, hops) as it, Client(it.front.url, extensions=[follows]) as mcp:
+        result = await mcp.call_tool("shop__soon", {})
+        assert isinstance(result.content[0], types.TextContent)
+        assert result.content[0].text.startswith("soon at ")
+        assert follows.seen == ["working", "completed"]
 
 
 async def test_an_id_is_good_on_every_node_and_after_the_restart_of_each(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from agent.model import TASKS_EXTENSION, Json
 
 # More than 64 bits: a number that is lost when somebody on the way writes the result anew.
 LARGE = 2**70
+HOME = "notes://home"
 QUESTION: Json = {
     "method": "elicitation/create",
     "params": {
@@ -52,13 +53,17 @@ class _TaskParams(RequestParams):
 
 @dataclass
 class Tasks(ServerExtension):
-    """The extension. `known`: the tasks by ID; `asked`: the requests that came, as method and ID."""
+    """The extension. `known`: the tasks by ID; `asked`: the requests that came, as method and ID.
+
+    `soon`: the tasks that are done as soon as somebody has asked about them.
+    """
 
     identifier = TASKS_EXTENSION
 
     place: str
     known: dict[str, Json] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    soon: set[str] = field(default_factory=set)
 
     def methods(self) -> Sequence[MethodBinding]:
         served = {"tasks/get": self._get, "tasks/update": self._update, "tasks/cancel": self._cancel}
@@ -75,6 +80,8 @@ class Tasks(ServerExtension):
             raise _MISSING
         task_id = (params.arguments or {}).get("task_id") or str(uuid4())
         asks = params.name == "asks"
+        if params.name == "soon":
+            self.soon.add(task_id)
         self.known[task_id] = {"taskId": task_id, "status": "input_required" if asks else "working", **TIMES}
         if asks:
             self.known[task_id]["inputRequests"] = {"branch": QUESTION}
@@ -92,7 +99,10 @@ class Tasks(ServerExtension):
 
     async def _get(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> BaseModel:
         task = self._task(ctx, "tasks/get", params)
-        return _Result(resultType="complete", **task)
+        answer = _Result(resultType="complete", **task)
+        if params.taskId in self.soon:
+            self.finish(task, f"soon at {self.place}")
+        return answer
 
     async def _update(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> BaseModel:
         task = self._task(ctx, "tasks/update", params)
@@ -105,9 +115,10 @@ class Tasks(ServerExtension):
         return _Result(resultType="complete")
 
     def finish(self, task: Json, text: str) -> None:
-        """Complete a task."""
+        """Complete a task; its result has a text, a link, and a number."""
         task.pop("inputRequests", None)
-        result = {"content": [{"type": "text", "text": text}], "structuredContent": {"large": LARGE}, "isError": False}
+        content: list[Json] = [{"type": "text", "text": text}, {"type": "resource_link", "name": "home", "uri": HOME}]
+        result: Json = {"content": content, "structuredContent": {"large": LARGE}, "isError": False}
         task.update(status="completed", result=result)
 
 
@@ -122,16 +133,20 @@ TIMES: Json = {
 def task_server(place: str) -> tuple[FastMCP, Tasks]:
     """The server, and its tasks.
 
-    Tools: `works` and `asks` need a client that takes tasks, `either` does not, `at_once` never makes one, and `rude`
-    makes one for everybody.
+    Tools: `works`, `asks` and `soon` need a client that takes tasks, `either` does not, `at_once` never makes one, and
+    `rude` makes one for everybody.
     """
     server: FastMCP = FastMCP("shop")
     tasks = Tasks(place)
     server.add_extension(tasks)
 
+    @server.resource(HOME)
+    def home() -> str:
+        return "the home page"
+
     async def work(task_id: str = "") -> str:
         return f"{place} without a task {task_id}".rstrip()
 
-    for name in ("works", "asks", "either", "at_once", "rude"):
+    for name in ("works", "asks", "soon", "either", "at_once", "rude"):
         server.tool(work, name=name, output_schema=None)
     return server, tasks
