@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from agent.errors import RpcError
+from agent.links.following import URI_BYTES_PER_STREAM_MAX, URIS_PER_STREAM_MAX, chunks
 from agent.model import BackendSpec, PeerScope, PeerSpec
 from agent.resource_wishes import INVALID_PARAMS, URI_LEN_MAX, Tables, Way, Wish, WishKey, with_parents
 
 log = logging.getLogger(__name__)
 
-# A client that watches more looks at the wrong end; it could read the list instead. Bounds on memory and on fan-out.
-URIS_PER_SUBSCRIBER_MAX: Final = 1_000
+# A bound on memory and on fan-out. A client may have what fits into one stream of a link: who watches more looks at
+# the wrong end.
 SUBSCRIPTIONS_MAX: Final = 10_000
 # A backend that has not agreed by then is told of later: the subscriber gets an update when it has.
 SETTLE_TIMEOUT_S: Final = 3.0
@@ -66,7 +67,7 @@ class Subscriber:
         """
         wanted = dict.fromkeys(uris)
         new = [uri for uri in wanted if uri not in self._wishes]
-        self._updates.check_room(len(self._wishes) + len(new), len(new))
+        self._updates.check_room([*self._wishes, *new], len(new))
         refusals = {
             uri: RpcError(INVALID_PARAMS, f"uri: longer than {URI_LEN_MAX} characters")
             for uri in new
@@ -164,10 +165,11 @@ class ResourceUpdates:
 
     # What subscribers do
 
-    def check_room(self, own_count: int, more: int) -> None:
-        """Raises `RpcError` when a subscriber of `own_count` URIs, `more` of them new, would be too much."""
-        if own_count > URIS_PER_SUBSCRIBER_MAX:
-            raise RpcError(INTERNAL_ERROR, f"Subscription limit reached: {URIS_PER_SUBSCRIBER_MAX} resources a client")
+    def check_room(self, own: list[str], more: int) -> None:
+        """Raises `RpcError` when a subscriber to `own`, the last `more` of them new, would be too much."""
+        if len(chunks(own)) > 1:
+            text = f"{URIS_PER_STREAM_MAX} resources, or {URI_BYTES_PER_STREAM_MAX} bytes of their URIs, a client"
+            raise RpcError(INTERNAL_ERROR, f"Subscription limit reached: {text}")
         if self.subscriptions + more > SUBSCRIPTIONS_MAX:
             raise RpcError(INTERNAL_ERROR, f"Subscription limit reached: {SUBSCRIPTIONS_MAX} resources on this node")
 

@@ -7,7 +7,7 @@ followed is told as settled each time that it comes to be followed, since what h
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol, TypeVar
 
@@ -20,8 +20,9 @@ from agent.model import PATH_META_KEY, BackendSpec, Json, NodeIdentity, PeerScop
 
 log = logging.getLogger(__name__)
 
-# As many as a node grants one client (agent.resource_updates), and 1 MiB of URIs of a usual length.
+# As much as a node grants one client. An acknowledgement repeats the URIs and has to fit into one event of 1 MiB.
 URIS_PER_STREAM_MAX: Final = 1_000
+URI_BYTES_PER_STREAM_MAX: Final = 512 << 10
 # A stream that ended is opened again, ever more slowly while it does not hold.
 PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
 STEADY_S: Final = 60.0
@@ -187,11 +188,18 @@ def changed_streams(wanted: frozenset[str], streams: Mapping[S, frozenset[str]])
     return changed
 
 
-def chunks(uris: Iterable[str]) -> Iterator[list[str]]:
+def chunks(uris: Iterable[str]) -> list[list[str]]:
     """Cut into what one stream may follow."""
-    left = sorted(uris)
-    for start in range(0, len(left), URIS_PER_STREAM_MAX):
-        yield left[start : start + URIS_PER_STREAM_MAX]
+    cut: list[list[str]] = []
+    room_bytes = 0
+    for uri in sorted(uris):
+        size = len(uri.encode("utf-8", "replace"))
+        if not cut or len(cut[-1]) == URIS_PER_STREAM_MAX or size > room_bytes:
+            cut.append([])
+            room_bytes = URI_BYTES_PER_STREAM_MAX
+        cut[-1].append(uri)
+        room_bytes -= size
+    return cut
 
 
 def no_updates(backend_key: str) -> RpcError:

@@ -173,6 +173,14 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     raise HttpRefusal(status, pool.where, message)
 
 
+async def error_instead(response: Response, pool: HttpPool) -> RpcError | None:
+    """The JSON-RPC error that a server answers in place of a stream, if that is what it did."""
+    if response.content_type != _JSON:
+        return None
+    error = rpc.decode(await _read_body(response, pool, ERROR_BYTES_MAX)).get("error")
+    return rpc.error_of(error) if isinstance(error, dict) else None
+
+
 def finish(response: Response) -> None:
     """Give the connection back when the server ends the answer by itself soon, else close it. Never waits."""
     if response.closed:

@@ -27,6 +27,7 @@ from agent.links.http_answer import (
     HttpRefusal,
     MessageStream,
     check_status,
+    error_instead,
     exchange,
 )
 from agent.links.http_pool import HttpPool, OutgoingBody
@@ -163,7 +164,8 @@ class ModernHttpDoor:
         try:
             await check_status(response, self._pool)
             if response.content_type != SSE_TYPE:
-                raise ListenNotSupported(f"{self._pool.where} answers {LISTEN} without a stream")
+                no_stream = ListenNotSupported(f"{self._pool.where} answers {LISTEN} without a stream")
+                raise await error_instead(response, self._pool) or no_stream
             stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX)
             while (message := await stream.next()) is not None:
                 if "method" not in message:

@@ -39,7 +39,7 @@ from mcp_types import (
 Context = ServerRequestContext[Any, Any]
 
 RESOURCES = ["watch://one", "watch://two", "watch://refused", "watch://shelf/"]
-TOOLS = ["touch", "awaited", "asked"]
+TOOLS = ["touch", "awaited", "die"]
 
 
 class Watched:
@@ -104,6 +104,8 @@ class Watched:
         match params.name:
             case "touch":
                 await self.touch(arguments["uri"])
+            case "die":
+                os._exit(3)
             case "awaited":
                 await self.holds(*arguments["uris"])
         return CallToolResult(content=[TextContent(text=str(self.asked))])

@@ -1,0 +1,210 @@
+"""Subscriptions that outlast what is behind them: servers that die, sessions that end, nodes in circles."""
+
+import asyncio
+import io
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from mcp.client import Client
+from mcp.client.subscriptions import listen
+
+from agent.errors import CallFailed, RpcError
+from agent.links.listening import Updates
+from agent.model import Era, HttpTarget, ServerScope, ServerSpec
+from tests.integration.servers.hosting import Front, serving
+from tests.integration.servers.nodes import RunningNode, client, running_node
+from tests.integration.servers.watched_server import Watched
+from tests.integration.test_resource_updates import (
+    PATIENCE_S,
+    WITHIN_S,
+    backend,
+    call,
+    next_uri,
+    replicas,
+    scene,
+    served,
+)
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("kind", ["modern stdio", "legacy stdio"])
+async def test_after_a_servers_death_its_subscribers_are_told_once_and_then_as_before(
+    kind: str, hops: int, tmp_path: Path
+) -> None:
+    async with (
+        backend(kind) as spec,
+        scene(tmp_path, spec, hops=hops) as node,
+        Client(node.url) as mcp,
+        listen(mcp.session, resource_subscriptions=["watch://kit/one"]) as subscription,
+    ):
+        with suppress(CallFailed, RpcError):
+            await call(node, "die")
+        assert await next_uri(subscription, PATIENCE_S) == "watch://kit/one"
+        await call(node, "touch", uri="watch://one")
+        assert await next_uri(subscription) == "watch://kit/one"
+
+
+async def test_a_session_that_the_server_forgot_is_subscribed_anew(tmp_path: Path) -> None:
+    before, after = Watched(legacy=True), Watched(legacy=True)
+    async with AsyncExitStack() as stack:
+        apps = [watched.server.streamable_http_app(host="127.0.0.1") for watched in (before, after)]
+        for app in apps:
+            await stack.enter_async_context(app.router.lifespan_context(app))
+        front = Front(apps[0])
+        url = f"{await stack.enter_async_context(serving(front))}/mcp"
+        spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        node = await stack.enter_async_context(scene(tmp_path, spec))
+        mcp = await stack.enter_async_context(Client(node.url))
+        subscription = await stack.enter_async_context(
+            listen(mcp.session, resource_subscriptions=["watch://kit/one", "watch://kit/two"])
+        )
+        front.app = apps[1]
+        await call(node, "awaited", uris=["watch://one", "watch://two"])
+        told = {await next_uri(subscription, PATIENCE_S), await next_uri(subscription, PATIENCE_S)}
+        assert told == {"watch://kit/one", "watch://kit/two"}
+        await after.touch("watch://two")
+        assert await next_uri(subscription) == "watch://kit/two"
+
+
+async def test_a_set_that_changes_is_followed_without_a_gap_and_shared_by_all_who_have_the_wish(tmp_path: Path) -> None:
+    watched = Watched()
+    async with served(watched) as url:
+        spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        async with (
+            scene(tmp_path, spec) as node,
+            Client(node.url) as mcp,
+            Client(node.url) as another,
+            listen(mcp.session, resource_subscriptions=["watch://kit/one"]) as first,
+        ):
+            assert watched.asked == 1
+            async with listen(another.session, resource_subscriptions=["watch://kit/one"]) as second:
+                assert watched.asked == 1, "one wish is enough"
+                async with listen(another.session, resource_subscriptions=["watch://kit/two"]) as third:
+                    await watched.touch("watch://one")
+                    await watched.touch("watch://two")
+                    assert await next_uri(third) == "watch://kit/two"
+                    assert await next_uri(second) == "watch://kit/one"
+                    assert await next_uri(first) == "watch://kit/one"
+            async with asyncio.timeout(PATIENCE_S):
+                await watched.holds("watch://one")
+            await watched.touch("watch://one")
+            assert await next_uri(first) == "watch://kit/one"
+
+
+async def test_an_update_below_what_was_subscribed_is_told_with_its_own_uri(tmp_path: Path) -> None:
+    watched = Watched(legacy=True)
+    async with served(watched) as url:
+        spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        async with (
+            scene(tmp_path, spec, hops=2) as node,
+            Client(node.url) as mcp,
+            listen(mcp.session, resource_subscriptions=["watch://kit/shelf/"]) as subscription,
+        ):
+            await watched.touch("watch://shelf/book")
+            assert await next_uri(subscription) == "watch://kit/shelf/book"
+
+
+async def test_every_replica_of_a_service_is_followed(tmp_path: Path) -> None:
+    servers = [Watched(), Watched(legacy=True)]
+    async with AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(served(watched)) for watched in servers]
+        specs = [ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE) for url in urls]
+        node = await stack.enter_async_context(scene(tmp_path, *specs, hops=2))
+        mcp = await stack.enter_async_context(Client(node.url))
+        subscription = await stack.enter_async_context(listen(mcp.session, resource_subscriptions=["watch://kit/one"]))
+        for watched in servers:
+            await watched.touch("watch://one")
+            assert await next_uri(subscription) == "watch://kit/one"
+
+
+async def test_a_server_without_updates_is_said_to_have_none(tmp_path: Path) -> None:
+    async with served(Watched(subscribable=False)) as url:
+        spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        async with scene(tmp_path, spec, hops=2) as node, client(node.url, Era.MODERN) as modern:
+            async with client(node.url, Era.LEGACY) as legacy:
+                with pytest.raises(RpcError) as refused:
+                    await legacy.request("resources/subscribe", {"uri": "watch://kit/one"}, timeout_s=10)
+                assert refused.value.code in (-32601, -32602)
+            uris = [f"watch://kit/{number}" for number in range(1_001)]
+            with pytest.raises(RpcError, match="Subscription limit reached"):
+                await modern.follow(Updates(uris, lambda *_: None, lambda _: None))
+
+
+async def test_two_gateways_that_import_each_other_tell_an_update_once_and_forget_together(tmp_path: Path) -> None:
+    here, there = Watched(), Watched()
+    async with AsyncExitStack() as stack:
+        nodes: list[RunningNode] = []
+        for name, watched in (("east", here), ("west", there)):
+            spec = ServerSpec("kit", HttpTarget(await stack.enter_async_context(served(watched))), ServerScope.SERVICE)
+            nodes.append(await stack.enter_async_context(running_node(name, tmp_path / name, servers=[spec])))
+        east, west = nodes
+        assert (await east.add_peer("west", west.url, scope="mesh"))[0] == 201
+        assert (await west.add_peer("east", east.url, scope="mesh"))[0] == 201
+        for node in nodes:
+            await node.when(lambda node=node: replicas(node) == 2)
+        told: list[str] = []
+        last = asyncio.Event()
+
+        def hear(uri: str) -> None:
+            told.append(uri)
+            if uri.endswith("two"):
+                last.set()
+
+        async with client(east.url, Era.MODERN) as mcp, asyncio.TaskGroup() as group:
+            granted = asyncio.Event()
+            updates = Updates(["watch://kit/one", "watch://kit/two"], lambda *_: granted.set(), hear)
+            follower = group.create_task(mcp.follow(updates), name="follow")
+            async with asyncio.timeout(PATIENCE_S):
+                await granted.wait()
+            for watched in (here, there):
+                await watched.touch("watch://one")
+            await there.touch("watch://two")
+            async with asyncio.timeout(WITHIN_S):
+                await last.wait()
+            assert told == ["watch://kit/one", "watch://kit/one", "watch://kit/two"]
+            follower.cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            await here.holds()
+            await there.holds()
+
+
+async def test_a_client_that_does_not_read_its_stream_keeps_nobody_waiting(tmp_path: Path) -> None:
+    watched = Watched()
+    body: dict[str, Any] = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "subscriptions/listen",
+        "params": {
+            "notifications": {"resourceSubscriptions": [f"watch://kit/{'x' * 500}{n}" for n in range(900)]},
+            "_meta": {
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientInfo": {"name": "deaf", "version": "1"},
+                "io.modelcontextprotocol/clientCapabilities": {},
+            },
+        },
+    }
+    headers = {
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "subscriptions/listen",
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+    }
+    async with served(watched) as url:
+        spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        async with (
+            scene(tmp_path, spec) as node,
+            aiohttp.ClientSession(read_bufsize=1024) as http,
+            http.post(node.url, data=io.BytesIO(orjson.dumps(body)), headers=headers) as deaf,
+            Client(node.url) as mcp,
+            listen(mcp.session, resource_subscriptions=["watch://kit/one"]) as subscription,
+        ):
+            assert deaf.status == 200
+            for _ in range(5):
+                for number in range(900):
+                    await watched.touch(f"watch://{'x' * 500}{number}")
+            await watched.touch("watch://one")
+            assert await next_uri(subscription, PATIENCE_S) == "watch://kit/one"
