@@ -23,7 +23,8 @@ from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshErro
 from agent.links.hello import Hello, OnNotification
 from agent.links.listening import Updates
 from agent.links.open_call import OpenCall
-from agent.links.own_sessions import OpenSession, OwnSessions, SessionDoor, SessionLimits, SessionRefused
+from agent.links.own_session import OpenSession, SessionDoor, SessionRefused
+from agent.links.own_sessions import OwnSessions, SessionLimits
 from agent.links.parked import ParkedCalls, answers_of, for_retry, refused_in
 from agent.model import Json
 
@@ -224,12 +225,11 @@ class AskingDoor:
         outcome: Json | MeshError = CallOutcomeUnknown("the call was given up")
         try:
             try:
-                async with self._own.lent(call.features, affinity) as session:
-                    with session.serving(call) as door:
-                        try:
-                            outcome = await send(door)
-                        finally:
-                            await _refuse(call, "The request that this question belongs to is over")
+                async with self._own.lent(call.features, affinity) as session, session.serving(call) as door:
+                    try:
+                        outcome = await send(door)
+                    finally:
+                        await _refuse(call, "The request that this question belongs to is over")
             except SessionRefused as exc:
                 if self._own_for_all:
                     raise CallNotSent(str(exc)) from exc

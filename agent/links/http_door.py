@@ -28,7 +28,8 @@ from agent.links.negotiation import (
     judge_refusal,
     modern_version_named,
 )
-from agent.links.own_sessions import OnNotice, SessionLimits, SessionRefused
+from agent.links.own_session import OnNotice, SessionRefused
+from agent.links.own_sessions import SessionLimits
 from agent.model import HttpTarget, Json
 
 # A session of one's own is a header here and a little memory there; servers forget idle ones after minutes, too.

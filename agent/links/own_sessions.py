@@ -8,18 +8,16 @@ remember answers (roots, say) for as long as their session lasts.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 import orjson
 
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
-from agent.links import rpc
-from agent.links.hello import ListenNotSupported, OnNotification, OnQuestion
-from agent.links.negotiation import PING
-from agent.links.open_call import OpenCall, TakesAnswers
+from agent.links.hello import ListenNotSupported
+from agent.links.own_session import OpenSession, OwnSession, SessionDoor, SessionRefused
 from agent.model import Json
 
 # A server may ask on the session's own stream, so a call waits for that; not for one that never comes up.
@@ -28,48 +26,6 @@ STREAM_WAIT_S: Final = 2.0
 STREAM_PAUSE_MIN_S: Final = 1.0
 STREAM_PAUSE_MAX_S: Final = 30.0
 
-_NO_CALL: Final = (-32600, "No request of this session is under way; ask while one is")
-
-
-class SessionRefused(MeshError):
-    """The server does not open a session beside the one that there is. Never leaves the doors."""
-
-
-class SessionDoor(TakesAnswers, Protocol):
-    """One session (or child) that was opened with a client's features."""
-
-    @property
-    def lost(self) -> asyncio.Event:
-        """As `Door.lost`."""
-        ...
-
-    @property
-    def lost_reason(self) -> str:
-        """As `Door.lost_reason`."""
-        ...
-
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,
-        on_question: OnQuestion | None = None,
-    ) -> Json:
-        """As `Door.request`; `on_question` takes what comes on a stream that names this very request, if any."""
-        ...
-
-    async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `Door.listen`."""
-        ...
-
-
-OnNotice: TypeAlias = Callable[[str, Json], None]
-# Opens a session with these features. Raises `SessionRefused`, `AuthRefused`, `CallNotSent`.
-OpenSession: TypeAlias = Callable[[Json, OnQuestion, OnNotice], AbstractAsyncContextManager[SessionDoor]]
 StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
@@ -80,48 +36,6 @@ class SessionLimits:
     sessions_max: int
     idle_max: int
     idle_s: float = 300.0
-
-
-@dataclass(eq=False)
-class OwnSession:
-    """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too.
-
-    `spent`: not to be lent to another client.
-    """
-
-    features: Json
-    key: tuple[bytes, Hashable]
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
-    door: SessionDoor | None = None
-    failure: MeshError | None = None
-    calls: list[OpenCall] = field(default_factory=list)
-    users: int = 0
-    spent: bool = False
-    keeper: asyncio.Task[None] | None = None
-    expiry: asyncio.TimerHandle | None = None
-
-    @contextmanager
-    def serving(self, call: OpenCall) -> Generator[SessionDoor, None, None]:
-        """Take what the session asks and tells for what it asks and tells `call`, within the block."""
-        assert self.door is not None, "it is open while it is lent"
-        self.calls.append(call)
-        call.door = self.door
-        try:
-            yield self.door
-        finally:
-            self.calls.remove(call)
-            self.spent |= call.answered
-
-    def ask(self, message: Json) -> bytes | None:
-        """Take a question that names no call: it is for the only client, at its latest call."""
-        if self.calls:
-            return self.calls[-1].ask(message)
-        return rpc.encode_reply(message) if message["method"] == PING else rpc.encode_error(message["id"], *_NO_CALL)
-
-    def hear(self, method: str, params: Json) -> None:
-        """Take a notification that names no call."""
-        for call in self.calls if method == rpc.CANCELLED_METHOD else self.calls[-1:]:
-            call.hear(method, params)
 
 
 class OwnSessions:
@@ -136,6 +50,7 @@ class OwnSessions:
         self._on_change = on_change
         self._sessions: dict[OwnSession, None] = {}  # Those that were used last are last.
         self._freed = asyncio.Event()
+        self._stream_wait_s = STREAM_WAIT_S
 
     def __repr__(self) -> str:
         busy = sum(session.users > 0 for session in self._sessions)
@@ -253,7 +168,11 @@ class OwnSessions:
             if kind != "listening":
                 self._on_change(kind)
 
-        late = asyncio.get_running_loop().call_later(STREAM_WAIT_S, on_change, "listening")
+        def wait_no_longer() -> None:
+            self._stream_wait_s = 0.0  # Its streams come up with the first event; no other session need wait.
+            on_change("listening")
+
+        late = asyncio.get_running_loop().call_later(self._stream_wait_s, wait_no_longer)
         pause_s = STREAM_PAUSE_MIN_S
         try:
             while True:

@@ -29,7 +29,8 @@ from agent.links.negotiation import (
     judge_refusal,
     modern_version_named,
 )
-from agent.links.own_sessions import OnNotice, SessionLimits
+from agent.links.own_session import OnNotice
+from agent.links.own_sessions import SessionLimits
 from agent.links.stdio_door import StdioDoor
 from agent.model import Era, Json, StdioTarget
 

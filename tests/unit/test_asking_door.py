@@ -13,7 +13,8 @@ from agent.core.client_features import EVERY_FEATURE
 from agent.errors import CallNotSent, CallTimedOut, RpcError, Unreachable
 from agent.links.asking_door import AskingDoor, asking
 from agent.links.hello import Hello, OnNotification, OnQuestion
-from agent.links.own_sessions import OnNotice, SessionLimits, SessionRefused
+from agent.links.own_session import OnNotice, SessionRefused
+from agent.links.own_sessions import STREAM_WAIT_S, SessionLimits
 from agent.links.parked import PARKED_MAX, PATIENCE_S
 from agent.model import Era, Json
 
@@ -38,6 +39,7 @@ class Session:
     heard: list[Json] = field(default_factory=list)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     on_change: Callable[[str], None] = lambda _: None
+    asked_early: bytes | None = None
 
     @property
     def hello(self) -> Hello:
@@ -78,6 +80,10 @@ class Session:
         return {"by": self.server.opened.index(self) if self in self.server.opened else None, "method": method}
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
+        if self.server.asks_early:
+            self.asked_early = self.on_question(question(99))
+        if self.server.streams_late:
+            await self.lost.wait()
         self.on_change = on_change
         on_change("listening")
         await self.lost.wait()
@@ -102,6 +108,8 @@ class Server:
     closed: int = 0
     cancelled: int = 0
     refuses: bool = False
+    asks_early: bool = False
+    streams_late: bool = False
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -218,6 +226,39 @@ async def test_an_answer_goes_on_with_the_call_and_spends_the_session(name: str)
         assert [session.calls for session in server.opened] == [1, 1]
         with pytest.raises(RpcError, match="answered already"):
             await call(door, name, **retry(asked))
+
+
+async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_opened_for() -> None:
+    server = Server(asks_early=True)
+    async with door_to(server) as door:
+        asked = await call(door, "hold")
+        server.go_on.set()
+        assert (await call(door, "hold", **retry(asked)))["by"] == 0
+        assert server.opened[0].heard == [{"jsonrpc": "2.0", "id": 99, "result": {"action": "accept"}}]
+        await door.request("tools/list", timeout_s=1.0)
+        refused = server.opened[1].asked_early
+        assert refused is not None, "nobody stands behind our own listing"
+        assert orjson.loads(refused)["error"]["code"] == -32600
+
+
+async def test_a_question_between_calls_waits_for_the_same_client_and_for_no_other() -> None:
+    server = Server()
+    async with door_to(server) as door:
+        await call(door, "quick")
+        assert server.opened[0].on_question(question(7)) is not None
+        server.go_on.set()
+        await call(door, "hold", affinity="a")
+        assert server.opened[1].on_question(question(8)) is None
+        assert "inputRequests" in await call(door, "hold", affinity="a")
+
+
+async def test_a_stream_that_comes_up_late_is_waited_for_once() -> None:
+    server, loop = Server(streams_late=True), asyncio.get_running_loop()
+    async with door_to(server) as door:
+        for key, waited_s in (("a", STREAM_WAIT_S), ("b", 0.0)):
+            began_s = loop.time()
+            await call(door, "quick", affinity=key)
+            assert loop.time() - began_s == pytest.approx(waited_s, abs=0.1)
 
 
 async def test_a_clients_own_session_outlives_its_answers() -> None:
