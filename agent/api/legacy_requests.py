@@ -143,7 +143,9 @@ class LegacyRequests:
                 self._dispatch, method, now, asked, line.notify, served=served, session_id=session.id, sink=line.sink
             )
 
-        declared = {name: value for name, value in session.capabilities.items() if name not in _GONE}
+        # A null is no feature; a server may take the member alone for one.
+        said = session.capabilities.items()
+        declared = {name: value for name, value in said if name not in _GONE and value is not None}
         declared = without_tasks(declared)  # Nobody of this era can ask for a task of 2026-07-28.
         return await in_rounds(send, with_log_level(params, session.log_level), AskedClient(declared, line.ask))
 

@@ -331,6 +331,18 @@ async def test_a_question_is_put_on_the_calls_stream_and_the_call_can_be_cancell
                 assert (await anext(later))["error"]["code"] == -32001
 
 
+async def test_a_feature_that_is_declared_as_null_is_none(tmp_path: Path) -> None:
+    async with asyncio.timeout(30), served(asking_server("here")) as url:
+        spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        async with (
+            running_node("one", tmp_path, servers=[spec]) as node,
+            raw_session(node.url, roots=None, sampling={}) as mcp,
+        ):
+            await node.connected("kit")
+            declared = await mcp.request("tools/call", {"name": "kit__declared", "arguments": {}})
+            assert declared["result"]["content"][0]["text"] == "sampling"
+
+
 async def test_a_full_table_makes_room_by_the_session_that_was_idle_longest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
