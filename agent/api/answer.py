@@ -17,7 +17,7 @@ from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 
 from agent.api.asgi_exchange import WRITE_TIMEOUT_S
 from agent.core.raw_json import Bytes
-from agent.links.large_answer import ResultSink
+from agent.links.large_answer import ResultSink, outcome_comment
 from agent.model import OUTCOME_HEADER, Json
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Answer:
     def _head(self) -> bytes:
         return b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":'
 
-    async def _begin(self, size_bytes: int, outcome: str | None) -> None:
+    async def _begin(self, size_bytes: int | None, outcome: str | None) -> None:
         if self._gone:
             raise ConnectionResetError("the client has gone")
         self._result_begun, head = True, self._head()
@@ -120,11 +120,13 @@ class Answer:
             if self._stream is None:
                 headers = {"Content-Type": "application/json"} | ({OUTCOME_HEADER: outcome} if outcome else {})
                 self._stream = web.StreamResponse(headers=headers)
-                self._stream.content_length = len(head) + size_bytes + 1
+                if size_bytes is not None:
+                    self._stream.content_length = len(head) + size_bytes + 1
                 self._tail = b"}"
                 await self._stream.prepare(self._request)
             else:
-                head, self._tail = b"event: message\r\ndata: " + head, b"}\r\n\r\n"
+                told = outcome_comment(outcome) if outcome else b""
+                head, self._tail = told + b"event: message\r\ndata: " + head, b"}\r\n\r\n"
             await self._stream.write(head)
 
     async def _part(self, part: Bytes) -> None:

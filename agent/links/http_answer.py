@@ -12,7 +12,15 @@ from typing import Final
 from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
 from agent.links import rpc
 from agent.links.http_pool import HttpPool, OutgoingBody, Response
-from agent.links.large_answer import ResultSink, is_large, pass_on
+from agent.links.large_answer import (
+    HELD_BYTES_MAX,
+    LargeEvent,
+    ResultSink,
+    is_large,
+    outcome_told,
+    pass_on,
+    pass_on_event,
+)
 from agent.links.sse import EventTooLarge, SseParser
 from agent.model import Json
 
@@ -116,7 +124,11 @@ async def _read_response(
     if kind != SSE_TYPE:
         raise ProtocolBroken(f"{pool.where} answered HTTP {response.status} with {kind[:80]!r} instead of MCP")
     stream = MessageStream(response, pool, ANSWER_BYTES_MAX)
-    while (message := await stream.next()) is not None:
+    while (message := stream.taken()) is not None or await stream.read_on():
+        if message is None:
+            if sink is not None and (begun := stream.large_event()) is not None:
+                return await pass_on_event(response, request_id, pool, sink, begun)
+            continue
         if "method" not in message:
             return _matching(message, request_id, pool)
         await on_message(message)
@@ -134,22 +146,37 @@ class MessageStream:
 
     async def next(self) -> Json | None:
         """The next message, None at the end. Raises `CallOutcomeUnknown` when it breaks, and `ProtocolBroken`."""
-        while True:
-            for data in self._ready:  # Goes on where it was left.
-                message = rpc.decode(data)
-                if "method" not in message or len(data) <= NOTIFICATION_BYTES_MAX:
-                    return message
-                log.warning("MCP notification dropped, larger than the limit", extra={"where": self._pool.where})
-            try:
-                chunk = await self._response.content.readany()
-            except OSError as exc:
-                raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
-            if not chunk:
-                return None
-            try:
-                self._ready = iter(self._parser.feed(chunk))
-            except EventTooLarge as exc:
-                raise ProtocolBroken(f"{self._pool.where}: {exc}") from exc
+        while (message := self.taken()) is None and await self.read_on():
+            pass
+        return message
+
+    def taken(self) -> Json | None:
+        """The next message of those that have come whole. Raises `ProtocolBroken`."""
+        for data in self._ready:  # Goes on where it was left.
+            message = rpc.decode(data)
+            if "method" not in message or len(data) <= NOTIFICATION_BYTES_MAX:
+                return message
+            log.warning("MCP notification dropped, larger than the limit", extra={"where": self._pool.where})
+        return None
+
+    async def read_on(self) -> bool:
+        """Wait for more, False at the end. Raises as `next`."""
+        try:
+            chunk = await self._response.content.readany()
+        except OSError as exc:
+            raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
+        try:
+            self._ready = iter(self._parser.feed(chunk))
+        except EventTooLarge as exc:
+            raise ProtocolBroken(f"{self._pool.where}: {exc}") from exc
+        return bool(chunk)
+
+    def large_event(self) -> LargeEvent | None:
+        """The large result that has begun, if one has: it is to be read on from the response then, not from here."""
+        outcome = outcome_told(self._parser.comment)
+        if outcome is None or self._parser.unfinished_bytes <= HELD_BYTES_MAX:
+            return None
+        return LargeEvent(outcome, self._parser.take_unfinished())
 
 
 async def check_status(response: Response, pool: HttpPool) -> None:

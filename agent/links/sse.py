@@ -28,12 +28,24 @@ class SseParser:
         self._data: list[bytes] = []
         self._data_bytes = 0
         self._event = b""
+        self.comment = b""  # The last one since the event before; some say what the event will be.
         self._skip_lf = False
         self._at_start = True
 
     def __repr__(self) -> str:
         """How much is held."""
         return f"<SseParser {len(self._data)} data lines, {self._data_bytes + self._pending_bytes} bytes held>"
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """The size of the line that has begun and not ended."""
+        return self._pending_bytes
+
+    def take_unfinished(self) -> bytes:
+        """That line as far as it has come, for who reads on by himself; this parser is of no more use then."""
+        line = b"".join(self._pending)
+        self._pending.clear()
+        return line
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of every message event that `chunk` completes. Raises `EventTooLarge`."""
@@ -78,6 +90,8 @@ class SseParser:
             self._check_size()
         elif name == b"event":
             self._event = value
+        elif not name:
+            self.comment = value
 
     def _dispatch(self, events: list[bytes]) -> None:
         if self._data and self._event in _MESSAGE:
@@ -87,7 +101,7 @@ class SseParser:
                 events.append(data)
         self._data.clear()
         self._data_bytes = 0
-        self._event = b""
+        self._event = self.comment = b""
 
     def _check_size(self) -> None:
         if self._data_bytes + self._pending_bytes > self._event_bytes_max:

@@ -15,8 +15,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 MIB = 1 << 20
 RESULT_MIB = 64
+# An event is taken apart by lines first, in this process and in the next, which takes them longer.
+EVENT_MIB = 16
 READERS = 8
-# One for each reader that is held back, and buffers on both sides of it; held whole, it would be 512.
+# One for each reader that is held back, and buffers on both sides of it; held whole, it would be 512 or 128.
 GROWTH_MIB_MAX = 48
 
 
@@ -27,8 +29,13 @@ async def _server(seen: Seen) -> tuple[bytes, bool]:
         case "tools/list":
             return rpc_result(seen, {"tools": [{"name": "write", "inputSchema": {"type": "object"}}]}), True
         case "tools/call":
-            result = result_of(RESULT_MIB * MIB - 4096)
-            return http(200, b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)), True
+            noted = "noted" in seen.path
+            result = result_of((EVENT_MIB if noted else RESULT_MIB) * MIB - 4096)
+            body = b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)
+            if not noted:
+                return http(200, body), True
+            note = b'data: {"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}\n\n'
+            return http(200, note + b"data: " + body + b"\n\n", "text/event-stream"), True
         case _:
             return rpc_error(seen, 404, -32601, "Method not found"), True
 
@@ -40,13 +47,15 @@ def _kib(node: RunningNode, field: str) -> int:
     raise AssertionError(f"the kernel tells no {field}")
 
 
+@pytest.mark.parametrize("noted", [False, True], ids=["json", "events"])
 async def test_slow_readers_of_large_results_cost_the_node_in_front_little_memory(
-    start: StartNode, tmp_path: Path
+    noted: bool, start: StartNode, tmp_path: Path
 ) -> None:
     all_have_begun = asyncio.Barrier(READERS)
 
     async def read_slowly(url: str) -> int:
         async with calling(url) as response:
+            assert response.content_type == ("text/event-stream" if noted else "application/json")
             size = len(await response.content.readexactly(MIB))
             await all_have_begun.wait()  # Now all of them are under way at once, and nobody has read on.
             while chunk := await response.content.readany():
@@ -55,14 +64,15 @@ async def test_slow_readers_of_large_results_cost_the_node_in_front_little_memor
 
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(scripted(_server))
-        kit = {"kit": {"url": server.url}}
+        kit = {"kit": {"url": server.url + ("?noted" if noted else "")}}
         back = await start("back", tmp_path / "back", servers=kit, MESH_DISCOVERY="off")
         front = await start("front", tmp_path / "front", MESH_DISCOVERY="off", MESH_PEERS=f"back={back.url}")
         await eventually(lambda: front.offers("kit__write"), 30)
         before = _kib(front, "VmRSS")
         async with asyncio.TaskGroup() as group:
             readers = [group.create_task(read_slowly(front.url), name=f"reader {n}") for n in range(READERS)]
-        assert all(reader.result() > (RESULT_MIB - 1) * MIB for reader in readers)
+        size_mib = EVENT_MIB if noted else RESULT_MIB
+        assert all(reader.result() > (size_mib - 1) * MIB for reader in readers)
         growth_mib = (_kib(front, "VmHWM") - before) // 1024
         assert growth_mib < GROWTH_MIB_MAX, growth_mib
 

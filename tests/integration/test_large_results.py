@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agent.links.large_answer import HELD_BYTES_MAX
+from agent.links.large_answer import HELD_BYTES_MAX, outcome_comment
 from agent.links.sse import SseParser
 from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, OUTCOME_HEADER, HttpTarget, Json, ServerScope, ServerSpec
 from discovery.model import Instance, InstanceKey
@@ -36,6 +36,17 @@ def result_of(size_bytes: int, tail: bytes = b"") -> bytes:
 def answer_to(seen: Seen, result: bytes, outcome: str = "ok") -> bytes:
     body = b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)
     return http(200, body, **{OUTCOME_HEADER.replace("-", "_"): outcome})
+
+
+def events_to(seen: Seen, result: bytes, outcome: str = "ok") -> bytes:
+    """The same as a stream that was kept alive before."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: ping\r\n\r\n"
+    message = b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)
+    return head + outcome_comment(outcome) + b"event: message\r\ndata: " + message + b"\r\n\r\n"
+
+
+AnswerTo = Callable[..., bytes]
+both_forms = pytest.mark.parametrize("form", [answer_to, events_to], ids=["json", "events"])
 
 
 @dataclass
@@ -131,13 +142,14 @@ async def settled(node: RunningNode) -> None:
     [("ok", b""), ("tool_error", b',"isError":true'), ("ok", b',"structuredContent":{"isError":true,"n":1.0}')],
 )
 @pytest.mark.parametrize("size_bytes", [HELD_BYTES_MAX // 2, 3 * MIB])
+@both_forms
 async def test_a_large_result_arrives_byte_for_byte_and_is_counted_as_it_ended(
-    outcome: str, tail: bytes, size_bytes: int, tmp_path: Path
+    form: AnswerTo, outcome: str, tail: bytes, size_bytes: int, tmp_path: Path
 ) -> None:
     result = result_of(size_bytes, tail)
 
     async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer_to(seen, result, outcome))
+        writer.write(form(seen, result, outcome))
         await writer.drain()
 
     async with front_of(tmp_path, FalseNode("one", write)) as front, calling(front.url) as response:
@@ -147,8 +159,15 @@ async def test_a_large_result_arrives_byte_for_byte_and_is_counted_as_it_ended(
         assert outcomes(front) == {outcome: 1.0}
 
 
-async def test_a_large_result_passes_two_real_nodes(tmp_path: Path) -> None:
-    result = result_of(3 * MIB, b',"n":123456789012345678901234567890')
+@pytest.mark.parametrize("slow", [False, True], ids=["at once", "kept alive"])
+async def test_a_large_result_passes_two_real_nodes(
+    slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, pinged = result_of(3 * MIB, b',"n":123456789012345678901234567890'), asyncio.Event()
+    if slow:
+        monkeypatch.setattr("agent.api.answer.PING_EVERY_S", 0.01)
+    else:
+        pinged.set()
 
     async def answer(seen: Seen) -> tuple[bytes, bool]:
         match seen.body.get("method"):
@@ -157,6 +176,7 @@ async def test_a_large_result_passes_two_real_nodes(tmp_path: Path) -> None:
             case "tools/list":
                 return rpc_result(seen, {"tools": [{"name": "write", "inputSchema": {"type": "object"}}]}), True
             case "tools/call":
+                await pinged.wait()
                 return http(200, b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)), True
             case _:
                 return rpc_error(seen, 404, -32601, "Method not found"), True
@@ -171,17 +191,23 @@ async def test_a_large_result_passes_two_real_nodes(tmp_path: Path) -> None:
             front.mesh.take_catalog(catalog(instance(back)))
             await front.when(lambda: "kit__write" in front.mesh.routes.tools)
             async with calling(front.url) as response:
-                assert await response.read() == b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"
+                content = await response.content.readany()
+                pinged.set()
+                content += await response.read()
             await settled(front)
             await settled(back)
             assert outcomes(front) == outcomes(back) == {"ok": 1.0}
+    if slow:
+        (content,) = SseParser(8 * MIB).feed(content)
+    assert content == b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"
 
 
-async def test_one_that_breaks_off_early_is_asked_for_again_elsewhere(tmp_path: Path) -> None:
+@both_forms
+async def test_one_that_breaks_off_early_is_asked_for_again_elsewhere(form: AnswerTo, tmp_path: Path) -> None:
     result = result_of(3 * MIB)
 
     async def break_off(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer_to(seen, result)[: HELD_BYTES_MAX // 2])
+        writer.write(form(seen, result)[: HELD_BYTES_MAX // 2])
         await writer.drain()
 
     async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -196,11 +222,12 @@ async def test_one_that_breaks_off_early_is_asked_for_again_elsewhere(tmp_path: 
 
 
 @pytest.mark.parametrize("tool", ["look", "write"])
+@both_forms
 async def test_one_that_breaks_off_late_breaks_the_clients_connection_and_is_never_sent_again(
-    tool: str, tmp_path: Path
+    form: AnswerTo, tool: str, tmp_path: Path
 ) -> None:
     async def break_off(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer_to(seen, result_of(4 * MIB))[: 3 * MIB])
+        writer.write(form(seen, result_of(4 * MIB))[: 3 * MIB])
         await writer.drain()
 
     peers = FalseNode("one", break_off), FalseNode("two", break_off)
@@ -217,12 +244,13 @@ SMUGGLED = b'{"resultType":"complete"},"id":9,"result":{"x":1}'
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_node_cannot_smuggle_members_into_our_envelope(late: bool, tmp_path: Path) -> None:
+@both_forms
+async def test_a_node_cannot_smuggle_members_into_our_envelope(form: AnswerTo, late: bool, tmp_path: Path) -> None:
     filler = b" " * (2 * MIB)
     body = SMUGGLED[:-1] + filler + b"}" if not late else SMUGGLED[:1] + filler + SMUGGLED[1:]
 
     async def smuggle(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer_to(seen, body))
+        writer.write(form(seen, body))
         await writer.drain()
 
     async with front_of(tmp_path, FalseNode("one", smuggle)) as front, calling(front.url) as response:
