@@ -16,6 +16,7 @@ from agent.links.door import ListenNotSupported
 from agent.links.following import Following
 from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor
+from agent.links.silence import SilenceWatch
 from agent.model import HttpTarget, Json, Offer, StdioTarget
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,9 @@ class Session:
         self._drain_s = 0.0
         self._in_flight = 0
         self._doubt = asyncio.Event()
+        self._silence: SilenceWatch | None = None
+        if opened.identity is not None:
+            self._silence = SilenceWatch(lambda: self._in_flight > 0 and not self.over, self._doubt.set)
         self._idle = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -102,8 +106,10 @@ class Session:
     ) -> Json:
         """As `Door.request`; counted, so that a link that retires can wait for it."""
         self._in_flight += 1
+        if self._silence is not None:
+            self._silence.begun()
         try:
-            return await self._door.request(
+            result = await self._door.request(
                 method,
                 params,
                 timeout_s=timeout_s,
@@ -114,6 +120,10 @@ class Session:
         except CallFailed:
             self._doubt.set()
             raise
+        else:
+            if self._silence is not None:
+                self._silence.answered()
+            return result
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:

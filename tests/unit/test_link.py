@@ -8,7 +8,7 @@ import pytest
 
 from agent.errors import AuthRefused, CallNotSent, CallTimedOut, RpcError, Unreachable
 from agent.links.session import RELIST_AFTER_FAILURE_S
-from agent.model import Json, LinkState
+from agent.model import Json, LinkState, NodeIdentity
 from tests.scripted_door import PEER, OtherSide, Rig, cannot_listen, listens, now_s, running_link
 
 pytestmark = pytest.mark.looptime
@@ -288,6 +288,40 @@ async def test_a_call_without_an_answer_is_reason_to_probe_at_once() -> None:
             await rig.link.request("tools/call", {}, timeout_s=1)
         began_at_s = now_s()
         assert await rig.down() - began_at_s < 1.0
+
+
+# These probes fail at once; three that are waited for in vain take 3 s more.
+@pytest.mark.parametrize(
+    ("identity", "least_s", "most_s"), [(NodeIdentity("id-peer", "peer"), 2.0, 3.0), (None, 4.0, 9.0)]
+)
+async def test_a_node_that_answers_nothing_while_a_call_waits_is_doubted_long_before_its_next_probe(
+    identity: NodeIdentity | None, least_s: float, most_s: float
+) -> None:
+    side = OtherSide(identity=identity)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe = side.dial = lambda: Unreachable("it hangs")
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(rig.link.request("tools/call", {}, timeout_s=600), name="call")
+            began_at_s = now_s()
+            assert least_s <= await rig.down() - began_at_s < most_s
+            call.cancel()
+
+
+async def test_a_node_that_is_slow_with_a_call_and_answers_its_probes_stays_ready() -> None:
+    side = OtherSide(identity=NodeIdentity("id-peer", "peer"))
+    async with running_link(side) as rig:
+        await rig.ready()
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(rig.link.request("tools/call", {}, timeout_s=600), name="call")
+            await asyncio.sleep(60)
+            assert 20 <= len(side.probes) <= 40
+            assert set(rig.told.states) == {"dialing", "ready"}
+            side.calls.set()
+            assert await call == {"answered": "tools/call"}
+        asked = len(side.probes)
+        await asyncio.sleep(20)
+        assert len(side.probes) - asked <= 6  # In the quiet as usual.
 
 
 async def test_a_suspect_that_answers_again_is_ready() -> None:
