@@ -10,10 +10,12 @@ from typing import Final
 
 # What a hung node has of reads is then moved in 6 s at most: this, and three probes that are waited for in vain.
 SILENCE_S: Final = 2.0
+# Less than this is nothing: a timer of no length would fire without end before the clock moves.
+TICK_S: Final = 0.01
 
 
 class SilenceWatch:
-    """One timer at most, while calls are under way. `waiting` tells whether any is; `doubt` is called at each silence."""
+    """One timer at most, while calls are under way: `waiting` says whether. `doubt` is called at each silence."""
 
     def __init__(self, waiting: Callable[[], bool], doubt: Callable[[], None]) -> None:
         self._waiting = waiting
@@ -40,7 +42,7 @@ class SilenceWatch:
         if self._waiting():
             loop = asyncio.get_running_loop()
             left_s = self._answered_at_s + SILENCE_S - loop.time()
-            if left_s <= 0:
+            if left_s < TICK_S:
                 self._doubt()
                 left_s = SILENCE_S
             self._timer = loop.call_later(left_s, self._look)
