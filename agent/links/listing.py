@@ -45,7 +45,15 @@ async def list_offer(door: Door, *, timeout_s: float) -> Offer:
                 key: group.create_task(_list_all(door, method, key, timeout_s), name=f"list {key}")
                 for method, key in wanted
             }
+            if tasks:
+                # Here, not at the group's end: Python before 3.13 leaves `cancelling()` raised there by a failure.
+                await asyncio.wait(tasks.values())
     except ExceptionGroup as failed:
+        # A task group prefers its children's failures to a cancellation that came at the same time; whoever goes on
+        # after a failed listing would never end then.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from failed
         raise failed.exceptions[0] from failed  # Any of them fails the whole listing.
     parts = {key: task.result() for key, task in tasks.items()}
     tools, prompts = parts.get("tools", ()), parts.get("prompts", ())

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from agent.errors import CallNotSent, Unreachable
 from agent.links.link import DRAIN_TIMEOUT_S
-from agent.model import LinkState, ServerScope, ServerSpec, StdioTarget
-from tests.scripted_door import OtherSide, now_s, running_link
+from agent.links.listing import list_offer
+from agent.model import Json, LinkState, ServerScope, ServerSpec, StdioTarget
+from tests.scripted_door import OtherSide, ScriptedDoor, now_s, running_link
 
 pytestmark = pytest.mark.looptime
 
@@ -205,3 +207,19 @@ async def test_a_request_without_a_door_was_not_sent() -> None:
         await rig.down()
         with pytest.raises(CallNotSent, match="peer:peer is not connected: refused"):
             await rig.link.request("tools/call", {}, timeout_s=1)
+
+
+async def test_a_listing_that_fails_in_the_moment_of_its_cancellation_is_cancelled_and_does_not_go_on() -> None:
+    class DoorThatBreaks(ScriptedDoor):
+        async def request(self, *_: Any, **__: Any) -> Json:
+            try:
+                return await asyncio.Event().wait()  # type: ignore[return-value]  # it never returns
+            except asyncio.CancelledError:
+                raise Unreachable("broken in that very moment") from None
+
+    async with asyncio.TaskGroup() as group:
+        listing = group.create_task(list_offer(DoorThatBreaks(OtherSide()), timeout_s=5), name="listing")
+        await asyncio.sleep(1)
+        listing.cancel()
+        await asyncio.wait([listing])
+        assert listing.cancelled()
