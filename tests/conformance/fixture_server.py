@@ -49,6 +49,7 @@ from tests.conformance.fixture_content import (
     tool,
 )
 from tests.conformance.fixture_rounds import prompt_after_question
+from tests.conformance.fixture_tasks import EXTENSION, TaskParams, cancel_task, get_task, update_task
 from tests.conformance.names import PublicNames
 
 Context = ServerRequestContext[Any, Any]
@@ -78,6 +79,7 @@ class Fixture:
             cache_hints=dict.fromkeys(CACHED, FRESH),
             get_tool_input_schema=self._schema,
         )
+        self.server.extensions[EXTENSION] = {}
         self.server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=None))
         tool("test_trigger_tool_change", "Makes one tool come or go")(self._change_tools)
         tool("test_trigger_prompt_change", "Makes one prompt come or go")(self._change_prompts)
@@ -94,6 +96,9 @@ class Fixture:
             ("logging/setLevel", SetLevelRequestParams, _nothing),
             ("completion/complete", CompleteRequestParams, _complete),
             ("subscriptions/listen", SubscriptionsListenRequestParams, ListenHandler(self._bus)),
+            ("tasks/get", TaskParams, get_task),
+            ("tasks/update", TaskParams, update_task),
+            ("tasks/cancel", TaskParams, cancel_task),
         ]
         for method, params_type, answer in handlers:
             self.server.add_request_handler(method, params_type, _complete_result(answer))

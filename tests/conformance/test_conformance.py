@@ -12,13 +12,13 @@ import yaml
 from tests.conformance.runs import REVISIONS, TARGETS
 from tests.conformance.verdicts import Report, failing_alone, failing_behind, no_longer_failing, unexpected
 
-# The first test waits for everything: an installation of 240 s at most, and 8 runs of 3 to 6 s.
+# The first test waits for everything: an installation of 240 s at most, and 8 runs of 3 to 20 s.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 LISTED = ("direct", "one", "two")
 # The number of entries. Whoever shortens a list lowers its number; nobody raises one.
-LISTED_MAX = {"direct": 11, "one": 0, "two": 0}
+LISTED_MAX = {"direct": 2, "one": 0, "two": 0}
 Reports = dict[tuple[str, str], Report]
 
 
