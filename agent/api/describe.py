@@ -50,6 +50,7 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float) -> Json:
             "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
             "scope": spec.scope.value,
             "sticky": spec.sticky,
+            "sessions": _sessions(spec),
             "enabled": spec.enabled,
         }
     else:
@@ -87,10 +88,16 @@ def describe_disabled(spec: ServerSpec) -> Json:
         "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
         "scope": spec.scope.value,
         "sticky": spec.sticky,
+        "sessions": _sessions(spec),
         "enabled": False,
         "function_count": 0,
         "functions": [],
     }
+
+
+def _sessions(spec: ServerSpec) -> str:
+    """As the servers file says it."""
+    return "own" if spec.own_sessions else "shared"
 
 
 def describe_conflicts(tables: Iterable[RouteTable]) -> list[Json]:

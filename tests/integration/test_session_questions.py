@@ -34,12 +34,14 @@ async def children(folder: Path, *, own: bool) -> AsyncIterator[RunningNode]:
 
 
 @asynccontextmanager
-async def scene(folder: Path, hops: int = 1, diary: Diary | None = None) -> AsyncIterator[RunningNode]:
+async def scene(
+    folder: Path, hops: int = 1, diary: Diary | None = None, *, own: bool = False
+) -> AsyncIterator[RunningNode]:
     """The node that clients talk to; the server is its own, or with two hops that of another node."""
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(http_app(session_asking_server(diary or Diary())))
         base = await stack.enter_async_context(serving(Front(app, refuse_modern=400)))
-        spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE)
+        spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, own_sessions=own)
         node = await stack.enter_async_context(running_node("back", folder / "back", servers=[spec]))
         await node.connected("kit")
         if hops == 2:
@@ -127,6 +129,7 @@ async def test_everything_that_a_server_asks_gets_to_the_client_and_back(era: Er
     human = Human()
     async with scene(tmp_path, hops) as front, connected(front, era, human) as mcp:
         assert words(await mcp.call_tool("kit__declared", {})) == "elicitation,roots,sampling"
+        assert words(await mcp.call_tool("kit__alive", {})) == "alive"
         assert words(await mcp.call_tool("kit__order", {"what": "tea"})) == "tea for human-1 at human-2"
         assert human.asked == ["Who gets tea?", "Where is human-1?"]
         assert words(await mcp.call_tool("kit__compose", {"about": "rain"})) == "m: human on rain"
@@ -270,6 +273,20 @@ async def test_a_client_with_a_session_keeps_a_session_with_the_server(tmp_path:
         await other.call_tool("kit__note", {"word": "b"})
         assert words(await one.call_tool("kit__note", {"word": "c"})) == "a c"
         assert words(await other.call_tool("kit__note", {"word": "d"})) == "b d"
+
+
+@pytest.mark.parametrize(("own", "noted"), [(True, ["a c", "b"]), (False, ["a b c", "a b"])])
+async def test_clients_that_cannot_be_asked_have_sessions_of_their_own_only_where_an_operator_says_so(
+    own: bool, noted: list[str], tmp_path: Path
+) -> None:
+    async with (
+        scene(tmp_path, 2, own=own) as front,
+        Client(front.url, mode="legacy") as one,
+        Client(front.url, mode="legacy") as other,
+    ):
+        await one.call_tool("kit__note", {"word": "a"})
+        second = words(await other.call_tool("kit__note", {"word": "b"}))
+        assert [words(await one.call_tool("kit__note", {"word": "c"})), second] == noted
 
 
 @pytest.mark.parametrize("era", list(Era))

@@ -90,6 +90,13 @@ def test_a_server_says_whether_it_is_sticky() -> None:
     assert describe_disabled(spec)["sticky"] is True
 
 
+def test_a_server_says_whether_clients_share_its_session() -> None:
+    for own, said in ((True, "own"), (False, "shared")):
+        spec = ServerSpec("kit", StdioTarget("kit"), ServerScope.SERVICE, own_sessions=own)
+        assert describe_server(LinkView(spec), {}, 0.0)["sessions"] == said
+        assert describe_disabled(spec)["sessions"] == said
+
+
 def test_a_disabled_server_is_shown_without_a_link() -> None:
     shown = describe_disabled(
         ServerSpec("off", HttpTarget("http://x", token=SECRET), ServerScope.SERVICE, enabled=False)

@@ -105,6 +105,11 @@ def _add_tools_about_sessions(server: FastMCP) -> None:
         return " ".join(notes[ctx.session_id])
 
     @server.tool(output_schema=None)
+    async def alive(ctx: Context) -> str:
+        await ctx.session.send_request(types.PingRequest(), types.EmptyResult)
+        return "alive"
+
+    @server.tool(output_schema=None)
     async def pid() -> str:
         return str(os.getpid())
 
