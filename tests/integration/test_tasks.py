@@ -1,5 +1,6 @@
 """Tasks of 2026-07-28 behind one node and behind two: a real server that makes them, clients that ask about them."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.links.door import Door
 from agent.links.sse import SseParser
-from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.hosting import Seen, http, http_app, rpc_result, scripted, serving
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
 from tests.integration.servers.raw_session import raw_session
@@ -30,6 +31,7 @@ INITIALIZED: Json = {
 }
 MISSING_CAPABILITY = -32021
 HEADER_MISMATCH = -32020
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -175,6 +177,45 @@ async def post(
             if events := parser.feed(chunk):
                 return response.status, events[0]
         raise AssertionError("the stream has no event")
+
+
+async def lives(mcp: Door, name: str) -> str:
+    """Make a task, ask about it and cancel it; returns its ID."""
+    made = await mcp.request("tools/call", {"name": name, "arguments": {}, "_meta": DECLARED}, timeout_s=15)
+    task_id = str(made["taskId"])
+    assert (await about(mcp, "tasks/get", task_id))["taskId"] == task_id
+    await about(mcp, "tasks/cancel", task_id)
+    assert (await about(mcp, "tasks/get", task_id))["status"] == "cancelled"
+    return task_id
+
+
+async def test_a_task_lives_behind_a_gateway_and_with_a_plain_peer_and_with_a_plain_peer_of_the_gateway(
+    tmp_path: Path,
+) -> None:
+    server, tasks = task_server("alone")
+    async with (
+        scene(tmp_path, 2) as it,
+        served(server) as url,
+        running_node("outer", tmp_path / "outer") as outer,
+        client(outer.url, Era.MODERN) as mcp,
+    ):
+        await it.front.add_peer("alone", url)
+        await outer.add_peer("gate", it.front.url, scope="mesh")
+        await outer.add_peer("near", url)
+        await outer.when(lambda: {"shop__works", "alone__works", "near__works"} <= set(outer.tool_names()))
+        ids = [await lives(mcp, name) for name in ("shop__works", "alone__works", "near__works")]
+        gate = f"mesh1/gateway/{it.front.identity.node_id}/mesh1/"
+        starts = (gate + "server/", gate + "peer/alone/", "mesh1/peer/near/")
+        assert [one.startswith(start) for one, start in zip(ids, starts, strict=True)] == [True] * 3
+        assert len(tasks.asked) == 6
+
+
+async def test_a_task_lives_in_a_child_process(tmp_path: Path) -> None:
+    target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.task_server"), cwd=str(ROOT))
+    async with running_node("one", tmp_path, servers=[ServerSpec("shop", target, ServerScope.NODE)]) as node:
+        await node.connected("shop")
+        async with client(node.url, Era.MODERN) as mcp:
+            await lives(mcp, "one__shop__works")
 
 
 async def test_a_task_is_cancelled_and_an_unknown_one_is_refused_by_the_server_itself(tmp_path: Path) -> None:

@@ -150,3 +150,7 @@ def task_server(place: str) -> tuple[FastMCP, Tasks]:
     for name in ("works", "asks", "soon", "either", "at_once", "rude"):
         server.tool(work, name=name, output_schema=None)
     return server, tasks
+
+
+if __name__ == "__main__":
+    task_server("child")[0].run(show_banner=False)
