@@ -17,6 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from agent.api.catalogue import LIST_HINTS
+from agent.core.log_levels import LOG_MESSAGE, asked_level, is_wanted
 from agent.core.nesting import is_deeper_than
 from agent.core.raw_json import Bytes, exact
 from agent.core.route_table import Route
@@ -75,7 +76,11 @@ async def forward(
     """
     served.backend = None
 
+    level = asked_level(params)
+
     async def pass_on(note_method: str, note: Json) -> None:
+        if note_method == LOG_MESSAGE and not is_wanted(note, level):
+            return
         # One that cannot be written must not cost the call its result.
         if not is_deeper_than(note, ANSWER_NESTING_MAX):
             await on_notification(note_method, note)

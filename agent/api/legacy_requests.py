@@ -42,6 +42,8 @@ P = ParamSpec("P")
 # What may take its time; everything else is answered at once.
 ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"})
 _LOG_LEVELS: Final = get_args(LoggingLevel)
+# What most servers tell a client of theirs that sets no level.
+UNSET_LOG_LEVEL: Final = "info"
 # Declared at `initialize`, unknown to 2026-07-28 under this name.
 _GONE: Final = frozenset({"tasks"})
 
@@ -183,7 +185,9 @@ def _uri(params: Json) -> str:
 
 
 def with_log_level(params: Json, level: str | None) -> Json:
-    """A session's level as 2026-07-28 says it, with each request; a request's own word wins. None: nothing was set."""
-    if level is None:
-        return params
+    """A session's level as 2026-07-28 says it, with each request; a request's own word wins.
+
+    None: the client has set none, and leaves it to the server then (MCP 2025-11-25, logging).
+    """
+    level = level or UNSET_LOG_LEVEL
     return {**params, "_meta": {LOG_LEVEL_META_KEY: level, **(params.get("_meta") or {})}}

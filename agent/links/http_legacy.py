@@ -25,14 +25,7 @@ from agent.errors import (
 )
 from agent.links import rpc
 from agent.links.hello import ACKNOWLEDGE_TIMEOUT_S, Hello, ListenNotSupported, OnNotification, OnQuestion
-from agent.links.http_answer import (
-    NOTIFICATION_BYTES_MAX,
-    SSE_TYPE,
-    HttpRefusal,
-    MessageStream,
-    check_status,
-    exchange,
-)
+from agent.links.http_answer import NOTIFICATION_BYTES_MAX, SSE_TYPE, HttpRefusal, MessageStream, check_status, exchange
 from agent.links.http_modern import param_headers, timed_out
 from agent.links.http_pool import HttpPool, OutgoingBody, Response
 from agent.links.listening import Updates
@@ -44,6 +37,7 @@ from agent.links.negotiation import (
     judge_initialize,
     without_envelope,
 )
+from agent.links.session_logs import SessionLogs
 from agent.links.session_subscriptions import SessionSubscriptions
 from agent.model import Json
 
@@ -87,6 +81,7 @@ class LegacyHttpDoor:
         self._ids = itertools.count(1)
         self._streams: set[Response] = set()
         self._subscriptions = SessionSubscriptions(self.request)
+        self._logs = SessionLogs(self.request)
 
     def __repr__(self) -> str:
         """Where it leads and the how-manieth session it is; never the session's ID."""
@@ -144,6 +139,7 @@ class LegacyHttpDoor:
         body = OutgoingBody(data)
         try:
             async with asyncio.timeout(timeout_s):
+                await self._logs.show(params, self.hello)
                 generation = self._generation
                 try:
                     message, _ = await exchange(self._pool, body, self._headers | extra, request_id, on_message)

@@ -10,6 +10,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping
 
+from agent.core.log_levels import LOG_MESSAGE
 from agent.errors import (
     CallFailed,
     CallNotSent,
@@ -20,13 +21,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.links import rpc
-from agent.links.hello import (
-    ACKNOWLEDGE_TIMEOUT_S,
-    Hello,
-    OnNotification,
-    OnQuestion,
-    listen_failure,
-)
+from agent.links.hello import ACKNOWLEDGE_TIMEOUT_S, Hello, OnNotification, OnQuestion, listen_failure
 from agent.links.listening import LISTEN, Heard, ListChanges, Listening, Updates, subscription_of
 from agent.links.negotiation import (
     DISCOVER,
@@ -34,6 +29,7 @@ from agent.links.negotiation import (
     ModernStamp,
     without_envelope,
 )
+from agent.links.session_logs import SessionLogs
 from agent.links.session_subscriptions import SessionSubscriptions
 from agent.links.stdio_child import Child, start_child
 from agent.links.stdio_pending import Pending
@@ -71,6 +67,7 @@ class StdioDoor:
         self._ids = itertools.count(1)
         self._pending: dict[int, Pending] = {}
         self._subscriptions = SessionSubscriptions(self.request)
+        self._logs = SessionLogs(self.request)
 
     def __repr__(self) -> str:
         """The child, how much is in flight, and what it wrote that is no message."""
@@ -117,6 +114,8 @@ class StdioDoor:
         sent = False
         try:
             async with asyncio.timeout(timeout_s):
+                if self._stamp is None:
+                    await self._logs.show(params, self.hello)
                 while not self.child.can_write:
                     await self.child.wait_writable()
                 sent = self._write(line)
@@ -269,7 +268,7 @@ class StdioDoor:
             pending = self._pending.get(subscription)
             if pending is not None and pending.listener is not None:
                 pending.listener(message)
-        elif not self._subscriptions.take(method, params):
+        elif not (self._subscriptions.take(method, params) or (method == LOG_MESSAGE and self._on_log(message))):
             self._on_notice(method, params)
 
     def _on_progress(self, message: Json, params: Json) -> None:
@@ -277,6 +276,16 @@ class StdioDoor:
         pending = self._pending.get(token) if isinstance(token, int) else None
         if pending is not None and not pending.tell(message):
             self.dropped_notifications += 1
+
+    def _on_log(self, message: Json) -> bool:
+        """A pipe does not say whose a log message is; only a call that is alone must have caused it."""
+        callers = [pending for pending in self._pending.values() if pending.wake is not None]
+        if len(callers) != 1:
+            self.dropped_notifications += len(callers) > 1
+            return False
+        if not callers[0].tell(message):
+            self.dropped_notifications += 1
+        return True
 
     def _on_end(self) -> None:
         self.lost_reason = self.child.obituary()

@@ -53,8 +53,10 @@ class Pending:
         while True:
             while self.unread:
                 message = self.unread.pop(0)
-                params = rpc.restore_progress_token(rpc.params_of(message), self.token)
-                await on_notification(message["method"], params)
+                method, params = message["method"], rpc.params_of(message)
+                if method == rpc.PROGRESS_METHOD:
+                    params = rpc.restore_progress_token(params, self.token)
+                await on_notification(method, params)
             if self.response.done():
                 return
             self.wake.clear()

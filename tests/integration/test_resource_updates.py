@@ -65,7 +65,9 @@ async def scene(folder: Path, *specs: ServerSpec, hops: int = 1) -> AsyncIterato
 
 
 def replicas(node: RunningNode) -> int:
-    route = node.mesh.routes.resources.get("watch://kit/one")
+    """Of the server `kit`, by something that each kind of it has."""
+    routes = node.mesh.routes
+    route = routes.resources.get("watch://kit/one") or routes.tools.get("kit__talk")
     return 0 if route is None else len(route.replicas)
 
 
