@@ -116,7 +116,7 @@ class Node:
         store = OverrideStore.open(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor
-            self._updates = ResourceUpdates(supervisor.link)
+            self._updates = ResourceUpdates(supervisor.link, self._metrics)
             self._dispatch = Dispatch(
                 node_id=self._identity.node_id,
                 link=supervisor.link,

@@ -113,6 +113,8 @@ class Metrics:
         self._session_events = Counter(
             "mesh_session_events", "What happened to sessions.", ["event"], registry=registry
         )
+        self._subscriptions = Gauge("mesh_resource_subscriptions", "Resources that clients follow.", registry=registry)
+        self._updates = Counter("mesh_resource_updates", "Updates that clients were told of.", registry=registry)
         retries = Counter("mesh_retries", "Calls that were sent again.", ["backend"], registry=registry)
         ejections = Counter(
             "mesh_ejections", "Replicas that got no more calls for a while.", ["backend", "reason"], registry=registry
@@ -127,6 +129,14 @@ class Metrics:
         self._dials = _Limited(dials, EVENT_LABEL_SETS_MAX, names=1)
         self._reconnects = _Limited(reconnects, EVENT_LABEL_SETS_MAX, names=1)
         self._list_changes = _Limited(changes, EVENT_LABEL_SETS_MAX, names=1)
+
+    def subscribed(self, count: int) -> None:
+        """Clients follow so many resources now, each client's counted."""
+        self._subscriptions.set(count)
+
+    def resource_updated(self) -> None:
+        """A client was told of an update of a resource."""
+        self._updates.inc()
 
     def session_event(self, event: str) -> None:
         """A session was `opened` or `refused`, lost its slow stream (`stream_dropped`), or ended: any other word."""

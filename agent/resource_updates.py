@@ -42,6 +42,18 @@ class WatchingLink(Protocol):
         ...
 
 
+class UpdatesRecorder(Protocol):
+    """Who counts; the metrics do."""
+
+    def subscribed(self, count: int) -> None:
+        """So many subscriptions there are now."""
+        ...
+
+    def resource_updated(self) -> None:
+        """A subscriber was told of an update."""
+        ...
+
+
 class Subscriber:
     """One client, or one stream of one. `tell` gets public URIs, must not block, and may be called at any time."""
 
@@ -109,10 +121,9 @@ class Subscriber:
 class ResourceUpdates:
     """All wishes of a node; the `Watch` of its links. Sole writer: the event loop, through the methods."""
 
-    def __init__(self, link: Callable[[str], WatchingLink | None], counted: Callable[[], None] = lambda: None) -> None:
-        """`counted` is called for every update that a subscriber gets."""
+    def __init__(self, link: Callable[[str], WatchingLink | None], recorder: UpdatesRecorder) -> None:
         self._link = link
-        self._counted = counted
+        self._recorder = recorder
         self._wishes: dict[WishKey, Wish] = {}
         self._ways: dict[str, dict[str, Way]] = {}
         self._changed: set[str] = set()
@@ -186,12 +197,14 @@ class ResourceUpdates:
         wish.look()
         wish.subscribers[subscriber] = None
         self.subscriptions += 1
+        self._recorder.subscribed(self.subscriptions)
         return wish
 
     def drop(self, wish: Wish, subscriber: Subscriber) -> None:
         """A subscriber wants it no longer."""
         del wish.subscribers[subscriber]
         self.subscriptions -= 1
+        self._recorder.subscribed(self.subscriptions)
         if not wish.subscribers:
             del self._wishes[wish.key]
             for way in tuple(wish.ways):
@@ -246,4 +259,4 @@ class ResourceUpdates:
     def _tell(self, wish: Wish, uri: str) -> None:
         for subscriber in tuple(wish.subscribers):
             subscriber.tell(uri)
-            self._counted()
+            self._recorder.resource_updated()

@@ -23,10 +23,18 @@ class Node:
     gateways: set[str] = field(default_factory=set)
     looked: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    updated: int = 0
     updates: ResourceUpdates = field(init=False)
 
     def __post_init__(self) -> None:
-        self.updates = ResourceUpdates(lambda key: _Link(self, key))
+        self.updates = ResourceUpdates(lambda key: _Link(self, key), self)
+
+    def subscribed(self, count: int) -> None:
+        self.counts.append(count)
+
+    def resource_updated(self) -> None:
+        self.updated += 1
 
     def table(self) -> RouteTable:
         replicas = tuple(Replica(key, "notes://home", None, ours=False) for key in self.backends)
@@ -36,7 +44,7 @@ class Node:
     def subscriber(self, *, across_gateways: bool = True) -> Subscriber:
         return self.updates.subscriber(self.table, self.told.append, across_gateways=across_gateways)
 
-    async def subscribed(self, *backends: str) -> Subscriber:
+    async def agreed(self, *backends: str) -> Subscriber:
         """A subscriber whose backends have agreed."""
         subscriber = self.subscriber()
         async with asyncio.TaskGroup() as group:
@@ -64,7 +72,7 @@ class _Link:
 
 async def test_a_subscriber_waits_for_the_backends_word_and_is_told_of_updates_by_the_public_uri() -> None:
     node = Node()
-    await node.subscribed("peer:a")
+    await node.agreed("peer:a")
     assert asyncio.get_running_loop().time() == 0.0
     assert node.looked == ["peer:a"]
     node.updates.updated("peer:a", "notes://home")
@@ -72,6 +80,7 @@ async def test_a_subscriber_waits_for_the_backends_word_and_is_told_of_updates_b
     node.updates.updated("peer:a", "notes://homework")
     node.updates.updated("peer:b", "notes://home")
     assert node.told == ["notes://kit/home", "notes://kit/home/page?x=1"]
+    assert (node.counts, node.updated) == ([1], 2)
 
 
 async def test_a_backend_that_says_nothing_is_granted_and_told_of_when_it_agrees() -> None:
@@ -111,7 +120,7 @@ async def test_one_replica_that_agrees_is_enough_and_the_one_that_refused_is_lef
 
 async def test_a_wish_outlives_its_backends_and_an_update_tells_that_they_are_back() -> None:
     node = Node()
-    await node.subscribed("peer:a")
+    await node.agreed("peer:a")
     node.backends.clear()
     node.updates.routes_changed()
     assert node.updates.wanted("peer:a") == frozenset()
@@ -125,7 +134,7 @@ async def test_a_wish_outlives_its_backends_and_an_update_tells_that_they_are_ba
 
 async def test_the_last_subscriber_that_leaves_ends_the_following() -> None:
     node = Node()
-    first, second = await node.subscribed("peer:a"), await node.subscribed()
+    first, second = await node.agreed("peer:a"), await node.agreed()
     node.looked.clear()
     first.close()
     assert node.updates.wanted("peer:a") == {"notes://home"}

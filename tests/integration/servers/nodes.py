@@ -145,7 +145,7 @@ class _Wiring:
             return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng)
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
-            updates = ResourceUpdates(supervisor.link)
+            updates = ResourceUpdates(supervisor.link, metrics)
             dispatch = Dispatch(
                 node_id=self.identity.node_id,
                 link=supervisor.link,
