@@ -154,7 +154,7 @@ class MessageStream:
         """The next message of those that have come whole. Raises `ProtocolBroken`."""
         for data in self._ready:  # Goes on where it was left.
             message = rpc.decode(data)
-            if "method" not in message or len(data) <= NOTIFICATION_BYTES_MAX:
+            if not rpc.is_notification(message) or len(data) <= NOTIFICATION_BYTES_MAX:
                 return message
             log.warning("MCP notification dropped, larger than the limit", extra={"where": self._pool.where})
         return None

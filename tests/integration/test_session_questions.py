@@ -206,6 +206,13 @@ async def test_what_was_not_answered_is_asked_again_and_what_is_no_answer_is_ref
             await call(mcp, "order", inputResponses={})
 
 
+async def test_a_question_may_be_as_large_as_an_answer(tmp_path: Path) -> None:
+    async with scene(tmp_path) as front, client(front.url, Era.MODERN) as mcp:
+        asked = await call(mcp, "compose", arguments={"about": "x" * 1_500_000})
+        (question,) = asked["inputRequests"].values()
+        assert len(question["params"]["messages"][0]["content"]["text"]) == 1_500_000
+
+
 async def test_a_server_that_asks_for_what_was_not_declared_hears_so_and_its_answer_passes(tmp_path: Path) -> None:
     async with scene(tmp_path) as front, client(front.url, Era.MODERN) as mcp:
         refused = "-32601 The client did not declare that it can be asked sampling/createMessage"
