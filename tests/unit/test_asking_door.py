@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from agent.core.client_features import EVERY_FEATURE
-from agent.errors import CallNotSent, CallTimedOut, RpcError, Unreachable
+from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, RpcError, Unreachable
 from agent.links.asking_door import AskingDoor, asking
 from agent.links.hello import Hello, OnNotification, OnQuestion
 from agent.links.own_session import OnNotice, SessionRefused
@@ -71,6 +71,8 @@ class Session:
                     self.on_question(question(self.calls))
                     await self.answered.wait()
                     return {"heard": self.heard[-1]}
+                case "bug":
+                    raise ZeroDivisionError
                 case "hold":
                     await self.server.go_on.wait()
                     await asyncio.sleep(0.1)
@@ -301,6 +303,20 @@ async def test_a_door_that_closes_ends_what_is_parked() -> None:
         await call(door, "ask")
         await call(door, "ask", affinity="a")
     assert (server.cancelled, server.closed) == (2, 2)
+
+
+async def test_a_bug_of_ours_ends_the_door_as_an_exception_of_its_owner() -> None:
+    server = Server()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with door_to(server) as door:
+            with pytest.raises((CallOutcomeUnknown, asyncio.CancelledError)):
+                await call(door, "bug")
+            await asyncio.Event().wait()
+    assert [type(exc) for exc in caught.value.exceptions] == [ZeroDivisionError]
+    assert server.closed == 1
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
 
 
 async def test_a_server_with_one_session_is_called_over_that_and_asked_for_another_once() -> None:
