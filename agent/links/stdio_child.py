@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from agent.errors import Unreachable
+from agent.links.lifeline import lifeline
 from agent.model import StdioTarget
 
 log = logging.getLogger(__name__)
@@ -212,13 +213,15 @@ async def start_child(
     target: StdioTarget, label: str, on_line: Callable[[bytes], None], on_end: Callable[[], None]
 ) -> Child:
     """Start the command in a process group of its own. Raises `Unreachable` with the fix when it cannot be started."""
+    environment = child_environment(os.environ, target)
     try:
         _, child = await asyncio.get_running_loop().subprocess_exec(
             lambda: Child(label, on_line, on_end),
+            *lifeline(target.command, target.cwd, environment),
             target.command,
             *target.args,
             cwd=target.cwd,
-            env=child_environment(os.environ, target),
+            env=environment,
             start_new_session=True,
         )
     except (OSError, ValueError) as exc:

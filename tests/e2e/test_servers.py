@@ -1,6 +1,8 @@
 """The servers of a node's own file: children and URLs, scopes, a file that changes, a file that is wrong, reloads."""
 
+import contextlib
 import os
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -171,3 +173,42 @@ async def test_killed_child_is_started_again_and_counted_while_others_answer(sta
     assert await node.metric("mesh_stdio_restarts_total", server="clock") == 1
     async with node.client() as client:
         assert (await client.call_tool("node__clock__now", {})).structured_content["zone"] == "UTC"
+
+
+# The clock, and then it stays, whatever happens to its stdin.
+STUBBORN = """
+import runpy, threading
+try:
+    runpy.run_module("agent.examples.clock", run_name="__main__")
+finally:
+    threading.Event().wait()
+"""
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that nobody looks after."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="NO setpriv ON THIS MACHINE: children may outlive a kill")
+async def test_child_that_ignores_the_end_of_its_stdin_does_not_outlive_a_node_that_is_killed(
+    start: StartNode, tmp_path: Path
+) -> None:
+    servers = {"stubborn": example("clock") | {"args": ["-c", STUBBORN]}}
+    node = await start("node", tmp_path, servers=servers, MESH_DISCOVERY="off")
+    await eventually(partial(node.offers, "node__stubborn__now"))
+    child = child_of(node, "agent.examples.clock")
+    assert not has_ended(child)
+    node.kill()
+
+    async def child_has_ended() -> bool:
+        return has_ended(child)
+
+    try:
+        await eventually(child_has_ended)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
