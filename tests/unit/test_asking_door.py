@@ -307,11 +307,15 @@ async def test_a_door_that_closes_ends_what_is_parked() -> None:
 
 async def test_a_bug_of_ours_ends_the_door_as_an_exception_of_its_owner() -> None:
     server = Server()
-    with pytest.raises(ExceptionGroup) as caught:
+
+    async def own_the_door() -> None:
         async with door_to(server) as door:
             with pytest.raises((CallOutcomeUnknown, asyncio.CancelledError)):
                 await call(door, "bug")
             await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await own_the_door()
     assert [type(exc) for exc in caught.value.exceptions] == [ZeroDivisionError]
     assert server.closed == 1
     task = asyncio.current_task()
