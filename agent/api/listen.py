@@ -21,8 +21,8 @@ from agent.resource_updates import Subscriber
 
 log = logging.getLogger(__name__)
 
-# Each is a connection of a client or of a peer; as many as the SDK's own servers take.
-STREAMS_MAX: Final = 1024
+# Each is a connection of a client, or one of two of a peer; a mesh of 1,000 nodes has room.
+STREAMS_MAX: Final = 2_560
 # What a stream has to tell and has not written yet. Equal notices are one; so many different ones mean nobody reads.
 PENDING_MAX: Final = 2048
 
