@@ -6,7 +6,7 @@ The one rule: every failed call says whether the request may have been executed.
 
 from typing import Any, Final
 
-# Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/architecture.md, "Errors").
+# Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/calls.md, "Errors").
 NOT_EXECUTED: Final = -32000
 OUTCOME_UNKNOWN: Final = -32001
 
