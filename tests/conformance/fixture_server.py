@@ -114,7 +114,12 @@ class Fixture:
         offered = TOOLS.get(self._names.own_name(params.name) or "")
         if offered is None:
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.name}")
-        return await offered.answer(_call(ctx, params))
+        result = await offered.answer(_call(ctx, params))
+        return (
+            {**result, "content": [self._named(block) for block in result["content"]]}
+            if "content" in result
+            else result
+        )
 
     async def _list_prompts(self, _ctx: Context, _params: PaginatedRequestParams) -> Json:
         extra = [{"name": "test_prompt_comes_and_goes", "description": "Is not always here"}]
@@ -125,7 +130,15 @@ class Fixture:
         name = self._names.own_name(params.name) or ""
         if name == "test_input_required_result_prompt":
             return await prompt_after_question(_call(ctx, params))
-        return {"messages": messages_of(name, dict(params.arguments or {}))}
+        messages = messages_of(name, dict(params.arguments or {}))
+        return {"messages": [{**message, "content": self._named(message["content"])} for message in messages]}
+
+    def _named(self, block: Json) -> Json:
+        """Content that is a resource, under its public URI."""
+        if block["type"] != "resource":
+            return block
+        resource = block["resource"]
+        return {**block, "resource": {**resource, "uri": self._names.public_uri(resource["uri"])}}
 
     async def _list_resources(self, _ctx: Context, _params: PaginatedRequestParams) -> Json:
         return {"resources": [{**each, "uri": self._names.public_uri(each["uri"])} for each in RESOURCES]}

@@ -89,7 +89,24 @@ def _renamed_result(names: PublicNames, method: str | None, result: Json, own_ur
             return _listed(result, "resourceTemplates", "uriTemplate", names.own_uri)
         case "resources/read" if isinstance(result.get("contents"), list):
             return {**result, "contents": [_with(content, "uri", own_uri) for content in result["contents"]]}
+        case "tools/call" if isinstance(result.get("content"), list):
+            return {**result, "content": [_renamed_block(block, own_uri) for block in result["content"]]}
+        case "prompts/get" if isinstance(result.get("messages"), list):
+            messages = [
+                {**message, "content": _renamed_block(message["content"], own_uri)} for message in result["messages"]
+            ]
+            return {**result, "messages": messages}
     return result
+
+
+def _renamed_block(block: Any, own_uri: Callable[[str], str]) -> Any:
+    """A block of content, a resource's link or embedded contents under their own URIs."""
+    match block:
+        case {"type": "resource_link"}:
+            return _with(block, "uri", own_uri)
+        case {"type": "resource", "resource": dict(resource)}:
+            return {**block, "resource": _with(resource, "uri", own_uri)}
+    return block
 
 
 def _listed(result: Json, key: str, field: str, own: Callable[[str], str | None]) -> Json:
