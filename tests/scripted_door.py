@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import MeshError
+from agent.links.flag import Flag
 from agent.links.hello import Hello, ListenNotSupported
 from agent.links.link import Link
 from agent.links.link_hooks import LinkHooks
@@ -27,7 +28,7 @@ Listen = Callable[[Callable[[str], None]], Awaitable[None]]
 async def listens(on_change: Callable[[str], None]) -> None:
     """A change stream that comes up at once and holds."""
     on_change("listening")
-    await asyncio.Event().wait()
+    await Flag().wait()
 
 
 async def cannot_listen(_on_change: Callable[[str], None]) -> None:
@@ -86,7 +87,7 @@ class ScriptedDoor:
     def __init__(self, side: OtherSide) -> None:
         self._side = side
         self.hello = Hello(Era.MODERN, "2026-07-28", {"tools": {}}, {"name": "script"}, None, None)
-        self.lost = asyncio.Event()
+        self.lost = Flag()
         self.lost_reason = ""
 
         self.tokens: list[str] = []

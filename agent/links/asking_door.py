@@ -20,6 +20,7 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
 from agent.core.client_features import EVERY_FEATURE, MAY_ASK, declared_features
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, RpcError
+from agent.links.flag import Flag
 from agent.links.hello import Hello, OnNotification
 from agent.links.listening import Updates
 from agent.links.open_call import OpenCall
@@ -100,7 +101,7 @@ class AskingDoor:
         return self._shared.hello
 
     @property
-    def lost(self) -> asyncio.Event:
+    def lost(self) -> Flag:
         """As `Door.lost`."""
         return self._shared.lost
 

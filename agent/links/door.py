@@ -5,12 +5,12 @@ rule: whatever goes wrong, the exception says whether the request may have been 
 twice once a byte of it was written.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 from agent.dial_guard import IpNetwork
+from agent.links.flag import Flag
 from agent.links.hello import Hello, ListenNotSupported
 from agent.links.http_door import open_http_door
 from agent.links.listening import Updates
@@ -29,7 +29,7 @@ class Door(Protocol):
         ...
 
     @property
-    def lost(self) -> asyncio.Event:
+    def lost(self) -> Flag:
         """Set when the door is known broken for good (child gone, session refused). Wait with `lost.wait()`."""
         ...
 

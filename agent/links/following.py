@@ -15,6 +15,7 @@ from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.errors import MeshError, RpcError
 from agent.links.door import Door, ListenNotSupported
+from agent.links.flag import Flag
 from agent.links.listening import Updates
 from agent.model import PATH_META_KEY, BackendSpec, Json, NodeIdentity, PeerScope, PeerSpec
 
@@ -66,7 +67,7 @@ class _Stream:
 
     uris: frozenset[str]
     task: asyncio.Task[None] | None = None
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: Flag = field(default_factory=Flag)
     refusals: dict[str, RpcError] = field(default_factory=dict)
     over: bool = False
 
@@ -81,7 +82,7 @@ class Following:
         self._watch = watch
         self._meta = meta
         self._streams: set[_Stream] = set()
-        self._wake = asyncio.Event()
+        self._wake = Flag()
         self._short_streams = 0
 
     def __repr__(self) -> str:

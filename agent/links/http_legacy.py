@@ -24,6 +24,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.links import rpc
+from agent.links.flag import Flag
 from agent.links.hello import ACKNOWLEDGE_TIMEOUT_S, Hello, ListenNotSupported, OnNotification, OnQuestion
 from agent.links.http_answer import NOTIFICATION_BYTES_MAX, SSE_TYPE, HttpRefusal, MessageStream, check_status, exchange
 from agent.links.http_modern import param_headers, timed_out
@@ -65,7 +66,7 @@ class LegacyHttpDoor:
         on_question: OnQuestion = rpc.encode_reply,
         on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
     ) -> None:
-        self.lost = asyncio.Event()
+        self.lost = Flag()
         self.lost_reason = ""
         self._pool = pool
         self._client_name = client_name

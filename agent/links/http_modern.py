@@ -13,6 +13,7 @@ from mcp_types.jsonrpc import METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 
 from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
 from agent.links import rpc
+from agent.links.flag import Flag
 from agent.links.hello import (
     ACKNOWLEDGE_TIMEOUT_S,
     Hello,
@@ -30,7 +31,7 @@ from agent.links.http_answer import (
     error_instead,
     exchange,
 )
-from agent.links.http_pool import HttpPool, OutgoingBody
+from agent.links.http_pool import HttpPool, OutgoingBody, Response
 from agent.links.large_answer import result_sink
 from agent.links.listening import LISTEN, ListChanges, Listening, Updates
 from agent.links.negotiation import (
@@ -51,7 +52,7 @@ class ModernHttpDoor:
 
     def __init__(self, pool: HttpPool, stamp: ModernStamp, hello: Hello) -> None:
         self.hello = hello
-        self.lost = asyncio.Event()
+        self.lost = Flag()
         self.lost_reason = ""
         self._pool = pool
         self._stamp = stamp
@@ -116,12 +117,9 @@ class ModernHttpDoor:
 
     async def _listen(self, listening: Listening) -> None:
         """Hold one long `subscriptions/listen` request; always ends with an exception."""
-        request_id = f"listen-{next(self._ids)}"
-        stamped = self._stamp.params(listening.params)
-        body = OutgoingBody(rpc.encode_request(request_id, LISTEN, stamped))
         try:
             async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
-                await self._read_stream(body, self._stamp.headers(LISTEN, stamped), deadline, listening)
+                await self._read_stream(deadline, listening)
         except TimeoutError as exc:
             raise Unreachable(f"{self._pool.where} did not acknowledge the subscription in time") from exc
         except HttpRefusal as exc:
@@ -157,10 +155,14 @@ class ModernHttpDoor:
         self.lost.set()
         return Unreachable(self.lost_reason)
 
-    async def _read_stream(
-        self, body: OutgoingBody, headers: Mapping[str, str], deadline: asyncio.Timeout, listening: Listening
-    ) -> None:
-        response = await self._pool.post(body, headers)
+    async def _open_stream(self, listening: Listening) -> Response:
+        """Apart from its reading, so that the request is not held for as long as that goes on."""
+        stamped = self._stamp.params(listening.params)
+        body = OutgoingBody(rpc.encode_request(f"listen-{next(self._ids)}", LISTEN, stamped))
+        return await self._pool.post(body, self._stamp.headers(LISTEN, stamped))
+
+    async def _read_stream(self, deadline: asyncio.Timeout, listening: Listening) -> None:
+        response = await self._open_stream(listening)
         try:
             await check_status(response, self._pool)
             if response.content_type != SSE_TYPE:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -30,6 +30,7 @@ from agent.core.link_state import (
     advance,
 )
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
+from agent.links.flag import Flag
 from agent.links.following import follower
 from agent.links.link_hooks import LinkHooks
 from agent.links.mesh_door import OpenDoor, opened
@@ -69,8 +70,8 @@ class Link:
         self._view = LinkView(spec)
         self._session: Session | None = None
         self._retiring = False
-        self._cut_short = asyncio.Event()
-        self.first_attempt = asyncio.Event()
+        self._cut_short = Flag()
+        self.first_attempt = Flag()
 
     def __repr__(self) -> str:
         return f"<Link {self._view.key} {self._view.state} {self._view.last_error!r}>"
@@ -105,13 +106,13 @@ class Link:
         if self._session is not None:
             self._session.following.look()
 
-    def reload(self) -> asyncio.Event:
+    def reload(self) -> Flag:
         """Close the door, if open, and dial anew; the event returned is set when that has an outcome.
 
         A dial that is under way is not begun again: its outcome is the one that was asked for.
         """
         if self.first_attempt.is_set():
-            self.first_attempt = asyncio.Event()
+            self.first_attempt = Flag()
         if self._standing.state is not LinkState.DIALING:
             if self._session is not None:
                 self._session.end(ReloadAsked("reload was asked for"))
@@ -155,9 +156,8 @@ class Link:
             retry=retry_if_exception_type(MeshError), stop=stop_never, wait=self._wait_s, sleep=self._pause
         )
         try:
-            await retrying(self._live_once)
-        except Retired:
-            pass
+            with suppress(Retired):
+                await retrying(self._live_once)
         finally:
             self._show(state=LinkState.CLOSED)
             self.first_attempt.set()

@@ -12,6 +12,7 @@ from typing import Final, Protocol, TypeAlias
 
 from agent.errors import MeshError
 from agent.links import rpc
+from agent.links.flag import Flag
 from agent.links.hello import OnNotification, OnQuestion
 from agent.links.negotiation import PING
 from agent.links.open_call import QUESTIONS_MAX, OpenCall, TakesAnswers
@@ -31,7 +32,7 @@ class SessionDoor(TakesAnswers, Protocol):
     """One session (or child) that was opened with a client's features."""
 
     @property
-    def lost(self) -> asyncio.Event:
+    def lost(self) -> Flag:
         """As `Door.lost`."""
         ...
 
@@ -73,7 +74,7 @@ class OwnSession:
 
     features: Json
     key: tuple[bytes, Hashable]
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: Flag = field(default_factory=Flag)
     door: SessionDoor | None = None
     failure: MeshError | None = None
     calls: list[OpenCall] = field(default_factory=list)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
+from agent.links.flag import Flag
 from agent.links.hello import ListenNotSupported
 from agent.links.own_session import OpenSession, OwnSession, SessionDoor, SessionRefused
 from agent.model import Json
@@ -49,7 +50,7 @@ class OwnSessions:
         self._start_task = start_task
         self._on_change = on_change
         self._sessions: dict[OwnSession, None] = {}  # Those that were used last are last.
-        self._freed = asyncio.Event()
+        self._freed = Flag()
         self._stream_wait_s = STREAM_WAIT_S
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from typing import Final, NoReturn, Protocol
 
 from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
 from agent.links.door import ListenNotSupported
+from agent.links.flag import Flag, first_of
 from agent.links.following import Following
 from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor
@@ -79,17 +80,17 @@ class Session:
         self._door = opened.door
         self._events = events
         self._rng = rng
-        self._relist = asyncio.Event()
-        self._listed = asyncio.Event()
-        self._end = asyncio.Event()
+        self._relist = Flag()
+        self._listed = Flag()
+        self._end = Flag()
         self._ending: Exception = Unreachable("the session ended")
         self._drain_s = 0.0
         self._in_flight = 0
-        self._doubt = asyncio.Event()
+        self._doubt = Flag()
         self._silence: SilenceWatch | None = None
         if opened.identity is not None:
             self._silence = SilenceWatch(lambda: self._in_flight > 0 and not self.over, self._doubt.set)
-        self._idle = asyncio.Event()
+        self._idle = Flag()
 
     def __repr__(self) -> str:
         return f"<Session {self._door!r} in_flight={self._in_flight} ending={self._end.is_set()}>"
@@ -170,7 +171,6 @@ class Session:
                 group.create_task(self._follow(), name="follow")
                 group.create_task(self._keep_listed(), name="list")
                 group.create_task(self._probe(), name="probe")
-                group.create_task(self._watch_loss(), name="loss")
                 group.create_task(self.following.run(), name="follow resources")
                 # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
                 # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
@@ -248,14 +248,12 @@ class Session:
                 self._doubt.clear()
                 self._events.probed(loop.time() - asked_at_s, has_tasks=self._door.hello.has_tasks)
 
-    async def _watch_loss(self) -> None:
-        await self._door.lost.wait()
-        raise Unreachable(self._door.lost_reason)
-
     async def _watch_end(self) -> None:
-        await self._end.wait()
-        await self._drain(self._drain_s)
-        raise self._ending
+        await first_of(self._end, self._door.lost)
+        if self._end.is_set():
+            await self._drain(self._drain_s)
+            raise self._ending
+        raise Unreachable(self._door.lost_reason)
 
     async def _drain(self, timeout_s: float) -> None:
         if self._in_flight:
@@ -286,7 +284,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
-async def _within(event: asyncio.Event, seconds: float) -> None:
+async def _within(flag: Flag, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await event.wait()
+            await flag.wait()

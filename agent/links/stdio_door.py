@@ -21,6 +21,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.links import rpc
+from agent.links.flag import Flag
 from agent.links.hello import ACKNOWLEDGE_TIMEOUT_S, Hello, OnNotification, OnQuestion, listen_failure
 from agent.links.listening import LISTEN, Heard, ListChanges, Listening, Updates, subscription_of
 from agent.links.negotiation import (
@@ -53,7 +54,7 @@ class StdioDoor:
         on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
     ) -> None:
         self.label = label
-        self.lost = asyncio.Event()
+        self.lost = Flag()
         self.lost_reason = ""
         self.junk_lines = 0
         self.dropped_notifications = 0

@@ -12,6 +12,7 @@ import pytest
 from agent.core.client_features import EVERY_FEATURE
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, RpcError, Unreachable
 from agent.links.asking_door import AskingDoor, asking
+from agent.links.flag import Flag
 from agent.links.hello import Hello, OnNotification, OnQuestion
 from agent.links.own_session import OnNotice, SessionRefused
 from agent.links.own_sessions import STREAM_WAIT_S, SessionLimits
@@ -33,7 +34,7 @@ class Session:
     features: Json
     on_question: OnQuestion
     on_notice: OnNotice
-    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: Flag = field(default_factory=Flag)
     lost_reason: str = ""
     calls: int = 0
     heard: list[Json] = field(default_factory=list)
