@@ -29,7 +29,7 @@ from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, 
 from agent.core.paging import PageLimits
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
-from agent.drain import DRAIN_TIMEOUT_S, LEAVE_GRACE_S, StopSignals, drain
+from agent.drain import DRAIN_TIMEOUT_S, LEAVE_GRACE_S, StopSignals, drain, last_answer
 from agent.errors import ConfigRefused
 from agent.identity import NodeState, open_state
 from agent.links.link import Link
@@ -199,7 +199,7 @@ class Node:
         policy = edge_policy(self._settings, self._identity, self._tokens, self._metrics.auth_failed)
         app = web.Application(middlewares=[envelope_middleware, *security_middlewares(policy)])
         app.on_response_prepare.append(security_headers(policy))
-        app.on_response_prepare.append(self._keep_open)
+        app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
         for endpoint in self._endpoints:
             endpoint.add_to(app)
         app.add_routes([*PeersApi(self._mesh, self._orders).routes(), *desk.routes(), *probes.routes()])
@@ -210,11 +210,6 @@ class Node:
         await runner.setup()
         await web.SockSite(runner, self._socket, backlog=BACKLOG).start()
         return runner
-
-    async def _keep_open(self, _request: web.Request, response: web.StreamResponse) -> None:
-        """Keep connections open for more, but not beyond the goodbye: the next request goes where somebody stays."""
-        if self.state == "draining":
-            response.force_close()
 
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:
         """Not ready, say goodbye to links and catalog, let peers hear of it, drain."""

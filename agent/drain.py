@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -59,6 +59,18 @@ class StopSignals:
             log.warning("interrupted, the drain ends now")
             self.exit_code = 128 + signal.SIGINT
             self._drain.reschedule(asyncio.get_running_loop().time())
+
+
+def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """For `app.on_response_prepare`: while we drain, an answer says that it is its connection's last."""
+
+    async def say_so(_request: web.Request, response: web.StreamResponse) -> None:
+        if draining():
+            response.force_close()
+            # aiohttp has made the headers by now; without this one the client would send on into a reset.
+            response.headers["Connection"] = "close"
+
+    return say_so
 
 
 async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Task[None], signals: StopSignals) -> None:
