@@ -167,12 +167,14 @@ class ResourceUpdates:
             wish.look()
 
     def updated(self, backend_key: str, uri: str) -> None:
-        """A backend says that a resource has changed."""
+        """A backend says that a resource has changed; one whose URI is too long counts as what it is below."""
         ways = self._ways.get(backend_key, {})
         for followed in with_parents(uri):
             if (way := ways.get(followed)) is not None:
+                # What is told waits for clients that do not read: it has to be bounded in number and length.
+                below = uri[len(followed) :] if len(uri) <= URI_LEN_MAX else ""
                 for wish in tuple(way.wishes):
-                    self._tell(wish, wish.uri + uri[len(followed) :])
+                    self._tell(wish, wish.uri + below)
 
     # What subscribers do
 

@@ -83,11 +83,15 @@ class LegacyFront:
         return await self._sessions.stream(session, request)
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
-        session = self._session(request) if SESSION_HEADER in request.headers else None
+        is_of_session = SESSION_HEADER in request.headers
+        if is_of_session:
+            self._session(request)  # Refuses before the body is read.
         _check_media(request)
         body = await read_body(request)
         if isinstance(body, web.Response):
             return body
+        # Only now, as a session may end while a body comes, and nothing may be done in one that has ended.
+        session = self._session(request) if is_of_session else None
         message = _parsed(body)
         method, params = message.get("method"), message.get("params") or {}
         if method == "initialize" and "id" in message:

@@ -7,6 +7,7 @@ what it declared, and the server that asks for more hears the protocol's own err
 
 from typing import Final
 
+from agent.core.nesting import is_deeper_than
 from agent.model import Json
 
 # The requests that a server may answer with questions (MCP 2026-07-28, multi-round-trip requests).
@@ -16,6 +17,9 @@ _WAYS: Final = {"elicitation": ("form", "url"), "sampling": ("tools", "context")
 _FEATURE_OF: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 # What a client declares that can be asked anything. Many servers list only what such a client could use.
 EVERY_FEATURE: Final[Json] = {name: {way: {} for way in ways} for name, ways in _WAYS.items()}
+
+# What is said of a way is an empty object today, or a few options; it has to be written anew for each session.
+_WAY_NESTING_MAX: Final = 8
 
 _METHOD_NOT_FOUND: Final = -32601
 _INVALID_PARAMS: Final = -32602
@@ -29,7 +33,14 @@ def declared_features(capabilities: object) -> Json:
     if not isinstance(capabilities, dict):
         return {}
     declared = {name: capabilities[name] for name in _WAYS if isinstance(capabilities.get(name), dict)}
-    return {name: {way: known[way] for way in _WAYS[name] if way in known} for name, known in declared.items()}
+    return {
+        name: {way: _written_of(known[way]) for way in _WAYS[name] if way in known} for name, known in declared.items()
+    }
+
+
+def _written_of(way: object) -> object:
+    """What a client says of a way of being asked; of what is nested without sense only that there is the way."""
+    return {} if is_deeper_than(way, _WAY_NESTING_MAX) else way
 
 
 def refusal(features: Json, method: str, params: Json) -> tuple[int, str] | None:

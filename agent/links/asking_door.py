@@ -151,7 +151,11 @@ class AskingDoor:
                 if refused == {}:
                     _give_up(parked)
                     raise RpcError(-32603, "The client gave the call up")
-                replies = parked.answer(answers, refused or {})
+                try:
+                    replies = parked.answer(answers, refused or {})
+                except RpcError:  # The answers cannot be written, and nobody can come with others.
+                    _give_up(parked)
+                    raise
                 return await self._attend(parked, method, timeout_s, for_retry(on_notification, params), replies)
             if params.get("inputResponses") is not None:
                 raise RpcError(-32602, "inputResponses came without the requestState that they answer")

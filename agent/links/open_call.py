@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from agent.core.client_features import refusal
+from agent.core.nesting import is_deeper_than
 from agent.errors import MeshError, RpcError
 from agent.links import rpc
 from agent.links.hello import OnNotification
@@ -23,7 +24,10 @@ from agent.model import Json
 UNREAD_MAX: Final = 256
 # Open questions of one call; no user answers more at a time.
 QUESTIONS_MAX: Final = 16
+# A question passes through results that are written anew, which can be done 254 levels deep; forms are flat.
+QUESTION_NESTING_MAX: Final = 200
 
+_TOO_DEEP: Final = (-32602, f"The question is nested more than {QUESTION_NESTING_MAX} levels deep")
 _TOO_MANY: Final = (-32603, "Too many questions are open already")
 
 
@@ -77,6 +81,8 @@ class OpenCall:
         if method == PING:
             return rpc.encode_reply(message)
         refused = refusal(self.features, method, params)
+        if refused is None and is_deeper_than(params, QUESTION_NESTING_MAX):
+            refused = _TOO_DEEP
         if refused is None and len(self._questions) >= QUESTIONS_MAX:
             refused = _TOO_MANY
         if refused is not None:

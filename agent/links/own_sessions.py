@@ -98,10 +98,11 @@ class OwnSessions:
             session.expiry.cancel()
         try:
             await session.opened.wait()
-        finally:
-            if session.door is None:
-                self._give_back(session)
+        except asyncio.CancelledError:  # It may come in the very moment in which the session is open.
+            self._give_back(session)
+            raise
         if session.door is None:
+            self._give_back(session)
             raise _told(session.failure)
         return session
 

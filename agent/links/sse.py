@@ -85,8 +85,10 @@ class SseParser:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
+            self._data_bytes += len(value) + bool(
+                self._data
+            )  # With the breaks between lines: empty ones are kept, too.
             self._data.append(value)
-            self._data_bytes += len(value)
             self._check_size()
         elif name == b"event":
             self._event = value

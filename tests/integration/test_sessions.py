@@ -1,6 +1,7 @@
 """Sessions of clients from before 2026-07-28, on the wire: how they begin, are refused, cancelled, left and ended."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -382,3 +383,17 @@ async def test_metrics_count_sessions_and_how_they_end(tmp_path: Path) -> None:
         assert "mesh_sessions 1.0" in text
         assert 'mesh_session_events_total{event="opened"} 2.0' in text
         assert 'mesh_session_events_total{event="by_client"} 1.0' in text
+
+
+async def test_a_request_whose_session_ends_while_its_body_comes_is_not_served(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (node, kit), raw_session(node.url) as session:
+
+        async def body() -> AsyncIterator[bytes]:
+            # The node has said that it wants the body: it knows by now which session this is for.
+            assert await status(session.http.delete(session.url, headers=session.headers)) == 200
+            yield json.dumps(call("kit__wait")).encode()
+
+        headers = {**session.headers, "Content-Type": "application/json"}
+        posted = session.http.post(session.url, data=body(), headers=headers, expect100=True)
+        assert await error(posted) == (404, -32600)
+        assert not kit.waiting.is_set()

@@ -89,6 +89,7 @@ class Session:
             await self.lost.wait()
         self.on_change = on_change
         on_change("listening")
+        self.server.on_open()
         await self.lost.wait()
         raise Unreachable(self.lost_reason)
 
@@ -113,6 +114,7 @@ class Server:
     refuses: bool = False
     asks_early: bool = False
     streams_late: bool = False
+    on_open: Callable[[], None] = lambda: None
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -138,6 +140,13 @@ async def door_to(server: Server, **more: Any) -> AsyncIterator[AskingDoor]:
 
 def question(number: int) -> Json:
     return {"jsonrpc": "2.0", "id": number, "method": "elicitation/create", "params": FORM}
+
+
+def nested(levels: int) -> Json:
+    value: Json = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
 
 
 async def call(door: AskingDoor, name: str, *, timeout_s: float = 60.0, **more: Any) -> Json:
@@ -242,6 +251,43 @@ async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_open
         refused = server.opened[1].asked_early
         assert refused is not None, "nobody stands behind our own listing"
         assert orjson.loads(refused)["error"]["code"] == -32600
+
+
+async def test_answers_that_cannot_be_written_end_the_call_instead_of_leaving_it_open() -> None:
+    server = Server()
+    async with door_to(server) as door:
+        asked = await call(door, "ask")
+        told = retry(asked)
+        told["inputResponses"] = {key: {"content": nested(300)} for key in asked["inputRequests"]}
+        with pytest.raises(RpcError, match="cannot be sent"):
+            await call(door, "ask", **told)
+        await asyncio.sleep(1)
+        assert server.cancelled == 1
+        assert repr(door).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
+
+
+async def test_a_question_that_no_result_can_carry_is_refused_to_the_server() -> None:
+    server = Server()
+    async with door_to(server) as door, asyncio.TaskGroup() as group:
+        held = group.create_task(call(door, "hold"), name="hold")
+        await asyncio.sleep(1)
+        refused = server.opened[0].on_question(question(1) | {"params": FORM | {"more": nested(300)}})
+        assert refused is not None
+        assert orjson.loads(refused)["error"]["code"] == -32602
+        server.go_on.set()
+        assert (await held)["by"] == 0
+
+
+async def test_a_caller_that_leaves_in_the_moment_in_which_its_session_is_open_gives_it_back() -> None:
+    def leave() -> None:
+        for task in asyncio.all_tasks():
+            if task.get_name() == "call that may ask":
+                task.cancel()
+
+    async with door_to(Server(on_open=leave)) as door:
+        with pytest.raises(CallOutcomeUnknown, match="given up"):
+            await call(door, "quick")
+        assert "<OwnSessions 0 of 1 in use>" in repr(door)
 
 
 async def test_a_question_between_calls_waits_for_the_same_client_and_for_no_other() -> None:

@@ -5,6 +5,10 @@ import pytest
 from agent.core.client_features import EVERY_FEATURE, declared_features, refusal
 from agent.model import Json
 
+DEEP: Json = {}
+for _ in range(1_000):
+    DEEP = {"a": DEEP}
+
 FORM, URL = {"message": "Word?"}, {"mode": "url", "message": "Sign", "url": "https://example.org"}
 
 
@@ -18,6 +22,7 @@ FORM, URL = {"message": "Word?"}, {"mode": "url", "message": "Sign", "url": "htt
         ({"roots": {"listChanged": True}}, {"roots": {}}),
         ({"sampling": {"tools": {}, "new": {}}}, {"sampling": {"tools": {}}}),
         ({"elicitation": {"form": {"applyDefaults": True}}}, {"elicitation": {"form": {"applyDefaults": True}}}),
+        ({"elicitation": {"form": DEEP}}, {"elicitation": {"form": {}}}),
         (EVERY_FEATURE, EVERY_FEATURE),
     ],
 )

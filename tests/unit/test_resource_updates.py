@@ -70,6 +70,13 @@ class _Link:
         self.node.looked.append(self.key)
 
 
+async def test_an_update_of_a_uri_that_is_too_long_tells_of_what_it_is_below() -> None:
+    node = Node()
+    await node.agreed("peer:a")
+    node.updates.updated("peer:a", "notes://home/" + "x" * URI_LEN_MAX)
+    assert node.told == ["notes://kit/home"]
+
+
 async def test_a_subscriber_waits_for_the_backends_word_and_is_told_of_updates_by_the_public_uri() -> None:
     node = Node()
     await node.agreed("peer:a")

@@ -56,6 +56,12 @@ def test_an_event_of_exactly_the_limit_passes_and_one_byte_more_does_not() -> No
         parse([b"data: " + b"x" * 51 + b"\n\n"], limit=50)
 
 
+def test_an_endless_event_of_empty_lines_is_refused_before_it_ends() -> None:
+    assert parse([b"data:\n" * 51 + b"\n"], limit=50) == [b"\n" * 50]
+    with pytest.raises(EventTooLarge):
+        parse([b"data:\n" * 52], limit=50)
+
+
 def test_an_endless_line_is_refused_before_it_ends() -> None:
     with pytest.raises(EventTooLarge):
         parse([b"x" * 40] * 3, limit=100)
