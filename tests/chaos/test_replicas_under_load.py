@@ -30,7 +30,7 @@ from tests.e2e.running import (
     running_nodes,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 # Short, so that calls to a hung replica end within the test.
 CALL_TIMEOUT_S = 3.0
