@@ -1,0 +1,60 @@
+"""Pairings: a client is told of updates of the resources that it named, and which it cannot be told of."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from mcp.client import Client
+from mcp.client.subscriptions import listen
+from mcp.shared.exceptions import MCPError
+from mcp_types import ResourceUpdatedNotification
+
+from agent.model import Era
+from tests.integration.pairings.cells import Cell, wire
+from tests.integration.servers.pairing_definitions import REFUSED_URI
+
+PATIENCE_S = 20.0
+URI = "pair://page/one"
+
+
+async def touched(cell: Cell, uri: str) -> None:
+    async with wire(cell) as mcp:
+        assert await mcp.text("touch", uri=uri) == "done"
+
+
+async def check_a_stateless_client(cell: Cell) -> None:
+    wanted = [cell.uri(URI), cell.uri(REFUSED_URI), "nowhere://at/all"]
+    async with Client(cell.url) as mcp, listen(mcp.session, resource_subscriptions=wanted) as subscription:
+        assert subscription.honored.resource_subscriptions == [cell.uri(URI)]
+        await touched(cell, URI)
+        event = await anext(subscription)
+        assert event.uri == cell.uri(URI)
+
+
+async def check_a_client_with_a_session(cell: Cell) -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    async def hear(message: Any) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            told.put_nowait(message.params.uri)
+
+    async with Client(cell.url, mode="legacy", message_handler=hear) as mcp:
+        await mcp.subscribe_resource(cell.uri(URI))
+        for uri in (cell.uri(REFUSED_URI), "nowhere://at/all"):
+            with pytest.raises(MCPError) as refused:
+                await mcp.subscribe_resource(uri)
+            assert refused.value.error.code == -32602
+        await touched(cell, URI)
+        assert await told.get() == cell.uri(URI)
+        other = "pair://item/two"
+        await mcp.subscribe_resource(cell.uri(other))
+        await mcp.unsubscribe_resource(cell.uri(URI))
+        await touched(cell, URI)
+        await touched(cell, other)
+        assert await told.get() == cell.uri(other)
+
+
+@pytest.mark.filterwarnings("ignore:resources/.*subscribe is removed")
+async def test_an_update_is_told_under_the_name_that_the_client_knows(cell: Cell) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        await (check_a_client_with_a_session if cell.front is Era.LEGACY else check_a_stateless_client)(cell)
