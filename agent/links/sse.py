@@ -85,9 +85,8 @@ class SseParser:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._data_bytes += len(value) + bool(
-                self._data
-            )  # With the breaks between lines: empty ones are kept, too.
+            # With the breaks between lines: empty ones are kept, too.
+            self._data_bytes += len(value) + bool(self._data)
             self._data.append(value)
             self._check_size()
         elif name == b"event":
