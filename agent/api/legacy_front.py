@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 
 SESSION_HEADER: Final = "Mcp-Session-Id"
 VERSION_HEADER: Final = "MCP-Protocol-Version"
-# What a client says of itself is kept as long as its session; the largest honest one is a few hundred bytes.
-DECLARED_BYTES_MAX: Final = 64 << 10
+# A client may send pictures of itself along, which nobody keeps.
+INITIALIZE_BYTES_MAX: Final = 64 << 10
+# What a client can do is kept as long as its session; the largest honest one is a few hundred bytes.
+DECLARED_BYTES_MAX: Final = 8 << 10
 _RETRY_AFTER_S: Final = 30
 
 
@@ -97,8 +99,8 @@ class LegacyFront:
         if method == "initialize" and "id" in message:
             if session is not None:
                 raise _Refused(400, f"The session is initialized; leave out {SESSION_HEADER} to begin another one")
-            if len(body) > DECLARED_BYTES_MAX:
-                raise _Refused(413, f"initialize has more than {DECLARED_BYTES_MAX} bytes")
+            if len(body) > INITIALIZE_BYTES_MAX:
+                raise _Refused(413, f"initialize has more than {INITIALIZE_BYTES_MAX} bytes")
             return await self._initialize(request, message["id"], params)
         if session is None:
             session = self._session(request)  # Refuses: there is none.
@@ -126,11 +128,14 @@ class LegacyFront:
         answer = Answer(request, request_id)
         try:
             validate_client_request("initialize", LATEST_HANDSHAKE_VERSION, params)
-        except ValidationError:
+            declared = orjson.dumps(params["capabilities"])
+        except (ValidationError, orjson.JSONEncodeError):  # The latter: nested too deep to be told to any server.
             return await answer.error(MCPError(code=INVALID_PARAMS, message="Invalid request parameters"), 200)
+        if len(declared) > DECLARED_BYTES_MAX:
+            raise _Refused(413, f"capabilities have more than {DECLARED_BYTES_MAX} bytes")
         wanted = params["protocolVersion"]
         version = wanted if wanted in HANDSHAKE_PROTOCOL_VERSIONS else LATEST_HANDSHAKE_VERSION
-        opened = self._sessions.open(version, params["clientInfo"], params["capabilities"])
+        opened = self._sessions.open(version, declared)
         if opened is None:
             raise _Refused(503, "All sessions are in use", INTERNAL_ERROR, **{"Retry-After": str(_RETRY_AFTER_S)})
         log.info(

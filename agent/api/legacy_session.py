@@ -17,6 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 
 from agent.api.event_stream import EventStream
+from agent.core.exact_json import read_json
 from agent.core.raw_json import Bytes
 from agent.errors import NOT_EXECUTED, AnswerCut
 from agent.model import Json
@@ -44,15 +45,14 @@ Tell: TypeAlias = Callable[[bytes], Awaitable[None]]
 class Session:
     """One session. Written by the event loop's requests that name it, and by the table; times are loop time.
 
-    `version`: negotiated. `client`, `capabilities`: what the client declared of itself.
+    `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
     `log_level`: what `logging/setLevel` asked for. `subscriber`: what stands for it since `resources/subscribe`.
     `stream`: the open GET stream.
     """
 
     id: str
     version: str
-    client: Json
-    capabilities: Json
+    declared: bytes
     used_at_s: float
     log_level: str | None = None
     subscriber: Subscriber | None = None
@@ -66,6 +66,12 @@ class Session:
     def __repr__(self) -> str:
         listens = " listening" if self.stream is not None else ""
         return f"<Session {self.version} calls={len(self._calls)} questions={len(self._questions)}{listens}>"
+
+    @property
+    def capabilities(self) -> Json:
+        """What the client declared of itself."""
+        capabilities: Json = read_json(self.declared)
+        return capabilities
 
     @property
     def busy(self) -> bool:

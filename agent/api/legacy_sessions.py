@@ -18,7 +18,6 @@ from aiohttp import web
 
 from agent.api.event_stream import EventStream
 from agent.api.legacy_session import Session
-from agent.model import Json
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +84,11 @@ class Sessions:
         assert self._tasks is not None
         return self._tasks.create_task(work, name=name)
 
-    def open(self, version: str, client: Json, capabilities: Json) -> Session | None:
-        """Begin a session; None when there is no room, because none of those that are there is idle."""
+    def open(self, version: str, declared: bytes) -> Session | None:
+        """Begin a session of a client that declared these capabilities, as JSON.
+
+        None when there is no room, because none of the sessions that are there is idle.
+        """
         if len(self._sessions) >= self._sessions_max:
             idle = next((session for session in self._sessions.values() if not session.busy), None)
             if idle is None:
@@ -94,7 +96,7 @@ class Sessions:
                 self._record("refused")
                 return None
             self.end(idle, "made_room")
-        session = Session(secrets.token_urlsafe(_ID_BYTES), version, client, capabilities, _now_s())
+        session = Session(secrets.token_urlsafe(_ID_BYTES), version, declared, _now_s())
         self._sessions[session.id] = session
         self._record("opened")
         return session

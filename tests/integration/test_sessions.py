@@ -152,7 +152,14 @@ async def test_unknown_methods_and_wrong_params_are_errors_of_their_request(tmp_
         async with mcp.http.post(node.url, json=request("initialize", {})) as response:
             assert (await response.json())["error"]["code"] == -32602
             assert "Mcp-Session-Id" not in response.headers
-        assert await error(mcp.http.post(node.url, json=hello(experimental={"x": "y" * 70_000}))) == (413, -32600)
+        pictures = hello()
+        pictures["params"]["clientInfo"]["icons"] = [{"src": "data:," + "y" * 20_000}]
+        assert await status(mcp.http.post(node.url, json=pictures)) == 200
+        pictures["params"]["clientInfo"]["icons"] *= 4
+        assert await error(mcp.http.post(node.url, json=pictures)) == (413, -32600)
+        assert await error(mcp.http.post(node.url, json=hello(experimental={"x": {"y": "z" * 9_000}}))) == (413, -32600)
+        deep = json.loads('{"a":' * 300 + "{}" + "}" * 300)
+        assert await error(mcp.http.post(node.url, json=hello(experimental=deep))) == (200, -32602)
 
 
 async def test_our_own_tools_take_any_number_and_refuse_what_is_too_deep(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ async def table() -> AsyncIterator[Sessions]:
 
 
 def opened(sessions: Sessions) -> Session:
-    session = sessions.open("2025-06-18", {"name": "test"}, {})
+    session = sessions.open("2025-06-18", b"{}")
     assert session is not None
     return session
 
@@ -66,7 +66,7 @@ async def test_the_longest_idle_session_makes_room_and_those_in_use_do_not() -> 
         assert sessions.find(third.id) is None
         for session in (second, fourth):
             session.add_call(1, sessions.start_task(never(), "call"))
-        assert sessions.open("2025-06-18", {}, {}) is None
+        assert sessions.open("2025-06-18", b"{}") is None
 
 
 async def test_a_session_takes_no_second_call_of_an_id_and_no_more_than_its_limit() -> None:
