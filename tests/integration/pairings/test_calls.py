@@ -7,7 +7,7 @@ import pytest
 from agent.errors import RpcError
 from agent.model import Era, Json
 from tests.integration.pairings.cells import CAPABILITIES_KEY, Cell, wire
-from tests.integration.servers.pairing_definitions import ERROR, RESULT
+from tests.integration.servers.pairing_definitions import ERROR, LINKS, RESULT
 from tests.integration.test_unchanged import exactly
 
 TRACE: Json = {
@@ -66,8 +66,12 @@ async def test_trace_and_foreign_meta_reach_the_server_and_words_of_the_mesh_do_
     assert token == "p" or isinstance(token, int), "a session that others share needs tokens of its own"
     assert meta == {name: value for name, value in {**TRACE, **FOREIGN}.items() if name != "progressToken"}
     # Each stateless request says which version it is of and what its client can do; a session has said so once.
-    assert (f"{RESERVED}protocolVersion" in reserved) is (cell.behind is Era.MODERN)
-    assert (CAPABILITIES_KEY in reserved) is (cell.behind is Era.MODERN)
+    if cell.behind is Era.LEGACY:
+        assert reserved == {}
+        return
+    assert reserved[f"{RESERVED}protocolVersion"] == "2026-07-28"
+    assert reserved[f"{RESERVED}clientInfo"]["name"]
+    assert reserved[CAPABILITIES_KEY] == {}
 
 
 async def test_what_a_client_can_do_is_told_to_a_server_that_is_told_with_each_request(cell: Cell) -> None:
@@ -76,6 +80,38 @@ async def test_what_a_client_can_do_is_told_to_a_server_that_is_told_with_each_r
         result = await mcp.call("echo", {CAPABILITIES_KEY: features} if cell.front is Era.MODERN else None)
     told = result["structuredContent"]["seen"].get("_meta", {}).get(CAPABILITIES_KEY)
     assert told == (features if cell.behind is Era.MODERN else None)
+
+
+async def test_a_result_names_resources_as_the_client_knows_them_wherever_it_may(cell: Cell) -> None:
+    async with wire(cell) as mcp:
+        result = without_words_of(cell.front, await mcp.call("link"))
+        link, embedded, elsewhere, text = result["content"]
+        assert link == {**LINKS["content"][0], "uri": cell.uri("pair://page/one")}
+        assert embedded["resource"] == {"uri": cell.uri("pair://item/two"), "text": "pair://item/two"}
+        # What clients fetch themselves, and what is no name, stay.
+        assert [elsewhere, text] == LINKS["content"][2:]
+        assert same(result["structuredContent"], LINKS["structuredContent"])
+        read = await mcp.ask("resources/read", {"uri": link["uri"]})
+    assert read["contents"][0]["uri"] == link["uri"]
+
+
+async def test_what_a_client_shows_the_node_stays_at_the_node(cell: Cell) -> None:
+    private = {"Authorization": "Bearer of-the-client", "Cookie": "session=of-the-client", "X-Private": "of-the-client"}
+    async with wire(cell) as mcp:
+        mcp.http.headers.update(private)
+        result = await mcp.call("echo")
+    told = result["structuredContent"].get("headers", {})
+    assert bool(told) is not cell.is_pipe
+    assert "of-the-client" not in json.dumps(told)
+    # The name that the server knows, in its own era's words.
+    assert told.get("mcp-name") == (None if cell.is_pipe or cell.behind is Era.LEGACY else "echo")
+
+
+@pytest.mark.parametrize("request_id", ["text", 0, -7, 2**53])
+async def test_an_answer_has_the_id_of_its_request(cell: Cell, request_id: object) -> None:
+    async with wire(cell) as mcp:
+        answer = await mcp.raw("tools/call", {"name": cell.name("echo"), "arguments": {}}, request_id)
+    assert same(json.loads(answer)["id"], request_id)
 
 
 async def test_an_error_passes_with_its_code_and_data(cell: Cell) -> None:

@@ -40,7 +40,7 @@ TOOLS: Final[list[Json]] = [
     },
     *(
         {"name": name, "inputSchema": {"type": "object"}}
-        for name in ("fail", "broken", "meet", "talk", "hang", "when", "release", "grow", "touch", "ask")
+        for name in ("fail", "broken", "link", "meet", "talk", "hang", "when", "release", "grow", "touch", "ask")
     ),
     {"name": "chore", "inputSchema": {"type": "object"}, "execution": {"taskSupport": "required"}},
 ]
@@ -51,7 +51,8 @@ PROMPTS: Final[list[Json]] = [
         "description": "A greeting.",
         "arguments": [{"name": "who", "title": "Who", "description": "?", "required": True, "x-kind": 1.0}],
         **MORE,
-    }
+    },
+    *({"name": name, "arguments": [{"name": "room"}]} for name in ("meet", "talk", "hang", "ask")),
 ]
 RESOURCES: Final[list[Json]] = [
     {
@@ -75,7 +76,8 @@ TEMPLATES: Final[list[Json]] = [
         "mimeType": "text/plain",
         "annotations": {"priority": 0.0},
         **MORE,
-    }
+    },
+    {"uriTemplate": "pair://act/{what}/{room}", "name": "act"},
 ]
 
 # What a result may say; nothing of it is the node's to change.
@@ -93,6 +95,16 @@ RESULT: Final[Json] = {
     ],
     "_meta": {"example.org/result": {"n": 1.0}},
     "x-future": {"z": 1, "a": [1.0, None]},
+}
+# A result that names resources, in every place where one may.
+LINKS: Final[Json] = {
+    "content": [
+        {"type": "resource_link", "uri": "pair://page/one", "name": "pair://page/one", "x-future": 1.0},
+        {"type": "resource", "resource": {"uri": "pair://item/two", "text": "pair://item/two"}},
+        {"type": "resource_link", "uri": "https://example.org/", "name": "elsewhere"},
+        {"type": "text", "text": "pair://page/one"},
+    ],
+    "structuredContent": {"uri": "pair://page/one", "n": 1.0},
 }
 ERROR: Final[Json] = {"code": -32077, "message": "not today", "data": {"z": [1.5, None], "a": {"n": 1.0}}}
 

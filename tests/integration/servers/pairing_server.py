@@ -1,20 +1,18 @@
 """A real server that does everything the protocol has, in one era alone; run as a file it speaks stdio.
 
 The SDK's low-level server carries the messages, and a middleware answers them with raw objects, so that what is on the
-wire is what stands here. The one rule: what happens inside can be waited for with a tool (`when`), by rooms that each
-test names for itself; so one server serves all tests at once.
+wire is what stands here. Its lists have two pages. The one rule: nothing that one test does changes what another one
+sees, so that one server serves all of them.
 """
 
-import asyncio
 import json
+import re
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakSet
 
 import anyio
-from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel import server as lowlevel_server
 from mcp.server.runner import serve_loop
@@ -31,11 +29,11 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, RequestParams, SubscriptionsListenRequestParams
 
 from agent.model import Era, Json
+from tests.integration.servers.pairing_acts import ACTS, USUAL, Context, Room, act
 from tests.integration.servers.pairing_definitions import (
     ERROR,
-    LEVELS,
+    LINKS,
     PROMPTS,
-    QUESTIONS,
     READABLE,
     REFUSED_URI,
     RESOURCES,
@@ -44,8 +42,7 @@ from tests.integration.servers.pairing_definitions import (
     TOOLS,
 )
 
-Context = ServerRequestContext[Any, Any]
-
+ACT_URI: Final = re.compile("pair://act/(?P<what>[a-z]+)/(?P<room>[a-z0-9]+)")
 _DECLARED: Final = (
     "tools/list",
     "tools/call",
@@ -60,28 +57,11 @@ _MORE: Final = {name: RESULT[name] for name in ("_meta", "x-future")}
 _SESSION_METHODS: Final = ("resources/subscribe", "resources/unsubscribe", "logging/setLevel")
 
 
-@dataclass
-class Room:
-    """What a test's calls have come to, and an event that is set with every change of that."""
-
-    states: set[str] = field(default_factory=set)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def enter(self, state: str) -> None:
-        self.states.add(state)
-        self.changed.set()
-
-    async def when(self, *states: str) -> None:
-        """Wait until all of these were reached."""
-        while not self.states.issuperset(states):
-            self.changed.clear()
-            await self.changed.wait()
-
-
 class PairingServer:
     """The server of one era."""
 
     def __init__(self, era: Era) -> None:
+        self._era = era
         self._legacy = era is Era.LEGACY
         self._rooms: defaultdict[str, Room] = defaultdict(Room)
         self._grown: list[str] = []
@@ -115,16 +95,31 @@ class PairingServer:
         """The result; None for what the SDK answers."""
         match ctx.method:
             case "tools/call":
-                arguments = params.get("arguments") or {}
-                return _echoed(params) or await self._done(
-                    ctx, params, arguments, self._rooms[arguments.get("room", "")]
-                )
+                return await self._call(ctx, params, params.get("arguments") or {})
+            case "prompts/get" if params["name"] in ACTS:
+                outcome = await self._act(ctx, params["name"], {**USUAL, **params["arguments"]})
+                message = {"role": "user", "content": {"type": "text", "text": outcome}}
+                return {"messages": [message]} if isinstance(outcome, str) else outcome
+            case "resources/read" if (acted := ACT_URI.fullmatch(params["uri"])) is not None:
+                outcome = await self._act(ctx, acted["what"], {**USUAL, "room": acted["room"]})
+                contents = [{"uri": params["uri"], "text": outcome}]
+                return {"contents": contents} if isinstance(outcome, str) else outcome
             case "logging/setLevel":
                 return {}
             case "resources/subscribe" | "resources/unsubscribe":
                 return self._subscribe(ctx, params["uri"], on=ctx.method == "resources/subscribe")
             case _:
-                return self._listed(ctx.method) or _given(ctx.method, params)
+                return self._page(ctx.method, params.get("cursor")) or _given(ctx.method, params)
+
+    def _page(self, method: str, cursor: str | None) -> Json | None:
+        """One of the two pages of a list."""
+        listed = self._listed(method)
+        if listed is None:
+            return None
+        ((member, entries),) = listed.items()
+        if cursor is None:
+            return {member: entries[:1], "nextCursor": "the rest"}
+        return {member: entries[1:]}
 
     def _listed(self, method: str) -> Json | None:
         grown = self._grown
@@ -139,45 +134,30 @@ class PairingServer:
                 return {"resourceTemplates": TEMPLATES}
         return None
 
-    async def _done(self, ctx: Context, params: Json, arguments: Json, room: Room) -> Json:
-        """The result of a tool that does something."""
+    async def _call(self, ctx: Context, params: Json, arguments: Json) -> Json:
         match params["name"]:
-            case "ask":
-                return await self._ask(ctx, params, arguments["kinds"])
-            case "hang":
-                await _hang(arguments["name"], room)
-            case "meet":
-                await _meet(ctx, params, arguments, room)
-            case "talk":
-                for level in LEVELS:
-                    note = {"level": level, "logger": "pair", "data": {"said": level, "n": 1.0}, "x-future": 1.0}
-                    await _tell(ctx, "notifications/message", note)
-            case "when":
-                await room.when(*arguments["states"])
-            case "release":
-                room.enter("released")
+            case "echo":
+                headers = {} if ctx.request is None else {"headers": dict(ctx.request.headers)}
+                return {**RESULT, "structuredContent": {"seen": params, **headers}}
+            case "broken":
+                return {**RESULT, "isError": True}
+            case "link":
+                return LINKS
+            case "fail":
+                raise MCPError(**ERROR)
             case "grow":
                 await self._grow(arguments["name"])
+                return _text("done")
             case "touch":
                 await self._touch(arguments["uri"])
-            case _:
-                raise MCPError(code=INVALID_PARAMS, message="no such tool")
-        return _text("done")
+                return _text("done")
+            case what if what in ACTS:
+                outcome = await self._act(ctx, what, arguments)
+                return _text(outcome) if isinstance(outcome, str) else outcome
+        raise MCPError(code=INVALID_PARAMS, message="no such tool")
 
-    async def _ask(self, ctx: Context, params: Json, kinds: list[str]) -> Json:
-        """Ask one thing after the other; the result tells the answers, each as it came."""
-        if self._legacy:
-            return _text(json.dumps([await _asked(ctx, kind) for kind in kinds]))
-        answers = json.loads(params.get("requestState") or "[]")
-        if "inputResponses" in params:
-            answers.append(params["inputResponses"]["q"])
-        if len(answers) == len(kinds):
-            return _text(json.dumps(answers))
-        return {
-            "resultType": "input_required",
-            "inputRequests": {"q": QUESTIONS[kinds[len(answers)]]},
-            "requestState": json.dumps(answers),
-        }
+    async def _act(self, ctx: Context, what: str, arguments: Json) -> str | Json:
+        return await act(ctx, self._era, what, arguments, self._rooms[arguments.get("room", "")])
 
     async def _grow(self, name: str) -> None:
         """Let each list have something of that name instead of what grew before."""
@@ -206,18 +186,6 @@ class PairingServer:
         return await self._listen(ctx, params)
 
 
-def _echoed(params: Json) -> Json | None:
-    """The result of a tool that only tells something."""
-    match params["name"]:
-        case "echo":
-            return {**RESULT, "structuredContent": {"seen": params}}
-        case "fail":
-            raise MCPError(**ERROR)
-        case "broken":
-            return {**RESULT, "isError": True}
-    return None
-
-
 def _given(method: str, params: Json) -> Json | None:
     """What else can be asked for; each tells what it was asked."""
     match method:
@@ -233,43 +201,6 @@ def _given(method: str, params: Json) -> Json | None:
             values = [json.dumps(params["ref"]), params["argument"]["value"] + "!"]
             return {"completion": {"values": values, "total": 9, "hasMore": True, "x-future": 1.0}, **_MORE}
     return None
-
-
-async def _meet(ctx: Context, params: Json, arguments: Json, room: Room) -> None:
-    """Progress before and after the others of the room have come, for those who gave a token."""
-    token, name = params.get("_meta", {}).get("progressToken"), arguments["name"]
-    for step, others in ((1, ()), (2, arguments["others"])):
-        await room.when(*others)
-        note = {"progressToken": token, "progress": step, "total": 2.5, "message": name, "x-future": 1.0}
-        if token is not None:
-            await _tell(ctx, "notifications/progress", note)
-        room.enter(name)
-
-
-async def _hang(name: str, room: Room) -> None:
-    """Wait until the room is released, and tell it when that is cancelled."""
-    room.enter(f"{name} hangs")
-    try:
-        await room.when("released")
-    except asyncio.CancelledError:
-        room.enter(f"{name} cancelled")
-        raise
-    room.enter(f"{name} done")
-
-
-async def _asked(ctx: Context, kind: str) -> Json:
-    """What the client of a session answers, or its error."""
-    question = QUESTIONS[kind]
-    try:
-        answer: Json = await ctx.session._request_outbound.send_raw_request(question["method"], question["params"])
-    except MCPError as exc:
-        return {"error": exc.error.model_dump(exclude_none=True)}
-    return answer
-
-
-async def _tell(ctx: Context, method: str, params: Json) -> None:
-    """Tell the client something on the stream of this very call."""
-    await ctx.session._request_outbound.notify(method, params)
 
 
 async def _unreached(_ctx: Context, _params: RequestParams) -> Json:
