@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
+from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 
 from agent.api.event_stream import EventStream
 from agent.core.exact_json import read_json
@@ -47,7 +47,7 @@ class Session:
 
     `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
     `log_level`: what `logging/setLevel` asked for. `subscriber`: what stands for it since `resources/subscribe`.
-    `stream`: the open GET stream.
+    `stream`: the open GET stream. `deaf`: no answer of the client can come any more.
     """
 
     id: str
@@ -57,6 +57,7 @@ class Session:
     log_level: str | None = None
     subscriber: Subscriber | None = None
     stream: EventStream | None = None
+    deaf: bool = False
     _notes: dict[bytes, None] = field(default_factory=dict)
     _notes_lost: bool = False
     _calls: dict[str, asyncio.Task[Outcome]] = field(default_factory=dict)
@@ -112,6 +113,8 @@ class Session:
             MCPError: the client's error, or the question cannot be put.
             ConnectionError: `tell`'s.
         """
+        if self.deaf:
+            raise _never_answered()
         question_id = next(self._question_ids)
         question = orjson.dumps({"jsonrpc": "2.0", "id": question_id, "method": method, "params": params})
         if len(question) > QUESTION_BYTES_MAX:
@@ -141,6 +144,13 @@ class Session:
         result, error = message.get("result"), message.get("error")
         # An error is a value until it is taken: a question that is called off meanwhile has nobody to raise it to.
         answered.set_result(result if isinstance(result, dict) else _error_of(error if isinstance(error, dict) else {}))
+
+    def go_deaf(self) -> None:
+        """No answer can come any more: whoever waits for one goes on without."""
+        self.deaf = True
+        for answered in self._questions.values():
+            if not answered.done():
+                answered.set_result(_never_answered())
 
     # Notes
 
@@ -174,6 +184,10 @@ class Session:
             task.cancel()
         if self.stream is not None:
             self.stream.end()
+
+
+def _never_answered() -> MCPError:
+    return MCPError(code=CONNECTION_CLOSED, message="this node shuts down, and can hear no answer any more")
 
 
 def _error_of(error: dict[str, Any]) -> MCPError:

@@ -45,6 +45,7 @@ class Sessions:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._tasks: asyncio.TaskGroup | None = None
         self._closing = False
+        self._deaf = False
 
     def __repr__(self) -> str:
         stage = "closing" if self._closing else "open" if self._tasks is not None else "idle"
@@ -64,8 +65,14 @@ class Sessions:
                     self.end(session, "stopped")
 
     async def on_shutdown(self, _app: web.Application) -> None:
-        """For `app.on_shutdown`: aiohttp calls it before it waits for requests in flight."""
+        """For `app.on_shutdown`: aiohttp calls it when nobody can connect any more, before it waits for requests.
+
+        A call may not wait until the end of the drain for an answer that would need a connection.
+        """
         self.close_streams()
+        self._deaf = True
+        for session in self._sessions.values():
+            session.go_deaf()
 
     def close_streams(self) -> None:
         """End standing streams now and later; calls under way go on. May be repeated."""
@@ -96,7 +103,7 @@ class Sessions:
                 self._record("refused")
                 return None
             self.end(idle, "made_room")
-        session = Session(secrets.token_urlsafe(_ID_BYTES), version, declared, _now_s())
+        session = Session(secrets.token_urlsafe(_ID_BYTES), version, declared, _now_s(), deaf=self._deaf)
         self._sessions[session.id] = session
         self._record("opened")
         return session

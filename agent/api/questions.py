@@ -85,7 +85,7 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
             raise
         if told_s is not None:
             again = _with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - loop.time()) * 1000)))
-        forwarded = await send(again)
+        forwarded = await _sent_again(send, again, forwarded)
     return forwarded
 
 
@@ -110,6 +110,18 @@ def _as_before(method: str, params: Json) -> Json:
     if method == "elicitation/create" and params.get("mode") == "url" and "elicitationId" not in params:
         return {**params, "elicitationId": str(uuid4())}  # Required then, unknown now.
     return params
+
+
+async def _sent_again(send: Send, again: Json, forwarded: Forwarded) -> Forwarded:
+    """The next round. Where the server's call was open meanwhile, it has begun, whatever is said of the round."""
+    try:
+        return await send(again)
+    except MCPError as exc:
+        data = exc.error.data if isinstance(exc.error.data, dict) else {}
+        went_nowhere = data.get("outcome") == "not_executed" or data.get("reason") == "invalid_request_state"
+        if went_nowhere and _is_parked(forwarded):
+            raise _unfinished(forwarded, exc.error.message) from exc
+        raise
 
 
 async def _answers(ask: Ask, questions: dict[str, tuple[str, Json]], forwarded: Forwarded, again: Json) -> Json:

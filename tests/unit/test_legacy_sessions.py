@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from mcp.shared.exceptions import MCPError
 
-from agent.api.legacy_session import CALLS_MAX, NOTES_MAX, QUESTION_BYTES_MAX, Outcome, Session
+from agent.api.legacy_session import CALLS_MAX, NOTES_MAX, QUESTION_BYTES_MAX, Outcome, Session, Tell
 from agent.api.legacy_sessions import IDLE_MAX_S, SWEEP_EVERY_S, Sessions
 from agent.model import Json
 
@@ -112,6 +112,27 @@ async def test_a_question_that_nobody_waits_for_any_more_is_called_off() -> None
         with pytest.raises(MCPError, match="larger"):
             await session.ask(tell, "roots/list", {"x": "y" * QUESTION_BYTES_MAX})
         assert repr(session) == "<Session 2025-06-18 calls=0 questions=0>"
+
+
+async def test_nobody_waits_for_answers_to_a_node_that_takes_no_connections_any_more() -> None:
+    asked = asyncio.Event()
+
+    async def tell(_: bytes) -> None:
+        asked.set()
+
+    async with table() as sessions, asyncio.TaskGroup() as group:
+        session = opened(sessions)
+        waiting = group.create_task(_refusal(session, tell), name="ask")
+        await asked.wait()
+        await sessions.on_shutdown(web.Application())
+        assert await waiting == "this node shuts down, and can hear no answer any more"
+        assert await _refusal(session, tell) == await _refusal(opened(sessions), tell) == waiting.result()
+
+
+async def _refusal(session: Session, tell: Tell) -> str:
+    with pytest.raises(MCPError) as caught:
+        await session.ask(tell, "roots/list", {})
+    return caught.value.error.message
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY
 from agent.api.questions import PATIENCE_S, QUESTIONS_MAX, ROUNDS_MAX, AskedClient, in_rounds, questions_for
 from agent.core.route_table import Replica
 from agent.dispatch import Forwarded
-from agent.errors import OUTCOME_UNKNOWN
-from agent.model import DEADLINE_META_KEY, Json
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN
+from agent.model import DEADLINE_META_KEY, PARKED_META_KEY, Json
 
 FORM: Json = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}}
 URL: Json = {"method": "elicitation/create", "params": {"mode": "url", "message": "?", "url": "https://example.org"}}
@@ -98,6 +98,26 @@ async def test_answers_and_state_go_with_the_next_round_and_nothing_of_the_round
         {**params, "_meta": told, "inputResponses": {"b": {"to": "roots/list"}}},
     ]
     assert params["_meta"] == {"theirs": 1}
+
+
+@pytest.mark.parametrize(
+    ("code", "data"), [(NOT_EXECUTED, {"outcome": "not_executed"}), (-32602, {"reason": "invalid_request_state"})]
+)
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_an_open_call_whose_server_goes_away_while_its_client_thinks_has_an_unknown_outcome(
+    is_open: bool, code: int, data: Json
+) -> None:
+    server = Server([asking({"a": FORM}, requestState="s1", _meta={PARKED_META_KEY: is_open})])
+
+    async def send(params: Json) -> Forwarded:
+        if "requestState" in params:
+            raise MCPError(code=code, message="it is gone", data=data)
+        return await server.send(params)
+
+    with pytest.raises(MCPError, match="it is gone") as caught:
+        await in_rounds(send, {}, client(elicitation={}))
+    assert caught.value.error.code == (OUTCOME_UNKNOWN if is_open else code)
+    assert (caught.value.error.data.get("outcome") == "unknown") is is_open
 
 
 async def test_what_may_not_be_asked_comes_back_as_it_is() -> None:
