@@ -124,7 +124,9 @@ class ReplicaAccounts:
             keys = {replica.backend_key for replica in route.replicas}
             for ejected in [one for one in keys if group.healths.get(one, HEALTHY).is_ejected]:
                 self._readmit(group, ejected, route, now_s)
-            exclude = barred(keys, group.healths).union(tried)
+            left_out = barred(keys, group.healths).union(tried)
+            # Better an ejected one, which may be back by now, than to give up a call that nobody else is left for.
+            exclude = tried if keys <= left_out else left_out
             chances = {one: chance(group.healths[one], now_s) for one in keys & group.healths.keys()}
         if key is not None:
             return stick(route.replicas, key, exclude)

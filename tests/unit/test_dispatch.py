@@ -168,6 +168,15 @@ async def test_a_link_that_came_back_is_asked_before_its_time_is_over() -> None:
     assert now.counts()["a"] > 5
 
 
+@pytest.mark.parametrize("sticky", [False, True])
+async def test_an_ejected_replica_is_asked_before_a_call_is_given_up(sticky: bool) -> None:
+    now = fleet(annotations=READ_ONLY, sticky=sticky, a=[CallNotSent("crashed"), {"content": ["back"]}], b=[OK])
+    while not now.dispatch.balance().ejected:
+        await now.call({"name": "kit__do", "arguments": {}, "_meta": {AFFINITY_META_KEY: str(now.counts())}})
+    now.link("b").answers = [CallOutcomeUnknown("crashed, too")]
+    assert await now.call() == {"content": ["back"]}
+
+
 async def test_ejection_in_one_group_bars_nothing_of_another() -> None:
     now = fleet(a=[CallNotSent("refused")], b=[OK])
     while not now.dispatch.balance().ejected:
