@@ -122,7 +122,10 @@ async def envelope_middleware(request: web.Request, handler: Handler) -> web.Str
     try:
         return await handler(request)
     except ConnectionError:
-        raise  # The client has gone; aiohttp drops the connection.
+        # The client has gone. aiohttp knows that a moment later and cancels this task; what is raised before, it logs as
+        # a fault of ours, with a trace.
+        await asyncio.sleep(0)
+        raise
     except web.HTTPRedirection:
         raise  # An answer, not a failure.
     except Exception as exc:  # the edge: nothing but an answer may leave it

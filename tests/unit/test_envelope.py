@@ -50,6 +50,28 @@ async def ask(url: str, data: Any = None, *, method: str = "POST") -> tuple[int,
         return answer.status, await answer.json()
 
 
+async def test_a_client_that_goes_while_it_is_written_to_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    ended = asyncio.Event()
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.abort()
+        try:
+            await response.write(b"nobody reads this")
+        finally:
+            ended.set()
+        return response
+
+    async with server(stream) as url:
+        with pytest.raises(aiohttp.ClientError):
+            async with aiohttp.ClientSession() as http, http.post(f"{url}/api/echo") as answer:
+                await answer.read()
+        await ended.wait()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 async def test_success_has_exactly_the_contracts_fields() -> None:
     async with server() as url:
         status, body = await ask(f"{url}/api/echo", b'{"peer_name": "n"}')
