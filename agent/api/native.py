@@ -6,6 +6,7 @@ rule: this way answers nothing that the other way would answer differently.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -37,7 +38,6 @@ from agent.request_state import asks
 log = logging.getLogger(__name__)
 
 _ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"}) | TASK_METHODS
-_PARAM_HEADER: Final = "mcp-param-"
 
 
 class NativePath:
@@ -57,7 +57,8 @@ class NativePath:
         body = await read_body(request)
         if isinstance(body, web.Response):
             return body
-        message = _regular(body, request)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        message = _regular(body, headers, request)
         if message is None:
             return await self._bridge.handle(request, body)
         params: Json = message["params"]
@@ -72,7 +73,7 @@ class NativePath:
                 if is_list:
                     search = self._catalogue.wants_search(request.query, request.headers)
                     return await answer.result(self._catalogue.listing(method, params, search=search, modern=True))
-                if route is None or not (inner or self._param_headers_agree(method, params, request)):
+                if route is None or not (inner or self._param_headers_agree(method, params, headers)):
                     served.handed_on = True
                     return await self._bridge.handle(request, body)
                 return await self._forwarded(method, route, params, answer, served)
@@ -98,22 +99,21 @@ class NativePath:
         del forwarded  # While a client reads its bytes, a large result need not lie here as objects too.
         return await answer.result(*parts, outcome=outcome)
 
-    def _param_headers_agree(self, method: str, params: Json, request: web.Request) -> bool:
+    def _param_headers_agree(self, method: str, params: Json, headers: Mapping[str, str]) -> bool:
         if method != "tools/call":
             return True
         schema = self._catalogue.input_schema(params["name"])
-        if schema is None:
+        # Of a schema that asks for no header, none is judged.
+        if schema is None or not self._catalogue.has_param_headers(schema):
             return True
-        if not self._catalogue.has_param_headers(schema) and not any(
-            name.lower().startswith(_PARAM_HEADER) for name in request.headers
-        ):
-            return True
-        headers = {name.lower(): value for name, value in request.headers.items()}
         return validate_mcp_param_headers(schema, params.get("arguments") or {}, headers) is None
 
 
-def _regular(body: bytes, request: web.Request) -> Json | None:
-    """The message, if it is a request of the stateless era whose headers and envelope agree; else None."""
+def _regular(body: bytes, headers: Mapping[str, str], request: web.Request) -> Json | None:
+    """The message, if it is a request of the stateless era whose headers and envelope agree; else None.
+
+    `headers`: the request's, by names in lower case.
+    """
     try:
         message: Any = read_json(body)
     except orjson.JSONDecodeError:
@@ -123,7 +123,6 @@ def _regular(body: bytes, request: web.Request) -> Json | None:
     request_id = message.get("id")
     if not isinstance(request_id, str | int) or isinstance(request_id, bool):
         return None
-    headers = {name.lower(): value for name, value in request.headers.items()}
     if len(headers) < len(request.headers) and find_duplicated_routing_header(request.headers.items()) is not None:
         return None
     verdict = classify_inbound_request(message, headers=headers)

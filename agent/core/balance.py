@@ -10,7 +10,7 @@ calls have been under way without any answer: a replica that hangs becomes dear 
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -41,7 +41,8 @@ class Load:
     """What is known of one backend: latency in seconds (0: not yet measured), calls under way, relative capacity.
 
     `observed_at_s`: when the latency was measured. `silent_since_s`: the last answer, or when calls came to be under
-    way after there were none. Both on the clock of `now_s`.
+    way after there were none. Both on the clock of `now_s`. Written anew three times a call, hence by hand: it costs a
+    third of `dataclasses.replace`.
     """
 
     latency_ewma_s: float = 0.0
@@ -53,11 +54,12 @@ class Load:
     def started(self, now_s: float) -> "Load":
         """One call more under way."""
         silent_since_s = self.silent_since_s if self.in_flight else now_s
-        return replace(self, in_flight=self.in_flight + 1, silent_since_s=silent_since_s)
+        return Load(self.latency_ewma_s, self.in_flight + 1, self.weight, self.observed_at_s, silent_since_s)
 
     def finished(self) -> "Load":
         """One call less under way."""
-        return replace(self, in_flight=max(0, self.in_flight - 1))
+        in_flight = max(0, self.in_flight - 1)
+        return Load(self.latency_ewma_s, in_flight, self.weight, self.observed_at_s, self.silent_since_s)
 
 
 _UNKNOWN: Final = Load()
@@ -105,7 +107,7 @@ def observe(load: Load, latency_s: float, now_s: float) -> Load:
     if latency_s < load.latency_ewma_s:
         kept = _fade(load, now_s)
         latency_s = load.latency_ewma_s * kept + latency_s * (1.0 - kept)
-    return replace(load, latency_ewma_s=latency_s, observed_at_s=now_s, silent_since_s=now_s)
+    return Load(latency_s, load.in_flight, load.weight, observed_at_s=now_s, silent_since_s=now_s)
 
 
 def penalise(load: Load, waited_s: float, now_s: float) -> Load:

@@ -9,6 +9,7 @@ scheme: the file lies on the server's machine, or on none.
 """
 
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, Final, TypeAlias
 
 from agent.core.naming import local_uri, public_uri
@@ -116,4 +117,4 @@ class UriCodec:
         if not isinstance(parts, list):
             return parts
         changed = [shown(part) for part in parts]
-        return changed if any(new is not old for new, old in zip(changed, parts, strict=True)) else parts
+        return parts if all(map(is_, changed, parts)) else changed

@@ -73,7 +73,7 @@ class Response:
 
     async def read(self) -> bytes:
         """The whole body. Raises `ConnectionBroken`."""
-        return await self.content.read()
+        return self.content.read_nowait() if self.content.is_eof() else await self.content.read()
 
     def release(self) -> None:
         """Give the connection back when the body has come whole, else close it."""
