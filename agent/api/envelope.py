@@ -122,8 +122,8 @@ async def envelope_middleware(request: web.Request, handler: Handler) -> web.Str
     try:
         return await handler(request)
     except ConnectionError:
-        # The client has gone. aiohttp knows that a moment later and cancels this task; what is raised before, it logs as
-        # a fault of ours, with a trace.
+        # The client has gone. aiohttp knows that a moment later and cancels this task; what is raised before, it logs
+        # as a fault of ours, with a trace.
         await asyncio.sleep(0)
         raise
     except web.HTTPRedirection:
