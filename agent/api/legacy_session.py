@@ -58,7 +58,8 @@ class Session:
     subscriber: Subscriber | None = None
     stream: EventStream | None = None
     deaf: bool = False
-    _notes: dict[bytes, None] = field(default_factory=dict)
+    # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.
+    _notes: dict[bytes | str, None] = field(default_factory=dict)
     _notes_lost: bool = False
     _calls: dict[str, asyncio.Task[Outcome]] = field(default_factory=dict)
     _questions: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
@@ -156,6 +157,18 @@ class Session:
 
     def tell(self, note: bytes) -> None:
         """Tell the client something, once, as soon as it listens and reads; never waits."""
+        self._keep(note)
+
+    def updated(self, uri: str) -> None:
+        """Tell the client that a resource which it subscribed to has changed."""
+        self._keep(uri)
+
+    def take_notes(self) -> list[bytes]:
+        """What is to be told now, in order of its first telling."""
+        notes, self._notes, self._notes_lost = self._notes, {}, False
+        return [note if isinstance(note, bytes) else _update_of(note) for note in notes]
+
+    def _keep(self, note: bytes | str) -> None:
         if len(self._notes) < NOTES_MAX or note in self._notes:
             self._notes[note] = None
         elif not self._notes_lost:
@@ -164,26 +177,23 @@ class Session:
         if self.stream is not None:
             self.stream.nudge()
 
-    def updated(self, uri: str) -> None:
-        """Tell the client that a resource which it subscribed to has changed."""
-        note = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}}
-        self.tell(orjson.dumps(note))
-
-    def take_notes(self) -> list[bytes]:
-        """What is to be told now, in order of its first telling."""
-        notes, self._notes, self._notes_lost = list(self._notes), {}, False
-        return notes
-
     # The end
 
     def end(self) -> None:
         """End all that is under way. The table does this when it forgets the session."""
         if self.subscriber is not None:
             self.subscriber.close()
+            self.subscriber = None  # They know each other; so both go at once, and not when garbage is looked for.
+        self._notes.clear()
         for task in self._calls.values():
             task.cancel()
         if self.stream is not None:
             self.stream.end()
+
+
+def _update_of(uri: str) -> bytes:
+    note = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}}
+    return orjson.dumps(note)
 
 
 def _never_answered() -> MCPError:

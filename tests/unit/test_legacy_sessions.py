@@ -1,7 +1,9 @@
 """The table of sessions in loop time: how long they last, what keeps them, and that nothing outlives them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import weakref
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import orjson
@@ -11,7 +13,10 @@ from mcp.shared.exceptions import MCPError
 
 from agent.api.legacy_session import CALLS_MAX, NOTES_MAX, QUESTION_BYTES_MAX, Outcome, Session, Tell
 from agent.api.legacy_sessions import IDLE_MAX_S, SWEEP_EVERY_S, Sessions
+from agent.core.route_table import RouteTable
+from agent.metrics import Metrics
 from agent.model import Json
+from agent.resource_updates import ResourceUpdates
 
 pytestmark = pytest.mark.looptime
 
@@ -84,6 +89,25 @@ async def test_a_session_takes_no_second_call_of_an_id_and_no_more_than_its_limi
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         session.check_call(0)
+
+
+@pytest.mark.usefixtures("gc_off")
+async def test_a_session_that_ends_leaves_nothing_for_the_garbage_collector() -> None:
+    async with table() as sessions:
+        session = opened(sessions)
+        updates = ResourceUpdates(lambda _: None, Metrics("test"))
+        session.subscriber = updates.subscriber(RouteTable, session.updated)
+        lives_on = weakref.ref(session.subscriber)
+        sessions.end(session, "by_client")
+        del session
+        assert lives_on() is None
+
+
+@pytest.fixture
+def gc_off() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
 
 
 async def test_the_end_of_the_table_ends_every_call() -> None:
