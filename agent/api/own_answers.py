@@ -44,6 +44,8 @@ def _plain(arguments: Json) -> Json:
         plain: Json = with_own_numbers(arguments)
     except orjson.JSONEncodeError as exc:
         raise MCPError(code=INVALID_PARAMS, message="arguments: nested too deeply") from exc
+    except ValueError as exc:  # Python reads no integer of more than 4,300 digits.
+        raise MCPError(code=INVALID_PARAMS, message="arguments: a number has too many digits") from exc
     return plain
 
 

@@ -404,3 +404,11 @@ async def test_a_request_whose_session_ends_while_its_body_comes_is_not_served(t
         posted = session.http.post(session.url, data=body(), headers=headers, expect100=True)
         assert await error(posted) == (404, -32600)
         assert not kit.waiting.is_set()
+
+
+async def test_a_number_that_python_does_not_read_is_refused_by_our_own_tools(tmp_path: Path) -> None:
+    body = b'{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"list_mcp_servers","arguments":{"n":%s}}}'
+    async with running_node("one", tmp_path) as node, raw_session(node.url) as session:
+        sent = {**session.headers, "Content-Type": "application/json"}
+        refused = session.http.post(session.url, data=body % (b"9" * 5000), headers=sent)
+        assert await error(refused) == (200, -32602)
