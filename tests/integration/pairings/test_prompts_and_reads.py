@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -62,8 +61,6 @@ async def test_a_client_cancels_it(cell: Cell, method: str) -> None:
 
 @both
 async def test_a_client_is_asked_in_the_middle_of_it(cell: Cell, method: str) -> None:
-    if cell.server == "legacy-stdio":
-        cell = replace(cell, server="legacy-own")
     human = Human()
     async with connected(cell, human) as mcp:
         params = asking(cell, method, "ask")
@@ -71,5 +68,9 @@ async def test_a_client_is_asked_in_the_middle_of_it(cell: Cell, method: str) ->
             said = (await mcp.get_prompt(params["name"], params["arguments"])).messages[0].content
         else:
             said = (await mcp.read_resource(params["uri"])).contents[0]
-    assert json.loads(said.text) == [ANSWERS["form"]]
+    (answer,) = json.loads(said.text)
+    if cell.server == "legacy-stdio":  # A child that all share cannot say whom it asks.
+        assert (answer["error"]["code"], human.asked) == (-32601, [])
+        return
+    assert answer == ANSWERS["form"]
     assert [asked["message"] for asked in human.asked] == [QUESTIONS["form"]["params"]["message"]]
