@@ -134,6 +134,8 @@ class Node:
                 peer_token=lambda: self._peer_token,
                 hooks=hooks,
             )
+            metrics = self._metrics
+            self._link_hooks = LinkHooks(self._mesh.wake, metrics.dialled, metrics.link_reconnected, self._updates)
             self._orders = PeerOrders(self._mesh, store, tasks)
             self._membership = Membership(
                 plan,
@@ -224,8 +226,7 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        hooks = LinkHooks(self._mesh.wake, self._metrics.dialled, self._metrics.link_reconnected, self._updates)
-        return Link(spec, dials, own=self._identity, hooks=hooks, rng=self._rng)
+        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng)
 
     def _url(self) -> str:
         return f"http://{display_host(self._settings.host)}:{self._port}/mcp"

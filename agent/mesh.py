@@ -241,7 +241,9 @@ class Mesh:
         self._contributions = contributions
         before, before_local = self.routes, self.local_routes
         self.routes = build_routes(contributions, self.own, before, now_s)
-        self.local_routes = build_routes(local_contributions(contributions), self.own, before_local, now_s)
+        self.local_routes = build_routes(
+            local_contributions(contributions), self.own, before_local, now_s, beside=self.routes
+        )
         self._hooks.routes_changed()
         self._hooks.mesh_changed(changed_kinds(before, self.routes))
         local = changed_kinds(before_local, self.local_routes)

@@ -13,6 +13,7 @@ from typing import Any
 
 from agent.errors import MeshError
 from agent.links.flag import Flag
+from agent.links.following import NobodyWatches, Watch
 from agent.links.hello import Hello, ListenNotSupported
 from agent.links.link import Link
 from agent.links.link_hooks import LinkHooks
@@ -164,7 +165,9 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def running_link(side: OtherSide, spec: BackendSpec = PEER, **more: Any) -> AsyncIterator[Rig]:
+async def running_link(
+    side: OtherSide, spec: BackendSpec = PEER, watch: Watch | None = None, **more: Any
+) -> AsyncIterator[Rig]:
     """A link over the script; cancelled at the end, which must end it."""
     told = Told()
 
@@ -175,7 +178,7 @@ async def running_link(side: OtherSide, spec: BackendSpec = PEER, **more: Any) -
     def reconnected(_: str) -> None:
         told.reconnected += 1
 
-    hooks = LinkHooks(changed=changed, dialled=told.dials.append, reconnected=reconnected)
+    hooks = LinkHooks(changed, told.dials.append, reconnected, watch or NobodyWatches())
     dials = asyncio.Semaphore(50)
     link = Link(spec, dials, own=OWN, hooks=hooks, rng=random.Random(7), dial=side.opened, **more)
     async with asyncio.TaskGroup() as group:

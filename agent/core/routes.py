@@ -58,14 +58,17 @@ def build_routes(
     own: NodeIdentity,
     previous: RouteTable | None = None,
     now_s: float = 0.0,
+    beside: RouteTable | None = None,
 ) -> RouteTable:
     """Join all contributions into one table; `previous` says who holds which name, and saves work.
 
     `own` is this node; names under its own name are never another node's. Backend keys must be unique. `now_s`:
-    monotonic seconds; `is_outdated` says when time alone changes the table.
+    monotonic seconds; `is_outdated` says when time alone changes the table. `beside`: a table of the same moment, whose
+    reading of the same offers is shared.
     """
     before = RouteTable() if previous is None else previous
-    parts = {part.backend_key: _read(part, own, before.parts.get(part.backend_key)) for part in contributions}
+    known = before.parts if beside is None else beside.parts
+    parts = {part.backend_key: _read(part, own, known.get(part.backend_key)) for part in contributions}
     assert len(parts) == len(contributions)
     claims = [claimed for part in parts.values() for claimed in part.claims]
     kept = _kept(claims, own, before, now_s)
@@ -111,7 +114,7 @@ def _looks(routes: Iterable[Route]) -> dict[str, object]:
 
 
 def _read(contribution: Contribution, own: NodeIdentity, known: Imported | None) -> Imported:
-    """Read an offer, or take the claims that the previous table made of the same one."""
+    """Read an offer, or take the claims that another table made of the same one."""
     if known is not None and known.own == own and _same(known.source, contribution):
         return known
     return read_contribution(contribution, own)

@@ -15,10 +15,10 @@ class Flag:
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiting: list[asyncio.Future[None]] | None = None
+        self._waiting: tuple[asyncio.Future[None], ...] = ()  # A list would have room for four.
 
     def __repr__(self) -> str:
-        return f"<Flag {'set' if self._is_set else 'unset'}, {len(self._waiting or ())} waiting>"
+        return f"<Flag {'set' if self._is_set else 'unset'}, {len(self._waiting)} waiting>"
 
     def is_set(self) -> bool:
         """Whether it is raised."""
@@ -27,8 +27,8 @@ class Flag:
     def set(self) -> None:
         """Raise it and wake everybody who waits, even when it is lowered again before they run."""
         self._is_set = True
-        waiting, self._waiting = self._waiting, None
-        for waiter in waiting or ():
+        waiting, self._waiting = self._waiting, ()
+        for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -41,15 +41,11 @@ class Flag:
         await first_of(self)
 
     def _enter(self, waiter: asyncio.Future[None]) -> None:
-        if self._waiting is None:
-            self._waiting = []
-        self._waiting.append(waiter)
+        self._waiting = (*self._waiting, waiter)
 
     def _leave(self, waiter: asyncio.Future[None]) -> None:
         # Only who gave up is still there; `set` let go of the others.
-        if self._waiting is not None and waiter in self._waiting:
-            self._waiting.remove(waiter)
-            self._waiting = self._waiting or None
+        self._waiting = tuple(other for other in self._waiting if other is not waiter)
 
 
 async def first_of(*flags: Flag) -> None:

@@ -1,8 +1,9 @@
 """Keeps what an open door follows equal to what its subscribers want, while both change.
 
-Run by a session for the life of its door. URIs are followed in streams of a bounded number each; a set that changes is
-followed anew first, and what it replaces is ended when that is acknowledged. The one rule: a URI that is wanted and not
-followed is told as settled each time that it comes to be followed, since what happened before then was missed.
+Run by a session from the first wish on, as long as its door is open. URIs are followed in streams of a bounded number
+each; a set that changes is followed anew first, and what it replaces is ended when that is acknowledged. The one rule:
+a URI that is wanted and not followed is told as settled each time that it comes to be followed, since what happened
+before then was missed.
 """
 
 import asyncio
@@ -73,7 +74,10 @@ class _Stream:
 
 
 class Following:
-    """One door's follower. Sole writer: the task that runs `run`, with its children; `look` only wakes it."""
+    """One door's follower. Sole writer: the task that runs `run`, with its children; `look` only wakes it.
+
+    `wake` is set when there is something to do; until it is for the first time, nobody need run it.
+    """
 
     def __init__(self, door: Door, backend_key: str, watch: Watch, meta: Json | None = None) -> None:
         """`meta` goes along with every stream that is asked for."""
@@ -82,7 +86,7 @@ class Following:
         self._watch = watch
         self._meta = meta
         self._streams: set[_Stream] = set()
-        self._wake = Flag()
+        self.wake = Flag()
         self._short_streams = 0
 
     def __repr__(self) -> str:
@@ -90,15 +94,15 @@ class Following:
 
     def look(self) -> None:
         """What is wanted may have changed."""
-        self._wake.set()
+        if self._streams or self._watch.wanted(self._backend):
+            self.wake.set()
 
     async def run(self) -> NoReturn:
         """Follow until cancelled."""
         async with asyncio.TaskGroup() as group:
-            self._wake.set()
             while True:
-                await self._wake.wait()
-                self._wake.clear()
+                await self.wake.wait()
+                self.wake.clear()
                 wanted = self._watch.wanted(self._backend)
                 if wanted and not self._can_tell():
                     for uri in wanted:
@@ -167,7 +171,7 @@ class Following:
         self._streams.discard(stream)
         if updates.acknowledged or not stream.refusals:
             log.info("MCP resource updates interrupted", extra={"backend": self._backend, "reason": reason})
-            loop.call_later(PAUSES_S[min(self._short_streams, len(PAUSES_S) - 1)], self._wake.set)
+            loop.call_later(PAUSES_S[min(self._short_streams, len(PAUSES_S) - 1)], self.wake.set)
             self._short_streams = 0 if loop.time() - began_at_s >= STEADY_S else self._short_streams + 1
 
 

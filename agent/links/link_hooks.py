@@ -1,6 +1,6 @@
 """Whom a link tells what: the mesh, the metrics, and whoever wants to know of its backend's resources.
 
-Filled in by the wiring, one for each link. The one rule: a hook returns at once and never raises.
+Filled in by the wiring, one for all links. The one rule: a hook returns at once and never raises.
 """
 
 from collections.abc import Callable

@@ -171,6 +171,9 @@ class Session:
                 group.create_task(self._follow(), name="follow")
                 group.create_task(self._keep_listed(), name="list")
                 group.create_task(self._probe(), name="probe")
+                # On most links nobody ever wants to know of a resource, and they need no task for it.
+                self.following.look()
+                await first_of(self.following.wake, self._end, self._door.lost)
                 group.create_task(self.following.run(), name="follow resources")
                 # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
                 # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.errors import AuthRefused, CallNotSent, CallTimedOut, RpcError, Unreachable
+from agent.links.following import NobodyWatches
 from agent.links.session import RELIST_AFTER_FAILURE_S
 from agent.model import Json, LinkState, NodeIdentity
 from tests.scripted_door import PEER, OtherSide, Rig, cannot_listen, listens, now_s, running_link
@@ -16,6 +17,20 @@ pytestmark = pytest.mark.looptime
 
 def unreachable() -> Unreachable:
     return Unreachable("refused")
+
+
+class Wishes(NobodyWatches):
+    """Wants what it is told to want."""
+
+    def __init__(self, *uris: str) -> None:
+        self.uris = frozenset(uris)
+        self.told: list[str] = []
+
+    def wanted(self, backend_key: str) -> frozenset[str]:  # noqa: ARG002 - the protocol's signature
+        return self.uris
+
+    def settled(self, backend_key: str, uri: str, refusal: RpcError | None) -> None:  # noqa: ARG002 - as above
+        self.told.append(uri)
 
 
 def failing_times(count: int, make: Callable[[], BaseException]) -> Callable[[], BaseException | None]:
@@ -442,3 +457,28 @@ async def test_recovery_clears_what_went_wrong() -> None:
         view = rig.link.view
         assert (view.last_error, view.failure, view.next_attempt_at_s) == ("", "", None)
         assert view.reconnects == 0
+
+
+async def test_a_link_that_nobody_asks_of_resources_has_no_task_for_them_until_somebody_does() -> None:
+    def tasks() -> set[str]:
+        return {task.get_name() for task in asyncio.all_tasks()} & {"probe", "follow resources"}
+
+    wishes = Wishes()
+    async with running_link(OtherSide(), watch=wishes) as rig:
+        await rig.ready()
+        rig.link.look_at_wishes()
+        await asyncio.sleep(1)
+        assert tasks() == {"probe"}
+        wishes.uris = frozenset({"notes://home"})
+        rig.link.look_at_wishes()
+        await asyncio.sleep(1)
+        assert tasks() == {"probe", "follow resources"}
+        assert wishes.told == ["notes://home"]
+
+
+async def test_what_somebody_wanted_before_the_link_was_up_is_looked_at_when_it_is() -> None:
+    wishes = Wishes("notes://home")
+    async with running_link(OtherSide(), watch=wishes) as rig:
+        await rig.ready()
+        await asyncio.sleep(1)
+        assert wishes.told == ["notes://home"]

@@ -158,3 +158,18 @@ async def test_a_thousand_peers_that_join_at_once_are_ready_within_a_minute(tmp_
 
 def test_equal_tables_have_one_digest() -> None:
     assert table_digest(RouteTable()) == table_digest(RouteTable())
+
+
+async def test_what_the_mesh_reads_of_a_server_the_local_table_shares_also_after_a_change(tmp_path: Path) -> None:
+    schema = {"type": "object"}
+    async with running(tmp_path, OtherSide(tools=[{"name": "a", "inputSchema": schema}])) as rig:
+        rig.mesh.take_servers([SERVER])
+        await asyncio.sleep(1)
+        assert rig.mesh.local_routes.tools["kit__a"] is rig.mesh.routes.tools["kit__a"]
+        rig.side.tools[:] = [{"name": "b", "inputSchema": schema}]
+        link = rig.supervisor.link(SERVER.key)
+        assert link is not None
+        link.sight()
+        await asyncio.sleep(1)
+        assert rig.mesh.local_routes.tools == rig.mesh.routes.tools
+        assert rig.mesh.local_routes.tools["kit__b"] is rig.mesh.routes.tools["kit__b"]
