@@ -1,6 +1,6 @@
 """One answer to one MCP request over HTTP: JSON, or a stream of events when something has to be told before it.
 
-Made by the ways into an endpoint, one for each request, and kept alive by `KeptAlive` while the request is served.
+Made by the ways into an endpoint, one for each request, and kept alive by `SlowAnswers` while the request is served.
 The one rule: a client that takes nothing is dropped after a while, so that a slow reader costs a connection, never us.
 """
 
@@ -179,29 +179,66 @@ class Answer:
         return self._stream
 
 
-class KeptAlive:
-    """Starts pinging only when an answer is slow: a timer costs a call next to nothing, a task would not."""
+class SlowAnswers:
+    """Pings the slow answers of one endpoint. One timer for all: hardly an answer is slow, but every call would pay."""
 
-    def __init__(self, start_task: StartTask, ping: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, start_task: StartTask) -> None:
         self._start_task = start_task
+        self._waiting: dict[KeptAlive, float] = {}  # Since when; the one that waits longest comes first.
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<SlowAnswers waiting={len(self._waiting)}>"
+
+    def kept_alive(self, ping: Callable[[], Awaitable[None]]) -> "KeptAlive":
+        """For the time in which an answer may become slow: `ping` is called every `PING_EVERY_S` then."""
+        return KeptAlive(self, ping)
+
+    def add(self, answer: "KeptAlive") -> None:
+        """An answer is waited for from now on."""
+        loop = asyncio.get_running_loop()
+        self._waiting[answer] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(PING_EVERY_S, self._look)
+
+    def discard(self, answer: "KeptAlive") -> None:
+        """It is waited for no longer."""
+        self._waiting.pop(answer, None)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for answer, since_s in tuple(self._waiting.items()):
+            if since_s + PING_EVERY_S > loop.time():
+                self._timer = loop.call_at(since_s + PING_EVERY_S, self._look)
+                break
+            del self._waiting[answer]
+            answer.pinger = self._start_task(answer.ping_on(), "ping a slow answer")
+
+
+class KeptAlive:
+    """One answer of `SlowAnswers`, as long as the block runs."""
+
+    __slots__ = ("_ping", "_slow", "pinger")
+
+    def __init__(self, slow: SlowAnswers, ping: Callable[[], Awaitable[None]]) -> None:
+        self._slow = slow
         self._ping = ping
-        self._pinger: asyncio.Task[None] | None = None
+        self.pinger: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(PING_EVERY_S, self._start)
+        self._slow.add(self)
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        if self._pinger is not None:
-            self._pinger.cancel()
+        self._slow.discard(self)
+        if self.pinger is not None:
+            self.pinger.cancel()
 
-    def _start(self) -> None:
-        self._pinger = self._start_task(self._ping_on(), "ping a slow answer")
-
-    async def _ping_on(self) -> None:
+    async def ping_on(self) -> None:
+        """Ping for ever, or until the client has gone."""
         try:
             while True:
                 await self._ping()
                 await asyncio.sleep(PING_EVERY_S)
         except (ConnectionError, RuntimeError):
-            return  # The client has gone; the request's own task is told by aiohttp.
+            return  # The request's own task is told by aiohttp.

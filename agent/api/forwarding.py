@@ -7,8 +7,6 @@ a backend's own result or error passes unchanged, its bytes too where nothing ha
 import asyncio
 import logging
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -173,36 +171,48 @@ def _dumped(result: Json, route: Route, forwarded: Forwarded) -> bytes:
         raise _unwritable(route, forwarded) from exc
 
 
-@contextmanager
-def logged(method: str, params: Json) -> Generator[Served, None, None]:
-    """Write one line about a request when it is over."""
-    started_s = time.monotonic()
-    served = Served()
-    outcome = "failed"
-    try:
-        yield served
-        outcome = "tool_error" if served.tool_error else "ok"
-    except MCPError as exc:
-        outcome = f"error {exc.code}"
-        raise
-    except asyncio.CancelledError:
-        outcome = "ended by the client"  # Also how a stream of list changes ends.
-        raise
-    finally:
-        level = logging.DEBUG if _is_probe(method, params) else logging.INFO
-        if log.isEnabledFor(level) and not served.handed_on:
-            name = params.get("name") or params.get("uri")
-            log.log(
-                level,
-                "MCP request",
-                extra={
-                    "method": method,
-                    "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
-                    "backend": served.backend,
-                    "outcome": outcome,
-                    "ms": round((time.monotonic() - started_s) * 1000, 2),
-                },
-            )
+class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, params)`
+    """Write one line about a request when it is over. Not a generator: every call passes here."""
+
+    __slots__ = ("_method", "_params", "_served", "_started_s")
+
+    def __init__(self, method: str, params: Json) -> None:
+        self._method = method
+        self._params = params
+        self._served = Served()
+
+    def __enter__(self) -> Served:
+        self._started_s = time.monotonic()
+        return self._served
+
+    def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
+        level = logging.DEBUG if _is_probe(self._method, self._params) else logging.INFO
+        if not log.isEnabledFor(level) or self._served.handed_on:
+            return
+        name = self._params.get("name") or self._params.get("uri")
+        log.log(
+            level,
+            "MCP request",
+            extra={
+                "method": self._method,
+                "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
+                "backend": self._served.backend,
+                "outcome": _outcome(self._served, failure),
+                "ms": round((time.monotonic() - self._started_s) * 1000, 2),
+            },
+        )
+
+
+def _outcome(served: Served, failure: BaseException | None) -> str:
+    match failure:
+        case None:
+            return "tool_error" if served.tool_error else "ok"
+        case MCPError():
+            return f"error {failure.error.code}"
+        case asyncio.CancelledError():
+            return "ended by the client"  # Also how a stream of list changes ends.
+        case _:
+            return "failed"
 
 
 def _is_probe(method: str, params: Json) -> bool:

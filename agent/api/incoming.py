@@ -6,6 +6,7 @@ limits of size and time, or refused with a JSON-RPC error that names no ID.
 
 import asyncio
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -15,6 +16,8 @@ from mcp_types import INVALID_REQUEST
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
 BODY_TIMEOUT_S: Final = 30.0
+# Clients say with every request what they accept, in the same few words; the bound keeps hostile ones out of memory.
+REMEMBERED_MAX: Final = 256
 
 _JSON_TYPES: Final = frozenset({"*/*", "application/*", "application/json"})
 _SSE_TYPES: Final = frozenset({"*/*", "text/*", "text/event-stream"})
@@ -45,14 +48,14 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
 
 def speaks_json(request: web.Request) -> bool:
     """Whether a POST is JSON whose sender reads JSON and streams of events."""
-    accepted = _accepted(request)
+    accepted = _media_types(request.headers.get("Accept", ""))
     is_json = request.content_type == "application/json"
     return is_json and not accepted.isdisjoint(_JSON_TYPES) and not accepted.isdisjoint(_SSE_TYPES)
 
 
 def accepts_events(request: web.Request) -> bool:
     """Whether the sender reads a stream of events."""
-    return not _accepted(request).isdisjoint(_SSE_TYPES)
+    return not _media_types(request.headers.get("Accept", "")).isdisjoint(_SSE_TYPES)
 
 
 def refuse(
@@ -73,5 +76,6 @@ def _too_large(bytes_max: int) -> web.Response:
     return _unread(413, f"The body is larger than {bytes_max} bytes")
 
 
-def _accepted(request: web.Request) -> set[str]:
-    return {part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")}
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _media_types(accept: str) -> frozenset[str]:
+    return frozenset(part.partition(";")[0].strip().lower() for part in accept.split(","))

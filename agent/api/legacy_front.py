@@ -17,7 +17,7 @@ from mcp_types.methods import validate_client_request
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
 
-from agent.api.answer import Answer, KeptAlive
+from agent.api.answer import Answer, SlowAnswers
 from agent.api.incoming import accepts_events, read_body, refuse, speaks_json
 from agent.api.legacy_requests import ROUTED, LegacyRequests, Line, outliving
 from agent.api.legacy_session import Outcome, Session
@@ -56,6 +56,7 @@ class LegacyFront:
 
     def __init__(self, *, sessions: Sessions, requests: LegacyRequests, greeting: Json) -> None:
         self._sessions = sessions
+        self._slow = SlowAnswers(sessions.start_task)
         self._requests = requests
         self._greeting = greeting
 
@@ -161,7 +162,7 @@ class LegacyFront:
         call = self._sessions.start_task(self._call(line, method, params), f"session's {method}")
         session.add_call(request_id, call)
         try:
-            with KeptAlive(self._sessions.start_task, answer.ping):
+            with self._slow.kept_alive(answer.ping):
                 await asyncio.wait([call])
         except asyncio.CancelledError:
             answer.client_gone()

@@ -20,7 +20,7 @@ from mcp.shared.inbound import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from agent.api.answer import Answer, KeptAlive
+from agent.api.answer import Answer, SlowAnswers
 from agent.api.asgi_bridge import AsgiBridge
 from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import Served, forward, logged, written
@@ -47,6 +47,7 @@ class NativePath:
         self._catalogue = catalogue
         self._dispatch = dispatch
         self._bridge = bridge
+        self._slow = SlowAnswers(bridge.start_task)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request."""
@@ -86,7 +87,7 @@ class NativePath:
     async def _forwarded(
         self, method: str, route: Route, params: Json, answer: Answer, served: Served
     ) -> web.StreamResponse:
-        with KeptAlive(self._bridge.start_task, answer.ping):
+        with self._slow.kept_alive(answer.ping):
             forwarded = await forward(
                 self._dispatch, method, route, params, answer.notify, served=served, sink=answer.sink()
             )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # What may wait for a slow reader is twice this, 256 KiB; then we stop taking bytes from the socket.
 _LOW_WATER_BYTES: Final = 128 * 1024
 # Below this, copying a body behind its head is cheaper than a second system call.
-_ONE_WRITE_BYTES: Final = 64 * 1024
+_ONE_WRITE_BYTES: Final = 256 * 1024
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL_STATUS: Final = 200
