@@ -20,6 +20,7 @@ EVENT_MIB = 16
 READERS = 8
 # One for each reader that is held back, and buffers on both sides of it; held whole, it would be 512 or 128.
 GROWTH_MIB_MAX = 48
+PROGRESS = b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}'
 
 
 async def _server(seen: Seen) -> tuple[bytes, bool]:
@@ -34,8 +35,7 @@ async def _server(seen: Seen) -> tuple[bytes, bool]:
             body = b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)
             if not noted:
                 return http(200, body), True
-            note = b'data: {"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}\n\n'
-            return http(200, note + b"data: " + body + b"\n\n", "text/event-stream"), True
+            return http(200, b"data: " + PROGRESS + b"\n\ndata: " + body + b"\n\n", "text/event-stream"), True
         case _:
             return rpc_error(seen, 404, -32601, "Method not found"), True
 
