@@ -1,6 +1,6 @@
 """The one shape of every REST answer, and the one place where failures become answers.
 
-Handlers return `success(...)`, read bodies with `read_json` and raise; `envelope_middleware` stands outermost and turns
+Handlers return `success(...)`, read bodies with `read_json` and raise; `envelope_middleware` around them turns
 what was raised into the error envelope. The one rule: an error names the field and the fix, and never repeats a value
 that the client sent or a detail of ours that it need not know.
 """
@@ -118,7 +118,7 @@ async def read_json(request: web.Request) -> Any:
 
 @web.middleware
 async def envelope_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into an answer; belongs first in the list of middlewares."""
+    """Turn whatever a handler raises into an answer; belongs before all middlewares that may raise."""
     try:
         return await handler(request)
     except ConnectionError:

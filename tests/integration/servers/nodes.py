@@ -21,6 +21,7 @@ from agent.api.desk import Desk
 from agent.api.endpoint import Endpoint, build_endpoint
 from agent.api.envelope import envelope_middleware
 from agent.api.peers import PeersApi
+from agent.api.write_deadline import write_deadline_middleware
 from agent.core.paging import PageLimits
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
@@ -231,7 +232,7 @@ class _Wiring:
             self.endpoints.append(endpoint)
 
     async def _serve(self, rest: list[web.RouteDef], port: int) -> tuple[web.AppRunner, str]:
-        app = web.Application(middlewares=[envelope_middleware])
+        app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware])
         for endpoint in self.endpoints:
             endpoint.add_to(app)
         app.add_routes(rest)
