@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
 from agent.core.client_features import EVERY_FEATURE, MAY_ASK, declared_features
-from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, RpcError
+from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
 from agent.links.flag import Flag
 from agent.links.hello import Hello, OnNotification
 from agent.links.listening import Updates
@@ -243,6 +243,9 @@ class AskingDoor:
                 outcome = await send(self._shared)
         except MeshError as exc:
             outcome = exc
+        except Exception as exc:  # A bug of ours ends this call and its session, and nobody else's.
+            log.exception("MCP call broke unexpectedly")
+            outcome = ProtocolBroken(f"unexpected {type(exc).__name__}")
         finally:
             call.end(outcome)
 

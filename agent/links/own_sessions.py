@@ -8,6 +8,7 @@ remember answers (roots, say) for as long as their session lasts.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from agent.links.flag import Flag
 from agent.links.hello import ListenNotSupported
 from agent.links.own_session import OpenSession, OwnSession, SessionDoor, SessionRefused
 from agent.model import Json
+
+log = logging.getLogger(__name__)
 
 # A server may ask on the session's own stream, so a call waits for that; not for one that never comes up.
 STREAM_WAIT_S: Final = 2.0
@@ -69,8 +72,9 @@ class OwnSessions:
             yield session
         except RpcError:
             raise
-        except BaseException:
+        except BaseException as exc:
             session.spent = True
+            session.broken |= isinstance(exc, Exception) and not isinstance(exc, MeshError)
             raise
         finally:
             self._give_back(session)
@@ -108,7 +112,7 @@ class OwnSessions:
 
     def _usable(self, key: tuple[bytes, Hashable]) -> OwnSession | None:
         shared = key[1] is not None
-        fitting = [one for one in self._sessions if one.key == key and (shared or not one.users)]
+        fitting = [one for one in self._sessions if one.key == key and not one.broken and (shared or not one.users)]
         return fitting[-1] if fitting else None
 
     def _make_room(self) -> bool:
@@ -129,7 +133,8 @@ class OwnSessions:
         if session.users or session not in self._sessions:
             return
         of_one_client = session.key[1] is not None
-        if (session.spent and not of_one_client) or session.door is None or session.door.lost.is_set():
+        is_over = session.broken or session.door is None or session.door.lost.is_set()
+        if is_over or (session.spent and not of_one_client):
             self._end(session)
             return
         del self._sessions[session]
@@ -154,6 +159,9 @@ class OwnSessions:
                 await self._follow(session, door)
         except MeshError as exc:
             session.failure = exc
+        except Exception as exc:  # A bug of ours ends this session, and nobody else's.
+            log.exception("MCP session of one's own broke unexpectedly")
+            session.failure = ProtocolBroken(f"unexpected {type(exc).__name__}")
         finally:
             if session.expiry is not None:
                 session.expiry.cancel()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from agent.core.client_features import EVERY_FEATURE
-from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, RpcError, Unreachable
+from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError, Unreachable
 from agent.links.asking_door import AskingDoor, asking
 from agent.links.flag import Flag
 from agent.links.hello import Hello, OnNotification, OnQuestion
@@ -352,22 +352,35 @@ async def test_a_door_that_closes_ends_what_is_parked() -> None:
     assert (server.cancelled, server.closed) == (2, 2)
 
 
-async def test_a_bug_of_ours_ends_the_door_as_an_exception_of_its_owner() -> None:
+@pytest.mark.parametrize("affinity", [None, "a"])
+async def test_a_bug_of_ours_ends_its_call_and_session_and_leaves_the_others(
+    affinity: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
     server = Server()
+    async with door_to(server) as door:
+        asked = await call(door, "ask", affinity="other")
+        with pytest.raises(ProtocolBroken, match="unexpected ZeroDivisionError"):
+            await call(door, "bug", affinity=affinity)
+        await asyncio.sleep(1)
+        assert server.closed == 1
+        assert [record.exc_info is not None for record in caplog.records] == [True]
+        assert (await call(door, "quick", affinity=affinity))["by"] == 2
+        assert "heard" in await call(door, "ask", affinity="other", **retry(asked))
 
-    async def own_the_door() -> None:
-        async with door_to(server) as door:
-            with pytest.raises((CallOutcomeUnknown, asyncio.CancelledError)):
-                await call(door, "bug")
-            await asyncio.Event().wait()
 
-    with pytest.raises(ExceptionGroup) as caught:
-        await own_the_door()
-    assert [type(exc) for exc in caught.value.exceptions] == [ZeroDivisionError]
-    assert server.closed == 1
-    task = asyncio.current_task()
-    assert task is not None
-    assert not task.cancelling()
+async def test_a_bug_of_ours_on_opening_a_session_fails_that_call_alone(caplog: pytest.LogCaptureFixture) -> None:
+    server, bugs = Server(), [ZeroDivisionError()]
+
+    def open_once_broken(*args: Any) -> AbstractAsyncContextManager[Session]:
+        if bugs:
+            raise bugs.pop()
+        return server.open(*args)
+
+    async with asking(server.shared(), open_once_broken, limits=LIMITS) as door:
+        with pytest.raises(CallNotSent, match="unexpected ZeroDivisionError"):
+            await call(door, "quick")
+        assert [record.exc_info is not None for record in caplog.records] == [True]
+        assert (await call(door, "quick"))["by"] == 0
 
 
 async def test_a_server_with_one_session_is_called_over_that_and_asked_for_another_once() -> None:
