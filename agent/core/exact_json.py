@@ -1,8 +1,9 @@
-"""Reads JSON so that writing it again changes no number.
+"""Reads JSON so that writing it again changes no number and no text.
 
-Called wherever a message is read that is passed on: orjson reads integers beyond 64 bits as floats and refuses floats
-beyond a double. Here such a number stays the text that it is, an `orjson.Fragment`, which orjson writes as it stands.
-The one rule: all other values, and what is no JSON, are exactly orjson's.
+Called wherever a message is read that is passed on: orjson reads integers beyond 64 bits as floats, and refuses floats
+beyond a double and texts with half a surrogate pair, such as JavaScript cuts them. Here what orjson cannot hold stays
+the JSON that it is, an `orjson.Fragment`, which orjson writes as it stands; so nothing that was read fails later, and
+such a text is none where a name is needed. The one rule: all other values, and what is no JSON, are exactly orjson's.
 """
 
 import json
@@ -20,10 +21,15 @@ _AS_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_RUN: Final = b"0" * 19
 # Up to here it is quicker to look at the bytes (0.4 µs for a call), beyond it at the values: long texts cost nothing.
 _LOOKED_AT_BYTES_MAX: Final = 4096
+# So many values are looked at in 30 µs; a message may hold a million, and then its bytes are quicker again.
+_LOOKED_AT_VALUES_MAX: Final = 256
 # What orjson may have refused for its size: so many digits, or such an exponent. The digits are looked for as zeros: an
 # expression that counts them reads each run anew from every place in it, which took 7 s for a hostile 4 MiB.
 _OVERFLOWING_RUN: Final = b"0" * 309
 _LARGE_EXPONENT: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
+# What JSON calls a surrogate, and what is left of one in Python where its other half is missing.
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
 # Shorter integers are within 64 bits, longer ones than the second beyond it.
 _SAFE_LEN: Final = 18
 _FITTING_LEN: Final = 20
@@ -32,28 +38,26 @@ _INT_MAX: Final = 2**64 - 1
 
 
 def read_json(data: Buffer) -> Any:
-    """The value of a JSON text. Raises `orjson.JSONDecodeError`."""
+    """The value of a JSON text. Raises `orjson.JSONDecodeError`, also for half a surrogate pair in a member's name."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
-        if not _may_overflow(bytes(data)):
+        text = bytes(data)
+        if not _may_overflow(text) and _SURROGATE_ESCAPE.search(text) is None:
             raise
-        return _read_exactly(bytes(data))
-    return _read_exactly(bytes(data)) if _may_have_changed(data, value) else value
+        return _read_exactly(text)
+    return _read_exactly(bytes(data)) if may_have_changed(data, value) else value
 
 
-def holds_huge_float(value: Any) -> bool:
-    """Whether any number that orjson read is so large that it may have been an integer beyond 64 bits."""
+def may_have_changed(data: Buffer, value: Any) -> bool:
+    """Whether any number in `data` may be another one in `value`, as which orjson has read it."""
+    if len(data) <= _LOOKED_AT_BYTES_MAX:
+        return _has_long_run(data)
     pending = [value]
-    while pending:
-        found = pending.pop()
-        if isinstance(found, dict):
-            pending += found.values()
-        elif isinstance(found, list):
-            pending += found
-        elif isinstance(found, float) and not _INT_MIN < found < _INT_MAX:
-            return True
-    return False
+    if (found := _holds_huge_float(pending, _LOOKED_AT_VALUES_MAX)) is not None:
+        return found
+    # What the bytes rule out costs a hostile 4 MiB 3 ms; only digits in its texts, or such a number, cost more.
+    return _has_long_run(data) and _holds_huge_float(pending, len(data)) is True
 
 
 def with_own_numbers(value: Any) -> Any:
@@ -65,21 +69,49 @@ def _may_overflow(data: bytes) -> bool:
     return _LARGE_EXPONENT.search(data) is not None or _OVERFLOWING_RUN in data.translate(_AS_ZEROS)
 
 
-def _may_have_changed(data: Buffer, value: Any) -> bool:
-    if len(data) <= _LOOKED_AT_BYTES_MAX:
-        return _LONG_RUN in bytes(data).translate(_AS_ZEROS)
-    return holds_huge_float(value)
+def _has_long_run(data: Buffer) -> bool:
+    return _LONG_RUN in bytes(data).translate(_AS_ZEROS)
+
+
+def _holds_huge_float(pending: list[Any], values_max: int) -> bool | None:
+    """Whether any number is so large that it may have been an integer beyond 64 bits; None if that is still open.
+
+    `pending`: the values to look at; those that are left, afterwards.
+    """
+    for _ in range(values_max):
+        if not pending:
+            return False
+        found = pending.pop()
+        if isinstance(found, dict):
+            pending += found.values()
+        elif isinstance(found, list):
+            pending += found
+        elif isinstance(found, float) and not _INT_MIN < found < _INT_MAX:
+            return True
+    return None if pending else False
 
 
 def _read_exactly(data: bytes) -> Any:
     try:
         text = data.decode()
         value = json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_refuse)
-        if "\\u" in text:
-            # Half a surrogate pair is no text; only here is it found.
-            json.dumps(value, ensure_ascii=False, default=repr).encode()
+        if _SURROGATE_ESCAPE.search(data) is not None:
+            value = _without_half_pairs(value)
     except (ValueError, RecursionError) as exc:
         raise orjson.JSONDecodeError(str(exc), "", 0) from exc
+    return value
+
+
+def _without_half_pairs(value: Any) -> Any:
+    """The value with each text that is none in UTF-8 as JSON. Raises ValueError for such a name of a member."""
+    if isinstance(value, str):
+        return orjson.Fragment(json.dumps(value)) if _HALF_PAIR.search(value) else value
+    if isinstance(value, list):
+        return [_without_half_pairs(item) for item in value]
+    if isinstance(value, dict):
+        for name in value:
+            name.encode()
+        return {name: _without_half_pairs(item) for name, item in value.items()}
     return value
 
 

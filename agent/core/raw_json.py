@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from agent.core.exact_json import holds_huge_float, read_json
+from agent.core.exact_json import may_have_changed, read_json
 from agent.model import Json
 
 Bytes: TypeAlias = bytes | memoryview
@@ -41,7 +41,7 @@ class RawObject(dict[str, Any]):
 
 def exact(value: Json) -> Json:
     """The object with each number as it was written (see `agent.core.exact_json`), for who writes it anew."""
-    if isinstance(value, RawObject) and holds_huge_float(dict(value)):  # It looks into plain objects alone.
+    if isinstance(value, RawObject) and may_have_changed(value.raw, value):
         exactly: Json = read_json(value.raw)
         return exactly
     return value
@@ -61,7 +61,7 @@ def read_response(message: bytes) -> Json | None:
         result = orjson.loads(raw)
     except orjson.JSONDecodeError:
         try:
-            result = read_json(raw)  # For a number that orjson refuses.
+            result = read_json(raw)  # For a number or a text that orjson refuses.
         except orjson.JSONDecodeError:
             return None
     if message.find(b"\n", begin, end) >= 0 or message.find(b"\r", begin, end) >= 0:

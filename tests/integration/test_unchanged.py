@@ -1,4 +1,4 @@
-"""Schemas pass byte for byte, and numbers that no double and no 64 bits hold pass unchanged everywhere.
+"""Schemas pass byte for byte; numbers that no double holds, and half a surrogate pair, pass unchanged everywhere.
 
 Over one node and over two, for fronts and backends of both eras.
 """
@@ -19,7 +19,9 @@ from tests.integration.servers.hosting import Seen, discovered, http, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
 from tests.integration.test_endpoint_ways import headers, request
 
-NUMBERS = '[1.0,123456789012345678901234567890,1e400,-9223372036854775809,18446744073709551615,0.1,{"z":1,"a":2}]'
+NUMBERS = (
+    '[1.0,123456789012345678901234567890,1e400,-9223372036854775809,18446744073709551615,0.1,{"z":1,"a":2},"\\ud83d"]'
+)
 # Everything that a reader of JSON may write otherwise: white space, escapes, spellings of numbers, doubled members.
 ODD = '"description":"\\u00e9\\/", \n"x":[1e5, 0.10,-0],"x":1E2'
 SCHEMA = f'{{"type":"object","properties":{{"n":{{"default":1.0,"enum":{NUMBERS}}}}},{ODD}}}'

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.exact_json import read_json, with_own_numbers
+from agent.core.exact_json import may_have_changed, read_json, with_own_numbers
 
 HUGE = ["9223372036854775808", "18446744073709551616", "-9223372036854775809", "1" + "0" * 30, "9" * 5000]
 OVERFLOWING = ["1e400", "-1E+400", "1" * 400 + ".5"]
@@ -53,7 +53,13 @@ def test_digits_in_a_text_are_no_number() -> None:
     "text",
     [
         *(b"", b"{", b"[1e400", b"[1e400]]", b"[01e400]", b"[NaN,1e400]", b"[1e400,Infinity]"),
-        *(b'["\\ud800",1e400]', b'["\xff",1e400]', b"[" * 1100 + b"1e400" + b"]" * 1100),
+        *(
+            b'{"\\ud800":1e400}',
+            b'{"\\ud800":1}',
+            b'["\\ud8",1e400]',
+            b'["\xff",1e400]',
+            b"[" * 1100 + b"1e400" + b"]" * 1100,
+        ),
     ],
 )
 def test_what_is_no_json_stays_none_beside_a_number_that_fits_nowhere(text: bytes) -> None:
@@ -69,6 +75,28 @@ def test_what_is_no_json_is_refused_in_time_that_grows_with_its_size_alone() -> 
 
 def test_a_surrogate_pair_beside_such_a_number_is_a_character() -> None:
     assert read_json(b'["\\ud83d\\ude00",1e400]')[0] == "\N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize("cut", ["\\ud83d", "\\ude00", "\\ude00\\ud83d", "a\\uD83Db", "\\ud83d\\\\u0041"])
+@pytest.mark.parametrize("padding", ["", LONG_TEXT])
+def test_half_a_surrogate_pair_is_written_as_the_same_text(cut: str, padding: str) -> None:
+    text = f'{{"pad":"{padding}","deep":[{{"t":"{cut}"}},1.0,1e400,"\\ud83d\\ude00"]}}'
+    value = read_json(text.encode())
+    assert json.loads(orjson.dumps(value)) == json.loads(text)
+    assert not isinstance(value["deep"][0]["t"], str)
+
+
+def test_a_number_that_fits_nowhere_is_found_behind_very_many_values() -> None:
+    for many in ("[]", '{"a":1}', '"1234567890123456789"'):
+        text = b"[" + b",".join([b"18446744073709551616", *[many.encode()] * 5000]) + b"]"
+        assert orjson.dumps(read_json(text)) == text
+
+
+def test_very_many_values_without_a_long_number_are_not_looked_at_one_by_one() -> None:
+    text = b"[" + b",".join([b"[]"] * 100_000) + b"]"
+    value = orjson.loads(text)
+    value[0] = 1e300  # Not in the bytes, so whoever looks at each value finds it.
+    assert not may_have_changed(text, value)
 
 
 def test_of_two_members_of_one_name_the_last_one_counts_as_in_orjson() -> None:
