@@ -9,6 +9,8 @@ from typing import Any, Final
 # Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/calls.md, "Errors").
 NOT_EXECUTED: Final = -32000
 OUTCOME_UNKNOWN: Final = -32001
+# In the error's data: the client left a question unanswered while others waited. It says nothing of the server.
+GIVEN_UP: Final = "question_given_up"
 
 
 class MeshError(Exception):

@@ -10,6 +10,7 @@ from agent.core.retry import Fate, deadline_ms_to_tell, is_trusted
 from agent.core.route_table import Replica, Route
 from agent.core.tasks import TASK_METHODS
 from agent.errors import (
+    GIVEN_UP,
     NOT_EXECUTED,
     OUTCOME_UNKNOWN,
     CallFailed,
@@ -86,6 +87,8 @@ def told_failure(error: RpcError, route: Route, replica: Replica, spec: BackendS
     """The failure that another mesh node tells by its error; None when the error is the server's own."""
     data = error.data
     if not (isinstance(spec, PeerSpec) and is_trusted(route, replica) and isinstance(data, dict)):
+        return None
+    if data.get("reason") == GIVEN_UP:
         return None
     match error.code, data.get("outcome"):
         case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:

@@ -36,6 +36,9 @@ CALL_LIFETIME_S: Final = 86_400.0
 # What is left to tell the server when a call is over may not hold us up.
 FAREWELL_TIMEOUT_S: Final = 1.0
 
+# All lists of one server are read in one session.
+LISTING_LIMITS: Final = SessionLimits(sessions_max=1, idle_max=1)
+
 _CALLS: Final = MAY_ASK | {"completion/complete"}
 _LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
 _FOR_LISTING: Final = object()  # The affinity of our own listing, which no client's key can equal.
@@ -88,7 +91,9 @@ class AskingDoor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: set[Callable[[str], None]] = set()
         self._own = OwnSessions(open_session, limits, self._start, self._changed)
-        self._parked = ParkedCalls(_give_up)
+        # Apart, so that no caller can keep us from listing.
+        self._listing = OwnSessions(open_session, LISTING_LIMITS, self._start, self._changed)
+        self._parked = ParkedCalls()
         self._refused = False
 
     def __repr__(self) -> str:
@@ -149,12 +154,12 @@ class AskingDoor:
                 answers, refused = answers_of(params), refused_in(params)
                 parked = self._parked.take(params["requestState"])
                 if refused == {}:
-                    _give_up(parked)
+                    parked.give_up()
                     raise RpcError(-32603, "The client gave the call up")
                 try:
                     replies = parked.answer(answers, refused or {})
                 except RpcError:  # The answers cannot be written, and nobody can come with others.
-                    _give_up(parked)
+                    parked.give_up()
                     raise
                 return await self._attend(parked, method, timeout_s, for_retry(on_notification, params), replies)
             if params.get("inputResponses") is not None:
@@ -183,12 +188,13 @@ class AskingDoor:
         """End whatever is open; the group's owner waits for it."""
         self._parked.clear()
         self._own.forget_timers()
+        self._listing.forget_timers()
         for task in self._tasks:
             task.cancel()
 
     async def _list(self, method: str, params: Json | None, timeout_s: float) -> Json:
         try:
-            async with asyncio.timeout(timeout_s), self._own.lent(EVERY_FEATURE, _FOR_LISTING) as session:
+            async with asyncio.timeout(timeout_s), self._listing.lent(EVERY_FEATURE, _FOR_LISTING) as session:
                 assert session.door is not None, "it is open while it is lent"
                 return await session.door.request(method, params, timeout_s=timeout_s)
         except SessionRefused as exc:
@@ -212,7 +218,7 @@ class AskingDoor:
                 await call.send(replies, timeout_s=timeout_s)
                 while True:
                     result = await call.news(on_notification)
-                    if result is None and self._parked.is_full:
+                    if result is None and not self._parked.make_room():
                         log.warning("MCP server's question refused: too many calls wait for input")
                         await _refuse(call, "Too many calls wait for input already")
                         continue
@@ -223,11 +229,11 @@ class AskingDoor:
             raise kind(f"the server did not answer {method} within {timeout_s:g} s") from exc
         finally:
             if not attended:
-                _give_up(call)
+                call.give_up()
 
     async def _serve(self, call: OpenCall, affinity: str | None, send: _Send) -> None:
         """Run one request of the server's to its end, whoever waits for it meanwhile."""
-        outcome: Json | MeshError = CallOutcomeUnknown("the call was given up")
+        outcome: Json | MeshError | None = None
         try:
             try:
                 async with self._own.lent(call.features, affinity) as session, session.serving(call) as door:
@@ -247,7 +253,8 @@ class AskingDoor:
             log.exception("MCP call broke unexpectedly")
             outcome = ProtocolBroken(f"unexpected {type(exc).__name__}")
         finally:
-            call.end(outcome)
+            lost = call.given_up or CallOutcomeUnknown("the call was given up")
+            call.end(lost if outcome is None else outcome)
 
     def _note_refusal(self, exc: SessionRefused) -> None:
         """Go on as well as one session allows: better no questions than no calls."""
@@ -291,9 +298,3 @@ async def _refuse(call: OpenCall, why: str) -> None:
     """Answer what the server still asks, as far as it listens."""
     with contextlib.suppress(CallOutcomeUnknown):  # As far as it listens.
         await call.send(call.refuse(why), timeout_s=FAREWELL_TIMEOUT_S)
-
-
-def _give_up(call: OpenCall) -> None:
-    """Nobody will come for it: the server is told by the request's own task."""
-    if call.task is not None:
-        call.task.cancel()

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from agent.core.client_features import refusal
 from agent.core.nesting import is_deeper_than
-from agent.errors import MeshError, RpcError
+from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, CallOutcomeUnknown, MeshError, RpcError
 from agent.links import rpc
 from agent.links.hello import OnNotification
 from agent.links.negotiation import PING
@@ -22,6 +22,8 @@ from agent.model import Json
 
 # Notifications that nobody has taken yet; a stream that can wait does, of another the newest are dropped.
 UNREAD_MAX: Final = 256
+# How long a client may leave a question alone while another waits for its place: a form takes seconds to fill in.
+CONTESTED_PATIENCE_S: Final = 15.0
 # Open questions of one call; no user answers more at a time.
 QUESTIONS_MAX: Final = 16
 # A question passes through results that are written anew, which can be done 254 levels deep; forms are flat.
@@ -52,12 +54,15 @@ class TakesAnswers(Protocol):
 class OpenCall:
     """See the module. `features` are the client's; `task` runs the request, in `door` once it may have been sent.
 
-    `answered`: the server knows something of this client now.
+    `answered`: the server knows something of this client now. `away_since_s`: when its client was asked what it has
+    not answered yet, in loop time. `given_up`: what a call that nobody waits for ends with, once that is decided.
     """
 
     def __init__(self, features: Json) -> None:
         self.features = features
         self.answered = False
+        self.away_since_s: float | None = None
+        self.given_up: MeshError | None = None
         self.door: TakesAnswers | None = None
         self.task: asyncio.Task[None] | None = None
         self._questions: dict[str, _Question] = {}
@@ -151,6 +156,8 @@ class OpenCall:
             request_id = self._questions.pop(key).request_id
             replies.append(rpc.encode_error(request_id, error.code, error.message, error.data))
         self.answered |= bool(replies)
+        if replies or not self._questions:
+            self.away_since_s = None
         return replies
 
     def refuse(self, why: str, code: int = -32603) -> list[bytes]:
@@ -158,6 +165,16 @@ class OpenCall:
         replies = [rpc.encode_error(asked.request_id, code, why) for asked in self._questions.values()]
         self._questions.clear()
         return replies
+
+    def give_up(self, *, contested: bool = False) -> None:
+        """Nobody will come for it, or others need its place: the server is told by the request's own task."""
+        if contested:
+            why = "The client left a question unanswered while others waited; the call may have been executed in part"
+            self.given_up = RpcError(OUTCOME_UNKNOWN, why, {"outcome": "unknown", "reason": GIVEN_UP})
+        else:
+            self.given_up = CallOutcomeUnknown("the call was given up")
+        if self.task is not None:
+            self.task.cancel()
 
     async def send(self, replies: Iterable[bytes], *, timeout_s: float) -> None:
         """Send replies to the server's questions. Raises `CallOutcomeUnknown`: it may never hear them."""

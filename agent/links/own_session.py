@@ -87,6 +87,15 @@ class OwnSession:
     keeper: asyncio.Task[None] | None = None
     expiry: asyncio.TimerHandle | None = None
 
+    @property
+    def away_since_s(self) -> float | None:
+        """Since when all whom it serves leave its questions alone, in loop time; None while somebody does not."""
+        if not self.calls or len(self.calls) < self.users:
+            return None
+        since_s = [call.away_since_s for call in self.calls if call.given_up is None]
+        known_s = [one_s for one_s in since_s if one_s is not None]
+        return max(known_s) if known_s and len(known_s) == len(self.calls) else None
+
     @asynccontextmanager
     async def serving(self, call: OpenCall) -> AsyncGenerator[SessionDoor, None]:
         """Take what the session asks and tells for what it asks and tells `call`, within the block."""

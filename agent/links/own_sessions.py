@@ -19,6 +19,7 @@ import orjson
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.links.flag import Flag
 from agent.links.hello import ListenNotSupported
+from agent.links.open_call import CONTESTED_PATIENCE_S
 from agent.links.own_session import OpenSession, OwnSession, SessionDoor, SessionRefused
 from agent.model import Json
 
@@ -29,6 +30,8 @@ STREAM_WAIT_S: Final = 2.0
 # A stream that ends is opened again, ever more slowly.
 STREAM_PAUSE_MIN_S: Final = 1.0
 STREAM_PAUSE_MAX_S: Final = 30.0
+# Who waits looks for unattended sessions, and not more often than that while one of them is ending.
+LOOK_AGAIN_MIN_S: Final = 1.0
 
 StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -87,6 +90,7 @@ class OwnSessions:
 
     async def _taken(self, features: Json, affinity: Hashable) -> OwnSession:
         key = (orjson.dumps(features, option=orjson.OPT_SORT_KEYS), affinity)
+        reclaimed: OwnSession | None = None
         while True:
             session = self._usable(key)
             if session is None and self._make_room():
@@ -95,8 +99,12 @@ class OwnSessions:
                 session.keeper = self._start_task(self._keep(session), "session of one's own")
             if session is not None:
                 break
+            if reclaimed not in self._sessions:  # Else it is on its way, or serves somebody who waited, too.
+                reclaimed = self._reclaim()
             self._freed.clear()
-            await self._freed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._until_reclaim_s()):
+                    await self._freed.wait()
         session.users += 1
         if session.expiry is not None:
             session.expiry.cancel()
@@ -120,6 +128,26 @@ class OwnSessions:
         if len(self._sessions) < self._limits.sessions_max:
             return True
         return self._end_idle()
+
+    def _longest_away(self) -> tuple[float, OwnSession] | None:
+        away = [(since_s, one) for one in self._sessions if (since_s := one.away_since_s) is not None]
+        return min(away, key=lambda pair: pair[0], default=None)
+
+    def _reclaim(self) -> OwnSession | None:
+        """Give up the calls of the session whose clients have been away longest, if that is long enough."""
+        away = self._longest_away()
+        if away is None or away[0] + CONTESTED_PATIENCE_S > _now_s():
+            return None
+        log.warning("MCP calls given up: their clients left questions unanswered while others waited")
+        for call in away[1].calls:
+            call.give_up(contested=True)
+        return away[1]
+
+    def _until_reclaim_s(self) -> float:
+        """When to look again: whoever goes away from now on may stay away for as long as that takes at most."""
+        away = self._longest_away()
+        left_s = CONTESTED_PATIENCE_S if away is None else away[0] + CONTESTED_PATIENCE_S - _now_s()
+        return max(left_s, LOOK_AGAIN_MIN_S)
 
     def _end_idle(self) -> bool:
         idle = next((one for one in self._sessions if not one.users), None)
@@ -201,6 +229,10 @@ class OwnSessions:
                 pause_s = min(2 * pause_s, STREAM_PAUSE_MAX_S)
         finally:
             late.cancel()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _told(failure: MeshError | None) -> MeshError:

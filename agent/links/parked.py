@@ -6,13 +6,12 @@ and a client that never comes back leaves nothing behind.
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from typing import Any, Final
 
 from agent.errors import RpcError
 from agent.links import rpc
 from agent.links.hello import OnNotification
-from agent.links.open_call import OpenCall
+from agent.links.open_call import CONTESTED_PATIENCE_S, OpenCall
 from agent.model import PARKED_META_KEY, REFUSED_META_KEY, Json
 
 # For users to think; as long as the front waits for a client with a session (`agent.api.questions`).
@@ -25,24 +24,33 @@ _STATE_BYTES: Final = 32
 
 
 class ParkedCalls:
-    """See the module. `expire` is called with a call whose client did not come back in time."""
+    """See the module. A call that was given up for others stays, so that its client can hear of it."""
 
-    def __init__(self, expire: Callable[[OpenCall], None]) -> None:
-        self._expire = expire
+    def __init__(self) -> None:
         self._calls: dict[str, tuple[OpenCall, asyncio.TimerHandle]] = {}
 
     def __repr__(self) -> str:
         return f"<ParkedCalls {len(self._calls)}>"
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more can be parked."""
-        return len(self._calls) >= PARKED_MAX
+    def make_room(self) -> bool:
+        """Whether one more can be parked, at the price of the one whose client has been away longest."""
+        if len(self._calls) < PARKED_MAX:
+            return True
+        now_s = asyncio.get_running_loop().time()
+        away_s = {state: now_s - (call.away_since_s or 0.0) for state, (call, _) in self._calls.items()}
+        state = max(away_s, key=away_s.__getitem__)
+        if away_s[state] < CONTESTED_PATIENCE_S:
+            return False
+        self.take(state).give_up(contested=True)
+        return True
 
     def park(self, call: OpenCall) -> Json:
         """Keep a call that asks; returns the result that its client gets."""
         state = secrets.token_urlsafe(_STATE_BYTES)
-        timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._expired, state)
+        loop = asyncio.get_running_loop()
+        if call.away_since_s is None:
+            call.away_since_s = loop.time()
+        timer = loop.call_later(PATIENCE_S, self._expired, state)
         self._calls[state] = call, timer
         return {
             "resultType": "input_required",
@@ -72,7 +80,7 @@ class ParkedCalls:
 
     def _expired(self, state: str) -> None:
         call, _ = self._calls.pop(state)
-        self._expire(call)
+        call.give_up()
 
 
 def answers_of(params: Json) -> Json:
