@@ -85,7 +85,6 @@ class LegacyHttpDoor:
         self._logs = SessionLogs(self.request)
 
     def __repr__(self) -> str:
-        """Where it leads and the how-manieth session it is; never the session's ID."""
         return f"<LegacyHttpDoor {self._pool.where} session {self._generation}>"
 
     @property
@@ -260,7 +259,12 @@ class LegacyHttpDoor:
             if self._generation != generation:
                 return
             try:
-                await self.open()
+                try:
+                    await self.open()
+                except HttpRefusal as exc:
+                    if exc.status != 404:  # noqa: PLR2004 - Not Found
+                        raise
+                    await self.open()  # It restarted again, between our initialize and what follows.
             except AuthRefused as exc:
                 self._lose(str(exc))
                 raise

@@ -11,7 +11,7 @@ from agent.errors import CallFailed, CallTimedOut, RpcError
 from agent.links.door import Door, ListenNotSupported, open_door
 from agent.model import Era, HttpTarget, Json
 from tests.integration.servers.fastmcp_server import Diary, make_server
-from tests.integration.servers.hosting import Front, http_app, serving
+from tests.integration.servers.hosting import Front, Seen, http, http_app, initialized, rpc_result, scripted, serving
 
 
 @dataclass
@@ -256,3 +256,19 @@ async def test_a_session_that_the_server_forgot_is_opened_anew_once_for_all_call
         assert len(opened) == 1
         assert changes.empty()
         assert not mcp.door.lost.is_set()
+
+
+async def test_a_server_that_restarts_again_while_a_session_is_opened_anew_is_given_another() -> None:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        sessions = sum(one.body.get("method") == "initialize" for one in script.seen)
+        match request.body.get("method"):
+            case "initialize":
+                return initialized(request, Mcp_Session_Id=f"s{sessions}"), True
+            case "notifications/initialized" if sessions != 2:  # The second one is forgotten at once.
+                return http(202), True
+            case "tools/call" if sessions > 2:
+                return rpc_result(request, {"ok": True}), True
+        return http(404), True
+
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+        assert await door.request("tools/call", {"name": "echo"}, timeout_s=10) == {"ok": True}
