@@ -1,8 +1,7 @@
 """The door to a server with sessions as links see it: calls of clients that can be asked get sessions of their own.
 
-Inside the mesh everything is 2026-07-28, where a server asks by answering `input_required`. So when a server asks while
-a call is open, the call's attempt ends with its questions, the call itself stays open (it is parked), and the client's
-retry brings the answers and waits on. The one rule: the server's request runs exactly once, whatever its client does.
+Made by the HTTP and stdio doors, around the session that they have opened. The one rule: a client's question and a
+client's answer pass in that client's own session, and in no other (`asking_calls`).
 
 Everything else (probes, subscriptions, calls of clients that cannot be asked) goes over the one shared session, which
 declares no features. Lists are read in a session that declares them all, because many servers list only what a client
@@ -10,31 +9,24 @@ could use.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final
 
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
 from agent.core.client_features import EVERY_FEATURE, MAY_ASK, declared_features
-from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
+from agent.errors import CallNotSent, RpcError
+from agent.links.asking_calls import AskingCalls
 from agent.links.flag import Flag
 from agent.links.hello import Hello, OnNotification
 from agent.links.listening import Updates
-from agent.links.open_call import OpenCall
-from agent.links.own_session import OpenSession, SessionDoor, SessionRefused
+from agent.links.own_session import OpenSession, SessionDoor, SessionRefused, SharedDoor
 from agent.links.own_sessions import OwnSessions, SessionLimits
-from agent.links.parked import ParkedCalls, answers_of, for_retry, refused_in
 from agent.model import Json
 
 log = logging.getLogger(__name__)
-
-# A call that asks may last as long as its client answers in time; this only keeps it from lasting for ever.
-CALL_LIFETIME_S: Final = 86_400.0
-# What is left to tell the server when a call is over may not hold us up.
-FAREWELL_TIMEOUT_S: Final = 1.0
 
 # All lists of one server are read in one session.
 LISTING_LIMITS: Final = SessionLimits(sessions_max=1, idle_max=1)
@@ -43,32 +35,9 @@ _CALLS: Final = MAY_ASK | {"completion/complete"}
 _LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
 _FOR_LISTING: Final = object()  # The affinity of our own listing, which no client's key can equal.
 
-_Send: TypeAlias = Callable[[SessionDoor], Awaitable[Json]]
-
-
-class SharedDoor(SessionDoor, Protocol):
-    """The session that everybody shares."""
-
-    @property
-    def hello(self) -> Hello:
-        """As `Door.hello`."""
-        ...
-
-    def use_token(self, token: str) -> None:
-        """As `Door.use_token`."""
-        ...
-
-    async def follow(self, updates: Updates) -> None:
-        """As `Door.follow`."""
-        ...
-
-    async def probe(self, timeout_s: float) -> None:
-        """As `Door.probe`."""
-        ...
-
 
 class AskingDoor:
-    """As `agent.links.door.Door`. Made by `asking`.
+    """As `Door`. Made by `asking`.
 
     `own_for_all`: every call gets a session of its own, whatever its client declared, or none at all.
     `lists_apart`: lists are not read over the shared session.
@@ -93,12 +62,12 @@ class AskingDoor:
         self._own = OwnSessions(open_session, limits, self._start, self._changed)
         # Apart, so that no caller can keep us from listing.
         self._listing = OwnSessions(open_session, LISTING_LIMITS, self._start, self._changed)
-        self._parked = ParkedCalls()
+        self._calls = AskingCalls(self._own, self._start, self._go_on_shared)
         self._refused = False
 
     def __repr__(self) -> str:
         """The shared door, the others, and who waits."""
-        return f"<AskingDoor {self._shared!r} {self._own!r} {self._parked!r}>"
+        return f"<AskingDoor {self._shared!r} {self._own!r} {self._calls!r}>"
 
     @property
     def hello(self) -> Hello:
@@ -151,17 +120,7 @@ class AskingDoor:
         features: Json = {}
         if method in MAY_ASK and params is not None:
             if params.get("requestState") is not None:
-                answers, refused = answers_of(params), refused_in(params)
-                parked = self._parked.take(params["requestState"])
-                if refused == {}:
-                    parked.give_up()
-                    raise RpcError(-32603, "The client gave the call up")
-                try:
-                    replies = parked.answer(answers, refused or {})
-                except RpcError:  # The answers cannot be written, and nobody can come with others.
-                    parked.give_up()
-                    raise
-                return await self._attend(parked, method, timeout_s, for_retry(on_notification, params), replies)
+                return await self._calls.retry(method, params, timeout_s=timeout_s, on_notification=on_notification)
             if params.get("inputResponses") is not None:
                 raise RpcError(-32602, "inputResponses came without the requestState that they answer")
             features = declared_features((params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY))
@@ -169,24 +128,19 @@ class AskingDoor:
             return await self._shared.request(
                 method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification
             )
-        call = OpenCall(features)
-
-        def send(door: SessionDoor) -> Awaitable[Json]:
-            return door.request(
-                method,
-                params,
-                timeout_s=CALL_LIFETIME_S,
-                headers=headers,
-                on_notification=call.notify,
-                on_question=call.ask,
-            )
-
-        call.task = self._start(self._serve(call, affinity, send), "call that may ask")
-        return await self._attend(call, method, timeout_s, on_notification)
+        return await self._calls.begin(
+            method,
+            params,
+            features,
+            timeout_s=timeout_s,
+            headers=headers,
+            on_notification=on_notification,
+            affinity=affinity,
+        )
 
     def end(self) -> None:
         """End whatever is open; the group's owner waits for it."""
-        self._parked.clear()
+        self._calls.end()
         self._own.forget_timers()
         self._listing.forget_timers()
         for task in self._tasks:
@@ -203,58 +157,11 @@ class AskingDoor:
         except TimeoutError as exc:
             raise CallNotSent(f"no session to list in could be opened within {timeout_s:g} s") from exc
 
-    async def _attend(
-        self,
-        call: OpenCall,
-        method: str,
-        timeout_s: float,
-        on_notification: OnNotification | None,
-        replies: Sequence[bytes] = (),
-    ) -> Json:
-        """One attempt of the client: hand in its replies and wait for the result, or park the call as it asks."""
-        attended = False
-        try:
-            async with asyncio.timeout(timeout_s):
-                await call.send(replies, timeout_s=timeout_s)
-                while True:
-                    result = await call.news(on_notification)
-                    if result is None and not self._parked.make_room():
-                        log.warning("MCP server's question refused: too many calls wait for input")
-                        await _refuse(call, "Too many calls wait for input already")
-                        continue
-                    attended = True
-                    return self._parked.park(call) if result is None else result
-        except TimeoutError as exc:
-            kind = CallNotSent if call.door is None else CallTimedOut
-            raise kind(f"the server did not answer {method} within {timeout_s:g} s") from exc
-        finally:
-            if not attended:
-                call.give_up()
-
-    async def _serve(self, call: OpenCall, affinity: str | None, send: _Send) -> None:
-        """Run one request of the server's to its end, whoever waits for it meanwhile."""
-        outcome: Json | MeshError | None = None
-        try:
-            try:
-                async with self._own.lent(call.features, affinity) as session, session.serving(call) as door:
-                    try:
-                        outcome = await send(door)
-                    finally:
-                        await _refuse(call, "The request that this question belongs to is over")
-            except SessionRefused as exc:
-                if self._own_for_all:
-                    raise CallNotSent(str(exc)) from exc
-                self._note_refusal(exc)
-                call.door = self._shared
-                outcome = await send(self._shared)
-        except MeshError as exc:
-            outcome = exc
-        except Exception as exc:  # A bug of ours ends this call and its session, and nobody else's.
-            log.exception("MCP call broke unexpectedly")
-            outcome = ProtocolBroken(f"unexpected {type(exc).__name__}")
-        finally:
-            lost = call.given_up or CallOutcomeUnknown("the call was given up")
-            call.end(lost if outcome is None else outcome)
+    def _go_on_shared(self, exc: SessionRefused) -> SessionDoor:
+        if self._own_for_all:
+            raise CallNotSent(str(exc)) from exc
+        self._note_refusal(exc)
+        return self._shared
 
     def _note_refusal(self, exc: SessionRefused) -> None:
         """Go on as well as one session allows: better no questions than no calls."""
@@ -292,9 +199,3 @@ async def asking(
         door.end()
         # By hand, so that what ended the door's life is not wrapped into a group of exceptions.
         await group.__aexit__(None, None, None)
-
-
-async def _refuse(call: OpenCall, why: str) -> None:
-    """Answer what the server still asks, as far as it listens."""
-    with contextlib.suppress(CallOutcomeUnknown):  # As far as it listens.
-        await call.send(call.refuse(why), timeout_s=FAREWELL_TIMEOUT_S)

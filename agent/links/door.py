@@ -1,106 +1,20 @@
 """The doors to MCP servers: one protocol, two ways of transport, raw JSON objects in and out.
 
 Links open a door with `open_door` and keep it; dispatch sends every forwarded call through `Door.request`. The one
-rule: whatever goes wrong, the exception says whether the request may have been executed, and nothing is ever sent
-twice once a byte of it was written.
+rule: whoever gets a door need not know what is behind it; `door_protocol` says all that there is to know.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from agent.dial_guard import IpNetwork
-from agent.links.flag import Flag
+from agent.links.door_protocol import Door
 from agent.links.hello import Hello, ListenNotSupported
 from agent.links.http_door import open_http_door
-from agent.links.listening import Updates
 from agent.links.stdio_open import open_stdio_door
-from agent.model import HttpTarget, Json, StdioTarget
+from agent.model import HttpTarget, StdioTarget
 
 __all__ = ["Door", "Hello", "ListenNotSupported", "open_door"]
-
-
-class Door(Protocol):
-    """An open way to one MCP server. Safe for concurrent use within one event loop."""
-
-    @property
-    def hello(self) -> Hello:
-        """What the other side said when the door opened (renewed when a legacy session is opened anew)."""
-        ...
-
-    @property
-    def lost(self) -> Flag:
-        """Set when the door is known broken for good (child gone, session refused). Wait with `lost.wait()`."""
-        ...
-
-    @property
-    def lost_reason(self) -> str:
-        """Why `lost` is set, fit for an error message; empty before."""
-        ...
-
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
-        affinity: str | None = None,
-    ) -> Json:
-        """Send one request and return the raw `result` object.
-
-        `headers`: `Mcp-Param-*` only (ignored on stdio). `on_notification(method, params)` is awaited for each
-        notification that belongs to this request, in order, before the result is returned. `affinity`: the client, or
-        the key of its own, that this request belongs to; a server with sessions may keep one for it. `params` is not
-        changed.
-
-        Raises:
-            RpcError: The server's own JSON-RPC error.
-            CallNotSent: No byte was written.
-            CallTimedOut: `timeout_s` passed after bytes were written.
-            CallOutcomeUnknown: Bytes were written and no answer came.
-            AuthRefused: 401 or 403; not executed.
-            ProtocolBroken: The answer is not MCP, or broke a limit.
-
-        Cancellation tells the server that nobody waits any more (bounded in time), then goes on.
-        """
-        ...
-
-    def use_token(self, token: str) -> None:
-        """Show another token from the next request on; nothing happens over stdio."""
-        ...
-
-    async def listen(self, on_change: Callable[[str], None]) -> None:
-        """Follow list changes until the stream ends, which raises `Unreachable`.
-
-        `on_change` gets "listening" once the other side has acknowledged the stream (list after that, so that no
-        change is missed), then "tools", "prompts" or "resources" per change.
-
-        Raises:
-            ListenNotSupported: The server has no such stream.
-            Unreachable: The stream ended or broke.
-            AuthRefused, ProtocolBroken: As for `request`.
-        """
-        ...
-
-    async def follow(self, updates: Updates) -> None:
-        """Follow updates of resources until the stream, or the session that they were subscribed on, ends.
-
-        Cancellation takes the subscription back, but for the URIs that another `follow` of this door has too: a new
-        set is followed first and the old one ended then, so that no update falls between.
-
-        Raises:
-            RpcError: The server refuses all of them, in its own words.
-            ListenNotSupported: The server has no such stream, or grants none of them.
-            Unreachable: The stream or the session ended or broke.
-            AuthRefused, ProtocolBroken: As for `request`.
-        """
-        ...
-
-    async def probe(self, timeout_s: float) -> None:
-        """Ask for a sign of life: any JSON-RPC answer counts. Raises `LinkFailed` kinds, never `CallFailed`."""
-        ...
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from typing import Final, Protocol, TypeAlias
 
 from agent.errors import MeshError
 from agent.links import rpc
+from agent.links.door_protocol import Door, RequestDoor
 from agent.links.flag import Flag
 from agent.links.hello import OnNotification, OnQuestion
 from agent.links.negotiation import PING
@@ -28,18 +29,8 @@ class SessionRefused(MeshError):
     """The server does not open a session beside the one that there is. Never leaves the doors."""
 
 
-class SessionDoor(TakesAnswers, Protocol):
+class SessionDoor(RequestDoor, TakesAnswers, Protocol):
     """One session (or child) that was opened with a client's features."""
-
-    @property
-    def lost(self) -> Flag:
-        """As `Door.lost`."""
-        ...
-
-    @property
-    def lost_reason(self) -> str:
-        """As `Door.lost_reason`."""
-        ...
 
     async def request(
         self,
@@ -52,12 +43,12 @@ class SessionDoor(TakesAnswers, Protocol):
         affinity: str | None = None,
         on_question: OnQuestion | None = None,
     ) -> Json:
-        """As `Door.request`; `on_question` takes what comes on a stream that names this very request, if any."""
+        """As `RequestDoor.request`; `on_question` takes what comes on a stream that names this very request, if any."""
         ...
 
-    async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `Door.listen`."""
-        ...
+
+class SharedDoor(SessionDoor, Door, Protocol):
+    """The session that everybody shares."""
 
 
 OnNotice: TypeAlias = Callable[[str, Json], None]
