@@ -1,7 +1,7 @@
 """Digests of what backends list, the same on every node that got the same bytes.
 
-Called by links (a whole offer) and by the route table (one definition). The one rule: what we add ourselves, a public
-name and the origin, never counts, so a replica looks the same at home and three nodes away.
+Called by links and the mesh (a whole offer) and by the route table (one definition). The one rule: what we add
+ourselves, a public name and the origin, never counts, so a replica looks the same at home and three nodes away.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from agent.core.route_table import NAME_MEMBER, RouteKind
-from agent.model import ORIGIN_META_KEY, Json
+from agent.model import ORIGIN_META_KEY, Json, Offer
 
 # 128 bits: nobody finds two definitions of one digest by trying.
 _DIGEST_LEN: Final = 32
@@ -56,6 +56,17 @@ def offer_digest(
         total.update(len(digests).to_bytes(4, "big"))
         total.update(b"".join(digests))
     return total.hexdigest()[:_DIGEST_LEN]
+
+
+def exported_digest(offer: Offer) -> str:
+    """What a node whose local endpoint lists `offer` tells the catalog of it: its management tools do not count."""
+    parts = (offer.tools, offer.prompts, offer.resources, offer.templates)
+    return offer_digest(*([entry for entry in part if _has_origin(entry)] for part in parts))
+
+
+def _has_origin(entry: Json) -> bool:
+    meta = entry.get("_meta")
+    return isinstance(meta, dict) and ORIGIN_META_KEY in meta
 
 
 def _canonical_or_repr(entry: Json) -> bytes:

@@ -97,7 +97,7 @@ class Link:
     def sight(self) -> None:
         """The catalog said something new about it: list again when connected, else dial now instead of waiting on."""
         if self._session is not None:
-            self._session.relist()
+            self._session.sighted(getattr(self.spec, "sighting", ""))
         if not self._view.connected:
             self._cut_short.set()
 

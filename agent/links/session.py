@@ -17,6 +17,7 @@ from agent.links.flag import Flag, first_of
 from agent.links.following import Following
 from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor
+from agent.links.relisting import Relisting
 from agent.links.silence import SilenceWatch
 from agent.model import HttpTarget, Json, Offer, StdioTarget
 
@@ -71,7 +72,7 @@ class SessionEvents(Protocol):
 
 
 class Session:
-    """See the module. Sole writer: the task that runs `run`; `request`, `relist` and `end` are called from others."""
+    """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others."""
 
     def __init__(self, opened: OpenDoor, events: SessionEvents, rng: random.Random, following: Following) -> None:
         self.opened = opened
@@ -80,7 +81,7 @@ class Session:
         self._door = opened.door
         self._events = events
         self._rng = rng
-        self._relist = Flag()
+        self._relist = Relisting()
         self._listed = Flag()
         self._end = Flag()
         self._ending: Exception = Unreachable("the session ended")
@@ -130,9 +131,9 @@ class Session:
             if self._in_flight == 0:
                 self._idle.set()
 
-    def relist(self) -> None:
-        """Read the offer again soon."""
-        self._relist.set()
+    def sighted(self, sighting: str) -> None:
+        """Read the offer again soon if the catalog, which says `sighting`, knows of another one."""
+        self._relist.sighted(sighting)
 
     def show_token(self, target: StdioTarget | HttpTarget) -> None:
         """Let the door show what may be a new token, from the next request on."""
@@ -211,8 +212,8 @@ class Session:
 
     async def _keep_listed(self) -> None:
         await _within(self._relist, FIRST_LISTING_WAIT_S)
+        self._relist.clear()
         while True:
-            self._relist.clear()
             pause_s = RELIST_PAUSE_S
             try:
                 async with asyncio.timeout(LIST_TIMEOUT_S):
@@ -227,9 +228,10 @@ class Session:
                 self._relist.set()
             else:
                 self._events.listed(offer)
+                self._relist.taken(offer)
                 self._listed.set()
             await asyncio.sleep(pause_s)
-            await self._relist.wait()
+            await self._relist.due()
 
     async def _probe(self) -> None:
         loop = asyncio.get_running_loop()

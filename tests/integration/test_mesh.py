@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.core.digest import exported_digest
 from agent.errors import RpcError
 from agent.links.session import Session
 from agent.model import PATH_META_KEY, Era, HttpTarget, Json, LinkState, ServerScope, ServerSpec
@@ -137,6 +138,33 @@ async def test_a_new_offer_digest_in_the_catalog_is_reason_to_list_again(tmp_pat
             await listed.get()
         assert one.supervisor.link("peer:two") is link
         assert link._session is session
+
+
+async def test_a_node_tells_the_catalog_the_digest_that_others_find_in_what_it_lists(tmp_path: Path) -> None:
+    server = make_server()
+
+    @server.prompt
+    def greet(who: str) -> str:
+        return f"Hello {who}"
+
+    @server.resource("notes://{name}")
+    def note(name: str) -> str:
+        return name
+
+    @server.resource("notes://home")
+    def home() -> str:
+        return "home"
+
+    async with (
+        served(server) as url,
+        nodes(tmp_path, {"one": [], "two": [kit(url), kit(url, ServerScope.SERVICE, "more")]}) as (one, two),
+    ):
+        introduce(one, two)
+        await two.connected("kit", "more")
+        await one.when(lambda: {"two__kit__echo", "more__echo"} <= set(one.tool_names()))
+        offer = one.view("two").offer
+        assert all((offer.tools, offer.resources, offer.prompts, offer.templates))
+        assert exported_digest(offer) == two.digests[-1]
 
 
 class _Tap:
