@@ -246,7 +246,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As `asyncio.Protocol`."""
-        self._transport = None
+        transport, self._transport = self._transport, None
+        if transport is not None and hasattr(transport, "_read_ready_cb"):
+            # Python 3.11 leaves a transport bound to itself when it is over, for the collector to find; 3.12 does this.
+            transport._read_ready_cb = None  # noqa: SLF001 - as above
         content = self._content
         if self._parser is not None and exc is None and content is not None and not content.is_eof():
             self._closing = True

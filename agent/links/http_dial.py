@@ -49,6 +49,11 @@ class Dialler:
     def __repr__(self) -> str:
         return f"<Dialler {self._name}:{self._port}{' by TLS' if self.tls else ''}>"
 
+    @property
+    def by_name(self) -> bool:
+        """Whether a name is dialled, which may lead to another address tomorrow."""
+        return self._names is not None
+
     async def dial(self, make: Callable[[], _P]) -> _P:
         """Connect; returns the protocol that `make` made, with its transport.
 

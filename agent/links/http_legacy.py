@@ -136,7 +136,7 @@ class LegacyHttpDoor:
         data = rpc.encode_request(request_id, method, sent_params)
         extra = param_headers(headers) if headers else {}
         on_message = self._receiver(token, on_notification, on_question or self._on_question)
-        body = OutgoingBody(data)
+        body = OutgoingBody(data, harmless=method == PING)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._logs.show(params, self.hello)

@@ -75,7 +75,7 @@ class ModernHttpDoor:
         """As `Door.request`."""
         request_id = next(self._ids)
         stamped = self._stamp.params(params)
-        body = OutgoingBody(rpc.encode_request(request_id, method, stamped))
+        body = OutgoingBody(rpc.encode_request(request_id, method, stamped), harmless=method == DISCOVER)
         all_headers = self._stamp.headers(method, stamped)
         if headers:
             all_headers |= param_headers(headers)

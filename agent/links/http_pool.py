@@ -23,6 +23,11 @@ __all__ = ["HttpPool", "OutgoingBody", "Response", "open_pool"]
 
 # Shorter than uvicorn's 5 s, the shortest common one, so that we give up an idle connection before the server does.
 KEEPALIVE_S: Final = 4.0
+# The last idle one waits on for what may be sent twice. A link probes every 6 s at most, and each time makes the server
+# wait anew: an idle link dials only where the server is the first to give up.
+LAST_KEEPALIVE_S: Final = 10.0
+# A name may lead elsewhere by now, though whoever had it still answers: no connection to one is used for longer.
+NAMED_AGE_MAX_S: Final = 30.0
 
 # Set by us on every message; a target's own headers cannot change them.
 _OWN_HEADERS: Final = frozenset(
@@ -36,13 +41,16 @@ _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 class OutgoingBody:
     """A request's bytes, which know whether their request was handed to the socket. One per request.
 
-    They are let go then: whoever waits for hours on a stream need not hold what asked for it.
+    They are let go then: whoever waits for hours on a stream need not hold what asked for it. A `harmless` one does
+    nothing but show that the server lives: it may take a connection that the server may be giving up at this moment,
+    and goes over a new one then.
     """
 
-    __slots__ = ("data", "sent")
+    __slots__ = ("data", "harmless", "sent")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, harmless: bool = False) -> None:
         self.data = data
+        self.harmless = harmless
         self.sent = False
 
     def __repr__(self) -> str:
@@ -62,7 +70,7 @@ class HttpPool:
         self._host = parts.netloc
         self._lines = {name.lower(): _line(name, value) for name, value in headers.items()}
         self._dialler = dialler
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, float] = {}  # Since when.
         self._idle: dict[Connection, float] = {}  # Since when; the one that waits longest comes first.
         self._expiry: asyncio.TimerHandle | None = None
         self._over = False
@@ -88,19 +96,20 @@ class HttpPool:
         """
         try:
             head = self._head("POST", headers, len(body.data))
-            connection = await self._connection()
+            connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
+            may_be_stale = connection is not None and body.harmless
+            connection = connection or await self._new_one()
+            data, body.data, body.sent = body.data, b"", True
+            try:
+                response = await connection.exchange(head, data)
+            except ConnectionBroken as exc:
+                if not may_be_stale or self._over or isinstance(exc, NotHttp):
+                    raise
+                response = await (await self._new_one()).exchange(head, data)
         except NotHttp as exc:
             raise ProtocolBroken(self.explain(exc)) from exc
         except (OSError, ValueError) as exc:
-            raise CallNotSent(self.explain(exc)) from exc
-        body.sent = True
-        data, body.data = body.data, b""
-        try:
-            response = await connection.exchange(head, data)
-        except NotHttp as exc:
-            raise ProtocolBroken(self.explain(exc)) from exc
-        except OSError as exc:
-            raise CallOutcomeUnknown(self.explain(exc)) from exc
+            raise (CallOutcomeUnknown if body.sent else CallNotSent)(self.explain(exc)) from exc
         return self._plain(response)
 
     async def get(self, headers: Mapping[str, str]) -> Response:
@@ -136,7 +145,8 @@ class HttpPool:
 
     async def _bodyless(self, method: str, headers: Mapping[str, str]) -> Response:
         head = self._head(method, headers, None)
-        return await (await self._connection()).exchange(head, b"")
+        connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
+        return await connection.exchange(head, b"")
 
     def _head(self, method: str, headers: Mapping[str, str], length: int | None) -> bytes:
         """Everything before the body. Raises `ValueError` for a header that cannot be sent as it is."""
@@ -159,29 +169,36 @@ class HttpPool:
 
     # Connections
 
-    async def _connection(self) -> Connection:
-        """One that is idle and alive at this very moment, else a new one. Raises what `Dialler.dial` raises."""
+    def _idle_one(self, keepalive_s: float) -> Connection | None:
+        """One that is idle for no longer than this and alive at this very moment."""
         while self._idle:
             connection, since_s = self._idle.popitem()
-            if since_s + KEEPALIVE_S > asyncio.get_running_loop().time() and not connection.is_dead(used_before=True):
+            if since_s + keepalive_s > asyncio.get_running_loop().time() and not connection.is_dead(used_before=True):
                 return connection
             connection.abort(ConnectionBroken("closed the connection"))
+        return None
+
+    async def _new_one(self) -> Connection:
+        """Raises what `Dialler.dial` raises."""
         connection = await self._dialler.dial(lambda: Connection(self._take_back, self._forget))
         if self._over or connection.is_dead(used_before=False):
             failure = connection.failure or ConnectionBroken("closes every connection at once")
             connection.abort(failure)
             raise failure
-        self._connections.add(connection)
+        self._connections[connection] = asyncio.get_running_loop().time()
         return connection
 
     def _take_back(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
+        if self._dialler.by_name and loop.time() >= self._connections[connection] + NAMED_AGE_MAX_S:
+            connection.abort(ConnectionBroken("had its connection closed by us"))
+            return
         self._idle[connection] = loop.time()
         if self._expiry is None:
             self._expiry = loop.call_later(KEEPALIVE_S, self._expire)
 
     def _forget(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._idle.pop(connection, None)
 
     def _expire(self) -> None:
@@ -189,8 +206,9 @@ class HttpPool:
         loop = asyncio.get_running_loop()
         self._expiry = None
         for connection, since_s in tuple(self._idle.items()):
-            if since_s + KEEPALIVE_S > loop.time():
-                self._expiry = loop.call_at(since_s + KEEPALIVE_S, self._expire)
+            due_s = since_s + (KEEPALIVE_S if len(self._idle) > 1 else LAST_KEEPALIVE_S)
+            if due_s > loop.time():
+                self._expiry = loop.call_at(due_s, self._expire)
                 break
             connection.abort(ConnectionBroken("closed the connection"))
 

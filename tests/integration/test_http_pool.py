@@ -7,74 +7,16 @@ Framing and garbage, byte by byte, are in `tests/unit/test_http_connection.py`; 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import pytest
 
 from agent.dial_guard import parse_networks
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
-from agent.links import http_pool
 from agent.links.http_pool import HttpPool, OutgoingBody, open_pool
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import Seen, http, reset, scripted
-
-PATIENCE_S = 10.0
-OK = http(200, b'{"ok":true}')
-Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-async def ok(_: Seen) -> tuple[bytes | None, bool]:
-    return OK, True
-
-
-@asynccontextmanager
-async def raw_server(handle: Handle, host: str = "127.0.0.1") -> AsyncIterator[str]:
-    """A TCP server that does what a test wants; gives its URL."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            await handle(reader, writer)
-
-    server = await asyncio.start_server(serve, host, 0)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield f"http://{f'[{host}]' if ':' in host else host}:{port}/mcp"
-    finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-        await server.wait_closed()
-
-
-@asynccontextmanager
-async def pool_of(url: str, connect_timeout_s: float = 5.0, token: str | None = None) -> AsyncIterator[HttpPool]:
-    target = HttpTarget(url, token=token)
-    async with asyncio.timeout(PATIENCE_S), open_pool(target, connect_timeout_s=connect_timeout_s) as pool:
-        yield pool
-
-
-async def ask(pool: HttpPool, body: bytes = b"{}") -> bytes:
-    response = await pool.post(OutgoingBody(body), {})
-    try:
-        return await response.read()
-    finally:
-        response.release()
-
-
-async def head_of(reader: asyncio.StreamReader) -> bytes:
-    return await reader.readuntil(b"\r\n\r\n")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until `condition` holds; the pool's own time-out bounds it."""
-    loop = asyncio.get_running_loop()
-    while not condition():
-        passed = loop.create_future()
-        loop.call_later(0.001, passed.set_result, None)
-        await passed
+from tests.integration.servers.raw_http import OK, ask, head_of, ok, pool_of, raw_server, until
 
 
 async def test_one_after_the_other_share_a_connection_and_many_at_once_have_their_own() -> None:
@@ -216,58 +158,6 @@ async def test_a_cancelled_request_was_sent_and_its_connection_is_closed() -> No
         await gone.wait()
         assert body.sent
         assert "0 connections" in repr(pool)
-
-
-async def test_a_stale_connection_is_noticed_before_the_request_is_written() -> None:
-    async with scripted(ok) as script, pool_of(script.url) as pool:
-        for number in range(1, 4):
-            await ask(pool)
-            assert script.connections == number
-            script.close_connections()  # In this very turn: only the kernel knows.
-        assert len(script.seen) == 3
-
-
-async def test_unread_bytes_on_an_idle_connection_are_noticed_before_the_request_is_written() -> None:
-    writers: list[asyncio.StreamWriter] = []
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        while True:
-            await head_of(reader)
-            await reader.readexactly(2)
-            writer.write(OK)
-
-    async with raw_server(handle) as url, pool_of(url) as pool:
-        await ask(pool)
-        forged = http(200, b'{"forged":1}')
-        writers[0].write(forged)  # It is in our kernel in this very turn, as above.
-        assert await ask(pool) == b'{"ok":true}'
-        assert len(writers) == 2
-
-
-async def test_an_idle_connection_is_closed_before_servers_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_pool, "KEEPALIVE_S", 0.05)
-    ended = asyncio.Event()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await head_of(reader)
-        await reader.readexactly(2)
-        writer.write(OK)
-        await reader.read()
-        ended.set()
-
-    async with raw_server(handle) as url, pool_of(url) as pool:
-        await ask(pool)
-        assert "1 idle" in repr(pool)
-        await ended.wait()
-        assert "0 connections" in repr(pool)
-
-
-async def test_a_server_that_closes_an_idle_connection_is_noticed_at_once() -> None:
-    async with scripted(ok) as script, pool_of(script.url) as pool:
-        await ask(pool)
-        script.close_connections()
-        await until(lambda: "0 connections" in repr(pool))
 
 
 async def test_a_server_that_speaks_first_is_no_http_server() -> None:
