@@ -61,7 +61,8 @@ class Session:
     # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.
     _notes: dict[bytes | str, None] = field(default_factory=dict)
     _notes_lost: bool = False
-    _calls: dict[str, asyncio.Task[Outcome]] = field(default_factory=dict)
+    # By the ID as it came: 1 and "1" are two.
+    _calls: dict[RequestId, asyncio.Task[Outcome]] = field(default_factory=dict)
     _questions: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
     _question_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -84,7 +85,7 @@ class Session:
 
     def check_call(self, request_id: RequestId) -> None:
         """Raise `MCPError` when no call of this ID may begin now."""
-        if str(request_id) in self._calls:
+        if request_id in self._calls:
             raise MCPError(code=INVALID_REQUEST, message=f"A request of the ID {request_id!r} is still being served")
         if len(self._calls) >= CALLS_MAX:
             data = {"outcome": "not_executed", "replica": None, "bytes_sent": False}
@@ -96,14 +97,13 @@ class Session:
 
     def add_call(self, request_id: RequestId, task: asyncio.Task[Outcome]) -> None:
         """Keep a call until its task is done."""
-        key = str(request_id)
-        self._calls[key] = task
-        task.add_done_callback(lambda _: self._calls.pop(key, None))
+        self._calls[request_id] = task
+        task.add_done_callback(lambda _: self._calls.pop(request_id, None))
 
     def cancel_call(self, request_id: object) -> None:
         """The client needs no answer any more; an ID that is not known may be one that was answered meanwhile."""
-        if (task := self._calls.get(str(request_id))) is not None:
-            task.cancel()
+        if type(request_id) in (str, int) and (task := self._calls.get(request_id)) is not None:  # type: ignore[call-overload]
+            _cancel_once(task)
 
     # Questions
 
@@ -186,9 +186,15 @@ class Session:
             self.subscriber = None  # They know each other; so both go at once, and not when garbage is looked for.
         self._notes.clear()
         for task in self._calls.values():
-            task.cancel()
+            _cancel_once(task)
         if self.stream is not None:
             self.stream.end()
+
+
+def _cancel_once(task: asyncio.Task[Outcome]) -> None:
+    """A call that is being cancelled still tells client and server so; being cancelled again would cut that short."""
+    if not task.cancelling():
+        task.cancel()
 
 
 def _update_of(uri: str) -> bytes:

@@ -144,7 +144,8 @@ class AskingDoor:
         self._own.forget_timers()
         self._listing.forget_timers()
         for task in self._tasks:
-            task.cancel()
+            if not task.cancelling():  # It says goodbye, within a second.
+                task.cancel()
 
     async def _list(self, method: str, params: Json | None, timeout_s: float) -> Json:
         try:

@@ -173,7 +173,7 @@ class OpenCall:
             self.given_up = RpcError(OUTCOME_UNKNOWN, why, {"outcome": "unknown", "reason": GIVEN_UP})
         else:
             self.given_up = CallOutcomeUnknown("the call was given up")
-        if self.task is not None:
+        if self.task is not None and not self.task.cancelling():  # A second time would cut its farewell short.
             self.task.cancel()
 
     async def send(self, replies: Iterable[bytes], *, timeout_s: float) -> None:

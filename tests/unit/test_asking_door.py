@@ -18,7 +18,7 @@ from agent.links.open_call import CONTESTED_PATIENCE_S
 from agent.links.own_session import OnNotice, SessionRefused
 from agent.links.own_sessions import STREAM_WAIT_S, SessionLimits
 from agent.links.parked import PARKED_MAX, PATIENCE_S
-from agent.model import Era, Json
+from agent.model import REFUSED_META_KEY, Era, Json
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
@@ -79,6 +79,7 @@ class Session:
                     await self.server.go_on.wait()
                     await asyncio.sleep(0.1)
         except asyncio.CancelledError:
+            await asyncio.sleep(0.5)  # To be told so takes a moment.
             self.server.cancelled += 1
             raise
         return {"by": self.server.opened.index(self) if self in self.server.opened else None, "method": method}
@@ -353,6 +354,17 @@ async def test_a_door_that_closes_ends_what_is_parked() -> None:
     assert (server.cancelled, server.closed) == (2, 2)
 
 
+async def test_a_door_that_closes_while_a_server_is_told_that_its_call_is_over_lets_it_hear_that() -> None:
+    server = Server()
+    async with door_to(server) as door:
+        asked = await call(door, "ask")
+        with pytest.raises(RpcError, match="gave the call up"):
+            await call(door, "ask", **retry(asked), _meta={REFUSED_META_KEY: {}})
+        await asyncio.sleep(0.1)
+    assert server.cancelled == 1
+    assert "is over" in server.opened[0].heard[0]["error"]["message"]
+
+
 @pytest.mark.parametrize("affinity", [None, "a"])
 async def test_a_bug_of_ours_ends_its_call_and_session_and_leaves_the_others(
     affinity: str | None, caplog: pytest.LogCaptureFixture
@@ -479,6 +491,7 @@ async def test_as_many_sessions_are_taken_back_as_there_are_who_wait() -> None:
     async with door_to(server) as door:
         await all_at_once(*(call(door, "ask") for _ in range(LIMITS.sessions_max)))
         await all_at_once(*(call(door, "hold", timeout_s=20.0) for _ in range(2)))
+        await asyncio.sleep(1)
         assert server.cancelled == 2 + 2, "two that were ignored, and the two that ran out of time"
         assert "<OwnSessions 1 of 1 in use>" in repr(door), "the third is still waited for"
 

@@ -85,10 +85,47 @@ async def test_a_session_takes_no_second_call_of_an_id_and_no_more_than_its_limi
         with pytest.raises(MCPError, match="limit") as caught:
             session.check_call("another")
         assert caught.value.error.data["outcome"] == "not_executed"
-        session.cancel_call("0")
+        session.cancel_call(0)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         session.check_call(0)
+
+
+async def test_an_id_that_is_a_number_and_the_same_as_a_text_are_two() -> None:
+    async with table() as sessions:
+        session = opened(sessions)
+        calls = {request_id: sessions.start_task(never(), "call") for request_id in (1, "1")}
+        for request_id, call in calls.items():
+            session.check_call(request_id)
+            session.add_call(request_id, call)
+        for unknown in (["1"], {"id": 1}, None, "2", 1.5, True):
+            session.cancel_call(unknown)
+        session.cancel_call("1")
+        await asyncio.wait([calls["1"]])
+        assert not calls[1].done()
+
+
+async def test_a_call_that_is_cancelled_twice_says_goodbye_once_and_to_the_end() -> None:
+    said: list[str] = []
+
+    async def polite() -> Outcome:
+        try:
+            return await never()
+        finally:
+            await asyncio.sleep(0.5)
+            said.append("goodbye")
+
+    async with table() as sessions:
+        session = opened(sessions)
+        call = sessions.start_task(polite(), "call")
+        session.add_call(1, call)
+        await asyncio.sleep(0)
+        session.cancel_call(1)
+        await asyncio.sleep(0.1)
+        session.cancel_call(1)
+        sessions.end(session, "by_client")
+        await asyncio.wait([call])
+        assert said == ["goodbye"]
 
 
 @pytest.mark.usefixtures("gc_off")
