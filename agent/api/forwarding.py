@@ -12,9 +12,15 @@ from typing import Final
 
 import orjson
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+)
 
 from agent.api.catalogue import LIST_HINTS
+from agent.core.client_features import undeclared_features
 from agent.core.log_levels import LOG_MESSAGE, asked_level, is_wanted
 from agent.core.nesting import is_deeper_than
 from agent.core.raw_json import Bytes, exact
@@ -106,8 +112,24 @@ async def forward(
         }
         code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
         raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
+    if asks(forwarded.result):
+        _refuse_undeclared(forwarded.result, params, route)
     served.tool_error = forwarded.result.get("isError") is True
     return _named_for_clients(method, route, forwarded, params)
+
+
+def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
+    """A server may ask only for what its client declared (MCP 2026-07-28, multi-round-trip requests).
+
+    Towards the client we are the server, so the client is told what it would have to declare.
+    """
+    capabilities = (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY)
+    if needed := undeclared_features(capabilities, result.get("inputRequests")):
+        raise MCPError(
+            code=MISSING_REQUIRED_CLIENT_CAPABILITY,
+            message=f"{route.public_name} asks for what the client did not declare: {', '.join(sorted(needed))}",
+            data={"requiredCapabilities": needed},
+        )
 
 
 def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: Json) -> Forwarded:
@@ -153,7 +175,7 @@ def _fit(method: str, result: Json, *, modern: bool) -> Json:
     if asks(result):
         raise MCPError(
             code=INVALID_PARAMS,
-            message="The server asks for client input that this client did not declare, or cannot be asked for.",
+            message="The server asks for client input that no client can be asked for",
         )
     return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
 

@@ -1,8 +1,8 @@
 """What servers may ask of a client (elicitation, sampling, roots): what it declared, and what that allows.
 
-Used where a server's question arrives: by the doors to servers with sessions, and by the front that puts a stateless
-server's questions to a client with a session. Both eras name the features alike. The one rule: a client is asked only
-what it declared, and the server that asks for more hears the protocol's own error.
+Used where a server's question arrives: by the doors to servers with sessions, by whoever forwards the questions of a
+stateless server, and by the front that puts them to a client with a session. Both eras name the features alike. The one
+rule: a client is asked only what it declared, and who is asked for more, or asks for it, hears the protocol's own error.
 """
 
 from typing import Final
@@ -43,6 +43,39 @@ def _written_of(way: object) -> object:
     return {} if is_deeper_than(way, _WAY_NESTING_MAX) else way
 
 
+def undeclared_features(capabilities: object, questions: object) -> Json:
+    """What a client with these capabilities would have to declare for these `inputRequests`; empty for nothing.
+
+    A method of which we know nothing may be one of an extension, and is between client and server.
+    """
+    features = capabilities if isinstance(capabilities, dict) else {}
+    needed: Json = {}
+    for question in questions.values() if isinstance(questions, dict) else ():
+        method, params = (
+            (question.get("method"), question.get("params")) if isinstance(question, dict) else (None, None)
+        )
+        params = params if isinstance(params, dict) else {}
+        if isinstance(method, str) and method in _FEATURE_OF and refusal(features, method, params) is not None:
+            ways = needed.setdefault(_FEATURE_OF[method], {})
+            ways |= {way: {} for way in _ways_needed(method, params)}
+    return needed
+
+
+def _ways_needed(method: str, params: Json) -> tuple[str, ...]:
+    match method:
+        case "elicitation/create":
+            mode = params.get("mode", "form")
+            return (mode,) if isinstance(mode, str) and mode in _WAYS["elicitation"] else ()
+        case "sampling/createMessage":
+            return ("tools",) if _wants_tools(params) else ()
+        case _:
+            return ()
+
+
+def _wants_tools(params: Json) -> bool:
+    return params.get("tools") is not None or params.get("toolChoice") is not None
+
+
 def refusal(features: Json, method: str, params: Json) -> tuple[int, str] | None:
     """The error (code, message) for a question that a client with these features may not be asked; None if it may."""
     known = features.get(_FEATURE_OF.get(method, ""))
@@ -55,7 +88,6 @@ def refusal(features: Json, method: str, params: Json) -> tuple[int, str] | None
             if not isinstance(mode, str) or mode not in (known or {"form": {}}):
                 return _INVALID_PARAMS, "The client did not declare this mode of elicitation"
         case "sampling/createMessage":
-            wants_tools = params.get("tools") is not None or params.get("toolChoice") is not None
-            if wants_tools and "tools" not in known:
+            if _wants_tools(params) and "tools" not in known:
                 return _INVALID_PARAMS, "The client did not declare sampling.tools"
     return None

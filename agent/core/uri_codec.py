@@ -1,4 +1,4 @@
-"""One reversible codec for the URIs of a backend, wherever they stand: lists, reads, links in results, definitions.
+"""One reversible codec for the URIs of a backend, wherever they stand: lists, reads, results, questions, definitions.
 
 Made for a route and the replica that answered, by whoever forwards and by the route table. The one rule: a URI that is
 shown to a client leads, read through this node, back to the backend and the URI that it stands for.
@@ -83,16 +83,41 @@ class UriCodec:
             case "tasks/get":
                 ended = result.get("result")  # What the call would have been answered without a task.
                 changed["result"] = self.result("tools/call", ended) if isinstance(ended, dict) else ended
+        changed["inputRequests"] = self._questions(result.get("inputRequests"))
         changed["_meta"] = self.meta(result.get("_meta"))
         changed = {member: value for member, value in changed.items() if value is not result.get(member)}
         return {**result, **changed} if changed else result
+
+    def _questions(self, asked: _Block) -> _Block:
+        """What a server asks: messages for a model may name resources. Forms are words, and answers the client's."""
+        if not isinstance(asked, dict):
+            return asked
+        shown = {key: self._question(question) for key, question in asked.items()}
+        return asked if all(map(is_, shown.values(), asked.values())) else shown
+
+    def _question(self, question: _Block) -> _Block:
+        match question:
+            case {"method": "sampling/createMessage", "params": {"messages": messages} as params}:
+                shown = self._all(messages, self._message)
+                return question if shown is messages else {**question, "params": {**params, "messages": shown}}
+            case _:
+                return question
 
     def _message(self, message: _Block) -> _Block:
         if not isinstance(message, dict):
             return message
         content = message.get("content")
-        shown = self._all(content, self._block) if isinstance(content, list) else self._block(content)
+        shown = self._all(content, self._part) if isinstance(content, list) else self._part(content)
         return message if shown is content else {**message, "content": shown}
+
+    def _part(self, part: _Block) -> _Block:
+        """A part of a message: a block, or the blocks that a tool gave; those hold no others."""
+        match part:
+            case {"type": "tool_result", "content": list(content)}:
+                shown = self._all(content, self._block)
+                return part if shown is content else {**part, "content": shown}
+            case _:
+                return self._block(part)
 
     def _block(self, block: _Block) -> _Block:
         """A block of content that links to a resource, or embeds one."""

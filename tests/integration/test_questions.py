@@ -178,7 +178,7 @@ async def test_a_client_is_asked_for_nothing_that_it_did_not_declare(tmp_path: P
         for name in ("kit__book", "kit__greet", "kit__sign"):
             with pytest.raises(MCPError, match="did not declare") as caught:
                 await mcp.call_tool(name, {})
-            assert caught.value.error.code == -32602
+            assert caught.value.error.code == -32021
         assert human.asked == [], "not even what it did declare, when the rest is missing"
 
 

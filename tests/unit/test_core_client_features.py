@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.core.client_features import EVERY_FEATURE, declared_features, refusal
+from agent.core.client_features import EVERY_FEATURE, declared_features, refusal, undeclared_features
 from agent.model import Json
 
 DEEP: Json = {}
@@ -53,3 +53,30 @@ def test_a_server_hears_of_the_features_that_it_may_use_and_of_nothing_else(
 def test_what_was_not_declared_may_not_be_asked(features: Json, method: str, params: Json, code: int | None) -> None:
     refused = refusal(features, method, params)
     assert (None if refused is None else refused[0]) == code
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "questions", "needed"),
+    [
+        ({"elicitation": {}}, {"a": {"method": "elicitation/create", "params": FORM}}, {}),
+        (
+            None,
+            {
+                "a": {"method": "elicitation/create", "params": FORM},
+                "b": {"method": "elicitation/create", "params": URL},
+            },
+            {"elicitation": {"form": {}, "url": {}}},
+        ),
+        ({"elicitation": {}}, {"a": {"method": "elicitation/create", "params": {"mode": ["x"]}}}, {"elicitation": {}}),
+        (
+            {"sampling": {}},
+            {"a": {"method": "sampling/createMessage", "params": {"tools": []}}, "b": {"method": "roots/list"}},
+            {"sampling": {"tools": {}}, "roots": {}},
+        ),
+        ({}, {"a": {"method": "none/such"}, "b": "roots/list", "c": {"method": ["roots/list"]}}, {}),
+        ({}, ["roots/list"], {}),
+        ({}, None, {}),
+    ],
+)
+def test_a_client_hears_what_it_would_have_to_declare(capabilities: object, questions: object, needed: Json) -> None:
+    assert undeclared_features(capabilities, questions) == needed

@@ -110,3 +110,26 @@ def test_the_page_of_an_app_is_renamed_wherever_it_is_named(meta: dict[str, Any]
 @pytest.mark.parametrize("method", ["tools/call", "prompts/get", "resources/read", "completion/complete"])
 def test_what_has_nothing_to_rename_stays_the_same_object(method: str, result: dict[str, Any]) -> None:
     assert UriCodec("kit").result(method, result) is result
+
+
+def test_the_messages_of_a_question_to_a_model_are_renamed_and_what_forms_say_is_not() -> None:
+    def sampling(*parts: Any) -> dict[str, Any]:
+        return {"method": "sampling/createMessage", "params": {"messages": list(parts), "maxTokens": 1}}
+
+    form = {"method": "elicitation/create", "params": {"message": "notes://home", "messages": [{"content": LINK}]}}
+    result = {"type": "tool_result", "toolUseId": "1", "content": [LINK, {"type": "text", "text": "notes://home"}]}
+    asked = {
+        "model": sampling({"role": "user", "content": [result, LINK]}, {"role": "user", "content": EMBEDDED}),
+        "form": form,
+        "odd": "notes://home",
+        "odder": sampling(None, {"content": {"type": "tool_result", "content": [{**result, "content": [LINK]}]}}),
+    }
+    result_with_questions = {"resultType": "input_required", "inputRequests": asked, "requestState": "s"}
+    shown = UriCodec("kit").result("tools/call", result_with_questions)["inputRequests"]
+    first, second = shown["model"]["params"]["messages"]
+    assert [part["uri"] for part in first["content"][0]["content"][:1]] == ["notes://kit/home"]
+    assert first["content"][1]["uri"] == second["content"]["resource"]["uri"] == "notes://kit/home"
+    assert shown["form"] is form
+    assert shown["odder"] is asked["odder"], "blocks of a tool hold no other blocks"
+    nothing = {"resultType": "input_required", "inputRequests": {"form": form}}
+    assert UriCodec("kit").result("tools/call", nothing) is nothing

@@ -25,6 +25,14 @@ ANSWERS: Json = {
 }
 
 
+# What a client has to declare to be asked that.
+NEEDED: Json = {
+    "form": {"elicitation": {"form": {}}},
+    "url": {"elicitation": {"url": {}}},
+    "sampling": {"sampling": {}},
+}
+
+
 @dataclass
 class Human:
     """Who answers. `asked`: the params of each question, as the client understood them."""
@@ -96,6 +104,21 @@ async def test_everything_that_a_server_asks_is_answered_by_the_client(cell: Cel
     assert human.asked == []
 
 
+async def test_what_a_question_links_to_has_the_name_that_lists_show(cell: Cell) -> None:
+    if cell.server == "legacy-stdio":
+        cell = Cell(cell.front, cell.url, "legacy-own")
+    human = Human()
+    async with connected(cell, human) as mcp:
+        assert await answered(mcp, cell, "linked") == [ANSWERS["sampling"]]
+        (message,) = human.asked[0]["messages"]
+        (result,) = message["content"]
+        embedded, link = result["content"]
+        assert embedded["resource"]["uri"] == cell.uri("pair://item/two")
+        assert link["uri"] == cell.uri("pair://page/one")
+        read = await mcp.read_resource(link["uri"])
+    assert str(read.contents[0].uri) == cell.uri("pair://page/one")
+
+
 async def test_a_child_of_ones_own_asks_everything(own_cell: Cell) -> None:
     await check_everything_is_answered(own_cell)
 
@@ -120,14 +143,11 @@ async def test_a_question_that_the_client_did_not_declare_is_refused(
             answers = json.loads((await mcp.ask("tools/call", params_of(cell, features, kind)))["content"][0]["text"])
             shared = cell.server == "legacy-stdio"
             assert [answer["error"]["code"] for answer in answers] == [-32601 if shared else code]
-        elif cell.front is Era.LEGACY:
-            with pytest.raises(RpcError, match="did not declare") as caught:
-                await mcp.ask("tools/call", params_of(cell, features, kind))
-            assert caught.value.code == -32602
-        else:
-            # Both know the protocol of questions; what one asks of the other is between them.
-            result = await mcp.ask("tools/call", params_of(cell, features, kind))
-            assert result["inputRequests"] == {"q": QUESTIONS[kind]}
+            return
+        # Towards the client the node is the server, which must not ask that (MCP 2026-07-28, patterns).
+        with pytest.raises(RpcError, match="did not declare") as caught:
+            await mcp.ask("tools/call", params_of(cell, features, kind))
+        assert (caught.value.code, caught.value.data) == (-32021, {"requiredCapabilities": NEEDED[kind]})
 
 
 async def test_a_client_that_refuses_is_heard_by_who_can_hear_it(cell: Cell) -> None:

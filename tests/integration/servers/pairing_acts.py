@@ -13,10 +13,11 @@ from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
 from agent.model import Era, Json
-from tests.integration.servers.pairing_definitions import LEVELS, QUESTIONS
+from tests.integration.servers.pairing_definitions import LEVELS, LINKED_QUESTION, QUESTIONS
 
 Context = ServerRequestContext[Any, Any]
 
+ASKED: Final = {**QUESTIONS, "linked": LINKED_QUESTION}
 ACTS: Final = frozenset({"ask", "hang", "meet", "talk", "when", "release"})
 # What prompts and resources, which name no more than a room, are told besides.
 USUAL: Final[Json] = {"name": "it", "others": [], "kinds": ["form"]}
@@ -71,14 +72,14 @@ async def _ask(ctx: Context, era: Era, params: Json, kinds: list[str]) -> str | 
         return json.dumps(answers)
     return {
         "resultType": "input_required",
-        "inputRequests": {"q": QUESTIONS[kinds[len(answers)]]},
+        "inputRequests": {"q": ASKED[kinds[len(answers)]]},
         "requestState": json.dumps(answers),
     }
 
 
 async def _asked(ctx: Context, kind: str) -> Json:
     """What the client of a session answers, or its error."""
-    question = QUESTIONS[kind]
+    question = ASKED[kind]
     try:
         answer: Json = await ctx.session._request_outbound.send_raw_request(question["method"], question["params"])
     except MCPError as exc:

@@ -129,3 +129,25 @@ QUESTIONS: Final[Json] = {
     },
     "roots": {"method": "roots/list", "params": {}},
 }
+# One that names resources in the messages for a model.
+LINKED_QUESTION: Final[Json] = {
+    "method": "sampling/createMessage",
+    "params": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "tool_result",
+                        "toolUseId": "use-1",
+                        "content": [
+                            {"type": "resource", "resource": {"uri": "pair://item/two", "text": "pair://item/two"}},
+                            {"type": "resource_link", "uri": "pair://page/one", "name": "one"},
+                        ],
+                    }
+                ],
+            }
+        ],
+        "maxTokens": 10,
+    },
+}
