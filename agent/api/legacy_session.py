@@ -102,7 +102,10 @@ class Session:
 
     def cancel_call(self, request_id: object) -> None:
         """The client needs no answer any more; an ID that is not known may be one that was answered meanwhile."""
-        if type(request_id) in (str, int) and (task := self._calls.get(request_id)) is not None:  # type: ignore[call-overload]
+        # By exact type: true equals 1 as a key.
+        if isinstance(request_id, bool) or not isinstance(request_id, str | int):
+            return
+        if (task := self._calls.get(request_id)) is not None:
             _cancel_once(task)
 
     # Questions

@@ -2,7 +2,7 @@
 
 Used where a server's question arrives: by the doors to servers with sessions, by whoever forwards the questions of a
 stateless server, and by the front that puts them to a client with a session. Both eras name the features alike. The one
-rule: a client is asked only what it declared, and who is asked for more, or asks for it, hears the protocol's own error.
+rule: a client is asked only what it declared; else the server, or the client, hears the protocol's own error.
 """
 
 from typing import Final

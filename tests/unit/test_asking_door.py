@@ -1,168 +1,32 @@
 """Sessions of one's own and parked calls in loop time: limits, idle time, patience, and what is left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import orjson
 import pytest
 
 from agent.core.client_features import EVERY_FEATURE
-from agent.errors import GIVEN_UP, CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError, Unreachable
-from agent.links.asking_door import AskingDoor, asking
-from agent.links.flag import Flag
-from agent.links.hello import Hello, OnNotification, OnQuestion
-from agent.links.open_call import CONTESTED_PATIENCE_S
-from agent.links.own_session import OnNotice, SessionRefused
+from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError
+from agent.links.asking_door import asking
 from agent.links.own_sessions import STREAM_WAIT_S, SessionLimits
 from agent.links.parked import PARKED_MAX, PATIENCE_S
-from agent.model import REFUSED_META_KEY, Era, Json
+from agent.model import REFUSED_META_KEY
+from tests.unit.scripted_sessions import (
+    FORM,
+    LIMITS,
+    Server,
+    Session,
+    all_at_once,
+    call,
+    door_to,
+    nested,
+    question,
+    retry,
+)
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
-
-FORM: Json = {"message": "Word?", "requestedSchema": {"type": "object", "properties": {}}}
-META: Json = {"_meta": {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}}
-LIMITS = SessionLimits(sessions_max=3, idle_max=2, idle_s=300.0)
-
-
-@dataclass(eq=False)
-class Session:
-    """One session with a server that a test plays: `hold` ends when the server has its answers, or is told to go on."""
-
-    server: "Server"
-    features: Json
-    on_question: OnQuestion
-    on_notice: OnNotice
-    lost: Flag = field(default_factory=Flag)
-    lost_reason: str = ""
-    calls: int = 0
-    heard: list[Json] = field(default_factory=list)
-    answered: asyncio.Event = field(default_factory=asyncio.Event)
-    on_change: Callable[[str], None] = lambda _: None
-    asked_early: bytes | None = None
-
-    @property
-    def hello(self) -> Hello:
-        return Hello(Era.LEGACY, "2025-11-25", {}, {}, None, None)
-
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,  # noqa: ARG002 - the protocol's signature
-        headers: Mapping[str, str] | None = None,  # noqa: ARG002 - as above
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,  # noqa: ARG002 - as above
-        on_question: OnQuestion | None = None,
-    ) -> Json:
-        self.calls += 1
-        try:
-            match (params or {}).get("name"):
-                case "ask":
-                    if on_notification is not None:
-                        await on_notification("notifications/progress", {"progress": 1})
-                    self.answered.clear()
-                    (on_question or self.on_question)(question(self.calls))
-                    await self.answered.wait()
-                    return {"heard": self.heard[-1]}
-                case "ask aside":
-                    self.answered.clear()
-                    self.on_question(question(self.calls))
-                    await self.answered.wait()
-                    return {"heard": self.heard[-1]}
-                case "bug":
-                    raise ZeroDivisionError
-                case "hold":
-                    await self.server.go_on.wait()
-                    await asyncio.sleep(0.1)
-        except asyncio.CancelledError:
-            await asyncio.sleep(0.5)  # To be told so takes a moment.
-            self.server.cancelled += 1
-            raise
-        return {"by": self.server.opened.index(self) if self in self.server.opened else None, "method": method}
-
-    async def listen(self, on_change: Callable[[str], None]) -> None:
-        if self.server.asks_early:
-            self.asked_early = self.on_question(question(99))
-        if self.server.streams_late:
-            await self.lost.wait()
-        self.on_change = on_change
-        on_change("listening")
-        self.server.on_open()
-        await self.lost.wait()
-        raise Unreachable(self.lost_reason)
-
-    async def answer(self, reply: bytes, *, timeout_s: float) -> None:  # noqa: ARG002 - the protocol's signature
-        self.heard.append(orjson.loads(reply))
-        self.answered.set()
-
-    def use_token(self, token: str) -> None:
-        """Nothing is shown."""
-
-    async def probe(self, timeout_s: float) -> None:
-        """It lives."""
-
-
-@dataclass
-class Server:
-    """The other side: every session that was opened beside the shared one, and how many have ended."""
-
-    opened: list[Session] = field(default_factory=list)
-    closed: int = 0
-    cancelled: int = 0
-    refuses: bool = False
-    asks_early: bool = False
-    streams_late: bool = False
-    on_open: Callable[[], None] = lambda: None
-    go_on: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @asynccontextmanager
-    async def open(self, features: Json, on_question: OnQuestion, on_notice: OnNotice) -> AsyncIterator[Session]:
-        if self.refuses:
-            raise SessionRefused("one is enough")
-        session = Session(self, features, on_question, on_notice)
-        self.opened.append(session)
-        try:
-            yield session
-        finally:
-            self.closed += 1
-
-    def shared(self) -> Session:
-        return Session(self, {}, lambda _: b"", lambda _method, _params: None)
-
-
-@asynccontextmanager
-async def door_to(server: Server, **more: Any) -> AsyncIterator[AskingDoor]:
-    async with asking(server.shared(), server.open, limits=LIMITS, **more) as door:
-        yield door
-
-
-def question(number: int) -> Json:
-    return {"jsonrpc": "2.0", "id": number, "method": "elicitation/create", "params": FORM}
-
-
-def nested(levels: int) -> Json:
-    value: Json = {}
-    for _ in range(levels):
-        value = {"a": value}
-    return value
-
-
-async def call(door: AskingDoor, name: str, *, timeout_s: float = 60.0, **more: Any) -> Json:
-    affinity = more.pop("affinity", None)
-    return await door.request("tools/call", {"name": name, **META, **more}, timeout_s=timeout_s, affinity=affinity)
-
-
-def retry(asked: Json) -> Json:
-    answers = {key: {"action": "accept"} for key in asked["inputRequests"]}
-    return {"requestState": asked["requestState"], "inputResponses": answers}
-
-
-async def all_at_once(*calls: Any) -> list[Any]:
-    return await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_calls_after_each_other_share_a_session_and_calls_at_once_do_not() -> None:
@@ -434,71 +298,3 @@ async def test_too_many_parked_calls_have_their_questions_refused() -> None:
         assert {result["resultType"] for result in parked} == {"input_required"}
         refused = await call(door, "ask")
         assert refused["heard"]["error"]["message"] == "Too many calls wait for input already"
-
-
-async def test_listing_never_waits_for_callers_sessions() -> None:
-    server = Server()
-    async with door_to(server) as door:
-        await all_at_once(*(call(door, "ask") for _ in range(LIMITS.sessions_max)))
-        assert (await door.request("tools/list", timeout_s=1.0))["method"] == "tools/list"
-
-
-@pytest.mark.parametrize("affine", [False, True])
-async def test_who_waits_for_a_session_gets_that_of_the_client_that_ignores_questions_longest(affine: bool) -> None:
-    server, loop = Server(), asyncio.get_running_loop()
-    async with door_to(server) as door:
-        asked = []
-        for n in range(LIMITS.sessions_max):
-            asked.append(await call(door, "ask", affinity=str(n) if affine else None))
-            await asyncio.sleep(1)
-        assert (await call(door, "quick"))["by"] == LIMITS.sessions_max
-        assert loop.time() == pytest.approx(CONTESTED_PATIENCE_S, abs=0.5)
-        assert server.cancelled == 1
-        assert "is over" in server.opened[0].heard[0]["error"]["message"]
-        with pytest.raises(RpcError) as caught:
-            await call(door, "ask", **retry(asked[0]))
-        assert (caught.value.code, caught.value.data) == (-32001, {"outcome": "unknown", "reason": GIVEN_UP})
-        for others in asked[1:]:
-            assert "heard" in await call(door, "ask", **retry(others))
-
-
-async def test_asking_again_without_an_answer_does_not_hold_a_session_against_others() -> None:
-    server = Server()
-    async with door_to(server) as door:
-        asked = await all_at_once(*(call(door, "ask") for _ in range(LIMITS.sessions_max)))
-        await asyncio.sleep(CONTESTED_PATIENCE_S - 1)
-        for one in asked:
-            await call(door, "ask", requestState=one["requestState"])
-        assert (await call(door, "quick", timeout_s=3.0))["by"] == LIMITS.sessions_max
-        assert server.cancelled == 1
-
-
-async def test_a_client_that_answered_and_waits_for_its_call_keeps_its_session() -> None:
-    server = Server(asks_early=True)
-    async with door_to(server) as door, asyncio.TaskGroup() as group:
-        asked = await all_at_once(*(call(door, "hold") for _ in range(LIMITS.sessions_max)))
-        attended = [group.create_task(call(door, "hold", **retry(one)), name="hold") for one in asked]
-        await asyncio.sleep(2 * CONTESTED_PATIENCE_S)
-        with pytest.raises(CallNotSent):
-            await call(door, "quick", timeout_s=20.0)
-        assert server.cancelled == 0
-        server.go_on.set()
-        await asyncio.wait(attended)
-
-
-async def test_as_many_sessions_are_taken_back_as_there_are_who_wait() -> None:
-    server = Server()
-    async with door_to(server) as door:
-        await all_at_once(*(call(door, "ask") for _ in range(LIMITS.sessions_max)))
-        await all_at_once(*(call(door, "hold", timeout_s=20.0) for _ in range(2)))
-        await asyncio.sleep(1)
-        assert server.cancelled == 2 + 2, "two that were ignored, and the two that ran out of time"
-        assert "<OwnSessions 1 of 1 in use>" in repr(door), "the third is still waited for"
-
-
-async def test_parked_calls_that_are_ignored_make_room_for_new_questions() -> None:
-    server = Server()
-    async with asking(server.shared(), server.open, limits=SessionLimits(PARKED_MAX + 1, 1)) as door:
-        await all_at_once(*(call(door, "ask") for _ in range(PARKED_MAX)))
-        await asyncio.sleep(CONTESTED_PATIENCE_S)
-        assert "inputRequests" in await call(door, "ask")
