@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from agent.core.affinity import stick
-from agent.core.balance import Load, choose, observe, penalise
+from agent.core.balance import Load, choose, give_up, observe, penalise
 from agent.core.outlier import HEALTHY, Cause, Health, Verdict, barred, chance, judge, readmit, verdict_of
 from agent.core.retry import WINDOW_S, Budget
 from agent.core.route_table import Replica, Route
@@ -161,7 +161,8 @@ class ReplicaAccounts:
         load = load.finished() if told_s is None else load
         verdict = verdict_of(outcome, timeout_s=attempt.timeout_s, own_timeout_s=attempt.own_timeout_s)
         if verdict is None:
-            group.loads[key] = load
+            # Else a replica that hangs looks idle again whenever somebody stops waiting for it, and gets every call.
+            group.loads[key] = give_up(load, seconds, now_s) if told_s is None else load
             return
         if verdict is not Verdict.ANSWERED:
             group.loads[key] = penalise(load, seconds, now_s)

@@ -116,6 +116,16 @@ def penalise(load: Load, waited_s: float, now_s: float) -> Load:
     return observe(load, max(waited_s, min(UNMEASURED_S, FAILURE_FACTOR * usual_s)), now_s)
 
 
+def give_up(load: Load, waited_s: float, now_s: float) -> Load:
+    """Take a call in that its caller gave up after `waited_s`: the answer would have come later still, if at all.
+
+    It is no answer, so the silence of the other calls goes on.
+    """
+    if waited_s <= load.latency_ewma_s * _fade(load, now_s):
+        return load
+    return Load(waited_s, load.in_flight, load.weight, observed_at_s=now_s, silent_since_s=load.silent_since_s)
+
+
 def _nearest(replicas: Sequence[Replica]) -> list[Replica]:
     hops_min = min(replica.hops for replica in replicas)
     return [replica for replica in replicas if replica.hops == hops_min]

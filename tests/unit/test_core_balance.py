@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.balance import UNMEASURED_S, Load, choose, observe, penalise
+from agent.core.balance import UNMEASURED_S, Load, choose, give_up, observe, penalise
 from agent.core.route_table import Replica
 
 OURS = Replica("server:a", "t", "me", ours=True, hops=0)
@@ -39,6 +39,8 @@ def shares(
         (measured(0.005, 5), measured(0.005), True),
         (measured(0.005, 50), measured(0.005), False),
         (Load(in_flight=2), Load(), True),
+        (measured(5.0, weight=2.0), measured(1.0), True),
+        (measured(5.0), measured(2.0, weight=2.0), False),
     ],
 )
 def test_our_own_replica_goes_first_unless_it_is_three_times_slower(own: Load, other: Load, *, first: bool) -> None:
@@ -141,6 +143,19 @@ def test_silence_counts_as_latency_only_while_calls_wait() -> None:
     for load, expected in ((waiting, NEAR[1]), (waiting.finished(), NEAR[0])):
         loads = {"peer:0": load, "peer:1": measured(0.1, at_s=109.9)}
         assert choose(NEAR[:2], loads, rng, now_s=110.0) is expected
+
+
+def test_a_call_that_was_given_up_counts_as_long_as_it_was_waited_for() -> None:
+    assert give_up(measured(0.005), 0.2, 1.0).latency_ewma_s == 0.2
+    assert give_up(measured(0.5, at_s=1.0), 0.2, 1.0) == measured(0.5, at_s=1.0), (
+        "it might have been answered like this"
+    )
+    assert give_up(measured(0.5), 0.2, 60.0).latency_ewma_s == 0.2, "a peak of long ago says less"
+
+
+def test_a_call_that_was_given_up_ends_nobodys_silence() -> None:
+    silent = Load(0.005).started(0.0).started(0.1)
+    assert give_up(silent.finished(), 0.2, 3.0).silent_since_s == 0.0
 
 
 def test_a_later_call_does_not_hide_that_earlier_ones_wait() -> None:

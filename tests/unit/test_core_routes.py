@@ -359,9 +359,10 @@ def _weather(node: NodeIdentity, text: str) -> Contribution:
     return _peer(node, _server("weather", _tools("today", text=text), ServerScope.SERVICE, node))
 
 
-def test_the_definition_with_the_most_replicas_is_taken_and_the_others_stay_reachable() -> None:
-    table = build_routes([_weather(NODE_B, "new"), _weather(NODE_C, "old"), _weather(NODE_D, "old")], OWN)
-    assert table.tools["weather__today"].definition["description"] == "old"
+@pytest.mark.parametrize(("one", "two"), [("new", "old"), ("old", "new")])
+def test_the_definition_with_the_most_replicas_is_taken_and_the_others_stay_reachable(one: str, two: str) -> None:
+    table = build_routes([_weather(NODE_B, one), _weather(NODE_C, two), _weather(NODE_D, two)], OWN)
+    assert table.tools["weather__today"].definition["description"] == two
     assert [key for key, _ in _asked(table, "weather__today")] == ["peer:node-c", "peer:node-d"]
     assert _asked(table, "node-b__weather__today") == [("peer:node-b", "weather__today")]
     assert table.conflicts == (Conflict("weather__today", "peer:node-c", ("peer:node-b",), ConflictReason.DEFINITION),)

@@ -20,8 +20,8 @@ from agent.errors import (
     ProtocolBroken,
     RpcError,
 )
-from agent.model import AFFINITY_META_KEY, DEADLINE_META_KEY, PATH_META_KEY, Json, PeerScope
-from tests.unit.fleet import OK, after, alike, fleet, own_server
+from agent.model import AFFINITY_META_KEY, DEADLINE_META_KEY, PATH_META_KEY, Json, PeerScope, ServerSpec
+from tests.unit.fleet import OK, Answer, after, alike, fleet, own_server
 
 READ_ONLY: Json = {"readOnlyHint": True}
 SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed"})
@@ -138,6 +138,18 @@ async def test_a_spent_budget_ends_a_call_though_another_replica_is_there() -> N
     assert found["mesh_retries_refused_total"] == 5 - retried
 
 
+async def test_a_fifth_of_the_calls_may_be_sent_again_beside_the_reserve() -> None:
+    now = fleet(annotations=READ_ONLY, **alike("ab", OK))
+    for _ in range(50):
+        await now.call()
+    for link in now.links.values():
+        link.answers[:] = [CallOutcomeUnknown("reset")]
+    for _ in range(30):
+        await _ignoring(now.call())
+    retried = sum(value for name, value in now.series().items() if name.startswith("mesh_retries_total"))
+    assert retried == BUDGET_RESERVE + (50 + 30) / 5
+
+
 async def test_a_refused_replica_gets_no_more_calls_until_its_time_is_over() -> None:
     now = fleet(a=[CallNotSent("refused"), OK], b=[OK])
     loop = asyncio.get_running_loop()
@@ -153,6 +165,57 @@ async def test_a_refused_replica_gets_no_more_calls_until_its_time_is_over() -> 
         await now.call()
         await asyncio.sleep(0.1)
     assert now.counts()["a"] > 50
+    assert not now.dispatch.balance().ejected
+
+
+async def test_a_replica_that_was_readmitted_starts_slowly() -> None:
+    now = fleet(**alike("abcd", OK))
+    now.link("a").answers[:] = [CallNotSent("refused"), OK]
+    while not now.dispatch.balance().ejected:
+        await now.call()
+    await asyncio.sleep(31)
+    before = now.counts()["a"]
+    for _ in range(100):
+        await now.call()
+    assert 0 < now.counts()["a"] - before < 15, "a tenth at first"
+    await asyncio.sleep(30)
+    before = now.counts()["a"]
+    for _ in range(100):
+        await now.call()
+    assert now.counts()["a"] - before > 15, "its part in the end"
+
+
+async def test_failures_that_are_not_in_a_row_eject_nobody() -> None:
+    broken: list[Exception | Json | Answer] = [CallOutcomeUnknown("reset"), OK, OK] * 30
+    now = fleet(annotations=READ_ONLY, a=broken, b=list(broken))
+    for _ in range(60):
+        await _ignoring(now.call())
+        await asyncio.sleep(1)
+    assert not now.dispatch.balance().ejected
+    assert not [name for name in now.series() if name.startswith("mesh_ejections_total")]
+
+
+async def test_a_replica_that_fails_at_once_gets_few_calls_though_nobody_answers_faster() -> None:
+    now = fleet(a=[CallOutcomeUnknown("reset")], b=[after(0.005, OK)])
+    for _ in range(20):
+        await _ignoring(now.call())
+    assert now.counts()["a"] == 1
+
+
+@pytest.mark.parametrize("ours", [None, own_server("a")])
+@pytest.mark.parametrize("patience_s", [0.2, 5.0])
+async def test_a_replica_that_hangs_is_left_alone_by_callers_who_give_up(
+    ours: ServerSpec | None, patience_s: float
+) -> None:
+    now = fleet(ours=ours, a=[after(3600, OK)], b=[after(0.005, OK)])
+    given_up = 0
+    for _ in range(40):
+        try:
+            async with asyncio.timeout(patience_s):
+                await now.call()
+        except TimeoutError:
+            given_up += 1
+    assert now.counts()["a"] == given_up <= 2
     assert not now.dispatch.balance().ejected
 
 
@@ -335,6 +398,14 @@ async def test_shares_are_those_of_the_last_whole_window() -> None:
     await now.call()
     assert now.dispatch.balance().shares == {"server:kit": 1.0, "peer:b": 0.0}
     await asyncio.sleep(30)
+    assert now.dispatch.balance().shares == {}
+
+
+async def test_a_group_of_one_has_no_shares() -> None:
+    now = fleet(a=[OK])
+    for _ in range(2):
+        await now.call()
+        await asyncio.sleep(10)
     assert now.dispatch.balance().shares == {}
 
 
