@@ -35,6 +35,16 @@ REAP_TIMEOUT_S = 2.0
 PROC = Path("/proc/self")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests may take longest, so that no worker is left alone with one at the end."""
+    limits_s: dict[Path, float] = {}
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        limits_s[item.path] = max(limits_s.get(item.path, 0.0), limit.args[0] if limit else 0.0)
+    items.sort(key=lambda item: -limits_s[item.path])
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove what a developer's shell may say about Consul and the mesh."""

@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from typing import Any
 import aiohttp
 
 from discovery.environment import ConsulSettings
+from tests.ports import free_ports
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
@@ -181,29 +181,3 @@ async def _next_look() -> None:
     moment = asyncio.Event()
     asyncio.get_running_loop().call_later(POLL_S, moment.set)
     await moment.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below the range from which the kernel gives out ports for connections.
-
-    Held all at once while they are found, so they differ. TCP and UDP are both looked at: Consul's gossip needs both.
-    """
-    held: list[socket.socket] = []
-    ports: list[int] = []
-    first = 10_000 + (os.getpid() * 131) % 20_000
-    try:
-        for port in range(first, 32_000):
-            pair = [socket.socket(socket.AF_INET, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
-            held += pair
-            try:
-                for one in pair:
-                    one.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            ports.append(port)
-            if len(ports) == count:
-                return ports
-    finally:
-        for one in held:
-            one.close()
-    raise RuntimeError("no free ports")

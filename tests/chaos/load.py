@@ -15,7 +15,8 @@ import aiohttp
 import orjson
 
 from tests.chaos.journal_server import READ, WRITE, JournalServer
-from tests.e2e.running import RunningNode, eventually
+from tests.e2e.running import RunningNode
+from tests.waiting import eventually
 
 CALLERS_EACH = 4
 _PREFIX = "io.modelcontextprotocol/"

@@ -19,16 +19,9 @@ import pytest
 
 from tests.chaos.journal_server import READ, WRITE, JournalServer, journal_server
 from tests.chaos.load import Books, steady_load
-from tests.e2e.running import (
-    MANAGEMENT_TOOLS,
-    STOP_TIMEOUT_S,
-    RunningNode,
-    StartNode,
-    all_of,
-    eventually,
-    free_port,
-    running_nodes,
-)
+from tests.e2e.running import MANAGEMENT_TOOLS, STOP_TIMEOUT_S, RunningNode, StartNode, running_nodes
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.journal_server import READ, WRITE, JournalServer, journal_server
-from tests.e2e.running import STOP_TIMEOUT_S, RunningNode, all_of, eventually, modern_request, running_nodes
+from tests.e2e.by_hand import modern_request
+from tests.e2e.running import STOP_TIMEOUT_S, RunningNode, running_nodes
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -19,17 +19,11 @@ from tests.conformance.names import PublicNames
 from tests.conformance.node_tools import NodeTools
 from tests.conformance.renaming_proxy import renaming_proxy
 from tests.conformance.verdicts import Report, report_of
-from tests.e2e.running import (
-    NodeProcess,
-    RunningNode,
-    environment_of,
-    eventually,
-    free_port,
-    modern_request,
-    spawn,
-    start_node,
-    stop_node,
-)
+from tests.e2e.by_hand import modern_request
+from tests.e2e.processes import NodeProcess, environment_of, spawn
+from tests.e2e.running import RunningNode, start_node, stop_node
+from tests.ports import free_port
+from tests.waiting import eventually
 
 REVISIONS = ("2025-11-25", "2026-07-28")
 TARGETS = ("direct", "proxy", "one", "two")

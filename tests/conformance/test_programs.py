@@ -18,15 +18,11 @@ import pytest
 
 from tests.conformance.node_tools import HERE, NodeTools
 from tests.conformance.runs import running_node
-from tests.e2e.running import (
-    MANAGEMENT_TOOLS,
-    NodeProcess,
-    RunningNode,
-    environment_of,
-    eventually,
-    free_port,
-    legacy_tools,
-)
+from tests.e2e.by_hand import legacy_tools
+from tests.e2e.processes import NodeProcess, environment_of
+from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode
+from tests.ports import free_port
+from tests.waiting import eventually
 
 # The first test waits for the installation, should it be the first of all that needs one.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

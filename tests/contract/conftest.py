@@ -10,8 +10,9 @@ from discovery.embedded import embedded_catalog
 from discovery.environment import ConsulSettings
 from discovery.session import ConsulSession, open_session
 from tests.consul_binary import consul_binary, why_not
-from tests.consul_process import RunningConsul, free_ports, shared_consul
+from tests.consul_process import RunningConsul, shared_consul
 from tests.contract.following import fresh_name
+from tests.ports import free_ports
 
 
 @pytest.fixture(scope="session")

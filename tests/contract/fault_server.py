@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from discovery.environment import ConsulSettings
-from tests.consul_process import free_ports
+from tests.ports import free_ports
 
 
 class FaultServer:

@@ -14,8 +14,8 @@ from discovery.environment import ConsulSettings
 from discovery.errors import RegistrationLost
 from discovery.model import Registration
 from discovery.session import ConsulSession, open_session
-from tests.consul_process import free_ports
 from tests.contract.following import MACHINE_S, Follower, health_of, ids, meta_of, running, until
+from tests.ports import free_ports
 
 
 def registration(name: str, number: int = 1, **fields: object) -> Registration:

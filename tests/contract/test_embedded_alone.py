@@ -20,9 +20,9 @@ from discovery.environment import ConsulSettings
 from discovery.errors import SettingsRefused
 from discovery.model import Registration
 from discovery.session import open_session
-from tests.consul_process import free_ports
 from tests.contract.embedded_node import SERVICE_NAME
 from tests.contract.following import MACHINE_S, Follower, ids, running, until, until_catalog_holds
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 

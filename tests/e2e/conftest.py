@@ -5,7 +5,8 @@ nodes of its own, with a catalog or a service name of their own.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,13 @@ import pytest
 
 from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, shared_consul
+from tests.e2e.by_hand import modern_request
 from tests.e2e.meshes import SHARED_COUNTS, SHARED_TOOLS, CatalogKind, RunningKit, SharedMesh
-from tests.e2e.running import (
-    LIVING,
-    NodeProcess,
-    RunningNode,
-    StartNode,
-    all_of,
-    environment_of,
-    eventually,
-    example,
-    free_port,
-    modern_request,
-    nodes_below,
-    running_nodes,
-    spawn,
-    start_node,
-)
+from tests.e2e.processes import NodeProcess, environment_of, spawn
+from tests.e2e.running import LIVING, RunningNode, StartNode, nodes_below, running_nodes, start_node
+from tests.e2e.servers_files import example
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
 
 LOG_CHARS_SHOWN = 8_000
 
@@ -94,28 +85,28 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKit]:
 
 
 @pytest.fixture(scope="session")
-def mesh(catalog: CatalogKind, kit: RunningKit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedMesh]:
+def meshes(kit: RunningKit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[CatalogKind], SharedMesh]]:
+    """The shared mesh of each catalog: started when it is first asked for, and kept until the run ends.
+
+    Tests of both catalogs take turns, so a fixture with the catalog as its parameter would start them over and over.
+    """
+    running: dict[str, SharedMesh] = {}
+    with ExitStack() as stack:
+
+        def on(catalog: CatalogKind) -> SharedMesh:
+            if catalog.name not in running:
+                folder = tmp_path_factory.mktemp(f"mesh-{catalog.name}")
+                stack.enter_context(nodes_below(folder))
+                running[catalog.name] = asyncio.run(_complete_mesh(catalog, kit, folder))
+            return running[catalog.name]
+
+        yield on
+
+
+@pytest.fixture(scope="session")
+def mesh(catalog: CatalogKind, meshes: Callable[[CatalogKind], SharedMesh]) -> SharedMesh:
     """The shared mesh, complete: every node sees the other two and all of their tools."""
-    settings: dict[str, Any] = catalog.bare()
-    folder = tmp_path_factory.mktemp(f"mesh-{catalog.name}")
-    servers = {
-        "plain": None,
-        "desk": {"notes": example("notes"), "dice": example("dice", "service"), "kit": {"url": kit.url}},
-        "hall": {"clock": example("clock"), "dice": example("dice", "service")},
-    }
-
-    async def start_all() -> list[RunningNode]:
-        nodes = await all_of(start_node(name, folder / name, servers=own, **settings) for name, own in servers.items())
-        for node in nodes:
-            await eventually(partial(node.sees, *(servers.keys() - {node.name})))
-            await eventually(partial(node.offers, *SHARED_TOOLS))
-            # A tool of two nodes is listed as soon as one of them has it; the tests want both.
-            await eventually(partial(node.counts, {name: SHARED_COUNTS[name] for name in servers.keys() - {node.name}}))
-        return nodes
-
-    with nodes_below(folder):
-        plain, desk, hall = asyncio.run(start_all())
-        yield SharedMesh(plain, desk, hall, kit.url)
+    return meshes(catalog)
 
 
 @pytest.fixture
@@ -137,3 +128,20 @@ async def _until_serving(process: NodeProcess, url: str, log_path: Path) -> None
 async def _ended(process: NodeProcess) -> None:
     async with asyncio.timeout(10):
         await process.wait()
+
+
+async def _complete_mesh(catalog: CatalogKind, kit: RunningKit, folder: Path) -> SharedMesh:
+    settings: dict[str, Any] = catalog.bare()
+    servers = {
+        "plain": None,
+        "desk": {"notes": example("notes"), "dice": example("dice", "service"), "kit": {"url": kit.url}},
+        "hall": {"clock": example("clock"), "dice": example("dice", "service")},
+    }
+    nodes = await all_of(start_node(name, folder / name, servers=own, **settings) for name, own in servers.items())
+    for node in nodes:
+        await eventually(partial(node.sees, *(servers.keys() - {node.name})))
+        await eventually(partial(node.offers, *SHARED_TOOLS))
+        # A tool of two nodes is listed as soon as one of them has it; the tests want both.
+        await eventually(partial(node.counts, {name: SHARED_COUNTS[name] for name in servers.keys() - {node.name}}))
+    plain, desk, hall = nodes
+    return SharedMesh(plain, desk, hall, kit.url)

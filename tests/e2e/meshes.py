@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.consul_process import RunningConsul
-from tests.e2e.running import RunningNode, free_port
+from tests.e2e.running import RunningNode
+from tests.ports import free_port
 
 _NUMBERS = itertools.count(1)
 

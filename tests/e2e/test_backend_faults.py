@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from mcp.shared.exceptions import MCPError
 
-from tests.e2e.running import ERAS, RunningNode, StartNode, all_of, eventually, example, free_port
+from tests.e2e.running import ERAS, RunningNode, StartNode
+from tests.e2e.servers_files import example
 from tests.e2e.test_servers import child_of
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.hosting import Front, http_app, serving
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.consul_process import RunningConsul, running_consul
-from tests.e2e.running import RunningNode, StartNode, all_of, eventually, example, steady_calls
+from tests.e2e.running import RunningNode, StartNode
+from tests.e2e.servers_files import example
+from tests.e2e.steady_calls import steady_calls
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(120)]
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.running import INHERITED, ROOT, RunningNode, eventually, running_nodes
+from tests.e2e.processes import INHERITED, ROOT
+from tests.e2e.running import RunningNode, running_nodes
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 

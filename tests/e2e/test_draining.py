@@ -14,7 +14,10 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from tests.e2e.meshes import CatalogKind, RunningKit
-from tests.e2e.running import ERAS, RunningNode, StartNode, all_of, eventually, example, steady_calls
+from tests.e2e.running import ERAS, RunningNode, StartNode
+from tests.e2e.servers_files import example
+from tests.e2e.steady_calls import steady_calls
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

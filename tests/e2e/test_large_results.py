@@ -7,9 +7,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.running import RunningNode, StartNode, eventually
+from tests.e2e.running import RunningNode, StartNode
 from tests.integration.servers.hosting import Seen, http, rpc_error, rpc_result, scripted
 from tests.integration.test_large_results import calling, result_of
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

@@ -14,16 +14,11 @@ from mcp.client.subscriptions import ToolsListChanged, listen
 from mcp_types import ServerNotification, ToolListChangedNotification
 
 from tests.e2e.meshes import CatalogKind
-from tests.e2e.running import (
-    MANAGEMENT_TOOLS,
-    RunningNode,
-    StartNode,
-    all_of,
-    eventually,
-    example,
-    free_port,
-    steady_calls,
-)
+from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, StartNode
+from tests.e2e.servers_files import example
+from tests.e2e.steady_calls import steady_calls
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

@@ -6,7 +6,9 @@ import orjson
 import pytest
 
 from tests.e2e.meshes import SharedMesh
-from tests.e2e.running import ERAS, ROOT, all_of, eventually
+from tests.e2e.processes import ROOT
+from tests.e2e.running import ERAS
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 

@@ -13,8 +13,9 @@ from mcp_types import PromptReference, ResourceTemplateReference
 
 from agent.examples import dice, notes
 from agent.model import ORIGIN_META_KEY
+from tests.e2e.by_hand import legacy_tools, modern_request
 from tests.e2e.meshes import SHARED_TOOLS, SharedMesh
-from tests.e2e.running import ERAS, MANAGEMENT_TOOLS, legacy_tools, modern_request
+from tests.e2e.running import ERAS, MANAGEMENT_TOOLS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.parametrize("era", ERAS)]
 

@@ -14,7 +14,9 @@ import orjson
 import pytest
 
 from tests.e2e.meshes import CatalogKind
-from tests.e2e.running import RunningNode, StartNode, all_of, eventually, free_port, nodes_below, start_node
+from tests.e2e.running import RunningNode, StartNode, nodes_below, start_node
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

@@ -13,7 +13,8 @@ import aiohttp
 import orjson
 import pytest
 
-from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, all_of, nodes_below, start_node
+from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, nodes_below, start_node
+from tests.waiting import all_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 

@@ -12,18 +12,11 @@ import pytest
 from fastmcp.exceptions import ToolError
 
 from tests.e2e.meshes import RunningKit
-from tests.e2e.running import (
-    MANAGEMENT_TOOLS,
-    RunningNode,
-    StartNode,
-    all_of,
-    eventually,
-    example,
-    free_port,
-    replace_file,
-    steady_calls,
-    write_servers,
-)
+from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, StartNode
+from tests.e2e.servers_files import example, replace_file, write_servers
+from tests.e2e.steady_calls import steady_calls
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

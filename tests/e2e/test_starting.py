@@ -13,21 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.consul_process import RunningConsul, free_ports
+from tests.consul_process import RunningConsul
 from tests.e2e.meshes import CatalogKind
-from tests.e2e.running import (
-    LIVING,
-    NodeProcess,
-    RunningNode,
-    environment_of,
-    eventually,
-    example,
-    free_port,
-    spawn,
-    stop_all,
-    stop_node,
-    write_servers,
-)
+from tests.e2e.processes import NodeProcess, environment_of, spawn
+from tests.e2e.running import LIVING, RunningNode, stop_all, stop_node
+from tests.e2e.servers_files import example, write_servers
+from tests.ports import free_port, free_ports
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

@@ -10,8 +10,10 @@ from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 from fastmcp.exceptions import ToolError
 
-from tests.e2e.running import ERAS, StartNode, all_of, eventually, free_port
+from tests.e2e.running import ERAS, StartNode
 from tests.e2e.third_party.environment import NotInstalled, third_party_python
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
 
 # The first run installs it.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]

@@ -13,22 +13,13 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from agent.config import derive_peer_token
+from tests.e2e.by_hand import modern_request
 from tests.e2e.meshes import RunningKit
-from tests.e2e.running import (
-    ERAS,
-    MANAGEMENT_TOOLS,
-    RunningNode,
-    StartNode,
-    all_of,
-    eventually,
-    example,
-    free_port,
-    modern_request,
-    nodes_below,
-    replace_file,
-    start_node,
-    steady_calls,
-)
+from tests.e2e.running import ERAS, MANAGEMENT_TOOLS, RunningNode, StartNode, nodes_below, start_node
+from tests.e2e.servers_files import example, replace_file
+from tests.e2e.steady_calls import steady_calls
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

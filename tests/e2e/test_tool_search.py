@@ -9,7 +9,10 @@ from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
 from fastmcp.exceptions import ToolError
 
-from tests.e2e.running import MANAGEMENT_TOOLS, StartNode, eventually, example, free_port
+from tests.e2e.running import MANAGEMENT_TOOLS, StartNode
+from tests.e2e.servers_files import example
+from tests.ports import free_port
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

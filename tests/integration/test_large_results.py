@@ -19,10 +19,10 @@ from agent.links.large_answer import HELD_BYTES_MAX, outcome_comment
 from agent.links.sse import SseParser
 from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, OUTCOME_HEADER, HttpTarget, Json, ServerScope, ServerSpec
 from discovery.model import Instance, InstanceKey
-from tests.e2e.running import eventually
 from tests.integration.servers.hosting import Script, Seen, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
 from tests.integration.test_endpoint_ways import headers, request
+from tests.waiting import eventually
 
 MIB = 1 << 20
 Write = Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]

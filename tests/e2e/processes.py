@@ -1,0 +1,75 @@
+"""Processes of tests: started with a clean environment, and bound to no event loop, so that one may outlive a test.
+
+The one rule: whoever starts one here ends it, by its own id.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tests.waiting import eventually
+
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
+ROOT = Path(__file__).parents[2]
+
+
+class NodeProcess:
+    """A child process that is bound to no event loop; its exit code is looked up whenever it is asked for."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def __repr__(self) -> str:
+        return f"<NodeProcess {self.pid} {self.returncode}>"
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self._process.poll()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens when it has ended."""
+        self._process.send_signal(number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+
+    async def wait(self) -> int:
+        """Wait for the end; the caller bounds it."""
+        await eventually(self._has_ended, float("inf"))
+        assert self.returncode is not None
+        return self.returncode
+
+    async def _has_ended(self) -> bool:
+        return self.returncode is not None
+
+
+def environment_of(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process of ours: a few words of the shell, and the settings given."""
+    kept = {key: os.environ[key] for key in INHERITED if key in os.environ}
+    return {**kept, "PYTHONUNBUFFERED": "1", **settings}
+
+
+def spawn(argv: Iterable[str], log_path: Path, environment: Mapping[str, str]) -> NodeProcess:
+    """Start a process of ours that writes into `log_path`."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        return NodeProcess(
+            subprocess.Popen(
+                [sys.executable, "-m", *argv],
+                env=dict(environment),
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        )

@@ -1,0 +1,62 @@
+"""Calls that go on while something happens to the mesh, and how they went.
+
+The one rule: a call that fails is kept, never raised; the test judges it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.e2e.running import ERAS, RunningNode
+from tests.waiting import POLL_S, eventually
+
+
+@dataclass
+class Tally:
+    """How steady calls went."""
+
+    done: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    async def grows(self, more: int = 10) -> None:
+        """Wait until this many more calls have gone well."""
+        aim = self.done + more
+
+        async def reached() -> bool:
+            assert not self.failures, self.failures
+            return self.done >= aim
+
+        await eventually(reached)
+
+
+@asynccontextmanager
+async def steady_calls(
+    node: RunningNode, tool: str, arguments: Mapping[str, Any] | None = None, *, eras: Iterable[str] = ERAS
+) -> AsyncGenerator[Tally, None]:
+    """Call a tool over and over, one client per era, until the context is left; failures are kept, not raised."""
+    tally = Tally()
+    over = asyncio.Event()
+
+    async def call_on(era: str) -> None:
+        async with node.client(era) as client:
+            while not over.is_set():
+                try:
+                    await client.call_tool(tool, dict(arguments or {}))
+                    tally.done += 1
+                except Exception as exc:  # noqa: BLE001 - whatever it is, the caller judges it
+                    tally.failures.append(f"{era}: {exc!r}")
+                try:
+                    async with asyncio.timeout(POLL_S):
+                        await over.wait()
+                except TimeoutError:
+                    continue
+
+    async with asyncio.TaskGroup() as group:
+        for era in eras:
+            group.create_task(call_on(era), name=f"steady calls {era}")
+        try:
+            yield tally
+        finally:
+            over.set()

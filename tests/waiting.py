@@ -1,0 +1,47 @@
+"""Waiting for what other processes do: ask again until it is so, or fail with the last answer.
+
+The one rule: every wait has a limit, and its failure says what was seen last.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import aiohttp
+
+T = TypeVar("T")
+
+POLL_S = 0.02
+
+
+async def eventually(ask: Callable[[], Awaitable[T]], timeout_s: float = 15.0) -> T:
+    """Repeat `ask` until its answer is true; an assertion or connection error in it counts as "not yet"."""
+    last: object = None
+    pause = asyncio.Event()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    last = await ask()
+                    if last:
+                        return last
+                except (AssertionError, aiohttp.ClientError, OSError) as exc:
+                    last = exc
+                try:
+                    async with asyncio.timeout(POLL_S):
+                        await pause.wait()
+                except TimeoutError:
+                    continue
+    except TimeoutError:
+        raise AssertionError(f"not within {timeout_s} s; last: {last!r}") from None
+
+
+async def all_of(starts: Iterable[Awaitable[T]]) -> list[T]:
+    """Await all at once; the results in their order."""
+
+    async def one(start: Awaitable[T]) -> T:
+        return await start
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(start), name=f"one of many {number}") for number, start in enumerate(starts)]
+    return [task.result() for task in tasks]
