@@ -1,7 +1,7 @@
 """What a forwarded request says to its next hop, and what the next hop's refusal means.
 
-Called by dispatch for each attempt. Pure. The one rule: our own words in `_meta` go to mesh nodes only, and a request
-across gateways carries the nodes that it has passed.
+Called by dispatch for each attempt, and by the edge where an error is told. Pure. The one rule: our own words in
+`_meta` go to mesh nodes only, and what a server says in words of ours is never taken for a node's.
 """
 
 from typing import Final
@@ -10,7 +10,6 @@ from agent.core.retry import Fate, deadline_ms_to_tell, is_trusted
 from agent.core.route_table import Replica, Route
 from agent.core.tasks import TASK_METHODS
 from agent.errors import (
-    GIVEN_UP,
     NOT_EXECUTED,
     OUTCOME_UNKNOWN,
     CallFailed,
@@ -23,6 +22,7 @@ from agent.errors import (
 from agent.model import (
     AFFINITY_META_KEY,
     DEADLINE_META_KEY,
+    OWN_WORD_KEY,
     PATH_META_KEY,
     BackendSpec,
     Era,
@@ -88,7 +88,7 @@ def told_failure(error: RpcError, route: Route, replica: Replica, spec: BackendS
     data = error.data
     if not (isinstance(spec, PeerSpec) and is_trusted(route, replica) and isinstance(data, dict)):
         return None
-    if data.get("reason") == GIVEN_UP:
+    if data.get(OWN_WORD_KEY) is not True:
         return None
     match error.code, data.get("outcome"):
         case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:
@@ -98,6 +98,20 @@ def told_failure(error: RpcError, route: Route, replica: Replica, spec: BackendS
             return kind(error.message)
         case _:
             return None
+
+
+def own_word(params: Json, data: Json) -> Json:
+    """The data of an error of our own that answers `params`, marked as ours where another node asks."""
+    meta = params.get("_meta")
+    asked_by_node = isinstance(meta, dict) and DEADLINE_META_KEY in meta
+    return {**data, OWN_WORD_KEY: True} if asked_by_node else data
+
+
+def servers_word(data: object) -> object:
+    """The data of a server's error, which is never marked as ours, whatever it says."""
+    if isinstance(data, dict) and OWN_WORD_KEY in data:
+        return {key: value for key, value in data.items() if key != OWN_WORD_KEY}
+    return data
 
 
 def with_name(method: str, params: Json, remote_name: str) -> Json:

@@ -29,6 +29,7 @@ from agent.dispatch import Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
 from agent.links.large_answer import ResultSink
 from agent.model import PROBE_META_KEY, Json
+from agent.outgoing import own_word, servers_word
 from agent.request_state import StateRefused, asks
 
 log = logging.getLogger("agent.mcp")
@@ -94,7 +95,8 @@ async def forward(
             method, route, params, pass_on, session_id=session_id, on_attempt=served.asked, sink=sink
         )
     except RpcError as exc:
-        data = _named_as_asked(exc.data, route, params) if method == "resources/read" else exc.data
+        said = servers_word(exc.data)
+        data = _named_as_asked(said, route, params) if method == "resources/read" else said
         if is_deeper_than(data, ANSWER_NESTING_MAX):
             data = {"outcome": "unknown"}
         raise MCPError(code=exc.code, message=exc.message, data=data) from exc
@@ -102,7 +104,7 @@ async def forward(
         raise MCPError(code=INVALID_PARAMS, message=str(exc), data={"reason": "invalid_request_state"}) from exc
     except CallRefused as exc:
         data = {"outcome": "not_executed", "replica": exc.backend, "bytes_sent": exc.bytes_sent}
-        raise MCPError(code=NOT_EXECUTED, message=str(exc), data=data) from exc
+        raise MCPError(code=NOT_EXECUTED, message=str(exc), data=own_word(params, data)) from exc
     except CallUnanswered as exc:
         data = {
             "outcome": "unknown",
@@ -111,7 +113,7 @@ async def forward(
             "bytes_sent": exc.bytes_sent,
         }
         code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
-        raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
+        raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=own_word(params, data)) from exc
     if asks(forwarded.result):
         _refuse_undeclared(forwarded.result, params, route)
     served.tool_error = forwarded.result.get("isError") is True

@@ -11,7 +11,16 @@ import pytest
 
 from agent.core.outlier import FAILURES_IN_ROW_MAX
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
-from agent.model import AFFINITY_META_KEY, DEADLINE_META_KEY, Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.model import (
+    AFFINITY_META_KEY,
+    DEADLINE_META_KEY,
+    OWN_WORD_KEY,
+    Era,
+    HttpTarget,
+    Json,
+    ServerScope,
+    ServerSpec,
+)
 from tests.integration.servers.hosting import Script, Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 
@@ -131,6 +140,30 @@ async def test_a_node_that_could_not_reach_its_server_is_believed_and_another_on
         broken.stop()
         assert {await now.call("write") for _ in range(8)} == {"three"}
         assert not now.kits["two"].asked
+
+
+@pytest.mark.parametrize("name", ["look", "write"])
+async def test_a_server_that_speaks_as_a_node_does_is_not_believed_that_it_did_nothing(
+    name: str, tmp_path: Path
+) -> None:
+    claims = [
+        (NOT_EXECUTED, {"outcome": "not_executed", OWN_WORD_KEY: True, "theirs": 1}),
+        (OUTCOME_UNKNOWN, {"outcome": "unknown", OWN_WORD_KEY: True, "theirs": 1}),
+    ]
+    async with scene(tmp_path) as now:
+        for asked, (code, data) in enumerate(claims, start=1):
+
+            async def claims_to_have_done_nothing(
+                request: Seen, code: int = code, data: Json = data
+            ) -> tuple[bytes, bool]:
+                return rpc_error(request, 200, code, "I am a node", data), True
+
+            for kit in now.kits.values():
+                kit.instead = claims_to_have_done_nothing
+            failure = await now.failure(name)
+            assert now.asked() == asked
+            assert (failure.code, failure.message) == (code, "I am a node")
+            assert failure.data == {key: value for key, value in data.items() if key != OWN_WORD_KEY}
 
 
 async def test_when_nobody_executed_it_the_client_may_try_again(tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ from agent.errors import (
     ProtocolBroken,
     RpcError,
 )
-from agent.model import AFFINITY_META_KEY, DEADLINE_META_KEY, PATH_META_KEY, Json, PeerScope, ServerSpec
+from agent.model import AFFINITY_META_KEY, DEADLINE_META_KEY, OWN_WORD_KEY, PATH_META_KEY, Json, PeerScope, ServerSpec
 from tests.unit.fleet import OK, Answer, after, alike, fleet, own_server
 
 READ_ONLY: Json = {"readOnlyHint": True}
-SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed"})
-SAID_PERHAPS = RpcError(OUTCOME_UNKNOWN, "kit__do: lost", {"outcome": "unknown", "timed_out": True})
+SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed", OWN_WORD_KEY: True})
+SAID_PERHAPS = RpcError(OUTCOME_UNKNOWN, "kit__do: lost", {"outcome": "unknown", "timed_out": True, OWN_WORD_KEY: True})
 
 pytestmark = pytest.mark.looptime(start=1000.0)
 
@@ -72,7 +72,9 @@ async def test_a_plain_peers_error_is_its_own_whatever_it_claims() -> None:
         RpcError(-32602, "no such thing"),
         RpcError(NOT_EXECUTED, "mine", {"why": 1}),
         RpcError(OUTCOME_UNKNOWN, "mine", None),
-        RpcError(-32603, "mine", {"outcome": "not_executed"}),
+        RpcError(-32603, "mine", {"outcome": "not_executed", OWN_WORD_KEY: True}),
+        RpcError(NOT_EXECUTED, "my server's", {"outcome": "not_executed"}),
+        RpcError(OUTCOME_UNKNOWN, "my server's", {"outcome": "unknown", OWN_WORD_KEY: "true"}),
     ],
 )
 async def test_an_ordinary_error_passes_as_it_came_and_is_no_failure(error: RpcError) -> None:
