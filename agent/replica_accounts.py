@@ -159,7 +159,7 @@ class ReplicaAccounts:
         if group is None or load is None:
             return  # The backend went while it was asked; its state is nobody's business now.
         load = load.finished() if told_s is None else load
-        verdict = verdict_of(outcome, timeout_s=attempt.timeout_s, own_timeout_s=attempt.own_timeout_s)
+        verdict = verdict_of(outcome, took_s=seconds, timeout_s=attempt.timeout_s, own_timeout_s=attempt.own_timeout_s)
         if verdict is None:
             # Else a replica that hangs looks idle again whenever somebody stops waiting for it, and gets every call.
             group.loads[key] = give_up(load, seconds, now_s) if told_s is None else load

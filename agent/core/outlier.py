@@ -119,12 +119,14 @@ def outcome_of(exc: Exception) -> str:
             return "failed"
 
 
-def verdict_of(outcome: str, *, timeout_s: float, own_timeout_s: float) -> Verdict | None:
+def verdict_of(outcome: str, *, took_s: float, timeout_s: float, own_timeout_s: float) -> Verdict | None:
     """What an outcome (the metric's word) says of the replica; None: nothing.
 
     `timeout_s` is what the call had, `own_timeout_s` what this node gives by itself: a caller with a deadline of a
-    millisecond must not be able to eject anybody.
+    millisecond, or one that leaves at once, must not be able to eject anybody.
     """
+    if outcome == "cancelled" and took_s >= own_timeout_s / 2:
+        return Verdict.FAILED  # Many clients have less patience than we; a replica that hangs must not owe them that.
     if outcome in ("not_sent", "refused") and timeout_s < min(DIAL_PATIENCE_S, own_timeout_s):
         return None
     if outcome == "timeout" and timeout_s < own_timeout_s / 2:

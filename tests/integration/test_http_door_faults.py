@@ -210,6 +210,21 @@ async def test_an_answer_cut_off_in_the_middle_is_never_delivered(kind: str) -> 
             await open_and_call(script)
 
 
+NOTE = b'data: {"jsonrpc":"2.0","method":"notifications/message","params":{}}\n\n'
+UNFINISHED = b'data: {"jsonrpc":"2.0","id":%d,"result":{"paid":true}}\n'
+
+
+@pytest.mark.parametrize("events", [b"", b": a comment\n\n", NOTE, UNFINISHED])
+async def test_a_stream_that_ends_in_order_without_an_answer_leaves_the_outcome_unknown(events: bytes) -> None:
+    def answer(request: Seen) -> bytes:
+        return http(200, events.replace(b"%d", b"%d" % request.body["id"]), kind="text/event-stream")
+
+    async with scripted(modern(answer)) as script:
+        with pytest.raises(CallOutcomeUnknown, match="ended its stream without an answer"):
+            await open_and_call(script)
+        assert calls(script) == 1
+
+
 async def test_an_answer_to_another_request_is_refused() -> None:
     body = b'{"jsonrpc":"2.0","id":999,"result":{}}'
     async with scripted(modern(lambda _: http(200, body))) as script:

@@ -215,12 +215,12 @@ def test_every_failure_has_a_word_and_the_word_a_verdict(
     failure: Exception, word: str, verdict: Verdict | None
 ) -> None:
     assert outcome_of(failure) == word
-    assert verdict_of(word, timeout_s=60.0, own_timeout_s=60.0) is verdict
+    assert verdict_of(word, took_s=1.0, timeout_s=60.0, own_timeout_s=60.0) is verdict
 
 
-def test_a_tools_own_error_is_an_answer_and_a_caller_that_left_says_nothing() -> None:
-    assert verdict_of("tool_error", timeout_s=60.0, own_timeout_s=60.0) is ANSWERED
-    assert verdict_of("cancelled", timeout_s=60.0, own_timeout_s=60.0) is None
+def test_a_tools_own_error_is_an_answer_and_a_caller_that_left_soon_says_nothing() -> None:
+    assert verdict_of("tool_error", took_s=40.0, timeout_s=60.0, own_timeout_s=60.0) is ANSWERED
+    assert verdict_of("cancelled", took_s=29.0, timeout_s=60.0, own_timeout_s=60.0) is None
     assert isinstance(AuthRefused("x"), MeshError)
 
 
@@ -235,9 +235,11 @@ def test_a_tools_own_error_is_an_answer_and_a_caller_that_left_says_nothing() ->
         ("not_sent", 5.0, 600.0, REFUSED),
         ("not_sent", 0.2, 0.2, REFUSED),
         ("unknown", 0.001, 60.0, FAILED),
+        ("cancelled", 1.0, 60.0, None),
+        ("cancelled", 30.0, 60.0, FAILED),
     ],
 )
 def test_an_impatient_caller_ejects_nobody(
     outcome: str, timeout_s: float, own_timeout_s: float, verdict: Verdict | None
 ) -> None:
-    assert verdict_of(outcome, timeout_s=timeout_s, own_timeout_s=own_timeout_s) is verdict
+    assert verdict_of(outcome, took_s=timeout_s, timeout_s=timeout_s, own_timeout_s=own_timeout_s) is verdict

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 
 import pytest
 
+from agent.core.outlier import FAILURES_IN_ROW_MAX
 from agent.core.retry import BUDGET_RESERVE
 from agent.errors import (
     NOT_EXECUTED,
@@ -219,6 +220,21 @@ async def test_a_replica_that_hangs_is_left_alone_by_callers_who_give_up(
             given_up += 1
     assert now.counts()["a"] == given_up <= 2
     assert not now.dispatch.balance().ejected
+
+
+async def test_a_sticky_session_leaves_a_replica_that_hangs_though_its_client_gives_up_before_we_do() -> None:
+    now = fleet(sticky=True, **alike("abcd", OK))
+    await now.call(session_id="s1")
+    (home,) = [link for link in now.links.values() if link.asked]
+    home.answers[:] = [after(3600, OK)]
+    given_up = 0
+    for _ in range(10):
+        try:
+            async with asyncio.timeout(45):
+                await now.call(session_id="s1")
+        except TimeoutError:
+            given_up += 1
+    assert given_up == FAILURES_IN_ROW_MAX
 
 
 async def test_a_link_that_came_back_is_asked_before_its_time_is_over() -> None:
