@@ -35,6 +35,7 @@ from agent.errors import ConfigRefused
 from agent.identity import NodeState, open_state
 from agent.links.link import Link
 from agent.links.link_hooks import LinkHooks
+from agent.links.mesh_door import dialler
 from agent.links.supervisor import Supervisor
 from agent.membership import Membership, own_address
 from agent.mesh import Mesh, MeshHooks
@@ -229,7 +230,8 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng)
+        dial = dialler(self._metrics.parked_call)
+        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
 
     def _url(self) -> str:
         return f"http://{display_host(self._settings.host)}:{self._port}/mcp"

@@ -113,6 +113,8 @@ class Metrics:
         self._session_events = Counter(
             "mesh_session_events", "What happened to sessions.", ["event"], registry=registry
         )
+        self._parked = Gauge("mesh_parked_calls", "Calls that wait for their client's answers.", registry=registry)
+        self._parked_events = Counter("mesh_parked_call_events", "What became of them.", ["event"], registry=registry)
         self._subscriptions = Gauge("mesh_resource_subscriptions", "Resources that clients follow.", registry=registry)
         self._updates = Counter("mesh_resource_updates", "Updates that clients were told of.", registry=registry)
         retries = Counter("mesh_retries", "Calls that were sent again.", ["backend"], registry=registry)
@@ -142,6 +144,11 @@ class Metrics:
         """A session was `opened` or `refused`, lost its slow stream (`stream_dropped`), or ended: any other word."""
         self._sessions.inc({"opened": 1, "refused": 0, "stream_dropped": 0}.get(event, -1))
         self._session_events.labels(event).inc()
+
+    def parked_call(self, event: str, waiting: int) -> None:
+        """Something happened to a call whose client is asked; so many more wait since."""
+        self._parked.inc(waiting)
+        self._parked_events.labels(event).inc()
 
     def call_started(self) -> None:
         """One more call in flight."""

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
 from agent.links.hello import OnNotification
-from agent.links.open_call import OpenCall
+from agent.links.open_call import OnParked, OpenCall
 from agent.links.own_session import SessionDoor, SessionRefused
 from agent.links.own_sessions import OwnSessions, StartTask
 from agent.links.parked import ParkedCalls, answers_of, for_retry, refused_in
@@ -33,12 +33,16 @@ class AskingCalls:
     """See the module. `own`: the sessions that there are. `fallback`: goes on without a session, or raises."""
 
     def __init__(
-        self, own: OwnSessions, start_task: StartTask, fallback: Callable[[SessionRefused], SessionDoor]
+        self,
+        own: OwnSessions,
+        start_task: StartTask,
+        fallback: Callable[[SessionRefused], SessionDoor],
+        on_parked: OnParked,
     ) -> None:
         self._own = own
         self._start_task = start_task
         self._fallback = fallback
-        self._parked = ParkedCalls()
+        self._parked = ParkedCalls(on_parked)
 
     def __repr__(self) -> str:
         return repr(self._parked)
@@ -55,7 +59,7 @@ class AskingCalls:
         affinity: str | None,
     ) -> Json:
         """The first attempt of a call, of a client with these features. As `Door.request`."""
-        call = OpenCall(features)
+        call = OpenCall(features, affinity)
 
         def send(door: SessionDoor) -> Awaitable[Json]:
             return door.request(
@@ -75,7 +79,7 @@ class AskingCalls:
     ) -> Json:
         """Another attempt of a call that is parked, with its client's answers. As `Door.request`."""
         answers, refused = answers_of(params), refused_in(params)
-        parked = self._parked.take(params["requestState"])
+        parked = self._parked.take(params["requestState"], "cancelled" if refused == {} else "resumed")
         if refused == {}:
             parked.give_up()
             raise RpcError(-32603, "The client gave the call up")

@@ -22,6 +22,7 @@ from agent.links.asking_calls import AskingCalls
 from agent.links.flag import Flag
 from agent.links.hello import Hello, OnNotification
 from agent.links.listening import Updates
+from agent.links.open_call import OnParked, unheard
 from agent.links.own_session import OpenSession, SessionDoor, SessionRefused, SharedDoor
 from agent.links.own_sessions import OwnSessions, SessionLimits
 from agent.model import Json
@@ -52,6 +53,7 @@ class AskingDoor:
         limits: SessionLimits,
         own_for_all: bool,
         lists_apart: bool,
+        on_parked: OnParked,
     ) -> None:
         self._shared = shared
         self._group = group
@@ -59,10 +61,10 @@ class AskingDoor:
         self._lists_apart = lists_apart
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: set[Callable[[str], None]] = set()
-        self._own = OwnSessions(open_session, limits, self._start, self._changed)
+        self._own = OwnSessions(open_session, limits, self._start, self._changed, on_parked)
         # Apart, so that no caller can keep us from listing.
-        self._listing = OwnSessions(open_session, LISTING_LIMITS, self._start, self._changed)
-        self._calls = AskingCalls(self._own, self._start, self._go_on_shared)
+        self._listing = OwnSessions(open_session, LISTING_LIMITS, self._start, self._changed, unheard)
+        self._calls = AskingCalls(self._own, self._start, self._go_on_shared, on_parked)
         self._refused = False
 
     def __repr__(self) -> str:
@@ -189,11 +191,20 @@ async def asking(
     limits: SessionLimits,
     own_for_all: bool = False,
     lists_apart: bool = True,
+    on_parked: OnParked = unheard,
 ) -> AsyncGenerator[AskingDoor, None]:
     """The door in front of `shared` and of the sessions that `open_session` opens; all but `shared` end with it."""
     group = asyncio.TaskGroup()
     await group.__aenter__()
-    door = AskingDoor(shared, open_session, group, limits=limits, own_for_all=own_for_all, lists_apart=lists_apart)
+    door = AskingDoor(
+        shared,
+        open_session,
+        group,
+        limits=limits,
+        own_for_all=own_for_all,
+        lists_apart=lists_apart,
+        on_parked=on_parked,
+    )
     try:
         yield door
     finally:

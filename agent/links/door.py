@@ -11,6 +11,7 @@ from agent.dial_guard import IpNetwork
 from agent.links.door_protocol import Door
 from agent.links.hello import Hello, ListenNotSupported
 from agent.links.http_door import open_http_door
+from agent.links.open_call import OnParked, unheard
 from agent.links.stdio_open import open_stdio_door
 from agent.model import HttpTarget, StdioTarget
 
@@ -27,6 +28,7 @@ async def open_door(
     label: str | None = None,
     denied: Sequence[IpNetwork] = (),
     own_sessions: bool = False,
+    on_parked: OnParked = unheard,
 ) -> AsyncGenerator[Door, None]:
     """Connect, negotiate the era, and yield the door; everything it holds is released on leaving.
 
@@ -35,6 +37,7 @@ async def open_door(
     child as a whole (`npx` and `uvx` download first). `label` names a child in logs and errors (default: its command).
     `denied`: networks that may not be dialled, on top of those that never may. `own_sessions`: of a server with
     sessions, every client has one of its own (over stdio a child), and so has every call without an affinity.
+    `on_parked` hears of calls that wait for their clients' answers.
 
     Raises:
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no door.
@@ -46,6 +49,7 @@ async def open_door(
             client_name=client_name,
             denied=denied,
             own_sessions=own_sessions,
+            on_parked=on_parked,
         ) as http_door:
             yield http_door
         return
@@ -56,5 +60,6 @@ async def open_door(
         client_name=client_name,
         label=label or target.command.rpartition("/")[2],
         own_sessions=own_sessions,
+        on_parked=on_parked,
     ) as stdio_door:
         yield stdio_door

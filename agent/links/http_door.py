@@ -28,6 +28,7 @@ from agent.links.negotiation import (
     judge_refusal,
     modern_version_named,
 )
+from agent.links.open_call import OnParked, unheard
 from agent.links.own_session import OnNotice, SessionRefused
 from agent.links.own_sessions import SessionLimits
 from agent.model import HttpTarget, Json
@@ -46,6 +47,7 @@ async def open_http_door(
     client_name: str,
     denied: Sequence[IpNetwork] = (),
     own_sessions: bool = False,
+    on_parked: OnParked = unheard,
 ) -> AsyncGenerator[ModernHttpDoor | AskingDoor, None]:
     """As `agent.links.door.open_door`, for a URL."""
     async with open_pool(target, connect_timeout_s=connect_timeout_s, denied=denied) as pool:
@@ -74,7 +76,9 @@ async def open_http_door(
                     )
                 )
 
-            async with asking(door, open_session, limits=SESSION_LIMITS, own_for_all=own_sessions) as asking_door:
+            async with asking(
+                door, open_session, limits=SESSION_LIMITS, own_for_all=own_sessions, on_parked=on_parked
+            ) as asking_door:
                 yield asking_door
         finally:
             await door.close()

@@ -4,15 +4,17 @@ Called by a link at every dial. The one rule: a link never imports what the othe
 operator asked for a gateway, and never talks to a node other than the one that was named.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 
 from agent.core.naming import is_valid_name
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
 from agent.links.door import Door, Hello, open_door
 from agent.links.hello import is_leaving
+from agent.links.open_call import OnParked, unheard
 from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec, ServerSpec
 
 LOCAL_SUFFIX = "/local"
@@ -27,14 +29,16 @@ class OpenDoor:
 
 
 @asynccontextmanager
-async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoor, None]:
-    """Dial `spec` and yield the door that a link may use.
+async def opened(
+    spec: BackendSpec, own: NodeIdentity, *, on_parked: OnParked = unheard
+) -> AsyncGenerator[OpenDoor, None]:
+    """Dial `spec` and yield the door that a link may use. `on_parked`: see there.
 
     Raises:
         LinkFailed: why there is none (`DialledOurselves`, `IdentityRefused`, and what `open_door` raises).
     """
     if not isinstance(spec, PeerSpec):
-        async with open_door(spec.target, own_sessions=spec.own_sessions) as door:
+        async with open_door(spec.target, own_sessions=spec.own_sessions, on_parked=on_parked) as door:
             refuse_mesh_node(door.hello, spec, own)
             yield OpenDoor(door, None)
         return
@@ -42,7 +46,7 @@ async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoo
     if spec.is_mesh_node and spec.scope is PeerScope.LOCAL:
         target = local_target(target)
     async with AsyncExitStack() as stack:
-        url, opened_door = await _first_door(spec, target, own, stack)
+        url, opened_door = await _first_door(spec, target, own, stack, on_parked)
         if opened_door.identity is None or spec.scope is PeerScope.MESH or url == local_target(spec.target).url:
             yield opened_door
             return
@@ -51,14 +55,14 @@ async def opened(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenDoo
 
 
 async def _first_door(
-    spec: PeerSpec, target: HttpTarget, own: NodeIdentity, stack: AsyncExitStack
+    spec: PeerSpec, target: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, on_parked: OnParked
 ) -> tuple[str, OpenDoor]:
     """The door at `target`, or the local one of a node that refuses us at `target`; and the URL where it was opened.
 
     A token is shown to nobody but the host that was named, over the scheme that was named.
     """
     try:
-        door = await stack.enter_async_context(open_door(target))
+        door = await stack.enter_async_context(open_door(target, on_parked=on_parked))
     except AuthRefused as refused:
         # A token between nodes is good for the local endpoint alone, which nobody should have to spell out.
         local = replace(local_target(target), token=target.token or spec.local_token)
@@ -82,6 +86,11 @@ async def _let_in(
     if identity is None:
         raise refused
     return OpenDoor(door, identity)
+
+
+def dialler(on_parked: OnParked) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenDoor]]:
+    """`opened` for links whose parked calls are counted."""
+    return partial(opened, on_parked=on_parked)
 
 
 def local_target(target: HttpTarget) -> HttpTarget:

@@ -8,9 +8,9 @@ question is answered once, by the client's answer or by a refusal, and none is l
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from agent.core.client_features import refusal
 from agent.core.nesting import is_deeper_than
@@ -43,6 +43,14 @@ class _Question:
     told: bool = False
 
 
+# Hears what becomes of calls that wait for their clients, by a word (docs/metrics.md), and how many more wait since.
+OnParked: TypeAlias = Callable[[str, int], None]
+
+
+def unheard(_event: str, _waiting: int) -> None:
+    """The `OnParked` of where nobody counts."""
+
+
 class TakesAnswers(Protocol):
     """The session that a call was sent in."""
 
@@ -52,14 +60,17 @@ class TakesAnswers(Protocol):
 
 
 class OpenCall:
-    """See the module. `features` are the client's; `task` runs the request, in `door` once it may have been sent.
+    """See the module. `features` are the client's, `client` is its affinity: None for all who have no key.
+
+    `task` runs the request, in `door` once it may have been sent.
 
     `answered`: the server knows something of this client now. `away_since_s`: when its client was asked what it has
     not answered yet, in loop time. `given_up`: what a call that nobody waits for ends with, once that is decided.
     """
 
-    def __init__(self, features: Json) -> None:
+    def __init__(self, features: Json, client: str | None = None) -> None:
         self.features = features
+        self.client = client
         self.answered = False
         self.away_since_s: float | None = None
         self.given_up: MeshError | None = None

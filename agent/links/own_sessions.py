@@ -9,6 +9,7 @@ remember answers (roots, say) for as long as their session lasts.
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
+from agent.core.fair_share import over_share
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.links.flag import Flag
 from agent.links.hello import ListenNotSupported
-from agent.links.open_call import CONTESTED_PATIENCE_S
+from agent.links.open_call import CONTESTED_PATIENCE_S, OnParked
 from agent.links.own_session import OpenSession, OwnSession, SessionDoor, SessionRefused
 from agent.model import Json
 
@@ -46,15 +48,24 @@ class SessionLimits:
 
 
 class OwnSessions:
-    """The sessions of one's own with one server. `on_change` hears of list changes in any of them."""
+    """The sessions of one's own with one server. `on_change` hears of list changes in any of them.
+
+    `on_parked` is told of calls that were given up for others.
+    """
 
     def __init__(
-        self, open_session: OpenSession, limits: SessionLimits, start_task: StartTask, on_change: Callable[[str], None]
+        self,
+        open_session: OpenSession,
+        limits: SessionLimits,
+        start_task: StartTask,
+        on_change: Callable[[str], None],
+        on_parked: OnParked,
     ) -> None:
         self._open_session = open_session
         self._limits = limits
         self._start_task = start_task
         self._on_change = on_change
+        self._on_parked = on_parked
         self._sessions: dict[OwnSession, None] = {}  # Those that were used last are last.
         self._freed = Flag()
         self._stream_wait_s = STREAM_WAIT_S
@@ -130,17 +141,24 @@ class OwnSessions:
         return self._end_idle()
 
     def _longest_away(self) -> tuple[float, OwnSession] | None:
-        away = [(since_s, one) for one in self._sessions if (since_s := one.away_since_s) is not None]
+        """Since when, and who, of the clients that have more than their share."""
+        greedy = over_share(Counter(one.key[1] for one in self._sessions), self._limits.sessions_max)
+        away = [
+            (since_s, one)
+            for one in self._sessions
+            if one.key[1] in greedy and (since_s := one.away_since_s) is not None
+        ]
         return min(away, key=lambda pair: pair[0], default=None)
 
     def _reclaim(self) -> OwnSession | None:
-        """Give up the calls of the session whose clients have been away longest, if that is long enough."""
+        """Give up the calls of the session whose client has been away longest, if that is long enough."""
         away = self._longest_away()
         if away is None or away[0] + CONTESTED_PATIENCE_S > _now_s():
             return None
         log.warning("MCP calls given up: their clients left questions unanswered while others waited")
         for call in away[1].calls:
             call.give_up(contested=True)
+            self._on_parked("given_up", 0)
         return away[1]
 
     def _until_reclaim_s(self) -> float:

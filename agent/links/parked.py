@@ -6,12 +6,14 @@ and a client that never comes back leaves nothing behind.
 
 import asyncio
 import secrets
+from collections import Counter
 from typing import Any, Final
 
+from agent.core.fair_share import over_share
 from agent.errors import RpcError
 from agent.links import rpc
 from agent.links.hello import OnNotification
-from agent.links.open_call import CONTESTED_PATIENCE_S, OpenCall
+from agent.links.open_call import CONTESTED_PATIENCE_S, OnParked, OpenCall
 from agent.model import PARKED_META_KEY, REFUSED_META_KEY, Json
 
 # For users to think; as long as the front waits for a client with a session (`agent.api.questions`).
@@ -24,24 +26,29 @@ _STATE_BYTES: Final = 32
 
 
 class ParkedCalls:
-    """See the module. A call that was given up for others stays, so that its client can hear of it."""
+    """See the module. A call whose session was wanted by others stays, so that its client can hear of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_parked: OnParked) -> None:
+        self._on_parked = on_parked
         self._calls: dict[str, tuple[OpenCall, asyncio.TimerHandle]] = {}
 
     def __repr__(self) -> str:
         return f"<ParkedCalls {len(self._calls)}>"
 
     def make_room(self) -> bool:
-        """Whether one more can be parked, at the price of the one whose client has been away longest."""
+        """Whether one more can be parked.
+
+        That may be at the price of the one that has been left alone longest by a client with more than its share.
+        """
         if len(self._calls) < PARKED_MAX:
             return True
-        now_s = asyncio.get_running_loop().time()
-        away_s = {state: now_s - (call.away_since_s or 0.0) for state, (call, _) in self._calls.items()}
-        state = max(away_s, key=away_s.__getitem__)
-        if away_s[state] < CONTESTED_PATIENCE_S:
+        greedy = over_share(Counter(call.client for call, _ in self._calls.values()), PARKED_MAX)
+        since_s = {state: call.away_since_s or 0.0 for state, (call, _) in self._calls.items() if call.client in greedy}
+        state = min(since_s, key=since_s.__getitem__)
+        if since_s[state] + CONTESTED_PATIENCE_S > asyncio.get_running_loop().time():
+            self._on_parked("refused", 0)
             return False
-        self.take(state).give_up(contested=True)
+        self._removed(state, "given_up").give_up(contested=True)
         return True
 
     def park(self, call: OpenCall) -> Json:
@@ -52,6 +59,7 @@ class ParkedCalls:
             call.away_since_s = loop.time()
         timer = loop.call_later(PATIENCE_S, self._expired, state)
         self._calls[state] = call, timer
+        self._on_parked("parked", 1)
         return {
             "resultType": "input_required",
             "inputRequests": call.questions(),
@@ -59,8 +67,8 @@ class ParkedCalls:
             "_meta": {PARKED_META_KEY: True},
         }
 
-    def take(self, state: Any) -> OpenCall:
-        """The call that was parked under `state`, which is void from now on. Raises `RpcError`."""
+    def take(self, state: Any, event: str = "resumed") -> OpenCall:
+        """The call that was parked under `state`, which is void from now on; `event` is counted. Raises `RpcError`."""
         if not isinstance(state, str) or state not in self._calls:
             raise RpcError(
                 _INVALID_PARAMS,
@@ -68,19 +76,21 @@ class ParkedCalls:
                 "server was connected anew",
                 {"reason": "invalid_request_state"},
             )
-        call, timer = self._calls.pop(state)
-        timer.cancel()
-        return call
+        return self._removed(state, event)
 
     def clear(self) -> None:
         """Forget them all."""
-        for _, timer in self._calls.values():
-            timer.cancel()
-        self._calls.clear()
+        for state in tuple(self._calls):
+            self._removed(state, "lost")
 
     def _expired(self, state: str) -> None:
-        call, _ = self._calls.pop(state)
-        call.give_up()
+        self._removed(state, "expired").give_up()
+
+    def _removed(self, state: str, event: str) -> OpenCall:
+        call, timer = self._calls.pop(state)
+        timer.cancel()
+        self._on_parked(event, -1)
+        return call
 
 
 def answers_of(params: Json) -> Json:

@@ -29,6 +29,7 @@ from agent.links.negotiation import (
     judge_refusal,
     modern_version_named,
 )
+from agent.links.open_call import OnParked, unheard
 from agent.links.own_session import OnNotice
 from agent.links.own_sessions import SessionLimits
 from agent.links.stdio_door import StdioDoor
@@ -51,6 +52,7 @@ async def open_stdio_door(
     client_name: str,
     label: str,
     own_sessions: bool = False,
+    on_parked: OnParked = unheard,
 ) -> AsyncGenerator[StdioDoor | AskingDoor, None]:
     """As `agent.links.door.open_door`, for a command."""
     # Where every caller gets a child of its own, the first one is there to list what a client with all features sees.
@@ -82,7 +84,9 @@ async def open_stdio_door(
             child = StdioDoor(label, client_name, on_question=on_question, on_notice=on_notice)
             return _one_more(child, target, client_name, features, start_timeout_s)
 
-        async with asking(door, open_session, limits=CHILD_LIMITS, own_for_all=True, lists_apart=False) as asking_door:
+        async with asking(
+            door, open_session, limits=CHILD_LIMITS, own_for_all=True, lists_apart=False, on_parked=on_parked
+        ) as asking_door:
             yield asking_door
     finally:
         await door.close()

@@ -262,6 +262,17 @@ async def test_a_client_that_cancels_while_it_is_asked_cancels_the_servers_call(
             await diary.cancelled.wait()
 
 
+async def test_metrics_count_calls_that_wait_for_their_client(tmp_path: Path) -> None:
+    async with scene(tmp_path) as front, client(front.url, Era.MODERN) as mcp:
+        asked = await call(mcp, "careful")
+        assert "mesh_parked_calls 1.0" in front.metrics.render()[0].decode()
+        await call(mcp, "careful", **answers(asked, "yes"))
+        shown = front.metrics.render()[0].decode()
+    assert "mesh_parked_calls 0.0" in shown
+    for event in ("parked", "resumed"):
+        assert f'mesh_parked_call_events_total{{event="{event}"}} 1.0' in shown
+
+
 @pytest.mark.parametrize("era", list(Era))
 async def test_what_a_server_remembers_of_one_client_is_never_told_to_another(era: Era, tmp_path: Path) -> None:
     async with scene(tmp_path) as front:

@@ -62,15 +62,11 @@ class Session:
                 case "ask":
                     if on_notification is not None:
                         await on_notification("notifications/progress", {"progress": 1})
-                    self.answered.clear()
-                    (on_question or self.on_question)(question(self.calls))
-                    await self.answered.wait()
-                    return {"heard": self.heard[-1]}
+                    (on_question or self.on_question)(question(number := self.calls))
+                    return {"heard": await self.answer_to(number)}
                 case "ask aside":
-                    self.answered.clear()
-                    self.on_question(question(self.calls))
-                    await self.answered.wait()
-                    return {"heard": self.heard[-1]}
+                    self.on_question(question(number := self.calls))
+                    return {"heard": await self.answer_to(number)}
                 case "bug":
                     raise ZeroDivisionError
                 case "hold":
@@ -81,6 +77,12 @@ class Session:
             self.server.cancelled += 1
             raise
         return {"by": self.server.opened.index(self) if self in self.server.opened else None, "method": method}
+
+    async def answer_to(self, number: int) -> Json:
+        while not (replies := [reply for reply in self.heard if reply["id"] == number]):
+            self.answered.clear()
+            await self.answered.wait()
+        return replies[0]
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
         if self.server.asks_early:

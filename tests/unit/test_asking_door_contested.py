@@ -8,7 +8,8 @@ from agent.errors import GIVEN_UP, CallNotSent, RpcError
 from agent.links.asking_door import asking
 from agent.links.open_call import CONTESTED_PATIENCE_S
 from agent.links.own_sessions import SessionLimits
-from agent.links.parked import PARKED_MAX
+from agent.links.parked import PARKED_MAX, PATIENCE_S
+from agent.model import REFUSED_META_KEY
 from tests.unit.scripted_sessions import (
     LIMITS,
     Server,
@@ -87,3 +88,54 @@ async def test_parked_calls_that_are_ignored_make_room_for_new_questions() -> No
         await all_at_once(*(call(door, "ask") for _ in range(PARKED_MAX)))
         await asyncio.sleep(CONTESTED_PATIENCE_S)
         assert "inputRequests" in await call(door, "ask")
+
+
+async def test_a_flood_of_questions_costs_its_own_calls_and_never_that_of_a_client_that_thinks_longer() -> None:
+    server = Server()
+    async with door_to(server) as door:
+        honest = await call(door, "ask", affinity="honest")
+        for _ in range(4):
+            flood = await all_at_once(*(call(door, "ask", timeout_s=20.0) for _ in range(2)))
+            assert all("inputRequests" in asked for asked in flood)
+            await asyncio.sleep(CONTESTED_PATIENCE_S + 1)
+        assert "heard" in await call(door, "ask", affinity="honest", **retry(honest))
+
+
+async def test_one_client_that_parks_calls_without_end_loses_its_own_and_not_those_of_others() -> None:
+    server = Server()
+    async with asking(server.shared(), server.open, limits=SessionLimits(PARKED_MAX, 1)) as door:
+        honest = await call(door, "ask", affinity="honest")
+        await all_at_once(*(call(door, "ask", affinity="flood") for _ in range(PARKED_MAX - 1)))
+        await asyncio.sleep(CONTESTED_PATIENCE_S)
+        for _ in range(PARKED_MAX - 1):
+            assert "inputRequests" in await call(door, "ask", affinity="flood")
+        refused = await call(door, "ask", affinity="flood")
+        assert refused["heard"]["error"]["message"] == "Too many calls wait for input already"
+        assert "heard" in await call(door, "ask", affinity="honest", **retry(honest))
+
+
+async def test_what_becomes_of_parked_calls_is_counted() -> None:
+    server, told = Server(), list[str]()
+    waiting = 0
+
+    def on_parked(event: str, change: int) -> None:
+        nonlocal waiting
+        told.append(event)
+        waiting += change
+
+    async with door_to(server, on_parked=on_parked) as door:
+        asked = await call(door, "ask")
+        assert waiting == 1
+        await call(door, "ask", **retry(asked))
+        asked = await call(door, "ask")
+        with pytest.raises(RpcError, match="gave the call up"):
+            await call(door, "ask", requestState=asked["requestState"], _meta={REFUSED_META_KEY: {}})
+        await call(door, "ask")
+        await asyncio.sleep(PATIENCE_S)
+        assert (told, waiting) == (["parked", "resumed", "parked", "cancelled", "parked", "expired"], 0)
+        told.clear()
+        await all_at_once(*(call(door, "ask") for _ in range(LIMITS.sessions_max)))
+        await call(door, "ask", timeout_s=20.0)
+        assert sorted(told) == ["given_up", *["parked"] * 4]
+        told.clear()
+    assert (told, waiting) == (["lost"] * 4, 0)

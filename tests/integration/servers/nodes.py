@@ -31,6 +31,7 @@ from agent.links.http_legacy import LegacyHttpDoor
 from agent.links.http_pool import open_pool
 from agent.links.link import Link
 from agent.links.link_hooks import LinkHooks
+from agent.links.mesh_door import dialler
 from agent.links.supervisor import Supervisor
 from agent.membership import MembershipView
 from agent.mesh import Mesh, MeshHooks
@@ -143,7 +144,7 @@ class _Wiring:
 
         def make_link(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
             hooks = LinkHooks(lambda: mesh.wake() and None, metrics.dialled, metrics.link_reconnected, updates)
-            return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng)
+            return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng, dial=dialler(metrics.parked_call))
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
             updates = ResourceUpdates(supervisor.link, metrics)
