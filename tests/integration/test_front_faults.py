@@ -55,18 +55,17 @@ both_eras = pytest.mark.parametrize("era", list(Era))
 @both_eras
 async def test_a_request_for_input_goes_to_those_who_can_give_it(era: Era, tmp_path: Path) -> None:
     asked: Json = {"resultType": "input_required", "inputRequests": {"a": {"method": "elicitation/create"}}}
+    able: Json = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
 
     async def call(request: Seen) -> tuple[bytes, bool]:
         return rpc_result(request, asked), True
 
     async with node_before(call, tmp_path) as (node, _):
-        if era is Era.LEGACY:
-            failure = await failure_of(node, era)
-            assert failure.code == -32602
-            assert "input" in failure.message
-            return
-        async with client(node.url, era) as mcp:
-            assert await mcp.request("tools/call", {"name": "kit__do"}, timeout_s=5) == asked
+        failure = await failure_of(node, era)
+        assert (failure.code, "did not declare" in failure.message) == (-32021, True)
+        if era is Era.MODERN:
+            async with client(node.url, era) as mcp:
+                assert await mcp.request("tools/call", {"name": "kit__do", "_meta": able}, timeout_s=5) == asked
 
 
 @both_eras
