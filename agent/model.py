@@ -24,6 +24,8 @@ OWN_WORD_KEY = "mesh-agent/own-word"  # in an error's `data` between nodes: the 
 PARKED_META_KEY = "mesh-agent/parked"
 # In the retry of such a call: the client's errors by question; an empty object where it gave the call up.
 REFUSED_META_KEY = "mesh-agent/refused"
+# In the retry of such a call: true where it only asks whether the questions still stand, and answers none.
+LOOK_META_KEY = "mesh-agent/look"
 AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
 # An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
 TASKS_EXTENSION = "io.modelcontextprotocol/tasks"

@@ -28,7 +28,7 @@ from agent.core.route_table import Route
 from agent.dispatch import Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
 from agent.links.large_answer import ResultSink
-from agent.model import PROBE_META_KEY, Json
+from agent.model import LOOK_META_KEY, PROBE_META_KEY, Json
 from agent.outgoing import own_word, servers_word
 from agent.request_state import StateRefused, asks
 
@@ -210,7 +210,7 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         return self._served
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
-        level = logging.DEBUG if _is_probe(self._method, self._params) else logging.INFO
+        level = logging.DEBUG if _only_looks(self._method, self._params) else logging.INFO
         if not log.isEnabledFor(level) or self._served.handed_on:
             return
         name = self._params.get("name") or self._params.get("uri")
@@ -239,10 +239,12 @@ def _outcome(served: Served, failure: BaseException | None) -> str:
             return "failed"
 
 
-def _is_probe(method: str, params: Json) -> bool:
-    """Whether a peer's link asks for a sign of life, as it does every five seconds."""
+def _only_looks(method: str, params: Json) -> bool:
+    """Whether a peer asks for a sign of life, or whether questions still stand, as it does every few seconds."""
+    if method != _DISCOVER and "requestState" not in params:
+        return False
     meta = params.get("_meta")
-    return method == _DISCOVER and isinstance(meta, dict) and meta.get(PROBE_META_KEY) is True
+    return isinstance(meta, dict) and meta.get(PROBE_META_KEY if method == _DISCOVER else LOOK_META_KEY) is True
 
 
 def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:

@@ -9,18 +9,20 @@ rounds; what may not be asked comes back to the caller as it is.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
+from agent.api.open_questions import while_wanted
 from agent.core.client_features import refusal
 from agent.core.retry import told_deadline_s
 from agent.dispatch import Forwarded
 from agent.errors import OUTCOME_UNKNOWN
-from agent.model import DEADLINE_META_KEY, PARKED_META_KEY, REFUSED_META_KEY, Json
+from agent.model import DEADLINE_META_KEY, LOOK_META_KEY, PARKED_META_KEY, REFUSED_META_KEY, Json
 from agent.request_state import asks
 
 # As many rounds as the reference clients of 2026-07-28 allow.
@@ -35,6 +37,8 @@ _PAUSES_S: Final = (0.05, 0.1, 0.2, 0.25)
 GIVE_UP_TIMEOUT_S: Final = 1.0
 
 Ask: TypeAlias = Callable[[str, Json], Awaitable[Json]]
+# By key: method and params.
+Questions: TypeAlias = dict[str, tuple[str, Json]]
 Send: TypeAlias = Callable[[Json], Awaitable[Forwarded]]
 
 
@@ -44,6 +48,19 @@ class AskedClient:
 
     capabilities: Json
     ask: Ask
+
+
+@dataclass(slots=True)
+class _Said:
+    """What the client said so far to the questions of one round, by their keys."""
+
+    answers: Json = field(default_factory=dict)
+    refused: Json = field(default_factory=dict)
+
+    def in_retry(self, params: Json) -> Json:
+        """The retry that carries it."""
+        params = _with_meta(params, REFUSED_META_KEY, self.refused) if self.refused else params
+        return {**params, "inputResponses": self.answers}
 
 
 async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
@@ -66,13 +83,15 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
         if rounds == ROUNDS_MAX:
             raise _unfinished(forwarded, f"the server still asked after {ROUNDS_MAX} rounds")
         rounds += not _is_parked(forwarded)
-        again = {name: value for name, value in params.items() if name not in ("inputResponses", "requestState")}
-        if (state := forwarded.result.get("requestState")) is not None:
-            again["requestState"] = state
+        again = _retry_of(params, forwarded.result)
         try:
             async with asyncio.timeout_at(ends_s):
                 if questions:
-                    again |= await _answers(client.ask, questions, forwarded, again)
+                    said = _Said()
+                    ended = await _ask_all(client.ask, questions, forwarded, said, partial(send, _looking(again)))
+                    if ended is not None:
+                        return ended
+                    again = said.in_retry(again)
                     empty_rounds = 0
                 else:
                     await asyncio.sleep(_PAUSES_S[min(empty_rounds, len(_PAUSES_S) - 1)])
@@ -89,12 +108,19 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
     return forwarded
 
 
-def questions_for(capabilities: Json, result: Json) -> dict[str, tuple[str, Json]] | None:
+def _retry_of(params: Json, result: Json) -> Json:
+    """The same request for the next round, without answers yet."""
+    again = {name: value for name, value in params.items() if name not in ("inputResponses", "requestState")}
+    state = result.get("requestState")
+    return again if state is None else {**again, "requestState": state}
+
+
+def questions_for(capabilities: Json, result: Json) -> Questions | None:
     """The questions of a result, by key: method and params. None when one of them may not be put to such a client."""
     asked = result.get("inputRequests") or {}
     if not isinstance(asked, dict) or len(asked) > QUESTIONS_MAX:
         return None
-    questions: dict[str, tuple[str, Json]] = {}
+    questions: Questions = {}
     for key, question in asked.items():
         method, params = (
             (question.get("method"), question.get("params", {})) if isinstance(question, dict) else (None, {})
@@ -117,29 +143,48 @@ async def _sent_again(send: Send, again: Json, forwarded: Forwarded) -> Forwarde
     try:
         return await send(again)
     except MCPError as exc:
-        data = exc.error.data if isinstance(exc.error.data, dict) else {}
-        went_nowhere = data.get("outcome") == "not_executed" or data.get("reason") == "invalid_request_state"
-        if went_nowhere and _is_parked(forwarded):
-            raise _unfinished(forwarded, exc.error.message) from exc
-        raise
+        raise _of_round(exc, forwarded) from exc
 
 
-async def _answers(ask: Ask, questions: dict[str, tuple[str, Json]], forwarded: Forwarded, again: Json) -> Json:
-    """What the retry `again` is to carry. Asks one after the other: a user reads one form at a time.
+def _of_round(exc: MCPError, forwarded: Forwarded) -> MCPError:
+    """What the failure of a round means for the call."""
+    data = exc.error.data if isinstance(exc.error.data, dict) else {}
+    went_nowhere = data.get("outcome") == "not_executed" or data.get("reason") == "invalid_request_state"
+    return _unfinished(forwarded, exc.error.message) if went_nowhere and _is_parked(forwarded) else exc
+
+
+def _looking(again: Json) -> Json:
+    """The retry that only asks whether the questions still stand."""
+    return _with_meta(again, LOOK_META_KEY, value=True)
+
+
+async def _ask_all(
+    ask: Ask, questions: Questions, forwarded: Forwarded, said: _Said, look: Callable[[], Awaitable[Forwarded]]
+) -> Forwarded | None:
+    """Ask as long as somebody wants to know; returns the result, if the call has one meanwhile."""
+    asking = _ask_in_turn(ask, questions, forwarded, said)
+    if not _is_parked(forwarded):
+        await asking
+        return None
+    try:
+        ended = await while_wanted(asking, look, questions)
+    except MCPError as exc:
+        raise _of_round(exc, forwarded) from exc
+    return None if ended is None or asks(ended.result) else ended
+
+
+async def _ask_in_turn(ask: Ask, questions: Questions, forwarded: Forwarded, said: _Said) -> None:
+    """Ask one after the other: a user reads one form at a time.
 
     A server whose call is open hears of a refusal; of others the first refusal ends the call and spares the rest.
     """
-    answers: Json = {}
-    refused: Json = {}
     for key, (method, params) in questions.items():
         try:
-            answers[key] = await ask(method, params)
+            said.answers[key] = await ask(method, params)
         except MCPError as exc:
             if not _is_parked(forwarded):
                 raise _unfinished(forwarded, f"the client refused {method}: {exc.error.message}") from exc
-            refused[key] = exc.error.model_dump(by_alias=True, mode="json", exclude_none=True)
-    more = _with_meta(again, REFUSED_META_KEY, refused) if refused else {}
-    return {**more, "inputResponses": answers}
+            said.refused[key] = exc.error.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
 def _is_parked(forwarded: Forwarded) -> bool:

@@ -16,7 +16,7 @@ from agent.links.hello import OnNotification
 from agent.links.open_call import OnParked, OpenCall
 from agent.links.own_session import SessionDoor, SessionRefused
 from agent.links.own_sessions import OwnSessions, StartTask
-from agent.links.parked import ParkedCalls, answers_of, for_retry, refused_in
+from agent.links.parked import ParkedCalls, answers_of, for_retry, only_looks, refused_in
 from agent.model import Json
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ class AskingCalls:
         self, method: str, params: Json, *, timeout_s: float, on_notification: OnNotification | None
     ) -> Json:
         """Another attempt of a call that is parked, with its client's answers. As `Door.request`."""
+        if only_looks(params) and (asked := self._parked.look(params["requestState"])) is not None:
+            return asked
         answers, refused = answers_of(params), refused_in(params)
         parked = self._parked.take(params["requestState"], "cancelled" if refused == {} else "resumed")
         if refused == {}:

@@ -89,6 +89,11 @@ class OpenCall:
         state = "over" if self._outcome is not None else "open"
         return f"<OpenCall {state}, {len(self._questions)} questions, {len(self._unread)} unread>"
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the result or the failure is there."""
+        return self._outcome is not None
+
     # What the session tells
 
     def ask(self, message: Json) -> bytes | None:

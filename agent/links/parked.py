@@ -1,7 +1,7 @@
 """The calls of one door that wait for their client's answers, each under the state that the client was given.
 
 Kept by `asking_door`. The one rule: a state is good for one retry, so that nothing is ever answered or executed twice,
-and a client that never comes back leaves nothing behind.
+and a client that never comes back leaves nothing behind. To look whether the questions still stand is no retry.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from agent.errors import RpcError
 from agent.links import rpc
 from agent.links.hello import OnNotification
 from agent.links.open_call import CONTESTED_PATIENCE_S, OnParked, OpenCall
-from agent.model import PARKED_META_KEY, REFUSED_META_KEY, Json
+from agent.model import LOOK_META_KEY, PARKED_META_KEY, REFUSED_META_KEY, Json
 
 # For users to think; as long as the front waits for a client with a session (`agent.api.questions`).
 PATIENCE_S: Final = 600.0
@@ -60,15 +60,24 @@ class ParkedCalls:
         timer = loop.call_later(PATIENCE_S, self._expired, state)
         self._calls[state] = call, timer
         self._on_parked("parked", 1)
-        return {
-            "resultType": "input_required",
-            "inputRequests": call.questions(),
-            "requestState": state,
-            "_meta": {PARKED_META_KEY: True},
-        }
+        return _asked(call, state)
+
+    def look(self, state: Any) -> Json | None:
+        """What the call that was parked under `state` asks by now; None when it is over. Raises `RpcError`."""
+        call, _ = self._found(state)
+        return None if call.is_over else _asked(call, state)
 
     def take(self, state: Any, event: str = "resumed") -> OpenCall:
         """The call that was parked under `state`, which is void from now on; `event` is counted. Raises `RpcError`."""
+        self._found(state)
+        return self._removed(state, event)
+
+    def clear(self) -> None:
+        """Forget them all."""
+        for state in tuple(self._calls):
+            self._removed(state, "lost")
+
+    def _found(self, state: Any) -> tuple[OpenCall, asyncio.TimerHandle]:
         if not isinstance(state, str) or state not in self._calls:
             raise RpcError(
                 _INVALID_PARAMS,
@@ -76,12 +85,7 @@ class ParkedCalls:
                 "server was connected anew",
                 {"reason": "invalid_request_state"},
             )
-        return self._removed(state, event)
-
-    def clear(self) -> None:
-        """Forget them all."""
-        for state in tuple(self._calls):
-            self._removed(state, "lost")
+        return self._calls[state]
 
     def _expired(self, state: str) -> None:
         self._removed(state, "expired").give_up()
@@ -91,6 +95,20 @@ class ParkedCalls:
         timer.cancel()
         self._on_parked(event, -1)
         return call
+
+
+def _asked(call: OpenCall, state: str) -> Json:
+    return {
+        "resultType": "input_required",
+        "inputRequests": call.questions(),
+        "requestState": state,
+        "_meta": {PARKED_META_KEY: True},
+    }
+
+
+def only_looks(params: Json) -> bool:
+    """Whether a retry asks no more than whether the questions still stand."""
+    return (params.get("_meta") or {}).get(LOOK_META_KEY) is True
 
 
 def answers_of(params: Json) -> Json:

@@ -1,6 +1,8 @@
 """Servers with sessions (2025-11-25) that ask while a call runs: behind one node and two, clients of both eras."""
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +19,7 @@ from agent.links.door import Door
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.hosting import Front, http_app, serving
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
+from tests.integration.servers.raw_session import messages, raw_session, request
 from tests.integration.servers.session_asking_server import Diary, session_asking_server
 
 ROOT = Path(__file__).parents[2]
@@ -24,31 +27,38 @@ EVERYTHING: Json = {"elicitation": {}, "sampling": {}, "roots": {}}
 
 
 @asynccontextmanager
-async def children(folder: Path, *, own: bool) -> AsyncIterator[RunningNode]:
-    """A node that runs the server itself, over stdio."""
+async def children(folder: Path, *, own: bool, hops: int = 1) -> AsyncIterator[RunningNode]:
+    """A node that runs the server itself, over stdio, or with two hops one in front of it."""
     target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.session_asking_server"), cwd=str(ROOT))
     spec = ServerSpec("kit", target, ServerScope.SERVICE, own_sessions=own)
-    async with running_node("node", folder, servers=[spec]) as node:
-        await node.connected("kit")
+    async with node_before(spec, folder, hops) as node:
         yield node
+
+
+@asynccontextmanager
+async def node_before(spec: ServerSpec, folder: Path, hops: int) -> AsyncIterator[RunningNode]:
+    """The node that clients talk to; the server is its own, or with two hops that of another node."""
+    async with running_node("back", folder / "back", servers=[spec]) as back:
+        await back.connected("kit")
+        if hops == 1:
+            yield back
+            return
+        async with running_node("front", folder / "front") as front:
+            front.mesh.take_catalog(catalog(instance(back)))
+            await front.when(lambda: "kit__order" in front.mesh.routes.tools)
+            yield front
 
 
 @asynccontextmanager
 async def scene(
     folder: Path, hops: int = 1, diary: Diary | None = None, *, own: bool = False
 ) -> AsyncIterator[RunningNode]:
-    """The node that clients talk to; the server is its own, or with two hops that of another node."""
+    """The same with a server over HTTP."""
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(http_app(session_asking_server(diary or Diary())))
         base = await stack.enter_async_context(serving(Front(app, refuse_modern=400)))
         spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, own_sessions=own)
-        node = await stack.enter_async_context(running_node("back", folder / "back", servers=[spec]))
-        await node.connected("kit")
-        if hops == 2:
-            back, node = node, await stack.enter_async_context(running_node("front", folder / "front"))
-            node.mesh.take_catalog(catalog(instance(back)))
-            await node.when(lambda: "kit__order" in node.mesh.routes.tools)
-        yield node
+        yield await stack.enter_async_context(node_before(spec, folder, hops))
 
 
 @dataclass
@@ -271,6 +281,25 @@ async def test_metrics_count_calls_that_wait_for_their_client(tmp_path: Path) ->
     assert "mesh_parked_calls 0.0" in shown
     for event in ("parked", "resumed"):
         assert f'mesh_parked_call_events_total{{event="{event}"}} 1.0' in shown
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_question_of_a_server_that_died_goes_off_the_screen(hops: int, tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(30),
+        children(tmp_path, own=True, hops=hops) as front,
+        raw_session(front.url, elicitation={}) as mcp,
+    ):
+        pid = await mcp.request("tools/call", {"name": "kit__pid", "arguments": {}})
+        async with mcp.post(request("tools/call", {"name": "kit__careful", "arguments": {}})) as response:
+            told = messages(response)
+            question = await anext(told)
+            assert question["method"] == "elicitation/create"
+            os.kill(int(pid["result"]["content"][0]["text"]), signal.SIGKILL)
+            off = await anext(told)
+            assert (off["method"], off["params"]["requestId"]) == ("notifications/cancelled", question["id"])
+            assert (await anext(told))["error"]["code"] == -32001
+            await mcp.reply(question, result={"action": "accept"})
 
 
 @pytest.mark.parametrize("era", list(Era))

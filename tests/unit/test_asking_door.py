@@ -12,7 +12,7 @@ from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, Protocol
 from agent.links.asking_door import asking
 from agent.links.own_sessions import STREAM_WAIT_S, SessionLimits
 from agent.links.parked import PARKED_MAX, PATIENCE_S
-from agent.model import REFUSED_META_KEY
+from agent.model import LOOK_META_KEY, REFUSED_META_KEY, Json
 from tests.unit.scripted_sessions import (
     FORM,
     LIMITS,
@@ -117,6 +117,24 @@ async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_open
         refused = server.opened[1].asked_early
         assert refused is not None, "nobody stands behind our own listing"
         assert orjson.loads(refused)["error"]["code"] == -32600
+
+
+async def test_who_looks_whether_a_question_still_stands_changes_nothing() -> None:
+    server = Server()
+    look: Json = {LOOK_META_KEY: True}
+    async with door_to(server) as door:
+        asked = await call(door, "ask")
+        state = asked["requestState"]
+        for _ in range(2):
+            assert await call(door, "ask", requestState=state, _meta=look) == asked
+        server.opened[0].on_notice("notifications/cancelled", {"requestId": 1})
+        assert await call(door, "ask", requestState=state, _meta=look) == {**asked, "inputRequests": {}}
+        server.opened[0].heard.append({"id": 1})
+        server.opened[0].answered.set()
+        await asyncio.sleep(1)
+        assert (await call(door, "ask", requestState=state, _meta=look))["heard"] == {"id": 1}
+        with pytest.raises(RpcError, match="names no call"):
+            await call(door, "ask", requestState=state, _meta=look)
 
 
 async def test_answers_that_cannot_be_written_end_the_call_instead_of_leaving_it_open() -> None:

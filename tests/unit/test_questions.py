@@ -8,11 +8,12 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
+from agent.api.open_questions import FAILED_MAX, LOOK_EVERY_S
 from agent.api.questions import PATIENCE_S, QUESTIONS_MAX, ROUNDS_MAX, AskedClient, in_rounds, questions_for
 from agent.core.route_table import Replica
 from agent.dispatch import Forwarded
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN
-from agent.model import DEADLINE_META_KEY, PARKED_META_KEY, Json
+from agent.model import DEADLINE_META_KEY, LOOK_META_KEY, PARKED_META_KEY, Json
 
 FORM: Json = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}}
 URL: Json = {"method": "elicitation/create", "params": {"mode": "url", "message": "?", "url": "https://example.org"}}
@@ -142,6 +143,77 @@ async def test_a_callers_own_deadline_counts_for_all_rounds() -> None:
     with pytest.raises(MCPError, match="in time"):
         await in_rounds(server.send, {"_meta": {DEADLINE_META_KEY: 5000}}, client(thinks_s=2.0, elicitation={}))
     assert [params["_meta"][DEADLINE_META_KEY] for params in server.sent] == [5000, 3000, 1000]
+
+
+@dataclass
+class OpenServer:
+    """One whose call is open while it asks; `looks` are what it answers to who looks, the last one for ever."""
+
+    looks: list[Json | MCPError]
+    sent: list[Json] = field(default_factory=list)
+    cancelled: int = 0
+
+    async def send(self, params: Json) -> Forwarded:
+        meta = params.get("_meta") or {}
+        if meta.get(LOOK_META_KEY) is True:
+            said = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        else:
+            self.sent.append(params)
+            said = OPEN if len(self.sent) == 1 else DONE
+        if isinstance(said, MCPError):
+            raise said
+        return Forwarded(said, Replica("peer:a", "do", "node-a", ours=False))
+
+    async def ask(self, method: str, _: Json) -> Json:
+        try:
+            await asyncio.sleep(20.0)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return {"to": method}
+
+    async def served(self) -> Forwarded:
+        return await in_rounds(self.send, {}, AskedClient({"elicitation": {}}, self.ask))
+
+
+OPEN: Json = asking({"a": FORM, "b": FORM}, requestState="s1", _meta={PARKED_META_KEY: True})
+GONE = MCPError(code=NOT_EXECUTED, message="out of reach", data={"outcome": "not_executed"})
+UNKNOWN = MCPError(code=OUTCOME_UNKNOWN, message="it broke", data={"outcome": "unknown"})
+FORGOTTEN = MCPError(code=-32602, message="names no call", data={"reason": "invalid_request_state"})
+
+
+@pytest.mark.parametrize(
+    ("looks", "told", "looked"),
+    [([FORGOTTEN], "names no call", 1), ([UNKNOWN, FORGOTTEN], "it broke", 2), ([GONE], "out of reach", FAILED_MAX)],
+)
+async def test_a_question_of_a_server_that_is_gone_is_called_off(
+    looks: list[Json | MCPError], told: str, looked: int
+) -> None:
+    server = OpenServer(looks)
+    with pytest.raises(MCPError, match=told) as caught:
+        await server.served()
+    assert caught.value.error.code == OUTCOME_UNKNOWN
+    assert server.cancelled == 1
+    assert asyncio.get_running_loop().time() == pytest.approx(1000.0 + looked * LOOK_EVERY_S)
+
+
+async def test_a_call_that_ends_while_its_client_is_asked_is_answered_at_once() -> None:
+    server = OpenServer([OPEN, DONE])
+    assert (await server.served()).result is DONE
+    assert (server.cancelled, len(server.sent)) == (1, 1)
+
+
+async def test_a_question_that_a_server_takes_back_goes_and_what_was_answered_is_told() -> None:
+    server = OpenServer([*[OPEN] * 7, asking({"a": FORM}, requestState="s1", _meta={PARKED_META_KEY: True})])
+    assert (await server.served()).result is DONE
+    assert server.cancelled == 1
+    assert server.sent[1]["inputResponses"] == {"a": {"to": "elicitation/create"}}
+
+
+async def test_a_server_out_of_reach_for_a_moment_is_answered_by_the_same_client() -> None:
+    server = OpenServer([GONE, UNKNOWN, OPEN, GONE, GONE, OPEN])
+    assert (await server.served()).result is DONE
+    assert (server.cancelled, set(server.sent[1]["inputResponses"])) == (0, {"a", "b"})
 
 
 async def test_a_server_without_questions_is_asked_again_at_a_walk() -> None:
