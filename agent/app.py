@@ -26,6 +26,7 @@ from agent.api.security import security_headers, security_middlewares
 from agent.api.tokens import TokenTable
 from agent.api.write_deadline import write_deadline_middleware
 from agent.catalog_cache import CatalogCache
+from agent.client_updates import ClientUpdates
 from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, shown
 from agent.core.paging import PageLimits
 from agent.core.route_table import RouteKind
@@ -45,7 +46,6 @@ from agent.node_name import default_node_name
 from agent.node_plan import MCP_PATH, edge_policy, membership_plan, node_registration
 from agent.overrides import OverrideStore
 from agent.peer_orders import PeerOrders
-from agent.resource_updates import ResourceUpdates
 from agent.servers_file import read_servers, refuse_name_of_node
 from agent.sockets import BACKLOG, bound_socket, display_host, listened_host
 from agent.watched_files import watch_file
@@ -118,7 +118,7 @@ class Node:
         store = OverrideStore.open(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor
-            self._updates = ResourceUpdates(supervisor.link, self._metrics)
+            self._updates = ClientUpdates.of_node(self._identity.node_id, supervisor.link, self._metrics)
             self._dispatch = Dispatch(
                 node_id=self._identity.node_id,
                 link=supervisor.link,
@@ -136,8 +136,8 @@ class Node:
                 peer_token=lambda: self._peer_token,
                 hooks=hooks,
             )
-            metrics = self._metrics
-            self._link_hooks = LinkHooks(self._mesh.wake, metrics.dialled, metrics.link_reconnected, self._updates)
+            metrics, watches = self._metrics, self._updates.watches
+            self._link_hooks = LinkHooks(self._mesh.wake, metrics.dialled, metrics.link_reconnected, watches)
             self._orders = PeerOrders(self._mesh, store, tasks)
             self._membership = Membership(
                 plan,

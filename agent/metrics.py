@@ -115,8 +115,13 @@ class Metrics:
         )
         self._parked = Gauge("mesh_parked_calls", "Calls that wait for their client's answers.", registry=registry)
         self._parked_events = Counter("mesh_parked_call_events", "What became of them.", ["event"], registry=registry)
-        self._subscriptions = Gauge("mesh_resource_subscriptions", "Resources that clients follow.", registry=registry)
-        self._updates = Counter("mesh_resource_updates", "Updates that clients were told of.", registry=registry)
+        # What clients of this node are subscribed to: how many now, and that one of them was told.
+        self.resources_followed = Gauge(
+            "mesh_resource_subscriptions", "Resources that clients follow.", registry=registry
+        ).set
+        self.resource_told = Counter("mesh_resource_updates", "Updates that clients got.", registry=registry).inc
+        self.tasks_followed = Gauge("mesh_task_subscriptions", "Tasks that clients follow.", registry=registry).set
+        self.task_told = Counter("mesh_task_updates", "States of tasks that clients got.", registry=registry).inc
         retries = Counter("mesh_retries", "Calls that were sent again.", ["backend"], registry=registry)
         ejections = Counter(
             "mesh_ejections", "Replicas that got no more calls for a while.", ["backend", "reason"], registry=registry
@@ -131,14 +136,6 @@ class Metrics:
         self._dials = _Limited(dials, EVENT_LABEL_SETS_MAX, names=1)
         self._reconnects = _Limited(reconnects, EVENT_LABEL_SETS_MAX, names=1)
         self._list_changes = _Limited(changes, EVENT_LABEL_SETS_MAX, names=1)
-
-    def subscribed(self, count: int) -> None:
-        """Clients follow so many resources now, each client's counted."""
-        self._subscriptions.set(count)
-
-    def resource_updated(self) -> None:
-        """A client was told of an update of a resource."""
-        self._updates.inc()
 
     def session_event(self, event: str) -> None:
         """A session was `opened` or `refused`, lost its slow stream (`stream_dropped`), or ended: any other word."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.errors import MeshError
 from agent.links.flag import Flag
-from agent.links.following import NobodyWatches, Watch
+from agent.links.following import Watch
 from agent.links.hello import Hello, ListenNotSupported
 from agent.links.link import Link
 from agent.links.link_hooks import LinkHooks
@@ -178,7 +178,7 @@ async def running_link(
     def reconnected(_: str) -> None:
         told.reconnected += 1
 
-    hooks = LinkHooks(changed, told.dials.append, reconnected, watch or NobodyWatches())
+    hooks = LinkHooks(changed, told.dials.append, reconnected, (watch,) if watch is not None else ())
     dials = asyncio.Semaphore(50)
     link = Link(spec, dials, own=OWN, hooks=hooks, rng=random.Random(7), dial=side.opened, **more)
     async with asyncio.TaskGroup() as group:

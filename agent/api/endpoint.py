@@ -28,11 +28,11 @@ from agent.api.native import NativePath
 from agent.api.notices import Notices
 from agent.api.search import SEARCH_TOOLS, ToolSearch, add_search_tools
 from agent.api.security import PEER_PATH
+from agent.client_updates import ClientUpdates
 from agent.core.paging import PageLimits
 from agent.core.route_table import RouteTable
 from agent.dispatch import Dispatch
 from agent.model import Json, NodeIdentity
-from agent.resource_updates import ResourceUpdates
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ async def build_endpoint(
     dispatch: Dispatch,
     list_changed: Callable[[str], None],
     session_event: Callable[[str], None],
-    updates: ResourceUpdates,
+    updates: ClientUpdates,
     search_mode: bool | None = None,
     draining: Callable[[], bool] = lambda: False,
     limits: PageLimits | None = None,
@@ -97,8 +97,8 @@ async def build_endpoint(
         routes, own, search_tools, search_mode=bool(search_mode), limits=limits, node_id=identity.node_id
     )
     front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, draining=draining)
-    subscriber = partial(updates.subscriber, routes)
-    streams = ListenStreams(bus, subscriber)
+    subscriber = partial(updates.resources.subscriber, routes)
+    streams = ListenStreams(bus, subscriber, partial(updates.tasks.subscriber, routes))
     # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
     low = server._mcp_server  # noqa: SLF001
     low.middleware.insert(0, front)

@@ -34,8 +34,8 @@ from agent.dispatch import Dispatch, Forwarded
 from agent.errors import RpcError
 from agent.links.large_answer import ResultSink
 from agent.model import Json
-from agent.resource_updates import Subscriber
-from agent.resource_updates import Tell as TellUri
+from agent.subscriptions import Subscriber
+from agent.subscriptions import Tell as TellNews
 
 P = ParamSpec("P")
 
@@ -76,7 +76,12 @@ class LegacyRequests:
     """The requests of one endpoint's sessions. Reads the route table anew for each."""
 
     def __init__(
-        self, *, catalogue: Catalogue, dispatch: Dispatch, own: FastMCP, subscriber: Callable[[TellUri], Subscriber]
+        self,
+        *,
+        catalogue: Catalogue,
+        dispatch: Dispatch,
+        own: FastMCP,
+        subscriber: Callable[[TellNews[str]], Subscriber[str]],
     ) -> None:
         self._catalogue = catalogue
         self._dispatch = dispatch

@@ -21,14 +21,14 @@ from agent.core.exact_json import read_json
 from agent.core.raw_json import Bytes
 from agent.errors import NOT_EXECUTED, AnswerCut
 from agent.model import Json
-from agent.resource_updates import Subscriber
+from agent.subscriptions import Subscriber
 
 log = logging.getLogger(__name__)
 
 # As many as the largest hosts have open at once, tenfold; each may hold a body of 4 MiB and a connection.
 CALLS_MAX: Final = 256
 # What waits for a client that does not listen, each note once: changes of lists, and all that a client may subscribe to
-# (agent.resource_updates) with as much again below that.
+# (agent.subscriptions) with as much again below that.
 NOTES_MAX: Final = 2_010
 # What the reference clients take as one event.
 QUESTION_BYTES_MAX: Final = 1 << 20
@@ -55,7 +55,7 @@ class Session:
     declared: bytes
     used_at_s: float
     log_level: str | None = None
-    subscriber: Subscriber | None = None
+    subscriber: Subscriber[str] | None = None
     stream: EventStream | None = None
     deaf: bool = False
     # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.

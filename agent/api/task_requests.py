@@ -36,7 +36,7 @@ def route_of_task(method: str, params: Json, table: RouteTable, node_id: str) ->
     if method == "subscriptions/listen":
         wanted = params.get("notifications")
         if isinstance(wanted, dict) and wanted.get("taskIds"):
-            _check_declared(params)  # Otherwise it is granted all but those: clients go on polling.
+            _check_declared(params)  # Which of them are told of says the acknowledgement.
         return None
     if method not in TASK_METHODS:
         return None

@@ -17,10 +17,14 @@ from agent.errors import MeshError, ProtocolBroken
 from agent.model import TASKS_EXTENSION, BackendSpec, Json, LinkView, NodeIdentity, ServerSpec
 
 TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
+# The states that no task leaves again.
+ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 # In UTF-8. It travels as a header too (`Mcp-Name`), where servers take 8 KB, and base64 makes a third more of it.
 TASK_ID_BYTES_MAX: Final = 4096
 
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
+# The `_meta` of a request whose client takes tasks.
+TAKES_TASKS: Final[Json] = {_CAPABILITIES: {"extensions": {TASKS_EXTENSION: {}}}}
 _VERSION: Final = "mesh1"
 _WAY: Final = re.compile(rf"{_VERSION}/(?:server/([^/]+)/([^/]+)|gateway/([^/]+)|peer/([^/]+))/(.*)", re.DOTALL)
 

@@ -1,9 +1,9 @@
 """Keeps what an open door follows equal to what its subscribers want, while both change.
 
-Run by a session from the first wish on, as long as its door is open. URIs are followed in streams of a bounded number
-each; a set that changes is followed anew first, and what it replaces is ended when that is acknowledged. The one rule:
-a URI that is wanted and not followed is told as settled each time that it comes to be followed, since what happened
-before then was missed.
+Run by a session from the first wish on, as long as its door is open; one for resources, by their URIs, and one for
+tasks, by their IDs. Names are followed in streams of a bounded number each; a set that changes is followed anew first,
+and what it replaces is ended when that is acknowledged. The one rule: a name that is wanted and not followed is told as
+settled each time that it comes to be followed, since what happened before then was missed.
 """
 
 import asyncio
@@ -14,59 +14,59 @@ from typing import Final, NoReturn, Protocol, TypeVar
 
 from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
+from agent.core.raw_json import exact
+from agent.core.tasks import TAKES_TASKS
 from agent.errors import MeshError, RpcError
-from agent.links.door import Door, ListenNotSupported
-from agent.links.flag import Flag
-from agent.links.listening import Updates
-from agent.model import PATH_META_KEY, BackendSpec, Json, NodeIdentity, PeerScope, PeerSpec
+from agent.links.door import Door, Hello, ListenNotSupported
+from agent.links.flag import Flag, first_of
+from agent.links.listening import TASKS, Subject, Updates
+from agent.model import PATH_META_KEY, BackendSpec, Era, Json, NodeIdentity, PeerScope, PeerSpec
 
 log = logging.getLogger(__name__)
 
-# As much as a node grants one client. An acknowledgement repeats the URIs and has to fit into one event of 1 MiB.
-URIS_PER_STREAM_MAX: Final = 1_000
-URI_BYTES_PER_STREAM_MAX: Final = 512 << 10
+# As much as a node grants one client. An acknowledgement repeats the names and has to fit into one event of 1 MiB.
+NAMES_PER_STREAM_MAX: Final = 1_000
+NAME_BYTES_PER_STREAM_MAX: Final = 512 << 10
 # A stream that ended is opened again, ever more slowly while it does not hold.
 PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
 STEADY_S: Final = 60.0
+# How long one question how a task stands may take, and when it is asked again that had no answer.
+CATCH_UP_TIMEOUT_S: Final = 10.0
+CATCH_UP_AGAIN_S: Final = 2.0
 
 S = TypeVar("S")
 
 
 class Watch(Protocol):
-    """Who wants to know of a backend's resources. All of it is called in the event loop and returns at once."""
+    """Who wants to know of a backend's resources, or tasks. All of it runs in the event loop and returns at once."""
+
+    @property
+    def subject(self) -> Subject:
+        """What it is about."""
+        ...
 
     def wanted(self, backend_key: str) -> frozenset[str]:
-        """The URIs, as the backend knows them, that somebody wants to be told of, without those it refused."""
+        """The names, as the backend knows them, of which somebody wants to be told, without those it refused."""
         ...
 
-    def settled(self, backend_key: str, uri: str, refusal: RpcError | None) -> None:
-        """A URI is followed from now on, or the backend refuses it."""
+    def owed(self, backend_key: str) -> frozenset[str]:
+        """The tasks of which somebody has missed something, until `updated` or refused: to be asked for now."""
         ...
 
-    def updated(self, backend_key: str, uri: str) -> None:
-        """A resource has changed, or one below it."""
+    def settled(self, backend_key: str, name: str, refusal: RpcError | None) -> None:
+        """A name is followed from now on, or the backend refuses it."""
         ...
 
-
-class NobodyWatches:
-    """A `Watch` without wishes, for links that stand alone."""
-
-    def wanted(self, backend_key: str) -> frozenset[str]:  # noqa: ARG002 - the protocol's signature
-        """As `Watch.wanted`."""
-        return frozenset()
-
-    def settled(self, backend_key: str, uri: str, refusal: RpcError | None) -> None:
-        """As `Watch.settled`."""
-
-    def updated(self, backend_key: str, uri: str) -> None:
-        """As `Watch.updated`."""
+    def updated(self, backend_key: str, name: str, params: Json) -> None:
+        """A resource has changed, or one below it; or a task, which is in `params`."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
 class _Stream:
-    """One `Door.follow`. `uris`: what was asked, then what was granted; `ready`: that is known, or it is over."""
+    """One `Door.follow`. `names`: what was asked, then what was granted; `ready`: that is known, or it is over."""
 
-    uris: frozenset[str]
+    names: frozenset[str]
     task: asyncio.Task[None] | None = None
     ready: Flag = field(default_factory=Flag)
     refusals: dict[str, RpcError] = field(default_factory=dict)
@@ -90,11 +90,16 @@ class Following:
         self._short_streams = 0
 
     def __repr__(self) -> str:
-        return f"<Following {self._backend} {[len(stream.uris) for stream in self._streams]}>"
+        return f"<Following {self._backend} {[len(stream.names) for stream in self._streams]}>"
+
+    @property
+    def subject(self) -> Subject:
+        """What it follows."""
+        return self._watch.subject
 
     def look(self) -> None:
         """What is wanted may have changed."""
-        if self._streams or self._watch.wanted(self._backend):
+        if self._streams or self._watch.wanted(self._backend) or self._watch.owed(self._backend):
             self.wake.set()
 
     async def run(self) -> NoReturn:
@@ -104,28 +109,25 @@ class Following:
                 await self.wake.wait()
                 self.wake.clear()
                 wanted = self._watch.wanted(self._backend)
-                if wanted and not self._can_tell():
-                    for uri in wanted:
-                        self._watch.settled(self._backend, uri, no_updates(self._backend))
+                if wanted and not can_tell(self._door.hello, self._watch.subject):
+                    for name in wanted:
+                        self._watch.settled(self._backend, name, no_updates(self._backend))
                 else:
                     await self._follow(wanted, group)
-
-    def _can_tell(self) -> bool:
-        resources = self._door.hello.capabilities.get("resources")
-        return isinstance(resources, dict) and resources.get("subscribe") is True
+                    await self._catch_up()
 
     async def _follow(self, wanted: frozenset[str], group: asyncio.TaskGroup) -> None:
         """One step towards `wanted`."""
-        replaced = changed_streams(wanted, {stream: stream.uris for stream in self._streams})
-        missing = wanted.difference(*(stream.uris for stream in self._streams - replaced))
-        begun = [_Stream(frozenset(uris)) for uris in chunks(missing)]
+        replaced = changed_streams(wanted, {stream: stream.names for stream in self._streams})
+        missing = wanted.difference(*(stream.names for stream in self._streams - replaced))
+        begun = [_Stream(frozenset(names)) for names in chunks(missing)]
         for stream in begun:
             self._streams.add(stream)
-            stream.task = group.create_task(self._hold(stream), name=f"follow {len(stream.uris)} of {self._backend}")
+            stream.task = group.create_task(self._hold(stream), name=f"follow {len(stream.names)} of {self._backend}")
         for stream in begun:
             await stream.ready.wait()
         # What has ended meanwhile has left a gap.
-        before = frozenset[str]().union(*(stream.uris for stream in replaced & self._streams))
+        before = frozenset[str]().union(*(stream.names for stream in replaced & self._streams))
         for stream in begun:
             self._tell(stream, before)
         # Where one did not come about, what it would have replaced is better than nothing.
@@ -134,12 +136,27 @@ class Following:
                 self._end(stream)
 
     def _tell(self, stream: _Stream, before: frozenset[str]) -> None:
-        for uri, refusal in stream.refusals.items():
-            if not (stream.over and uri in before):
-                self._watch.settled(self._backend, uri, refusal)
+        for name, refusal in stream.refusals.items():
+            if not (stream.over and name in before):
+                self._watch.settled(self._backend, name, refusal)
         if not stream.over:
-            for uri in stream.uris - before:
-                self._watch.settled(self._backend, uri, None)
+            for name in stream.names - before:
+                self._watch.settled(self._backend, name, None)
+
+    async def _catch_up(self) -> None:
+        """Ask how the tasks stand of which something may have been missed."""
+        for task_id in self._watch.owed(self._backend):
+            params = {"taskId": task_id, "_meta": TAKES_TASKS}
+            try:
+                task = await self._door.request("tasks/get", params, timeout_s=CATCH_UP_TIMEOUT_S)
+            except RpcError as exc:
+                self._watch.settled(self._backend, task_id, exc)
+            except MeshError as exc:
+                log.debug("MCP task could not be asked for", extra={"backend": self._backend, "reason": str(exc)})
+                asyncio.get_running_loop().call_later(CATCH_UP_AGAIN_S, self.wake.set)
+                return
+            else:
+                self._watch.updated(self._backend, task_id, exact(task))
 
     def _end(self, stream: _Stream) -> None:
         self._streams.discard(stream)
@@ -147,15 +164,18 @@ class Following:
         stream.task.cancel()
 
     async def _hold(self, stream: _Stream) -> None:
-        """Follow one set of URIs until that ends, and see to it that it is followed anew then."""
-        asked = stream.uris
+        """Follow one set of names until that ends, and see to it that it is followed anew then."""
+        asked = stream.names
 
-        def granted(uris: frozenset[str], refusals: Mapping[str, RpcError]) -> None:
-            stream.uris = uris
-            stream.refusals = {uri: refusals.get(uri) or not_told_of(uri) for uri in asked - uris}
+        def granted(names: frozenset[str], refusals: Mapping[str, RpcError]) -> None:
+            stream.names = names
+            stream.refusals = {name: refusals.get(name) or not_told_of(name) for name in asked - names}
             stream.ready.set()
 
-        updates = Updates(asked, granted, lambda uri: self._watch.updated(self._backend, uri), self._meta)
+        def updated(name: str, params: Json) -> None:
+            self._watch.updated(self._backend, name, params)
+
+        updates = Updates(asked, granted, updated, self._meta, self._watch.subject)
         loop = asyncio.get_running_loop()
         began_at_s = loop.time()
         reason = ""
@@ -170,48 +190,67 @@ class Following:
         stream.ready.set()
         self._streams.discard(stream)
         if updates.acknowledged or not stream.refusals:
-            log.info("MCP resource updates interrupted", extra={"backend": self._backend, "reason": reason})
+            log.info("MCP updates interrupted", extra={"backend": self._backend, "reason": reason})
             loop.call_later(PAUSES_S[min(self._short_streams, len(PAUSES_S) - 1)], self.wake.set)
             self._short_streams = 0 if loop.time() - began_at_s >= STEADY_S else self._short_streams + 1
 
 
-def follower(door: Door, spec: BackendSpec, own: NodeIdentity, watch: Watch) -> Following:
-    """The follower of a link's new door. A gateway is told that the wish has passed us, and may not come round."""
+def followers(door: Door, spec: BackendSpec, own: NodeIdentity, watches: Iterable[Watch]) -> tuple[Following, ...]:
+    """The followers of a link's new door. A gateway is told that the wish has passed us, and may not come round."""
     is_gateway = isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH
-    return Following(door, spec.key, watch, {PATH_META_KEY: [own.node_id]} if is_gateway else None)
+    meta = {PATH_META_KEY: [own.node_id]} if is_gateway else None
+    return tuple(Following(door, spec.key, watch, meta) for watch in watches)
+
+
+async def begin_to_follow(followings: Iterable[Following], group: asyncio.TaskGroup, *ends: Flag) -> None:
+    """Run each from its first wake on; on most links nobody ever wants to know of anything, and they need no task."""
+    idle = list(followings)
+    while idle and not any(end.is_set() for end in ends):
+        await first_of(*(following.wake for following in idle), *ends)
+        for following in [one for one in idle if one.wake.is_set()]:
+            idle.remove(following)
+            group.create_task(following.run(), name=f"follow {following.subject.member}")
+
+
+def can_tell(hello: Hello, subject: Subject) -> bool:
+    """Whether a server announces what has to be asked for; of another node it is known late whether it has tasks."""
+    if subject is TASKS:
+        return hello.era is Era.MODERN and (hello.has_tasks or hello.mesh is not None)
+    resources = hello.capabilities.get("resources")
+    return isinstance(resources, dict) and resources.get("subscribe") is True
 
 
 def changed_streams(wanted: frozenset[str], streams: Mapping[S, frozenset[str]]) -> set[S]:
     """The streams to replace: those that follow too much, and the smallest one where something is to be added."""
-    changed = {stream for stream, uris in streams.items() if not uris <= wanted}
-    kept = {stream: uris for stream, uris in streams.items() if stream not in changed}
+    changed = {stream for stream, names in streams.items() if not names <= wanted}
+    kept = {stream: names for stream, names in streams.items() if stream not in changed}
     missing = wanted.difference(*kept.values())
     if missing and kept:
         smallest = min(kept, key=lambda stream: len(kept[stream]))
-        if len(kept[smallest]) + len(missing) <= URIS_PER_STREAM_MAX:
+        if len(kept[smallest]) + len(missing) <= NAMES_PER_STREAM_MAX:
             changed.add(smallest)
     return changed
 
 
-def chunks(uris: Iterable[str]) -> list[list[str]]:
+def chunks(names: Iterable[str]) -> list[list[str]]:
     """Cut into what one stream may follow."""
     cut: list[list[str]] = []
     room_bytes = 0
-    for uri in sorted(uris):
-        size = len(uri.encode("utf-8", "replace"))
-        if not cut or len(cut[-1]) == URIS_PER_STREAM_MAX or size > room_bytes:
+    for name in sorted(names):
+        size = len(name.encode("utf-8", "replace"))
+        if not cut or len(cut[-1]) == NAMES_PER_STREAM_MAX or size > room_bytes:
             cut.append([])
-            room_bytes = URI_BYTES_PER_STREAM_MAX
-        cut[-1].append(uri)
+            room_bytes = NAME_BYTES_PER_STREAM_MAX
+        cut[-1].append(name)
         room_bytes -= size
     return cut
 
 
 def no_updates(backend_key: str) -> RpcError:
     """A server that tells of no updates answers like this itself."""
-    return RpcError(METHOD_NOT_FOUND, f"{backend_key} tells of no updates of its resources")
+    return RpcError(METHOD_NOT_FOUND, f"{backend_key} tells of no such updates")
 
 
-def not_told_of(uri: str) -> RpcError:
+def not_told_of(name: str) -> RpcError:
     """The server acknowledged others, but not this one."""
-    return RpcError(INVALID_PARAMS, "The server tells of no updates of this resource", {"uri": uri})
+    return RpcError(INVALID_PARAMS, f"The server tells of no updates of {name[:128]}")

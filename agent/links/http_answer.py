@@ -138,9 +138,13 @@ async def _read_response(
 class MessageStream:
     """The messages of one event stream. Not a generator: one that is left early would be closed in a stray task."""
 
-    def __init__(self, response: Response, pool: HttpPool, event_bytes_max: int) -> None:
+    def __init__(
+        self, response: Response, pool: HttpPool, event_bytes_max: int, note_bytes_max: int = NOTIFICATION_BYTES_MAX
+    ) -> None:
+        """`note_bytes_max`: of a notification; a larger one is dropped, where a larger event ends the stream."""
         self._response = response
         self._pool = pool
+        self._note_bytes_max = note_bytes_max
         self._parser = SseParser(event_bytes_max)
         self._ready: Iterator[bytes] = iter(())
 
@@ -154,7 +158,7 @@ class MessageStream:
         """The next message of those that have come whole. Raises `ProtocolBroken`."""
         for data in self._ready:  # Goes on where it was left.
             message = rpc.decode(data)
-            if not rpc.is_notification(message) or len(data) <= NOTIFICATION_BYTES_MAX:
+            if not rpc.is_notification(message) or len(data) <= self._note_bytes_max:
                 return message
             log.warning("MCP notification dropped, larger than the limit", extra={"where": self._pool.where})
         return None

@@ -23,6 +23,7 @@ from agent.links.hello import (
     listen_failure,
 )
 from agent.links.http_answer import (
+    ANSWER_BYTES_MAX,
     NOTIFICATION_BYTES_MAX,
     SSE_TYPE,
     HttpRefusal,
@@ -168,7 +169,8 @@ class ModernHttpDoor:
             if response.content_type != SSE_TYPE:
                 no_stream = ListenNotSupported(f"{self._pool.where} answers {LISTEN} without a stream")
                 raise await error_instead(response, self._pool) or no_stream
-            stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX)
+            bytes_max = ANSWER_BYTES_MAX if listening.has_results else NOTIFICATION_BYTES_MAX
+            stream = MessageStream(response, self._pool, bytes_max, bytes_max)
             while (message := await stream.next()) is not None:
                 if "method" not in message:
                     rpc.result_of(message)

@@ -31,7 +31,7 @@ from agent.core.link_state import (
 )
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
 from agent.links.flag import Flag
-from agent.links.following import follower
+from agent.links.following import followers
 from agent.links.link_hooks import LinkHooks
 from agent.links.mesh_door import OpenDoor, opened
 from agent.links.session import ReloadAsked, Retired, Session
@@ -102,9 +102,9 @@ class Link:
             self._cut_short.set()
 
     def look_at_wishes(self) -> None:
-        """`LinkHooks.watch` may want other resources to be followed than before."""
+        """`LinkHooks.watches` may want something else to be followed than before."""
         if self._session is not None:
-            self._session.following.look()
+            self._session.look_at_wishes()
 
     def reload(self) -> Flag:
         """Close the door, if open, and dial anew; the event returned is set when that has an outcome.
@@ -180,7 +180,7 @@ class Link:
         try:
             async with self._dials:
                 opened_door = await stack.enter_async_context(self._dial(self.spec, self._own))
-            following = follower(opened_door.door, self.spec, self._own, self._hooks.watch)
+            following = followers(opened_door.door, self.spec, self._own, self._hooks.watches)
             self._session = Session(opened_door, self, self._rng, following)
             self._session.show_token(self.spec.target)  # It may have changed while we dialled.
             await self._session.run()

@@ -1,4 +1,4 @@
-"""Whom a link tells what: the mesh, the metrics, and whoever wants to know of its backend's resources.
+"""Whom a link tells what: the mesh, the metrics, and whoever wants to know of its backend's resources and tasks.
 
 Filled in by the wiring, one for all links. The one rule: a hook returns at once and never raises.
 """
@@ -6,7 +6,7 @@ Filled in by the wiring, one for all links. The one rule: a hook returns at once
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.links.following import NobodyWatches, Watch
+from agent.links.following import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,4 +16,4 @@ class LinkHooks:
     changed: Callable[[], object]
     dialled: Callable[[str], None]
     reconnected: Callable[[str], None]
-    watch: Watch = NobodyWatches()  # noqa: RUF009 - it has no state
+    watches: tuple[Watch, ...] = ()

@@ -6,8 +6,10 @@ the words of that era. The one rule: nothing is told before the other side has a
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol
 
+from agent.core.tasks import TAKES_TASKS
 from agent.errors import RpcError
 from agent.links import rpc
 from agent.links.hello import ListenNotSupported
@@ -18,7 +20,6 @@ ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 UPDATED: Final = "notifications/resources/updated"
 
 _LIST_KINDS: Final = ("toolsListChanged", "promptsListChanged", "resourcesListChanged")
-_URIS: Final = "resourceSubscriptions"
 _SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 
 
@@ -35,6 +36,11 @@ class Listening(Protocol):
         """Whether the other side has said what it grants."""
         ...
 
+    @property
+    def has_results(self) -> bool:
+        """Whether a message may be as large as any answer."""
+        ...
+
     def take(self, method: str, params: Json) -> None:
         """Take one message of the stream. Raises `ListenNotSupported` when nothing of what was asked is granted."""
         ...
@@ -42,6 +48,8 @@ class Listening(Protocol):
 
 class ListChanges:
     """All three kinds of list change. `on_change` gets "listening", then "tools", "prompts" or "resources"."""
+
+    has_results = False
 
     def __init__(self, on_change: Callable[[str], None]) -> None:
         self.acknowledged = False
@@ -64,54 +72,80 @@ class ListChanges:
             self._on_change(rpc.LIST_CHANGES[method])
 
 
-class Updates:
-    """Updates of some resources, by the URIs that the other side knows them by.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a stream may tell of: the member of the filter with its names, the notification, the parameter with a name.
 
-    `on_granted` gets those of `uris` that the other side will tell of, and its errors for others by URI, where it gave
-    any; once, before anything else. `on_updated` gets a URI, which may be one below a granted one. `meta` goes along in
-    the request's `_meta`.
+    `has_results`: what is told may be as large as any answer. `meta`: what goes along with the request.
+    """
+
+    member: str
+    notification: str
+    parameter: str
+    has_results: bool
+    meta: Json
+
+
+RESOURCES: Final = Subject("resourceSubscriptions", UPDATED, "uri", has_results=False, meta={})
+# A task that has ended has its result in it. The stream is for clients that take tasks (MCP 2026-07-28, tasks).
+TASKS: Final = Subject("taskIds", "notifications/tasks", "taskId", has_results=True, meta=TAKES_TASKS)
+
+
+class Updates:
+    """Updates of some resources or tasks, by the names that the other side knows them by.
+
+    `on_granted` gets those of `names` that the other side will tell of, and its errors for others by name, where it
+    gave any; once, before anything else. `on_updated` gets a name and what was told; a URI may be one below a granted
+    one. `meta` goes along in the request's `_meta`.
     """
 
     def __init__(
         self,
-        uris: Collection[str],
+        names: Collection[str],
         on_granted: Callable[[frozenset[str], Mapping[str, RpcError]], None],
-        on_updated: Callable[[str], None],
+        on_updated: Callable[[str, Json], None],
         meta: Json | None = None,
+        subject: Subject = RESOURCES,
     ) -> None:
-        self.uris = frozenset(uris)
+        self.names = frozenset(names)
         self.acknowledged = False
         self._on_granted = on_granted
         self._on_updated = on_updated
-        self._meta = meta
+        self._meta = {**subject.meta, **(meta or {})}
+        self._subject = subject
 
     @property
     def params(self) -> Json:
         """As `Listening.params`."""
-        asked: Json = {"notifications": {_URIS: sorted(self.uris)}}
+        asked: Json = {"notifications": {self._subject.member: sorted(self.names)}}
         return {**asked, "_meta": self._meta} if self._meta else asked
 
-    def grant(self, uris: Iterable[str], refusals: Mapping[str, RpcError] | None = None) -> None:
+    @property
+    def has_results(self) -> bool:
+        """As `Listening.has_results`."""
+        return self._subject.has_results
+
+    def grant(self, names: Iterable[str], refusals: Mapping[str, RpcError] | None = None) -> None:
         """The other side will tell of these. Raises `ListenNotSupported` when there are none."""
-        granted = self.uris.intersection(uris)
+        granted = self.names.intersection(names)
         self.acknowledged = bool(granted)
         self._on_granted(granted, refusals or {})
         if not granted:
-            raise ListenNotSupported("the server tells of no updates of these resources")
+            raise ListenNotSupported(f"the server grants none of these {self._subject.member}")
 
-    def updated(self, uri: str) -> None:
-        """A resource has changed."""
+    def updated(self, name: str, params: Json) -> None:
+        """A resource or a task has changed."""
         if self.acknowledged:
-            self._on_updated(uri)
+            self._on_updated(name, params)
 
     def take(self, method: str, params: Json) -> None:
         """As `Listening.take`."""
         if method == ACKNOWLEDGED:
             notifications = params.get("notifications")
-            granted = notifications.get(_URIS) if isinstance(notifications, dict) else None
-            self.grant(uri for uri in granted if isinstance(uri, str)) if isinstance(granted, list) else self.grant(())
-        elif method == UPDATED and isinstance(uri := params.get("uri"), str):
-            self.updated(uri)
+            granted = notifications.get(self._subject.member) if isinstance(notifications, dict) else None
+            self.grant([name for name in granted if isinstance(name, str)] if isinstance(granted, list) else ())
+        elif method == self._subject.notification and isinstance(name := params.get(self._subject.parameter), str):
+            self.updated(name, params)
 
 
 class Heard:

@@ -8,13 +8,13 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NoReturn, Protocol
 
 from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
 from agent.links.door import ListenNotSupported
 from agent.links.flag import Flag, first_of
-from agent.links.following import Following
+from agent.links.following import Following, begin_to_follow
 from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor
 from agent.links.relisting import Relisting
@@ -74,9 +74,11 @@ class SessionEvents(Protocol):
 class Session:
     """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others."""
 
-    def __init__(self, opened: OpenDoor, events: SessionEvents, rng: random.Random, following: Following) -> None:
+    def __init__(
+        self, opened: OpenDoor, events: SessionEvents, rng: random.Random, followings: Sequence[Following]
+    ) -> None:
         self.opened = opened
-        self.following = following
+        self._followings = followings
         self.over = False
         self._door = opened.door
         self._events = events
@@ -135,6 +137,11 @@ class Session:
         """Read the offer again soon if the catalog, which says `sighting`, knows of another one."""
         self._relist.sighted(sighting)
 
+    def look_at_wishes(self) -> None:
+        """Something else may be wanted of the backend than before."""
+        for following in self._followings:
+            following.look()
+
     def show_token(self, target: StdioTarget | HttpTarget) -> None:
         """Let the door show what may be a new token, from the next request on."""
         if isinstance(target, HttpTarget) and target.token is not None:
@@ -172,10 +179,8 @@ class Session:
                 group.create_task(self._follow(), name="follow")
                 group.create_task(self._keep_listed(), name="list")
                 group.create_task(self._probe(), name="probe")
-                # On most links nobody ever wants to know of a resource, and they need no task for it.
-                self.following.look()
-                await first_of(self.following.wake, self._end, self._door.lost)
-                group.create_task(self.following.run(), name="follow resources")
+                self.look_at_wishes()
+                await begin_to_follow(self._followings, group, self._end, self._door.lost)
                 # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
                 # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
                 await self._watch_end()

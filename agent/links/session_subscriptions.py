@@ -64,7 +64,7 @@ class SessionSubscriptions:
             # One telling is enough: a door's followers are one link's.
             uri, teller = params.get("uri"), next((updates for updates in self._ended if updates.acknowledged), None)
             if isinstance(uri, str) and teller is not None:
-                teller.updated(uri)
+                teller.updated(uri, params)
         return change is not None or method == UPDATED
 
     def session_ended(self, reason: str) -> None:
@@ -89,7 +89,7 @@ class SessionSubscriptions:
 
         async with self._turn:
             try:
-                await _each(sorted(updates.uris), subscribe)
+                await _each(sorted(updates.names), subscribe)
             except ExceptionGroup as failed:
                 first = failed.exceptions[0]
                 raise Unreachable(str(first)) if isinstance(first, CallFailed) else first from failed

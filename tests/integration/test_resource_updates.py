@@ -101,7 +101,7 @@ async def test_a_modern_client_is_told_under_the_public_uri_and_the_server_when_
             await call(node, "touch", uri="watch://one")
             assert await next_uri(subscription) == "watch://kit/one"
         await call(node, "awaited", uris=[])
-        assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 URIs>"
+        assert repr(node.updates.resources) == "<ResourceUpdates 0 subscriptions to 0 names>"
 
 
 @asynccontextmanager
@@ -141,4 +141,4 @@ async def test_a_client_with_a_session_subscribes_and_unsubscribes(kind: str, ho
         await call(node, "touch", uri="watch://one")
         await call(node, "touch", uri="watch://two")
         assert await next_told(told) == "watch://kit/two"
-    assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 URIs>"
+    assert repr(node.updates.resources) == "<ResourceUpdates 0 subscriptions to 0 names>"

@@ -14,7 +14,7 @@ from mcp.client.subscriptions import listen
 
 from agent.errors import CallFailed, RpcError
 from agent.links.listening import Updates
-from agent.model import Era, HttpTarget, ServerScope, ServerSpec
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hosting import Front, serving
 from tests.integration.servers.nodes import RunningNode, client, running_node
 from tests.integration.servers.watched_server import Watched
@@ -131,7 +131,7 @@ async def test_a_server_without_updates_is_said_to_have_none(tmp_path: Path) -> 
                 assert refused.value.code in (-32601, -32602)
             uris = [f"watch://kit/{number}" for number in range(1_001)]
             with pytest.raises(RpcError, match="Subscription limit reached"):
-                await modern.follow(Updates(uris, lambda *_: None, lambda _: None))
+                await modern.follow(Updates(uris, lambda *_: None, lambda *_: None))
 
 
 async def test_two_gateways_that_import_each_other_tell_an_update_once_and_forget_together(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ async def test_two_gateways_that_import_each_other_tell_an_update_once_and_forge
         told: list[str] = []
         last = asyncio.Event()
 
-        def hear(uri: str) -> None:
+        def hear(uri: str, _params: Json) -> None:
             told.append(uri)
             if uri.endswith("two"):
                 last.set()

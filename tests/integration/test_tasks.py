@@ -413,18 +413,6 @@ async def test_a_client_with_a_session_never_meets_a_task(hops: int, tmp_path: P
         assert it.asked() == [[]] * hops
 
 
-async def test_a_stream_of_changes_grants_no_tasks_and_is_refused_to_who_declares_nothing(tmp_path: Path) -> None:
-    wanted = {"notifications": {"toolsListChanged": True, "taskIds": ["mesh1/peer/shop/1"]}}
-    async with scene(tmp_path, 1) as it, aiohttp.ClientSession() as http_client:
-        status, first = await post(http_client, it.front.url, "subscriptions/listen", None, **wanted)
-        assert status == 200
-        assert b'"method":"notifications/subscriptions/acknowledged"' in first
-        assert b'"notifications":{"toolsListChanged":true}' in first
-        bare: Json = {CAPABILITIES_KEY: {}}
-        _, refused = await post(http_client, it.front.url, "subscriptions/listen", None, bare, **wanted)
-        assert f'"code":{MISSING_CAPABILITY}'.encode() in refused
-
-
 async def test_tasks_of_2025_11_25_are_asked_of_no_server_and_what_needs_them_is_refused(tmp_path: Path) -> None:
     calls: list[Json] = []
     tools = [

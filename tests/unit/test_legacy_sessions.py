@@ -14,9 +14,9 @@ from mcp.shared.exceptions import MCPError
 from agent.api.legacy_session import CALLS_MAX, NOTES_MAX, QUESTION_BYTES_MAX, Outcome, Session, Tell
 from agent.api.legacy_sessions import IDLE_MAX_S, SWEEP_EVERY_S, Sessions
 from agent.core.route_table import RouteTable
-from agent.metrics import Metrics
 from agent.model import Json
 from agent.resource_updates import ResourceUpdates
+from agent.subscriptions import Counts
 
 pytestmark = pytest.mark.looptime
 
@@ -132,7 +132,7 @@ async def test_a_call_that_is_cancelled_twice_says_goodbye_once_and_to_the_end()
 async def test_a_session_that_ends_leaves_nothing_for_the_garbage_collector() -> None:
     async with table() as sessions:
         session = opened(sessions)
-        updates = ResourceUpdates(lambda _: None, Metrics("test"))
+        updates = ResourceUpdates(lambda _: None, Counts(lambda _: None, lambda: None))
         session.subscriber = updates.subscriber(RouteTable, session.updated)
         lives_on = weakref.ref(session.subscriber)
         sessions.end(session, "by_client")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.errors import AuthRefused, CallNotSent, CallTimedOut, RpcError, Unreachable
-from agent.links.following import NobodyWatches
+from agent.links.listening import RESOURCES
 from agent.links.session import RELIST_AFTER_FAILURE_S
 from agent.model import Json, LinkState, NodeIdentity
 from tests.scripted_door import PEER, OtherSide, Rig, cannot_listen, listens, now_s, running_link
@@ -19,8 +19,10 @@ def unreachable() -> Unreachable:
     return Unreachable("refused")
 
 
-class Wishes(NobodyWatches):
+class Wishes:
     """Wants what it is told to want."""
+
+    subject = RESOURCES
 
     def __init__(self, *uris: str) -> None:
         self.uris = frozenset(uris)
@@ -29,8 +31,14 @@ class Wishes(NobodyWatches):
     def wanted(self, backend_key: str) -> frozenset[str]:  # noqa: ARG002 - the protocol's signature
         return self.uris
 
-    def settled(self, backend_key: str, uri: str, refusal: RpcError | None) -> None:  # noqa: ARG002 - as above
-        self.told.append(uri)
+    def owed(self, backend_key: str) -> frozenset[str]:  # noqa: ARG002 - as above
+        return frozenset()
+
+    def settled(self, backend_key: str, name: str, refusal: RpcError | None) -> None:  # noqa: ARG002 - as above
+        self.told.append(name)
+
+    def updated(self, backend_key: str, name: str, params: Json) -> None:
+        raise AssertionError((backend_key, name, params))
 
 
 def failing_times(count: int, make: Callable[[], BaseException]) -> Callable[[], BaseException | None]:
@@ -461,7 +469,7 @@ async def test_recovery_clears_what_went_wrong() -> None:
 
 async def test_a_link_that_nobody_asks_of_resources_has_no_task_for_them_until_somebody_does() -> None:
     def tasks() -> set[str]:
-        return {task.get_name() for task in asyncio.all_tasks()} & {"probe", "follow resources"}
+        return {task.get_name() for task in asyncio.all_tasks()} & {"probe", "follow resourceSubscriptions"}
 
     wishes = Wishes()
     async with running_link(OtherSide(), watch=wishes) as rig:
@@ -472,7 +480,7 @@ async def test_a_link_that_nobody_asks_of_resources_has_no_task_for_them_until_s
         wishes.uris = frozenset({"notes://home"})
         rig.link.look_at_wishes()
         await asyncio.sleep(1)
-        assert tasks() == {"probe", "follow resources"}
+        assert tasks() == {"probe", "follow resourceSubscriptions"}
         assert wishes.told == ["notes://home"]
 
 

@@ -1,6 +1,7 @@
 """A stream of `subscriptions/listen` whose client takes its time, in loop time."""
 
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,9 @@ from agent.api import listen
 from agent.api.listen import PENDING_MAX, ListenStreams
 from agent.core.route_table import RouteTable
 from agent.errors import RpcError
-from agent.resource_updates import ResourceUpdates, Subscriber
+from agent.resource_updates import ResourceUpdates
+from agent.subscriptions import Counts, Subscriber
+from agent.task_updates import TaskUpdates
 
 pytestmark = pytest.mark.looptime
 
@@ -35,18 +38,14 @@ class Streams:
     """The handler, and the `tell` of its only subscriber."""
 
     def __init__(self) -> None:
+        nothing = Counts(lambda _: None, lambda: None)
         self.bus = InMemorySubscriptionBus()
-        self.updates = ResourceUpdates(lambda _: None, self)
-        self.streams = ListenStreams(self.bus, self.new)
+        self.updates = ResourceUpdates(lambda _: None, nothing)
+        self.tasks = TaskUpdates(lambda _: None, nothing, own_node_id="me")
+        self.streams = ListenStreams(self.bus, self.new, partial(self.tasks.subscriber, RouteTable))
         self.tell: Any = None
 
-    def subscribed(self, count: int) -> None:
-        assert count == 0, "nobody named a resource"
-
-    def resource_updated(self) -> None:
-        raise AssertionError("nobody named a resource")
-
-    def new(self, tell: Any, *, across_gateways: bool) -> Subscriber:
+    def new(self, tell: Any, *, across_gateways: bool) -> Subscriber[str]:
         self.tell = tell
         return self.updates.subscriber(RouteTable, tell, across_gateways=across_gateways)
 
@@ -104,8 +103,8 @@ async def test_one_stream_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_the_limit_of_the_node_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.resource_updates.SUBSCRIPTIONS_MAX", 1)
+    monkeypatch.setattr("agent.subscriptions.SUBSCRIPTIONS_MAX", 1)
     all_of = Streams()
     subscriber = all_of.new(lambda _: None, across_gateways=True)
-    with pytest.raises(RpcError, match="1 resources on this node"):
+    with pytest.raises(RpcError, match="1 of a kind on this node"):
         await subscriber.add(["a://b", "a://c"])

@@ -7,10 +7,10 @@ import pytest
 
 from agent.core.route_table import Replica, Route, RouteKind, RouteTable
 from agent.errors import RpcError
-from agent.links.following import URI_BYTES_PER_STREAM_MAX, changed_streams, chunks
+from agent.links.following import NAME_BYTES_PER_STREAM_MAX, changed_streams, chunks
 from agent.model import BackendSpec, HttpTarget, PeerScope, PeerSource, PeerSpec
-from agent.resource_updates import SETTLE_TIMEOUT_S, ResourceUpdates, Subscriber
-from agent.resource_wishes import PARENTS_MAX, URI_LEN_MAX, with_parents
+from agent.resource_updates import PARENTS_MAX, URI_LEN_MAX, ResourceUpdates, with_parents
+from agent.subscriptions import SETTLE_TIMEOUT_S, Counts, Subscriber
 
 pytestmark = pytest.mark.looptime
 
@@ -28,12 +28,9 @@ class Node:
     updates: ResourceUpdates = field(init=False)
 
     def __post_init__(self) -> None:
-        self.updates = ResourceUpdates(lambda key: _Link(self, key), self)
+        self.updates = ResourceUpdates(lambda key: _Link(self, key), Counts(self.counts.append, self.count))
 
-    def subscribed(self, count: int) -> None:
-        self.counts.append(count)
-
-    def resource_updated(self) -> None:
+    def count(self) -> None:
         self.updated += 1
 
     def table(self) -> RouteTable:
@@ -41,10 +38,10 @@ class Node:
         route = Route(RouteKind.RESOURCE, "notes://kit/home", {}, "", replicas, listed=True, owner="x")
         return RouteTable(resources={"notes://kit/home": route} if replicas else {})
 
-    def subscriber(self, *, across_gateways: bool = True) -> Subscriber:
+    def subscriber(self, *, across_gateways: bool = True) -> Subscriber[str]:
         return self.updates.subscriber(self.table, self.told.append, across_gateways=across_gateways)
 
-    async def agreed(self, *backends: str) -> Subscriber:
+    async def agreed(self, *backends: str) -> Subscriber[str]:
         """A subscriber whose backends have agreed."""
         subscriber = self.subscriber()
         async with asyncio.TaskGroup() as group:
@@ -73,7 +70,7 @@ class _Link:
 async def test_an_update_of_a_uri_that_is_too_long_tells_of_what_it_is_below() -> None:
     node = Node()
     await node.agreed("peer:a")
-    node.updates.updated("peer:a", "notes://home/" + "x" * URI_LEN_MAX)
+    node.updates.updated("peer:a", "notes://home/" + "x" * URI_LEN_MAX, {})
     assert node.told == ["notes://kit/home"]
 
 
@@ -82,10 +79,10 @@ async def test_a_subscriber_waits_for_the_backends_word_and_is_told_of_updates_b
     await node.agreed("peer:a")
     assert asyncio.get_running_loop().time() == 0.0
     assert node.looked == ["peer:a"]
-    node.updates.updated("peer:a", "notes://home")
-    node.updates.updated("peer:a", "notes://home/page?x=1")
-    node.updates.updated("peer:a", "notes://homework")
-    node.updates.updated("peer:b", "notes://home")
+    node.updates.updated("peer:a", "notes://home", {})
+    node.updates.updated("peer:a", "notes://home/page?x=1", {})
+    node.updates.updated("peer:a", "notes://homework", {})
+    node.updates.updated("peer:b", "notes://home", {})
     assert node.told == ["notes://kit/home", "notes://kit/home/page?x=1"]
     assert (node.counts, node.updated) == ([1], 2)
 
@@ -109,7 +106,7 @@ async def test_a_refusal_is_passed_on_when_every_backend_refuses_and_asked_again
             for key in node.backends:
                 node.updates.settled(key, "notes://home", RpcError(-32601, f"not {key}"))
         assert adding.result()["notes://kit/home"].message in ("not peer:a", "not peer:b")
-        assert subscriber.uris == frozenset()
+        assert subscriber.names == frozenset()
         assert node.updates.wanted("peer:a") == frozenset()
 
 
@@ -148,7 +145,7 @@ async def test_the_last_subscriber_that_leaves_ends_the_following() -> None:
     second.close()
     assert node.updates.wanted("peer:a") == frozenset()
     assert node.looked == ["peer:a"]
-    assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 URIs>"
+    assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 names>"
 
 
 async def test_a_subscriber_that_is_cancelled_while_it_waits_leaves_nothing() -> None:
@@ -157,7 +154,7 @@ async def test_a_subscriber_that_is_cancelled_while_it_waits_leaves_nothing() ->
         adding = group.create_task(node.subscriber().add(["notes://kit/home"]), name="add")
         await asyncio.sleep(0)
         adding.cancel()
-    assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 URIs>"
+    assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 names>"
 
 
 async def test_another_gateways_wish_does_not_go_on_to_a_gateway() -> None:
@@ -169,9 +166,9 @@ async def test_another_gateways_wish_does_not_go_on_to_a_gateway() -> None:
 @pytest.mark.parametrize("count", [1_001, 2_000])
 async def test_too_many_uris_are_refused_as_a_whole(count: int) -> None:
     node = Node()
-    with pytest.raises(RpcError, match="Subscription limit reached: 1000 resources"):
+    with pytest.raises(RpcError, match="Subscription limit reached: 1000 of a kind"):
         await node.subscriber().add([f"notes://kit/{number}" for number in range(count)])
-    assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 URIs>"
+    assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 names>"
 
 
 async def test_a_uri_that_nobody_can_mean_is_refused_alone() -> None:
@@ -201,7 +198,7 @@ def test_what_is_above_a_uri_is_found_with_and_without_its_separator() -> None:
 def test_streams_are_cut_by_number_and_by_bytes() -> None:
     assert [len(chunk) for chunk in chunks(str(number) for number in range(2_500))] == [1_000, 1_000, 500]
     wide = [f"{number}{'ü' * 1_000}" for number in range(400)]
-    assert [sum(len(uri.encode()) for uri in chunk) < URI_BYTES_PER_STREAM_MAX for chunk in chunks(wide)] == [True] * 2
+    assert [sum(len(uri.encode()) for uri in chunk) < NAME_BYTES_PER_STREAM_MAX for chunk in chunks(wide)] == [True] * 2
     assert sorted(uri for chunk in chunks(wide) for uri in chunk) == sorted(wide)
 
 

@@ -22,6 +22,7 @@ from agent.api.endpoint import Endpoint, build_endpoint
 from agent.api.envelope import envelope_middleware
 from agent.api.peers import PeersApi
 from agent.api.write_deadline import write_deadline_middleware
+from agent.client_updates import ClientUpdates
 from agent.core.paging import PageLimits
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
@@ -39,7 +40,6 @@ from agent.metrics import Metrics
 from agent.model import BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerSpec
 from agent.overrides import OverrideStore
 from agent.peer_orders import PeerOrders
-from agent.resource_updates import ResourceUpdates
 from agent.settings_values import StaticPeer
 from discovery.model import Catalog, Instance, InstanceKey
 from tests.integration.servers.hosting import http_app, serving
@@ -64,7 +64,7 @@ class RunningNode:
     mesh_task: asyncio.Task[None]
     servers_file: list[ServerSpec]
     begin_to_drain: Callable[[], None]
-    updates: ResourceUpdates
+    updates: ClientUpdates
 
     @property
     def url(self) -> str:
@@ -143,11 +143,11 @@ class _Wiring:
         store = OverrideStore.open(folder)
 
         def make_link(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-            hooks = LinkHooks(lambda: mesh.wake() and None, metrics.dialled, metrics.link_reconnected, updates)
+            hooks = LinkHooks(lambda: mesh.wake() and None, metrics.dialled, metrics.link_reconnected, updates.watches)
             return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng, dial=dialler(metrics.parked_call))
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
-            updates = ResourceUpdates(supervisor.link, metrics)
+            updates = ClientUpdates.of_node(self.identity.node_id, supervisor.link, metrics)
             dispatch = Dispatch(
                 node_id=self.identity.node_id,
                 link=supervisor.link,
@@ -215,7 +215,7 @@ class _Wiring:
             endpoint.close_streams()
 
     async def _build_endpoints(
-        self, mesh: Mesh, desk: Desk, dispatch: Dispatch, metrics: Metrics, updates: ResourceUpdates
+        self, mesh: Mesh, desk: Desk, dispatch: Dispatch, metrics: Metrics, updates: ClientUpdates
     ) -> None:
         for path, routes in {"/mcp": lambda: mesh.routes, "/mcp/local": lambda: mesh.local_routes}.items():
             endpoint = await build_endpoint(

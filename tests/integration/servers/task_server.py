@@ -4,6 +4,7 @@ Nothing in it takes time: a task goes on when a client asks about it, answers it
 kind are told apart by `place`. The one rule: what a task saw (who asked, what was answered) is in its result.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from fastmcp import Context, FastMCP
 from fastmcp.server.extensions import MethodBinding, ServerExtension, ToolCallContinuation
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolRequestParams, RequestParams
+from mcp_types import INVALID_PARAMS, CallToolRequestParams, RequestParams, SubscriptionsListenRequestParams
 from mcp_types.jsonrpc import MISSING_REQUIRED_CLIENT_CAPABILITY
 from pydantic import BaseModel, ConfigDict
 
@@ -55,7 +56,9 @@ class _TaskParams(RequestParams):
 class Tasks(ServerExtension):
     """The extension. `known`: the tasks by ID; `asked`: the requests that came, as method and ID.
 
-    `soon`: the tasks that are done as soon as somebody has asked about them.
+    `soon`: the tasks that are done as soon as somebody has asked about them. `streams`: what each open stream of
+    `subscriptions/listen` is for, and the states that are to be told on it; one that is told None ends. `quiet`: there
+    is none.
     """
 
     identifier = TASKS_EXTENSION
@@ -64,6 +67,8 @@ class Tasks(ServerExtension):
     known: dict[str, Json] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     soon: set[str] = field(default_factory=set)
+    streams: list[tuple[frozenset[str], asyncio.Queue[Json | None]]] = field(default_factory=list)
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)
 
     def methods(self) -> Sequence[MethodBinding]:
         served = {"tasks/get": self._get, "tasks/update": self._update, "tasks/cancel": self._cancel}
@@ -111,8 +116,38 @@ class Tasks(ServerExtension):
         return _Result(resultType="complete")
 
     async def _cancel(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> BaseModel:
-        self._task(ctx, "tasks/cancel", params)["status"] = "cancelled"
+        task = self._task(ctx, "tasks/cancel", params)
+        task["status"] = "cancelled"
+        self.tell(task)
         return _Result(resultType="complete")
+
+    async def listen(self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams) -> Json:
+        """Serve `subscriptions/listen` for the tasks that there are."""
+        if self.client_settings(ctx) is None:
+            raise _MISSING
+        wanted = (params.notifications.model_extra or {}).get("taskIds", [])
+        known = [task_id for task_id in wanted if task_id in self.known]
+        meta = {"_meta": {"io.modelcontextprotocol/subscriptionId": ctx.request_id}}
+        notify = ctx.session._request_outbound.notify
+        stream = frozenset(known), asyncio.Queue[Json | None]()
+        self.streams.append(stream)
+        self.quiet.clear()
+        try:
+            granted = {"taskIds": known} if known else {}
+            await notify("notifications/subscriptions/acknowledged", {"notifications": granted, **meta})
+            while (task := await stream[1].get()) is not None:
+                await notify("notifications/tasks", {**task, **meta})
+        finally:
+            self.streams.remove(stream)
+            if not self.streams:
+                self.quiet.set()
+        return {"resultType": "complete", **meta}
+
+    def tell(self, task: Json) -> None:
+        """Tell how a task stands to whoever listens."""
+        for task_ids, told in self.streams:
+            if task["taskId"] in task_ids:
+                told.put_nowait(dict(task))
 
     def finish(self, task: Json, text: str) -> None:
         """Complete a task; its result has a text, a link, and a number."""
@@ -120,6 +155,7 @@ class Tasks(ServerExtension):
         content: list[Json] = [{"type": "text", "text": text}, {"type": "resource_link", "name": "home", "uri": HOME}]
         result: Json = {"content": content, "structuredContent": {"large": LARGE}, "isError": False}
         task.update(status="completed", result=result)
+        self.tell(task)
 
 
 TIMES: Json = {
@@ -139,6 +175,7 @@ def task_server(place: str) -> tuple[FastMCP, Tasks]:
     server: FastMCP = FastMCP("shop")
     tasks = Tasks(place)
     server.add_extension(tasks)
+    server._mcp_server.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, tasks.listen)
 
     @server.resource(HOME)
     def home() -> str:
