@@ -24,6 +24,12 @@ _RESULT_LAST: Final = re.compile(_SPACE.join((b"", rb"\{", _VERSION, b",", _ID, 
 _RESULT_FIRST: Final = re.compile(_SPACE.join((b"", rb"\{", _RESULT)))
 _END: Final = re.compile(_SPACE.join((rb"\}", b"")) + rb"\Z")
 _END_AFTER_RESULT: Final = re.compile(_SPACE.join((b",", _VERSION, b",", _ID, rb"\}", b"")) + rb"\Z")
+# What stands before the result or the error of a response, and nowhere else in a line that a program may print.
+_OPENING: Final = re.compile(
+    _SPACE.join((b"", rb"\{", rb"(?:" + _VERSION + _SPACE + rb",)?", _ID, b",", rb"(?:" + _VERSION + _SPACE + rb",)?"))
+    + _SPACE
+    + rb'"(?:result|error)"'
+)
 # More than the longest end of an envelope in honest white space.
 _END_BYTES_MAX: Final = 96
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
@@ -68,6 +74,19 @@ def read_response(message: bytes) -> Json | None:
         # In JSON they are white space wherever they stand; in an event they would end it.
         raw = bytes(raw).translate(_LINE_BREAKS)
     return {"jsonrpc": "2.0", "id": request_id, "result": RawObject(result, raw)}
+
+
+def answered_id(message: bytes) -> int | None:
+    """The request that a message answers by the looks of its envelope, though it is no JSON; None for all else.
+
+    One that is cut off is none: programs print the beginnings of what they send.
+    """
+    if not message.rstrip().endswith(b"}"):
+        return None
+    if (opening := _OPENING.match(message)) is not None:
+        return int(opening[1])
+    found = _result_in(message)
+    return None if found is None else found[0]
 
 
 def _result_in(message: bytes) -> tuple[int, int, int] | None:

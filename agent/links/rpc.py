@@ -10,7 +10,7 @@ import orjson
 from mcp_types.jsonrpc import METHOD_NOT_FOUND
 
 from agent.core.exact_json import read_json
-from agent.core.raw_json import read_response
+from agent.core.raw_json import answered_id, read_response
 from agent.errors import ProtocolBroken, RpcError
 from agent.model import Json
 
@@ -23,6 +23,9 @@ PROGRESS_METHOD: Final = "notifications/progress"
 CANCELLED_METHOD: Final = "notifications/cancelled"
 
 _ID_TYPES: Final = frozenset({int, str, float, type(None)})
+
+# The member of a response that nobody can read: why not. A server that sends it itself says no more than that.
+_UNREADABLE: Final = "unreadable"
 
 NO_TOKEN: Final = object()  # stands for "the caller asked for no progress", which a null token does not
 
@@ -74,15 +77,19 @@ def encode_error(request_id: Any, code: int, message: str, data: Any = None) -> 
 def decode(data: bytes | bytearray | memoryview) -> Json:
     """One JSON object whose method and ID are such, so that they can be looked up and sent back.
 
-    The result of a response comes as a `RawObject` where the message is laid out as usual. Raises `ProtocolBroken` for
-    anything else (orjson refuses more than 1,024 levels of nesting).
+    The result of a response comes as a `RawObject` where the message is laid out as usual. A response that is no JSON
+    (Python writes NaN, and orjson refuses more than 1,024 levels) still says whose it is, so that nobody waits for
+    another one; `result_of` refuses it. Raises `ProtocolBroken` for anything else.
     """
     if (response := read_response(bytes(data))) is not None:
         return response
     try:
         message = read_json(data)
     except orjson.JSONDecodeError as exc:
-        raise ProtocolBroken(f"the answer is not JSON: {exc}") from exc
+        reason = f"the answer is not JSON: {exc}"
+        if (request_id := answered_id(bytes(data))) is not None:
+            return {"jsonrpc": "2.0", "id": request_id, _UNREADABLE: reason}
+        raise ProtocolBroken(reason) from exc
     if not isinstance(message, dict):
         raise ProtocolBroken("the answer is JSON, but not a JSON-RPC message")
     # By exact type: true equals 1 as a key, and would pass for the ID of somebody's request.
@@ -115,6 +122,8 @@ def result_of(message: Json) -> Json:
     error = message.get("error")
     if isinstance(error, dict):
         raise error_of(error)
+    if isinstance(reason := message.get(_UNREADABLE), str):
+        raise ProtocolBroken(reason[:200])
     raise ProtocolBroken("the answer has neither a result object nor an error object")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, RpcError, Unreachable
+from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError, Unreachable
 from agent.links import stdio_child
 from agent.links.door import Door, ListenNotSupported, open_door
 from agent.links.stdio_child import child_environment
@@ -99,6 +99,16 @@ async def test_lines_that_are_no_messages_are_counted_and_harm_nobody() -> None:
         before = door.junk_lines
         await door.request("tools/call", call("echo"), timeout_s=10)
         assert door.junk_lines == before + 3
+
+
+@pytest.mark.parametrize("tool", ["nan", "deep"])
+async def test_an_answer_that_is_no_json_ends_its_call_and_no_other(tool: str) -> None:
+    async with open_door(scripted("modern")) as door, asyncio.timeout(10), asyncio.TaskGroup() as group:
+        held = group.create_task(door.request("tools/call", call("hold"), timeout_s=60), name="hold")
+        with pytest.raises(ProtocolBroken, match="not JSON"):
+            await door.request("tools/call", call(tool), timeout_s=60)
+        await door.request("tools/call", call("release"), timeout_s=60)
+        await held
 
 
 async def test_messages_with_odd_ids_and_methods_are_junk_and_what_came_with_them_is_served() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.core.raw_json import RawObject, exact, read_response
+from agent.core.raw_json import RawObject, answered_id, exact, read_response
+from agent.errors import ProtocolBroken
 from agent.links import rpc
 
 PYTHON = b'{"jsonrpc":"2.0","id":7,"result":%s}'
@@ -100,3 +101,30 @@ def test_a_result_of_ordinary_numbers_is_not_read_again() -> None:
     message = read_response(PYTHON % b'{"n":[1,1.5,-7]}')
     assert message is not None
     assert exact(message["result"]) is message["result"]
+
+
+@pytest.mark.parametrize(
+    ("line", "answered"),
+    [
+        (PYTHON % b'{"mean":NaN}', 7),
+        (SPACED % b'{"mean": NaN}', 7),
+        (TYPESCRIPT % b'{"mean":NaN}', 7),
+        (b'{"id": 7, "jsonrpc": "2.0", "result": {"mean": NaN}}', 7),
+        (b'{"jsonrpc": "2.0", "id": 7, "error": {"data": NaN}}', 7),
+        (b'{"jsonrpc": "2.0", "id": 7, "method": "ping", "params": {"x": NaN}}', None),
+        (b'{"jsonrpc": "2.0", "id": 7, "result": {"content": [{"te...', None),
+        (b'sent {"jsonrpc": "2.0", "id": 7, "result": {"mean": NaN}}', None),
+        (b'{"jsonrpc": "2.0", "id": "7", "result": {"mean": NaN}}', None),
+        (b'{"loss": NaN, "id": 7, "result": 1}', None),
+    ],
+)
+def test_an_answer_that_is_no_json_still_says_whose_it_is(line: bytes, answered: int | None) -> None:
+    assert answered_id(line) == answered
+    if answered is None:
+        with pytest.raises(ProtocolBroken):
+            rpc.decode(line)
+    else:
+        message = rpc.decode(line)
+        assert message["id"] == answered
+        with pytest.raises(ProtocolBroken, match="not JSON"):
+            rpc.result_of(message)

@@ -29,7 +29,10 @@ class Server:
     def send(self, message: dict[str, Any]) -> None:
         if "junk" in self.flags:
             sys.stdout.write("Loading model... 100%\n\n{broken json\n[1, 2]\n")
-        sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        self.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(text)
         sys.stdout.flush()
 
     def result(self, request_id: Any, **result: Any) -> None:
@@ -130,8 +133,11 @@ class Server:
                 )
                 asked = {"id": json.loads("[" * 300 + "]" * 300), "method": "ping"}
                 answer = {"id": request_id, "result": {"done": True}}
-                sys.stdout.write("".join(json.dumps(one) + "\n" for one in (*odd, asked, answer)))
-                sys.stdout.flush()
+                self.write("".join(json.dumps(one) + "\n" for one in (*odd, asked, answer)))
+            case "nan":
+                self.result(request_id, structuredContent={"mean": float("nan")})
+            case "deep":
+                self.write(f'{{"id": {request_id}, "jsonrpc": "2.0", "result": {"[" * 1_100 + "]" * 1_100}}}\n')
             case "answers":
                 self.result(request_id, answers=self.answers)
             case "stray":
@@ -140,8 +146,7 @@ class Server:
             case "big":
                 self.result(request_id, text="x" * params["arguments"]["size"])
             case "endless":
-                sys.stdout.write("x" * 17 * 1024 * 1024)
-                sys.stdout.flush()
+                self.write("x" * 17 * 1024 * 1024)
             case "deaf":
                 self.result(request_id)
                 threading.Event().wait()
