@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import orjson
-from mcp.shared.inbound import mcp_param_headers, x_mcp_header_map
+from mcp.shared.inbound import find_invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
 
 from agent.core.route_table import Route
 from agent.model import Json
@@ -42,4 +42,5 @@ def _header_map(schema: object) -> HeaderMap:
     # A scan of the bytes spares walking every schema that has no such annotation.
     if not isinstance(schema, dict) or b"x-mcp-header" not in orjson.dumps(schema):
         return {}
-    return x_mcp_header_map(schema)
+    # What asks for them wrongly asks for none: its server checks none either (MCP 2026-07-28, custom headers).
+    return x_mcp_header_map(schema) if find_invalid_x_mcp_header(schema) is None else {}
