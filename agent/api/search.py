@@ -5,6 +5,8 @@ endpoint, or the header `Mesh-Tools: search`), callable always. The one rule: `c
 is unwrapped before routing and goes on as the call that it names.
 """
 
+import asyncio
+import operator
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
@@ -42,27 +44,46 @@ def unwrapped(method: str, params: Json) -> Json | None:
     name = asked.get("name") if isinstance(asked, dict) else None
     if not isinstance(asked, dict) or not isinstance(name, str) or name == CALL_TOOL:
         raise MCPError(code=INVALID_PARAMS, message="arguments.name: the name of another tool is required")
-    return {**params, "name": name, "arguments": asked.get("arguments") or {}}
+    arguments = asked.get("arguments")  # Judged where it is routed, unless it is not there.
+    return {**params, "name": name, "arguments": {} if arguments is None else arguments}
 
 
 class ToolSearch:
-    """Searches the routed tools. Its index belongs to one route table and is made when first asked for."""
+    """Searches the routed tools. Its index belongs to one list of tools and is made when first asked for.
+
+    Making it takes half a second for 10,000 tools, and searching it up to that, so both happen in a thread.
+    """
 
     def __init__(self, routes: Callable[[], RouteTable]) -> None:
         self._routes = routes
+        self._turn = asyncio.Lock()
         self._table: RouteTable | None = None
+        self._listed: dict[str, Json] = {}
         self._index: ToolIndex | None = None
 
-    def search(self, query: str, limit: int) -> Json:
+    async def search(self, query: str, limit: int) -> Json:
         """Names and summaries of the best tools."""
-        table = self._routes()
-        if self._index is None or table is not self._table:
-            if self._index is not None:
-                self._index.close()
-            self._table, self._index = table, ToolIndex(route.definition for route in table.listed_tools())
-        found = [table.tools[name].definition for name in self._index.search(query, limit)]
-        tools = [{"name": tool["name"], "description": _summary(tool)} for tool in found]
-        return {"tools": tools, "count": len(tools), "of": len(table.listed_tools())}
+        async with self._turn:
+            index = await self._present()
+            names = await asyncio.to_thread(index.search, query, limit)
+            found = [self._listed[name] for name in names]
+            tools = [{"name": tool["name"], "description": _summary(tool)} for tool in found]
+            return {"tools": tools, "count": len(tools), "of": len(self._listed)}
+
+    async def _present(self) -> ToolIndex:
+        """The index of what is listed now. Tables are rebuilt far more often than lists change."""
+        table, index = self._routes(), self._index
+        if index is not None and table is self._table:
+            return index
+        listed = {route.public_name: route.definition for route in table.listed_tools()}
+        if index is not None and _same(listed, self._listed):
+            self._table = table
+            return index
+        fresh = await asyncio.to_thread(ToolIndex, listed.values())
+        self._table, self._listed, self._index = table, listed, fresh
+        if index is not None:
+            await asyncio.to_thread(index.close)  # A search that nobody waits for any more may still be at it.
+        return fresh
 
     def describe(self, name: str) -> Json:
         """A tool's whole definition. Raises `ToolError` for an unknown name."""
@@ -82,7 +103,7 @@ def add_search_tools(server: FastMCP, search: ToolSearch) -> None:
         limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = 10,
     ) -> dict[str, Any]:
         """Find tools of the mesh by what they do, best first. describe_tool shows their arguments, call_tool calls."""
-        return search.search(query, limit)
+        return await search.search(query, limit)
 
     @server.tool
     async def describe_tool(name: str) -> dict[str, Any]:
@@ -93,6 +114,11 @@ def add_search_tools(server: FastMCP, search: ToolSearch) -> None:
     async def call_tool(name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
         """Call a tool of the mesh by its name, with the arguments that describe_tool shows."""
         raise AssertionError(f"unwrapped before it gets here: {name} {arguments is None}")
+
+
+def _same(listed: Mapping[str, Json], known: Mapping[str, Json]) -> bool:
+    """Whether the very same definitions, which are never changed in place, are listed in the same order."""
+    return len(listed) == len(known) and all(map(operator.is_, listed.values(), known.values()))
 
 
 def _summary(tool: Json) -> str:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.model import ORIGIN_META_KEY
 from agent.tool_index import ToolIndex
 
 TOOLS: list[dict[str, Any]] = [
@@ -51,6 +52,15 @@ def test_a_word_in_the_name_ranks_above_one_in_the_description(index: ToolIndex)
 
 def test_an_empty_query_lists_by_name_up_to_the_limit(index: ToolIndex) -> None:
     assert index.search("  ", 2) == ["db__query", "files__read"]
+
+
+def test_a_tool_whose_name_had_to_be_changed_is_found_by_the_name_that_its_server_gives_it() -> None:
+    listed = "notes__--0b2ea10554"
+    index = ToolIndex([*TOOLS, {"name": listed, "_meta": {ORIGIN_META_KEY: {"tool": "天気 予報"}}}])
+    try:
+        assert index.search("予報", 10) == [listed]
+    finally:
+        index.close()
 
 
 def test_nothing_is_found_for_words_that_no_tool_has(index: ToolIndex) -> None:
