@@ -253,7 +253,12 @@ class Mesh:
         for conflict in set(self.routes.conflicts) - set(before.conflicts):
             log.warning(
                 "name conflict",
-                extra={"public_name": conflict.name, "holder": conflict.holder, "reason": conflict.reason},
+                extra={
+                    "public_name": conflict.name,
+                    "holder": conflict.holder,
+                    "others": conflict.others,
+                    "reason": conflict.reason,
+                },
             )
 
 

@@ -102,8 +102,14 @@ def _sessions(spec: ServerSpec) -> str:
 
 def describe_conflicts(tables: Iterable[RouteTable]) -> list[Json]:
     """Every name that more than one backend claims, once."""
+    # Of what nobody holds, each backend's fault is its own: two servers may list the same nonsense.
     seen = {
-        (c.name, c.reason): {"name": c.name, "holder": c.holder, "others": list(c.others), "reason": c.reason}
+        (c.name, c.reason, () if c.holder else c.others): {
+            "name": c.name,
+            "holder": c.holder,
+            "others": list(c.others),
+            "reason": c.reason,
+        }
         for table in tables
         for c in table.conflicts
     }

@@ -118,6 +118,15 @@ def test_every_conflict_is_shown_once_though_two_tables_know_it() -> None:
     assert [(entry["name"], entry["reason"]) for entry in shown] == [("twin", "node_name")]
 
 
+def test_what_two_servers_list_wrongly_under_one_name_is_shown_of_each() -> None:
+    malformed = Offer(tools=({"name": "bad"},), digest="1")
+    servers = [
+        Contribution(f"server:{n}", ContributionKind.SERVER, n, None, ServerScope.NODE, malformed) for n in ("a", "b")
+    ]
+    shown = describe_conflicts([build_routes(servers, OWN)])
+    assert [(entry["name"], entry["others"]) for entry in shown] == [("bad", ["server:a"]), ("bad", ["server:b"])]
+
+
 def imported(node_id: str) -> Offer:
     origin = {"node": "twin", "node_id": node_id, "server": "kit", "tool": "add", "scope": "node", "via": []}
     return Offer(
