@@ -20,6 +20,7 @@ from agent import __version__
 from agent.api.desk import Desk
 from agent.api.endpoint import Endpoint, build_endpoint
 from agent.api.envelope import envelope_middleware
+from agent.api.incoming import HEADER_BYTES_MAX
 from agent.api.peers import PeersApi
 from agent.api.probes import Probes
 from agent.api.security import security_headers, security_middlewares
@@ -210,8 +211,9 @@ class Node:
             endpoint.add_to(app)
         app.add_routes([*PeersApi(self._mesh, self._orders).routes(), *desk.routes(), *probes.routes()])
         # Without handler_cancellation a client that leaves would not be noticed (agent.api.asgi_bridge).
+        drain_s = DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S
         runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S
+            app, handler_cancellation=True, access_log=None, max_field_size=HEADER_BYTES_MAX, shutdown_timeout=drain_s
         )
         await runner.setup()
         await web.SockSite(runner, self._socket, backlog=BACKLOG).start()

@@ -41,6 +41,14 @@ async def test_tools_of_peers_are_called_over_stdio_and_http(mesh: SharedMesh, e
         assert (await client.call_tool("kit__plant", {"tree": tree})).structured_content == tree
 
 
+async def test_a_uri_longer_than_usual_headers_leads_to_its_server(mesh: SharedMesh, era: str) -> None:
+    uri = "notes://desk__notes/note/" + "ü" * 4_000
+    async with mesh.plain.client(era) as client:
+        with pytest.raises(MCPError) as unknown:
+            await client.read_resource(uri)
+    assert "no resource 'notes://note/%C3%BC%C3%BC" in unknown.value.error.message
+
+
 async def test_structured_results_and_their_text_pass_unchanged(mesh: SharedMesh, era: str) -> None:
     async with mesh.plain.client(era) as client:
         result = await client.call_tool("kit__add", {"terms": [1, 2, 3]})
