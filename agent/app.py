@@ -20,7 +20,6 @@ from agent import __version__
 from agent.api.desk import Desk
 from agent.api.endpoint import Endpoint, build_endpoint
 from agent.api.envelope import envelope_middleware
-from agent.api.incoming import HEADER_BYTES_MAX
 from agent.api.peers import PeersApi
 from agent.api.probes import Probes
 from agent.api.security import security_headers, security_middlewares
@@ -32,7 +31,7 @@ from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, 
 from agent.core.paging import PageLimits
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
-from agent.drain import DRAIN_TIMEOUT_S, LEAVE_GRACE_S, StopSignals, drain, last_answer
+from agent.drain import StopSignals, drain, last_answer, runner_of
 from agent.errors import ConfigRefused
 from agent.identity import NodeState, open_state
 from agent.links.link import Link
@@ -210,11 +209,7 @@ class Node:
         for endpoint in self._endpoints:
             endpoint.add_to(app)
         app.add_routes([*PeersApi(self._mesh, self._orders).routes(), *desk.routes(), *probes.routes()])
-        # Without handler_cancellation a client that leaves would not be noticed (agent.api.asgi_bridge).
-        drain_s = DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S
-        runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, max_field_size=HEADER_BYTES_MAX, shutdown_timeout=drain_s
-        )
+        runner = runner_of(app)
         await runner.setup()
         await web.SockSite(runner, self._socket, backlog=BACKLOG).start()
         return runner

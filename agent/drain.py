@@ -14,6 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
+from agent.api.incoming import HEADER_BYTES_MAX
 from agent.sockets import BACKLOG
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,17 @@ def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.Stre
             response.headers["Connection"] = "close"
 
     return say_so
+
+
+def runner_of(app: web.Application) -> web.AppRunner:
+    """What serves the application, and waits for its requests at the end as long as the deadline allows."""
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.api.asgi_bridge).
+        access_log=None,
+        max_field_size=HEADER_BYTES_MAX,
+        shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,
+    )
 
 
 async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Task[None], signals: StopSignals) -> None:
