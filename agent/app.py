@@ -27,7 +27,7 @@ from agent.api.tokens import TokenTable
 from agent.api.write_deadline import write_deadline_middleware
 from agent.catalog_cache import CatalogCache
 from agent.client_updates import ClientUpdates
-from agent.config import DERIVED, Settings, derive_peer_token, read_token_file, shown
+from agent.config import Settings, read_tokens_again, shown
 from agent.core.paging import PageLimits
 from agent.core.route_table import RouteKind
 from agent.dispatch import Dispatch
@@ -125,6 +125,7 @@ class Node:
                 recorder=self._metrics,
                 call_timeout_s=self._settings.call_timeout_s,
                 rng=self._rng,
+                own_weight=self._settings.weight,
             )
             changed = (self._mesh_changed, self._local_changed, self._offer_changed)
             hooks = MeshHooks(*changed, self._dispatch.forget, self._updates.routes_changed)
@@ -269,15 +270,8 @@ class Node:
             log.warning("servers file refused, the running configuration stays", extra={"reason": str(exc)})
 
     def _reread_tokens(self) -> None:
-        settings = self._settings
         try:
-            tokens = read_token_file(settings.token_file) if settings.token_file else settings.tokens
-            if settings.peer_token_file:
-                peer_tokens = read_token_file(settings.peer_token_file)
-            elif settings.origins["peer_token"] == DERIVED:
-                peer_tokens = tuple(derive_peer_token(token) for token in tokens)
-            else:
-                peer_tokens = settings.peer_tokens
+            tokens, peer_tokens = read_tokens_again(self._settings)
         except ConfigRefused as exc:
             log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
             return

@@ -38,6 +38,7 @@ class _SavedInstance(BaseModel):
     health: Literal["passing", "warning", "critical"]
     meta: dict[str, str]
     tags: list[str]
+    weight: int = 1  # Not in files of before.
 
 
 class _SavedCatalog(BaseModel):
@@ -105,6 +106,7 @@ def _dump(url: str, service_name: str, catalog: Catalog) -> bytes:
             "health": instance.health.value,
             "meta": dict(instance.meta),
             "tags": list(instance.tags),
+            "weight": instance.weight,
         }
         for instance in catalog.instances
     ]
@@ -135,6 +137,7 @@ def _read(path: Path, url: str, service_name: str) -> Catalog | None:
             Health(entry.health),
             entry.meta,
             tuple(entry.tags),
+            entry.weight,
         )
         for entry in saved.instances
     )

@@ -57,6 +57,7 @@ class Settings:
     discovery: str
     tool_mode: str
     list_page_size: int
+    weight: int
     service_name: str
     advertise_address: str | None
     advertise_port: int | None
@@ -141,6 +142,16 @@ def read_token_file(path: Path) -> tuple[str, ...]:
         except ValueError as exc:
             raise ConfigRefused(f"{path}: a token {exc}") from None
     return tokens
+
+
+def read_tokens_again(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The clients' and the peers' tokens that are valid now, by the files as they are now. Raises `ConfigRefused`."""
+    tokens = read_token_file(settings.token_file) if settings.token_file else settings.tokens
+    if settings.peer_token_file:
+        return tokens, read_token_file(settings.peer_token_file)
+    if settings.origins["peer_token"] == DERIVED:
+        return tokens, tuple(derive_peer_token(token) for token in tokens)
+    return tokens, settings.peer_tokens
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:

@@ -30,7 +30,7 @@ from agent.errors import (
 )
 from agent.links.large_answer import ResultSink, result_sink
 from agent.links.param_headers import ParamHeaders
-from agent.model import BackendSpec, Json, LinkView, ServerSpec
+from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
 from agent.outgoing import may_pass_unread, outgoing, refuse_what_needs_tasks, told_failure
 from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
 from agent.request_state import RequestStates
@@ -114,12 +114,14 @@ class Dispatch:
         recorder: Recorder,
         call_timeout_s: float,
         rng: random.Random,
+        own_weight: int = 1,
     ) -> None:
         self._node_id = node_id
         self._link = link
         self._recorder = recorder
         self._call_timeout_s = call_timeout_s
-        self._accounts = ReplicaAccounts(recorder, rng, self._up_since_s)
+        self._own_weight = own_weight
+        self._accounts = ReplicaAccounts(recorder, rng, self._up_since_s, self._weight_of)
         self._param_headers = ParamHeaders()
         self._states = RequestStates()
 
@@ -270,6 +272,10 @@ class Dispatch:
     def _own_timeout_s(self, link: CallableLink | None) -> float:
         own = link.spec.call_timeout_s if link is not None and isinstance(link.spec, ServerSpec) else None
         return self._call_timeout_s if own is None else own
+
+    def _weight_of(self, backend_key: str) -> int:
+        link = self._link(backend_key)
+        return link.spec.weight if link is not None and isinstance(link.spec, PeerSpec) else self._own_weight
 
     def _up_since_s(self, backend_key: str) -> float | None:
         link = self._link(backend_key)

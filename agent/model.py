@@ -30,6 +30,9 @@ AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls
 # An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
 TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
 
+# Of a node among those that serve the same. More is no setting but a slip, and in the catalog a claim to every call.
+WEIGHT_MAX = 100
+
 
 class ServerScope(StrEnum):
     """What a local server's name means on other nodes (docs/architecture.md, "Names")."""
@@ -108,7 +111,8 @@ class PeerSpec:
 
     `expected_node_id`: what the catalog's Meta says; another answer is refused. `is_mesh_node`: the catalog says that
     it is one of us, so `/local` is dialled directly. `sighting` changes whenever the catalog says something new about
-    it (appeared, passing again, another epoch); a change cuts a back-off short. `local_token`: for the local endpoint
+    it (appeared, passing again, another epoch); a change cuts a back-off short. `weight`: how much it can take in
+    comparison with other nodes, by the catalog's word. `local_token`: for the local endpoint
     below `target` alone, once `target` has refused to answer without a token.
     """
 
@@ -120,6 +124,7 @@ class PeerSpec:
     expected_node_id: str | None = None
     is_mesh_node: bool = False
     sighting: str = ""
+    weight: int = 1
     local_token: str | None = field(default=None, repr=False)
 
     @property

@@ -53,6 +53,7 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
                 "offer_digest": "",
             }
         ),
+        weight=settings.weight,
         http_check_url=f"http://{check_host}:{advertised_port}/healthz" if settings.consul_http_check else None,
     )
 

@@ -86,12 +86,22 @@ class Attempt:
 
 
 class ReplicaAccounts:
-    """See the module. `up_since_s(backend key)`: since when its link is up, None when it is not."""
+    """See the module.
 
-    def __init__(self, recorder: Recorder, rng: random.Random, up_since_s: Callable[[str], float | None]) -> None:
+    `up_since_s(backend key)`: since when its link is up, None when it is not. `weight_of(backend key)`: its node's.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        rng: random.Random,
+        up_since_s: Callable[[str], float | None],
+        weight_of: Callable[[str], int],
+    ) -> None:
         self._recorder = recorder
         self._rng = rng
         self._up_since_s = up_since_s
+        self._weight_of = weight_of
         self._groups: dict[str, _Group] = {}
 
     def __repr__(self) -> str:
@@ -130,7 +140,15 @@ class ReplicaAccounts:
             chances = {one: chance(group.healths[one], now_s) for one in keys & group.healths.keys()}
         if key is not None:
             return stick(route.replicas, key, exclude)
-        return choose(route.replicas, group.loads, self._rng, now_s=now_s, exclude=exclude, chances=chances)
+        return choose(
+            route.replicas,
+            group.loads,
+            self._rng,
+            now_s=now_s,
+            exclude=exclude,
+            chances=chances,
+            weight_of=self._weight_of,
+        )
 
     def begin(self, attempt: Attempt) -> None:
         """Note that a request goes out."""
@@ -241,7 +259,7 @@ class ReplicaAccounts:
         if after is not before:
             # What it cost when it failed says nothing now; slow start is the caution.
             load = group.loads.get(key, Load())
-            group.loads[key] = Load(in_flight=load.in_flight, weight=load.weight, silent_since_s=now_s)
+            group.loads[key] = Load(in_flight=load.in_flight, silent_since_s=now_s)
             log.info(
                 "MCP replica readmitted",
                 extra={"backend": key, "group": route.owner, "after_s": round(now_s - before.ejected_at_s, 1)},

@@ -22,6 +22,7 @@ from agent.settings_values import (
     parse_seconds,
     parse_service_name,
     parse_token,
+    parse_weight,
 )
 
 
@@ -155,6 +156,14 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "The port that the catalog tells others. Set it where the port is mapped.",
         unset_means="the port listened on",
+    ),
+    Setting(
+        "weight",
+        parse_weight,
+        "1",
+        "How many calls this node takes in comparison with others that serve the same, 1 to 100: of two that are"
+        " equally fast, 1 and 3, the second gets three of four. Told by the catalog, so peers that it does not know"
+        " count as 1.",
     ),
     Setting(
         "peers",

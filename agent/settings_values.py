@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agent.model import WEIGHT_MAX
+
 # One grammar for nodes, peers and servers: they share a namespace, and `__` parts the words of a public tool name.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 CALL_TIMEOUT_MAX_S = 86_400.0  # A day: whoever needs longer wants a task, not a call.
@@ -109,6 +111,13 @@ def parse_count(text: str) -> int:
     """A number of things, at least 1."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= COUNT_MAX):
         raise ValueError(f"must be a whole number, 1 to {COUNT_MAX}")
+    return int(text)
+
+
+def parse_weight(text: str) -> int:
+    """What a node can take in comparison with others."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= WEIGHT_MAX):
+        raise ValueError(f"must be a whole number, 1 to {WEIGHT_MAX}")
     return int(text)
 
 

@@ -28,6 +28,7 @@ CHANGE_SPACING_S = 0.25  # Leading edge at once, then at most one registration p
 COMPARE_S = 30.0
 LEAVE_TIMEOUT_S = 2.0
 _HEARTBEAT_JITTER = 0.1  # Nodes that were started together need not beat together.
+_DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own; one that keeps none shows none.
 EPOCH_META_KEY = "epoch"  # Two processes that share a service ID differ in it.
 
 
@@ -230,6 +231,8 @@ def register_payload(registration: Registration) -> dict[str, Any]:
         "Port": registration.port,
         "Meta": dict(registration.meta),
         "Tags": list(registration.tags),
+        # The default is not said: an embedded catalog of before does not know of weights.
+        **({} if registration.weight == 1 else {"Weights": _weights(registration)}),
         "Check": check,
     }
 
@@ -244,7 +247,12 @@ def agrees(held: Any, sent: Registration) -> bool:
         and (held.get("Address") or "") == sent.address
         and (held.get("Meta") or {}) == dict(sent.meta)
         and sorted(held.get("Tags") or ()) == sorted(sent.tags)
+        and (held.get("Weights") or _DEFAULT_WEIGHTS) == _weights(sent)
     )
+
+
+def _weights(registration: Registration) -> dict[str, int]:
+    return _DEFAULT_WEIGHTS | {"Passing": registration.weight}
 
 
 def _epoch(held: Any) -> str | None:

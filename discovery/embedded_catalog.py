@@ -193,6 +193,7 @@ class LocalCatalog:
             "Address": definition.address,
             "Meta": dict(definition.meta),
             "Port": definition.port,
+            "Weights": {"Passing": definition.weights[0], "Warning": definition.weights[1]},
         }
         if with_index:
             service |= {"CreateIndex": entry.created_index, "ModifyIndex": entry.modified_index}

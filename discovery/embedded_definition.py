@@ -23,7 +23,9 @@ _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
 _STATUSES = frozenset({"passing", "warning", "critical"})
-_SERVICE_FIELDS = frozenset({"id", "name", "address", "port", "meta", "tags", "check", "enabletagoverride"})
+_SERVICE_FIELDS = frozenset({"id", "name", "address", "port", "meta", "tags", "check", "enabletagoverride", "weights"})
+_WEIGHT_FIELDS = frozenset({"passing", "warning"})
+_WEIGHT_MAX = 65_535
 _CHECK_FIELDS = frozenset(
     {
         "id",
@@ -74,6 +76,7 @@ class Definition:
     meta: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     check: CheckSpec | None = None
+    weights: tuple[int, int] = (1, 1)  # Passing, warning.
 
 
 def parse_definition(body: Any) -> Definition:
@@ -98,6 +101,7 @@ def parse_definition(body: Any) -> Definition:
         meta=_meta(fields.get("meta")),
         tags=_tags(fields.get("tags")),
         check=None if fields.get("check") is None else _check(fields["check"], service_id),
+        weights=(1, 1) if fields.get("weights") is None else _weights(fields["weights"]),
     )
 
 
@@ -139,6 +143,16 @@ def _check(value: Any, service_id: str) -> CheckSpec:
         timeout_s=_positive(timeout) if timeout else 10.0,
         deregister_after_s=max(DEREGISTER_FLOOR_S, _positive(after)) if after else None,
     )
+
+
+def _weights(value: Any) -> tuple[int, int]:
+    fields = _fields(value, _WEIGHT_FIELDS, "weights")
+    passing, warning = fields.get("passing", 0), fields.get("warning", 0)
+    if type(passing) is not int or type(warning) is not int:
+        raise Refused(400, "Request decode failed: weights must be integers")
+    if not (1 <= passing <= _WEIGHT_MAX and 0 <= warning <= _WEIGHT_MAX):
+        raise Refused(400, f"Invalid Weights: Passing must be 1 to {_WEIGHT_MAX}, Warning 0 to {_WEIGHT_MAX}")
+    return passing, warning
 
 
 def _fields(value: Any, known: frozenset[str], what: str) -> dict[str, Any]:

@@ -29,7 +29,10 @@ class InstanceKey:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One registered instance. `address` is Service.Address, or Node.Address where that is empty."""
+    """One registered instance. `address` is Service.Address, or Node.Address where that is empty.
+
+    `weight`: how much it can take in comparison with others, at its present health (Consul, service weights).
+    """
 
     key: InstanceKey
     address: str
@@ -37,6 +40,7 @@ class Instance:
     health: Health = Health.PASSING
     meta: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     tags: tuple[str, ...] = ()
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Registration:
     address: str = ""  # Empty: consumers use the Consul node's own address.
     meta: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     tags: tuple[str, ...] = ()
+    weight: int = 1
     ttl_s: float = 15.0
     heartbeat_s: float = 5.0
     deregister_after_s: float = 600.0

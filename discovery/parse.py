@@ -40,13 +40,15 @@ def parse_row(row: Any) -> Instance | None:
             address = service_fields.get("Address") or node_fields.get("Address")
             if not isinstance(address, str):
                 return None
+            health = worst_health(others.get("Checks"))
             return Instance(
                 key=InstanceKey(_text(node_fields.get("Datacenter")), node, service_id),
                 address=address,
                 port=port,
-                health=worst_health(others.get("Checks")),
+                health=health,
                 meta=MappingProxyType(_texts(service_fields.get("Meta"))),
                 tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
+                weight=_weight(service_fields.get("Weights"), health),
             )
         case _:
             return None
@@ -59,6 +61,12 @@ def worst_health(checks: Any) -> Health:
         status = check.get("Status") if isinstance(check, dict) else None
         worst = max(worst, _HEALTHS.get(str(status), Health.CRITICAL), key=_SEVERITY.__getitem__)
     return worst
+
+
+def _weight(weights: Any, health: Health) -> int:
+    """The weight that Consul gives an instance of this health; 1, its default, where it names none that is usable."""
+    weight = weights.get("Warning" if health is Health.WARNING else "Passing") if isinstance(weights, dict) else None
+    return max(1, weight) if type(weight) is int else 1
 
 
 def _texts(value: Any) -> Mapping[str, str]:

@@ -36,6 +36,7 @@ def describe_peer(view: LinkView, now_s: float) -> Json:
         "source": spec.source.value,
         "scope": spec.scope.value,
         "aliases": list(spec.aliases),
+        "weight": spec.weight,
         "node_id": view.identity.node_id if view.identity else spec.expected_node_id,
         **_standing(view, now_s),
     }

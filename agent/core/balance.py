@@ -6,10 +6,13 @@ is swamped by all callers at once.
 
 The cost of a replica is peak-EWMA latency x (calls under way + 1) / weight. Latency counts as at least the time that
 calls have been under way without any answer: a replica that hangs becomes dear long before its first time-out.
+
+Where weights differ, all replicas are compared, and an exponentially distributed number of mean 1 stands in for the 1:
+of idle replicas that are equally fast each wins as often as its weight says, and calls under way settle in proportion.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -32,13 +35,12 @@ HOP_S: Final = 0.01
 # A failure counts as an answer this much slower than usual: a replica that fails fast must not look like a fast one.
 # Repeated, it backs off by itself; a single one has faded after half a minute.
 FAILURE_FACTOR: Final = 10.0
-_WEIGHT_MIN: Final = 0.01
 _ALL_IN: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is known of one backend: latency in seconds (0: not yet measured), calls under way, relative capacity.
+    """What is known of one backend: latency in seconds (0: not yet measured), calls under way.
 
     `observed_at_s`: when the latency was measured. `silent_since_s`: the last answer, or when calls came to be under
     way after there were none. Both on the clock of `now_s`. Written anew three times a call, hence by hand: it costs a
@@ -47,22 +49,25 @@ class Load:
 
     latency_ewma_s: float = 0.0
     in_flight: int = 0
-    weight: float = 1.0
     observed_at_s: float = 0.0
     silent_since_s: float = 0.0
 
     def started(self, now_s: float) -> "Load":
         """One call more under way."""
         silent_since_s = self.silent_since_s if self.in_flight else now_s
-        return Load(self.latency_ewma_s, self.in_flight + 1, self.weight, self.observed_at_s, silent_since_s)
+        return Load(self.latency_ewma_s, self.in_flight + 1, self.observed_at_s, silent_since_s)
 
     def finished(self) -> "Load":
         """One call less under way."""
         in_flight = max(0, self.in_flight - 1)
-        return Load(self.latency_ewma_s, in_flight, self.weight, self.observed_at_s, self.silent_since_s)
+        return Load(self.latency_ewma_s, in_flight, self.observed_at_s, self.silent_since_s)
 
 
 _UNKNOWN: Final = Load()
+
+
+def _alike(_backend_key: str) -> int:
+    return 1
 
 
 def choose(
@@ -73,11 +78,13 @@ def choose(
     now_s: float,
     exclude: Collection[str] = frozenset(),
     chances: Mapping[str, float] = _ALL_IN,
+    weight_of: Callable[[str], int] = _alike,
 ) -> Replica | None:
     """Pick a replica whose backend is not excluded; None when none is left.
 
     `now_s` is the clock of `observe`: a past peak fades without calls, so whoever was slow once is tried again.
     `chances`: backend key -> how probably it takes part at all (slow start); whoever is not there always does.
+    `weight_of(backend key)`: how much it can take in comparison with the others, at least 1.
     """
     usable = [replica for replica in replicas if replica.backend_key not in exclude]
     if chances:
@@ -87,12 +94,19 @@ def choose(
     nearest = _nearest(usable)
     if nearest[0].hops == 0 and len(nearest) < len(usable):
         own, others = nearest[0], _nearest([replica for replica in usable if replica.hops > 0])
-        cheapest = min(_cost(loads.get(other.backend_key, _UNKNOWN), now_s, HOP_S) for other in others)
-        if _own_cost(loads.get(own.backend_key, _UNKNOWN), now_s) <= OWN_SLOWER_BY * cheapest:
+        cheapest = min(
+            _cost(loads.get(other.backend_key, _UNKNOWN), now_s, HOP_S) / weight_of(other.backend_key)
+            for other in others
+        )
+        own_cost = _own_cost(loads.get(own.backend_key, _UNKNOWN), now_s) / weight_of(own.backend_key)
+        if own_cost <= OWN_SLOWER_BY * cheapest:
             return own
         nearest = others
     if len(nearest) == 1:
         return nearest[0]
+    weights = [weight_of(replica.backend_key) for replica in nearest]
+    if min(weights) < max(weights):
+        return _by_weight(nearest, weights, loads, rng, now_s)
     first = rng.randrange(len(nearest))
     second = rng.randrange(len(nearest) - 1)
     pair = nearest[first], nearest[second + (second >= first)]
@@ -107,7 +121,7 @@ def observe(load: Load, latency_s: float, now_s: float) -> Load:
     if latency_s < load.latency_ewma_s:
         kept = _fade(load, now_s)
         latency_s = load.latency_ewma_s * kept + latency_s * (1.0 - kept)
-    return Load(latency_s, load.in_flight, load.weight, observed_at_s=now_s, silent_since_s=now_s)
+    return Load(latency_s, load.in_flight, observed_at_s=now_s, silent_since_s=now_s)
 
 
 def penalise(load: Load, waited_s: float, now_s: float) -> Load:
@@ -123,7 +137,7 @@ def give_up(load: Load, waited_s: float, now_s: float) -> Load:
     """
     if waited_s <= load.latency_ewma_s * _fade(load, now_s):
         return load
-    return Load(waited_s, load.in_flight, load.weight, observed_at_s=now_s, silent_since_s=load.silent_since_s)
+    return Load(waited_s, load.in_flight, observed_at_s=now_s, silent_since_s=load.silent_since_s)
 
 
 def _nearest(replicas: Sequence[Replica]) -> list[Replica]:
@@ -131,16 +145,28 @@ def _nearest(replicas: Sequence[Replica]) -> list[Replica]:
     return [replica for replica in replicas if replica.hops == hops_min]
 
 
-def _cost(load: Load, now_s: float, floor_s: float) -> float:
+def _by_weight(
+    replicas: Sequence[Replica], weights: Sequence[int], loads: Mapping[str, Load], rng: "random.Random", now_s: float
+) -> Replica:
+    """The cheapest, with chance in the place of a call more."""
+
+    def cost(number: int) -> float:
+        load = loads.get(replicas[number].backend_key, _UNKNOWN)
+        return _cost(load, now_s, LATENCY_FLOOR_S, rng.expovariate(1.0)) / weights[number]
+
+    return replicas[min(range(len(replicas)), key=cost)]
+
+
+def _cost(load: Load, now_s: float, floor_s: float, one_more: float = 1.0) -> float:
     if load.in_flight and not load.latency_ewma_s:
         floor_s = UNMEASURED_S
-    return max(_latency_s(load, now_s), floor_s) * (load.in_flight + 1) / max(load.weight, _WEIGHT_MIN)
+    return max(_latency_s(load, now_s), floor_s) * (load.in_flight + one_more)
 
 
 def _own_cost(load: Load, now_s: float) -> float:
     # Unmeasured, our own is taken for an ordinary one, so that the first callers do not leave it in a crowd.
     floor_s = LATENCY_FLOOR_S if load.latency_ewma_s else HOP_S
-    return max(_latency_s(load, now_s), floor_s) * (load.in_flight + 1) / max(load.weight, _WEIGHT_MIN)
+    return max(_latency_s(load, now_s), floor_s) * (load.in_flight + 1)
 
 
 def _latency_s(load: Load, now_s: float) -> float:

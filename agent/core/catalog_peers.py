@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from agent.core.naming import is_valid_name, valid_name
+from agent.model import WEIGHT_MAX
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
 # Every wake asks for the same URLs again, several times each; parsing them was most of a selection's time.
@@ -33,7 +34,7 @@ class Candidate:
     `name`: what it would like to be called, a valid name. `name_refused`: what it said instead, empty if nothing.
     `node_id`: what its Meta says, None for a plain server. `learned_id`: who answered at its URL, if not that.
     `unique`: hexadecimal digits that tell it from all others of its name. `up`: passing or warning. `offer_digest`:
-    what it says of its offer, which changes with it.
+    what it says of its offer, which changes with it. `weight`: its node's, 1 to `WEIGHT_MAX`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Candidate:
     up: bool
     epoch: str
     offer_digest: str
+    weight: int
     key: InstanceKey
 
     @property
@@ -122,6 +124,7 @@ def _read(instance: Instance, own_place: tuple[str, str] | None, learned: Mappin
         up=instance.health is not Health.CRITICAL,
         epoch=meta.get("epoch", "")[:_WORD_LEN_MAX],
         offer_digest=meta.get("offer_digest", "")[:_WORD_LEN_MAX],
+        weight=min(max(1, instance.weight), WEIGHT_MAX),
         key=instance.key,
     )
 

@@ -21,7 +21,7 @@ class Draft:
     """One such peer while it is put together. `identity`: the node that it is believed to lead to.
 
     `twin_urls`: where others that were merged into it would dial. `nodes`: the node IDs that the catalog knows at its
-    own URL.
+    own URL. `weight`: what the catalog says of it, 1 where it says nothing.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Draft:
     sightings: set[str] = field(default_factory=set)
     suppressions: list[Suppression] = field(default_factory=list)
     nodes: set[str] = field(default_factory=set)
+    weight: int = 1
 
     def spec(self, peer_token: str | None) -> PeerSpec:
         """The finished peer.
@@ -50,6 +51,7 @@ class Draft:
             self.scope,
             aliases=tuple(self.aliases),
             sighting=" | ".join(sorted(self.sightings - {""})),
+            weight=self.weight,
             local_token=local_token,
         )
         # The peer token is good for what a node serves itself, so it is of no use to a gateway.
@@ -140,6 +142,8 @@ def fold_in(drafts: Iterable[Draft], found: Iterable[Candidate]) -> list[Candida
             continue
         draft.aliases += [candidate.name, candidate.service_id]
         draft.sightings.add(candidate.sighting)
+        if candidate.up:
+            draft.weight = max(draft.weight, candidate.weight)
         if candidate.node_id is not None and url_key(candidate.url) == url_key(draft.target.url):
             draft.nodes.add(candidate.node_id)
         draft.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))

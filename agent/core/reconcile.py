@@ -84,7 +84,13 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
     """Whether the live session serves the new spec as well as the old one."""
     match wanted, present:
         case PeerSpec(), PeerSpec():
-            same = replace(present, aliases=wanted.aliases, sighting=wanted.sighting, source=wanted.source)
+            same = replace(
+                present,
+                aliases=wanted.aliases,
+                sighting=wanted.sighting,
+                source=wanted.source,
+                weight=wanted.weight,  # Read anew for each call.
+            )
             if wanted.source is present.source is PeerSource.DISCOVERY:
                 # A rotated peer token; the door shows it from the next request on, and no call meets a closed door.
                 same = replace(same, target=replace(present.target, token=wanted.target.token))

@@ -155,4 +155,5 @@ def _spec(candidate: Candidate, name: str, peer_token: str | None) -> PeerSpec:
         expected_node_id=candidate.node_id,
         is_mesh_node=is_mesh_node,
         sighting=candidate.sighting,
+        weight=candidate.weight,
     )

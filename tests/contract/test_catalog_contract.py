@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from discovery.consul_client import ConsulClient
-from discovery.consul_registration import ConsulRegistrar, check_id, register_payload
+from discovery.consul_registration import ConsulRegistrar, agrees, check_id, register_payload
 from discovery.environment import ConsulSettings
 from discovery.errors import RegistrationLost
 from discovery.model import Registration
@@ -217,6 +217,23 @@ async def test_the_agents_own_list_holds_what_was_registered(client: ConsulClien
     assert not {f"{name}-1", f"{name}-2"} & (await client.agent_services()).keys()
 
 
+async def test_a_weight_is_seen_by_others_changed_at_once_and_one_by_default(
+    session: ConsulSession, client: ConsulClient, name: str
+) -> None:
+    follower = Follower(session.source(name))
+    registrar = session.registrar(registration(name, weight=3))
+    async with running(follower.run(), registrar.keep()):
+        await follower.until(lambda seen: [instance.weight for instance in seen.instances] == [3])
+        registrar.change(registration(name, weight=7))
+        await follower.until(lambda seen: [instance.weight for instance in seen.instances] == [7], within_s=2)
+        assert agrees((await client.agent_services())[f"{name}-1"], registration(name, weight=7))
+        assert not agrees((await client.agent_services())[f"{name}-1"], registration(name))
+        registrar.change(registration(name))
+        await follower.until(lambda seen: [instance.weight for instance in seen.instances] == [1], within_s=2)
+        assert agrees((await client.agent_services())[f"{name}-1"], registration(name))
+    await registrar.leave()
+
+
 async def test_an_http_check_follows_the_url(session: ConsulSession, name: str) -> None:
     statuses = [200]
 
@@ -263,6 +280,10 @@ async def test_a_catalog_with_a_leader_answers_and_a_closed_port_does_not(
         ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Meta": {"bad key": "v"}}', 400),
         ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Check": {"TTL": "never"}}', 400),
         ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Check": {"TTL": "5s", "Status": "fine"}}', 400),
+        ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Weights": {"Passing": 0}}', 400),
+        ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Weights": {"Passing": 1, "Warning": -1}}', 400),
+        ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Weights": {"Passing": 65536}}', 400),
+        ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Weights": {"Passing": "3"}}', 400),
         ("PUT", "/v1/agent/check/pass/unknown", b"", 500),
         ("POST", "/v1/status/leader", b"", 405),
         ("GET", "/v1/agent/service/register", b"", 405),

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -223,6 +223,35 @@ async def test_the_deadline_of_a_client_reaches_the_server_behind_two_nodes(tmp_
                 while repr(node.dispatch) != "<Dispatch in_flight=0>":
                     await asyncio.wait([node.mesh_task], timeout=0.01)
         over.set()
+
+
+async def test_nodes_get_calls_by_their_weight_and_a_new_weight_counts_without_a_new_link(tmp_path: Path) -> None:
+    async with scene(tmp_path) as now:
+
+        async def shares(weight: int) -> Counter[str]:
+            two, three = (instance(node) for node in now.nodes.values())
+            now.front.mesh.take_catalog(catalog(two, replace(three, weight=weight)))
+            await now.front.mesh.settled()
+            before = {name: len(kit.asked) for name, kit in now.kits.items()}
+            async with client(now.front.url, Era.MODERN) as mcp:
+
+                async def ask_on() -> None:
+                    for _ in range(50):
+                        await mcp.request("tools/call", {"name": "kit__look", "arguments": {}}, timeout_s=15)
+
+                async with asyncio.TaskGroup() as group:
+                    for number in range(8):
+                        group.create_task(ask_on(), name=f"ask on {number}")
+            return Counter({name: len(kit.asked) - before[name] for name, kit in now.kits.items()})
+
+        links = [now.front.mesh.link(view.key) for view in now.front.mesh.views()]
+        ready_at_s = [view.ready_at_s for view in now.front.mesh.views()]
+        assert 2 < (found := await shares(3))["three"] / found["two"] < 4.5, found
+        assert 5 < (found := await shares(10))["three"] / found["two"] < 16, found
+        assert [now.front.mesh.link(view.key) for view in now.front.mesh.views()] == links
+        assert [view.ready_at_s for view in now.front.mesh.views()] == ready_at_s
+        status, listed = await now.front.rest("GET", "/peers")
+        assert (status, [peer["weight"] for peer in listed["data"]["peers"]]) == (200, [10, 1])
 
 
 async def test_a_session_of_a_sticky_server_stays_on_one_replica_and_sessions_spread(tmp_path: Path) -> None:

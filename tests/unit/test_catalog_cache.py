@@ -25,6 +25,7 @@ def catalog(count: int) -> Catalog:
                 Health.WARNING,
                 {"node_id": str(n), "name": "höst"},
                 ("a", "b"),
+                1 + n,
             )
             for n in range(count)
         )

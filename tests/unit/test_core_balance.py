@@ -15,8 +15,8 @@ NEAR = [Replica(f"peer:{n}", "t", f"node-{n}", ours=False) for n in range(4)]
 FAR = Replica("peer:gateway", "t", "node-9", ours=False, hops=2)
 
 
-def measured(latency_s: float, in_flight: int = 0, *, at_s: float = 0.0, weight: float = 1.0) -> Load:
-    return Load(latency_s, in_flight, weight, observed_at_s=at_s, silent_since_s=at_s)
+def measured(latency_s: float, in_flight: int = 0, *, at_s: float = 0.0) -> Load:
+    return Load(latency_s, in_flight, observed_at_s=at_s, silent_since_s=at_s)
 
 
 def shares(
@@ -39,8 +39,6 @@ def shares(
         (measured(0.005, 5), measured(0.005), True),
         (measured(0.005, 50), measured(0.005), False),
         (Load(in_flight=2), Load(), True),
-        (measured(5.0, weight=2.0), measured(1.0), True),
-        (measured(5.0), measured(2.0, weight=2.0), False),
     ],
 )
 def test_our_own_replica_goes_first_unless_it_is_three_times_slower(own: Load, other: Load, *, first: bool) -> None:
@@ -92,9 +90,14 @@ def test_calls_under_way_count_also_where_no_latency_is_known() -> None:
     assert shares({"peer:0": Load(in_flight=2), "peer:1": Load(in_flight=1)}, NEAR[:2])["peer:0"] == 0
 
 
-def test_a_heavier_replica_takes_more_calls_under_way() -> None:
-    loads = {"peer:0": measured(0.01, 2, weight=4.0), "peer:1": measured(0.01, 1)}
-    assert shares(loads, NEAR[:2])["peer:1"] == 0
+@pytest.mark.parametrize(("own_weight", "its_weight", "first"), [(2, 1, True), (1, 1, False), (4, 2, True)])
+def test_our_own_replica_is_compared_by_weight(own_weight: int, its_weight: int, *, first: bool) -> None:
+    loads, weights = (
+        {"server:a": measured(5.0), "peer:0": measured(1.0)},
+        {"server:a": own_weight, "peer:0": its_weight},
+    )
+    chosen = choose([NEAR[0], OURS], loads, random.Random(1), now_s=0.0, weight_of=weights.__getitem__)
+    assert chosen is (OURS if first else NEAR[0])
 
 
 def test_a_replica_in_slow_start_takes_part_as_often_as_its_chance_says() -> None:

@@ -23,6 +23,7 @@ def simulate(
     rate_per_s: float = 100.0,
     ends_s: float = 18.0,
     from_s: float = 10.0,
+    weights: dict[str, int] | None = None,
 ) -> tuple[dict[str, float], list[float]]:
     """Each replica's share of the calls that begin after `from_s`, and those calls' latencies."""
     rng, loads, under_way = random.Random(seed), dict[str, Load](), list[tuple[float, float, str]]()
@@ -32,7 +33,7 @@ def simulate(
         while under_way and under_way[0][0] <= now_s:
             ended_s, took_s, key = heapq.heappop(under_way)
             loads[key] = observe(loads[key].finished(), took_s, ended_s)
-        chosen = choose(replicas, loads, rng, now_s=now_s)
+        chosen = choose(replicas, loads, rng, now_s=now_s, weight_of=lambda key: 1 if weights is None else weights[key])
         assert chosen is not None
         key = chosen.backend_key
         loads[key] = loads.get(key, Load()).started(now_s)
@@ -81,6 +82,29 @@ def test_a_replica_that_hangs_holds_only_a_handful_of_calls(seed: int) -> None:
 def test_equal_replicas_get_equal_shares(seed: int) -> None:
     shares, _ = simulate(FLEET, lambda *_: 0.02, seed)
     assert all(0.1 < share < 0.3 for share in shares.values()), f"seed {seed}: {shares}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("rate_per_s", [10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("weights", [(1, 3), (1, 1, 1, 3), (20, 30, 50)])
+def test_equally_fast_replicas_get_what_their_weights_say_however_much_there_is_to_do(
+    weights: tuple[int, ...], rate_per_s: float, seed: int
+) -> None:
+    by_key = {f"peer:{number}": weight for number, weight in enumerate(weights)}
+    ends_s = 10.0 + 6000 / rate_per_s
+    shares, _ = simulate(
+        FLEET[: len(weights)], lambda *_: 0.02, seed, rate_per_s=rate_per_s, weights=by_key, ends_s=ends_s
+    )
+    for key, weight in by_key.items():
+        assert shares[key] == pytest.approx(weight / sum(weights), rel=0.25), f"seed {seed}: {shares}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("weights", [{"peer:0": 1, "peer:1": 3}, {"peer:0": 3, "peer:1": 1}])
+def test_a_weight_does_not_hide_that_a_replica_is_twenty_times_slower(weights: dict[str, int], seed: int) -> None:
+    shares, _ = simulate(FLEET[:2], lambda key, _: 0.1 if key == "peer:1" else 0.005, seed, weights=weights)
+    fair = weights["peer:1"] / 20 / (weights["peer:1"] / 20 + weights["peer:0"])
+    assert shares["peer:1"] < 1.5 * fair, f"seed {seed}"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -30,6 +30,7 @@ PEERS = st.builds(
     st.sampled_from([None, "id1", "id2"]),
     st.booleans(),
     st.sampled_from(["", "s1", "s2"]),
+    st.sampled_from([1, 3]),
 )
 SERVERS = st.builds(
     ServerSpec,
@@ -103,6 +104,11 @@ def test_a_server_with_another_command_or_scope_is_renewed_and_with_another_time
     assert _only(rescoped, SERVER) == RenewLink(rescoped)
     patient = replace(SERVER, call_timeout_s=9.0)
     assert _only(patient, SERVER) == RelabelLink(patient)
+
+
+def test_a_new_weight_keeps_the_session_and_is_no_reason_to_dial() -> None:
+    heavier = replace(PEER, weight=3)
+    assert reconcile({"peer:a": heavier}, {"peer:a": PEER}) == (RelabelLink(heavier),)
 
 
 def test_a_new_alias_or_source_keeps_the_session() -> None:

@@ -53,6 +53,19 @@ def _said(selection: Selection) -> list[tuple[str, FindingKind]]:
 # What the catalog says
 
 
+def test_a_peer_has_the_weight_that_the_catalog_tells_whoever_names_it() -> None:
+    heavy = replace(_node("node-b", ID_B), weight=3)
+    assert _only(select(_catalog(heavy), OWN)).weight == 3
+    override = Override("mine", HttpTarget("http://10.0.0.2:8000/mcp"))
+    assert _only(select(_catalog(heavy), OWN, overrides=[override])).weight == 3
+    assert _only(select(_catalog(), OWN, overrides=[override])).weight == 1
+
+
+@pytest.mark.parametrize(("told", "weight"), [(0, 1), (-5, 1), (100, 100), (10**9, 100)])
+def test_a_weight_in_the_catalog_is_no_claim_to_every_call(told: int, weight: int) -> None:
+    assert _only(select(_catalog(replace(_node("node-b", ID_B), weight=told)), OWN)).weight == weight
+
+
 def test_a_discovered_node_is_dialled_where_its_meta_says_with_the_peer_token() -> None:
     selection = select(_catalog(_node("node-b", ID_B, scheme="https", mcp_path="/x/mcp")), OWN, peer_token=TOKEN)
     spec = _only(selection)

@@ -56,6 +56,28 @@ def test_a_row_that_identifies_or_reaches_nobody_is_left_out_alone(broken: Any) 
     assert broken_rows == 1
 
 
+@pytest.mark.parametrize(
+    ("weights", "checks", "weight"),
+    [
+        ({"Passing": 3, "Warning": 2}, ["passing"], 3),
+        ({"Passing": 3, "Warning": 2}, ["passing", "warning"], 2),
+        ({"Passing": 3, "Warning": 0}, ["warning"], 1),
+        ({"Passing": 0}, [], 1),
+        ({"Passing": "3"}, [], 1),
+        ({"Passing": True}, [], 1),
+        ({}, [], 1),
+        ([3], [], 1),
+        (None, [], 1),
+    ],
+)
+def test_the_weight_is_that_of_its_health_and_one_where_none_is_usable(
+    weights: Any, checks: list[str], weight: int
+) -> None:
+    instance = parse_row(row(Weights=weights) | {"Checks": [{"Status": status} for status in checks]})
+    assert instance is not None
+    assert instance.weight == weight
+
+
 def test_missing_meta_and_tags_are_empty_and_foreign_types_in_them_are_dropped() -> None:
     bare, mixed = parse_row(row(Meta=None, Tags=None)), parse_row(row(Meta={"a": 1, "b": "x"}, Tags=[1, "t", None]))
     assert bare is not None
