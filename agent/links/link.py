@@ -10,32 +10,20 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from dataclasses import replace
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
 
 from agent.core.backoff import wait_s
-from agent.core.link_state import (
-    DialStarted,
-    LinkEvent,
-    LinkStanding,
-    Lost,
-    Opened,
-    OpenFailed,
-    ProbeAnswered,
-    ProbeMissed,
-    Sighted,
-    WaitOver,
-    advance,
-)
+from agent.core.link_state import DialStarted, ProbeAnswered, ProbeMissed, Sighted, WaitOver
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
 from agent.links.flag import Flag
 from agent.links.following import followers
 from agent.links.link_hooks import LinkHooks
+from agent.links.link_record import LinkRecord, now_s, retry_soon
 from agent.links.mesh_door import OpenDoor, opened
 from agent.links.session import ReloadAsked, Retired, Session
-from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
+from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer
 
 log = logging.getLogger(__name__)
 
@@ -66,29 +54,28 @@ class Link:
         self._dials = dials
         self._dial = dial
         self._rng = rng
-        self._standing = LinkStanding(is_child=isinstance(spec.target, StdioTarget))
-        self._view = LinkView(spec)
+        self._record = LinkRecord(spec, hooks)
         self._session: Session | None = None
         self._retiring = False
         self._cut_short = Flag()
         self.first_attempt = Flag()
 
     def __repr__(self) -> str:
-        return f"<Link {self._view.key} {self._view.state} {self._view.last_error!r}>"
+        return f"<Link {self.view.key} {self.view.state} {self.view.last_error!r}>"
 
     @property
     def spec(self) -> BackendSpec:
         """What the link is configured to be."""
-        return self._view.spec
+        return self.view.spec
 
     @property
     def view(self) -> LinkView:
         """A frozen snapshot."""
-        return self._view
+        return self._record.view
 
     def relabel(self, spec: BackendSpec, *, sighted: bool) -> None:
         """Take new words about the same backend."""
-        self._show(spec=spec)
+        self._record.show(spec=spec)
         if self._session is not None:
             self._session.show_token(spec.target)
         if sighted:
@@ -98,7 +85,7 @@ class Link:
         """The catalog said something new about it: list again when connected, else dial now instead of waiting on."""
         if self._session is not None:
             self._session.sighted(getattr(self.spec, "sighting", ""))
-        if not self._view.connected:
+        if not self.view.connected:
             self._cut_short.set()
 
     def look_at_wishes(self) -> None:
@@ -113,7 +100,7 @@ class Link:
         """
         if self.first_attempt.is_set():
             self.first_attempt = Flag()
-        if self._standing.state is not LinkState.DIALING:
+        if self._record.standing.state is not LinkState.DIALING:
             if self._session is not None:
                 self._session.end(ReloadAsked("reload was asked for"))
             self._cut_short.set()
@@ -140,7 +127,7 @@ class Link:
         """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when there is no door."""
         session = self._session
         if session is None or session.over:
-            raise CallNotSent(f"{self._view.key} is not connected: {self._view.last_error or self._view.state}")
+            raise CallNotSent(f"{self.view.key} is not connected: {self.view.last_error or self.view.state}")
         return await session.request(
             method,
             params,
@@ -159,13 +146,13 @@ class Link:
             with suppress(Retired):
                 await retrying(self._live_once)
         finally:
-            self._show(state=LinkState.CLOSED)
+            self._record.show(state=LinkState.CLOSED)
             self.first_attempt.set()
 
     async def _live_once(self) -> None:
         """One life of the door, from dial to loss; always ends with a `MeshError`, `Retired` or a cancellation."""
         self._cut_short.clear()  # Whoever asked for a dial gets this one.
-        self._advance(DialStarted())
+        self._record.advance(DialStarted())
         try:
             async with AsyncExitStack() as stack:
                 await self._dial_and_serve(stack)
@@ -187,7 +174,7 @@ class Link:
         except Retired:
             raise
         except ReloadAsked:
-            self._begin_anew()
+            self._record.begin_anew()
             raise
         except MeshError as exc:
             self._failed(exc)
@@ -209,92 +196,38 @@ class Link:
     def listed(self, offer: Offer) -> None:
         """Take a whole offer; the first one of a session makes the link ready."""
         assert self._session is not None
-        if self._view.connected:
-            if offer.digest != self._view.offer.digest:
-                log.info("MCP offer changed", extra={"backend": self.spec.key, "tools": len(offer.tools)})
-                self._show(offer=offer, function_count=len(offer.tools))
+        if self.view.connected:
+            self._record.listed(offer)
             return
-        hello = self._session.opened.door.hello
         self._cut_short.clear()
-        self._advance(
-            Opened(),
-            offer=offer,
-            function_count=len(offer.tools),
-            identity=self._session.opened.identity,
-            era=hello.era,
-            has_tasks=hello.has_tasks,
-            server_info=hello.server_info,
-            last_error="",
-            failure="",
-            next_attempt_at_s=None,
-            ready_at_s=_now_s(),
-        )
-        self._hooks.dialled("ok")
+        self._record.ready(offer, self._session.opened.door.hello, self._session.opened.identity)
         self.first_attempt.set()
-        log.info("MCP link ready", extra={"backend": self.spec.key, "tools": len(offer.tools), "era": hello.era.value})
 
     def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:
         """Take a probe's outcome; False once the link counts as down."""
-        self._advance(ProbeMissed() if latency_s is None else ProbeAnswered(), has_tasks=has_tasks)
+        self._record.advance(ProbeMissed() if latency_s is None else ProbeAnswered(), has_tasks=has_tasks)
         if latency_s is not None:
-            self._show(latency_s=latency_s)
-        return self._view.connected
+            self._record.show(latency_s=latency_s)
+        return self.view.connected
 
     # State
 
     def _failed(self, failure: MeshError) -> None:
-        was_up = self._view.ready_at_s is not None
-        self._advance(
-            Lost() if was_up else OpenFailed(retry_soon=_retry_soon(failure)),
-            last_error=str(failure),
-            failure=type(failure).__name__,
-            ready_at_s=None,
-            reconnects=self._view.reconnects + was_up,
-        )
-        if was_up:
-            self._hooks.reconnected(self.spec.key)
-        else:
-            self._hooks.dialled(type(failure).__name__)
-        level = logging.WARNING if self._standing.attempts <= 1 else logging.DEBUG
-        log.log(level, "MCP link down", extra={"backend": self.spec.key, "reason": str(failure)})
+        self._record.failed(failure)
         self.first_attempt.set()
-
-    def _begin_anew(self) -> None:
-        """A reload is no failure: it begins a new row of attempts, and a child that was about to be parked is not."""
-        log.info("MCP link reloaded", extra={"backend": self.spec.key})
-        self._standing = LinkStanding(is_child=self._standing.is_child)
-        self._show(state=self._standing.state, attempts=0, last_error="", failure="", ready_at_s=None)
 
     def _wait_s(self, retry_state: RetryCallState) -> float:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
-        return wait_s(self._standing, self._rng, retry_soon=_retry_soon(failure))
+        return wait_s(self._record.standing, self._rng, retry_soon=retry_soon(failure))
 
     async def _pause(self, seconds: float) -> None:
         """Sleep for tenacity, cut short by a sighting or a reload."""
         parked = seconds == float("inf")
-        self._show(next_attempt_at_s=None if parked else _now_s() + seconds)
+        self._record.show(next_attempt_at_s=None if parked else now_s() + seconds)
         try:
             async with asyncio.timeout(None if parked else seconds):
                 await self._cut_short.wait()
-            self._advance(Sighted())
+            self._record.advance(Sighted())
         except TimeoutError:
-            self._advance(WaitOver())
-
-    def _advance(self, event: LinkEvent, **changes: object) -> None:
-        """Move on in the table, and show that with whatever else changed in one step: no view is half of one."""
-        self._standing = advance(self._standing, event, _now_s())
-        self._show(state=self._standing.state, attempts=self._standing.attempts, **changes)
-
-    def _show(self, **changes: object) -> None:
-        before, self._view = self._view, replace(self._view, **changes)  # type: ignore[arg-type]  # names are checked by replace itself
-        if not changes.keys() <= {"latency_s", "next_attempt_at_s"} and before != self._view:
-            self._hooks.changed()
-
-
-def _retry_soon(failure: BaseException | None) -> bool:
-    return bool(getattr(failure, "retry_soon", True))
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
+            self._record.advance(WaitOver())
