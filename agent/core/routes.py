@@ -14,8 +14,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from agent.core.candidates import NODE_OWNER, read_contribution
+from agent.core.candidates import read_contribution
 from agent.core.naming import node_alias
+from agent.core.origins import NODE_OWNER
 from agent.core.route_table import (
     Claims,
     Conflict,
