@@ -128,6 +128,11 @@ class Dispatch:
     def __repr__(self) -> str:
         return f"<Dispatch in_flight={self._accounts.in_flight}>"
 
+    @property
+    def link(self) -> Callable[[str], CallableLink | None]:
+        """Finds the link of a backend."""
+        return self._link
+
     def forget(self, backend_key: str) -> None:
         """Drop what is remembered of a backend that is gone."""
         self._accounts.forget(backend_key)

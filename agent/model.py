@@ -27,11 +27,20 @@ REFUSED_META_KEY = "mesh-agent/refused"
 # In the retry of such a call: true where it only asks whether the questions still stand, and answers none.
 LOOK_META_KEY = "mesh-agent/look"
 AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
+# A request of ours between nodes, and to doors: a client of the sender's, named by its affinity, did something.
+CLIENT_METHOD = "mesh-agent/client"
 # An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
 TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
 
 # Of a node among those that serve the same. More is no setting but a slip, and in the catalog a claim to every call.
 WEIGHT_MAX = 100
+
+
+class ClientEvent(StrEnum):
+    """What `CLIENT_METHOD` tells of a client with a session."""
+
+    ENDED = "ended"
+    ROOTS_CHANGED = "roots_changed"
 
 
 class ServerScope(StrEnum):

@@ -17,6 +17,7 @@ from mcp_types import METHOD_NOT_FOUND, CompleteRequestParams, SubscriptionsList
 from agent import __version__
 from agent.api.asgi_bridge import AsgiBridge
 from agent.api.catalogue import Catalogue
+from agent.api.client_changes import ClientChanges
 from agent.api.front import MeshFront
 from agent.api.greeting import session_greeting
 from agent.api.legacy_front import LegacyFront, is_legacy
@@ -28,6 +29,7 @@ from agent.api.native import NativePath
 from agent.api.notices import Notices
 from agent.api.search import SEARCH_TOOLS, ToolSearch, add_search_tools
 from agent.api.security import PEER_PATH
+from agent.client_events import ClientEvents
 from agent.client_updates import ClientUpdates
 from agent.core.paging import PageLimits
 from agent.core.route_table import RouteTable
@@ -88,7 +90,9 @@ async def build_endpoint(
     if search_mode is not None:
         add_search_tools(server, ToolSearch(routes))
     bus = InMemorySubscriptionBus()
-    sessions = Sessions(session_event)
+    events = ClientEvents(dispatch.link)
+    changes = ClientChanges(events)
+    sessions = Sessions(session_event, changes.session_ended)
     notices = Notices(bus, sessions.tell, list_changed)
     own = await _own_definitions(server)
     search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
@@ -113,10 +117,11 @@ async def build_endpoint(
         host_origin_protection=False,
     )
     bridge = AsgiBridge(asgi_app, path=path)
-    native = NativePath(catalogue=catalogue, dispatch=dispatch, bridge=bridge)
+    native = NativePath(catalogue=catalogue, dispatch=dispatch, bridge=bridge, events=events)
     legacy = LegacyFront(
         sessions=sessions,
         requests=LegacyRequests(catalogue=catalogue, dispatch=dispatch, own=server, subscriber=subscriber),
+        changes=changes,
         greeting=session_greeting(low, identity),
     )
     return Endpoint(path, native, legacy, sessions, bridge, notices)

@@ -18,6 +18,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERS
 from pydantic import ValidationError
 
 from agent.api.answer import Answer, SlowAnswers
+from agent.api.client_changes import ClientChanges
 from agent.api.incoming import accepts_events, read_body, refuse, speaks_json
 from agent.api.legacy_requests import ROUTED, LegacyRequests, Line, outliving
 from agent.api.legacy_session import Outcome, Session
@@ -54,8 +55,9 @@ def is_legacy(request: web.Request) -> bool:
 class LegacyFront:
     """The handler of one endpoint. `greeting`: the result of `initialize` but for the version."""
 
-    def __init__(self, *, sessions: Sessions, requests: LegacyRequests, greeting: Json) -> None:
+    def __init__(self, *, sessions: Sessions, requests: LegacyRequests, changes: ClientChanges, greeting: Json) -> None:
         self._sessions = sessions
+        self._changes = changes
         self._slow = SlowAnswers(sessions.start_task)
         self._requests = requests
         self._greeting = greeting
@@ -109,9 +111,16 @@ class LegacyFront:
             session.take_answer(message)
         elif "id" in message:
             return await self._answer(request, session, message["id"], method, params)
-        elif method == "notifications/cancelled":
-            session.cancel_call(params.get("requestId"))
+        else:
+            self._take_note(session, method, params)
         return _nothing(202)
+
+    def _take_note(self, session: Session, method: str, params: Json) -> None:
+        match method:
+            case "notifications/cancelled":
+                session.cancel_call(params.get("requestId"))
+            case "notifications/roots/list_changed":
+                self._changes.roots_changed(session, self._sessions.start_task)
 
     def _session(self, request: web.Request) -> Session:
         session_id = request.headers.get(SESSION_HEADER)

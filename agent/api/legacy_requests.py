@@ -27,9 +27,9 @@ from agent.api.legacy_session import Session, Tell
 from agent.api.own_answers import own_answer
 from agent.api.questions import AskedClient, in_rounds
 from agent.api.search import unwrapped
+from agent.client_events import Place
 from agent.core.raw_json import Bytes
 from agent.core.route_table import Route
-from agent.core.tasks import without_tasks
 from agent.dispatch import Dispatch, Forwarded
 from agent.errors import RpcError
 from agent.links.large_answer import ResultSink
@@ -44,8 +44,6 @@ ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "compl
 _LOG_LEVELS: Final = get_args(LoggingLevel)
 # What most servers tell a client of theirs that sets no level.
 UNSET_LOG_LEVEL: Final = "info"
-# Declared at `initialize`, unknown to 2026-07-28 under this name.
-_GONE: Final = frozenset({"tasks"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +144,23 @@ class LegacyRequests:
         async def send(asked: Json) -> Forwarded:
             # Looked up anew, because a user may think for minutes.
             now = self._present(method, asked, route)
-            return await forward(
-                self._dispatch, method, now, asked, line.notify, served=served, session_id=session.id, sink=line.sink
-            )
+            try:
+                return await forward(
+                    self._dispatch,
+                    method,
+                    now,
+                    asked,
+                    line.notify,
+                    served=served,
+                    session_id=session.id,
+                    sink=line.sink,
+                )
+            finally:
+                if served.backend is not None:
+                    session.called(Place(served.backend, now.owner))
 
-        # A null is no feature; a server may take the member alone for one.
-        said = session.capabilities.items()
-        declared = {name: value for name, value in said if name not in _GONE and value is not None}
-        declared = without_tasks(declared)  # Nobody of this era can ask for a task of 2026-07-28.
-        return await in_rounds(send, with_log_level(params, session.log_level), AskedClient(declared, line.ask))
+        asked = AskedClient(session.declared_to_servers, line.ask)
+        return await in_rounds(send, with_log_level(params, session.log_level), asked)
 
     def _present(self, method: str, params: Json, known: Route) -> Route:
         """The route as it is now; the known one when the name is gone, so that dispatch says what that means."""

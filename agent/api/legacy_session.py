@@ -17,8 +17,10 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 
 from agent.api.event_stream import EventStream
+from agent.client_events import Place
 from agent.core.exact_json import read_json
 from agent.core.raw_json import Bytes
+from agent.core.tasks import without_tasks
 from agent.errors import NOT_EXECUTED, AnswerCut
 from agent.model import Json
 from agent.subscriptions import Subscriber
@@ -32,6 +34,10 @@ CALLS_MAX: Final = 256
 NOTES_MAX: Final = 2_010
 # What the reference clients take as one event.
 QUESTION_BYTES_MAX: Final = 1 << 20
+# Servers that a client calls, and replicas of each.
+PLACES_MAX: Final = 256
+# Declared at `initialize`, unknown to 2026-07-28 under this name.
+_GONE: Final = frozenset({"tasks"})
 # To tell a client that a question is off, before whoever called that off goes on.
 _CANCEL_NOTE_TIMEOUT_S: Final = 1.0
 
@@ -48,6 +54,7 @@ class Session:
     `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
     `log_level`: what `logging/setLevel` asked for. `subscriber`: what stands for it since `resources/subscribe`.
     `stream`: the open GET stream. `deaf`: no answer of the client can come any more.
+    `chore`: tells servers that the client's roots have changed, which they have not heard while `roots_untold`.
     """
 
     id: str
@@ -58,6 +65,9 @@ class Session:
     subscriber: Subscriber[str] | None = None
     stream: EventStream | None = None
     deaf: bool = False
+    roots_untold: bool = False
+    chore: asyncio.Task[None] | None = None
+    _places: dict[Place, None] = field(default_factory=dict)
     # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.
     _notes: dict[bytes | str, None] = field(default_factory=dict)
     _notes_lost: bool = False
@@ -75,6 +85,26 @@ class Session:
         """What the client declared of itself."""
         capabilities: Json = read_json(self.declared)
         return capabilities
+
+    @property
+    def declared_to_servers(self) -> Json:
+        """The same as servers hear it, whatever their era."""
+        # A null is no feature; a server may take the member alone for one.
+        said = self.capabilities.items()
+        declared = {name: value for name, value in said if name not in _GONE and value is not None}
+        return without_tasks(declared)  # Nobody of this era can ask for a task of 2026-07-28.
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where calls of this client went."""
+        return tuple(self._places)
+
+    def called(self, place: Place) -> None:
+        """A call went there; of too many places, who is not called any more is forgotten first."""
+        self._places.pop(place, None)
+        self._places[place] = None
+        if len(self._places) > PLACES_MAX:
+            del self._places[next(iter(self._places))]
 
     @property
     def busy(self) -> bool:
@@ -190,6 +220,8 @@ class Session:
         self._notes.clear()
         for task in self._calls.values():
             _cancel_once(task)
+        if self.chore is not None:
+            self.chore.cancel()
         if self.stream is not None:
             self.stream.end()
 

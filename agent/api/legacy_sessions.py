@@ -35,10 +35,16 @@ class Sessions:
     """The table. Its one writer is the event loop; between the two halves of `cleanup_ctx` it is open."""
 
     def __init__(
-        self, record: Callable[[str], None], *, sessions_max: int = SESSIONS_MAX, idle_max_s: float = IDLE_MAX_S
+        self,
+        record: Callable[[str], None],
+        ended: Callable[[Session], Coroutine[Any, Any, None]],
+        *,
+        sessions_max: int = SESSIONS_MAX,
+        idle_max_s: float = IDLE_MAX_S,
     ) -> None:
-        """`record` counts what happens to sessions, by a word (docs/metrics.md)."""
+        """`record` counts what happens to sessions, by a word (docs/metrics.md); `ended` tells whom it concerns."""
         self._record = record
+        self._ended = ended
         self._sessions_max = sessions_max
         self._idle_max_s = idle_max_s
         # Longest unused first.
@@ -121,6 +127,8 @@ class Sessions:
             log.info("MCP session ended", extra={"why": why, "age_idle_s": round(_now_s() - session.used_at_s)})
             self._record(why)
             session.end()
+            if self._tasks is not None:  # Else the node ends, and who keeps anything gives it up in time.
+                self.start_task(self._ended(session), "tell of a session that ended")
 
     async def stream(self, session: Session, request: web.Request) -> web.StreamResponse:
         """Serve the session's standing stream; it takes the place of one that a client may have lost."""

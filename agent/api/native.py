@@ -23,37 +23,41 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from agent.api.answer import Answer, SlowAnswers
 from agent.api.asgi_bridge import AsgiBridge
 from agent.api.catalogue import LISTS, Catalogue
+from agent.api.client_changes import as_mcp_error
 from agent.api.forwarding import Served, forward, logged, written
 from agent.api.incoming import read_body, speaks_json
 from agent.api.search import unwrapped
 from agent.api.task_requests import check_task_header
+from agent.client_events import ClientEvents
 from agent.core.exact_json import read_json
 from agent.core.route_table import Route
 from agent.core.tasks import TASK_METHODS, is_task
 from agent.dispatch import Dispatch
-from agent.errors import AnswerCut
-from agent.model import Json
+from agent.errors import AnswerCut, MeshError
+from agent.model import CLIENT_METHOD, Json
 from agent.request_state import asks
 
 log = logging.getLogger(__name__)
 
 _ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"}) | TASK_METHODS
+_ANSWERED: Final = _ROUTED | {CLIENT_METHOD}
 
 
 class NativePath:
     """The handler of one endpoint."""
 
-    def __init__(self, *, catalogue: Catalogue, dispatch: Dispatch, bridge: AsgiBridge) -> None:
+    def __init__(self, *, catalogue: Catalogue, dispatch: Dispatch, bridge: AsgiBridge, events: ClientEvents) -> None:
         self._catalogue = catalogue
         self._dispatch = dispatch
         self._bridge = bridge
+        self._events = events
         self._slow = SlowAnswers(bridge.start_task)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request."""
         method = request.headers.get("Mcp-Method", "")
         is_list = method in LISTS
-        if request.method != "POST" or not (is_list or method in _ROUTED) or not speaks_json(request):
+        if request.method != "POST" or not (is_list or method in _ANSWERED) or not speaks_json(request):
             return await self._bridge.handle(request)
         body = await read_body(request)
         if isinstance(body, web.Response):
@@ -66,6 +70,8 @@ class NativePath:
         answer = Answer(request, message["id"])
         try:
             with logged(method, params) as served:
+                if method == CLIENT_METHOD:
+                    return await answer.result(await _heard(self._events, params))
                 check_task_header(method, params, request.headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
                 inner = unwrapped(method, params)
@@ -108,6 +114,14 @@ class NativePath:
         if schema is None or not self._catalogue.has_param_headers(schema):
             return True
         return validate_mcp_param_headers(schema, params.get("arguments") or {}, headers) is None
+
+
+async def _heard(events: ClientEvents, params: Json) -> bytes:
+    """What another node hears when it told of a client of its own."""
+    try:
+        return orjson.dumps(await events.hear(params))
+    except MeshError as exc:
+        raise as_mcp_error(exc) from exc
 
 
 def _regular(body: bytes, headers: Mapping[str, str], request: web.Request) -> Json | None:

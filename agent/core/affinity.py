@@ -12,6 +12,7 @@ from agent.core.route_table import Replica
 from agent.model import AFFINITY_META_KEY, Json
 
 _DIGEST_BYTES: Final = 16
+_OF_SESSION: Final = "session:"
 
 
 def affinity_key(params: Json, session_id: str | None) -> str | None:
@@ -25,7 +26,12 @@ def affinity_key(params: Json, session_id: str | None) -> str | None:
         return explicit
     if session_id is None:
         return None
-    return "session:" + hashlib.blake2b(session_id.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return _OF_SESSION + hashlib.blake2b(session_id.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def is_of_session(affinity: str | None) -> bool:
+    """Whether a key stands for a client's session, of which its node tells when it ends."""
+    return affinity is not None and affinity.startswith(_OF_SESSION)
 
 
 def stick(replicas: Sequence[Replica], key: str, exclude: Collection[str] = frozenset()) -> Replica | None:

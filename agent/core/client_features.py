@@ -25,17 +25,21 @@ _METHOD_NOT_FOUND: Final = -32601
 _INVALID_PARAMS: Final = -32602
 
 
-def declared_features(capabilities: object) -> Json:
+def declared_features(capabilities: object, *, tells_changes: bool = False) -> Json:
     """Of a client's capabilities those that let servers ask, as `initialize` may declare them; empty for none.
 
-    Left out is what we could not keep to for the client: changes of roots, tasks, extensions.
+    Left out is what we could not keep to for the client: tasks, extensions, and changes of roots of a client that
+    cannot tell of them.
     """
     if not isinstance(capabilities, dict):
         return {}
     declared = {name: capabilities[name] for name in _WAYS if isinstance(capabilities.get(name), dict)}
-    return {
+    features = {
         name: {way: _written_of(known[way]) for way in _WAYS[name] if way in known} for name, known in declared.items()
     }
+    if tells_changes and "roots" in features and declared["roots"].get("listChanged") is True:
+        features["roots"]["listChanged"] = True
+    return features
 
 
 def _written_of(way: object) -> object:

@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
+from agent.links import rpc
 from agent.links.hello import OnNotification
 from agent.links.open_call import OnParked, OpenCall
-from agent.links.own_session import SessionDoor, SessionRefused
+from agent.links.own_session import OwnSession, SessionDoor, SessionRefused
 from agent.links.own_sessions import OwnSessions, StartTask
 from agent.links.parked import ParkedCalls, answers_of, for_retry, only_looks, refused_in
-from agent.model import Json
+from agent.model import CLIENT_METHOD, Json
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 CALL_LIFETIME_S: Final = 86_400.0
 # What is left to tell the server when a call is over may not hold us up.
 FAREWELL_TIMEOUT_S: Final = 1.0
+
+# Servers ask for changed roots at once, if at all; later they hear them with the client's next call.
+ROOTS_WAIT_S: Final = 1.0
+ROOTS_CHANGED: Final = rpc.encode_notification("notifications/roots/list_changed")
 
 _Send: TypeAlias = Callable[[SessionDoor], Awaitable[Json]]
 
@@ -73,6 +78,27 @@ class AskingCalls:
 
         call.task = self._start_task(self._serve(call, affinity, send), "call that may ask")
         return await self._attend(call, method, timeout_s, on_notification)
+
+    async def tell_of_roots(self, session: OwnSession, client: str, *, can_be_asked: bool, timeout_s: float) -> Json:
+        """Tell the server of a session that its client's roots have changed.
+
+        What it asks then is put to a client that can be asked now, and the result is `input_required`, as a call's;
+        else it waits for the client's next call.
+        """
+        told: Json = {"resultType": "complete"}
+        if not can_be_asked:
+            assert session.door is not None, "it is open"
+            await session.door.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
+            return told
+        call = OpenCall(session.features, client)
+
+        async def send(door: SessionDoor) -> Json:
+            await door.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
+            await call.quiet(ROOTS_WAIT_S)
+            return told
+
+        call.task = self._start_task(self._serve(call, client, send), "tell of changed roots")
+        return await self._attend(call, CLIENT_METHOD, timeout_s, None)
 
     async def retry(
         self, method: str, params: Json, *, timeout_s: float, on_notification: OnNotification | None

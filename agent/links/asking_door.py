@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
+from agent.core.affinity import is_of_session
 from agent.core.client_features import EVERY_FEATURE, MAY_ASK, declared_features
 from agent.errors import CallNotSent, RpcError
 from agent.links.asking_calls import AskingCalls
@@ -25,7 +26,7 @@ from agent.links.listening import Updates
 from agent.links.open_call import OnParked, unheard
 from agent.links.own_session import OpenSession, SessionDoor, SessionRefused, SharedDoor
 from agent.links.own_sessions import OwnSessions, SessionLimits
-from agent.model import Json
+from agent.model import CLIENT_METHOD, ClientEvent, Json
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ class AskingDoor:
         affinity: str | None = None,
     ) -> Json:
         """As `Door.request`; the result may be `input_required`, and then a retry of the same request goes on."""
+        if method == CLIENT_METHOD:
+            return await self._hear_of_client(params or {}, affinity, timeout_s)
         if method in _LISTS and self._lists_apart and not self._refused:
             return await self._list(method, params, timeout_s)
         features: Json = {}
@@ -125,7 +128,7 @@ class AskingDoor:
                 return await self._calls.retry(method, params, timeout_s=timeout_s, on_notification=on_notification)
             if params.get("inputResponses") is not None:
                 raise RpcError(-32602, "inputResponses came without the requestState that they answer")
-            features = declared_features((params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY))
+            features = _features_of(params, affinity)
         if method not in _CALLS or self._refused or not (features or self._own_for_all):
             return await self._shared.request(
                 method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification
@@ -139,6 +142,23 @@ class AskingDoor:
             on_notification=on_notification,
             affinity=affinity,
         )
+
+    async def _hear_of_client(self, params: Json, affinity: str | None, timeout_s: float) -> Json:
+        """A client whose affinity is a session's did something; the result may be `input_required`."""
+        if params.get("requestState") is not None:
+            return await self._calls.retry(CLIENT_METHOD, params, timeout_s=timeout_s, on_notification=None)
+        if affinity is not None and is_of_session(affinity):
+            match params.get("event"):
+                case ClientEvent.ENDED:
+                    self._own.client_ended(affinity)
+                case ClientEvent.ROOTS_CHANGED:
+                    features = _features_of(params, affinity)
+                    session = self._own.of_client(features, affinity) if "roots" in features else None
+                    if session is not None:
+                        return await self._calls.tell_of_roots(
+                            session, affinity, can_be_asked=params.get("canBeAsked") is True, timeout_s=timeout_s
+                        )
+        return {"resultType": "complete"}
 
     def end(self) -> None:
         """End whatever is open; the group's owner waits for it."""
@@ -181,6 +201,11 @@ class AskingDoor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _features_of(params: Json, affinity: str | None) -> Json:
+    capabilities = (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY)
+    return declared_features(capabilities, tells_changes=is_of_session(affinity))
 
 
 @asynccontextmanager

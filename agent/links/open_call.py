@@ -6,6 +6,7 @@ question is answered once, by the client's answer or by a refusal, and none is l
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from agent.core.client_features import refusal
 from agent.core.nesting import is_deeper_than
 from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, CallOutcomeUnknown, MeshError, RpcError
 from agent.links import rpc
+from agent.links.flag import Flag
 from agent.links.hello import OnNotification
 from agent.links.negotiation import PING
 from agent.model import Json
@@ -55,7 +57,10 @@ class TakesAnswers(Protocol):
     """The session that a call was sent in."""
 
     async def answer(self, reply: bytes, *, timeout_s: float) -> None:
-        """Send the answer to a request of the server's own. Raises `CallOutcomeUnknown`: it may never hear it."""
+        """Send a message that has no answer: the reply to a request of the server's own, or a notification.
+
+        Raises `CallOutcomeUnknown`: it may never hear it.
+        """
         ...
 
 
@@ -81,6 +86,8 @@ class OpenCall:
         self._unread: deque[tuple[str, Json]] = deque()
         self._waited_for = False
         self._outcome: Json | MeshError | None = None
+        self._asked = Flag()
+        self._settled = Flag()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -109,6 +116,7 @@ class OpenCall:
         if refused is not None:
             return rpc.encode_error(message["id"], *refused)
         self._questions[f"question-{next(self._keys)}"] = _Question(message["id"], method, params)
+        self._asked.set()
         self._wake.set()
         return None
 
@@ -132,6 +140,15 @@ class OpenCall:
         self._outcome = outcome
         self._questions.clear()
         self._wake.set()
+
+    async def quiet(self, wait_s: float) -> None:
+        """Wait until nothing is asked any more; at most `wait_s` for a first question."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._asked.wait()
+        while self._questions:
+            self._settled.clear()
+            await self._settled.wait()
 
     # What attempts do
 
@@ -172,6 +189,7 @@ class OpenCall:
             request_id = self._questions.pop(key).request_id
             replies.append(rpc.encode_error(request_id, error.code, error.message, error.data))
         self.answered |= bool(replies)
+        self._settled.set()
         if replies or not self._questions:
             self.away_since_s = None
         return replies
@@ -203,3 +221,4 @@ class OpenCall:
         for key, question in tuple(self._questions.items()):
             if question.request_id == request_id:
                 del self._questions[key]
+                self._settled.set()

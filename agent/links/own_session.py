@@ -60,8 +60,8 @@ OpenSession: TypeAlias = Callable[[Json, OnQuestion, OnNotice], AbstractAsyncCon
 class OwnSession:
     """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too.
 
-    `spent`: not to be lent to another client; `broken`: to nobody, after a bug of ours. `early`: questions from before
-    the call that they are put to.
+    `spent`: not to be lent to another client; `over`: to nobody, after a bug of ours or when its client is gone.
+    `early`: questions from before the call that they are put to.
     """
 
     features: Json
@@ -72,7 +72,7 @@ class OwnSession:
     calls: list[OpenCall] = field(default_factory=list)
     users: int = 0
     spent: bool = False
-    broken: bool = False
+    over: bool = False
     used: bool = False
     early: list[Json] = field(default_factory=list)
     keeper: asyncio.Task[None] | None = None

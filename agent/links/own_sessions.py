@@ -88,10 +88,24 @@ class OwnSessions:
             raise
         except BaseException as exc:
             session.spent = True
-            session.broken |= isinstance(exc, Exception) and not isinstance(exc, MeshError)
+            session.over |= isinstance(exc, Exception) and not isinstance(exc, MeshError)
             raise
         finally:
             self._give_back(session)
+
+    def of_client(self, features: Json, affinity: str) -> OwnSession | None:
+        """The open session with these features that serves this client; None when there is none."""
+        session = self._usable(_key(features, affinity))
+        return session if session is not None and session.door is not None else None
+
+    def client_ended(self, affinity: str) -> None:
+        """Nobody comes back for what this client has here: its sessions end, and its calls with them."""
+        for session in [one for one in self._sessions if one.key[1] == affinity]:
+            if not session.users:
+                self._end(session)
+            session.over = True
+            for call in session.calls:
+                call.give_up()
 
     def forget_timers(self) -> None:
         """Let no session expire any more; whoever owns the tasks ends them all."""
@@ -100,7 +114,7 @@ class OwnSessions:
                 session.expiry.cancel()
 
     async def _taken(self, features: Json, affinity: Hashable) -> OwnSession:
-        key = (orjson.dumps(features, option=orjson.OPT_SORT_KEYS), affinity)
+        key = _key(features, affinity)
         reclaimed: OwnSession | None = None
         while True:
             session = self._usable(key)
@@ -131,7 +145,7 @@ class OwnSessions:
 
     def _usable(self, key: tuple[bytes, Hashable]) -> OwnSession | None:
         shared = key[1] is not None
-        fitting = [one for one in self._sessions if one.key == key and not one.broken and (shared or not one.users)]
+        fitting = [one for one in self._sessions if one.key == key and not one.over and (shared or not one.users)]
         return fitting[-1] if fitting else None
 
     def _make_room(self) -> bool:
@@ -179,7 +193,7 @@ class OwnSessions:
         if session.users or session not in self._sessions:
             return
         of_one_client = session.key[1] is not None
-        is_over = session.broken or session.door is None or session.door.lost.is_set()
+        is_over = session.over or session.door is None or session.door.lost.is_set()
         if is_over or (session.spent and not of_one_client):
             self._end(session)
             return
@@ -247,6 +261,10 @@ class OwnSessions:
                 pause_s = min(2 * pause_s, STREAM_PAUSE_MAX_S)
         finally:
             late.cancel()
+
+
+def _key(features: Json, affinity: Hashable) -> tuple[bytes, Hashable]:
+    return orjson.dumps(features, option=orjson.OPT_SORT_KEYS), affinity
 
 
 def _now_s() -> float:

@@ -51,12 +51,18 @@ async def node_before(spec: ServerSpec, folder: Path, hops: int) -> AsyncIterato
 
 @asynccontextmanager
 async def scene(
-    folder: Path, hops: int = 1, diary: Diary | None = None, *, own: bool = False
+    folder: Path,
+    hops: int = 1,
+    diary: Diary | None = None,
+    *,
+    own: bool = False,
+    seen: list[dict[str, str]] | None = None,
 ) -> AsyncIterator[RunningNode]:
-    """The same with a server over HTTP."""
+    """The same with a server over HTTP; `seen` takes the heads of its requests."""
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(http_app(session_asking_server(diary or Diary())))
-        base = await stack.enter_async_context(serving(Front(app, refuse_modern=400)))
+        base = await stack.enter_async_context(serving(asked := Front(app, refuse_modern=400)))
+        asked.seen = asked.seen if seen is None else seen
         spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, own_sessions=own)
         yield await stack.enter_async_context(node_before(spec, folder, hops))
 

@@ -39,6 +39,7 @@ class Session:
     heard: list[Json] = field(default_factory=list)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     on_change: Callable[[str], None] = lambda _: None
+    on_heard: Callable[[], object] = lambda: None
     asked_early: bytes | None = None
 
     @property
@@ -98,6 +99,7 @@ class Session:
     async def answer(self, reply: bytes, *, timeout_s: float) -> None:  # noqa: ARG002 - the protocol's signature
         self.heard.append(orjson.loads(reply))
         self.answered.set()
+        self.on_heard()
 
     def use_token(self, token: str) -> None:
         """Nothing is shown."""

@@ -32,6 +32,12 @@ def test_a_server_hears_of_the_features_that_it_may_use_and_of_nothing_else(
     assert declared_features(capabilities) == features
 
 
+@pytest.mark.parametrize(("told", "passes"), [(True, True), (False, False), ("yes", False), (None, False)])
+def test_changes_of_roots_are_declared_for_a_client_that_can_tell_of_them(told: object, passes: bool) -> None:
+    features = declared_features({"roots": {"listChanged": told}, "sampling": {}}, tells_changes=True)
+    assert features == {"roots": {"listChanged": True} if passes else {}, "sampling": {}}
+
+
 @pytest.mark.parametrize(
     ("features", "method", "params", "code"),
     [

@@ -23,9 +23,13 @@ pytestmark = pytest.mark.looptime
 
 @asynccontextmanager
 async def table() -> AsyncIterator[Sessions]:
-    sessions = Sessions(lambda _: None, sessions_max=3)
+    sessions = Sessions(lambda _: None, unheard, sessions_max=3)
     async with asynccontextmanager(sessions.cleanup_ctx)(web.Application()):
         yield sessions
+
+
+async def unheard(_session: Session) -> None:
+    """Nobody keeps anything for a session."""
 
 
 def opened(sessions: Sessions) -> Session:

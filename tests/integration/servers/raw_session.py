@@ -40,8 +40,8 @@ class RawSession:
             assert response.status == 200
             return [message async for message in messages(response)][-1]
 
-    async def note(self, method: str, params: Json) -> None:
-        async with self.post({"jsonrpc": "2.0", "method": method, "params": params}) as response:
+    async def note(self, method: str, params: Json | None = None) -> None:
+        async with self.post({"jsonrpc": "2.0", "method": method, "params": params or {}}) as response:
             assert response.status == 202
 
     async def reply(self, message: Json, **outcome: Any) -> None:

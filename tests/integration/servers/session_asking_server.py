@@ -11,6 +11,7 @@ from typing import Any
 
 import mcp_types as types
 from fastmcp import Context, FastMCP
+from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import server as lowlevel_server
 from mcp.server.runner import serve_loop
 from mcp.shared.exceptions import MCPError
@@ -21,11 +22,12 @@ WORD: dict[str, Any] = {"type": "object", "properties": {"word": {"type": "strin
 
 @dataclass
 class Diary:
-    """What happened inside the server."""
+    """What happened inside the server; `roots`: what it was answered when it heard that they had changed."""
 
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     runs: list[str] = field(default_factory=list)
+    roots: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
 
 def session_asking_server(diary: Diary) -> FastMCP:
@@ -33,6 +35,13 @@ def session_asking_server(diary: Diary) -> FastMCP:
     server: FastMCP = FastMCP("kit")
     _add_tools(server, diary)
     _add_tools_about_sessions(server)
+
+    async def hear_of_roots(ctx: ServerRequestContext[Any, Any], _: types.NotificationParams) -> None:
+        known = await ctx.session.send_request(types.ListRootsRequest(), types.ListRootsResult)
+        diary.roots.put_nowait(str(known.roots[0].uri))
+
+    low = server._mcp_server
+    low.add_notification_handler("notifications/roots/list_changed", types.NotificationParams, hear_of_roots)
 
     @server.prompt
     async def introduce(ctx: Context) -> str:
