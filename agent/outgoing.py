@@ -16,6 +16,7 @@ from agent.errors import (
     CallNotSent,
     CallOutcomeUnknown,
     CallTimedOut,
+    ProtocolBroken,
     RefusedElsewhere,
     RpcError,
 )
@@ -34,6 +35,8 @@ from agent.model import (
 # A call may pass at most this many nodes across gateways; more means a loop nobody wanted.
 HOPS_MAX: Final = 3
 _METHOD_NOT_FOUND: Final = -32601
+# JSON-RPC's own: what a node answers whose server's answer was none.
+INTERNAL_ERROR: Final = -32603
 
 _OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY)
 
@@ -83,19 +86,24 @@ def refuse_what_needs_tasks(route: Route, era: Era | None) -> None:
         )
 
 
-def told_failure(error: RpcError, route: Route, replica: Replica, spec: BackendSpec) -> CallFailed | None:
+def told_failure(
+    error: RpcError, route: Route, replica: Replica, spec: BackendSpec
+) -> CallFailed | ProtocolBroken | None:
     """The failure that another mesh node tells by its error; None when the error is the server's own."""
     data = error.data
     if not (isinstance(spec, PeerSpec) and is_trusted(route, replica) and isinstance(data, dict)):
         return None
     if data.get(OWN_WORD_KEY) is not True:
         return None
+    message = error.message.removeprefix(f"{route.public_name}: ")  # We say that in our turn.
     match error.code, data.get("outcome"):
         case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:
             return RefusedElsewhere(error.message)
         case int(code), Fate.UNKNOWN if code == OUTCOME_UNKNOWN:
             kind = CallTimedOut if data.get("timed_out") is True else CallOutcomeUnknown
-            return kind(error.message)
+            return kind(message)
+        case int(code), Fate.UNKNOWN if code == INTERNAL_ERROR:
+            return ProtocolBroken(message)  # What its server answered is no MCP.
         case _:
             return None
 

@@ -121,7 +121,7 @@ class Session:
                 on_notification=on_notification,
                 affinity=affinity,
             )
-        except CallFailed:
+        except (CallFailed, ProtocolBroken):
             self._doubt.set()
             raise
         else:

@@ -21,7 +21,7 @@ from agent.model import (
     ServerScope,
     ServerSpec,
 )
-from tests.integration.servers.hosting import Script, Seen, discovered, rpc_error, rpc_result, scripted
+from tests.integration.servers.hosting import Script, Seen, discovered, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 
 TOOLS = [
@@ -33,6 +33,10 @@ Answer = Callable[[Seen], Awaitable[tuple[bytes | None, bool]]]
 
 async def reset(_: Seen) -> tuple[None, bool]:
     return None, False
+
+
+async def nonsense(_: Seen) -> tuple[bytes, bool]:
+    return http(200, b"<html>", kind="text/html"), True
 
 
 @dataclass
@@ -111,23 +115,25 @@ def _replicas(node: RunningNode) -> int:
     return 0 if route is None else len(route.replicas)
 
 
-async def test_a_reading_call_that_breaks_is_answered_by_the_other_replica(tmp_path: Path) -> None:
+@pytest.mark.parametrize("breaks", [reset, nonsense])
+async def test_a_reading_call_that_breaks_is_answered_by_the_other_replica(breaks: Answer, tmp_path: Path) -> None:
     async with scene(tmp_path) as now:
-        now.kits["two"].instead = reset
+        now.kits["two"].instead = breaks
         assert {await now.call("look") for _ in range(8)} == {"three"}
         assert now.kits["two"].asked, "the broken one was never asked"
         assert now.sum_of("mesh_retries_total") == len(now.kits["two"].asked)
 
 
+@pytest.mark.parametrize(("breaks", "code"), [(reset, OUTCOME_UNKNOWN), (nonsense, -32603)])
 async def test_a_writing_call_that_breaks_is_never_done_twice_and_says_where_it_may_have_been_done(
-    tmp_path: Path,
+    breaks: Answer, code: int, tmp_path: Path
 ) -> None:
     async with scene(tmp_path) as now:
         for kit in now.kits.values():
-            kit.instead = reset
+            kit.instead = breaks
         failure = await now.failure("write")
         assert now.asked() == 1
-        assert failure.code == OUTCOME_UNKNOWN
+        assert failure.code == code
         (name,) = (name for name, kit in now.kits.items() if kit.asked)
         replica = next(view.key for view in now.front.mesh.views() if name in view.spec.name)
         assert failure.data == {"outcome": "unknown", "timed_out": False, "replica": replica, "bytes_sent": True}

@@ -27,6 +27,7 @@ from tests.unit.fleet import OK, Answer, after, alike, fleet, own_server
 READ_ONLY: Json = {"readOnlyHint": True}
 SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed", OWN_WORD_KEY: True})
 SAID_PERHAPS = RpcError(OUTCOME_UNKNOWN, "kit__do: lost", {"outcome": "unknown", "timed_out": True, OWN_WORD_KEY: True})
+SAID_GARBAGE = RpcError(-32603, "kit__do: html", {"outcome": "unknown", "timed_out": False, OWN_WORD_KEY: True})
 
 pytestmark = pytest.mark.looptime(start=1000.0)
 
@@ -39,7 +40,7 @@ async def test_what_was_certainly_not_executed_is_done_by_another_replica(failur
 
 
 @pytest.mark.parametrize(
-    "failure", [CallOutcomeUnknown("reset"), CallTimedOut("late"), ProtocolBroken("html"), SAID_PERHAPS]
+    "failure", [CallOutcomeUnknown("reset"), CallTimedOut("late"), ProtocolBroken("html"), SAID_PERHAPS, SAID_GARBAGE]
 )
 @pytest.mark.parametrize("annotations", [None, READ_ONLY, {"idempotentHint": True}])
 async def test_an_unknown_outcome_is_tried_again_only_where_that_does_no_harm(
@@ -93,6 +94,17 @@ async def test_a_tools_own_error_is_an_answer() -> None:
     now = fleet(a=[result], b=[result])
     assert [await now.call() for _ in range(20)] == [result] * 20
     assert not now.dispatch.balance().ejected
+
+
+async def test_a_node_whose_server_answers_garbage_is_no_better_than_the_server() -> None:
+    now = fleet(a=[SAID_GARBAGE], b=[after(0.005, OK)])
+    for _ in range(20):
+        await _ignoring(now.call())
+    assert now.counts()["a"] == 1
+    alone = fleet(a=[SAID_GARBAGE])
+    with pytest.raises(CallUnanswered, match=r"^html$") as caught:
+        await alone.call()
+    assert caught.value.broken
 
 
 async def test_no_replica_is_asked_twice_and_no_more_than_three() -> None:

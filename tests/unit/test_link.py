@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.errors import AuthRefused, CallNotSent, CallTimedOut, RpcError, Unreachable
+from agent.errors import AuthRefused, CallNotSent, CallTimedOut, MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.links.listening import RESOURCES
 from agent.links.session import RELIST_AFTER_FAILURE_S
 from agent.model import Json, LinkState, NodeIdentity
@@ -296,18 +296,19 @@ async def test_one_missed_probe_changes_nothing_the_second_is_suspect_the_third_
         assert side.closed == len(side.doors) == 1
 
 
-async def test_a_call_without_an_answer_is_reason_to_probe_at_once() -> None:
+@pytest.mark.parametrize("failure", [CallTimedOut("no answer"), ProtocolBroken("HTML")])
+async def test_a_call_without_an_answer_is_reason_to_probe_at_once(failure: MeshError) -> None:
     side = OtherSide()
-    side.calling = lambda: CallTimedOut("no answer")
+    side.calling = lambda: failure
     async with running_link(side) as rig:
         await rig.ready()
-        with pytest.raises(CallTimedOut):
+        with pytest.raises(type(failure)):
             await rig.link.request("tools/call", {}, timeout_s=1)
         await asyncio.sleep(0.1)
         assert len(side.probes) == 1
         assert rig.link.view.state is LinkState.READY  # It answered: the tool is slow, not the backend.
         side.probe = side.dial = unreachable
-        with pytest.raises(CallTimedOut):
+        with pytest.raises(type(failure)):
             await rig.link.request("tools/call", {}, timeout_s=1)
         began_at_s = now_s()
         assert await rig.down() - began_at_s < 1.0
