@@ -74,16 +74,20 @@ class _Reading:
     def read_all(self, kind: RouteKind, entries: tuple[Json, ...]) -> None:
         """Take the entries of one kind, up to the limit, each name once."""
         seen: set[str] = set()
-        for entry in entries[:ENTRIES_MAX]:
+        room = ENTRIES_MAX
+        for entry in entries:
             try:
                 name = _own_name(kind, entry, seen)
                 origin = self._origin(entry, name)
-                if origin is not None:
-                    self._take(kind, entry, name, origin)
+                if origin is None:
+                    continue  # What we do not import takes no place: a node lists its management tools, too.
+                if not room:
+                    self._refuse(Refused(ConflictReason.LIMIT, f"{kind}s beyond {ENTRIES_MAX}"))
+                    break
+                room -= 1
+                self._take(kind, entry, name, origin)
             except Refused as refused:
                 self._refuse(refused)
-        if len(entries) > ENTRIES_MAX:
-            self._refuse(Refused(ConflictReason.LIMIT, f"{kind}s beyond {ENTRIES_MAX}"))
 
     def result(self) -> Imported:
         """The frozen outcome."""

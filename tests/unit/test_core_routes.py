@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import pytest
 
-from agent.core.candidates import ENTRIES_MAX, REFUSALS_MAX
 from agent.core.route_table import Conflict, ConflictReason, Contribution, ContributionKind, RouteKind, RouteTable
 from agent.core.routes import KEPT_FOR_S, KEPT_MAX, build_routes, changed_kinds, is_outdated, local_contributions
 from agent.model import ORIGIN_META_KEY, Json, NodeIdentity, Offer, PeerScope, ServerScope
@@ -206,19 +205,6 @@ def test_entries_without_a_name_and_names_listed_twice_are_refused() -> None:
     table = build_routes([_server("s", offer)], OWN)
     assert _listed(table) == ["home__s__a"]
     assert _said(table) == [("", "malformed"), ("a", "duplicate"), ("b", "malformed")]
-
-
-def test_what_one_backend_lists_beyond_the_limit_is_dropped_and_named() -> None:
-    table = build_routes([_server("s", _tools(*(f"t{n}" for n in range(ENTRIES_MAX + 1))))], OWN)
-    assert len(table.listed_tools()) == ENTRIES_MAX
-    assert _said(table) == [(f"tools beyond {ENTRIES_MAX}", ConflictReason.LIMIT)]
-
-
-def test_a_peer_that_gets_everything_wrong_does_not_flood_the_status() -> None:
-    many = _peer(NODE_B, _server("s", _tools(*(f"t{n}" for n in range(500))), node=NODE_B))
-    table = build_routes([_lie(many, server="other")], OWN)
-    assert len(table.conflicts) == REFUSALS_MAX + 1
-    assert (f"{500 - REFUSALS_MAX} more entries", ConflictReason.LIMIT) in _said(table)
 
 
 # Two of one name
