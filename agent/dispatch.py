@@ -9,7 +9,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from agent.core.affinity import affinity_key
 from agent.core.outlier import outcome_of
@@ -20,25 +20,18 @@ from agent.core.tasks import shown_task
 from agent.errors import (
     AnswerCut,
     CallNotSent,
-    CallOutcomeUnknown,
     CallRefused,
-    CallTimedOut,
-    CallUnanswered,
     MeshError,
-    RefusedElsewhere,
     RpcError,
 )
 from agent.links.large_answer import ResultSink, result_sink
 from agent.links.param_headers import ParamHeaders
 from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
-from agent.outgoing import may_pass_unread, outgoing, refuse_what_needs_tasks, told_failure
+from agent.outgoing import ended, may_pass_unread, outgoing, refuse_what_needs_tasks, told_failure
 from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
 from agent.request_state import RequestStates
 
 log = logging.getLogger(__name__)
-
-# What a client is told beside the failure itself.
-_WHY_NOT_AGAIN: Final = {Step.LATE: "; the deadline has passed", Step.SPENT: "; the retry budget is spent"}
 
 OnNotification = Callable[[str, Json], Awaitable[None]]
 
@@ -198,7 +191,7 @@ class Dispatch:
             step = Step.ENOUGH
         if told is None:
             raise CallRefused(f"{route.public_name} was not executed: no replica is connected")
-        raise _ended(call, told, step) from told.failure
+        raise ended(call.route, told.replica, told.failure, step) from told.failure
 
     def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
         """Decide whether `replica` is asked now, and charge that to the budget."""
@@ -285,19 +278,6 @@ class Dispatch:
     def _up_since_s(self, backend_key: str) -> float | None:
         link = self._link(backend_key)
         return None if link is None else link.view.ready_at_s
-
-
-def _ended(call: _Call, failed: _Failed, step: Step) -> CallRefused | CallUnanswered:
-    """The one clear error of a call that nobody answered."""
-    failure, backend = failed.failure, failed.replica.backend_key
-    text = f"{failure}{_WHY_NOT_AGAIN.get(step, '')}"
-    if fate_of(failure) is Fate.NOT_EXECUTED:
-        if not isinstance(failure, RefusedElsewhere):  # The other node has said so already, in these words.
-            text = f"{call.route.public_name} was not executed: {text}"
-        return CallRefused(text, backend=backend, bytes_sent=not isinstance(failure, CallNotSent))
-    timed_out = isinstance(failure, CallTimedOut)
-    broken = not isinstance(failure, CallOutcomeUnknown)
-    return CallUnanswered(text, backend=backend, timed_out=timed_out, broken=broken)
 
 
 def _now_s() -> float:

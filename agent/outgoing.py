@@ -1,4 +1,4 @@
-"""What a forwarded request says to its next hop, and what the next hop's refusal means.
+"""What a forwarded request says to its next hop, what the next hop's refusal means, and what its caller is told.
 
 Called by dispatch for each attempt, and by the edge where an error is told. Pure. The one rule: our own words in
 `_meta` go to mesh nodes only, and what a server says in words of ours is never taken for a node's.
@@ -6,7 +6,7 @@ Called by dispatch for each attempt, and by the edge where an error is told. Pur
 
 from typing import Final
 
-from agent.core.retry import Fate, deadline_ms_to_tell, is_trusted
+from agent.core.retry import Fate, Step, deadline_ms_to_tell, fate_of, is_trusted
 from agent.core.route_table import Replica, Route
 from agent.core.tasks import TASK_METHODS
 from agent.errors import (
@@ -15,7 +15,10 @@ from agent.errors import (
     CallFailed,
     CallNotSent,
     CallOutcomeUnknown,
+    CallRefused,
     CallTimedOut,
+    CallUnanswered,
+    MeshError,
     ProtocolBroken,
     RefusedElsewhere,
     RpcError,
@@ -37,6 +40,9 @@ HOPS_MAX: Final = 3
 _METHOD_NOT_FOUND: Final = -32601
 # JSON-RPC's own: what a node answers whose server's answer was none.
 INTERNAL_ERROR: Final = -32603
+
+# What a client is told beside the failure itself.
+_WHY_NOT_AGAIN: Final = {Step.LATE: "; the deadline has passed", Step.SPENT: "; the retry budget is spent"}
 
 _OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY)
 
@@ -106,6 +112,18 @@ def told_failure(
             return ProtocolBroken(message)  # What its server answered is no MCP.
         case _:
             return None
+
+
+def ended(route: Route, replica: Replica, failure: MeshError, step: Step) -> CallRefused | CallUnanswered:
+    """The one clear error of a call that nobody answered; `step` says why it was not sent again."""
+    text = f"{failure}{_WHY_NOT_AGAIN.get(step, '')}"
+    if fate_of(failure) is Fate.NOT_EXECUTED:
+        if not isinstance(failure, RefusedElsewhere):  # The other node has said so already, in these words.
+            text = f"{route.public_name} was not executed: {text}"
+        return CallRefused(text, backend=replica.backend_key, bytes_sent=not isinstance(failure, CallNotSent))
+    timed_out = isinstance(failure, CallTimedOut)
+    broken = not isinstance(failure, CallOutcomeUnknown)
+    return CallUnanswered(text, backend=replica.backend_key, timed_out=timed_out, broken=broken)
 
 
 def own_word(params: Json, data: Json) -> Json:
