@@ -24,10 +24,10 @@ from agent.errors import (
     MeshError,
     RpcError,
 )
-from agent.links.large_answer import ResultSink, result_sink
 from agent.links.param_headers import ParamHeaders
+from agent.links.result_sink import LargeResult, ResultSink
 from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
-from agent.outgoing import ended, may_pass_unread, outgoing, refuse_what_needs_tasks, told_failure
+from agent.outgoing import ended, large_result, outgoing, refuse_what_needs_tasks, told_failure
 from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
 from agent.request_state import RequestStates
 
@@ -58,6 +58,7 @@ class CallableLink(Protocol):
         headers: Mapping[str, str] | None = None,
         on_notification: OnNotification | None = None,
         affinity: str | None = None,
+        large: LargeResult | None = None,
     ) -> Json:
         """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when no door is open."""
         ...
@@ -234,8 +235,9 @@ class Dispatch:
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, self._own_timeout_s(link))
         self._accounts.begin(attempt)
         outcome = "cancelled"
-        sink = call.sink if may_pass_unread(call.method, call.params, call.route, replica, link.spec) else None
-        token = result_sink.set(sink and sink.noting(lambda: self._accounts.answered(attempt, _now_s())))
+        large = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
+        if large is not None:
+            large.when_begun(lambda: self._accounts.answered(attempt, _now_s()))
         try:
             result = await link.request(
                 call.method,
@@ -244,6 +246,7 @@ class Dispatch:
                 headers=headers,
                 on_notification=call.on_notification,
                 affinity=call.affinity,
+                large=large,
             )
         except RpcError as exc:
             told = told_failure(exc, call.route, replica, link.spec)
@@ -259,7 +262,6 @@ class Dispatch:
             result = shown_task(call.method, call.params, result, replica, link.view, own_node_id=self._node_id)
             return self._states.wrapped(call.method, call.route, replica, result, _now_s())
         finally:
-            result_sink.reset(token)
             self._accounts.finish(attempt, outcome, _now_s())
 
     def _remaining_s(self, call: _Call, link: CallableLink | None, now_s: float) -> float:

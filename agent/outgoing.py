@@ -23,6 +23,8 @@ from agent.errors import (
     RefusedElsewhere,
     RpcError,
 )
+from agent.links.large_answer import result_walk
+from agent.links.result_sink import LargeResult, ResultSink
 from agent.model import (
     AFFINITY_META_KEY,
     DEADLINE_META_KEY,
@@ -68,13 +70,17 @@ def outgoing(
     return named
 
 
-def may_pass_unread(method: str, params: Json, route: Route, replica: Replica, spec: BackendSpec) -> bool:
-    """Whether nothing in a result has to be renamed: another node's names are ours, unless it was asked by an alias."""
-    if not isinstance(spec, PeerSpec) or replica.node_id is None or not route.uris(replica).changes_nothing:
-        return False
-    if method in TASK_METHODS:
-        return bool(params["taskId"] == replica.remote_name)
-    return method != "resources/read" or params["uri"] == replica.remote_name
+def asked_uri(method: str, params: Json, replica: Replica) -> tuple[str, str] | None:
+    """The URI that `replica` is asked for, and the one that its client asked for; None where nobody asks for one."""
+    return (replica.remote_name, params["uri"]) if method == "resources/read" else None
+
+
+def large_result(sink: ResultSink, method: str, route: Route, params: Json, replica: Replica) -> LargeResult | None:
+    """How a large result of `replica` gets to `sink`; None where more than a few URIs has to be renamed."""
+    uris = route.uris(replica)
+    if method in TASK_METHODS and not (uris.changes_nothing and params["taskId"] == replica.remote_name):
+        return None
+    return LargeResult(sink, lambda: result_walk(uris.places(method, asked_uri(method, params, replica)), sink.added))
 
 
 def refuse_what_needs_tasks(route: Route, era: Era | None) -> None:

@@ -18,6 +18,7 @@ from agent.links.hello import Hello, ListenNotSupported
 from agent.links.link import Link
 from agent.links.link_hooks import LinkHooks
 from agent.links.mesh_door import OpenDoor
+from agent.links.result_sink import LargeResult
 from agent.model import BackendSpec, Era, HttpTarget, Json, NodeIdentity, PeerSource, PeerSpec
 
 OWN = NodeIdentity("id-own", "own")
@@ -109,6 +110,7 @@ class ScriptedDoor:
         headers: Mapping[str, str] | None = None,  # noqa: ARG002 - the protocol's signature
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,  # noqa: ARG002 - as above
         affinity: str | None = None,  # noqa: ARG002 - as above
+        large: LargeResult | None = None,  # noqa: ARG002 - as above
     ) -> Json:
         if method != "tools/list":
             if self._side.calling is not None and (failure := self._side.calling()) is not None:

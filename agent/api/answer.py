@@ -17,8 +17,8 @@ from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 
 from agent.api.asgi_exchange import WRITE_TIMEOUT_S
 from agent.core.raw_json import Bytes
-from agent.links.large_answer import ResultSink, outcome_comment
-from agent.model import OUTCOME_HEADER, Json
+from agent.links.result_sink import ResultSink
+from agent.model import Json
 
 log = logging.getLogger(__name__)
 
@@ -54,25 +54,25 @@ class Answer:
         """Tell the client something before the result."""
         await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
-    async def result(self, *result: Bytes, outcome: str | None = None) -> web.StreamResponse:
-        """End with a result, given as JSON without line breaks, in parts that follow each other.
-
-        `outcome`: what a node that passes it on need not look for (`OUTCOME_HEADER`).
-        """
+    async def result(self, *result: Bytes) -> web.StreamResponse:
+        """End with a result, given as JSON without line breaks, in parts that follow each other."""
         size_bytes = sum(map(len, result))
         if size_bytes <= _SLICE_BYTES:
             return await self._finish(b"".join((self._head(), *result, b"}")), 200)
         # Sent as views of itself: as one body it would be copied at each layer on its way.
-        await self._begin(size_bytes, outcome)
+        await self._begin(size_bytes)
         for part in result:
             await self._part(part)
         await self._end()
         assert self._stream is not None
         return self._stream
 
-    def sink(self) -> ResultSink:
-        """The way for a result that is sent while it comes; `begun` is the answer then, `cut` ends a part of one."""
-        return ResultSink(self._begin, self._part, self._end)
+    def sink(self, added: Json) -> ResultSink:
+        """The way for a result that is sent while it comes; `begun` is the answer then, `cut` ends a part of one.
+
+        `added`: members that the client needs in it.
+        """
+        return ResultSink(self._begin, self._part, self._end, added)
 
     @property
     def begun(self) -> web.StreamResponse | None:
@@ -112,22 +112,21 @@ class Answer:
     def _head(self) -> bytes:
         return b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":'
 
-    async def _begin(self, size_bytes: int | None, outcome: str | None) -> None:
+    async def _begin(self, size_bytes: int | None = None) -> bool:
         if self._gone:
             raise ConnectionResetError("the client has gone")
         self._result_begun, head = True, self._head()
         async with self._write_deadline():
             if self._stream is None:
-                headers = {"Content-Type": "application/json"} | ({OUTCOME_HEADER: outcome} if outcome else {})
-                self._stream = web.StreamResponse(headers=headers)
+                self._stream = web.StreamResponse(headers={"Content-Type": "application/json"})
                 if size_bytes is not None:
                     self._stream.content_length = len(head) + size_bytes + 1
                 self._tail = b"}"
                 await self._stream.prepare(self._request)
             else:
-                told = outcome_comment(outcome) if outcome else b""
-                head, self._tail = told + b"event: message\r\ndata: " + head, b"}\r\n\r\n"
+                head, self._tail = b"event: message\r\ndata: " + head, b"}\r\n\r\n"
             await self._stream.write(head)
+        return True
 
     async def _part(self, part: Bytes) -> None:
         assert self._stream is not None

@@ -27,9 +27,9 @@ from agent.core.raw_json import Bytes, exact
 from agent.core.route_table import Route
 from agent.dispatch import Dispatch, Forwarded, OnNotification
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
-from agent.links.large_answer import ResultSink
+from agent.links.result_sink import ResultSink
 from agent.model import LOOK_META_KEY, PROBE_META_KEY, Json
-from agent.outgoing import own_word, servers_word
+from agent.outgoing import asked_uri, own_word, servers_word
 from agent.request_state import StateRefused, asks
 
 log = logging.getLogger("agent.mcp")
@@ -137,7 +137,7 @@ def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
 def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: Json) -> Forwarded:
     """The same with the URIs of resources as clients know them, and what they asked for as they asked for it."""
     codec, replica = route.uris(forwarded.replica), forwarded.replica
-    asked = (replica.remote_name, params["uri"]) if method == "resources/read" else None
+    asked = asked_uri(method, params, replica)
     if codec.result(method, forwarded.result, asked) is forwarded.result:
         return forwarded
     # Written anew, so its numbers count; most results never get here.
@@ -155,16 +155,16 @@ def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) ->
     if not modern:
         fit = _fit(method, result, modern=False)
         return (raw,) if len(fit) == len(result) else (_dumped(fit, route, forwarded),)
-    missing = {member: value for member, value in _added(method).items() if member not in result}
+    missing = {member: value for member, value in added(method).items() if member not in result}
     if not missing:
         return (raw,)
     head = orjson.dumps(missing)
     return (head[:-1] + b",", raw[1:]) if result else (head,)
 
 
-def shaped(method: str, route: Route, forwarded: Forwarded, *, modern: bool) -> Json:
-    """The same as an object, for those who write it themselves, which they can only do to the same depth."""
-    fit = _fit(method, forwarded.result, modern=modern)
+def shaped(method: str, route: Route, forwarded: Forwarded) -> Json:
+    """The same for a client of 2026-07-28 as an object, for those who write it themselves, only to the same depth."""
+    fit = _fit(method, forwarded.result, modern=True)
     _dumped(fit, route, forwarded)
     return fit
 
@@ -173,7 +173,7 @@ def _fit(method: str, result: Json, *, modern: bool) -> Json:
     """A backend's result in the shape of the client's era; content is never touched."""
     result = exact(result)
     if modern:
-        return {**_added(method), **result}
+        return {**added(method), **result}
     if asks(result):
         raise MCPError(
             code=INVALID_PARAMS,
@@ -182,15 +182,14 @@ def _fit(method: str, result: Json, *, modern: bool) -> Json:
     return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
 
 
-def _added(method: str) -> Json:
+def added(method: str) -> Json:
     """What a result must say at 2026-07-28, unless it does."""
     return _COMPLETE_WITH_HINTS if method in _CACHEABLE else _COMPLETE
 
 
 def _dumped(result: Json, route: Route, forwarded: Forwarded) -> bytes:
     try:
-        orjson.dumps([[[[result]]]])  # As deep as an answer's envelope, which leaves `ANSWER_NESTING_MAX`.
-        return orjson.dumps(result)
+        return orjson.dumps([[[[result]]]])[4:-4]  # As deep as in an answer's envelope: it leaves `ANSWER_NESTING_MAX`.
     except orjson.JSONEncodeError as exc:
         raise _unwritable(route, forwarded) from exc
 

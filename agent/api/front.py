@@ -59,7 +59,7 @@ class MeshFront:
                 except MCPError as exc:
                     exc.error.data = with_own_numbers(exc.error.data)
                     raise
-                result: Json = with_own_numbers(shaped(ctx.method, route, forwarded, modern=True))
+                result: Json = with_own_numbers(shaped(ctx.method, route, forwarded))
                 return result
             if ctx.method in LISTS:
                 search = self._wants_search(ctx)

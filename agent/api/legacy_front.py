@@ -167,7 +167,7 @@ class LegacyFront:
             session.check_call(request_id)
         except MCPError as exc:
             return await answer.error(exc, 200)
-        line = Line(session, answer.tell, outliving(answer.sink()))
+        line = Line(session, answer.tell, outliving(answer.sink({})))
         call = self._sessions.start_task(self._call(line, method, params), f"session's {method}")
         session.add_call(request_id, call)
         try:

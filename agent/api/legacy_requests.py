@@ -8,7 +8,7 @@ out of its results.
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, ParamSpec, get_args
+from typing import Final, get_args
 
 import orjson
 from fastmcp import FastMCP
@@ -32,12 +32,10 @@ from agent.core.raw_json import Bytes
 from agent.core.route_table import Route
 from agent.dispatch import Dispatch, Forwarded
 from agent.errors import RpcError
-from agent.links.large_answer import ResultSink
+from agent.links.result_sink import ResultSink
 from agent.model import Json
 from agent.subscriptions import Subscriber
 from agent.subscriptions import Tell as TellNews
-
-P = ParamSpec("P")
 
 # What may take its time; everything else is answered at once.
 ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"})
@@ -173,19 +171,26 @@ def outliving(sink: ResultSink) -> ResultSink:
     """The sink of a call that does not end with its connection: what nobody takes any more is dropped."""
     lost = False
 
-    def kept(step: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
-        async def take(*args: P.args, **kwargs: P.kwargs) -> None:
-            nonlocal lost
-            if lost:
-                return
-            try:
-                await step(*args, **kwargs)
-            except ConnectionError:
-                lost = True
+    async def kept(step: Awaitable[object]) -> None:
+        nonlocal lost
+        try:
+            await step
+        except ConnectionError:
+            lost = True
 
-        return take
+    async def begin() -> bool:
+        await kept(sink.begin())
+        return True
 
-    return ResultSink(kept(sink.begin), kept(sink.part), kept(sink.end))
+    async def part(part: Bytes) -> None:
+        if not lost:
+            await kept(sink.part(part))
+
+    async def end() -> None:
+        if not lost:
+            await kept(sink.end())
+
+    return ResultSink(begin, part, end, sink.added)
 
 
 def _uri(params: Json) -> str:

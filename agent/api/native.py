@@ -24,18 +24,17 @@ from agent.api.answer import Answer, SlowAnswers
 from agent.api.asgi_bridge import AsgiBridge
 from agent.api.catalogue import LISTS, Catalogue
 from agent.api.client_changes import as_mcp_error
-from agent.api.forwarding import Served, forward, logged, written
+from agent.api.forwarding import Served, added, forward, logged, written
 from agent.api.incoming import read_body, speaks_json
 from agent.api.search import unwrapped
 from agent.api.task_requests import check_task_header
 from agent.client_events import ClientEvents
 from agent.core.exact_json import read_json
 from agent.core.route_table import Route
-from agent.core.tasks import TASK_METHODS, is_task
+from agent.core.tasks import TASK_METHODS
 from agent.dispatch import Dispatch
 from agent.errors import AnswerCut, MeshError
 from agent.model import CLIENT_METHOD, Json
-from agent.request_state import asks
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +94,13 @@ class NativePath:
     ) -> web.StreamResponse:
         with self._slow.kept_alive(answer.ping):
             forwarded = await forward(
-                self._dispatch, method, route, params, answer.notify, served=served, sink=answer.sink()
+                self._dispatch, method, route, params, answer.notify, served=served, sink=answer.sink(added(method))
             )
         if answer.begun is not None:
             return answer.begun
-        outcome = (
-            None if asks(forwarded.result) or is_task(forwarded.result) else "tool_error" if served.tool_error else "ok"
-        )
         parts = written(method, route, forwarded, modern=True)
         del forwarded  # While a client reads its bytes, a large result need not lie here as objects too.
-        return await answer.result(*parts, outcome=outcome)
+        return await answer.result(*parts)
 
     def _param_headers_agree(self, method: str, params: Json, headers: Mapping[str, str]) -> bool:
         if method != "tools/call":

@@ -31,7 +31,7 @@ _OPENING: Final = re.compile(
     + rb'"(?:result|error)"'
 )
 # More than the longest end of an envelope in honest white space.
-_END_BYTES_MAX: Final = 96
+END_BYTES_MAX: Final = 96
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -89,9 +89,25 @@ def answered_id(message: bytes) -> int | None:
     return None if found is None else found[0]
 
 
+def response_head(held: bytes) -> tuple[int | None, int] | None:
+    """The request's ID, if it comes before the result, and where the result begins; of a message that has begun."""
+    if head := _RESULT_LAST.match(held):
+        return int(head[1]), head.end()
+    head = _RESULT_FIRST.match(held)
+    return (None, head.end()) if head else None
+
+
+def ends_response(rest: bytes, request_id: int | None) -> bool:
+    """Whether what stands behind the result is the end of the message; `request_id`: if it has to come there."""
+    if request_id is None:
+        return _END.match(rest) is not None
+    end = _END_AFTER_RESULT.match(rest)
+    return end is not None and int(end[1]) == request_id
+
+
 def _result_in(message: bytes) -> tuple[int, int, int] | None:
     """The request's ID, and where the result begins and ends, if the message is what it looks like."""
-    tail = max(0, len(message) - _END_BYTES_MAX)
+    tail = max(0, len(message) - END_BYTES_MAX)
     if head := _RESULT_LAST.match(message):
         end = _END.search(message, tail)
         return (int(head[1]), head.end(), end.start()) if end else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from operator import is_
 from typing import Any, Final, TypeAlias
 
+from agent.core.json_walk import Place
 from agent.core.naming import local_uri, public_uri
 from agent.model import Json
 
@@ -103,6 +104,26 @@ class UriCodec:
             case _:
                 return question
 
+    def places(self, method: str, asked: tuple[str, str] | None = None) -> dict[str, Place]:
+        """Where `result` changes something in a result that asks nothing, for who walks through it."""
+        if self.changes_nothing and (asked is None or asked[0] == asked[1]):
+            return {}
+        uri = Place(text=self.public)
+        block = {"uri": uri, "resource": Place({"uri": uri})}
+        page = {_FLAT_PAGE: uri, "ui": Place({_PAGE: uri})}
+        match method:
+            case "tools/call":
+                return {"content": Place(items=Place(block)), "_meta": Place(page)}
+            case "prompts/get":
+                part = {**block, "content": Place(items=Place(block))}
+                message = Place({"content": Place(part, Place(part))})
+                return {"messages": Place(items=message), "_meta": Place(page)}
+            case "resources/read":
+                read = Place({"uri": Place(text=lambda uri: self._as_asked(uri, asked))})
+                return {"contents": Place(items=read), "_meta": Place(page)}
+            case _:
+                return {"_meta": Place(page)}
+
     def _message(self, message: _Block) -> _Block:
         if not isinstance(message, dict):
             return message
@@ -112,30 +133,27 @@ class UriCodec:
 
     def _part(self, part: _Block) -> _Block:
         """A part of a message: a block, or the blocks that a tool gave; those hold no others."""
-        match part:
-            case {"type": "tool_result", "content": list(content)}:
-                shown = self._all(content, self._block)
-                return part if shown is content else {**part, "content": shown}
-            case _:
-                return self._block(part)
+        part = self._block(part)
+        content = part.get("content") if isinstance(part, dict) else None
+        shown = self._all(content, self._block)
+        return part if shown is content else {**part, "content": shown}
 
     def _block(self, block: _Block) -> _Block:
-        """A block of content that links to a resource, or embeds one."""
-        match block:
-            case {"type": "resource_link"}:
-                return self._with_uri(block)
-            case {"type": "resource", "resource": resource}:
-                shown = self._with_uri(resource)
-                return block if shown is resource else {**block, "resource": shown}
-            case _:
-                return block
+        """A block of content that links to a resource, or embeds one; its `type` may follow behind what it says."""
+        block = self._with_uri(block)
+        resource = block.get("resource") if isinstance(block, dict) else None
+        shown = self._with_uri(resource)
+        return block if shown is resource else {**block, "resource": shown}
 
     def _with_uri(self, part: _Block, asked: tuple[str, str] | None = None) -> _Block:
         uri = part.get("uri") if isinstance(part, dict) else None
         if not isinstance(uri, str):
             return part
-        shown = asked[1] if asked is not None and uri == asked[0] else self.public(uri)
+        shown = self._as_asked(uri, asked)
         return part if shown == uri else {**part, "uri": shown}
+
+    def _as_asked(self, uri: str, asked: tuple[str, str] | None) -> str:
+        return asked[1] if asked is not None and uri == asked[0] else self.public(uri)
 
     @staticmethod
     def _all(parts: _Block, shown: Any) -> _Block:

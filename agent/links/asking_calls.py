@@ -18,6 +18,7 @@ from agent.links.open_call import OnParked, OpenCall
 from agent.links.own_session import OwnSession, SessionDoor, SessionRefused
 from agent.links.own_sessions import OwnSessions, StartTask
 from agent.links.parked import ParkedCalls, answers_of, for_retry, only_looks, refused_in
+from agent.links.result_sink import LargeResult, lift
 from agent.model import CLIENT_METHOD, Json
 
 log = logging.getLogger(__name__)
@@ -62,9 +63,11 @@ class AskingCalls:
         headers: Mapping[str, str] | None,
         on_notification: OnNotification | None,
         affinity: str | None,
+        large: LargeResult | None,
     ) -> Json:
         """The first attempt of a call, of a client with these features. As `Door.request`."""
         call = OpenCall(features, affinity)
+        taken = None if large is None else call.large_result(large.make_walk)
 
         def send(door: SessionDoor) -> Awaitable[Json]:
             return door.request(
@@ -74,10 +77,11 @@ class AskingCalls:
                 headers=headers,
                 on_notification=call.notify,
                 on_question=call.ask,
+                large=taken,
             )
 
         call.task = self._start_task(self._serve(call, affinity, send), "call that may ask")
-        return await self._attend(call, method, timeout_s, on_notification)
+        return await self._attend(call, method, timeout_s=timeout_s, on_notification=on_notification, large=large)
 
     async def tell_of_roots(self, session: OwnSession, client: str, *, can_be_asked: bool, timeout_s: float) -> Json:
         """Tell the server of a session that its client's roots have changed.
@@ -98,10 +102,16 @@ class AskingCalls:
             return told
 
         call.task = self._start_task(self._serve(call, client, send), "tell of changed roots")
-        return await self._attend(call, CLIENT_METHOD, timeout_s, None)
+        return await self._attend(call, CLIENT_METHOD, timeout_s=timeout_s)
 
     async def retry(
-        self, method: str, params: Json, *, timeout_s: float, on_notification: OnNotification | None
+        self,
+        method: str,
+        params: Json,
+        *,
+        timeout_s: float,
+        on_notification: OnNotification | None = None,
+        large: LargeResult | None = None,
     ) -> Json:
         """Another attempt of a call that is parked, with its client's answers. As `Door.request`."""
         if only_looks(params) and (asked := self._parked.look(params["requestState"])) is not None:
@@ -116,7 +126,14 @@ class AskingCalls:
         except RpcError:  # The answers cannot be written, and nobody can come with others.
             parked.give_up()
             raise
-        return await self._attend(parked, method, timeout_s, for_retry(on_notification, params), replies)
+        return await self._attend(
+            parked,
+            method,
+            timeout_s=timeout_s,
+            on_notification=for_retry(on_notification, params),
+            large=large,
+            replies=replies,
+        )
 
     def end(self) -> None:
         """Forget who is waited for; whoever owns the tasks ends them."""
@@ -126,17 +143,20 @@ class AskingCalls:
         self,
         call: OpenCall,
         method: str,
+        *,
         timeout_s: float,
-        on_notification: OnNotification | None,
+        on_notification: OnNotification | None = None,
+        large: LargeResult | None = None,
         replies: Sequence[bytes] = (),
     ) -> Json:
         """One attempt of the client: hand in its replies and wait for the result, or park the call as it asks."""
         attended = False
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as deadline:
+                lift(deadline, large)
                 await call.send(replies, timeout_s=timeout_s)
                 while True:
-                    result = await call.news(on_notification)
+                    result = await call.news(on_notification, large)
                     if result is None and not self._parked.make_room():
                         log.warning("MCP server's question refused: too many calls wait for input")
                         await _refuse(call, "Too many calls wait for input already")

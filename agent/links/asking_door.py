@@ -26,6 +26,7 @@ from agent.links.listening import Updates
 from agent.links.open_call import OnParked, unheard
 from agent.links.own_session import OpenSession, SessionDoor, SessionRefused, SharedDoor
 from agent.links.own_sessions import OwnSessions, SessionLimits
+from agent.links.result_sink import LargeResult
 from agent.model import CLIENT_METHOD, ClientEvent, Json
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ class AskingDoor:
         headers: Mapping[str, str] | None = None,
         on_notification: OnNotification | None = None,
         affinity: str | None = None,
+        large: LargeResult | None = None,
     ) -> Json:
         """As `Door.request`; the result may be `input_required`, and then a retry of the same request goes on."""
         if method == CLIENT_METHOD:
@@ -125,13 +127,15 @@ class AskingDoor:
         features: Json = {}
         if method in MAY_ASK and params is not None:
             if params.get("requestState") is not None:
-                return await self._calls.retry(method, params, timeout_s=timeout_s, on_notification=on_notification)
+                return await self._calls.retry(
+                    method, params, timeout_s=timeout_s, on_notification=on_notification, large=large
+                )
             if params.get("inputResponses") is not None:
                 raise RpcError(-32602, "inputResponses came without the requestState that they answer")
             features = _features_of(params, affinity)
         if method not in _CALLS or self._refused or not (features or self._own_for_all):
             return await self._shared.request(
-                method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification
+                method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification, large=large
             )
         return await self._calls.begin(
             method,
@@ -141,12 +145,13 @@ class AskingDoor:
             headers=headers,
             on_notification=on_notification,
             affinity=affinity,
+            large=large,
         )
 
     async def _hear_of_client(self, params: Json, affinity: str | None, timeout_s: float) -> Json:
         """A client whose affinity is a session's did something; the result may be `input_required`."""
         if params.get("requestState") is not None:
-            return await self._calls.retry(CLIENT_METHOD, params, timeout_s=timeout_s, on_notification=None)
+            return await self._calls.retry(CLIENT_METHOD, params, timeout_s=timeout_s)
         if affinity is not None and is_of_session(affinity):
             match params.get("event"):
                 case ClientEvent.ENDED:

@@ -11,6 +11,7 @@ from typing import Protocol
 from agent.links.flag import Flag
 from agent.links.hello import Hello
 from agent.links.listening import Updates
+from agent.links.result_sink import LargeResult
 from agent.model import Json
 
 
@@ -36,19 +37,20 @@ class RequestDoor(Protocol):
         headers: Mapping[str, str] | None = None,
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
         affinity: str | None = None,
+        large: LargeResult | None = None,
     ) -> Json:
         """Send one request and return the raw `result` object.
 
         `headers`: `Mcp-Param-*` only (ignored on stdio). `on_notification(method, params)` is awaited for each
         notification that belongs to this request, in order, before the result is returned. `affinity`: the client, or
-        the key of its own, that this request belongs to; a server with sessions may keep one for it. `params` is not
-        changed.
+        the key of its own, that this request belongs to; a server with sessions may keep one for it. `large` may take
+        a large result while it comes; what is returned then only says how it ended. `params` is not changed.
 
         Raises:
             RpcError: The server's own JSON-RPC error.
             CallNotSent: No byte was written.
             CallTimedOut: `timeout_s` passed after bytes were written.
-            CallOutcomeUnknown: Bytes were written and no answer came.
+            CallOutcomeUnknown: Bytes were written and no answer came (`AnswerCut`: `large` has got a part of it).
             AuthRefused: 401 or 403; not executed.
             ProtocolBroken: The answer is not MCP, or broke a limit.
 

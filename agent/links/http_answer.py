@@ -12,15 +12,8 @@ from typing import Final
 from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
 from agent.links import rpc
 from agent.links.http_pool import HttpPool, OutgoingBody, Response
-from agent.links.large_answer import (
-    HELD_BYTES_MAX,
-    LargeEvent,
-    ResultSink,
-    is_large,
-    outcome_told,
-    pass_on,
-    pass_on_event,
-)
+from agent.links.large_answer import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
+from agent.links.result_sink import LargeResult
 from agent.links.sse import EventTooLarge, SseParser
 from agent.model import Json
 
@@ -83,24 +76,24 @@ async def exchange(
     body: OutgoingBody,
     headers: Mapping[str, str],
     request_id: int | str,
-    on_message: OnMessage,
+    on_message: OnMessage | None = None,
     *,
-    sink: ResultSink | None = None,
+    large: LargeResult | None = None,
 ) -> tuple[Json, Mapping[str, str]]:
     """Send a request; return its response message and the answer's headers.
 
-    Every other message of the answer's stream goes to `on_message`, in order. A large result of a mesh node goes to
-    `sink`, where there is one, and the message says what is known of it. Cancellation closes the connection.
+    Every other message of the answer's stream goes to `on_message`, in order. A large result goes to `large`
+    while it comes, and the message only says how it ended. Cancellation closes the connection.
 
     Raises:
         CallNotSent, DialRefused: No connection could be made.
         AuthRefused, HttpRefusal: By status.
         ProtocolBroken: A redirect, an unknown content type, no JSON, the wrong ID, or a limit broken.
-        CallOutcomeUnknown: The answer ended before it was complete (`AnswerCut`: `sink` has got a part).
+        CallOutcomeUnknown: The answer ended before it was complete (`AnswerCut`: `large` has got a part).
     """
     response = await pool.post(body, headers)
     try:
-        message = await _read_response(response, request_id, pool, on_message, sink)
+        message = await _read_response(response, request_id, pool, on_message, large)
     except BaseException:
         response.close()
         raise
@@ -112,27 +105,42 @@ async def _read_response(
     response: Response,
     request_id: int | str,
     pool: HttpPool,
-    on_message: OnMessage,
-    sink: ResultSink | None,
+    on_message: OnMessage | None,
+    large: LargeResult | None,
 ) -> Json:
     await check_status(response, pool)
     kind = response.content_type
-    if kind == _JSON and sink is not None and is_large(response):
-        return await pass_on(response, request_id, pool, sink)
     if kind == _JSON:
-        return _matching(rpc.decode(await _read_body(response, pool, ANSWER_BYTES_MAX)), request_id, pool)
+        return await _read_message(response, request_id, pool, large)
     if kind != SSE_TYPE:
         raise ProtocolBroken(f"{pool.where} answered HTTP {response.status} with {kind[:80]!r} instead of MCP")
     stream = MessageStream(response, pool, ANSWER_BYTES_MAX)
     while (message := stream.taken()) is not None or await stream.read_on():
         if message is None:
-            if sink is not None and (begun := stream.large_event()) is not None:
-                return await pass_on_event(response, request_id, pool, sink, begun)
+            if large is not None and (held := stream.large_data()) is not None:
+                rest = RestOfLine(response, pool)
+                if (passed := await pass_on(held, rest, request_id, pool.where, large)) is not None:
+                    return passed
             continue
         if "method" not in message:
             return _matching(message, request_id, pool)
-        await on_message(message)
+        if on_message is not None:
+            await on_message(message)
     raise CallOutcomeUnknown(f"{pool.where} ended its stream without an answer")
+
+
+async def _read_message(response: Response, request_id: int | str, pool: HttpPool, large: LargeResult | None) -> Json:
+    declared = response.content_length
+    if large is None or (declared is not None and declared <= HELD_BYTES_MAX):
+        return _matching(rpc.decode(await _read_body(response, pool, ANSWER_BYTES_MAX)), request_id, pool)
+    rest, held = RestOfBody(response, pool), b""
+    while len(held) <= HELD_BYTES_MAX and (part := await rest.more()):
+        held += part
+    if len(held) > HELD_BYTES_MAX:
+        if (passed := await pass_on(held, rest, request_id, pool.where, large)) is not None:
+            return passed
+        held = await _read_body(response, pool, ANSWER_BYTES_MAX, held)
+    return _matching(rpc.decode(held), request_id, pool)
 
 
 class MessageStream:
@@ -147,6 +155,7 @@ class MessageStream:
         self._note_bytes_max = note_bytes_max
         self._parser = SseParser(event_bytes_max)
         self._ready: Iterator[bytes] = iter(())
+        self._judged = False
 
     async def next(self) -> Json | None:
         """The next message, None at the end. Raises `CallOutcomeUnknown` when it breaks, and `ProtocolBroken`."""
@@ -175,12 +184,14 @@ class MessageStream:
             raise ProtocolBroken(f"{self._pool.where}: {exc}") from exc
         return bool(chunk)
 
-    def large_event(self) -> LargeEvent | None:
-        """The large result that has begun, if one has: it is to be read on from the response then, not from here."""
-        outcome = outcome_told(self._parser.comment)
-        if outcome is None or self._parser.unfinished_bytes <= HELD_BYTES_MAX:
-            return None
-        return LargeEvent(outcome, self._parser.take_unfinished())
+    def large_data(self) -> bytes | None:
+        """What has come of a large event, told once. Who passes that on reads on from the response, not from here."""
+        if self._parser.unfinished_bytes <= HELD_BYTES_MAX:
+            self._judged = False
+        elif not self._judged:
+            self._judged = True
+            return self._parser.begun_data()
+        return None
 
 
 async def check_status(response: Response, pool: HttpPool) -> None:
@@ -228,16 +239,17 @@ def _matching(message: Json, request_id: int | str, pool: HttpPool) -> Json:
     raise ProtocolBroken(f"{pool.where} answered another request than the one that was sent")
 
 
-async def _read_body(response: Response, pool: HttpPool, bytes_max: int) -> bytes:
+async def _read_body(response: Response, pool: HttpPool, bytes_max: int, held: bytes = b"") -> bytes:
+    """The whole body, of which `held` was read before."""
     declared = response.content_length
     if declared is not None and declared > bytes_max:
         raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
     try:
         if declared is not None:
-            return await response.read()
+            return held + await response.read()
         # Chunked, or until the connection ends: counted as it comes.
-        chunks: list[bytes] = []
-        size = 0
+        chunks = [held]
+        size = len(held)
         while chunk := await response.content.readany():
             size += len(chunk)
             if size > bytes_max:

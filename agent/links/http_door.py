@@ -133,7 +133,7 @@ async def _discover(
     body = OutgoingBody(rpc.encode_request(0, DISCOVER, params))
     try:
         async with asyncio.timeout(timeout_s):
-            message, _ = await exchange(pool, body, stamp.headers(DISCOVER, params), 0, _ignore)
+            message, _ = await exchange(pool, body, stamp.headers(DISCOVER, params), 0)
         return judge_discovery(rpc.result_of(message), version)
     except RpcError as exc:
         return judge_refusal(exc, probed_again=probed_again)
@@ -156,7 +156,3 @@ def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPoo
     if isinstance(exc, HttpRefusal) and exc.error is None and (exc.status in _OUTAGE or exc.status >= 500):  # noqa: PLR2004 - server errors
         return Unreachable(str(exc))
     return ProtocolBroken(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
-
-
-async def _ignore(_: Json) -> None:
-    """Nothing that a server tells during negotiation concerns anyone."""

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 from agent.errors import (
@@ -38,6 +39,7 @@ from agent.links.negotiation import (
     judge_initialize,
     without_envelope,
 )
+from agent.links.result_sink import LargeResult, lift
 from agent.links.session_logs import SessionLogs
 from agent.links.session_subscriptions import SessionSubscriptions
 from agent.model import Json
@@ -99,7 +101,7 @@ class LegacyHttpDoor:
         params = initialize_params(self._client_name, self._features)
         body = OutgoingBody(rpc.encode_request(request_id, INITIALIZE, params))
         async with asyncio.timeout(self._handshake_timeout_s):
-            message, headers = await exchange(self._pool, body, {}, request_id, _ignore)
+            message, headers = await exchange(self._pool, body, {}, request_id)
             hello = judge_initialize(rpc.result_of(message))
             self._session_id = headers.get(SESSION_HEADER)
             self._headers = {"MCP-Protocol-Version": hello.protocol_version}
@@ -128,6 +130,7 @@ class LegacyHttpDoor:
         headers: Mapping[str, str] | None = None,
         on_notification: OnNotification | None = None,
         affinity: str | None = None,  # noqa: ARG002 - this is one session, chosen already
+        large: LargeResult | None = None,
         on_question: OnQuestion | None = None,
     ) -> Json:
         """As `Door.request`. `on_question` takes what the server asks on the stream of this very request."""
@@ -136,19 +139,21 @@ class LegacyHttpDoor:
         data = rpc.encode_request(request_id, method, sent_params)
         extra = param_headers(headers) if headers else {}
         on_message = self._receiver(token, on_notification, on_question or self._on_question)
+        send = partial(exchange, self._pool, request_id=request_id, on_message=on_message, large=large)
         body = OutgoingBody(data, harmless=method == PING)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as deadline:
+                lift(deadline, large)
                 await self._logs.show(params, self.hello)
                 generation = self._generation
                 try:
-                    message, _ = await exchange(self._pool, body, self._headers | extra, request_id, on_message)
+                    message, _ = await send(body, self._headers | extra)
                 except HttpRefusal as exc:
                     if self._session_id is None or not exc.forgets_session:
                         raise
                     body = OutgoingBody(data)
                     await self._renew(generation)
-                    message, _ = await exchange(self._pool, body, self._headers | extra, request_id, on_message)
+                    message, _ = await send(body, self._headers | extra)
         except TimeoutError as exc:
             await self._tell_cancelled(request_id, body, "the deadline passed")
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
@@ -203,9 +208,8 @@ class LegacyHttpDoor:
     async def probe(self, timeout_s: float) -> None:
         """As `Door.probe`."""
         try:
-            await self.request(PING, timeout_s=timeout_s)
-        except RpcError:
-            return
+            with contextlib.suppress(RpcError):
+                await self.request(PING, timeout_s=timeout_s)
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
 
@@ -294,7 +298,3 @@ class LegacyHttpDoor:
                 await check_status(response, self._pool)
         finally:
             response.close() if response.content_length else response.release()
-
-
-async def _ignore(_: Json) -> None:
-    """Nothing that a server tells during the handshake concerns anyone."""

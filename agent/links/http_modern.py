@@ -33,7 +33,6 @@ from agent.links.http_answer import (
     exchange,
 )
 from agent.links.http_pool import HttpPool, OutgoingBody, Response
-from agent.links.large_answer import result_sink
 from agent.links.listening import LISTEN, ListChanges, Listening, Updates
 from agent.links.negotiation import (
     DISCOVER,
@@ -41,6 +40,7 @@ from agent.links.negotiation import (
     ModernStamp,
     judge_discovery,
 )
+from agent.links.result_sink import LargeResult, lift
 from agent.model import PROBE_META_KEY, Json
 
 _PARAM_HEADER_PREFIX: Final = "mcp-param-"
@@ -72,6 +72,7 @@ class ModernHttpDoor:
         headers: Mapping[str, str] | None = None,
         on_notification: OnNotification | None = None,
         affinity: str | None = None,  # noqa: ARG002 - a stateless server keeps nothing for anybody
+        large: LargeResult | None = None,
     ) -> Json:
         """As `Door.request`."""
         request_id = next(self._ids)
@@ -88,11 +89,8 @@ class ModernHttpDoor:
 
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                sink = result_sink.get()
-                if sink is not None:
-                    # The server has answered; how fast its client reads is no matter of the request's deadline.
-                    sink = sink.noting(lambda: deadline.reschedule(None))
-                message, _ = await exchange(self._pool, body, all_headers, request_id, on_message, sink=sink)
+                lift(deadline, large)
+                message, _ = await exchange(self._pool, body, all_headers, request_id, on_message, large=large)
         except TimeoutError as exc:
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
         except HttpRefusal as exc:

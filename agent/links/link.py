@@ -22,6 +22,7 @@ from agent.links.following import followers
 from agent.links.link_hooks import LinkHooks
 from agent.links.link_record import LinkRecord, now_s, retry_soon
 from agent.links.mesh_door import OpenDoor, opened
+from agent.links.result_sink import LargeResult
 from agent.links.session import ReloadAsked, Retired, Session
 from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer
 
@@ -123,6 +124,7 @@ class Link:
         headers: Mapping[str, str] | None = None,
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
         affinity: str | None = None,
+        large: LargeResult | None = None,
     ) -> Json:
         """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when there is no door."""
         session = self._session
@@ -135,6 +137,7 @@ class Link:
             headers=headers,
             on_notification=on_notification,
             affinity=affinity,
+            large=large,
         )
 
     async def run(self) -> None:

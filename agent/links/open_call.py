@@ -15,11 +15,13 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from agent.core.client_features import refusal
 from agent.core.nesting import is_deeper_than
-from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, CallOutcomeUnknown, MeshError, RpcError
+from agent.core.raw_json import Bytes
+from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, AnswerCut, CallOutcomeUnknown, MeshError, RpcError
 from agent.links import rpc
 from agent.links.flag import Flag
 from agent.links.hello import OnNotification
 from agent.links.negotiation import PING
+from agent.links.result_sink import LargeResult, MakeWalk, ResultSink
 from agent.model import Json
 
 # Notifications that nobody has taken yet; a stream that can wait does, of another the newest are dropped.
@@ -88,6 +90,8 @@ class OpenCall:
         self._outcome: Json | MeshError | None = None
         self._asked = Flag()
         self._settled = Flag()
+        self._beginning: asyncio.Future[bool] | None = None  # A large result waits for somebody who takes it.
+        self._taker: LargeResult | None = None
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -98,8 +102,8 @@ class OpenCall:
 
     @property
     def is_over(self) -> bool:
-        """Whether the result or the failure is there."""
-        return self._outcome is not None
+        """Whether the result or the failure is there, or comes as soon as somebody takes it."""
+        return self._outcome is not None or self._beginning is not None
 
     # What the session tells
 
@@ -131,7 +135,7 @@ class OpenCall:
         """Take a notification from where nothing can wait."""
         if method == rpc.CANCELLED_METHOD:
             self._withdraw(params.get("requestId"))
-        elif len(self._unread) < UNREAD_MAX:
+        elif self._taker is None and len(self._unread) < UNREAD_MAX:  # In the middle of a result nothing can be told.
             self._unread.append((method, params))
             self._wake.set()
 
@@ -150,10 +154,37 @@ class OpenCall:
             self._settled.clear()
             await self._settled.wait()
 
+    def large_result(self, make_walk: MakeWalk) -> LargeResult:
+        """What its request is sent with: a result that comes in parts goes to the attempt that waits for news then."""
+        return LargeResult(ResultSink(self._begin, self._part, self._end, {}), make_walk)
+
+    async def _begin(self) -> bool:
+        """Wait for an attempt, which may be a later one than the last."""
+        self._beginning = asyncio.get_running_loop().create_future()
+        self._wake.set()
+        return await self._beginning
+
+    async def _part(self, part: Bytes) -> None:
+        assert self._taker is not None, "it has begun"
+        try:
+            await self._taker.part(part)
+        except ConnectionError as exc:
+            raise AnswerCut("the client went away in the middle of a large result") from exc
+
+    async def _end(self) -> None:
+        assert self._taker is not None, "it has begun"
+        try:
+            await self._taker.end()
+        except ConnectionError as exc:
+            raise AnswerCut("the client went away at the end of a large result") from exc
+
     # What attempts do
 
-    async def news(self, on_notification: OnNotification | None) -> Json | None:
-        """Wait for the result; None when the client is asked. Raises what the request ended with."""
+    async def news(self, on_notification: OnNotification | None, large: LargeResult | None) -> Json | None:
+        """Wait for the result; None when the client is asked. Raises what the request ended with.
+
+        Once `large` has begun to take a result, nobody is asked any more.
+        """
         self._waited_for = True
         try:
             while True:
@@ -164,7 +195,13 @@ class OpenCall:
                         await on_notification(method, params)
                 if isinstance(self._outcome, MeshError):
                     raise self._outcome
-                if self._outcome is not None or self._questions:
+                if self._beginning is not None:
+                    beginning, self._beginning = self._beginning, None
+                    if large is not None and await large.begin():
+                        self._taker = large
+                    if not beginning.done():  # Else the request was given up meanwhile.
+                        beginning.set_result(self._taker is not None)
+                if self._outcome is not None or (self._questions and self._taker is None):
                     return self._outcome
                 self._wake.clear()
                 await self._wake.wait()

@@ -17,6 +17,7 @@ from agent.links.flag import Flag
 from agent.links.hello import OnNotification, OnQuestion
 from agent.links.negotiation import PING
 from agent.links.open_call import QUESTIONS_MAX, OpenCall, TakesAnswers
+from agent.links.result_sink import LargeResult
 from agent.model import Json
 
 # To refuse what was asked before there was a call.
@@ -41,6 +42,7 @@ class SessionDoor(RequestDoor, TakesAnswers, Protocol):
         headers: Mapping[str, str] | None = None,
         on_notification: OnNotification | None = None,
         affinity: str | None = None,
+        large: LargeResult | None = None,
         on_question: OnQuestion | None = None,
     ) -> Json:
         """As `RequestDoor.request`; `on_question` takes what comes on a stream that names this very request, if any."""

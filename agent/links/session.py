@@ -18,6 +18,7 @@ from agent.links.following import Following, begin_to_follow
 from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor
 from agent.links.relisting import Relisting
+from agent.links.result_sink import LargeResult
 from agent.links.silence import SilenceWatch
 from agent.model import HttpTarget, Json, Offer, StdioTarget
 
@@ -107,6 +108,7 @@ class Session:
         headers: Mapping[str, str] | None = None,
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
         affinity: str | None = None,
+        large: LargeResult | None = None,
     ) -> Json:
         """As `Door.request`; counted, so that a link that retires can wait for it."""
         self._in_flight += 1
@@ -120,6 +122,7 @@ class Session:
                 headers=headers,
                 on_notification=on_notification,
                 affinity=affinity,
+                large=large,
             )
         except (CallFailed, ProtocolBroken):
             self._doubt.set()

@@ -28,7 +28,6 @@ class SseParser:
         self._data: list[bytes] = []
         self._data_bytes = 0
         self._event = b""
-        self.comment = b""  # The last one since the event before; some say what the event will be.
         self._skip_lf = False
         self._at_start = True
 
@@ -41,11 +40,13 @@ class SseParser:
         """The size of the line that has begun and not ended."""
         return self._pending_bytes
 
-    def take_unfinished(self) -> bytes:
-        """That line as far as it has come, for who reads on by himself; this parser is of no more use then."""
-        line = b"".join(self._pending)
-        self._pending.clear()
-        return line
+    def begun_data(self) -> bytes | None:
+        """What has come of an event that is one line so far, and that line of data; None for any other."""
+        if self._data or self._event not in _MESSAGE:
+            return None
+        self._pending[:] = [b"".join(self._pending)]
+        name, colon, value = self._pending[0].partition(b":")
+        return value.removeprefix(b" ") if name == b"data" and colon else None
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of every message event that `chunk` completes. Raises `EventTooLarge`."""
@@ -91,8 +92,6 @@ class SseParser:
             self._check_size()
         elif name == b"event":
             self._event = value
-        elif not name:
-            self.comment = value
 
     def _dispatch(self, events: list[bytes]) -> None:
         if self._data and self._event in _MESSAGE:
@@ -102,7 +101,7 @@ class SseParser:
                 events.append(data)
         self._data.clear()
         self._data_bytes = 0
-        self._event = self.comment = b""
+        self._event = b""
 
     def _check_size(self) -> None:
         if self._data_bytes + self._pending_bytes > self._event_bytes_max:

@@ -30,6 +30,7 @@ from agent.links.negotiation import (
     ModernStamp,
     without_envelope,
 )
+from agent.links.result_sink import LargeResult
 from agent.links.session_logs import SessionLogs
 from agent.links.session_subscriptions import SessionSubscriptions
 from agent.links.stdio_child import Child, start_child
@@ -104,6 +105,7 @@ class StdioDoor:
         headers: Mapping[str, str] | None = None,  # noqa: ARG002 - pipes have no headers
         on_notification: OnNotification | None = None,
         affinity: str | None = None,  # noqa: ARG002 - this is one child, chosen already
+        large: LargeResult | None = None,  # noqa: ARG002 - one slow reader may not hold up what shares the pipe
         on_question: OnQuestion | None = None,  # noqa: ARG002 - a pipe does not say which request a question is about
     ) -> Json:
         """As `Door.request`."""

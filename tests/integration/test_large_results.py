@@ -15,9 +15,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agent.links.large_answer import HELD_BYTES_MAX, outcome_comment
+from agent.links.large_answer import HELD_BYTES_MAX
 from agent.links.sse import SseParser
-from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, OUTCOME_HEADER, HttpTarget, Json, ServerScope, ServerSpec
+from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, HttpTarget, Json, ServerScope, ServerSpec
 from discovery.model import Instance, InstanceKey
 from tests.integration.servers.hosting import Script, Seen, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
@@ -33,20 +33,27 @@ def result_of(size_bytes: int, tail: bytes = b"") -> bytes:
     return b'{"resultType":"complete","content":[{"type":"text","text":"' + text + b'"}]' + tail + b"}"
 
 
-def answer_to(seen: Seen, result: bytes, outcome: str = "ok") -> bytes:
-    body = b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)
-    return http(200, body, **{OUTCOME_HEADER.replace("-", "_"): outcome})
+def answer_to(seen: Seen, result: bytes) -> bytes:
+    return http(200, b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result))
 
 
-def events_to(seen: Seen, result: bytes, outcome: str = "ok") -> bytes:
+def chunks_to(seen: Seen, result: bytes) -> bytes:
+    """The same in chunks of HTTP, as the TypeScript SDK orders it."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    message = b'{"result": %s, "jsonrpc": "2.0", "id": %d}' % (result, seen.body["id"])
+    parts = [message[start : start + 99_999] for start in range(0, len(message), 99_999)]
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def events_to(seen: Seen, result: bytes) -> bytes:
     """The same as a stream that was kept alive before."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: ping\r\n\r\n"
     message = b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (seen.body["id"], result)
-    return head + outcome_comment(outcome) + b"event: message\r\ndata: " + message + b"\r\n\r\n"
+    return head + b"event: message\r\ndata: " + message + b"\r\n\r\n"
 
 
 AnswerTo = Callable[..., bytes]
-both_forms = pytest.mark.parametrize("form", [answer_to, events_to], ids=["json", "events"])
+all_forms = pytest.mark.parametrize("form", [answer_to, chunks_to, events_to], ids=["json", "chunks", "events"])
 
 
 @dataclass
@@ -142,18 +149,17 @@ async def settled(node: RunningNode) -> None:
     [("ok", b""), ("tool_error", b',"isError":true'), ("ok", b',"structuredContent":{"isError":true,"n":1.0}')],
 )
 @pytest.mark.parametrize("size_bytes", [HELD_BYTES_MAX // 2, 3 * MIB])
-@both_forms
+@all_forms
 async def test_a_large_result_arrives_byte_for_byte_and_is_counted_as_it_ended(
     form: AnswerTo, outcome: str, tail: bytes, size_bytes: int, tmp_path: Path
 ) -> None:
     result = result_of(size_bytes, tail)
 
     async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.write(form(seen, result, outcome))
+        writer.write(form(seen, result))
         await writer.drain()
 
     async with front_of(tmp_path, FalseNode("one", write)) as front, calling(front.url) as response:
-        assert response.headers[OUTCOME_HEADER] == outcome
         assert await response.read() == b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"
         await settled(front)
         assert outcomes(front) == {outcome: 1.0}
@@ -202,7 +208,7 @@ async def test_a_large_result_passes_two_real_nodes(
     assert content == b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"
 
 
-@both_forms
+@all_forms
 async def test_one_that_breaks_off_early_is_asked_for_again_elsewhere(form: AnswerTo, tmp_path: Path) -> None:
     result = result_of(3 * MIB)
 
@@ -222,7 +228,7 @@ async def test_one_that_breaks_off_early_is_asked_for_again_elsewhere(form: Answ
 
 
 @pytest.mark.parametrize("tool", ["look", "write"])
-@both_forms
+@all_forms
 async def test_one_that_breaks_off_late_breaks_the_clients_connection_and_is_never_sent_again(
     form: AnswerTo, tool: str, tmp_path: Path
 ) -> None:
@@ -240,14 +246,14 @@ async def test_one_that_breaks_off_late_breaks_the_clients_connection_and_is_nev
         assert outcomes(front) == {"unknown": 1.0}
 
 
-SMUGGLED = b'{"resultType":"complete"},"id":9,"result":{"x":1}'
+COMPLETE, SMUGGLED = b'{"resultType":"complete"', b'},"id":9,"result":{"x":1}'
 
 
 @pytest.mark.parametrize("late", [False, True])
-@both_forms
+@all_forms
 async def test_a_node_cannot_smuggle_members_into_our_envelope(form: AnswerTo, late: bool, tmp_path: Path) -> None:
     filler = b" " * (2 * MIB)
-    body = SMUGGLED[:-1] + filler + b"}" if not late else SMUGGLED[:1] + filler + SMUGGLED[1:]
+    body = COMPLETE + filler + SMUGGLED if late else COMPLETE + SMUGGLED[:-1] + filler + b"}"
 
     async def smuggle(seen: Seen, writer: asyncio.StreamWriter) -> None:
         writer.write(form(seen, body))
@@ -258,7 +264,11 @@ async def test_a_node_cannot_smuggle_members_into_our_envelope(form: AnswerTo, l
             with pytest.raises(aiohttp.ClientError):
                 await response.read()
         else:
-            assert json.loads(await response.read())["error"]["code"] == -32603
+            members = json.loads(await response.read(), object_pairs_hook=list)
+            assert members[:2] == [("jsonrpc", "2.0"), ("id", 1)]
+            assert [name for name, _ in members[2:]] == ["result" if form is chunks_to else "error"], (
+                "once, and read whole"
+            )
 
 
 async def test_what_a_slow_client_does_not_read_is_not_read_from_the_other_node(tmp_path: Path) -> None:

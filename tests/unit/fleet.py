@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.core.route_table import Replica, Route, RouteKind
 from agent.dispatch import Dispatch
+from agent.links.result_sink import LargeResult
 from agent.metrics import Metrics
 from agent.model import (
     BackendSpec,
@@ -54,8 +55,9 @@ class ScriptedLink:
         headers: Mapping[str, str] | None = None,
         on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
         affinity: str | None = None,
+        large: LargeResult | None = None,
     ) -> Json:
-        assert (method, headers, on_notification) == (method, None, None)
+        assert (method, headers, on_notification, large) == (method, None, None, None)
         self.asked.append(params)
         self.affinities.append(affinity)
         self.time_limits_s.append(timeout_s)

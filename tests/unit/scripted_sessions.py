@@ -18,6 +18,7 @@ from agent.links.flag import Flag
 from agent.links.hello import Hello, OnNotification, OnQuestion
 from agent.links.own_session import OnNotice, SessionRefused
 from agent.links.own_sessions import SessionLimits
+from agent.links.result_sink import LargeResult
 from agent.model import Era, Json
 
 FORM: Json = {"message": "Word?", "requestedSchema": {"type": "object", "properties": {}}}
@@ -55,6 +56,7 @@ class Session:
         headers: Mapping[str, str] | None = None,  # noqa: ARG002 - as above
         on_notification: OnNotification | None = None,
         affinity: str | None = None,  # noqa: ARG002 - as above
+        large: LargeResult | None = None,  # noqa: ARG002 - as above
         on_question: OnQuestion | None = None,
     ) -> Json:
         self.calls += 1

@@ -56,7 +56,7 @@ EMBEDDED = {"type": "resource", "resource": {"uri": "notes://home", "text": "not
 
 
 def test_links_and_embedded_resources_are_renamed_and_nothing_else() -> None:
-    text = {"type": "text", "text": "notes://home", "uri": "notes://home"}
+    text = {"type": "text", "text": "notes://home"}
     result: dict[str, Any] = {"content": [text, LINK, EMBEDDED], "structuredContent": {"content": [LINK]}}
     shown = UriCodec("kit").result("tools/call", result)
     assert shown["content"][0] is text
