@@ -7,7 +7,7 @@ only as `agent.core.retry` allows, and a failure always says whether the request
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from agent.errors import (
     MeshError,
     RpcError,
 )
+from agent.links.hello import OnNotification
 from agent.links.param_headers import ParamHeaders
 from agent.links.result_sink import LargeResult, ResultSink
 from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
@@ -32,8 +33,6 @@ from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccoun
 from agent.request_state import RequestStates
 
 log = logging.getLogger(__name__)
-
-OnNotification = Callable[[str, Json], Awaitable[None]]
 
 
 class CallableLink(Protocol):

@@ -25,8 +25,9 @@ from agent.core.log_levels import LOG_MESSAGE, asked_level, is_wanted
 from agent.core.nesting import is_deeper_than
 from agent.core.raw_json import Bytes, exact
 from agent.core.route_table import Route
-from agent.dispatch import Dispatch, Forwarded, OnNotification
+from agent.dispatch import Dispatch, Forwarded
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
+from agent.links.hello import OnNotification
 from agent.links.result_sink import ResultSink
 from agent.model import LOOK_META_KEY, PROBE_META_KEY, Json
 from agent.outgoing import asked_uri, own_word, servers_word

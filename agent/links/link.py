@@ -23,7 +23,8 @@ from agent.links.link_hooks import LinkHooks
 from agent.links.link_record import LinkRecord, now_s, retry_soon
 from agent.links.mesh_door import OpenDoor, opened
 from agent.links.result_sink import LargeResult
-from agent.links.session import ReloadAsked, Retired, Session
+from agent.links.session import Session
+from agent.links.session_endings import ReloadAsked, Retired
 from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NoReturn, Protocol
 
-from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
+from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, ProtocolBroken, Unreachable
 from agent.links.door import ListenNotSupported
 from agent.links.flag import Flag, first_of
 from agent.links.following import Following, begin_to_follow
@@ -19,6 +19,7 @@ from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor
 from agent.links.relisting import Relisting
 from agent.links.result_sink import LargeResult
+from agent.links.session_endings import NoSignOfLife, one_failure
 from agent.links.silence import SilenceWatch
 from agent.model import HttpTarget, Json, Offer, StdioTarget
 
@@ -46,18 +47,6 @@ RELIST_AFTER_FAILURE_S: Final = 5.0
 LISTEN_PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
 # A stream that held this long had an ordinary end.
 LISTEN_STEADY_S: Final = 60.0
-
-
-class Retired(Exception):
-    """The link is no longer wanted, and what was in flight is done. Not a failure: nothing is dialled again."""
-
-
-class NoSignOfLife(Unreachable):
-    """Probe after probe went unanswered: what is in flight will not be answered either."""
-
-
-class ReloadAsked(MeshError):
-    """An operator wants the door opened anew."""
 
 
 class SessionEvents(Protocol):
@@ -272,29 +261,6 @@ class Session:
         if self._in_flight:
             self._idle.clear()
             await _within(self._idle, timeout_s)
-
-
-def one_failure(group: BaseExceptionGroup[BaseException]) -> Exception:
-    """The one failure that a group stands for: what was asked for, then a bug of ours (not to be hidden), then any."""
-    leaves = list(_leaves(group))
-    for kind in (Retired, ReloadAsked):
-        for leaf in leaves:
-            if isinstance(leaf, kind):
-                return leaf
-    for leaf in leaves:
-        if not isinstance(leaf, MeshError):
-            log.error("link broke unexpectedly", exc_info=leaf)
-            return ProtocolBroken(f"unexpected {type(leaf).__name__}")
-    first = leaves[0]
-    assert isinstance(first, MeshError)
-    return Unreachable(str(first)) if isinstance(first, CallFailed) else first
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for exc in group.exceptions:
-        found += _leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
-    return found
 
 
 async def _within(flag: Flag, seconds: float) -> None:
