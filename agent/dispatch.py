@@ -28,7 +28,7 @@ from agent.links.hello import OnNotification
 from agent.links.param_headers import ParamHeaders
 from agent.links.result_sink import LargeResult, ResultSink
 from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
-from agent.outgoing import ended, large_result, outgoing, refuse_what_needs_tasks, told_failure
+from agent.outgoing import believed, ended, large_result, outgoing, refuse_what_needs_tasks, told_failure
 from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
 from agent.request_state import RequestStates
 
@@ -97,7 +97,7 @@ class _Failed:
 
 
 class Dispatch:
-    """Forwards requests. Owns the accounts of replicas; links and metrics are given."""
+    """Forwards requests. Owns the accounts of replicas; links and metrics are given. `link`: finds one by backend."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Dispatch:
         own_weight: int = 1,
     ) -> None:
         self._node_id = node_id
-        self._link = link
+        self.link = self._link = link
         self._recorder = recorder
         self._call_timeout_s = call_timeout_s
         self._own_weight = own_weight
@@ -120,11 +120,6 @@ class Dispatch:
 
     def __repr__(self) -> str:
         return f"<Dispatch in_flight={self._accounts.in_flight}>"
-
-    @property
-    def link(self) -> Callable[[str], CallableLink | None]:
-        """Finds the link of a backend."""
-        return self._link
 
     def forget(self, backend_key: str) -> None:
         """Drop what is remembered of a backend that is gone."""
@@ -258,6 +253,7 @@ class Dispatch:
             raise
         else:
             outcome = "tool_error" if result.get("isError") is True else "ok"
+            result = believed(result, link.view)
             result = shown_task(call.method, call.params, result, replica, link.view, own_node_id=self._node_id)
             return self._states.wrapped(call.method, call.route, replica, result, _now_s())
         finally:

@@ -29,10 +29,12 @@ from agent.model import (
     AFFINITY_META_KEY,
     DEADLINE_META_KEY,
     OWN_WORD_KEY,
+    PARKED_META_KEY,
     PATH_META_KEY,
     BackendSpec,
     Era,
     Json,
+    LinkView,
     PeerScope,
     PeerSpec,
 )
@@ -81,6 +83,17 @@ def large_result(sink: ResultSink, method: str, route: Route, params: Json, repl
     if method in TASK_METHODS and not (uris.changes_nothing and params["taskId"] == replica.remote_name):
         return None
     return LargeResult(sink, lambda: result_walk(uris.places(method, asked_uri(method, params, replica)), sink.added))
+
+
+def believed(result: Json, view: LinkView) -> Json:
+    """The same result, where only nodes and our own doors may say that a server's call is open while it asks.
+
+    A stateless server that says so would be asked for ever, in words that are for nodes.
+    """
+    meta = result.get("_meta")
+    if view.era is Era.LEGACY or view.identity is not None or not isinstance(meta, dict) or PARKED_META_KEY not in meta:
+        return result
+    return {**result, "_meta": {name: value for name, value in meta.items() if name != PARKED_META_KEY}}
 
 
 def refuse_what_needs_tasks(route: Route, era: Era | None) -> None:

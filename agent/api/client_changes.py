@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 ROOTS_PATIENCE_S: Final = 30.0
 # Many sessions may end at once; the other nodes need not hear of all of them in the same moment.
 TOLD_AT_ONCE_MAX: Final = 16
+# Of more, servers hear nothing and let what they keep go when it has been idle for its time.
+UNTOLD_MAX: Final = 1_000
 
 StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -38,12 +40,19 @@ class ClientChanges:
     def __init__(self, events: ClientEvents) -> None:
         self._events = events
         self._room = asyncio.Semaphore(TOLD_AT_ONCE_MAX)
+        self._waiting = 0
 
     async def session_ended(self, session: Session) -> None:
         """Let servers end what they keep for the client of a session that is over."""
-        for place in session.places:
-            async with self._room:
-                await _logged(self._tell(session, place, ClientEvent.ENDED, {}))
+        if self._waiting >= UNTOLD_MAX:
+            return
+        self._waiting += 1
+        try:
+            for place in session.places:
+                async with self._room:
+                    await _logged(self._tell(session, place, ClientEvent.ENDED, {}))
+        finally:
+            self._waiting -= 1
 
     def roots_changed(self, session: Session, start_task: StartTask) -> None:
         """Let servers that may have asked for the client's roots know that there are others now."""

@@ -127,7 +127,8 @@ class Sessions:
             log.info("MCP session ended", extra={"why": why, "age_idle_s": round(_now_s() - session.used_at_s)})
             self._record(why)
             session.end()
-            if self._tasks is not None:  # Else the node ends, and who keeps anything gives it up in time.
+            # Servers keep nothing idle that long; and when the node ends, they let go in time.
+            if self._tasks is not None and why != "idle":
                 self.start_task(self._ended(session), "tell of a session that ended")
 
     async def stream(self, session: Session, request: web.Request) -> web.StreamResponse:

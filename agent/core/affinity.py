@@ -11,6 +11,8 @@ from typing import Final
 from agent.core.route_table import Replica
 from agent.model import AFFINITY_META_KEY, Json
 
+# Of a client's own; it is kept with each session that a server has for the client.
+KEY_LEN_MAX: Final = 256
 _DIGEST_BYTES: Final = 16
 _OF_SESSION: Final = "session:"
 
@@ -18,15 +20,13 @@ _OF_SESSION: Final = "session:"
 def affinity_key(params: Json, session_id: str | None) -> str | None:
     """What the call is to be kept together by: the key in its `_meta`, else the client's session, else nothing.
 
-    A session ID is a secret of its client: only its digest goes anywhere.
+    A session ID is a secret of its client: only its digest goes anywhere. Of a long key too, which costs less to keep.
     """
     meta = params.get("_meta")
     explicit = meta.get(AFFINITY_META_KEY) if isinstance(meta, dict) else None
     if isinstance(explicit, str) and explicit:
-        return explicit
-    if session_id is None:
-        return None
-    return _OF_SESSION + hashlib.blake2b(session_id.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+        return explicit if len(explicit) <= KEY_LEN_MAX else "key:" + _digest(explicit)
+    return None if session_id is None else _OF_SESSION + _digest(session_id)
 
 
 def is_of_session(affinity: str | None) -> bool:
@@ -41,6 +41,11 @@ def stick(replicas: Sequence[Replica], key: str, exclude: Collection[str] = froz
     """
     usable = [replica for replica in replicas if replica.backend_key not in exclude]
     return max(usable, key=lambda replica: (_weight(replica, key), -replica.hops, replica.backend_key), default=None)
+
+
+def _digest(key: str) -> str:
+    # Keys may hold any text, lone halves of pairs too.
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def _weight(replica: Replica, key: str) -> bytes:

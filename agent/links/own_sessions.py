@@ -32,6 +32,8 @@ STREAM_WAIT_S: Final = 2.0
 # A stream that ends is opened again, ever more slowly.
 STREAM_PAUSE_MIN_S: Final = 1.0
 STREAM_PAUSE_MAX_S: Final = 30.0
+# What a client declares is kept as long as its session; the largest honest one is a few hundred bytes.
+FEATURES_BYTES_MAX: Final = 8 << 10
 # Who waits looks for unattended sessions, and not more often than that while one of them is ending.
 LOOK_AGAIN_MIN_S: Final = 1.0
 
@@ -264,7 +266,10 @@ class OwnSessions:
 
 
 def _key(features: Json, affinity: Hashable) -> tuple[bytes, Hashable]:
-    return orjson.dumps(features, option=orjson.OPT_SORT_KEYS), affinity
+    declared = orjson.dumps(features, option=orjson.OPT_SORT_KEYS)
+    if len(declared) > FEATURES_BYTES_MAX:
+        raise RpcError(-32602, f"The client declares more than {FEATURES_BYTES_MAX} bytes of what it can be asked")
+    return declared, affinity
 
 
 def _now_s() -> float:
