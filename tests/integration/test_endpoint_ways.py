@@ -5,6 +5,7 @@ rule: whatever a client sends, it cannot tell which way was taken.
 """
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -211,6 +212,28 @@ async def test_an_irregular_request_is_answered_alike_on_both_ways(tmp_path: Pat
             if found != wanted:
                 different[case] = (found, wanted)
     assert different == {}
+
+
+@pytest.mark.parametrize(
+    ("sent_headers", "body", "served_as"),
+    [
+        (headers("tools/list"), request("tools/list", {}), 200),
+        (headers("server/discover"), request("server/discover", {}), 200),
+        ([("Accept", BOTH)], {"jsonrpc": "2.0", "id": 1, "method": "ping"}, 400),
+    ],
+    ids=["the short way", "the long way", "without a session"],
+)
+async def test_a_request_may_have_four_mebibytes_and_no_byte_more(
+    sent_headers: list[tuple[str, str]], body: Json, served_as: int, tmp_path: Path
+) -> None:
+    whole = json.dumps(body).ljust(4 * 1024 * 1024).encode()
+    statuses = []
+    async with both_ways(tmp_path) as (_, short, _), aiohttp.ClientSession() as http:
+        for sent in (whole, whole + b" "):
+            typed = CIMultiDict([*sent_headers, ("Content-Type", "application/json")])
+            async with http.post(short, data=io.BytesIO(sent), headers=typed) as told:
+                statuses.append(told.status)
+    assert statuses == [served_as, 413]
 
 
 async def test_requests_about_a_task_are_answered_alike_on_both_ways(tmp_path: Path) -> None:

@@ -161,6 +161,24 @@ async def test_a_cancelled_call_is_cancelled_on_the_server_too(mcp: Running) -> 
 
 
 @in_both_eras
+async def test_a_call_whose_answer_has_begun_is_cancelled_on_the_server_too(mcp: Running) -> None:
+    begun = asyncio.Event()
+
+    async def on_notification(_method: str, _params: Json) -> None:
+        begun.set()
+
+    params = {**call("wait"), "_meta": {"progressToken": "tok"}}
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        request = mcp.door.request("tools/call", params, timeout_s=60, on_notification=on_notification)
+        task = group.create_task(request, name="call")
+        await begun.wait()
+        await mcp.diary.waiting.wait()
+        task.cancel()
+        await mcp.diary.cancelled.wait()
+    assert task.cancelled()
+
+
+@in_both_eras
 async def test_a_call_that_takes_too_long_times_out_and_is_cancelled_on_the_server(mcp: Running) -> None:
     with pytest.raises(CallTimedOut, match=r"tools/call within 0\.3 s"):
         await mcp.door.request("tools/call", call("wait"), timeout_s=0.3)

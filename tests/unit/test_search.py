@@ -7,7 +7,7 @@ from mcp.shared.exceptions import MCPError
 
 from agent.api import search
 from agent.api.catalogue import Catalogue
-from agent.api.search import ToolSearch, unwrapped
+from agent.api.search import ToolSearch, unwrapped, wants_search
 from agent.core.route_table import Contribution, ContributionKind, RouteTable
 from agent.core.routes import build_routes
 from agent.model import Json, NodeIdentity, Offer, ServerScope
@@ -105,3 +105,26 @@ def test_call_tool_passes_on_no_arguments_that_are_no_object(arguments: object) 
 def test_call_tool_without_arguments_calls_with_none(given: Json) -> None:
     asked = {"name": "kit__roll", **given}
     assert unwrapped("tools/call", {"name": "call_tool", "arguments": asked}) == {"name": "kit__roll", "arguments": {}}
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "default", "wanted"),
+    [
+        (None, None, False, False),
+        (None, None, True, True),
+        ("search", None, False, True),
+        ("full", None, True, False),
+        (None, "search", False, True),
+        (None, "full", True, False),
+        ("full", "search", True, False),
+        ("search", "full", False, True),
+        ("else", None, True, True),
+        (None, "else", False, False),
+    ],
+)
+def test_the_url_decides_before_the_header_and_that_before_the_setting(
+    query: str | None, header: str | None, default: bool, wanted: bool
+) -> None:
+    asked = {} if query is None else {"tools": query}
+    told = {} if header is None else {"Mesh-Tools": header}
+    assert wants_search(asked, told, default=default) is wanted

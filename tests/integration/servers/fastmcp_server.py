@@ -65,7 +65,8 @@ def _add_plain_tools(server: FastMCP, diary: Diary) -> None:
         return "counted"
 
     @server.tool
-    async def wait() -> str:
+    async def wait(ctx: Context) -> str:
+        await ctx.report_progress(0)
         diary.waiting.set()
         try:
             await asyncio.Event().wait()
