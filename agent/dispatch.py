@@ -16,6 +16,7 @@ from agent.core.outlier import outcome_of
 from agent.core.raw_json import Bytes, RawObject
 from agent.core.retry import Fate, Step, fate_of, is_repeatable, next_step, told_deadline_s
 from agent.core.route_table import Replica, Route
+from agent.core.task_eras import with_task
 from agent.core.tasks import shown_task
 from agent.errors import (
     AnswerCut,
@@ -28,7 +29,7 @@ from agent.links.hello import OnNotification
 from agent.links.param_headers import ParamHeaders
 from agent.links.result_sink import LargeResult, ResultSink
 from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
-from agent.outgoing import believed, ended, large_result, outgoing, refuse_what_needs_tasks, told_failure
+from agent.outgoing import believed, ended, large_result, outgoing, told_failure
 from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
 from agent.request_state import RequestStates
 
@@ -221,10 +222,10 @@ class Dispatch:
         timeout_s = self._remaining_s(call, link, now_s)
         if timeout_s <= 0:
             raise CallNotSent("the deadline passed before it could be sent")
-        refuse_what_needs_tasks(call.route, link.view.era)
         params = outgoing(
             call.method, call.params, replica, link.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.affinity
         )
+        params = with_task(call.method, call.route, params, link.view)
         headers = self._param_headers.of(call.route, params) if call.method == "tools/call" else None
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, self._own_timeout_s(link))
         self._accounts.begin(attempt)

@@ -32,7 +32,6 @@ from agent.model import (
     PARKED_META_KEY,
     PATH_META_KEY,
     BackendSpec,
-    Era,
     Json,
     LinkView,
     PeerScope,
@@ -41,7 +40,6 @@ from agent.model import (
 
 # A call may pass at most this many nodes across gateways; more means a loop nobody wanted.
 HOPS_MAX: Final = 3
-_METHOD_NOT_FOUND: Final = -32601
 # JSON-RPC's own: what a node answers whose server's answer was none.
 INTERNAL_ERROR: Final = -32603
 
@@ -94,21 +92,6 @@ def believed(result: Json, view: LinkView) -> Json:
     if view.era is Era.LEGACY or view.identity is not None or not isinstance(meta, dict) or PARKED_META_KEY not in meta:
         return result
     return {**result, "_meta": {name: value for name, value in meta.items() if name != PARKED_META_KEY}}
-
-
-def refuse_what_needs_tasks(route: Route, era: Era | None) -> None:
-    """Refuse a tool of a server with sessions that has to be called as a task of 2025-11-25, as that version has it.
-
-    Raises:
-        RpcError: method not found, which is what the server itself would say to a call without a task.
-    """
-    execution = route.definition.get("execution")
-    if era is Era.LEGACY and isinstance(execution, dict) and execution.get("taskSupport") == "required":
-        raise RpcError(
-            _METHOD_NOT_FOUND,
-            f"{route.public_name} can only be called as a task of MCP 2025-11-25 (execution.taskSupport is 'required'),"
-            " and such tasks do not pass through the mesh",
-        )
 
 
 def told_failure(

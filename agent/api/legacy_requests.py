@@ -20,6 +20,7 @@ from mcp_types import (
     METHOD_NOT_FOUND,
     LoggingLevel,
 )
+from mcp_types.jsonrpc import MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import Served, forward, logged, written
@@ -30,6 +31,7 @@ from agent.api.search import unwrapped
 from agent.client_events import Place
 from agent.core.raw_json import Bytes
 from agent.core.route_table import Route
+from agent.core.task_eras import task_support
 from agent.dispatch import Dispatch, Forwarded
 from agent.errors import RpcError
 from agent.links.result_sink import ResultSink
@@ -122,7 +124,12 @@ class LegacyRequests:
             if route is None:
                 result = await own_answer(self._own, method, params)
                 return (orjson.dumps(result),)
-            forwarded = await self._forwarded(line, method, route, params, served)
+            try:
+                forwarded = await self._forwarded(line, method, route, params, served)
+            except MCPError as exc:
+                if exc.error.code != MISSING_REQUIRED_CLIENT_CAPABILITY or task_support(route.definition) != "required":
+                    raise
+                raise MCPError(code=METHOD_NOT_FOUND, message=exc.error.message) from exc  # As that era has it.
             return written(method, route, forwarded, modern=False)
 
     async def _subscribe(self, session: Session, uri: str) -> None:

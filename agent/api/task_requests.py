@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import decode_header_value
 from mcp_types import INVALID_PARAMS
-from mcp_types.jsonrpc import HEADER_MISMATCH, MISSING_REQUIRED_CLIENT_CAPABILITY
+from mcp_types.jsonrpc import HEADER_MISMATCH
 
 from agent.core.route_table import Route, RouteTable
-from agent.core.tasks import TASK_METHODS, TaskIdRefused, declares_tasks, task_route
-from agent.model import TASKS_EXTENSION, Json
+from agent.core.tasks import TASK_METHODS, TaskIdRefused, declares_tasks, missing_tasks, task_route
+from agent.model import Json
 
 
 def check_task_header(method: str, params: Json, headers: Mapping[str, str]) -> None:
@@ -52,8 +52,5 @@ def route_of_task(method: str, params: Json, table: RouteTable, node_id: str) ->
 
 def _check_declared(params: Json) -> None:
     if not declares_tasks(params):
-        raise MCPError(
-            code=MISSING_REQUIRED_CLIENT_CAPABILITY,
-            message="The client did not declare the extension for tasks",
-            data={"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}},
-        )
+        missing = missing_tasks("The client did not declare the extension for tasks")
+        raise MCPError(code=missing.code, message=missing.message, data=missing.data)

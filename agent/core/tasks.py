@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from agent.core.raw_json import exact
 from agent.core.route_table import Contribution, ContributionKind, Imported, Replica, Route, RouteKind, RouteTable
-from agent.errors import MeshError, ProtocolBroken
+from agent.errors import MeshError, ProtocolBroken, RpcError
 from agent.model import TASKS_EXTENSION, BackendSpec, Json, LinkView, NodeIdentity, ServerSpec
 
 TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
@@ -25,6 +25,7 @@ TASK_ID_BYTES_MAX: Final = 4096
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 # The `_meta` of a request whose client takes tasks.
 TAKES_TASKS: Final[Json] = {_CAPABILITIES: {"extensions": {TASKS_EXTENSION: {}}}}
+_MISSING_CAPABILITY: Final = -32021
 _VERSION: Final = "mesh1"
 _WAY: Final = re.compile(rf"{_VERSION}/(?:server/([^/]+)/([^/]+)|gateway/([^/]+)|peer/([^/]+))/(.*)", re.DOTALL)
 
@@ -44,6 +45,12 @@ def declares_tasks(params: Json) -> bool:
     meta = params.get("_meta")
     capabilities = meta.get(_CAPABILITIES) if isinstance(meta, dict) else None
     return isinstance(capabilities, dict) and announces_tasks(capabilities)
+
+
+def missing_tasks(message: str) -> RpcError:
+    """What a client that does not declare the extension is told, in the extension's own terms."""
+    required: Json = {"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}}
+    return RpcError(_MISSING_CAPABILITY, message, required)
 
 
 def is_task(result: Json) -> bool:

@@ -13,7 +13,8 @@ from agent.links.hello import Hello, ListenNotSupported
 from agent.links.http_door import open_http_door
 from agent.links.open_call import OnParked, unheard
 from agent.links.stdio_open import open_stdio_door
-from agent.model import HttpTarget, StdioTarget
+from agent.links.task_door import TaskDoor
+from agent.model import Era, HttpTarget, StdioTarget
 
 __all__ = ["Door", "Hello", "ListenNotSupported", "open_door"]
 
@@ -51,7 +52,7 @@ async def open_door(
             own_sessions=own_sessions,
             on_parked=on_parked,
         ) as http_door:
-            yield http_door
+            yield _with_tasks(http_door, own_sessions=own_sessions)
         return
     async with open_stdio_door(
         target,
@@ -62,4 +63,9 @@ async def open_door(
         own_sessions=own_sessions,
         on_parked=on_parked,
     ) as stdio_door:
-        yield stdio_door
+        yield _with_tasks(stdio_door, own_sessions=own_sessions)
+
+
+def _with_tasks(door: Door, *, own_sessions: bool) -> Door:
+    """Where every call may have a session of its own, nobody could say in which one its task is."""
+    return TaskDoor(door, keeps_tasks=not own_sessions) if door.hello.era is Era.LEGACY else door

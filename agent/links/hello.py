@@ -43,8 +43,13 @@ class Hello:
 
     @property
     def has_tasks(self) -> bool:
-        """Whether calls may be answered with tasks; those of 2025-11-25 are others."""
-        return self.era is Era.MODERN and announces_tasks(self.capabilities)
+        """Whether calls may be answered with tasks, or be made as such."""
+        if self.era is Era.MODERN:
+            return announces_tasks(self.capabilities)
+        place: object = self.capabilities
+        for name in ("tasks", "requests", "tools", "call"):
+            place = place.get(name) if isinstance(place, dict) else None
+        return isinstance(place, dict)
 
 
 def mesh_entry(era: Era, capabilities: Json) -> Json | None:

@@ -119,13 +119,7 @@ def judge_initialize(result: Json) -> Hello:
 
 
 def without_envelope(params: Json | None) -> Json | None:
-    """`params` as a legacy server may see them: without a modern caller's per-request envelope.
-
-    Nor does it see `task`, the wish for a task of 2025-11-25: nothing here could follow one, and a receiver without
-    that capability has to answer in the ordinary way.
-    """
-    if params is not None and "task" in params:
-        params = {key: value for key, value in params.items() if key != "task"}
+    """`params` as a legacy server may see them: without a modern caller's per-request envelope."""
     meta = params.get("_meta") if params is not None else None
     if params is None or not isinstance(meta, dict) or _ENVELOPE_KEYS.isdisjoint(meta):
         return params

@@ -13,6 +13,7 @@ from agent.links import stdio_child
 from agent.links.door import Door, ListenNotSupported, open_door
 from agent.links.stdio_child import child_environment
 from agent.links.stdio_door import StdioDoor
+from agent.links.task_door import TaskDoor
 from agent.model import Era, Json, StdioTarget
 
 SERVERS = Path(__file__).parent / "servers"
@@ -26,9 +27,15 @@ def call(tool: str, **arguments: object) -> Json:
     return {"name": tool, "arguments": arguments}
 
 
+def pipes_of(door: Door) -> StdioDoor:
+    """The door to the child itself."""
+    inner = door._door if isinstance(door, TaskDoor) else door
+    assert isinstance(inner, StdioDoor)
+    return inner
+
+
 def child_of(door: Door) -> int:
-    assert isinstance(door, StdioDoor)
-    pid = door.child.pid
+    pid = pipes_of(door).child.pid
     assert pid is not None
     return pid
 
@@ -95,10 +102,10 @@ async def test_the_era_is_found_out_whatever_the_child_makes_of_the_probe(flags:
 
 async def test_lines_that_are_no_messages_are_counted_and_harm_nobody() -> None:
     async with open_door(scripted("junk", "modern")) as door:
-        assert isinstance(door, StdioDoor)
-        before = door.junk_lines
+        pipes = pipes_of(door)
+        before = pipes.junk_lines
         await door.request("tools/call", call("echo"), timeout_s=10)
-        assert door.junk_lines == before + 3
+        assert pipes.junk_lines == before + 3
 
 
 @pytest.mark.parametrize("tool", ["nan", "deep"])
@@ -113,10 +120,10 @@ async def test_an_answer_that_is_no_json_ends_its_call_and_no_other(tool: str) -
 
 async def test_messages_with_odd_ids_and_methods_are_junk_and_what_came_with_them_is_served() -> None:
     async with open_door(scripted("modern")) as door:
-        assert isinstance(door, StdioDoor)
-        before = door.junk_lines
+        pipes = pipes_of(door)
+        before = pipes.junk_lines
         assert (await door.request("tools/call", call("odd"), timeout_s=10))["done"] is True
-        assert door.junk_lines == before + 5
+        assert pipes.junk_lines == before + 5
 
 
 async def test_answers_in_any_order_find_their_callers() -> None:
@@ -160,7 +167,7 @@ async def test_progress_that_nobody_takes_is_dropped_at_the_limit_and_the_result
         await released.wait()
 
     async with open_door(scripted()) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
-        assert isinstance(door, StdioDoor)
+        pipes = pipes_of(door)
         params = {**call("progress", to=1000), "_meta": {"progressToken": "t"}}
         slow = group.create_task(
             door.request("tools/call", params, timeout_s=15, on_notification=on_notification), name="slow"
@@ -170,7 +177,7 @@ async def test_progress_that_nobody_takes_is_dropped_at_the_limit_and_the_result
         await door.request("tools/call", call("echo"), timeout_s=10)
         released.set()
         assert (await slow)["done"] is True
-        assert door.dropped_notifications == 1000 - len(taken)
+        assert pipes.dropped_notifications == 1000 - len(taken)
         assert 256 <= len(taken) <= 258
 
 

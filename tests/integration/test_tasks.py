@@ -17,18 +17,13 @@ from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.links.door import Door
 from agent.links.sse import SseParser
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
-from tests.integration.servers.hosting import Seen, http, http_app, rpc_result, scripted, serving
+from tests.integration.servers.hosting import http_app, serving
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
 from tests.integration.servers.raw_session import raw_session
 from tests.integration.servers.task_server import LARGE, QUESTION, Tasks, task_server
 
 CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
 DECLARED: Json = {CAPABILITIES_KEY: {"elicitation": {}, "extensions": {TASKS_EXTENSION: {}}}}
-INITIALIZED: Json = {
-    "protocolVersion": "2025-11-25",
-    "capabilities": {"tools": {}, "tasks": {"requests": {"tools": {"call": {}}}}},
-    "serverInfo": {"name": "old", "version": "1"},
-}
 MISSING_CAPABILITY = -32021
 HEADER_MISMATCH = -32020
 ROOT = Path(__file__).parents[2]
@@ -411,40 +406,3 @@ async def test_a_client_with_a_session_never_meets_a_task(hops: int, tmp_path: P
             refused = await session.request(method, {"taskId": "1", "_meta": DECLARED})
             assert refused["error"]["code"] == -32601
         assert it.asked() == [[]] * hops
-
-
-async def test_tasks_of_2025_11_25_are_asked_of_no_server_and_what_needs_them_is_refused(tmp_path: Path) -> None:
-    calls: list[Json] = []
-    tools = [
-        {"name": "may", "inputSchema": {"type": "object"}, "execution": {"taskSupport": "optional"}},
-        {"name": "must", "inputSchema": {"type": "object"}, "execution": {"taskSupport": "required"}},
-    ]
-
-    async def answer(request: Seen) -> tuple[bytes, bool]:
-        match request.body.get("method"):
-            case "initialize":
-                return rpc_result(request, INITIALIZED), True
-            case "tools/list":
-                return rpc_result(request, {"tools": tools}), True
-            case "tools/call":
-                calls.append(request.body["params"])
-                return rpc_result(request, {"content": []}), True
-            case "ping":
-                return rpc_result(request, {}), True
-            case None | "notifications/initialized":
-                return http(202), True
-            case _:
-                return http(405 if request.method == "GET" else 400), True
-
-    async with scripted(answer) as script:
-        old = ServerSpec("old", HttpTarget(script.url), ServerScope.SERVICE)
-        async with running_node("east", tmp_path, servers=[old]) as node:
-            await node.when(lambda: "old__must" in node.tool_names())
-            for era in Era:
-                async with client(node.url, era) as mcp:
-                    params = {"name": "old__may", "arguments": {}, "task": {"ttl": 1}, "_meta": DECLARED}
-                    await mcp.request("tools/call", params, timeout_s=5)
-                    with pytest.raises(RpcError, match="2025-11-25") as caught:
-                        await mcp.request("tools/call", {**params, "name": "old__must"}, timeout_s=5)
-                    assert caught.value.code == -32601
-            assert [sorted(sent.keys() - {"_meta"}) for sent in calls] == [["arguments", "name"]] * 2
