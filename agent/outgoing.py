@@ -32,6 +32,7 @@ from agent.model import (
     PARKED_META_KEY,
     PATH_META_KEY,
     BackendSpec,
+    Era,
     Json,
     LinkView,
     PeerScope,
