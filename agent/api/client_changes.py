@@ -65,7 +65,7 @@ class ClientChanges:
             session.roots_untold = False
             declared = session.declared_to_servers
             if "roots" in declared_features(declared):
-                for place in tuple(session.places):
+                for place in session.places:
                     await _logged(self._roots_at(session, place, declared))
 
     async def _roots_at(self, session: Session, place: Place, declared: Json) -> None:

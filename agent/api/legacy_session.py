@@ -54,7 +54,8 @@ class Session:
     `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
     `log_level`: what `logging/setLevel` asked for. `subscriber`: what stands for it since `resources/subscribe`.
     `stream`: the open GET stream. `deaf`: no answer of the client can come any more.
-    `chore`: tells servers that the client's roots have changed, which they have not heard while `roots_untold`.
+    `places`: where calls of the client went, the last one last. `chore`: tells servers that the client's roots have
+    changed, which they have not heard while `roots_untold`.
     """
 
     id: str
@@ -65,9 +66,9 @@ class Session:
     subscriber: Subscriber[str] | None = None
     stream: EventStream | None = None
     deaf: bool = False
+    places: tuple[Place, ...] = ()
     roots_untold: bool = False
     chore: asyncio.Task[None] | None = None
-    _places: dict[Place, None] = field(default_factory=dict)
     # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.
     _notes: dict[bytes | str, None] = field(default_factory=dict)
     _notes_lost: bool = False
@@ -94,17 +95,11 @@ class Session:
         declared = {name: value for name, value in said if name not in _GONE and value is not None}
         return without_tasks(declared)  # Nobody of this era can ask for a task of 2026-07-28.
 
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """Where calls of this client went."""
-        return tuple(self._places)
-
     def called(self, place: Place) -> None:
         """A call went there; of too many places, who is not called any more is forgotten first."""
-        self._places.pop(place, None)
-        self._places[place] = None
-        if len(self._places) > PLACES_MAX:
-            del self._places[next(iter(self._places))]
+        if self.places[-1:] != (place,):
+            others = (other for other in self.places if other != place)
+            self.places = (*others, place)[-PLACES_MAX:]
 
     @property
     def busy(self) -> bool:

@@ -98,7 +98,8 @@ class AskingCalls:
 
         async def send(door: SessionDoor) -> Json:
             await door.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
-            await call.quiet(ROOTS_WAIT_S)
+            await call.asked_within(ROOTS_WAIT_S)
+            await call.settled()
             return told
 
         call.task = self._start_task(self._serve(call, client, send), "tell of changed roots")
@@ -177,6 +178,7 @@ class AskingCalls:
             try:
                 async with self._own.lent(call.features, affinity) as session, session.serving(call) as door:
                     try:
+                        await call.settled()  # What was asked before the call may matter to it: the client's roots.
                         outcome = await send(door)
                     finally:
                         await _refuse(call, "The request that this question belongs to is over")

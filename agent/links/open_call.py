@@ -145,11 +145,14 @@ class OpenCall:
         self._questions.clear()
         self._wake.set()
 
-    async def quiet(self, wait_s: float) -> None:
-        """Wait until nothing is asked any more; at most `wait_s` for a first question."""
+    async def asked_within(self, wait_s: float) -> None:
+        """Wait for a first question, at most for so long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._asked.wait()
+
+    async def settled(self) -> None:
+        """Wait until nothing is asked any more, and the server has what was answered."""
         while self._questions:
             self._settled.clear()
             await self._settled.wait()
@@ -226,7 +229,6 @@ class OpenCall:
             request_id = self._questions.pop(key).request_id
             replies.append(rpc.encode_error(request_id, error.code, error.message, error.data))
         self.answered |= bool(replies)
-        self._settled.set()
         if replies or not self._questions:
             self.away_since_s = None
         return replies
@@ -249,9 +251,12 @@ class OpenCall:
 
     async def send(self, replies: Iterable[bytes], *, timeout_s: float) -> None:
         """Send replies to the server's questions. Raises `CallOutcomeUnknown`: it may never hear them."""
-        for reply in replies:
-            assert self.door is not None, "a server asks only about what it was sent"
-            await self.door.answer(reply, timeout_s=timeout_s)
+        try:
+            for reply in replies:
+                assert self.door is not None, "a server asks only about what it was sent"
+                await self.door.answer(reply, timeout_s=timeout_s)
+        finally:
+            self._settled.set()
 
     def _withdraw(self, request_id: Any) -> None:
         """The server no longer wants to know."""

@@ -72,6 +72,8 @@ class Session:
                     return {"heard": await self.answer_to(number)}
                 case "bug":
                     raise ZeroDivisionError
+                case "heard so far":
+                    return {"heard": list(self.heard)}
                 case "hold":
                     await self.server.go_on.wait()
                     await asyncio.sleep(0.1)
@@ -99,6 +101,7 @@ class Session:
         raise Unreachable(self.lost_reason)
 
     async def answer(self, reply: bytes, *, timeout_s: float) -> None:  # noqa: ARG002 - the protocol's signature
+        await asyncio.sleep(self.server.answering_s)
         self.heard.append(orjson.loads(reply))
         self.answered.set()
         self.on_heard()
@@ -120,6 +123,7 @@ class Server:
     refuses: bool = False
     asks_early: bool = False
     streams_late: bool = False
+    answering_s: float = 0.0
     on_open: Callable[[], None] = lambda: None
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
