@@ -92,25 +92,13 @@ def choose(
     if not usable:
         return None
     nearest = _nearest(usable)
-    if nearest[0].hops == 0 and len(nearest) < len(usable):
-        own, others = nearest[0], _nearest([replica for replica in usable if replica.hops > 0])
-        cheapest = min(
-            _cost(loads.get(other.backend_key, _UNKNOWN), now_s, HOP_S) / weight_of(other.backend_key)
-            for other in others
-        )
-        own_cost = _own_cost(loads.get(own.backend_key, _UNKNOWN), now_s) / weight_of(own.backend_key)
-        if own_cost <= OWN_SLOWER_BY * cheapest:
-            return own
-        nearest = others
-    if len(nearest) == 1:
-        return nearest[0]
-    weights = [weight_of(replica.backend_key) for replica in nearest]
-    if min(weights) < max(weights):
-        return _by_weight(nearest, weights, loads, rng, now_s)
-    first = rng.randrange(len(nearest))
-    second = rng.randrange(len(nearest) - 1)
-    pair = nearest[first], nearest[second + (second >= first)]
-    return min(pair, key=lambda replica: _cost(loads.get(replica.backend_key, _UNKNOWN), now_s, LATENCY_FLOOR_S))
+    if nearest[0].hops > 0 or len(nearest) == len(usable):
+        return _cheaper(nearest, loads, rng, now_s, weight_of)
+    own = nearest[0]
+    other = _cheaper(_nearest([replica for replica in usable if replica.hops > 0]), loads, rng, now_s, weight_of)
+    other_cost = _cost(loads.get(other.backend_key, _UNKNOWN), now_s, HOP_S) / weight_of(other.backend_key)
+    own_cost = _own_cost(loads.get(own.backend_key, _UNKNOWN), now_s) / weight_of(own.backend_key)
+    return own if own_cost <= OWN_SLOWER_BY * other_cost else other
 
 
 def observe(load: Load, latency_s: float, now_s: float) -> Load:
@@ -143,6 +131,25 @@ def give_up(load: Load, waited_s: float, now_s: float) -> Load:
 def _nearest(replicas: Sequence[Replica]) -> list[Replica]:
     hops_min = min(replica.hops for replica in replicas)
     return [replica for replica in replicas if replica.hops == hops_min]
+
+
+def _cheaper(
+    replicas: Sequence[Replica],
+    loads: Mapping[str, Load],
+    rng: "random.Random",
+    now_s: float,
+    weight_of: Callable[[str], int],
+) -> Replica:
+    """The cheaper one of two; whose weights differ, the cheapest of all."""
+    if len(replicas) == 1:
+        return replicas[0]
+    weights = [weight_of(replica.backend_key) for replica in replicas]
+    if min(weights) < max(weights):
+        return _by_weight(replicas, weights, loads, rng, now_s)
+    first = rng.randrange(len(replicas))
+    second = rng.randrange(len(replicas) - 1)
+    pair = replicas[first], replicas[second + (second >= first)]
+    return min(pair, key=lambda replica: _cost(loads.get(replica.backend_key, _UNKNOWN), now_s, LATENCY_FLOOR_S))
 
 
 def _by_weight(
