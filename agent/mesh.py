@@ -18,6 +18,7 @@ from agent.core.route_table import Contribution, ContributionKind, RouteKind, Ro
 from agent.core.routes import build_routes, changed_kinds, is_outdated, local_contributions
 from agent.core.selection import Selection, select
 from agent.errors import DialledOurselves, MeshError, OverrideRefused
+from agent.large_offers import read_large
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
 from agent.model import BackendSpec, LinkView, NodeIdentity, PeerSpec, ServerSpec
@@ -180,6 +181,7 @@ class Mesh:
                 generation, began_at_s = self._generation, loop.time()
                 try:
                     self._step()
+                    await self._rebuild_routes()
                 except Exception:  # The top of an eternal loop: a bug in one step must not end the node.
                     log.exception("a mesh step failed; the next change or resync tries again")
                 self._tell_stepped(generation)
@@ -216,7 +218,6 @@ class Mesh:
         self._supervisor.apply(reconcile(desired, actual))
         for key in actual.keys() - desired.keys():
             self._hooks.backend_gone(key)
-        self._rebuild_routes()
 
     def _learn(self, views: Sequence[LinkView]) -> None:
         """Remember which node answered at which URL, so that one node named twice gets one link."""
@@ -231,19 +232,21 @@ class Mesh:
             present = {view.spec.target.url for view in views if isinstance(view.spec, PeerSpec)}
             self._learned = {url: node_id for url, node_id in self._learned.items() if url in present}
 
-    def _rebuild_routes(self) -> None:
-        contributions = tuple(
-            contribution_of(view, self.own) for view in sorted(self.views(), key=lambda v: v.key) if view.connected
-        )
+    def _contributed(self) -> tuple[Contribution, ...]:
+        connected = sorted((view for view in self.views() if view.connected), key=lambda view: view.key)
+        return tuple(contribution_of(view, self.own) for view in connected)
+
+    async def _rebuild_routes(self) -> None:
+        known = await read_large(self._contributed(), self.own, self.routes.parts)
+        contributions = self._contributed()  # What has changed meanwhile is read as it is now.
         now_s = asyncio.get_running_loop().time()
         if contributions == self._contributions and not is_outdated(self.routes, now_s):
             return
         self._contributions = contributions
         before, before_local = self.routes, self.local_routes
-        self.routes = build_routes(contributions, self.own, before, now_s)
-        self.local_routes = build_routes(
-            local_contributions(contributions), self.own, before_local, now_s, beside=self.routes
-        )
+        self.routes = build_routes(contributions, self.own, before, now_s, known)
+        local_parts, known = local_contributions(contributions), self.routes.parts
+        self.local_routes = build_routes(local_parts, self.own, before_local, now_s, known)
         self._hooks.routes_changed()
         self._hooks.mesh_changed(changed_kinds(before, self.routes))
         local = changed_kinds(before_local, self.local_routes)

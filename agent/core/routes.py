@@ -59,16 +59,16 @@ def build_routes(
     own: NodeIdentity,
     previous: RouteTable | None = None,
     now_s: float = 0.0,
-    beside: RouteTable | None = None,
+    known: Mapping[str, Imported] | None = None,
 ) -> RouteTable:
     """Join all contributions into one table; `previous` says who holds which name, and saves work.
 
     `own` is this node; names under its own name are never another node's. Backend keys must be unique. `now_s`:
-    monotonic seconds; `is_outdated` says when time alone changes the table. `beside`: a table of the same moment, whose
-    reading of the same offers is shared.
+    monotonic seconds; `is_outdated` says when time alone changes the table. `known`: what was read of offers already,
+    by backend key; None: what `previous` was made of.
     """
     before = RouteTable() if previous is None else previous
-    known = before.parts if beside is None else beside.parts
+    known = before.parts if known is None else known
     parts = {part.backend_key: _read(part, own, known.get(part.backend_key)) for part in contributions}
     assert len(parts) == len(contributions)
     claims = [claimed for part in parts.values() for claimed in part.claims]
@@ -114,9 +114,14 @@ def _looks(routes: Iterable[Route]) -> dict[str, object]:
     return {route.public_name: route.definition for route in routes if route.listed}
 
 
+def is_read(contribution: Contribution, own: NodeIdentity, known: Imported | None) -> bool:
+    """Whether `known` is what would be read of the contribution."""
+    return known is not None and known.own == own and _same(known.source, contribution)
+
+
 def _read(contribution: Contribution, own: NodeIdentity, known: Imported | None) -> Imported:
-    """Read an offer, or take the claims that another table made of the same one."""
-    if known is not None and known.own == own and _same(known.source, contribution):
+    """Read an offer, or take what was read of the same one."""
+    if known is not None and is_read(contribution, own, known):
         return known
     return read_contribution(contribution, own)
 

@@ -8,8 +8,12 @@ import pytest
 from fastmcp import Client
 from mcp.shared.exceptions import MCPError
 
+from agent.core import routes
+from agent.core.candidates import read_contribution
 from agent.core.paging import PAGE_ENTRIES_MAX, PageLimits
-from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.core.route_table import Contribution, Imported
+from agent.large_offers import LARGE
+from agent.model import Era, HttpTarget, Json, NodeIdentity, ServerScope, ServerSpec
 from tests.integration.servers.hosting import Seen, discovered, http, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 
@@ -61,14 +65,23 @@ async def settled(node: RunningNode, *servers: ServerSpec) -> None:
     await node.when(lambda: {name.partition("__")[0] for name in node.tool_names()} == wanted)
 
 
-async def test_a_node_reads_a_peers_list_of_many_pages_whole(tmp_path: Path) -> None:
+async def test_a_node_reads_a_peers_list_of_many_pages_whole_and_goes_on_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = names("tool", 2 * PAGE_ENTRIES_MAX + 500)
+    read_in_the_loop: list[int] = []
+
+    def noted(contribution: Contribution, own: NodeIdentity) -> Imported:
+        read_in_the_loop.append(len(contribution.offer.tools))
+        return read_contribution(contribution, own)
+
+    monkeypatch.setattr(routes, "read_contribution", noted)
     async with (
         server_of(many) as url,
         running_node("two", tmp_path / "two", servers=[server("kit", url)]) as two,
         running_node("one", tmp_path / "one") as one,
     ):
-        await two.connected("kit")
+        await two.when(lambda: len(two.tool_names()) == len(many))
         async with client(two.local_url, Era.MODERN) as mcp:
             first = await mcp.request("tools/list", {}, timeout_s=10)
             assert len(first["tools"]) == PAGE_ENTRIES_MAX
@@ -76,6 +89,7 @@ async def test_a_node_reads_a_peers_list_of_many_pages_whole(tmp_path: Path) -> 
         one.mesh.take_catalog(catalog(instance(two)))
         await one.when(lambda: one.tool_names() == [f"kit__{name}" for name in many])
         assert one.view("two").function_count == MANAGEMENT_TOOLS + len(many)
+        assert max(read_in_the_loop, default=0) <= LARGE, "a large offer would hold up every call"
 
 
 @eras
