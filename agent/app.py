@@ -103,7 +103,8 @@ class Node:
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self._metrics = Metrics(__version__)
         self._tokens = TokenTable(settings.tokens, settings.peer_tokens)
-        self._peer_token = settings.peer_token
+        self._peer_tokens = settings.peer_tokens
+        self._rotations = 0
         self._endpoints: list[Endpoint] = []
         self.state = "starting"
 
@@ -134,7 +135,7 @@ class Node:
                 supervisor=supervisor,
                 store=store,
                 statics=self._settings.peers,
-                peer_token=lambda: self._peer_token,
+                peer_token=lambda: next(iter(self._peer_tokens), None),
                 hooks=hooks,
             )
             metrics, watches = self._metrics, self._updates.watches
@@ -275,8 +276,12 @@ class Node:
         except ConfigRefused as exc:
             log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
             return
+        if peer_tokens != self._peer_tokens:
+            self._rotations += 1
+            # Whoever was refused with the old token, or a new one, looks again.
+            self._membership.describe_ourselves(rotations=str(self._rotations))
         self._tokens.replace(tokens, peer_tokens)
-        self._peer_token = peer_tokens[0] if peer_tokens else None
+        self._peer_tokens = peer_tokens
         self._mesh.wake()
         log.info("token file read again", extra={"valid": len(tokens)})
 

@@ -58,6 +58,7 @@ class OtherSide:
     dial_time_s: float = 0.0
     close_time_s: float = 0.0
     identity: NodeIdentity | None = None
+    with_token: bool = False
     calls: asyncio.Event = field(default_factory=asyncio.Event)
     opened_at_s: list[float] = field(default_factory=list)
     closed: int = 0
@@ -75,7 +76,7 @@ class OtherSide:
         door = ScriptedDoor(self)
         self.doors.append(door)
         try:
-            yield OpenDoor(door, self.identity)
+            yield OpenDoor(door, self.identity, with_token=self.with_token)
         finally:
             self.closed += 1  # Begun, it ends even when it is cancelled.
             await asyncio.sleep(self.close_time_s)

@@ -6,11 +6,20 @@ a digest only, and compared in constant time with all of them, so that neither m
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Final
 
 # Clients and operators: everything. Peers: what this node serves itself.
 TOKENS_MAX = 8  # Two of each kind overlap in a rotation; more only makes every request slower.
+
+
+# After a rotation peers still come with the token of before until they have read the new one. Clients do not: theirs
+# opens everything, and who replaces it wants the old one shut.
+PEER_GRACE_S: Final = 30.0
+
+Entries = tuple[tuple[bytes, "Access"], ...]
 
 
 class Access(StrEnum):
@@ -21,10 +30,22 @@ class Access(StrEnum):
 
 
 class TokenTable:
-    """Valid tokens. Its one writer is whoever calls `replace`; readers take the whole tuple at once."""
+    """Valid tokens. Its one writer is whoever calls `replace`; readers take the whole tuple at once.
 
-    def __init__(self, tokens: Sequence[str] = (), peer_tokens: Sequence[str] = ()) -> None:
+    Peer tokens that were replaced stay valid for `PEER_GRACE_S` more, by `clock`.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str] = (),
+        peer_tokens: Sequence[str] = (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._entries = _digests(tokens, peer_tokens)
+        self._former: Entries = ()
+        self._former_until_s = 0.0
+        self._clock = clock
 
     def __repr__(self) -> str:
         kinds = [access.value for _, access in self._entries]
@@ -36,23 +57,28 @@ class TokenTable:
         return not any(access is Access.FULL for _, access in self._entries)
 
     def replace(self, tokens: Sequence[str], peer_tokens: Sequence[str]) -> None:
-        """Make exactly these valid, at once. Raises ValueError where this would open a door that was closed."""
+        """Make these valid, at once. Raises ValueError where this would open a door that was closed."""
         entries = _digests(tokens, peer_tokens)
         if not tokens and not self.anonymous:
             raise ValueError("a rotation must leave at least one client token")
+        if entries != self._entries:
+            self._former = tuple(entry for entry in self._entries if entry[1] is Access.PEER)
+            self._former_until_s = self._clock() + PEER_GRACE_S
         self._entries = entries
 
     def access(self, presented: str) -> Access | None:
         """What the presented token opens, or None when it is not valid (any more)."""
         digest = _digest(presented)
         found: Access | None = None
-        for known, access in self._entries:
+        if self._former and self._clock() >= self._former_until_s:
+            self._former = ()
+        for known, access in (*self._entries, *self._former):
             if hmac.compare_digest(known, digest) and found is not Access.FULL:
                 found = access
         return found
 
 
-def _digests(tokens: Sequence[str], peer_tokens: Sequence[str]) -> tuple[tuple[bytes, Access], ...]:
+def _digests(tokens: Sequence[str], peer_tokens: Sequence[str]) -> Entries:
     given = [(token, Access.FULL) for token in tokens] + [(token, Access.PEER) for token in peer_tokens]
     if len(given) > TOKENS_MAX:
         raise ValueError(f"at most {TOKENS_MAX} tokens may be valid at once")

@@ -34,7 +34,8 @@ class Candidate:
     `name`: what it would like to be called, a valid name. `name_refused`: what it said instead, empty if nothing.
     `node_id`: what its Meta says, None for a plain server. `learned_id`: who answered at its URL, if not that.
     `unique`: hexadecimal digits that tell it from all others of its name. `up`: passing or warning. `offer_digest`:
-    what it says of its offer, which changes with it. `weight`: its node's, 1 to `WEIGHT_MAX`.
+    what it says of its offer, which changes with it. `rotations`: changes when its tokens do. `weight`: its node's, 1
+    to `WEIGHT_MAX`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Candidate:
     up: bool
     epoch: str
     offer_digest: str
+    rotations: str
     weight: int
     key: InstanceKey
 
@@ -63,7 +65,8 @@ class Candidate:
     @property
     def sighting(self) -> str:
         """Changes when there is a new reason to dial or to list; empty while the catalog has nothing good to tell."""
-        return " ".join(word for word in (self.url, self.epoch, self.offer_digest) if word) if self.up else ""
+        words = (self.url, self.epoch, self.offer_digest, self.rotations)
+        return " ".join(word for word in words if word) if self.up else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ def _read(instance: Instance, own_place: tuple[str, str] | None, learned: Mappin
         up=instance.health is not Health.CRITICAL,
         epoch=meta.get("epoch", "")[:_WORD_LEN_MAX],
         offer_digest=meta.get("offer_digest", "")[:_WORD_LEN_MAX],
+        rotations=meta.get("rotations", "")[:_WORD_LEN_MAX],
         weight=min(max(1, instance.weight), WEIGHT_MAX),
         key=instance.key,
     )

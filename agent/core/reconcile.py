@@ -90,10 +90,16 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
                 sighting=wanted.sighting,
                 source=wanted.source,
                 weight=wanted.weight,  # Read anew for each call.
+                local_token=wanted.local_token,
             )
-            if wanted.source is present.source is PeerSource.DISCOVERY:
+            if _has_no_token_of_its_own(wanted) and _has_no_token_of_its_own(present):
                 # A rotated peer token; the door shows it from the next request on, and no call meets a closed door.
                 same = replace(same, target=replace(present.target, token=wanted.target.token))
+                nodes = {wanted.expected_node_id, present.expected_node_id} - {None}
+                if PeerSource.DISCOVERY not in (wanted.source, present.source) and len(nodes) <= 1:
+                    # The catalog has come to know the node that others name, or no longer does. The link knows who
+                    # has answered.
+                    same = replace(same, expected_node_id=wanted.expected_node_id, is_mesh_node=wanted.is_mesh_node)
             return wanted == same
         case ServerSpec(), ServerSpec():
             # The time limit is read anew for each call, stickiness with the routes; a changed scope only renames, but
@@ -103,10 +109,15 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
             return False
 
 
+def _has_no_token_of_its_own(spec: PeerSpec) -> bool:
+    """Whether it is shown the peer token or none: one that an operator has added it with is tried at once."""
+    return spec.is_mesh_node or spec.target.token is None
+
+
 def _sighted(wanted: BackendSpec, present: BackendSpec) -> bool:
     if not (isinstance(wanted, PeerSpec) and isinstance(present, PeerSpec)):
         return False
-    if wanted.target.token != present.target.token:
+    if (wanted.target.token, wanted.local_token) != (present.target.token, present.local_token):
         return True  # Whoever refused the old one may take the new one.
     # An empty sighting says that the catalog has nothing good to tell: no reason to dial.
     return wanted.sighting not in ("", present.sighting)

@@ -69,6 +69,7 @@ class HttpPool:
         self._target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         self._host = parts.netloc
         self._lines = {name.lower(): _line(name, value) for name, value in headers.items()}
+        self._other_token: str | None = None
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
         self._idle: dict[Connection, float] = {}  # Since when; the one that waits longest comes first.
@@ -80,8 +81,13 @@ class HttpPool:
         return f"<HttpPool {self.where} {len(self._connections)} connections, {len(self._idle)} idle>"
 
     def use_token(self, token: str) -> None:
-        """Show another token from the next request on; requests on their way keep theirs."""
-        self._lines["authorization"] = _line("Authorization", f"Bearer {token}")
+        """Show another token from the next request on; requests on their way keep theirs.
+
+        Whoever refuses it is shown the one of before, until that is refused: not all nodes learn of a token at once.
+        """
+        line, shown = _line("Authorization", f"Bearer {token}"), self._lines.get("authorization")
+        if line != shown:
+            self._lines["authorization"], self._other_token = line, shown
 
     async def post(self, body: OutgoingBody, headers: Mapping[str, str]) -> Response:
         """Send `body` and wait for the answer's head; the caller reads and closes the response.
@@ -94,18 +100,14 @@ class HttpPool:
             CallOutcomeUnknown: The connection broke after the request was written.
             ProtocolBroken: The answer is not HTTP, or compressed.
         """
+        data = body.data
         try:
-            head = self._head("POST", headers, len(body.data))
-            connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
-            may_be_stale = connection is not None and body.harmless
-            connection = connection or await self._new_one()
-            data, body.data, body.sent = body.data, b"", True
-            try:
-                response = await connection.exchange(head, data)
-            except ConnectionBroken as exc:
-                if not may_be_stale or self._over or isinstance(exc, NotHttp):
-                    raise
-                response = await (await self._new_one()).exchange(head, data)
+            shown = self._lines.get("authorization")
+            response = await self._exchange(headers, data, body)
+            if response.status == 401 and self._may_show_the_other(shown):  # noqa: PLR2004 - Unauthorized: not executed
+                response.release()
+                body.sent = False
+                response = await self._exchange(headers, data, body)
         except NotHttp as exc:
             raise ProtocolBroken(self.explain(exc)) from exc
         except (OSError, ValueError) as exc:
@@ -142,6 +144,26 @@ class HttpPool:
             self._expiry.cancel()
 
     # Requests
+
+    async def _exchange(self, headers: Mapping[str, str], data: bytes, body: OutgoingBody) -> Response:
+        head = self._head("POST", headers, len(data))
+        connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
+        may_be_stale = connection is not None and body.harmless
+        connection = connection or await self._new_one()
+        body.data, body.sent = b"", True
+        try:
+            return await connection.exchange(head, data)
+        except ConnectionBroken as exc:
+            if not may_be_stale or self._over or isinstance(exc, NotHttp):
+                raise
+        return await (await self._new_one()).exchange(head, data)
+
+    def _may_show_the_other(self, shown: str | None) -> bool:
+        """Change to the other token, if there is one and no other request has done so since `shown` was shown."""
+        if self._other_token is not None and self._lines.get("authorization") == shown:
+            self._lines["authorization"], self._other_token = self._other_token, shown
+            return True
+        return self._lines.get("authorization") != shown
 
     async def _bodyless(self, method: str, headers: Mapping[str, str]) -> Response:
         head = self._head(method, headers, None)

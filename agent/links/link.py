@@ -79,7 +79,7 @@ class Link:
         """Take new words about the same backend."""
         self._record.show(spec=spec)
         if self._session is not None:
-            self._session.show_token(spec.target)
+            self._session.relabel(spec)
         if sighted:
             self.sight()
 
@@ -170,10 +170,12 @@ class Link:
         """Note why the session ended before its door is closed, which may take seconds."""
         try:
             async with self._dials:
-                opened_door = await stack.enter_async_context(self._dial(self.spec, self._own))
+                dialled = self.spec
+                opened_door = await stack.enter_async_context(self._dial(dialled, self._own))
             following = followers(opened_door.door, self.spec, self._own, self._hooks.watches)
             self._session = Session(opened_door, self, self._rng, following)
-            self._session.show_token(self.spec.target)  # It may have changed while we dialled.
+            if self.spec != dialled:  # It has changed meanwhile.
+                self._session.relabel(self.spec)
             await self._session.run()
         except Retired:
             raise

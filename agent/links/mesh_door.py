@@ -22,10 +22,27 @@ LOCAL_SUFFIX = "/local"
 
 @dataclass(frozen=True, slots=True)
 class OpenDoor:
-    """An open door and who stands behind it; `identity` is None for a plain MCP server."""
+    """An open door and who stands behind it; `identity` is None for a plain MCP server.
+
+    `with_token`: it was opened with a token, in the catalog's or the settings' trust.
+    """
 
     door: Door
     identity: NodeIdentity | None
+    with_token: bool = False
+
+    def serves(self, spec: BackendSpec) -> bool:
+        """Whether it leads where a new spec of the same URL wants to."""
+        if not isinstance(spec, PeerSpec):
+            return True
+        node_id = self.identity.node_id if self.identity is not None else None
+        return spec.expected_node_id in (None, node_id) and (node_id is not None or not spec.is_mesh_node)
+
+    def token(self, spec: BackendSpec) -> str | None:
+        """What it may show from now on: the peer token only to a known node, or where a token was shown before."""
+        if not isinstance(spec.target, HttpTarget):
+            return None
+        return spec.target.token or (spec.local_token if self.with_token and isinstance(spec, PeerSpec) else None)
 
 
 @asynccontextmanager
@@ -51,7 +68,7 @@ async def opened(
             yield opened_door
             return
     async with open_door(local_target(spec.target)) as door:
-        yield OpenDoor(door, checked_identity(door.hello, spec, own))
+        yield OpenDoor(door, checked_identity(door.hello, spec, own), with_token=spec.target.token is not None)
 
 
 async def _first_door(
@@ -69,7 +86,8 @@ async def _first_door(
         if spec.scope is PeerScope.MESH or local.token is None or target == local:
             raise
         return local.url, await _let_in(spec, local, own, stack, refused)
-    return target.url, OpenDoor(door, checked_identity(door.hello, spec, own))
+    identity = checked_identity(door.hello, spec, own)
+    return target.url, OpenDoor(door, identity, with_token=target.token is not None)
 
 
 async def _let_in(
@@ -85,7 +103,7 @@ async def _let_in(
         raise refused from None
     if identity is None:
         raise refused
-    return OpenDoor(door, identity)
+    return OpenDoor(door, identity, with_token=True)
 
 
 def dialler(on_parked: OnParked) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenDoor]]:

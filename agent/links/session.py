@@ -19,9 +19,9 @@ from agent.links.listing import list_offer
 from agent.links.mesh_door import OpenDoor
 from agent.links.relisting import Relisting
 from agent.links.result_sink import LargeResult
-from agent.links.session_endings import NoSignOfLife, one_failure
+from agent.links.session_endings import NoSignOfLife, ReloadAsked, one_failure
 from agent.links.silence import SilenceWatch
-from agent.model import HttpTarget, Json, Offer, StdioTarget
+from agent.model import BackendSpec, Json, Offer
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +134,12 @@ class Session:
         for following in self._followings:
             following.look()
 
-    def show_token(self, target: StdioTarget | HttpTarget) -> None:
-        """Let the door show what may be a new token, from the next request on."""
-        if isinstance(target, HttpTarget) and target.token is not None:
-            self._door.use_token(target.token)
+    def relabel(self, spec: BackendSpec) -> None:
+        """Go on under new words about the backend: another token from the next request on, or another door."""
+        if not self.opened.serves(spec):
+            self.end(ReloadAsked("the catalog knows another node there"))
+        elif (token := self.opened.token(spec)) is not None:
+            self._door.use_token(token)
 
     def end(self, reason: Exception, *, drain_s: float = 0.0) -> None:
         """Let `run` raise `reason`, after what is in flight or after `drain_s` seconds. The first reason stays.

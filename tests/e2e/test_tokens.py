@@ -244,6 +244,35 @@ async def test_token_is_replaced_without_a_failed_request(start: StartNode, tmp_
     assert new not in front.log() + back.log()
 
 
+async def test_peers_do_not_refuse_each_other_while_a_token_is_replaced_in_one_step(
+    start: StartNode, tmp_path: Path
+) -> None:
+    files = {name: replace_file(tmp_path / f"{name}-token", b"old-peer-token-0123456789") for name in ("front", "back")}
+    settings = {**embedded(), "MESH_TOKEN": TOKEN}
+    front, back = await all_of(
+        start(name, tmp_path / name, servers=own, MESH_PEER_TOKEN_FILE=str(files[name]), **settings)
+        for name, own in (("front", None), ("back", {"notes": example("notes")}))
+    )
+    front.token = back.token = TOKEN
+    await eventually(partial(front.offers, "back__notes__list"))
+    await eventually(partial(back.sees, "front"))
+
+    async def has_read(node: RunningNode, times: int) -> bool:
+        return len(node.events("token file read again")) == times
+
+    async with steady_calls(front, "back__notes__list") as calls:
+        await calls.grows()
+        for times, (first, second) in enumerate([(front, back), (back, front)], start=1):
+            for node in (first, second):
+                replace_file(files["front" if node is front else "back"], f"peer-token-{times}-0123456789".encode())
+                await eventually(partial(has_read, node, times))
+                await calls.grows(20)
+    assert calls.failures == []
+    for node, other in ((front, "back"), (back, "front")):
+        peer = (await node.peers())[other]
+        assert (peer["connected"], peer["reconnects"]) == (True, 0)
+
+
 async def test_static_peer_of_a_mesh_with_tokens_is_linked_without_a_catalog(start: StartNode, tmp_path: Path) -> None:
     settings = {"MESH_DISCOVERY": "off", "MESH_TOKEN": TOKEN}
     back = await start("back", tmp_path / "back", servers={"notes": example("notes")}, **settings)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
 
@@ -10,7 +9,7 @@ from agent.errors import AuthRefused, CallNotSent, CallTimedOut, MeshError, Prot
 from agent.links.listening import RESOURCES
 from agent.links.session import RELIST_AFTER_FAILURE_S
 from agent.model import Json, LinkState, NodeIdentity
-from tests.scripted_door import PEER, OtherSide, Rig, cannot_listen, listens, now_s, running_link
+from tests.scripted_door import OtherSide, Rig, cannot_listen, listens, now_s, running_link
 
 pytestmark = pytest.mark.looptime
 
@@ -367,37 +366,6 @@ async def test_failed_dials_wait_longer_and_longer_but_never_more_than_thirty_se
         assert 10 < max(gaps) <= 30.0
         assert set(rig.told.dials) == {"Unreachable"}
         assert rig.link.view.next_attempt_at_s is not None
-
-
-async def test_a_rotated_token_is_shown_at_the_open_door() -> None:
-    side = OtherSide()
-    async with running_link(side) as rig:
-        await rig.ready()
-        rig.link.relabel(replace(PEER, target=replace(PEER.target, token="new")), sighted=True)
-        assert side.doors[0].tokens == ["new"]
-        await asyncio.sleep(1)
-        assert rig.link.view.state is LinkState.READY
-        assert len(side.doors) == 1
-
-
-async def test_a_token_that_is_rotated_during_a_dial_is_shown_once_the_door_is_open() -> None:
-    side = OtherSide(dial_time_s=3)
-    async with running_link(side) as rig:
-        await asyncio.sleep(1)
-        rig.link.relabel(replace(PEER, target=replace(PEER.target, token="new")), sighted=False)
-        await rig.ready()
-        assert side.doors[0].tokens == ["new"]
-
-
-async def test_a_refused_token_waits_long_at_once_and_a_sighting_cuts_it_short() -> None:
-    side = OtherSide(dial=lambda: AuthRefused("401"))
-    async with running_link(side) as rig:
-        await rig.down()
-        assert rig.link.view.next_attempt_at_s is not None
-        assert 15 <= rig.link.view.next_attempt_at_s <= 30
-        side.dial = lambda: None
-        rig.link.relabel(replace(PEER, sighting="new"), sighted=True)
-        assert await rig.ready() == 0.0
 
 
 async def test_a_sighting_of_a_connected_link_lists_again_and_does_not_shorten_a_later_wait() -> None:

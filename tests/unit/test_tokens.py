@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.api import security, tokens
-from agent.api.tokens import Access, TokenTable
+from agent.api.tokens import PEER_GRACE_S, Access, TokenTable
 
 
 def test_each_kind_of_token_opens_its_own() -> None:
@@ -33,11 +33,43 @@ def test_only_a_table_without_client_tokens_is_anonymous() -> None:
 
 
 def test_a_rotation_overlaps_and_then_ends_the_old_token() -> None:
-    table = TokenTable(["old"], ["old-peer"])
+    now_s = 0.0
+    table = TokenTable(["old"], ["old-peer"], clock=lambda: now_s)
     table.replace(["new", "old"], ["new-peer", "old-peer"])
     assert [table.access(t) for t in ("new", "old", "new-peer", "old-peer")] == [Access.FULL] * 2 + [Access.PEER] * 2
+    now_s = PEER_GRACE_S
     table.replace(["new"], ["new-peer"])
+    now_s += PEER_GRACE_S
     assert [table.access(t) for t in ("new", "old", "new-peer", "old-peer")] == [Access.FULL, None, Access.PEER, None]
+
+
+def test_a_rotation_in_one_step_leaves_peers_a_while_and_clients_none() -> None:
+    now_s = 100.0
+    table = TokenTable(["old"], ["old-peer"], clock=lambda: now_s)
+    table.replace(["new"], ["new-peer"])
+    assert [table.access(t) for t in ("new", "old", "new-peer", "old-peer")] == [
+        Access.FULL,
+        None,
+        Access.PEER,
+        Access.PEER,
+    ]
+    now_s += PEER_GRACE_S / 2
+    table.replace(["new"], ["new-peer"])  # The file was touched.
+    now_s += PEER_GRACE_S / 2 - 0.1
+    assert table.access("old-peer") is Access.PEER
+    now_s += 0.1
+    assert table.access("old-peer") is None
+    now_s -= 1.0
+    assert table.access("old-peer") is None, "once over, it is gone"
+
+
+def test_a_client_token_that_was_one_is_no_peers_token_afterwards() -> None:
+    table = TokenTable(["same"], ["same"])
+    table.replace(["new"], ["new"])
+    assert table.access("same") is Access.PEER
+    table = TokenTable(["old"], [])
+    table.replace(["new"], [])
+    assert table.access("old") is None
 
 
 def test_a_rotation_never_opens_a_closed_door() -> None:
