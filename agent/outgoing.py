@@ -6,6 +6,7 @@ Called by dispatch for each attempt, and by the edge where an error is told. Pur
 
 from typing import Final
 
+from agent.core.json_walk import JsonWalk
 from agent.core.retry import Fate, Step, deadline_ms_to_tell, fate_of, is_trusted
 from agent.core.route_table import Replica, Route
 from agent.core.tasks import TASK_METHODS
@@ -78,10 +79,13 @@ def asked_uri(method: str, params: Json, replica: Replica) -> tuple[str, str] | 
 
 def large_result(sink: ResultSink, method: str, route: Route, params: Json, replica: Replica) -> LargeResult | None:
     """How a large result of `replica` gets to `sink`; None where more than a few URIs has to be renamed."""
-    uris = route.uris(replica)
-    if method in TASK_METHODS and not (uris.changes_nothing and params["taskId"] == replica.remote_name):
+    if method in TASK_METHODS and not (route.uris(replica).changes_nothing and params["taskId"] == replica.remote_name):
         return None
-    return LargeResult(sink, lambda: result_walk(uris.places(method, asked_uri(method, params, replica)), sink.added))
+
+    def walk() -> JsonWalk:
+        return result_walk(route.uris(replica).places(method, asked_uri(method, params, replica)), sink.added)
+
+    return LargeResult(sink, walk)
 
 
 def believed(result: Json, view: LinkView) -> Json:

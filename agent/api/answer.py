@@ -5,7 +5,6 @@ The one rule: a client that takes nothing is dropped after a while, so that a sl
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Final, NoReturn, TypeAlias
@@ -15,12 +14,10 @@ from aiohttp import web
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 
-from agent.api.asgi_exchange import WRITE_TIMEOUT_S
+from agent.api.asgi_exchange import WRITE_TIMEOUT_S, drop_client
 from agent.core.raw_json import Bytes
 from agent.links.result_sink import ResultSink
 from agent.model import Json
-
-log = logging.getLogger(__name__)
 
 # An answer that takes longer becomes a stream that is kept alive, so that no proxy on the way gives it up.
 PING_EVERY_S: Final = 15.0
@@ -162,9 +159,7 @@ class Answer:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 yield
         except TimeoutError:
-            log.warning("MCP client stopped reading, dropped", extra={"limit_s": WRITE_TIMEOUT_S})
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            drop_client(self._request)
             # Now aiohttp cancels the request's task; an exception of ours would be laid at the backend's door.
             await asyncio.sleep(0)
             raise ConnectionResetError("the client stopped reading") from None

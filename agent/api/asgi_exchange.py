@@ -128,10 +128,15 @@ class AsgiExchange:
         except ConnectionError:
             self.client_gone()
         except TimeoutError:
-            log.warning("MCP client stopped reading, dropped", extra={"limit_s": WRITE_TIMEOUT_S})
-            if self.request.transport is not None:
-                self.request.transport.abort()
+            drop_client(self.request)
             self.client_gone()
+
+
+def drop_client(request: web.Request) -> None:
+    """Break the connection of a client that has taken nothing for `WRITE_TIMEOUT_S`."""
+    log.warning("MCP client stopped reading, dropped", extra={"limit_s": WRITE_TIMEOUT_S})
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def http_scope(request: web.Request, path: str, state: dict[str, Any], body_length: int) -> Scope:

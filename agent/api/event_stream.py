@@ -5,16 +5,13 @@ one else's time, and loses its stream.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
 from agent.api.answer import PING_EVERY_S, STREAM_HEADERS
-from agent.api.asgi_exchange import WRITE_TIMEOUT_S
-
-log = logging.getLogger(__name__)
+from agent.api.asgi_exchange import WRITE_TIMEOUT_S, drop_client
 
 _PING: Final = b": ping\r\n\r\n"
 
@@ -55,10 +52,8 @@ class EventStream:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 await response.write_eof()
         except TimeoutError:
-            log.warning("MCP client stopped reading, dropped", extra={"limit_s": WRITE_TIMEOUT_S})
+            drop_client(self._request)
             self._dropped()
-            if self._request.transport is not None:
-                self._request.transport.abort()
         except ConnectionError:
             pass  # The client has gone.
         finally:

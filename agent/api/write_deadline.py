@@ -6,15 +6,12 @@ connection takes at once.
 """
 
 import asyncio
-import logging
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from agent.api.asgi_exchange import WRITE_TIMEOUT_S
-
-log = logging.getLogger(__name__)
+from agent.api.asgi_exchange import WRITE_TIMEOUT_S, drop_client
 
 # Half of what a transport holds before it makes a writer wait (asyncio's 64 KiB), which leaves room for the headers.
 _TAKEN_AT_ONCE_BYTES_MAX: Final = 32 << 10
@@ -33,9 +30,7 @@ async def write_deadline_middleware(request: web.Request, handler: Handler) -> w
     except ConnectionError:
         pass  # aiohttp meets it again where it knows what it means.
     except TimeoutError:
-        log.warning("MCP client stopped reading, dropped", extra={"limit_s": WRITE_TIMEOUT_S})
-        if request.transport is not None:
-            request.transport.abort()
+        drop_client(request)
     return response
 
 

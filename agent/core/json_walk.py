@@ -233,9 +233,11 @@ class JsonWalk:
         self._at = found.end()
 
     def _look_at(self, place: Place, begin: int, end: int) -> None:
+        token = self._text[begin:end]
         try:
-            value = read_json(self._text[begin:end])
-        except orjson.JSONDecodeError:
+            plain = b"\\" not in token and token.startswith(b'"')
+            value = token[1:-1].decode() if plain else read_json(token)
+        except ValueError:
             return  # Every reader will refuse it.
         if place.note:
             self.noted[place.note] = value

@@ -99,6 +99,7 @@ def response_head(held: bytes) -> tuple[int | None, int] | None:
 
 def ends_response(rest: bytes, request_id: int | None) -> bool:
     """Whether what stands behind the result is the end of the message; `request_id`: if it has to come there."""
+    rest = rest.lstrip()
     if request_id is None:
         return _END.match(rest) is not None
     end = _END_AFTER_RESULT.match(rest)

@@ -75,12 +75,12 @@ async def raw_session(url: str, version: str = VERSION, **capabilities: Any) -> 
         yield session
 
 
-async def messages(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
+async def messages(response: aiohttp.ClientResponse, event_bytes_max: int = 1 << 20) -> AsyncIterator[Json]:
     """The JSON-RPC messages of a response, whether it is JSON or a stream."""
     if response.content_type == "application/json":
         yield json.loads(await response.read())
         return
-    parser = SseParser(1 << 20)
+    parser = SseParser(event_bytes_max)
     async for chunk in response.content.iter_any():
         for event in parser.feed(chunk):
             yield json.loads(event)
