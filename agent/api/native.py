@@ -34,6 +34,7 @@ from agent.core.route_table import Route
 from agent.core.tasks import TASK_METHODS
 from agent.dispatch import Dispatch
 from agent.errors import AnswerCut, MeshError
+from agent.links.param_headers import with_whole_numbers
 from agent.model import CLIENT_METHOD, Json
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class NativePath:
         # Of a schema that asks for no header, none is judged.
         if schema is None or not self._catalogue.has_param_headers(schema):
             return True
-        return validate_mcp_param_headers(schema, params.get("arguments") or {}, headers) is None
+        return validate_mcp_param_headers(schema, with_whole_numbers(params.get("arguments") or {}), headers) is None
 
 
 async def _heard(events: ClientEvents, params: Json) -> bytes:

@@ -4,6 +4,7 @@ Called by dispatch for every forwarded tools/call. The one rule: the headers sen
 the client in front of us sent itself.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -15,6 +16,9 @@ from agent.model import Json
 
 # One entry per tool definition ever called; beyond it the memory starts anew, which only costs time.
 MEMORY_MAX: Final = 10_000
+
+# As many digits as Python makes a number of; what has more is in no header, here and at the other end.
+_INTEGER: Final = re.compile(rb"-?[0-9]{1,4300}")
 
 HeaderMap = Mapping[tuple[str, ...], str]
 
@@ -35,7 +39,23 @@ class ParamHeaders:
         arguments = params.get("arguments")
         if not header_map or not isinstance(arguments, dict):
             return None
-        return mcp_param_headers(header_map, arguments)
+        return mcp_param_headers(header_map, with_whole_numbers(arguments))
+
+
+def with_whole_numbers(arguments: Json) -> Json:
+    """The same with integers beyond 64 bits as such: a header repeats every integer, whatever a message is read with.
+
+    A copy where there are any; objects within objects are looked at, as annotations may be there, lists are not.
+    """
+    found: Json = {}
+    for name, value in arguments.items():
+        if isinstance(value, orjson.Fragment):
+            text = orjson.dumps(value)
+            if _INTEGER.fullmatch(text) is not None:
+                found[name] = int(text)
+        elif isinstance(value, dict) and (inner := with_whole_numbers(value)) is not value:
+            found[name] = inner
+    return {**arguments, **found} if found else arguments
 
 
 def _header_map(schema: object) -> HeaderMap:

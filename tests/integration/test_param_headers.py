@@ -1,0 +1,88 @@
+"""Integers beyond 64 bits that a header repeats: from both fronts the server gets the header that it asks for."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import pytest
+
+from agent.errors import RpcError
+from agent.links.door import Door
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
+from tests.integration.servers.nodes import client, running_node
+
+HEADER_MISMATCH = -32020
+PROPERTIES: Json = {
+    "n": {"type": "integer", "x-mcp-header": "N"},
+    "inner": {"type": "object", "properties": {"m": {"type": "integer", "x-mcp-header": "M"}}},
+}
+LARGE = [2**53, 2**63, 2**64, -(2**70), 10**300]
+
+
+@dataclass
+class Scene:
+    """A client of a node that has the server, and what the server was asked."""
+
+    mcp: Door
+    calls: list[Seen] = field(default_factory=list)
+
+    async def call(self, arguments: str, **headers: str) -> Json:
+        """Call with the arguments as they are written."""
+        params: Json = {"name": "kit__count", "arguments": orjson.Fragment(arguments)}
+        sent = {f"Mcp-Param-{name}": value for name, value in headers.items()}
+        return await self.mcp.request("tools/call", params, timeout_s=5, headers=sent)
+
+    def headers(self) -> dict[str, str]:
+        """Those of the last call that repeat arguments."""
+        seen = self.calls[-1].headers
+        return {name: value for name, value in seen.items() if name.startswith("mcp-param-")}
+
+
+@asynccontextmanager
+async def scene(era: Era, folder: Path) -> AsyncIterator[Scene]:
+    calls: list[Seen] = []
+
+    async def answer(request: Seen) -> tuple[bytes, bool]:
+        match request.body.get("method"):
+            case "server/discover":
+                return discovered(request), True
+            case "tools/list":
+                schema = {"type": "object", "properties": PROPERTIES}
+                return rpc_result(request, {"tools": [{"name": "count", "inputSchema": schema}]}), True
+            case "tools/call":
+                calls.append(request)
+                return rpc_result(request, {"content": []}), True
+            case _:
+                return rpc_error(request, 404, -32601, "Method not found"), True
+
+    async with scripted(answer) as script:
+        spec = ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE)
+        async with running_node("one", folder, servers=[spec]) as node:
+            await node.connected("kit")
+            async with client(node.url, era) as mcp:
+                yield Scene(mcp, calls)
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_large_integers_are_repeated_digit_by_digit(era: Era, tmp_path: Path) -> None:
+    async with scene(era, tmp_path) as now:
+        for n in LARGE:
+            # A session's client knows no such headers.
+            told = {"N": str(n), "M": str(-n)} if era is Era.MODERN else {}
+            await now.call(f'{{"n":{n},"inner":{{"m":{-n}}}}}', **told)
+            assert now.headers() == {"mcp-param-n": str(n), "mcp-param-m": str(-n)}
+
+
+@pytest.mark.parametrize("told", [{}, {"N": str(2**70 + 1)}, {"N": "1.1805916207174113e21"}])
+async def test_a_header_that_differs_from_a_large_integer_or_is_missing_is_refused_as_with_small_ones(
+    told: dict[str, str], tmp_path: Path
+) -> None:
+    async with scene(Era.MODERN, tmp_path) as now:
+        for n in (2**70, 7):
+            with pytest.raises(RpcError) as caught:
+                await now.call(f'{{"n":{n}}}', **told)
+            assert caught.value.code == HEADER_MISMATCH, n
+        assert now.calls == []
