@@ -32,9 +32,13 @@ class Unreachable(LinkFailed):
 
 
 class AuthRefused(LinkFailed):
-    """The other side answered 401 or 403: the token is missing or wrong."""
+    """The other side answered 401 or 403: the token is missing or wrong. `by_node`: as a node of a mesh does it."""
 
     retry_soon = False
+
+    def __init__(self, message: str, *, by_node: bool = False) -> None:
+        super().__init__(message)
+        self.by_node = by_node
 
 
 class ProtocolBroken(LinkFailed):

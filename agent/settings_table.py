@@ -170,8 +170,8 @@ SETTINGS: tuple[Setting, ...] = (
         parse_peers,
         "",
         "Peers to link whatever discovery says, as `name=url` parted by commas. They cannot be removed over REST. "
-        "One that discovery knows at the same URL as a node of the mesh keeps the peer token; one that answers 401 or "
-        "403 is tried with it at its `/mcp/local`, so name nobody here who must not see it.",
+        "One that discovery knows at the same URL as a node of the mesh keeps the peer token; one that refuses us as "
+        "a node does is shown it at its `/mcp/local`. Anybody can answer so: name nobody here who must not see it.",
     ),
     Setting(
         "peer_token",

@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler, Middleware
 from agent.api.envelope import failure
 from agent.api.tokens import Access, TokenTable
 from agent.core.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
+from agent.model import AUTH_REALM
 from agent.text import one_line
 
 __all__ = ["Access", "EdgePolicy", "TokenTable", "Verdict", "judge", "security_headers", "security_middlewares"]
@@ -185,7 +186,7 @@ def _token_check(policy: EdgePolicy) -> Middleware:
         if not await brake.hold(client):
             message = "Too many requests with wrong tokens; wait a second"
             return failure(429, "too_many_failures", message, headers={"Retry-After": "1"})
-        challenge = 'Bearer realm="mcp-mesh-agent"'
+        challenge = f'Bearer realm="{AUTH_REALM}"'
         if verdict is Verdict.BAD_TOKEN:
             message = "The bearer token is not valid"
             return failure(

@@ -15,7 +15,7 @@ from agent.links.http_pool import HttpPool, OutgoingBody, Response
 from agent.links.large_answer import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
 from agent.links.result_sink import LargeResult
 from agent.links.sse import EventTooLarge, SseParser
-from agent.model import Json
+from agent.model import AUTH_REALM, Json
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,8 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     if status == 200:  # noqa: PLR2004 - the only status that carries an answer
         return
     if status in (401, 403):
-        raise AuthRefused(f"{pool.where} answered HTTP {status}: the token is missing or wrong")
+        by_node = f'realm="{AUTH_REALM}"' in response.headers.get("WWW-Authenticate", "")
+        raise AuthRefused(f"{pool.where} answered HTTP {status}: the token is missing or wrong", by_node=by_node)
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
         location = response.headers.get("Location", "")[:200]
         raise ProtocolBroken(f"{pool.where} redirects to {location!r}; use the final URL")

@@ -82,7 +82,9 @@ async def _first_door(
         door = await stack.enter_async_context(open_door(target, on_parked=on_parked))
     except AuthRefused as refused:
         # A token between nodes is good for the local endpoint alone, which nobody should have to spell out.
-        local = replace(local_target(target), token=target.token or spec.local_token)
+        # The mesh's own token is for those who refuse as nodes do; an impostor can, no plain server does by accident.
+        trusted = spec.local_token if refused.by_node else None
+        local = replace(local_target(target), token=target.token or trusted)
         if spec.scope is PeerScope.MESH or local.token is None or target == local:
             raise
         return local.url, await _let_in(spec, local, own, stack, refused)

@@ -304,16 +304,26 @@ async def test_a_peer_that_stops_gets_no_new_calls_though_its_door_is_open_and_a
 
 
 @pytest.mark.parametrize(
-    ("status", "shown_at"), [(401, {"/mcp/local"}), (403, {"/mcp/local"}), (404, set()), (503, set())]
+    ("status", "challenge", "shown_at"),
+    [
+        (401, 'Bearer realm="mcp-mesh-agent"', {"/mcp/local"}),
+        (401, 'Bearer realm="mcp-mesh-agent", error="invalid_token"', {"/mcp/local"}),
+        (401, 'Bearer realm="somebody-else"', set()),
+        (401, 'Bearer resource_metadata="https://x.example/oauth"', set()),
+        (401, None, set()),
+        (403, None, set()),
+        (404, 'Bearer realm="mcp-mesh-agent"', set()),
+        (503, None, set()),
+    ],
 )
-async def test_a_static_peer_is_shown_the_peer_token_only_where_it_asks_for_one_and_at_its_local_endpoint(
-    status: int, shown_at: set[str], tmp_path: Path
+async def test_a_static_peer_is_shown_the_peer_token_only_where_it_refuses_as_a_node_and_at_its_local_endpoint(
+    status: int, challenge: str | None, shown_at: set[str], tmp_path: Path
 ) -> None:
     asked: list[tuple[str, str]] = []
 
     async def answer(request: Seen) -> tuple[bytes, bool]:
         asked.append((request.path, request.headers.get("authorization", "")))
-        return http(status), True
+        return http(status, **({"WWW_Authenticate": challenge} if challenge else {})), True
 
     async with (
         scripted(answer) as script,
