@@ -77,6 +77,10 @@ class RefusedElsewhere(CallFailed):
     """The node that was asked says that it did not execute the request either: it may be tried elsewhere."""
 
 
+class NoLongerOffered(CallFailed):
+    """The node that was asked has no such thing any more, by its own word: not executed, may be tried elsewhere."""
+
+
 class CallOutcomeUnknown(CallFailed):
     """The request was written, at least in part, and no answer came: it may or may not have been executed."""
 

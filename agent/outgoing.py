@@ -20,6 +20,7 @@ from agent.errors import (
     CallTimedOut,
     CallUnanswered,
     MeshError,
+    NoLongerOffered,
     ProtocolBroken,
     RefusedElsewhere,
     RpcError,
@@ -42,7 +43,8 @@ from agent.model import (
 
 # A call may pass at most this many nodes across gateways; more means a loop nobody wanted.
 HOPS_MAX: Final = 3
-# JSON-RPC's own: what a node answers whose server's answer was none.
+# JSON-RPC's own: what a node answers that knows no such name, and one whose server's answer was none.
+INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 
 # What a client is told beside the failure itself.
@@ -112,6 +114,8 @@ def told_failure(
     match error.code, data.get("outcome"):
         case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:
             return RefusedElsewhere(error.message)
+        case int(code), None if code == INVALID_PARAMS:
+            return NoLongerOffered(f"{replica.backend_key} no longer offers it")
         case int(code), Fate.UNKNOWN if code == OUTCOME_UNKNOWN:
             kind = CallTimedOut if data.get("timed_out") is True else CallOutcomeUnknown
             return kind(message)

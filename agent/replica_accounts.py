@@ -187,7 +187,8 @@ class ReplicaAccounts:
         elif told_s is None:
             group.loads[key] = observe(load, seconds, now_s)
         # Whoever has not failed yet is not counted: a rate of success begins to matter with the first failure.
-        if len(attempt.route.replicas) > 1 and (verdict is not Verdict.ANSWERED or key in group.healths):
+        counts = verdict is not Verdict.ABSENT and (verdict is not Verdict.ANSWERED or key in group.healths)
+        if len(attempt.route.replicas) > 1 and counts:
             self._judge(group, attempt, verdict, now_s)
 
     def budget(self, route: Route) -> Budget:

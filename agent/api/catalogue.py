@@ -19,6 +19,7 @@ from agent.core.paging import PageLimits, read_cursor
 from agent.core.route_table import Route, RouteKind, RouteTable
 from agent.core.tasks import any_tasks
 from agent.model import Json
+from agent.outgoing import own_word
 
 # What 2026-07-28 requires of a result that may be kept and that says nothing of it: that it may not.
 LIST_HINTS: Final[Json] = {"ttlMs": 0, "cacheScope": "private"}
@@ -128,22 +129,22 @@ class Catalogue:
             case "tools/call":
                 name = _text(params, "name")
                 check_object(params, "arguments")
-                return None if name in self._own_tools else _known(table.tools.get(name), "tool", name)
+                return None if name in self._own_tools else _known(table.tools.get(name), "tool", name, params)
             case "prompts/get":
                 name = _text(params, "name")
                 check_object(params, "arguments")
-                return _known(table.prompts.get(name), "prompt", name)
+                return _known(table.prompts.get(name), "prompt", name, params)
             case "resources/read":
                 uri = _text(params, "uri")
-                return None if uri in self._own_uris else _known(table.resolve_uri(uri), "resource", uri)
+                return None if uri in self._own_uris else _known(table.resolve_uri(uri), "resource", uri, params)
             case "completion/complete":
                 ref = params.get("ref")
                 if not isinstance(ref, dict):
                     raise MCPError(code=INVALID_PARAMS, message="ref: an object is required")
                 if ref.get("type") == "ref/prompt":
-                    return _known(table.prompts.get(_text(ref, "name")), "prompt", ref["name"])
+                    return _known(table.prompts.get(_text(ref, "name")), "prompt", ref["name"], params)
                 uri = _text(ref, "uri")
-                return _known(table.templates.get(uri) or table.resolve_uri(uri), "resource", uri)
+                return _known(table.templates.get(uri) or table.resolve_uri(uri), "resource", uri, params)
             case _:
                 return route_of_task(method, params, table, self._node_id)
 
@@ -154,11 +155,11 @@ def check_object(params: Json, field: str) -> None:
         raise MCPError(code=INVALID_PARAMS, message=f"{field}: an object is required")
 
 
-def _known(route: Route | None, kind: str, name: str) -> Route:
+def _known(route: Route | None, kind: str, name: str, params: Json) -> Route:
     if route is None:
         # MCP 2026-07-28 wants the URI of a resource that is not there by this word.
         field = "uri" if kind == "resource" else "name"
-        raise MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data={field: name})
+        raise MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data=own_word(params, {field: name}))
     return route
 
 

@@ -21,6 +21,7 @@ from agent.errors import (
     CallOutcomeUnknown,
     CallTimedOut,
     LinkFailed,
+    NoLongerOffered,
     RefusedElsewhere,
     RpcError,
 )
@@ -50,6 +51,7 @@ class Verdict(StrEnum):
     ANSWERED = "answered"
     FAILED = "failed"  # no answer, a time-out, a refused token, or no MCP
     REFUSED = "refused"  # no connection, ours to it or, by its own word, a mesh node's to the server there
+    ABSENT = "absent"  # nothing of its health: its offer has changed, which the next route table knows
 
 
 class Cause(StrEnum):
@@ -85,12 +87,24 @@ class Health:
 
 HEALTHY: Final = Health()
 
+# The first that fits counts: some of these are kinds of others.
+_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (RpcError, "rpc_error"),
+    (CallNotSent, "not_sent"),
+    (RefusedElsewhere, "refused"),
+    (NoLongerOffered, "gone"),
+    (CallTimedOut, "timeout"),
+    (CallOutcomeUnknown, "unknown"),
+    (AuthRefused, "auth"),
+    (LinkFailed, "protocol"),
+)
 _VERDICTS: Final[Mapping[str, Verdict]] = {
     "ok": Verdict.ANSWERED,
     "tool_error": Verdict.ANSWERED,
     "rpc_error": Verdict.ANSWERED,
     "not_sent": Verdict.REFUSED,
     "refused": Verdict.REFUSED,
+    "gone": Verdict.ABSENT,
     "timeout": Verdict.FAILED,
     "unknown": Verdict.FAILED,
     "auth": Verdict.FAILED,
@@ -100,23 +114,7 @@ _VERDICTS: Final[Mapping[str, Verdict]] = {
 
 def outcome_of(exc: Exception) -> str:
     """The metric's word for a failure."""
-    match exc:
-        case RpcError():
-            return "rpc_error"
-        case CallNotSent():
-            return "not_sent"
-        case RefusedElsewhere():
-            return "refused"
-        case CallTimedOut():
-            return "timeout"
-        case CallOutcomeUnknown():
-            return "unknown"
-        case AuthRefused():
-            return "auth"
-        case LinkFailed():
-            return "protocol"
-        case _:
-            return "failed"
+    return next((word for kind, word in _WORDS if isinstance(exc, kind)), "failed")
 
 
 def verdict_of(outcome: str, *, took_s: float, timeout_s: float, own_timeout_s: float) -> Verdict | None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from agent.core.route_table import Replica, Route, RouteKind
-from agent.errors import AuthRefused, CallNotSent, MeshError, RefusedElsewhere
+from agent.errors import AuthRefused, CallNotSent, MeshError, NoLongerOffered, RefusedElsewhere
 from agent.model import DEADLINE_META_KEY, Json
 
 # faults.md: at most three attempts, each on another replica.
@@ -82,7 +82,7 @@ class Budget:
 def fate_of(failure: MeshError) -> Fate:
     """What is certain about the request that ended so."""
     match failure:
-        case CallNotSent() | AuthRefused() | RefusedElsewhere():
+        case CallNotSent() | AuthRefused() | RefusedElsewhere() | NoLongerOffered():
             return Fate.NOT_EXECUTED
         case _:
             return Fate.UNKNOWN

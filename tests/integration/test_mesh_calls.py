@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.outlier import FAILURES_IN_ROW_MAX
+from agent.core.route_table import RouteTable
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import (
     AFFINITY_META_KEY,
@@ -146,6 +147,19 @@ async def test_a_node_that_could_not_reach_its_server_is_believed_and_another_on
         broken.stop()
         assert {await now.call("write") for _ in range(8)} == {"three"}
         assert not now.kits["two"].asked
+
+
+async def test_a_node_that_has_just_lost_its_server_does_not_make_the_tool_unknown(tmp_path: Path) -> None:
+    async with scene(tmp_path) as now:
+        # Nobody has told the others yet.
+        now.nodes["two"].mesh.local_routes = RouteTable()
+        assert {await now.call("write") for _ in range(8)} == {"three"}
+        assert now.sum_of("mesh_retries_total") > 0
+        assert not now.front.dispatch.balance().ejected
+        now.nodes["three"].mesh.local_routes = RouteTable()
+        failure = await now.failure("write")
+        assert (failure.code, failure.data["outcome"]) == (NOT_EXECUTED, "not_executed")
+        assert now.asked() == 8
 
 
 @pytest.mark.parametrize("name", ["look", "write"])

@@ -27,12 +27,13 @@ from tests.unit.fleet import OK, Answer, after, alike, fleet, own_server
 READ_ONLY: Json = {"readOnlyHint": True}
 SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed", OWN_WORD_KEY: True})
 SAID_PERHAPS = RpcError(OUTCOME_UNKNOWN, "kit__do: lost", {"outcome": "unknown", "timed_out": True, OWN_WORD_KEY: True})
+SAID_GONE = RpcError(-32602, "Unknown tool: 'kit__do'", {"name": "kit__do", OWN_WORD_KEY: True})
 SAID_GARBAGE = RpcError(-32603, "kit__do: html", {"outcome": "unknown", "timed_out": False, OWN_WORD_KEY: True})
 
 pytestmark = pytest.mark.looptime(start=1000.0)
 
 
-@pytest.mark.parametrize("failure", [CallNotSent("refused"), AuthRefused("401"), SAID_NO])
+@pytest.mark.parametrize("failure", [CallNotSent("refused"), AuthRefused("401"), SAID_NO, SAID_GONE])
 async def test_what_was_certainly_not_executed_is_done_by_another_replica(failure: Exception) -> None:
     fleets = [fleet(a=[failure], b=[OK]), fleet(a=[OK], b=[failure])]
     assert [await one.call() for one in fleets] == [OK, OK]
@@ -105,6 +106,28 @@ async def test_a_node_whose_server_answers_garbage_is_no_better_than_the_server(
     with pytest.raises(CallUnanswered, match=r"^html$") as caught:
         await alone.call()
     assert caught.value.broken
+
+
+async def test_a_node_that_no_longer_offers_it_is_asked_less_and_nothing_is_held_against_it() -> None:
+    now = fleet(a=[SAID_GONE], b=[after(0.005, OK)])
+    for _ in range(40):
+        assert await now.call() == OK
+        await asyncio.sleep(0.1)
+    assert now.counts()["a"] == 1
+    assert now.series()['mesh_calls_total{backend="peer:a",outcome="gone",tool="kit__do"}'] == 1
+    crowd = fleet(a=[after(0.1, SAID_GONE)], b=[after(0.1, OK)])
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(_ignoring(crowd.call()), name="call")
+    assert crowd.counts()["a"] > FAILURES_IN_ROW_MAX
+    assert not crowd.dispatch.balance().ejected
+
+
+async def test_when_the_only_node_no_longer_offers_it_the_client_may_try_again() -> None:
+    now = fleet(a=[SAID_GONE])
+    with pytest.raises(CallRefused, match=r"^kit__do was not executed: peer:a no longer offers it$") as caught:
+        await now.call()
+    assert caught.value.bytes_sent
 
 
 async def test_no_replica_is_asked_twice_and_no_more_than_three() -> None:
