@@ -35,10 +35,10 @@ async def while_wanted(
         asked = group.create_task(asking, name="ask a client")
         watched = group.create_task(_ended(look, frozenset(keys)), name="watch an open call")
         await asyncio.wait((asked, watched), return_when=asyncio.FIRST_COMPLETED)
-        # An answer that is there counts; else the client is told that nobody waits for it.
-        answered = asked.done()
-        (watched if answered else asked).cancel()
-    if answered:
+        # An answer to a call that has ended is of no use; one that nobody waits for is called off.
+        over = watched.done()
+        (asked if over else watched).cancel()
+    if not over:
         return None
     ended = watched.result()
     if isinstance(ended, MCPError):
