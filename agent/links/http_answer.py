@@ -133,10 +133,12 @@ async def _read_message(response: Response, request_id: int | str, pool: HttpPoo
     declared = response.content_length
     if large is None or (declared is not None and declared <= HELD_BYTES_MAX):
         return _matching(rpc.decode(await _read_body(response, pool, ANSWER_BYTES_MAX)), request_id, pool)
-    rest, held = RestOfBody(response, pool), b""
-    while len(held) <= HELD_BYTES_MAX and (part := await rest.more()):
-        held += part
-    if len(held) > HELD_BYTES_MAX:
+    rest, parts, size = RestOfBody(response, pool), list[bytes](), 0
+    while size <= HELD_BYTES_MAX and (part := await rest.more()):
+        parts.append(part)
+        size += len(part)
+    held = b"".join(parts)
+    if size > HELD_BYTES_MAX:
         if (passed := await pass_on(held, rest, request_id, pool.where, large)) is not None:
             return passed
         held = await _read_body(response, pool, ANSWER_BYTES_MAX, held)

@@ -142,7 +142,7 @@ class Child(asyncio.SubprocessProtocol):
             pieces[:] = [following]
             if fd == _STDOUT:
                 self._partial_bytes = len(following)
-                if line.strip():
+                if line and not line.isspace():
                     self._on_line(line)
             else:
                 self._keep_stderr(line)

@@ -56,7 +56,7 @@ class Session:
         headers: Mapping[str, str] | None = None,  # noqa: ARG002 - as above
         on_notification: OnNotification | None = None,
         affinity: str | None = None,  # noqa: ARG002 - as above
-        large: LargeResult | None = None,  # noqa: ARG002 - as above
+        large: LargeResult | None = None,
         on_question: OnQuestion | None = None,
     ) -> Json:
         self.calls += 1
@@ -74,6 +74,8 @@ class Session:
                     raise ZeroDivisionError
                 case "heard so far":
                     return {"heard": list(self.heard)}
+                case "ask and write" | "write and ask" | "write and tell" as name:
+                    return await self.write(name, large, on_notification)
                 case "hold":
                     await self.server.go_on.wait()
                     await asyncio.sleep(0.1)
@@ -82,6 +84,23 @@ class Session:
             self.server.cancelled += 1
             raise
         return {"by": self.server.opened.index(self) if self in self.server.opened else None, "method": method}
+
+    async def write(self, name: str, large: LargeResult | None, on_notification: OnNotification | None) -> Json:
+        """A result in parts, before or after a question that need not be answered, or around a notification."""
+        assert large is not None, "the first attempt takes parts"
+        assert on_notification is not None
+        if name == "ask and write":
+            self.on_question(question(self.calls))
+        await self.server.go_on.wait()
+        if name == "write and tell":
+            await on_notification("notifications/before", {})
+        if written := await large.begin():
+            if name == "write and ask":
+                self.on_question(question(self.calls))
+            self.on_notice("notifications/amid", {})
+            await large.part(b"{}")
+            await large.end()
+        return {"written": written}
 
     async def answer_to(self, number: int) -> Json:
         while not (replies := [reply for reply in self.heard if reply["id"] == number]):
@@ -160,8 +179,8 @@ def nested(levels: int) -> Json:
 
 
 async def call(door: AskingDoor, name: str, *, timeout_s: float = 60.0, **more: Any) -> Json:
-    affinity = more.pop("affinity", None)
-    return await door.request("tools/call", {"name": name, **META, **more}, timeout_s=timeout_s, affinity=affinity)
+    beside = {key: more.pop(key, None) for key in ("affinity", "large", "on_notification")}
+    return await door.request("tools/call", {"name": name, **META, **more}, timeout_s=timeout_s, **beside)
 
 
 def retry(asked: Json) -> Json:
