@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -24,7 +23,7 @@ from agent.errors import CallNotSent
 from agent.links import http_dial
 from agent.links.http_pool import HttpPool, OutgoingBody, open_pool
 from agent.model import HttpTarget
-from tests.integration.servers.hosting import _QuietServer
+from tests.integration.servers.hosting import serving
 
 PATIENCE_S = 20.0
 LARGE = bytes(range(256)) * 4096  # 1 MiB
@@ -117,17 +116,8 @@ async def uvicorn_server(certificate: Path | None) -> AsyncIterator[str]:
             await send({"type": "http.response.body", "body": body[start : start + 50_000], "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    tls = {"ssl_certfile": str(certificate)} if certificate is not None else {}
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None, ws="none", **tls)
-    config.load()
-    server = _QuietServer(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    try:
-        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/mcp"
-    finally:
-        server.force_exit = True
-        await server.shutdown()
+    async with serving(app, certificate) as base:
+        yield f"{base}/mcp"
 
 
 @pytest.fixture(params=[aiohttp_server, uvicorn_server], ids=["aiohttp", "uvicorn"])

@@ -12,6 +12,7 @@ from fastmcp.tools import ToolResult
 from mcp_types import EmbeddedResource, ResourceLink, TextResourceContents
 
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
 
@@ -58,10 +59,7 @@ async def node_with(folder: Path, url: str, scope: ServerScope, hops: int) -> As
         if hops == 1:
             yield back
             return
-        front = await stack.enter_async_context(running_node("front", folder / "front"))
-        front.mesh.take_catalog(catalog(instance(back)))
-        await front.when(lambda: front.mesh.routes.tools.keys() & {"kit__look", "back__kit__look"})
-        yield front
+        yield await stack.enter_async_context(front_before(folder, back))
 
 
 def uris_of(result: Json) -> list[str]:

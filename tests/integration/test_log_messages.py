@@ -12,10 +12,9 @@ from agent.core.log_levels import LEVELS, LOG_LEVEL_META_KEY, is_wanted
 from agent.links.door import Door
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers import logging_server
-from tests.integration.servers.hosting import serving
+from tests.integration.servers.hops import front_of
 from tests.integration.servers.logging_server import Talker
-from tests.integration.servers.nodes import client
-from tests.integration.test_resource_updates import scene
+from tests.integration.servers.nodes import client, served
 
 PATIENCE_S = 20.0
 
@@ -25,9 +24,8 @@ async def backend(transport: str) -> AsyncIterator[ServerSpec]:
     if transport == "stdio":
         yield ServerSpec("kit", StdioTarget(sys.executable, (str(logging_server.__file__),)), ServerScope.SERVICE)
         return
-    app = Talker().server.streamable_http_app(host="127.0.0.1")
-    async with app.router.lifespan_context(app), serving(app) as base:
-        yield ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE)
+    async with served(Talker().server) as url:
+        yield ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
 
 
 async def heard(
@@ -61,7 +59,7 @@ async def test_each_caller_gets_the_messages_of_its_call_by_its_own_level(
 ) -> None:
     async with (
         backend(transport) as spec,
-        scene(tmp_path, spec, hops=hops) as node,
+        front_of(tmp_path, spec, hops=hops) as node,
         client(node.url, Era.MODERN) as modern,
         client(node.url, Era.LEGACY) as legacy,
     ):
@@ -76,14 +74,14 @@ async def test_each_caller_gets_the_messages_of_its_call_by_its_own_level(
 async def test_a_session_that_sets_no_level_is_told_what_is_usual(tmp_path: Path) -> None:
     async with (
         backend("http") as spec,
-        scene(tmp_path, spec) as node,
+        front_of(tmp_path, spec) as node,
         client(node.url, Era.LEGACY) as legacy,
     ):
         assert await heard(legacy, None) == (["info", "notice", "warning", "error"], "info")
 
 
 async def test_messages_on_a_pipe_are_nobodys_while_two_calls_are_under_way(tmp_path: Path) -> None:
-    async with backend("stdio") as spec, scene(tmp_path, spec) as node, client(node.url, Era.MODERN) as mcp:
+    async with backend("stdio") as spec, front_of(tmp_path, spec) as node, client(node.url, Era.MODERN) as mcp:
         async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
             began = asyncio.Event()
             held = group.create_task(heard(mcp, "debug", "hold", began), name="held")

@@ -22,6 +22,7 @@ from agent.model import (
     ServerScope,
     ServerSpec,
 )
+from tests.integration.servers.hops import front_before, replicas
 from tests.integration.servers.hosting import Script, Seen, discovered, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 
@@ -87,9 +88,7 @@ async def scene(folder: Path, *, sticky: bool = False) -> AsyncIterator[Scene]:
             spec = ServerSpec("kit", HttpTarget(kit.script.url), ServerScope.SERVICE, sticky=sticky)
             nodes[name] = await stack.enter_async_context(running_node(name, folder / name, servers=[spec]))
             await nodes[name].connected("kit")
-        front = await stack.enter_async_context(running_node("front", folder / "front"))
-        front.mesh.take_catalog(catalog(*(instance(node) for node in nodes.values())))
-        await front.when(lambda: _replicas(front) == 2)
+        front = await stack.enter_async_context(front_before(folder, *nodes.values()))
         yield Scene(front, nodes, kits)
 
 
@@ -109,11 +108,6 @@ def _answers(name: str, kit: Kit) -> Answer:
                 return rpc_error(request, 404, -32601, "Method not found"), True
 
     return answer
-
-
-def _replicas(node: RunningNode) -> int:
-    route = node.mesh.routes.tools.get("kit__look")
-    return 0 if route is None else len(route.replicas)
 
 
 @pytest.mark.parametrize("breaks", [reset, nonsense])
@@ -218,7 +212,7 @@ async def test_a_replica_that_keeps_failing_is_left_alone_while_its_node_stays_l
         assert len(now.kits["two"].asked) == asked
         assert now.sum_of("mesh_ejections_total") == 1
         assert all(view.connected for view in now.front.mesh.views())
-        assert _replicas(now.front) == 2
+        assert replicas(now.front, "kit__look") == 2
 
 
 async def test_the_deadline_of_a_client_reaches_the_server_behind_two_nodes(tmp_path: Path) -> None:
@@ -293,7 +287,7 @@ async def test_an_explicit_key_finds_the_same_replica_through_every_node(tmp_pat
         known = [instance(node) for node in now.nodes.values()]
         for node in now.nodes.values():
             node.mesh.take_catalog(catalog(*known))
-            await node.when(lambda node=node: _replicas(node) == 2)
+            await node.when(lambda node=node: replicas(node, "kit__look") == 2)
         for n in range(6):
             found = set()
             for node in (now.front, *now.nodes.values()):

@@ -1,7 +1,7 @@
 """Servers of 2026-07-28 that ask back, behind one node and behind two, asked by clients of both eras."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from mcp.shared.exceptions import MCPError
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.links.door import Door
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.answering_client import answering_client
 from tests.integration.servers.asking_server import asking_server
-from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
+from tests.integration.servers.hops import front_of, replicas
+from tests.integration.servers.nodes import RunningNode, client, served
 
 CAPABILITIES = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
 
@@ -24,25 +26,9 @@ CAPABILITIES = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}
 async def scene(folder: Path, hops: int) -> AsyncIterator[RunningNode]:
     """The front node; with two hops there are two replicas, each on a node of its own."""
     async with AsyncExitStack() as stack:
-        nodes: list[RunningNode] = []
-        for place in ("east", "west")[:hops]:
-            url = await stack.enter_async_context(served(asking_server(place)))
-            spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
-            node = await stack.enter_async_context(running_node(place, folder / place, servers=[spec]))
-            await node.connected("kit")
-            nodes.append(node)
-        if hops == 1:
-            yield nodes[0]
-            return
-        front = await stack.enter_async_context(running_node("front", folder / "front"))
-        front.mesh.take_catalog(catalog(*map(instance, nodes)))
-        await front.when(lambda: _replicas(front) == hops)
-        yield front
-
-
-def _replicas(node: RunningNode) -> int:
-    route = node.mesh.routes.tools.get("kit__book")
-    return 0 if route is None else len(route.replicas)
+        urls = [await stack.enter_async_context(served(asking_server(place))) for place in ("east", "west")[:hops]]
+        specs = [ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE) for url in urls]
+        yield await stack.enter_async_context(front_of(folder, *specs, hops=hops))
 
 
 def _keys(node: RunningNode) -> set[str]:
@@ -90,9 +76,9 @@ async def test_a_state_that_was_changed_or_belongs_elsewhere_is_refused_and_asks
 async def test_a_retry_whose_replica_is_gone_is_executed_by_no_other(tmp_path: Path) -> None:
     async with scene(tmp_path, 2) as front, client(front.url, Era.MODERN) as mcp:
         states = [(await ask(mcp, "book"))["requestState"] for _ in range(12)]
-        east = next(view.spec for view in front.mesh.views() if view.spec.name == "east")
+        east = next(view.spec for view in front.mesh.views() if view.spec.name == "n0")
         await front.rest("DELETE", f"/peers/{east.name}")
-        await front.when(lambda: _replicas(front) == 1)
+        await front.when(lambda: replicas(front, "kit__book") == 1)
         ends = {await how_it_ends(mcp, state) for state in states}
         assert ends == {"input_required", (NOT_EXECUTED, "not_executed")}
 
@@ -131,17 +117,9 @@ class Human:
         return types.ListRootsResult(roots=[types.Root(uri="file:///here")])
 
 
-@asynccontextmanager
-async def session(front: RunningNode, human: Human, *features: str) -> AsyncIterator[Client]:
+def session(front: RunningNode, human: Human, *features: str) -> AbstractAsyncContextManager[Client]:
     """A legacy client of the SDK that declares some features."""
-    all_of_them: dict[str, tuple[str, Callable[..., Any]]] = {
-        "elicitation": ("elicitation_callback", human.elicited),
-        "sampling": ("sampling_callback", human.sampled),
-        "roots": ("list_roots_callback", human.rooted),
-    }
-    callbacks: dict[str, Any] = dict(all_of_them[feature] for feature in features)
-    async with Client(front.url, mode="legacy", **callbacks) as mcp:
-        yield mcp
+    return answering_client(front.url, Era.LEGACY, human, features)
 
 
 def words(result: types.CallToolResult) -> str:
@@ -211,10 +189,10 @@ async def test_a_user_may_think_while_the_links_get_other_names(tmp_path: Path) 
                 assert isinstance(target, HttpTarget)
                 status, _ = await front.add_peer(f"new-{name}", target.url.removesuffix("/local"))
                 assert status == 201
-            await front.when(lambda: _keys(front) == {"peer:new-east", "peer:new-west"})
+            await front.when(lambda: _keys(front) == {"peer:new-n0", "peer:new-n1"})
 
         human.meanwhile = rename
-        assert _keys(front).isdisjoint({"peer:new-east", "peer:new-west"})
+        assert _keys(front).isdisjoint({"peer:new-n0", "peer:new-n1"})
         assert words(await mcp.call_tool("kit__book", {})).endswith("from answer 1 to answer 2")
 
 
@@ -225,7 +203,7 @@ async def test_a_user_who_thinks_until_the_replica_is_gone_hears_that_nobody_wen
         async def remove() -> None:
             for view in front.mesh.views():
                 await front.rest("DELETE", f"/peers/{view.spec.name}")
-            await front.when(lambda: _replicas(front) == 0)
+            await front.when(lambda: replicas(front, "kit__book") == 0)
 
         human.meanwhile = remove
         with pytest.raises(MCPError, match="not executed") as caught:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,14 @@ from mcp_types import ResourceUpdatedNotification
 
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers import watched_server
-from tests.integration.servers.hosting import serving
-from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
+from tests.integration.servers.hops import front_of
+from tests.integration.servers.nodes import RunningNode, client, served
 from tests.integration.servers.watched_server import Watched
 
 KINDS = ["modern http", "legacy http", "modern stdio", "legacy stdio"]
 # What the promise to clients is; nothing here takes a tenth of it on an idle machine.
 WITHIN_S = 2.0
 PATIENCE_S = 20.0
-
-
-@asynccontextmanager
-async def served(watched: Watched) -> AsyncIterator[str]:
-    app = watched.server.streamable_http_app(host="127.0.0.1")
-    async with app.router.lifespan_context(app), serving(app) as base:
-        yield f"{base}/mcp"
 
 
 @asynccontextmanager
@@ -40,35 +33,8 @@ async def backend(kind: str) -> AsyncIterator[ServerSpec]:
         file = str(Path(watched_server.__file__))
         yield ServerSpec("kit", StdioTarget(sys.executable, (file, era)), ServerScope.SERVICE)
         return
-    async with served(Watched(legacy=era == "legacy")) as url:
+    async with served(Watched(legacy=era == "legacy").server) as url:
         yield ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
-
-
-@asynccontextmanager
-async def scene(folder: Path, *specs: ServerSpec, hops: int = 1) -> AsyncIterator[RunningNode]:
-    """The front node; with two hops each server runs on a node of its own behind it."""
-    async with AsyncExitStack() as stack:
-        if hops == 1:
-            front = await stack.enter_async_context(running_node("front", folder / "front", servers=specs))
-            await front.connected(*(spec.name for spec in specs))
-            yield front
-            return
-        nodes = []
-        for number, spec in enumerate(specs):
-            node = await stack.enter_async_context(running_node(f"n{number}", folder / f"n{number}", servers=[spec]))
-            await node.connected(spec.name)
-            nodes.append(node)
-        front = await stack.enter_async_context(running_node("front", folder / "front"))
-        front.mesh.take_catalog(catalog(*map(instance, nodes)))
-        await front.when(lambda: replicas(front) == len(nodes))
-        yield front
-
-
-def replicas(node: RunningNode) -> int:
-    """Of the server `kit`, by something that each kind of it has."""
-    routes = node.mesh.routes
-    route = routes.resources.get("watch://kit/one") or routes.tools.get("kit__talk")
-    return 0 if route is None else len(route.replicas)
 
 
 async def call(node: RunningNode, tool: str, **arguments: Any) -> str:
@@ -89,7 +55,7 @@ async def next_uri(subscription: Subscription, within_s: float = WITHIN_S) -> st
 async def test_a_modern_client_is_told_under_the_public_uri_and_the_server_when_nobody_cares(
     kind: str, hops: int, tmp_path: Path
 ) -> None:
-    async with backend(kind) as spec, scene(tmp_path, spec, hops=hops) as node:
+    async with backend(kind) as spec, front_of(tmp_path, spec, hops=hops) as node:
         async with (
             Client(node.url) as mcp,
             listen(
@@ -126,7 +92,7 @@ async def next_told(told: asyncio.Queue[str], within_s: float = WITHIN_S) -> str
 @pytest.mark.parametrize("hops", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_client_with_a_session_subscribes_and_unsubscribes(kind: str, hops: int, tmp_path: Path) -> None:
-    async with backend(kind) as spec, scene(tmp_path, spec, hops=hops) as node, session(node) as (mcp, told):
+    async with backend(kind) as spec, front_of(tmp_path, spec, hops=hops) as node, session(node) as (mcp, told):
         assert mcp.server_capabilities.resources.subscribe is True
         await mcp.subscribe_resource("watch://kit/one")
         await mcp.subscribe_resource("watch://kit/two")

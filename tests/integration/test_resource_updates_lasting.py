@@ -15,8 +15,9 @@ from mcp.client.subscriptions import listen
 from agent.errors import CallFailed, RpcError
 from agent.links.listening import Updates
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
-from tests.integration.servers.hosting import Front, serving
-from tests.integration.servers.nodes import RunningNode, client, running_node
+from tests.integration.servers.hops import front_of, replicas
+from tests.integration.servers.hosting import Front, http_app, serving
+from tests.integration.servers.nodes import RunningNode, client, running_node, served
 from tests.integration.servers.watched_server import Watched
 from tests.integration.test_resource_updates import (
     PATIENCE_S,
@@ -24,9 +25,6 @@ from tests.integration.test_resource_updates import (
     backend,
     call,
     next_uri,
-    replicas,
-    scene,
-    served,
 )
 
 
@@ -37,7 +35,7 @@ async def test_after_a_servers_death_its_subscribers_are_told_once_and_then_as_b
 ) -> None:
     async with (
         backend(kind) as spec,
-        scene(tmp_path, spec, hops=hops) as node,
+        front_of(tmp_path, spec, hops=hops) as node,
         Client(node.url) as mcp,
         listen(mcp.session, resource_subscriptions=["watch://kit/one"]) as subscription,
     ):
@@ -51,13 +49,11 @@ async def test_after_a_servers_death_its_subscribers_are_told_once_and_then_as_b
 async def test_a_session_that_the_server_forgot_is_subscribed_anew(tmp_path: Path) -> None:
     before, after = Watched(legacy=True), Watched(legacy=True)
     async with AsyncExitStack() as stack:
-        apps = [watched.server.streamable_http_app(host="127.0.0.1") for watched in (before, after)]
-        for app in apps:
-            await stack.enter_async_context(app.router.lifespan_context(app))
+        apps = [await stack.enter_async_context(http_app(watched.server)) for watched in (before, after)]
         front = Front(apps[0])
         url = f"{await stack.enter_async_context(serving(front))}/mcp"
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
-        node = await stack.enter_async_context(scene(tmp_path, spec))
+        node = await stack.enter_async_context(front_of(tmp_path, spec))
         mcp = await stack.enter_async_context(Client(node.url))
         subscription = await stack.enter_async_context(
             listen(mcp.session, resource_subscriptions=["watch://kit/one", "watch://kit/two"])
@@ -72,10 +68,10 @@ async def test_a_session_that_the_server_forgot_is_subscribed_anew(tmp_path: Pat
 
 async def test_a_set_that_changes_is_followed_without_a_gap_and_shared_by_all_who_have_the_wish(tmp_path: Path) -> None:
     watched = Watched()
-    async with served(watched) as url:
+    async with served(watched.server) as url:
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
         async with (
-            scene(tmp_path, spec) as node,
+            front_of(tmp_path, spec) as node,
             Client(node.url) as mcp,
             Client(node.url) as another,
             listen(mcp.session, resource_subscriptions=["watch://kit/one"]) as first,
@@ -97,10 +93,10 @@ async def test_a_set_that_changes_is_followed_without_a_gap_and_shared_by_all_wh
 
 async def test_an_update_below_what_was_subscribed_is_told_with_its_own_uri(tmp_path: Path) -> None:
     watched = Watched(legacy=True)
-    async with served(watched) as url:
+    async with served(watched.server) as url:
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
         async with (
-            scene(tmp_path, spec, hops=2) as node,
+            front_of(tmp_path, spec, hops=2) as node,
             Client(node.url) as mcp,
             listen(mcp.session, resource_subscriptions=["watch://kit/shelf/"]) as subscription,
         ):
@@ -111,9 +107,9 @@ async def test_an_update_below_what_was_subscribed_is_told_with_its_own_uri(tmp_
 async def test_every_replica_of_a_service_is_followed(tmp_path: Path) -> None:
     servers = [Watched(), Watched(legacy=True)]
     async with AsyncExitStack() as stack:
-        urls = [await stack.enter_async_context(served(watched)) for watched in servers]
+        urls = [await stack.enter_async_context(served(watched.server)) for watched in servers]
         specs = [ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE) for url in urls]
-        node = await stack.enter_async_context(scene(tmp_path, *specs, hops=2))
+        node = await stack.enter_async_context(front_of(tmp_path, *specs, hops=2))
         mcp = await stack.enter_async_context(Client(node.url))
         subscription = await stack.enter_async_context(listen(mcp.session, resource_subscriptions=["watch://kit/one"]))
         for watched in servers:
@@ -122,9 +118,9 @@ async def test_every_replica_of_a_service_is_followed(tmp_path: Path) -> None:
 
 
 async def test_a_server_without_updates_is_said_to_have_none(tmp_path: Path) -> None:
-    async with served(Watched(subscribable=False)) as url:
+    async with served(Watched(subscribable=False).server) as url:
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
-        async with scene(tmp_path, spec, hops=2) as node, client(node.url, Era.MODERN) as modern:
+        async with front_of(tmp_path, spec, hops=2) as node, client(node.url, Era.MODERN) as modern:
             async with client(node.url, Era.LEGACY) as legacy:
                 with pytest.raises(RpcError) as refused:
                     await legacy.request("resources/subscribe", {"uri": "watch://kit/one"}, timeout_s=10)
@@ -139,13 +135,15 @@ async def test_two_gateways_that_import_each_other_tell_an_update_once_and_forge
     async with AsyncExitStack() as stack:
         nodes: list[RunningNode] = []
         for name, watched in (("east", here), ("west", there)):
-            spec = ServerSpec("kit", HttpTarget(await stack.enter_async_context(served(watched))), ServerScope.SERVICE)
+            spec = ServerSpec(
+                "kit", HttpTarget(await stack.enter_async_context(served(watched.server))), ServerScope.SERVICE
+            )
             nodes.append(await stack.enter_async_context(running_node(name, tmp_path / name, servers=[spec])))
         east, west = nodes
         assert (await east.add_peer("west", west.url, scope="mesh"))[0] == 201
         assert (await west.add_peer("east", east.url, scope="mesh"))[0] == 201
         for node in nodes:
-            await node.when(lambda node=node: replicas(node) == 2)
+            await node.when(lambda node=node: replicas(node, "kit__touch") == 2)
         told: list[str] = []
         last = asyncio.Event()
 
@@ -193,10 +191,10 @@ async def test_a_client_that_does_not_read_its_stream_keeps_nobody_waiting(tmp_p
         "Content-Type": "application/json",
         "Accept": "application/json, text/event-stream",
     }
-    async with served(watched) as url:
+    async with served(watched.server) as url:
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
         async with (
-            scene(tmp_path, spec) as node,
+            front_of(tmp_path, spec) as node,
             aiohttp.ClientSession(read_bufsize=1024) as http,
             http.post(node.url, data=io.BytesIO(orjson.dumps(body)), headers=headers) as deaf,
             Client(node.url) as mcp,

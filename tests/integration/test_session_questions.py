@@ -17,8 +17,10 @@ from mcp.client import Client
 from agent.errors import RpcError
 from agent.links.door import Door
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+from tests.integration.servers.answering_client import answering_client
+from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Front, http_app, serving
-from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
+from tests.integration.servers.nodes import RunningNode, client
 from tests.integration.servers.raw_session import messages, raw_session, request
 from tests.integration.servers.session_asking_server import Diary, session_asking_server
 
@@ -31,22 +33,8 @@ async def children(folder: Path, *, own: bool, hops: int = 1) -> AsyncIterator[R
     """A node that runs the server itself, over stdio, or with two hops one in front of it."""
     target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.session_asking_server"), cwd=str(ROOT))
     spec = ServerSpec("kit", target, ServerScope.SERVICE, own_sessions=own)
-    async with node_before(spec, folder, hops) as node:
+    async with front_of(folder, spec, hops=hops) as node:
         yield node
-
-
-@asynccontextmanager
-async def node_before(spec: ServerSpec, folder: Path, hops: int) -> AsyncIterator[RunningNode]:
-    """The node that clients talk to; the server is its own, or with two hops that of another node."""
-    async with running_node("back", folder / "back", servers=[spec]) as back:
-        await back.connected("kit")
-        if hops == 1:
-            yield back
-            return
-        async with running_node("front", folder / "front") as front:
-            front.mesh.take_catalog(catalog(instance(back)))
-            await front.when(lambda: "kit__order" in front.mesh.routes.tools)
-            yield front
 
 
 @asynccontextmanager
@@ -58,13 +46,13 @@ async def scene(
     own: bool = False,
     seen: list[dict[str, str]] | None = None,
 ) -> AsyncIterator[RunningNode]:
-    """The same with a server over HTTP; `seen` takes the heads of its requests."""
+    """The node that clients talk to, with a server over HTTP behind it; `seen` takes the heads of its requests."""
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(http_app(session_asking_server(diary or Diary())))
         base = await stack.enter_async_context(serving(asked := Front(app, refuse_modern=400)))
         asked.seen = asked.seen if seen is None else seen
         spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, own_sessions=own)
-        yield await stack.enter_async_context(node_before(spec, folder, hops))
+        yield await stack.enter_async_context(front_of(folder, spec, hops=hops))
 
 
 @dataclass
@@ -91,20 +79,6 @@ class Human:
 
     async def rooted(self, _: Any) -> types.ListRootsResult:
         return types.ListRootsResult(roots=[types.Root(uri=f"file:///{self.name}")])
-
-
-@asynccontextmanager
-async def connected(front: RunningNode, era: Era, human: Human) -> AsyncIterator[Client]:
-    """A client of the SDK that can be asked everything."""
-    mode = "legacy" if era is Era.LEGACY else "auto"
-    async with Client(
-        front.url,
-        mode=mode,
-        elicitation_callback=human.elicited,
-        sampling_callback=human.sampled,
-        list_roots_callback=human.rooted,
-    ) as mcp:
-        yield mcp
 
 
 def words(result: types.CallToolResult) -> str:
@@ -143,7 +117,7 @@ def text(result: Json) -> str:
 @pytest.mark.parametrize("era", list(Era))
 async def test_everything_that_a_server_asks_gets_to_the_client_and_back(era: Era, hops: int, tmp_path: Path) -> None:
     human = Human()
-    async with scene(tmp_path, hops) as front, connected(front, era, human) as mcp:
+    async with scene(tmp_path, hops) as front, answering_client(front.url, era, human) as mcp:
         assert words(await mcp.call_tool("kit__declared", {})) == "elicitation,roots,sampling"
         assert words(await mcp.call_tool("kit__alive", {})) == "alive"
         assert words(await mcp.call_tool("kit__order", {"what": "tea"})) == "tea for human-1 at human-2"
@@ -160,7 +134,7 @@ async def test_everything_that_a_server_asks_gets_to_the_client_and_back(era: Er
 async def test_answers_of_many_clients_at_once_never_get_mixed_up(era: Era, tmp_path: Path) -> None:
     async with scene(tmp_path) as front, AsyncExitStack() as stack:
         humans = [Human(f"h{n}") for n in range(6)]
-        clients = [await stack.enter_async_context(connected(front, era, human)) for human in humans]
+        clients = [await stack.enter_async_context(answering_client(front.url, era, human)) for human in humans]
         async with asyncio.TaskGroup() as group:
             orders = [group.create_task(c.call_tool("kit__order", {"what": "tea"}), name="order") for c in clients]
             places = [group.create_task(c.call_tool("kit__where", {}), name="where") for c in clients]
@@ -254,7 +228,7 @@ async def test_a_client_that_goes_away_cancels_the_call_that_it_waits_for(tmp_pa
 @pytest.mark.parametrize("hops", [1, 2])
 async def test_a_server_with_an_open_call_hears_that_its_client_refused_and_goes_on(hops: int, tmp_path: Path) -> None:
     human = Human(refuses=True)
-    async with scene(tmp_path, hops) as front, connected(front, Era.LEGACY, human) as mcp:
+    async with scene(tmp_path, hops) as front, answering_client(front.url, Era.LEGACY, human) as mcp:
         assert words(await mcp.call_tool("kit__careful", {})) == "-1 not my business {'why': 'private'}"
         human.refuses = False
         assert words(await mcp.call_tool("kit__careful", {})) == "human-2"
@@ -262,7 +236,7 @@ async def test_a_server_with_an_open_call_hears_that_its_client_refused_and_goes
 
 async def test_a_server_may_ask_a_client_with_a_session_as_often_as_it_likes(tmp_path: Path) -> None:
     human = Human()
-    async with scene(tmp_path) as front, connected(front, Era.LEGACY, human) as mcp:
+    async with scene(tmp_path) as front, answering_client(front.url, Era.LEGACY, human) as mcp:
         assert words(await mcp.call_tool("kit__insatiable", {"times": 15})) == "human-15"
 
 
@@ -270,7 +244,7 @@ async def test_a_server_may_ask_a_client_with_a_session_as_often_as_it_likes(tmp
 async def test_a_client_that_cancels_while_it_is_asked_cancels_the_servers_call(hops: int, tmp_path: Path) -> None:
     diary, human = Diary(), Human(thinks=asyncio.Event())
     assert human.thinks is not None
-    async with scene(tmp_path, hops, diary) as front, connected(front, Era.LEGACY, human) as mcp:
+    async with scene(tmp_path, hops, diary) as front, answering_client(front.url, Era.LEGACY, human) as mcp:
         waiting = asyncio.ensure_future(mcp.call_tool("kit__patient", {}))
         await human.thinks.wait()
         waiting.cancel()
@@ -312,15 +286,15 @@ async def test_a_question_of_a_server_that_died_goes_off_the_screen(hops: int, t
 async def test_what_a_server_remembers_of_one_client_is_never_told_to_another(era: Era, tmp_path: Path) -> None:
     async with scene(tmp_path) as front:
         for name in ("ada", "ben"):
-            async with connected(front, era, Human(name)) as mcp:
+            async with answering_client(front.url, era, Human(name)) as mcp:
                 assert words(await mcp.call_tool("kit__remembered", {})) == f"file:///{name}"
 
 
 async def test_a_client_with_a_session_keeps_a_session_with_the_server(tmp_path: Path) -> None:
     async with (
         scene(tmp_path) as front,
-        connected(front, Era.LEGACY, Human()) as one,
-        connected(front, Era.LEGACY, Human()) as other,
+        answering_client(front.url, Era.LEGACY, Human()) as one,
+        answering_client(front.url, Era.LEGACY, Human()) as other,
     ):
         await one.call_tool("kit__note", {"word": "a"})
         await other.call_tool("kit__note", {"word": "b"})
@@ -345,9 +319,9 @@ async def test_clients_that_cannot_be_asked_have_sessions_of_their_own_only_wher
 @pytest.mark.parametrize("era", list(Era))
 async def test_a_child_of_ones_own_can_ask_and_keeps_what_it_knows_to_itself(era: Era, tmp_path: Path) -> None:
     async with children(tmp_path, own=True) as front:
-        async with connected(front, era, Human("ada")) as mcp:
+        async with answering_client(front.url, era, Human("ada")) as mcp:
             assert words(await mcp.call_tool("kit__remembered", {})) == "file:///ada"
-        async with connected(front, era, Human("ben")) as mcp:
+        async with answering_client(front.url, era, Human("ben")) as mcp:
             assert words(await mcp.call_tool("kit__order", {"what": "tea"})) == "tea for ben-1 at ben-2"
             assert words(await mcp.call_tool("kit__remembered", {})) == "file:///ben"
 
@@ -365,6 +339,6 @@ async def test_each_client_of_children_of_their_own_has_one_with_its_memory(tmp_
 
 
 async def test_a_child_that_all_share_hears_that_nobody_can_be_asked(tmp_path: Path) -> None:
-    async with children(tmp_path, own=False) as front, connected(front, Era.MODERN, Human()) as mcp:
+    async with children(tmp_path, own=False) as front, answering_client(front.url, Era.MODERN, Human()) as mcp:
         assert words(await mcp.call_tool("kit__declared", {})) == ""
         assert words(await mcp.call_tool("kit__bold", {})) == "-32601 This client offers no features to servers"

@@ -15,7 +15,8 @@ from fastmcp import Context, FastMCP
 
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.asking_server import asking_server
-from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node, served
+from tests.integration.servers.hops import front_before
+from tests.integration.servers.nodes import RunningNode, running_node, served
 from tests.integration.servers.raw_session import (
     ACCEPT,
     VERSION,
@@ -215,12 +216,10 @@ async def test_a_cancelled_call_ends_on_the_server_and_is_not_answered(tmp_path:
 async def test_a_cancelled_call_ends_behind_another_node_too(tmp_path: Path) -> None:
     async with (
         scene(tmp_path / "back") as (back, kit),
-        running_node("front", tmp_path / "front") as front,
+        front_before(tmp_path, back) as front,
         raw_session(front.url) as mcp,
         asyncio.TaskGroup() as tasks,
     ):
-        front.mesh.take_catalog(catalog(instance(back)))
-        await front.when(lambda: "kit__wait" in front.mesh.routes.tools)
         waiting = tasks.create_task(everything(mcp, call("kit__wait", request_id="x")), name="call")
         await kit.waiting.wait()
         await mcp.note("notifications/cancelled", {"requestId": "x"})

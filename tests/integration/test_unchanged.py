@@ -15,8 +15,9 @@ import pytest
 
 from agent.links.sse import SseParser
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec
+from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, http, scripted
-from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
+from tests.integration.servers.nodes import RunningNode, running_node
 from tests.integration.test_endpoint_ways import headers, request
 
 NUMBERS = (
@@ -115,9 +116,7 @@ async def scene(front: Era, behind: Era, hops: int, folder: Path) -> AsyncIterat
         node: RunningNode = await stack.enter_async_context(running_node("one", folder / "one", servers=[kit]))
         await node.connected("kit")
         if hops > 1:
-            far = node
-            node = await stack.enter_async_context(running_node("two", folder / "two"))
-            node.mesh.take_catalog(catalog(instance(far)))
+            node = await stack.enter_async_context(front_before(folder, node))
         await node.when(lambda: node.tool_names() == ["kit__do"])
         session = await stack.enter_async_context(aiohttp.ClientSession())
         mcp = RawClient(session, node.url, front)

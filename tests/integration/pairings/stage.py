@@ -13,8 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec, StdioTarget
-from tests.integration.servers.hosting import Front, serving
-from tests.integration.servers.nodes import catalog, instance, running_node
+from tests.integration.servers.hops import front_before
+from tests.integration.servers.hosting import Front, http_app, serving
+from tests.integration.servers.nodes import running_node
 from tests.integration.servers.pairing_server import PairingServer
 
 ROOT = Path(__file__).parents[3]
@@ -23,9 +24,8 @@ ROOT = Path(__file__).parents[3]
 @asynccontextmanager
 async def served(era: Era) -> AsyncIterator[ServerSpec]:
     """A server over HTTP."""
-    app = PairingServer(era).server.streamable_http_app(host="127.0.0.1")
     refused = 400 if era is Era.LEGACY else None
-    async with app.router.lifespan_context(app), serving(Front(app, refuse_modern=refused)) as base:
+    async with http_app(PairingServer(era).server) as app, serving(Front(app, refuse_modern=refused)) as base:
         yield ServerSpec(f"{era}-http", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE)
 
 
@@ -44,9 +44,7 @@ async def main() -> None:
         servers += [*map(child, Era), child(Era.LEGACY, own=True)]
         back = await stack.enter_async_context(running_node("back", folder / "back", servers=servers))
         await back.connected(*(spec.name for spec in servers))
-        front = await stack.enter_async_context(running_node("front", folder / "front"))
-        front.mesh.take_catalog(catalog(instance(back)))
-        await front.when(lambda: {f"{spec.name}__echo" for spec in servers} <= set(front.mesh.routes.tools))
+        front = await stack.enter_async_context(front_before(folder, back))
         sys.stdout.write(json.dumps({"own": back.url, "peer": front.url}) + "\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)

@@ -1,8 +1,7 @@
 """Pairings: what a server asks in the middle of a call comes to the client, and the answers to the server."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from mcp.shared.exceptions import MCPError
 from agent.errors import RpcError
 from agent.model import Era, Json
 from tests.integration.pairings.cells import CAPABILITIES_KEY, Cell, Wire, wire
+from tests.integration.servers.answering_client import answering_client
 from tests.integration.servers.pairing_definitions import QUESTIONS
 
 EVERYTHING: Json = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}}
@@ -58,18 +58,9 @@ class Human:
         self.asked.append(params.model_dump(by_alias=True, mode="json", exclude_none=True))
 
 
-@asynccontextmanager
-async def connected(cell: Cell, human: Human) -> AsyncIterator[Client]:
+def connected(cell: Cell, human: Human) -> AbstractAsyncContextManager[Client]:
     """The SDK's client, which can be asked everything."""
-    mode = "legacy" if cell.front is Era.LEGACY else "auto"
-    async with Client(
-        cell.url,
-        mode=mode,
-        elicitation_callback=human.elicited,
-        sampling_callback=human.sampled,
-        list_roots_callback=human.rooted,
-    ) as mcp:
-        yield mcp
+    return answering_client(cell.url, cell.front, human)
 
 
 async def answered(mcp: Client, cell: Cell, *kinds: str) -> list[Json]:

@@ -9,11 +9,13 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
 import uvicorn
 from fastmcp import FastMCP
+from mcp.server.lowlevel import Server
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 Asgi = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
@@ -26,15 +28,19 @@ class _QuietServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Asgi) -> AsyncIterator[str]:
-    """Run an ASGI application under uvicorn without its lifespan; gives the base URL."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None, ws="none")
+async def serving(app: Asgi, certificate: Path | None = None) -> AsyncIterator[str]:
+    """Run an ASGI application under uvicorn without its lifespan; gives the base URL.
+
+    `certificate`: a file with a key and its certificate, to be served by TLS.
+    """
+    tls = {} if certificate is None else {"ssl_certfile": str(certificate)}
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None, ws="none", **tls)
     config.load()
     server = _QuietServer(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup()
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.force_exit = True
         await server.shutdown()
@@ -73,9 +79,9 @@ class Front:
 
 
 @contextlib.asynccontextmanager
-async def http_app(server: FastMCP) -> AsyncIterator[Asgi]:
-    """FastMCP's own HTTP application, alive."""
-    app = server.http_app()
+async def http_app(server: FastMCP | Server[Any]) -> AsyncIterator[Asgi]:
+    """The HTTP application of FastMCP, or of the SDK for a server of its low level, alive."""
+    app = server.http_app() if isinstance(server, FastMCP) else server.streamable_http_app(host="127.0.0.1")
     async with app.router.lifespan_context(app):
         yield app
 

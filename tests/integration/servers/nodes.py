@@ -16,6 +16,8 @@ from uuid import uuid4
 
 import aiohttp
 from aiohttp import web
+from fastmcp import FastMCP
+from mcp.server.lowlevel import Server
 
 from agent.api.desk import Desk
 from agent.api.endpoint import Endpoint, build_endpoint
@@ -245,8 +247,8 @@ class _Wiring:
 
 
 @asynccontextmanager
-async def served(server: Any) -> AsyncIterator[str]:
-    """A FastMCP server under uvicorn; gives its MCP URL."""
+async def served(server: FastMCP | Server[Any]) -> AsyncIterator[str]:
+    """A server under uvicorn; gives its MCP URL."""
     async with http_app(server) as app, serving(app) as base:
         yield f"{base}/mcp"
 

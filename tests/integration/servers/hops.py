@@ -1,0 +1,46 @@
+"""The node that clients talk to: with the servers of a test itself, or one hop away from them.
+
+Called by tests that expect the same over one hop and over two. The one rule: it is yielded when it offers all that is
+behind it, each thing by as many replicas as there are.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from agent.model import ServerSpec
+from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
+
+
+@asynccontextmanager
+async def front_of(folder: Path, *specs: ServerSpec, hops: int = 1) -> AsyncIterator[RunningNode]:
+    """With one hop a node with these servers; with two a node before nodes that have one of them each."""
+    async with AsyncExitStack() as stack:
+        if hops == 1:
+            front = await stack.enter_async_context(running_node("front", folder / "front", servers=specs))
+            await front.connected(*(spec.name for spec in specs))
+            yield front
+            return
+        nodes = []
+        for number, spec in enumerate(specs):
+            node = await stack.enter_async_context(running_node(f"n{number}", folder / f"n{number}", servers=[spec]))
+            await node.connected(spec.name)
+            nodes.append(node)
+        yield await stack.enter_async_context(front_before(folder, *nodes))
+
+
+@asynccontextmanager
+async def front_before(folder: Path, *nodes: RunningNode) -> AsyncIterator[RunningNode]:
+    """A node without servers that is linked to these and has their tools."""
+    async with running_node("front", folder / "front") as front:
+        front.mesh.take_catalog(catalog(*map(instance, nodes)))
+        names = {name for node in nodes for name in node.tool_names()}
+        counts = {name: sum(name in node.tool_names() for node in nodes) for name in names}
+        await front.when(lambda: {name: replicas(front, name) for name in names} == counts)
+        yield front
+
+
+def replicas(node: RunningNode, tool: str) -> int:
+    """How many a node can choose from for a tool."""
+    route = node.mesh.routes.tools.get(tool)
+    return 0 if route is None else len(route.replicas)
