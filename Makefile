@@ -16,8 +16,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-inp
 FROM_LOCK := $(PIP_INSTALL) --require-hashes --only-binary :all:
 OURSELVES := $(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 PYTEST := $(BIN)/python -m pytest
-# A file's tests stay together: they share servers.
-SIDE_BY_SIDE := -n 2 --dist loadfile
+# One more than the machine has cores, because tests with real processes wait much. A file's tests stay together: they
+# share servers. Files begin in the order of tests/conftest.py.
+WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
 .PHONY: help demo run check test static lint unit consul-binary bench lock clean
@@ -36,10 +38,8 @@ check: static ## Format, lint, types, layers, unit and contract tests (under a m
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/contract -m "not consul"
 
 test: static consul-binary ## Everything: check, a real Consul, all tests (under ten minutes)
-	$(SAY) "unit, contract and integration tests"
-	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/contract tests/integration
-	$(SAY) "tests with real processes, one after the other"
-	$(PYTEST) tests --ignore tests/unit --ignore tests/contract --ignore tests/integration
+	$(SAY) "all tests"
+	$(PYTEST) $(SIDE_BY_SIDE) tests
 
 static: $(VENV)/.dev
 	$(SAY) "format, lint, types, layers"

@@ -1,4 +1,4 @@
-"""What every test gets: a clean environment, and a check that it leaves nothing behind.
+"""What every test gets: a clean environment, and a check that it leaves nothing behind; what every run says at its end.
 
 Called by pytest alone. Seeds are printed by pytest-randomly (random) and hypothesis (print_blob). The one rule: a test
 ends with the tasks, child processes and descriptors that it started with.
@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         limit = item.get_closest_marker("timeout")
         limits_s[item.path] = max(limits_s.get(item.path, 0.0), limit.args[0] if limit else 0.0)
     items.sort(key=lambda item: -limits_s[item.path])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end, aloud and once, what was not tested here and why."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        terminalreporter.section("NOT TESTED HERE", sep="!", red=True, bold=True)
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count} skipped: {reason}", red=True)
 
 
 @pytest.fixture(autouse=True)
