@@ -121,6 +121,12 @@ class Catalogue:
         """Whether a call may be answered with a task."""
         return any_tasks(self._routes())
 
+    def makes_tasks(self, route: Route | None) -> bool:
+        """Whether a replica's backend may answer calls with tasks."""
+        parts, replicas = self._routes().parts, () if route is None else route.replicas
+        known = [parts[replica.backend_key].source for replica in replicas if replica.backend_key in parts]
+        return any(source.has_tasks for source in known)
+
     def route(self, method: str, params: Json) -> Route | None:
         """Who answers; None means the management server. Raises `MCPError` for unknown names and wrong shapes."""
         check_object(params, "_meta")

@@ -23,6 +23,7 @@ from agent.api.incoming import accepts_events, read_body, refuse, speaks_json
 from agent.api.legacy_requests import ROUTED, LegacyRequests, Line, outliving
 from agent.api.legacy_session import Outcome, Session
 from agent.api.legacy_sessions import Sessions
+from agent.api.session_tasks import CAPABILITY as TASKS_CAPABILITY
 from agent.core.exact_json import read_json
 from agent.errors import AnswerCut
 from agent.model import Json
@@ -151,7 +152,10 @@ class LegacyFront:
         log.info(
             "MCP session opened", extra={"version": version, "client_name": str(params["clientInfo"]["name"])[:64]}
         )
-        response = await answer.result(orjson.dumps({**self._greeting, "protocolVersion": version}))
+        greeting = {**self._greeting, "protocolVersion": version}
+        if self._requests.has_tasks(version):
+            greeting["capabilities"] = {**greeting["capabilities"], "tasks": TASKS_CAPABILITY}
+        response = await answer.result(orjson.dumps(greeting))
         response.headers[SESSION_HEADER] = opened.id
         return response
 

@@ -5,6 +5,7 @@ call, whatever era the server behind is of: questions go to it on the stream of 
 out of its results.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -24,14 +25,18 @@ from mcp_types.jsonrpc import MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from agent.api.catalogue import LISTS, Catalogue
 from agent.api.forwarding import Served, forward, logged, written
+from agent.api.held_results import HeldResults
 from agent.api.legacy_session import Session, Tell
 from agent.api.own_answers import own_answer
 from agent.api.questions import AskedClient, in_rounds
 from agent.api.search import unwrapped
+from agent.api.session_tasks import TASK_REQUESTS, AskedTask, created, may_be_task, with_extension
+from agent.api.session_tasks import VERSION as TASKS_VERSION
 from agent.client_events import Place
-from agent.core.raw_json import Bytes
+from agent.core.raw_json import Bytes, exact
 from agent.core.route_table import Route
-from agent.core.task_eras import task_support
+from agent.core.task_eras import related, task_support
+from agent.core.tasks import TAKES_TASKS, is_task
 from agent.dispatch import Dispatch, Forwarded
 from agent.errors import RpcError
 from agent.links.result_sink import ResultSink
@@ -40,7 +45,10 @@ from agent.subscriptions import Subscriber
 from agent.subscriptions import Tell as TellNews
 
 # What may take its time; everything else is answered at once.
-ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"})
+ROUTED: Final = (
+    frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"})
+    | TASK_REQUESTS
+)
 _LOG_LEVELS: Final = get_args(LoggingLevel)
 # What most servers tell a client of theirs that sets no level.
 UNSET_LOG_LEVEL: Final = "info"
@@ -85,6 +93,11 @@ class LegacyRequests:
         self._dispatch = dispatch
         self._own = own
         self._subscriber = subscriber
+        self._held = HeldResults()
+
+    def has_tasks(self, version: str) -> bool:
+        """Whether a session of this version is told that calls may be made as tasks, and may make such calls."""
+        return version == TASKS_VERSION and self._catalogue.has_tasks()
 
     def at_once(
         self, session: Session, method: str, params: Json, query: Mapping[str, str], headers: Mapping[str, str]
@@ -119,18 +132,74 @@ class LegacyRequests:
             if method == "resources/subscribe":
                 await self._subscribe(line.session, _uri(params))
                 return (b"{}",)
-            params = unwrapped(method, params) or params
+            if method in TASK_REQUESTS:
+                return await self._about_task(line, method, params, served)
+            params, as_task = self._wished(line.session, method, unwrapped(method, params) or params)
             route = self._catalogue.route(method, params)
+            if as_task and (route is None or not may_be_task(route, has_tasks=self._catalogue.makes_tasks(route))):
+                raise MCPError(code=METHOD_NOT_FOUND, message=f"{params['name']} cannot be called as a task")
             if route is None:
                 result = await own_answer(self._own, method, params)
                 return (orjson.dumps(result),)
             try:
-                forwarded = await self._forwarded(line, method, route, params, served)
+                forwarded = await self._forwarded(line, method, route, params, served, as_task=as_task)
             except MCPError as exc:
                 if exc.error.code != MISSING_REQUIRED_CLIENT_CAPABILITY or task_support(route.definition) != "required":
                     raise
                 raise MCPError(code=METHOD_NOT_FOUND, message=exc.error.message) from exc  # As that era has it.
-            return written(method, route, forwarded, modern=False)
+            return written(
+                method, route, self._as_task(line.session, route, forwarded) if as_task else forwarded, modern=False
+            )
+
+    def _wished(self, session: Session, method: str, params: Json) -> tuple[Json, bool]:
+        """Whether a call is to be a task. Where none are announced, that word has to be ignored (MCP 2025-11-25)."""
+        if method != "tools/call" or "task" not in params:
+            return params, False
+        if self.has_tasks(session.version) and isinstance(params["task"], dict):
+            return params, True
+        return {name: value for name, value in params.items() if name != "task"}, False
+
+    def _as_task(self, session: Session, route: Route, forwarded: Forwarded) -> Forwarded:
+        """The result of a call that its client made as a task; where its server made none, we do."""
+        result = exact(forwarded.result)
+        if is_task(result):
+            return Forwarded(created(result), forwarded.replica)
+        task_id = self._held.new_id()
+        whole = Forwarded(related(result, task_id), forwarded.replica)
+        kept = b"".join(written("tools/call", route, whole, modern=False))
+        now_s, failed = asyncio.get_running_loop().time(), result.get("isError") is True
+        return Forwarded({"task": self._held.keep(task_id, kept, session.id, now_s, failed=failed)}, forwarded.replica)
+
+    async def _about_task(self, line: Line, method: str, params: Json, served: Served) -> tuple[Bytes, ...]:
+        """Answer what is asked about a task; `tasks/result` when that has ended."""
+        session = line.session
+        if not self.has_tasks(session.version):
+            raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
+        task_id = params.get("taskId")
+        if not isinstance(task_id, str):
+            raise MCPError(code=INVALID_PARAMS, message="taskId: a string is required")
+        held = self._held.find(task_id, session.id, asyncio.get_running_loop().time())
+        if held is not None:
+            if method == "tasks/cancel":
+                raise MCPError(code=INVALID_PARAMS, message="The task has ended, and cannot be cancelled")
+            return (held.result if method == "tasks/result" else orjson.dumps(held.task),)
+
+        async def send(about: str, asked: Json) -> Forwarded:
+            route = self._catalogue.route(about, asked)
+            assert route is not None, "a task is never our own"
+            return await forward(self._dispatch, about, route, asked, line.notify, served=served)
+
+        task = AskedTask(task_id, send, AskedClient(session.declared_to_servers, line.ask))
+        match method:
+            case "tasks/get":
+                return (orjson.dumps(await task.get()),)
+            case "tasks/cancel":
+                return (orjson.dumps(await task.cancel()),)
+            case _:
+                forwarded = await task.result()
+                route = self._catalogue.route("tasks/get", {"taskId": task_id, "_meta": TAKES_TASKS})
+                assert route is not None, "it has just been asked"
+                return written("tools/call", route, forwarded, modern=False)
 
     async def _subscribe(self, session: Session, uri: str) -> None:
         if session.subscriber is None:
@@ -142,8 +211,10 @@ class LegacyRequests:
         if (refusal := refusals.get(uri)) is not None:
             raise MCPError(code=refusal.code, message=refusal.message, data=refusal.data)
 
-    async def _forwarded(self, line: Line, method: str, route: Route, params: Json, served: Served) -> Forwarded:
-        """Forward a request, in as many rounds as the server has questions."""
+    async def _forwarded(
+        self, line: Line, method: str, route: Route, params: Json, served: Served, *, as_task: bool
+    ) -> Forwarded:
+        """Forward a request, in as many rounds as the server has questions. What may be a task is got as a whole."""
         session = line.session
 
         async def send(asked: Json) -> Forwarded:
@@ -158,13 +229,14 @@ class LegacyRequests:
                     line.notify,
                     served=served,
                     session_id=session.id,
-                    sink=line.sink,
+                    sink=None if as_task else line.sink,
                 )
             finally:
                 if served.backend is not None:
                     session.called(Place(served.backend, now.owner))
 
-        asked = AskedClient(session.declared_to_servers, line.ask)
+        declared = session.declared_to_servers
+        asked = AskedClient(with_extension(declared) if as_task else declared, line.ask)
         return await in_rounds(send, with_log_level(params, session.log_level), asked)
 
     def _present(self, method: str, params: Json, known: Route) -> Route:

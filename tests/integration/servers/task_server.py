@@ -58,7 +58,7 @@ class Tasks(ServerExtension):
 
     `soon`: the tasks that are done as soon as somebody has asked about them. `streams`: what each open stream of
     `subscriptions/listen` is for, and the states that are to be told on it; one that is told None ends. `quiet`: there
-    is none.
+    is none. `looked_at`: somebody has asked about a task.
     """
 
     identifier = TASKS_EXTENSION
@@ -69,6 +69,7 @@ class Tasks(ServerExtension):
     soon: set[str] = field(default_factory=set)
     streams: list[tuple[frozenset[str], asyncio.Queue[Json | None]]] = field(default_factory=list)
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    looked_at: asyncio.Event = field(default_factory=asyncio.Event)
 
     def methods(self) -> Sequence[MethodBinding]:
         served = {"tasks/get": self._get, "tasks/update": self._update, "tasks/cancel": self._cancel}
@@ -97,6 +98,7 @@ class Tasks(ServerExtension):
         if self.client_settings(ctx) is None:
             raise _MISSING
         self.asked.append((method, params.taskId))
+        self.looked_at.set()
         task = self.known.get(params.taskId)
         if task is None:
             raise MCPError(code=INVALID_PARAMS, message=f"no such task at {self.place}")

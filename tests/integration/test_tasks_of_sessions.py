@@ -1,0 +1,203 @@
+"""Clients of 2025-11-25 that call tools as tasks: of stateless servers, of servers with sessions, one hop and two."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.model import Era, Json
+from tests.integration import test_session_tasks as sessions
+from tests.integration import test_tasks as stateless
+from tests.integration.servers.nodes import client
+from tests.integration.servers.raw_session import RawSession, messages, raw_session, request
+from tests.integration.servers.session_task_server import SessionTasks
+from tests.integration.servers.task_server import LARGE
+
+VERSION = "2025-11-25"
+CAPABILITY: Json = {"cancel": {}, "requests": {"tools": {"call": {}}}}
+RELATED = "io.modelcontextprotocol/related-task"
+PATIENCE_S = 20.0
+
+
+@asynccontextmanager
+async def session(url: str, **capabilities: Any) -> AsyncIterator[RawSession]:
+    async with asyncio.timeout(PATIENCE_S), raw_session(url, VERSION, **capabilities) as opened:
+        yield opened
+
+
+async def result(answer: Awaitable[Json]) -> Json:
+    message = await answer
+    assert "error" not in message, message
+    known: Json = message["result"]
+    return known
+
+
+async def error(answer: Awaitable[Json]) -> Json:
+    message = await answer
+    assert "result" not in message, message
+    known: Json = message["error"]
+    return known
+
+
+def called(mcp: RawSession, tool: str, **arguments: Any) -> Awaitable[Json]:
+    return mcp.request("tools/call", {"name": tool, "arguments": arguments, "task": {"ttl": 60_000}})
+
+
+def asked(mcp: RawSession, method: str, task: Json) -> Awaitable[Json]:
+    return mcp.request(method, {"taskId": task["taskId"]})
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_task_of_a_stateless_server_is_followed_and_its_result_is_exact(hops: int, tmp_path: Path) -> None:
+    async with stateless.scene(tmp_path, hops) as it, session(it.front.url) as mcp:
+        task = (await result(called(mcp, "shop__works", task_id="1")))["task"]
+        now = await result(asked(mcp, "tasks/get", task))
+        assert {member: value for member, value in now.items() if member != "_meta"} == task
+        assert task.keys() == {"taskId", "status", "createdAt", "lastUpdatedAt", "ttl", "pollInterval"}
+        for place in it.places:
+            if "1" in place.tasks.known:
+                place.tasks.finish(place.tasks.known["1"], "done")
+        assert (await result(asked(mcp, "tasks/get", task)))["status"] == "completed"
+        async with mcp.post(request("tasks/result", {"taskId": task["taskId"]})) as response:
+            body = await response.read()
+        assert f'"large":{LARGE}'.encode() in body
+        ended = json.loads(body)["result"]
+        assert ended["content"][1]["uri"] == "notes://shop/home"
+        assert ended["_meta"][RELATED] == {"taskId": task["taskId"]}
+        assert ended.keys() == {"content", "structuredContent", "isError", "_meta"}
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_who_waits_for_a_result_is_asked_what_the_task_asks_and_gets_it(hops: int, tmp_path: Path) -> None:
+    async with stateless.scene(tmp_path, hops) as it, session(it.front.url, elicitation={}) as mcp:
+        task = (await result(called(mcp, "shop__asks")))["task"]
+        assert task["status"] == "input_required"
+        async with mcp.post(request("tasks/result", {"taskId": task["taskId"]})) as response:
+            stream = messages(response)
+            question = await anext(stream)
+            assert question["method"] == "elicitation/create"
+            assert question["params"]["_meta"] == {RELATED: {"taskId": task["taskId"]}}
+            await mcp.reply(question, result={"action": "accept", "content": {"branch": "main"}})
+            ended = await anext(stream)
+        assert ended["result"]["content"][0]["text"].startswith("main at ")
+
+
+async def test_a_task_is_left_as_it_is_when_its_client_refuses_or_cannot_be_asked(tmp_path: Path) -> None:
+    async with stateless.scene(tmp_path, 1) as it, session(it.front.url, elicitation={}) as mcp:
+        task = (await result(called(mcp, "shop__asks")))["task"]
+        async with mcp.post(request("tasks/result", {"taskId": task["taskId"]})) as response:
+            stream = messages(response)
+            await mcp.reply(await anext(stream), error={"code": -1, "message": "not now"})
+            refused = await anext(stream)
+        assert refused["error"]["code"] == -1
+        async with session(it.front.url) as other:
+            assert (await error(asked(other, "tasks/result", task)))["code"] == -32602
+            assert (await result(asked(other, "tasks/get", task)))["status"] == "input_required"
+
+
+async def test_a_wait_for_a_result_ends_with_the_clients_word_and_the_task_goes_on(tmp_path: Path) -> None:
+    async with stateless.scene(tmp_path, 1) as it, session(it.front.url) as mcp:
+        task = (await result(called(mcp, "shop__works", task_id="1")))["task"]
+        tasks = it.places[0].tasks
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(cancelled(mcp, task), name="wait for a result")
+            await tasks.looked_at.wait()
+            await mcp.note("notifications/cancelled", {"requestId": 77})
+        assert waiting.result() == []
+        assert (await result(asked(mcp, "tasks/get", task)))["status"] == "working"
+
+
+async def cancelled(mcp: RawSession, task: Json) -> list[Json]:
+    async with mcp.post(request("tasks/result", {"taskId": task["taskId"]}, 77)) as response:
+        return [message async for message in messages(response)] if response.content_type != "application/json" else []
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_task_is_cancelled_once(hops: int, tmp_path: Path) -> None:
+    async with stateless.scene(tmp_path, hops) as it, session(it.front.url) as mcp:
+        task = (await result(called(mcp, "shop__works")))["task"]
+        assert (await result(asked(mcp, "tasks/cancel", task)))["status"] == "cancelled"
+        assert (await error(asked(mcp, "tasks/cancel", task)))["code"] == -32602
+        assert "cancelled" in (await error(asked(mcp, "tasks/result", task)))["message"]
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_what_a_server_answers_at_once_is_a_task_of_this_session_alone(hops: int, tmp_path: Path) -> None:
+    async with stateless.scene(tmp_path, hops) as it, session(it.front.url) as mcp:
+        task = (await result(called(mcp, "shop__at_once")))["task"]
+        assert task["status"] == "working"
+        assert (await result(asked(mcp, "tasks/get", task)))["status"] == "completed"
+        ended = await result(asked(mcp, "tasks/result", task))
+        assert ended["content"][0]["text"].endswith("without a task")
+        assert ended["_meta"][RELATED] == {"taskId": task["taskId"]}
+        assert (await error(asked(mcp, "tasks/cancel", task)))["code"] == -32602
+        async with session(it.front.url) as other:
+            assert (await error(asked(other, "tasks/get", task)))["code"] == -32602
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("kind", ["http", "stdio"])
+async def test_a_task_of_a_server_with_sessions_is_the_same(kind: str, hops: int, tmp_path: Path) -> None:
+    async with (
+        sessions.backend(kind, SessionTasks()) as spec,
+        sessions.scene(tmp_path, spec, hops) as node,
+        session(node.url) as mcp,
+    ):
+        for tool in ("must", "may"):
+            made = await result(called(mcp, f"jobs__{tool}", task_id=tool))
+            task = made["task"]
+            assert (task["ttl"], task["pollInterval"], made["_meta"]) == (60_000, 100, {"x": 1})
+            plain = {"name": "jobs__finish", "arguments": {"task_id": tool}}
+            await result(mcp.request("tools/call", plain))
+            assert (await result(asked(mcp, "tasks/get", task)))["status"] == "completed"
+            ended = await result(asked(mcp, "tasks/result", task))
+            assert ended["content"][0]["text"] == f"{tool} at here"
+            assert ended["_meta"] == {RELATED: {"taskId": task["taskId"]}}
+            unknown = await error(asked(mcp, "tasks/get", {"taskId": task["taskId"] + "0"}))
+            assert (unknown["code"], unknown["message"]) == (-32602, "no such task at here")
+
+
+async def test_the_error_of_a_task_is_the_answer_to_who_asks_for_its_result(tmp_path: Path) -> None:
+    async with (
+        sessions.backend("http", SessionTasks()) as spec,
+        sessions.scene(tmp_path, spec) as node,
+        session(node.url) as mcp,
+    ):
+        broke = {"code": -32603, "message": "broke", "data": {"why": 1}}
+        outcomes: list[Json] = [broke, {"content": [], "isError": True}]
+        answers = []
+        for number, outcome in enumerate(outcomes):
+            task = (await result(called(mcp, "jobs__must", task_id=str(number))))["task"]
+            finish = {"task_id": str(number), "status": "failed", **outcome}
+            await result(mcp.request("tools/call", {"name": "jobs__finish", "arguments": finish}))
+            assert (await result(asked(mcp, "tasks/get", task)))["status"] == "failed"
+            answers.append(await asked(mcp, "tasks/result", task))
+        assert answers[0]["error"] == broke
+        assert answers[1]["result"]["isError"] is True
+
+
+async def test_what_is_no_task_is_refused_as_that_version_has_it(tmp_path: Path) -> None:
+    async with (
+        sessions.backend("http", SessionTasks()) as spec,
+        sessions.scene(tmp_path, spec) as node,
+        session(node.url) as mcp,
+    ):
+        for tool, code in {"list_mcp_servers": -32601, "jobs__unknown": -32602}.items():
+            assert (await error(called(mcp, tool)))["code"] == code
+        assert (await error(mcp.request("tasks/list")))["code"] == -32601
+        assert (await error(mcp.request("tasks/get", {"taskId": 1})))["code"] == -32602
+        assert (await error(mcp.request("tasks/get", {"taskId": "mesh1/held/nobody"})))["code"] == -32602
+
+
+async def test_tasks_are_announced_to_who_can_know_them_while_there_are_any(tmp_path: Path) -> None:
+    async with sessions.backend("http", SessionTasks()) as spec, sessions.scene(tmp_path, spec) as node:
+        async with client(node.url, Era.LEGACY) as mcp:
+            assert mcp.hello.capabilities["tasks"] == CAPABILITY
+        async with raw_session(node.url, "2025-06-18") as older:
+            task = {"name": "jobs__may", "arguments": {}, "task": {"ttl": 1}}
+            assert (await result(older.request("tools/call", task)))["content"][0]["text"] == "may at once at here"
+            assert (await error(older.request("tasks/get", {"taskId": "1"})))["code"] == -32601
