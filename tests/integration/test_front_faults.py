@@ -68,6 +68,19 @@ async def test_a_request_for_input_goes_to_those_who_can_give_it(era: Era, tmp_p
                 assert await mcp.request("tools/call", {"name": "kit__do", "_meta": able}, timeout_s=5) == asked
 
 
+@pytest.mark.parametrize("questions", [{"a": {"method": "dreams/tell", "params": {}}}, {"a": 5}, ["roots/list"]])
+async def test_a_question_that_nobody_can_answer_is_no_result_for_a_client_with_a_session(
+    questions: object, tmp_path: Path
+) -> None:
+    async def call(request: Seen) -> tuple[bytes, bool]:
+        return rpc_result(request, {"resultType": "input_required", "inputRequests": questions}), True
+
+    async with node_before(call, tmp_path) as (node, script):
+        failure = await failure_of(node, Era.LEGACY)
+    assert (failure.code, "no client can be asked" in failure.message) == (-32602, True)
+    assert [request.body["method"] for request in script.seen].count("tools/call") == 1
+
+
 @both_eras
 async def test_what_nobody_knows_passes_unchanged(era: Era, tmp_path: Path) -> None:
     async def call(request: Seen) -> tuple[bytes, bool]:
