@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from agent.errors import RpcError
 from agent.model import Era, Json
 from tests.integration.pairings.cells import Cell, Wire, wire
 from tests.integration.pairings.test_asking import ANSWERS, Human, connected
@@ -74,3 +75,14 @@ async def test_a_client_is_asked_in_the_middle_of_it(cell: Cell, method: str) ->
         return
     assert answer == ANSWERS["form"]
     assert [asked["message"] for asked in human.asked] == [QUESTIONS["form"]["params"]["message"]]
+
+
+async def test_an_error_about_a_page_names_it_as_its_client_did_and_says_all_else_that_its_server_said(
+    cell: Cell,
+) -> None:
+    uri = cell.uri("pair://nowhere/é%20 x")
+    async with wire(cell) as mcp:
+        with pytest.raises(RpcError) as refused:
+            await mcp.ask("resources/read", {"uri": uri})
+    assert (refused.value.code, refused.value.message) == (-32602, "no such page")
+    assert refused.value.data == {"uri": uri, "x": 1.0}
