@@ -1,4 +1,4 @@
-"""Clients that mean no good, where sessions and questions are: others are served, and nothing is left over."""
+"""Who means no good, where sessions and questions are: others are served, and nothing is left over."""
 
 import asyncio
 import contextlib
@@ -9,8 +9,9 @@ import pytest
 
 from agent.errors import RpcError
 from agent.links import own_sessions
-from agent.model import Era, Json
-from tests.integration.servers.nodes import RunningNode, client
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.flooding_server import QUESTIONS, FloodingServer, flooding
+from tests.integration.servers.nodes import RunningNode, client, running_node
 from tests.integration.servers.raw_session import RawSession, messages, raw_session, request
 from tests.integration.servers.session_asking_server import Diary
 from tests.integration.test_client_changes import CHANGED, ROOTS, answer_roots, called
@@ -116,3 +117,27 @@ async def test_a_client_that_says_without_end_that_its_roots_have_changed_is_hea
             assert [await diary.roots.get() for _ in range(2)] == ["file:///early", "file:///late"]
             assert await called(mcp, "alive") == "alive"
             assert diary.roots.empty()
+
+
+async def test_a_server_that_asks_without_end_is_refused_what_is_too_much_and_its_call_goes_on(tmp_path: Path) -> None:
+    server, asked = FloodingServer(), 0
+    async with asyncio.timeout(30), flooding(server) as url:
+        spec = ServerSpec("bad", HttpTarget(url), ServerScope.SERVICE)
+        async with running_node("one", tmp_path, servers=[spec]) as node:
+            await node.connected("bad")
+            async with (
+                raw_session(node.url, elicitation={}) as mcp,
+                mcp.post(request("tools/call", {"name": "bad__flood", "arguments": {}})) as response,
+            ):
+                async for message in messages(response):
+                    if message.get("method") == "elicitation/create":
+                        asked += 1
+                        await mcp.reply(message, result=ACCEPTED)
+                    elif "id" in message:
+                        assert message["result"]["content"][0]["text"] == "enough"
+            assert left_over(node)["mesh_parked_calls"] == 0
+    refused = [answer for answer in server.answers.values() if "error" in answer]
+    assert {answer["error"]["code"] for answer in refused} <= {-32600, -32601, -32603}
+    of_call = [answer for asked_as, answer in server.answers.items() if asked_as.startswith("call")]
+    assert len(of_call) == QUESTIONS
+    assert asked > 0
