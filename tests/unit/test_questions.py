@@ -56,6 +56,17 @@ def test_a_client_may_be_asked_what_it_declared(capabilities: Json, question: ob
     assert questions_for(capabilities, asking({"q": question, "other": {"method": "none/such"}})) is None
 
 
+def test_a_page_to_visit_gets_an_id_of_its_own_where_its_server_gave_none_as_clients_of_that_time_demand() -> None:
+    given = {**URL, "params": {**URL["params"], "elicitationId": "given"}}
+    asked = questions_for({"elicitation": {"url": {}}}, asking({"a": URL, "b": URL, "c": given}))
+    assert asked is not None
+    first, second, third = (params.pop("elicitationId") for _, params in asked.values())
+    assert first
+    assert first != second
+    assert third == "given"
+    assert [params for _, params in asked.values()] == [URL["params"]] * 3
+
+
 def test_a_list_of_questions_is_an_object_of_bounded_size() -> None:
     many = {str(number): ROOTS for number in range(QUESTIONS_MAX)}
     assert len(questions_for({"roots": {}}, asking(many)) or {}) == QUESTIONS_MAX
