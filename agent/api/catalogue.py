@@ -6,6 +6,7 @@ rule: a name of our own is never shadowed by a routed one, and an unknown name i
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -64,8 +65,9 @@ class Catalogue:
         self._own_uris = frozenset(resource["uri"] for resource in own.get("resources", ()))
         self._now_s = now_s
         self._limits = limits or PageLimits()
-        # method -> the table whose routes were last looked at, and the snapshots of what it lists
-        self._lists: dict[str, tuple[RouteTable, Snapshots]] = {}
+        # method, and whether it is said what may be a task -> the table that was last looked at, and its snapshots
+        self._lists: dict[tuple[str, bool], tuple[RouteTable, Snapshots]] = {}
+        self._optional_tasks: dict[int, tuple[Json, Json]] = {}  # As below: by identity, beside the definition itself.
         self._search_list = Snapshots("tools", (*own.get("tools", ()), *search_tools), self._limits)
         self._asks_for_headers: dict[int, tuple[Json, bool]] = {}
 
@@ -78,7 +80,7 @@ class Catalogue:
 
         Written once for each change of what is listed. Raises `MCPError` for a cursor that is none, or is too old.
         """
-        snapshots = self._search_list if search and method == "tools/list" else self._snapshots(method)
+        snapshots = self._search_list if search and method == "tools/list" else self._snapshots(method, modern=modern)
         if params.get("cursor") is None:
             return snapshots.first_page(modern=modern)
         try:
@@ -89,17 +91,32 @@ class Catalogue:
             message = "cursor: the list has changed since; list again without a cursor"
             raise MCPError(code=INVALID_PARAMS, message=message) from exc
 
-    def _snapshots(self, method: str) -> Snapshots:
+    def _snapshots(self, method: str, *, modern: bool) -> Snapshots:
         """The snapshots of a list, the present one as the route table has it now."""
         table = self._routes()
         key, kind = LISTS[method]
-        known = self._lists.get(method)
+        as_tasks = kind is RouteKind.TOOL and not modern and any_tasks(table)
+        known = self._lists.get((method, as_tasks))
         if known is not None and known[0] is table:
             return known[1]
         snapshots = known[1] if known is not None else Snapshots(key, self._own.get(key, ()), self._limits)
-        snapshots.renew(table.listed(kind), self._now_s())
-        self._lists[method] = (table, snapshots)
+        listed = table.listed(kind)
+        snapshots.renew(tuple(map(self._may_be_task, listed)) if as_tasks else listed, self._now_s())
+        self._lists[method, as_tasks] = (table, snapshots)
         return snapshots
+
+    def _may_be_task(self, route: Route) -> Route:
+        """A tool as a client of 2025-11-25 has to see it, which calls as a task only what says that it may be one."""
+        definition = route.definition
+        if "execution" in definition or not self.makes_tasks(route):
+            return route
+        known = self._optional_tasks.get(id(definition))
+        if known is None or known[0] is not definition:
+            if len(self._optional_tasks) >= REMEMBERED_MAX:
+                self._optional_tasks.clear()
+            known = definition, {**definition, "execution": {"taskSupport": "optional"}}
+            self._optional_tasks[id(definition)] = known
+        return replace(route, definition=known[1])
 
     def input_schema(self, tool_name: str) -> Json | None:
         """A tool's schema, None for an unknown tool or one without."""

@@ -16,11 +16,15 @@ from typing import Any
 import orjson
 import pytest
 
+from agent.core.tasks import TAKES_TASKS
+from agent.links.door import open_door
+from agent.model import HttpTarget
 from tests.conformance.node_tools import HERE, NodeTools
 from tests.conformance.runs import running_node
 from tests.e2e.by_hand import legacy_tools
 from tests.e2e.processes import NodeProcess, environment_of
 from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode
+from tests.integration.servers.raw_session import raw_session
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -197,3 +201,27 @@ async def test_a_server_that_asks_while_a_call_runs_asks_the_client_that_called(
         assert "as You are a helpful test server. says" in sampled.content[0].text
         rooted = await client.call_tool("web__get-roots-list", {})
         assert "file:///home/ada" in rooted.content[0].text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_tool_that_has_to_be_a_task_is_one_for_clients_of_both_eras(hall: Hall, kind: str) -> None:
+    call = {"name": f"{kind}__simulate-research-query", "arguments": {"topic": "tasks"}}
+    async with asyncio.timeout(60), open_door(HttpTarget(hall.node.url)) as mcp:
+        made = await mcp.request("tools/call", {**call, "_meta": TAKES_TASKS}, timeout_s=10)
+        assert (made["resultType"], made["status"]) == ("task", "working")
+        asked = {"taskId": made["taskId"], "_meta": TAKES_TASKS}
+
+        async def ended() -> Any:
+            task = await mcp.request("tasks/get", asked, timeout_s=10)
+            return task if task["status"] == "completed" else None
+
+        task = await eventually(ended, 30)
+        assert "# Research Report: tasks" in task["result"]["content"][0]["text"]
+    async with asyncio.timeout(60), raw_session(hall.node.url, "2025-11-25") as session:
+        before = (await session.request("tools/call", {**call, "task": {}}))["result"]["task"]
+        assert before["status"] == "working"
+        report = (await session.request("tasks/result", {"taskId": before["taskId"]}))["result"]
+        assert "# Research Report: tasks" in report["content"][0]["text"]
+        assert report["_meta"]["io.modelcontextprotocol/related-task"] == {"taskId": before["taskId"]}
+        now = (await session.request("tasks/get", {"taskId": before["taskId"]}))["result"]
+        assert now["status"] == "completed"

@@ -201,3 +201,19 @@ async def test_tasks_are_announced_to_who_can_know_them_while_there_are_any(tmp_
             task = {"name": "jobs__may", "arguments": {}, "task": {"ttl": 1}}
             assert (await result(older.request("tools/call", task)))["content"][0]["text"] == "may at once at here"
             assert (await error(older.request("tasks/get", {"taskId": "1"})))["code"] == -32601
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_tool_of_a_stateless_server_is_listed_as_one_that_may_be_a_task(hops: int, tmp_path: Path) -> None:
+    async with stateless.scene(tmp_path, hops) as it:
+        await it.front.when(lambda: any(view.has_tasks for view in it.front.mesh.views()))
+        shown = {}
+        for era in Era:
+            async with client(it.front.url, era) as mcp:
+                tools = (await mcp.request("tools/list", {}, timeout_s=5))["tools"]
+                shown[era] = {tool["name"]: tool for tool in tools}
+        assert shown[Era.LEGACY].keys() == shown[Era.MODERN].keys()
+        for name, tool in shown[Era.LEGACY].items():
+            support = tool.pop("execution", {}).get("taskSupport")
+            assert support == ("optional" if name.startswith("shop__") else None), name
+            assert tool == shown[Era.MODERN][name]
