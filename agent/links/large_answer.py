@@ -18,8 +18,8 @@ from agent.links.http_pool import HttpPool, Response
 from agent.links.result_sink import LargeResult
 from agent.model import Json
 
-# Up to this size an answer is read whole: that is quicker, and keeps exact errors and, where it is safe, another
-# attempt (docs/adr/0008-large-answers.md).
+# Up to this size an answer is read whole: that keeps exact errors and, where it is safe, another attempt, and stalls
+# nobody (docs/adr/0009-large-answers.md).
 HELD_BYTES_MAX: Final = 256 * 1024
 # A server that has begun a text and then is silent for so long has lost it; as long as its own patience with us.
 STALL_TIMEOUT_S: Final = 30.0
