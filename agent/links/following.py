@@ -79,13 +79,15 @@ class Following:
     `wake` is set when there is something to do; until it is for the first time, nobody need run it.
     """
 
+    __slots__ = ("_backend", "_door", "_meta", "_short_streams", "_streams", "_watch", "wake")
+
     def __init__(self, door: Door, backend_key: str, watch: Watch, meta: Json | None = None) -> None:
         """`meta` goes along with every stream that is asked for."""
         self._door = door
         self._backend = backend_key
         self._watch = watch
         self._meta = meta
-        self._streams: set[_Stream] = set()
+        self._streams: frozenset[_Stream] = frozenset()
         self.wake = Flag()
         self._short_streams = 0
 
@@ -122,7 +124,7 @@ class Following:
         missing = wanted.difference(*(stream.names for stream in self._streams - replaced))
         begun = [_Stream(frozenset(names)) for names in chunks(missing)]
         for stream in begun:
-            self._streams.add(stream)
+            self._streams |= {stream}
             stream.task = group.create_task(self._hold(stream), name=f"follow {len(stream.names)} of {self._backend}")
         for stream in begun:
             await stream.ready.wait()
@@ -159,7 +161,7 @@ class Following:
                 self._watch.updated(self._backend, task_id, exact(task))
 
     def _end(self, stream: _Stream) -> None:
-        self._streams.discard(stream)
+        self._streams -= {stream}
         assert stream.task is not None
         stream.task.cancel()
 
@@ -188,7 +190,7 @@ class Following:
                 stream.refusals = stream.refusals or dict.fromkeys(asked, refusal)
         stream.over = True
         stream.ready.set()
-        self._streams.discard(stream)
+        self._streams -= {stream}
         if updates.acknowledged or not stream.refusals:
             log.info("MCP updates interrupted", extra={"backend": self._backend, "reason": reason})
             loop.call_later(PAUSES_S[min(self._short_streams, len(PAUSES_S) - 1)], self.wake.set)

@@ -37,6 +37,8 @@ class DialFailed(OSError):
 class Dialler:
     """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together."""
 
+    __slots__ = ("_literal", "_name", "_names", "_port", "_timeout_s", "tls")
+
     def __init__(self, host: str, port: int, *, tls: bool, timeout_s: float, denied: Sequence[IpNetwork]) -> None:
         self.tls = tls
         self._port = port

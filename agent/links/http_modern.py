@@ -51,6 +51,8 @@ _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
 class ModernHttpDoor:
     """Stateless requests over one pool. Nothing to close but the pool."""
 
+    __slots__ = ("_ids", "_pool", "_stamp", "hello", "lost", "lost_reason")
+
     def __init__(self, pool: HttpPool, stamp: ModernStamp, hello: Hello) -> None:
         self.hello = hello
         self.lost = Flag()

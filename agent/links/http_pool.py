@@ -7,6 +7,7 @@ whatever fails after it is never sent again.
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -62,6 +63,19 @@ class HttpPool:
 
     Any number of connections: how many calls may be in flight is decided above, not by a queue in here.
     """
+
+    __slots__ = (
+        "_connections",
+        "_dialler",
+        "_expiry",
+        "_host",
+        "_idle",
+        "_lines",
+        "_other_token",
+        "_over",
+        "_target",
+        "where",
+    )
 
     def __init__(self, url: str, headers: Mapping[str, str], dialler: Dialler) -> None:
         parts = urlsplit(url)
@@ -276,4 +290,4 @@ def _headers(target: HttpTarget) -> dict[str, str]:
 def _line(name: str, value: str) -> str:
     if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
         raise ValueError(f"would get a header that HTTP does not allow: {name[:80]!r}")
-    return f"{name}: {value}\r\n"
+    return sys.intern(f"{name}: {value}\r\n")  # Most are the same in every pool.

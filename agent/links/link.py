@@ -41,6 +41,19 @@ class Link:
     `first_attempt` is set when the present dial, or the one that `reload` asked for, has an outcome, and at the end.
     """
 
+    __slots__ = (
+        "_cut_short",
+        "_dial",
+        "_dials",
+        "_hooks",
+        "_own",
+        "_record",
+        "_retiring",
+        "_rng",
+        "_session",
+        "first_attempt",
+    )
+
     def __init__(
         self,
         spec: BackendSpec,

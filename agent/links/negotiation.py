@@ -130,6 +130,8 @@ def without_envelope(params: Json | None) -> Json | None:
 class ModernStamp:
     """What every modern request carries. A caller's own `_meta` wins, except for the version, which is the link's."""
 
+    __slots__ = ("_meta", "version")
+
     def __init__(self, version: str, client_name: str) -> None:
         self.version = version
         self._meta: Json = {CLIENT_INFO_META_KEY: client_info(client_name), CLIENT_CAPABILITIES_META_KEY: {}}

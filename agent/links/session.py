@@ -64,6 +64,24 @@ class SessionEvents(Protocol):
 class Session:
     """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others."""
 
+    __slots__ = (
+        "_door",
+        "_doubt",
+        "_drain_s",
+        "_end",
+        "_ending",
+        "_events",
+        "_followings",
+        "_idle",
+        "_in_flight",
+        "_listed",
+        "_relist",
+        "_rng",
+        "_silence",
+        "opened",
+        "over",
+    )
+
     def __init__(
         self, opened: OpenDoor, events: SessionEvents, rng: random.Random, followings: Sequence[Following]
     ) -> None:

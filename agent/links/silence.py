@@ -17,6 +17,8 @@ TICK_S: Final = 0.01
 class SilenceWatch:
     """One timer at most, while calls are under way: `waiting` says whether. `doubt` is called at each silence."""
 
+    __slots__ = ("_answered_at_s", "_doubt", "_timer", "_waiting")
+
     def __init__(self, waiting: Callable[[], bool], doubt: Callable[[], None]) -> None:
         self._waiting = waiting
         self._doubt = doubt
