@@ -68,7 +68,7 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
                 case CloseLink(key=key, reason=reason):
                     self._close(key, reason)
                 case RenewLink(spec=spec):
-                    self._close(spec.key, "its configuration changed")
+                    self._close(spec.key, "its configuration changed", replaced=True)
                     self._open(spec)
                 case RelabelLink(spec=spec, sighted=sighted):
                     self._links[spec.key].relabel(spec, sighted=sighted)
@@ -77,8 +77,8 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
 
     def _open(self, spec: BackendSpec) -> None:
         # Two children of one command must not meet: the first may hold a lock, a port or a file.
-        before = [task for link, task in self._tasks.items() if link.spec.key == spec.key]
-        after = before if isinstance(spec.target, StdioTarget) else []
+        before = [link for link in self._tasks if link.spec.key == spec.key and _is_child(link.spec)]
+        after = [self._tasks[link] for link in before] if _is_child(spec) else []
         link = self._links[spec.key] = self._make_link(spec, self._dials)
         task = self._tasks[link] = self._group.create_task(_run(link, after), name=f"link {spec.key}")
         task.add_done_callback(lambda _: self._ended(link))
@@ -90,12 +90,20 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
         if self._links.get(link.spec.key) is link:
             del self._links[link.spec.key]
 
-    def _close(self, key: str, reason: str) -> None:
-        """What the catalog takes away may still answer what it was asked; what an operator takes away ends at once."""
+    def _close(self, key: str, reason: str, *, replaced: bool = False) -> None:
+        """What the catalog takes away, or a successor replaces, may still answer what it was asked.
+
+        What an operator takes away ends at once, and so does a child, whose successor may not start before that.
+        """
         link = self._links.pop(key)
         log.info("MCP link closed", extra={"backend": key, "reason": reason})
-        if not (isinstance(link.spec, PeerSpec) and link.retire()):
+        may_finish = isinstance(link.spec, PeerSpec) or (replaced and not _is_child(link.spec))
+        if not (may_finish and link.retire()):
             self._tasks[link].cancel()
+
+
+def _is_child(spec: BackendSpec) -> bool:
+    return isinstance(spec.target, StdioTarget)
 
 
 async def _run(link: Link, after: list[asyncio.Task[None]]) -> None:

@@ -126,6 +126,40 @@ async def test_a_peer_that_goes_finishes_its_calls_while_its_successor_serves() 
         assert side.closed == 1
 
 
+async def test_a_server_at_another_url_finishes_its_calls_while_its_successor_serves() -> None:
+    side = OtherSide()
+    async with running(side) as rig:
+        rig.supervisor.apply([OpenLink(SERVER)])
+        await asyncio.sleep(1)
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(rig.made[0].request("tools/call", {}, timeout_s=60), name="call")
+            await asyncio.sleep(0)
+            rig.supervisor.apply([RenewLink(replace(SERVER, target=HttpTarget("http://new/mcp")))])
+            await asyncio.sleep(2)
+            assert rig.made[1].view.connected
+            # A child has nothing to wait for where no child was.
+            rig.supervisor.apply([RenewLink(replace(SERVER, target=StdioTarget("true")))])
+            await asyncio.sleep(2)
+            assert rig.made[2].view.connected
+            side.calls.set()
+        assert call.result() == {"answered": "tools/call"}
+
+
+@pytest.mark.parametrize("spec", [SERVER, CHILD])
+async def test_a_server_that_an_operator_takes_away_ends_whatever_it_is_doing(spec: ServerSpec) -> None:
+    side = OtherSide()
+    async with running(side) as rig:
+        rig.supervisor.apply([OpenLink(spec)])
+        await asyncio.sleep(1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rig.made[0].request("tools/call", {}, timeout_s=60), name="call")
+            await asyncio.sleep(0)
+            rig.supervisor.apply([CloseLink(spec.key, "not wanted")])
+            await asyncio.sleep(1)
+            assert side.closed == 1
+            side.calls.set()
+
+
 async def test_a_relabelled_link_stays_up() -> None:
     async with running(OtherSide()) as rig:
         rig.supervisor.apply([OpenLink(PEER)])
