@@ -18,6 +18,7 @@ from mcp_types import (
     INVALID_PARAMS,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
 )
+from pydantic import ValidationError
 
 from agent.api.catalogue import LIST_HINTS
 from agent.core.client_features import undeclared_features
@@ -233,6 +234,8 @@ def _outcome(served: Served, failure: BaseException | None) -> str:
             return "tool_error" if served.tool_error else "ok"
         case MCPError():
             return f"error {failure.error.code}"
+        case ValidationError():
+            return f"error {INVALID_PARAMS}"  # As which the SDK answers what it finds to be of the wrong shape.
         case asyncio.CancelledError():
             return "ended by the client"  # Also how a stream of list changes ends.
         case _:

@@ -1,0 +1,71 @@
+"""The line in the log about each request: what became of it, and what is kept out of it."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from mcp.shared.exceptions import MCPError
+from pydantic import TypeAdapter
+
+from agent.api.forwarding import NAME_LEN_LOGGED, Served, logged
+from agent.model import LOOK_META_KEY, PROBE_META_KEY, Json
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "agent.mcp")
+    return caplog
+
+
+def serve(method: str, params: Json, failure: BaseException | None = None, **served: Any) -> None:
+    with logged(method, params) as how:
+        for name, value in served.items():
+            setattr(how, name, value)
+        if failure is not None:
+            raise failure
+
+
+def misshapen() -> Exception:
+    with pytest.raises(ValueError, match="valid integer") as caught:
+        TypeAdapter(int).validate_python("x")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("failure", "outcome"),
+    [
+        (MCPError(code=-32001, message="lost"), "error -32001"),
+        (misshapen(), "error -32602"),
+        (asyncio.CancelledError(), "ended by the client"),
+        (RuntimeError("a bug"), "failed"),
+    ],
+)
+def test_a_request_that_ends_badly_is_logged_as_its_client_hears_of_it(
+    failure: BaseException, outcome: str, log: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(type(failure)):
+        serve("tools/call", {"name": "kit__do"}, failure)
+    assert [vars(line)["outcome"] for line in log.records] == [outcome]
+
+
+def test_a_request_is_logged_with_who_served_it_and_nothing_of_what_it_carries(log: pytest.LogCaptureFixture) -> None:
+    serve("tools/call", {"name": "kit__do", "arguments": {"secret": 1}}, backend="server:kit")
+    serve("resources/read", {"uri": "x" * 1000})
+    serve("tools/call", {"name": 5}, tool_error=True)
+    told = [{name: vars(line)[name] for name in ("mcp_name", "backend", "outcome")} for line in log.records]
+    assert told == [
+        {"mcp_name": "kit__do", "backend": "server:kit", "outcome": "ok"},
+        {"mcp_name": "x" * NAME_LEN_LOGGED, "backend": Served().backend, "outcome": "ok"},
+        {"mcp_name": None, "backend": Served().backend, "outcome": "tool_error"},
+    ]
+    assert not any("secret" in str(vars(line)) for line in log.records)
+
+
+def test_what_peers_ask_every_few_seconds_and_what_is_handed_on_is_no_line(log: pytest.LogCaptureFixture) -> None:
+    serve("server/discover", {"_meta": {PROBE_META_KEY: True}})
+    serve("tools/call", {"name": "kit__do", "requestState": "s", "_meta": {LOOK_META_KEY: True}})
+    serve("tools/call", {"name": "kit__do"}, handed_on=True)
+    assert log.records == []
+    serve("server/discover", {"_meta": {PROBE_META_KEY: "yes"}})
+    assert len(log.records) == 1
