@@ -66,7 +66,7 @@ class Wire:
         """A POST of one request, to be used as a context."""
         request_id = next(self._ids) if request_id is None else request_id
         if self.cell.front is Era.MODERN:
-            name = params.get("name") or params.get("uri")
+            name = params.get("name") or params.get("uri") or params.get("taskId")
             told = dict(headers(method, name) if name else headers(method))
             return self.http.post(self.cell.url, json=request(method, params, id=request_id), headers=told)
         message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}

@@ -193,4 +193,5 @@ async def test_a_tool_that_needs_a_task_of_old_is_refused_as_that_server_would(c
         with pytest.raises(RpcError) as caught:
             await mcp.call("chore")
     # The server of 2026-07-28 knows no such word, and answers what it likes.
-    assert caught.value.code == (-32601 if cell.behind is Era.LEGACY else -32602)
+    refused = -32601 if cell.front is Era.LEGACY else -32021
+    assert caught.value.code == (refused if cell.behind is Era.LEGACY else -32602)

@@ -80,7 +80,7 @@ async def test_a_stateless_client_is_refused_what_only_sessions_have(url: str, m
 
 
 @pytest.mark.parametrize(
-    "method", ["server/discover", "subscriptions/listen", "tasks/get", "tasks/list", "nothing/known"]
+    "method", ["server/discover", "subscriptions/listen", "tasks/update", "tasks/list", "nothing/known"]
 )
 async def test_a_client_with_a_session_is_refused_what_only_stateless_ones_have(url: str, method: str) -> None:
     async with wire(Cell(Era.LEGACY, url, "modern-http")) as mcp:

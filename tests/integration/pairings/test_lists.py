@@ -44,6 +44,8 @@ async def test_each_member_of_a_definition_is_what_the_server_wrote(
         assert meta.pop("mesh-agent/origin")
         assert meta == definition.get("_meta", {})
         expected = {name: value for name, value in definition.items() if name not in (key, "_meta")}
+        if cell.front is Era.LEGACY and member == "tools":  # It calls no others as tasks, and these may be tasks.
+            expected.setdefault("execution", {"taskSupport": "optional"})
         del found[key]
         # By spelling and order, too: 1.0 is not 1.
         assert exactly(json.dumps(found)) == exactly(json.dumps(expected))

@@ -28,7 +28,8 @@ from mcp.server.subscriptions import (
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, RequestParams, SubscriptionsListenRequestParams
 
-from agent.model import Era, Json
+from agent.core.tasks import declares_tasks
+from agent.model import TASKS_EXTENSION, Era, Json
 from tests.integration.servers.pairing_acts import ACTS, USUAL, Context, Room, act
 from tests.integration.servers.pairing_definitions import (
     ERROR,
@@ -54,7 +55,15 @@ _DECLARED: Final = (
     "completion/complete",
 )
 _MORE: Final = {name: RESULT[name] for name in ("_meta", "x-future")}
-_SESSION_METHODS: Final = ("resources/subscribe", "resources/unsubscribe", "logging/setLevel")
+_SESSION_METHODS: Final = ("resources/subscribe", "resources/unsubscribe", "logging/setLevel", "tasks/result")
+_TASK_METHODS: Final = ("tasks/get", "tasks/cancel")
+# The only task, which has always ended already.
+TASK: Final[Json] = {
+    "taskId": "the chore",
+    "status": "completed",
+    "createdAt": "2026-11-22T10:00:00Z",
+    "lastUpdatedAt": "2026-11-22T10:00:01Z",
+}
 
 
 class PairingServer:
@@ -70,7 +79,7 @@ class PairingServer:
         self._subscribed: defaultdict[str, WeakSet[Any]] = defaultdict(WeakSet)
         self.server: Server[Any] = Server("pairing", version="1", instructions="Try everything.")
         self.server.middleware.append(self._answer)
-        for method in (*_DECLARED, *(_SESSION_METHODS if self._legacy else ())):
+        for method in (*_DECLARED, *_TASK_METHODS, *(_SESSION_METHODS if self._legacy else ())):
             self.server.add_request_handler(method, RequestParams, _unreached)
         if not self._legacy:
             self._listen = ListenHandler(self._bus)
@@ -83,12 +92,16 @@ class PairingServer:
             raise MCPError(code=METHOD_NOT_FOUND, message="Method not found")
         if self._legacy:
             self._sessions.add(ctx.session._connection)
+        if ctx.method in ("initialize", "server/discover"):
+            return self._with_tasks(await call_next(ctx))
         result = await self._served(ctx, dict(ctx.params or {}))
         if result is None:
             return await call_next(ctx)
         if self._legacy:
             return result
-        hints = {} if ctx.method in ("tools/call", "prompts/get") else {"ttlMs": 0, "cacheScope": "private"}
+        hints = (
+            {} if ctx.method in ("tools/call", "prompts/get", *_TASK_METHODS) else {"ttlMs": 0, "cacheScope": "private"}
+        )
         return {"resultType": "complete", **hints, **result}
 
     async def _served(self, ctx: Context, params: Json) -> Json | None:
@@ -106,10 +119,40 @@ class PairingServer:
                 return {"contents": contents} if isinstance(outcome, str) else outcome
             case "logging/setLevel":
                 return {}
+            case "tasks/get" | "tasks/result" | "tasks/cancel":
+                return self._about_task(ctx.method, params["taskId"])
             case "resources/subscribe" | "resources/unsubscribe":
                 return self._subscribe(ctx, params["uri"], on=ctx.method == "resources/subscribe")
             case _:
                 return self._page(ctx.method, params.get("cursor")) or _given(ctx.method, params)
+
+    def _with_tasks(self, greeting: Any) -> Json:
+        """A greeting that tells of tasks in the words of its era."""
+        told: Json = greeting if isinstance(greeting, dict) else greeting.model_dump(by_alias=True, exclude_none=True)
+        if self._legacy:
+            told["capabilities"]["tasks"] = {"cancel": {}, "requests": {"tools": {"call": {}}}}
+        else:
+            told["capabilities"].setdefault("extensions", {})[TASKS_EXTENSION] = {}
+        return told
+
+    def _chore(self, ctx: Context, params: Json) -> Json:
+        """What is a task and nothing else."""
+        if self._legacy and isinstance(params.get("task"), dict):
+            return {"task": {**TASK, "ttl": None}}
+        if not self._legacy and declares_tasks(dict(ctx.params or {})):
+            return {"resultType": "task", **TASK, "ttlMs": None}
+        raise MCPError(code=INVALID_PARAMS, message="only as a task")
+
+    def _about_task(self, method: str, task_id: str) -> Json:
+        if task_id != TASK["taskId"]:
+            raise MCPError(code=INVALID_PARAMS, message="no such task")
+        if method == "tasks/result":
+            return RESULT
+        if method == "tasks/get":
+            return {**TASK, "ttl": None} if self._legacy else {**TASK, "ttlMs": None, "result": RESULT}
+        if self._legacy:
+            raise MCPError(code=INVALID_PARAMS, message="it has ended")
+        return {}
 
     def _page(self, method: str, cursor: str | None) -> Json | None:
         """One of the two pages of a list."""
@@ -145,6 +188,8 @@ class PairingServer:
                 return LINKS
             case "fail":
                 raise MCPError(**ERROR)
+            case "chore":
+                return self._chore(ctx, params)
             case "grow":
                 await self._grow(arguments["name"])
                 return _text("done")
