@@ -17,6 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from agent.core.backoff import wait_s
 from agent.core.link_state import DialStarted, ProbeAnswered, ProbeMissed, Sighted, WaitOver
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
+from agent.links.dial_turns import turn
 from agent.links.flag import Flag
 from agent.links.following import followers
 from agent.links.link_hooks import LinkHooks
@@ -182,7 +183,7 @@ class Link:
     async def _dial_and_serve(self, stack: AsyncExitStack) -> None:
         """Note why the session ended before its door is closed, which may take seconds."""
         try:
-            async with self._dials:
+            async with turn(self._dials):
                 dialled = self.spec
                 opened_door = await stack.enter_async_context(self._dial(dialled, self._own))
             following = followers(opened_door.door, self.spec, self._own, self._hooks.watches)
