@@ -14,7 +14,7 @@ T = TypeVar("T")
 POLL_S = 0.02
 
 
-async def eventually(ask: Callable[[], Awaitable[T]], timeout_s: float = 15.0) -> T:
+async def eventually(ask: Callable[[], Awaitable[T]], timeout_s: float = 30.0) -> T:
     """Repeat `ask` until its answer is true; an assertion or connection error in it counts as "not yet"."""
     last: object = None
     pause = asyncio.Event()

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.waiting import eventually
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
+REAP_TIMEOUT_S = 10.0
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,6 +43,11 @@ class NodeProcess:
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
+
+    def kill_and_reap(self) -> None:
+        """SIGKILL, and wait for the end of it without the loop, so that no cancellation comes between."""
+        self._process.kill()
+        self._process.wait(REAP_TIMEOUT_S)
 
     async def wait(self) -> int:
         """Wait for the end; the caller bounds it."""
