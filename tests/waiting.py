@@ -12,9 +12,11 @@ import aiohttp
 T = TypeVar("T")
 
 POLL_S = 0.02
+# Whoever was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
+PATIENCE_S = 45.0
 
 
-async def eventually(ask: Callable[[], Awaitable[T]], timeout_s: float = 30.0) -> T:
+async def eventually(ask: Callable[[], Awaitable[T]], timeout_s: float = PATIENCE_S) -> T:
     """Repeat `ask` until its answer is true; an assertion or connection error in it counts as "not yet"."""
     last: object = None
     pause = asyncio.Event()

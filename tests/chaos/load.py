@@ -70,7 +70,7 @@ class Books:
         async def enough() -> bool:
             return len(since()) >= more
 
-        await eventually(enough, 30)
+        await eventually(enough)
         return since()
 
     def figures(self, since_s: float) -> str:

@@ -93,7 +93,7 @@ async def field(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
             start(name, tmp_path / name, port=ports[name], servers={"journal": {"url": server.url}}, **settings)
             for name, server in (("one", one), ("two", two))
         )
-        await eventually(partial(front.sees, "one", "two"), 30)
+        await eventually(partial(front.sees, "one", "two"))
         for name in ("one", "two"):
             await eventually(partial(offers_both_tools, front, name))
         index = rng.randrange(2)
@@ -195,5 +195,5 @@ async def test_slowed_replica_gets_few_calls_and_fails_none(field: Field) -> Non
             assert len(latest) == 100
             return len(latest & field.hit.executed().keys()) < 25
 
-        await eventually(is_spared, 30)
+        await eventually(is_spared)
     assert not books.failed(), told(field, books, books.failed())

@@ -85,7 +85,7 @@ async def served_fixture(folder: Path, namespace: str) -> AsyncGenerator[str, No
         return "tools" in await modern_request(url, "tools/list")
 
     try:
-        await eventually(serves, 30)
+        await eventually(serves)
         yield url
     finally:
         await ended(process)

@@ -90,14 +90,14 @@ async def started(tools: NodeTools, folder: Path) -> AsyncGenerator[Hall, None]:
         async def serves() -> bool:
             return bool(await legacy_tools(url))
 
-        await eventually(serves, 30)
+        await eventually(serves)
         mesh: dict[str, Any] = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
         async with running_node("hall", folder, servers, mesh) as hall_node:
 
             async def offers() -> bool:
                 return await hall_node.offers("pipe__echo", "web__echo")
 
-            await eventually(offers, 30)
+            await eventually(offers)
             yield Hall(hall_node, url, folder)
     finally:
         process.send_signal(signal.SIGKILL)
@@ -215,7 +215,7 @@ async def test_a_tool_that_has_to_be_a_task_is_one_for_clients_of_both_eras(hall
             task = await mcp.request("tasks/get", asked, timeout_s=10)
             return task if task["status"] == "completed" else None
 
-        task = await eventually(ended, 30)
+        task = await eventually(ended)
         assert "# Research Report: tasks" in task["result"]["content"][0]["text"]
     async with asyncio.timeout(60), raw_session(hall.node.url, "2025-11-25") as session:
         before = (await session.request("tools/call", {**call, "task": {}}))["result"]["task"]

@@ -122,7 +122,7 @@ async def _until_serving(process: NodeProcess, url: str, log_path: Path) -> None
             raise RuntimeError(f"the server ended with {process.returncode}; see {log_path}")
         return "tools" in await modern_request(url, "tools/list")
 
-    await eventually(serves, 30)
+    await eventually(serves)
 
 
 async def _ended(process: NodeProcess) -> None:

@@ -86,7 +86,7 @@ async def test_without_consul_calls_go_on_and_the_node_stays_ready_and_says_what
     assert await two.sees("one")
     consul.start()
     await consul.wait_for_leader()
-    await eventually(partial(consul_is, one, up=True), 30)
+    await eventually(partial(consul_is, one, up=True))
     assert await one.metric("mesh_consul_up") == 1
 
 

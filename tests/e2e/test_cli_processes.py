@@ -127,7 +127,7 @@ async def test_clients_talk_to_a_real_node_and_are_refused_without_its_token(tmp
             assert code == 0, listed
             return "node-1__clock__now" in {tool["name"] for tool in json.loads(listed)["tools"]}
 
-        await eventually(offered, 30)
+        await eventually(offered)
         code, status = await run("status", **known)
         assert code == 0
         assert status.startswith("node-1 is ready")

@@ -96,7 +96,7 @@ async def test_slow_readers_of_large_results_cost_no_node_much_memory(
         kit = {"kit": {"url": await stack.enter_async_context(large_server(noted=noted))}}
         back = await start("back", tmp_path / "back", servers=kit, MESH_DISCOVERY="off")
         front = await start("front", tmp_path / "front", MESH_DISCOVERY="off", MESH_PEERS=f"back={back.url}")
-        await eventually(lambda: front.offers("kit__write"), 30)
+        await eventually(lambda: front.offers("kit__write"))
         before = [_kib(node, "VmRSS") for node in (back, front)]
         async with asyncio.TaskGroup() as group:
             readers = [group.create_task(read_slowly(front.url), name=f"reader {n}") for n in range(READERS)]
@@ -114,7 +114,7 @@ async def test_a_node_that_dies_in_the_middle_of_its_answer_breaks_the_clients_c
         kit = {"kit": {"url": url}}
         back = await start("back", tmp_path / "back", servers=kit, MESH_DISCOVERY="off")
         front = await start("front", tmp_path / "front", MESH_DISCOVERY="off", MESH_PEERS=f"back={back.url}")
-        await eventually(lambda: front.offers("kit__write"), 30)
+        await eventually(lambda: front.offers("kit__write"))
         async with calling(front.url) as response:
             await response.content.readexactly(2 * MIB)
             back.kill()

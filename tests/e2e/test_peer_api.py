@@ -110,7 +110,7 @@ async def test_unreachable_peer_is_saved_and_connects_when_it_appears(start: Sta
     assert peer["last_error"]
     assert (await post(one, "later", url))[0] == 202
     await start("late", tmp_path / "late", port=port, **OFF)
-    await eventually(partial(one.sees, "later"), 30)
+    await eventually(partial(one.sees, "later"))
     code, answer = await post(one, "later", url)
     assert (code, answer["data"]["function_count"]) == (200, 5)
 

@@ -49,7 +49,7 @@ class Bare:
                 node.name, node.port = record["node"], int(record["url"].rpartition(":")[2].partition("/")[0])
             return node.port != 0
 
-        await eventually(ready, 30)
+        await eventually(ready)
         return node
 
     def spawn(self, log_path: Path, **settings: str) -> NodeProcess:
@@ -104,8 +104,8 @@ async def test_two_nodes_with_no_address_set_find_each_other_and_keep_their_name
     assert one.port != two.port
     assert one.name != two.name
     assert two.name == f"{one.name}-{two.port}"
-    await eventually(partial(has_peer, one, two.name), 30)
-    await eventually(partial(has_peer, two, one.name), 30)
+    await eventually(partial(has_peer, one, two.name))
+    await eventually(partial(has_peer, two, one.name))
     for node in (one, two):
         discovery = await node.discovery()
         assert discovery["mode"] in ("embedded", "consul")

@@ -38,7 +38,7 @@ async def test_third_partys_tools_are_the_same_through_two_nodes_as_without_any(
     front, _ = await all_of(
         start(name, tmp_path / name, servers=own, **settings) for name, own in (("front", None), ("back", servers))
     )
-    await eventually(partial(front.offers, "time__get_current_time", "time__convert_time"), 30)
+    await eventually(partial(front.offers, "time__get_current_time", "time__convert_time"))
     asked = {"source_timezone": "Asia/Taipei", "time": "12:30", "target_timezone": "America/New_York"}
     async with Client(StdioTransport(command, args)) as direct:
         own = {tool.name: tool for tool in await direct.list_tools()}
