@@ -11,7 +11,7 @@ from dataclasses import replace
 from agent.core.catalog_peers import Candidate, url_key
 from agent.core.naming import is_valid_name, node_alias, valid_name
 from agent.core.selected import Finding, FindingKind
-from agent.model import PeerSpec
+from agent.model import PeerSource, PeerSpec
 
 
 class LastChosen:
@@ -21,7 +21,8 @@ class LastChosen:
         self._by_name = {spec.name: spec for spec in previous}
         self._by_node = {spec.expected_node_id: spec for spec in previous if spec.expected_node_id is not None}
         self._plain_by_url = {url_key(spec.target.url): spec for spec in previous if spec.expected_node_id is None}
-        self.urls = frozenset(url_key(spec.target.url) for spec in previous)
+        # Of links that discovery chose: what somebody named goes when its name does.
+        self.urls = frozenset(url_key(spec.target.url) for spec in previous if spec.source is PeerSource.DISCOVERY)
 
     def spec_of(self, candidate: Candidate) -> PeerSpec | None:
         """What this candidate was."""

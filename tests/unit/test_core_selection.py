@@ -404,6 +404,16 @@ def test_removing_an_override_can_suppress_what_discovery_says_of_the_same_peer(
     assert select(catalog, OWN, suppressions=removed).peers == ()
 
 
+def test_where_a_named_peer_led_before_does_not_say_which_instance_of_a_node_discovery_links() -> None:
+    catalog = _catalog(_plain("b", "10.0.0.1"), _plain("z", "10.0.0.2"))
+    learned = {"http://10.0.0.1:9000/mcp": ID_B, "http://10.0.0.2:9000/mcp": ID_B}
+    removed = [Suppression("z", None, None)]
+    named = select(catalog, OWN, statics=[StaticPeer("mine", "http://10.0.0.2:9000/mcp")], learned=learned)
+    once = select(catalog, OWN, suppressions=removed, learned=learned, previous=named.peers, connected=_up(named.peers))
+    again = select(catalog, OWN, suppressions=removed, learned=learned, previous=once.peers, connected=_up(once.peers))
+    assert _names(once) == _names(again) == ["b"]
+
+
 # URLs
 
 
