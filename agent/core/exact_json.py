@@ -27,6 +27,8 @@ _LOOKED_AT_VALUES_MAX: Final = 256
 # expression that counts them reads each run anew from every place in it, which took 7 s for a hostile 4 MiB.
 _OVERFLOWING_RUN: Final = b"0" * 309
 _LARGE_EXPONENT: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
+# orjson's own word; Python's json goes deeper from 3.12 on, and whatever comes after it would not.
+_TOO_DEEP: Final = "depth limit exceeded"
 # What JSON calls a surrogate, and what is left of one in Python where its other half is missing.
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
@@ -41,9 +43,9 @@ def read_json(data: Buffer) -> Any:
     """The value of a JSON text. Raises `orjson.JSONDecodeError`, also for half a surrogate pair in a member's name."""
     try:
         value = orjson.loads(data)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as exc:
         text = bytes(data)
-        if not _may_overflow(text) and _SURROGATE_ESCAPE.search(text) is None:
+        if exc.msg == _TOO_DEEP or (not _may_overflow(text) and _SURROGATE_ESCAPE.search(text) is None):
             raise
         return _read_exactly(text)
     return _read_exactly(bytes(data)) if may_have_changed(data, value) else value
