@@ -174,9 +174,14 @@ class Link:
         try:
             async with AsyncExitStack() as stack:
                 await self._dial_and_serve(stack)
-        except (MeshError, Retired):
+        except Retired:
             raise
-        except Exception as exc:  # A door that cannot be closed cleanly must not end the node either.
+        except Exception as exc:
+            if self._retiring:  # Whatever ended it first, it is not to live again.
+                raise Retired from exc
+            if isinstance(exc, MeshError):
+                raise
+            # A door that cannot be closed cleanly must not end the node either.
             log.exception("link broke unexpectedly", extra={"backend": self.spec.key})
             raise ProtocolBroken(f"unexpected {type(exc).__name__}") from exc
 
@@ -200,8 +205,6 @@ class Link:
             self._failed(exc)
             if self._session is not None:
                 await self._session.linger(exc, DRAIN_TIMEOUT_S)
-            if self._retiring:
-                raise Retired from exc
             raise
         except Exception as exc:  # A bug of ours must not end the link; it is traced and waits like a protocol error.
             log.exception("link broke unexpectedly", extra={"backend": self.spec.key})

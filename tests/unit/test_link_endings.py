@@ -163,6 +163,17 @@ async def test_a_retiring_link_whose_door_breaks_does_not_dial_again() -> None:
         assert len(side.opened_at_s) == 1
 
 
+async def test_a_link_that_is_retired_while_it_reloads_does_not_dial_again() -> None:
+    side = OtherSide()
+    async with running_link(side) as rig:
+        await rig.ready()
+        rig.link.reload()
+        assert rig.link.retire()
+        async with asyncio.timeout(2 * DRAIN_TIMEOUT_S):
+            await rig.task
+        assert len(side.opened_at_s) == 1
+
+
 async def test_a_link_without_a_door_has_nothing_to_drain() -> None:
     async with running_link(OtherSide(dial=unreachable)) as rig:
         await rig.down()
