@@ -4,16 +4,15 @@ The one rule: figures are for comparing two things in one run; this machine's ab
 """
 
 import asyncio
-import os
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
-
-import orjson
+from typing import TYPE_CHECKING
 
 from bench import eras, floor, hop, join, listing, memory, proxy
-from bench.figures import Figure, table
+from bench.report import Surroundings, document, report
+
+if TYPE_CHECKING:
+    from bench.figures import Figure
 
 BENCHMARKS = {
     "hop": hop.measure,
@@ -38,16 +37,10 @@ def main() -> int:
     for name in chosen:
         print(f"measuring {name} ...", file=sys.stderr)
         figures += asyncio.run(BENCHMARKS[name]())
-    machine = {
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("aiohttp", "fastmcp", "mcp", "orjson")},
-    }
-    print(f"{machine['cpus']} CPUs, Python {machine['python']}, {machine['packages']}")
-    print(table(figures))
+    run = Surroundings.here()
+    print(report(run, figures))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"name": f.name, "value": f.value, "unit": f.unit, "goal": f.goal, "met": f.met} for f in figures]
-    RESULTS.write_bytes(orjson.dumps({"schema": 1, "machine": machine, "figures": rows}, option=orjson.OPT_INDENT_2))
+    RESULTS.write_bytes(document(run, figures))
     return 0 if all(figure.met for figure in figures) else 1
 
 

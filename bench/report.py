@@ -1,0 +1,56 @@
+"""What a run leaves behind: where it was measured, with which versions, and its figures, as text and as JSON."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import orjson
+
+import agent
+from bench.figures import Figure, table
+
+PACKAGES = ("aiohttp", "fastmcp", "mcp", "orjson")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The machine and the versions of one run. `memory_mb` 0 and `cpu` "unknown": the system does not say."""
+
+    cpu: str
+    cpus: int
+    memory_mb: int
+    system: str
+    versions: dict[str, str]
+
+    @classmethod
+    def here(cls) -> "Surroundings":
+        """Of this process."""
+        versions = {"mcp-mesh-agent": agent.__version__, "python": platform.python_version()}
+        return cls(
+            cpu=_told(Path("/proc/cpuinfo"), "model name") or platform.processor() or "unknown",
+            cpus=os.cpu_count() or 1,
+            memory_mb=int((_told(Path("/proc/meminfo"), "MemTotal") or "0").removesuffix(" kB")) // 1024,
+            system=f"{platform.system()} {platform.release()} {platform.machine()}",
+            versions=versions | {name: version(name) for name in PACKAGES},
+        )
+
+
+def report(run: Surroundings, figures: Sequence[Figure]) -> str:
+    """The table under two lines about the machine and the versions."""
+    machine = f"{run.cpus} x {run.cpu}, {run.memory_mb} MB, {run.system}"
+    return "\n".join((machine, ", ".join(f"{name} {it}" for name, it in run.versions.items()), table(figures)))
+
+
+def document(run: Surroundings, figures: Sequence[Figure]) -> bytes:
+    """The same as JSON: `machine`, and each figure with its goal, which way that goes, and whether it was met."""
+    rows = [{**asdict(figure), "met": figure.met} for figure in figures]
+    return orjson.dumps({"schema": 2, "machine": asdict(run), "figures": rows}, option=orjson.OPT_INDENT_2)
+
+
+def _told(file: Path, name: str) -> str | None:
+    """What one of the kernel's files says first of `name`; None where there is no such file or line."""
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), None)
