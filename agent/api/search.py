@@ -85,13 +85,10 @@ class ToolSearch:
             await asyncio.to_thread(index.close)  # A search that nobody waits for any more may still be at it.
         return fresh
 
-    def describe(self, name: str) -> Json:
-        """A tool's whole definition. Raises `ToolError` for an unknown name."""
+    def describe(self, name: str) -> Json | None:
+        """A routed tool's whole definition, None for an unknown name."""
         route = self._routes().tools.get(name)
-        if route is None:
-            raise ToolError(f"There is no tool named {name!r}; search_tools finds the right name")
-        definition: Json = with_own_numbers(route.definition)
-        return definition
+        return None if route is None else with_own_numbers(route.definition)
 
 
 def add_search_tools(server: FastMCP, search: ToolSearch) -> None:
@@ -108,7 +105,11 @@ def add_search_tools(server: FastMCP, search: ToolSearch) -> None:
     @server.tool
     async def describe_tool(name: str) -> dict[str, Any]:
         """Show the whole definition of a tool: description, input schema, annotations."""
-        return search.describe(name)
+        if (routed := search.describe(name)) is not None:
+            return routed
+        if (own := await server.get_tool(name)) is not None:
+            return own.to_mcp_tool().model_dump(by_alias=True, exclude_none=True, mode="json")
+        raise ToolError(f"There is no tool named {name!r}; search_tools finds the right name")
 
     @server.tool
     async def call_tool(name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Reads a backend's whole offer over an open door: every list that it announces, paged to the end, within bounds.
 
 Called by a link after its change stream is acknowledged and again whenever the backend says that a list changed. The
-one rule: an offer is whole or it is not taken at all; a failed page fails the listing. Only a list that changed while
-it was read, which a backend tells by refusing its own cursor, is read once more from its beginning.
+one rule: up to its bounds an offer is whole or not taken at all; a failed page fails the listing. Only a list that
+changed while it was read, which a backend tells by refusing its own cursor, is read once more from its beginning.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from agent.model import Json, Offer
 
 # A paginator that never ends must not hang a link. As many tools as one backend may have, in pages of ten.
 PAGES_MAX: Final = 1_000
-# docs/architecture.md: surplus tools of one peer are dropped by the route table, which names them; this bounds memory.
+# Bounds memory. A backend may have half of that: the route table drops what is beyond, and names it as a conflict.
 ENTRIES_MAX: Final = 20_000
 
 # capability -> (method, key of the result) of the lists behind it
@@ -93,7 +93,7 @@ async def _list_pages(door: Door, method: str, key: str, timeout_s: float) -> tu
             raise ProtocolBroken(f"{method} was answered without a list of objects under {key!r}")
         entries.extend(listed)
         if len(entries) > ENTRIES_MAX:
-            raise ProtocolBroken(f"{method} lists more than {ENTRIES_MAX} entries")
+            return tuple(entries[:ENTRIES_MAX])
         cursor = page.get("nextCursor")
         # The specification's end is the member's absence; some servers write null or an empty text instead.
         if not isinstance(cursor, str) or not cursor:

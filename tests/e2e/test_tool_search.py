@@ -43,6 +43,8 @@ async def test_clients_search_describe_and_call_what_lives_on_another_node(start
             assert rolled.content == direct.content
             own = await client.call_tool("call_tool", {"name": "get_available_mcp_servers"})
             assert "owner" in str(own.content)
+            described = (await client.call_tool("describe_tool", {"name": "get_mcp_server_functions"})).data
+            assert "node" in described["inputSchema"]["properties"]
             with pytest.raises(ToolError, match="no tool named 'nope'"):
                 await client.call_tool("describe_tool", {"name": "nope"})
 

@@ -88,8 +88,18 @@ async def test_cursors_that_go_round_in_circles_are_noticed() -> None:
 async def test_a_list_that_never_ends_is_given_up() -> None:
     with pytest.raises(ProtocolBroken, match=f"more than {listing.PAGES_MAX} pages"):
         await listed(lambda cursor: tools(cursor=str(int(cursor or 0) + 1)))
-    with pytest.raises(ProtocolBroken, match=f"more than {listing.ENTRIES_MAX} entries"):
-        await listed(lambda cursor: tools(*("x" * 5_000), cursor=str(int(cursor or 0) + 1)))
+
+
+async def test_of_more_entries_than_a_backend_may_have_the_first_are_taken_and_no_page_is_asked_for_in_vain() -> None:
+    asked: list[str | None] = []
+
+    def page(cursor: str | None) -> Page:
+        asked.append(cursor)
+        start = int(cursor or 0)
+        return tools(*map(str, range(start, start + 6_000)), cursor=str(start + 6_000))
+
+    assert await listed(page) == list(map(str, range(listing.ENTRIES_MAX)))
+    assert len(asked) == 4
 
 
 async def test_ten_thousand_tools_in_pages_of_ten_are_read() -> None:
