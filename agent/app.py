@@ -129,7 +129,7 @@ class Node:
                 own_weight=self._settings.weight,
             )
             changed = (self._mesh_changed, self._local_changed, self._offer_changed)
-            hooks = MeshHooks(*changed, self._dispatch.forget, self._updates.routes_changed)
+            hooks = MeshHooks(*changed, self._dispatch.forget, self._routes_changed)
             self._mesh = Mesh(
                 own=self._identity,
                 supervisor=supervisor,
@@ -242,6 +242,10 @@ class Node:
 
     def _local_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[1].notices.changed(kinds)
+
+    def _routes_changed(self) -> None:
+        self._updates.routes_changed()
+        self._dispatch.renewals.routes_changed()
 
     def _offer_changed(self, digest: str) -> None:
         self._membership.describe_ourselves(offer_digest=digest)

@@ -7,7 +7,7 @@ only as `agent.core.retry` allows, and a failure always says whether the request
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,13 +18,7 @@ from agent.core.retry import Fate, Step, fate_of, is_repeatable, next_step, told
 from agent.core.route_table import Replica, Route
 from agent.core.task_eras import with_task
 from agent.core.tasks import shown_task
-from agent.errors import (
-    AnswerCut,
-    CallNotSent,
-    CallRefused,
-    MeshError,
-    RpcError,
-)
+from agent.errors import AnswerCut, CallNotSent, CallRefused, MeshError, RpcError
 from agent.links.hello import OnNotification
 from agent.links.param_headers import ParamHeaders
 from agent.links.result_sink import LargeResult, ResultSink
@@ -32,6 +26,7 @@ from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
 from agent.outgoing import believed, ended, large_result, outgoing, told_failure
 from agent.replica_accounts import Attempt, BalanceView, Recorder, ReplicaAccounts
 from agent.request_state import RequestStates
+from agent.route_renewals import Present, RouteRenewals
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +72,13 @@ class Forwarded:
         return self.result.raw if isinstance(self.result, RawObject) else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
-    """One request with all its attempts. `deadline_s`: by the caller's word, None without one."""
+    """One request with all its attempts. `deadline_s`: by the caller's word. `present`: looks up the route anew."""
 
     method: str
     route: Route
+    present: Present | None
     params: Json
     on_notification: OnNotification | None
     sink: ResultSink | None
@@ -118,6 +114,7 @@ class Dispatch:
         self._accounts = ReplicaAccounts(recorder, rng, self._up_since_s, self._weight_of)
         self._param_headers = ParamHeaders()
         self._states = RequestStates()
+        self.renewals = RouteRenewals(link)
 
     def __repr__(self) -> str:
         return f"<Dispatch in_flight={self._accounts.in_flight}>"
@@ -140,13 +137,15 @@ class Dispatch:
         session_id: str | None = None,
         on_attempt: Callable[[str], None] = lambda _backend: None,
         sink: ResultSink | None = None,
+        present: Present | None = None,
     ) -> Forwarded:
         """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
 
         `session_id` of a legacy client keeps its calls together: on a replica where the route is sticky, in a session
         where the server has sessions. A `requestState` in `params` keeps the call with the replica that gave it.
         `on_attempt` hears the backend key of each replica that is asked. A large result may go to `sink` while it
-        comes; what is returned then says no more than how the call ended.
+        comes; what is returned then says no more than how the call ended. `present` looks the route up as it is now,
+        before a call that nobody has executed is given up.
 
         Raises:
             StateRefused: the `requestState` is none that this node gave for this request; nobody was asked.
@@ -155,7 +154,7 @@ class Dispatch:
             CallUnanswered: sent, and no answer came; not to be sent again.
             AnswerCut: `sink` got a part of the result, and will get no more.
         """
-        now_s = _now_s()
+        now_s, known = _now_s(), route
         try:
             route, params = self._states.unwrapped(method, route, params, now_s)
         except CallNotSent as exc:
@@ -164,12 +163,22 @@ class Dispatch:
         deadline_s = None if told_s is None else now_s + told_s
         affinity = affinity_key(params, session_id)
         key = affinity if route.sticky else None
-        call = _Call(method, route, params, on_notification, sink, affinity, now_s, deadline_s)
+        call = _Call(
+            method,
+            route,
+            present if route is known else None,
+            params,
+            on_notification,
+            sink,
+            affinity,
+            now_s,
+            deadline_s,
+        )
         self._accounts.called(route, now_s)
         tried: set[str] = set()
         failed: _Failed | None = None
         told: _Failed | None = None  # What the caller hears: a later "not executed" must not hide an unknown outcome.
-        while (replica := self._accounts.choose(route, tried, key, _now_s())) is not None:
+        while (replica := await self._next(call, tried, key, told)) is not None:
             if failed is not None:
                 step = self._next_step(call, replica, failed, attempts=len(tried))
                 if step is not Step.AGAIN:
@@ -188,6 +197,15 @@ class Dispatch:
         if told is None:
             raise CallRefused(f"{route.public_name} was not executed: no replica is connected")
         raise ended(call.route, told.replica, told.failure, step) from told.failure
+
+    async def _next(self, call: _Call, tried: Collection[str], key: str | None, told: _Failed | None) -> Replica | None:
+        """Who is asked now; when nobody is left, and nothing was executed, somebody who offers it only now."""
+        replica = self._accounts.choose(call.route, tried, key, _now_s())
+        present, call.present = call.present, None if replica is None else call.present
+        if replica is not None or present is None or told is None or fate_of(told.failure) is Fate.UNKNOWN:
+            return replica
+        call.route = await self.renewals.renewed(call.route, present, tried, told.replica.backend_key, told.failure)
+        return self._accounts.choose(call.route, tried, key, _now_s())
 
     def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
         """Decide whether `replica` is asked now, and charge that to the budget."""

@@ -144,6 +144,13 @@ class Catalogue:
         known = [parts[replica.backend_key].source for replica in replicas if replica.backend_key in parts]
         return any(source.has_tasks for source in known)
 
+    def present(self, method: str, params: Json) -> Route | None:
+        """As `route`, of a request that was routed before; None when its name is gone."""
+        try:
+            return self.route(method, params)
+        except MCPError:
+            return None
+
     def route(self, method: str, params: Json) -> Route | None:
         """Who answers; None means the management server. Raises `MCPError` for unknown names and wrong shapes."""
         check_object(params, "_meta")

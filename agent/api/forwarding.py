@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import orjson
@@ -20,7 +21,7 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
-from agent.api.catalogue import LIST_HINTS
+from agent.api.catalogue import LIST_HINTS, Catalogue
 from agent.core.client_features import undeclared_features
 from agent.core.log_levels import LOG_MESSAGE, asked_level, is_wanted
 from agent.core.nesting import is_deeper_than
@@ -73,12 +74,14 @@ async def forward(
     params: Json,
     on_notification: OnNotification,
     *,
+    catalogue: Catalogue,
     served: Served,
     session_id: str | None = None,
     sink: ResultSink | None = None,
 ) -> Forwarded:
     """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result.
 
+    `catalogue`: where the route came from, and is looked up again before a call that nobody has executed is given up.
     A large result may go to `sink` while it comes; `AnswerCut` then says that it will never be whole.
     """
     served.backend = None
@@ -94,7 +97,14 @@ async def forward(
 
     try:
         forwarded = await dispatch.forward(
-            method, route, params, pass_on, session_id=session_id, on_attempt=served.asked, sink=sink
+            method,
+            route,
+            params,
+            pass_on,
+            session_id=session_id,
+            on_attempt=served.asked,
+            sink=sink,
+            present=partial(catalogue.present, method, params),
         )
     except RpcError as exc:
         said = servers_word(exc.data)

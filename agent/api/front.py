@@ -55,7 +55,9 @@ class MeshFront:
                     await ctx.session._request_outbound.notify(method, with_own_numbers(note))  # noqa: SLF001 - see above
 
                 try:
-                    forwarded = await forward(self._dispatch, ctx.method, route, params, pass_on, served=served)
+                    forwarded = await forward(
+                        self._dispatch, ctx.method, route, params, pass_on, catalogue=self._catalogue, served=served
+                    )
                 except MCPError as exc:
                     exc.error.data = with_own_numbers(exc.error.data)
                     raise

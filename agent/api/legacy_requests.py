@@ -187,7 +187,9 @@ class LegacyRequests:
         async def send(about: str, asked: Json) -> Forwarded:
             route = self._catalogue.route(about, asked)
             assert route is not None, "a task is never our own"
-            return await forward(self._dispatch, about, route, asked, line.notify, served=served)
+            return await forward(
+                self._dispatch, about, route, asked, line.notify, catalogue=self._catalogue, served=served
+            )
 
         task = AskedTask(task_id, send, AskedClient(session.declared_to_servers, line.ask))
         match method:
@@ -218,8 +220,9 @@ class LegacyRequests:
         session = line.session
 
         async def send(asked: Json) -> Forwarded:
-            # Looked up anew, because a user may think for minutes.
-            now = self._present(method, asked, route)
+            # Looked up anew, because a user may think for minutes:
+            # The known one when the name is gone, so that dispatch says what that means.
+            now = self._catalogue.present(method, asked) or route
             try:
                 return await forward(
                     self._dispatch,
@@ -227,6 +230,7 @@ class LegacyRequests:
                     now,
                     asked,
                     line.notify,
+                    catalogue=self._catalogue,
                     served=served,
                     session_id=session.id,
                     sink=None if as_task else line.sink,
@@ -238,12 +242,6 @@ class LegacyRequests:
         declared = session.declared_to_servers
         asked = AskedClient(with_extension(declared) if as_task else declared, line.ask)
         return await in_rounds(send, with_log_level(params, session.log_level), asked)
-
-    def _present(self, method: str, params: Json, known: Route) -> Route:
-        """The route as it is now; the known one when the name is gone, so that dispatch says what that means."""
-        with contextlib.suppress(MCPError):
-            return self._catalogue.route(method, params) or known
-        return known
 
 
 def outliving(sink: ResultSink) -> ResultSink:

@@ -95,7 +95,14 @@ class NativePath:
     ) -> web.StreamResponse:
         with self._slow.kept_alive(answer.ping):
             forwarded = await forward(
-                self._dispatch, method, route, params, answer.notify, served=served, sink=answer.sink(added(method))
+                self._dispatch,
+                method,
+                route,
+                params,
+                answer.notify,
+                catalogue=self._catalogue,
+                served=served,
+                sink=answer.sink(added(method)),
             )
         if answer.begun is not None:
             return answer.begun

@@ -93,9 +93,9 @@ class Fleet:
     dispatch: Dispatch
     metrics: Metrics
 
-    async def call(self, params: Json | None = None, **more: Any) -> Json:
+    async def call(self, params: Json | None = None, route: Route | None = None, **more: Any) -> Json:
         found = await self.dispatch.forward(
-            "tools/call", self.route, params or {"name": "kit__do", "arguments": {}}, **more
+            "tools/call", route or self.route, params or {"name": "kit__do", "arguments": {}}, **more
         )
         return found.result
 

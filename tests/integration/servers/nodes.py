@@ -127,6 +127,14 @@ async def running_node(
         yield node
 
 
+def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        one()
+        other()
+
+    return call
+
+
 @dataclass
 class _Wiring:
     identity: NodeIdentity
@@ -168,7 +176,7 @@ class _Wiring:
                     self._changed(1),
                     self.digests.append,
                     dispatch.forget,
-                    updates.routes_changed,
+                    _both(updates.routes_changed, dispatch.renewals.routes_changed),
                 ),
             )
             orders = PeerOrders(mesh, store, tasks)
