@@ -191,7 +191,7 @@ class LegacyRequests:
                 self._dispatch, about, route, asked, line.notify, catalogue=self._catalogue, served=served
             )
 
-        task = AskedTask(task_id, send, AskedClient(session.declared_to_servers, line.ask))
+        task = AskedTask(task_id, send, AskedClient(session.declared_to_servers, line.ask), session.task_talks)
         match method:
             case "tasks/get":
                 return (orjson.dumps(await task.get()),)

@@ -17,6 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 
 from agent.api.event_stream import EventStream
+from agent.api.task_talks import TaskTalks
 from agent.client_events import Place
 from agent.core.exact_json import read_json
 from agent.core.raw_json import Bytes
@@ -69,6 +70,7 @@ class Session:
     places: tuple[Place, ...] = ()
     roots_untold: bool = False
     chore: asyncio.Task[None] | None = None
+    _task_talks: TaskTalks | None = None
     # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.
     _notes: dict[bytes | str, None] = field(default_factory=dict)
     _notes_lost: bool = False
@@ -94,6 +96,13 @@ class Session:
         said = self.capabilities.items()
         declared = {name: value for name, value in said if name not in _GONE and value is not None}
         return without_tasks(declared)  # Nobody of this era can ask for a task of 2026-07-28.
+
+    @property
+    def task_talks(self) -> TaskTalks:
+        """What its requests about tasks share; most sessions have none."""
+        if self._task_talks is None:
+            self._task_talks = TaskTalks()
+        return self._task_talks
 
     def called(self, place: Place) -> None:
         """A call went there; of too many places, who is not called any more is forgotten first."""

@@ -13,6 +13,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from agent.api.questions import AskedClient, questions_for
+from agent.api.task_talks import Talk, TaskTalks
 from agent.core.raw_json import exact
 from agent.core.route_table import Route
 from agent.core.task_eras import as_before, related, task_support
@@ -56,24 +57,27 @@ def created(task: Json) -> Json:
 
 
 class AskedTask:
-    """One task as one request asks about it. `client`: who asks, and what it can be asked."""
+    """One task as one request asks about it. `client`: who asks, and what it can be asked; `talks`: its session's."""
 
-    def __init__(self, task_id: str, send: Send, client: AskedClient) -> None:
+    def __init__(self, task_id: str, send: Send, client: AskedClient, talks: TaskTalks) -> None:
         self._params: Json = {"taskId": task_id, "_meta": TAKES_TASKS}
         self._task_id = task_id
         self._send = send
         self._client = client
+        self._talks = talks
 
     async def get(self) -> Json:
         """The result of `tasks/get`. Raises `MCPError`, as the others do."""
         return as_before((await self._now()).result)
 
     async def cancel(self) -> Json:
-        """The result of `tasks/cancel`: the task as it stands then, which may not have come to its end."""
-        if (await self._now()).result.get("status") in ENDED:
+        """The result of `tasks/cancel`: the task, which is cancelled for its client, though its server may go on."""
+        task = (await self._now()).result
+        if task.get("status") in ENDED:
             raise MCPError(code=INVALID_PARAMS, message="The task has ended, and cannot be cancelled")
         await self._send("tasks/cancel", self._params)
-        return await self.get()
+        self._talks.note_cancelled(self._task_id)
+        return as_before({**task, "status": "cancelled"})
 
     async def result(self) -> Forwarded:
         """What the call would have been answered, once the task has ended."""
@@ -85,7 +89,7 @@ class AskedTask:
             raise MCPError(code=OUTCOME_UNKNOWN, message=text, data={"outcome": "unknown", "timed_out": True}) from exc
 
     async def _ended(self) -> Forwarded:
-        answered: set[str] = set()
+        talk = self._talks.about(self._task_id)
         while True:
             forwarded = await self._now()
             task = forwarded.result
@@ -94,14 +98,30 @@ class AskedTask:
                     return Forwarded(related(result, self._task_id), forwarded.replica)
                 case "failed" | "completed" | "cancelled":
                     raise _failure(task)
-                case "input_required" if answers := await self._answers(task, answered):
-                    await self._send("tasks/update", {**self._params, "inputResponses": answers})
-                    answered |= answers.keys()
+                case "input_required" if await self._put(task, talk):
+                    pass
                 case _:
                     await asyncio.sleep(_pause_s(task))
 
     async def _now(self) -> Forwarded:
-        return await self._send("tasks/get", self._params)
+        """The task as it is; one that its client cancelled stays so, whatever comes of it (MCP 2025-11-25, tasks)."""
+        now = await self._send("tasks/get", self._params)
+        if self._talks.is_cancelled(self._task_id):
+            return Forwarded({**exact(now.result), "status": "cancelled"}, now.replica)
+        return now
+
+    async def _put(self, task: Json, talk: Talk) -> bool:
+        """Put what the task asks to the client; False where nothing is new, or another request is at it already."""
+        if talk.asking:
+            return False
+        talk.asking = True
+        try:
+            if answers := await self._answers(task, talk.answered):
+                await self._send("tasks/update", {**self._params, "inputResponses": answers})
+                talk.answered |= answers.keys()
+        finally:
+            talk.asking = False
+        return bool(answers)
 
     async def _answers(self, task: Json, answered: set[str]) -> Json:
         """The client's answers to what the task asks now, but for what was answered before."""

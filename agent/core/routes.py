@@ -104,14 +104,32 @@ def local_contributions(contributions: Sequence[Contribution]) -> tuple[Contribu
 
 
 def changed_kinds(before: RouteTable, after: RouteTable) -> frozenset[RouteKind]:
-    """The kinds whose lists look different to a client, origins included (gateways go by them)."""
-    return frozenset(
-        kind for kind in RouteKind if _looks(before.of_kind(kind).values()) != _looks(after.of_kind(kind).values())
-    )
+    """The kinds whose lists look different to a client, origins included (gateways go by them).
+
+    Sessions are also told which tools may be tasks, by who serves them.
+    """
+    changed = {kind for kind in RouteKind if _looks(before, kind) != _looks(after, kind)}
+    backends = _with_tasks(before), _with_tasks(after)
+    if backends[0] != backends[1] and _served_by(backends[0], before) != _served_by(backends[1], after):
+        changed.add(RouteKind.TOOL)
+    return frozenset(changed)
 
 
-def _looks(routes: Iterable[Route]) -> dict[str, object]:
-    return {route.public_name: route.definition for route in routes if route.listed}
+def _with_tasks(table: RouteTable) -> set[str]:
+    return {key for key, part in table.parts.items() if part.source.has_tasks}
+
+
+def _served_by(backends: set[str], table: RouteTable) -> set[str]:
+    """The listed tools that one of these backends has."""
+    return {
+        route.public_name
+        for route in table.listed_tools()
+        if any(replica.backend_key in backends for replica in route.replicas)
+    }
+
+
+def _looks(table: RouteTable, kind: RouteKind) -> dict[str, object]:
+    return {route.public_name: route.definition for route in table.of_kind(kind).values() if route.listed}
 
 
 def is_read(contribution: Contribution, own: NodeIdentity, known: Imported | None) -> bool:

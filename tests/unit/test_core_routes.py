@@ -1,6 +1,8 @@
 """The route table: who gets which name, who loses it, and that it is said."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -475,6 +477,16 @@ def test_clients_are_told_of_the_lists_that_look_different_and_of_no_others() ->
     assert _kinds([files], [_server("files", _tools("read", text="x"))]) == {RouteKind.TOOL}
     assert _kinds([files], []) == {RouteKind.TOOL}
     assert _kinds([], [_server("notes", NOTES)]) == {RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind.TEMPLATE}
+
+
+def test_sessions_are_told_when_other_tools_may_be_tasks() -> None:
+    one, other = _server("a", _tools("x")), _server("b", Offer())
+    tables = [
+        build_routes([replace(one, has_tasks=of_one), replace(other, has_tasks=of_other)], OWN)
+        for of_one, of_other in ((False, False), (False, True), (True, True), (False, True))
+    ]
+    changes = [changed_kinds(before, after) for before, after in pairwise(tables)]
+    assert changes == [set(), {RouteKind.TOOL}, {RouteKind.TOOL}]
 
 
 def test_a_replica_that_joins_or_leaves_behind_another_changes_no_list() -> None:

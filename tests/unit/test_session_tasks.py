@@ -10,6 +10,7 @@ from mcp.shared.exceptions import MCPError
 
 from agent.api.questions import AskedClient
 from agent.api.session_tasks import POLL_MAX_S, POLL_MIN_S, RESULT_TIMEOUT_S, AskedTask, with_extension
+from agent.api.task_talks import CANCELLED_MAX, TaskTalks
 from agent.core.route_table import Replica
 from agent.core.tasks import announces_tasks
 from agent.dispatch import Forwarded
@@ -28,6 +29,9 @@ class Server:
     sent: list[tuple[str, Any]] = field(default_factory=list)
     capabilities: Json = field(default_factory=lambda: {"elicitation": {}})
     answer: Callable[[], Json] = lambda: {"action": "accept"}
+    thinks_s: float = 0.0
+    asked: int = 0
+    talks: TaskTalks = field(default_factory=TaskTalks)
 
     async def send(self, method: str, params: Json) -> Forwarded:
         self.sent.append((method, params.get("inputResponses")))
@@ -39,10 +43,12 @@ class Server:
             "elicitation/create",
             {"io.modelcontextprotocol/related-task": {"taskId": "7"}},
         )
+        self.asked += 1
+        await asyncio.sleep(self.thinks_s)
         return self.answer()
 
     def task(self) -> AskedTask:
-        return AskedTask("7", self.send, AskedClient(self.capabilities, self.ask))
+        return AskedTask("7", self.send, AskedClient(self.capabilities, self.ask), self.talks)
 
 
 def now_s() -> float:
@@ -99,13 +105,80 @@ async def test_a_client_is_not_asked_what_it_did_not_declare() -> None:
         await server.task().result()
 
 
-async def test_a_task_that_has_ended_is_not_cancelled_and_another_one_is_told_as_it_stands() -> None:
+async def test_of_two_requests_for_a_result_one_asks_the_client_and_both_get_it() -> None:
+    asking = {"status": "input_required", "inputRequests": {"a": FORM}}
+    server = Server([asking], thinks_s=5.0)
+
+    async def finish() -> None:
+        await asyncio.sleep(10.0)  # Its server takes a while to notice the answer.
+        server.states[:] = [{"status": "completed", "result": {"content": []}}]
+
+    async with asyncio.TaskGroup() as group:
+        results = [group.create_task(server.task().result(), name="result") for _ in range(2)]
+        group.create_task(finish(), name="finish")
+    assert [done.result().result["content"] for done in results] == [[], []]
+    assert server.asked == 1
+    assert sum(method == "tasks/update" for method, _ in server.sent) == 1
+
+
+async def test_when_a_client_refuses_one_request_another_one_may_ask_it_again() -> None:
+    server = Server([{"status": "input_required", "inputRequests": {"a": FORM}}])
+
+    def refuse() -> Json:
+        raise MCPError(code=-1, message="no")
+
+    server.answer = refuse
+    for asked in (1, 2):
+        with pytest.raises(MCPError, match="no"):
+            await server.task().result()
+        assert server.asked == asked
+
+
+async def test_a_task_that_its_client_cancelled_stays_so_whatever_its_server_makes_of_it() -> None:
+    server = Server([{"taskId": "7", "status": "working", "ttlMs": 5}])
+
+    async def hears_of_it() -> None:
+        with pytest.raises(MCPError, match="was cancelled"):
+            await server.task().result()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(hears_of_it(), name="result")
+        await asyncio.sleep(0.5)  # It waits by now.
+        assert await server.task().cancel() == {"taskId": "7", "status": "cancelled", "ttl": 5}
+    server.states[:] = [{"taskId": "7", "status": "completed", "ttlMs": 5, "result": {"content": []}}]
+    assert await server.task().get() == {"taskId": "7", "status": "cancelled", "ttl": 5}
+    with pytest.raises(MCPError, match="was cancelled"):
+        await server.task().result()
+    with pytest.raises(MCPError, match="has ended"):
+        await server.task().cancel()
+
+
+async def test_a_cancel_that_its_server_refuses_cancels_nothing() -> None:
+    server = Server([{"taskId": "7", "status": "working"}])
+
+    async def send(method: str, params: Json) -> Forwarded:
+        if method == "tasks/cancel":
+            raise MCPError(code=-32601, message="cannot")
+        return await server.send(method, params)
+
+    task = AskedTask("7", send, AskedClient({}, server.ask), server.talks)
+    with pytest.raises(MCPError, match="cannot"):
+        await task.cancel()
+    assert (await server.task().get())["status"] == "working"
+
+
+def test_of_too_many_cancelled_tasks_the_oldest_is_forgotten() -> None:
+    talks = TaskTalks()
+    for number in range(CANCELLED_MAX + 1):
+        talks.note_cancelled(str(number))
+    assert [talks.is_cancelled(one) for one in ("0", "1", str(CANCELLED_MAX))] == [False, True, True]
+
+
+async def test_a_task_that_has_ended_is_not_cancelled() -> None:
     over = Server([{"taskId": "7", "status": "completed", "result": {}}])
     with pytest.raises(MCPError, match="has ended"):
         await over.task().cancel()
     assert [method for method, _ in over.sent] == ["tasks/get"]
-    slow = Server([{"taskId": "7", "status": "working", "ttlMs": 5}])
-    assert await slow.task().cancel() == {"taskId": "7", "status": "working", "ttl": 5}
 
 
 def test_a_client_that_wants_a_task_is_one_that_takes_tasks() -> None:
