@@ -83,6 +83,7 @@ class _Call:
     on_notification: OnNotification | None
     sink: ResultSink | None
     affinity: str | None
+    param_headers: Mapping[str, str] | None
     began_s: float
     deadline_s: float | None
 
@@ -138,6 +139,7 @@ class Dispatch:
         on_attempt: Callable[[str], None] = lambda _backend: None,
         sink: ResultSink | None = None,
         present: Present | None = None,
+        param_headers: Mapping[str, str] | None = None,
     ) -> Forwarded:
         """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
 
@@ -145,7 +147,8 @@ class Dispatch:
         where the server has sessions. A `requestState` in `params` keeps the call with the replica that gave it.
         `on_attempt` hears the backend key of each replica that is asked. A large result may go to `sink` while it
         comes; what is returned then says no more than how the call ended. `present` looks the route up as it is now,
-        before a call that nobody has executed is given up.
+        before a call that nobody has executed is given up. `param_headers`: the `Mcp-Param-*` headers that the client
+        sent, by names in lower case.
 
         Raises:
             StateRefused: the `requestState` is none that this node gave for this request; nobody was asked.
@@ -163,17 +166,8 @@ class Dispatch:
         deadline_s = None if told_s is None else now_s + told_s
         affinity = affinity_key(params, session_id)
         key = affinity if route.sticky else None
-        call = _Call(
-            method,
-            route,
-            present if route is known else None,
-            params,
-            on_notification,
-            sink,
-            affinity,
-            now_s,
-            deadline_s,
-        )
+        anew = present if route is known else None
+        call = _Call(method, route, anew, params, on_notification, sink, affinity, param_headers, now_s, deadline_s)
         self._accounts.called(route, now_s)
         tried: set[str] = set()
         failed: _Failed | None = None
@@ -244,7 +238,7 @@ class Dispatch:
             call.method, call.params, replica, link.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.affinity
         )
         params = with_task(call.method, call.route, params, link.view)
-        headers = self._param_headers.of(call.route, params) if call.method == "tools/call" else None
+        headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, self._own_timeout_s(link))
         self._accounts.begin(attempt)
         outcome = "cancelled"

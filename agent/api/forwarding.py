@@ -7,6 +7,7 @@ a backend's own result or error passes unchanged, its bytes too where nothing ha
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -78,6 +79,7 @@ async def forward(
     served: Served,
     session_id: str | None = None,
     sink: ResultSink | None = None,
+    param_headers: Mapping[str, str] | None = None,
 ) -> Forwarded:
     """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result.
 
@@ -105,6 +107,7 @@ async def forward(
             on_attempt=served.asked,
             sink=sink,
             present=partial(catalogue.present, method, params),
+            param_headers=param_headers,
         )
     except RpcError as exc:
         said = servers_word(exc.data)

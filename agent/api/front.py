@@ -22,6 +22,7 @@ from agent.api.search import unwrapped
 from agent.api.task_requests import check_task_header
 from agent.core.exact_json import with_own_numbers
 from agent.dispatch import Dispatch
+from agent.links.param_headers import told_headers
 from agent.model import Json, NodeIdentity
 
 
@@ -54,9 +55,17 @@ class MeshFront:
                     # The SDK's typed way would drop members that it does not know.
                     await ctx.session._request_outbound.notify(method, with_own_numbers(note))  # noqa: SLF001 - see above
 
+                told = told_headers(ctx.request.headers.items()) if ctx.request is not None else {}
                 try:
                     forwarded = await forward(
-                        self._dispatch, ctx.method, route, params, pass_on, catalogue=self._catalogue, served=served
+                        self._dispatch,
+                        ctx.method,
+                        route,
+                        params,
+                        pass_on,
+                        catalogue=self._catalogue,
+                        served=served,
+                        param_headers=told,
                     )
                 except MCPError as exc:
                     exc.error.data = with_own_numbers(exc.error.data)

@@ -19,6 +19,7 @@ from mcp.shared.inbound import (
     validate_mcp_param_headers,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from multidict import CIMultiDictProxy
 
 from agent.api.answer import Answer, SlowAnswers
 from agent.api.asgi_bridge import AsgiBridge
@@ -34,7 +35,7 @@ from agent.core.route_table import Route
 from agent.core.tasks import TASK_METHODS
 from agent.dispatch import Dispatch
 from agent.errors import AnswerCut, MeshError
-from agent.links.param_headers import with_whole_numbers
+from agent.links.param_headers import told_headers, with_whole_numbers
 from agent.model import CLIENT_METHOD, Json
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ class NativePath:
                 if route is None or not (inner or self._param_headers_agree(method, params, headers)):
                     served.handed_on = True
                     return await self._bridge.handle(request, body)
-                return await self._forwarded(method, route, params, answer, served)
+                told = told_headers(headers.items())
+                return await self._forwarded(method, route, params, answer, served, told=told)
         except MCPError as exc:
             return await answer.error(exc)
         except AnswerCut as exc:
@@ -91,7 +93,7 @@ class NativePath:
             await answer.cut()
 
     async def _forwarded(
-        self, method: str, route: Route, params: Json, answer: Answer, served: Served
+        self, method: str, route: Route, params: Json, answer: Answer, served: Served, *, told: Mapping[str, str]
     ) -> web.StreamResponse:
         with self._slow.kept_alive(answer.ping):
             forwarded = await forward(
@@ -103,6 +105,7 @@ class NativePath:
                 catalogue=self._catalogue,
                 served=served,
                 sink=answer.sink(added(method)),
+                param_headers=told,
             )
         if answer.begun is not None:
             return answer.begun
@@ -128,6 +131,13 @@ async def _heard(events: ClientEvents, params: Json) -> bytes:
         raise as_mcp_error(exc) from exc
 
 
+def _is_ambiguous(headers: CIMultiDictProxy[str]) -> bool:
+    """Whether one of the headers that repeat something stands there twice, so that two readers may differ."""
+    if any(len(headers.getall(name)) > 1 for name in told_headers(headers.items())):
+        return True
+    return find_duplicated_routing_header(headers.items()) is not None
+
+
 def _regular(body: bytes, headers: Mapping[str, str], request: web.Request) -> Json | None:
     """The message, if it is a request of the stateless era whose headers and envelope agree; else None.
 
@@ -142,7 +152,7 @@ def _regular(body: bytes, headers: Mapping[str, str], request: web.Request) -> J
     request_id = message.get("id")
     if not isinstance(request_id, str | int) or isinstance(request_id, bool):
         return None
-    if len(headers) < len(request.headers) and find_duplicated_routing_header(request.headers.items()) is not None:
+    if len(headers) < len(request.headers) and _is_ambiguous(request.headers):
         return None
     verdict = classify_inbound_request(message, headers=headers)
     if not isinstance(verdict, InboundModernRoute) or verdict.protocol_version not in MODERN_PROTOCOL_VERSIONS:

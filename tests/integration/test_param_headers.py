@@ -1,18 +1,22 @@
-"""Integers beyond 64 bits that a header repeats: from both fronts the server gets the header that it asks for."""
+"""Headers that repeat arguments: the server gets those that it asks for, from both fronts, and those nobody knows."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 import orjson
 import pytest
+from multidict import CIMultiDict
 
 from agent.errors import RpcError
 from agent.links.door import Door
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
-from tests.integration.servers.nodes import client, running_node
+from tests.integration.servers.nodes import RunningNode, client, running_node
+from tests.integration.test_endpoint_ways import headers, request
 
 HEADER_MISMATCH = -32020
 PROPERTIES: Json = {
@@ -27,6 +31,7 @@ class Scene:
     """A client of a node that has the server, and what the server was asked."""
 
     mcp: Door
+    node: RunningNode
     calls: list[Seen] = field(default_factory=list)
 
     async def call(self, arguments: str, **headers: str) -> Json:
@@ -63,7 +68,7 @@ async def scene(era: Era, folder: Path) -> AsyncIterator[Scene]:
         async with running_node("one", folder, servers=[spec]) as node:
             await node.connected("kit")
             async with client(node.url, era) as mcp:
-                yield Scene(mcp, calls)
+                yield Scene(mcp, node, calls)
 
 
 @pytest.mark.parametrize("era", Era)
@@ -85,4 +90,34 @@ async def test_a_header_that_differs_from_a_large_integer_or_is_missing_is_refus
             with pytest.raises(RpcError) as caught:
                 await now.call(f'{{"n":{n}}}', **told)
             assert caught.value.code == HEADER_MISMATCH, n
+        assert now.calls == []
+
+
+async def posted(url: str, *told: tuple[str, str]) -> tuple[int, Json]:
+    """Call with these headers besides; the status and the answer."""
+    call = request("tools/call", {"name": "kit__count", "arguments": {"n": 7}})
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(url, json=call, headers=CIMultiDict([*headers("tools/call", "kit__count"), *told])) as response,
+    ):
+        return response.status, await response.json()
+
+
+async def test_a_header_that_no_schema_knows_goes_on_through_every_node(tmp_path: Path) -> None:
+    async with scene(Era.MODERN, tmp_path) as now, front_before(tmp_path, now.node) as front:
+        for url in (now.node.url, front.url):
+            status, answer = await posted(url, ("Mcp-Param-N", "7"), ("Mcp-Param-Shard", "west"), ("X-Shard", "west"))
+            assert (status, "result" in answer) == (200, True)
+            assert now.headers() == {"mcp-param-n": "7", "mcp-param-shard": "west"}
+            assert "x-shard" not in now.calls[-1].headers
+            # Twice may be once in two parts.
+            status, _ = await posted(url, ("Mcp-Param-N", "7"), ("Mcp-Param-Shard", "a"), ("Mcp-Param-Shard", "b"))
+            assert (status, now.headers()) == (200, {"mcp-param-n": "7", "mcp-param-shard": "a, b"})
+
+
+async def test_a_header_that_repeats_an_argument_twice_is_refused_as_two_readers_may_differ(tmp_path: Path) -> None:
+    async with scene(Era.MODERN, tmp_path) as now:
+        for first, last in (("7", "8"), ("8", "7"), ("7", "7")):
+            status, answer = await posted(now.node.url, ("Mcp-Param-N", first), ("Mcp-Param-N", last))
+            assert (status, answer.get("error", {}).get("code")) == (400, HEADER_MISMATCH), (first, last, answer)
         assert now.calls == []
