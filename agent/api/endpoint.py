@@ -20,6 +20,7 @@ from agent.api.catalogue import Catalogue
 from agent.api.client_changes import ClientChanges
 from agent.api.front import MeshFront
 from agent.api.greeting import session_greeting
+from agent.api.incoming import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX
 from agent.api.legacy_front import LegacyFront, is_legacy
 from agent.api.legacy_requests import LegacyRequests
 from agent.api.legacy_sessions import Sessions
@@ -117,7 +118,13 @@ async def build_endpoint(
         host_origin_protection=False,
     )
     bridge = AsgiBridge(asgi_app, path=path)
-    native = NativePath(catalogue=catalogue, dispatch=dispatch, bridge=bridge, events=events)
+    native = NativePath(
+        catalogue=catalogue,
+        dispatch=dispatch,
+        bridge=bridge,
+        events=events,
+        body_bytes_max=FROM_NODE_BYTES_MAX if path == PEER_PATH else BODY_BYTES_MAX,
+    )
     legacy = LegacyFront(
         sessions=sessions,
         requests=LegacyRequests(catalogue=catalogue, dispatch=dispatch, own=server, subscriber=subscriber),

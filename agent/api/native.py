@@ -26,7 +26,7 @@ from agent.api.asgi_bridge import AsgiBridge
 from agent.api.catalogue import LISTS, Catalogue
 from agent.api.client_changes import as_mcp_error
 from agent.api.forwarding import Served, added, forward, logged, written
-from agent.api.incoming import read_body, speaks_json
+from agent.api.incoming import BODY_BYTES_MAX, read_body, speaks_json
 from agent.api.search import unwrapped
 from agent.api.task_requests import check_task_header
 from agent.client_events import ClientEvents
@@ -47,7 +47,16 @@ _ANSWERED: Final = _ROUTED | {CLIENT_METHOD}
 class NativePath:
     """The handler of one endpoint."""
 
-    def __init__(self, *, catalogue: Catalogue, dispatch: Dispatch, bridge: AsgiBridge, events: ClientEvents) -> None:
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        dispatch: Dispatch,
+        bridge: AsgiBridge,
+        events: ClientEvents,
+        body_bytes_max: int = BODY_BYTES_MAX,
+    ) -> None:
+        self._body_bytes_max = body_bytes_max
         self._catalogue = catalogue
         self._dispatch = dispatch
         self._bridge = bridge
@@ -60,7 +69,7 @@ class NativePath:
         is_list = method in LISTS
         if request.method != "POST" or not (is_list or method in _ANSWERED) or not speaks_json(request):
             return await self._bridge.handle(request)
-        body = await read_body(request)
+        body = await read_body(request, self._body_bytes_max)
         if isinstance(body, web.Response):
             return body
         headers = {name.lower(): value for name, value in request.headers.items()}

@@ -18,7 +18,7 @@ from mcp.server.subscriptions import (
 
 from agent.core.route_table import RouteKind
 
-# docs/architecture.md: a burst of joins must not become a burst of notices; 250 ms is below what a person notices.
+# docs/calls.md: a burst of joins must not become a burst of notices; 250 ms is below what a person notices.
 INTERVAL_S: Final = 0.25
 
 # What a client re-reads when routes of a kind differ; a namespace is in no list.
