@@ -37,7 +37,8 @@ WARN_AGAIN_AFTER_S = 60.0
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
 CORS_REQUEST_HEADERS = (
-    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id"
+    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id, "
+    "Mesh-Tools"  # agent.api.search: the mode of the list of tools.
 )
 CORS_ANSWER_HEADERS = "MCP-Protocol-Version, Mcp-Session-Id, Retry-After, WWW-Authenticate"
 CORS_MAX_AGE_S = 600

@@ -128,8 +128,14 @@ async def test_the_management_tools_ask_another_node_when_told_to(era: Era, tmp_
         for name in ("two", "other"):
             there = (await manage(mcp, "list_mcp_servers", node=name))["structuredContent"]
             assert [server["name"] for server in there["servers"]] == ["kit"]
+        shown = (await manage(mcp, "get_mcp_server_functions", server_name="kit", node="two"))["structuredContent"]
+        assert "kit__echo" in str(shown["functions"])
+        there = (await manage(mcp, "get_available_mcp_servers", node="two"))["structuredContent"]
+        assert there == {"servers": ["kit"], "count": 1}
         reloaded = await manage(mcp, "reload_mcp_server", server_name="kit", node="two")
         assert reloaded["structuredContent"]["success"] is True
+        all_of_it = (await manage(mcp, "reload_all_mcp_servers", node="two"))["structuredContent"]
+        assert [(server["server_name"], server["success"]) for server in all_of_it["servers"]] == [("kit", True)]
         own = (await manage(mcp, "get_available_mcp_servers", node="one"))["structuredContent"]
         assert own["servers"] == ["other"]
         for asked, words in ({"node": "three"}, "no node named 'three'"), ({"node": "two", "server_name": "x"}, "'x'"):

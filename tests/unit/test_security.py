@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from agent.api.envelope import envelope_middleware, success
+from agent.api.search import MODE_HEADER
 from agent.api.security import (
     FAILURES_WAITING_PER_CLIENT_MAX,
     EdgePolicy,
@@ -203,6 +204,7 @@ async def test_a_preflight_is_answered_without_a_token() -> None:
         allowed = headers["Access-Control-Allow-Headers"].lower()
         assert (status, headers["Access-Control-Allow-Origin"]) == (204, "https://app.example")
         assert "authorization" in allowed
+        assert MODE_HEADER.lower() in allowed
         assert "mcp-param-region" in allowed
         assert "x-other" not in allowed
         status, _, _ = await edge.ask("/mcp", method="OPTIONS", **asks | {"Origin": "https://evil.example"})
