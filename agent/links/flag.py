@@ -6,6 +6,8 @@ that nobody has to know which of the two it is; what it can besides is `first_of
 """
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 
 class Flag:
@@ -36,9 +38,9 @@ class Flag:
         """Lower it."""
         self._is_set = False
 
-    async def wait(self) -> None:
-        """Return at once while it is raised, else when it is raised next."""
-        await first_of(self)
+    def wait(self) -> Coroutine[Any, Any, None]:
+        """Return at once while it is raised, else when it is raised next; to be awaited."""
+        return first_of(self)  # Not a coroutine around that one: somebody waits here for each link all the time.
 
     def _enter(self, waiter: asyncio.Future[None]) -> None:
         self._waiting = (*self._waiting, waiter)

@@ -176,6 +176,7 @@ class ModernHttpDoor:
                     rpc.result_of(message)
                     break
                 listening.take(message["method"], rpc.params_of(message))
+                del message  # It may be hours until the next one.
                 if listening.acknowledged:
                     deadline.reschedule(None)
             raise Unreachable(f"{self._pool.where} ended the stream of changes")

@@ -82,7 +82,9 @@ class HttpPool:
         self.where = url.partition("?")[0]
         self._target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         self._host = parts.netloc
-        self._lines = {name.lower(): _line(name, value) for name, value in headers.items()}
+        # Most are the same in every pool. Those of single requests are not interned: they would crowd the
+        # interpreter's table, which grows by a megabyte at a time and never shrinks.
+        self._lines = {name.lower(): sys.intern(_line(name, value)) for name, value in headers.items()}
         self._other_token: str | None = None
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
@@ -290,4 +292,4 @@ def _headers(target: HttpTarget) -> dict[str, str]:
 def _line(name: str, value: str) -> str:
     if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
         raise ValueError(f"would get a header that HTTP does not allow: {name[:80]!r}")
-    return sys.intern(f"{name}: {value}\r\n")  # Most are the same in every pool.
+    return f"{name}: {value}\r\n"
