@@ -29,8 +29,9 @@ TOKEN_BYTES_MAX: Final = 64 << 10
 _QUOTE, _COLON, _COMMA = b'":,'
 _BRACE, _BRACE_END, _BRACKET, _BRACKET_END = b"{}[]"
 _NO_VALUE: Final = frozenset((_COLON, _COMMA, _BRACE_END, _BRACKET_END))
-# Line breaks are spaces here. All expressions look at text whose escapes are masked: each quote begins or ends a text.
-_LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
+# As allowed as line breaks between tokens, and as forbidden in a text: a space would make JSON of what was none.
+_LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"\t\t")
+# All expressions look at text whose escapes are masked: each quote begins or ends a text.
 _BETWEEN: Final = re.compile(rb"[ \t,]*")
 _MEMBER: Final = re.compile(rb'[ \t,]*"([^"]*)"[ \t]*:[ \t]*(?=[^ \t])')
 _WORD: Final = re.compile(rb'[^ \t,:"{}\[\]]*')
@@ -236,7 +237,7 @@ class JsonWalk:
         token = self._text[begin:end]
         try:
             plain = b"\\" not in token and token.startswith(b'"')
-            value = token[1:-1].decode() if plain else read_json(token)
+            value = orjson.loads(token) if plain else read_json(token)  # Most are plain, and that is quicker.
         except ValueError:
             return  # Every reader will refuse it.
         if place.note:

@@ -112,6 +112,18 @@ def _absent(name: str, value: dict[str, Any]) -> Any:
     return None if name in value else "nothing"
 
 
+@pytest.mark.parametrize("forbidden", [b"\n", b"\r", b"\r\n", b"\t", b"\x00", b"\xff"])
+@pytest.mark.parametrize("text", [b"a%sb", b"notes://a%sb", b"notes://\\u0061%sb"])
+@pytest.mark.parametrize("member", [b"uri", b"text", b"resource"])
+def test_what_may_not_stand_in_a_text_is_not_made_json_on_the_way(member: bytes, text: bytes, forbidden: bytes) -> None:
+    whole = b'{"content":[{"%s":"%s"}]}' % (member, text % forbidden)
+    passed = walked(JsonWalk(Place(UriCodec("kit").places("tools/call"))), cut(whole, [20]))
+    assert passed is not None
+    assert b"\n" not in passed
+    with pytest.raises(orjson.JSONDecodeError):
+        orjson.loads(passed)
+
+
 @given(
     text=st.one_of(
         st.text(alphabet='{}[]",:\\a1 '),
