@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
-from agent.api.incoming import HEADER_BYTES_MAX
+from agent.model import HEADER_BYTES_MAX
 from agent.sockets import BACKLOG
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,9 @@ ORIGIN_META_KEY = "mesh-agent/origin"  # in a listed definition's `_meta`: whose
 PATH_META_KEY = "mesh-agent/path"  # in a request's `_meta`: node IDs passed, only across gateways
 DEADLINE_META_KEY = "mesh-agent/deadline-ms"  # in a request's `_meta`: milliseconds that the caller still waits
 PROBE_META_KEY = "mesh-agent/probe"  # in a request's `_meta`: true where a link only asks whether we live
+# A resource may be listed with a URI of 4,096 characters, and `Mcp-Name` says it in Base64 unless it is ASCII.
+# As much may all have together that repeat words of a request.
+HEADER_BYTES_MAX = 32 * 1024
 AUTH_REALM = "mcp-mesh-agent"  # what a node that wants a token says is behind it (RFC 9110, section 11.5)
 OWN_WORD_KEY = "mesh-agent/own-word"  # in an error's `data` between nodes: the node itself says so, not its server
 # In a result that asks: true where the server's call is open meanwhile, and can hear that the client refused.

@@ -16,8 +16,6 @@ from mcp_types import INVALID_REQUEST
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # Where nodes ask: to what a client was allowed they add an envelope, a deadline and what a session declared (8 KiB).
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
-# A resource may be listed with a URI of 4,096 characters, and `Mcp-Name` says it in Base64 unless it is ASCII.
-HEADER_BYTES_MAX: Final = 32 * 1024
 # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
 BODY_TIMEOUT_S: Final = 30.0
 # Clients say with every request what they accept, in the same few words; the bound keeps hostile ones out of memory.

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from mcp_types.jsonrpc import METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
+from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 
 from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
 from agent.links import rpc
@@ -41,7 +41,7 @@ from agent.links.negotiation import (
     judge_discovery,
 )
 from agent.links.result_sink import LargeResult, lift
-from agent.model import PROBE_META_KEY, Json
+from agent.model import HEADER_BYTES_MAX, PROBE_META_KEY, Json
 
 _PARAM_HEADER_PREFIX: Final = "mcp-param-"
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
@@ -80,9 +80,7 @@ class ModernHttpDoor:
         request_id = next(self._ids)
         stamped = self._stamp.params(params)
         body = OutgoingBody(rpc.encode_request(request_id, method, stamped), harmless=method == DISCOVER)
-        all_headers = self._stamp.headers(method, stamped)
-        if headers:
-            all_headers |= param_headers(headers)
+        all_headers = _short(self._stamp.headers(method, stamped) | param_headers(headers or {}))
 
         async def on_message(message: Json) -> None:
             # A modern server never asks on a request's stream; what it tells there belongs to this request.
@@ -192,6 +190,14 @@ def _node_of(hello: Hello) -> object:
 def param_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Those of a caller's headers that may go on: `Mcp-Param-*`, which repeat arguments, and nothing else."""
     return {name: value for name, value in headers.items() if name.lower().startswith(_PARAM_HEADER_PREFIX)}
+
+
+def _short(headers: dict[str, str]) -> dict[str, str]:
+    """The same. Raises `RpcError` where servers would refuse them unread, and look broken for it."""
+    if sum(map(len, headers.values())) > HEADER_BYTES_MAX:
+        said = f"What headers have to repeat of this request is longer than {HEADER_BYTES_MAX} bytes"
+        raise RpcError(INVALID_PARAMS, said)
+    return headers
 
 
 def timed_out(pool: HttpPool, method: str, timeout_s: float, *, sent: bool) -> CallFailed:

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 
 from agent.errors import RpcError
 from agent.links.door import Door
-from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.model import HEADER_BYTES_MAX, Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, client, running_node
@@ -21,6 +21,7 @@ from tests.integration.test_endpoint_ways import headers, request
 HEADER_MISMATCH = -32020
 PROPERTIES: Json = {
     "n": {"type": "integer", "x-mcp-header": "N"},
+    "s": {"type": "string", "x-mcp-header": "S"},
     "inner": {"type": "object", "properties": {"m": {"type": "integer", "x-mcp-header": "M"}}},
 }
 LARGE = [2**53, 2**63, 2**64, -(2**70), 10**300]
@@ -91,6 +92,26 @@ async def test_a_header_that_differs_from_a_large_integer_or_is_missing_is_refus
                 await now.call(f'{{"n":{n}}}', **told)
             assert caught.value.code == HEADER_MISMATCH, n
         assert now.calls == []
+
+
+async def test_what_headers_cannot_repeat_is_refused_and_nothing_is_held_against_the_server(tmp_path: Path) -> None:
+    async with (
+        scene(Era.LEGACY, tmp_path) as now,
+        front_before(tmp_path, now.node) as front,
+        client(front.url, Era.LEGACY) as mcp,
+    ):
+        for door in (now.mcp, mcp):
+            for _ in range(6):
+                params = {"name": "kit__count", "arguments": {"s": "x" * (HEADER_BYTES_MAX + 1)}}
+                with pytest.raises(RpcError, match="longer than 32768 bytes") as caught:
+                    await door.request("tools/call", params, timeout_s=5)
+                assert caught.value.code == -32602
+            await door.request("tools/call", {**params, "arguments": {"s": "x" * 6000}}, timeout_s=5)
+        assert [len(call.headers["mcp-param-s"]) for call in now.calls] == [6000, 6000]
+        # Of a client's own headers none is too long by itself.
+        told = [(f"Mcp-Param-{number}", "x" * 7000) for number in range(5)]
+        status, answer = await posted(front.url, ("Mcp-Param-N", "7"), *told)
+        assert (status, answer["error"]["code"]) == (400, -32602)
 
 
 async def posted(url: str, *told: tuple[str, str]) -> tuple[int, Json]:
