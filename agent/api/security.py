@@ -1,6 +1,6 @@
 """Who may talk to this node: Host, Origin and token checks in front of every route, and the headers of every answer.
 
-The wiring puts `security_middlewares` right behind the envelope, and `security_headers` on `app.on_response_prepare`,
+The wiring puts `security_middleware` right behind the envelope, and `security_headers` on `app.on_response_prepare`,
 where streams are reached too. Nothing here looks at a route's handler: a new route is closed until it is opened here.
 The one rule: decisions are pure functions of the request's headers and raw path; what is ambiguous is refused.
 """
@@ -21,7 +21,7 @@ from agent.core.hosts import host_allowed, normal_host_names, normal_origins, or
 from agent.model import AUTH_REALM
 from agent.text import one_line
 
-__all__ = ["Access", "EdgePolicy", "TokenTable", "Verdict", "judge", "security_headers", "security_middlewares"]
+__all__ = ["Access", "EdgePolicy", "TokenTable", "Verdict", "judge", "security_headers", "security_middleware"]
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +82,26 @@ class Verdict(Enum):
     WRONG_ROUTE = auto()
 
 
-def security_middlewares(policy: EdgePolicy) -> list[Middleware]:
-    """Return the checks in their order: Host, then Origin (which answers preflights), then the token."""
-    return [_host_check(policy), _origin_check(policy), _token_check(policy)]
+def security_middleware(policy: EdgePolicy) -> Middleware:
+    """Return the checks in their order: Host, then Origin (which answers preflights), then the token.
+
+    One for all three: each more would cost every call a coroutine.
+    """
+    brake = FailureBrake(policy.failure_delay_s)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if (refusal := _host_refusal(request, policy)) is not None:
+            return refusal
+        if (answer := _origin_answer(request, policy)) is not None:
+            return answer
+        authorization = request.headers.getall("Authorization", ())
+        verdict = judge(request.rel_url.raw_path, authorization, policy.tokens, metrics_public=policy.metrics_public)
+        if verdict is Verdict.ALLOWED:
+            return await handler(request)
+        return await _token_refusal(request, verdict, policy, brake)
+
+    return check
 
 
 def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
@@ -122,34 +139,26 @@ def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, me
             return Verdict.BAD_TOKEN
 
 
-def _host_check(policy: EdgePolicy) -> Middleware:
-    @web.middleware
-    async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # A target with a host of its own ("GET http://other/ ...") would outrank the header we look at.
-        own_target = request.raw_path.startswith("/") or request.raw_path == "*"
-        if own_target and host_allowed(request.headers.getall("Host", ()), policy.host_names):
-            return await handler(request)
-        message = (
-            "The Host header names no host of this node. Use its IP address or localhost, "
-            "or add the name to MESH_ALLOWED_HOSTS"
-        )
-        return failure(421, "misdirected_request", message)
-
-    return check_host
+def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | None:
+    # A target with a host of its own ("GET http://other/ ...") would outrank the header we look at.
+    own_target = request.raw_path.startswith("/") or request.raw_path == "*"
+    if own_target and host_allowed(request.headers.getall("Host", ()), policy.host_names):
+        return None
+    message = (
+        "The Host header names no host of this node. Use its IP address or localhost, "
+        "or add the name to MESH_ALLOWED_HOSTS"
+    )
+    return failure(421, "misdirected_request", message)
 
 
-def _origin_check(policy: EdgePolicy) -> Middleware:
-    @web.middleware
-    async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origins = request.headers.getall("Origin", ())
-        if not origin_allowed(origins, policy.origins):
-            message = "Pages of this origin may not use this node. Add the origin to MESH_CORS_ORIGINS"
-            return failure(403, "origin_refused", message)
-        if origins and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            return _preflight_answer(request)
-        return await handler(request)
-
-    return check_origin
+def _origin_answer(request: web.Request, policy: EdgePolicy) -> web.Response | None:
+    origins = request.headers.getall("Origin", ())
+    if not origin_allowed(origins, policy.origins):
+        message = "Pages of this origin may not use this node. Add the origin to MESH_CORS_ORIGINS"
+        return failure(403, "origin_refused", message)
+    if origins and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        return _preflight_answer(request)
+    return None
 
 
 def _preflight_answer(request: web.Request) -> web.Response:
@@ -165,38 +174,28 @@ def _preflight_answer(request: web.Request) -> web.Response:
     )
 
 
-def _token_check(policy: EdgePolicy) -> Middleware:
-    brake = FailureBrake(policy.failure_delay_s)
-
-    @web.middleware
-    async def check_token(request: web.Request, handler: Handler) -> web.StreamResponse:
-        authorization = request.headers.getall("Authorization", ())
-        verdict = judge(request.rel_url.raw_path, authorization, policy.tokens, metrics_public=policy.metrics_public)
-        if verdict is Verdict.ALLOWED:
-            return await handler(request)
-        client = request.remote or "unknown"
-        if policy.on_auth_failure is not None:
-            policy.on_auth_failure()
-        level = logging.WARNING if brake.is_news(client, asyncio.get_running_loop().time()) else logging.DEBUG
-        reason = verdict.name.lower()
-        log.log(
-            level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason}
+async def _token_refusal(
+    request: web.Request, verdict: Verdict, policy: EdgePolicy, brake: "FailureBrake"
+) -> web.Response:
+    client = request.remote or "unknown"
+    if policy.on_auth_failure is not None:
+        policy.on_auth_failure()
+    level = logging.WARNING if brake.is_news(client, asyncio.get_running_loop().time()) else logging.DEBUG
+    reason = verdict.name.lower()
+    log.log(level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason})
+    if verdict is Verdict.WRONG_ROUTE:
+        return failure(403, "forbidden", f"A peer's token is good for {PEER_PATH} alone")
+    if not await brake.hold(client):
+        message = "Too many requests with wrong tokens; wait a second"
+        return failure(429, "too_many_failures", message, headers={"Retry-After": "1"})
+    challenge = f'Bearer realm="{AUTH_REALM}"'
+    if verdict is Verdict.BAD_TOKEN:
+        message = "The bearer token is not valid"
+        return failure(
+            401, "unauthorized", message, headers={"WWW-Authenticate": f'{challenge}, error="invalid_token"'}
         )
-        if verdict is Verdict.WRONG_ROUTE:
-            return failure(403, "forbidden", f"A peer's token is good for {PEER_PATH} alone")
-        if not await brake.hold(client):
-            message = "Too many requests with wrong tokens; wait a second"
-            return failure(429, "too_many_failures", message, headers={"Retry-After": "1"})
-        challenge = f'Bearer realm="{AUTH_REALM}"'
-        if verdict is Verdict.BAD_TOKEN:
-            message = "The bearer token is not valid"
-            return failure(
-                401, "unauthorized", message, headers={"WWW-Authenticate": f'{challenge}, error="invalid_token"'}
-            )
-        message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
-        return failure(401, "unauthorized", message, headers={"WWW-Authenticate": challenge})
-
-    return check_token
+    message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
+    return failure(401, "unauthorized", message, headers={"WWW-Authenticate": challenge})
 
 
 class FailureBrake:

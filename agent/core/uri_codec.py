@@ -84,8 +84,10 @@ class UriCodec:
             case "tasks/get":
                 ended = result.get("result")  # What the call would have been answered without a task.
                 changed["result"] = self.result("tools/call", ended) if isinstance(ended, dict) else ended
-        changed["inputRequests"] = self._questions(result.get("inputRequests"))
-        changed["_meta"] = self.meta(result.get("_meta"))
+        if "inputRequests" in result:
+            changed["inputRequests"] = self._questions(result["inputRequests"])
+        if "_meta" in result:
+            changed["_meta"] = self.meta(result["_meta"])
         changed = {member: value for member, value in changed.items() if value is not result.get(member)}
         return {**result, **changed} if changed else result
 

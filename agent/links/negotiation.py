@@ -7,6 +7,7 @@ era; doors never bring one here.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
@@ -39,6 +40,9 @@ FIRST_VERSION: Final = LATEST_MODERN_VERSION
 
 # The parameter that `Mcp-Name` repeats; for tasks by their extension's word, not the SDK's.
 _NAME_KEYS: Final = {**NAME_BEARING_METHODS, **dict.fromkeys(TASK_METHODS, "taskId")}
+
+# Most calls are of a few tools; a name has 4,096 characters at most.
+_NAMES_REMEMBERED_MAX: Final = 256
 
 # What marks a request as modern. A legacy session refuses requests that carry it (dual-era servers check).
 _ENVELOPE_KEYS: Final = frozenset(
@@ -145,11 +149,16 @@ class ModernStamp:
 
     def headers(self, method: str, params: Json) -> dict[str, str]:
         """The routing headers, which servers check against the body."""
-        headers = {"MCP-Protocol-Version": self.version, "Mcp-Method": encode_header_value(method)}
+        headers = {"MCP-Protocol-Version": self.version, "Mcp-Method": _encoded(method)}
         name_key = _NAME_KEYS.get(method)
         if name_key is not None and isinstance(name := params.get(name_key), str):
-            headers["Mcp-Name"] = encode_header_value(name)
+            headers["Mcp-Name"] = _encoded(name)
         return headers
+
+
+@lru_cache(maxsize=_NAMES_REMEMBERED_MAX)
+def _encoded(name: str) -> str:
+    return encode_header_value(name)
 
 
 def _hello(era: Era, version: str, result: Json, server_info: Any) -> Hello:

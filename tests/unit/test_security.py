@@ -18,7 +18,7 @@ from agent.api.security import (
     FailureBrake,
     TokenTable,
     security_headers,
-    security_middlewares,
+    security_middleware,
 )
 from tests.unit.test_hosts import HOSTILE_HOSTS, HOSTILE_ORIGINS
 
@@ -95,7 +95,7 @@ async def serve(with_policy: EdgePolicy) -> AsyncIterator[Edge]:
             return response
         return success(None, "Fine")
 
-    app = web.Application(middlewares=[envelope_middleware, *security_middlewares(with_policy)])
+    app = web.Application(middlewares=[envelope_middleware, security_middleware(with_policy)])
     app.on_response_prepare.append(security_headers(with_policy))
     for path in ROUTES:
         app.router.add_route("*", path, fine)
