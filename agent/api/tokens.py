@@ -43,8 +43,7 @@ class TokenTable:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._entries = _digests(tokens, peer_tokens)
-        self._former: Entries = ()
-        self._former_until_s = 0.0
+        self._former: tuple[tuple[bytes, float], ...] = ()  # And until when.
         self._clock = clock
 
     def __repr__(self) -> str:
@@ -61,18 +60,20 @@ class TokenTable:
         entries = _digests(tokens, peer_tokens)
         if not tokens and not self.anonymous:
             raise ValueError("a rotation must leave at least one client token")
-        if entries != self._entries:
-            self._former = tuple(entry for entry in self._entries if entry[1] is Access.PEER)
-            self._former_until_s = self._clock() + PEER_GRACE_S
+        until_s = self._clock() + PEER_GRACE_S
+        gone = [(digest, until_s) for digest, access in set(self._entries) - set(entries) if access is Access.PEER]
+        # Each has a time of its own: the tokens of clients, in another file, may be replaced a moment later.
+        self._former = (*self._former, *gone)[-TOKENS_MAX:]
         self._entries = entries
 
     def access(self, presented: str) -> Access | None:
         """What the presented token opens, or None when it is not valid (any more)."""
         digest = _digest(presented)
         found: Access | None = None
-        if self._former and self._clock() >= self._former_until_s:
-            self._former = ()
-        for known, access in (*self._entries, *self._former):
+        if self._former:
+            now_s = self._clock()
+            self._former = tuple(former for former in self._former if now_s < former[1])
+        for known, access in (*self._entries, *((known, Access.PEER) for known, _ in self._former)):
             if hmac.compare_digest(known, digest) and found is not Access.FULL:
                 found = access
         return found

@@ -63,6 +63,20 @@ def test_a_rotation_in_one_step_leaves_peers_a_while_and_clients_none() -> None:
     assert table.access("old-peer") is None, "once over, it is gone"
 
 
+def test_a_peer_token_keeps_its_while_when_other_tokens_are_replaced_meanwhile() -> None:
+    now_s = 0.0
+    table = TokenTable(["old"], ["a"], clock=lambda: now_s)
+    table.replace(["old"], ["b"])
+    now_s += PEER_GRACE_S / 2
+    table.replace(["new"], ["b"])
+    table.replace(["new"], ["c"])
+    assert [table.access(token) for token in "abc"] == [Access.PEER] * 3
+    now_s += PEER_GRACE_S / 2
+    assert [table.access(token) for token in "abc"] == [None, Access.PEER, Access.PEER]
+    now_s += PEER_GRACE_S / 2
+    assert [table.access(token) for token in "abc"] == [None, None, Access.PEER]
+
+
 def test_a_client_token_that_was_one_is_no_peers_token_afterwards() -> None:
     table = TokenTable(["same"], ["same"])
     table.replace(["new"], ["new"])
