@@ -49,6 +49,9 @@ async def _links() -> list[Figure]:
     return [
         Figure("a node without links", statistics.median(bare) / 1024, "KB"),
         Figure(f"one of {LINKS} idle links", statistics.median(per_link), "KB", LINK_GOAL_KB),
+        # How far apart they are says what one of them is worth.
+        Figure(f"the same, lowest of {RUNS} nodes", min(per_link), "KB"),
+        Figure(f"the same, highest of {RUNS} nodes", max(per_link), "KB"),
     ]
 
 

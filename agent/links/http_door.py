@@ -50,7 +50,7 @@ async def open_http_door(
     on_parked: OnParked = unheard,
 ) -> AsyncGenerator[ModernHttpDoor | AskingDoor, None]:
     """As `agent.links.door.open_door`, for a URL."""
-    async with open_pool(target, connect_timeout_s=connect_timeout_s, denied=denied) as pool:
+    with open_pool(target, connect_timeout_s=connect_timeout_s, denied=denied) as pool:
         try:
             door = await _negotiate(pool, client_name, connect_timeout_s)
         except TimeoutError as exc:

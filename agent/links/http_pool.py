@@ -8,8 +8,8 @@ whatever fails after it is never sent again.
 import asyncio
 import re
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -251,11 +251,13 @@ class HttpPool:
             connection.abort(ConnectionBroken("closed the connection"))
 
 
-@asynccontextmanager
-async def open_pool(
+def open_pool(
     target: HttpTarget, *, connect_timeout_s: float, denied: Sequence[IpNetwork] = ()
-) -> AsyncGenerator[HttpPool, None]:
-    """Make the pool of one target; nothing is dialled yet. Raises `DialRefused`, and `ProtocolBroken` for a bad URL."""
+) -> AbstractContextManager[HttpPool]:
+    """The pool of one target, closed on leaving; nothing is dialled yet.
+
+    Raises `DialRefused`, and `ProtocolBroken` for a bad URL, before it is entered.
+    """
     try:
         url = check_url(target.url, denied)
     except ValueError as exc:
@@ -267,13 +269,9 @@ async def open_pool(
         parts.hostname, parts.port or (443 if tls else 80), tls=tls, timeout_s=connect_timeout_s, denied=denied
     )
     try:
-        pool = HttpPool(url, _headers(target), dialler)
+        return closing(HttpPool(url, _headers(target), dialler))
     except ValueError as exc:
         raise ProtocolBroken(f"{url.partition('?')[0]} {exc}") from exc
-    try:
-        yield pool
-    finally:
-        pool.close()
 
 
 def _headers(target: HttpTarget) -> dict[str, str]:

@@ -134,8 +134,9 @@ async def url(request: pytest.FixtureRequest, hosting: Hosting, trusted: Path) -
 
 @asynccontextmanager
 async def pool_of(url: str) -> AsyncIterator[HttpPool]:
-    async with asyncio.timeout(PATIENCE_S), open_pool(HttpTarget(url), connect_timeout_s=5) as pool:
-        yield pool
+    with open_pool(HttpTarget(url), connect_timeout_s=5) as pool:
+        async with asyncio.timeout(PATIENCE_S):
+            yield pool
 
 
 async def ask(pool: HttpPool, body: bytes) -> tuple[bytes, str]:

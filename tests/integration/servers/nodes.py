@@ -269,7 +269,7 @@ async def client(url: str, era: Era) -> AsyncIterator[Door]:
             assert door.hello.era is Era.MODERN
             yield door
         return
-    async with open_pool(HttpTarget(url), connect_timeout_s=5.0) as pool:
+    with open_pool(HttpTarget(url), connect_timeout_s=5.0) as pool:
         legacy = LegacyHttpDoor(pool, "test", 5.0)
         await legacy.open()
         try:

@@ -42,8 +42,9 @@ async def raw_server(handle: Handle, host: str = "127.0.0.1") -> AsyncIterator[s
 @asynccontextmanager
 async def pool_of(url: str, connect_timeout_s: float = 5.0, token: str | None = None) -> AsyncIterator[HttpPool]:
     target = HttpTarget(url, token=token)
-    async with asyncio.timeout(PATIENCE_S), open_pool(target, connect_timeout_s=connect_timeout_s) as pool:
-        yield pool
+    with open_pool(target, connect_timeout_s=connect_timeout_s) as pool:
+        async with asyncio.timeout(PATIENCE_S):
+            yield pool
 
 
 async def ask(pool: HttpPool, body: bytes = b"{}") -> bytes:
