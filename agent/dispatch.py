@@ -115,7 +115,7 @@ class Dispatch:
         self._accounts = ReplicaAccounts(recorder, rng, self._up_since_s, self._weight_of)
         self._param_headers = ParamHeaders()
         self._states = RequestStates()
-        self.renewals = RouteRenewals(link)
+        self.renewals = RouteRenewals()
 
     def __repr__(self) -> str:
         return f"<Dispatch in_flight={self._accounts.in_flight}>"
@@ -198,7 +198,8 @@ class Dispatch:
         present, call.present = call.present, None if replica is None else call.present
         if replica is not None or present is None or told is None or fate_of(told.failure) is Fate.UNKNOWN:
             return replica
-        call.route = await self.renewals.renewed(call.route, present, tried, told.replica.backend_key, told.failure)
+        left_s = _remaining_s(call, self._call_timeout_s, _now_s())
+        call.route = await self.renewals.renewed(call.route, present, tried, told.failure, left_s)
         return self._accounts.choose(call.route, tried, key, _now_s())
 
     def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:

@@ -8,32 +8,26 @@ rule: it is waited for only where what failed shows that the table is about to c
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from agent.core.route_table import Route
-from agent.errors import MeshError, NoLongerOffered, RefusedElsewhere
+from agent.errors import CallNotSent, MeshError, NoLongerOffered, RefusedElsewhere
 from agent.links.flag import Flag
-from agent.model import LinkView
 
 # A table follows a link that closed within one step of the mesh, another list within one listing.
 WAIT_S: Final = 0.5
+
+# Who does not listen any more, or offers it no more, is soon out of the table.
+_GONE: Final = (CallNotSent, NoLongerOffered, RefusedElsewhere)
 
 # Gives the route of a request as it is now, None when there is none.
 Present: TypeAlias = Callable[[], Route | None]
 
 
-class _Link(Protocol):
-    @property
-    def view(self) -> LinkView:
-        """How it stands."""
-        ...
-
-
 class RouteRenewals:
-    """See the module. `link` finds one by backend; whoever makes the tables tells `routes_changed`."""
+    """See the module. Whoever makes the tables tells `routes_changed`."""
 
-    def __init__(self, link: Callable[[str], _Link | None]) -> None:
-        self._link = link
+    def __init__(self) -> None:
         self._changed = Flag()
 
     def __repr__(self) -> str:
@@ -45,24 +39,19 @@ class RouteRenewals:
         self._changed.clear()
 
     async def renewed(
-        self, route: Route, present: Present, tried: Collection[str], asked: str, failure: MeshError
+        self, route: Route, present: Present, tried: Collection[str], failure: MeshError, within_s: float
     ) -> Route:
         """The route with somebody who was not `tried`, if there is one by now; else as it was.
 
-        `asked`: the backend that was asked last, which ended so.
+        `failure`: how the last one of those ended. `within_s`: what is left of the call's time.
         """
-        if self._is_behind(asked, failure):
+        if isinstance(failure, _GONE):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WAIT_S):
+                async with asyncio.timeout(min(WAIT_S, within_s)):
                     while (now := present()) is not None and not _leads_on(now, route, tried):
                         await self._changed.wait()
         now = present()
         return now if now is not None and _leads_on(now, route, tried) else route
-
-    def _is_behind(self, asked: str, failure: MeshError) -> bool:
-        """Whether the table still has somebody who is gone, or no longer offers it."""
-        link = self._link(asked)
-        return link is None or not link.view.connected or isinstance(failure, NoLongerOffered | RefusedElsewhere)
 
 
 def _leads_on(now: Route, before: Route, tried: Collection[str]) -> bool:

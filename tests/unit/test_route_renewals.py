@@ -6,10 +6,18 @@ from dataclasses import replace
 import pytest
 
 from agent.core.route_table import Route
-from agent.errors import NOT_EXECUTED, CallNotSent, CallOutcomeUnknown, CallRefused, CallUnanswered, RpcError
-from agent.model import OWN_WORD_KEY, LinkState, LinkView
+from agent.errors import (
+    NOT_EXECUTED,
+    AuthRefused,
+    CallNotSent,
+    CallOutcomeUnknown,
+    CallRefused,
+    CallUnanswered,
+    RpcError,
+)
+from agent.model import DEADLINE_META_KEY, OWN_WORD_KEY
 from agent.route_renewals import WAIT_S
-from tests.unit.fleet import OK, Fleet, ScriptedLink, fleet
+from tests.unit.fleet import OK, Fleet, after, fleet
 
 SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed", OWN_WORD_KEY: True})
 SAID_GONE = RpcError(-32602, "Unknown tool: 'kit__do'", {"name": "kit__do", OWN_WORD_KEY: True})
@@ -17,22 +25,9 @@ SAID_GONE = RpcError(-32602, "Unknown tool: 'kit__do'", {"name": "kit__do", OWN_
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime(start=1000.0)]
 
 
-class LostLink(ScriptedLink):
-    """One whose door has just closed."""
-
-    @property
-    def view(self) -> LinkView:
-        return LinkView(self.spec, LinkState.BACKOFF)
-
-
 def only(now: Fleet, name: str) -> Route:
     """The route with this one replica."""
     return replace(now.route, replicas=tuple(r for r in now.route.replicas if r.backend_key == f"peer:{name}"))
-
-
-def losing(now: Fleet, name: str) -> None:
-    known = now.link(name)
-    now.links[f"peer:{name}"] = LostLink(known.spec, known.answers)
 
 
 def seconds_since(began_s: float) -> float:
@@ -44,7 +39,6 @@ async def test_a_call_whose_last_replica_has_just_gone_is_done_by_who_offers_it_
     failure: Exception,
 ) -> None:
     now = fleet(old=[failure], new=[OK])
-    losing(now, "old")
     table = [only(now, "old")]
     loop = asyncio.get_running_loop()
     began_s = loop.time()
@@ -62,7 +56,6 @@ async def test_a_call_whose_last_replica_has_just_gone_is_done_by_who_offers_it_
 
 async def test_it_is_refused_as_before_when_nobody_comes_in_time() -> None:
     now = fleet(old=[CallNotSent("is not connected")])
-    losing(now, "old")
     began_s = asyncio.get_running_loop().time()
     with pytest.raises(CallRefused, match=r"^kit__do was not executed: is not connected$"):
         await now.call(present=lambda: now.route)
@@ -73,20 +66,28 @@ async def test_it_is_refused_as_before_when_nobody_comes_in_time() -> None:
 @pytest.mark.parametrize("name_is", ["gone", "another owner's"])
 async def test_nobody_waits_longer_for_a_name_that_is_gone_and_nobody_else_gets_its_call(name_is: str) -> None:
     now = fleet(old=[CallNotSent("is not connected")], new=[OK])
-    losing(now, "old")
     other = None if name_is == "gone" else replace(only(now, "new"), owner="service:other")
     with pytest.raises(CallRefused):
         await now.call(route=only(now, "old"), present=lambda: other)
     assert now.counts() == {"old": 1, "new": 0}
 
 
-async def test_who_is_connected_and_refuses_is_not_waited_for_but_looked_up_once_more() -> None:
-    now = fleet(old=[CallNotSent("has no room")], new=[OK])
+async def test_who_refuses_the_token_is_not_waited_for_but_looked_up_once_more() -> None:
+    now = fleet(old=[AuthRefused("401")], new=[OK])
     began_s = asyncio.get_running_loop().time()
     with pytest.raises(CallRefused):
         await now.call(route=only(now, "old"), present=lambda: only(now, "old"))
     assert await now.call(route=only(now, "old"), present=lambda: only(now, "new")) == OK
     assert seconds_since(began_s) == pytest.approx(0, abs=0.01)
+
+
+async def test_nobody_waits_beyond_the_time_that_the_call_has() -> None:
+    now = fleet(old=[after(0.9, CallNotSent("refused"))])
+    began_s = asyncio.get_running_loop().time()
+    params = {"name": "kit__do", "arguments": {}, "_meta": {DEADLINE_META_KEY: 1000}}
+    with pytest.raises(CallRefused):
+        await now.call(params, present=lambda: now.route)
+    assert seconds_since(began_s) == pytest.approx(1.0, abs=0.01)
 
 
 async def test_what_may_have_been_executed_is_not_sent_to_anybody_new() -> None:
