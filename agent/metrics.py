@@ -45,12 +45,10 @@ class ObservedMesh(Protocol):
 
     def views(self) -> Sequence[LinkView]:
         """Every link as it stands."""
-        ...
 
     @property
     def routes(self) -> Any:
         """The route table; its `conflicts` are counted."""
-        ...
 
 
 class ObservedMembership(Protocol):
@@ -59,17 +57,14 @@ class ObservedMembership(Protocol):
     @property
     def mode(self) -> str:
         """Which catalog is used; `off` for none."""
-        ...
 
     @property
     def source(self) -> SourceStatus:
         """How far the catalog can be trusted."""
-        ...
 
     @property
     def registrar(self) -> RegistrarStatus:
         """Whether the catalog knows us."""
-        ...
 
 
 class ObservedBalance(Protocol):
@@ -78,12 +73,14 @@ class ObservedBalance(Protocol):
     @property
     def ejected(self) -> frozenset[str]:
         """The backends that are ejected somewhere."""
-        ...
 
     @property
     def shares(self) -> Mapping[str, float]:
         """Backend -> its share of the last window's calls."""
-        ...
+
+    @property
+    def retries_left(self) -> int | None:
+        """What the scarcest retry budget of a group leaves now."""
 
 
 class Metrics:
@@ -293,6 +290,8 @@ def _balance_families(balance: ObservedBalance) -> Iterator[Metric]:
         if _LABEL.fullmatch(backend):
             shares.add_metric([backend], share)
     yield shares
+    if balance.retries_left is not None:
+        yield _gauge("mesh_retries_left", "Repetitions that the scarcest retry budget leaves.", balance.retries_left)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

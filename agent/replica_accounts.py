@@ -52,11 +52,13 @@ class Recorder(Protocol):
 class BalanceView:
     """For metrics: the backends that are ejected somewhere, and each one's share of its groups' calls (0 to 1).
 
-    Shares are those of the last whole window of `WINDOW_S`, over groups of more than one replica.
+    Shares are those of the last whole window of `WINDOW_S`, over groups of more than one replica. `retries_left`: what
+    the retry budget of that of those groups leaves which has the least; None without such a group.
     """
 
     ejected: frozenset[str] = frozenset()
     shares: Mapping[str, float] = field(default_factory=dict)
+    retries_left: int | None = None
 
 
 @dataclass(slots=True)
@@ -218,7 +220,10 @@ class ReplicaAccounts:
             for key in {replica.backend_key for replica in group.replicas}:
                 asked[key] += group.asked_before[key]
                 of[key] += total
-        return BalanceView(frozenset(ejected), {key: asked[key] / of[key] for key in of if of[key]})
+        left = min(
+            (group.budget.left(now_s) for group in self._groups.values() if len(group.replicas) > 1), default=None
+        )
+        return BalanceView(frozenset(ejected), {key: asked[key] / of[key] for key in of if of[key]}, left)
 
     def _group(self, route: Route) -> _Group:
         group = self._groups.get(route.owner)

@@ -63,12 +63,12 @@ class Budget:
         """One more repetition."""
         return self._with(now_s, 0, 1)
 
-    def allows(self, now_s: float) -> bool:
-        """Whether one more repetition fits."""
+    def left(self, now_s: float) -> int:
+        """How many more repetitions fit."""
         oldest = math.floor(now_s) - WINDOW_S
         calls = sum(entry[1] for entry in self.seconds if entry[0] > oldest)
         repeated = sum(entry[2] for entry in self.seconds if entry[0] > oldest)
-        return repeated + 1 <= BUDGET_RESERVE + BUDGET_SHARE * calls
+        return max(0, math.floor(BUDGET_RESERVE + BUDGET_SHARE * calls) - repeated)
 
     def _with(self, now_s: float, calls: int, repeated: int) -> "Budget":
         second = math.floor(now_s)
@@ -96,7 +96,7 @@ def next_step(fate: Fate, *, repeatable: bool, attempts: int, remaining_s: float
         return Step.ENOUGH
     if remaining_s <= 0:
         return Step.LATE
-    return Step.AGAIN if budget.allows(now_s) else Step.SPENT
+    return Step.AGAIN if budget.left(now_s) else Step.SPENT
 
 
 def is_repeatable(method: str, route: Route, replica: Replica) -> bool:

@@ -83,11 +83,11 @@ def test_the_rule_of_repetition(fate: Fate, attempts: int, remaining_s: float, s
 def test_a_spent_budget_forbids_even_what_is_safe() -> None:
     budget = Budget()
     for _ in range(BUDGET_RESERVE):
-        assert budget.allows(5.0)
+        assert budget.left(5.0)
         budget = budget.repeated(5.0)
     found = next_step(Fate.NOT_EXECUTED, repeatable=True, attempts=1, remaining_s=1.0, budget=budget, now_s=5.0)
     assert found is Step.SPENT
-    assert budget.allows(5.0 + WINDOW_S), "it fills again"
+    assert budget.left(5.0 + WINDOW_S), "it fills again"
 
 
 @given(st.lists(st.tuples(st.floats(0, 4), st.integers(0, 3), st.integers(0, 6)), max_size=60))
@@ -100,7 +100,7 @@ def test_the_budget_holds_for_any_sequence(steps: list[tuple[float, int, int]]) 
             budget = budget.called(now_s)
             calls.append(now_s)
         for _ in range(wanted):
-            if budget.allows(now_s):
+            if budget.left(now_s):
                 budget = budget.repeated(now_s)
                 repeated.append(now_s)
                 # Kept by whole seconds: the last nine are in it for certain, and nothing older than ten.
@@ -116,7 +116,7 @@ def test_a_fifth_of_the_calls_and_three_may_be_sent_again(calls: int) -> None:
     for _ in range(calls):
         budget = budget.called(7.5)
     granted = 0
-    while budget.allows(7.5):
+    while budget.left(7.5):
         budget, granted = budget.repeated(7.5), granted + 1
     assert granted == int(BUDGET_RESERVE + BUDGET_SHARE * calls)
 

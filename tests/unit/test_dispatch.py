@@ -178,14 +178,17 @@ async def test_a_spent_budget_ends_a_call_though_another_replica_is_there() -> N
 
 async def test_a_fifth_of_the_calls_may_be_sent_again_beside_the_reserve() -> None:
     now = fleet(annotations=READ_ONLY, **alike("ab", OK))
+    assert now.dispatch.balance().retries_left is None
     for _ in range(50):
         await now.call()
+    assert now.dispatch.balance().retries_left == BUDGET_RESERVE + 10
     for link in now.links.values():
         link.answers[:] = [CallOutcomeUnknown("reset")]
     for _ in range(30):
         await _ignoring(now.call())
     retried = sum(value for name, value in now.series().items() if name.startswith("mesh_retries_total"))
     assert retried == BUDGET_RESERVE + (50 + 30) / 5
+    assert now.dispatch.balance().retries_left == 0
 
 
 async def test_a_refused_replica_gets_no_more_calls_until_its_time_is_over() -> None:

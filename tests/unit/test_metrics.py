@@ -88,15 +88,17 @@ def test_what_dispatch_does_about_failures_is_counted() -> None:
 async def test_a_scrape_shows_how_calls_are_spread_at_its_own_moment() -> None:
     metrics = Metrics("1")
     shares = {"peer:a": 0.25, "server:b": 0.75, "http://10.9.8.7": 0.5}
-    metrics.observe(Mesh(), Membership(), BalanceView(frozenset({"peer:a"}), shares))
+    metrics.observe(Mesh(), Membership(), BalanceView(frozenset({"peer:a"}), shares, 2))
     found = series(metrics)
     assert found["mesh_backends_ejected"] == 1
+    assert found["mesh_retries_left"] == 2
     assert found['mesh_backend_share{backend="peer:a"}'] == 0.25
     assert found['mesh_backend_share{backend="server:b"}'] == 0.75
     assert len([name for name in found if name.startswith("mesh_backend_share")]) == 2
     metrics.observe(Mesh(), Membership(), BalanceView())
     found = series(metrics)
     assert found["mesh_backends_ejected"] == 0
+    assert "mesh_retries_left" not in found
     assert not [name for name in found if name.startswith("mesh_backend_share")]
 
 
