@@ -79,7 +79,7 @@ class ObservedBalance(Protocol):
         """Backend -> its share of the last window's calls."""
 
     @property
-    def retries_left(self) -> int | None:
+    def retries_left(self) -> int:
         """What the scarcest retry budget of a group leaves now."""
 
 
@@ -290,8 +290,7 @@ def _balance_families(balance: ObservedBalance) -> Iterator[Metric]:
         if _LABEL.fullmatch(backend):
             shares.add_metric([backend], share)
     yield shares
-    if balance.retries_left is not None:
-        yield _gauge("mesh_retries_left", "Repetitions that the scarcest retry budget leaves.", balance.retries_left)
+    yield _gauge("mesh_retries_left", "Repetitions that the scarcest retry budget leaves.", balance.retries_left)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

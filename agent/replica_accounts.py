@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from agent.core.affinity import stick
 from agent.core.balance import Load, choose, give_up, observe, penalise
 from agent.core.outlier import HEALTHY, Cause, Health, Verdict, barred, chance, judge, readmit, verdict_of
-from agent.core.retry import WINDOW_S, Budget
+from agent.core.retry import BUDGET_RESERVE, WINDOW_S, Budget
 from agent.core.route_table import Replica, Route
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,12 @@ class BalanceView:
     """For metrics: the backends that are ejected somewhere, and each one's share of its groups' calls (0 to 1).
 
     Shares are those of the last whole window of `WINDOW_S`, over groups of more than one replica. `retries_left`: what
-    the retry budget of that of those groups leaves which has the least; None without such a group.
+    the scarcest retry budget of those groups leaves, and as much as any at rest where there is no such group.
     """
 
     ejected: frozenset[str] = frozenset()
     shares: Mapping[str, float] = field(default_factory=dict)
-    retries_left: int | None = None
+    retries_left: int = BUDGET_RESERVE
 
 
 @dataclass(slots=True)
@@ -220,9 +220,8 @@ class ReplicaAccounts:
             for key in {replica.backend_key for replica in group.replicas}:
                 asked[key] += group.asked_before[key]
                 of[key] += total
-        left = min(
-            (group.budget.left(now_s) for group in self._groups.values() if len(group.replicas) > 1), default=None
-        )
+        budgets = [group.budget for group in self._groups.values() if len(group.replicas) > 1]
+        left = min((budget.left(now_s) for budget in budgets), default=BUDGET_RESERVE)
         return BalanceView(frozenset(ejected), {key: asked[key] / of[key] for key in of if of[key]}, left)
 
     def _group(self, route: Route) -> _Group:

@@ -178,7 +178,7 @@ async def test_a_spent_budget_ends_a_call_though_another_replica_is_there() -> N
 
 async def test_a_fifth_of_the_calls_may_be_sent_again_beside_the_reserve() -> None:
     now = fleet(annotations=READ_ONLY, **alike("ab", OK))
-    assert now.dispatch.balance().retries_left is None
+    assert now.dispatch.balance().retries_left == BUDGET_RESERVE
     for _ in range(50):
         await now.call()
     assert now.dispatch.balance().retries_left == BUDGET_RESERVE + 10

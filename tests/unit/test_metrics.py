@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent import metrics as module
+from agent.core.retry import BUDGET_RESERVE
 from agent.metrics import Metrics
 from agent.model import HttpTarget, LinkState, LinkView, PeerSource, PeerSpec, ServerScope, ServerSpec, StdioTarget
 from agent.replica_accounts import BalanceView
@@ -98,7 +99,7 @@ async def test_a_scrape_shows_how_calls_are_spread_at_its_own_moment() -> None:
     metrics.observe(Mesh(), Membership(), BalanceView())
     found = series(metrics)
     assert found["mesh_backends_ejected"] == 0
-    assert "mesh_retries_left" not in found
+    assert found["mesh_retries_left"] == BUDGET_RESERVE
     assert not [name for name in found if name.startswith("mesh_backend_share")]
 
 
