@@ -8,14 +8,15 @@ FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python -m venv /opt/mesh-agent
-# The lock alone first: this layer changes only when a dependency does.
+# The lock alone first: this layer changes only when a dependency does. It is complete, so pip resolves nothing.
 COPY requirements.txt ./
-RUN /opt/mesh-agent/bin/pip install --require-hashes --only-binary :all: --requirement requirements.txt
+RUN /opt/mesh-agent/bin/pip install --no-deps --require-hashes --only-binary :all: --requirement requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY agent ./agent
 COPY discovery ./discovery
 # The build tools have done their work after this; what is not there cannot be attacked.
 RUN /opt/mesh-agent/bin/pip install --no-deps --no-build-isolation . \
+    && /opt/mesh-agent/bin/pip check \
     && /opt/mesh-agent/bin/pip uninstall --yes setuptools pip
 
 FROM ${PYTHON_IMAGE}

@@ -11,10 +11,23 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Wheels only: a source build would fetch unlocked build tools and want a compiler.
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on
-FROM_LOCK := $(PIP_INSTALL) --require-hashes --only-binary :all:
-OURSELVES := $(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+PIP_INSTALL := $(PIP) install --no-deps --progress-bar off
+# `$(call from_lock,FILE)`. The lock is complete, so pip resolves nothing (--no-deps): pip before 23.3 resolves
+# `name[extra]` apart from the pinned `name`, and stops as soon as a newer release of it is out. `pip check` judges
+# afterwards. Wheels only: a source build would fetch unlocked build tools and want a compiler.
+from_lock = $(PIP_INSTALL) --require-hashes --only-binary :all: --requirement $(1) 2>&1 | $(call PROGRESS,$(1))
+# One line that counts instead of two or three for each package; whatever else pip says is shown.
+PROGRESS = awk -v all="$$(grep -c '^[A-Za-z0-9]' $(1))" -v tty="$$(test -t 1 && echo 1 || true)" '\
+	/^(Collecting|Ignoring|Requirement already satisfied:?) / { n++; \
+		if (tty) printf "\r   %d of %d packages", n, all; else if (n % 25 == 0) print "   " n " of " all " packages"; \
+		fflush(); next } \
+	/^ *(Downloading|Using cached|Obtaining|Preparing metadata|Attempting uninstall|Found existing|Uninstalling) / { next } \
+	/^ *Successfully uninstalled / { next } \
+	/^Installing collected packages:/ { if (tty) printf "\n"; print "   installing"; fflush(); next } \
+	/^Successfully installed / { print "   installed " NF - 2 " packages"; next } \
+	{ if (tty && n) printf "\n"; print; fflush() }'
+OURSELVES := $(PIP_INSTALL) --quiet --no-build-isolation --editable .
 PYTEST := $(BIN)/python -m pytest
 # One more than the machine has cores, because tests with real processes wait much. A file's tests stay together: they
 # share servers. Files begin in the order of tests/conftest.py.
@@ -22,7 +35,7 @@ WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test static lint unit consul-binary bench lock clean
+.PHONY: help demo run check test static lint unit consul-binary bench lock from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +81,10 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 BUILD_REQUIREMENTS = $(BIN)/python -c 'import tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
 
+from-lock: | $(BIN)/python # Install LOCK=FILE into VENV=FOLDER as every lock is installed (tests/install)
+	@$(call from_lock,$(LOCK))
+	@$(PIP) check
+
 clean: ## Remove everything that make made
 	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 	find agent discovery tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -80,16 +97,18 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "'$(PYTHON)' has no venv module. On Debian: apt-get install python3-venv"; exit 1; }
 	$(SAY) "virtual environment in $(VENV)"
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
 	$(SAY) "packages of the node, from requirements.txt"
-	$(FROM_LOCK) --requirement requirements.txt
-	$(OURSELVES)
+	@$(call from_lock,requirements.txt)
+	@$(OURSELVES)
+	@$(PIP) check
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(BIN)/python
 	$(SAY) "packages of the node and of its tests, from requirements-dev.txt"
-	$(FROM_LOCK) --requirement requirements-dev.txt
-	$(OURSELVES)
+	@$(call from_lock,requirements-dev.txt)
+	@$(OURSELVES)
+	@$(PIP) check
 	@touch $@ $(VENV)/.runtime
