@@ -5,7 +5,7 @@ The demo starts its nodes with it. The one rule: nothing but the call stands her
 
 import sys
 
-from agent.cli import main
+from agent.cli.parser import main
 
 if __name__ == "__main__":
     sys.exit(main())

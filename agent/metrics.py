@@ -41,7 +41,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves
 
 
 class ObservedMesh(Protocol):
-    """What `observe` reads of `agent.mesh.Mesh`."""
+    """What `observe` reads of `agent.control.reconciler.Mesh`."""
 
     def views(self) -> Sequence[LinkView]:
         """Every link as it stands."""
@@ -52,7 +52,7 @@ class ObservedMesh(Protocol):
 
 
 class ObservedMembership(Protocol):
-    """What `observe` reads of `agent.membership.MembershipView`."""
+    """What `observe` reads of `agent.control.membership.MembershipView`."""
 
     @property
     def mode(self) -> str:
@@ -68,7 +68,7 @@ class ObservedMembership(Protocol):
 
 
 class ObservedBalance(Protocol):
-    """What `observe` reads of `agent.replica_accounts.BalanceView`."""
+    """What `observe` reads of `agent.dispatch.replicas.BalanceView`."""
 
     @property
     def ejected(self) -> frozenset[str]:

@@ -168,7 +168,7 @@ class Offer:
 
 
 class LinkState(StrEnum):
-    """The states of a link; the table is in `agent.core.link_state`."""
+    """The states of a link; the table is in `agent.links.state`."""
 
     IDLE = "idle"
     DIALING = "dialing"
@@ -208,3 +208,31 @@ class LinkView:
     def connected(self) -> bool:
         """Whether calls may be routed to it."""
         return self.state in (LinkState.READY, LinkState.SUSPECT)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A peer that an operator added.
+
+    `target.token` is sent to it and nothing else is. Without one, a discovered mesh node at that URL keeps the peer
+    token (`agent.control.selection`).
+    """
+
+    name: str
+    target: HttpTarget
+    scope: PeerScope = PeerScope.LOCAL
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """A discovered peer that an operator removed, described so that it stays away when it comes back.
+
+    `name`: what it was called here. `node_id`: None for a plain peer. `service_id`: what the catalog calls it.
+    """
+
+    name: str
+    node_id: str | None = None
+    service_id: str | None = None
+
+
+PEER_PATH = "/mcp/local"

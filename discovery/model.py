@@ -1,13 +1,38 @@
 """Frozen shapes that discovery hands out and takes in. No behaviour beyond construction and comparison.
 
-Made by `discovery.parse` and by the wiring; read by everybody. The one rule: values are compared by content, so an
-unchanged catalog equals its predecessor.
+Made by `discovery.consul.watch` and by the wiring; read by everybody. The one rule: values are compared by content, so
+an unchanged catalog equals its predecessor.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Protocol
+
+
+class DiscoveryError(Exception):
+    """Base of everything that discovery raises."""
+
+
+class SettingsRefused(DiscoveryError):
+    """The settings cannot work as given; the message names the variable and the fix."""
+
+
+class CatalogUnavailable(DiscoveryError):
+    """No trustworthy answer: transport failure, 5xx, HTML, a `null` body, a missing index. Retry later."""
+
+
+class AccessRefused(CatalogUnavailable):
+    """The catalog answered 403; the message names the right that is missing. Retry slowly."""
+
+
+class RegistrationLost(DiscoveryError):
+    """The agent no longer knows our registration; register again at once."""
+
+
+class AgentUnreachable(CatalogUnavailable):
+    """No connection at all: the Consul agent is stopped or restarting. Cheap to try again."""
 
 
 class Health(StrEnum):
@@ -91,3 +116,50 @@ class RegistrarStatus:
     presence_expected: bool = False
     last_error: str = ""
     registrations_total: int = 0
+
+
+class CatalogSource(Protocol):
+    """Follows one service name."""
+
+    def watch(self) -> AsyncGenerator[Catalog, None]:
+        """Yield the catalog at once when it is first known and then after every change of content.
+
+        Cancellation ends it. Catalog failures never do: they show in `status`, and the loop backs off (250 ms doubling
+        to 30 s, full jitter).
+        """
+        ...
+
+    @property
+    def status(self) -> SourceStatus:
+        """A frozen view of the present state."""
+        ...
+
+
+class Registrar(Protocol):
+    """Keeps one registration true."""
+
+    async def keep(self) -> None:
+        """Register, send heartbeats, compare with the agent's own list, register again; until cancelled."""
+        ...
+
+    def change(self, registration: Registration) -> None:
+        """Replace what is registered (same service ID); takes effect at once, from inside `keep`."""
+        ...
+
+    def verify(self) -> None:
+        """Ask `keep` to look at once whether the catalog still knows us. A watch calls it when an answer lacks us."""
+        ...
+
+    @property
+    def service_id(self) -> str:
+        """The service ID that is kept registered."""
+        ...
+
+    async def leave(self) -> None:
+        """Deregister once, within 2 s; failure is logged, not raised. Call after `keep` was cancelled."""
+        ...
+
+    @property
+    def status(self) -> RegistrarStatus:
+        """A frozen view of the present state."""
+        ...

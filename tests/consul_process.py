@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from discovery.environment import ConsulSettings
+from discovery.consul.environment import ConsulSettings
 from tests.ports import free_ports
 
 START_TIMEOUT_S = 30.0

@@ -1,1 +1,1 @@
-"""Links to backends: the doors that speak MCP as a client, one task a link, and the supervisor that owns the tasks."""
+"""One task for each link to a backend, and the supervisor that owns the tasks."""

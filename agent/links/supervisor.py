@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Self, assert_never
 
-from agent.core.reconcile import Action, CloseLink, OpenLink, RelabelLink, RenewLink
+from agent.links.actions import Action, CloseLink, OpenLink, RelabelLink, RenewLink
 from agent.links.link import Link
 from agent.model import BackendSpec, LinkView, PeerSpec, StdioTarget
 

@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 import pytest
 
-from agent.core.tasks import TAKES_TASKS
-from agent.links.door import open_door
+from agent.client.connect import open_door
 from agent.model import HttpTarget
+from agent.tasks.ids import TAKES_TASKS
 from tests.conformance.node_tools import HERE, NodeTools
 from tests.conformance.runs import running_node
 from tests.e2e.by_hand import legacy_tools

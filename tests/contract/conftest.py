@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from discovery.consul_client import ConsulClient, open_client
-from discovery.embedded import embedded_catalog
-from discovery.environment import ConsulSettings
-from discovery.session import ConsulSession, open_session
+from discovery.consul.client import ConsulClient, open_client
+from discovery.consul.environment import ConsulSettings
+from discovery.consul.session import ConsulSession, open_session
+from discovery.embedded.server import embedded_catalog
 from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, shared_consul
 from tests.contract.following import fresh_name

@@ -8,10 +8,10 @@ import asyncio
 import json
 import sys
 
-from discovery.consul_client import open_client
-from discovery.consul_registration import ConsulRegistrar
-from discovery.consul_watch import ConsulWatch
-from discovery.embedded import EmbeddedSettings, embedded_catalog
+from discovery.consul.client import open_client
+from discovery.consul.registration import ConsulRegistrar
+from discovery.consul.watch import ConsulWatch
+from discovery.embedded.server import EmbeddedSettings, embedded_catalog
 from discovery.model import Catalog, Registration
 
 SERVICE_NAME = "mcp-node"

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from discovery.environment import ConsulSettings
+from discovery.consul.environment import ConsulSettings
 from tests.ports import free_ports
 
 

@@ -11,10 +11,8 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from discovery.consul_client import ConsulClient
-from discovery.errors import CatalogUnavailable
-from discovery.model import Catalog
-from discovery.source import CatalogSource
+from discovery.consul.client import ConsulClient
+from discovery.model import Catalog, CatalogSource, CatalogUnavailable
 
 BOUND_S = 15.0
 # What a busy machine may add to a promise of the product.

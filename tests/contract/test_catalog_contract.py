@@ -8,12 +8,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from discovery.consul_client import ConsulClient
-from discovery.consul_registration import ConsulRegistrar, agrees, check_id, register_payload
-from discovery.environment import ConsulSettings
-from discovery.errors import RegistrationLost
-from discovery.model import Registration
-from discovery.session import ConsulSession, open_session
+from discovery.consul.client import ConsulClient
+from discovery.consul.environment import ConsulSettings
+from discovery.consul.registration import ConsulRegistrar, agrees, check_id, register_payload
+from discovery.consul.session import ConsulSession, open_session
+from discovery.model import Registration, RegistrationLost
 from tests.contract.following import MACHINE_S, Follower, health_of, ids, meta_of, running, until
 from tests.ports import free_ports
 

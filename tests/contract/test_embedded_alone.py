@@ -14,12 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from discovery.consul_client import open_client
-from discovery.embedded import embedded_catalog, try_listen
-from discovery.environment import ConsulSettings
-from discovery.errors import SettingsRefused
-from discovery.model import Registration
-from discovery.session import open_session
+from discovery.consul.client import open_client
+from discovery.consul.environment import ConsulSettings
+from discovery.consul.session import open_session
+from discovery.embedded.server import embedded_catalog, try_listen
+from discovery.model import Registration, SettingsRefused
 from tests.contract.embedded_node import SERVICE_NAME
 from tests.contract.following import MACHINE_S, Follower, ids, running, until, until_catalog_holds
 from tests.ports import free_ports

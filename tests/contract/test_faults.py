@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from discovery.consul_client import open_client
-from discovery.environment import ConsulSettings
-from discovery.errors import AgentUnreachable, CatalogUnavailable
-from discovery.model import Registration
-from discovery.session import open_session
+from discovery.consul.client import open_client
+from discovery.consul.environment import ConsulSettings
+from discovery.consul.session import open_session
+from discovery.model import AgentUnreachable, CatalogUnavailable, Registration
 from tests.contract.fault_server import FaultServer, fault_server, rows_answer, serving
 from tests.contract.following import Follower, ids, running, until
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from discovery.consul_client import open_client
-from discovery.consul_registration import register_payload
-from discovery.environment import ConsulSettings
-from discovery.errors import AccessRefused, SettingsRefused
-from discovery.model import Registration
-from discovery.session import open_session
+from discovery.consul.client import open_client
+from discovery.consul.environment import ConsulSettings
+from discovery.consul.registration import register_payload
+from discovery.consul.session import open_session
+from discovery.model import AccessRefused, Registration, SettingsRefused
 from tests.consul_process import RunningConsul, running_consul, shared_consul
 from tests.contract.following import MACHINE_S, Follower, ids, running, until
 

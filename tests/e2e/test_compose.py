@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.settings_table import SETTINGS
+from agent.config.table import SETTINGS
 from tests.consul_binary import consul_binary
 
 ROOT = Path(__file__).parents[2]

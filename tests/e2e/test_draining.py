@@ -101,7 +101,7 @@ async def test_node_leaves_in_order_and_its_calls_in_flight_complete(
         assert time.monotonic() - asked_at_s < STOPPED_WITHIN_S
         await tally.grows()
     assert tally.failures == []
-    assert [record["event"] for record in leaves.events() if record["logger"] == "agent.app"] == [
+    assert [record["event"] for record in leaves.events() if record["logger"] == "agent.app.node"] == [
         "node ready",
         "node draining",
         "node stopped",

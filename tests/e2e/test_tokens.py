@@ -12,7 +12,7 @@ import orjson
 import pytest
 from mcp.shared.exceptions import MCPError
 
-from agent.config import derive_peer_token
+from agent.config.load import derive_peer_token
 from tests.e2e.by_hand import modern_request
 from tests.e2e.meshes import RunningKit
 from tests.e2e.running import ERAS, MANAGEMENT_TOOLS, RunningNode, StartNode, nodes_below, start_node

@@ -17,8 +17,8 @@ from fastmcp import Client, Context, FastMCP
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
 from mcp_types import SubscriptionsListenRequestParams
 
-from agent.api.asgi_bridge import AsgiBridge
-from agent.api.asgi_lifespan import LifespanFailed
+from agent.server.asgi_bridge import AsgiBridge
+from agent.server.asgi_lifespan import LifespanFailed
 
 MODERN = "2026-07-28"
 ACCEPT = "application/json, text/event-stream"
@@ -270,7 +270,7 @@ async def test_a_lifespan_that_fails_to_start_aborts_the_server(refusal: str) ->
 
 
 async def test_a_lifespan_that_never_stops_does_not_hold_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.api.asgi_lifespan.STOP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("agent.server.asgi_lifespan.STOP_TIMEOUT_S", 0.05)
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -410,7 +410,7 @@ async def test_a_slow_reader_slows_the_application_down() -> None:
 
 
 async def test_a_reader_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.api.asgi_exchange.WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("agent.server.asgi_exchange.WRITE_TIMEOUT_S", 0.2)
     told = asyncio.Event()
 
     async def flood(_scope: Any, receive: Any, send: Any) -> None:

@@ -15,8 +15,8 @@ from aiohttp import web
 from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
 
-from agent.api.asgi_bridge import AsgiBridge
-from agent.cli import main
+from agent.cli.parser import main
+from agent.server.asgi_bridge import AsgiBridge
 
 TOKEN = "token-0123456789-abcdef"
 STATUS = {

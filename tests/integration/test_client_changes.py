@@ -12,7 +12,7 @@ from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, Era, Json
 from tests.integration.servers.nodes import client
 from tests.integration.servers.raw_session import RawSession, messages, raw_session, request
 from tests.integration.servers.session_asking_server import Diary
-from tests.integration.test_session_questions import call, scene
+from tests.integration.test_session_elicitation import call, scene
 from tests.waiting import eventually
 
 ROOTS: Json = {"roots": {"listChanged": True}}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.links.door import Door
+from agent.client.connect import Door
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.nodes import client, running_node, served

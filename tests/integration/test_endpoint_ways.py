@@ -18,10 +18,10 @@ from aiohttp import web
 from fastmcp import FastMCP
 from multidict import CIMultiDict
 
-from agent.api.answer import Answer
-from agent.api.envelope import envelope_middleware
-from agent.links.sse import SseParser
+from agent.client.http.sse import SseParser
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
+from agent.rest.envelope import envelope_middleware
+from agent.server.response import Answer
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.nodes import RunningNode, running_node, served
 from tests.integration.servers.task_server import task_server
@@ -258,7 +258,7 @@ async def test_requests_about_a_task_are_answered_alike_on_both_ways(tmp_path: P
 async def test_a_client_that_reads_nothing_is_dropped_and_its_call_cancelled(
     large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.api.answer.WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("agent.server.response.WRITE_TIMEOUT_S", 0.2)
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def flood(request: web.Request) -> web.StreamResponse:

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from agent.api.event_stream import EventStream
+from agent.server.response import EventStream
 
 # A stream, and what it will be given when it asks.
 Due: TypeAlias = tuple[EventStream, list[bytes]]
@@ -81,7 +81,7 @@ async def test_what_is_due_arrives_in_order_and_what_is_due_at_the_end_is_left()
 
 
 async def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.api.event_stream.PING_EVERY_S", 0.02)
+    monkeypatch.setattr("agent.server.response.PING_EVERY_S", 0.02)
     async with serving() as (url, _, streams, _ends), aiohttp.ClientSession() as http, http.get(url) as response:
         stream, _due = await streams.get()
         for _ in range(3):
@@ -92,7 +92,7 @@ async def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) ->
 async def test_a_client_that_stops_reading_takes_nothing_more_and_is_dropped(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("agent.api.event_stream.WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("agent.server.response.WRITE_TIMEOUT_S", 0.2)
     caplog.set_level(logging.WARNING)
     async with serving() as (_, port, streams, ends), deaf_client(port):
         stream, due = await streams.get()

@@ -13,8 +13,8 @@ from fastmcp import Context, FastMCP
 from mcp.shared.exceptions import MCPError
 from pydantic import Field
 
+from agent.client.connect import Door
 from agent.errors import RpcError
-from agent.links.door import Door
 from agent.model import MESH_EXTENSION, PROBE_META_KEY, Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.api.forwarding import ANSWER_NESTING_MAX
-from agent.core.nesting import is_deeper_than
 from agent.errors import RpcError
+from agent.lossless_json.exact import is_deeper_than
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.server.forward import ANSWER_NESTING_MAX
 from tests.integration.servers.hosting import Script, Seen, discovered, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, client, running_node
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from agent.client.sessions import pool as own_sessions
 from agent.errors import RpcError
-from agent.links import own_sessions
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.flooding_server import QUESTIONS, FloodingServer, flooding
 from tests.integration.servers.nodes import RunningNode, client, running_node
 from tests.integration.servers.raw_session import RawSession, messages, raw_session, request
 from tests.integration.servers.session_asking_server import Diary
 from tests.integration.test_client_changes import CHANGED, ROOTS, answer_roots, called
-from tests.integration.test_session_questions import answers, call, scene, text
+from tests.integration.test_session_elicitation import answers, call, scene, text
 from tests.waiting import eventually
 
 CAREFUL: Json = {"name": "kit__careful", "arguments": {}}

@@ -1,7 +1,7 @@
 """The pool of HTTP connections against raw TCP servers: what was sent, what is used again, what ends.
 
-Framing and garbage, byte by byte, are in `tests/unit/test_http_connection.py`; servers that others wrote, and TLS, in
-`test_http_pool_servers.py`.
+Framing and garbage, byte by byte, are in `tests/unit/client/http/test_connection.py`; servers that others wrote, and
+TLS, in `test_http_pool_servers.py`.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.dial_guard import parse_networks
+from agent.client.dial_guard import parse_networks
+from agent.client.http.pool import HttpPool, OutgoingBody, open_pool
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
-from agent.links.http_pool import HttpPool, OutgoingBody, open_pool
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import Seen, http, reset, scripted
 from tests.integration.servers.raw_http import OK, ask, head_of, ok, pool_of, raw_server, until

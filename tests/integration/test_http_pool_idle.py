@@ -9,9 +9,9 @@ import weakref
 
 import pytest
 
+from agent.client.http import pool as http_pool
+from agent.client.http.pool import OutgoingBody
 from agent.errors import CallOutcomeUnknown
-from agent.links import http_pool
-from agent.links.http_pool import OutgoingBody
 from tests.integration.servers.hosting import http, reset, scripted
 from tests.integration.servers.raw_http import OK, ask, head_of, ok, pool_of, raw_server, until
 

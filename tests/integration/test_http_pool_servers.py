@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from agent.client.http import dial as http_dial
+from agent.client.http.pool import HttpPool, OutgoingBody, open_pool
 from agent.errors import CallNotSent
-from agent.links import http_dial
-from agent.links.http_pool import HttpPool, OutgoingBody, open_pool
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import serving
 

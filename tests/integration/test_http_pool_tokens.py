@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from agent.links.http_pool import HttpPool, OutgoingBody
+from agent.client.http.pool import HttpPool, OutgoingBody
 from tests.integration.servers.hosting import Seen, http, scripted
 from tests.integration.servers.raw_http import OK, pool_of
 

@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agent.links.large_answer import HELD_BYTES_MAX
-from agent.links.sse import SseParser
+from agent.client.http.sse import SseParser
+from agent.client.http.streaming import HELD_BYTES_MAX
 from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, HttpTarget, Json, ServerScope, ServerSpec
 from discovery.model import Instance, InstanceKey
 from tests.integration.servers.hosting import Script, Seen, http, rpc_error, rpc_result, scripted
@@ -171,7 +171,7 @@ async def test_a_large_result_passes_two_real_nodes(
 ) -> None:
     result, pinged = result_of(3 * MIB, b',"n":123456789012345678901234567890'), asyncio.Event()
     if slow:
-        monkeypatch.setattr("agent.api.answer.PING_EVERY_S", 0.01)
+        monkeypatch.setattr("agent.server.response.PING_EVERY_S", 0.01)
     else:
         pinged.set()
 
@@ -299,7 +299,7 @@ async def test_what_a_slow_client_does_not_read_is_not_read_from_the_other_node(
 async def test_an_answer_that_was_kept_alive_carries_a_large_result_as_one_event(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.api.answer.PING_EVERY_S", 0.01)
+    monkeypatch.setattr("agent.server.response.PING_EVERY_S", 0.01)
     result, pinged = result_of(3 * MIB), asyncio.Event()
 
     async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from agent.api.incoming import BODY_BYTES_MAX
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.server.request import BODY_BYTES_MAX
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.raw_session import ACCEPT, hello

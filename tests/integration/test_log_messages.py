@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.log_levels import LEVELS, LOG_LEVEL_META_KEY, is_wanted
-from agent.links.door import Door
+from agent.client.connect import Door
+from agent.client.legacy_notifications import LEVELS, LOG_LEVEL_META_KEY, is_wanted
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers import logging_server
 from tests.integration.servers.hops import front_of

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.digest import exported_digest
+from agent.config.values import StaticPeer
 from agent.errors import RpcError
-from agent.links.session import Session
+from agent.links.lifecycle import Session
 from agent.model import PATH_META_KEY, Era, HttpTarget, Json, LinkState, ServerScope, ServerSpec
-from agent.settings_values import StaticPeer
+from agent.routing.digest import exported_digest
 from discovery.model import Catalog
 from tests.integration.servers.fastmcp_server import Diary, make_server
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served

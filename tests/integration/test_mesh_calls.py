@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.outlier import FAILURES_IN_ROW_MAX
-from agent.core.route_table import RouteTable
+from agent.dispatch.outlier import FAILURES_IN_ROW_MAX
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import (
     AFFINITY_META_KEY,
@@ -22,6 +21,7 @@ from agent.model import (
     ServerScope,
     ServerSpec,
 )
+from agent.routing.table import RouteTable
 from tests.integration.servers.hops import front_before, replicas
 from tests.integration.servers.hosting import Script, Seen, discovered, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node

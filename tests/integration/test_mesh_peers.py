@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from fastmcp import FastMCP
 
+from agent.config.values import StaticPeer
 from agent.errors import MeshError, OverrideRefused, RpcError
 from agent.model import Era, HttpTarget, Json, LinkState, ServerScope, ServerSpec
-from agent.settings_values import StaticPeer
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.hosting import Seen, http, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served

@@ -8,12 +8,12 @@ import pytest
 from fastmcp import Client
 from mcp.shared.exceptions import MCPError
 
-from agent.core import routes
-from agent.core.candidates import read_contribution
-from agent.core.paging import PAGE_ENTRIES_MAX, PageLimits
-from agent.core.route_table import Contribution, Imported
-from agent.large_offers import LARGE
+from agent.control.reconciler import LARGE
 from agent.model import Era, HttpTarget, Json, NodeIdentity, ServerScope, ServerSpec
+from agent.routing import build as routes
+from agent.routing.claims import read_contribution
+from agent.routing.table import Contribution, Imported
+from agent.server.pages import PAGE_ENTRIES_MAX, PageLimits
 from tests.integration.servers.hosting import Seen, discovered, http, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 

@@ -10,8 +10,8 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
+from agent.client.connect import Door
 from agent.errors import RpcError
-from agent.links.door import Door
 from agent.model import HEADER_BYTES_MAX, Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted

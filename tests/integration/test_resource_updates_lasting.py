@@ -12,8 +12,8 @@ import pytest
 from mcp.client import Client
 from mcp.client.subscriptions import listen
 
+from agent.client.streams import Updates
 from agent.errors import CallFailed, RpcError
-from agent.links.listening import Updates
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_of, replicas
 from tests.integration.servers.hosting import Front, http_app, serving

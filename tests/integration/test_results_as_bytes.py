@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from agent.links.sse import SseParser
+from agent.client.http.sse import SseParser
 from agent.model import HttpTarget, ServerScope, ServerSpec
 from tests.integration.servers.hosting import Seen, discovered, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, running_node

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
-from agent.core.raw_json import exact
+from agent.client.connect import Door
 from agent.errors import RpcError
-from agent.links.door import Door
+from agent.lossless_json.raw import exact
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.hosting import Front, serving
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node

@@ -281,7 +281,7 @@ async def test_a_call_that_nobody_waits_for_ends_with_the_node(tmp_path: Path) -
 
 
 async def test_a_slow_answer_is_kept_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.api.answer.PING_EVERY_S", 0.02)
+    monkeypatch.setattr("agent.server.response.PING_EVERY_S", 0.02)
     async with (
         scene(tmp_path) as (node, kit),
         raw_session(node.url) as mcp,

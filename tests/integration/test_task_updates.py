@@ -12,9 +12,9 @@ import aiohttp
 import orjson
 import pytest
 
-from agent.core.raw_json import exact
-from agent.links.door import Door
-from agent.links.listening import TASKS, Updates
+from agent.client.connect import Door
+from agent.client.streams import TASKS, Updates
+from agent.lossless_json.raw import exact
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.hosting import http_app, serving
 from tests.integration.servers.nodes import client, running_node

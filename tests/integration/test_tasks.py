@@ -13,9 +13,9 @@ import pytest
 from mcp.client import Client
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 
+from agent.client.connect import Door
+from agent.client.http.sse import SseParser
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
-from agent.links.door import Door
-from agent.links.sse import SseParser
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.hosting import http_app, serving
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
@@ -378,7 +378,7 @@ async def test_tasks_are_announced_while_somebody_makes_them(hops: int, tmp_path
 async def test_a_node_hears_on_an_open_link_that_another_one_has_tasks_now_and_then_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.links.session.PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr("agent.links.lifecycle.PROBE_EVERY_S", 0.2)
     server, _ = task_server("east")
     async with (
         served(server) as url,

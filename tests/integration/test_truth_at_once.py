@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.api.notices import INTERVAL_S
-from agent.links.door import Door
+from agent.client.connect import Door
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec
+from agent.server.listen import INTERVAL_S
 from discovery.model import Catalog
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served

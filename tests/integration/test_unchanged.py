@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agent.links.sse import SseParser
+from agent.client.http.sse import SseParser
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, http, scripted

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from agent import metrics as module
-from agent.core.retry import BUDGET_RESERVE
+from agent.dispatch.replicas import BalanceView
+from agent.dispatch.retry import BUDGET_RESERVE
 from agent.metrics import Metrics
 from agent.model import HttpTarget, LinkState, LinkView, PeerSource, PeerSpec, ServerScope, ServerSpec, StdioTarget
-from agent.replica_accounts import BalanceView
 from discovery.model import RegistrarStatus, SourceStatus
 
 

@@ -8,8 +8,8 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from pydantic import TypeAdapter
 
-from agent.api.forwarding import NAME_LEN_LOGGED, Served, logged
 from agent.model import LOOK_META_KEY, PROBE_META_KEY, Json
+from agent.server.forward import NAME_LEN_LOGGED, Served, logged
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import aiohttp
 
+from agent.client.http.sse import SseParser
 from agent.errors import RpcError
-from agent.links.sse import SseParser
 from agent.model import Era, Json
 from tests.integration.servers.raw_session import ACCEPT, hello
 from tests.integration.test_endpoint_ways import headers, request

@@ -2,9 +2,9 @@
 
 import pytest
 
-from agent.core.tasks import TAKES_TASKS
 from agent.errors import RpcError
 from agent.model import Era, Json
+from agent.tasks.ids import TAKES_TASKS
 from tests.integration.pairings.cells import Cell, Wire, wire
 from tests.integration.servers.pairing_definitions import RESULT
 from tests.integration.servers.pairing_server import TASK

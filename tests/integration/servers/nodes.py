@@ -1,7 +1,7 @@
 """Whole nodes in the test's own process: mesh, links, both endpoints and the REST API on a real port.
 
-Wired as `agent.app` does it, without signals, tokens and discovery: a test hands catalogs over itself. The one rule:
-everything is waited for by steps of the mesh, never by the clock.
+Wired as `agent.app.node` does it, without signals, tokens and discovery: a test hands catalogs over itself. The one
+rule: everything is waited for by steps of the mesh, never by the clock.
 """
 
 import asyncio
@@ -19,30 +19,29 @@ from aiohttp import web
 from fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 
-from agent.api.desk import Desk
-from agent.api.endpoint import Endpoint, build_endpoint
-from agent.api.envelope import envelope_middleware
-from agent.api.peers import PeersApi
-from agent.api.write_deadline import write_deadline_middleware
-from agent.client_updates import ClientUpdates
-from agent.core.paging import PageLimits
-from agent.core.route_table import RouteKind
-from agent.dispatch import Dispatch
+from agent.client.connect import Door, open_door
+from agent.client.http.pool import open_pool
+from agent.client.http.session import LegacyHttpDoor
+from agent.config.values import StaticPeer
+from agent.control.membership import MembershipView
+from agent.control.operator import PeerOrders
+from agent.control.reconciler import Mesh, MeshHooks
+from agent.dispatch.dispatcher import Dispatch
 from agent.errors import MeshError
-from agent.links.door import Door, open_door
-from agent.links.http_legacy import LegacyHttpDoor
-from agent.links.http_pool import open_pool
-from agent.links.link import Link
-from agent.links.link_hooks import LinkHooks
-from agent.links.mesh_door import dialler
+from agent.links.dial import dialler
+from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
-from agent.membership import MembershipView
-from agent.mesh import Mesh, MeshHooks
 from agent.metrics import Metrics
 from agent.model import BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerSpec
-from agent.overrides import OverrideStore
-from agent.peer_orders import PeerOrders
-from agent.settings_values import StaticPeer
+from agent.rest.envelope import envelope_middleware
+from agent.rest.peers import PeersApi
+from agent.rest.probes import write_deadline_middleware
+from agent.rest.status import Desk
+from agent.routing.table import RouteKind
+from agent.server.endpoint import Endpoint, build_endpoint
+from agent.server.pages import PageLimits
+from agent.state.overrides import OverrideStore
+from agent.subscriptions.resources import ClientUpdates
 from discovery.model import Catalog, Instance, InstanceKey
 from tests.integration.servers.hosting import http_app, serving
 

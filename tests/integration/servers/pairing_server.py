@@ -28,8 +28,8 @@ from mcp.server.subscriptions import (
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, RequestParams, SubscriptionsListenRequestParams
 
-from agent.core.tasks import declares_tasks
 from agent.model import TASKS_EXTENSION, Era, Json
+from agent.tasks.ids import declares_tasks
 from tests.integration.servers.pairing_acts import ACTS, USUAL, Context, Room, act
 from tests.integration.servers.pairing_definitions import (
     ERROR,

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from agent.links.http_pool import HttpPool, OutgoingBody, open_pool
+from agent.client.http.pool import HttpPool, OutgoingBody, open_pool
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import Seen, http
 

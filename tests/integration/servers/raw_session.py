@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from agent.links.sse import SseParser
+from agent.client.http.sse import SseParser
 from agent.model import Json
 
 VERSION = "2025-06-18"

@@ -1,0 +1,1 @@
+"""The wiring: settings become a running node, and a signal becomes an orderly end."""

@@ -1,0 +1,295 @@
+"""The wiring: turns settings into a running node, and a signal into an orderly end.
+
+Called by `mesh-agent run`. The one rule: nothing decides here; parts are built, handed to each other, started in order
+and stopped in the opposite one.
+"""
+
+import asyncio
+import gc
+import logging
+import random
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from aiohttp import web
+
+from agent import __version__
+from agent.app.drain import StopSignals, drain, last_answer, runner_of
+from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration
+from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
+from agent.config.load import Settings, read_tokens_again, shown
+from agent.config.servers_file import read_servers, refuse_name_of_node
+from agent.control.membership import Membership, own_address
+from agent.control.operator import PeerOrders
+from agent.control.reconciler import Mesh, MeshHooks
+from agent.dispatch.dispatcher import Dispatch
+from agent.errors import ConfigRefused
+from agent.links.dial import dialler
+from agent.links.link import Link, LinkHooks
+from agent.links.supervisor import Supervisor
+from agent.metrics import Metrics
+from agent.model import BackendSpec, NodeIdentity, ServerSpec
+from agent.rest.envelope import envelope_middleware
+from agent.rest.peers import PeersApi
+from agent.rest.probes import Probes, write_deadline_middleware
+from agent.rest.security import security_headers, security_middleware
+from agent.rest.status import Desk
+from agent.rest.tokens import TokenTable
+from agent.routing.table import RouteKind
+from agent.server.endpoint import Endpoint, build_endpoint
+from agent.server.pages import PageLimits
+from agent.state.catalog_cache import CatalogCache
+from agent.state.durable_file import watch_file
+from agent.state.identity import NodeState, default_node_name, open_state
+from agent.state.overrides import OverrideStore
+from agent.subscriptions.resources import ClientUpdates
+from discovery.model import CatalogUnavailable
+
+log = logging.getLogger(__name__)
+
+
+async def run_node(settings: Settings) -> int:
+    """Run a node until SIGTERM or SIGINT; returns the exit code. Raises `ConfigRefused`."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(bound_socket(settings.host, settings.port, explicit=settings.port_explicit))
+        port = listening.getsockname()[1]
+        state = stack.enter_context(open_state(settings.state_dir, port))
+        # Before a name is claimed: a start that is refused leaves nothing behind.
+        servers = _servers(settings)
+        name = settings.node_name or default_node_name(settings.state_dir, port, state.node_id)
+        node = Node(settings, NodeIdentity(state.node_id, name), state, listening, servers)
+        try:
+            return await node.run()
+        except ExceptionGroup as group:
+            # A task group wraps whatever ends it; a setting that cannot be used is to be told as just that.
+            refused, others = group.split(ConfigRefused)
+            if refused is None or others is not None:
+                raise
+            raise _first(refused) from group
+
+
+def _servers(settings: Settings) -> Sequence[ServerSpec]:
+    return () if settings.servers_file is None else read_servers(settings.servers_file)
+
+
+def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
+
+
+class Node:
+    """A running node. Its `state` is starting, ready or draining; everything else is built in `run`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: NodeIdentity,
+        state: NodeState,
+        listening: socket.socket,
+        servers: Sequence[ServerSpec],
+    ) -> None:
+        self._settings = settings
+        self._first_servers = servers
+        self._identity = identity
+        self._node_state = state
+        self._socket = listening
+        self._port: int = listening.getsockname()[1]
+        self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
+        self._metrics = Metrics(__version__)
+        self._tokens = TokenTable(settings.tokens, settings.peer_tokens)
+        self._peer_tokens = settings.peer_tokens
+        self._rotations = 0
+        self._endpoints: list[Endpoint] = []
+        self.state = "starting"
+
+    async def run(self) -> int:
+        """Start, serve until a signal, stop; returns the exit code."""
+        signals = StopSignals()
+        bind_host = listened_host(self._socket, self._settings.host)
+        plan = replace(membership_plan(self._settings, self._port), bind_host=bind_host)
+        if plan.mode == "consul" or plan.consul.explicit:
+            with suppress(CatalogUnavailable):  # An outage: the membership tells it and goes on asking.
+                await own_address(plan, plan.consul)  # Refused before anything starts.
+        store = OverrideStore.open(self._node_state.folder)
+        async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
+            self._supervisor = supervisor
+            self._updates = ClientUpdates.of_node(self._identity.node_id, supervisor.link, self._metrics)
+            self._dispatch = Dispatch(
+                node_id=self._identity.node_id,
+                link=supervisor.link,
+                recorder=self._metrics,
+                call_timeout_s=self._settings.call_timeout_s,
+                rng=self._rng,
+                own_weight=self._settings.weight,
+            )
+            changed = (self._mesh_changed, self._local_changed, self._offer_changed)
+            hooks = MeshHooks(*changed, self._dispatch.forget, self._routes_changed)
+            self._mesh = Mesh(
+                own=self._identity,
+                supervisor=supervisor,
+                store=store,
+                statics=self._settings.peers,
+                peer_token=lambda: next(iter(self._peer_tokens), None),
+                hooks=hooks,
+            )
+            metrics, watches = self._metrics, self._updates.watches
+            self._link_hooks = LinkHooks(self._mesh.wake, metrics.dialled, metrics.link_reconnected, watches)
+            self._orders = PeerOrders(self._mesh, store, tasks)
+            self._membership = Membership(
+                plan,
+                node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
+                self._mesh.take_catalog,
+                CatalogCache(self._node_state.folder),
+            )
+            self._take_servers(self._first_servers)
+            runner = await self._start_serving()
+            standing = [
+                tasks.create_task(self._mesh.run(), name="mesh"),
+                tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
+                *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
+                *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
+            ]
+            member = tasks.create_task(self._membership.run(), name="membership")
+            self.state = "ready"
+            self._settle_memory()
+            log.info(
+                "node ready",
+                extra={"node": self._identity.name, "url": self._url(), "node_id": self._identity.node_id},
+            )
+            try:
+                await signals.asked.wait()
+            except asyncio.CancelledError:
+                # A part of the node failed and takes the rest along; nobody is drained, but nothing is left open.
+                await runner.cleanup()
+                raise
+            await self._stop_serving(runner, member, signals)
+            for task in standing:
+                task.cancel()
+        return signals.exit_code
+
+    async def _start_serving(self) -> web.AppRunner:
+        desk = Desk(
+            mesh=self._mesh,
+            membership=lambda: self._membership.view,
+            state=lambda: self.state,
+            settings=lambda: shown(self._settings),
+            url=self._url(),
+            reread_servers=self._read_servers,
+        )
+        tables = {"/mcp": lambda: self._mesh.routes, "/mcp/local": lambda: self._mesh.local_routes}
+        for path, routes in tables.items():
+            self._endpoints.append(
+                await build_endpoint(
+                    path,
+                    identity=self._identity,
+                    desk=desk,
+                    routes=routes,
+                    dispatch=self._dispatch,
+                    list_changed=self._metrics.list_changed,
+                    session_event=self._metrics.session_event,
+                    updates=self._updates,
+                    # Peers list what there is, whatever clients of this node like to see.
+                    search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,
+                    draining=lambda: self.state == "draining",
+                    limits=PageLimits(self._settings.list_page_size) if path == MCP_PATH else None,
+                )
+            )
+        probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)
+        # Outermost first: a refusal of the security checks is told in the envelope, and no answer waits for ever.
+        policy = edge_policy(self._settings, self._identity, self._tokens, self._metrics.auth_failed)
+        app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
+        app.on_response_prepare.append(security_headers(policy))
+        app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
+        for endpoint in self._endpoints:
+            endpoint.add_to(app)
+        app.add_routes([*PeersApi(self._mesh, self._orders).routes(), *desk.routes(), *probes.routes()])
+        runner = runner_of(app)
+        await runner.setup()
+        await web.SockSite(runner, self._socket, backlog=BACKLOG).start()
+        return runner
+
+    async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:
+        """Not ready, say goodbye to links and catalog, let peers hear of it, drain."""
+        log.info("node draining", extra={"node": self._identity.name})
+        self.state = "draining"
+        # A link whose stream of list changes ends asks why, and is told: no catalog tells it of a static peer.
+        for endpoint in self._endpoints:
+            endpoint.close_streams()
+        await drain(runner, self._socket, member, signals)
+        log.info("node stopped", extra={"node": self._identity.name})
+
+    # Parts
+
+    def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
+        dial = dialler(self._metrics.parked_call)
+        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
+
+    def _url(self) -> str:
+        return f"http://{display_host(self._settings.host)}:{self._port}/mcp"
+
+    # Events
+
+    def _mesh_changed(self, kinds: Iterable[RouteKind]) -> None:
+        self._endpoints[0].notices.changed(kinds)
+
+    def _local_changed(self, kinds: Iterable[RouteKind]) -> None:
+        self._endpoints[1].notices.changed(kinds)
+
+    def _routes_changed(self) -> None:
+        self._updates.routes_changed()
+        self._dispatch.renewals.routes_changed()
+
+    def _offer_changed(self, digest: str) -> None:
+        self._membership.describe_ourselves(offer_digest=digest)
+
+    def _files(self) -> list[tuple[Path, Callable[[], None]]]:
+        pairs: list[tuple[Path | None, Callable[[], None]]] = [
+            (self._settings.servers_file, self._reread_servers),
+            (self._settings.token_file, self._reread_tokens),
+            (self._settings.peer_token_file, self._reread_tokens),
+        ]
+        return [(path, then) for path, then in pairs if path is not None]
+
+    def _read_servers(self) -> None:
+        """Raises `ConfigRefused`; the running configuration stays as it is then."""
+        self._take_servers(_servers(self._settings))
+
+    def _take_servers(self, servers: Sequence[ServerSpec]) -> None:
+        if self._settings.servers_file is not None:
+            refuse_name_of_node(servers, self._identity.name, self._settings.servers_file)
+            self._mesh.take_servers(servers)
+
+    def _reread_servers(self) -> None:
+        try:
+            self._read_servers()
+            log.info("servers file read again", extra={"servers": len(self._mesh.servers)})
+        except ConfigRefused as exc:
+            log.warning("servers file refused, the running configuration stays", extra={"reason": str(exc)})
+
+    def _reread_tokens(self) -> None:
+        try:
+            tokens, peer_tokens = read_tokens_again(self._settings)
+        except ConfigRefused as exc:
+            log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
+            return
+        if peer_tokens != self._peer_tokens:
+            self._rotations += 1
+            # Whoever was refused with the old token, or a new one, looks again.
+            self._membership.describe_ourselves(rotations=str(self._rotations))
+        self._tokens.replace(tokens, peer_tokens)
+        self._peer_tokens = peer_tokens
+        self._mesh.wake()
+        log.info("token file read again", extra={"valid": len(tokens)})
+
+    def _refresh_metrics(self) -> None:
+        self._metrics.observe(self._mesh, self._membership.view, self._dispatch.balance())
+
+    @staticmethod
+    def _settle_memory() -> None:
+        """Keep the collector away from what start-up built: p99 of a call falls to a third (docs/performance.md)."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 1_000)

@@ -1,0 +1,74 @@
+"""What a node's settings mean for its parts: membership, registration, the edge's policy. Pure but for the host's name.
+
+Called by the wiring once at start. The one rule: everything that others will see of this node is decided here.
+"""
+
+import socket
+from collections.abc import Callable
+from types import MappingProxyType
+
+from agent import __version__
+from agent.app.sockets import display_host
+from agent.config.load import Settings
+from agent.control.membership import MembershipPlan
+from agent.model import NodeIdentity
+from agent.rest.security import EdgePolicy
+from agent.rest.tokens import TokenTable
+from agent.routing.names import node_alias
+from discovery.model import Registration
+
+MCP_PATH = "/mcp"
+
+
+def membership_plan(settings: Settings, port: int) -> MembershipPlan:
+    """Which catalog to use and how to be found in it; `port` is the one that is listened on."""
+    return MembershipPlan(
+        mode=settings.discovery,
+        consul=settings.consul,
+        service_name=settings.service_name,
+        embedded_port=settings.embedded_port,
+        bind_host=settings.host,
+        port=port,
+        advertise_address=settings.advertise_address,
+        advertise_port=settings.advertise_port,
+    )
+
+
+def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: int) -> Registration:
+    """What the catalog is told; the address follows from the catalog that is used. `epoch` counts our starts."""
+    advertised_port = settings.advertise_port or port
+    check_host = settings.advertise_address or display_host(settings.host)
+    return Registration(
+        service_id=node_alias(own.name, own.node_id),
+        service_name=settings.service_name,
+        port=advertised_port,
+        meta=MappingProxyType(
+            {
+                "node_id": own.node_id,
+                "name": own.name,
+                "scheme": "http",
+                "epoch": str(epoch),
+                "mcp_path": MCP_PATH,
+                "version": __version__,
+                "offer_digest": "",
+            }
+        ),
+        weight=settings.weight,
+        http_check_url=f"http://{check_host}:{advertised_port}/healthz" if settings.consul_http_check else None,
+    )
+
+
+def edge_policy(
+    settings: Settings, own: NodeIdentity, tokens: TokenTable, on_auth_failure: Callable[[], None]
+) -> EdgePolicy:
+    """Which names and origins the edge answers to."""
+    names = {socket.gethostname(), own.name, *settings.allowed_hosts}
+    if settings.advertise_address:
+        names.add(settings.advertise_address)
+    return EdgePolicy(
+        host_names=frozenset(names),
+        origins=frozenset(settings.cors_origins),
+        tokens=tokens,
+        metrics_public=settings.metrics_public,
+        on_auth_failure=on_auth_failure,
+    )

@@ -1,0 +1,171 @@
+"""The `mesh-agent` command: its words, its flags and its exit codes.
+
+The entry point of the package. Each command is named as text and imported when it is called, so that `version` and
+`status` do not pay for FastMCP. The one rule: every failure that is the user's to mend is one line on stderr and an
+exit code of `agent.cli.output.Exit`; only a bug of ours ends in a traceback.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from agent import __version__
+from agent.cli.output import CliFailed, Exit, print_fault, print_json, tolerate_any_encoding
+from agent.config.table import SETTINGS
+from agent.errors import ConfigRefused
+
+_INTERRUPTED = 130  # What a shell reports for a program that ended by SIGINT.
+_NO_COMMAND = "required: COMMAND"  # argparse's own words
+_EPILOG = "exit codes: 0 done, 1 usage, 2 configuration refused, 3 not authorised, 4 unreachable, 5 tool failed"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our exit code for a usage error (its own, 2, means a refused configuration here)."""
+
+    def error(self, message: str) -> NoReturn:
+        # Who names no command wants to hear which there are.
+        print_what = self.print_help if message.endswith(_NO_COMMAND) else self.print_usage
+        print_what(sys.stderr)
+        self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; usage errors and `--help` leave by SystemExit."""
+    tolerate_any_encoding()
+    args = parse(argv)
+    module, _, name = args.command.partition(":")
+    try:
+        command: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), name)
+        return int(command(args))
+    except ConfigRefused as exc:
+        print_fault(str(exc))
+        return Exit.CONFIG
+    except CliFailed as exc:
+        print_fault(str(exc))
+        return exc.code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # `mesh-agent status | head`: nobody reads on. Python would complain when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; a tool's arguments may also stand after flags, where argparse takes no more of them."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and ("pairs" not in args or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.pairs = [*args.pairs, *rest]
+    return args
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the whole command line."""
+    parser = _Parser("mesh-agent", description="MCP nodes that find each other.", epilog=_EPILOG, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"mesh-agent {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    settings, client, output = _settings_flags(), _client_flags(), _output_flags()
+
+    _add(commands, "run", "agent.cli.run:run_node", "start a node and stay", settings)
+    demo = _add(commands, "demo", "agent.demo.run:run_demo", "start three nodes on this machine and show them at work")
+    demo.add_argument("--once", action="store_true", help="stop after the call from node to node")
+    _add(commands, "status", "agent.cli.status:show_status", "show a running node and its peers", client, output)
+
+    peers = _group(commands, "peers", "list, add and remove peers of a running node")
+    _add(peers, "ls", "agent.cli.status:list_peers", "list the peers", client, output)
+    added = _add(peers, "add", "agent.cli.status:add_peer", "add a peer", client, output)
+    added.add_argument("name", metavar="NAME")
+    added.add_argument("peer_url", metavar="URL", help="like http://10.0.0.7:8000/mcp")
+    source = added.add_mutually_exclusive_group()
+    source.add_argument("--auth-token-file", metavar="FILE", help="the token that this peer wants")
+    source.add_argument("--auth-token", choices=["-"], help="read that token from stdin")
+    added.add_argument("--scope", choices=["local", "mesh"], help="import what it serves itself, or all that it sees")
+    removed = _add(peers, "rm", "agent.cli.status:remove_peer", "remove a peer", client, output)
+    removed.add_argument("name", metavar="NAME")
+
+    servers = _group(commands, "servers", "list and reload the MCP servers of a running node")
+    _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", client, output)
+    reloaded = _add(servers, "reload", "agent.cli.tools:reload_servers", "connect servers anew", client, output)
+    reloaded.add_argument("name", metavar="NAME", nargs="?", help="all of them when left out")
+
+    tools = _group(commands, "tools", "list and call the tools of the mesh")
+    _add(tools, "ls", "agent.cli.tools:list_tools", "list the tools", client, output)
+    _tool_call(_add(tools, "call", "agent.cli.tools:call_tool", "call a tool", client, output))
+
+    config = _group(commands, "config", "look at the configuration without starting a node")
+    _add(config, "show", "agent.cli.run:show_config", "show each setting and its origin", settings, output)
+    _add(config, "check", "agent.cli.run:check_config", "check settings and servers file", settings, output)
+    _add(commands, "version", "agent.cli.parser:show_version", "show the version", output)
+    return parser
+
+
+def show_version(args: argparse.Namespace) -> int:
+    """Print the version."""
+    if args.json:
+        print_json(version=__version__)
+    else:
+        print(f"mesh-agent {__version__}")
+    return Exit.OK
+
+
+def _add(
+    commands: "argparse._SubParsersAction[_Parser]", name: str, command: str, about: str, *parents: _Parser
+) -> _Parser:
+    parser = commands.add_parser(name, help=about, description=about, parents=parents, allow_abbrev=False)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _group(
+    commands: "argparse._SubParsersAction[_Parser]", name: str, about: str
+) -> "argparse._SubParsersAction[_Parser]":
+    parser = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+    return parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def _tool_call(parser: _Parser) -> None:
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument(
+        "pairs", metavar="KEY=VALUE", nargs="*", help="arguments; a value that is JSON is taken as such"
+    )
+    parser.add_argument("--args", metavar="JSON", help="the arguments as one object")
+    parser.add_argument("--timeout", metavar="S", type=float, help="seconds to wait for the result")
+
+
+def _settings_flags() -> _Parser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("settings", "each one is also an environment variable (docs/settings.md)")
+    for setting in SETTINGS:
+        if not setting.flag:
+            continue
+        about = f"{setting.env}; default: {setting.unset_means or setting.default or 'none'}".replace("%", "%%")
+        is_switch = setting.default == "0"
+        group.add_argument(
+            setting.flag,
+            dest=setting.name,
+            metavar="0|1" if is_switch else setting.name.rpartition("_")[2].upper(),
+            nargs="?" if is_switch else None,
+            const="1" if is_switch else None,
+            help=about,
+        )
+    return parser
+
+
+def _client_flags() -> _Parser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--url", help="the node, default MESH_URL or http://127.0.0.1:8000")
+    parser.add_argument("--token", help="its token; others see it in the process list, so prefer MESH_TOKEN")
+    parser.add_argument("--token-file", metavar="FILE", help="a file with its token, default MESH_TOKEN_FILE")
+    return parser
+
+
+def _output_flags() -> _Parser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    return parser

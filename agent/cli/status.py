@@ -1,0 +1,208 @@
+"""`mesh-agent status`: this node first, then every peer, then the names that two of them claim.
+
+Called by `agent.cli.parser`. The one rule: a field that an older or newer node does not send is a dash, not a
+traceback.
+"""
+
+import asyncio
+from argparse import Namespace
+from typing import Any
+from urllib.parse import quote
+
+from agent.cli.client import ask, node_of, token_from
+from agent.cli.output import Exit, as_duration, print_json, print_table
+from agent.logs import one_line
+
+PEERS_PATH = "/api/v1/mcp/peers"
+NAMES_CHARS_MAX = 1000
+SERVERS_PATH = "/api/v1/mcp/servers"
+
+
+def list_peers(args: Namespace) -> int:
+    """Print the peers."""
+    data, _ = asyncio.run(ask(node_of(args), "GET", PEERS_PATH))
+    peers, suppressed = _rows(data, "peers"), suppressed_names(data)
+    if args.json:
+        print_json(peers=peers, suppressed=suppressed)
+        return Exit.OK
+    if not peers:
+        print("no peers")
+    else:
+        heads = ["NAME", "CONNECTED", "STATE", "SOURCE", "TOOLS", "URL", "LAST ERROR"]
+        fields = ["name", "connected", "state", "source", "function_count", "url", "last_error"]
+        print_table(heads, [[peer.get(field) for field in fields] for peer in peers])
+    print_suppressed(suppressed)
+    return Exit.OK
+
+
+def suppressed_names(data: Any) -> list[str]:
+    """Read the names of removed peers that discovery may not bring back, each once, from the answer about peers."""
+    names = data.get("suppressed") if isinstance(data, dict) else None
+    return list(dict.fromkeys(str(name) for name in names)) if isinstance(names, list) else []
+
+
+def print_suppressed(names: list[str]) -> None:
+    """Say which peers are kept away by an operator's order, and how that ends; nothing when there are none."""
+    if names:
+        print(
+            f"\nRemoved, and kept away although discovery may find them: {one_line(', '.join(names), NAMES_CHARS_MAX)}"
+        )
+        print("Add one again to lift that: mesh-agent peers add NAME URL")
+
+
+def add_peer(args: Namespace) -> int:
+    """Add a peer, and say whether it could be reached."""
+    body = {"peer_name": args.name, "peer_url": args.peer_url}
+    if args.auth_token_file:
+        body["auth_token"] = token_from(args.auth_token_file)
+    elif args.auth_token:
+        body["auth_token"] = token_from("-")
+    if args.scope:
+        body["scope"] = args.scope
+    data, message = asyncio.run(ask(node_of(args), "POST", PEERS_PATH, body))
+    _say(args, data, message)
+    return Exit.OK
+
+
+def remove_peer(args: Namespace) -> int:
+    """Remove a peer."""
+    data, message = asyncio.run(ask(node_of(args), "DELETE", f"{PEERS_PATH}/{quote(args.name, safe='')}"))
+    _say(args, data, message)
+    return Exit.OK
+
+
+def list_servers(args: Namespace) -> int:
+    """Print the servers of the node, its peers among them."""
+    data, _ = asyncio.run(ask(node_of(args), "GET", SERVERS_PATH))
+    servers = _rows(data, "servers")
+    if args.json:
+        print_json(servers=servers)
+    elif not servers:
+        print("no servers")
+    else:
+        heads = ["NAME", "STATUS", "FUNCTIONS", "LAST ERROR"]
+        print_table(heads, [(row.get("name"), _state(row), _count(row), row.get("last_error")) for row in servers])
+    return Exit.OK
+
+
+def _say(args: Namespace, data: Any, message: str) -> None:
+    if args.json:
+        print_json(data=data, message=message)
+    else:
+        inner = data.get("message") if isinstance(data, dict) else None
+        print(one_line(str(inner or message or "done")))
+
+
+def _rows(data: Any, key: str) -> list[dict[str, Any]]:
+    rows = data.get(key) if isinstance(data, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _state(server: dict[str, Any]) -> Any:
+    return server.get("status") or server.get("state") or server.get("connected")
+
+
+def _count(server: dict[str, Any]) -> Any:
+    functions = server.get("functions")
+    return len(functions) if isinstance(functions, list) else server.get("function_count")
+
+
+def show_status(args: Namespace) -> int:
+    """Ask the node for its status and print it."""
+    node = node_of(args)
+    data, _ = asyncio.run(ask(node, "GET", "/api/v1/mcp/status"))
+    status = _table(data)
+    if args.json:
+        print_json(**status)
+        return Exit.OK
+    told, _ = asyncio.run(ask(node, "GET", PEERS_PATH))  # The status does not tell who is suppressed.
+    itself = _table(status.get("self"))
+    peers = [_table(peer) for peer in status.get("peers") or ()]
+    _print_self(itself)
+    print_table(
+        ["NAME", "STATE", "SOURCE", "TOOLS", "LATENCY", "NEXT TRY", "URL", "LAST ERROR"],
+        [_self_row(itself), *(_peer_row(peer) for peer in peers)],
+    )
+    conflicts = [_table(conflict) for conflict in status.get("conflicts") or ()]
+    if conflicts:
+        print("\nNames that more than one claims:")
+        print_table(
+            ["NAME", "HOLDER", "OTHERS", "REASON"],
+            [(row.get("name"), row.get("holder"), _words(row.get("others")), row.get("reason")) for row in conflicts],
+        )
+    findings = [_table(finding) for finding in status.get("findings") or ()]
+    if findings:
+        print("\nWhat discovery and overrides could not agree on:")
+        print_table(
+            ["NAME", "KIND", "DETAIL"], [[row.get(key) for key in ("name", "kind", "detail")] for row in findings]
+        )
+    print_suppressed(suppressed_names(told))
+    return Exit.OK
+
+
+def _print_self(itself: dict[str, Any]) -> None:
+    head = [f"{_text(itself.get('name'))} is {_text(itself.get('state'))}"]
+    if up := as_duration(itself.get("uptime_s")):
+        head.append(f"up {up}")
+    head += [f"version {_text(itself.get('version'))}", f"node ID {_text(itself.get('node_id'))}"]
+    print(", ".join(head))
+    print(f"discovery: {discovery_line(_table(itself.get('discovery')))}")
+    print(f"tools of all nodes: {_text(itself.get('tools'))}")
+    servers = [_table(server) for server in itself.get("servers") or ()]
+    if servers:
+        names = [f"{_text(row.get('name'))} ({_server_state(row)})" for row in servers]
+        print(f"servers: {', '.join(names)}")
+    print()
+
+
+def discovery_line(discovery: dict[str, Any]) -> str:
+    """Say in one line where peers come from and how far that can be trusted."""
+    mode = _text(discovery.get("mode"))
+    parts = [f"{mode} ({_text(discovery['reason'])})" if discovery.get("reason") else mode]
+    if mode == "off":
+        return parts[0]
+    parts.append("up" if discovery.get("up") else "down")
+    parts.append("registered" if discovery.get("registered") else "not registered")
+    if isinstance(instances := discovery.get("instances"), int):
+        parts.append(f"{instances} instances")
+    if age := as_duration(discovery.get("catalog_age_s")):
+        parts.append(f"catalog {age} old")
+    if discovery.get("last_error"):
+        parts.append(f"last error: {_text(discovery['last_error'])}")
+    return ", ".join(parts)
+
+
+def _self_row(itself: dict[str, Any]) -> list[Any]:
+    """TOOLS is what the node in the row serves itself, its management tools included; so it is for peers."""
+    name = f"{_text(itself.get('name'))} (this node)"
+    return [name, itself.get("state"), "self", itself.get("function_count"), None, None, itself.get("url"), None]
+
+
+def _peer_row(peer: dict[str, Any]) -> list[Any]:
+    latency_ms, wait = peer.get("latency_ms"), as_duration(peer.get("next_attempt_s"))
+    return [
+        peer.get("name"),
+        peer.get("state"),
+        peer.get("source"),
+        peer.get("function_count"),
+        f"{latency_ms:.1f} ms" if isinstance(latency_ms, int | float) else None,
+        f"in {wait}" if wait else None,
+        peer.get("url"),
+        peer.get("last_error"),
+    ]
+
+
+def _server_state(server: dict[str, Any]) -> str:
+    return _text(server.get("status") or server.get("state") or server.get("connected"))
+
+
+def _words(value: Any) -> str:
+    return ", ".join(str(part) for part in value) if isinstance(value, list) else str(value or "")
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return "-" if value in (None, "") else one_line(str(value), 300)

@@ -1,0 +1,56 @@
+"""Keeps a client session, or a call's explicit key, on one replica, by rendezvous hashing.
+
+Called by the replica accounts for routes whose server is configured `sticky`. The one rule: every node maps a key to
+the same replica, and when a replica leaves, only its own keys move (highest random weight).
+"""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from agent.model import AFFINITY_META_KEY, Json
+from agent.routing.table import Replica
+
+# Of a client's own; it is kept with each session that a server has for the client.
+KEY_LEN_MAX: Final = 256
+_DIGEST_BYTES: Final = 16
+_OF_SESSION: Final = "session:"
+
+
+def affinity_key(params: Json, session_id: str | None) -> str | None:
+    """What the call is to be kept together by: the key in its `_meta`, else the client's session, else nothing.
+
+    A session ID is a secret of its client: only its digest goes anywhere. Of a long key too, which costs less to keep.
+    """
+    meta = params.get("_meta")
+    explicit = meta.get(AFFINITY_META_KEY) if isinstance(meta, dict) else None
+    if isinstance(explicit, str) and explicit:
+        return explicit if len(explicit) <= KEY_LEN_MAX else "key:" + _digest(explicit)
+    return None if session_id is None else _OF_SESSION + _digest(session_id)
+
+
+def is_of_session(affinity: str | None) -> bool:
+    """Whether a key stands for a client's session, of which its node tells when it ends."""
+    return affinity is not None and affinity.startswith(_OF_SESSION)
+
+
+def stick(replicas: Sequence[Replica], key: str, exclude: Collection[str] = frozenset()) -> Replica | None:
+    """The replica that `key` belongs to among those whose backend is not excluded; None when none is left.
+
+    Distance does not count, except between two ways to the same node.
+    """
+    usable = [replica for replica in replicas if replica.backend_key not in exclude]
+    return max(usable, key=lambda replica: (_weight(replica, key), -replica.hops, replica.backend_key), default=None)
+
+
+def _digest(key: str) -> str:
+    # Keys may hold any text, lone halves of pairs too.
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _weight(replica: Replica, key: str) -> bytes:
+    # The node's ID means the same replica on every node; what a link to it is called does not.
+    member = replica.node_id or replica.backend_key
+    # Digested first, so that no key and member can be joined in two ways; keys may hold any text, lone halves too.
+    inner = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(inner + member.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()

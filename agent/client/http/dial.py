@@ -1,0 +1,160 @@
+"""Dialling one host: its permitted addresses, a socket that notices a vanished other side, and TLS.
+
+Used by `http_pool` alone, one `Dialler` a target. The one rule: what was checked is what is dialled: a name is resolved
+here, through the guard, and what connects gets addresses only.
+"""
+
+import asyncio
+import errno
+import functools
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from aiohappyeyeballs import AddrInfoType, start_connection
+
+from agent.client.dial_guard import GuardedResolver, IpNetwork
+
+# How long a resolved name is dialled again without asking; a peer that moves is found within faults.md's 5 s.
+DNS_CACHE_S: Final = 5.0
+# How long one address may keep us before the next one is tried beside it (RFC 8305, section 5).
+NEXT_ADDRESS_AFTER_S: Final = 0.25
+# TCP: a silent connection is probed after 5 s, then every 2 s, twice; unacknowledged data may wait 5 s (faults.md,
+# "half-open connection").
+TCP_KEEPALIVE_IDLE_S: Final = 5
+TCP_KEEPALIVE_INTERVAL_S: Final = 2
+TCP_KEEPALIVE_PROBES: Final = 2
+TCP_USER_TIMEOUT_MS: Final = 5_000
+
+_P = TypeVar("_P", bound=asyncio.Protocol)
+
+
+class DialFailed(OSError):
+    """There is no connection. The text says why, and reads on after the server's name."""
+
+
+class Dialler:
+    """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together."""
+
+    __slots__ = ("_literal", "_name", "_names", "_port", "_timeout_s", "tls")
+
+    def __init__(self, host: str, port: int, *, tls: bool, timeout_s: float, denied: Sequence[IpNetwork]) -> None:
+        self.tls = tls
+        self._port = port
+        self._timeout_s = timeout_s
+        self._name = host.rstrip(".")
+        # A literal was judged when the URL was checked; only a name can lead elsewhere.
+        self._names = None if _is_literal(host) else _Names(host, port, denied)
+        self._literal = [_address(host, port)] if self._names is None else []
+
+    def __repr__(self) -> str:
+        return f"<Dialler {self._name}:{self._port}{' by TLS' if self.tls else ''}>"
+
+    @property
+    def by_name(self) -> bool:
+        """Whether a name is dialled, which may lead to another address tomorrow."""
+        return self._names is not None
+
+    async def dial(self, make: Callable[[], _P]) -> _P:
+        """Connect; returns the protocol that `make` made, with its transport.
+
+        Raises:
+            DialFailed: No address could be connected to in time, or TLS was refused.
+            DialRefused: The name leads to addresses that may not be dialled.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                addresses = await self._names.addresses() if self._names is not None else self._literal
+                sock = await start_connection(
+                    addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=_socket
+                )
+                if self.tls:
+                    _, protocol = await loop.create_connection(
+                        make, sock=sock, ssl=_tls_context(), server_hostname=self._name
+                    )
+                else:
+                    _, protocol = await loop.create_connection(make, sock=sock)
+        except DialFailed:
+            raise
+        except OSError as exc:
+            raise DialFailed(_reason(exc)) from exc
+        return protocol
+
+
+class _Names:
+    """The addresses of one name, asked for once by however many dial at a time, and remembered for `DNS_CACHE_S`."""
+
+    def __init__(self, host: str, port: int, denied: Sequence[IpNetwork]) -> None:
+        self._host = host
+        self._port = port
+        self._resolver = GuardedResolver(denied)
+        self._asking = asyncio.Lock()
+        self._found: list[AddrInfoType] = []
+        self._fresh_until_s = 0.0
+
+    async def addresses(self) -> list[AddrInfoType]:
+        """All permitted ones; each dial begins with another, so that connections spread over them."""
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            if not self._found or loop.time() >= self._fresh_until_s:
+                try:
+                    answers = await self._resolver.resolve(self._host, self._port)
+                except OSError as exc:
+                    raise DialFailed("has a host name that cannot be resolved") from exc
+                if not answers:
+                    raise DialFailed("has a host name that cannot be resolved")
+                self._found = [_address(answer["host"], answer["port"]) for answer in answers]
+                self._fresh_until_s = loop.time() + DNS_CACHE_S
+            found = self._found
+            self._found = [*found[1:], found[0]]
+            return found
+
+
+def _reason(exc: OSError) -> str:
+    match exc:
+        case ssl.SSLCertVerificationError():
+            return f"has a TLS certificate that is refused: {exc.verify_message or exc}"
+        case ssl.SSLError():
+            return f"cannot be reached by TLS: {exc.strerror or exc}"
+        case TimeoutError():
+            return "does not accept the connection in time"
+        case _ if exc.errno == errno.ECONNREFUSED:
+            return "refuses the connection"
+    return f"cannot be reached: {exc.strerror or str(exc) or type(exc).__name__}"
+
+
+def _is_literal(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()  # Names that look like numbers were refused with the URL.
+
+
+def _address(host: str, port: int) -> AddrInfoType:
+    if ":" in host:
+        return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0)
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)
+
+
+def _socket(address: AddrInfoType) -> socket.socket:
+    """A socket that notices a vanished other side within seconds; options the platform lacks are left out."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", TCP_KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", TCP_KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", TCP_KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", TCP_USER_TIMEOUT_MS),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    """One for the whole process: making it reads every certificate authority from disk."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(("http/1.1",))
+    return context

@@ -1,0 +1,293 @@
+"""One backend's pool of HTTP connections, and the exact answer to "was any byte of this request written?".
+
+Used by the HTTP doors alone. No cookies, no redirects, no proxies, no compression. The one rule: a request counts as
+sent from the moment its first byte is handed to the socket, so whatever fails before that is `CallNotSent`, and
+whatever fails after it is never sent again.
+"""
+
+import asyncio
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from typing import Final
+from urllib.parse import urlsplit
+
+from agent import __version__
+from agent.client.dial_guard import IpNetwork, check_url
+from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
+from agent.client.http.dial import Dialler
+from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
+from agent.model import HttpTarget
+
+__all__ = ["HttpPool", "OutgoingBody", "Response", "open_pool"]
+
+# Shorter than uvicorn's 5 s, the shortest common one, so that we give up an idle connection before the server does.
+KEEPALIVE_S: Final = 4.0
+# The last idle one waits on for what may be sent twice. A link probes every 6 s at most, and each time makes the server
+# wait anew: an idle link dials only where the server is the first to give up.
+LAST_KEEPALIVE_S: Final = 10.0
+# A name may lead elsewhere by now, though whoever had it still answers: no connection to one is used for longer.
+NAMED_AGE_MAX_S: Final = 30.0
+
+# Set by us on every message; a target's own headers cannot change them.
+_OWN_HEADERS: Final = frozenset(
+    {"accept", "accept-encoding", "content-type", "content-length", "host", "connection", "transfer-encoding", "expect"}
+)
+# RFC 9110, sections 5.1 and 5.5: anything else would end a header early, or hide it from whoever checks it.
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+
+
+class OutgoingBody:
+    """A request's bytes, which know whether their request was handed to the socket. One per request.
+
+    They are let go then: whoever waits for hours on a stream need not hold what asked for it. A `harmless` one does
+    nothing but show that the server lives: it may take a connection that the server may be giving up at this moment,
+    and goes over a new one then.
+    """
+
+    __slots__ = ("data", "harmless", "sent")
+
+    def __init__(self, data: bytes, *, harmless: bool = False) -> None:
+        self.data = data
+        self.harmless = harmless
+        self.sent = False
+
+    def __repr__(self) -> str:
+        return f"<OutgoingBody {len(self.data)} bytes{' sent' if self.sent else ''}>"
+
+
+class HttpPool:
+    """Sends to one URL. Made by `open_pool`; safe for concurrent use.
+
+    Any number of connections: how many calls may be in flight is decided above, not by a queue in here.
+    """
+
+    __slots__ = (
+        "_connections",
+        "_dialler",
+        "_expiry",
+        "_host",
+        "_idle",
+        "_lines",
+        "_other_token",
+        "_over",
+        "_target",
+        "where",
+    )
+
+    def __init__(self, url: str, headers: Mapping[str, str], dialler: Dialler) -> None:
+        parts = urlsplit(url)
+        self.where = url.partition("?")[0]
+        self._target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        self._host = parts.netloc
+        # Most are the same in every pool. Those of single requests are not interned: they would crowd the
+        # interpreter's table, which grows by a megabyte at a time and never shrinks.
+        self._lines = {name.lower(): sys.intern(_line(name, value)) for name, value in headers.items()}
+        self._other_token: str | None = None
+        self._dialler = dialler
+        self._connections: dict[Connection, float] = {}  # Since when.
+        self._idle: dict[Connection, float] = {}  # Since when; the one that waits longest comes first.
+        self._expiry: asyncio.TimerHandle | None = None
+        self._over = False
+
+    def __repr__(self) -> str:
+        """Where it leads and how many connections it has; never the headers."""
+        return f"<HttpPool {self.where} {len(self._connections)} connections, {len(self._idle)} idle>"
+
+    def use_token(self, token: str) -> None:
+        """Show another token from the next request on; requests on their way keep theirs.
+
+        Whoever refuses it is shown the one of before, until that is refused: not all nodes learn of a token at once.
+        """
+        line, shown = _line("Authorization", f"Bearer {token}"), self._lines.get("authorization")
+        if line != shown:
+            self._lines["authorization"], self._other_token = line, shown
+
+    async def post(self, body: OutgoingBody, headers: Mapping[str, str]) -> Response:
+        """Send `body` and wait for the answer's head; the caller reads and closes the response.
+
+        `body.sent` is true as soon as the request may have been executed, also when this call is cancelled.
+
+        Raises:
+            CallNotSent: No connection could be made, or the headers cannot be sent.
+            DialRefused: The name leads to an address that may not be dialled; not sent.
+            CallOutcomeUnknown: The connection broke after the request was written.
+            ProtocolBroken: The answer is not HTTP, or compressed.
+        """
+        data = body.data
+        try:
+            shown = self._lines.get("authorization")
+            response = await self._exchange(headers, data, body)
+            if response.status == 401 and self._may_show_the_other(shown):  # noqa: PLR2004 - Unauthorized: not executed
+                response.release()
+                body.sent = False
+                response = await self._exchange(headers, data, body)
+        except NotHttp as exc:
+            raise ProtocolBroken(self.explain(exc)) from exc
+        except (OSError, ValueError) as exc:
+            raise (CallOutcomeUnknown if body.sent else CallNotSent)(self.explain(exc)) from exc
+        return self._plain(response)
+
+    async def get(self, headers: Mapping[str, str]) -> Response:
+        """Open a stream of events. Raises `Unreachable`, `DialRefused`, `ProtocolBroken`."""
+        try:
+            return self._plain(await self._bodyless("GET", headers))
+        except NotHttp as exc:
+            raise ProtocolBroken(self.explain(exc)) from exc
+        except (OSError, ValueError) as exc:
+            raise Unreachable(self.explain(exc)) from exc
+
+    async def delete(self, headers: Mapping[str, str]) -> None:
+        """Tell the server that a session is over. Raises `Unreachable`; any answer will do."""
+        try:
+            response = await self._bodyless("DELETE", headers)
+        except (OSError, ValueError, DialRefused) as exc:
+            raise Unreachable(self.explain(exc)) from exc
+        response.release()
+
+    def explain(self, exc: BaseException) -> str:
+        """Why the other side could not be reached, or what it did, in one sentence."""
+        return f"{self.where} {exc}"
+
+    def close(self) -> None:
+        """Close every connection; exchanges under way fail."""
+        self._over = True
+        for connection in tuple(self._connections):
+            connection.abort(ConnectionBroken("had its connection closed by us"))
+        if self._expiry is not None:
+            self._expiry.cancel()
+
+    # Requests
+
+    async def _exchange(self, headers: Mapping[str, str], data: bytes, body: OutgoingBody) -> Response:
+        head = self._head("POST", headers, len(data))
+        connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
+        may_be_stale = connection is not None and body.harmless
+        connection = connection or await self._new_one()
+        body.data, body.sent = b"", True
+        try:
+            return await connection.exchange(head, data)
+        except ConnectionBroken as exc:
+            if not may_be_stale or self._over or isinstance(exc, NotHttp):
+                raise
+        return await (await self._new_one()).exchange(head, data)
+
+    def _may_show_the_other(self, shown: str | None) -> bool:
+        """Change to the other token, if there is one and no other request has done so since `shown` was shown."""
+        if self._other_token is not None and self._lines.get("authorization") == shown:
+            self._lines["authorization"], self._other_token = self._other_token, shown
+            return True
+        return self._lines.get("authorization") != shown
+
+    async def _bodyless(self, method: str, headers: Mapping[str, str]) -> Response:
+        head = self._head(method, headers, None)
+        connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
+        return await connection.exchange(head, b"")
+
+    def _head(self, method: str, headers: Mapping[str, str], length: int | None) -> bytes:
+        """Everything before the body. Raises `ValueError` for a header that cannot be sent as it is."""
+        lines = dict(self._lines)
+        for name, value in headers.items():
+            lines[name.lower()] = _line(name, value)
+        if length is not None:
+            lines["content-length"] = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
+        text = f"{method} {self._target} HTTP/1.1\r\nHost: {self._host}\r\n{''.join(lines.values())}\r\n"
+        # What a caller's header held that is not UTF-8 goes on as it came.
+        return text.encode("utf-8", "surrogateescape")
+
+    def _plain(self, response: Response) -> Response:
+        """Refuse what is compressed though we asked for it plain: nobody here unpacks it."""
+        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if response.status == 200 and coding != "identity":  # noqa: PLR2004 - of a refusal the status is enough
+            response.close()
+            raise ProtocolBroken(f"{self.where} answers compressed ({coding[:40]!r}), though asked not to")
+        return response
+
+    # Connections
+
+    def _idle_one(self, keepalive_s: float) -> Connection | None:
+        """One that is idle for no longer than this and alive at this very moment."""
+        while self._idle:
+            connection, since_s = self._idle.popitem()
+            if since_s + keepalive_s > asyncio.get_running_loop().time() and not connection.is_dead(used_before=True):
+                return connection
+            connection.abort(ConnectionBroken("closed the connection"))
+        return None
+
+    async def _new_one(self) -> Connection:
+        """Raises what `Dialler.dial` raises."""
+        connection = await self._dialler.dial(lambda: Connection(self._take_back, self._forget))
+        if self._over or connection.is_dead(used_before=False):
+            failure = connection.failure or ConnectionBroken("closes every connection at once")
+            connection.abort(failure)
+            raise failure
+        self._connections[connection] = asyncio.get_running_loop().time()
+        return connection
+
+    def _take_back(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        if self._dialler.by_name and loop.time() >= self._connections[connection] + NAMED_AGE_MAX_S:
+            connection.abort(ConnectionBroken("had its connection closed by us"))
+            return
+        self._idle[connection] = loop.time()
+        if self._expiry is None:
+            self._expiry = loop.call_later(KEEPALIVE_S, self._expire)
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        self._idle.pop(connection, None)
+
+    def _expire(self) -> None:
+        """Close what was idle for too long, and come back when the next one will have been."""
+        loop = asyncio.get_running_loop()
+        self._expiry = None
+        for connection, since_s in tuple(self._idle.items()):
+            due_s = since_s + (KEEPALIVE_S if len(self._idle) > 1 else LAST_KEEPALIVE_S)
+            if due_s > loop.time():
+                self._expiry = loop.call_at(due_s, self._expire)
+                break
+            connection.abort(ConnectionBroken("closed the connection"))
+
+
+def open_pool(
+    target: HttpTarget, *, connect_timeout_s: float, denied: Sequence[IpNetwork] = ()
+) -> AbstractContextManager[HttpPool]:
+    """The pool of one target, closed on leaving; nothing is dialled yet.
+
+    Raises `DialRefused`, and `ProtocolBroken` for a bad URL, before it is entered.
+    """
+    try:
+        url = check_url(target.url, denied)
+    except ValueError as exc:
+        raise ProtocolBroken(str(exc)) from exc
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    assert parts.hostname is not None, "the URL was checked"
+    dialler = Dialler(
+        parts.hostname, parts.port or (443 if tls else 80), tls=tls, timeout_s=connect_timeout_s, denied=denied
+    )
+    try:
+        return closing(HttpPool(url, _headers(target), dialler))
+    except ValueError as exc:
+        raise ProtocolBroken(f"{url.partition('?')[0]} {exc}") from exc
+
+
+def _headers(target: HttpTarget) -> dict[str, str]:
+    """What every request to `target` carries."""
+    headers = {name: value for name, value in target.headers if name.lower() not in _OWN_HEADERS}
+    if not any(name.lower() == "user-agent" for name in headers):
+        headers["User-Agent"] = f"mcp-mesh-agent/{__version__}"
+    # Compressed answers would cost both ends more than they save between machines of one network.
+    headers |= {"Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
+    if target.token is not None:
+        headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+        headers["Authorization"] = f"Bearer {target.token}"
+    return headers
+
+
+def _line(name: str, value: str) -> str:
+    if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+        raise ValueError(f"would get a header that HTTP does not allow: {name[:80]!r}")
+    return f"{name}: {value}\r\n"

@@ -1,0 +1,263 @@
+"""Reading one HTTP answer of an MCP server: its status, then a JSON body or a stream of events, within limits.
+
+Called by the HTTP doors with the response that `http_pool` got. The one rule: only a complete message is ever handed
+on; an answer that breaks off is `CallOutcomeUnknown`, one that is not MCP is `ProtocolBroken`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Final
+
+from agent.client import jsonrpc
+from agent.client.http.pool import HttpPool, OutgoingBody, Response
+from agent.client.http.sse import EventTooLarge, SseParser
+from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
+from agent.client.streaming import LargeResult
+from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
+from agent.model import AUTH_REALM, Json
+
+log = logging.getLogger(__name__)
+
+# The largest result that we hold for one caller: sixteen times the 4 MiB that a request may have, since files come as
+# results; a few such answers at once still fit a small machine.
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+# The largest single notification (faults.md, "one SSE event 1 MiB"); progress and log lines are far smaller.
+NOTIFICATION_BYTES_MAX: Final = 1024 * 1024
+# An error page is read for its JSON-RPC error only.
+ERROR_BYTES_MAX: Final = 1024 * 1024
+# After the final event the server ends the stream by itself. The connection returns to the pool then, or is closed.
+STREAM_END_WAIT_S: Final = 1.0
+
+_JSON: Final = "application/json"
+SSE_TYPE: Final = "text/event-stream"
+
+OnMessage = Callable[[Json], Awaitable[None]]
+
+
+class HttpRefusal(Exception):
+    """An answer of 4xx or 5xx that is neither 401 nor 403. Never leaves the HTTP doors.
+
+    `error`: the JSON-RPC error in its body, if it is one; `error_id` the message ID that came with it (None: the server
+    refused the request before it read it).
+    """
+
+    def __init__(self, status: int, where: str, message: Json | None) -> None:
+        super().__init__(f"{where} answered HTTP {status}")
+        self.status = status
+        error = message.get("error") if message is not None else None
+        self.error: RpcError | None = jsonrpc.error_of(error) if isinstance(error, dict) else None
+        self.error_id = message.get("id") if message is not None else None
+
+    @property
+    def forgets_session(self) -> bool:
+        """Whether the server no longer knows the session (it restarted, or the session was idle for too long).
+
+        The specification says 404; the reference servers in TypeScript say 400 and name the session.
+        """
+        if self.error_id is not None:
+            return False
+        said = self.error.message.lower() if self.error is not None else ""
+        return self.status == 404 or (self.status == 400 and "session" in said)  # noqa: PLR2004 - as above
+
+    def as_failure(self) -> RpcError | CallOutcomeUnknown | ProtocolBroken:
+        """What a caller may be told: the server's own error, else what the status means for the request."""
+        if self.error is not None:
+            return self.error
+        if self.status == 413:  # noqa: PLR2004 - Content Too Large: this one request is wrong, not the link
+            return RpcError(-32600, "The server refuses the request as too large (HTTP 413)")
+        if self.status in (408, 429) or self.status >= 500:  # noqa: PLR2004 - the server's or a proxy's trouble
+            return CallOutcomeUnknown(str(self))
+        return ProtocolBroken(f"{self}: no MCP endpoint")
+
+
+async def exchange(
+    pool: HttpPool,
+    body: OutgoingBody,
+    headers: Mapping[str, str],
+    request_id: int | str,
+    on_message: OnMessage | None = None,
+    *,
+    large: LargeResult | None = None,
+) -> tuple[Json, Mapping[str, str]]:
+    """Send a request; return its response message and the answer's headers.
+
+    Every other message of the answer's stream goes to `on_message`, in order. A large result goes to `large`
+    while it comes, and the message only says how it ended. Cancellation closes the connection.
+
+    Raises:
+        CallNotSent, DialRefused: No connection could be made.
+        AuthRefused, HttpRefusal: By status.
+        ProtocolBroken: A redirect, an unknown content type, no JSON, the wrong ID, or a limit broken.
+        CallOutcomeUnknown: The answer ended before it was complete (`AnswerCut`: `large` has got a part).
+    """
+    response = await pool.post(body, headers)
+    try:
+        message = await _read_response(response, request_id, pool, on_message, large)
+    except BaseException:
+        response.close()
+        raise
+    finish(response)
+    return message, response.headers
+
+
+async def _read_response(
+    response: Response,
+    request_id: int | str,
+    pool: HttpPool,
+    on_message: OnMessage | None,
+    large: LargeResult | None,
+) -> Json:
+    await check_status(response, pool)
+    kind = response.content_type
+    if kind == _JSON:
+        return await _read_message(response, request_id, pool, large)
+    if kind != SSE_TYPE:
+        raise ProtocolBroken(f"{pool.where} answered HTTP {response.status} with {kind[:80]!r} instead of MCP")
+    stream = MessageStream(response, pool, ANSWER_BYTES_MAX)
+    while (message := stream.taken()) is not None or await stream.read_on():
+        if message is None:
+            if large is not None and (held := stream.large_data()) is not None:
+                rest = RestOfLine(response, pool)
+                if (passed := await pass_on(held, rest, request_id, pool.where, large)) is not None:
+                    return passed
+            continue
+        if "method" not in message:
+            return _matching(message, request_id, pool)
+        if on_message is not None:
+            await on_message(message)
+    raise CallOutcomeUnknown(f"{pool.where} ended its stream without an answer")
+
+
+async def _read_message(response: Response, request_id: int | str, pool: HttpPool, large: LargeResult | None) -> Json:
+    declared = response.content_length
+    if large is None or (declared is not None and declared <= HELD_BYTES_MAX):
+        return _matching(jsonrpc.decode(await _read_body(response, pool, ANSWER_BYTES_MAX)), request_id, pool)
+    rest, parts, size = RestOfBody(response, pool), list[bytes](), 0
+    while size <= HELD_BYTES_MAX and (part := await rest.more()):
+        parts.append(part)
+        size += len(part)
+    held = b"".join(parts)
+    if size > HELD_BYTES_MAX:
+        if (passed := await pass_on(held, rest, request_id, pool.where, large)) is not None:
+            return passed
+        held = await _read_body(response, pool, ANSWER_BYTES_MAX, held)
+    return _matching(jsonrpc.decode(held), request_id, pool)
+
+
+class MessageStream:
+    """The messages of one event stream. Not a generator: one that is left early would be closed in a stray task."""
+
+    def __init__(
+        self, response: Response, pool: HttpPool, event_bytes_max: int, note_bytes_max: int = NOTIFICATION_BYTES_MAX
+    ) -> None:
+        """`note_bytes_max`: of a notification; a larger one is dropped, where a larger event ends the stream."""
+        self._response = response
+        self._pool = pool
+        self._note_bytes_max = note_bytes_max
+        self._parser = SseParser(event_bytes_max)
+        self._ready: Iterator[bytes] = iter(())
+        self._judged = False
+
+    async def next(self) -> Json | None:
+        """The next message, None at the end. Raises `CallOutcomeUnknown` when it breaks, and `ProtocolBroken`."""
+        while (message := self.taken()) is None and await self.read_on():
+            pass
+        return message
+
+    def taken(self) -> Json | None:
+        """The next message of those that have come whole. Raises `ProtocolBroken`."""
+        for data in self._ready:  # Goes on where it was left.
+            message = jsonrpc.decode(data)
+            if not jsonrpc.is_notification(message) or len(data) <= self._note_bytes_max:
+                return message
+            log.warning("MCP notification dropped, larger than the limit", extra={"where": self._pool.where})
+        return None
+
+    async def read_on(self) -> bool:
+        """Wait for more, False at the end. Raises as `next`."""
+        try:
+            chunk = await self._response.content.readany()
+        except OSError as exc:
+            raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
+        try:
+            self._ready = iter(self._parser.feed(chunk))
+        except EventTooLarge as exc:
+            raise ProtocolBroken(f"{self._pool.where}: {exc}") from exc
+        return bool(chunk)
+
+    def large_data(self) -> bytes | None:
+        """What has come of a large event, told once. Who passes that on reads on from the response, not from here."""
+        if self._parser.unfinished_bytes <= HELD_BYTES_MAX:
+            self._judged = False
+        elif not self._judged:
+            self._judged = True
+            return self._parser.begun_data()
+        return None
+
+
+async def check_status(response: Response, pool: HttpPool) -> None:
+    """Pass 200 on. Raises `AuthRefused`, `ProtocolBroken` (a redirect, or an answer without content), `HttpRefusal`."""
+    status = response.status
+    if status == 200:  # noqa: PLR2004 - the only status that carries an answer
+        return
+    if status in (401, 403):
+        by_node = f'realm="{AUTH_REALM}"' in response.headers.get("WWW-Authenticate", "")
+        raise AuthRefused(f"{pool.where} answered HTTP {status}: the token is missing or wrong", by_node=by_node)
+    if 300 <= status < 400:  # noqa: PLR2004 - redirects
+        location = response.headers.get("Location", "")[:200]
+        raise ProtocolBroken(f"{pool.where} redirects to {location!r}; use the final URL")
+    if status < 400:  # noqa: PLR2004 - 1xx and 2xx
+        raise ProtocolBroken(f"{pool.where} answered a request with HTTP {status} and no content")
+    message: Json | None = None
+    if response.content_type == _JSON:
+        try:
+            message = jsonrpc.decode(await _read_body(response, pool, ERROR_BYTES_MAX))
+        except (ProtocolBroken, CallOutcomeUnknown):
+            message = None  # The status alone decides.
+    raise HttpRefusal(status, pool.where, message)
+
+
+async def error_instead(response: Response, pool: HttpPool) -> RpcError | None:
+    """The JSON-RPC error that a server answers in place of a stream, if that is what it did."""
+    if response.content_type != _JSON:
+        return None
+    error = jsonrpc.decode(await _read_body(response, pool, ERROR_BYTES_MAX)).get("error")
+    return jsonrpc.error_of(error) if isinstance(error, dict) else None
+
+
+def finish(response: Response) -> None:
+    """Give the connection back when the server ends the answer by itself soon, else close it. Never waits."""
+    if response.closed:
+        return
+    if response.content.is_eof():
+        response.release()
+    else:
+        asyncio.get_running_loop().call_later(STREAM_END_WAIT_S, response.close)
+
+
+def _matching(message: Json, request_id: int | str, pool: HttpPool) -> Json:
+    if message.get("id") == request_id or (message.get("id") is None and "error" in message):
+        return message
+    raise ProtocolBroken(f"{pool.where} answered another request than the one that was sent")
+
+
+async def _read_body(response: Response, pool: HttpPool, bytes_max: int, held: bytes = b"") -> bytes:
+    """The whole body, of which `held` was read before."""
+    declared = response.content_length
+    if declared is not None and declared > bytes_max:
+        raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
+    try:
+        if declared is not None:
+            return held + await response.read()
+        # Chunked, or until the connection ends: counted as it comes.
+        chunks = [held]
+        size = len(held)
+        while chunk := await response.content.readany():
+            size += len(chunk)
+            if size > bytes_max:
+                raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
+            chunks.append(chunk)
+    except OSError as exc:
+        raise CallOutcomeUnknown(pool.explain(exc)) from exc
+    return b"".join(chunks)

@@ -1,0 +1,306 @@
+"""The door to an HTTP server with sessions (2025-11-25 and before): initialize, `Mcp-Session-Id`, a GET stream.
+
+Made by `http_door` when `server/discover` is unknown; used through `asking_door`. A session may serve many callers, so
+progress tokens are made unique; what it declares, and who is asked, its maker says. The one rule: a lost session is
+opened anew once, by whoever sees it first, and the refused request, which was not executed, is sent again.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final
+
+from agent.client import jsonrpc
+from agent.client.event import Flag
+from agent.client.http.pool import HttpPool, OutgoingBody, Response
+from agent.client.http.response import (
+    NOTIFICATION_BYTES_MAX,
+    SSE_TYPE,
+    HttpRefusal,
+    MessageStream,
+    check_status,
+    exchange,
+)
+from agent.client.http.stateless import param_headers, timed_out
+from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
+from agent.client.negotiation import (
+    INITIALIZE,
+    INITIALIZED,
+    PING,
+    initialize_params,
+    judge_initialize,
+    without_envelope,
+)
+from agent.client.server_info import ACKNOWLEDGE_TIMEOUT_S, Hello, ListenNotSupported, OnNotification, OnQuestion
+from agent.client.streaming import LargeResult, lift
+from agent.client.streams import Updates
+from agent.errors import (
+    AuthRefused,
+    CallFailed,
+    CallNotSent,
+    CallOutcomeUnknown,
+    DialRefused,
+    LinkFailed,
+    ProtocolBroken,
+    RpcError,
+    Unreachable,
+)
+from agent.model import Json
+
+log = logging.getLogger(__name__)
+
+# Clean-up messages (cancelled, session end, answers to a server's own requests) are courtesy: they may not hold us up.
+COURTESY_TIMEOUT_S: Final = 1.0
+SESSION_HEADER: Final = "Mcp-Session-Id"
+
+
+class LegacyHttpDoor:
+    """One session over one pool. `open` first, `close` at the end.
+
+    `features`: what it declares of a client. `on_question` takes what the server asks, and `on_notice` what it tells,
+    on the session's own stream, which names no request.
+    """
+
+    def __init__(
+        self,
+        pool: HttpPool,
+        client_name: str,
+        handshake_timeout_s: float,
+        *,
+        features: Json | None = None,
+        on_question: OnQuestion = jsonrpc.encode_reply,
+        on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
+    ) -> None:
+        self.lost = Flag()
+        self.lost_reason = ""
+        self._pool = pool
+        self._client_name = client_name
+        self._handshake_timeout_s = handshake_timeout_s
+        self._features = features or {}
+        self._on_question = on_question
+        self._on_notice = on_notice
+        self._hello: Hello | None = None
+        self._session_id: str | None = None
+        self._headers: dict[str, str] = {}
+        self._generation = 0
+        self._renewal = asyncio.Lock()
+        self._ids = itertools.count(1)
+        self._streams: set[Response] = set()
+        self._subscriptions = SessionSubscriptions(self.request)
+        self._logs = SessionLogs(self.request)
+
+    def __repr__(self) -> str:
+        return f"<LegacyHttpDoor {self._pool.where} session {self._generation}>"
+
+    @property
+    def hello(self) -> Hello:
+        """What the server said when the present session was opened."""
+        assert self._hello is not None, "the door is not open"
+        return self._hello
+
+    async def open(self) -> None:
+        """Initialize a session. Raises `RpcError`, `HttpRefusal`, `CallFailed`, `LinkFailed`, `TimeoutError`."""
+        request_id = next(self._ids)
+        params = initialize_params(self._client_name, self._features)
+        body = OutgoingBody(jsonrpc.encode_request(request_id, INITIALIZE, params))
+        async with asyncio.timeout(self._handshake_timeout_s):
+            message, headers = await exchange(self._pool, body, {}, request_id)
+            hello = judge_initialize(jsonrpc.result_of(message))
+            self._session_id = headers.get(SESSION_HEADER)
+            self._headers = {"MCP-Protocol-Version": hello.protocol_version}
+            if self._session_id is not None:
+                self._headers[SESSION_HEADER] = self._session_id
+            await self._post(jsonrpc.encode_notification(INITIALIZED))
+        self._hello = hello
+        self._generation += 1
+        self._subscriptions.session_ended(f"{self._pool.where} opened another session")
+        for stream in tuple(self._streams):
+            stream.close()  # It belongs to the session before; whoever listens has to list again anyway.
+
+    async def close(self) -> None:
+        """Tell the server that the session is over; bounded, failures are of no interest."""
+        if self._session_id is not None:
+            with contextlib.suppress(LinkFailed, TimeoutError):
+                async with asyncio.timeout(COURTESY_TIMEOUT_S):
+                    await self._pool.delete(self._headers)
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: OnNotification | None = None,
+        affinity: str | None = None,  # noqa: ARG002 - this is one session, chosen already
+        large: LargeResult | None = None,
+        on_question: OnQuestion | None = None,
+    ) -> Json:
+        """As `Door.request`. `on_question` takes what the server asks on the stream of this very request."""
+        request_id = next(self._ids)
+        sent_params, token = jsonrpc.swap_progress_token(without_envelope(params), request_id)
+        data = jsonrpc.encode_request(request_id, method, sent_params)
+        extra = param_headers(headers) if headers else {}
+        on_message = self._receiver(token, on_notification, on_question or self._on_question)
+        send = partial(exchange, self._pool, request_id=request_id, on_message=on_message, large=large)
+        body = OutgoingBody(data, harmless=method == PING)
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                lift(deadline, large)
+                await self._logs.show(params, self.hello)
+                generation = self._generation
+                try:
+                    message, _ = await send(body, self._headers | extra)
+                except HttpRefusal as exc:
+                    if self._session_id is None or not exc.forgets_session:
+                        raise
+                    body = OutgoingBody(data)
+                    await self._renew(generation)
+                    message, _ = await send(body, self._headers | extra)
+        except TimeoutError as exc:
+            await self._tell_cancelled(request_id, body, "the deadline passed")
+            raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
+        except asyncio.CancelledError:
+            await self._tell_cancelled(request_id, body, "the caller went away")
+            raise
+        except HttpRefusal as exc:
+            raise exc.as_failure() from exc
+        except DialRefused as exc:
+            raise CallNotSent(str(exc)) from exc
+        return jsonrpc.result_of(message)
+
+    async def answer(self, reply: bytes, *, timeout_s: float) -> None:
+        """Send the answer to a request of the server's own. Raises `CallOutcomeUnknown`: it may never hear it."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._post(reply)
+        except (LinkFailed, CallFailed, HttpRefusal, TimeoutError) as exc:
+            raise CallOutcomeUnknown(f"{self._pool.where} could not be told the client's answer: {exc}") from exc
+
+    def use_token(self, token: str) -> None:
+        """As `Door.use_token`."""
+        self._pool.use_token(token)
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `Door.listen`: the session's GET stream."""
+        generation = self._generation
+        self._subscriptions.listeners.add(on_change)
+        try:
+            try:
+                await self._follow(on_change)
+            except HttpRefusal as exc:
+                if self._session_id is None or not exc.forgets_session:
+                    raise
+                await self._renew(generation)
+                await self._follow(on_change)
+        except TimeoutError as exc:
+            raise Unreachable(f"{self._pool.where} did not open the stream of list changes in time") from exc
+        except HttpRefusal as exc:
+            if exc.status in (400, 404, 405, 406, 501):
+                raise ListenNotSupported(str(exc)) from exc
+            raise Unreachable(str(exc)) from exc
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+        finally:
+            self._subscriptions.listeners.discard(on_change)
+
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`; updates come on the GET stream, or on that of any request."""
+        await self._subscriptions.follow(updates)
+
+    async def probe(self, timeout_s: float) -> None:
+        """As `Door.probe`."""
+        try:
+            with contextlib.suppress(RpcError):
+                await self.request(PING, timeout_s=timeout_s)
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+
+    async def _follow(self, on_change: Callable[[str], None]) -> None:
+        async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
+            response = await self._pool.get({"Accept": SSE_TYPE, **self._headers})
+            self._streams.add(response)
+            try:
+                await check_status(response, self._pool)
+                if response.content_type != SSE_TYPE:
+                    raise ListenNotSupported(f"{self._pool.where} answers GET without a stream")
+                deadline.reschedule(None)
+                on_change("listening")
+                stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX)
+                while (message := await stream.next()) is not None:
+                    if not await self._take(message, self._on_question) and "method" in message:
+                        self._on_notice(message["method"], jsonrpc.params_of(message))
+                raise Unreachable(f"{self._pool.where} ended the stream of list changes")
+            finally:
+                self._streams.discard(response)
+                response.close()
+
+    def _receiver(
+        self, token: object, on_notification: OnNotification | None, on_question: OnQuestion
+    ) -> Callable[[Json], Awaitable[None]]:
+        """What is done with each message on a request's stream that is not its response."""
+
+        async def on_message(message: Json) -> None:
+            method = message["method"]
+            if await self._take(message, on_question) or on_notification is None:
+                return
+            params = jsonrpc.params_of(message)
+            if method == jsonrpc.PROGRESS_METHOD:
+                params = jsonrpc.restore_progress_token(params, token)
+            await on_notification(method, params)
+
+        return on_message
+
+    async def _take(self, message: Json, on_question: OnQuestion) -> bool:
+        """Deal with what is not for whoever waits for a result: the server's own requests, list changes and updates."""
+        if jsonrpc.is_request(message):
+            if (reply := on_question(message)) is not None:
+                with contextlib.suppress(CallFailed):
+                    await self.answer(reply, timeout_s=COURTESY_TIMEOUT_S)
+            return True
+        return self._subscriptions.take(message.get("method", ""), jsonrpc.params_of(message))
+
+    async def _renew(self, generation: int) -> None:
+        """Open a new session unless somebody else has since `generation`. Raises `CallNotSent`, `AuthRefused`."""
+        async with self._renewal:
+            if self._generation != generation:
+                return
+            try:
+                try:
+                    await self.open()
+                except HttpRefusal as exc:
+                    if exc.status != 404:  # noqa: PLR2004 - Not Found
+                        raise
+                    await self.open()  # It restarted again, between our initialize and what follows.
+            except AuthRefused as exc:
+                self._lose(str(exc))
+                raise
+            except (RpcError, HttpRefusal, ProtocolBroken) as exc:
+                self._lose(f"{self._pool.where} forgot our session and refuses another: {exc}")
+                raise CallNotSent(self.lost_reason) from exc
+            except (CallFailed, LinkFailed, TimeoutError) as exc:
+                raise CallNotSent(f"{self._pool.where} forgot our session; opening another failed: {exc}") from exc
+            log.info("MCP session opened anew", extra={"where": self._pool.where})
+
+    def _lose(self, reason: str) -> None:
+        self.lost_reason = reason
+        self.lost.set()
+
+    async def _tell_cancelled(self, request_id: int, body: OutgoingBody, reason: str) -> None:
+        # In this era a closed connection does not cancel; only the notification does.
+        if body.sent:
+            with contextlib.suppress(LinkFailed, CallFailed, HttpRefusal, TimeoutError):
+                async with asyncio.timeout(COURTESY_TIMEOUT_S):
+                    await self._post(jsonrpc.encode_cancelled(request_id, reason))
+
+    async def _post(self, data: bytes) -> None:
+        """Send a message that has no answer."""
+        response = await self._pool.post(OutgoingBody(data), self._headers)
+        try:
+            if response.status not in (202, 204):
+                await check_status(response, self._pool)
+        finally:
+            response.close() if response.content_length else response.release()

@@ -1,0 +1,202 @@
+"""The door to a stateless HTTP server (2026-07-28 and later): every request is complete in itself.
+
+Made by `http_door` after `server/discover`; used through `agent.client.connect.Door`. The hot path of forwarded calls.
+The one rule: closing the connection of a request is what cancels it, so whoever stops waiting closes it.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
+
+from agent.client import jsonrpc
+from agent.client.event import Flag
+from agent.client.http.pool import HttpPool, OutgoingBody, Response
+from agent.client.http.response import (
+    ANSWER_BYTES_MAX,
+    NOTIFICATION_BYTES_MAX,
+    SSE_TYPE,
+    HttpRefusal,
+    MessageStream,
+    check_status,
+    error_instead,
+    exchange,
+)
+from agent.client.negotiation import DISCOVER, Handshake, ModernStamp, judge_discovery
+from agent.client.server_info import (
+    ACKNOWLEDGE_TIMEOUT_S,
+    Hello,
+    ListenNotSupported,
+    OnNotification,
+    is_leaving,
+    listen_failure,
+)
+from agent.client.streaming import LargeResult, lift
+from agent.client.streams import LISTEN, ListChanges, Listening, Updates
+from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
+from agent.model import HEADER_BYTES_MAX, PROBE_META_KEY, Json
+
+_PARAM_HEADER_PREFIX: Final = "mcp-param-"
+# Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
+_OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
+
+
+class ModernHttpDoor:
+    """Stateless requests over one pool. Nothing to close but the pool."""
+
+    __slots__ = ("_ids", "_pool", "_stamp", "hello", "lost", "lost_reason")
+
+    def __init__(self, pool: HttpPool, stamp: ModernStamp, hello: Hello) -> None:
+        self.hello = hello
+        self.lost = Flag()
+        self.lost_reason = ""
+        self._pool = pool
+        self._stamp = stamp
+        self._ids = itertools.count(1)
+
+    def __repr__(self) -> str:
+        """Where it leads, and whether it is broken."""
+        return f"<ModernHttpDoor {self._pool.where}{' lost: ' + self.lost_reason if self.lost.is_set() else ''}>"
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: OnNotification | None = None,
+        affinity: str | None = None,  # noqa: ARG002 - a stateless server keeps nothing for anybody
+        large: LargeResult | None = None,
+    ) -> Json:
+        """As `Door.request`."""
+        request_id = next(self._ids)
+        stamped = self._stamp.params(params)
+        body = OutgoingBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method == DISCOVER)
+        all_headers = _short(self._stamp.headers(method, stamped) | param_headers(headers or {}))
+
+        async def on_message(message: Json) -> None:
+            # A modern server never asks on a request's stream; what it tells there belongs to this request.
+            if on_notification is not None and jsonrpc.is_notification(message):
+                await on_notification(message["method"], jsonrpc.params_of(message))
+
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                lift(deadline, large)
+                message, _ = await exchange(self._pool, body, all_headers, request_id, on_message, large=large)
+        except TimeoutError as exc:
+            raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
+        except HttpRefusal as exc:
+            raise exc.as_failure() from exc
+        except DialRefused as exc:
+            raise CallNotSent(str(exc)) from exc
+        return jsonrpc.result_of(message)
+
+    def use_token(self, token: str) -> None:
+        """As `Door.use_token`."""
+        self._pool.use_token(token)
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `Door.listen`."""
+        try:
+            await self._listen(ListChanges(on_change))
+        except RpcError as exc:
+            raise listen_failure(exc) from exc
+
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`."""
+        await self._listen(updates)
+
+    async def _listen(self, listening: Listening) -> None:
+        """Hold one long `subscriptions/listen` request; always ends with an exception."""
+        try:
+            async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
+                await self._read_stream(deadline, listening)
+        except TimeoutError as exc:
+            raise Unreachable(f"{self._pool.where} did not acknowledge the subscription in time") from exc
+        except HttpRefusal as exc:
+            if exc.error is None and exc.status in (404, 405, 501):
+                raise ListenNotSupported(str(exc)) from exc
+            failure = exc.as_failure()
+            raise Unreachable(str(failure)) if isinstance(failure, CallFailed) else failure from exc
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+
+    async def probe(self, timeout_s: float) -> None:
+        """As `Door.probe`. An answer of another era or node makes the door `lost`, so that it is opened anew."""
+        try:
+            result = await self.request(DISCOVER, {"_meta": {PROBE_META_KEY: True}}, timeout_s=timeout_s)
+        except RpcError as exc:
+            if exc.code in _OTHER_ERA:
+                raise self._lose(f"no longer speaks {self._stamp.version}") from exc
+            return
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+        verdict = judge_discovery(result, self._stamp.version)
+        if isinstance(verdict, Handshake):
+            raise self._lose(f"no longer speaks {self._stamp.version}")
+        if _node_of(verdict) != _node_of(self.hello):
+            # Requests are stateless, so nothing else would show that the address was given to somebody else.
+            raise self._lose("is another node now")
+        if is_leaving(verdict):
+            raise self._lose("is stopping")
+        self.hello = verdict  # What it can do may have changed, as a node's servers come and go.
+
+    def _lose(self, what: str) -> Unreachable:
+        self.lost_reason = f"{self._pool.where} {what}"
+        self.lost.set()
+        return Unreachable(self.lost_reason)
+
+    async def _open_stream(self, listening: Listening) -> Response:
+        """Apart from its reading, so that the request is not held for as long as that goes on."""
+        stamped = self._stamp.params(listening.params)
+        body = OutgoingBody(jsonrpc.encode_request(f"listen-{next(self._ids)}", LISTEN, stamped))
+        return await self._pool.post(body, self._stamp.headers(LISTEN, stamped))
+
+    async def _read_stream(self, deadline: asyncio.Timeout, listening: Listening) -> None:
+        response = await self._open_stream(listening)
+        try:
+            await check_status(response, self._pool)
+            if response.content_type != SSE_TYPE:
+                no_stream = ListenNotSupported(f"{self._pool.where} answers {LISTEN} without a stream")
+                raise await error_instead(response, self._pool) or no_stream
+            bytes_max = ANSWER_BYTES_MAX if listening.has_results else NOTIFICATION_BYTES_MAX
+            stream = MessageStream(response, self._pool, bytes_max, bytes_max)
+            while (message := await stream.next()) is not None:
+                if "method" not in message:
+                    jsonrpc.result_of(message)
+                    break
+                listening.take(message["method"], jsonrpc.params_of(message))
+                del message  # It may be hours until the next one.
+                if listening.acknowledged:
+                    deadline.reschedule(None)
+            raise Unreachable(f"{self._pool.where} ended the stream of changes")
+        finally:
+            response.close()
+
+
+def _node_of(hello: Hello) -> object:
+    """Who stands behind the door, as far as it says: None for a plain server. A node may come back renamed."""
+    return (hello.mesh.get("node_id"), hello.mesh.get("name")) if hello.mesh is not None else None
+
+
+def param_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of a caller's headers that may go on: `Mcp-Param-*`, which repeat arguments, and nothing else."""
+    return {name: value for name, value in headers.items() if name.lower().startswith(_PARAM_HEADER_PREFIX)}
+
+
+def _short(headers: dict[str, str]) -> dict[str, str]:
+    """The same. Raises `RpcError` where servers would refuse them unread, and look broken for it."""
+    if sum(map(len, headers.values())) > HEADER_BYTES_MAX:
+        said = f"What headers have to repeat of this request is longer than {HEADER_BYTES_MAX} bytes"
+        raise RpcError(INVALID_PARAMS, said)
+    return headers
+
+
+def timed_out(pool: HttpPool, method: str, timeout_s: float, *, sent: bool) -> CallFailed:
+    """What a caller is told whose deadline passed."""
+    if sent:
+        return CallTimedOut(f"{pool.where} did not answer {method} within {timeout_s:g} s")
+    return CallNotSent(f"{pool.where} did not accept the connection for {method} within {timeout_s:g} s")

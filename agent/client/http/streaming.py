@@ -1,0 +1,162 @@
+"""Passing a large result on while it comes, so that no node holds it whole.
+
+Used by `http_answer` for the requests whose caller takes parts. An answer is held up to `HELD_BYTES_MAX`; what goes on
+after that is streamed if the part that is held shows that it is a complete result. The one rule: until the first part
+goes to the client a failure is an ordinary one; after that it is `AnswerCut`, and the client's connection must break.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final, Protocol
+
+from agent.client.http.pool import HttpPool, Response
+from agent.client.streaming import LargeResult
+from agent.errors import AnswerCut, CallOutcomeUnknown
+from agent.lossless_json.raw import END_BYTES_MAX, ends_response, response_head
+from agent.lossless_json.rewriter import JsonWalk, Place, WalkBroken
+from agent.model import Json
+
+# Up to this size an answer is read whole: that keeps exact errors and, where it is safe, another attempt, and stalls
+# nobody (docs/adr/0009-large-answers.md).
+HELD_BYTES_MAX: Final = 256 * 1024
+# A server that has begun a text and then is silent for so long has lost it; as long as its own patience with us.
+STALL_TIMEOUT_S: Final = 30.0
+
+# A walk through so much takes 10 ms where every other word is a URI to be changed, and 0.1 ms where it is one text.
+_STEP_BYTES: Final = 64 * 1024
+
+# What no result has that asks the client, or is a task.
+_SUBSTANCE: Final = frozenset({"content", "contents", "messages", "structuredContent"})
+_NOTED: Final = _SUBSTANCE | {"resultType", "isError", "ttlMs", "cacheScope"}
+
+
+class Rest(Protocol):
+    """What follows the part of an answer that is held."""
+
+    async def more(self) -> bytes:
+        """The next part, nothing at the end. Raises `CallOutcomeUnknown` when the answer breaks off."""
+        ...
+
+
+class RestOfBody:
+    """As `Rest`, of a body that is nothing but the answer."""
+
+    def __init__(self, response: Response, pool: HttpPool) -> None:
+        self._content = response.content
+        self._pool = pool
+
+    async def more(self) -> bytes:
+        """As `Rest.more`."""
+        try:
+            return await self._content.readany()
+        except OSError as exc:
+            raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
+
+
+class RestOfLine:
+    """As `Rest`, of an event whose line has begun: the answer ends where the line does."""
+
+    def __init__(self, response: Response, pool: HttpPool) -> None:
+        self._body = RestOfBody(response, pool)
+        self._pool = pool
+        self._ended = False
+
+    async def more(self) -> bytes:
+        """As `Rest.more`."""
+        if self._ended:
+            return b""
+        part = await self._body.more()
+        if not part:
+            raise CallOutcomeUnknown(f"{self._pool.where} broke off in the middle of its answer")
+        ends = [at for at in (part.find(b"\n"), part.find(b"\r")) if at >= 0]
+        if not ends:
+            return part
+        self._ended = True
+        return part[: min(ends)]
+
+
+async def pass_on(held: bytes, rest: Rest, request_id: int | str, where: str, large: LargeResult) -> Json | None:
+    """Hand the result of an answer that begins with `held` to `large`; returns what is known of it as a message.
+
+    None: nothing was handed on nor read, and the answer has to be read whole. Raises `AnswerCut`.
+    """
+    head = response_head(held)
+    if head is None or head[0] not in (None, request_id):
+        return None
+    walk = large.make_walk()
+    try:
+        part = await _walked(held[head[1] :], walk)
+    except WalkBroken:
+        return None  # Who reads it whole will say what is wrong with it.
+    if walk.rest is not None or not _shows_result(walk.noted) or not await large.begin():
+        return None
+    await large.part(part)
+    del held, part
+    while True:
+        with _cutting(where):
+            part = await _more(rest, walk)
+        if not part:
+            break
+        await large.part(part)
+    with _cutting(where):
+        if walk.rest is None or not ends_response(walk.rest, None if head[0] is not None else int(request_id)):
+            raise WalkBroken("it does not end with its result")
+        if walk.noted.get("resultType", "complete") != "complete":
+            raise WalkBroken("it turned out to be no complete result")
+    await large.end()
+    is_error: Json = {"isError": True} if walk.noted.get("isError") is True else {}
+    return {"jsonrpc": "2.0", "id": request_id, "result": {"resultType": "complete", **is_error}}
+
+
+def result_walk(places: Mapping[str, Place], added: Json) -> JsonWalk:
+    """A walk through a result: it changes what `places` say, and notes what `pass_on` judges by.
+
+    `added`: see `ResultSink`.
+    """
+    noted = {name: replace(places.get(name, Place()), note=name) for name in _NOTED}
+    return JsonWalk(Place({**places, **noted}), added)
+
+
+def _shows_result(noted: Json) -> bool:
+    """Whether what has come is a complete result, or one that does not say so but has what only those have."""
+    if "resultType" in noted:
+        return bool(noted["resultType"] == "complete")
+    return not _SUBSTANCE.isdisjoint(noted)
+
+
+async def _more(rest: Rest, walk: JsonWalk) -> bytes:
+    """The next part of the result that can go on, nothing at the end of the answer."""
+    while True:
+        async with asyncio.timeout(STALL_TIMEOUT_S):
+            part = await rest.more()
+        if not part:
+            return b""
+        if passed := await _walked(part, walk):
+            return passed
+
+
+async def _walked(part: bytes, walk: JsonWalk) -> bytes:
+    """What can go on of a part. Others get their turn meanwhile: a small part may hold thousands of texts to change."""
+    passed: list[bytes] = []
+    for start in range(0, len(part), _STEP_BYTES):
+        step = part[start : start + _STEP_BYTES]
+        if walk.rest is None:
+            passed.append(walk.feed(step))
+        else:
+            walk.rest += step
+        if walk.rest is not None and len(walk.rest) > END_BYTES_MAX:
+            raise WalkBroken("something follows its result")
+        await asyncio.sleep(0)
+    return b"".join(passed)
+
+
+@contextmanager
+def _cutting(where: str) -> Iterator[None]:
+    """What fails now fails after a part has gone out."""
+    try:
+        yield
+    except (CallOutcomeUnknown, WalkBroken, TimeoutError) as exc:
+        why = f": {exc}" if isinstance(exc, WalkBroken) else ""
+        raise AnswerCut(f"{where} broke off in the middle of a large result{why}") from exc

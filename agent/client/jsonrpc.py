@@ -1,0 +1,160 @@
+"""JSON-RPC messages as bytes and back: building requests, telling answers apart, swapping progress tokens.
+
+Called by both doors for every message. Pure. The one rule: what the caller or the server wrote inside params, results
+and errors passes unchanged; only the envelope and the progress token are ours.
+"""
+
+from typing import Any, Final
+
+import orjson
+from mcp_types.jsonrpc import METHOD_NOT_FOUND
+
+from agent.errors import ProtocolBroken, RpcError
+from agent.lossless_json.exact import read_json
+from agent.lossless_json.raw import answered_id, read_response
+from agent.model import Json
+
+LIST_CHANGES: Final = {
+    "notifications/tools/list_changed": "tools",
+    "notifications/prompts/list_changed": "prompts",
+    "notifications/resources/list_changed": "resources",
+}
+PROGRESS_METHOD: Final = "notifications/progress"
+CANCELLED_METHOD: Final = "notifications/cancelled"
+
+_ID_TYPES: Final = frozenset({int, str, float, type(None)})
+
+# The member of a response that nobody can read: why not. A server that sends it itself says no more than that.
+_UNREADABLE: Final = "unreadable"
+
+NO_TOKEN: Final = object()  # stands for "the caller asked for no progress", which a null token does not
+
+
+def encode_request(request_id: int | str, method: str, params: Json | None) -> bytes:
+    """A request's bytes. Raises `RpcError` (invalid params) for what JSON cannot carry, before anything is sent."""
+    message: Json = {"jsonrpc": "2.0", "id": request_id, "method": method}
+    if params is not None:
+        message["params"] = params
+    return _encode(message)
+
+
+def encode_notification(method: str, params: Json | None = None) -> bytes:
+    """A notification's bytes."""
+    message: Json = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        message["params"] = params
+    return _encode(message)
+
+
+def encode_cancelled(request_id: int | str, reason: str) -> bytes:
+    """Tells the other side that nobody waits for `request_id` any more."""
+    return encode_notification(CANCELLED_METHOD, {"requestId": request_id, "reason": reason})
+
+
+def encode_reply(request: Json) -> bytes:
+    """Our answer to a server's own request: a ping is answered, every other method is one we never offered."""
+    reply: Json = {"jsonrpc": "2.0", "id": request.get("id")}
+    if request.get("method") == "ping":
+        reply["result"] = {}
+    else:
+        reply["error"] = {"code": METHOD_NOT_FOUND, "message": "This client offers no features to servers"}
+    return _encode(reply)
+
+
+def encode_result(request_id: Any, result: Json) -> bytes:
+    """The result of a server's own request. Raises `RpcError` as `encode_request`."""
+    return _encode({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+def encode_error(request_id: Any, code: int, message: str, data: Any = None) -> bytes:
+    """An error as the answer to a server's own request."""
+    error: Json = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = data
+    return _encode({"jsonrpc": "2.0", "id": request_id, "error": error})
+
+
+def decode(data: bytes | bytearray | memoryview) -> Json:
+    """One JSON object whose method and ID are such, so that they can be looked up and sent back.
+
+    The result of a response comes as a `RawObject` where the message is laid out as usual. A response that is no JSON
+    (Python writes NaN, and orjson refuses more than 1,024 levels) still says whose it is, so that nobody waits for
+    another one; `result_of` refuses it. Raises `ProtocolBroken` for anything else.
+    """
+    if (response := read_response(bytes(data))) is not None:
+        return response
+    try:
+        message = read_json(data)
+    except orjson.JSONDecodeError as exc:
+        reason = f"the answer is not JSON: {exc}"
+        if (request_id := answered_id(bytes(data))) is not None:
+            return {"jsonrpc": "2.0", "id": request_id, _UNREADABLE: reason}
+        raise ProtocolBroken(reason) from exc
+    if not isinstance(message, dict):
+        raise ProtocolBroken("the answer is JSON, but not a JSON-RPC message")
+    # By exact type: true equals 1 as a key, and would pass for the ID of somebody's request.
+    if type(message.get("id")) not in _ID_TYPES or not isinstance(message.get("method", ""), str):
+        raise ProtocolBroken("the answer is a JSON object whose id or method no JSON-RPC message has")
+    return message
+
+
+def is_request(message: Json) -> bool:
+    """Whether the other side asks us something."""
+    return "method" in message and message.get("id") is not None
+
+
+def is_notification(message: Json) -> bool:
+    """Whether the other side tells us something."""
+    return "method" in message and message.get("id") is None
+
+
+def params_of(message: Json) -> Json:
+    """A message's params, an empty object where there are none."""
+    params = message.get("params")
+    return params if isinstance(params, dict) else {}
+
+
+def result_of(message: Json) -> Json:
+    """The result object of a response. Raises `RpcError` as the server said it, `ProtocolBroken` for neither."""
+    result = message.get("result")
+    if isinstance(result, dict):
+        return result
+    error = message.get("error")
+    if isinstance(error, dict):
+        raise error_of(error)
+    if isinstance(reason := message.get(_UNREADABLE), str):
+        raise ProtocolBroken(reason[:200])
+    raise ProtocolBroken("the answer has neither a result object nor an error object")
+
+
+def error_of(error: Json) -> RpcError:
+    """The server's error object as an exception; a code or a message of the wrong type is replaced, not refused."""
+    code, message = error.get("code"), error.get("message")
+    return RpcError(
+        code if isinstance(code, int) else -32603,
+        message if isinstance(message, str) else "The server answered with an error that has no message",
+        error.get("data"),
+    )
+
+
+def swap_progress_token(params: Json | None, ours: int | str) -> tuple[Json | None, Any]:
+    """Copy `params` with `ours` in place of the caller's progress token, and the caller's (or `NO_TOKEN`).
+
+    Two callers that share one session or one child may have chosen the same token.
+    """
+    meta = params.get("_meta") if params is not None else None
+    if params is None or not isinstance(meta, dict) or "progressToken" not in meta:
+        return params, NO_TOKEN
+    return {**params, "_meta": {**meta, "progressToken": ours}}, meta["progressToken"]
+
+
+def restore_progress_token(params: Json, theirs: Any) -> Json:
+    """Params of a progress notification with the caller's own token put back."""
+    return {**params, "progressToken": theirs} if theirs is not NO_TOKEN else params
+
+
+def _encode(message: Json) -> bytes:
+    try:
+        return orjson.dumps(message)
+    except TypeError as exc:
+        raise RpcError(-32602, f"The parameters cannot be sent as JSON: {exc}") from exc

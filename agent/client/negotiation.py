@@ -1,0 +1,176 @@
+"""Which era the other side speaks: what we ask, how each answer is judged, what every later request carries. Pure.
+
+Called by both doors while they open, and by the modern ones for every request. Follows the reference client's policy:
+only a usable `server/discover` result makes a server modern, every refusal leads to the `initialize` handshake, and
+only a server that names nothing but versions unknown to us is refused. The one rule: an outage is no answer about the
+era; doors never bring one here.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+    SERVER_INFO_META_KEY,
+)
+from mcp_types.jsonrpc import UNSUPPORTED_PROTOCOL_VERSION
+from mcp_types.version import (
+    HANDSHAKE_PROTOCOL_VERSIONS,
+    LATEST_HANDSHAKE_VERSION,
+    LATEST_MODERN_VERSION,
+    MODERN_PROTOCOL_VERSIONS,
+)
+
+from agent import __version__
+from agent.client.server_info import Hello, mesh_entry
+from agent.errors import ProtocolBroken, RpcError
+from agent.model import Era, Json
+from agent.tasks.ids import TASK_METHODS
+
+DISCOVER: Final = "server/discover"
+INITIALIZE: Final = "initialize"
+INITIALIZED: Final = "notifications/initialized"
+PING: Final = "ping"
+FIRST_VERSION: Final = LATEST_MODERN_VERSION
+
+# The parameter that `Mcp-Name` repeats; for tasks by their extension's word, not the SDK's.
+_NAME_KEYS: Final = {**NAME_BEARING_METHODS, **dict.fromkeys(TASK_METHODS, "taskId")}
+
+# Most calls are of a few tools; a name has 4,096 characters at most.
+_NAMES_REMEMBERED_MAX: Final = 256
+
+# What marks a request as modern. A legacy session refuses requests that carry it (dual-era servers check).
+_ENVELOPE_KEYS: Final = frozenset(
+    {PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAgain:
+    """Ask `server/discover` once more, at a version that the server named."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """Open a legacy session with `initialize`."""
+
+    reason: str
+
+
+def client_info(client_name: str) -> Json:
+    """Who we say we are."""
+    return {"name": client_name, "version": __version__}
+
+
+def initialize_params(client_name: str, features: Json) -> Json:
+    """The handshake's params, with the client features (`agent.client.capabilities`) that the session shall have."""
+    return {
+        "protocolVersion": LATEST_HANDSHAKE_VERSION,
+        "capabilities": features,
+        "clientInfo": client_info(client_name),
+    }
+
+
+def judge_discovery(result: Json, version: str) -> Hello | Handshake:
+    """What a result of `server/discover` asked at `version` means."""
+    supported = result.get("supportedVersions")
+    if not isinstance(supported, list) or version not in supported:
+        return Handshake("its server/discover names no modern version")
+    meta = result.get("_meta")
+    info = meta.get(SERVER_INFO_META_KEY) if isinstance(meta, dict) else None
+    return _hello(Era.MODERN, version, result, info)
+
+
+def judge_refusal(error: RpcError, *, probed_again: bool) -> ProbeAgain | Handshake:
+    """What an error to `server/discover` means. Raises `ProtocolBroken` when no version is shared."""
+    if error.code == UNSUPPORTED_PROTOCOL_VERSION:
+        supported = named_versions(error)
+        mutual = [version for version in MODERN_PROTOCOL_VERSIONS if version in supported]
+        if mutual and not probed_again:
+            return ProbeAgain(mutual[-1])
+        if supported and not any(version in HANDSHAKE_PROTOCOL_VERSIONS for version in supported):
+            raise ProtocolBroken(f"no protocol version in common: it offers {', '.join(supported)[:200]}")
+    return Handshake(f"it answered server/discover with error {error.code}")
+
+
+def modern_version_named(error: RpcError) -> str | None:
+    """The version to probe again with after `initialize` was refused by a server that turned out to be modern."""
+    if error.code != UNSUPPORTED_PROTOCOL_VERSION:
+        return None
+    supported = named_versions(error)
+    return next((version for version in reversed(MODERN_PROTOCOL_VERSIONS) if version in supported), None)
+
+
+def named_versions(error: RpcError) -> tuple[str, ...]:
+    """The versions that an unsupported-version error says the server supports."""
+    supported = error.data.get("supported") if isinstance(error.data, dict) else None
+    return tuple(v for v in supported if isinstance(v, str)) if isinstance(supported, list) else ()
+
+
+def judge_initialize(result: Json) -> Hello:
+    """What an `initialize` result says. Raises `ProtocolBroken` for a version that we cannot speak."""
+    version = result.get("protocolVersion")
+    if version not in HANDSHAKE_PROTOCOL_VERSIONS:
+        raise ProtocolBroken(f"initialize was answered with protocol version {str(version)[:40]!r}, unknown to us")
+    return _hello(Era.LEGACY, version, result, None)
+
+
+def without_envelope(params: Json | None) -> Json | None:
+    """`params` as a legacy server may see them: without a modern caller's per-request envelope."""
+    meta = params.get("_meta") if params is not None else None
+    if params is None or not isinstance(meta, dict) or _ENVELOPE_KEYS.isdisjoint(meta):
+        return params
+    kept = {key: value for key, value in meta.items() if key not in _ENVELOPE_KEYS}
+    return {**params, "_meta": kept} if kept else {key: value for key, value in params.items() if key != "_meta"}
+
+
+class ModernStamp:
+    """What every modern request carries. A caller's own `_meta` wins, except for the version, which is the link's."""
+
+    __slots__ = ("_meta", "version")
+
+    def __init__(self, version: str, client_name: str) -> None:
+        self.version = version
+        self._meta: Json = {CLIENT_INFO_META_KEY: client_info(client_name), CLIENT_CAPABILITIES_META_KEY: {}}
+
+    def params(self, params: Json | None) -> Json:
+        """A copy of `params` with the envelope in `_meta`."""
+        given = params.get("_meta") if params is not None else None
+        meta: Json = {**self._meta, **given} if isinstance(given, dict) else dict(self._meta)
+        meta[PROTOCOL_VERSION_META_KEY] = self.version
+        return {**params, "_meta": meta} if params is not None else {"_meta": meta}
+
+    def headers(self, method: str, params: Json) -> dict[str, str]:
+        """The routing headers, which servers check against the body."""
+        headers = {"MCP-Protocol-Version": self.version, "Mcp-Method": _encoded(method)}
+        name_key = _NAME_KEYS.get(method)
+        if name_key is not None and isinstance(name := params.get(name_key), str):
+            headers["Mcp-Name"] = _encoded(name)
+        return headers
+
+
+@lru_cache(maxsize=_NAMES_REMEMBERED_MAX)
+def _encoded(name: str) -> str:
+    return encode_header_value(name)
+
+
+def _hello(era: Era, version: str, result: Json, server_info: Any) -> Hello:
+    capabilities, instructions = result.get("capabilities"), result.get("instructions")
+    if not isinstance(server_info, dict):
+        server_info = result.get("serverInfo")
+    known: Json = capabilities if isinstance(capabilities, dict) else {}
+    return Hello(
+        era=era,
+        protocol_version=version,
+        capabilities=known,
+        server_info=server_info if isinstance(server_info, dict) else {},
+        instructions=instructions if isinstance(instructions, str) else None,
+        mesh=mesh_entry(era, known),
+    )

@@ -1,0 +1,73 @@
+"""What a door tells of the other side, and what both kinds of door share about listening to it.
+
+Made by the HTTP and the stdio door while they open, read by links and dispatch through `agent.client.connect`. The one
+rule: everything here is the other side's own word, so nothing may be trusted further than the spec that was dialled.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from mcp_types.jsonrpc import METHOD_NOT_FOUND
+
+from agent.errors import CallFailed, MeshError, RpcError, Unreachable
+from agent.model import DRAINING, MESH_EXTENSION, Era, Json
+from agent.tasks.ids import announces_tasks
+
+# A server acknowledges a subscription before anything else; one that has not by then never will.
+ACKNOWLEDGE_TIMEOUT_S: Final = 10.0
+
+OnNotification: TypeAlias = Callable[[str, Json], Awaitable[None]]
+# Takes a request of the server's own; returns the reply to send at once, None when it comes later.
+OnQuestion: TypeAlias = Callable[[Json], bytes | None]
+
+
+class ListenNotSupported(MeshError):
+    """The other side has no stream of list changes; lists must be read again from time to time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the other side said of itself when the door opened.
+
+    `mesh` is its entry under `MESH_EXTENSION` (capabilities.extensions when modern, .experimental when legacy) where
+    that is an object, else None.
+    """
+
+    era: Era
+    protocol_version: str
+    capabilities: Json
+    server_info: Json
+    instructions: str | None
+    mesh: Json | None
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether calls may be answered with tasks, or be made as such."""
+        if self.era is Era.MODERN:
+            return announces_tasks(self.capabilities)
+        place: object = self.capabilities
+        for name in ("tasks", "requests", "tools", "call"):
+            place = place.get(name) if isinstance(place, dict) else None
+        return isinstance(place, dict)
+
+
+def mesh_entry(era: Era, capabilities: Json) -> Json | None:
+    """Our extension's object in `capabilities`, or None; legacy servers strip `extensions`, hence the two places."""
+    place = capabilities.get("extensions" if era is Era.MODERN else "experimental")
+    entry = place.get(MESH_EXTENSION) if isinstance(place, dict) else None
+    return entry if isinstance(entry, dict) else None
+
+
+def is_leaving(hello: Hello) -> bool:
+    """Whether it is a node that answers what it is asked, but says that it will not do so for long."""
+    return hello.mesh is not None and hello.mesh.get(DRAINING) is True
+
+
+def listen_failure(exc: RpcError | CallFailed) -> ListenNotSupported | Unreachable:
+    """What a refused or ended stream means to whoever listens."""
+    if isinstance(exc, CallFailed):
+        return Unreachable(str(exc))
+    if exc.code == METHOD_NOT_FOUND:
+        return ListenNotSupported(exc.message)
+    return Unreachable(f"the stream of list changes was refused: {exc.message[:200]}")

@@ -1,0 +1,403 @@
+"""Sessions of one's own with one server: opened when a call needs one, lent, kept for a while, and ended.
+
+Used by `asking_door` alone. What a server asks in a session can come on a stream that names no call; so a session is
+lent to one call at a time, or serves the calls of one client (the affinity key), to whom any question may be put. The
+one rule: a session that a call left unfinished, or in which a client answered, never serves another client: servers
+remember answers (roots, say) for as long as their session lasts.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+import orjson
+
+from agent.client import jsonrpc
+from agent.client.event import Flag
+from agent.client.negotiation import PING
+from agent.client.protocol import Door, RequestDoor
+from agent.client.server_info import ListenNotSupported, OnNotification, OnQuestion
+from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, QUESTIONS_MAX, OnParked, OpenCall, TakesAnswers
+from agent.client.streaming import LargeResult
+from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
+from agent.model import Json
+
+T = TypeVar("T")
+
+
+def over_share(held: Mapping[T, int], places: int) -> frozenset[T]:
+    """Those who hold more of `places` than each would if one more client came; never empty while all are held."""
+    return frozenset(client for client, count in held.items() if count * (len(held) + 1) > places)
+
+
+# To refuse what was asked before there was a call.
+EARLY_TIMEOUT_S: Final = 1.0
+
+_NO_CALL: Final = (-32600, "No request of this session is under way; ask while one is")
+
+
+class SessionRefused(MeshError):
+    """The server does not open a session beside the one that there is. Never leaves the doors."""
+
+
+class SessionDoor(RequestDoor, TakesAnswers, Protocol):
+    """One session (or child) that was opened with a client's features."""
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: OnNotification | None = None,
+        affinity: str | None = None,
+        large: LargeResult | None = None,
+        on_question: OnQuestion | None = None,
+    ) -> Json:
+        """As `RequestDoor.request`; `on_question` takes what comes on a stream that names this very request, if any."""
+        ...
+
+
+class SharedDoor(SessionDoor, Door, Protocol):
+    """The session that everybody shares."""
+
+
+OnNotice: TypeAlias = Callable[[str, Json], None]
+# Opens a session with these features. Raises `SessionRefused`, `AuthRefused`, `CallNotSent`.
+OpenSession: TypeAlias = Callable[[Json, OnQuestion, OnNotice], AbstractAsyncContextManager[SessionDoor]]
+
+
+@dataclass(eq=False)
+class OwnSession:
+    """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too.
+
+    `spent`: not to be lent to another client; `over`: to nobody, after a bug of ours or when its client is gone.
+    `early`: questions from before the call that they are put to.
+    """
+
+    features: Json
+    key: tuple[bytes, Hashable]
+    opened: Flag = field(default_factory=Flag)
+    door: SessionDoor | None = None
+    failure: MeshError | None = None
+    calls: list[OpenCall] = field(default_factory=list)
+    users: int = 0
+    spent: bool = False
+    over: bool = False
+    used: bool = False
+    early: list[Json] = field(default_factory=list)
+    keeper: asyncio.Task[None] | None = None
+    expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def away_since_s(self) -> float | None:
+        """Since when all whom it serves leave its questions alone, in loop time; None while somebody does not."""
+        if not self.calls or len(self.calls) < self.users:
+            return None
+        since_s = [call.away_since_s for call in self.calls if call.given_up is None]
+        known_s = [one_s for one_s in since_s if one_s is not None]
+        return max(known_s) if known_s and len(known_s) == len(self.calls) else None
+
+    @asynccontextmanager
+    async def serving(self, call: OpenCall) -> AsyncGenerator[SessionDoor, None]:
+        """Take what the session asks and tells for what it asks and tells `call`, within the block."""
+        assert self.door is not None, "it is open while it is lent"
+        self.calls.append(call)
+        self.used = True
+        call.door = self.door
+        early, self.early = self.early, []
+        try:
+            await call.send(filter(None, map(call.ask, early)), timeout_s=EARLY_TIMEOUT_S)
+            yield self.door
+        finally:
+            self.calls.remove(call)
+            self.spent |= call.answered
+
+    def ask(self, message: Json) -> bytes | None:
+        """Take a question that names no call: it is for the only client, at its latest call.
+
+        Some servers ask as soon as a session is open; that waits for the call that it was opened for, or, where the
+        session belongs to one client, for the next.
+        """
+        if self.calls:
+            return self.calls[-1].ask(message)
+        if message["method"] == PING:
+            return jsonrpc.encode_reply(message)
+        may_wait = isinstance(self.key[1], str) or (self.key[1] is None and not self.used)
+        if not may_wait or len(self.early) >= QUESTIONS_MAX:
+            return jsonrpc.encode_error(message["id"], *_NO_CALL)
+        self.early.append(message)
+        return None
+
+    def hear(self, method: str, params: Json) -> None:
+        """Take a notification that names no call."""
+        if method == jsonrpc.CANCELLED_METHOD:
+            self.early = [asked for asked in self.early if asked["id"] != params.get("requestId")]
+        for call in self.calls if method == jsonrpc.CANCELLED_METHOD else self.calls[-1:]:
+            call.hear(method, params)
+
+
+log = logging.getLogger(__name__)
+
+# A server may ask on the session's own stream, so a call waits for that; not for one that never comes up.
+STREAM_WAIT_S: Final = 2.0
+# A stream that ends is opened again, ever more slowly.
+STREAM_PAUSE_MIN_S: Final = 1.0
+STREAM_PAUSE_MAX_S: Final = 30.0
+# What a client declares is kept as long as its session; the largest honest one is a few hundred bytes.
+FEATURES_BYTES_MAX: Final = 8 << 10
+# Who waits looks for unattended sessions, and not more often than that while one of them is ending.
+LOOK_AGAIN_MIN_S: Final = 1.0
+
+StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How many sessions there may be, how many of them unused, and for how long."""
+
+    sessions_max: int
+    idle_max: int
+    idle_s: float = 300.0
+
+
+class OwnSessions:
+    """The sessions of one's own with one server. `on_change` hears of list changes in any of them.
+
+    `on_parked` is told of calls that were given up for others.
+    """
+
+    def __init__(
+        self,
+        open_session: OpenSession,
+        limits: SessionLimits,
+        start_task: StartTask,
+        on_change: Callable[[str], None],
+        on_parked: OnParked,
+    ) -> None:
+        self._open_session = open_session
+        self._limits = limits
+        self._start_task = start_task
+        self._on_change = on_change
+        self._on_parked = on_parked
+        self._sessions: dict[OwnSession, None] = {}  # Those that were used last are last.
+        self._freed = Flag()
+        self._stream_wait_s = STREAM_WAIT_S
+
+    def __repr__(self) -> str:
+        busy = sum(session.users > 0 for session in self._sessions)
+        return f"<OwnSessions {busy} of {len(self._sessions)} in use>"
+
+    @asynccontextmanager
+    async def lent(self, features: Json, affinity: Hashable) -> AsyncGenerator[OwnSession, None]:
+        """A session with these features, waited for while all are in use; alone, or shared within one affinity.
+
+        Raises:
+            SessionRefused, AuthRefused, CallNotSent: there is none, and nothing was sent.
+        """
+        session = await self._taken(features, affinity)
+        try:
+            yield session
+        except RpcError:
+            raise
+        except BaseException as exc:
+            session.spent = True
+            session.over |= isinstance(exc, Exception) and not isinstance(exc, MeshError)
+            raise
+        finally:
+            self._give_back(session)
+
+    def of_client(self, features: Json, affinity: str) -> OwnSession | None:
+        """The open session with these features that serves this client; None when there is none."""
+        session = self._usable(_key(features, affinity))
+        return session if session is not None and session.door is not None else None
+
+    def client_ended(self, affinity: str) -> None:
+        """Nobody comes back for what this client has here: its sessions end, and its calls with them."""
+        for session in [one for one in self._sessions if one.key[1] == affinity]:
+            if not session.users:
+                self._end(session)
+            session.over = True
+            for call in session.calls:
+                call.give_up()
+
+    def forget_timers(self) -> None:
+        """Let no session expire any more; whoever owns the tasks ends them all."""
+        for session in self._sessions:
+            if session.expiry is not None:
+                session.expiry.cancel()
+
+    async def _taken(self, features: Json, affinity: Hashable) -> OwnSession:
+        key = _key(features, affinity)
+        reclaimed: OwnSession | None = None
+        while True:
+            session = self._usable(key)
+            if session is None and self._make_room():
+                session = OwnSession(features, key)
+                self._sessions[session] = None
+                session.keeper = self._start_task(self._keep(session), "session of one's own")
+            if session is not None:
+                break
+            if reclaimed not in self._sessions:  # Else it is on its way, or serves somebody who waited, too.
+                reclaimed = self._reclaim()
+            self._freed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._until_reclaim_s()):
+                    await self._freed.wait()
+        session.users += 1
+        if session.expiry is not None:
+            session.expiry.cancel()
+        try:
+            await session.opened.wait()
+        except asyncio.CancelledError:  # It may come in the very moment in which the session is open.
+            self._give_back(session)
+            raise
+        if session.door is None:
+            self._give_back(session)
+            raise _told(session.failure)
+        return session
+
+    def _usable(self, key: tuple[bytes, Hashable]) -> OwnSession | None:
+        shared = key[1] is not None
+        fitting = [one for one in self._sessions if one.key == key and not one.over and (shared or not one.users)]
+        return fitting[-1] if fitting else None
+
+    def _make_room(self) -> bool:
+        """Whether one more session may be opened, at the price of the one that is idle longest."""
+        if len(self._sessions) < self._limits.sessions_max:
+            return True
+        return self._end_idle()
+
+    def _longest_away(self) -> tuple[float, OwnSession] | None:
+        """Since when, and who, of the clients that have more than their share."""
+        greedy = over_share(Counter(one.key[1] for one in self._sessions), self._limits.sessions_max)
+        away = [
+            (since_s, one)
+            for one in self._sessions
+            if one.key[1] in greedy and (since_s := one.away_since_s) is not None
+        ]
+        return min(away, key=lambda pair: pair[0], default=None)
+
+    def _reclaim(self) -> OwnSession | None:
+        """Give up the calls of the session whose client has been away longest, if that is long enough."""
+        away = self._longest_away()
+        if away is None or away[0] + CONTESTED_PATIENCE_S > _now_s():
+            return None
+        log.warning("MCP calls given up: their clients left questions unanswered while others waited")
+        for call in away[1].calls:
+            call.give_up(contested=True)
+            self._on_parked("given_up", 0)
+        return away[1]
+
+    def _until_reclaim_s(self) -> float:
+        """When to look again: whoever goes away from now on may stay away for as long as that takes at most."""
+        away = self._longest_away()
+        left_s = CONTESTED_PATIENCE_S if away is None else away[0] + CONTESTED_PATIENCE_S - _now_s()
+        return max(left_s, LOOK_AGAIN_MIN_S)
+
+    def _end_idle(self) -> bool:
+        idle = next((one for one in self._sessions if not one.users), None)
+        if idle is not None:
+            self._end(idle)
+        return idle is not None
+
+    def _give_back(self, session: OwnSession) -> None:
+        session.users -= 1
+        self._freed.set()
+        if session.users or session not in self._sessions:
+            return
+        of_one_client = session.key[1] is not None
+        is_over = session.over or session.door is None or session.door.lost.is_set()
+        if is_over or (session.spent and not of_one_client):
+            self._end(session)
+            return
+        del self._sessions[session]
+        self._sessions[session] = None
+        session.expiry = asyncio.get_running_loop().call_later(self._limits.idle_s, self._end, session)
+        if sum(not one.users for one in self._sessions) > self._limits.idle_max:
+            self._end_idle()
+
+    def _end(self, session: OwnSession) -> None:
+        """Let the keeper close it; what is in use never gets here."""
+        self._sessions.pop(session, None)
+        if session.expiry is not None:
+            session.expiry.cancel()
+        if session.keeper is not None:
+            session.keeper.cancel()
+        self._freed.set()
+
+    async def _keep(self, session: OwnSession) -> None:
+        """Open one session, follow its stream, and close it in the end."""
+        try:
+            async with self._open_session(session.features, session.ask, session.hear) as door:
+                await self._follow(session, door)
+        except MeshError as exc:
+            session.failure = exc
+        except Exception as exc:  # A bug of ours ends this session, and nobody else's.
+            log.exception("MCP session of one's own broke unexpectedly")
+            session.failure = ProtocolBroken(f"unexpected {type(exc).__name__}")
+        finally:
+            if session.expiry is not None:
+                session.expiry.cancel()
+            self._sessions.pop(session, None)
+            session.opened.set()
+            self._freed.set()
+
+    async def _follow(self, session: OwnSession, door: SessionDoor) -> None:
+        """Hold the session's own stream open where it has one; ends by cancellation or with the session's loss."""
+
+        def on_change(kind: str) -> None:
+            session.door = door
+            session.opened.set()
+            if kind != "listening":
+                self._on_change(kind)
+
+        def wait_no_longer() -> None:
+            self._stream_wait_s = 0.0  # Its streams come up with the first event; no other session need wait.
+            on_change("listening")
+
+        late = asyncio.get_running_loop().call_later(self._stream_wait_s, wait_no_longer)
+        pause_s = STREAM_PAUSE_MIN_S
+        try:
+            while True:
+                try:
+                    await door.listen(on_change)
+                except (ListenNotSupported, ProtocolBroken):
+                    on_change("listening")
+                    await door.lost.wait()
+                except Unreachable:
+                    on_change("listening")
+                if door.lost.is_set():
+                    raise Unreachable(door.lost_reason)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await door.lost.wait()
+                pause_s = min(2 * pause_s, STREAM_PAUSE_MAX_S)
+        finally:
+            late.cancel()
+
+
+def _key(features: Json, affinity: Hashable) -> tuple[bytes, Hashable]:
+    declared = orjson.dumps(features, option=orjson.OPT_SORT_KEYS)
+    if len(declared) > FEATURES_BYTES_MAX:
+        raise RpcError(-32602, f"The client declares more than {FEATURES_BYTES_MAX} bytes of what it can be asked")
+    return declared, affinity
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _told(failure: MeshError | None) -> MeshError:
+    """The failure as one of many callers may raise it."""
+    match failure:
+        case SessionRefused() | AuthRefused():
+            return type(failure)(str(failure))
+        case _:
+            return CallNotSent(f"no session of its own could be opened: {failure or 'the connection was closed'}")

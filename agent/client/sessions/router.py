@@ -1,0 +1,242 @@
+"""The door to a server with sessions as links see it: calls of clients that can be asked get sessions of their own.
+
+Made by the HTTP and stdio doors, around the session that they have opened. The one rule: a client's question and a
+client's answer pass in that client's own session, and in no other (`asking_calls`).
+
+Everything else (probes, subscriptions, calls of clients that cannot be asked) goes over the one shared session, which
+declares no features. Lists are read in a session that declares them all, because many servers list only what a client
+could use.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from mcp_types import CLIENT_CAPABILITIES_META_KEY
+
+from agent.client.affinity import is_of_session
+from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, declared_features
+from agent.client.event import Flag
+from agent.client.server_info import Hello, OnNotification
+from agent.client.sessions.calls import AskingCalls
+from agent.client.sessions.pending_call import OnParked, unheard
+from agent.client.sessions.pool import OpenSession, OwnSessions, SessionDoor, SessionLimits, SessionRefused, SharedDoor
+from agent.client.streaming import LargeResult
+from agent.client.streams import Updates
+from agent.errors import CallNotSent, RpcError
+from agent.model import CLIENT_METHOD, ClientEvent, Json
+
+log = logging.getLogger(__name__)
+
+# All lists of one server are read in one session.
+LISTING_LIMITS: Final = SessionLimits(sessions_max=1, idle_max=1)
+
+_CALLS: Final = MAY_ASK | {"completion/complete"}
+_LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
+_FOR_LISTING: Final = object()  # The affinity of our own listing, which no client's key can equal.
+
+
+class AskingDoor:
+    """As `Door`. Made by `asking`.
+
+    `own_for_all`: every call gets a session of its own, whatever its client declared, or none at all.
+    `lists_apart`: lists are not read over the shared session.
+    """
+
+    def __init__(
+        self,
+        shared: SharedDoor,
+        open_session: OpenSession,
+        group: asyncio.TaskGroup,
+        *,
+        limits: SessionLimits,
+        own_for_all: bool,
+        lists_apart: bool,
+        on_parked: OnParked,
+    ) -> None:
+        self._shared = shared
+        self._group = group
+        self._own_for_all = own_for_all
+        self._lists_apart = lists_apart
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: set[Callable[[str], None]] = set()
+        self._own = OwnSessions(open_session, limits, self._start, self._changed, on_parked)
+        # Apart, so that no caller can keep us from listing.
+        self._listing = OwnSessions(open_session, LISTING_LIMITS, self._start, self._changed, unheard)
+        self._calls = AskingCalls(self._own, self._start, self._go_on_shared, on_parked)
+        self._refused = False
+
+    def __repr__(self) -> str:
+        """The shared door, the others, and who waits."""
+        return f"<AskingDoor {self._shared!r} {self._own!r} {self._calls!r}>"
+
+    @property
+    def hello(self) -> Hello:
+        """As `Door.hello`."""
+        return self._shared.hello
+
+    @property
+    def lost(self) -> Flag:
+        """As `Door.lost`."""
+        return self._shared.lost
+
+    @property
+    def lost_reason(self) -> str:
+        """As `Door.lost_reason`."""
+        return self._shared.lost_reason
+
+    def use_token(self, token: str) -> None:
+        """As `Door.use_token`."""
+        self._shared.use_token(token)
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `Door.listen`; changes that are announced in any session count."""
+        self._listeners.add(on_change)
+        try:
+            await self._shared.listen(on_change)
+        finally:
+            self._listeners.discard(on_change)
+
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`."""
+        await self._shared.follow(updates)
+
+    async def probe(self, timeout_s: float) -> None:
+        """As `Door.probe`."""
+        await self._shared.probe(timeout_s)
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: OnNotification | None = None,
+        affinity: str | None = None,
+        large: LargeResult | None = None,
+    ) -> Json:
+        """As `Door.request`; the result may be `input_required`, and then a retry of the same request goes on."""
+        if method == CLIENT_METHOD:
+            return await self._hear_of_client(params or {}, affinity, timeout_s)
+        if method in _LISTS and self._lists_apart and not self._refused:
+            return await self._list(method, params, timeout_s)
+        features: Json = {}
+        if method in MAY_ASK and params is not None:
+            if params.get("requestState") is not None:
+                return await self._calls.retry(
+                    method, params, timeout_s=timeout_s, on_notification=on_notification, large=large
+                )
+            if params.get("inputResponses") is not None:
+                raise RpcError(-32602, "inputResponses came without the requestState that they answer")
+            features = _features_of(params, affinity)
+        if method not in _CALLS or self._refused or not (features or self._own_for_all):
+            return await self._shared.request(
+                method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification, large=large
+            )
+        return await self._calls.begin(
+            method,
+            params,
+            features,
+            timeout_s=timeout_s,
+            headers=headers,
+            on_notification=on_notification,
+            affinity=affinity,
+            large=large,
+        )
+
+    async def _hear_of_client(self, params: Json, affinity: str | None, timeout_s: float) -> Json:
+        """A client whose affinity is a session's did something; the result may be `input_required`."""
+        if params.get("requestState") is not None:
+            return await self._calls.retry(CLIENT_METHOD, params, timeout_s=timeout_s)
+        if affinity is not None and is_of_session(affinity):
+            match params.get("event"):
+                case ClientEvent.ENDED:
+                    self._own.client_ended(affinity)
+                case ClientEvent.ROOTS_CHANGED:
+                    features = _features_of(params, affinity)
+                    session = self._own.of_client(features, affinity) if "roots" in features else None
+                    if session is not None:
+                        return await self._calls.tell_of_roots(
+                            session, affinity, can_be_asked=params.get("canBeAsked") is True, timeout_s=timeout_s
+                        )
+        return {"resultType": "complete"}
+
+    def end(self) -> None:
+        """End whatever is open; the group's owner waits for it."""
+        self._calls.end()
+        self._own.forget_timers()
+        self._listing.forget_timers()
+        for task in self._tasks:
+            if not task.cancelling():  # It says goodbye, within a second.
+                task.cancel()
+
+    async def _list(self, method: str, params: Json | None, timeout_s: float) -> Json:
+        try:
+            async with asyncio.timeout(timeout_s), self._listing.lent(EVERY_FEATURE, _FOR_LISTING) as session:
+                assert session.door is not None, "it is open while it is lent"
+                return await session.door.request(method, params, timeout_s=timeout_s)
+        except SessionRefused as exc:
+            self._note_refusal(exc)
+            return await self._shared.request(method, params, timeout_s=timeout_s)
+        except TimeoutError as exc:
+            raise CallNotSent(f"no session to list in could be opened within {timeout_s:g} s") from exc
+
+    def _go_on_shared(self, exc: SessionRefused) -> SessionDoor:
+        if self._own_for_all:
+            raise CallNotSent(str(exc)) from exc
+        self._note_refusal(exc)
+        return self._shared
+
+    def _note_refusal(self, exc: SessionRefused) -> None:
+        """Go on as well as one session allows: better no questions than no calls."""
+        if not self._refused:
+            log.warning("MCP server opens one session only: it cannot ask clients", extra={"reason": str(exc)})
+        self._refused = not self._own_for_all
+
+    def _changed(self, kind: str) -> None:
+        for listener in tuple(self._listeners):
+            listener(kind)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self._group.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _features_of(params: Json, affinity: str | None) -> Json:
+    capabilities = (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY)
+    return declared_features(capabilities, tells_changes=is_of_session(affinity))
+
+
+@asynccontextmanager
+async def asking(
+    shared: SharedDoor,
+    open_session: OpenSession,
+    *,
+    limits: SessionLimits,
+    own_for_all: bool = False,
+    lists_apart: bool = True,
+    on_parked: OnParked = unheard,
+) -> AsyncGenerator[AskingDoor, None]:
+    """The door in front of `shared` and of the sessions that `open_session` opens; all but `shared` end with it."""
+    group = asyncio.TaskGroup()
+    await group.__aenter__()
+    door = AskingDoor(
+        shared,
+        open_session,
+        group,
+        limits=limits,
+        own_for_all=own_for_all,
+        lists_apart=lists_apart,
+        on_parked=on_parked,
+    )
+    try:
+        yield door
+    finally:
+        door.end()
+        # By hand, so that what ended the door's life is not wrapped into a group of exceptions.
+        await group.__aexit__(None, None, None)

@@ -1,0 +1,1 @@
+"""The client side of MCP over the pipes of a child process."""

@@ -1,0 +1,340 @@
+"""The door to a child process: many requests in flight over one pair of pipes, told apart by ID.
+
+Opened by `stdio_open`; used through `agent.client.connect.Door` in both eras. Each line of the child is
+routed in the loop turn in which it arrives; a request only waits for its own messages. The one rule: what the child
+asks, and what names no request of ours, goes to whom the child was started for; of one that all share, to nobody.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from agent.client import jsonrpc
+from agent.client.event import Flag
+from agent.client.legacy_notifications import LOG_MESSAGE, SessionLogs, SessionSubscriptions
+from agent.client.negotiation import DISCOVER, PING, ModernStamp, without_envelope
+from agent.client.server_info import ACKNOWLEDGE_TIMEOUT_S, Hello, OnNotification, OnQuestion, listen_failure
+from agent.client.stdio.process import Child, start_child
+from agent.client.streaming import LargeResult
+from agent.client.streams import LISTEN, Heard, ListChanges, Listening, Updates, subscription_of
+from agent.errors import (
+    CallFailed,
+    CallNotSent,
+    CallOutcomeUnknown,
+    CallTimedOut,
+    ProtocolBroken,
+    RpcError,
+    Unreachable,
+)
+from agent.model import Era, Json, StdioTarget
+
+# Progress that a caller has not taken yet; beyond it the newest is dropped (faults.md, "256 events").
+UNREAD_MAX: Final = 256
+
+
+class Pending:
+    """See the module. `response` is None when the child ended first; `listener` takes what a subscription brings."""
+
+    __slots__ = ("listener", "response", "token", "unread", "wake")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, takes_notifications: bool = False) -> None:
+        self.response: asyncio.Future[Json | None] = loop.create_future()
+        self.token: Any = jsonrpc.NO_TOKEN
+        self.unread: list[Json] = []
+        self.wake = asyncio.Event() if takes_notifications else None
+        self.listener: Callable[[Json], None] | None = None
+
+    def settle(self, message: Json | None) -> None:
+        """Take the response; only the first counts."""
+        if not self.response.done():
+            self.response.set_result(message)
+            if self.wake is not None:
+                self.wake.set()
+
+    def tell(self, notification: Json) -> bool:
+        """Keep a notification for the caller; False when too many wait already."""
+        if self.wake is None:
+            return True
+        if len(self.unread) >= UNREAD_MAX:
+            return False
+        self.unread.append(notification)
+        self.wake.set()
+        return True
+
+    async def hand_on(self, on_notification: OnNotification) -> None:
+        """Await `on_notification` for each message until the response is there."""
+        assert self.wake is not None, "it was made for a caller who takes notifications"
+        while True:
+            while self.unread:
+                message = self.unread.pop(0)
+                method, params = message["method"], jsonrpc.params_of(message)
+                if method == jsonrpc.PROGRESS_METHOD:
+                    params = jsonrpc.restore_progress_token(params, self.token)
+                await on_notification(method, params)
+            if self.response.done():
+                return
+            self.wake.clear()
+            await self.wake.wait()
+
+
+log = logging.getLogger(__name__)
+
+
+class StdioDoor:
+    """Requests, answers and notifications over one child. `stdio_open` negotiates and then sets `hello`.
+
+    `on_question` takes what a legacy child asks, and `on_notice` what it tells that belongs to no request or list.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        client_name: str,
+        *,
+        on_question: OnQuestion = jsonrpc.encode_reply,
+        on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
+    ) -> None:
+        self.label = label
+        self.lost = Flag()
+        self.lost_reason = ""
+        self.junk_lines = 0
+        self.dropped_notifications = 0
+        self._child: Child | None = None
+        self._hello: Hello | None = None
+        self._stamp: ModernStamp | None = None
+        self._client_name = client_name
+        self._on_question = on_question
+        self._on_notice = on_notice
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count(1)
+        self._pending: dict[int, Pending] = {}
+        self._subscriptions = SessionSubscriptions(self.request)
+        self._logs = SessionLogs(self.request)
+
+    def __repr__(self) -> str:
+        """The child, how much is in flight, and what it wrote that is no message."""
+        return f"<StdioDoor {self._child!r} {len(self._pending)} in flight, {self.junk_lines} junk lines>"
+
+    @property
+    def hello(self) -> Hello:
+        """What the child said of itself."""
+        assert self._hello is not None, "the door is not open"
+        return self._hello
+
+    @property
+    def child(self) -> Child:
+        """The process behind."""
+        assert self._child is not None, "the door is not open"
+        return self._child
+
+    async def start(self, target: StdioTarget) -> None:
+        """Start the child. Raises `Unreachable`."""
+        self._child = await start_child(target, self.label, self._on_line, self._on_end)
+
+    def adopt(self, hello: Hello) -> None:
+        """Speak as `hello` says from now on."""
+        self._hello = hello
+        self._stamp = ModernStamp(hello.protocol_version, self._client_name) if hello.era is Era.MODERN else None
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,  # noqa: ARG002 - pipes have no headers
+        on_notification: OnNotification | None = None,
+        affinity: str | None = None,  # noqa: ARG002 - this is one child, chosen already
+        large: LargeResult | None = None,  # noqa: ARG002 - one slow reader may not hold up what shares the pipe
+        on_question: OnQuestion | None = None,  # noqa: ARG002 - a pipe does not say which request a question is about
+    ) -> Json:
+        """As `Door.request`."""
+        request_id = next(self._ids)
+        pending = Pending(self._loop, takes_notifications=on_notification is not None)
+        sent_params, pending.token = jsonrpc.swap_progress_token(self._stamped(params), request_id)
+        line = jsonrpc.encode_request(request_id, method, sent_params)
+        self._pending[request_id] = pending
+        sent = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._stamp is None:
+                    await self._logs.show(params, self.hello)
+                while not self.child.can_write:
+                    await self.child.wait_writable()
+                sent = self._write(line)
+                if on_notification is not None:
+                    await pending.hand_on(on_notification)
+                message = await pending.response
+        except TimeoutError as exc:
+            self._tell_cancelled(request_id, "the deadline passed", sent=sent)
+            if not sent:
+                raise CallNotSent(f"the server does not read its input; {method} was not sent") from exc
+            raise CallTimedOut(f"the server did not answer {method} within {timeout_s:g} s") from exc
+        except asyncio.CancelledError:
+            self._tell_cancelled(request_id, "the caller went away", sent=sent)
+            raise
+        finally:
+            del self._pending[request_id]
+            pending.response.cancel()
+        return self._result_of(message)
+
+    async def answer(self, reply: bytes, *, timeout_s: float) -> None:
+        """Send the answer to a request of the child's own. Raises `CallOutcomeUnknown`: it may never hear it."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.child.can_write:
+                    await self.child.wait_writable()
+            self._write(reply)
+        except (TimeoutError, CallNotSent) as exc:
+            raise CallOutcomeUnknown(f"{self.label} could not be told the client's answer: {exc}") from exc
+
+    def use_token(self, token: str) -> None:
+        """As `Door.use_token`: a child has none."""
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `Door.listen`: a modern child is asked for a subscription, a legacy one tells everybody anyway."""
+        if self._stamp is not None:
+            try:
+                await self._listen(ListChanges(on_change))
+            except RpcError as exc:
+                raise listen_failure(exc) from exc
+        self._subscriptions.listeners.add(on_change)
+        try:
+            on_change("listening")
+            await self.lost.wait()
+            raise Unreachable(self.lost_reason)
+        finally:
+            self._subscriptions.listeners.discard(on_change)
+
+    async def follow(self, updates: Updates) -> None:
+        """As `Door.follow`."""
+        if self._stamp is not None:
+            await self._listen(updates)
+        await self._subscriptions.follow(updates)
+
+    async def probe(self, timeout_s: float) -> None:
+        """As `Door.probe`."""
+        try:
+            await self.request(DISCOVER if self._stamp is not None else PING, timeout_s=timeout_s)
+        except RpcError:
+            return
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+
+    async def close(self) -> None:
+        """End the child and all it started; what is in flight fails. At most 6 s."""
+        if self._child is not None:
+            await self._child.stop()
+
+    def notify(self, method: str) -> None:
+        """Send a notification without params. Raises `CallNotSent`."""
+        self._write(jsonrpc.encode_notification(method))
+
+    def ask(self, method: str, params: Json) -> asyncio.Future[Json | None]:
+        """Send a request of the negotiation; the future gives its response, or None when the child ended first."""
+        request_id = next(self._ids)
+        pending = self._pending[request_id] = Pending(self._loop)
+        try:
+            self._write(jsonrpc.encode_request(request_id, method, params))
+        except CallNotSent:
+            pending.response.set_result(None)
+        pending.response.add_done_callback(lambda _: self._pending.pop(request_id, None))
+        return pending.response
+
+    async def _listen(self, listening: Listening) -> None:
+        """Hold one `subscriptions/listen` request; always ends with an exception."""
+        request_id = next(self._ids)
+        pending = self._pending[request_id] = Pending(self._loop)
+        heard = Heard(listening)
+        pending.listener = heard.take
+        pending.response.add_done_callback(lambda _: heard.word.set())
+        try:
+            self._write(jsonrpc.encode_request(request_id, LISTEN, self._stamped(listening.params)))
+            async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S):
+                await heard.word.wait()
+            if heard.refusal is not None:
+                raise heard.refusal
+            self._result_of(await pending.response)
+            raise Unreachable("the server ended the stream of changes")
+        except TimeoutError as exc:
+            raise Unreachable("the server did not acknowledge the subscription in time") from exc
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+        finally:
+            answered = pending.response.done() and not pending.response.cancelled()
+            self._tell_cancelled(request_id, "nobody listens any more", sent=not answered)
+            del self._pending[request_id]
+            pending.response.cancel()
+
+    def _result_of(self, message: Json | None) -> Json:
+        if message is None:
+            raise CallOutcomeUnknown(self.lost_reason)
+        return jsonrpc.result_of(message)
+
+    def _stamped(self, params: Json | None) -> Json | None:
+        return self._stamp.params(params) if self._stamp is not None else without_envelope(params)
+
+    def _write(self, line: bytes) -> bool:
+        if not self.child.write(line):
+            raise CallNotSent(self.lost_reason or self.child.obituary())
+        return True
+
+    def _tell_cancelled(self, request_id: int, reason: str, *, sent: bool) -> None:
+        if sent and not self.lost.is_set():
+            self.child.write(jsonrpc.encode_cancelled(request_id, reason))
+
+    def _on_line(self, line: bytes) -> None:
+        try:
+            message = jsonrpc.decode(line)
+        except ProtocolBroken:
+            # Libraries print to stdout; a log line among the messages harms nobody.
+            self.junk_lines += 1
+            log.debug("MCP server wrote a line that is no message", extra={"server": self.label})
+            return
+        if "method" not in message:
+            pending = self._pending.get(message.get("id"))  # type: ignore[arg-type]  # a text or null finds nothing
+            if pending is not None:
+                pending.settle(message)
+        elif jsonrpc.is_request(message):
+            reply = self._on_question(message)
+            if reply is not None and self.child.can_write:  # One that asks but does not read may not fill our memory.
+                self.child.write(reply)
+        else:
+            self._on_notification(message, jsonrpc.params_of(message))
+
+    def _on_notification(self, message: Json, params: Json) -> None:
+        method = message["method"]
+        if method == jsonrpc.PROGRESS_METHOD:
+            self._on_progress(message, params)
+            return
+        if (subscription := subscription_of(params)) is not None:
+            pending = self._pending.get(subscription)
+            if pending is not None and pending.listener is not None:
+                pending.listener(message)
+        elif not (self._subscriptions.take(method, params) or (method == LOG_MESSAGE and self._on_log(message))):
+            self._on_notice(method, params)
+
+    def _on_progress(self, message: Json, params: Json) -> None:
+        token = params.get("progressToken")
+        pending = self._pending.get(token) if isinstance(token, int) else None
+        if pending is not None and not pending.tell(message):
+            self.dropped_notifications += 1
+
+    def _on_log(self, message: Json) -> bool:
+        """A pipe does not say whose a log message is; only a call that is alone must have caused it."""
+        callers = [pending for pending in self._pending.values() if pending.wake is not None]
+        if len(callers) != 1:
+            self.dropped_notifications += len(callers) > 1
+            return False
+        if not callers[0].tell(message):
+            self.dropped_notifications += 1
+        return True
+
+    def _on_end(self) -> None:
+        self.lost_reason = self.child.obituary()
+        self.lost.set()
+        self._subscriptions.session_ended(self.lost_reason)
+        for pending in tuple(self._pending.values()):
+            pending.settle(None)

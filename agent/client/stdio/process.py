@@ -1,0 +1,293 @@
+"""One child process that speaks newline-delimited JSON: starting it, cutting its output into lines, ending it.
+
+Used by `stdio_door` alone. Callbacks of an asyncio subprocess protocol, no tasks: a line is handed on in the same loop
+turn in which it arrived. The one rule: whatever happens, also when opening is cancelled midway, neither the child nor
+anything else in its process group outlives `stop`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Final, cast
+
+from agent.errors import Unreachable
+from agent.model import StdioTarget
+
+_PROGRAM = "setpriv"
+# SIGTERM, as in an orderly end after a closed stdin: a server may still tidy up.
+_ARGUMENTS = ("--pdeathsig", "TERM", "--")
+_PROBE_TIMEOUT_S = 2.0
+
+
+def lifeline(command: str, cwd: str | None, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What to put before `command`; nothing where that is impossible, or would hide why it cannot be started."""
+    place = os.path.join(cwd or "", command) if os.sep in command else command  # noqa: PTH118 - as exec joins them
+    startable = shutil.which(place, path=environment.get("PATH", os.defpath))
+    return _prefix() if startable is not None else ()
+
+
+@cache
+def _prefix() -> tuple[str, ...]:
+    """The program with its arguments, tried once: an older one, or busybox's, does not know them."""
+    program = shutil.which(_PROGRAM) if sys.platform == "linux" else None
+    if program is None:
+        return ()
+    prefix = (program, *_ARGUMENTS)
+    try:
+        tried = subprocess.run(  # noqa: S603 - a program of the system, with fixed arguments
+            [*prefix, "true"], capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return prefix if tried.returncode == 0 else ()
+
+
+log = logging.getLogger(__name__)
+
+# What a child gets of our own environment (the reference client's list, plus language and temporary folder). Anything
+# else may hold a secret of ours.
+INHERITED: Final = frozenset({"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER"})
+INHERITED_PREFIX: Final = "LC_"
+# One message of a child; four times what a request may have, since files come as results.
+LINE_BYTES_MAX: Final = 16 * 1024 * 1024
+STDERR_LINES_KEPT: Final = 20
+STDERR_LINE_CHARS_MAX: Final = 500
+# Each step of ending a child: first its stdin is closed, then SIGTERM, then SIGKILL (MCP lifecycle, "Shutdown").
+STOP_STEP_S: Final = 2.0
+# After its exit a child's last output may still be in the pipe; a grandchild that holds the pipe open may not keep us.
+LAST_OUTPUT_WAIT_S: Final = 0.25
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_CONTROL: Final = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+
+
+class Child(asyncio.SubprocessProtocol):
+    """A running child. `on_line` gets each line of its stdout, `on_end` is called once when no more can come."""
+
+    def __init__(self, label: str, on_line: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        self._label = label
+        self._on_line = on_line
+        self._on_end = on_end
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._stdin: asyncio.WriteTransport | None = None
+        self._writable = asyncio.Event()
+        self._exited = asyncio.Event()
+        self._released = asyncio.Event()
+        self._stdout_closed = False
+        self._partial: dict[int, list[bytes]] = {_STDOUT: [], _STDERR: []}
+        self._partial_bytes = 0
+        self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
+        self.ended = False
+        self.broken = ""
+
+    def __repr__(self) -> str:
+        """Who it is and whether it lives."""
+        return f"<Child {self._label} pid {self.pid} {'ended' if self.ended else 'running'}>"
+
+    @property
+    def pid(self) -> int | None:
+        """The process ID, which is its group's too."""
+        return self._transport.get_pid() if self._transport is not None else None
+
+    @property
+    def stderr_lines(self) -> tuple[str, ...]:
+        """The last lines that it wrote to stderr, without control characters."""
+        return tuple(self._stderr_lines)
+
+    def obituary(self) -> str:
+        """How it ended, with its last words, fit for an error message."""
+        code = self._transport.get_returncode() if self._transport is not None else None
+        if self.broken:
+            how = self.broken
+        elif code is None:
+            how = "closed its output"
+        elif code < 0:
+            how = f"was ended by {_signal_name(-code)}"
+        else:
+            how = f"exited with code {code}"
+        words = f"; its last words: {self._stderr_lines[-1]}" if self._stderr_lines else ""
+        return f"{self._label} {how}{words}"
+
+    async def wait_writable(self) -> None:
+        """Wait while the child does not read what it was sent."""
+        await self._writable.wait()
+
+    @property
+    def can_write(self) -> bool:
+        """Whether a message can be handed over now without waiting."""
+        return self._writable.is_set()
+
+    def write(self, line: bytes) -> bool:
+        """Hand a message (without its newline) to the child. False when its stdin is gone; nothing was written then."""
+        if self.ended or self._stdin is None or self._stdin.is_closing():
+            return False
+        self._stdin.write(line + b"\n")
+        return True
+
+    async def stop(self) -> None:
+        """End it: close stdin, SIGTERM, SIGKILL, each with its time. Cancellation cuts the waiting short."""
+        try:
+            if self._stdin is not None:
+                self._stdin.close()
+            if not await _within(STOP_STEP_S, self._exited):
+                self._signal(signal.SIGTERM)
+                await _within(STOP_STEP_S, self._exited)
+        finally:
+            # Also when it exited by itself: what is left of its group is nobody's any more.
+            self._signal(signal.SIGKILL)
+            try:
+                await _within(STOP_STEP_S, self._exited)
+            finally:
+                self._finish()
+                if self._transport is not None:
+                    self._transport.close()
+                    await _within(LAST_OUTPUT_WAIT_S, self._released)
+
+    # --- callbacks of asyncio ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The process runs."""
+        self._transport = cast("asyncio.SubprocessTransport", transport)
+        self._stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(_STDIN))
+        self._writable.set()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Output came, cut anywhere."""
+        first, *more = data.split(b"\n")
+        pieces = self._partial[fd]
+        pieces.append(first)
+        if fd == _STDOUT:
+            self._partial_bytes += len(first)
+        for following in more:
+            line = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+            pieces[:] = [following]
+            if fd == _STDOUT:
+                self._partial_bytes = len(following)
+                if line and not line.isspace():
+                    self._on_line(line)
+            else:
+                self._keep_stderr(line)
+        if self._partial_bytes > LINE_BYTES_MAX:
+            self.broken = f"sent a message larger than {LINE_BYTES_MAX} bytes"
+            self._finish()
+            self._signal(signal.SIGKILL)
+        elif fd == _STDERR and sum(map(len, pieces)) > LINE_BYTES_MAX:
+            pieces.clear()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """A pipe was closed by the child."""
+        if fd == _STDIN:
+            self._writable.set()  # Whoever waits finds out that nothing can be written any more.
+        elif fd == _STDOUT:
+            self._stdout_closed = True
+            self._finish_soon()
+        elif self._partial[_STDERR]:
+            self._keep_stderr(b"".join(self._partial[_STDERR]))
+            self._partial[_STDERR].clear()
+
+    def process_exited(self) -> None:
+        """The child is dead and reaped."""
+        self._exited.set()
+        self._finish_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """It is dead, and every pipe is closed."""
+        self._released.set()
+
+    def pause_writing(self) -> None:
+        """The child does not read; asyncio's buffer is full."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """The child reads again."""
+        self._writable.set()
+
+    # --- parts ---
+
+    def _finish_soon(self) -> None:
+        if self._stdout_closed and self._exited.is_set():
+            # One more turn, so that the last line of stderr can still come in.
+            asyncio.get_running_loop().call_soon(self._finish)
+        else:
+            asyncio.get_running_loop().call_later(LAST_OUTPUT_WAIT_S, self._finish)
+
+    def _finish(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self._writable.set()
+            self._on_end()
+
+    def _keep_stderr(self, line: bytes) -> None:
+        text = _CONTROL.sub("", line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")).strip()
+        if text:
+            self._stderr_lines.append(text[:STDERR_LINE_CHARS_MAX])
+            log.debug("MCP server wrote to stderr", extra={"server": self._label, "line": self._stderr_lines[-1]})
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self.pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, number)
+
+
+async def start_child(
+    target: StdioTarget, label: str, on_line: Callable[[bytes], None], on_end: Callable[[], None]
+) -> Child:
+    """Start the command in a process group of its own. Raises `Unreachable` with the fix when it cannot be started."""
+    environment = child_environment(os.environ, target)
+    try:
+        _, child = await asyncio.get_running_loop().subprocess_exec(
+            lambda: Child(label, on_line, on_end),
+            *lifeline(target.command, target.cwd, environment),
+            target.command,
+            *target.args,
+            cwd=target.cwd,
+            env=environment,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as exc:
+        raise Unreachable(_start_failure(target, exc)) from exc
+    return child
+
+
+def child_environment(ours: Mapping[str, str], target: StdioTarget) -> dict[str, str]:
+    """What the child may know: a few harmless variables of ours, and what its own configuration sets."""
+    kept = {name: value for name, value in ours.items() if name in INHERITED or name.startswith(INHERITED_PREFIX)}
+    return kept | dict(target.env)
+
+
+def _start_failure(target: StdioTarget, exc: OSError | ValueError) -> str:
+    command = target.command
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        if target.cwd is not None and not os.path.isdir(target.cwd):  # noqa: PTH112 - one look, no path arithmetic
+            return f"the working directory {target.cwd} of {command} does not exist; create it or change cwd"
+        return f"the command {command} was not found; install it or give its full path in the servers file"
+    if isinstance(exc, PermissionError):
+        return f"the command {command} may not be executed; check its permissions (chmod +x)"
+    return f"the command {command} cannot be started: {getattr(exc, 'strerror', None) or exc}"
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Wait for `event`, but no longer; whether it came."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

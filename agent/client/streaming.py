@@ -1,0 +1,70 @@
+"""The way of a large result from the door that reads it to the client that waits for it, in parts.
+
+The endpoints make a `ResultSink` for each request, dispatch a `LargeResult` for each attempt, which doors are given;
+where calls outlive attempts, an `OpenCall` stands between. The one rule: a result that has begun goes to that client
+and to nobody else, whole or visibly broken.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from agent.lossless_json.raw import Bytes
+from agent.lossless_json.rewriter import JsonWalk
+from agent.model import Json
+
+MakeWalk: TypeAlias = Callable[[], JsonWalk]
+
+
+@dataclass(slots=True)
+class ResultSink:
+    """Takes one result in parts; each call waits while the client reads slower than we do.
+
+    `begin` comes once, before the first part, and says whether parts are taken; `end` once, after the last. A client
+    that has gone raises `ConnectionError` or cancels the task. `added`: members that the result needs, unless it has
+    them.
+    """
+
+    begin: Callable[[], Awaitable[bool]]
+    part: Callable[[Bytes], Awaitable[None]]
+    end: Callable[[], Awaitable[None]]
+    added: Json
+
+
+class LargeResult:
+    """A sink, and how the results of one replica are walked through on their way to it. One for each attempt."""
+
+    __slots__ = ("_begun", "_sink", "make_walk")
+
+    def __init__(self, sink: ResultSink, make_walk: MakeWalk) -> None:
+        self._sink = sink
+        self._begun: list[Callable[[], None]] = []
+        self.make_walk = make_walk
+
+    def when_begun(self, call: Callable[[], None]) -> None:
+        """Let `call` know once the result has begun."""
+        self._begun.append(call)
+
+    async def begin(self) -> bool:
+        """As `ResultSink.begin`."""
+        if not await self._sink.begin():
+            return False
+        for call in self._begun:
+            call()
+        return True
+
+    async def part(self, part: Bytes) -> None:
+        """As `ResultSink.part`."""
+        if part:
+            await self._sink.part(part)
+
+    async def end(self) -> None:
+        """As `ResultSink.end`."""
+        await self._sink.end()
+
+
+def lift(deadline: asyncio.Timeout, large: LargeResult | None) -> None:
+    """Let a request's deadline end when its result begins: the reader's pace is no fault of the server."""
+    if large is not None:
+        large.when_begun(lambda: deadline.reschedule(None))

@@ -1,0 +1,361 @@
+"""A node's settings: flag over environment over file over default, each value with its origin.
+
+Called by the command line, which hands the frozen `Settings` to `agent.app.node`; nothing below reads the environment.
+The one rule: a value that cannot be used is refused with its name, its origin and the fix, never replaced by a guess.
+"""
+
+import difflib
+import hashlib
+import hmac
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from agent.config.table import BY_NAME, CLIENT_VARIABLES, FILE_TWINS, SETTINGS, Setting
+from agent.config.values import StaticPeer, is_loopback, parse_token
+from agent.errors import ConfigRefused
+from discovery.model import SettingsRefused
+
+if TYPE_CHECKING:
+    from discovery.consul.environment import ConsulSettings
+
+
+_FILE_BYTES_MAX = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The text of one setting and where it was found. `explicit` is False for a default."""
+
+    name: str
+    text: str | None
+    origin: str
+    explicit: bool
+
+
+def find_values(flags: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, Found]:
+    """Find every setting of the table. Raises `ConfigRefused` for a bad file or for a value beside its file twin."""
+    layers = [
+        {
+            name: Found(name, text, f"flag {BY_NAME[name].flag or name}", explicit=True)
+            for name, text in flags.items()
+            if text.strip()
+        },
+        {
+            setting.name: Found(setting.name, text, f"environment {setting.env}", explicit=True)
+            for setting in SETTINGS
+            if (text := environ.get(setting.env, "").strip())
+        },
+    ]
+    config = next((layer["config_file"] for layer in layers if "config_file" in layer), None)
+    if config is not None and config.text is not None:
+        layers.append(_read_file(Path(config.text).expanduser(), config.origin))
+    return _merged(layers)
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Name each `MESH_…` variable that nothing reads, with the nearest one that something does."""
+    known = [*CLIENT_VARIABLES, *(setting.env for setting in SETTINGS)]
+    return [
+        f"environment variable {name} is not known{_nearest(name, known)}"
+        for name in sorted(environ)
+        if name.startswith("MESH_") and environ[name] and name not in known
+    ]
+
+
+def _merged(layers: list[dict[str, Found]]) -> dict[str, Found]:
+    """Let the first layer win; a value and its file twin are one thing, so the winner hides the other below it."""
+    merged: dict[str, Found] = {}
+    for layer in layers:
+        taken = set(merged)
+        for name, twin in FILE_TWINS.items():
+            if name in layer and twin in layer:
+                raise ConfigRefused(
+                    f"{name} ({layer[name].origin}) and {twin} ({layer[twin].origin}) are both set; remove one of them"
+                )
+            if name in taken or twin in taken:
+                taken |= {name, twin}
+        merged |= {name: found for name, found in layer.items() if name not in taken}
+    return {
+        setting.name: merged.get(setting.name, Found(setting.name, setting.default, "default", explicit=False))
+        for setting in SETTINGS
+    }
+
+
+def _read_file(path: Path, origin: str) -> dict[str, Found]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_FILE_BYTES_MAX + 1)
+    except OSError as exc:
+        raise ConfigRefused(f"config_file ({origin}): {path} cannot be read: {exc.strerror}") from exc
+    if len(raw) > _FILE_BYTES_MAX:
+        raise ConfigRefused(f"config_file ({origin}): {path} is larger than {_FILE_BYTES_MAX} bytes")
+    try:
+        table = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise ConfigRefused(f"config_file ({origin}): {path} is not TOML: {exc}") from exc
+    found = {}
+    for name, value in table.items():
+        setting = BY_NAME.get(name)
+        if setting is None or name == "config_file":
+            # Refused, unlike an unknown variable: the file is ours alone, and a misspelt `token` would open the door.
+            raise ConfigRefused(f"{path}: {name} is not a setting{_nearest(name, BY_NAME)}")
+        text = _as_text(setting, value, path)
+        if text:
+            found[name] = Found(name, text, f"file {path}", explicit=True)
+    return found
+
+
+def _as_text(setting: Setting, value: Any, path: Path) -> str:
+    """Write a TOML value the way a variable has it, so that one parser judges both."""
+    match value:
+        case bool():
+            return "1" if value else "0"
+        case str() | int() | float():
+            return str(value).strip()
+        case list() if all(isinstance(part, str) for part in value):
+            return ",".join(value)
+        case dict() if all(isinstance(part, str) for part in value.values()):
+            return ",".join(f"{key}={part}" for key, part in value.items())
+        case _:
+            raise ConfigRefused(f"{path}: {setting.name} must be text, a number, true or false, or a list of texts")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+__all__ = ["Settings", "StaticPeer", "derive_peer_token", "load_settings", "read_token_file", "shown"]
+
+# Part of the wire contract: every node derives the same peer token from the same token. Never change it.
+PEER_TOKEN_LABEL = b"mesh-agent peer token v1"
+TOKEN_CHARS_MIN = 16  # Fewer is guessable over a network within the life of a token; a warning, not a refusal.
+TOKEN_FILE_BYTES_MAX = 8192
+TOKENS_MAX = 2  # The current one and its predecessor or successor.
+MASK = "********"
+DERIVED = "derived from the token"
+
+# A setting's value as it is shown: a list as the text that would set it, None when it is not set.
+Shown: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one node is told. Each field's unit, default and trade-off stand in `agent.config.table`.
+
+    `tokens` and `peer_tokens` are all that are accepted (two during a rotation), `token` and `peer_token` the current
+    ones, None without authentication. With a token file set the app may call `read_token_file` again at any time.
+    `consul_environment` lists Consul's own variables for `shown`, already masked.
+    `origins` tells for each field where its value came from; `warnings` are sentences for the log.
+    """
+
+    host: str
+    port: int
+    port_explicit: bool
+    node_name: str | None
+    state_dir: Path
+    servers_file: Path | None
+    tokens: tuple[str, ...] = field(repr=False)
+    token_file: Path | None
+    discovery: str
+    tool_mode: str
+    list_page_size: int
+    weight: int
+    service_name: str
+    advertise_address: str | None
+    advertise_port: int | None
+    peers: tuple[StaticPeer, ...]
+    peer_tokens: tuple[str, ...] = field(repr=False)
+    peer_token_file: Path | None
+    call_timeout_s: float
+    cors_origins: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]
+    embedded_port: int
+    log_level: str
+    log_format: str
+    metrics_public: bool
+    allow_anonymous: bool
+    consul_http_check: bool
+    config_file: Path | None
+    consul: "ConsulSettings"
+    consul_environment: tuple[tuple[str, str], ...]
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+    @property
+    def token(self) -> str | None:
+        """The current token of clients and operators."""
+        return self.tokens[0] if self.tokens else None
+
+    @property
+    def peer_token(self) -> str | None:
+        """The token that this node sends to discovered peers."""
+        return self.peer_tokens[0] if self.peer_tokens else None
+
+
+def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+    """Work out the settings; `flags` maps setting names (`"port"`) to text.
+
+    Reads the configuration file and the token files that they name. Raises `ConfigRefused`.
+    """
+    found = find_values(flags, environ)
+    values = {setting.name: _parsed(found[setting.name]) for setting in SETTINGS}
+    origins = {name: value.origin for name, value in found.items()}
+    tokens = _tokens("token", values, found)
+    peer_tokens = _tokens("peer_token", values, found)
+    if not peer_tokens and tokens:
+        peer_tokens = tuple(derive_peer_token(token) for token in tokens)
+        origins["peer_token"] = DERIVED
+    values["state_dir"] = (values["state_dir"] or default_state_dir(environ)).absolute()
+    _refuse_open_door(values, found, tokens)
+    del values["token"], values["peer_token"]
+    return Settings(
+        **values,
+        port_explicit=found["port"].explicit,
+        tokens=tokens,
+        peer_tokens=peer_tokens,
+        consul=_consul(environ),
+        consul_environment=_consul_environment(environ),
+        origins=MappingProxyType(origins),
+        warnings=(*unknown_variables(environ), *_warnings(values, tokens)),
+    )
+
+
+def derive_peer_token(token: str) -> str:
+    """Derive the token between nodes from the clients' token: HMAC-SHA256 of a fixed label, 64 hex digits."""
+    return hmac.new(token.encode(), PEER_TOKEN_LABEL, hashlib.sha256).hexdigest()
+
+
+def read_token_file(path: Path) -> tuple[str, ...]:
+    """Read one or two tokens, one a line, the current one first. Raises `ConfigRefused`."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(TOKEN_FILE_BYTES_MAX + 1)
+    except OSError as exc:
+        raise ConfigRefused(f"{path}: the token file cannot be read: {exc.strerror}") from exc
+    lines = [line.strip() for line in raw.decode("utf-8", "replace").splitlines()]
+    tokens = tuple(line for line in lines if line)
+    if not 1 <= len(tokens) <= TOKENS_MAX or len(raw) > TOKEN_FILE_BYTES_MAX:
+        raise ConfigRefused(
+            f"{path}: a token file has one token, or two lines: the current token and another valid one"
+        )
+    for token in tokens:
+        try:
+            parse_token(token)
+        except ValueError as exc:
+            raise ConfigRefused(f"{path}: a token {exc}") from None
+    return tokens
+
+
+def read_tokens_again(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The clients' and the peers' tokens that are valid now, by the files as they are now. Raises `ConfigRefused`."""
+    tokens = read_token_file(settings.token_file) if settings.token_file else settings.tokens
+    if settings.peer_token_file:
+        return tokens, read_token_file(settings.peer_token_file)
+    if settings.origins["peer_token"] == DERIVED:
+        return tokens, tuple(derive_peer_token(token) for token in tokens)
+    return tokens, settings.peer_tokens
+
+
+def default_state_dir(environ: Mapping[str, str]) -> Path:
+    """Say where a user's programs keep state (XDG base directories)."""
+    base = environ.get("XDG_STATE_HOME")
+    # The specification wants relative paths ignored.
+    root = Path(base) if base and Path(base).is_absolute() else Path(environ.get("HOME") or Path.home(), ".local/state")
+    return root / "mesh-agent"
+
+
+def shown(settings: Settings) -> list[tuple[str, Shown, str]]:
+    """List every setting as (name, value, origin), with secrets masked; Consul's variables come last."""
+    rows: list[tuple[str, Shown, str]] = []
+    for setting in SETTINGS:
+        if setting.secret:
+            known = settings.tokens if setting.name == "token" else settings.peer_tokens
+            value: Shown = " ".join([MASK] * len(known)) or None
+        else:
+            value = _shown(getattr(settings, setting.name))
+        rows.append((setting.name, value, settings.origins[setting.name]))
+    return rows + [(name, text, f"environment {name}") for name, text in settings.consul_environment]
+
+
+def _parsed(found: Found) -> Any:
+    if found.text is None:
+        return None
+    setting = BY_NAME[found.name]
+    try:
+        return setting.parse(found.text)
+    except ValueError as exc:
+        # A secret's text stays out of the message, which ends up in a log.
+        given = "" if setting.secret else f" is {found.text!r}"
+        raise ConfigRefused(f"{setting.name} ({found.origin}){given}: it {exc}") from None
+
+
+def _tokens(name: str, values: Mapping[str, Any], found: Mapping[str, Found]) -> tuple[str, ...]:
+    path = values[FILE_TWINS[name]]
+    if path is None:
+        return (values[name],) if values[name] is not None else ()
+    try:
+        return read_token_file(path)
+    except ConfigRefused as exc:
+        twin = found[FILE_TWINS[name]]
+        raise ConfigRefused(f"{twin.name} ({twin.origin}): {exc}") from exc
+
+
+def _refuse_open_door(values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]) -> None:
+    if is_loopback(values["host"]) or tokens or values["allow_anonymous"]:
+        return
+    raise ConfigRefused(
+        f"host ({found['host'].origin}) is {values['host']!r}, which other machines can reach, and no token is set:"
+        " whoever reaches this node could run its tools. Set MESH_TOKEN or MESH_TOKEN_FILE, or HOST=127.0.0.1; on a"
+        " network that nobody else is on, MESH_ALLOW_ANONYMOUS=1"
+    )
+
+
+def _warnings(values: Mapping[str, Any], tokens: tuple[str, ...]) -> list[str]:
+    warnings = []
+    if any(len(token) < TOKEN_CHARS_MIN for token in tokens):
+        warnings.append(f"the token has fewer than {TOKEN_CHARS_MIN} characters and can be guessed; use 32 random ones")
+    if values["allow_anonymous"] and not tokens and not is_loopback(values["host"]):
+        warnings.append(f"anybody who can reach {values['host']} can run every tool of this node: no token is set")
+    path = values["config_file"]
+    if tokens and path is not None and os.name == "posix" and path.stat().st_mode & 0o022:
+        warnings.append(f"{path} can be written by others than its owner")
+    return warnings
+
+
+def _consul(environ: Mapping[str, str]) -> "ConsulSettings":
+    # Imported here so that `version` and the clients, which import this module for its names, do not pay for it.
+    from discovery.consul.environment import consul_settings  # noqa: PLC0415 - see above
+
+    given = {name: text for name, text in environ.items() if name.startswith("CONSUL_") and text}
+    try:
+        return consul_settings(given)
+    except SettingsRefused as exc:
+        raise ConfigRefused(str(exc)) from exc
+
+
+def _consul_environment(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    secret = {"CONSUL_HTTP_TOKEN", "CONSUL_HTTP_AUTH"}
+    return tuple(
+        # An address may carry user and password before an `@`.
+        (name, MASK if name in secret or "@" in environ[name] else environ[name])
+        for name in sorted(environ)
+        if name.startswith("CONSUL_") and environ[name]
+    )
+
+
+def _shown(value: Any) -> Shown:
+    match value:
+        case None | ():
+            return None
+        case bool() | int() | float():
+            return value
+        case tuple():
+            return ",".join(f"{part.name}={part.url}" if isinstance(part, StaticPeer) else str(part) for part in value)
+        case _:
+            return str(value)

@@ -1,0 +1,256 @@
+"""Every setting once: its names, its default, its unit and what one trades when changing it.
+
+Read by `agent.config.load` (loading), `agent.cli.parser` (flags) and the test that holds docs/settings.md to it. The
+one rule: a setting that is not in this table does not exist, and the order here is the order everywhere.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agent.config.values import (
+    one_of,
+    parse_count,
+    parse_flag,
+    parse_host,
+    parse_hosts,
+    parse_name,
+    parse_origins,
+    parse_path,
+    parse_peers,
+    parse_port,
+    parse_seconds,
+    parse_service_name,
+    parse_token,
+    parse_weight,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. `default` is text like a user's; None stands for "not set", which `unset_means` explains."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: str | None
+    about: str
+    unset_means: str = ""
+    secret: bool = False
+    variable: str = ""
+
+    @property
+    def env(self) -> str:
+        """The environment variable."""
+        return self.variable or f"MESH_{self.name.upper()}"
+
+    @property
+    def flag(self) -> str:
+        """The command line's flag; secrets have none, because every user of the machine can read a command line."""
+        return "" if self.secret else f"--{self.name.replace('_', '-')}"
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "config_file",
+        parse_path,
+        None,
+        "A TOML file with settings: the lower-case names of this table at its top level. It must not be writable by"
+        " others when it holds a token.",
+        unset_means="no file",
+    ),
+    Setting(
+        "host",
+        parse_host,
+        "127.0.0.1",
+        "The address to listen on. Anything but loopback lets other machines in, and is refused without a token.",
+        variable="HOST",
+    ),
+    Setting(
+        "port",
+        parse_port,
+        "8000",
+        "The TCP port to listen on. Left alone, a busy 8000 becomes the next free port; a port that you set is used or"
+        " the start is refused.",
+        variable="PORT",
+    ),
+    Setting(
+        "node_name",
+        parse_name,
+        None,
+        "The name that peers see and that stands before this node's own tools. Changing it renames those tools for"
+        " every client.",
+        unset_means="the host's name, with the port when that is taken on this machine",
+    ),
+    Setting(
+        "state_dir",
+        parse_path,
+        None,
+        "The folder for the node's ID and the operator's overrides; each node uses the sub-folder of its port. Losing"
+        " it makes the node a new one to its peers.",
+        unset_means="$XDG_STATE_HOME/mesh-agent, else ~/.local/state/mesh-agent",
+    ),
+    Setting(
+        "servers_file",
+        parse_path,
+        None,
+        "The JSON file with `mcpServers`: the MCP servers that this node runs or reaches by URL. Whoever writes it"
+        " decides what runs here.",
+        unset_means="no servers of its own",
+    ),
+    Setting(
+        "token",
+        parse_token,
+        None,
+        "The bearer token of clients and operators. Use 32 random characters; a short one can be guessed over the"
+        " network.",
+        unset_means="no authentication, on loopback only",
+        secret=True,
+    ),
+    Setting(
+        "token_file",
+        parse_path,
+        None,
+        "A file with that token, read again when it changes. Two lines are two valid tokens, the first one current, so"
+        " that a token can be replaced while clients still use the old one.",
+        unset_means="no file",
+    ),
+    Setting(
+        "discovery",
+        one_of("auto", "consul", "embedded", "off"),
+        "auto",
+        "Where peers come from: `consul`; `embedded`, a catalog for the nodes of one machine; `off`; `auto` uses"
+        " Consul when one is configured or answers on 127.0.0.1:8500 and the embedded catalog until then;"
+        " a node that was in that Consul before first waits five minutes for it.",
+    ),
+    Setting(
+        "tool_mode",
+        one_of("full", "search"),
+        "full",
+        "What tools/list shows to a client that does not say: `full`, every tool; `search`, the node's own tools and"
+        " `search_tools`, `describe_tool`, `call_tool`, which stand for thousands in a model's context. A client may"
+        " choose with `?tools=search` or `?tools=full` on the endpoint, or with the header `Mesh-Tools`.",
+    ),
+    Setting(
+        "list_page_size",
+        parse_count,
+        "1000",
+        "How many entries a page of a list may have; it also ends at 1 MB. Clients that never ask for a second page see"
+        " no more than this, and a page costs its client that much memory and, in a model's context, that many tokens.",
+    ),
+    Setting(
+        "service_name",
+        parse_service_name,
+        "mcp-node",
+        "The service name in Consul. Nodes that use another one are another mesh.",
+    ),
+    Setting(
+        "advertise_address",
+        parse_host,
+        None,
+        "The address that the catalog tells others. Set it behind NAT or in a container with published ports.",
+        unset_means="worked out from the bind address and the way to Consul",
+    ),
+    Setting(
+        "advertise_port",
+        parse_port,
+        None,
+        "The port that the catalog tells others. Set it where the port is mapped.",
+        unset_means="the port listened on",
+    ),
+    Setting(
+        "weight",
+        parse_weight,
+        "1",
+        "How many calls this node takes in comparison with others that serve the same, 1 to 100: of two that are"
+        " equally fast, 1 and 3, the second gets three of four. Told by the catalog, so peers that it does not know"
+        " count as 1.",
+    ),
+    Setting(
+        "peers",
+        parse_peers,
+        "",
+        "Peers to link whatever discovery says, as `name=url` parted by commas. They cannot be removed over REST. "
+        "One that discovery knows at the same URL as a node of the mesh keeps the peer token; one that refuses us as "
+        "a node does is shown it at its `/mcp/local`. Anybody can answer so: name nobody here who must not see it.",
+    ),
+    Setting(
+        "peer_token",
+        parse_token,
+        None,
+        "The token between nodes, good for `/mcp/local` alone. Set it when nodes must not know the clients' token.",
+        unset_means="derived from the token; none without one",
+        secret=True,
+    ),
+    Setting(
+        "peer_token_file",
+        parse_path,
+        None,
+        "A file with that token; two lines as in `token_file`.",
+        unset_means="no file",
+    ),
+    Setting(
+        "call_timeout_s",
+        parse_seconds,
+        "600",
+        "Seconds that a forwarded call may take. Longer keeps a client waiting for a hung server, shorter cuts off"
+        " slow tools whose work may still happen.",
+    ),
+    Setting(
+        "cors_origins",
+        parse_origins,
+        "",
+        "Web origins, besides loopback ones, that may use this node from a browser, parted by commas. Each one can run"
+        " every tool that its user's token can.",
+    ),
+    Setting(
+        "allowed_hosts",
+        parse_hosts,
+        "",
+        "Further host names under which this node may be addressed, without ports, parted by commas. Every name here is"
+        " one that a DNS rebinding page could use.",
+    ),
+    Setting(
+        "embedded_port",
+        parse_port,
+        "8520",
+        "The loopback port of the embedded catalog. Nodes of one machine that use another port do not see each other.",
+    ),
+    Setting(
+        "log_level",
+        one_of("debug", "info", "warning", "error"),
+        "info",
+        "The least severe line to log. `info` has one line for each MCP request.",
+    ),
+    Setting(
+        "log_format",
+        one_of("auto", "text", "json"),
+        "auto",
+        "`text`, `json` (one object a line), or `auto`: text on a terminal, else JSON.",
+    ),
+    Setting(
+        "metrics_public",
+        parse_flag,
+        "0",
+        "Whether `/metrics` answers without a token. It names peers and tools, never addresses or arguments.",
+    ),
+    Setting(
+        "allow_anonymous",
+        parse_flag,
+        "0",
+        "Whether a node without a token may listen beyond loopback. Whoever reaches it can then run every tool: only on"
+        " a network that nobody else is on.",
+    ),
+    Setting(
+        "consul_http_check",
+        parse_flag,
+        "0",
+        "Whether Consul also checks `/healthz` over HTTP. It notices a node that hangs sooner; where Consul cannot"
+        " reach the node, it holds a healthy one critical.",
+    ),
+)
+
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+# Value and file are two ways to say one thing, so they are looked up together.
+FILE_TWINS = {"token": "token_file", "peer_token": "peer_token_file"}
+# Read by the command line's clients, not by a node.
+CLIENT_VARIABLES = ("MESH_URL",)

@@ -1,0 +1,200 @@
+"""PURE: the text of one setting, turned into its value.
+
+Called by `agent.config.load` through the table in `agent.config.table`, with text from a flag, a variable or the file.
+The one rule: a parser either returns the value or raises `ValueError` whose message says what would be right.
+"""
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agent.model import WEIGHT_MAX
+
+# One grammar for nodes, peers and servers: they share a namespace, and `__` parts the words of a public tool name.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+CALL_TIMEOUT_MAX_S = 86_400.0  # A day: whoever needs longer wants a task, not a call.
+COUNT_MAX = 1_000_000  # More than anybody means; a figure with too many zeros is a slip.
+_HOST_PATTERN = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
+)
+_SERVICE_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # A DNS label: Consul answers DNS questions too.
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class StaticPeer:
+    """A peer that the settings name; it cannot be removed over REST."""
+
+    name: str
+    url: str
+
+
+def name_fault(name: str) -> str:
+    """Say what is wrong with the name of a node, peer or server; empty when nothing is."""
+    if not NAME_PATTERN.fullmatch(name):
+        return "must start with a letter or digit and have at most 63 letters, digits, '.', '_' or '-'"
+    if "__" in name:
+        return "must not contain '__', which parts a server's name from its tool's"
+    return ""
+
+
+def url_fault(url: str) -> str:
+    """Say what is wrong with an MCP endpoint's URL; empty when nothing is. Credentials are not repeated."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is not a URL"
+    if parts.scheme not in {"http", "https"}:
+        return "must start with http:// or https://"
+    if parts.username is not None or parts.password is not None:
+        return "must not carry credentials; use a token or a header"
+    if not parts.hostname or port == 0 or any(char.isspace() or not char.isprintable() for char in url):
+        return "must name a host, like http://10.0.0.7:8000/mcp"
+    return "must not have a fragment (#…)" if parts.fragment else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether listening on `host` keeps everybody else out. A name other than localhost counts as reachable."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_name(text: str) -> str:
+    """A node's name."""
+    if fault := name_fault(text):
+        raise ValueError(fault)
+    return text
+
+
+def parse_service_name(text: str) -> str:
+    """A Consul service name."""
+    if not _SERVICE_PATTERN.fullmatch(text):
+        raise ValueError("must be a DNS label: lower-case letters, digits and inner '-', at most 63")
+    return text
+
+
+def parse_host(text: str) -> str:
+    """An IP address or a host name, without scheme and port; brackets around IPv6 are dropped."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        if not _HOST_PATTERN.fullmatch(text):
+            raise ValueError("must be an IP address or a host name, without a scheme or a port") from None
+    return text
+
+
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Host names in lower case."""
+    return tuple(parse_host(part).lower().rstrip(".") for part in _parts(text))
+
+
+def parse_port(text: str) -> int:
+    """A TCP port, 1 to 65535."""
+    port_max = 65_535
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= port_max):
+        raise ValueError(f"must be a port, 1 to {port_max}")
+    return int(text)
+
+
+def parse_count(text: str) -> int:
+    """A number of things, at least 1."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= COUNT_MAX):
+        raise ValueError(f"must be a whole number, 1 to {COUNT_MAX}")
+    return int(text)
+
+
+def parse_weight(text: str) -> int:
+    """What a node can take in comparison with others."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= WEIGHT_MAX):
+        raise ValueError(f"must be a whole number, 1 to {WEIGHT_MAX}")
+    return int(text)
+
+
+def parse_seconds(text: str) -> float:
+    """A time-out in seconds, more than 0 and at most a day."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= CALL_TIMEOUT_MAX_S:
+        raise ValueError(f"must be seconds, more than 0 and at most {CALL_TIMEOUT_MAX_S:.0f}")
+    return seconds
+
+
+def parse_flag(text: str) -> bool:
+    """A switch."""
+    if text.lower() in _YES:
+        return True
+    if text.lower() in _NO:
+        return False
+    raise ValueError("must be 1 or 0 (true, false, yes, no, on and off are understood too)")
+
+
+def parse_path(text: str) -> Path:
+    """A file or folder; a leading `~` is the user's home."""
+    if "\0" in text:
+        raise ValueError("must be a path")
+    return Path(text).expanduser()
+
+
+def parse_token(text: str) -> str:
+    """A bearer token: it travels in a header, so printable ASCII without blanks."""
+    if not (text.isascii() and text.isprintable() and " " not in text):
+        raise ValueError("must be printable ASCII without blanks")
+    return text
+
+
+def parse_origins(text: str) -> tuple[str, ...]:
+    """Browser origins: scheme, host and port, nothing after them."""
+    return tuple(_parse_origin(part) for part in _parts(text))
+
+
+def parse_peers(text: str) -> tuple[StaticPeer, ...]:
+    """Peers as `name=url`, parted by commas."""
+    peers: dict[str, StaticPeer] = {}
+    for part in _parts(text):
+        name, equals, url = (word.strip() for word in part.partition("="))
+        if not equals:
+            raise ValueError("must be name=url, parted by commas, like node-2=http://10.0.0.7:8000/mcp")
+        if fault := name_fault(name):
+            raise ValueError(f"the name of a peer {fault}")
+        if fault := url_fault(url):
+            raise ValueError(f"the URL of {name} {fault}")
+        if name in peers:
+            raise ValueError(f"names {name} twice")
+        peers[name] = StaticPeer(name, url)
+    return tuple(peers.values())
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Make a parser that accepts these words, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text.lower()
+
+    return parse
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parse_origin(text: str) -> str:
+    if text == "*":
+        raise ValueError("must list the origins; '*' would let every web page use this node")
+    if url_fault(text) or urlsplit(text).path or urlsplit(text).query:
+        raise ValueError("must list origins like https://app.example, without a path")
+    return text.lower()

@@ -1,0 +1,193 @@
+"""Reads the catalog's instances as peers that could be dialled: names, URLs, identities, and what is wrong with them.
+
+Called by `agent.control.selection` alone. The one rule: whoever may write to the catalog may not write into a URL or a
+name, so every part is checked before it is joined, and what is not usable is reported instead of dialled.
+"""
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
+
+from agent.model import WEIGHT_MAX, PeerSpec, Suppression
+from agent.routing.names import is_valid_name, valid_name
+from discovery.model import Catalog, Health, Instance, InstanceKey
+
+
+class FindingKind(StrEnum):
+    """What an operator should know about a selection."""
+
+    OURSELVES = "ourselves"  # it is this very node; `detail` is the URL
+    NAME_TAKEN = "name_taken"  # another peer, server or node has that name; `detail` is the one it got, if any
+    NAME_ILLEGAL = "name_illegal"  # `detail` is the name made of it
+    SAME_NODE = "same_node"  # another entry leads to the same node; `detail` is the one whose link they share
+    UNUSABLE = "unusable"  # no URL can be made of what the catalog says; `detail` is why
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """One remark: about which name (as its source wrote it: untrusted text), of which kind, and the detail."""
+
+    name: str
+    kind: FindingKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The whole desired state of peers.
+
+    `peers` sorted by name. `hidden`: discovered peers that an operator suppressed, as they would be.
+    `discovered`: peer name -> the suppressions that would hide what the catalog says about it (for DELETE).
+    """
+
+    peers: tuple[PeerSpec, ...] = ()
+    hidden: tuple[PeerSpec, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    discovered: Mapping[str, tuple[Suppression, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+# Every wake asks for the same URLs again, several times each; parsing them was most of a selection's time.
+URLS_REMEMBERED: Final = 8192
+_PORT_MAX: Final = 65_535
+_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
+_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
+_NODE_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_WORD_LEN_MAX: Final = 64
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One instance that could be dialled.
+
+    `name`: what it would like to be called, a valid name. `name_refused`: what it said instead, empty if nothing.
+    `node_id`: what its Meta says, None for a plain server. `learned_id`: who answered at its URL, if not that.
+    `unique`: hexadecimal digits that tell it from all others of its name. `up`: passing or warning. `offer_digest`:
+    what it says of its offer, which changes with it. `rotations`: changes when its tokens do. `weight`: its node's, 1
+    to `WEIGHT_MAX`.
+    """
+
+    name: str
+    name_refused: str
+    service_id: str
+    url: str
+    node_id: str | None
+    learned_id: str | None
+    unique: str
+    up: bool
+    epoch: str
+    offer_digest: str
+    rotations: str
+    weight: int
+    key: InstanceKey
+
+    @property
+    def identity(self) -> str | None:
+        """The node it is: by its Meta, else by who answered there."""
+        return self.node_id or self.learned_id
+
+    @property
+    def epoch_number(self) -> int:
+        """How often its node had started when it registered; 0 where it does not say."""
+        return int(self.epoch) if self.epoch.isascii() and self.epoch.isdigit() else 0
+
+    @property
+    def sighting(self) -> str:
+        """Changes when there is a new reason to dial or to list; empty while the catalog has nothing good to tell."""
+        words = (self.url, self.epoch, self.offer_digest, self.rotations)
+        return " ".join(word for word in words if word) if self.up else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """An instance that cannot be dialled: its service ID and the reason."""
+
+    service_id: str
+    reason: str
+
+
+def read_catalog(catalog: Catalog, own_node_id: str, learned: Mapping[str, str]) -> tuple[Candidate | Unusable, ...]:
+    """Every instance but our own. `learned`: URL -> the node ID that answered there."""
+    own_place = next(
+        ((i.key.datacenter, i.key.node) for i in catalog.instances if i.meta.get("node_id") == own_node_id), None
+    )
+    return tuple(
+        _read(instance, own_place, learned)
+        for instance in catalog.instances
+        if instance.meta.get("node_id") != own_node_id
+    )
+
+
+@lru_cache(maxsize=URLS_REMEMBERED)
+def url_key(url: str) -> str:
+    """A form in which two URLs of one endpoint are equal; what cannot be parsed stays as it is."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return url
+    host = parts.hostname or ""
+    scheme = parts.scheme.lower()
+    shown = f"[{host}]" if ":" in host else host
+    path = parts.path.rstrip("/").removesuffix("/local").rstrip("/")
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{scheme}://{shown}:{port or _DEFAULT_PORTS.get(scheme, 0)}{path}{query}"
+
+
+def _read(instance: Instance, own_place: tuple[str, str] | None, learned: Mapping[str, str]) -> Candidate | Unusable:
+    meta, service_id = instance.meta, instance.key.service_id
+    fault = _fault(instance, own_place)
+    if fault:
+        return Unusable(service_id, fault)
+    address = f"[{instance.address}]" if ":" in instance.address else instance.address
+    url = f"{meta.get('scheme') or 'http'}://{address}:{instance.port}{meta.get('mcp_path') or '/mcp'}"
+    node_id = meta.get("node_id") or None
+    said = (meta.get("name") if node_id else None) or service_id
+    name = said if is_valid_name(said) else valid_name(service_id)
+    key_text = f"{instance.key.datacenter}\0{instance.key.node}\0{service_id}"
+    return Candidate(
+        name=name,
+        name_refused="" if name == said else said,
+        service_id=service_id,
+        url=url,
+        node_id=node_id,
+        learned_id=None if node_id else learned.get(url),
+        unique=node_id or hashlib.sha256(key_text.encode("utf-8", "surrogatepass")).hexdigest(),
+        up=instance.health is not Health.CRITICAL,
+        epoch=meta.get("epoch", "")[:_WORD_LEN_MAX],
+        offer_digest=meta.get("offer_digest", "")[:_WORD_LEN_MAX],
+        rotations=meta.get("rotations", "")[:_WORD_LEN_MAX],
+        weight=min(max(1, instance.weight), WEIGHT_MAX),
+        key=instance.key,
+    )
+
+
+def _fault(instance: Instance, own_place: tuple[str, str] | None) -> str:
+    """Why the instance cannot be dialled; empty when it can."""
+    meta = instance.meta
+    if not 0 < instance.port <= _PORT_MAX:
+        return f"port {instance.port} is none"
+    if meta.get("scheme", "http") not in ("http", "https", ""):
+        return "its scheme is neither http nor https"
+    if not _PATH.fullmatch(meta.get("mcp_path") or "/mcp"):
+        return "its mcp_path is not a plain path"
+    if meta.get("node_id") and not _NODE_ID.fullmatch(meta["node_id"]):
+        return "its node_id is malformed"
+    try:
+        ip = ipaddress.ip_address(instance.address)
+    except ValueError:
+        is_name = _HOST.fullmatch(instance.address) is not None
+        return "" if is_name else "its address is neither an IP address nor a host name"
+    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
+        return "its address has a zone, which means something on its own machine only"
+    # What is registered on loopback can be reached from its own machine only (docs/consul.md, our own registration).
+    if ip.is_loopback and own_place is not None and (instance.key.datacenter, instance.key.node) != own_place:
+        return "its loopback address belongs to another machine"
+    return ""

@@ -1,0 +1,154 @@
+"""What operators order about peers: add one, remove one, and hear how it went.
+
+Called by the REST API. The one rule: an order is on disk before it is answered, and an order once begun is finished,
+whether or not the client still waits for it; a refusal is an answer and never a failure of the node.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+from agent.control.reconciler import Mesh
+from agent.errors import DialledOurselves, DialRefused, OverrideRefused
+from agent.model import LinkView, Override, Suppression
+from agent.state.overrides import OverrideStore
+
+# How long an added peer's first attempt is waited for before the answer is "saved, not connected".
+FIRST_ATTEMPT_TIMEOUT_S: Final = 5.0
+
+T = TypeVar("T")
+
+
+class PeerOrders:
+    """See the module. The only caller of the store's writing methods; `tasks` is the node's own group."""
+
+    def __init__(self, mesh: Mesh, store: OverrideStore, tasks: asyncio.TaskGroup) -> None:
+        self._mesh = mesh
+        self._store = store
+        self._tasks = tasks
+        # What was checked must still be true when it is written.
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def suppressions(self) -> tuple[Suppression, ...]:
+        """Discovered peers that an operator removed."""
+        return self._store.suppressions
+
+    async def add(self, override: Override) -> tuple[bool, LinkView | None]:
+        """Keep a peer and wait for its first attempt; returns whether it is a new one, and how it stands.
+
+        Raises `OverrideRefused`: 409 when the name belongs to a server, to this node or to another URL, or when the URL
+        leads to this very node; 403 for an address that is never dialled; 503 while the node stops; 507 not saved.
+        """
+        return await self._finish(self._add(override), f"add peer {override.name}")
+
+    async def remove(self, name: str) -> None:
+        """Remove an added peer, and suppress what discovery says about it, so that it stays away.
+
+        `name` may be an alias. Raises `OverrideRefused`: 404 unknown, 409 for a static peer, 503, 507.
+        """
+        await self._finish(self._remove(name), f"remove peer {name}")
+
+    async def _add(self, override: Override) -> tuple[bool, LinkView | None]:
+        async with self._one_at_a_time:
+            self._refuse_taken_name(override)
+            created = self._override_named(override.name) is None
+            lifted = tuple(known for known in self._store.suppressions if known.name == override.name)
+            try:
+                await self._store.put(override)
+            finally:
+                self._mesh.forget_who_answered(override.target.url)
+                self._mesh.wake()
+        await self._mesh.settled()
+        link = self._mesh.link(f"peer:{override.name}")
+        if not created and link is not None and not link.view.connected:
+            link.reload()
+        view = await self._first_attempt(override.name)
+        failure = "" if view is None else view.failure
+        if failure == DialledOurselves.__name__:
+            await self._withdraw(override, lifted)
+            raise OverrideRefused(409, "own_node", f"peer_url: {override.target.url} is this node itself")
+        if view is not None and failure == DialRefused.__name__:
+            await self._withdraw(override, lifted)
+            raise OverrideRefused(403, "address_refused", f"peer_url: {view.last_error}")
+        return created, view
+
+    async def _withdraw(self, override: Override, lifted: tuple[Suppression, ...]) -> None:
+        """Take an impossible order back, unless it was replaced meanwhile."""
+        async with self._one_at_a_time:
+            if self._override_named(override.name) == override:
+                await self._store.remove(override.name)
+                for suppression in lifted:
+                    await self._store.suppress(suppression)
+        await self._mesh.settled()
+
+    async def _remove(self, name: str) -> None:
+        async with self._one_at_a_time:
+            view = self._mesh.find_peer(name)
+            called = name if view is None else view.spec.name
+            override = self._override_named(name)
+            if override is None:
+                if any(static.name in (name, called) for static in self._mesh.statics):
+                    raise OverrideRefused(409, "static_peer", f"Peer {name!r} comes from MESH_PEERS; remove it there.")
+                if view is None:
+                    raise OverrideRefused(404, "unknown_peer", f"There is no peer named {name!r}.")
+                override = self._override_named(called)
+            try:
+                for suppression in self._mesh.selection.discovered.get(override.name if override else called, ()):
+                    await self._store.suppress(suppression)
+                if override is not None:
+                    await self._store.remove(override.name)
+            finally:
+                self._mesh.wake()
+        await self._mesh.settled()
+
+    async def _first_attempt(self, name: str) -> LinkView | None:
+        """The peer's link after its first outcome or after the time is up; None when it has no link.
+
+        The link may be replaced meanwhile, or go because its node has another link already: then that one counts.
+        """
+        view: LinkView | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_ATTEMPT_TIMEOUT_S):
+                while (found := self._mesh.find_peer(name)) is not None:
+                    link = self._mesh.link(found.key)
+                    assert link is not None
+                    await link.first_attempt.wait()
+                    view = link.view
+                    if view.failure == DialledOurselves.__name__ or self._mesh.link(found.key) is link:
+                        return view
+        return self._mesh.find_peer(name) or view
+
+    def _refuse_taken_name(self, override: Override) -> None:
+        name, url = override.name, override.target.url
+        if name == self._mesh.own.name:
+            raise OverrideRefused(409, "own_node", f"peer_name: {name!r} is this node's own name.")
+        if any(server.name == name for server in self._mesh.servers):
+            raise OverrideRefused(409, "name_taken", f"peer_name: {name!r} is an MCP server of this node.")
+        taken = {static.name: static.url for static in self._mesh.statics}
+        taken |= {known.name: known.target.url for known in self._store.overrides}
+        if taken.get(name, url) != url:
+            raise OverrideRefused(
+                409, "name_taken", f"peer_name: {name!r} is already {taken[name]}; remove that or choose another name."
+            )
+
+    def _override_named(self, name: str) -> Override | None:
+        return next((known for known in self._store.overrides if known.name == name), None)
+
+    async def _finish(self, work: Coroutine[Any, Any, T], name: str) -> T:
+        """Run an order to its end in a task of the node; what it raises comes back as a value.
+
+        A task of the node's group that raised would end the node, and one of the request would end with its client.
+        """
+
+        async def contained() -> T | Exception:
+            try:
+                return await work
+            except Exception as exc:  # noqa: BLE001 - raised again below, to the client
+                return exc
+
+        outcome = await asyncio.shield(self._tasks.create_task(contained(), name=name))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome

@@ -1,0 +1,312 @@
+"""The node's picture of the mesh: catalog, overrides and servers in, links and route tables out.
+
+One loop: woken by any change, it selects the peers that are wanted, reconciles them with the links that are there,
+rebuilds the route tables, and tells who listens. The one rule: everything is recomputed from whole snapshots, so a
+missed event costs one resync and never a wrong state.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agent.config.values import StaticPeer
+from agent.control.selection import Selection, select
+from agent.errors import DialledOurselves, MeshError, OverrideRefused
+from agent.links.actions import reconcile
+from agent.links.link import Link
+from agent.links.supervisor import Supervisor
+from agent.model import BackendSpec, LinkView, NodeIdentity, Offer, PeerSpec, ServerSpec
+from agent.routing.build import build_routes, changed_kinds, is_outdated, is_read, local_contributions
+from agent.routing.claims import read_contribution
+from agent.routing.digest import offer_digest
+from agent.routing.table import Contribution, ContributionKind, Imported, RouteKind, RouteTable
+from agent.state.overrides import OverrideStore
+from discovery.model import Catalog
+
+# To read one entry takes 85 µs, so smaller offers hold the loop for 40 ms at most, and 10,000 tools would for 0.85 s.
+LARGE: Final = 500
+
+
+async def read_large(
+    contributions: Iterable[Contribution], own: NodeIdentity, known: Mapping[str, Imported]
+) -> Mapping[str, Imported]:
+    """`known` with what was read of the large offers that are new; the very same object when there are none."""
+    new = [
+        part
+        for part in contributions
+        if _size(part.offer) > LARGE and not is_read(part, own, known.get(part.backend_key))
+    ]
+    read = {part.backend_key: await asyncio.to_thread(read_contribution, part, own) for part in new}
+    return {**known, **read} if read else known
+
+
+def _size(offer: Offer) -> int:
+    return len(offer.tools) + len(offer.prompts) + len(offer.resources) + len(offer.templates)
+
+
+log = logging.getLogger(__name__)
+
+# Repairs whatever was missed; a wake that was lost costs at most this long.
+RESYNC_EVERY_S: Final = 30.0
+# URLs of nodes that moved away are forgotten when there are more than this.
+LEARNED_MAX: Final = 10_000
+# A step that took longer than this is followed by a rest as long as itself: many joins at once must not starve calls.
+QUICK_STEP_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class MeshHooks:
+    """Whom the mesh tells: clients of both endpoints which lists changed, discovery the digest of our offer.
+
+    `routes_changed` comes with every new pair of route tables, also where no list looks different.
+    """
+
+    mesh_changed: Callable[[frozenset[RouteKind]], None]
+    local_changed: Callable[[frozenset[RouteKind]], None]
+    offer_changed: Callable[[str], None]
+    backend_gone: Callable[[str], None]
+    routes_changed: Callable[[], None] = lambda: None
+
+
+class Mesh:
+    """See the module. Sole writer of catalog, servers and tables; the override store writes itself."""
+
+    def __init__(
+        self,
+        *,
+        own: NodeIdentity,
+        supervisor: Supervisor,
+        store: OverrideStore,
+        statics: Sequence[StaticPeer],
+        peer_token: Callable[[], str | None],
+        hooks: MeshHooks,
+    ) -> None:
+        self.own = own
+        self.statics = tuple(statics)
+        self.catalog = Catalog()
+        self.servers: tuple[ServerSpec, ...] = ()
+        self.routes = RouteTable()
+        self.local_routes = RouteTable()
+        self.selection = Selection()
+        self._supervisor = supervisor
+        self._store = store
+        self._peer_token = peer_token
+        self._hooks = hooks
+        self._learned: dict[str, str] = {}
+        self._contributions: tuple[Contribution, ...] = ()
+        self._wake = asyncio.Event()
+        self._generation = 0
+        self._stepped = asyncio.Event()
+        self._ended = False
+        self.observed_generation = 0
+
+    def __repr__(self) -> str:
+        return f"<Mesh {self.own.name} links={len(self._supervisor.actual)} tools={len(self.routes.tools)}>"
+
+    # What others read
+
+    def views(self) -> tuple[LinkView, ...]:
+        """Every link as it stands."""
+        return self._supervisor.views()
+
+    def peer_views(self) -> list[LinkView]:
+        """Every peer's link, by name."""
+        peers = [view for view in self.views() if isinstance(view.spec, PeerSpec)]
+        return sorted(peers, key=lambda view: view.spec.name)
+
+    def link(self, key: str) -> Link | None:
+        """The link of a backend, None when there is none."""
+        return self._supervisor.link(key)
+
+    def find_peer(self, name: str) -> LinkView | None:
+        """The link of a peer, found by its name or one of its aliases."""
+        peers = self.peer_views()
+        found = [view for view in peers if view.spec.name == name]
+        found += [view for view in peers if isinstance(view.spec, PeerSpec) and name in view.spec.aliases]
+        return found[0] if found else None
+
+    def find_node(self, name: str) -> LinkView | None:
+        """The connected link to the node that calls itself so, or that we call so; None when there is none."""
+        nodes = [view for view in self.views() if view.identity is not None and view.connected]
+        return next((v for v in nodes if v.identity and v.identity.name == name), None) or next(
+            (v for v in nodes if isinstance(v.spec, PeerSpec) and name in (v.spec.name, *v.spec.aliases)), None
+        )
+
+    def view_of(self, name: str) -> LinkView:
+        """The link of a server, else of a peer, found by its name or one of its aliases. Raises `MeshError`."""
+        servers = {view.spec.name: view for view in self.views() if isinstance(view.spec, ServerSpec)}
+        found = servers.get(name) or self.find_peer(name)
+        if found is not None:
+            return found
+        if any(server.name == name and not server.enabled for server in self.servers):
+            raise MeshError(f"MCP server {name!r} is disabled in the servers file.")
+        known = ", ".join(sorted(view.spec.name for view in self.views())) or "none"
+        raise MeshError(f"There is no MCP server or peer named {name!r}. Known: {known}.")
+
+    # What changes the picture
+
+    def wake(self) -> int:
+        """Ask for a step; returns the generation that it will have observed."""
+        self._generation += 1
+        self._wake.set()
+        return self._generation
+
+    def take_catalog(self, catalog: Catalog) -> None:
+        """A new snapshot from discovery."""
+        self.catalog = catalog
+        self.wake()
+
+    def take_servers(self, servers: Sequence[ServerSpec]) -> None:
+        """A new configuration of local servers."""
+        self.servers = tuple(servers)
+        self.wake()
+
+    def forget_who_answered(self, url: str) -> None:
+        """Find out anew whose `url` is: an operator has just said that it is worth a dial."""
+        self._learned.pop(url, None)
+
+    async def settled(self) -> None:
+        """Ask for a step and wait until it has acted. Raises `OverrideRefused` (503) when there will be none."""
+        generation = self.wake()
+        while self.observed_generation < generation:
+            if self._ended:
+                raise OverrideRefused(503, "stopping", "This node is stopping")
+            await self._stepped.wait()
+
+    async def reload(self, name: str, timeout_s: float) -> None:
+        """Dial a server or peer anew and wait for the outcome, at most `timeout_s`. Raises `MeshError`: unknown."""
+        await self.settled()
+        link = self._supervisor.link(self.view_of(name).key)
+        assert link is not None
+        attempted = link.reload()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await attempted.wait()
+        await self.settled()
+
+    # The loop
+
+    async def run(self) -> None:
+        """Step whenever woken, and every `RESYNC_EVERY_S` without, until cancelled."""
+        loop = asyncio.get_running_loop()
+        self.wake()  # Overrides and static peers are there from the start; without discovery nothing else may happen.
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RESYNC_EVERY_S):
+                        await self._wake.wait()
+                self._wake.clear()
+                generation, began_at_s = self._generation, loop.time()
+                try:
+                    self._step()
+                    await self._rebuild_routes()
+                except Exception:  # The top of an eternal loop: a bug in one step must not end the node.
+                    log.exception("a mesh step failed; the next change or resync tries again")
+                self._tell_stepped(generation)
+                took_s = loop.time() - began_at_s
+                if took_s > QUICK_STEP_S:
+                    await asyncio.sleep(took_s)
+        finally:
+            self._ended = True
+            self._tell_stepped(self.observed_generation)
+
+    def _tell_stepped(self, generation: int) -> None:
+        self.observed_generation = generation
+        stepped, self._stepped = self._stepped, asyncio.Event()
+        stepped.set()
+
+    def _step(self) -> None:
+        views = self.views()
+        self._learn(views)
+        self.selection = select(
+            self.catalog,
+            self.own,
+            overrides=self._store.overrides,
+            suppressions=self._store.suppressions,
+            statics=self.statics,
+            server_names=frozenset(server.name for server in self.servers),
+            learned=self._learned,
+            connected=frozenset(v.key for v in views if v.connected),
+            previous=self.selection.peers,
+            peer_token=self._peer_token(),
+        )
+        wanted: list[BackendSpec] = [server for server in self.servers if server.enabled]
+        desired = {spec.key: spec for spec in [*wanted, *self.selection.peers]}
+        actual = self._supervisor.actual
+        self._supervisor.apply(reconcile(desired, actual))
+        for key in actual.keys() - desired.keys():
+            self._hooks.backend_gone(key)
+
+    def _learn(self, views: Sequence[LinkView]) -> None:
+        """Remember which node answered at which URL, so that one node named twice gets one link."""
+        for view in views:
+            if not isinstance(view.spec, PeerSpec):
+                continue
+            if view.failure == DialledOurselves.__name__:
+                self._learned[view.spec.target.url] = self.own.node_id
+            elif view.identity is not None:
+                self._learned[view.spec.target.url] = view.identity.node_id
+        if len(self._learned) > LEARNED_MAX:
+            present = {view.spec.target.url for view in views if isinstance(view.spec, PeerSpec)}
+            self._learned = {url: node_id for url, node_id in self._learned.items() if url in present}
+
+    def _contributed(self) -> tuple[Contribution, ...]:
+        connected = sorted((view for view in self.views() if view.connected), key=lambda view: view.key)
+        return tuple(contribution_of(view, self.own) for view in connected)
+
+    async def _rebuild_routes(self) -> None:
+        known = await read_large(self._contributed(), self.own, self.routes.parts)
+        contributions = self._contributed()  # What has changed meanwhile is read as it is now.
+        now_s = asyncio.get_running_loop().time()
+        if contributions == self._contributions and not is_outdated(self.routes, now_s):
+            return
+        self._contributions = contributions
+        before, before_local = self.routes, self.local_routes
+        self.routes = build_routes(contributions, self.own, before, now_s, known)
+        local_parts, known = local_contributions(contributions), self.routes.parts
+        self.local_routes = build_routes(local_parts, self.own, before_local, now_s, known)
+        self._hooks.routes_changed()
+        self._hooks.mesh_changed(changed_kinds(before, self.routes))
+        local = changed_kinds(before_local, self.local_routes)
+        self._hooks.local_changed(local)
+        if local:
+            self._hooks.offer_changed(table_digest(self.local_routes))
+        for conflict in set(self.routes.conflicts) - set(before.conflicts):
+            log.warning(
+                "name conflict",
+                extra={
+                    "public_name": conflict.name,
+                    "holder": conflict.holder,
+                    "others": conflict.others,
+                    "reason": conflict.reason,
+                },
+            )
+
+
+def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
+    """What a connected link brings to the route tables."""
+    if isinstance(view.spec, ServerSpec):
+        spec = view.spec
+        return Contribution(
+            view.key,
+            ContributionKind.SERVER,
+            spec.name,
+            own,
+            spec.scope,
+            view.offer,
+            sticky=spec.sticky,
+            has_tasks=view.has_tasks,
+        )
+    kind = ContributionKind.PLAIN_PEER if view.identity is None else ContributionKind.MESH_PEER
+    return Contribution(
+        view.key, kind, view.spec.name, view.identity, None, view.offer, view.spec.scope, has_tasks=view.has_tasks
+    )
+
+
+def table_digest(table: RouteTable) -> str:
+    """A digest of all that a table lists; equal digests spare other nodes a listing."""
+    listed = (table.listed_tools(), table.listed_prompts(), table.listed_resources(), table.listed_templates())
+    return offer_digest(*([route.definition for route in routes] for routes in listed))

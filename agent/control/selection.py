@@ -1,0 +1,372 @@
+"""Decides which peers we want links to: the catalog, what operators and settings say, and who we are.
+
+Called by the mesh with whole snapshots on every wake. The one rule: an operator's word beats the settings, the
+settings beat the catalog, and one node gets one link, whoever names it.
+
+Overrides and static peers are drafted first. Instances that lead to the same place, or are known to be the same node,
+are folded into them; of the others, those that are suppressed or down go, and the rest get names that are free.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from agent.control.candidates import Candidate, Finding, FindingKind, Selection, Unusable, read_catalog, url_key
+from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec, Suppression
+from agent.routing.names import is_valid_name, node_alias, valid_name
+from discovery.model import Catalog, InstanceKey
+
+if TYPE_CHECKING:
+    from agent.config.values import StaticPeer
+
+
+class LastChosen:
+    """The peers that were chosen last, found again whatever they are called now."""
+
+    def __init__(self, previous: Sequence[PeerSpec]) -> None:
+        self._by_name = {spec.name: spec for spec in previous}
+        self._by_node = {spec.expected_node_id: spec for spec in previous if spec.expected_node_id is not None}
+        self._plain_by_url = {url_key(spec.target.url): spec for spec in previous if spec.expected_node_id is None}
+        # Of links that discovery chose: what somebody named goes when its name does.
+        self.urls = frozenset(url_key(spec.target.url) for spec in previous if spec.source is PeerSource.DISCOVERY)
+
+    def spec_of(self, candidate: Candidate) -> PeerSpec | None:
+        """What this candidate was."""
+        if candidate.node_id is not None:
+            return self._by_node.get(candidate.node_id)
+        return self._plain_by_url.get(url_key(candidate.url))
+
+    def holds_its_name(self, candidate: Candidate) -> bool:
+        """Whether this candidate had the name that it would like to have."""
+        spec = self._by_name.get(candidate.name)
+        return spec is not None and spec is self.spec_of(candidate)
+
+    def holds_second_name(self, candidate: Candidate) -> bool:
+        """Whether this candidate was told apart by its ID from somebody of its name."""
+        spec = self.spec_of(candidate)
+        return spec is not None and spec.name in _second_names(candidate)
+
+
+def give_names(
+    candidates: Iterable[Candidate], reserved: Collection[str], last: LastChosen, findings: set[Finding]
+) -> list[tuple[Candidate, str]]:
+    """Pair each candidate with a name that nobody else has; `reserved` names are taken already."""
+    by_name: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        by_name[candidate.name].append(candidate)
+    taken = set(reserved)
+    named: list[tuple[Candidate, str]] = []
+    waiting: list[Candidate] = []
+    for name in sorted(by_name):
+        contenders = sorted(by_name[name], key=lambda c: (not last.holds_its_name(c), c.unique, c.key))
+        # Renaming a link closes it, and would do so again when a namesake has restarted.
+        first = next((c for c in contenders if not last.holds_second_name(c)), None)
+        if first is not None and name not in taken:
+            taken.add(name)
+            named.append((first, name))
+            contenders.remove(first)
+        waiting += contenders
+    # Only now: nobody's own name may go to another peer as its second one.
+    for candidate in waiting:
+        name, longer = _second_names(candidate)
+        if name in taken or not is_valid_name(name):
+            name = longer
+        findings.add(Finding(candidate.name, FindingKind.NAME_TAKEN, "" if name in taken else name))
+        if name not in taken:
+            taken.add(name)
+            named.append((candidate, name))
+    return named
+
+
+def _second_names(candidate: Candidate) -> tuple[str, str]:
+    """What it is called when its name is taken, and when that is taken, too."""
+    longer = valid_name(f"{candidate.name}/{candidate.unique}/{candidate.key}")
+    return node_alias(candidate.name, candidate.unique), longer
+
+
+def with_clear_aliases(peers: Iterable[PeerSpec], server_names: Collection[str]) -> tuple[PeerSpec, ...]:
+    """The peers sorted by name, each alias meaning one peer only and no name of anything else."""
+    ordered = sorted(peers, key=lambda spec: spec.name)
+    taken = {*server_names, *(spec.name for spec in ordered)}
+    cleared: list[PeerSpec] = []
+    for spec in ordered:
+        aliases: list[str] = []
+        for alias in spec.aliases:
+            if alias not in taken and is_valid_name(alias):
+                taken.add(alias)
+                aliases.append(alias)
+        cleared.append(replace(spec, aliases=tuple(aliases)))
+    return tuple(cleared)
+
+
+@dataclass(slots=True)
+class Draft:
+    """One such peer while it is put together. `identity`: the node that it is believed to lead to.
+
+    `twin_urls`: where others that were merged into it would dial. `nodes`: the node IDs that the catalog knows at its
+    own URL. `weight`: what the catalog says of it, 1 where it says nothing.
+    """
+
+    name: str
+    target: HttpTarget
+    source: PeerSource
+    scope: PeerScope
+    identity: str | None = None
+    aliases: list[str] = field(default_factory=list)
+    twin_urls: list[str] = field(default_factory=list)
+    sightings: set[str] = field(default_factory=set)
+    suppressions: list[Suppression] = field(default_factory=list)
+    nodes: set[str] = field(default_factory=set)
+    weight: int = 1
+
+    def spec(self, peer_token: str | None) -> PeerSpec:
+        """The finished peer.
+
+        A discovered node that is named again at its own URL is still one: it gets the peer token that it would have got
+        unnamed, and is held to its node ID. Of all others the link finds out by itself whether they are mesh nodes;
+        a static peer, which has no token of its own, may be tried with the peer token where it asks for one.
+        """
+        local_token = peer_token if self.source is PeerSource.STATIC and self.scope is PeerScope.LOCAL else None
+        spec = PeerSpec(
+            self.name,
+            self.target,
+            self.source,
+            self.scope,
+            aliases=tuple(self.aliases),
+            sighting=" | ".join(sorted(self.sightings - {""})),
+            weight=self.weight,
+            local_token=local_token,
+        )
+        # The peer token is good for what a node serves itself, so it is of no use to a gateway.
+        if peer_token is None or self.target.token is not None or self.scope is PeerScope.MESH or not self.nodes:
+            return spec
+        expected = self.identity if self.identity in self.nodes else min(self.nodes)
+        return replace(
+            spec,
+            target=replace(self.target, token=peer_token),
+            expected_node_id=expected,
+            is_mesh_node=True,
+            local_token=None,
+        )
+
+
+def draft_peers(
+    overrides: Sequence[Override], statics: Sequence["StaticPeer"], previous: Sequence[PeerSpec]
+) -> list[Draft]:
+    """All that is named, in the order of their right to a node: who has its link already goes first in its class."""
+    present = {(spec.source, spec.name) for spec in previous}
+    drafts = [
+        Draft(override.name, override.target, PeerSource.OVERRIDE, override.scope)
+        for override in sorted(overrides, key=lambda o: ((PeerSource.OVERRIDE, o.name) not in present, o.name))
+    ]
+    drafts += [
+        Draft(static.name, HttpTarget(static.url), PeerSource.STATIC, PeerScope.LOCAL)
+        for static in sorted(statics, key=lambda s: ((PeerSource.STATIC, s.name) not in present, s.name))
+    ]
+    return drafts
+
+
+def identify(
+    drafts: Iterable[Draft],
+    found: Iterable[Candidate],
+    learned: Mapping[str, str],
+    down: Collection[str],
+) -> None:
+    """Say which node each draft leads to, as far as anybody knows. `learned`: URL -> who answered there last.
+
+    `down`: names of peers that have a link which is not up. There the catalog knows best: the node may have been
+    replaced since. A draft that was folded into another has no link, and what was learned must keep it there.
+    """
+    by_url = {url_key(candidate.url): candidate.node_id for candidate in found if candidate.node_id}
+    for draft in drafts:
+        draft.identity = learned.get(draft.target.url)
+        if draft.identity is None or draft.name in down:
+            draft.identity = by_url.get(url_key(draft.target.url), draft.identity)
+
+
+def merge_twins(drafts: Iterable[Draft], own: NodeIdentity, findings: set[Finding]) -> list[Draft]:
+    """Keep one draft per name, URL and node, the first of each, and none that leads to ourselves."""
+    kept: list[Draft] = []
+    by_name: dict[str, Draft] = {}
+    by_url: dict[str, Draft] = {}
+    by_node: dict[str, Draft] = {}
+    for draft in drafts:
+        if draft.identity == own.node_id:
+            findings.add(Finding(draft.name, FindingKind.OURSELVES, draft.target.url))
+            continue
+        namesake = by_name.get(draft.name)
+        twin = by_url.get(url_key(draft.target.url)) or by_node.get(draft.identity or "")
+        if namesake is not None:
+            if namesake is not twin:
+                findings.add(Finding(draft.name, FindingKind.NAME_TAKEN, ""))
+        elif twin is not None:
+            by_name[draft.name] = twin
+            by_url.setdefault(url_key(draft.target.url), twin)
+            twin.aliases.append(draft.name)
+            twin.twin_urls.append(draft.target.url)
+            findings.add(Finding(draft.name, FindingKind.SAME_NODE, twin.name))
+        else:
+            kept.append(draft)
+            by_name[draft.name] = by_url[url_key(draft.target.url)] = draft
+            if draft.identity is not None:
+                by_node[draft.identity] = draft
+    return kept
+
+
+def fold_in(drafts: Iterable[Draft], found: Iterable[Candidate]) -> list[Candidate]:
+    """Add what the catalog says to the drafts that it is about; return the candidates that are about none."""
+    by_url = {url_key(url): draft for draft in drafts for url in (draft.target.url, *draft.twin_urls)}
+    by_node = {draft.identity: draft for draft in drafts if draft.identity is not None}
+    rest: list[Candidate] = []
+    for candidate in found:
+        draft = by_node.get(candidate.identity or "") or by_url.get(url_key(candidate.url))
+        if draft is None:
+            rest.append(candidate)
+            continue
+        draft.aliases += [candidate.name, candidate.service_id]
+        draft.sightings.add(candidate.sighting)
+        if candidate.up:
+            draft.weight = max(draft.weight, candidate.weight)
+        if candidate.node_id is not None and url_key(candidate.url) == url_key(draft.target.url):
+            draft.nodes.add(candidate.node_id)
+        draft.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))
+    return rest
+
+
+__all__ = ["Finding", "FindingKind", "Override", "Selection", "Suppression", "select", "url_key"]
+
+_NOTHING_LEARNED: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def select(
+    catalog: Catalog,
+    own: NodeIdentity,
+    *,
+    overrides: Sequence[Override] = (),
+    suppressions: Sequence[Suppression] = (),
+    statics: Sequence["StaticPeer"] = (),
+    server_names: Collection[str] = (),
+    learned: Mapping[str, str] = _NOTHING_LEARNED,
+    connected: Collection[str] = (),
+    previous: Sequence[PeerSpec] = (),
+    peer_token: str | None = None,
+) -> Selection:
+    """Choose the peers.
+
+    `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the
+    spec) -> node ID that answered there last; keep it while the URL is named by anybody, also when its link has been
+    folded into another. `connected`: backend keys of links that are up. `previous`: the peers chosen last, so that
+    names stay where they are. `peer_token` goes to discovered mesh nodes only, also
+    where somebody names one again at its URL without a token.
+    """
+    findings: set[Finding] = set()
+    last = LastChosen(previous)
+    found = _usable(read_catalog(catalog, own.node_id, learned), own, findings)
+    drafts = draft_peers(overrides, statics, previous)
+    identify(drafts, found, learned, {spec.name for spec in previous if spec.key not in connected})
+    drafts = merge_twins(drafts, own, findings)
+    rest = fold_in(drafts, found)
+    proven = {c.key for c in rest if _is_proven(c, last, learned, connected)}
+    rest = _one_per_node(rest, last, proven, findings)
+    hidden = _suppressed(rest, suppressions, found)
+    wanted = [c for c in rest if c.key not in hidden and (c.up or _is_linked(c, last, connected))]
+    named = give_names(wanted, {own.name, *server_names, *(d.name for d in drafts)}, last, findings)
+    peers = [
+        *(draft.spec(peer_token) for draft in drafts),
+        *(_spec(candidate, name, peer_token) for candidate, name in named),
+    ]
+    discovered = {draft.name: tuple(draft.suppressions) for draft in drafts if draft.suppressions}
+    discovered |= {name: (Suppression(name, c.node_id, c.service_id),) for c, name in named}
+    return Selection(
+        peers=with_clear_aliases(peers, server_names),
+        hidden=tuple(_spec(c, c.name, peer_token) for c in sorted(rest, key=_by_name) if c.key in hidden),
+        findings=tuple(sorted(findings)),
+        discovered=MappingProxyType(discovered),
+    )
+
+
+def _usable(read: Iterable[Candidate | Unusable], own: NodeIdentity, findings: set[Finding]) -> list[Candidate]:
+    usable: list[Candidate] = []
+    for entry in read:
+        if isinstance(entry, Unusable):
+            findings.add(Finding(entry.service_id, FindingKind.UNUSABLE, entry.reason))
+        elif entry.identity == own.node_id:
+            findings.add(Finding(entry.service_id, FindingKind.OURSELVES, entry.url))
+        else:
+            usable.append(entry)
+            if entry.name_refused:
+                findings.add(Finding(entry.name_refused, FindingKind.NAME_ILLEGAL, entry.name))
+    return usable
+
+
+def _one_per_node(
+    candidates: Sequence[Candidate], last: LastChosen, proven: Collection[InstanceKey], findings: set[Finding]
+) -> list[Candidate]:
+    """Of several instances of one node, or of one URL, keep one: up before down, the latest start, the one we have.
+
+    One of `proven` goes first: whoever copies a node's ID into the catalog must not take its link away.
+    """
+    at_url = {url_key(candidate.url): candidate.identity for candidate in candidates if candidate.identity}
+    groups: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        place = url_key(candidate.url)
+        groups[candidate.identity or at_url.get(place) or place].append(candidate)
+    kept: list[Candidate] = []
+    for group in groups.values():
+        best, *others = sorted(group, key=lambda c: (c.key not in proven, *_preference(c, last)))
+        kept.append(best)
+        findings.update(Finding(other.service_id, FindingKind.SAME_NODE, best.service_id) for other in others)
+    return kept
+
+
+def _preference(candidate: Candidate, last: LastChosen) -> tuple[bool, bool, int, bool, InstanceKey]:
+    is_new = url_key(candidate.url) not in last.urls
+    return not candidate.up, candidate.node_id is None, -candidate.epoch_number, is_new, candidate.key
+
+
+def _suppressed(
+    candidates: Iterable[Candidate], suppressions: Sequence[Suppression], found: Iterable[Candidate]
+) -> set[InstanceKey]:
+    """What an operator removed: the same node, or whatever now goes by the removed one's name.
+
+    The name does not count while the removed node itself is in the catalog: then its namesake is another node.
+    """
+    present = {candidate.node_id for candidate in found if candidate.node_id is not None}
+    nodes = {s.node_id for s in suppressions if s.node_id is not None}
+    by_words = [s for s in suppressions if s.node_id is None or s.node_id not in present]
+    names = {s.name for s in by_words}
+    service_ids = {s.service_id for s in by_words if s.service_id is not None}
+    return {c.key for c in candidates if c.node_id in nodes or c.name in names or c.service_id in service_ids}
+
+
+def _is_linked(candidate: Candidate, last: LastChosen, connected: Collection[str]) -> bool:
+    spec = last.spec_of(candidate)
+    return spec is not None and spec.key in connected
+
+
+def _is_proven(candidate: Candidate, last: LastChosen, learned: Mapping[str, str], connected: Collection[str]) -> bool:
+    """Whether its link is up, at this very URL, and the node that it claims to be has answered there."""
+    spec = last.spec_of(candidate)
+    if spec is None or spec.key not in connected or spec.target.url != candidate.url:
+        return False
+    return candidate.node_id is not None and learned.get(candidate.url) == candidate.node_id
+
+
+def _by_name(candidate: Candidate) -> tuple[str, InstanceKey]:
+    return candidate.name, candidate.key
+
+
+def _spec(candidate: Candidate, name: str, peer_token: str | None) -> PeerSpec:
+    is_mesh_node = candidate.node_id is not None
+    return PeerSpec(
+        name,
+        HttpTarget(candidate.url, token=peer_token if is_mesh_node else None),
+        PeerSource.DISCOVERY,
+        aliases=(candidate.service_id,),
+        expected_node_id=candidate.node_id,
+        is_mesh_node=is_mesh_node,
+        sighting=candidate.sighting,
+        weight=candidate.weight,
+    )

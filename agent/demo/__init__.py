@@ -1,0 +1,1 @@
+"""A small mesh on this machine."""

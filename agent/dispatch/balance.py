@@ -1,0 +1,184 @@
+"""Chooses one replica for one call, by how long calls have taken and how many are under way.
+
+Called by the replica accounts, which own the loads. The one rule: our own replica goes first while it is not three
+times slower, then the shortest way; chance only picks the two that are compared (power of two choices), so no replica
+is swamped by all callers at once.
+
+The cost of a replica is peak-EWMA latency x (calls under way + 1) / weight. Latency counts as at least the time that
+calls have been under way without any answer: a replica that hangs becomes dear long before its first time-out.
+
+Where weights differ, all replicas are compared, and an exponentially distributed number of mean 1 stands in for the 1:
+of idle replicas that are equally fast each wins as often as its weight says, and calls under way settle in proportion.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from agent.routing.table import Replica
+
+if TYPE_CHECKING:
+    import random
+
+
+# faults.md's figure (Finagle's default): after 10 s a past latency counts for 1/e.
+DECAY_S: Final = 10.0
+# A replica that is idle and unmeasured, or whose peak has faded, costs this much: it is worth a try.
+LATENCY_FLOOR_S: Final = 0.001
+# One that was asked and has never answered costs this much: one call finds out, not all of a burst.
+UNMEASURED_S: Final = 60.0
+# Our own replica goes first unless it is slower by this factor; a hop over the network costs about that much as well.
+OWN_SLOWER_BY: Final = 3.0
+# No other replica is taken to be faster than this when it is compared with our own: a hop and a short tool.
+HOP_S: Final = 0.01
+# A failure counts as an answer this much slower than usual: a replica that fails fast must not look like a fast one.
+# Repeated, it backs off by itself; a single one has faded after half a minute.
+FAILURE_FACTOR: Final = 10.0
+_ALL_IN: Final[Mapping[str, float]] = MappingProxyType({})
+
+
+class Load(NamedTuple):
+    """What is known of one backend: latency in seconds (0: not yet measured), calls under way.
+
+    `observed_at_s`: when the latency was measured. `silent_since_s`: the last answer, or when calls came to be under
+    way after there were none. Both on the clock of `now_s`. Written anew three times a call, hence by hand, and a
+    tuple: `dataclasses.replace` costs three times as much, and so does each frozen dataclass.
+    """
+
+    latency_ewma_s: float = 0.0
+    in_flight: int = 0
+    observed_at_s: float = 0.0
+    silent_since_s: float = 0.0
+
+    def started(self, now_s: float) -> "Load":
+        """One call more under way."""
+        silent_since_s = self.silent_since_s if self.in_flight else now_s
+        return Load(self.latency_ewma_s, self.in_flight + 1, self.observed_at_s, silent_since_s)
+
+    def finished(self) -> "Load":
+        """One call less under way."""
+        in_flight = max(0, self.in_flight - 1)
+        return Load(self.latency_ewma_s, in_flight, self.observed_at_s, self.silent_since_s)
+
+
+_UNKNOWN: Final = Load()
+
+
+def _alike(_backend_key: str) -> int:
+    return 1
+
+
+def choose(
+    replicas: Sequence[Replica],
+    loads: Mapping[str, Load],
+    rng: "random.Random",
+    *,
+    now_s: float,
+    exclude: Collection[str] = frozenset(),
+    chances: Mapping[str, float] = _ALL_IN,
+    weight_of: Callable[[str], int] = _alike,
+) -> Replica | None:
+    """Pick a replica whose backend is not excluded; None when none is left.
+
+    `now_s` is the clock of `observe`: a past peak fades without calls, so whoever was slow once is tried again.
+    `chances`: backend key -> how probably it takes part at all (slow start); whoever is not there always does.
+    `weight_of(backend key)`: how much it can take in comparison with the others, at least 1.
+    """
+    usable = [replica for replica in replicas if replica.backend_key not in exclude]
+    if chances:
+        usable = [r for r in usable if chances.get(r.backend_key, 1.0) > rng.random()] or usable
+    if not usable:
+        return None
+    nearest = _nearest(usable)
+    if nearest[0].hops > 0 or len(nearest) == len(usable):
+        return _cheaper(nearest, loads, rng, now_s, weight_of)
+    own = nearest[0]
+    other = _cheaper(_nearest([replica for replica in usable if replica.hops > 0]), loads, rng, now_s, weight_of)
+    other_cost = _cost(loads.get(other.backend_key, _UNKNOWN), now_s, HOP_S) / weight_of(other.backend_key)
+    own_cost = _own_cost(loads.get(own.backend_key, _UNKNOWN), now_s) / weight_of(own.backend_key)
+    return own if own_cost <= OWN_SLOWER_BY * other_cost else other
+
+
+def observe(load: Load, latency_s: float, now_s: float) -> Load:
+    """Take one answer's latency in: a rise counts at once, a fall fades in over `DECAY_S` (peak-EWMA).
+
+    The time that a timed-out call took may be told as well: its answer would have come later still.
+    """
+    if latency_s < load.latency_ewma_s:
+        kept = _fade(load, now_s)
+        latency_s = load.latency_ewma_s * kept + latency_s * (1.0 - kept)
+    return Load(latency_s, load.in_flight, observed_at_s=now_s, silent_since_s=now_s)
+
+
+def penalise(load: Load, waited_s: float, now_s: float) -> Load:
+    """Take a call in that the replica failed after `waited_s`: it costs more for a while."""
+    usual_s = max(load.latency_ewma_s * _fade(load, now_s), HOP_S)
+    return observe(load, max(waited_s, min(UNMEASURED_S, FAILURE_FACTOR * usual_s)), now_s)
+
+
+def give_up(load: Load, waited_s: float, now_s: float) -> Load:
+    """Take a call in that its caller gave up after `waited_s`: the answer would have come later still, if at all.
+
+    It is no answer, so the silence of the other calls goes on.
+    """
+    if waited_s <= load.latency_ewma_s * _fade(load, now_s):
+        return load
+    return Load(waited_s, load.in_flight, observed_at_s=now_s, silent_since_s=load.silent_since_s)
+
+
+def _nearest(replicas: Sequence[Replica]) -> list[Replica]:
+    hops_min = min(replica.hops for replica in replicas)
+    return [replica for replica in replicas if replica.hops == hops_min]
+
+
+def _cheaper(
+    replicas: Sequence[Replica],
+    loads: Mapping[str, Load],
+    rng: "random.Random",
+    now_s: float,
+    weight_of: Callable[[str], int],
+) -> Replica:
+    """The cheaper one of two; whose weights differ, the cheapest of all."""
+    if len(replicas) == 1:
+        return replicas[0]
+    weights = [weight_of(replica.backend_key) for replica in replicas]
+    if min(weights) < max(weights):
+        return _by_weight(replicas, weights, loads, rng, now_s)
+    first = rng.randrange(len(replicas))
+    second = rng.randrange(len(replicas) - 1)
+    pair = replicas[first], replicas[second + (second >= first)]
+    return min(pair, key=lambda replica: _cost(loads.get(replica.backend_key, _UNKNOWN), now_s, LATENCY_FLOOR_S))
+
+
+def _by_weight(
+    replicas: Sequence[Replica], weights: Sequence[int], loads: Mapping[str, Load], rng: "random.Random", now_s: float
+) -> Replica:
+    """The cheapest, with chance in the place of a call more."""
+
+    def cost(number: int) -> float:
+        load = loads.get(replicas[number].backend_key, _UNKNOWN)
+        return _cost(load, now_s, LATENCY_FLOOR_S, rng.expovariate(1.0)) / weights[number]
+
+    return replicas[min(range(len(replicas)), key=cost)]
+
+
+def _cost(load: Load, now_s: float, floor_s: float, one_more: float = 1.0) -> float:
+    if load.in_flight and not load.latency_ewma_s:
+        floor_s = UNMEASURED_S
+    return max(_latency_s(load, now_s), floor_s) * (load.in_flight + one_more)
+
+
+def _own_cost(load: Load, now_s: float) -> float:
+    # Unmeasured, our own is taken for an ordinary one, so that the first callers do not leave it in a crowd.
+    floor_s = LATENCY_FLOOR_S if load.latency_ewma_s else HOP_S
+    return max(_latency_s(load, now_s), floor_s) * (load.in_flight + 1)
+
+
+def _latency_s(load: Load, now_s: float) -> float:
+    silence_s = now_s - load.silent_since_s if load.in_flight else 0.0
+    return max(load.latency_ewma_s * _fade(load, now_s), silence_s)
+
+
+def _fade(load: Load, now_s: float) -> float:
+    return math.exp(-max(0.0, now_s - load.observed_at_s) / DECAY_S)

@@ -1,0 +1,344 @@
+"""One forwarded request: choose a replica, send it, record the outcome once; and once more where that is safe.
+
+Called by the MCP endpoints with a route of the route table; asks links to send. The one rule: a request is sent again
+only as `agent.dispatch.retry` allows, and a failure always says whether the request may have been executed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from agent.client.affinity import affinity_key
+from agent.client.event import Flag
+from agent.client.server_info import OnNotification
+from agent.client.streaming import LargeResult, ResultSink
+from agent.dispatch.next_hop import believed, ended, large_result, outgoing, told_failure
+from agent.dispatch.outlier import outcome_of
+from agent.dispatch.param_headers import ParamHeaders
+from agent.dispatch.replicas import Attempt, BalanceView, Recorder, ReplicaAccounts
+from agent.dispatch.request_state import RequestStates
+from agent.dispatch.retry import Fate, Step, fate_of, is_repeatable, next_step, told_deadline_s
+from agent.errors import AnswerCut, CallNotSent, CallRefused, MeshError, NoLongerOffered, RefusedElsewhere, RpcError
+from agent.lossless_json.raw import Bytes, RawObject
+from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
+from agent.routing.table import Replica, Route
+from agent.tasks.ids import shown_task
+from agent.tasks.versions import with_task
+
+# A table follows a link that closed within one step of the mesh, another list within one listing.
+WAIT_S: Final = 0.5
+
+# Who does not listen any more, or offers it no more, is soon out of the table.
+_GONE: Final = (CallNotSent, NoLongerOffered, RefusedElsewhere)
+
+# Gives the route of a request as it is now, None when there is none.
+Present: TypeAlias = Callable[[], Route | None]
+
+
+class RouteRenewals:
+    """See the module. Whoever makes the tables tells `routes_changed`."""
+
+    def __init__(self) -> None:
+        self._changed = Flag()
+
+    def __repr__(self) -> str:
+        return f"<RouteRenewals {self._changed!r}>"
+
+    def routes_changed(self) -> None:
+        """The route tables are others."""
+        self._changed.set()
+        self._changed.clear()
+
+    async def renewed(
+        self, route: Route, present: Present, tried: Collection[str], failure: MeshError, within_s: float
+    ) -> Route:
+        """The route with somebody who was not `tried`, if there is one by now; else as it was.
+
+        `failure`: how the last one of those ended. `within_s`: what is left of the call's time.
+        """
+        if isinstance(failure, _GONE):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(WAIT_S, within_s)):
+                    while (now := present()) is not None and not _leads_on(now, route, tried):
+                        await self._changed.wait()
+        now = present()
+        return now if now is not None and _leads_on(now, route, tried) else route
+
+
+def _leads_on(now: Route, before: Route, tried: Collection[str]) -> bool:
+    """Another owner's thing of that name is another thing."""
+    return now.owner == before.owner and any(replica.backend_key not in tried for replica in now.replicas)
+
+
+log = logging.getLogger(__name__)
+
+
+class CallableLink(Protocol):
+    """What dispatch needs of a link."""
+
+    @property
+    def spec(self) -> BackendSpec:
+        """What the link is configured to be."""
+        ...
+
+    @property
+    def view(self) -> LinkView:
+        """How it stands."""
+        ...
+
+    async def request(
+        self,
+        method: str,
+        params: Json,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: OnNotification | None = None,
+        affinity: str | None = None,
+        large: LargeResult | None = None,
+    ) -> Json:
+        """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when no door is open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """How a request ended well: the raw result and who answered."""
+
+    result: Json
+    replica: Replica
+
+    @property
+    def raw(self) -> Bytes | None:
+        """The result as the backend wrote it; None where that is unknown, or where we changed it."""
+        return self.result.raw if isinstance(self.result, RawObject) else None
+
+
+@dataclass(slots=True)
+class _Call:
+    """One request with all its attempts. `deadline_s`: by the caller's word. `present`: looks up the route anew."""
+
+    method: str
+    route: Route
+    present: Present | None
+    params: Json
+    on_notification: OnNotification | None
+    sink: ResultSink | None
+    affinity: str | None
+    param_headers: Mapping[str, str] | None
+    began_s: float
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    replica: Replica
+    failure: MeshError
+
+
+class Dispatch:
+    """Forwards requests. Owns the accounts of replicas; links and metrics are given. `link`: finds one by backend."""
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        link: Callable[[str], CallableLink | None],
+        recorder: Recorder,
+        call_timeout_s: float,
+        rng: random.Random,
+        own_weight: int = 1,
+    ) -> None:
+        self._node_id = node_id
+        self.link = self._link = link
+        self._recorder = recorder
+        self._call_timeout_s = call_timeout_s
+        self._own_weight = own_weight
+        self._accounts = ReplicaAccounts(recorder, rng, self._up_since_s, self._weight_of)
+        self._param_headers = ParamHeaders()
+        self._states = RequestStates()
+        self.renewals = RouteRenewals()
+
+    def __repr__(self) -> str:
+        return f"<Dispatch in_flight={self._accounts.in_flight}>"
+
+    def forget(self, backend_key: str) -> None:
+        """Drop what is remembered of a backend that is gone."""
+        self._accounts.forget(backend_key)
+
+    def balance(self) -> BalanceView:
+        """How calls are spread, for metrics. Call it in the event loop."""
+        return self._accounts.view(_now_s())
+
+    async def forward(
+        self,
+        method: str,
+        route: Route,
+        params: Json,
+        on_notification: OnNotification | None = None,
+        *,
+        session_id: str | None = None,
+        on_attempt: Callable[[str], None] = lambda _backend: None,
+        sink: ResultSink | None = None,
+        present: Present | None = None,
+        param_headers: Mapping[str, str] | None = None,
+    ) -> Forwarded:
+        """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
+
+        `session_id` of a legacy client keeps its calls together: on a replica where the route is sticky, in a session
+        where the server has sessions. A `requestState` in `params` keeps the call with the replica that gave it.
+        `on_attempt` hears the backend key of each replica that is asked. A large result may go to `sink` while it
+        comes; what is returned then says no more than how the call ended. `present` looks the route up as it is now,
+        before a call that nobody has executed is given up. `param_headers`: the `Mcp-Param-*` headers that the client
+        sent, by names in lower case.
+
+        Raises:
+            StateRefused: the `requestState` is none that this node gave for this request; nobody was asked.
+            RpcError: the backend's own error, to be passed on.
+            CallRefused: not executed, and nobody else may be asked.
+            CallUnanswered: sent, and no answer came; not to be sent again.
+            AnswerCut: `sink` got a part of the result, and will get no more.
+        """
+        now_s, known = _now_s(), route
+        try:
+            route, params = self._states.unwrapped(method, route, params, now_s)
+        except CallNotSent as exc:
+            raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
+        told_s = told_deadline_s(params)
+        deadline_s = None if told_s is None else now_s + told_s
+        affinity = affinity_key(params, session_id)
+        key = affinity if route.sticky else None
+        anew = present if route is known else None
+        call = _Call(method, route, anew, params, on_notification, sink, affinity, param_headers, now_s, deadline_s)
+        self._accounts.called(route, now_s)
+        tried: set[str] = set()
+        failed: _Failed | None = None
+        told: _Failed | None = None  # What the caller hears: a later "not executed" must not hide an unknown outcome.
+        while (replica := await self._next(call, tried, key, told)) is not None:
+            if failed is not None:
+                step = self._next_step(call, replica, failed, attempts=len(tried))
+                if step is not Step.AGAIN:
+                    break
+            tried.add(replica.backend_key)
+            on_attempt(replica.backend_key)
+            try:
+                return Forwarded(await self._send(call, replica), replica)
+            except (RpcError, AnswerCut):
+                raise
+            except MeshError as exc:
+                failed = _Failed(replica, exc)
+                told = failed if told is None or fate_of(told.failure) is Fate.NOT_EXECUTED else told
+        else:
+            step = Step.ENOUGH
+        if told is None:
+            raise CallRefused(f"{route.public_name} was not executed: no replica is connected")
+        raise ended(call.route, told.replica, told.failure, step) from told.failure
+
+    async def _next(self, call: _Call, tried: Collection[str], key: str | None, told: _Failed | None) -> Replica | None:
+        """Who is asked now; when nobody is left, and nothing was executed, somebody who offers it only now."""
+        replica = self._accounts.choose(call.route, tried, key, _now_s())
+        present, call.present = call.present, None if replica is None else call.present
+        if replica is not None or present is None or told is None or fate_of(told.failure) is Fate.UNKNOWN:
+            return replica
+        left_s = _remaining_s(call, self._call_timeout_s, _now_s())
+        call.route = await self.renewals.renewed(call.route, present, tried, told.failure, left_s)
+        return self._accounts.choose(call.route, tried, key, _now_s())
+
+    def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
+        """Decide whether `replica` is asked now, and charge that to the budget."""
+        now_s = _now_s()
+        step = next_step(
+            fate_of(failed.failure),
+            repeatable=is_repeatable(call.method, call.route, failed.replica),
+            attempts=attempts,
+            remaining_s=_remaining_s(call, self._own_timeout_s(self._link(replica.backend_key)), now_s),
+            budget=self._accounts.budget(call.route),
+            now_s=now_s,
+        )
+        if step is Step.SPENT:
+            self._recorder.retry_refused()
+        if step is Step.AGAIN:
+            self._accounts.repeated(call.route, replica, now_s)
+            log.info(
+                "MCP call is sent again",
+                extra={
+                    "mcp_name": call.route.public_name,
+                    "backend": replica.backend_key,
+                    "instead_of": failed.replica.backend_key,
+                    "reason": str(failed.failure),
+                },
+            )
+        return step
+
+    async def _send(self, call: _Call, replica: Replica) -> Json:
+        link, now_s = self._link(replica.backend_key), _now_s()
+        if link is None:
+            raise CallNotSent(f"{replica.backend_key} is gone")
+        own_timeout_s = self._own_timeout_s(link)
+        timeout_s, view = _remaining_s(call, own_timeout_s, now_s), link.view
+        if timeout_s <= 0:
+            raise CallNotSent("the deadline passed before it could be sent")
+        params = outgoing(
+            call.method, call.params, replica, view.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.affinity
+        )
+        params = with_task(call.method, call.route, params, view)
+        headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
+        attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, own_timeout_s)
+        self._accounts.begin(attempt)
+        outcome = "cancelled"
+        large = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
+        if large is not None:
+            large.when_begun(lambda: self._accounts.answered(attempt, _now_s()))
+        try:
+            result = await link.request(
+                call.method,
+                params,
+                timeout_s=timeout_s,
+                headers=headers,
+                on_notification=call.on_notification,
+                affinity=call.affinity,
+                large=large,
+            )
+        except RpcError as exc:
+            told = told_failure(exc, call.route, replica, link.spec)
+            outcome = outcome_of(told or exc)
+            if told is None:
+                raise
+            raise told from exc
+        except Exception as exc:
+            outcome = outcome_of(exc)
+            raise
+        else:
+            outcome = "tool_error" if result.get("isError") is True else "ok"
+            view = link.view
+            result = believed(result, view)
+            result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
+            return self._states.wrapped(call.method, call.route, replica, result, _now_s())
+        finally:
+            self._accounts.finish(attempt, outcome, _now_s())
+
+    def _own_timeout_s(self, link: CallableLink | None) -> float:
+        own = link.spec.call_timeout_s if link is not None and isinstance(link.spec, ServerSpec) else None
+        return self._call_timeout_s if own is None else own
+
+    def _weight_of(self, backend_key: str) -> int:
+        link = self._link(backend_key)
+        return link.spec.weight if link is not None and isinstance(link.spec, PeerSpec) else self._own_weight
+
+    def _up_since_s(self, backend_key: str) -> float | None:
+        link = self._link(backend_key)
+        return None if link is None else link.view.ready_at_s
+
+
+def _remaining_s(call: _Call, own_timeout_s: float, now_s: float) -> float:
+    """What an attempt may take: one deadline over all attempts, the caller's or ours, whichever is sooner."""
+    ours_s = call.began_s + own_timeout_s
+    return (ours_s if call.deadline_s is None else min(ours_s, call.deadline_s)) - now_s
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,178 @@
+"""What a forwarded request says to its next hop, what the next hop's refusal means, and what its caller is told.
+
+Called by dispatch for each attempt, and by the edge where an error is told. Pure. The one rule: our own words in
+`_meta` go to mesh nodes only, and what a server says in words of ours is never taken for a node's.
+"""
+
+from typing import Final
+
+from agent.client.http.streaming import result_walk
+from agent.client.streaming import LargeResult, ResultSink
+from agent.dispatch.retry import Fate, Step, deadline_ms_to_tell, fate_of, is_trusted
+from agent.errors import (
+    NOT_EXECUTED,
+    OUTCOME_UNKNOWN,
+    CallFailed,
+    CallNotSent,
+    CallOutcomeUnknown,
+    CallRefused,
+    CallTimedOut,
+    CallUnanswered,
+    MeshError,
+    NoLongerOffered,
+    ProtocolBroken,
+    RefusedElsewhere,
+    RpcError,
+)
+from agent.lossless_json.rewriter import JsonWalk
+from agent.model import (
+    AFFINITY_META_KEY,
+    DEADLINE_META_KEY,
+    OWN_WORD_KEY,
+    PARKED_META_KEY,
+    PATH_META_KEY,
+    BackendSpec,
+    Era,
+    Json,
+    LinkView,
+    PeerScope,
+    PeerSpec,
+)
+from agent.routing.table import Replica, Route
+from agent.tasks.ids import TASK_METHODS
+
+# A call may pass at most this many nodes across gateways; more means a loop nobody wanted.
+HOPS_MAX: Final = 3
+# JSON-RPC's own: what a node answers that knows no such name, and one whose server's answer was none.
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+
+# What a client is told beside the failure itself.
+_WHY_NOT_AGAIN: Final = {Step.LATE: "; the deadline has passed", Step.SPENT: "; the retry budget is spent"}
+
+_OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY)
+
+
+def outgoing(
+    method: str, params: Json, replica: Replica, spec: BackendSpec, *, node_id: str, timeout_s: float, key: str | None
+) -> Json:
+    """A copy of `params` as the backend is to get it; `timeout_s` is how long we shall wait, `key` the affinity.
+
+    Raises:
+        CallNotSent: the request has come round in a circle, or passed too many gateways.
+    """
+    named = with_name(method, params, replica.remote_name)
+    told = dict(named.get("_meta") or {})
+    meta = {name: value for name, value in told.items() if name not in _OWN_KEYS}
+    if isinstance(spec, PeerSpec) and replica.node_id is not None:
+        meta[DEADLINE_META_KEY] = deadline_ms_to_tell(timeout_s)
+        if key is not None:
+            meta[AFFINITY_META_KEY] = key
+    if isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH:
+        meta[PATH_META_KEY] = [*checked_path(told.get(PATH_META_KEY), node_id), node_id]
+    named["_meta"] = meta
+    return named
+
+
+def asked_uri(method: str, params: Json, replica: Replica) -> tuple[str, str] | None:
+    """The URI that `replica` is asked for, and the one that its client asked for; None where nobody asks for one."""
+    return (replica.remote_name, params["uri"]) if method == "resources/read" else None
+
+
+def large_result(sink: ResultSink, method: str, route: Route, params: Json, replica: Replica) -> LargeResult | None:
+    """How a large result of `replica` gets to `sink`; None where more than a few URIs has to be renamed."""
+    if method in TASK_METHODS and not (route.uris(replica).changes_nothing and params["taskId"] == replica.remote_name):
+        return None
+
+    def walk() -> JsonWalk:
+        return result_walk(route.uris(replica).places(method, asked_uri(method, params, replica)), sink.added)
+
+    return LargeResult(sink, walk)
+
+
+def believed(result: Json, view: LinkView) -> Json:
+    """The same result, where only nodes and our own doors may say that a server's call is open while it asks.
+
+    A stateless server that says so would be asked for ever, in words that are for nodes.
+    """
+    meta = result.get("_meta")
+    if view.era is Era.LEGACY or view.identity is not None or not isinstance(meta, dict) or PARKED_META_KEY not in meta:
+        return result
+    return {**result, "_meta": {name: value for name, value in meta.items() if name != PARKED_META_KEY}}
+
+
+def told_failure(
+    error: RpcError, route: Route, replica: Replica, spec: BackendSpec
+) -> CallFailed | ProtocolBroken | None:
+    """The failure that another mesh node tells by its error; None when the error is the server's own."""
+    data = error.data
+    if not (isinstance(spec, PeerSpec) and is_trusted(route, replica) and isinstance(data, dict)):
+        return None
+    if data.get(OWN_WORD_KEY) is not True:
+        return None
+    message = error.message.removeprefix(f"{route.public_name}: ")  # We say that in our turn.
+    match error.code, data.get("outcome"):
+        case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:
+            return RefusedElsewhere(error.message)
+        case int(code), None if code == INVALID_PARAMS:
+            return NoLongerOffered(f"{replica.backend_key} no longer offers it")
+        case int(code), Fate.UNKNOWN if code == OUTCOME_UNKNOWN:
+            kind = CallTimedOut if data.get("timed_out") is True else CallOutcomeUnknown
+            return kind(message)
+        case int(code), Fate.UNKNOWN if code == INTERNAL_ERROR:
+            return ProtocolBroken(message)  # What its server answered is no MCP.
+        case _:
+            return None
+
+
+def ended(route: Route, replica: Replica, failure: MeshError, step: Step) -> CallRefused | CallUnanswered:
+    """The one clear error of a call that nobody answered; `step` says why it was not sent again."""
+    text = f"{failure}{_WHY_NOT_AGAIN.get(step, '')}"
+    if fate_of(failure) is Fate.NOT_EXECUTED:
+        if not isinstance(failure, RefusedElsewhere):  # The other node has said so already, in these words.
+            text = f"{route.public_name} was not executed: {text}"
+        return CallRefused(text, backend=replica.backend_key, bytes_sent=not isinstance(failure, CallNotSent))
+    timed_out = isinstance(failure, CallTimedOut)
+    broken = not isinstance(failure, CallOutcomeUnknown)
+    return CallUnanswered(text, backend=replica.backend_key, timed_out=timed_out, broken=broken)
+
+
+def own_word(params: Json, data: Json) -> Json:
+    """The data of an error of our own that answers `params`, marked as ours where another node asks."""
+    meta = params.get("_meta")
+    asked_by_node = isinstance(meta, dict) and DEADLINE_META_KEY in meta
+    return {**data, OWN_WORD_KEY: True} if asked_by_node else data
+
+
+def servers_word(data: object) -> object:
+    """The data of a server's error, which is never marked as ours, whatever it says."""
+    if isinstance(data, dict) and OWN_WORD_KEY in data:
+        return {key: value for key, value in data.items() if key != OWN_WORD_KEY}
+    return data
+
+
+def with_name(method: str, params: Json, remote_name: str) -> Json:
+    """A shallow copy of `params` that names the thing as its backend does."""
+    match method:
+        case "tools/call" | "prompts/get":
+            return {**params, "name": remote_name}
+        case "resources/read":
+            return {**params, "uri": remote_name}
+        case "tasks/get" | "tasks/update" | "tasks/cancel":
+            return {**params, "taskId": remote_name}
+        case "completion/complete":
+            ref = dict(params["ref"])
+            ref["name" if ref.get("type") == "ref/prompt" else "uri"] = remote_name
+            return {**params, "ref": ref}
+        case _:
+            raise AssertionError(method)
+
+
+def checked_path(path: object, node_id: str) -> list[str]:
+    """The node IDs that a request has passed; refuses loops. Only requests across gateways carry any."""
+    passed = [entry for entry in path if isinstance(entry, str)] if isinstance(path, list) else []
+    if node_id in passed:
+        raise CallNotSent("the request has passed this node before: two gateways import each other")
+    if len(passed) >= HOPS_MAX:
+        raise CallNotSent(f"the request has passed {HOPS_MAX} gateways, which is the limit")
+    return passed

@@ -1,0 +1,90 @@
+"""The `Mcp-Param-*` headers of a forwarded request: those that a tool's schema asks for, and those nobody here knows.
+
+Called by the ways into an endpoint for what a client told, and by dispatch for what goes out. The one rule: a header
+that repeats an argument agrees with the body sent, whatever the client in front of us sent itself.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import orjson
+from mcp.shared.inbound import find_invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
+
+from agent.model import Json
+from agent.routing.table import Route
+
+# One entry per tool definition ever called; beyond it the memory starts anew, which only costs time.
+MEMORY_MAX: Final = 10_000
+
+# As many digits as Python makes a number of; what has more is in no header, here and at the other end.
+_INTEGER: Final = re.compile(rb"-?[0-9]{1,4300}")
+
+_PREFIX: Final = "mcp-param-"
+
+HeaderMap = Mapping[tuple[str, ...], str]
+
+
+def told_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Those of a request's headers that repeat arguments, or may, by names in lower case."""
+    told: dict[str, str] = {}
+    for name, value in headers:
+        key = name.lower()
+        if key.startswith(_PREFIX):
+            told[key] = f"{told[key]}, {value}" if key in told else value
+    return told
+
+
+class ParamHeaders:
+    """Remembers, by digest, which definitions ask for headers; most never do."""
+
+    def __init__(self) -> None:
+        self._maps: dict[str, HeaderMap] = {}
+
+    def outgoing(
+        self, method: str, route: Route, params: Json, told: Mapping[str, str] | None
+    ) -> Mapping[str, str] | None:
+        """The headers to send with a request, None when there are none. `told`: as from `told_headers`, if anything.
+
+        Those that the schema knows say what the arguments say. Others are somebody else's further on, and pass (MCP
+        2026-07-28, custom headers: intermediaries must forward what they do not recognise).
+        """
+        asked_for = self._asked_for(route) if method == "tools/call" else {}
+        if not asked_for:
+            return told or None
+        known = {_PREFIX + token.lower() for token in asked_for.values()}
+        arguments = params.get("arguments")
+        repeated = mcp_param_headers(asked_for, with_whole_numbers(arguments)) if isinstance(arguments, dict) else {}
+        return {name: value for name, value in (told or {}).items() if name not in known} | repeated or None
+
+    def _asked_for(self, route: Route) -> HeaderMap:
+        header_map = self._maps.get(route.digest)
+        if header_map is None:
+            if len(self._maps) >= MEMORY_MAX:
+                self._maps.clear()
+            header_map = self._maps[route.digest] = _header_map(route.definition.get("inputSchema"))
+        return header_map
+
+
+def with_whole_numbers(arguments: Json) -> Json:
+    """The same with integers beyond 64 bits as such: a header repeats every integer, whatever a message is read with.
+
+    A copy where there are any; objects within objects are looked at, as annotations may be there, lists are not.
+    """
+    found: Json = {}
+    for name, value in arguments.items():
+        if isinstance(value, orjson.Fragment):
+            text = orjson.dumps(value)
+            if _INTEGER.fullmatch(text) is not None:
+                found[name] = int(text)
+        elif isinstance(value, dict) and (inner := with_whole_numbers(value)) is not value:
+            found[name] = inner
+    return {**arguments, **found} if found else arguments
+
+
+def _header_map(schema: object) -> HeaderMap:
+    # A scan of the bytes spares walking every schema that has no such annotation.
+    if not isinstance(schema, dict) or b"x-mcp-header" not in orjson.dumps(schema):
+        return {}
+    # What asks for them wrongly asks for none: its server checks none either (MCP 2026-07-28, custom headers).
+    return x_mcp_header_map(schema) if find_invalid_x_mcp_header(schema) is None else {}

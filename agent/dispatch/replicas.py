@@ -1,0 +1,279 @@
+"""What is known of every replica: its load, its health, the group's retry budget and its shares; and the choice by it.
+
+Owned by dispatch. Kept for each backend within each group (the owner of a route: one server, wherever it runs), so that
+a server that hangs on one node bars nothing else of that node. The one rule: this is the only writer of these states;
+`agent.core` decides.
+"""
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from agent.client.affinity import stick
+from agent.dispatch.balance import Load, choose, give_up, observe, penalise
+from agent.dispatch.outlier import HEALTHY, Cause, Health, Verdict, barred, chance, judge, readmit, verdict_of
+from agent.dispatch.retry import BUDGET_RESERVE, WINDOW_S, Budget
+from agent.routing.table import Replica, Route
+
+log = logging.getLogger(__name__)
+
+# Groups go when their last backend goes; this bounds what a peer can make by renaming its servers for ever.
+GROUPS_MAX: Final = 10_000
+
+
+class Recorder(Protocol):
+    """Where outcomes are counted (`agent.metrics`)."""
+
+    def call_started(self) -> None:
+        """One more call in flight."""
+        ...
+
+    def call_finished(self, backend: str, tool: str, outcome: str, seconds: float) -> None:
+        """One call less in flight, with how it ended."""
+        ...
+
+    def retried(self, backend: str) -> None:
+        """A call is sent again, to `backend`."""
+        ...
+
+    def retry_refused(self) -> None:
+        """The budget forbids to send a call again."""
+        ...
+
+    def ejected(self, backend: str, reason: str) -> None:
+        """A replica is not asked for a while."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceView:
+    """For metrics: the backends that are ejected somewhere, and each one's share of its groups' calls (0 to 1).
+
+    Shares are those of the last whole window of `WINDOW_S`, over groups of more than one replica. `retries_left`: what
+    the scarcest retry budget of those groups leaves, and as much as any at rest where there is no such group.
+    """
+
+    ejected: frozenset[str] = frozenset()
+    shares: Mapping[str, float] = field(default_factory=dict)
+    retries_left: int = BUDGET_RESERVE
+
+
+@dataclass(slots=True)
+class _Group:
+    loads: dict[str, Load] = field(default_factory=dict)
+    healths: dict[str, Health] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+    replicas: tuple[Replica, ...] = ()
+    asked: Counter[str] = field(default_factory=Counter)
+    asked_before: Counter[str] = field(default_factory=Counter)
+    window_at_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request under way: when it began, what it may take, and what this node would give it by itself.
+
+    Written by `ReplicaAccounts` alone once it has begun.
+    """
+
+    route: Route
+    key: str
+    started_s: float
+    timeout_s: float
+    own_timeout_s: float
+    answered_s: float | None = None  # when its answer began, if that goes to the client while it comes
+
+
+class ReplicaAccounts:
+    """See the module.
+
+    `up_since_s(backend key)`: since when its link is up, None when it is not. `weight_of(backend key)`: its node's.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        rng: random.Random,
+        up_since_s: Callable[[str], float | None],
+        weight_of: Callable[[str], int],
+    ) -> None:
+        self._recorder = recorder
+        self._rng = rng
+        self._up_since_s = up_since_s
+        self._weight_of = weight_of
+        self._groups: dict[str, _Group] = {}
+
+    def __repr__(self) -> str:
+        return f"<ReplicaAccounts groups={len(self._groups)} in_flight={self.in_flight}>"
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have no outcome yet."""
+        return sum(load.in_flight for group in self._groups.values() for load in group.loads.values())
+
+    def forget(self, backend_key: str) -> None:
+        """Drop what is remembered of a backend that is gone."""
+        for owner, group in list(self._groups.items()):
+            group.loads.pop(backend_key, None)
+            group.healths.pop(backend_key, None)
+            group.asked.pop(backend_key, None)
+            group.asked_before.pop(backend_key, None)
+            group.replicas = tuple(replica for replica in group.replicas if replica.backend_key != backend_key)
+            if not group.loads:
+                del self._groups[owner]
+
+    def choose(self, route: Route, tried: Collection[str], key: str | None, now_s: float) -> Replica | None:
+        """Pick who is asked next; None when nobody is left. `key`: the affinity of a sticky route's call."""
+        if len(route.replicas) == 1:  # A group of one is never ejected.
+            only = route.replicas[0]
+            return None if only.backend_key in tried else only
+        group = self._group(route)
+        exclude, chances = tried, dict[str, float]()
+        if group.healths:  # Somebody has failed lately; most groups have no such member.
+            keys = {replica.backend_key for replica in route.replicas}
+            for ejected in [one for one in keys if group.healths.get(one, HEALTHY).is_ejected]:
+                self._readmit(group, ejected, route, now_s)
+            left_out = barred(keys, group.healths).union(tried)
+            # Better an ejected one, which may be back by now, than to give up a call that nobody else is left for.
+            exclude = tried if keys <= left_out else left_out
+            chances = {one: chance(group.healths[one], now_s) for one in keys & group.healths.keys()}
+        if key is not None:
+            return stick(route.replicas, key, exclude)
+        return choose(
+            route.replicas,
+            group.loads,
+            self._rng,
+            now_s=now_s,
+            exclude=exclude,
+            chances=chances,
+            weight_of=self._weight_of,
+        )
+
+    def begin(self, attempt: Attempt) -> None:
+        """Note that a request goes out."""
+        group, key = self._group(attempt.route), attempt.key
+        group.loads[key] = group.loads.get(key, Load()).started(attempt.started_s)
+        if len(attempt.route.replicas) > 1:
+            _turn(group, attempt.started_s)
+            group.replicas = attempt.route.replicas
+            group.asked[key] += 1
+        self._recorder.call_started()
+
+    def answered(self, attempt: Attempt, now_s: float) -> None:
+        """Note that its answer has begun: from now on it is the client that takes its time, not the replica."""
+        attempt.answered_s = now_s
+        group = self._groups.get(attempt.route.owner)
+        if group is not None and (load := group.loads.get(attempt.key)) is not None:
+            group.loads[attempt.key] = observe(load.finished(), now_s - attempt.started_s, now_s)
+
+    def finish(self, attempt: Attempt, outcome: str, now_s: float) -> None:
+        """Note how it ended; `outcome` is the metric's word."""
+        told_s = attempt.answered_s
+        seconds, key = (now_s if told_s is None else told_s) - attempt.started_s, attempt.key
+        self._recorder.call_finished(key, attempt.route.public_name, outcome, seconds)
+        group = self._groups.get(attempt.route.owner)
+        load = None if group is None else group.loads.get(key)
+        if group is None or load is None:
+            return  # The backend went while it was asked; its state is nobody's business now.
+        load = load.finished() if told_s is None else load
+        verdict = verdict_of(outcome, took_s=seconds, timeout_s=attempt.timeout_s, own_timeout_s=attempt.own_timeout_s)
+        if verdict is None:
+            # Else a replica that hangs looks idle again whenever somebody stops waiting for it, and gets every call.
+            group.loads[key] = give_up(load, seconds, now_s) if told_s is None else load
+            return
+        if verdict is not Verdict.ANSWERED:
+            group.loads[key] = penalise(load, seconds, now_s)
+        elif told_s is None:
+            group.loads[key] = observe(load, seconds, now_s)
+        # Whoever has not failed yet is not counted: a rate of success begins to matter with the first failure.
+        counts = verdict is not Verdict.ABSENT and (verdict is not Verdict.ANSWERED or key in group.healths)
+        if len(attempt.route.replicas) > 1 and counts:
+            self._judge(group, attempt, verdict, now_s)
+
+    def budget(self, route: Route) -> Budget:
+        """The group's retry budget."""
+        return self._group(route).budget
+
+    def called(self, route: Route, now_s: float) -> None:
+        """Note a call, whatever attempts it takes: it feeds the budget."""
+        group = self._group(route)
+        group.budget = group.budget.called(now_s)
+
+    def repeated(self, route: Route, replica: Replica, now_s: float) -> None:
+        """Take one repetition from the budget."""
+        group = self._group(route)
+        group.budget = group.budget.repeated(now_s)
+        self._recorder.retried(replica.backend_key)
+
+    def view(self, now_s: float) -> BalanceView:
+        """See `BalanceView`."""
+        ejected: set[str] = set()
+        asked: Counter[str] = Counter()
+        of: Counter[str] = Counter()
+        for group in self._groups.values():
+            ejected |= {key for key, health in group.healths.items() if (health.ejected_until_s or 0.0) > now_s}
+            _turn(group, now_s)
+            total = group.asked_before.total()
+            for key in {replica.backend_key for replica in group.replicas}:
+                asked[key] += group.asked_before[key]
+                of[key] += total
+        budgets = [group.budget for group in self._groups.values() if len(group.replicas) > 1]
+        left = min((budget.left(now_s) for budget in budgets), default=BUDGET_RESERVE)
+        return BalanceView(frozenset(ejected), {key: asked[key] / of[key] for key in of if of[key]}, left)
+
+    def _group(self, route: Route) -> _Group:
+        group = self._groups.get(route.owner)
+        if group is None:
+            if len(self._groups) >= GROUPS_MAX:
+                self._drop_idle()
+            group = self._groups[route.owner] = _Group()
+        return group
+
+    def _drop_idle(self) -> None:
+        for owner, group in list(self._groups.items()):
+            if not any(load.in_flight for load in group.loads.values()):
+                del self._groups[owner]
+
+    def _judge(self, group: _Group, attempt: Attempt, verdict: Verdict, now_s: float) -> None:
+        key = attempt.key
+        members = {r.backend_key: group.healths.get(r.backend_key, HEALTHY) for r in attempt.route.replicas}
+        health = judge(key, verdict, members, started_s=attempt.started_s, now_s=now_s, rng=self._rng)
+        group.healths[key] = health
+        if health.is_ejected and not members[key].is_ejected:
+            cause, until_s = health.cause, health.ejected_until_s
+            assert isinstance(cause, Cause)
+            assert until_s is not None
+            self._recorder.ejected(key, cause.value)
+            log.warning(
+                "MCP replica ejected",
+                extra={
+                    "backend": key,
+                    "group": attempt.route.owner,
+                    "reason": cause.value,
+                    "for_s": round(until_s - now_s, 1),
+                },
+            )
+
+    def _readmit(self, group: _Group, key: str, route: Route, now_s: float) -> None:
+        """Let an ejected replica take part again when its time has come."""
+        before = group.healths[key]
+        after = group.healths[key] = readmit(before, now_s, self._up_since_s(key))
+        if after is not before:
+            # What it cost when it failed says nothing now; slow start is the caution.
+            load = group.loads.get(key, Load())
+            group.loads[key] = Load(in_flight=load.in_flight, silent_since_s=now_s)
+            log.info(
+                "MCP replica readmitted",
+                extra={"backend": key, "group": route.owner, "after_s": round(now_s - before.ejected_at_s, 1)},
+            )
+
+
+def _turn(group: _Group, now_s: float) -> None:
+    """Begin a new window of shares when the present one is over."""
+    age_s = now_s - group.window_at_s
+    if age_s >= WINDOW_S:
+        group.asked_before = group.asked if age_s < 2 * WINDOW_S else Counter()
+        group.asked, group.window_at_s = Counter(), now_s

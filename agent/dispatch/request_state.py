@@ -1,0 +1,120 @@
+"""The layer that this node puts around a server's `requestState`, so that the answer gets back to who asked.
+
+Called by dispatch. A server of 2026-07-28 may answer `input_required` with a state that it alone can read; the client
+repeats its request with that state and the answers. Each node on the way adds a layer of its own and takes it off.
+The one rule: a state that this node did not hand out for this very request goes nowhere, and none is ever logged.
+
+The key is random and lives as long as the process. The layers inside are those of this node's own way to the replica,
+so a retry has to come to the same node anyway; a shared key would only let it set out on a way that it cannot end.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from dataclasses import replace
+from typing import Final
+
+from agent.client.capabilities import MAY_ASK
+from agent.errors import CallNotSent, MeshError, ProtocolBroken
+from agent.model import Json
+from agent.routing.table import Replica, Route
+
+# Longer than servers usually give (the SDK's: ten minutes), so that the word on a late answer is mostly the server's.
+STATE_TTL_S: Final = 3600
+# A state is carried by every retry and through every node; a body may have 4 MiB.
+STATE_LEN_MAX: Final = 262_144
+# What a layer may add; a place is hardly ever longer than a node ID, but a peer's may be 4,096 characters.
+LAYER_LEN_MAX: Final = 8192
+
+_VERSION: Final = "mesh1"
+_KEY_BYTES: Final = 32
+
+
+class StateRefused(MeshError):
+    """A request carries a `requestState` that is not ours, not for this request, or too old. It was not executed."""
+
+
+class RequestStates:
+    """Wraps and unwraps with one key. Times are seconds of one clock that never goes back."""
+
+    def __init__(self, key: bytes | None = None) -> None:
+        self._key = secrets.token_bytes(_KEY_BYTES) if key is None else key
+
+    def __repr__(self) -> str:
+        return "<RequestStates>"
+
+    def wrapped(self, method: str, route: Route, replica: Replica, result: Json, now_s: float) -> Json:
+        """`result` of `replica` as the caller gets it; the same object when it carries no state.
+
+        Raises:
+            ProtocolBroken: the state is no string, or longer than `STATE_LEN_MAX`.
+        """
+        state = result.get("requestState")
+        if state is None or method not in MAY_ASK or not asks(result):
+            return result
+        if not isinstance(state, str):
+            raise ProtocolBroken("the server's requestState is no text")
+        if len(state) > STATE_LEN_MAX:
+            raise ProtocolBroken(f"the server's requestState is longer than {STATE_LEN_MAX} characters")
+        head = _encoded(json.dumps([int(now_s) + STATE_TTL_S, place_of(replica)]).encode())
+        return {**result, "requestState": f"{_VERSION}.{head}.{self._mac(head, method, route, state)}.{state}"}
+
+    def unwrapped(self, method: str, route: Route, params: Json, now_s: float) -> tuple[Route, Json]:
+        """The route narrowed to the replica that asked, and `params` with its own state; both as given without one.
+
+        Raises:
+            StateRefused: see there.
+            CallNotSent: that replica is gone.
+        """
+        token = params.get("requestState")
+        if token is None or method not in MAY_ASK:  # A null is as good as nothing.
+            return route, params
+        place, state = self._opened(method, route, token, now_s)
+        asked = [replica for replica in route.replicas if place_of(replica) == place]
+        if not asked:
+            raise CallNotSent("the replica that asked for input is gone, and no other knows its requestState")
+        return replace(route, replicas=(asked[0],)), {**params, "requestState": state}
+
+    def _opened(self, method: str, route: Route, token: object, now_s: float) -> tuple[str, str]:
+        if not isinstance(token, str) or len(token) > STATE_LEN_MAX + LAYER_LEN_MAX:
+            raise StateRefused("requestState is no text of a length that this node hands out")
+        version, _, rest = token.partition(".")
+        head, _, rest = rest.partition(".")
+        mac, _, state = rest.partition(".")
+        expected = self._mac(head, method, route, state)
+        genuine = hmac.compare_digest(mac.encode("utf-8", "surrogatepass"), expected.encode())
+        if version != _VERSION or not genuine:
+            raise StateRefused(
+                "requestState was not handed out by this node for this request: it was changed, belongs to another "
+                "request, or is from before a restart. Send the request without it"
+            )
+        until_s, place = json.loads(base64.urlsafe_b64decode(head))
+        if now_s >= until_s:
+            raise StateRefused("requestState has expired. Send the request without it")
+        return place, state
+
+    def _mac(self, head: str, method: str, route: Route, state: str) -> str:
+        """Binds the place and the time to the request and the state, each within its own quotes."""
+        bound = json.dumps([head, method, route.owner, route.public_name, state]).encode()
+        return _encoded(hmac.digest(self._key, bound, hashlib.sha256))
+
+
+def asks(result: Json) -> bool:
+    """Whether a result is questions to the client instead of an answer."""
+    return result.get("resultType") == "input_required"
+
+
+def place_of(replica: Replica) -> str:
+    """What a replica is known by while a question is open: its node, whatever the link to it is called meanwhile.
+
+    Behind a gateway the way counts too, because the state carries the gateway's layer.
+    """
+    if replica.node_id is not None and replica.hops <= 1:
+        return replica.node_id
+    return f"{replica.backend_key} {replica.node_id or ''}"
+
+
+def _encoded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode()

@@ -1,0 +1,258 @@
+"""Keeps what an open door follows equal to what its subscribers want, while both change.
+
+Run by a session from the first wish on, as long as its door is open; one for resources, by their URIs, and one for
+tasks, by their IDs. Names are followed in streams of a bounded number each; a set that changes is followed anew first,
+and what it replaces is ended when that is acknowledged. The one rule: a name that is wanted and not followed is told as
+settled each time that it comes to be followed, since what happened before then was missed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NoReturn, Protocol, TypeVar
+
+from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
+
+from agent.client.connect import Door, Hello, ListenNotSupported
+from agent.client.event import Flag, first_of
+from agent.client.streams import TASKS, Subject, Updates
+from agent.errors import MeshError, RpcError
+from agent.lossless_json.raw import exact
+from agent.model import PATH_META_KEY, BackendSpec, Era, Json, NodeIdentity, PeerScope, PeerSpec
+from agent.tasks.ids import TAKES_TASKS
+
+log = logging.getLogger(__name__)
+
+# As much as a node grants one client. An acknowledgement repeats the names and has to fit into one event of 1 MiB.
+NAMES_PER_STREAM_MAX: Final = 1_000
+NAME_BYTES_PER_STREAM_MAX: Final = 512 << 10
+# A stream that ended is opened again, ever more slowly while it does not hold.
+PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
+STEADY_S: Final = 60.0
+# How long one question how a task stands may take, and when it is asked again that had no answer.
+CATCH_UP_TIMEOUT_S: Final = 10.0
+CATCH_UP_AGAIN_S: Final = 2.0
+
+S = TypeVar("S")
+
+
+class Watch(Protocol):
+    """Who wants to know of a backend's resources, or tasks. All of it runs in the event loop and returns at once."""
+
+    @property
+    def subject(self) -> Subject:
+        """What it is about."""
+        ...
+
+    def wanted(self, backend_key: str) -> frozenset[str]:
+        """The names, as the backend knows them, of which somebody wants to be told, without those it refused."""
+        ...
+
+    def owed(self, backend_key: str) -> frozenset[str]:
+        """The tasks of which somebody has missed something, until `updated` or refused: to be asked for now."""
+        ...
+
+    def settled(self, backend_key: str, name: str, refusal: RpcError | None) -> None:
+        """A name is followed from now on, or the backend refuses it."""
+        ...
+
+    def updated(self, backend_key: str, name: str, params: Json) -> None:
+        """A resource has changed, or one below it; or a task, which is in `params`."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _Stream:
+    """One `Door.follow`. `names`: what was asked, then what was granted; `ready`: that is known, or it is over."""
+
+    names: frozenset[str]
+    task: asyncio.Task[None] | None = None
+    ready: Flag = field(default_factory=Flag)
+    refusals: dict[str, RpcError] = field(default_factory=dict)
+    over: bool = False
+
+
+class Following:
+    """One door's follower. Sole writer: the task that runs `run`, with its children; `look` only wakes it.
+
+    `wake` is set when there is something to do; until it is for the first time, nobody need run it.
+    """
+
+    __slots__ = ("_backend", "_door", "_meta", "_short_streams", "_streams", "_watch", "wake")
+
+    def __init__(self, door: Door, backend_key: str, watch: Watch, meta: Json | None = None) -> None:
+        """`meta` goes along with every stream that is asked for."""
+        self._door = door
+        self._backend = backend_key
+        self._watch = watch
+        self._meta = meta
+        self._streams: frozenset[_Stream] = frozenset()
+        self.wake = Flag()
+        self._short_streams = 0
+
+    def __repr__(self) -> str:
+        return f"<Following {self._backend} {[len(stream.names) for stream in self._streams]}>"
+
+    @property
+    def subject(self) -> Subject:
+        """What it follows."""
+        return self._watch.subject
+
+    def look(self) -> None:
+        """What is wanted may have changed."""
+        if self._streams or self._watch.wanted(self._backend) or self._watch.owed(self._backend):
+            self.wake.set()
+
+    async def run(self) -> NoReturn:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self.wake.wait()
+                self.wake.clear()
+                wanted = self._watch.wanted(self._backend)
+                if wanted and not can_tell(self._door.hello, self._watch.subject):
+                    for name in wanted:
+                        self._watch.settled(self._backend, name, no_updates(self._backend))
+                else:
+                    await self._follow(wanted, group)
+                    await self._catch_up()
+
+    async def _follow(self, wanted: frozenset[str], group: asyncio.TaskGroup) -> None:
+        """One step towards `wanted`."""
+        replaced = changed_streams(wanted, {stream: stream.names for stream in self._streams})
+        missing = wanted.difference(*(stream.names for stream in self._streams - replaced))
+        begun = [_Stream(frozenset(names)) for names in chunks(missing)]
+        for stream in begun:
+            self._streams |= {stream}
+            stream.task = group.create_task(self._hold(stream), name=f"follow {len(stream.names)} of {self._backend}")
+        for stream in begun:
+            await stream.ready.wait()
+        # What has ended meanwhile has left a gap.
+        before = frozenset[str]().union(*(stream.names for stream in replaced & self._streams))
+        for stream in begun:
+            self._tell(stream, before)
+        # Where one did not come about, what it would have replaced is better than nothing.
+        if not any(stream.over for stream in begun):
+            for stream in replaced & self._streams:
+                self._end(stream)
+
+    def _tell(self, stream: _Stream, before: frozenset[str]) -> None:
+        for name, refusal in stream.refusals.items():
+            if not (stream.over and name in before):
+                self._watch.settled(self._backend, name, refusal)
+        if not stream.over:
+            for name in stream.names - before:
+                self._watch.settled(self._backend, name, None)
+
+    async def _catch_up(self) -> None:
+        """Ask how the tasks stand of which something may have been missed."""
+        for task_id in self._watch.owed(self._backend):
+            params = {"taskId": task_id, "_meta": TAKES_TASKS}
+            try:
+                task = await self._door.request("tasks/get", params, timeout_s=CATCH_UP_TIMEOUT_S)
+            except RpcError as exc:
+                self._watch.settled(self._backend, task_id, exc)
+            except MeshError as exc:
+                log.debug("MCP task could not be asked for", extra={"backend": self._backend, "reason": str(exc)})
+                asyncio.get_running_loop().call_later(CATCH_UP_AGAIN_S, self.wake.set)
+                return
+            else:
+                self._watch.updated(self._backend, task_id, exact(task))
+
+    def _end(self, stream: _Stream) -> None:
+        self._streams -= {stream}
+        assert stream.task is not None
+        stream.task.cancel()
+
+    async def _hold(self, stream: _Stream) -> None:
+        """Follow one set of names until that ends, and see to it that it is followed anew then."""
+        asked = stream.names
+
+        def granted(names: frozenset[str], refusals: Mapping[str, RpcError]) -> None:
+            stream.names = names
+            stream.refusals = {name: refusals.get(name) or not_told_of(name) for name in asked - names}
+            stream.ready.set()
+
+        def updated(name: str, params: Json) -> None:
+            self._watch.updated(self._backend, name, params)
+
+        updates = Updates(asked, granted, updated, self._meta, self._watch.subject)
+        loop = asyncio.get_running_loop()
+        began_at_s = loop.time()
+        reason = ""
+        try:
+            await self._door.follow(updates)
+        except MeshError as exc:
+            reason = str(exc)
+            if not updates.acknowledged and isinstance(exc, RpcError | ListenNotSupported):
+                refusal = exc if isinstance(exc, RpcError) else no_updates(self._backend)
+                stream.refusals = stream.refusals or dict.fromkeys(asked, refusal)
+        stream.over = True
+        stream.ready.set()
+        self._streams -= {stream}
+        if updates.acknowledged or not stream.refusals:
+            log.info("MCP updates interrupted", extra={"backend": self._backend, "reason": reason})
+            loop.call_later(PAUSES_S[min(self._short_streams, len(PAUSES_S) - 1)], self.wake.set)
+            self._short_streams = 0 if loop.time() - began_at_s >= STEADY_S else self._short_streams + 1
+
+
+def followers(door: Door, spec: BackendSpec, own: NodeIdentity, watches: Iterable[Watch]) -> tuple[Following, ...]:
+    """The followers of a link's new door. A gateway is told that the wish has passed us, and may not come round."""
+    is_gateway = isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH
+    meta = {PATH_META_KEY: [own.node_id]} if is_gateway else None
+    return tuple(Following(door, spec.key, watch, meta) for watch in watches)
+
+
+async def begin_to_follow(followings: Iterable[Following], group: asyncio.TaskGroup, *ends: Flag) -> None:
+    """Run each from its first wake on; on most links nobody ever wants to know of anything, and they need no task."""
+    idle = list(followings)
+    while idle and not any(end.is_set() for end in ends):
+        await first_of(*(following.wake for following in idle), *ends)
+        for following in [one for one in idle if one.wake.is_set()]:
+            idle.remove(following)
+            group.create_task(following.run(), name=f"follow {following.subject.member}")
+
+
+def can_tell(hello: Hello, subject: Subject) -> bool:
+    """Whether a server announces what has to be asked for; of another node it is known late whether it has tasks."""
+    if subject is TASKS:
+        return hello.era is Era.MODERN and (hello.has_tasks or hello.mesh is not None)
+    resources = hello.capabilities.get("resources")
+    return isinstance(resources, dict) and resources.get("subscribe") is True
+
+
+def changed_streams(wanted: frozenset[str], streams: Mapping[S, frozenset[str]]) -> set[S]:
+    """The streams to replace: those that follow too much, and the smallest one where something is to be added."""
+    changed = {stream for stream, names in streams.items() if not names <= wanted}
+    kept = {stream: names for stream, names in streams.items() if stream not in changed}
+    missing = wanted.difference(*kept.values())
+    if missing and kept:
+        smallest = min(kept, key=lambda stream: len(kept[stream]))
+        if len(kept[smallest]) + len(missing) <= NAMES_PER_STREAM_MAX:
+            changed.add(smallest)
+    return changed
+
+
+def chunks(names: Iterable[str]) -> list[list[str]]:
+    """Cut into what one stream may follow."""
+    cut: list[list[str]] = []
+    room_bytes = 0
+    for name in sorted(names):
+        size = len(name.encode("utf-8", "replace"))
+        if not cut or len(cut[-1]) == NAMES_PER_STREAM_MAX or size > room_bytes:
+            cut.append([])
+            room_bytes = NAME_BYTES_PER_STREAM_MAX
+        cut[-1].append(name)
+        room_bytes -= size
+    return cut
+
+
+def no_updates(backend_key: str) -> RpcError:
+    """A server that tells of no updates answers like this itself."""
+    return RpcError(METHOD_NOT_FOUND, f"{backend_key} tells of no such updates")
+
+
+def not_told_of(name: str) -> RpcError:
+    """The server acknowledged others, but not this one."""
+    return RpcError(INVALID_PARAMS, f"The server tells of no updates of {name[:128]}")

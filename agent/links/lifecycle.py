@@ -1,0 +1,364 @@
+"""One life of an open door: its offer is listed and kept current, it is probed, and what ends it is told.
+
+Made by a link for every door that it opened, and run to its end in the link's task. The one rule: whatever happens,
+`run` ends with exactly one reason, an exception that the link turns into state, and a cancellation stays one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, NoReturn, Protocol
+
+from agent.client.connect import ListenNotSupported
+from agent.client.event import Flag, first_of
+from agent.client.streaming import LargeResult
+from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
+from agent.links.dial import OpenDoor
+from agent.links.follower import Following, begin_to_follow
+from agent.links.listing import Relisting, list_offer
+from agent.model import BackendSpec, Json, Offer
+
+log = logging.getLogger(__name__)
+
+
+class Retired(Exception):
+    """The link is no longer wanted, and what was in flight is done. Not a failure: nothing is dialled again."""
+
+
+class NoSignOfLife(Unreachable):
+    """Probe after probe went unanswered: what is in flight will not be answered either."""
+
+
+class ReloadAsked(MeshError):
+    """An operator wants the door opened anew."""
+
+
+def one_failure(group: BaseExceptionGroup[BaseException]) -> Exception:
+    """The one failure that a group stands for: what was asked for, then a bug of ours (not to be hidden), then any."""
+    leaves = list(_leaves(group))
+    for kind in (Retired, ReloadAsked):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    for leaf in leaves:
+        if not isinstance(leaf, MeshError):
+            log.error("link broke unexpectedly", exc_info=leaf)
+            return ProtocolBroken(f"unexpected {type(leaf).__name__}")
+    first = leaves[0]
+    assert isinstance(first, MeshError)
+    return Unreachable(str(first)) if isinstance(first, CallFailed) else first
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for exc in group.exceptions:
+        found += _leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
+    return found
+
+
+# What a hung node has of reads is then moved in 6 s at most: this, and three probes that are waited for in vain.
+SILENCE_S: Final = 2.0
+# Less than this is nothing: a timer of no length would fire without end before the clock moves.
+TICK_S: Final = 0.01
+
+
+class SilenceWatch:
+    """One timer at most, while calls are under way: `waiting` says whether. `doubt` is called at each silence."""
+
+    __slots__ = ("_answered_at_s", "_doubt", "_timer", "_waiting")
+
+    def __init__(self, waiting: Callable[[], bool], doubt: Callable[[], None]) -> None:
+        self._waiting = waiting
+        self._doubt = doubt
+        self._answered_at_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<SilenceWatch {'idle' if self._timer is None else 'listening'}>"
+
+    def begun(self) -> None:
+        """A call is under way."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._answered_at_s = loop.time()
+            self._timer = loop.call_later(SILENCE_S, self._look)
+
+    def answered(self) -> None:
+        """A call was answered."""
+        self._answered_at_s = asyncio.get_running_loop().time()
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._waiting():
+            loop = asyncio.get_running_loop()
+            left_s = self._answered_at_s + SILENCE_S - loop.time()
+            if left_s < TICK_S:
+                self._doubt()
+                left_s = SILENCE_S
+            self._timer = loop.call_later(left_s, self._look)
+
+
+# faults.md: probe every 5 s +-20% with a time-out of 1 s.
+PROBE_EVERY_S: Final = 5.0
+PROBE_JITTER: Final = 0.2
+PROBE_TIMEOUT_S: Final = 1.0
+# After a miss the next probe comes sooner: 6 s, then three unanswered ones and two of these, are the promised 12 s.
+PROBE_AFTER_MISS_S: Final = 1.0
+# A call that got no answer is reason to probe at once, and after a miss again soon: under load, dead is known early.
+DOUBT_PAUSE_S: Final = 0.2
+# A backend without a change stream is listed again this often; it cannot tell us sooner.
+RELIST_EVERY_S: Final = 30.0
+# One listing, all pages; a first listing that takes longer counts as a failed dial.
+LIST_TIMEOUT_S: Final = 10.0
+# Listing waits for the change stream, so that no change falls between them, but not for one that never comes up.
+FIRST_LISTING_WAIT_S: Final = 2.0
+# A burst of list_changed is one listing: the first at once, the next no sooner than this.
+RELIST_PAUSE_S: Final = 0.1
+# A known offer outlives a listing that failed; the next one is tried after this long.
+RELIST_AFTER_FAILURE_S: Final = 5.0
+# Streams that keep ending at once (a proxy, a server that only pretends) are opened again ever more slowly.
+LISTEN_PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
+# A stream that held this long had an ordinary end.
+LISTEN_STEADY_S: Final = 60.0
+
+
+class SessionEvents(Protocol):
+    """Whom a session tells: its link."""
+
+    def listed(self, offer: Offer) -> None:
+        """A whole offer was read."""
+        ...
+
+    def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:
+        """A probe was answered, or missed (None). `has_tasks` as now known. Returns whether the session may go on."""
+        ...
+
+
+class Session:
+    """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others."""
+
+    __slots__ = (
+        "_door",
+        "_doubt",
+        "_drain_s",
+        "_end",
+        "_ending",
+        "_events",
+        "_followings",
+        "_idle",
+        "_in_flight",
+        "_listed",
+        "_relist",
+        "_rng",
+        "_silence",
+        "opened",
+        "over",
+    )
+
+    def __init__(
+        self, opened: OpenDoor, events: SessionEvents, rng: random.Random, followings: Sequence[Following]
+    ) -> None:
+        self.opened = opened
+        self._followings = followings
+        self.over = False
+        self._door = opened.door
+        self._events = events
+        self._rng = rng
+        self._relist = Relisting()
+        self._listed = Flag()
+        self._end = Flag()
+        self._ending: Exception = Unreachable("the session ended")
+        self._drain_s = 0.0
+        self._in_flight = 0
+        self._doubt = Flag()
+        self._silence: SilenceWatch | None = None
+        if opened.identity is not None:
+            self._silence = SilenceWatch(lambda: self._in_flight > 0 and not self.over, self._doubt.set)
+        self._idle = Flag()
+
+    def __repr__(self) -> str:
+        return f"<Session {self._door!r} in_flight={self._in_flight} ending={self._end.is_set()}>"
+
+    async def request(
+        self,
+        method: str,
+        params: Json,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
+        affinity: str | None = None,
+        large: LargeResult | None = None,
+    ) -> Json:
+        """As `Door.request`; counted, so that a link that retires can wait for it."""
+        self._in_flight += 1
+        if self._silence is not None:
+            self._silence.begun()
+        try:
+            result = await self._door.request(
+                method,
+                params,
+                timeout_s=timeout_s,
+                headers=headers,
+                on_notification=on_notification,
+                affinity=affinity,
+                large=large,
+            )
+        except (CallFailed, ProtocolBroken):
+            self._doubt.set()
+            raise
+        else:
+            if self._silence is not None:
+                self._silence.answered()
+            return result
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()
+
+    def sighted(self, sighting: str) -> None:
+        """Read the offer again soon if the catalog, which says `sighting`, knows of another one."""
+        self._relist.sighted(sighting)
+
+    def look_at_wishes(self) -> None:
+        """Something else may be wanted of the backend than before."""
+        for following in self._followings:
+            following.look()
+
+    def relabel(self, spec: BackendSpec) -> None:
+        """Go on under new words about the backend: another token from the next request on, or another door."""
+        if not self.opened.serves(spec):
+            self.end(ReloadAsked("the catalog knows another node there"))
+        elif (token := self.opened.token(spec)) is not None:
+            self._door.use_token(token)
+
+    def end(self, reason: Exception, *, drain_s: float = 0.0) -> None:
+        """Let `run` raise `reason`, after what is in flight or after `drain_s` seconds. The first reason stays.
+
+        After `run`, it ends `linger`, unless there is time to drain.
+        """
+        if self.over and not drain_s:
+            self._idle.set()
+        if not self._end.is_set():
+            self._ending, self._drain_s = reason, drain_s
+            self._end.set()
+
+    async def linger(self, failure: Exception, timeout_s: float) -> None:
+        """Keep the door, after `run`, for what is in flight, at most `timeout_s` seconds.
+
+        A peer that stops ends its streams and takes no connections, and still answers what it has. The calls of one
+        that died end by themselves, and those of one that hangs are not waited for.
+        """
+        if not isinstance(failure, NoSignOfLife):
+            await self._drain(timeout_s)
+
+    async def run(self) -> NoReturn:
+        """Serve until something ends it.
+
+        Raises:
+            MeshError: what ended it, a failure or `ReloadAsked`.
+            Retired: it was asked to end and has finished.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow(), name="follow")
+                group.create_task(self._keep_listed(), name="list")
+                group.create_task(self._probe(), name="probe")
+                self.look_at_wishes()
+                await begin_to_follow(self._followings, group, self._end, self._door.lost)
+                # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
+                # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
+                await self._watch_end()
+        except ExceptionGroup as group_failure:
+            # A task group prefers its children's failures to a cancellation that came while it ended.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError from None
+            raise one_failure(group_failure) from group_failure
+        finally:
+            self.over = True
+        raise AssertionError("no child of a session returns")
+
+    async def _follow(self) -> None:
+        """Turn list changes into listings; where there is no change stream, list again every half minute."""
+        loop = asyncio.get_running_loop()
+        short_streams = 0
+        while True:
+            began_at_s = loop.time()
+            try:
+                await self._door.listen(lambda _kind: self._relist.set())
+            except (ListenNotSupported, ProtocolBroken) as exc:
+                log.debug("MCP list changes are not announced", extra={"reason": str(exc)})
+                break
+            except Unreachable:
+                # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
+                await self._door.probe(PROBE_TIMEOUT_S)
+            short_streams = 0 if loop.time() - began_at_s >= LISTEN_STEADY_S else short_streams + 1
+            await asyncio.sleep(LISTEN_PAUSES_S[min(short_streams, len(LISTEN_PAUSES_S)) - 1] if short_streams else 0)
+            self._relist.set()
+        while True:
+            self._relist.set()
+            await asyncio.sleep(RELIST_EVERY_S)
+
+    async def _keep_listed(self) -> None:
+        await _within(self._relist, FIRST_LISTING_WAIT_S)
+        self._relist.clear()
+        while True:
+            pause_s = RELIST_PAUSE_S
+            try:
+                async with asyncio.timeout(LIST_TIMEOUT_S):
+                    offer = await list_offer(self._door, timeout_s=LIST_TIMEOUT_S)
+            except (TimeoutError, CallOutcomeUnknown, Unreachable) as exc:
+                reason = "listing took too long" if isinstance(exc, TimeoutError) else str(exc)
+                if not self._listed.is_set():
+                    raise Unreachable(reason) from exc
+                # Whether it still lives is for probes and change stream to say; its old offer is better than none.
+                log.warning("MCP offer could not be listed again", extra={"reason": reason})
+                pause_s = RELIST_AFTER_FAILURE_S
+                self._relist.set()
+            else:
+                self._events.listed(offer)
+                self._relist.taken(offer)
+                self._listed.set()
+            await asyncio.sleep(pause_s)
+            await self._relist.due()
+
+    async def _probe(self) -> None:
+        loop = asyncio.get_running_loop()
+        await self._listed.wait()  # Before that, the listing has a deadline of its own.
+        missed = False
+        while True:
+            usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
+            await _within(self._doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
+            asked_at_s = loop.time()
+            try:
+                await self._door.probe(PROBE_TIMEOUT_S)
+            except LinkFailed as exc:
+                if not self._events.probed(None, has_tasks=self._door.hello.has_tasks):
+                    raise NoSignOfLife(f"no sign of life: {exc}") from exc
+                missed = True
+                await asyncio.sleep(DOUBT_PAUSE_S)
+            else:
+                missed = False
+                self._doubt.clear()
+                self._events.probed(loop.time() - asked_at_s, has_tasks=self._door.hello.has_tasks)
+
+    async def _watch_end(self) -> None:
+        await first_of(self._end, self._door.lost)
+        if self._end.is_set():
+            await self._drain(self._drain_s)
+            raise self._ending
+        raise Unreachable(self._door.lost_reason)
+
+    async def _drain(self, timeout_s: float) -> None:
+        if self._in_flight:
+            self._idle.clear()
+            await _within(self._idle, timeout_s)
+
+
+async def _within(flag: Flag, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await flag.wait()

@@ -1,0 +1,291 @@
+"""The life of a link as a table: states, events, and what each event does in each state.
+
+Theory of operation. A link wants to be READY. IDLE means that a dial is due; the link's task dials (DIALING), lists
+what the backend offers, and is READY. Probes run while it is up: the second miss in a row makes it SUSPECT (calls still
+go there), the third ends the session. A failed dial or an ended session is BACKOFF; the task waits there for as long
+as `agent.links.state` says, until the wait is over or a sighting cuts it short, and the link is IDLE again. Failures
+in a row lengthen the wait; only a minute of READY makes a new failure the first one again. A child process that fails
+five times within two minutes is PARKED: nothing but a sighting (a reload, a changed file) tries it again. CLOSED is
+the end. An event that has no meaning in a state is stale and changes nothing.
+
+Links call `advance` alone. The one rule: `_TABLE` is the only place to change.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from agent.model import LinkState
+
+if TYPE_CHECKING:
+    import random
+
+
+# docs/architecture.md, faults: half a second hides a restart, 30 s is the longest that a returned peer goes unnoticed
+# when no catalog announces it.
+BASE_S: Final = 0.5
+CAP_S: Final = 30.0
+# A stdio child that keeps exiting costs a process start each time.
+STDIO_CAP_S: Final = 60.0
+SPLAY_MAX_S: Final = 5.0
+SPLAY_ABOVE: Final = 50
+# 2**64 half seconds exceed every cap; a larger exponent would only overflow the float.
+_DOUBLINGS_MAX: Final = 64
+
+
+def delay_s(
+    attempt: int, rng: "random.Random", *, base_s: float = BASE_S, cap_s: float = CAP_S, retry_soon: bool = True
+) -> float:
+    """Seconds to wait after the `attempt`-th failure in a row (1 is the first).
+
+    Doubling from `base_s` to `cap_s` with full jitter. Without `retry_soon` (authentication, protocol, identity) only
+    an operator can help, so the wait is drawn from the upper half of `cap_s` at once.
+    """
+    assert attempt >= 1
+    if not retry_soon:
+        return rng.uniform(cap_s / 2, cap_s)
+    return rng.uniform(0.0, min(cap_s, base_s * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX)))
+
+
+def wait_s(standing: "LinkStanding", rng: "random.Random", *, retry_soon: bool) -> float:
+    """Seconds until a link's next dial: none after a reload, and for ever while it is parked."""
+    match standing.state:
+        case LinkState.IDLE:
+            return 0.0
+        case LinkState.PARKED:
+            return math.inf
+    cap_s = STDIO_CAP_S if standing.is_child else CAP_S
+    return delay_s(max(1, standing.attempts), rng, cap_s=cap_s, retry_soon=retry_soon)
+
+
+def splay_s(due_count: int, rng: "random.Random") -> float:
+    """Seconds to hold one of `due_count` first dials back: 0, or up to 5 when more than 50 are due at once."""
+    return rng.uniform(0.0, SPLAY_MAX_S) if due_count > SPLAY_ABOVE else 0.0
+
+
+# faults.md's figures: with a probe every 5 s and 1 s for its answer, a hung peer is down within 12 s of its last answer
+# to a call, and one lost probe changes nothing.
+MISSES_SUSPECT: Final = 2
+MISSES_DOWN: Final = 3
+# A session that held this long has proved itself: the next failure is the first of a new row.
+STEADY_AFTER_S: Final = 60.0
+# A child that keeps exiting burns CPU and hides its first error below the repeats.
+CRASHES_MAX: Final = 5
+CRASH_WINDOW_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStanding:
+    """Where a link stands. `is_child`: a stdio process, which may be parked.
+
+    `attempts`: failures in a row. `misses`: probes missed in a row. `ready_at_s`: when the present session became
+    ready. `retry_soon`: what the last failure said about waiting. `crashes_at_s`: a child's recent failures. Times are
+    the event loop's monotonic seconds.
+    """
+
+    state: LinkState = LinkState.IDLE
+    is_child: bool = False
+    attempts: int = 0
+    misses: int = 0
+    ready_at_s: float | None = None
+    retry_soon: bool = True
+    crashes_at_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DialStarted:
+    """The task begins to dial."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The session is up and the offer is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFailed:
+    """The dial, the greeting or the first listing failed. `retry_soon` False: only a long wait makes sense."""
+
+    retry_soon: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    """The backend showed a sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeMissed:
+    """No answer to a probe in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The session ended by itself: stream end, reset, exited child."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighted:
+    """The catalog or an operator has seen the backend: try now."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitOver:
+    """The back-off has run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The link is no longer wanted."""
+
+
+LinkEvent: TypeAlias = (
+    DialStarted | Opened | OpenFailed | ProbeAnswered | ProbeMissed | Lost | Sighted | WaitOver | Closed
+)
+_Step: TypeAlias = Callable[[LinkStanding, LinkEvent, float], LinkStanding]
+
+
+def advance(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
+    """The standing after `event`. Never raises; an event without meaning in the present state changes nothing."""
+    return _TABLE[standing.state][type(event)](standing, event, now_s)
+
+
+def _stays(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
+    return standing
+
+
+def _dials(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
+    return replace(standing, state=LinkState.DIALING)
+
+
+def _is_due(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
+    return replace(standing, state=LinkState.IDLE)
+
+
+def _is_unparked(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
+    return replace(standing, state=LinkState.IDLE, attempts=0, crashes_at_s=())
+
+
+def _is_ready(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
+    return replace(standing, state=LinkState.READY, misses=0, ready_at_s=now_s)
+
+
+def _is_alive(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
+    attempts = 0 if _is_steady(standing, now_s) else standing.attempts
+    return replace(standing, state=LinkState.READY, misses=0, attempts=attempts)
+
+
+def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
+    misses = standing.misses + 1
+    if misses >= MISSES_DOWN:
+        return _fails(standing, event, now_s)
+    state = LinkState.SUSPECT if misses >= MISSES_SUSPECT else LinkState.READY
+    return replace(standing, state=state, misses=misses)
+
+
+def _fails(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
+    attempts = 1 if _is_steady(standing, now_s) else standing.attempts + 1
+    crashes_at_s: tuple[float, ...] = ()
+    if standing.is_child:
+        recent = (at_s for at_s in standing.crashes_at_s if now_s - at_s <= CRASH_WINDOW_S)
+        crashes_at_s = (*recent, now_s)
+    state = LinkState.PARKED if len(crashes_at_s) >= CRASHES_MAX else LinkState.BACKOFF
+    return replace(
+        standing,
+        state=state,
+        attempts=attempts,
+        misses=0,
+        ready_at_s=None,
+        retry_soon=event.retry_soon if isinstance(event, OpenFailed) else True,
+        crashes_at_s=crashes_at_s,
+    )
+
+
+def _closes(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
+    return replace(standing, state=LinkState.CLOSED, misses=0, ready_at_s=None)
+
+
+def _is_steady(standing: LinkStanding, now_s: float) -> bool:
+    return standing.ready_at_s is not None and now_s - standing.ready_at_s >= STEADY_AFTER_S
+
+
+_TABLE: Final[Mapping[LinkState, Mapping[type[LinkEvent], _Step]]] = {
+    LinkState.IDLE: {
+        DialStarted: _dials,
+        Opened: _stays,
+        OpenFailed: _stays,
+        ProbeAnswered: _stays,
+        ProbeMissed: _stays,
+        Lost: _stays,
+        Sighted: _stays,
+        WaitOver: _stays,
+        Closed: _closes,
+    },
+    LinkState.DIALING: {
+        DialStarted: _stays,
+        Opened: _is_ready,
+        OpenFailed: _fails,
+        ProbeAnswered: _stays,
+        ProbeMissed: _stays,
+        Lost: _fails,
+        Sighted: _stays,
+        WaitOver: _stays,
+        Closed: _closes,
+    },
+    LinkState.READY: {
+        DialStarted: _stays,
+        Opened: _stays,
+        OpenFailed: _stays,
+        ProbeAnswered: _is_alive,
+        ProbeMissed: _misses,
+        Lost: _fails,
+        Sighted: _stays,
+        WaitOver: _stays,
+        Closed: _closes,
+    },
+    LinkState.SUSPECT: {
+        DialStarted: _stays,
+        Opened: _stays,
+        OpenFailed: _stays,
+        ProbeAnswered: _is_alive,
+        ProbeMissed: _misses,
+        Lost: _fails,
+        Sighted: _stays,
+        WaitOver: _stays,
+        Closed: _closes,
+    },
+    LinkState.BACKOFF: {
+        DialStarted: _dials,
+        Opened: _stays,
+        OpenFailed: _stays,
+        ProbeAnswered: _stays,
+        ProbeMissed: _stays,
+        Lost: _stays,
+        Sighted: _is_due,
+        WaitOver: _is_due,
+        Closed: _closes,
+    },
+    LinkState.PARKED: {
+        DialStarted: _stays,
+        Opened: _stays,
+        OpenFailed: _stays,
+        ProbeAnswered: _stays,
+        ProbeMissed: _stays,
+        Lost: _stays,
+        Sighted: _is_unparked,
+        WaitOver: _stays,
+        Closed: _closes,
+    },
+    LinkState.CLOSED: {
+        DialStarted: _stays,
+        Opened: _stays,
+        OpenFailed: _stays,
+        ProbeAnswered: _stays,
+        ProbeMissed: _stays,
+        Lost: _stays,
+        Sighted: _stays,
+        WaitOver: _stays,
+        Closed: _stays,
+    },
+}

@@ -1,0 +1,1 @@
+"""JSON that is passed on byte for byte where nothing in it has to change."""

@@ -1,0 +1,294 @@
+"""Walks through one JSON object while it comes in parts, and changes a few texts in it on the way.
+
+Called for results that are too large to be held. What is looked at is given as a small tree of places; everything else
+is skipped at the speed of `bytes.find` and friends. The one rule: whoever stays silent to `feed` up to a `rest` has let
+through exactly one object, on one line, with nothing of the same message behind it taken for a part of it.
+
+Theory: a JSON reader of any make tells texts from brackets alike, so the object ends where its brackets are even. What
+lies between is the reader's business; if it is no JSON, every reader refuses the whole. A walk stands still where a
+token is cut by the end of a part, and that token waits for the next part.
+"""
+
+import re
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from agent.lossless_json.exact import read_json
+from agent.model import Json
+
+# As deep as a result can be read that is held (orjson's limit).
+DEPTH_MAX: Final = 1024
+# What may wait for the part that completes it. A longer text at a place that is looked at stays as it is: as a URI,
+# nobody could ask for it.
+TOKEN_BYTES_MAX: Final = 64 << 10
+
+_QUOTE, _COLON, _COMMA = b'":,'
+_BRACE, _BRACE_END, _BRACKET, _BRACKET_END = b"{}[]"
+_NO_VALUE: Final = frozenset((_COLON, _COMMA, _BRACE_END, _BRACKET_END))
+# As allowed as line breaks between tokens, and as forbidden in a text: a space would make JSON of what was none.
+_LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"\t\t")
+# All expressions look at text whose escapes are masked: each quote begins or ends a text.
+_BETWEEN: Final = re.compile(rb"[ \t,]*")
+_MEMBER: Final = re.compile(rb'[ \t,]*"([^"]*)"[ \t]*:[ \t]*(?=[^ \t])')
+_WORD: Final = re.compile(rb'[^ \t,:"{}\[\]]*')
+_BRACKETS: Final = re.compile(rb'[{}\[\]"]')
+_ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
+_STEP: Final = tuple({_BRACE: 1, _BRACKET: 1, _BRACE_END: -1, _BRACKET_END: -1}.get(byte, 0) for byte in range(256))
+# A container is skipped in blocks that double while it goes on and halve where it ends; the smallest is gone through
+# bracket by bracket.
+_BLOCK_BYTES_MIN: Final = 256
+_BLOCK_BYTES_MAX: Final = 64 << 10
+
+_Walk: TypeAlias = Generator[None, None, None]
+
+
+class WalkBroken(ValueError):
+    """What came is not one JSON object, is nested too deep, or has too long a name where one is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is looked at in a value: the places of an object's members, that of all items of an array.
+
+    `text` gives what is put in the place of a text. `note`: the name under which the value, where it is a text, a
+    number or a constant, is kept in `JsonWalk.noted`; of anything else that it was there, as None.
+    """
+
+    members: Mapping[str, "Place"] = field(default_factory=dict)
+    items: "Place | None" = None
+    text: Callable[[str], str] | None = None
+    note: str = ""
+
+
+_NOTHING: Final = Place()
+
+
+class JsonWalk:
+    """`noted`: see `Place`. `rest`: what came behind the object, None as long as it is not complete.
+
+    `added`: members that the object gets at its end, but for those that it was noted to have.
+    """
+
+    def __init__(self, place: Place, added: Json | None = None) -> None:
+        self.noted: dict[str, Any] = {}
+        self.rest: bytes | None = None
+        self._added = added or {}
+        self._held = b""  # From where the walk stood still.
+        self._text = b""  # What is walked through now.
+        self._masked = b""
+        self._at = 0
+        self._taken = 0  # Up to here the text went out, or was replaced.
+        self._out: list[bytes] = []
+        self._depth = 0
+        self._walk = self._root(place)
+
+    def __repr__(self) -> str:
+        return f"<JsonWalk {'closed' if self.rest is not None else 'open'} {self.noted}>"
+
+    def feed(self, part: bytes) -> bytes:
+        """Take the next part; returns what can go on by now. Nothing is fed to a walk that has a `rest`.
+
+        Raises `WalkBroken`.
+        """
+        text = self._held + part if self._held else part
+        if b"\n" in text or b"\r" in text:
+            text = text.translate(_LINE_BREAKS)
+        late = b""
+        if text.endswith(b"\\") and (len(text) - len(text.rstrip(b"\\"))) % 2:
+            text, late = text[:-1], b"\\"  # It waits for what it escapes.
+        self._text, self._at, self._taken = text, 0, 0
+        # Pairs first, and runs of them fall apart from the left, so what is left escapes what follows it.
+        self._masked = text.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in text else text
+        try:
+            next(self._walk)
+        except StopIteration:
+            self.rest = text[self._at :] + late
+        self._send_up_to(self._at)
+        self._held = text[self._at :] + late
+        sent = b"".join(self._out)
+        self._out.clear()
+        self._text = self._masked = b""  # Between two parts nothing is kept but what is held.
+        return sent
+
+    def _send_up_to(self, end: int) -> None:
+        self._out.append(self._text[self._taken : end])
+        self._taken = end
+
+    # Each of these stops (yields) where it needs more, with `_at` behind what it no longer needs.
+
+    def _root(self, place: Place) -> _Walk:
+        while not self._text:
+            yield
+        if self._masked[0] != _BRACE:
+            raise WalkBroken("not a JSON object")
+        has_members = yield from self._object(place)
+        missing = {name: value for name, value in self._added.items() if name not in self.noted}
+        if missing:
+            self._send_up_to(self._at - 1)
+            self._out.append((b"," if has_members else b"") + orjson.dumps(missing)[1:-1])
+
+    def _object(self, place: Place) -> Generator[None, None, bool]:
+        """Returns whether it has members."""
+        self._at += 1
+        self._depth += 1
+        has_members = False
+        while True:
+            if (member := _MEMBER.match(self._masked, self._at)) is not None:
+                self._at = member.end()
+                has_members = True
+                wanted = place.members.get(self._name(*member.span(1)), _NOTHING)
+                if wanted is not _NOTHING or not self._skip_whole_string():
+                    yield from self._value(wanted)
+                continue
+            over = self._ends(_BRACE_END)
+            if over:
+                break
+            if over is False and (self._masked[self._at] != _QUOTE or len(self._masked) - self._at > TOKEN_BYTES_MAX):
+                raise WalkBroken("a member of an object has no name, or too long a one")
+            yield
+        self._depth -= 1
+        return has_members
+
+    def _array(self, items: Place) -> _Walk:
+        self._at += 1
+        self._depth += 1
+        while not (over := self._ends(_BRACKET_END)):
+            if over is None:
+                yield
+            elif self._masked[self._at] == _BRACE and items.members:
+                yield from self._object(items)
+            else:
+                yield from self._value(items)
+        self._depth -= 1
+
+    def _ends(self, bracket: int) -> bool | None:
+        """Go to the next value or name; whether there is none, but the end. None: the part is over before that."""
+        found = _BETWEEN.match(self._masked, self._at)
+        assert found is not None, "it matches nothing, too"
+        self._at = found.end()
+        if self._at == len(self._masked):
+            return None
+        if self._masked[self._at] != bracket:
+            return False
+        self._at += 1
+        return True
+
+    def _value(self, place: Place) -> _Walk:
+        first = self._masked[self._at]
+        if first in _NO_VALUE:
+            raise WalkBroken("a value is missing")
+        if place.note:
+            self.noted[place.note] = None
+        if first == _QUOTE:
+            yield from self._string(place)
+        elif first == _BRACE and place.members:
+            yield from self._object(place)
+        elif first == _BRACKET and place.items is not None:
+            yield from self._array(place.items)
+        elif first in (_BRACE, _BRACKET):
+            yield from self._skip_container()
+        else:
+            yield from self._word(place)
+
+    def _skip_whole_string(self) -> bool:
+        """Skip a text that nobody looks at, if there is one and it has come whole: the most frequent kind of member."""
+        end = self._masked.find(b'"', self._at + 1) if self._masked[self._at] == _QUOTE else -1
+        if end >= 0:
+            self._at = end + 1
+        return end >= 0
+
+    def _string(self, place: Place) -> _Walk:
+        wanted = place.text is not None or bool(place.note)
+        look_from = self._at + 1
+        while (end := self._masked.find(b'"', look_from)) < 0:
+            wanted = wanted and len(self._masked) - self._at <= TOKEN_BYTES_MAX
+            if wanted:
+                yield
+                look_from = self._at + 1
+            else:
+                self._at = look_from = len(self._masked)
+                yield
+                self._at = look_from = 0
+        if wanted and end - self._at < TOKEN_BYTES_MAX:
+            self._look_at(place, self._at, end + 1)
+        self._at = end + 1
+
+    def _word(self, place: Place) -> _Walk:
+        """A number or a constant."""
+        while True:
+            found = _WORD.match(self._masked, self._at)
+            assert found is not None, "it matches nothing, too"
+            if found.end() < len(self._masked):
+                break
+            if not place.note:
+                self._at = found.end()
+            elif found.end() - self._at > TOKEN_BYTES_MAX:
+                raise WalkBroken("a number is too long")
+            yield
+        if place.note:
+            self._look_at(place, self._at, found.end())
+        self._at = found.end()
+
+    def _look_at(self, place: Place, begin: int, end: int) -> None:
+        token = self._text[begin:end]
+        try:
+            plain = b"\\" not in token and token.startswith(b'"')
+            value = orjson.loads(token) if plain else read_json(token)  # Most are plain, and that is quicker.
+        except ValueError:
+            return  # Every reader will refuse it.
+        if place.note:
+            self.noted[place.note] = value
+        if place.text is not None and isinstance(value, str) and (shown := place.text(value)) != value:
+            self._send_up_to(begin)
+            self._out.append(orjson.dumps(shown))
+            self._taken = end
+
+    def _name(self, begin: int, end: int) -> str:
+        name = self._text[begin:end]
+        try:
+            return str(orjson.loads(b'"' + name + b'"')) if b"\\" in name else name.decode()
+        except ValueError:
+            return ""  # Every reader will refuse it.
+
+    def _skip_container(self) -> _Walk:
+        depth, size, in_text, grows = 0, _BLOCK_BYTES_MIN, False, True
+        while True:
+            block = self._masked[self._at : self._at + size]
+            if not block:
+                yield
+            elif size == _BLOCK_BYTES_MIN:
+                for found in _BRACKETS.finditer(block):
+                    if found[0] == b'"':
+                        in_text = not in_text
+                    elif not in_text:
+                        depth += _STEP[block[found.start()]]
+                        if depth == 0:
+                            self._at += found.end()
+                            return
+                        self._check_depth(depth)
+                self._at += len(block)
+            else:
+                depths, ends_in_text = _depths(block, depth, in_text=in_text)
+                if 0 in depths:
+                    size, grows = size // 2, False
+                    continue
+                self._check_depth(max(depths))
+                depth, in_text = depths[-1], ends_in_text
+                self._at += len(block)
+            if grows and block:
+                size = min(2 * size, _BLOCK_BYTES_MAX)
+
+    def _check_depth(self, depth: int) -> None:
+        if self._depth + depth > DEPTH_MAX:
+            raise WalkBroken(f"nested more than {DEPTH_MAX} levels deep")
+
+
+def _depths(block: bytes, depth: int, *, in_text: bool) -> tuple[list[int], bool]:
+    """The depth before the first and after each bracket of a block, and whether it ends within a text."""
+    pieces = block.split(b'"')
+    outside = b"".join(pieces[1::2] if in_text else pieces[::2]).translate(None, _ALL_BUT_BRACKETS)
+    return list(accumulate(map(_STEP.__getitem__, outside), initial=depth)), in_text ^ (len(pieces) % 2 == 0)

@@ -1,0 +1,338 @@
+"""Who may talk to this node: Host, Origin and token checks in front of every route, and the headers of every answer.
+
+The wiring puts `security_middleware` right behind the envelope, and `security_headers` on `app.on_response_prepare`,
+where streams are reached too. Nothing here looks at a route's handler: a new route is closed until it is opened here.
+The one rule: decisions are pure functions of the request's headers and raw path; what is ambiguous is refused.
+"""
+
+import asyncio
+import logging
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from agent.logs import one_line
+from agent.model import AUTH_REALM, PEER_PATH
+from agent.rest.envelope import failure
+from agent.rest.tokens import Access, TokenTable
+
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/?#@\s]+)", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_PORT_MAX = 65535
+# Clients send the same few values with every request; the bound keeps hostile ones from filling memory.
+REMEMBERED_MAX = 256
+_NAME_CHARS_MAX = 253  # RFC 1035, without the trailing dot.
+
+
+def host_allowed(values: Sequence[str], allowed_names: Collection[str]) -> bool:
+    """Whether requests with these Host header values (all that were sent) may be answered.
+
+    IP literals are fine, on any port: a rebinding attack needs a name. So are `localhost` and `allowed_names`, which
+    must have gone through `normal_host_names`.
+    """
+    parts = _split_host(values[0]) if len(values) == 1 else None
+    if parts is None:
+        return False
+    name, _port = parts
+    return _is_ip(name) or name == "localhost" or name in allowed_names
+
+
+def normal_host_names(names: Iterable[str]) -> frozenset[str]:
+    """Return the names as `host_allowed` compares them: lower case, without port and trailing dot.
+
+    Addresses and what is no host name are left out: the former need no permission, the latter can get none.
+    """
+    split = (_split_host(name if name.count(":") < 2 else f"[{name.strip('[]')}]") for name in names)  # noqa: PLR2004 - two colons are an IPv6 address
+    return frozenset(parts[0] for parts in split if parts is not None and not _is_ip(parts[0]))
+
+
+def origin_allowed(values: Sequence[str], allowed_origins: Collection[str]) -> bool:
+    """Whether requests with these Origin header values (all that were sent) may be answered.
+
+    None is fine (no browser, or no cross-origin page), so are loopback pages and `allowed_origins`, which must have
+    gone through `normal_origins`. `null` says nothing about who asks and is refused.
+    """
+    if not values:
+        return True
+    origin = _normal_origin(values[0]) if len(values) == 1 else None
+    if origin is None:
+        return False
+    return origin in allowed_origins or _is_loopback_origin(origin)
+
+
+def normal_origins(origins: Iterable[str]) -> frozenset[str]:
+    """Return the origins as `origin_allowed` compares them: lower case, without the scheme's default port."""
+    return frozenset(origin for origin in map(_normal_origin, origins) if origin is not None)
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _split_host(text: str) -> tuple[str, int | None] | None:
+    match = _HOST.fullmatch(text)
+    if match is None or len(text) > _NAME_CHARS_MAX + 8:
+        return None
+    port = int(match["port"]) if match["port"] else None
+    if port is not None and port > _PORT_MAX:
+        return None
+    if match["v6"] is not None:
+        return (match["v6"].lower(), port) if ":" in match["v6"] and _is_ip(match["v6"]) else None
+    name = match["name"].lower().removesuffix(".")
+    if not name or ".." in name or name.startswith("."):
+        return None
+    return name, port
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _is_ip(host: str) -> bool:
+    return _address(host) is not None
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    # The strict parsers: octal, hexadecimal and short spellings ("0177.1") are no addresses here.
+    try:
+        return IPv6Address(host) if ":" in host else IPv4Address(host)
+    except AddressValueError:
+        return None
+
+
+def _normal_origin(text: str) -> str | None:
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        return None
+    scheme = match["scheme"].lower()
+    if scheme not in _DEFAULT_PORTS:
+        return text.lower()  # An extension's or an editor's own scheme; good only when it is listed.
+    parts = _split_host(match["host"])
+    if parts is None:
+        return None
+    host, port = parts
+    shown = f"[{IPv6Address(host)}]" if ":" in host else host
+    return f"{scheme}://{shown}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{shown}:{port}"
+
+
+def _is_loopback_origin(origin: str) -> bool:
+    scheme, _, rest = origin.partition("://")
+    parts = _split_host(rest)
+    if scheme not in _DEFAULT_PORTS or parts is None:
+        return False
+    address = _address(parts[0])
+    return parts[0] == "localhost" or (address is not None and address.is_loopback)
+
+
+__all__ = ["Access", "EdgePolicy", "TokenTable", "Verdict", "judge", "security_headers", "security_middleware"]
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+METRICS_PATH = "/metrics"
+
+# A wrong token is answered late, which costs a guesser time and us one timer; with 256 bits a token is safe anyway.
+FAILURE_DELAY_S = 0.25
+FAILURES_WAITING_PER_CLIENT_MAX = 8
+FAILURES_WAITING_MAX = 256
+WARN_AGAIN_AFTER_S = 60.0
+
+CORS_METHODS = "GET, POST, DELETE, OPTIONS"
+CORS_REQUEST_HEADERS = (
+    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id, "
+    "Mesh-Tools"  # agent.server.search: the mode of the list of tools.
+)
+CORS_ANSWER_HEADERS = "MCP-Protocol-Version, Mcp-Session-Id, Retry-After, WWW-Authenticate"
+CORS_MAX_AGE_S = 600
+_PARAM_HEADER = "mcp-param-"  # The protocol lets a tool name headers of its own under this prefix.
+
+_ANSWER_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Server": "mcp-mesh-agent",  # aiohttp's default names its version and Python's.
+}
+
+
+@dataclass(frozen=True)
+class EdgePolicy:
+    """What the edge lets in.
+
+    `host_names`: names of ours beside IP literals and localhost. `origins`: browser origins beside loopback pages.
+    `tokens` may change while it is used. `metrics_public`: /metrics needs no token. `on_auth_failure` counts refused
+    tokens. `failure_delay_s` 0 answers them at once, for tests.
+    """
+
+    host_names: frozenset[str]
+    origins: frozenset[str]
+    tokens: TokenTable
+    metrics_public: bool
+    on_auth_failure: Callable[[], None] | None = None
+    failure_delay_s: float = FAILURE_DELAY_S
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host_names", normal_host_names(self.host_names))
+        object.__setattr__(self, "origins", normal_origins(self.origins))
+
+
+class Verdict(Enum):
+    """The outcome of authentication."""
+
+    ALLOWED = auto()
+    NO_TOKEN = auto()
+    BAD_TOKEN = auto()
+    WRONG_ROUTE = auto()
+
+
+def security_middleware(policy: EdgePolicy) -> Middleware:
+    """Return the checks in their order: Host, then Origin (which answers preflights), then the token.
+
+    One for all three: each more would cost every call a coroutine.
+    """
+    brake = FailureBrake(policy.failure_delay_s)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if (refusal := _host_refusal(request, policy)) is not None:
+            return refusal
+        if (answer := _origin_answer(request, policy)) is not None:
+            return answer
+        authorization = request.headers.getall("Authorization", ())
+        verdict = judge(request.rel_url.raw_path, authorization, policy.tokens, metrics_public=policy.metrics_public)
+        if verdict is Verdict.ALLOWED:
+            return await handler(request)
+        return await _token_refusal(request, verdict, policy, brake)
+
+    return check
+
+
+def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Return what `app.on_response_prepare` needs so that every answer, streams included, carries our headers."""
+
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(_ANSWER_HEADERS)
+        response.headers.setdefault("Cache-Control", "no-store")
+        origins = request.headers.getall("Origin", ())
+        if not origins:
+            return
+        response.headers.add("Vary", "Origin")
+        if origin_allowed(origins, policy.origins):
+            response.headers["Access-Control-Allow-Origin"] = origins[0]
+            response.headers["Access-Control-Expose-Headers"] = CORS_ANSWER_HEADERS
+
+    return add_headers
+
+
+def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, metrics_public: bool) -> Verdict:
+    """Decide whether a request may pass, by its undecoded path and all of its Authorization header values."""
+    if tokens.anonymous or raw_path in OPEN_PATHS or (metrics_public and raw_path == METRICS_PATH):
+        return Verdict.ALLOWED
+    if not authorization:
+        return Verdict.NO_TOKEN
+    scheme, _, presented = authorization[0].partition(" ")
+    if len(authorization) > 1 or scheme.lower() != "bearer":
+        return Verdict.BAD_TOKEN
+    match tokens.access(presented.strip()):
+        case Access.FULL:
+            return Verdict.ALLOWED
+        case Access.PEER:
+            return Verdict.ALLOWED if raw_path in (PEER_PATH, f"{PEER_PATH}/") else Verdict.WRONG_ROUTE
+        case None:
+            return Verdict.BAD_TOKEN
+
+
+def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | None:
+    # A target with a host of its own ("GET http://other/ ...") would outrank the header we look at.
+    own_target = request.raw_path.startswith("/") or request.raw_path == "*"
+    if own_target and host_allowed(request.headers.getall("Host", ()), policy.host_names):
+        return None
+    message = (
+        "The Host header names no host of this node. Use its IP address or localhost, "
+        "or add the name to MESH_ALLOWED_HOSTS"
+    )
+    return failure(421, "misdirected_request", message)
+
+
+def _origin_answer(request: web.Request, policy: EdgePolicy) -> web.Response | None:
+    origins = request.headers.getall("Origin", ())
+    if not origin_allowed(origins, policy.origins):
+        message = "Pages of this origin may not use this node. Add the origin to MESH_CORS_ORIGINS"
+        return failure(403, "origin_refused", message)
+    if origins and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        return _preflight_answer(request)
+    return None
+
+
+def _preflight_answer(request: web.Request) -> web.Response:
+    asked = request.headers.get("Access-Control-Request-Headers", "").split(",")
+    params = [name.strip() for name in asked if name.strip().lower().startswith(_PARAM_HEADER)]
+    return web.Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": CORS_METHODS,
+            "Access-Control-Allow-Headers": ", ".join([CORS_REQUEST_HEADERS, *params]),
+            "Access-Control-Max-Age": str(CORS_MAX_AGE_S),
+        },
+    )
+
+
+async def _token_refusal(
+    request: web.Request, verdict: Verdict, policy: EdgePolicy, brake: "FailureBrake"
+) -> web.Response:
+    client = request.remote or "unknown"
+    if policy.on_auth_failure is not None:
+        policy.on_auth_failure()
+    level = logging.WARNING if brake.is_news(client, asyncio.get_running_loop().time()) else logging.DEBUG
+    reason = verdict.name.lower()
+    log.log(level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason})
+    if verdict is Verdict.WRONG_ROUTE:
+        return failure(403, "forbidden", f"A peer's token is good for {PEER_PATH} alone")
+    if not await brake.hold(client):
+        message = "Too many requests with wrong tokens; wait a second"
+        return failure(429, "too_many_failures", message, headers={"Retry-After": "1"})
+    challenge = f'Bearer realm="{AUTH_REALM}"'
+    if verdict is Verdict.BAD_TOKEN:
+        message = "The bearer token is not valid"
+        return failure(
+            401, "unauthorized", message, headers={"WWW-Authenticate": f'{challenge}, error="invalid_token"'}
+        )
+    message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
+    return failure(401, "unauthorized", message, headers={"WWW-Authenticate": challenge})
+
+
+class FailureBrake:
+    """Delays refused requests, a bounded number at a time; valid ones never pass through it."""
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        self._waiting: Counter[str] = Counter()
+        self._warned_at_s: OrderedDict[str, float] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<FailureBrake waiting={self._waiting.total()} clients={len(self._waiting)}>"
+
+    async def hold(self, client: str) -> bool:
+        """Wait the delay; False at once where the client, or all together, have too many waiting already."""
+        if self._waiting[client] >= FAILURES_WAITING_PER_CLIENT_MAX or self._waiting.total() >= FAILURES_WAITING_MAX:
+            return False
+        self._waiting[client] += 1
+        try:
+            await asyncio.sleep(self._delay_s)
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
+        return True
+
+    def is_news(self, client: str, now_s: float) -> bool:
+        """Whether this client's failure is worth a warning: the first one, then one a minute."""
+        last_s = self._warned_at_s.get(client)
+        if last_s is not None and now_s - last_s < WARN_AGAIN_AFTER_S:
+            return False
+        self._warned_at_s[client] = now_s
+        self._warned_at_s.move_to_end(client)
+        if len(self._warned_at_s) > FAILURES_WAITING_MAX:
+            self._warned_at_s.popitem(last=False)
+        return True

@@ -1,0 +1,1 @@
+"""From the offers of backends to the table of public names. Pure."""

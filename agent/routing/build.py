@@ -1,0 +1,300 @@
+"""Builds the route table from what the connected backends contribute.
+
+Called by the mesh whenever a link's offer or standing changes, once for each endpoint. The one rule: the result never
+depends on the order of the contributions, and nothing loses a name in silence.
+
+First the roots (the first parts of names) are given to one owner each, so that one stranger never holds half of
+another's names; then the claims under a held root are joined name by name. A node that goes away while a namesake is
+there keeps its root for a while, so that a restart gives no names away.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from agent.model import ORIGIN_META_KEY, NodeIdentity, ServerScope
+from agent.routing.claims import read_contribution
+from agent.routing.names import node_alias
+from agent.routing.origins import NODE_OWNER
+from agent.routing.table import (
+    Claims,
+    Conflict,
+    ConflictReason,
+    Contribution,
+    ContributionKind,
+    Imported,
+    Replica,
+    Root,
+    Route,
+    RouteKind,
+    RouteTable,
+)
+
+__all__ = [
+    "Conflict",
+    "ConflictReason",
+    "Contribution",
+    "ContributionKind",
+    "Replica",
+    "Route",
+    "RouteKind",
+    "RouteTable",
+    "build_routes",
+    "changed_kinds",
+    "local_contributions",
+]
+
+_Named: TypeAlias = dict[str, Route]
+
+# Longer than a restart, an upgrade or a repair takes. Until then a namesake's things go by its name and ID.
+KEPT_FOR_S: Final = 3600.0
+# What a peer that claims ever new names may cost.
+KEPT_MAX: Final = 1000
+
+
+def build_routes(
+    contributions: Sequence[Contribution],
+    own: NodeIdentity,
+    previous: RouteTable | None = None,
+    now_s: float = 0.0,
+    known: Mapping[str, Imported] | None = None,
+) -> RouteTable:
+    """Join all contributions into one table; `previous` says who holds which name, and saves work.
+
+    `own` is this node; names under its own name are never another node's. Backend keys must be unique. `now_s`:
+    monotonic seconds; `is_outdated` says when time alone changes the table. `known`: what was read of offers already,
+    by backend key; None: what `previous` was made of.
+    """
+    before = RouteTable() if previous is None else previous
+    known = before.parts if known is None else known
+    parts = {part.backend_key: _read(part, own, known.get(part.backend_key)) for part in contributions}
+    assert len(parts) == len(contributions)
+    claims = [claimed for part in parts.values() for claimed in part.claims]
+    kept = _kept(claims, own, before, now_s)
+    roots, root_conflicts = _share_roots(claims, own, before.roots, kept)
+    held = (claimed for claimed in claims if roots[claimed.root] == claimed.owner)
+    tables, name_conflicts = _join(held, before)
+    handed = _handed_over(tables, before, root_conflicts)
+    refused = (conflict for part in parts.values() for conflict in part.refused)
+    return RouteTable(
+        tools=MappingProxyType(tables[RouteKind.TOOL]),
+        prompts=MappingProxyType(tables[RouteKind.PROMPT]),
+        resources=MappingProxyType(tables[RouteKind.RESOURCE]),
+        templates=MappingProxyType(tables[RouteKind.TEMPLATE]),
+        namespaces=MappingProxyType(tables[RouteKind.NAMESPACE]),
+        conflicts=tuple(sorted({*root_conflicts, *name_conflicts, *handed, *refused}, key=_conflict_order)),
+        roots=MappingProxyType(roots),
+        kept=MappingProxyType(kept),
+        parts=MappingProxyType(parts),
+    )
+
+
+def is_outdated(table: RouteTable, now_s: float) -> bool:
+    """Whether an absent node's names have been kept for long enough."""
+    return any(until_s <= now_s for until_s in table.kept.values())
+
+
+def local_contributions(contributions: Sequence[Contribution]) -> tuple[Contribution, ...]:
+    """What `/mcp/local` serves: our own servers that are not private."""
+    return tuple(
+        part for part in contributions if part.kind is ContributionKind.SERVER and part.scope is not ServerScope.PRIVATE
+    )
+
+
+def changed_kinds(before: RouteTable, after: RouteTable) -> frozenset[RouteKind]:
+    """The kinds whose lists look different to a client, origins included (gateways go by them).
+
+    Sessions are also told which tools may be tasks, by who serves them.
+    """
+    changed = {kind for kind in RouteKind if _looks(before, kind) != _looks(after, kind)}
+    backends = _with_tasks(before), _with_tasks(after)
+    if backends[0] != backends[1] and _served_by(backends[0], before) != _served_by(backends[1], after):
+        changed.add(RouteKind.TOOL)
+    return frozenset(changed)
+
+
+def _with_tasks(table: RouteTable) -> set[str]:
+    return {key for key, part in table.parts.items() if part.source.has_tasks}
+
+
+def _served_by(backends: set[str], table: RouteTable) -> set[str]:
+    """The listed tools that one of these backends has."""
+    return {
+        route.public_name
+        for route in table.listed_tools()
+        if any(replica.backend_key in backends for replica in route.replicas)
+    }
+
+
+def _looks(table: RouteTable, kind: RouteKind) -> dict[str, object]:
+    return {route.public_name: route.definition for route in table.of_kind(kind).values() if route.listed}
+
+
+def is_read(contribution: Contribution, own: NodeIdentity, known: Imported | None) -> bool:
+    """Whether `known` is what would be read of the contribution."""
+    return known is not None and known.own == own and _same(known.source, contribution)
+
+
+def _read(contribution: Contribution, own: NodeIdentity, known: Imported | None) -> Imported:
+    """Read an offer, or take what was read of the same one."""
+    if known is not None and is_read(contribution, own, known):
+        return known
+    return read_contribution(contribution, own)
+
+
+def _same(one: Contribution, other: Contribution) -> bool:
+    same_offer = one.offer is other.offer or (one.offer.digest != "" and one.offer.digest == other.offer.digest)
+    return same_offer and replace(one, offer=other.offer, backend_key=other.backend_key) == other
+
+
+def _kept(claims: Sequence[Claims], own: NodeIdentity, before: RouteTable, now_s: float) -> dict[Root, float]:
+    """The node names that stay with an absent node: those that a namesake wanted when it went.
+
+    One that nobody else wanted is free at once, for a node that was set up anew has another ID.
+    """
+    present = {(claimed.root, claimed.owner) for claimed in claims}
+    never_gone = NODE_OWNER + own.node_id
+    wanted = {
+        conflict.name: conflict.holder for conflict in before.conflicts if conflict.reason is ConflictReason.NODE_NAME
+    }
+    kept: dict[Root, float] = {}
+    for root, owner in before.roots.items():
+        if not root.of_node or owner == never_gone or (root, owner) in present:
+            continue
+        until_s = before.kept.get(root)
+        if until_s is None and wanted.get(root.label) == owner:
+            until_s = now_s + KEPT_FOR_S
+        if until_s is not None and until_s > now_s:
+            kept[root] = until_s
+    return dict(sorted(kept.items(), key=lambda entry: entry[1])[:KEPT_MAX])
+
+
+def _share_roots(
+    claims: Sequence[Claims], own: NodeIdentity, before: Mapping[Root, str], kept: Collection[Root]
+) -> tuple[dict[Root, str], list[Conflict]]:
+    """Give every root one owner; `kept` ones stay with theirs."""
+    candidates: dict[Root, dict[str, bool]] = defaultdict(dict)
+    own_owner = NODE_OWNER + own.node_id
+    # Reserved even while none of our servers runs: a namesake must not get calls that are meant for this machine.
+    for name in (own.name, node_alias(own.name, own.node_id)):
+        candidates[Root(name, of_node=True)][own_owner] = True
+    for root in kept:
+        candidates[root][before[root]] = False
+    for claimed in claims:
+        owners = candidates[claimed.root]
+        owners[claimed.owner] = owners.get(claimed.owner, False) or claimed.ours
+    roots: dict[Root, str] = {}
+    conflicts: list[Conflict] = []
+    for root, owners in candidates.items():
+        present = before.get(root)
+        holder = _holder(owners, present)
+        roots[root] = holder
+        if len(owners) > 1:
+            reason = ConflictReason.NODE_NAME if root.of_node else ConflictReason.OWNER
+            conflicts.append(Conflict(root.label, holder, tuple(sorted(owners.keys() - {holder})), reason))
+        if present is not None and present != holder:
+            conflicts.append(Conflict(root.label, holder, (present,), ConflictReason.HANDED_OVER))
+    return roots, conflicts
+
+
+def _holder(owners: Mapping[str, bool], present: str | None) -> str:
+    """Who gets a name: whoever holds it, else our own servers, else the first by name. `owners`: owner -> ours."""
+    if present in owners:
+        assert present is not None
+        return present
+    return min(owners, key=lambda owner: (not owners[owner], owner))
+
+
+def _join(claims: Iterable[Claims], before: RouteTable) -> tuple[dict[RouteKind, _Named], list[Conflict]]:
+    """Join claims of one name into one route each."""
+    tables: dict[RouteKind, _Named] = {kind: {} for kind in RouteKind}
+    shared: dict[RouteKind, dict[str, list[Route]]] = {kind: defaultdict(list) for kind in RouteKind}
+    for claimed in claims:
+        for route in claimed.routes:
+            first = tables[route.kind].setdefault(route.public_name, route)
+            if first is not route:
+                shared[route.kind][route.public_name].append(route)
+    conflicts: list[Conflict] = []
+    for kind, table in tables.items():
+        known = before.of_kind(kind)
+        for name, more in shared[kind].items():
+            table[name], found = _settle([table[name], *more], known.get(name))
+            conflicts += found
+    return tables, conflicts
+
+
+def _handed_over(
+    tables: Mapping[RouteKind, _Named], before: RouteTable, root_conflicts: Iterable[Conflict]
+) -> Iterator[Conflict]:
+    """Names whose owner is another one than before, unless that was said of their whole root."""
+    said = {(c.others[0], c.holder) for c in root_conflicts if c.reason is ConflictReason.HANDED_OVER}
+    for kind, table in tables.items():
+        for name, earlier in before.of_kind(kind).items():
+            now = table.get(name)
+            if now is None or now.owner == earlier.owner:
+                continue
+            if (_root_owner(earlier.owner), _root_owner(now.owner)) not in said:
+                yield Conflict(name, now.owner, (earlier.owner,), ConflictReason.HANDED_OVER)
+
+
+def _root_owner(owner: str) -> str:
+    return owner.partition("/")[0] if owner.startswith(NODE_OWNER) else owner
+
+
+def _settle(claims: list[Route], present: Route | None) -> tuple[Route, list[Conflict]]:
+    """Make one route of several claims to its name."""
+    conflicts: list[Conflict] = []
+    name = claims[0].public_name
+    owners: dict[str, bool] = {}
+    for claim in claims:
+        owners[claim.owner] = owners.get(claim.owner, False) or claim.replicas[0].ours
+    owner = _holder(owners, None if present is None else present.owner)
+    if len(owners) > 1:
+        conflicts.append(Conflict(name, owner, tuple(sorted(owners.keys() - {owner})), ConflictReason.OWNER))
+    known = present if present is not None and present.owner == owner else None
+    by_digest: dict[str, list[Route]] = defaultdict(list)
+    for claim in sorted((claim for claim in claims if claim.owner == owner), key=_nearest_first):
+        by_digest[claim.digest].append(claim)
+    digest = _agreed_digest(by_digest, known)
+    if len(by_digest) > 1:
+        others = {c.replicas[0].backend_key for other, group in by_digest.items() if other != digest for c in group}
+        holder = by_digest[digest][0].replicas[0].backend_key
+        conflicts.append(Conflict(name, holder, tuple(sorted(others)), ConflictReason.DEFINITION))
+    return _joined(by_digest[digest], known), conflicts
+
+
+def _agreed_digest(by_digest: Mapping[str, list[Route]], known: Route | None) -> str:
+    """Which of several definitions a name stands for; each group is sorted, the nearest replica first."""
+
+    def order(digest: str) -> tuple[int, bool, int, str]:
+        group = by_digest[digest]
+        # A node's own word on what it serves beats what a gateway remembers of it.
+        hops = group[0].replicas[0].hops if group[0].owner.startswith(NODE_OWNER) else 0
+        nodes = {claim.replicas[0].node_id for claim in group}
+        return hops, known is None or known.digest != digest, -len(nodes), digest
+
+    return min(by_digest, key=order)
+
+
+def _joined(agreed: list[Route], known: Route | None) -> Route:
+    # The shown origin stays while it is there, so that a list does not change whenever a replica joins.
+    shown = next((c for c in agreed if known is not None and _origin(c) == _origin(known)), agreed[0])
+    replicas = tuple(claim.replicas[0] for claim in agreed)
+    listed = any(claim.listed for claim in agreed)
+    sticky = any(claim.sticky for claim in agreed)  # One node whose server needs it is enough.
+    return replace(shown, replicas=replicas, listed=listed, sticky=sticky)
+
+
+def _origin(route: Route) -> object:
+    return route.definition.get("_meta", {}).get(ORIGIN_META_KEY)
+
+
+def _nearest_first(claim: Route) -> tuple[int, str, str, str]:
+    replica = claim.replicas[0]
+    return replica.hops, replica.node_id or "", replica.backend_key, replica.remote_name
+
+
+def _conflict_order(conflict: Conflict) -> tuple[str, str, str, tuple[str, ...]]:
+    return conflict.name, conflict.reason, conflict.holder, conflict.others

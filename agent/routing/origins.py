@@ -1,0 +1,129 @@
+"""Whose a definition is: what a mesh peer says of it, whether that may be believed, and where it is named then.
+
+Called by `agent.routing.claims` for every entry of an offer. The one rule: a path of nodes is believed only as far as
+it leads through those who may have one, a node's own things from itself alone.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from agent.model import ORIGIN_META_KEY, Json, NodeIdentity, PeerScope, ServerScope
+from agent.routing.names import is_valid_name, node_alias
+from agent.routing.table import ConflictReason, Contribution, Root
+
+# docs/architecture.md: three gateways between a caller and a server; longer ways are loops or mistakes.
+PATH_LEN_MAX: Final = 3
+# The scope that we write for a plain peer; it has no configuration of its own that could give one.
+PLAIN_SCOPE: Final = "plain"
+# How the owner of a node's own names begins; its node ID follows, then a slash and the server.
+NODE_OWNER: Final = "node:"
+
+# Longer names, URIs and node IDs are nobody's honest ones.
+_TEXT_LEN_MAX: Final = 4096
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_KNOWN_SCOPES: Final = frozenset({*ServerScope, PLAIN_SCOPE})
+
+
+class Refused(Exception):
+    """An entry that is not taken, and why; it never leaves `agent.routing.claims`."""
+
+    def __init__(self, reason: ConflictReason, name: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose a definition is. `path`: the nodes from its server's node to us, both ends but us included; () is here."""
+
+    node: NodeIdentity
+    server: str
+    tool: str
+    scope: str
+    path: tuple[str, ...]
+    sticky: bool = False  # its server wants a client's calls on one replica
+
+    def as_json(self) -> Json:
+        """The value under `ORIGIN_META_KEY`; `via` is what an importer appends the exporting node to."""
+        return {
+            "node": self.node.name,
+            "node_id": self.node.node_id,
+            "server": self.server,
+            "tool": self.tool,
+            "scope": str(self.scope),
+            "via": list(self.path),
+            **({"sticky": True} if self.sticky else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One way to name what an origin serves: `parts` go in front of the tool's own name."""
+
+    root: Root
+    root_owner: str
+    owner: str
+    parts: tuple[str, ...]
+    listed: bool
+
+
+def told_origin(entry: Json, name: str, exporter: NodeIdentity) -> Origin | None:
+    """What a mesh peer says of an entry's origin; None when it says nothing."""
+    meta = entry.get("_meta")
+    told = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
+    if told is None:
+        return None
+    if not isinstance(told, dict):
+        raise Refused(ConflictReason.MALFORMED, name)
+    words = [told.get(member) for member in ("node", "node_id", "server", "tool", "scope")]
+    via = told.get("via", [])
+    if not isinstance(via, list) or not all(is_text(word) for word in (*words, *via)):
+        raise Refused(ConflictReason.MALFORMED, name)
+    node_name, node_id, server, tool, scope = (str(word) for word in words)
+    if not (is_valid_name(node_name) and is_valid_name(server) and scope in _KNOWN_SCOPES):
+        raise Refused(ConflictReason.MALFORMED, name)
+    path = (*(str(word) for word in via), exporter.node_id)
+    return Origin(NodeIdentity(node_id, node_name), server, tool, scope, path, told.get("sticky") is True)
+
+
+def check_path(origin: Origin, name: str, contribution: Contribution) -> None:
+    """Refuse, by raising `Refused`, what this peer may not offer."""
+    exporter = contribution.node
+    assert exporter is not None
+    is_gateway = contribution.peer_scope is PeerScope.MESH
+    direct = len(origin.path) == 1
+    if origin.path[0] != origin.node.node_id or not (is_gateway or (direct and origin.scope != PLAIN_SCOPE)):
+        raise Refused(ConflictReason.FOREIGN, name)
+    if direct and origin.node.name != exporter.name:
+        raise Refused(ConflictReason.MISNAMED, name)
+    if len(origin.path) > PATH_LEN_MAX:
+        raise Refused(ConflictReason.LIMIT, name)
+
+
+def places_of(origin: Origin) -> Iterable[Place]:
+    """Every place of an origin; the first is the one that is listed, the last (for nodes) names the node by its ID."""
+    server, node = origin.server, origin.node
+    if origin.scope == PLAIN_SCOPE:
+        # Two gateways' plain peers of one name are two things, and so is ours.
+        owner = f"plain:{server}" if not origin.path else f"plain:{server}@{node.node_id}"
+        yield Place(Root(server, of_node=False), owner, owner, (server,), listed=True)
+        return
+    if origin.scope == ServerScope.SERVICE:
+        owner = f"service:{server}"
+        yield Place(Root(server, of_node=False), owner, owner, (server,), listed=True)
+    alias = node_alias(node.name, node.node_id)
+    root_owner = NODE_OWNER + node.node_id
+    owner = f"{root_owner}/{server}"
+    listed = origin.scope != ServerScope.SERVICE
+    yield Place(Root(node.name, of_node=True), root_owner, owner, (node.name, server), listed)
+    yield Place(Root(alias, of_node=True), root_owner, owner, (alias, server), listed=False)
+
+
+def is_text(value: object) -> bool:
+    """Whether it may name something: not empty, not huge, and with a UTF-8 form, as every list needs."""
+    if not isinstance(value, str) or not 0 < len(value) <= _TEXT_LEN_MAX:
+        return False
+    return value.isascii() or not _SURROGATE.search(value)

@@ -1,0 +1,239 @@
+"""The shapes of routing: what a connected backend contributes, a route with its replicas, the whole table.
+
+Built by `agent.routing.build`; read by dispatch, by the MCP endpoints and by whoever describes the node. The one rule:
+a name is looked up as it stands and never parsed apart; only a URI that no route lists is read by its namespace.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from agent.model import Json, NodeIdentity, Offer, PeerScope, ServerScope
+from agent.routing.names import uri_namespace
+from agent.routing.uris import UriCodec
+
+
+class ContributionKind(StrEnum):
+    """Whose a backend is: it decides what its names look like and whether its word about origins counts."""
+
+    SERVER = "server"
+    MESH_PEER = "mesh_peer"
+    PLAIN_PEER = "plain_peer"
+
+
+class RouteKind(StrEnum):
+    """What a route leads to. A namespace stands for the URIs that a backend may read but does not list."""
+
+    TOOL = "tool"
+    PROMPT = "prompt"
+    RESOURCE = "resource"
+    TEMPLATE = "template"
+    NAMESPACE = "namespace"
+
+
+# The member of a definition that names it, by kind; the only member that is rewritten when it is listed.
+NAME_MEMBER: Final[Mapping[RouteKind, str]] = MappingProxyType(
+    {
+        RouteKind.TOOL: "name",
+        RouteKind.PROMPT: "name",
+        RouteKind.RESOURCE: "uri",
+        RouteKind.TEMPLATE: "uriTemplate",
+    }
+)
+
+
+class ConflictReason(StrEnum):
+    """Why a name, or an entry of a listing, was not taken as it came."""
+
+    OWNER = "owner"  # two owners claim one name
+    NODE_NAME = "node_name"  # two nodes claim one node name
+    DEFINITION = "definition"  # replicas of one owner disagree
+    HANDED_OVER = "handed_over"  # the holder is gone and another owner got its names; said once
+    MISNAMED = "misnamed"  # a peer lists something under a name that its origin does not give
+    FOREIGN = "foreign"  # a peer that is no gateway lists another node's things
+    MALFORMED = "malformed"  # no name, no usable origin, or not canonical JSON
+    DUPLICATE = "duplicate"  # a backend lists one name twice
+    LIMIT = "limit"  # more than we take from one backend
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One connected backend's part in the table.
+
+    `label` is the first part of its public names: the server's name (ours) or the peer's (plain); unused for mesh
+    peers, whose names say who they are. `node` is ours for a server, the peer's for a mesh peer, None for a plain one.
+    `scope` and `sticky` are set for servers. `peer_scope` MESH: the peer is a gateway and may list other nodes' things.
+    `has_tasks`: it announces that calls may be answered with tasks.
+    """
+
+    backend_key: str
+    kind: ContributionKind
+    label: str
+    node: NodeIdentity | None
+    scope: ServerScope | None
+    offer: Offer
+    peer_scope: PeerScope = PeerScope.LOCAL
+    sticky: bool = False
+    has_tasks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One way to a route's target. `remote_name` is the name or URI that the backend itself knows.
+
+    `node_id`: the node that runs it, None for a plain peer. `hops`: nodes that a call passes; 0 for our own servers.
+    `namespace`: what the backend itself puts into this server's URIs; empty for none.
+    """
+
+    backend_key: str
+    remote_name: str
+    node_id: str | None
+    ours: bool
+    hops: int = 1
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A public name (or URI, or template) and whoever answers for it; all replicas have the same `digest`.
+
+    `definition` is the backend's own object with its name replaced and `_meta[ORIGIN_META_KEY]` set; never change it.
+    Unlisted routes are aliases: they resolve, and carry the definition as it is listed. `owner` is what the name
+    belongs to: `service:<server>`, `node:<node_id>/<server>` or `plain:<peer>` (`plain:<peer>@<node_id>` behind a
+    gateway). `sticky`: a client's calls stay on one replica. `namespace`: what we put into the URIs that come with it.
+    """
+
+    kind: RouteKind
+    public_name: str
+    definition: Json
+    digest: str
+    replicas: tuple[Replica, ...]
+    listed: bool
+    owner: str
+    sticky: bool = False
+    namespace: str = ""
+
+    def uris(self, replica: Replica) -> UriCodec:
+        """The codec of the URIs in this replica's answers."""
+        return UriCodec(self.namespace, replica.namespace)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A name (or entry) that was not taken as claimed: who holds it, empty when nobody; who else wanted it; why."""
+
+    name: str
+    holder: str
+    others: tuple[str, ...]
+    reason: ConflictReason
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A first part of public names, to which exactly one owner may be entitled.
+
+    `of_node`: names look like `label__server__tool`; otherwise like `label__tool`. The two may share a label.
+    """
+
+    label: str
+    of_node: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """All that one owner claims under one root, from one backend: routes of one replica each."""
+
+    root: Root
+    owner: str
+    ours: bool
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What one contribution claims, kept in the table so that an unchanged backend is not read again."""
+
+    source: Contribution
+    own: NodeIdentity
+    claims: tuple[Claims, ...]
+    refused: tuple[Conflict, ...]
+
+
+def _no_routes() -> Mapping[str, Route]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """Everything that resolves, listed or not, by public name; immutable, replaced whole.
+
+    `namespaces`: first part of a public URI -> the backends that may know it. `roots`, `kept` and `parts` are the
+    memory that the next build starts from. `kept`: roots of absent nodes that a namesake may not have yet -> until
+    when, in monotonic seconds.
+    """
+
+    tools: Mapping[str, Route] = field(default_factory=_no_routes)
+    prompts: Mapping[str, Route] = field(default_factory=_no_routes)
+    resources: Mapping[str, Route] = field(default_factory=_no_routes)
+    templates: Mapping[str, Route] = field(default_factory=_no_routes)
+    namespaces: Mapping[str, Route] = field(default_factory=_no_routes)
+    conflicts: tuple[Conflict, ...] = ()
+    roots: Mapping[Root, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    kept: Mapping[Root, float] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    parts: Mapping[str, Imported] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+
+    def of_kind(self, kind: RouteKind) -> Mapping[str, Route]:
+        """All routes of one kind by public name."""
+        match kind:
+            case RouteKind.TOOL:
+                return self.tools
+            case RouteKind.PROMPT:
+                return self.prompts
+            case RouteKind.RESOURCE:
+                return self.resources
+            case RouteKind.TEMPLATE:
+                return self.templates
+            case RouteKind.NAMESPACE:
+                return self.namespaces
+
+    def listed(self, kind: RouteKind) -> tuple[Route, ...]:
+        """What clients are shown of one kind, sorted by public name."""
+        found = [route for route in self.of_kind(kind).values() if route.listed]
+        return tuple(sorted(found, key=lambda route: route.public_name))
+
+    def listed_tools(self) -> tuple[Route, ...]:
+        """The tools that clients are shown, sorted by name."""
+        return self.listed(RouteKind.TOOL)
+
+    def listed_prompts(self) -> tuple[Route, ...]:
+        """The prompts that clients are shown, sorted by name."""
+        return self.listed(RouteKind.PROMPT)
+
+    def listed_resources(self) -> tuple[Route, ...]:
+        """The resources that clients are shown, sorted by URI."""
+        return self.listed(RouteKind.RESOURCE)
+
+    def listed_templates(self) -> tuple[Route, ...]:
+        """The resource templates that clients are shown, sorted by template."""
+        return self.listed(RouteKind.TEMPLATE)
+
+    def resolve_uri(self, uri: str) -> Route | None:
+        """Who can read `uri`: the resource of that URI, else whoever has its namespace (expanded templates).
+
+        The replicas' `remote_name` is the URI as each backend knows it. None: nobody.
+        """
+        known = self.resources.get(uri)
+        if known is not None:
+            return known
+        namespace = uri_namespace(uri)
+        holder = None if namespace is None else self.namespaces.get(namespace)
+        if namespace is None or holder is None:
+            return None
+        replicas = []
+        for replica in holder.replicas:
+            remote = holder.uris(replica).remote(uri)
+            assert remote is not None
+            replicas.append(replace(replica, remote_name=remote))
+        return replace(holder, kind=RouteKind.RESOURCE, public_name=uri, replicas=tuple(replicas))

@@ -1,0 +1,1 @@
+"""The MCP endpoints of a node."""

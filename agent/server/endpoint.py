@@ -1,0 +1,146 @@
+"""One MCP endpoint, assembled: management server, mesh front, change notices and the bridge that hosts them.
+
+Built by the wiring twice, for `/mcp` and `/mcp/local`. The one rule: the two differ in their route table alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp import web
+from fastmcp import FastMCP
+from mcp.server.context import ServerRequestContext
+from mcp.server.subscriptions import InMemorySubscriptionBus
+from mcp.shared.exceptions import MCPError
+from mcp_types import METHOD_NOT_FOUND, CompleteRequestParams, SubscriptionsListenRequestParams
+
+from agent import __version__
+from agent.dispatch.client_events import ClientEvents
+from agent.dispatch.dispatcher import Dispatch
+from agent.model import PEER_PATH, Json, NodeIdentity
+from agent.routing.table import RouteTable
+from agent.server.asgi_bridge import AsgiBridge
+from agent.server.front import MeshFront
+from agent.server.listen import ListenStreams, Notices
+from agent.server.lists import Catalogue
+from agent.server.own_tools import NodeDesk, build_management, session_greeting
+from agent.server.pages import PageLimits
+from agent.server.request import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX
+from agent.server.search import SEARCH_TOOLS, ToolSearch, add_search_tools
+from agent.server.sessions.client_events import ClientChanges
+from agent.server.sessions.http import LegacyFront, is_legacy
+from agent.server.sessions.requests import LegacyRequests
+from agent.server.sessions.table import Sessions
+from agent.server.stateless import NativePath
+from agent.subscriptions.resources import ClientUpdates
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What the wiring needs of an endpoint."""
+
+    path: str
+    native: NativePath
+    legacy: LegacyFront
+    sessions: Sessions
+    bridge: AsgiBridge
+    notices: Notices
+
+    def add_to(self, app: web.Application) -> None:
+        """Register routes, lifespan and shutdown."""
+        for part in (self.bridge, self.sessions):
+            app.cleanup_ctx.append(part.cleanup_ctx)
+            app.on_shutdown.append(part.on_shutdown)
+        for path in (self.path, f"{self.path}/"):
+            app.router.add_route("*", path, self.handle)
+
+    def close_streams(self) -> None:
+        """End standing streams of both eras now and later; other requests go on. May be repeated."""
+        self.bridge.close_streams()
+        self.sessions.close_streams()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one HTTP request in its client's era."""
+        return await (self.legacy if is_legacy(request) else self.native).handle(request)
+
+
+async def build_endpoint(
+    path: str,
+    *,
+    identity: NodeIdentity,
+    desk: NodeDesk,
+    routes: Callable[[], RouteTable],
+    dispatch: Dispatch,
+    list_changed: Callable[[str], None],
+    session_event: Callable[[str], None],
+    updates: ClientUpdates,
+    search_mode: bool | None = None,
+    draining: Callable[[], bool] = lambda: False,
+    limits: PageLimits | None = None,
+) -> Endpoint:
+    """Assemble the endpoint at `path`.
+
+    `list_changed` counts the notices sent, `session_event` what happens to sessions. `search_mode`: whether clients
+    that ask for nothing get the search tools in place of all tools; None: there are no search tools. `draining`:
+    whether peers are to look for somebody else. `limits`: of one page of a list; None: the usual ones.
+    """
+    server = build_management(identity.name, __version__, desk, asks_others=path != PEER_PATH)
+    if search_mode is not None:
+        add_search_tools(server, ToolSearch(routes))
+    bus = InMemorySubscriptionBus()
+    events = ClientEvents(dispatch.link)
+    changes = ClientChanges(events)
+    sessions = Sessions(session_event, changes.session_ended)
+    notices = Notices(bus, sessions.tell, list_changed)
+    own = await _own_definitions(server)
+    search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
+    own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
+    catalogue = Catalogue(
+        routes, own, search_tools, search_mode=bool(search_mode), limits=limits, node_id=identity.node_id
+    )
+    front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, draining=draining)
+    subscriber = partial(updates.resources.subscriber, routes)
+    streams = ListenStreams(bus, subscriber, partial(updates.tasks.subscriber, routes))
+    # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
+    low = server._mcp_server  # noqa: SLF001
+    low.middleware.insert(0, front)
+    low.get_tool_input_schema = catalogue.input_schema
+    low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, streams)
+    low.add_request_handler("completion/complete", CompleteRequestParams, _no_completion)
+    # The edge checks Host and Origin of every route; FastMCP's guard knows none of our names.
+    asgi_app = server.http_app(
+        path=path,
+        json_response=False,
+        stateless_http=True,  # Sessions are ours.
+        host_origin_protection=False,
+    )
+    bridge = AsgiBridge(asgi_app, path=path)
+    native = NativePath(
+        catalogue=catalogue,
+        dispatch=dispatch,
+        bridge=bridge,
+        events=events,
+        body_bytes_max=FROM_NODE_BYTES_MAX if path == PEER_PATH else BODY_BYTES_MAX,
+    )
+    legacy = LegacyFront(
+        sessions=sessions,
+        requests=LegacyRequests(catalogue=catalogue, dispatch=dispatch, own=server, subscriber=subscriber),
+        changes=changes,
+        greeting=session_greeting(low, identity),
+    )
+    return Endpoint(path, native, legacy, sessions, bridge, notices)
+
+
+async def _own_definitions(server: FastMCP) -> dict[str, list[Json]]:
+    """The management server's tools and resources as clients see them."""
+    tools = [tool.to_mcp_tool(name=tool.name) for tool in await server.list_tools()]
+    resources = [resource.to_mcp_resource(uri=str(resource.uri)) for resource in await server.list_resources()]
+    return {
+        "tools": [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools],
+        "resources": [resource.model_dump(by_alias=True, mode="json", exclude_none=True) for resource in resources],
+    }
+
+
+async def _no_completion(_ctx: ServerRequestContext, _params: CompleteRequestParams) -> None:
+    """Announces the capability; the front forwards every completion before it gets here."""
+    raise MCPError(code=METHOD_NOT_FOUND, message="completion/complete: nothing here completes")

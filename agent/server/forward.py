@@ -1,0 +1,272 @@
+"""Forwards one routed request and fits what comes back to the client: result shape, errors, the line in the log.
+
+Called by the ways into an endpoint. The one rule: every failure says whether the request may have been executed, and
+a backend's own result or error passes unchanged, its bytes too where nothing has to be added or renamed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import orjson
+from mcp.shared.exceptions import MCPError
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
+from pydantic import ValidationError
+
+from agent.client.capabilities import undeclared_features
+from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wanted
+from agent.client.server_info import OnNotification
+from agent.client.streaming import ResultSink
+from agent.dispatch.dispatcher import Dispatch, Forwarded
+from agent.dispatch.next_hop import asked_uri, own_word, servers_word
+from agent.dispatch.request_state import StateRefused, asks
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
+from agent.lossless_json.exact import is_deeper_than
+from agent.lossless_json.raw import Bytes, exact
+from agent.model import LOOK_META_KEY, PROBE_META_KEY, Json
+from agent.routing.table import Route
+from agent.server.lists import LIST_HINTS, Catalogue
+
+log = logging.getLogger("agent.mcp")
+
+# Results that must carry cache hints at 2026-07-28; a legacy backend does not know them.
+_CACHEABLE: Final = frozenset({"resources/read"})
+_COMPLETE: Final[Json] = {"resultType": "complete"}
+_COMPLETE_WITH_HINTS: Final[Json] = {**_COMPLETE, **LIST_HINTS}
+# Words of 2026-07-28 that earlier clients have no use for.
+_MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
+# A result can be read 1,024 levels deep, and passes as bytes so; what has to be written anew may be only 254 deep, of
+# which its envelope takes a few.
+ANSWER_NESTING_MAX: Final = 250
+# What a client sends as a name may be a book; the log keeps its title.
+NAME_LEN_LOGGED: Final = 128
+_DISCOVER: Final = "server/discover"
+
+
+@dataclass(slots=True)
+class Served:
+    """Who served a request and how, for its line in the log; what is `handed_on` is logged where it ends up.
+
+    `backend`: who was asked last, None when nobody could be. `tool_error`: the result says that the tool failed.
+    """
+
+    backend: str | None = "own"
+    tool_error: bool = False
+    handed_on: bool = False
+
+    def asked(self, backend: str) -> None:
+        """Somebody is being asked now."""
+        self.backend = backend
+
+
+async def forward(
+    dispatch: Dispatch,
+    method: str,
+    route: Route,
+    params: Json,
+    on_notification: OnNotification,
+    *,
+    catalogue: Catalogue,
+    served: Served,
+    session_id: str | None = None,
+    sink: ResultSink | None = None,
+    param_headers: Mapping[str, str] | None = None,
+) -> Forwarded:
+    """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result.
+
+    `catalogue`: where the route came from, and is looked up again before a call that nobody has executed is given up.
+    A large result may go to `sink` while it comes; `AnswerCut` then says that it will never be whole.
+    """
+    served.backend = None
+
+    async def pass_on(note_method: str, note: Json) -> None:
+        if note_method == LOG_MESSAGE and not is_wanted(note, asked_level(params)):
+            return
+        # One that cannot be written must not cost the call its result.
+        if not is_deeper_than(note, ANSWER_NESTING_MAX):
+            await on_notification(note_method, note)
+
+    try:
+        forwarded = await dispatch.forward(
+            method,
+            route,
+            params,
+            pass_on,
+            session_id=session_id,
+            on_attempt=served.asked,
+            sink=sink,
+            present=partial(catalogue.present, method, params),
+            param_headers=param_headers,
+        )
+    except RpcError as exc:
+        said = servers_word(exc.data)
+        data = _named_as_asked(said, route, params) if method == "resources/read" else said
+        if is_deeper_than(data, ANSWER_NESTING_MAX):
+            data = {"outcome": "unknown"}
+        raise MCPError(code=exc.code, message=exc.message, data=data) from exc
+    except StateRefused as exc:
+        raise MCPError(code=INVALID_PARAMS, message=str(exc), data={"reason": "invalid_request_state"}) from exc
+    except CallRefused as exc:
+        data = {"outcome": "not_executed", "replica": exc.backend, "bytes_sent": exc.bytes_sent}
+        raise MCPError(code=NOT_EXECUTED, message=str(exc), data=own_word(params, data)) from exc
+    except CallUnanswered as exc:
+        data = {
+            "outcome": "unknown",
+            "timed_out": exc.timed_out,
+            "replica": exc.backend,
+            "bytes_sent": exc.bytes_sent,
+        }
+        code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
+        raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=own_word(params, data)) from exc
+    if asks(forwarded.result):
+        _refuse_undeclared(forwarded.result, params, route)
+    served.tool_error = forwarded.result.get("isError") is True
+    return _named_for_clients(method, route, forwarded, params)
+
+
+def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
+    """A server may ask only for what its client declared (MCP 2026-07-28, multi-round-trip requests).
+
+    Towards the client we are the server, so the client is told what it would have to declare.
+    """
+    capabilities = (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY)
+    if needed := undeclared_features(capabilities, result.get("inputRequests")):
+        raise MCPError(
+            code=MISSING_REQUIRED_CLIENT_CAPABILITY,
+            message=f"{route.public_name} asks for what the client did not declare: {', '.join(sorted(needed))}",
+            data={"requiredCapabilities": needed},
+        )
+
+
+def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: Json) -> Forwarded:
+    """The same with the URIs of resources as clients know them, and what they asked for as they asked for it."""
+    codec, replica = route.uris(forwarded.replica), forwarded.replica
+    asked = asked_uri(method, params, replica)
+    if codec.result(method, forwarded.result, asked) is forwarded.result:
+        return forwarded
+    # Written anew, so its numbers count; most results never get here.
+    return Forwarded(codec.result(method, exact(forwarded.result), asked), replica)
+
+
+def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) -> tuple[Bytes, ...]:
+    """The result as JSON, in parts that follow each other, fit to the era of the client that asked.
+
+    Raises `MCPError` for questions to a client that cannot be asked, and for what is too deep to be written anew.
+    """
+    result, raw = forwarded.result, forwarded.raw
+    if raw is None:
+        return (_dumped(_fit(method, result, modern=modern), route, forwarded),)
+    if not modern:
+        fit = _fit(method, result, modern=False)
+        return (raw,) if len(fit) == len(result) else (_dumped(fit, route, forwarded),)
+    missing = {member: value for member, value in added(method).items() if member not in result}
+    if not missing:
+        return (raw,)
+    head = orjson.dumps(missing)
+    return (head[:-1] + b",", raw[1:]) if result else (head,)
+
+
+def shaped(method: str, route: Route, forwarded: Forwarded) -> Json:
+    """The same for a client of 2026-07-28 as an object, for those who write it themselves, only to the same depth."""
+    fit = _fit(method, forwarded.result, modern=True)
+    _dumped(fit, route, forwarded)
+    return fit
+
+
+def _fit(method: str, result: Json, *, modern: bool) -> Json:
+    """A backend's result in the shape of the client's era; content is never touched."""
+    result = exact(result)
+    if modern:
+        return {**added(method), **result}
+    if asks(result):
+        raise MCPError(
+            code=INVALID_PARAMS,
+            message="The server asks for client input that no client can be asked for",
+        )
+    return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
+
+
+def added(method: str) -> Json:
+    """What a result must say at 2026-07-28, unless it does."""
+    return _COMPLETE_WITH_HINTS if method in _CACHEABLE else _COMPLETE
+
+
+def _dumped(result: Json, route: Route, forwarded: Forwarded) -> bytes:
+    try:
+        return orjson.dumps([[[[result]]]])[4:-4]  # As deep as in an answer's envelope: it leaves `ANSWER_NESTING_MAX`.
+    except orjson.JSONEncodeError as exc:
+        raise _unwritable(route, forwarded) from exc
+
+
+class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, params)`
+    """Write one line about a request when it is over. Not a generator: every call passes here."""
+
+    __slots__ = ("_method", "_params", "_served", "_started_s")
+
+    def __init__(self, method: str, params: Json) -> None:
+        self._method = method
+        self._params = params
+        self._served = Served()
+
+    def __enter__(self) -> Served:
+        self._started_s = time.monotonic()
+        return self._served
+
+    def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
+        level = logging.DEBUG if _only_looks(self._method, self._params) else logging.INFO
+        if not log.isEnabledFor(level) or self._served.handed_on:
+            return
+        name = self._params.get("name") or self._params.get("uri")
+        log.log(
+            level,
+            "MCP request",
+            extra={
+                "method": self._method,
+                "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
+                "backend": self._served.backend,
+                "outcome": _outcome(self._served, failure),
+                "ms": round((time.monotonic() - self._started_s) * 1000, 2),
+            },
+        )
+
+
+def _outcome(served: Served, failure: BaseException | None) -> str:
+    match failure:
+        case None:
+            return "tool_error" if served.tool_error else "ok"
+        case MCPError():
+            return f"error {failure.error.code}"
+        case ValidationError():
+            return f"error {INVALID_PARAMS}"  # As which the SDK answers what it finds to be of the wrong shape.
+        case asyncio.CancelledError():
+            return "ended by the client"  # Also how a stream of list changes ends.
+        case _:
+            return "failed"
+
+
+def _only_looks(method: str, params: Json) -> bool:
+    """Whether a peer asks for a sign of life, or whether questions still stand, as it does every few seconds."""
+    if method != _DISCOVER and "requestState" not in params:
+        return False
+    meta = params.get("_meta")
+    return isinstance(meta, dict) and meta.get(PROBE_META_KEY if method == _DISCOVER else LOOK_META_KEY) is True
+
+
+def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:
+    backend = forwarded.replica.backend_key
+    return MCPError(
+        code=INTERNAL_ERROR,
+        message=f"{route.public_name}: {backend} answered with more than {ANSWER_NESTING_MAX} levels of nesting",
+        data={"outcome": "unknown", "timed_out": False, "replica": backend, "bytes_sent": True},
+    )
+
+
+def _named_as_asked(data: object, route: Route, params: Json) -> object:
+    """An error about a resource tells its URI (MCP 2026-07-28, resources): the client's, not the backend's."""
+    if isinstance(data, dict) and data.get("uri") in [replica.remote_name for replica in route.replicas]:
+        return {**data, "uri": params["uri"]}
+    return data

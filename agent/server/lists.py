@@ -1,0 +1,199 @@
+"""What one endpoint lists, and whom it asks: the route table and the management server's own definitions together.
+
+Read by all ways into the endpoint (`agent.server.front` and `agent.server.stateless`), so that they cannot disagree.
+The one rule: a name of our own is never shadowed by a routed one, and an unknown name is refused here, by name.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
+
+from agent.dispatch.next_hop import own_word
+from agent.model import Json
+from agent.routing.table import Route, RouteKind, RouteTable
+from agent.server.pages import PageLimits, Snapshots, read_cursor
+from agent.server.search import wants_search
+from agent.server.task_requests import route_of_task
+from agent.tasks.ids import any_tasks
+
+# What 2026-07-28 requires of a result that may be kept and that says nothing of it: that it may not.
+LIST_HINTS: Final[Json] = {"ttlMs": 0, "cacheScope": "private"}
+
+# One entry per schema that was ever called; beyond it the memory starts anew, which only costs time.
+REMEMBERED_MAX: Final = 10_000
+
+# method -> (key of the result, kind of the routes)
+LISTS: Final[Mapping[str, tuple[str, RouteKind]]] = {
+    "tools/list": ("tools", RouteKind.TOOL),
+    "prompts/list": ("prompts", RouteKind.PROMPT),
+    "resources/list": ("resources", RouteKind.RESOURCE),
+    "resources/templates/list": ("resourceTemplates", RouteKind.TEMPLATE),
+}
+
+
+class Catalogue:
+    """One endpoint's view. Sole writer of the snapshots of its lists."""
+
+    def __init__(
+        self,
+        routes: Callable[[], RouteTable],
+        own: Mapping[str, list[Json]],
+        search_tools: Sequence[Json] = (),
+        *,
+        search_mode: bool = False,
+        limits: PageLimits | None = None,
+        node_id: str = "",
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
+
+        `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of who asks for none.
+        `limits` of one page; None: the usual ones. `node_id`: ours, by which we know our own tasks.
+        """
+        self._routes = routes
+        self._node_id = node_id
+        self._own = own
+        self._search_tools = search_tools
+        self._search_mode = search_mode
+        self._own_tools = {tool["name"]: tool for tool in (*own.get("tools", ()), *search_tools)}
+        self._own_uris = frozenset(resource["uri"] for resource in own.get("resources", ()))
+        self._now_s = now_s
+        self._limits = limits or PageLimits()
+        # method, and whether it is said what may be a task -> the table that was last looked at, and its snapshots
+        self._lists: dict[tuple[str, bool], tuple[RouteTable, Snapshots]] = {}
+        self._optional_tasks: dict[int, tuple[Json, Json]] = {}  # As below: by identity, beside the definition itself.
+        self._search_list = Snapshots("tools", (*own.get("tools", ()), *search_tools), self._limits)
+        self._asks_for_headers: dict[int, tuple[Json, bool]] = {}
+
+    def wants_search(self, query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
+        """Whether a request with this query and these headers gets the search tools in place of all tools."""
+        return bool(self._search_tools) and wants_search(query, headers, default=self._search_mode)
+
+    def listing(self, method: str, params: Json, *, search: bool, modern: bool) -> bytes:
+        """The whole result of a list method as JSON, one page, in the shape of the client's era.
+
+        Written once for each change of what is listed. Raises `MCPError` for a cursor that is none, or is too old.
+        """
+        snapshots = self._search_list if search and method == "tools/list" else self._snapshots(method, modern=modern)
+        if params.get("cursor") is None:
+            return snapshots.first_page(modern=modern)
+        try:
+            return snapshots.page(read_cursor(params["cursor"]), self._now_s(), modern=modern)
+        except ValueError as exc:
+            raise MCPError(code=INVALID_PARAMS, message="cursor: not one that this list gave") from exc
+        except LookupError as exc:
+            message = "cursor: the list has changed since; list again without a cursor"
+            raise MCPError(code=INVALID_PARAMS, message=message) from exc
+
+    def _snapshots(self, method: str, *, modern: bool) -> Snapshots:
+        """The snapshots of a list, the present one as the route table has it now."""
+        table = self._routes()
+        key, kind = LISTS[method]
+        as_tasks = kind is RouteKind.TOOL and not modern and any_tasks(table)
+        known = self._lists.get((method, as_tasks))
+        if known is not None and known[0] is table:
+            return known[1]
+        snapshots = known[1] if known is not None else Snapshots(key, self._own.get(key, ()), self._limits)
+        listed = table.listed(kind)
+        snapshots.renew(tuple(map(self._may_be_task, listed)) if as_tasks else listed, self._now_s())
+        self._lists[method, as_tasks] = (table, snapshots)
+        return snapshots
+
+    def _may_be_task(self, route: Route) -> Route:
+        """A tool as a client of 2025-11-25 has to see it, which calls as a task only what says that it may be one."""
+        definition = route.definition
+        if "execution" in definition or not self.makes_tasks(route):
+            return route
+        known = self._optional_tasks.get(id(definition))
+        if known is None or known[0] is not definition:
+            if len(self._optional_tasks) >= REMEMBERED_MAX:
+                self._optional_tasks.clear()
+            known = definition, {**definition, "execution": {"taskSupport": "optional"}}
+            self._optional_tasks[id(definition)] = known
+        return replace(route, definition=known[1])
+
+    def input_schema(self, tool_name: str) -> Json | None:
+        """A tool's schema, None for an unknown tool or one without."""
+        route = self._routes().tools.get(tool_name)
+        known = self._own_tools.get(tool_name) or (route.definition if route is not None else {})
+        schema = known.get("inputSchema")
+        return schema if isinstance(schema, dict) else None
+
+    def has_param_headers(self, schema: Json) -> bool:
+        """Whether a schema asks for `Mcp-Param-*` headers; remembered by identity, definitions never change."""
+        known = self._asks_for_headers.get(id(schema))
+        if known is None or known[0] is not schema:
+            if len(self._asks_for_headers) >= REMEMBERED_MAX:
+                self._asks_for_headers.clear()
+            known = self._asks_for_headers[id(schema)] = (schema, b"x-mcp-header" in orjson.dumps(schema))
+        return known[1]
+
+    def has_tasks(self) -> bool:
+        """Whether a call may be answered with a task."""
+        return any_tasks(self._routes())
+
+    def makes_tasks(self, route: Route | None) -> bool:
+        """Whether a replica's backend may answer calls with tasks."""
+        parts, replicas = self._routes().parts, () if route is None else route.replicas
+        known = [parts[replica.backend_key].source for replica in replicas if replica.backend_key in parts]
+        return any(source.has_tasks for source in known)
+
+    def present(self, method: str, params: Json) -> Route | None:
+        """As `route`, of a request that was routed before; None when its name is gone."""
+        try:
+            return self.route(method, params)
+        except MCPError:
+            return None
+
+    def route(self, method: str, params: Json) -> Route | None:
+        """Who answers; None means the management server. Raises `MCPError` for unknown names and wrong shapes."""
+        check_object(params, "_meta")
+        table = self._routes()
+        match method:
+            case "tools/call":
+                name = _text(params, "name")
+                check_object(params, "arguments")
+                return None if name in self._own_tools else _known(table.tools.get(name), "tool", name, params)
+            case "prompts/get":
+                name = _text(params, "name")
+                check_object(params, "arguments")
+                return _known(table.prompts.get(name), "prompt", name, params)
+            case "resources/read":
+                uri = _text(params, "uri")
+                return None if uri in self._own_uris else _known(table.resolve_uri(uri), "resource", uri, params)
+            case "completion/complete":
+                ref = params.get("ref")
+                if not isinstance(ref, dict):
+                    raise MCPError(code=INVALID_PARAMS, message="ref: an object is required")
+                if ref.get("type") == "ref/prompt":
+                    return _known(table.prompts.get(_text(ref, "name")), "prompt", ref["name"], params)
+                uri = _text(ref, "uri")
+                return _known(table.templates.get(uri) or table.resolve_uri(uri), "resource", uri, params)
+            case _:
+                return route_of_task(method, params, table, self._node_id)
+
+
+def check_object(params: Json, field: str) -> None:
+    """Refuse a member that is neither an object nor absent."""
+    if not isinstance(params.get(field), dict | None):
+        raise MCPError(code=INVALID_PARAMS, message=f"{field}: an object is required")
+
+
+def _known(route: Route | None, kind: str, name: str, params: Json) -> Route:
+    if route is None:
+        # MCP 2026-07-28 wants the URI of a resource that is not there by this word.
+        field = "uri" if kind == "resource" else "name"
+        raise MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data=own_word(params, {field: name}))
+    return route
+
+
+def _text(params: Mapping[str, Any], field: str) -> str:
+    value = params.get(field)
+    if not isinstance(value, str):
+        raise MCPError(code=INVALID_PARAMS, message=f"{field}: a string is required")
+    return value

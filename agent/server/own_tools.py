@@ -1,0 +1,250 @@
+"""The node's own MCP server: five management tools and two resources, on FastMCP.
+
+Built once per endpoint by the wiring; `agent.server.front` stands before it and answers everything that is routed. The
+one rule: these tools only read snapshots and ask the mesh for reloads, they never touch a link.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, Literal, Protocol
+
+import orjson
+from fastmcp import FastMCP
+from fastmcp.exceptions import FastMCPError, ToolError, to_mcp_error
+from mcp.server.lowlevel import Server
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, Implementation, InitializeResult, ReadResourceResult, TextContent
+from mcp_types.methods import serialize_server_result
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
+from pydantic import Field
+
+from agent.errors import MeshError
+from agent.lossless_json.exact import with_own_numbers
+from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIdentity
+
+
+def with_card(
+    result: Json,
+    identity: NodeIdentity,
+    slot: Literal["extensions", "experimental"],
+    *,
+    draining: bool = False,
+    has_tasks: bool = False,
+) -> Json:
+    """The greeting `result` with who we are. Before 2026-07-28 there are no `extensions`, hence the other slot.
+
+    `draining`: whether peers are to look for somebody else. `has_tasks`: whether calls may be answered with tasks.
+    """
+    capabilities = dict(result.get("capabilities") or {})
+    card: Json = {"node_id": identity.node_id, "name": identity.name}
+    if draining:
+        card[DRAINING] = True
+    capabilities[slot] = {**(capabilities.get(slot) or {}), MESH_EXTENSION: card}
+    if has_tasks:
+        capabilities[slot][TASKS_EXTENSION] = {}
+    # Served in both eras, whatever the SDK makes of the handlers that it knows.
+    capabilities["resources"] = {**(capabilities.get("resources") or {}), "subscribe": True}
+    return {**result, "capabilities": capabilities}
+
+
+def session_greeting(server: Server[Any], identity: NodeIdentity) -> Json:
+    """The result of `initialize`; its `protocolVersion` is the one to offer, where another was not agreed."""
+    options = server.create_initialization_options()
+    result = InitializeResult(
+        protocol_version=LATEST_HANDSHAKE_VERSION,
+        capabilities=options.capabilities,
+        server_info=Implementation(name=options.server_name, version=options.server_version),
+        instructions=options.instructions,
+    )
+    raw = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return with_card(serialize_server_result("initialize", LATEST_HANDSHAKE_VERSION, raw), identity, "experimental")
+
+
+async def own_answer(server: FastMCP, method: str, params: Json) -> Json:
+    """The result of `tools/call` or `resources/read` for what the management server has, as sessions know it.
+
+    A tool's failure is a result with `isError`; raises `MCPError` for a resource that cannot be read,
+    and for arguments that nobody could write.
+    """
+    result: CallToolResult | ReadResourceResult
+    match method:
+        case "tools/call":
+            result = await _called(server, params["name"], _plain(params.get("arguments") or {}))
+        case "resources/read":
+            try:
+                read = await server.read_resource(params["uri"])
+            except FastMCPError as exc:
+                raise to_mcp_error(exc) from exc
+            result = read.to_mcp_result(params["uri"])
+        case _:
+            raise AssertionError(method)
+    raw = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return serialize_server_result(method, LATEST_HANDSHAKE_VERSION, raw)
+
+
+def _plain(arguments: Json) -> Json:
+    """What Python code can take: numbers that we pass on as text are numbers again."""
+    try:
+        plain: Json = with_own_numbers(arguments)
+    except orjson.JSONEncodeError as exc:
+        raise MCPError(code=INVALID_PARAMS, message="arguments: nested too deeply") from exc
+    except ValueError as exc:  # Python reads no integer of more than 4,300 digits.
+        raise MCPError(code=INVALID_PARAMS, message="arguments: a number has too many digits") from exc
+    return plain
+
+
+async def _called(server: FastMCP, name: str, arguments: Json) -> CallToolResult:
+    try:
+        result = (await server.call_tool(name, arguments)).to_mcp_result()
+    except FastMCPError as exc:
+        return CallToolResult(content=[TextContent(type="text", text=str(exc))], is_error=True)
+    match result:
+        case CallToolResult():
+            return result
+        case tuple():
+            content, structured = result
+            return CallToolResult(content=content, structured_content=structured)
+        case _:
+            return CallToolResult(content=result)
+
+
+Here = Callable[[], Awaitable[Json]]
+OtherNode = Annotated[str | None, Field(description="Another node of the mesh to ask; this one by default")]
+
+
+# What every node lists beside the tools of its servers.
+MANAGEMENT_TOOLS: Final = 5
+
+
+class NodeDesk(Protocol):
+    """What the management tools may ask of the node (`agent.rest.status`)."""
+
+    def servers(self) -> list[Json]:
+        """Every configured server and every peer, as `data.servers` shows them."""
+        ...
+
+    def functions(self, server_name: str) -> Json:
+        """One of them with its functions. Raises `MeshError` when there is none of that name."""
+        ...
+
+    async def reload(self, server_name: str) -> Json:
+        """Close and open its link anew. Raises `MeshError` when there is none of that name."""
+        ...
+
+    async def reload_all(self) -> list[Json]:
+        """Read the servers file again and open every enabled server's link anew."""
+        ...
+
+    async def ask(self, node: str, tool: str, arguments: Json) -> Json:
+        """Have another node's management tool answer. Raises `MeshError` when it does not."""
+        ...
+
+    def config(self) -> Json:
+        """The node's settings, secrets masked."""
+        ...
+
+    def health(self) -> Json:
+        """What `health://system` says."""
+        ...
+
+
+def build_management(name: str, version: str, desk: NodeDesk, *, asks_others: bool = True) -> FastMCP:
+    """Return a FastMCP server with the management tools and resources of the contract.
+
+    `asks_others`: whether the tools may be asked about another node; `/mcp/local` answers for its own alone.
+    """
+    # Schemas stay as they are declared, and FastMCP's own host guard is off: the edge checks every route.
+    server: FastMCP = FastMCP(name, version=version, dereference_schemas=False, instructions=_INSTRUCTIONS)
+
+    ask = _Answerer(name, desk, asks_others=asks_others)
+    # Coroutines all: FastMCP runs plain functions in threads, where the desk has no loop to ask the time of.
+    _add_listings(server, desk, ask)
+    _add_reloads(server, desk, ask)
+    _add_resources(server, desk)
+    return server
+
+
+class _Answerer:
+    """Has a question answered here, or by the node that was named."""
+
+    def __init__(self, own_name: str, desk: NodeDesk, *, asks_others: bool) -> None:
+        self._own_name = own_name
+        self._desk = desk
+        self._asks_others = asks_others
+
+    async def __call__(self, node: str | None, tool: str, arguments: Json, here: Here) -> Json:
+        """`here` gives our own answer; it is not called when another node is asked."""
+        try:
+            if node is None or node == self._own_name:
+                return await here()
+            if self._asks_others:
+                return await self._desk.ask(node, tool, arguments)
+        except MeshError as exc:
+            raise ToolError(str(exc)) from exc
+        raise ToolError(f"This endpoint answers for node {self._own_name!r} alone.")
+
+
+def _add_listings(server: FastMCP, desk: NodeDesk, ask: _Answerer) -> None:
+    @server.tool
+    async def list_mcp_servers(node: OtherNode = None) -> dict[str, Any]:
+        """List every configured MCP server and every peer node with its status."""
+
+        async def here() -> Json:
+            servers = [{key: value for key, value in entry.items() if key != "functions"} for entry in desk.servers()]
+            return {"servers": servers, "count": len(servers)}
+
+        return await ask(node, "list_mcp_servers", {}, here)
+
+    @server.tool
+    async def get_mcp_server_functions(server_name: str, node: OtherNode = None) -> dict[str, Any]:
+        """Show the functions of one MCP server or peer: the name it uses itself and the name in the mesh."""
+
+        async def here() -> Json:
+            return desk.functions(server_name)
+
+        return await ask(node, "get_mcp_server_functions", {"server_name": server_name}, here)
+
+    @server.tool
+    async def get_available_mcp_servers(node: OtherNode = None) -> dict[str, Any]:
+        """List the names of the MCP servers and peers that are connected now."""
+
+        async def here() -> Json:
+            names = [entry["name"] for entry in desk.servers() if entry["connected"]]
+            return {"servers": names, "count": len(names)}
+
+        return await ask(node, "get_available_mcp_servers", {}, here)
+
+
+def _add_reloads(server: FastMCP, desk: NodeDesk, ask: _Answerer) -> None:
+    @server.tool
+    async def reload_mcp_server(server_name: str, node: OtherNode = None) -> dict[str, Any]:
+        """Open the connection to one MCP server or peer anew and report how it went."""
+        named = {"server_name": server_name}
+        return await ask(node, "reload_mcp_server", named, lambda: desk.reload(server_name))
+
+    @server.tool
+    async def reload_all_mcp_servers(node: OtherNode = None) -> dict[str, Any]:
+        """Read the servers file again and open every enabled MCP server anew."""
+
+        async def here() -> Json:
+            servers = await desk.reload_all()
+            return {"servers": servers, "count": len(servers)}
+
+        return await ask(node, "reload_all_mcp_servers", {}, here)
+
+
+def _add_resources(server: FastMCP, desk: NodeDesk) -> None:
+    @server.resource("config://app", mime_type="application/json")
+    async def app_config() -> dict[str, Any]:
+        """The application's configuration, without secrets."""
+        return desk.config()
+
+    @server.resource("health://system", mime_type="application/json")
+    async def system_health() -> dict[str, Any]:
+        """The health of this node: links, discovery, uptime."""
+        return desk.health()
+
+
+_INSTRUCTIONS = (
+    "This is a node of an MCP mesh. Its tools are those of every MCP server in the mesh, named server__tool or "
+    "node__server__tool. list_mcp_servers tells where they live and whether they are reachable."
+)

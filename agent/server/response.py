@@ -1,0 +1,305 @@
+"""One answer to one MCP request over HTTP: JSON, or a stream of events when something has to be told before it.
+
+Made by the ways into an endpoint, one for each request, and kept alive by `SlowAnswers` while the request is served.
+The one rule: a client that takes nothing is dropped after a while, so that a slow reader costs a connection, never us.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Final, NoReturn, TypeAlias
+
+import orjson
+from aiohttp import web
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
+
+from agent.client.streaming import ResultSink
+from agent.lossless_json.raw import Bytes
+from agent.model import Json
+from agent.server.asgi_exchange import WRITE_TIMEOUT_S, drop_client
+
+# An answer that takes longer becomes a stream that is kept alive, so that no proxy on the way gives it up.
+PING_EVERY_S: Final = 15.0
+# What a socket's buffer takes at about one go; the rest of a large result waits where it is.
+_SLICE_BYTES: Final = 256 << 10
+STREAM_HEADERS: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+StartTask: TypeAlias = Callable[[Coroutine[None, None, None], str], asyncio.Task[None]]
+
+
+class Answer:
+    """One response: JSON, or a stream of events as soon as there is something to tell before the result."""
+
+    def __init__(self, request: web.Request, request_id: object) -> None:
+        self._request = request
+        self._request_id = orjson.dumps(request_id)
+        self._stream: web.StreamResponse | None = None
+        self._gone = False
+        self._result_begun = False
+        self._tail = b""
+
+    def client_gone(self) -> None:
+        """The client has dropped the connection: what is still to be told raises ConnectionError."""
+        self._gone = True
+
+    async def notify(self, method: str, params: Json) -> None:
+        """Tell the client something before the result."""
+        await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    async def result(self, *result: Bytes) -> web.StreamResponse:
+        """End with a result, given as JSON without line breaks, in parts that follow each other."""
+        size_bytes = sum(map(len, result))
+        if size_bytes <= _SLICE_BYTES:
+            return await self._finish(b"".join((self._head(), *result, b"}")), 200)
+        # Sent as views of itself: as one body it would be copied at each layer on its way.
+        await self._begin(size_bytes)
+        for part in result:
+            await self._part(part)
+        await self._end()
+        assert self._stream is not None
+        return self._stream
+
+    def sink(self, added: Json) -> ResultSink:
+        """The way for a result that is sent while it comes; `begun` is the answer then, `cut` ends a part of one.
+
+        `added`: members that the client needs in it.
+        """
+        return ResultSink(self._begin, self._part, self._end, added)
+
+    @property
+    def begun(self) -> web.StreamResponse | None:
+        """The response whose result has begun; None before."""
+        return self._stream if self._result_begun else None
+
+    async def cut(self) -> NoReturn:
+        """Break the connection, so that nobody takes a part of a result for the whole."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        await asyncio.sleep(0)  # Now aiohttp cancels the request's task.
+        raise ConnectionResetError("the answer broke off")
+
+    async def nothing(self) -> web.StreamResponse:
+        """End without an answer, as a call that its client has cancelled does: a stream without that event."""
+        async with self._write_deadline():
+            stream = await self._opened()
+            await stream.write_eof()
+        return stream
+
+    async def error(self, exc: MCPError, status: int | None = None) -> web.StreamResponse:
+        """End with a JSON-RPC error. While the HTTP status is open it is `status`, by default what the code says."""
+        error: Json = {"code": exc.error.code, "message": exc.error.message}
+        if exc.error.data is not None:
+            error["data"] = exc.error.data
+        body = b'{"jsonrpc":"2.0","id":' + self._request_id + b',"error":' + orjson.dumps(error) + b"}"
+        return await self._finish(body, ERROR_CODE_HTTP_STATUS.get(exc.error.code, 200) if status is None else status)
+
+    async def _finish(self, body: bytes, status: int) -> web.StreamResponse:
+        if self._stream is None:
+            return web.Response(body=body, status=status, content_type="application/json")
+        await self.tell(body)
+        async with self._write_deadline():
+            await self._stream.write_eof()
+        return self._stream
+
+    def _head(self) -> bytes:
+        return b'{"jsonrpc":"2.0","id":' + self._request_id + b',"result":'
+
+    async def _begin(self, size_bytes: int | None = None) -> bool:
+        if self._gone:
+            raise ConnectionResetError("the client has gone")
+        self._result_begun, head = True, self._head()
+        async with self._write_deadline():
+            if self._stream is None:
+                self._stream = web.StreamResponse(headers={"Content-Type": "application/json"})
+                if size_bytes is not None:
+                    self._stream.content_length = len(head) + size_bytes + 1
+                self._tail = b"}"
+                await self._stream.prepare(self._request)
+            else:
+                head, self._tail = b"event: message\r\ndata: " + head, b"}\r\n\r\n"
+            await self._stream.write(head)
+        return True
+
+    async def _part(self, part: Bytes) -> None:
+        assert self._stream is not None
+        view = memoryview(part)
+        for start in range(0, len(part), _SLICE_BYTES):
+            async with self._write_deadline():
+                await self._stream.write(view[start : start + _SLICE_BYTES])
+
+    async def _end(self) -> None:
+        assert self._stream is not None
+        async with self._write_deadline():
+            await self._stream.write(self._tail)
+            await self._stream.write_eof()
+
+    async def tell(self, data: bytes) -> None:
+        """Send one JSON-RPC message as an event of its own."""
+        async with self._write_deadline():
+            stream = await self._opened()
+            await stream.write(b"event: message\r\ndata: " + data + b"\r\n\r\n")
+
+    async def ping(self) -> None:
+        """Keep a slow answer's connection alive, unless its result is on the way."""
+        if self._result_begun:
+            return
+        async with self._write_deadline():
+            stream = await self._opened()
+            await stream.write(b": ping\r\n\r\n")
+
+    @asynccontextmanager
+    async def _write_deadline(self) -> AsyncIterator[None]:
+        """Drop a client that takes nothing for so long: with its connection its call ends, and the backend's work."""
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                yield
+        except TimeoutError:
+            drop_client(self._request)
+            # Now aiohttp cancels the request's task; an exception of ours would be laid at the backend's door.
+            await asyncio.sleep(0)
+            raise ConnectionResetError("the client stopped reading") from None
+
+    async def _opened(self) -> web.StreamResponse:
+        if self._gone:
+            raise ConnectionResetError("the client has gone")
+        if self._stream is None:
+            self._stream = web.StreamResponse(headers=STREAM_HEADERS)
+            await self._stream.prepare(self._request)
+        return self._stream
+
+
+class SlowAnswers:
+    """Pings the slow answers of one endpoint. One timer for all: hardly an answer is slow, but every call would pay."""
+
+    def __init__(self, start_task: StartTask) -> None:
+        self._start_task = start_task
+        self._waiting: dict[KeptAlive, float] = {}  # Since when; the one that waits longest comes first.
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<SlowAnswers waiting={len(self._waiting)}>"
+
+    def kept_alive(self, ping: Callable[[], Awaitable[None]]) -> "KeptAlive":
+        """For the time in which an answer may become slow: `ping` is called every `PING_EVERY_S` then."""
+        return KeptAlive(self, ping)
+
+    def add(self, answer: "KeptAlive") -> None:
+        """An answer is waited for from now on."""
+        loop = asyncio.get_running_loop()
+        self._waiting[answer] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(PING_EVERY_S, self._look)
+
+    def discard(self, answer: "KeptAlive") -> None:
+        """It is waited for no longer."""
+        self._waiting.pop(answer, None)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for answer, since_s in tuple(self._waiting.items()):
+            if since_s + PING_EVERY_S > loop.time():
+                self._timer = loop.call_at(since_s + PING_EVERY_S, self._look)
+                break
+            del self._waiting[answer]
+            answer.pinger = self._start_task(answer.ping_on(), "ping a slow answer")
+
+
+class KeptAlive:
+    """One answer of `SlowAnswers`, as long as the block runs."""
+
+    __slots__ = ("_ping", "_slow", "pinger")
+
+    def __init__(self, slow: SlowAnswers, ping: Callable[[], Awaitable[None]]) -> None:
+        self._slow = slow
+        self._ping = ping
+        self.pinger: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        self._slow.add(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._slow.discard(self)
+        if self.pinger is not None:
+            self.pinger.cancel()
+
+    async def ping_on(self) -> None:
+        """Ping for ever, or until the client has gone."""
+        try:
+            while True:
+                await self._ping()
+                await asyncio.sleep(PING_EVERY_S)
+        except (ConnectionError, RuntimeError):
+            return  # The request's own task is told by aiohttp.
+
+
+_PING: Final = b": ping\r\n\r\n"
+
+
+class EventStream:
+    """One stream. `nudge` and `end` may be called at any time; `serve` runs once, in the request's own task.
+
+    `due` gives the messages to tell, asked for when the client takes some; `dropped` is called when it does not read.
+    """
+
+    def __init__(self, request: web.Request, due: Callable[[], list[bytes]], dropped: Callable[[], None]) -> None:
+        self._request = request
+        self._due = due
+        self._dropped = dropped
+        self._wake = asyncio.Event()
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<EventStream {'ended' if self._ended else 'open'}>"
+
+    def nudge(self) -> None:
+        """There is something due."""
+        self._wake.set()
+
+    def end(self) -> None:
+        """End the stream now; what is due waits for the next one."""
+        self._ended = True
+        self._wake.set()
+
+    async def serve(self) -> web.StreamResponse:
+        """Write what is due until the end; a client that has gone cancels this, as aiohttp does with handlers."""
+        response = web.StreamResponse(headers=STREAM_HEADERS)
+        try:
+            # The client waits for the status before there is anything to tell.
+            await self._write(response, _PING)
+            while not self._ended:
+                await self._write(response, await self._next())
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await response.write_eof()
+        except TimeoutError:
+            drop_client(self._request)
+            self._dropped()
+        except ConnectionError:
+            pass  # The client has gone.
+        finally:
+            self._ended = True
+        return response
+
+    async def _next(self) -> bytes:
+        """All that is due as one piece, or a ping when nothing is for a while."""
+        try:
+            async with asyncio.timeout(PING_EVERY_S):
+                await self._wake.wait()
+        except TimeoutError:
+            return _PING
+        self._wake.clear()
+        if self._ended:
+            return b""
+        return b"".join(b"event: message\r\ndata: " + message + b"\r\n\r\n" for message in self._due())
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            if not response.prepared:
+                await response.prepare(self._request)
+            if data:
+                await response.write(data)

@@ -1,0 +1,215 @@
+"""Finding a tool among thousands: the three tools that stand for all others when a client asks for search mode.
+
+Added to the management server of `/mcp`; listed only in search mode (`MESH_TOOL_MODE=search`, `?tools=search` on the
+endpoint, or the header `Mesh-Tools: search`), callable always. The one rule: `call_tool` is no way around anything, it
+is unwrapped before routing and goes on as the call that it names.
+"""
+
+import asyncio
+import operator
+import re
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final
+
+from fastmcp import FastMCP
+from fastmcp.exceptions import ToolError
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
+from pydantic import Field
+
+from agent.lossless_json.exact import with_own_numbers
+from agent.model import ORIGIN_META_KEY, Json
+from agent.routing.table import RouteTable
+
+# Only the first words of a query count; a pasted document is not a query.
+WORDS_MAX: Final = 32
+# What one tool may contribute; a description is text for a model, a book is not.
+TEXT_CHARS_MAX: Final = 8_000
+# A word in the name says more than one in the description, and that more than one in a parameter.
+_WEIGHTS: Final = "8.0, 4.0, 2.0, 1.0"
+_WORD: Final = re.compile(r"\w+")
+# `getForecast` and `HTTPServer` are two words each; underscores and dashes part words anyway.
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+class ToolIndex:
+    """An index over tools as they are listed. Threads take turns."""
+
+    def __init__(self, tools: Iterable[Json]) -> None:
+        self._turn = threading.Lock()
+        self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        # A list that goes with its node closes nothing by itself, which Python 3.13 warns of.
+        weakref.finalize(self, self._database.close)
+        self._database.execute(
+            "CREATE VIRTUAL TABLE tools USING fts5"
+            " (name, title, description, parameters, listed UNINDEXED,"
+            " tokenize = 'porter unicode61 remove_diacritics 2')"
+        )
+        self._database.executemany("INSERT INTO tools VALUES (?, ?, ?, ?, ?)", (_row(tool) for tool in tools))
+
+    def close(self) -> None:
+        """Give the memory back, as soon as nobody searches."""
+        with self._turn:
+            self._database.close()
+
+    def search(self, query: str, limit: int) -> list[str]:
+        """Names of the tools that have any of the query's words, best first; every tool by name for an empty query."""
+        words = _words(query)
+        if not words:
+            return self._found("SELECT listed FROM tools ORDER BY listed LIMIT ?", limit)
+        # Quoted, so that AND, NEAR, * and the like are words too; the last one may be the beginning of one.
+        match = " OR ".join(f'"{word}"' for word in words) + f' OR "{words[-1]}" *'
+        return self._found(
+            f"SELECT listed FROM tools WHERE tools MATCH ? ORDER BY bm25(tools, {_WEIGHTS}), listed LIMIT ?",  # noqa: S608 - the weights are ours
+            match,
+            limit,
+        )
+
+    def _found(self, select: str, *values: object) -> list[str]:
+        with self._turn:
+            return [name for (name,) in self._database.execute(select, values)]
+
+
+def _row(tool: Json) -> tuple[str, str, str, str, str]:
+    schema = tool.get("inputSchema")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    parameters: list[str] = []
+    if isinstance(properties, dict):
+        for name, described in properties.items():
+            parameters.append(_parted(name))
+            if isinstance(described, dict):
+                parameters.append(_text(described.get("description")))
+    name = _text(tool.get("name"))
+    # A public name may be cut, or lack what is no Latin letter; its server's own word has all of it.
+    own = _text(_origin(tool).get("tool"))
+    known_as = name if own in name else f"{name} {own}"
+    texts = _parted(known_as), _text(tool.get("title")), _text(tool.get("description")), " ".join(parameters)
+    return *(text[:TEXT_CHARS_MAX] for text in texts), name  # type: ignore[return-value]  # four texts and the name
+
+
+def _origin(tool: Json) -> Json:
+    meta = tool.get("_meta")
+    origin = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
+    return origin if isinstance(origin, dict) else {}
+
+
+def _words(query: str) -> Sequence[str]:
+    return _WORD.findall(_parted(query).replace("_", " "))[:WORDS_MAX]
+
+
+def _parted(text: str) -> str:
+    return _CAMEL.sub(" ", text)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+CALL_TOOL: Final = "call_tool"
+SEARCH_TOOLS: Final = frozenset({"search_tools", "describe_tool", CALL_TOOL})
+LIMIT_MAX: Final = 50
+MODE_HEADER: Final = "Mesh-Tools"
+MODE_QUERY: Final = "tools"
+# A result names and describes; a whole description is what describe_tool is for.
+SUMMARY_CHARS_MAX: Final = 300
+
+
+def wants_search(query: Mapping[str, str], headers: Mapping[str, str], *, default: bool) -> bool:
+    """Whether this request asks for search mode; the URL's word beats the header's, which beats the node's setting."""
+    asked = query.get(MODE_QUERY) or headers.get(MODE_HEADER)
+    return default if asked not in ("search", "full") else asked == "search"
+
+
+def unwrapped(method: str, params: Json) -> Json | None:
+    """The params of the call that a `call_tool` names; None for every other request. Raises `MCPError`."""
+    if method != "tools/call" or params.get("name") != CALL_TOOL:
+        return None
+    asked = params.get("arguments")
+    name = asked.get("name") if isinstance(asked, dict) else None
+    if not isinstance(asked, dict) or not isinstance(name, str) or name == CALL_TOOL:
+        raise MCPError(code=INVALID_PARAMS, message="arguments.name: the name of another tool is required")
+    arguments = asked.get("arguments")  # Judged where it is routed, unless it is not there.
+    return {**params, "name": name, "arguments": {} if arguments is None else arguments}
+
+
+class ToolSearch:
+    """Searches the routed tools. Its index belongs to one list of tools and is made when first asked for.
+
+    Making it takes half a second for 10,000 tools, and searching it up to that, so both happen in a thread.
+    """
+
+    def __init__(self, routes: Callable[[], RouteTable]) -> None:
+        self._routes = routes
+        self._turn = asyncio.Lock()
+        self._table: RouteTable | None = None
+        self._listed: dict[str, Json] = {}
+        self._index: ToolIndex | None = None
+
+    async def search(self, query: str, limit: int) -> Json:
+        """Names and summaries of the best tools."""
+        async with self._turn:
+            index = await self._present()
+            names = await asyncio.to_thread(index.search, query, limit)
+            found = [self._listed[name] for name in names]
+            tools = [{"name": tool["name"], "description": _summary(tool)} for tool in found]
+            return {"tools": tools, "count": len(tools), "of": len(self._listed)}
+
+    async def _present(self) -> ToolIndex:
+        """The index of what is listed now. Tables are rebuilt far more often than lists change."""
+        table, index = self._routes(), self._index
+        if index is not None and table is self._table:
+            return index
+        listed = {route.public_name: route.definition for route in table.listed_tools()}
+        if index is not None and _same(listed, self._listed):
+            self._table = table
+            return index
+        fresh = await asyncio.to_thread(ToolIndex, listed.values())
+        self._table, self._listed, self._index = table, listed, fresh
+        if index is not None:
+            await asyncio.to_thread(index.close)  # A search that nobody waits for any more may still be at it.
+        return fresh
+
+    def describe(self, name: str) -> Json | None:
+        """A routed tool's whole definition, None for an unknown name."""
+        route = self._routes().tools.get(name)
+        return None if route is None else with_own_numbers(route.definition)
+
+
+def add_search_tools(server: FastMCP, search: ToolSearch) -> None:
+    """Register the three tools."""
+
+    @server.tool
+    async def search_tools(
+        query: Annotated[str, Field(description="What the tool should do, in a few words; empty lists by name")],
+        limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = 10,
+    ) -> dict[str, Any]:
+        """Find tools of the mesh by what they do, best first. describe_tool shows their arguments, call_tool calls."""
+        return await search.search(query, limit)
+
+    @server.tool
+    async def describe_tool(name: str) -> dict[str, Any]:
+        """Show the whole definition of a tool: description, input schema, annotations."""
+        if (routed := search.describe(name)) is not None:
+            return routed
+        if (own := await server.get_tool(name)) is not None:
+            return own.to_mcp_tool().model_dump(by_alias=True, exclude_none=True, mode="json")
+        raise ToolError(f"There is no tool named {name!r}; search_tools finds the right name")
+
+    @server.tool
+    async def call_tool(name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Call a tool of the mesh by its name, with the arguments that describe_tool shows."""
+        raise AssertionError(f"unwrapped before it gets here: {name} {arguments is None}")
+
+
+def _same(listed: Mapping[str, Json], known: Mapping[str, Json]) -> bool:
+    """Whether the very same definitions, which are never changed in place, are listed in the same order."""
+    return len(listed) == len(known) and all(map(operator.is_, listed.values(), known.values()))
+
+
+def _summary(tool: Json) -> str:
+    text = tool.get("description")
+    text = text if isinstance(text, str) else ""
+    return text if len(text) <= SUMMARY_CHARS_MAX else f"{text[:SUMMARY_CHARS_MAX]}…"

@@ -1,0 +1,109 @@
+"""Tells servers of what a client with a session did beside its calls: its session ended, its roots changed.
+
+Called by the sessions' table and the front of an endpoint. A server that asks for the roots then is answered by the
+client, on its standing stream. The one rule: nobody waits for it, and however often a client says that its roots have
+changed, each server is told one time after the other.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeAlias
+
+from mcp.shared.exceptions import MCPError
+
+from agent.client.affinity import affinity_key
+from agent.client.capabilities import declared_features
+from agent.dispatch.client_events import ClientEvents, Place
+from agent.dispatch.dispatcher import Forwarded
+from agent.errors import OUTCOME_UNKNOWN, MeshError, RpcError
+from agent.model import DEADLINE_META_KEY, ClientEvent, Json
+from agent.routing.table import Replica
+from agent.server.sessions.elicitation import AskedClient, in_rounds
+from agent.server.sessions.session import Session
+
+log = logging.getLogger(__name__)
+
+# Roots are listed by a program, without a user; what is asked later waits for the next call.
+ROOTS_PATIENCE_S: Final = 30.0
+# Many sessions may end at once; the other nodes need not hear of all of them in the same moment.
+TOLD_AT_ONCE_MAX: Final = 16
+# Of more, servers hear nothing and let what they keep go when it has been idle for its time.
+UNTOLD_MAX: Final = 1_000
+
+StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+
+class ClientChanges:
+    """What one endpoint tells of its clients."""
+
+    def __init__(self, events: ClientEvents) -> None:
+        self._events = events
+        self._room = asyncio.Semaphore(TOLD_AT_ONCE_MAX)
+        self._waiting = 0
+
+    async def session_ended(self, session: Session) -> None:
+        """Let servers end what they keep for the client of a session that is over."""
+        if self._waiting >= UNTOLD_MAX:
+            return
+        self._waiting += 1
+        try:
+            for place in session.places:
+                async with self._room:
+                    await _logged(self._tell(session, place, ClientEvent.ENDED, {}))
+        finally:
+            self._waiting -= 1
+
+    def roots_changed(self, session: Session, start_task: StartTask) -> None:
+        """Let servers that may have asked for the client's roots know that there are others now."""
+        session.roots_untold = True
+        if session.chore is None or session.chore.done():
+            session.chore = start_task(self._tell_of_roots(session), "tell of changed roots")
+
+    async def _tell_of_roots(self, session: Session) -> None:
+        while session.roots_untold:
+            session.roots_untold = False
+            declared = session.declared_to_servers
+            if "roots" in declared_features(declared):
+                for place in session.places:
+                    await _logged(self._roots_at(session, place, declared))
+
+    async def _roots_at(self, session: Session, place: Place, declared: Json) -> None:
+        async def send(params: Json) -> Forwarded:
+            told = {**params, "canBeAsked": session.stream is not None}
+            return await self._tell(session, place, ClientEvent.ROOTS_CHANGED, told)
+
+        async def tell(message: bytes) -> None:
+            session.tell(message)
+
+        async def ask(method: str, params: Json) -> Json:
+            return await session.ask(tell, method, params)
+
+        deadline = {"_meta": {DEADLINE_META_KEY: int(ROOTS_PATIENCE_S * 1000)}}
+        await in_rounds(send, deadline, AskedClient(declared, ask))
+
+    async def _tell(self, session: Session, place: Place, event: ClientEvent, params: Json) -> Forwarded:
+        key = affinity_key({}, session.id)
+        assert key is not None, "a session has one"
+        try:
+            result = await self._events.tell(place, key, event, params)
+        except MeshError as exc:
+            raise as_mcp_error(exc) from exc
+        return Forwarded(result, Replica(place.backend, place.server, None, ours=False))
+
+
+def as_mcp_error(exc: MeshError) -> MCPError:
+    """Why an event was not taken, in the words of the protocol."""
+    if isinstance(exc, RpcError):
+        return MCPError(code=exc.code, message=exc.message, data=exc.data)
+    return MCPError(code=OUTCOME_UNKNOWN, message=str(exc), data={"outcome": "unknown"})
+
+
+async def _logged(telling: Coroutine[Any, Any, object]) -> None:
+    """Nobody waits for it, so a failure is told to the log alone."""
+    try:
+        await telling
+    except MCPError as exc:
+        log.debug("MCP server was not told of its client", extra={"reason": exc.error.message})
+    except Exception:  # A bug of ours must not take the group of sessions, and so the node, down.
+        log.exception("MCP server was not told of its client")

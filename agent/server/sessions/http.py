@@ -1,0 +1,235 @@
+"""The HTTP side of sessions: what clients from before 2026-07-28 send to an endpoint, and how it is answered.
+
+The endpoint gives every request here that names no version, or one of that era. POST carries one message, GET opens
+the standing stream, DELETE ends the session. The one rule: a client that drops its connection cancels nothing; it says
+so with `notifications/cancelled`, or ends its session.
+"""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
+from mcp_types.methods import validate_client_request
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
+from pydantic import ValidationError
+
+from agent.errors import AnswerCut
+from agent.lossless_json.exact import read_json
+from agent.model import Json
+from agent.server.request import accepts_events, read_body, refuse, speaks_json
+from agent.server.response import Answer, SlowAnswers
+from agent.server.sessions.client_events import ClientChanges
+from agent.server.sessions.requests import ROUTED, LegacyRequests, Line, outliving
+from agent.server.sessions.session import Outcome, Session
+from agent.server.sessions.table import Sessions
+from agent.server.sessions.tasks import CAPABILITY as TASKS_CAPABILITY
+
+log = logging.getLogger(__name__)
+
+SESSION_HEADER: Final = "Mcp-Session-Id"
+VERSION_HEADER: Final = "MCP-Protocol-Version"
+# A client may send pictures of itself along, which nobody keeps.
+INITIALIZE_BYTES_MAX: Final = 64 << 10
+# What a client can do is kept as long as its session; the largest honest one is a few hundred bytes.
+DECLARED_BYTES_MAX: Final = 8 << 10
+_RETRY_AFTER_S: Final = 30
+
+
+class _Refused(Exception):
+    """The request is no message of a session of ours: an HTTP status, and a JSON-RPC error that names no ID."""
+
+    def __init__(self, status: int, message: str, code: int = INVALID_REQUEST, **headers: str) -> None:
+        super().__init__(message)
+        self.response = refuse(status, message, code, headers=headers)
+
+
+def is_legacy(request: web.Request) -> bool:
+    """Whether a request belongs to this era: by its header alone, as the SDK decides it."""
+    version = request.headers.get(VERSION_HEADER)
+    return version is None or version in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+class LegacyFront:
+    """The handler of one endpoint. `greeting`: the result of `initialize` but for the version."""
+
+    def __init__(self, *, sessions: Sessions, requests: LegacyRequests, changes: ClientChanges, greeting: Json) -> None:
+        self._sessions = sessions
+        self._changes = changes
+        self._slow = SlowAnswers(sessions.start_task)
+        self._requests = requests
+        self._greeting = greeting
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one HTTP request."""
+        if not self._sessions.is_open:
+            return refuse(503, "This node is starting or shutting down; try again")
+        try:
+            match request.method:
+                case "POST":
+                    return await self._post(request)
+                case "GET":
+                    return await self._listen(request)
+                case "DELETE":
+                    self._sessions.end(self._session(request), "by_client")
+                    return _nothing(200)
+                case _:
+                    allowed = {"Allow": "GET, POST, DELETE"}
+                    return refuse(405, "This endpoint knows GET, POST and DELETE", headers=allowed)
+        except _Refused as exc:
+            return exc.response
+
+    async def _listen(self, request: web.Request) -> web.StreamResponse:
+        session = self._session(request)
+        if not accepts_events(request):
+            raise _Refused(406, "Accept: text/event-stream is needed")
+        return await self._sessions.stream(session, request)
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        is_of_session = SESSION_HEADER in request.headers
+        if is_of_session:
+            self._session(request)  # Refuses before the body is read.
+        _check_media(request)
+        body = await read_body(request)
+        if isinstance(body, web.Response):
+            return body
+        # Only now, as a session may end while a body comes, and nothing may be done in one that has ended.
+        session = self._session(request) if is_of_session else None
+        message = _parsed(body)
+        method, params = message.get("method"), message.get("params") or {}
+        if method == "initialize" and "id" in message:
+            if session is not None:
+                raise _Refused(400, f"The session is initialized; leave out {SESSION_HEADER} to begin another one")
+            if len(body) > INITIALIZE_BYTES_MAX:
+                raise _Refused(413, f"initialize has more than {INITIALIZE_BYTES_MAX} bytes")
+            return await self._initialize(request, message["id"], params)
+        if session is None:
+            session = self._session(request)  # Refuses: there is none.
+        if method is None:
+            session.take_answer(message)
+        elif "id" in message:
+            return await self._answer(request, session, message["id"], method, params)
+        else:
+            self._take_note(session, method, params)
+        return _nothing(202)
+
+    def _take_note(self, session: Session, method: str, params: Json) -> None:
+        match method:
+            case "notifications/cancelled":
+                session.cancel_call(params.get("requestId"))
+            case "notifications/roots/list_changed":
+                self._changes.roots_changed(session, self._sessions.start_task)
+
+    def _session(self, request: web.Request) -> Session:
+        session_id = request.headers.get(SESSION_HEADER)
+        if session_id is None:
+            raise _Refused(400, f"{SESSION_HEADER} is missing; a session begins with initialize")
+        session = self._sessions.find(session_id)
+        if session is None:
+            raise _Refused(404, "Session not found: it has ended, or belongs to another endpoint. Initialize a new one")
+        version = request.headers.get(VERSION_HEADER, session.version)
+        if version != session.version:
+            raise _Refused(400, f"{VERSION_HEADER} is {version}, but the session was opened with {session.version}")
+        return session
+
+    async def _initialize(self, request: web.Request, request_id: str | int, params: Json) -> web.StreamResponse:
+        answer = Answer(request, request_id)
+        try:
+            validate_client_request("initialize", LATEST_HANDSHAKE_VERSION, params)
+            declared = orjson.dumps(params["capabilities"])
+        except (ValidationError, orjson.JSONEncodeError):  # The latter: nested too deep to be told to any server.
+            return await answer.error(MCPError(code=INVALID_PARAMS, message="Invalid request parameters"), 200)
+        if len(declared) > DECLARED_BYTES_MAX:
+            raise _Refused(413, f"capabilities have more than {DECLARED_BYTES_MAX} bytes")
+        wanted = params["protocolVersion"]
+        version = wanted if wanted in HANDSHAKE_PROTOCOL_VERSIONS else LATEST_HANDSHAKE_VERSION
+        opened = self._sessions.open(version, declared)
+        if opened is None:
+            raise _Refused(503, "All sessions are in use", INTERNAL_ERROR, **{"Retry-After": str(_RETRY_AFTER_S)})
+        log.info(
+            "MCP session opened", extra={"version": version, "client_name": str(params["clientInfo"]["name"])[:64]}
+        )
+        greeting = {**self._greeting, "protocolVersion": version}
+        if self._requests.has_tasks(version):
+            greeting["capabilities"] = {**greeting["capabilities"], "tasks": TASKS_CAPABILITY}
+        response = await answer.result(orjson.dumps(greeting))
+        response.headers[SESSION_HEADER] = opened.id
+        return response
+
+    async def _answer(
+        self, request: web.Request, session: Session, request_id: str | int, method: str, params: Json
+    ) -> web.StreamResponse:
+        answer = Answer(request, request_id)
+        try:
+            if method not in ROUTED:
+                return await answer.result(
+                    self._requests.at_once(session, method, params, request.query, request.headers)
+                )
+            session.check_call(request_id)
+        except MCPError as exc:
+            return await answer.error(exc, 200)
+        line = Line(session, answer.tell, outliving(answer.sink({})))
+        call = self._sessions.start_task(self._call(line, method, params), f"session's {method}")
+        session.add_call(request_id, call)
+        try:
+            with self._slow.kept_alive(answer.ping):
+                await asyncio.wait([call])
+        except asyncio.CancelledError:
+            answer.client_gone()
+            raise
+        return await _ended(answer, None if call.cancelled() else call.result())
+
+    async def _call(self, line: Line, method: str, params: Json) -> Outcome:
+        """Serve a call in a task of its own; whoever waits for it may go."""
+        try:
+            return await self._requests.routed(line, method, params)
+        except (MCPError, AnswerCut) as exc:
+            return exc
+        except Exception:  # one request's failure must not take the group, and so the node, down
+            log.exception("MCP request failed")
+            return MCPError(code=INTERNAL_ERROR, message="Something went wrong in this node; its log says what")
+
+
+async def _ended(answer: Answer, outcome: Outcome | None) -> web.StreamResponse:
+    """End the answer to a call; None: its client has cancelled it."""
+    if isinstance(outcome, AnswerCut):
+        log.warning("MCP answer broke off", extra={"reason": str(outcome)})
+        await answer.cut()
+    if isinstance(outcome, MCPError):
+        return await answer.error(outcome, 200)
+    if outcome is None:
+        return await answer.nothing() if answer.begun is None else await answer.cut()
+    return await answer.result(*outcome) if answer.begun is None else answer.begun
+
+
+def _check_media(request: web.Request) -> None:
+    if request.content_type != "application/json":
+        raise _Refused(415, "Content-Type: application/json is needed")
+    if not speaks_json(request):
+        raise _Refused(406, "Accept: application/json, text/event-stream is needed")
+
+
+def _nothing(status: int) -> web.Response:
+    return web.Response(status=status, content_type="application/json")
+
+
+def _parsed(body: bytes) -> Json:
+    """One JSON-RPC message. Raises `_Refused` for everything else; batches went with 2025-06-18."""
+    try:
+        message: Any = read_json(body)
+    except orjson.JSONDecodeError as exc:
+        raise _Refused(400, f"Parse error: {exc}", PARSE_ERROR) from exc
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        raise _Refused(400, "The body must be one JSON-RPC 2.0 message")
+    if "method" in message:
+        has_id = "id" not in message or type(message["id"]) in (str, int)
+        if not has_id or not isinstance(message["method"], str) or not isinstance(message.get("params"), dict | None):
+            raise _Refused(
+                400, "A request has a text as method, an object as params, and a text or a whole number as id"
+            )
+    elif not isinstance(message.get("result"), dict) and not isinstance(message.get("error"), dict):
+        raise _Refused(400, "A message has a method, a result or an error")
+    return message

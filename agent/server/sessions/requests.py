@@ -1,0 +1,279 @@
+"""What a session's requests are answered with: the same lists, routes and servers as stateless requests get.
+
+Called by `agent.server.sessions.http` for each request. The one rule: a client from before 2026-07-28 sees one ordinary
+call, whatever era the server behind is of: questions go to it on the stream of the call, words it does not know stay
+out of its results.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, get_args
+
+import orjson
+from fastmcp import FastMCP
+from mcp.shared.exceptions import MCPError
+from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, LoggingLevel
+from mcp_types.jsonrpc import MISSING_REQUIRED_CLIENT_CAPABILITY
+
+from agent.client.streaming import ResultSink
+from agent.dispatch.client_events import Place
+from agent.dispatch.dispatcher import Dispatch, Forwarded
+from agent.errors import RpcError
+from agent.lossless_json.raw import Bytes, exact
+from agent.model import Json
+from agent.routing.table import Route
+from agent.server.forward import Served, forward, logged, written
+from agent.server.lists import LISTS, Catalogue
+from agent.server.own_tools import own_answer
+from agent.server.search import unwrapped
+from agent.server.sessions.elicitation import AskedClient, in_rounds
+from agent.server.sessions.session import Session, Tell
+from agent.server.sessions.tasks import TASK_REQUESTS, AskedTask, HeldResults, created, may_be_task, with_extension
+from agent.server.sessions.tasks import VERSION as TASKS_VERSION
+from agent.subscriptions.registry import Subscriber
+from agent.subscriptions.registry import Tell as TellNews
+from agent.tasks.ids import TAKES_TASKS, is_task
+from agent.tasks.versions import related, task_support
+
+# What may take its time; everything else is answered at once.
+ROUTED: Final = (
+    frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"})
+    | TASK_REQUESTS
+)
+_LOG_LEVELS: Final = get_args(LoggingLevel)
+# What most servers tell a client of theirs that sets no level.
+UNSET_LOG_LEVEL: Final = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The way back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer.
+
+    `sink` takes a large result while it comes.
+    """
+
+    session: Session
+    tell: Tell
+    sink: ResultSink
+
+    async def notify(self, method: str, params: Json) -> None:
+        """Tell the client something; one that has gone needs not to know."""
+        with contextlib.suppress(ConnectionError):
+            await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    async def ask(self, method: str, params: Json) -> Json:
+        """Put a question to the client. Raises `MCPError`: its refusal, or it has gone."""
+        try:
+            return await self.session.ask(self.tell, method, params)
+        except ConnectionError as exc:
+            raise MCPError(code=CONNECTION_CLOSED, message="the client has gone") from exc
+
+
+class LegacyRequests:
+    """The requests of one endpoint's sessions. Reads the route table anew for each."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        dispatch: Dispatch,
+        own: FastMCP,
+        subscriber: Callable[[TellNews[str]], Subscriber[str]],
+    ) -> None:
+        self._catalogue = catalogue
+        self._dispatch = dispatch
+        self._own = own
+        self._subscriber = subscriber
+        self._held = HeldResults()
+
+    def has_tasks(self, version: str) -> bool:
+        """Whether a session of this version is told that calls may be made as tasks, and may make such calls."""
+        return version == TASKS_VERSION and self._catalogue.has_tasks()
+
+    def at_once(
+        self, session: Session, method: str, params: Json, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> bytes:
+        """The result, as JSON, of a request that waits for nobody. Raises `MCPError`, for unknown methods too."""
+        with logged(method, params):
+            if method in LISTS:
+                search = self._catalogue.wants_search(query, headers)
+                return self._catalogue.listing(method, params, search=search, modern=False)
+            match method:
+                case "ping":
+                    return b"{}"
+                case "logging/setLevel":
+                    level = params.get("level")
+                    if level not in _LOG_LEVELS:
+                        raise MCPError(code=INVALID_PARAMS, message=f"level: one of {', '.join(_LOG_LEVELS)}")
+                    session.log_level = level
+                    return b"{}"
+                case "resources/unsubscribe":
+                    if session.subscriber is not None:
+                        session.subscriber.remove([_uri(params)])
+                    return b"{}"
+                case _:
+                    raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
+
+    async def routed(self, line: Line, method: str, params: Json) -> tuple[Bytes, ...]:
+        """The result, as JSON in parts, of a request that somebody has to answer.
+
+        A result that went to the line's sink is not in them. Raises `MCPError`, `AnswerCut`.
+        """
+        with logged(method, params) as served:
+            if method == "resources/subscribe":
+                await self._subscribe(line.session, _uri(params))
+                return (b"{}",)
+            if method in TASK_REQUESTS:
+                return await self._about_task(line, method, params, served)
+            params, as_task = self._wished(line.session, method, unwrapped(method, params) or params)
+            route = self._catalogue.route(method, params)
+            if as_task and (route is None or not may_be_task(route, has_tasks=self._catalogue.makes_tasks(route))):
+                raise MCPError(code=METHOD_NOT_FOUND, message=f"{params['name']} cannot be called as a task")
+            if route is None:
+                result = await own_answer(self._own, method, params)
+                return (orjson.dumps(result),)
+            try:
+                forwarded = await self._forwarded(line, method, route, params, served, as_task=as_task)
+            except MCPError as exc:
+                if exc.error.code != MISSING_REQUIRED_CLIENT_CAPABILITY or task_support(route.definition) != "required":
+                    raise
+                raise MCPError(code=METHOD_NOT_FOUND, message=exc.error.message) from exc  # As that era has it.
+            return written(
+                method, route, self._as_task(line.session, route, forwarded) if as_task else forwarded, modern=False
+            )
+
+    def _wished(self, session: Session, method: str, params: Json) -> tuple[Json, bool]:
+        """Whether a call is to be a task. Where none are announced, that word has to be ignored (MCP 2025-11-25)."""
+        if method != "tools/call" or "task" not in params:
+            return params, False
+        if self.has_tasks(session.version) and isinstance(params["task"], dict):
+            return params, True
+        return {name: value for name, value in params.items() if name != "task"}, False
+
+    def _as_task(self, session: Session, route: Route, forwarded: Forwarded) -> Forwarded:
+        """The result of a call that its client made as a task; where its server made none, we do."""
+        result = exact(forwarded.result)
+        if is_task(result):
+            return Forwarded(created(result), forwarded.replica)
+        task_id = self._held.new_id()
+        whole = Forwarded(related(result, task_id), forwarded.replica)
+        kept = b"".join(written("tools/call", route, whole, modern=False))
+        now_s, failed = asyncio.get_running_loop().time(), result.get("isError") is True
+        return Forwarded({"task": self._held.keep(task_id, kept, session.id, now_s, failed=failed)}, forwarded.replica)
+
+    async def _about_task(self, line: Line, method: str, params: Json, served: Served) -> tuple[Bytes, ...]:
+        """Answer what is asked about a task; `tasks/result` when that has ended."""
+        session = line.session
+        if not self.has_tasks(session.version):
+            raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
+        task_id = params.get("taskId")
+        if not isinstance(task_id, str):
+            raise MCPError(code=INVALID_PARAMS, message="taskId: a string is required")
+        held = self._held.find(task_id, session.id, asyncio.get_running_loop().time())
+        if held is not None:
+            if method == "tasks/cancel":
+                raise MCPError(code=INVALID_PARAMS, message="The task has ended, and cannot be cancelled")
+            return (held.result if method == "tasks/result" else orjson.dumps(held.task),)
+
+        async def send(about: str, asked: Json) -> Forwarded:
+            route = self._catalogue.route(about, asked)
+            assert route is not None, "a task is never our own"
+            return await forward(
+                self._dispatch, about, route, asked, line.notify, catalogue=self._catalogue, served=served
+            )
+
+        task = AskedTask(task_id, send, AskedClient(session.declared_to_servers, line.ask), session.task_talks)
+        match method:
+            case "tasks/get":
+                return (orjson.dumps(await task.get()),)
+            case "tasks/cancel":
+                return (orjson.dumps(await task.cancel()),)
+            case _:
+                forwarded = await task.result()
+                route = self._catalogue.route("tasks/get", {"taskId": task_id, "_meta": TAKES_TASKS})
+                assert route is not None, "it has just been asked"
+                return written("tools/call", route, forwarded, modern=False)
+
+    async def _subscribe(self, session: Session, uri: str) -> None:
+        if session.subscriber is None:
+            session.subscriber = self._subscriber(session.updated)
+        try:
+            refusals = await session.subscriber.add([uri])
+        except RpcError as exc:
+            raise MCPError(code=exc.code, message=exc.message, data=exc.data) from exc
+        if (refusal := refusals.get(uri)) is not None:
+            raise MCPError(code=refusal.code, message=refusal.message, data=refusal.data)
+
+    async def _forwarded(
+        self, line: Line, method: str, route: Route, params: Json, served: Served, *, as_task: bool
+    ) -> Forwarded:
+        """Forward a request, in as many rounds as the server has questions. What may be a task is got as a whole."""
+        session = line.session
+
+        async def send(asked: Json) -> Forwarded:
+            # Looked up anew, because a user may think for minutes:
+            # The known one when the name is gone, so that dispatch says what that means.
+            now = self._catalogue.present(method, asked) or route
+            try:
+                return await forward(
+                    self._dispatch,
+                    method,
+                    now,
+                    asked,
+                    line.notify,
+                    catalogue=self._catalogue,
+                    served=served,
+                    session_id=session.id,
+                    sink=None if as_task else line.sink,
+                )
+            finally:
+                if served.backend is not None:
+                    session.called(Place(served.backend, now.owner))
+
+        declared = session.declared_to_servers
+        asked = AskedClient(with_extension(declared) if as_task else declared, line.ask)
+        return await in_rounds(send, with_log_level(params, session.log_level), asked)
+
+
+def outliving(sink: ResultSink) -> ResultSink:
+    """The sink of a call that does not end with its connection: what nobody takes any more is dropped."""
+    lost = False
+
+    async def kept(step: Awaitable[object]) -> None:
+        nonlocal lost
+        try:
+            await step
+        except ConnectionError:
+            lost = True
+
+    async def begin() -> bool:
+        await kept(sink.begin())
+        return True
+
+    async def part(part: Bytes) -> None:
+        if not lost:
+            await kept(sink.part(part))
+
+    async def end() -> None:
+        if not lost:
+            await kept(sink.end())
+
+    return ResultSink(begin, part, end, sink.added)
+
+
+def _uri(params: Json) -> str:
+    uri = params.get("uri")
+    if not isinstance(uri, str):
+        raise MCPError(code=INVALID_PARAMS, message="uri: a string is required")
+    return uri
+
+
+def with_log_level(params: Json, level: str | None) -> Json:
+    """A session's level as 2026-07-28 says it, with each request; a request's own word wins.
+
+    None: the client has set none, and leaves it to the server then (MCP 2025-11-25, logging).
+    """
+    level = level or UNSET_LOG_LEVEL
+    return {**params, "_meta": {LOG_LEVEL_META_KEY: level, **(params.get("_meta") or {})}}

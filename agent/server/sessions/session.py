@@ -1,0 +1,254 @@
+"""One client's session of the era before 2026-07-28: what it declared, what is under way, and the way back to it.
+
+Made and ended by `agent.server.sessions.table`, looked up for every message that names it. The one rule: whatever waits
+on a session (a call, a question, a stream) ends with it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import orjson
+from mcp.shared.exceptions import MCPError
+from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
+
+from agent.dispatch.client_events import Place
+from agent.errors import NOT_EXECUTED, AnswerCut
+from agent.lossless_json.exact import read_json
+from agent.lossless_json.raw import Bytes
+from agent.model import Json
+from agent.server.response import EventStream
+from agent.server.sessions.tasks import TaskTalks
+from agent.subscriptions.registry import Subscriber
+from agent.tasks.ids import without_tasks
+
+log = logging.getLogger(__name__)
+
+# As many as the largest hosts have open at once, tenfold; each may hold a body of 4 MiB and a connection.
+CALLS_MAX: Final = 256
+# What waits for a client that does not listen, each note once: changes of lists, and all that a client may subscribe to
+# (agent.subscriptions.registry) with as much again below that.
+NOTES_MAX: Final = 2_010
+# What the reference clients take as one event.
+QUESTION_BYTES_MAX: Final = 1 << 20
+# Servers that a client calls, and replicas of each.
+PLACES_MAX: Final = 256
+# Declared at `initialize`, unknown to 2026-07-28 under this name.
+_GONE: Final = frozenset({"tasks"})
+# To tell a client that a question is off, before whoever called that off goes on.
+_CANCEL_NOTE_TIMEOUT_S: Final = 1.0
+
+RequestId: TypeAlias = str | int
+# A call's end: the parts of the result as JSON, or the error to answer with, or that a part of it went out and no more.
+Outcome: TypeAlias = tuple[Bytes, ...] | MCPError | AnswerCut
+Tell: TypeAlias = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Session:
+    """One session. Written by the event loop's requests that name it, and by the table; times are loop time.
+
+    `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
+    `log_level`: what `logging/setLevel` asked for. `subscriber`: what stands for it since `resources/subscribe`.
+    `stream`: the open GET stream. `deaf`: no answer of the client can come any more.
+    `places`: where calls of the client went, the last one last. `chore`: tells servers that the client's roots have
+    changed, which they have not heard while `roots_untold`.
+    """
+
+    id: str
+    version: str
+    declared: bytes
+    used_at_s: float
+    log_level: str | None = None
+    subscriber: Subscriber[str] | None = None
+    stream: EventStream | None = None
+    deaf: bool = False
+    places: tuple[Place, ...] = ()
+    roots_untold: bool = False
+    chore: asyncio.Task[None] | None = None
+    _task_talks: TaskTalks | None = None
+    # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.
+    _notes: dict[bytes | str, None] = field(default_factory=dict)
+    _notes_lost: bool = False
+    # By the ID as it came: 1 and "1" are two.
+    _calls: dict[RequestId, asyncio.Task[Outcome]] = field(default_factory=dict)
+    _questions: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
+    _question_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __repr__(self) -> str:
+        listens = " listening" if self.stream is not None else ""
+        return f"<Session {self.version} calls={len(self._calls)} questions={len(self._questions)}{listens}>"
+
+    @property
+    def capabilities(self) -> Json:
+        """What the client declared of itself."""
+        capabilities: Json = read_json(self.declared)
+        return capabilities
+
+    @property
+    def declared_to_servers(self) -> Json:
+        """The same as servers hear it, whatever their era."""
+        # A null is no feature; a server may take the member alone for one.
+        said = self.capabilities.items()
+        declared = {name: value for name, value in said if name not in _GONE and value is not None}
+        return without_tasks(declared)  # Nobody of this era can ask for a task of 2026-07-28.
+
+    @property
+    def task_talks(self) -> TaskTalks:
+        """What its requests about tasks share; most sessions have none."""
+        if self._task_talks is None:
+            self._task_talks = TaskTalks()
+        return self._task_talks
+
+    def called(self, place: Place) -> None:
+        """A call went there; of too many places, who is not called any more is forgotten first."""
+        if self.places[-1:] != (place,):
+            others = (other for other in self.places if other != place)
+            self.places = (*others, place)[-PLACES_MAX:]
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way, so that the session is not idle however long nothing came."""
+        return bool(self._calls) or self.stream is not None
+
+    # Calls
+
+    def check_call(self, request_id: RequestId) -> None:
+        """Raise `MCPError` when no call of this ID may begin now."""
+        if request_id in self._calls:
+            raise MCPError(code=INVALID_REQUEST, message=f"A request of the ID {request_id!r} is still being served")
+        if len(self._calls) >= CALLS_MAX:
+            data = {"outcome": "not_executed", "replica": None, "bytes_sent": False}
+            raise MCPError(
+                code=NOT_EXECUTED,
+                message=f"The session has {CALLS_MAX} requests under way, which is the limit",
+                data=data,
+            )
+
+    def add_call(self, request_id: RequestId, task: asyncio.Task[Outcome]) -> None:
+        """Keep a call until its task is done."""
+        self._calls[request_id] = task
+        task.add_done_callback(lambda _: self._calls.pop(request_id, None))
+
+    def cancel_call(self, request_id: object) -> None:
+        """The client needs no answer any more; an ID that is not known may be one that was answered meanwhile."""
+        # By exact type: true equals 1 as a key.
+        if isinstance(request_id, bool) or not isinstance(request_id, str | int):
+            return
+        if (task := self._calls.get(request_id)) is not None:
+            _cancel_once(task)
+
+    # Questions
+
+    async def ask(self, tell: Tell, method: str, params: Json) -> Json:
+        """Put a request to the client by `tell`, and wait for its answer as long as the caller likes.
+
+        Raises:
+            MCPError: the client's error, or the question cannot be put.
+            ConnectionError: `tell`'s.
+        """
+        if self.deaf:
+            raise _never_answered()
+        question_id = next(self._question_ids)
+        question = orjson.dumps({"jsonrpc": "2.0", "id": question_id, "method": method, "params": params})
+        if len(question) > QUESTION_BYTES_MAX:
+            raise MCPError(code=INTERNAL_ERROR, message=f"the question is larger than {QUESTION_BYTES_MAX} bytes")
+        answered = self._questions[str(question_id)] = asyncio.get_running_loop().create_future()
+        try:
+            await tell(question)
+            answer: Json | MCPError = await answered
+        except asyncio.CancelledError:
+            off = {"requestId": question_id, "reason": "nobody waits for the answer any more"}
+            note = orjson.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": off})
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(_CANCEL_NOTE_TIMEOUT_S):
+                    await tell(note)
+            raise
+        finally:
+            del self._questions[str(question_id)]
+        if isinstance(answer, MCPError):
+            raise answer
+        return answer
+
+    def take_answer(self, message: Json) -> None:
+        """Hand a response of the client to who asked; one that nobody waits for is dropped."""
+        answered = self._questions.get(str(message.get("id")))
+        if answered is None or answered.done():
+            return
+        result, error = message.get("result"), message.get("error")
+        # An error is a value until it is taken: a question that is called off meanwhile has nobody to raise it to.
+        answered.set_result(result if isinstance(result, dict) else _error_of(error if isinstance(error, dict) else {}))
+
+    def go_deaf(self) -> None:
+        """No answer can come any more: whoever waits for one goes on without."""
+        self.deaf = True
+        for answered in self._questions.values():
+            if not answered.done():
+                answered.set_result(_never_answered())
+
+    # Notes
+
+    def tell(self, note: bytes) -> None:
+        """Tell the client something, once, as soon as it listens and reads; never waits."""
+        self._keep(note)
+
+    def updated(self, uri: str) -> None:
+        """Tell the client that a resource which it subscribed to has changed."""
+        self._keep(uri)
+
+    def take_notes(self) -> list[bytes]:
+        """What is to be told now, in order of its first telling."""
+        notes, self._notes, self._notes_lost = self._notes, {}, False
+        return [note if isinstance(note, bytes) else _update_of(note) for note in notes]
+
+    def _keep(self, note: bytes | str) -> None:
+        if len(self._notes) < NOTES_MAX or note in self._notes:
+            self._notes[note] = None
+        elif not self._notes_lost:
+            self._notes_lost = True
+            log.warning("MCP notes dropped, their client does not listen", extra={"limit": NOTES_MAX})
+        if self.stream is not None:
+            self.stream.nudge()
+
+    # The end
+
+    def end(self) -> None:
+        """End all that is under way. The table does this when it forgets the session."""
+        if self.subscriber is not None:
+            self.subscriber.close()
+            self.subscriber = None  # They know each other; so both go at once, and not when garbage is looked for.
+        self._notes.clear()
+        for task in self._calls.values():
+            _cancel_once(task)
+        if self.chore is not None:
+            self.chore.cancel()
+        if self.stream is not None:
+            self.stream.end()
+
+
+def _cancel_once(task: asyncio.Task[Outcome]) -> None:
+    """A call that is being cancelled still tells client and server so; being cancelled again would cut that short."""
+    if not task.cancelling():
+        task.cancel()
+
+
+def _update_of(uri: str) -> bytes:
+    note = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}}
+    return orjson.dumps(note)
+
+
+def _never_answered() -> MCPError:
+    return MCPError(code=CONNECTION_CLOSED, message="this node shuts down, and can hear no answer any more")
+
+
+def _error_of(error: dict[str, Any]) -> MCPError:
+    code, text = error.get("code"), error.get("message")
+    return MCPError(
+        code=code if isinstance(code, int) else INTERNAL_ERROR,
+        message=text if isinstance(text, str) else "an answer without a result",
+        data=error.get("data"),
+    )

@@ -1,0 +1,175 @@
+"""The table of one endpoint's sessions, for clients from before 2026-07-28.
+
+The front opens and looks up sessions here, notices go out through `tell`, and the wiring runs `cleanup_ctx` around the
+server. A session belongs to the endpoint where it began. Its ID is no authentication: the token is checked before. The
+one rule: sessions are bounded in number and idle time, and nothing of one outlives it.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import orjson
+from aiohttp import web
+
+from agent.server.response import EventStream
+from agent.server.sessions.session import Session
+
+log = logging.getLogger(__name__)
+
+# The SDK's own limits, which hosts are used to: a session costs some kilobytes, a laptop's user is away for less.
+SESSIONS_MAX: Final = 10_000
+IDLE_MAX_S: Final = 30 * 60.0
+# Sessions end up to this much later than their time; nobody waits for that.
+SWEEP_EVERY_S: Final = 60.0
+_ID_BYTES: Final = 24
+
+T = TypeVar("T")
+
+
+class Sessions:
+    """The table. Its one writer is the event loop; between the two halves of `cleanup_ctx` it is open."""
+
+    def __init__(
+        self,
+        record: Callable[[str], None],
+        ended: Callable[[Session], Coroutine[Any, Any, None]],
+        *,
+        sessions_max: int = SESSIONS_MAX,
+        idle_max_s: float = IDLE_MAX_S,
+    ) -> None:
+        """`record` counts what happens to sessions, by a word (docs/metrics.md); `ended` tells whom it concerns."""
+        self._record = record
+        self._ended = ended
+        self._sessions_max = sessions_max
+        self._idle_max_s = idle_max_s
+        # Longest unused first.
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._closing = False
+        self._deaf = False
+
+    def __repr__(self) -> str:
+        stage = "closing" if self._closing else "open" if self._tasks is not None else "idle"
+        return f"<Sessions {stage} {len(self._sessions)}>"
+
+    async def cleanup_ctx(self, _app: web.Application) -> AsyncIterator[None]:
+        """For `app.cleanup_ctx`: sessions can be opened until the server's end, and all of them end with it."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            sweeper = tasks.create_task(self._sweep(), name="sweep sessions")
+            try:
+                yield
+            finally:
+                self._tasks = None
+                sweeper.cancel()
+                for session in list(self._sessions.values()):
+                    self.end(session, "stopped")
+
+    async def on_shutdown(self, _app: web.Application) -> None:
+        """For `app.on_shutdown`: aiohttp calls it when nobody can connect any more, before it waits for requests.
+
+        A call may not wait until the end of the drain for an answer that would need a connection.
+        """
+        self.close_streams()
+        self._deaf = True
+        for session in self._sessions.values():
+            session.go_deaf()
+
+    def close_streams(self) -> None:
+        """End standing streams now and later; calls under way go on. May be repeated."""
+        self._closing = True
+        for session in self._sessions.values():
+            if session.stream is not None:
+                session.stream.end()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests can be served."""
+        return self._tasks is not None
+
+    def start_task(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run something that its HTTP request may leave behind; it must not raise, and ends with the server."""
+        assert self._tasks is not None
+        return self._tasks.create_task(work, name=name)
+
+    def open(self, version: str, declared: bytes) -> Session | None:
+        """Begin a session of a client that declared these capabilities, as JSON.
+
+        None when there is no room, because none of the sessions that are there is idle.
+        """
+        if len(self._sessions) >= self._sessions_max:
+            idle = next((session for session in self._sessions.values() if not session.busy), None)
+            if idle is None:
+                log.warning("MCP session refused, all are in use", extra={"limit": self._sessions_max})
+                self._record("refused")
+                return None
+            self.end(idle, "made_room")
+        session = Session(secrets.token_urlsafe(_ID_BYTES), version, declared, _now_s(), deaf=self._deaf)
+        self._sessions[session.id] = session
+        self._record("opened")
+        return session
+
+    def find(self, session_id: str) -> Session | None:
+        """The session of that ID, used from now on; None when it has ended, or never was."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self._touch(session)
+        return session
+
+    def end(self, session: Session, why: str) -> None:
+        """Forget a session and end what is under way in it; may be repeated."""
+        if self._sessions.pop(session.id, None) is not None:
+            log.info("MCP session ended", extra={"why": why, "age_idle_s": round(_now_s() - session.used_at_s)})
+            self._record(why)
+            session.end()
+            # Servers keep nothing idle that long; and when the node ends, they let go in time.
+            if self._tasks is not None and why != "idle":
+                self.start_task(self._ended(session), "tell of a session that ended")
+
+    async def stream(self, session: Session, request: web.Request) -> web.StreamResponse:
+        """Serve the session's standing stream; it takes the place of one that a client may have lost."""
+        stream = EventStream(request, session.take_notes, partial(self._record, "stream_dropped"))
+        if session.stream is not None:
+            session.stream.end()
+        session.stream = stream
+        stream.nudge()
+        if self._closing:
+            stream.end()
+        try:
+            return await stream.serve()
+        finally:
+            if session.stream is stream:
+                session.stream = None
+            self._touch(session)
+
+    def tell(self, method: str) -> None:
+        """Send a notification to every session; never waits."""
+        note = orjson.dumps({"jsonrpc": "2.0", "method": method})
+        for session in self._sessions.values():
+            session.tell(note)
+
+    def _touch(self, session: Session) -> None:
+        if session.id in self._sessions:
+            session.used_at_s = _now_s()
+            self._sessions.move_to_end(session.id)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            before_s = _now_s() - self._idle_max_s
+            for session in list(self._sessions.values()):
+                if session.used_at_s > before_s:
+                    break  # So are all that follow.
+                if session.busy:
+                    self._touch(session)
+                else:
+                    self.end(session, "idle")
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

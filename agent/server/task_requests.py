@@ -1,0 +1,56 @@
+"""What clients ask about tasks: checked as their extension of 2026-07-28 says, then routed to who holds the task.
+
+Called by both ways of stateless requests, and by `agent.server.sessions.tasks` for clients with sessions. The one
+rule: a client that does not declare the extension is told so before anything else, and nobody is asked for it.
+"""
+
+from collections.abc import Mapping
+
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import decode_header_value
+from mcp_types import INVALID_PARAMS
+from mcp_types.jsonrpc import HEADER_MISMATCH
+
+from agent.model import Json
+from agent.routing.table import Route, RouteTable
+from agent.tasks.ids import TASK_METHODS, TaskIdRefused, declares_tasks, missing_tasks, task_route
+
+
+def check_task_header(method: str, params: Json, headers: Mapping[str, str]) -> None:
+    """Refuse a request whose `Mcp-Name` is not its task; the SDK checks only the names that it knows.
+
+    `headers` are looked up whatever their case. Raises `MCPError`.
+    """
+    if method not in TASK_METHODS or not isinstance(task_id := params.get("taskId"), str):
+        return
+    if decode_header_value(headers.get("Mcp-Name")) != task_id:
+        message = "Mcp-Name header does not match the request body's 'taskId' parameter"
+        raise MCPError(code=HEADER_MISMATCH, message=message)
+
+
+def route_of_task(method: str, params: Json, table: RouteTable, node_id: str) -> Route | None:
+    """Who answers a request about a task; None for what is none. `node_id`: ours.
+
+    Raises `MCPError`: the client did not declare the extension, or the ID is nobody's.
+    """
+    if method == "subscriptions/listen":
+        wanted = params.get("notifications")
+        if isinstance(wanted, dict) and wanted.get("taskIds"):
+            _check_declared(params)  # Which of them are told of says the acknowledgement.
+        return None
+    if method not in TASK_METHODS:
+        return None
+    _check_declared(params)
+    task_id = params.get("taskId")
+    if not isinstance(task_id, str):
+        raise MCPError(code=INVALID_PARAMS, message="taskId: a string is required")
+    try:
+        return task_route(method, task_id, table, node_id)
+    except TaskIdRefused as exc:
+        raise MCPError(code=INVALID_PARAMS, message=f"taskId: {exc}") from exc
+
+
+def _check_declared(params: Json) -> None:
+    if not declares_tasks(params):
+        missing = missing_tasks("The client did not declare the extension for tasks")
+        raise MCPError(code=missing.code, message=missing.message, data=missing.data)

@@ -1,0 +1,144 @@
+"""The last good catalog on disk, so that a node can start while Consul is away.
+
+Read and written by membership, in the node's state folder. The one rule: it is a convenience, so nothing about it may
+keep a node from starting or running: a file that cannot be used is ignored with a warning and written anew, and a disk
+that refuses is told once.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent.state.durable_file import write_durably
+from discovery.model import Catalog, Health, Instance, InstanceKey
+
+log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "catalog.json"
+SCHEMA: Final = 1
+# Health flaps and rolling restarts come in bursts; what matters is a catalog of today, not of this second.
+WRITE_PAUSE_S: Final = 1.0
+FILE_BYTES_MAX: Final = 64 * 1024 * 1024  # 10,000 instances with every entry of Meta that Consul allows are smaller.
+
+
+class _SavedInstance(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    datacenter: str
+    node: str
+    service_id: str
+    address: str
+    port: int
+    health: Literal["passing", "warning", "critical"]
+    meta: dict[str, str]
+    tags: list[str]
+    weight: int = 1  # Not in files of before.
+
+
+class _SavedCatalog(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: Literal[1] = Field(alias="schema")
+    url: str
+    service: str
+    instances: list[_SavedInstance]
+
+
+class CatalogCache:
+    """The file. `take` is called in the loop; `keep` is the only writer."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+        self._waiting: bytes | None = None
+        self._wake = asyncio.Event()
+        self._refused = False
+
+    def __repr__(self) -> str:
+        return f"<CatalogCache {self._path.name} waiting={self._waiting is not None}>"
+
+    async def load(self, url: str, service_name: str) -> Catalog | None:
+        """What was last known of that service in that catalog; None when nothing was, or it cannot be read."""
+        return await asyncio.get_running_loop().run_in_executor(None, _read, self._path, url, service_name)
+
+    def take(self, url: str, service_name: str, catalog: Catalog) -> None:
+        """Keep a catalog; it is written soon."""
+        self._waiting = _dump(url, service_name, catalog)
+        self._wake.set()
+
+    async def forget(self) -> None:
+        """Delete the file: that catalog is used no more."""
+        self._waiting = None
+        with suppress(OSError):
+            await asyncio.get_running_loop().run_in_executor(None, partial(self._path.unlink, missing_ok=True))
+
+    async def keep(self) -> None:
+        """Write what was taken last, at most once in `WRITE_PAUSE_S`, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            content, self._waiting = self._waiting, None
+            if content is not None:
+                try:
+                    await loop.run_in_executor(None, write_durably, self._path, content)
+                    self._refused = False
+                except OSError as exc:
+                    level = logging.DEBUG if self._refused else logging.WARNING
+                    log.log(level, "the catalog cannot be kept on disk", extra={"reason": exc.strerror or str(exc)})
+                    self._refused = True
+            await asyncio.sleep(WRITE_PAUSE_S)
+
+
+def _dump(url: str, service_name: str, catalog: Catalog) -> bytes:
+    instances = [
+        {
+            "datacenter": instance.key.datacenter,
+            "node": instance.key.node,
+            "service_id": instance.key.service_id,
+            "address": instance.address,
+            "port": instance.port,
+            "health": instance.health.value,
+            "meta": dict(instance.meta),
+            "tags": list(instance.tags),
+            "weight": instance.weight,
+        }
+        for instance in catalog.instances
+    ]
+    saved = {"schema": SCHEMA, "url": url, "service": service_name, "instances": instances}
+    return orjson.dumps(saved, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _read(path: Path, url: str, service_name: str) -> Catalog | None:
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX)
+        # Cut off, a larger file is no JSON any more.
+        saved = _SavedCatalog.model_validate(orjson.loads(content))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        # What a validation says repeats what others wrote into the catalog.
+        reason = "it is damaged" if isinstance(exc, ValidationError) else str(exc)
+        log.warning("the cached catalog is ignored", extra={"path": str(path), "reason": reason})
+        return None
+    if (saved.url, saved.service) != (url, service_name):
+        return None
+    instances = (
+        Instance(
+            InstanceKey(entry.datacenter, entry.node, entry.service_id),
+            entry.address,
+            entry.port,
+            Health(entry.health),
+            entry.meta,
+            tuple(entry.tags),
+            entry.weight,
+        )
+        for entry in saved.instances
+    )
+    return Catalog(tuple(sorted(instances, key=lambda instance: instance.key)))

@@ -1,0 +1,204 @@
+"""What operators said about peers, kept on disk: added peers, and discovered ones that were removed.
+
+Opened by the wiring in the node's state folder (locked by `agent.state.identity`), written through the mesh alone, read
+by everybody as frozen tuples. The one rule: when `put`, `remove`, `suppress` or `unsuppress` returns, the change is on
+the disk; when it raises or the node dies, the old state or the new one is, whole.
+
+A file that cannot be read is refused and left as it is. Starting without it would dial peers again that an operator
+removed, and the next write would destroy the only copy; refusing loses nothing, and a crash of ours cannot cause it.
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent.errors import ConfigRefused, OverrideRefused
+from agent.model import HttpTarget, Override, PeerScope, Suppression
+from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
+
+FILE_NAME = "overrides.json"
+SCHEMA = 1
+ENTRIES_MAX = 1000  # Of each kind. A mesh of that size is discovered, not typed.
+FILE_BYTES_MAX = 32 * 1024 * 1024  # ENTRIES_MAX entries with the longest URLs, tokens and some headers.
+
+
+class _SavedOverride(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    url: str
+    scope: Literal["local", "mesh"]
+    token: str | None = Field(default=None, repr=False)
+    headers: list[tuple[str, str]] = Field(default=[], repr=False)
+
+
+class _SavedSuppression(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    node_id: str | None = None
+    service_id: str | None = None
+
+
+class _SavedFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: Literal[1] = Field(alias="schema")
+    overrides: list[_SavedOverride]
+    suppressions: list[_SavedSuppression]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    overrides: tuple[Override, ...] = ()
+    suppressions: tuple[Suppression, ...] = ()
+
+
+class OverrideStore:
+    """The operator's words. One writer at a time goes through `_lock`; `overrides` and `suppressions` are snapshots."""
+
+    def __init__(self, path: Path, kept: _Kept) -> None:
+        self._path = path
+        self._kept = kept
+        self._lock = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<OverrideStore overrides={len(self.overrides)} suppressions={len(self.suppressions)}>"
+
+    @classmethod
+    def open(cls, folder: Path) -> "OverrideStore":
+        """Read what was kept in the folder, which is made when it is missing. Raises ConfigRefused."""
+        make_private_folder(folder)
+        path = folder / FILE_NAME
+        return cls(path, _read(path))
+
+    @property
+    def overrides(self) -> tuple[Override, ...]:
+        """Added peers, by name."""
+        return self._kept.overrides
+
+    @property
+    def suppressions(self) -> tuple[Suppression, ...]:
+        """Removed discovered peers, in the order of their removal."""
+        return self._kept.suppressions
+
+    async def put(self, override: Override) -> None:
+        """Keep an added peer, in place of the one of that name; lifts the suppressions of that name as well.
+
+        Raises OverrideRefused (409 at the limit, 507 when the disk refuses).
+        """
+        async with self._lock:
+            others = [known for known in self._kept.overrides if known.name != override.name]
+            if len(others) >= ENTRIES_MAX:
+                raise OverrideRefused(409, "too_many_overrides", f"At most {ENTRIES_MAX} peers can be added")
+            overrides = tuple(sorted([*others, override], key=lambda known: known.name))
+            suppressions = tuple(known for known in self._kept.suppressions if known.name != override.name)
+            await self._keep(_Kept(overrides, suppressions))
+
+    async def remove(self, name: str) -> None:
+        """Forget an added peer; nothing happens when there is none of that name. Raises OverrideRefused (507)."""
+        async with self._lock:
+            left = tuple(known for known in self._kept.overrides if known.name != name)
+            await self._keep(replace(self._kept, overrides=left))
+
+    async def suppress(self, suppression: Suppression) -> None:
+        """Keep a discovered peer away until it is added again. Raises OverrideRefused (409 at the limit, 507)."""
+        async with self._lock:
+            if suppression in self._kept.suppressions:
+                return
+            if len(self._kept.suppressions) >= ENTRIES_MAX:
+                raise OverrideRefused(409, "too_many_suppressions", f"At most {ENTRIES_MAX} peers can be removed")
+            await self._keep(replace(self._kept, suppressions=(*self._kept.suppressions, suppression)))
+
+    async def unsuppress(self, suppression: Suppression) -> None:
+        """Take a suppression back; nothing happens when it is not there. Raises OverrideRefused (507)."""
+        async with self._lock:
+            left = tuple(known for known in self._kept.suppressions if known != suppression)
+            await self._keep(replace(self._kept, suppressions=left))
+
+    async def _keep(self, kept: _Kept) -> None:
+        """Write, then show; a cancelled caller is held until the disk has answered, so memory tells what it holds."""
+        if kept == self._kept:
+            return
+        writing = asyncio.get_running_loop().run_in_executor(None, write_durably, self._path, _dump(kept))
+        cancelled: asyncio.CancelledError | None = None
+        while not writing.done():
+            try:
+                await asyncio.wait([writing])
+            except asyncio.CancelledError as exc:
+                cancelled = exc  # Raised again below; a thread cannot be stopped in the middle of a write.
+        failure = writing.exception()
+        if failure is None:
+            self._kept = kept
+        if cancelled is not None:
+            raise cancelled
+        if isinstance(failure, OSError):
+            reason = failure.strerror or str(failure)
+            raise OverrideRefused(507, "not_saved", f"The change could not be saved: {reason}") from failure
+        if failure is not None:
+            raise failure
+
+
+def _dump(kept: _Kept) -> bytes:
+    saved = {
+        "schema": SCHEMA,
+        "overrides": [
+            {
+                "name": override.name,
+                "url": override.target.url,
+                "scope": override.scope.value,
+                "token": override.target.token,
+                "headers": [list(pair) for pair in override.target.headers],
+            }
+            for override in kept.overrides
+        ],
+        "suppressions": [
+            {"name": known.name, "node_id": known.node_id, "service_id": known.service_id}
+            for known in kept.suppressions
+        ],
+    }
+    return orjson.dumps(saved, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _read(path: Path) -> _Kept:
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+        if path.stat().st_mode & 0o077:
+            path.chmod(FILE_MODE)
+    except FileNotFoundError:
+        return _Kept()
+    except OSError as exc:
+        raise _refused(path, f"cannot be read: {exc.strerror}") from exc
+    if len(content) > FILE_BYTES_MAX:
+        raise _refused(path, f"is larger than {FILE_BYTES_MAX} bytes")
+    try:
+        parsed = orjson.loads(content)
+    except orjson.JSONDecodeError as exc:
+        raise _refused(path, f"is damaged at line {exc.lineno}, column {exc.colno}") from exc
+    schema = parsed.get("schema") if isinstance(parsed, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise _refused(path, f"was written by a newer version (schema {schema}, this one knows {SCHEMA})")
+    try:
+        saved = _SavedFile.model_validate_json(content)
+    except ValidationError as exc:
+        first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise _refused(path, f"is damaged: {place}: {first['msg']}") from None  # The cause would show the values.
+    overrides = tuple(
+        Override(entry.name, HttpTarget(entry.url, tuple(entry.headers), entry.token), PeerScope(entry.scope))
+        for entry in saved.overrides
+    )
+    suppressions = tuple(Suppression(entry.name, entry.node_id, entry.service_id) for entry in saved.suppressions)
+    return _Kept(overrides, suppressions)
+
+
+def _refused(path: Path, why: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"{path}: the file of operators' overrides {why}. Nothing was changed; "
+        "repair it, or move it away to start without overrides and suppressions"
+    )

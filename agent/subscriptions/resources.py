@@ -1,0 +1,88 @@
+"""Who wants to be told of which resources: public URIs in front, the backends' behind.
+
+One for the node: the endpoints subscribe, links follow. The one rule: an update of something below a followed URI is
+told to whoever follows that, under its own public URI, and whatever may have been missed as one update.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from agent.client.streams import RESOURCES
+from agent.errors import RpcError
+from agent.links.follower import Watch
+from agent.metrics import Metrics
+from agent.model import Json
+from agent.routing.table import Route
+from agent.subscriptions.registry import INVALID_PARAMS, Counts, Subscriptions, Tables, WatchingLink, Way, Wish
+from agent.subscriptions.tasks import TaskUpdates
+
+URI_LEN_MAX: Final = 2_048
+# An update of something deeper below what is followed is not recognised; each level costs a look.
+PARENTS_MAX: Final = 32
+# What may follow a URI when another one is below it.
+_SEPARATORS: Final = "/?#"
+
+
+class ResourceUpdates(Subscriptions[str]):
+    """Wishes for resources; the news is a public URI."""
+
+    subject = RESOURCES
+    name_len_max = URI_LEN_MAX
+
+    def route(self, tables: Tables, name: str) -> Route | None:
+        """As `Subscriptions.route`: who reads the URI."""
+        return tables().resolve_uri(name)
+
+    def nobody_tells(self, name: str) -> RpcError:
+        """As `Subscriptions.nobody_tells`."""
+        return RpcError(INVALID_PARAMS, f"Unknown resource, or one without updates: {name!r}", {"uri": name})
+
+    def may_have_missed(self, wish: Wish[str], way: Way[str]) -> None:  # noqa: ARG002 - an update says no more
+        """As `Subscriptions.may_have_missed`: one update."""
+        self._tell(wish, wish.name)
+
+    def updated(self, backend_key: str, name: str, params: Json) -> None:  # noqa: ARG002 - they say no more
+        """A backend says that a resource has changed; one whose URI is too long counts as what it is below."""
+        for followed in with_parents(name):
+            if (way := self._way(backend_key, followed)) is not None:
+                # What is told waits for clients that do not read: it has to be bounded in number and length.
+                below = name[len(followed) :] if len(name) <= URI_LEN_MAX else ""
+                for wish in tuple(way.wishes):
+                    self._tell(wish, wish.name + below)
+
+
+def with_parents(uri: str) -> Iterator[str]:
+    """The URI itself and those above it, with and without the separator in between."""
+    yield uri
+    places = [place for place, letter in enumerate(uri[:URI_LEN_MAX]) if letter in _SEPARATORS]
+    for place in places[-PARENTS_MAX:]:
+        if place + 1 < len(uri):
+            yield uri[: place + 1]
+        yield uri[:place]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientUpdates:
+    """One of each for the whole node."""
+
+    resources: ResourceUpdates
+    tasks: TaskUpdates
+
+    @classmethod
+    def of_node(cls, node_id: str, link: Callable[[str], WatchingLink | None], metrics: Metrics) -> "ClientUpdates":
+        """`node_id`: ours. `link`: by backend key."""
+        return cls(
+            ResourceUpdates(link, Counts(metrics.resources_followed, metrics.resource_told)),
+            TaskUpdates(link, Counts(metrics.tasks_followed, metrics.task_told), own_node_id=node_id),
+        )
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """What links follow."""
+        return self.resources, self.tasks
+
+    def routes_changed(self) -> None:
+        """The route tables are others."""
+        self.resources.routes_changed()
+        self.tasks.routes_changed()

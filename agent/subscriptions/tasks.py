@@ -1,0 +1,98 @@
+"""Who wants to be told how which tasks stand: public IDs in front, the servers' own behind.
+
+One for the node: the endpoints subscribe, links follow. What a server tells of a task is what it would answer to
+`tasks/get`, and so it is told on, with names as clients know them. The one rule: a task that has ended stays so, and
+who may have missed something is told the task as it is now.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from agent.client.streams import TASKS
+from agent.errors import RpcError
+from agent.lossless_json.exact import is_deeper_than, with_own_numbers
+from agent.model import Json
+from agent.routing.table import Route
+from agent.subscriptions.registry import INVALID_PARAMS, Counts, Subscriptions, Tables, WatchingLink, Way, Wish
+from agent.tasks.ids import ENDED, TASK_ID_BYTES_MAX, TaskIdRefused, task_route
+
+log = logging.getLogger(__name__)
+
+# What is told is written anew, and read and written once more by the SDK's server; results pass deeper than that.
+NESTING_MAX: Final = 240
+# Words of the stream that brought it, not of the task.
+_SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskNews:
+    """A task by its public ID, and as JSON the params of `notifications/tasks`."""
+
+    task_id: str
+    params: bytes
+
+
+class TaskUpdates(Subscriptions[TaskNews]):
+    """Wishes for tasks. `own_node_id`: by which we know our own servers' tasks."""
+
+    subject = TASKS
+    name_len_max = TASK_ID_BYTES_MAX
+
+    def __init__(self, link: Callable[[str], WatchingLink | None], counts: Counts, *, own_node_id: str) -> None:
+        super().__init__(link, counts)
+        self._own_node_id = own_node_id
+
+    def route(self, tables: Tables, name: str) -> Route | None:
+        """As `Subscriptions.route`: who holds the task."""
+        try:
+            return task_route("tasks/get", name, tables(), self._own_node_id)
+        except TaskIdRefused:
+            return None
+
+    def nobody_tells(self, name: str) -> RpcError:
+        """As `Subscriptions.nobody_tells`."""
+        return RpcError(INVALID_PARAMS, f"Unknown task, or one of which nobody tells: {name[:128]!r}")
+
+    def may_have_missed(self, wish: Wish[TaskNews], way: Way[TaskNews]) -> None:  # noqa: ARG002 - the others do no harm
+        """As `Subscriptions.may_have_missed`: the link is to ask how the task stands."""
+        way.owed = True
+        self._changed.add(way.backend_key)
+
+    def updated(self, backend_key: str, name: str, params: Json) -> None:
+        """A backend says how a task stands now."""
+        way = self._way(backend_key, name)
+        # Two streams overlap while a set of tasks changes, and an answer may overtake them both.
+        if way is None or (way.over and params.get("status") not in ENDED):
+            return
+        way.over, way.owed = params.get("status") in ENDED, False
+        if not _can_be_told(params):
+            log.warning("MCP task cannot be told, only asked about", extra={"backend": backend_key})
+            return
+        for wish in tuple(way.wishes):
+            if (news := self._news(wish, way, params)) is not None:
+                self._tell(wish, news)
+
+    def _news(self, wish: Wish[TaskNews], way: Way[TaskNews], params: Json) -> TaskNews | None:
+        """What a backend says, as this endpoint's clients know it; None: no table leads there any more."""
+        route = self.route(wish.tables, wish.name)
+        replica = next((one for one in route.replicas if one.backend_key == way.backend_key), None) if route else None
+        if route is None or replica is None:
+            return None
+        told = {member: value for member, value in params.items() if member not in ("resultType", "_meta")}
+        meta = params.get("_meta")
+        if isinstance(meta, dict) and (kept := {k: v for k, v in meta.items() if k != _SUBSCRIPTION_ID_META_KEY}):
+            told["_meta"] = kept
+        told = route.uris(replica).result("tasks/get", told)
+        return TaskNews(wish.name, orjson.dumps({**told, "taskId": wish.name}))
+
+
+def _can_be_told(params: Json) -> bool:
+    """Whether the SDK's server can write it, which is not so for what is too deep, or has integers beyond Python's."""
+    try:
+        return not is_deeper_than(params, NESTING_MAX) and with_own_numbers(params) is not None
+    except ValueError:
+        return False

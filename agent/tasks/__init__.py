@@ -1,0 +1,1 @@
+"""Tasks of MCP on their way through the mesh. Pure."""

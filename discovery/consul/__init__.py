@@ -1,0 +1,1 @@
+"""Consul: one client, the watch, the registration."""

@@ -1,0 +1,147 @@
+"""The rules of Consul's blocking queries, and how far an answer may be believed. PURE.
+
+Called by the watch loop after every answer. Theory: an answer is a whole snapshot, so presence is always believed at
+once; absence is not, because an outage, a wiped agent or a token without rights look exactly like everybody leaving.
+The one rule: nothing here can shorten what is shown without an answer that was asked for to confirm it, except by a
+lone departure.
+"""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import Enum
+
+from discovery.model import Catalog, InstanceKey
+
+FIRST_STEP_S = 0.25  # design: 250 ms doubling to 30 s, full jitter
+LAST_STEP_S = 30.0
+# A restarted agent is back within seconds, and a refused connection costs nobody anything: while an outage is young,
+# steps stop growing here, so that a node is back in the mesh within 2 s of its agent.
+YOUNG_STEP_S = 2.0
+YOUNG_OUTAGE_S = 60.0
+
+
+def step_s(attempt: int, *, last_step_s: float = LAST_STEP_S) -> float:
+    """The back-off step of the n-th failure in a row (1 is the first), in seconds."""
+    return min(last_step_s, FIRST_STEP_S * 2.0 ** min(attempt - 1, 20))
+
+
+def delay_s(attempt: int, draw: float, *, last_step_s: float = LAST_STEP_S) -> float:
+    """The delay before the next attempt; `draw` is uniform in [0, 1)."""
+    return step_s(attempt, last_step_s=last_step_s) * draw
+
+
+def last_step_for(*, unreachable: bool, outage_s: float) -> float:
+    """How far the steps may grow: little while an agent that cannot be reached at all may just be restarting."""
+    return YOUNG_STEP_S if unreachable and outage_s < YOUNG_OUTAGE_S else LAST_STEP_S
+
+
+# The table that `weigh` holds:
+#
+#   answer                                   | what is shown            | and then
+#   -----------------------------------------+--------------------------+------------------------------------
+#   lacks our own registration               | what was shown before    | wait for better (the canary)
+#   nobody vanished, or a lone one           | the answer               |
+#   somebody vanished, state may be young    | the answer + the missing | ask again when it has settled
+#   more than half or all others vanished    | the answer + the missing | ask again now, index-less, consistent
+#   the same ones vanished in that answer    | the answer               |
+
+
+WAIT_S = 30.0  # An abandoned wait holds a slot of the agent until its end; Consul's own default of 300 s is too long.
+UPDATE_SPACING_S = 0.1  # At most one update per 100 ms while changes keep coming; the first one is never delayed.
+# How long others may need to register again after an outage: a heartbeat interval.
+SETTLE_S = 5.0
+_FREE_RETURNS = 3  # Returns without news that cost nothing: unrelated registrations do wake a query now and then.
+_IDLE_STEP_S = 0.1
+_IDLE_STEP_MAX_S = 1.0  # Keeps a lying index to one request a second, and real news within the promised 2 s.
+_ANSWER_GRACE_S = 5.0
+
+
+class Trust(Enum):
+    """How an answer was taken."""
+
+    BELIEVED = "believed"
+    DISTRUSTED = "distrusted"  # the canary is missing: nothing in it counts
+    SETTLING = "settling"  # absence is not believed yet
+    CONFIRM = "confirm"  # too much vanished: ask a second time
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to show now, and which instances are shown although the answer lacks them."""
+
+    trust: Trust
+    catalog: Catalog | None
+    suspects: frozenset[InstanceKey] = frozenset()
+
+
+def next_index(previous: int, answered: int) -> int:
+    """The index for the next query; 0 means without one.
+
+    A lower index means that Consul's state was restored: start again from 0 (Consul, blocking queries). An index of 0
+    would turn the wait off, so the least one is 1.
+    """
+    return 0 if answered < previous else max(1, answered)
+
+
+def request_timeout_s(wait_s: float) -> float:
+    """The total time-out of a query: Consul stretches the wait by up to a sixteenth, and an answer takes time too."""
+    return wait_s * 17.0 / 16.0 + _ANSWER_GRACE_S
+
+
+def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) -> float:
+    """How long to pause before the next query: behind an update, and behind answers that had no news."""
+    spacing_s = 0.0
+    if last_update_at_s is not None:
+        spacing_s = max(0.0, last_update_at_s + UPDATE_SPACING_S - now_s)
+    idle_steps = idle_returns - _FREE_RETURNS
+    if idle_steps <= 0:
+        return spacing_s
+    return max(spacing_s, min(_IDLE_STEP_MAX_S, _IDLE_STEP_S * 2.0 ** min(idle_steps - 1, 10)))
+
+
+def weigh(
+    shown: Catalog | None,
+    answer: Catalog,
+    *,
+    canary: str | None,
+    settling: bool,
+    suspects: AbstractSet[InstanceKey],
+    confirming: bool,
+) -> Verdict:
+    """Judge one answer against what is shown.
+
+    Args:
+        shown: the last catalog shown, None when there is none yet.
+        answer: what Consul says now.
+        canary: our own service ID when the catalog must hold it, else None.
+        settling: an outage or a restored state lies so little back that others may not be registered again.
+        suspects: who was missing from the previous answer but is still shown.
+        confirming: this answer came from an index-less, consistent read.
+    """
+    if canary is not None and all(instance.key.service_id != canary for instance in answer.instances):
+        return Verdict(Trust.DISTRUSTED, shown, frozenset(suspects))
+    if shown is None:
+        return Verdict(Trust.BELIEVED, answer)
+    present = {instance.key for instance in answer.instances}
+    vanished = frozenset(instance.key for instance in shown.instances) - present
+    if not vanished:
+        return Verdict(Trust.BELIEVED, answer)
+    if settling:
+        return Verdict(Trust.SETTLING, _with_missing(shown, answer, vanished), vanished)
+    # Whoever is shown in spite of an earlier answer stays until a confirming one; they do not count as the others'
+    # majority either, which newcomers might make of them.
+    in_doubt = _is_mass(shown, vanished, canary) or not vanished.isdisjoint(suspects)
+    if in_doubt and not (confirming and vanished <= suspects):
+        return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
+    return Verdict(Trust.BELIEVED, answer)
+
+
+def _is_mass(shown: Catalog, vanished: AbstractSet[InstanceKey], canary: str | None) -> bool:
+    """More than half of the others; all of them when there are few."""
+    others = sum(1 for instance in shown.instances if instance.key.service_id != canary)
+    return 2 * len(vanished) > others
+
+
+def _with_missing(shown: Catalog, answer: Catalog, missing: AbstractSet[InstanceKey]) -> Catalog:
+    kept = [instance for instance in shown.instances if instance.key in missing]
+    return Catalog(tuple(sorted((*answer.instances, *kept), key=lambda instance: instance.key)))

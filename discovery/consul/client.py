@@ -1,0 +1,346 @@
+"""The only door to python-consul2: our own transport under its API, and its errors turned into ours.
+
+Opened by `discovery.consul.session`; used by the watch and by the registration. One pooled aiohttp session serves every
+call; the library's own asyncio client opens a session per call and knows neither TLS files nor time-outs. The one rule:
+whatever goes wrong out there leaves here as a `discovery.model` exception, never as a vendor's.
+"""
+
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+from consul.base import (
+    CB,
+    ACLDisabled,
+    ACLPermissionDenied,
+    ClientError,
+    Consul,
+    ConsulException,
+    HTTPClient,
+    NotFound,
+    Response,
+)
+
+from discovery.consul.blocking_query import request_timeout_s
+from discovery.consul.environment import ConsulSettings, TokenSource
+from discovery.model import AccessRefused, AgentUnreachable, CatalogUnavailable, RegistrationLost, SettingsRefused
+
+
+def open_pool(settings: ConsulSettings) -> aiohttp.ClientSession:
+    """Make the session that all calls share; the caller enters and leaves it. Needs a running loop.
+
+    Raises:
+        SettingsRefused: a TLS file is missing or is no PEM file.
+    """
+    # limit=0: a waiting query holds its connection, and a heartbeat must never queue behind one.
+    connector: aiohttp.BaseConnector
+    if settings.socket_path:
+        connector = aiohttp.UnixConnector(settings.socket_path, limit=0)
+    else:
+        connector = aiohttp.TCPConnector(limit=0, ssl=tls_context(settings))
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(no_silent_repeat,)
+    )
+
+
+async def no_silent_repeat(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Let a broken waiting query fail instead of being repeated.
+
+    aiohttp quietly sends a GET again when a pooled connection breaks. A waiting query would then carry its old index
+    to a restarted agent, whose lower index hides every change for the whole wait; the watch has to know.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+        if "index" in request.url.query:
+            raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__})") from exc
+        raise
+
+
+def tls_context(settings: ConsulSettings) -> ssl.SSLContext | bool:
+    """The context for an https agent; True, aiohttp's word for its default, where none is needed."""
+    if not settings.url.startswith("https:"):
+        return True
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_cert)
+        if not settings.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if settings.client_cert:
+            context.load_cert_chain(settings.client_cert, settings.client_key)
+    except (OSError, ssl.SSLError) as exc:
+        names = "CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
+        raise SettingsRefused(f"{names}: a file cannot be used ({exc}): name readable PEM files") from exc
+    return context
+
+
+CONNECT_TIMEOUT_S = 3.0
+BODY_BYTES_MAX = 32 * 1024 * 1024  # 1,000 instances take under 2 MiB; anything near this is no catalog of ours.
+_READ_BYTES = 256 * 1024
+_ERROR_CHARS_MAX = 200
+
+T = TypeVar("T")
+_Callback = Callable[[Response], T]
+_Params = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of a health query: Consul's index, and the rows as they came."""
+
+    index: int
+    rows: list[Any]
+
+
+class ConsulClient:
+    """The calls that we make. Each may raise `CatalogUnavailable`, `AgentUnreachable` or `AccessRefused`."""
+
+    def __init__(self, settings: ConsulSettings, session: aiohttp.ClientSession) -> None:
+        self._token = TokenSource(settings)
+        self._transport = _Transport(settings, session)
+        self._consul = _Library(self._transport)
+
+    async def health(
+        self, service_name: str, *, index: int = 0, wait_s: float = 0.0, consistent: bool = False
+    ) -> Answer:
+        """Read all instances of a service; with an index, wait up to `wait_s` for something newer."""
+        params = [("index", str(index)), ("wait", f"{round(wait_s * 1000)}ms")] if index else []
+        if consistent:
+            params.append(("consistent", ""))
+        # The library's health.service() has no consistency modes, so its transport is used with a callback of ours.
+        return await self._call(
+            lambda token: self._transport.get(
+                _answer,
+                f"/v1/health/service/{service_name}",
+                params=params,
+                headers=_headers(token),
+                timeout_s=request_timeout_s(wait_s if index else 0.0),
+            ),
+            right=f'service_prefix "{service_name}" {{ policy = "read" }}',
+        )
+
+    async def register(self, payload: Mapping[str, Any]) -> None:
+        """PUT one service definition, replacing its checks. `payload` is Consul's own JSON shape."""
+        accepted = await self._call(
+            lambda token: self._transport.put(
+                CB.bool(),
+                "/v1/agent/service/register",
+                params=[("replace-existing-checks", "true")],
+                headers=_headers(token),
+                data=orjson.dumps(payload),
+            ),
+            right=f'service "{payload["Name"]}" {{ policy = "write" }}',
+        )
+        if not accepted:
+            raise CatalogUnavailable("registering was answered by something that is no Consul agent")
+
+    async def deregister(self, service_id: str) -> None:
+        """Remove a registration; one that is already gone is no error."""
+        try:
+            call = self._consul.agent.service.deregister
+            await self._call(lambda token: call(service_id, token=token), right=f'"write" on {service_id}')
+        except RegistrationLost:
+            return
+
+    async def pass_check(self, check_id: str) -> None:
+        """Send one heartbeat.
+
+        Raises:
+            RegistrationLost: the agent does not know the check.
+        """
+        call = self._consul.agent.check.ttl_pass
+        known = await self._call(lambda token: call(check_id, token=token), right=f'"write" on {check_id}')
+        if not known:  # Newer versions answer 404, which the library turns into False.
+            raise RegistrationLost(f"unknown check {check_id}")
+
+    async def agent_services(self) -> Mapping[str, Any]:
+        """All services that the agent itself holds and that we may read, by ID."""
+        services = await self._call(lambda token: self._consul.agent.services(token=token), right='service "read"')
+        if not isinstance(services, dict):
+            raise CatalogUnavailable("the agent's list of services is not an object")
+        return services
+
+    async def leader(self, timeout_s: float) -> str:
+        """The address of the cluster's leader; empty when there is none."""
+        leader = await self._call(
+            lambda token: self._transport.get(
+                CB.json(), "/v1/status/leader", headers=_headers(token), timeout_s=timeout_s
+            ),
+            right="status",
+        )
+        return leader if isinstance(leader, str) else ""
+
+    @property
+    def token_rotates(self) -> bool:
+        """Whether the token comes from a file."""
+        return self._token.rotates
+
+    @property
+    def token(self) -> str | None:
+        """The token that the next request will carry."""
+        return self._token.current()
+
+    async def _call(self, request: Callable[[str | None], Awaitable[T]], *, right: str) -> T:
+        """Make one request with the token of the moment; translate whatever it raises."""
+        token = self._token.current()
+        try:
+            return await request(token)
+        except (ACLPermissionDenied, ACLDisabled) as exc:
+            if self._token.current() != token:  # Rotated while we waited: the new token deserves its own try.
+                raise CatalogUnavailable("the ACL token was replaced") from exc
+            raise AccessRefused(
+                f"Consul refused our ACL token; the right that is missing: {right} ({_text(exc)})"
+            ) from exc
+        except NotFound as exc:
+            raise RegistrationLost(_text(exc)) from exc
+        except (ClientError, ConsulException) as exc:
+            raise _translated(exc) from exc
+        except ValueError as exc:  # Not JSON: an HTML page of some proxy, or a cut body.
+            raise CatalogUnavailable(f"the answer is not Consul's JSON: {_text(exc)}") from exc
+
+
+@asynccontextmanager
+async def open_client(settings: ConsulSettings) -> AsyncGenerator[ConsulClient, None]:
+    """Open the connection pool for one Consul agent and close it at the end.
+
+    Raises:
+        SettingsRefused: a TLS file cannot be used.
+    """
+    async with open_pool(settings) as session:
+        yield ConsulClient(settings, session)
+
+
+def _writer(method: str) -> Callable[..., Awaitable[Any]]:
+    """Build one of the library's three writing methods; they differ in the verb alone."""
+
+    async def write(  # noqa: PLR0917 - the library's own order of parameters
+        self: "_Transport",
+        callback: _Callback[T],
+        path: str,
+        params: _Params | None = None,
+        data: str | bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
+        return await self._request(method, callback, path, params or (), headers=headers, data=data)
+
+    return write
+
+
+class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
+    """The library's HTTP interface over our session. Every method returns a coroutine that ends in the callback."""
+
+    put = _writer("PUT")
+    post = _writer("POST")
+    delete = _writer("DELETE")
+
+    def __init__(self, settings: ConsulSettings, session: aiohttp.ClientSession) -> None:
+        super().__init__()
+        self.base_uri = "http://localhost" if settings.socket_path else settings.url
+        self._session = session
+        self._server_name = settings.tls_server_name
+        scope = (("ns", settings.namespace), ("partition", settings.partition))
+        self._scope = tuple((name, value) for name, value in scope if value)
+
+    async def get(
+        self,
+        callback: _Callback[T],
+        path: str,
+        params: _Params = (),
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = request_timeout_s(0.0),
+    ) -> T:
+        return await self._request("GET", callback, path, params, headers=headers, timeout_s=timeout_s)
+
+    async def _request(
+        self,
+        method: str,
+        callback: _Callback[T],
+        path: str,
+        params: _Params,
+        *,
+        headers: Mapping[str, str] | None,
+        data: str | bytes = b"",
+        timeout_s: float = request_timeout_s(0.0),
+    ) -> T:
+        try:
+            async with self._session.request(
+                method,
+                self.uri(path, [*params, *self._scope]),
+                data=data or None,
+                headers=headers,
+                allow_redirects=False,  # A redirect would carry the token to wherever it points.
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, CONNECT_TIMEOUT_S)),
+                server_hostname=self._server_name,
+            ) as answer:
+                content = await _bounded_body(answer)
+                response = Response(answer.status, answer.headers, content.decode("utf-8", "replace"), content)
+        except TimeoutError as exc:
+            raise CatalogUnavailable(f"no answer within {timeout_s:.1f} s") from exc
+        except (aiohttp.ClientSSLError, aiohttp.ClientPayloadError, aiohttp.InvalidURL) as exc:
+            raise CatalogUnavailable(_text(exc)) from exc
+        except (aiohttp.ClientConnectionError, OSError) as exc:
+            raise AgentUnreachable(_text(exc)) from exc
+        except aiohttp.ClientError as exc:
+            raise CatalogUnavailable(_text(exc)) from exc
+        return callback(response)
+
+
+class _Library(Consul):  # type: ignore[misc] # the library is untyped
+    """The library's API objects that we use, over our transport."""
+
+    def __init__(self, transport: _Transport) -> None:
+        # The inherited constructor is not called: it reads CONSUL_HTTP_ADDR itself, lets it beat its arguments, and
+        # raises on addresses that we understand.
+        self.http = transport
+        self.token = None
+        self.dc = None
+        self.consistency = "default"
+        self.agent = Consul.Agent(self)
+
+
+def _answer(response: Response) -> Answer:
+    """Check and unpack a health answer; a missing index or a body that is no list is no answer at all."""
+    CB._status(response)  # noqa: SLF001 - the library's own status check, there is no public name for it
+    if response.code != 200:  # noqa: PLR2004 - the one good status
+        raise CatalogUnavailable(f"Consul answered {response.code}")
+    rows = orjson.loads(response.content)
+    if not isinstance(rows, list):
+        raise CatalogUnavailable("the answer's body is no list of instances")
+    text = response.headers.get("X-Consul-Index", "")
+    if not (text.isascii() and text.isdigit()):
+        raise CatalogUnavailable(f"the answer has no usable X-Consul-Index ({text[:20]!r})")
+    return Answer(int(text), rows)
+
+
+async def _bounded_body(answer: aiohttp.ClientResponse) -> bytes:
+    chunks = []
+    size = 0
+    async for chunk in answer.content.iter_chunked(_READ_BYTES):
+        size += len(chunk)
+        if size > BODY_BYTES_MAX:
+            raise CatalogUnavailable(f"the answer is longer than {BODY_BYTES_MAX} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _translated(exc: Exception) -> CatalogUnavailable | RegistrationLost:
+    text = _text(exc)
+    # 1.8 says 'CheckID "x" does not have associated TTL'; with ACLs, and in newer versions, 'Unknown check'.
+    if "does not have associated TTL" in text or "Unknown check" in text or "Unknown service" in text:
+        return RegistrationLost(text)
+    return CatalogUnavailable(text)
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    return {"X-Consul-Token": token} if token else {}
+
+
+def _text(exc: BaseException) -> str:
+    """The error's text on one line and of bounded length."""
+    return " ".join((str(exc) or type(exc).__name__).split())[:_ERROR_CHARS_MAX]

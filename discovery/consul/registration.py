@@ -1,0 +1,263 @@
+"""Keeps our own registration true: register, heartbeat, compare, register again, deregister.
+
+Opened by `discovery.consul.session`, run by one task of the wiring. Theory: `wanted` is what we ask for, `sent` is what
+the agent last accepted. Each turn does the first thing that is due:
+
+    wanted is not what was sent              -> register (at most once per 250 ms)
+    the comparison is due, or asked for      -> read the agent's own list; register when it differs
+    otherwise                                -> heartbeat; register at once when the agent lost us
+
+The one rule: whatever the agent forgot is made again, and nothing is sent twice without need.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from discovery.consul import blocking_query
+from discovery.consul.client import ConsulClient
+from discovery.consul.environment import LOOK_S
+from discovery.model import AccessRefused, CatalogUnavailable, RegistrarStatus, Registration, RegistrationLost
+
+log = logging.getLogger(__name__)
+
+CHANGE_SPACING_S = 0.25  # Leading edge at once, then at most one registration per 250 ms while changes keep coming.
+COMPARE_S = 30.0
+LEAVE_TIMEOUT_S = 2.0
+_HEARTBEAT_JITTER = 0.1  # Nodes that were started together need not beat together.
+_DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own; one that keeps none shows none.
+EPOCH_META_KEY = "epoch"  # Two processes that share a service ID differ in it.
+
+
+class ConsulRegistrar:
+    """A `Registrar` over Consul's agent API. `keep` is the one writer of the state; `change` only leaves a wish."""
+
+    def __init__(self, client: ConsulClient, registration: Registration, *, compare_s: float = COMPARE_S) -> None:
+        self._client = client
+        self._wanted = registration
+        self._sent: Registration | None = None
+        self._compare_s = compare_s
+        self._compare_at_s = 0.0
+        self._sent_at_s: float | None = None
+        self._wake = asyncio.Event()
+        self._verify = False
+        self._refused_token: str | None = None
+        self._failures = 0
+        self._down_since_s: float | None = None
+        self._registered = False
+        self._presence_expected = False
+        self._last_error = ""
+        self._registrations_total = 0
+
+    def __repr__(self) -> str:
+        return f"<ConsulRegistrar {self.service_id} registered={self._registered} error={self._last_error!r}>"
+
+    @property
+    def service_id(self) -> str:
+        """The service ID that is kept registered."""
+        return self._wanted.service_id
+
+    @property
+    def status(self) -> RegistrarStatus:
+        """A frozen view of the present state."""
+        return RegistrarStatus(
+            registered=self._registered,
+            presence_expected=self._presence_expected,
+            last_error=self._last_error,
+            registrations_total=self._registrations_total,
+        )
+
+    def change(self, registration: Registration) -> None:
+        """Ask for another content under the same service ID."""
+        assert registration.service_id == self.service_id, "a registrar keeps one service ID"
+        self._wanted = registration
+        if registration != self._sent:
+            self._wake.set()
+
+    def verify(self) -> None:
+        """Ask for a look at the agent now, in the middle of a wait too."""
+        self._verify = True
+        self._wake.set()
+
+    async def keep(self) -> None:
+        """Keep the registration true until cancelled (`Registrar`)."""
+        while True:
+            try:
+                await self._turn()
+            except AccessRefused as exc:
+                delay_s = self._refused(exc)
+            except CatalogUnavailable as exc:
+                delay_s = self._failed(exc)
+            except Exception as exc:
+                log.exception("registering failed in an unforeseen way")
+                delay_s = self._failed(exc)
+            else:
+                self._recovered()
+                delay_s = self._until_next_turn_s()
+            await self._wait(delay_s)
+
+    async def leave(self) -> None:
+        """Deregister once, within 2 s; failure is logged, not raised."""
+        self._presence_expected = False
+        if self._sent_at_s is None:
+            return  # Nothing was ever sent; a registration that was cut short may have arrived.
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await self._client.deregister(self.service_id)
+        except (CatalogUnavailable, TimeoutError) as exc:
+            log.warning("deregistering failed, the catalog will time us out", extra={"reason": str(exc) or "time-out"})
+        else:
+            log.info("deregistered", extra={"service_id": self.service_id})
+        self._sent, self._registered = None, False
+
+    async def _turn(self) -> None:
+        """Do the one thing that is due."""
+        verify, self._verify = self._verify, False
+        if self._sent != self._wanted:
+            await self._register()
+        elif verify or _now_s() >= self._compare_at_s or self._wanted.http_check_url is not None:
+            await self._compare()
+        else:
+            await self._heartbeat()
+
+    async def _register(self) -> None:
+        wanted = self._wanted
+        self._sent_at_s = _now_s()
+        await self._client.register(register_payload(wanted))
+        self._registrations_total += 1
+        self._sent = wanted
+        self._compare_at_s = _now_s() + self._compare_s
+        if not self._registered:
+            log.info("registered", extra={"service_id": wanted.service_id, "service": wanted.service_name})
+        self._registered = self._presence_expected = True
+
+    async def _heartbeat(self) -> None:
+        try:
+            await self._client.pass_check(check_id(self._wanted))
+        except RegistrationLost as exc:
+            await self._register_again(str(exc))
+
+    async def _compare(self) -> None:
+        """Look at what the agent itself holds; it also shows a second process under our ID."""
+        held = (await self._client.agent_services()).get(self.service_id)
+        self._compare_at_s = _now_s() + self._compare_s
+        assert self._sent is not None
+        if held is None:
+            await self._register_again("the agent's list lacks us")
+        elif not agrees(held, self._sent):
+            if _epoch(held) != self._sent.meta.get(EPOCH_META_KEY):
+                log.error("another process registers under our service ID", extra={"service_id": self.service_id})
+            await self._register_again("the agent's list differs from what we sent")
+        elif self._wanted.http_check_url is None:
+            await self._heartbeat()
+
+    async def _register_again(self, reason: str) -> None:
+        log.warning("registration lost, registering again", extra={"reason": reason})
+        self._sent, self._registered = None, False
+        await self._register()
+
+    def _until_next_turn_s(self) -> float:
+        heartbeat_s = self._wanted.heartbeat_s * (1.0 - _HEARTBEAT_JITTER * random.random())  # noqa: S311 - jitter
+        return min(heartbeat_s, max(0.0, self._compare_at_s - _now_s()))
+
+    def _refused(self, exc: AccessRefused) -> float:
+        """A refusal heals slowly or with a new token; until then nobody may expect us in the catalog."""
+        self._registered = self._presence_expected = False
+        self._sent = None
+        self._failed(exc)
+        self._refused_token = self._client.token if self._client.token_rotates else None
+        return blocking_query.LAST_STEP_S * random.random()  # noqa: S311 - jitter
+
+    def _failed(self, exc: Exception) -> float:
+        """Note a failure; return the delay before the next try, never longer than a heartbeat."""
+        self._failures += 1
+        if self._down_since_s is None:
+            self._down_since_s = _now_s()
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        log.log(level, "the registration cannot be kept", extra={"reason": str(exc), "attempt": self._failures})
+        self._last_error = str(exc)
+        return blocking_query.delay_s(self._failures, random.random(), last_step_s=self._wanted.heartbeat_s)  # noqa: S311 - jitter
+
+    def _recovered(self) -> None:
+        if self._down_since_s is not None:
+            log.info("the registration is kept again", extra={"downtime_s": round(_now_s() - self._down_since_s, 3)})
+        self._failures, self._down_since_s, self._last_error = 0, None, ""
+
+    async def _wait(self, delay_s: float) -> None:
+        """Wait for the delay, a wish or a new token; then keep the distance to the last registration."""
+        refused, self._refused_token = self._refused_token, None
+        while refused is not None and delay_s > LOOK_S and self._client.token == refused and not self._wake.is_set():
+            await self._doze(LOOK_S)
+            delay_s -= LOOK_S
+        if refused is None or self._client.token == refused:
+            await self._doze(delay_s)
+        self._wake.clear()
+        if self._sent_at_s is not None and self._sent != self._wanted:
+            await asyncio.sleep(max(0.0, self._sent_at_s + CHANGE_SPACING_S - _now_s()))
+
+    async def _doze(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+def check_id(registration: Registration) -> str:
+    """The ID of the one check that we register; Consul's own default for it."""
+    return f"service:{registration.service_id}"
+
+
+def register_payload(registration: Registration) -> dict[str, Any]:
+    """Consul's JSON for a registration. The check starts as passing, or every start would flap."""
+    check: dict[str, Any] = {
+        "CheckID": check_id(registration),
+        "Name": "mesh node",
+        "Status": "passing",
+        "DeregisterCriticalServiceAfter": f"{registration.deregister_after_s:g}s",
+    }
+    if registration.http_check_url is None:
+        check["TTL"] = f"{registration.ttl_s:g}s"
+    else:
+        check |= {"HTTP": registration.http_check_url, "Method": "GET", "Timeout": "2s"}
+        check["Interval"] = f"{registration.heartbeat_s:g}s"
+    return {
+        "ID": registration.service_id,
+        "Name": registration.service_name,
+        "Address": registration.address,
+        "Port": registration.port,
+        "Meta": dict(registration.meta),
+        "Tags": list(registration.tags),
+        # The default is not said: an embedded catalog of before does not know of weights.
+        **({} if registration.weight == 1 else {"Weights": _weights(registration)}),
+        "Check": check,
+    }
+
+
+def agrees(held: Any, sent: Registration) -> bool:
+    """Whether an entry of the agent's own list says what we sent."""
+    if not isinstance(held, dict):
+        return False
+    return (
+        held.get("Service") == sent.service_name
+        and held.get("Port") == sent.port
+        and (held.get("Address") or "") == sent.address
+        and (held.get("Meta") or {}) == dict(sent.meta)
+        and sorted(held.get("Tags") or ()) == sorted(sent.tags)
+        and (held.get("Weights") or _DEFAULT_WEIGHTS) == _weights(sent)
+    )
+
+
+def _weights(registration: Registration) -> dict[str, int]:
+    return _DEFAULT_WEIGHTS | {"Passing": registration.weight}
+
+
+def _epoch(held: Any) -> str | None:
+    meta = held.get("Meta") if isinstance(held, Mapping) else None
+    return meta.get(EPOCH_META_KEY) if isinstance(meta, Mapping) else None
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

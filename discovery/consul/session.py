@@ -1,0 +1,53 @@
+"""One open session with a Consul agent (a real one, or the embedded catalog, which speaks the same language).
+
+Opened by the wiring of `agent`, which alone knows whether it is Consul or the embedded catalog that it talks to. The
+one rule: what a session hands out works only while the session is open.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from discovery.consul.client import ConsulClient, open_client
+from discovery.consul.environment import ConsulSettings
+from discovery.consul.registration import ConsulRegistrar
+from discovery.consul.watch import ConsulWatch
+from discovery.model import Catalog, CatalogSource, CatalogUnavailable, Registrar, Registration
+
+
+class ConsulSession:
+    """Makes sources and registrars that share one connection pool."""
+
+    def __init__(self, client: ConsulClient) -> None:
+        self._client = client
+
+    def source(self, service_name: str, own: Registrar | None = None, *, known: Catalog | None = None) -> CatalogSource:
+        """Follow a service name.
+
+        Args:
+            service_name: Consul's service name.
+            own: our registrar under the same name; an answer that lacks it is not trusted.
+            known: the last catalog of an earlier run, shown until Consul answers.
+        """
+        return ConsulWatch(self._client, service_name, own=own, known=known)
+
+    def registrar(self, registration: Registration) -> Registrar:
+        """Keep a registration true, once its `keep` runs."""
+        return ConsulRegistrar(self._client, registration)
+
+    async def answers(self, timeout_s: float = 1.0) -> bool:
+        """Whether a Consul with a leader is there; False on any failure, within `timeout_s` seconds."""
+        try:
+            return bool(await self._client.leader(timeout_s))
+        except CatalogUnavailable:
+            return False
+
+
+@asynccontextmanager
+async def open_session(settings: ConsulSettings) -> AsyncGenerator[ConsulSession, None]:
+    """Open a session; nothing is sent yet.
+
+    Raises:
+        SettingsRefused: the settings cannot work, for example a TLS file is missing.
+    """
+    async with open_client(settings) as client:
+        yield ConsulSession(client)

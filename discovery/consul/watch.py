@@ -1,0 +1,313 @@
+"""The watch loop: follows one service name with blocking queries and yields whole catalogs.
+
+Opened by `discovery.consul.session`; consumed by the mesh. Each turn is: pause, ask, weigh, show. What to believe is
+decided in `blocking_query`; here is only the state between turns and the acting. The one rule: nothing that Consul does
+ends the watch or empties the catalog by itself.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from discovery.consul import blocking_query
+from discovery.consul.blocking_query import SETTLE_S, WAIT_S, Trust, Verdict, next_index, pause_s, weigh
+from discovery.consul.client import ConsulClient
+from discovery.consul.environment import LOOK_S
+from discovery.model import (
+    AccessRefused,
+    AgentUnreachable,
+    Catalog,
+    CatalogUnavailable,
+    Health,
+    Instance,
+    InstanceKey,
+    Registrar,
+    SourceStatus,
+)
+
+PORT_MAX = 65_535
+_HEALTHS = {health.value: health for health in Health}
+_SEVERITY = {Health.PASSING: 0, Health.WARNING: 1, Health.CRITICAL: 2}
+
+
+def parse_catalog(rows: Iterable[Any]) -> tuple[Catalog, int]:
+    """Turn the rows of `/v1/health/service/<name>` into a catalog and the number of broken rows that were left out."""
+    found: dict[InstanceKey, Instance] = {}
+    skipped = 0
+    for row in rows:
+        instance = parse_row(row)
+        if instance is None:
+            skipped += 1
+        else:
+            found[instance.key] = instance
+    return Catalog(tuple(found[key] for key in sorted(found))), skipped
+
+
+def parse_row(row: Any) -> Instance | None:
+    """Read one row; None when it lacks what identifies or reaches an instance."""
+    match row:
+        case {
+            "Node": {"Node": str(node), **node_fields},
+            "Service": {"ID": str(service_id), "Port": int(port), **service_fields},
+            **others,
+        } if node and service_id and 0 <= port <= PORT_MAX:
+            tags = service_fields.get("Tags")
+            address = service_fields.get("Address") or node_fields.get("Address")
+            if not isinstance(address, str):
+                return None
+            health = worst_health(others.get("Checks"))
+            return Instance(
+                key=InstanceKey(_text(node_fields.get("Datacenter")), node, service_id),
+                address=address,
+                port=port,
+                health=health,
+                meta=MappingProxyType(_texts(service_fields.get("Meta"))),
+                tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
+                weight=_weight(service_fields.get("Weights"), health),
+            )
+        case _:
+            return None
+
+
+def worst_health(checks: Any) -> Health:
+    """The worst status among checks; one that Consul did not have when this was written counts as critical."""
+    worst = Health.PASSING
+    for check in checks if isinstance(checks, list) else ():
+        status = check.get("Status") if isinstance(check, dict) else None
+        worst = max(worst, _HEALTHS.get(str(status), Health.CRITICAL), key=_SEVERITY.__getitem__)
+    return worst
+
+
+def _weight(weights: Any, health: Health) -> int:
+    """The weight that Consul gives an instance of this health; 1, its default, where it names none that is usable."""
+    weight = weights.get("Warning" if health is Health.WARNING else "Passing") if isinstance(weights, dict) else None
+    return max(1, weight) if type(weight) is int else 1
+
+
+def _texts(value: Any) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {name: text for name, text in value.items() if isinstance(name, str) and isinstance(text, str)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+log = logging.getLogger(__name__)
+
+QUICK_RETURN_S = 0.25  # A query that comes back sooner and without news did not wait for any.
+_WAIT_MIN_S = 0.05
+_DISTRUST_WAIT_S = 2.0  # After a first distrusted answer; if the second is no better, it is worth a warning.
+_REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    index: int = 0
+    wait_s: float = 0.0
+    consistent: bool = False
+
+
+class ConsulWatch:
+    """A `CatalogSource` over Consul's HTTP API. One consumer at a time; the state is written by `watch` alone."""
+
+    def __init__(
+        self,
+        client: ConsulClient,
+        service_name: str,
+        *,
+        own: Registrar | None = None,
+        known: Catalog | None = None,
+        wait_s: float = WAIT_S,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self._client = client
+        self._service_name = service_name
+        self._own = own
+        self._wait_s = wait_s
+        self._settle_s = settle_s
+        self._shown = known
+        self._suspects: frozenset[InstanceKey] = frozenset()
+        self._index = 0
+        self._confirm = False
+        self._idle_returns = 0
+        self._settle_until_s: float | None = None
+        self._updated_at_s: float | None = None
+        self._down_since_s: float | None = None
+        self._failures = 0
+        self._distrusts = 0
+        self._failure: type[BaseException] | None = None
+        self._up = False
+        self._last_error = ""
+        self._answered_at_s: float | None = None
+        self._changes_total = 0
+
+    def __repr__(self) -> str:
+        count = len(self._shown.instances) if self._shown else 0
+        return f"<ConsulWatch {self._service_name} up={self._up} instances={count} index={self._index}>"
+
+    @property
+    def status(self) -> SourceStatus:
+        """A frozen view of the present state."""
+        return SourceStatus(
+            up=self._up,
+            last_error=self._last_error,
+            last_answer_at_s=self._answered_at_s,
+            changes_total=self._changes_total,
+            holding_removals=bool(self._suspects),
+        )
+
+    async def watch(self) -> AsyncGenerator[Catalog, None]:
+        """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
+        if self._shown is not None:
+            self._settle_until_s = _now_s() + self._settle_s
+            yield self._shown
+        while True:
+            update = await self._turn()
+            if update is not None:
+                yield update
+
+    async def _turn(self) -> Catalog | None:
+        """Ask once; return the catalog when what is shown has changed."""
+        pause = pause_s(now_s=_now_s(), last_update_at_s=self._updated_at_s, idle_returns=self._idle_returns)
+        if pause > 0:
+            await asyncio.sleep(pause)
+        asked_at_s = _now_s()
+        query = self._next_query(asked_at_s)
+        # Looked up before asking: an answer from before our registration is no reason for distrust.
+        canary = self._own.service_id if self._own is not None and self._own.status.presence_expected else None
+        try:
+            answer = await self._client.health(
+                self._service_name, index=query.index, wait_s=query.wait_s, consistent=query.consistent
+            )
+            catalog, broken_rows = parse_catalog(answer.rows)
+        except CatalogUnavailable as exc:
+            await self._rest(self._failed(exc, _now_s()))
+            return None
+        except Exception as exc:
+            log.exception("the catalog watch failed in an unforeseen way")
+            await self._rest(self._failed(exc, _now_s()))
+            return None
+        if broken_rows:
+            log.debug("catalog rows left out", extra={"broken_rows": broken_rows})
+        now_s = _now_s()
+        self._note_answer(answer.index, now_s)
+        verdict = weigh(
+            self._shown,
+            catalog,
+            canary=canary,
+            settling=self._settle_until_s is not None and now_s < self._settle_until_s,
+            suspects=self._suspects,
+            confirming=query.consistent,
+        )
+        self._note_trust(verdict, now_s)
+        return self._show(verdict, quick=now_s - asked_at_s < QUICK_RETURN_S, now_s=now_s)
+
+    def _next_query(self, now_s: float) -> _Query:
+        if self._confirm:
+            return _Query(consistent=True)
+        if self._distrusts == 1:
+            return _Query(self._index, min(self._wait_s, _DISTRUST_WAIT_S))
+        if not self._suspects or self._settle_until_s is None:
+            return _Query(self._index, self._wait_s)
+        settle_left_s = self._settle_until_s - now_s
+        if settle_left_s <= 0:
+            return _Query(consistent=True)
+        return _Query(self._index, max(_WAIT_MIN_S, min(self._wait_s, settle_left_s)))
+
+    def _note_answer(self, answered_index: int, now_s: float) -> None:
+        """Move the index on; a restored state and the end of an outage begin a time of settling."""
+        index = next_index(self._index, answered_index)
+        if index == 0:
+            log.info("the catalog's index went back, its state was restored", extra={"index": answered_index})
+        if index == 0 or self._down_since_s is not None:
+            self._settle_until_s = now_s + self._settle_s
+        self._index = index
+        self._recovered(now_s)
+
+    def _show(self, verdict: Verdict, *, quick: bool, now_s: float) -> Catalog | None:
+        """Keep what is shown from now on; return it if it changed."""
+        self._confirm = verdict.trust is Trust.CONFIRM
+        self._suspects = verdict.suspects
+        changed = verdict.catalog != self._shown
+        self._idle_returns = self._idle_returns + 1 if quick and not changed else 0
+        if not changed:
+            return None
+        self._shown = verdict.catalog
+        self._updated_at_s = now_s
+        self._changes_total += 1
+        return self._shown
+
+    def _note_trust(self, verdict: Verdict, now_s: float) -> None:
+        if verdict.trust is Trust.DISTRUSTED:
+            self._distrust(now_s)
+            return
+        if verdict.suspects and not self._suspects:
+            # A second read settles one of them in milliseconds; the other may last.
+            level = logging.DEBUG if verdict.trust is Trust.CONFIRM else logging.WARNING
+            log.log(level, "holding removals until they are confirmed", extra={"instances": len(verdict.suspects)})
+        if not self._up:
+            log.info("the catalog is followed", extra={"service": self._service_name})
+        self._distrusts = 0
+        self._up, self._last_error, self._answered_at_s = True, "", now_s
+
+    def _distrust(self, now_s: float) -> None:
+        """Our own registration is missing: nothing counts, and the registrar shall look."""
+        assert self._own is not None
+        self._distrusts += 1
+        self._settle_until_s = now_s + self._settle_s
+        self._up = False
+        self._last_error = (
+            "the answer lacks our own registration and is not trusted: "
+            "is it lost, or does the ACL token lack node:read or service:read?"
+        )
+        # Once is ordinary: the agent's own list reaches the servers some milliseconds later.
+        log.log(_REPEAT_LEVELS.get(self._distrusts, logging.DEBUG), self._last_error)
+        self._own.verify()
+
+    def _recovered(self, now_s: float) -> None:
+        if self._down_since_s is None:
+            return
+        log.info("consul answers again", extra={"downtime_s": round(now_s - self._down_since_s, 3)})
+        self._down_since_s, self._failures, self._failure = None, 0, None
+        if self._own is not None:
+            self._own.verify()  # What restarted may have forgotten us.
+
+    def _failed(self, exc: Exception, now_s: float) -> float:
+        """Note a failure and return how long to rest before the next try."""
+        if self._down_since_s is None:
+            self._down_since_s = now_s
+        first_of_kind = type(exc) is not self._failure
+        # Another kind of failure is news (an agent that is back but has no leader yet): steps start small again.
+        self._failures = 1 if first_of_kind else self._failures + 1
+        self._failure = type(exc)
+        self._up, self._last_error = False, str(exc)
+        # The old index hides what happened meanwhile for a whole wait: read once without it.
+        self._index, self._confirm, self._distrusts = 0, False, 0
+        level = logging.WARNING if first_of_kind else logging.DEBUG
+        log.log(level, "consul gives no catalog", extra={"reason": str(exc), "attempt": self._failures})
+        draw = random.random()  # noqa: S311 - jitter, no secret
+        if isinstance(exc, AccessRefused):
+            return blocking_query.LAST_STEP_S * draw
+        unreachable = isinstance(exc, AgentUnreachable)
+        last_step_s = blocking_query.last_step_for(unreachable=unreachable, outage_s=now_s - self._down_since_s)
+        return blocking_query.delay_s(self._failures, draw, last_step_s=last_step_s)
+
+    async def _rest(self, delay_s: float) -> None:
+        """Wait, but no longer than until a refused token is replaced."""
+        if self._failure is not AccessRefused or not self._client.token_rotates:
+            await asyncio.sleep(delay_s)
+            return
+        refused = self._client.token
+        while delay_s > 0 and self._client.token == refused:
+            await asyncio.sleep(min(delay_s, LOOK_S))
+            delay_s -= LOOK_S
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,183 @@
+"""Consul's HTTP API over the embedded catalog: the handful of endpoints that our own client uses.
+
+Started by `embedded` in the one process that holds the port. The one rule: whatever our client can tell apart in a real
+Consul, it can tell apart here: indexes, waits, status codes, the text of a lost check.
+"""
+
+import asyncio
+import random
+import re
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import orjson
+from aiohttp import web
+
+from discovery.consul.environment import is_loopback_host
+from discovery.embedded.catalog import LocalCatalog
+from discovery.embedded.definition import Refused, parse_definition, parse_duration_s
+
+MARK_HEADER = "X-Mesh-Catalog"  # Tells our own embedded catalog from any other program on the port.
+MARK = "embedded"
+BODY_BYTES_MAX = 64 * 1024
+WAITERS_MAX = 2_000
+# Consul's own: five minutes when none is asked for, ten at most, stretched by up to a sixteenth.
+WAIT_DEFAULT_S = 300.0
+WAIT_MAX_S = 600.0
+_IDLE_MAX_S = 3600.0
+_INDEX_DIGITS_MAX = 19
+_READ_PARAMETERS = frozenset({"index", "wait", "passing", "consistent", "stale"})
+_VERBS = {"pass": "passing", "warn": "warning", "fail": "critical"}
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class CatalogServer:
+    """Answers for one `LocalCatalog` and wakes whoever waits for a change; the one writer of that catalog."""
+
+    def __init__(self, catalog: LocalCatalog) -> None:
+        self._catalog = catalog
+        self._bells: dict[str, asyncio.Event] = {}
+        self._bodies: dict[str, bytes] = {}
+        self._waiters = 0
+        self.changed = asyncio.Event()  # For the two loops that follow deadlines and HTTP checks.
+        self.checks_changed = asyncio.Event()
+
+    def application(self) -> web.Application:
+        """Build the aiohttp application."""
+        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_guard])
+        app.router.add_get("/v1/health/service/{name}", self._health)
+        app.router.add_get("/v1/agent/services", self._services)
+        app.router.add_get("/v1/status/leader", _leader)
+        app.router.add_put("/v1/agent/service/register", self._register)
+        app.router.add_put("/v1/agent/service/deregister/{service_id}", self._deregister)
+        app.router.add_put("/v1/agent/check/{verb:pass|warn|fail}/{check_id}", self._beat)
+        return app
+
+    async def expire_forever(self) -> None:
+        """Let TTLs lapse and the reaper reap, each at its time."""
+        while True:
+            self._wake(self._catalog.expire(_now_s()))
+            self.changed.clear()
+            next_s = self._catalog.next_expiry_s()
+            delay_s = _IDLE_MAX_S if next_s is None else max(0.0, next_s - _now_s())
+            try:
+                async with asyncio.timeout(delay_s):
+                    await self.changed.wait()
+            except TimeoutError:
+                pass
+
+    def probed(self, check_id: str, status: str, output: str) -> None:
+        """Take the result of one HTTP check."""
+        self._wake(self._catalog.probed(check_id, status, output, _now_s()))
+
+    async def _health(self, request: web.Request) -> web.Response:
+        query = request.query
+        unknown = sorted(set(query) - _READ_PARAMETERS)
+        if unknown:
+            raise Refused(400, f"Unknown parameter {unknown[0][:40]!r}")
+        name = request.match_info["name"]
+        index_text = query.get("index", "0")
+        if not re.fullmatch(rf"[0-9]{{1,{_INDEX_DIGITS_MAX}}}", index_text):
+            raise Refused(400, "Invalid index")
+        index = int(index_text)
+        if index:
+            wait_s = min(WAIT_MAX_S, parse_duration_s(query["wait"])) if "wait" in query else WAIT_DEFAULT_S
+            await self._wait_beyond(name, index, wait_s * (1.0 + random.random() / 16.0))  # noqa: S311 - jitter
+        if "passing" in query:
+            body = orjson.dumps(self._catalog.health_rows(name, passing_only=True))
+        else:
+            body = self._body(name)
+        return _json(body, index=self._catalog.index_of(name))
+
+    async def _wait_beyond(self, name: str, index: int, wait_s: float) -> None:
+        """Wait until the name's index is beyond `index` or the time is over."""
+        # An index of an earlier server is answered at once, so that its owner sees the lower one and starts again.
+        if self._catalog.index_of(name) > index or self._catalog.never_gave(index):
+            return
+        if self._waiters >= WAITERS_MAX:
+            raise Refused(429, "too many waiting queries")
+        self._waiters += 1
+        try:
+            async with asyncio.timeout(wait_s):
+                while self._catalog.index_of(name) <= index:
+                    await self._bells.setdefault(name, asyncio.Event()).wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiters -= 1
+
+    def _body(self, name: str) -> bytes:
+        """The answer for a name, kept until it changes: many watchers wake at once and get the same bytes."""
+        body = self._bodies.get(name)
+        if body is None:
+            body = orjson.dumps(self._catalog.health_rows(name))
+            if self._catalog.knows(name):  # Names that nobody ever registered are not remembered.
+                self._bodies[name] = body
+        return body
+
+    async def _services(self, _request: web.Request) -> web.Response:
+        return _json(orjson.dumps(self._catalog.agent_services()))
+
+    async def _register(self, request: web.Request) -> web.Response:
+        try:
+            body = orjson.loads(await request.read())
+        except orjson.JSONDecodeError as exc:
+            raise Refused(400, f"Request decode failed: {exc}") from exc
+        self._wake(self._catalog.register(parse_definition(body), _now_s()))
+        self.changed.set()
+        self.checks_changed.set()
+        return web.Response()
+
+    async def _deregister(self, request: web.Request) -> web.Response:
+        self._wake(self._catalog.deregister(request.match_info["service_id"]))
+        self.checks_changed.set()
+        return web.Response()
+
+    async def _beat(self, request: web.Request) -> web.Response:
+        status = _VERBS[request.match_info["verb"]]
+        note = request.query.get("note", "")[:512]
+        self._wake(self._catalog.beat(request.match_info["check_id"], status, note, _now_s()))
+        return web.Response()
+
+    def _wake(self, names: frozenset[str]) -> None:
+        """Wake every reader of the names; the next one to wait gets a new bell."""
+        for name in names:
+            self._bodies.pop(name, None)
+            bell = self._bells.pop(name, None)
+            if bell is not None:
+                bell.set()
+        if names:
+            self.changed.set()
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Refuse foreign Host names, turn refusals into Consul's answers, and mark every answer as ours."""
+    # A web page whose name was rebound to 127.0.0.1 could register services here; its Host names the page.
+    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+    response: web.StreamResponse
+    if not is_loopback_host(host):
+        response = web.Response(status=403, text="Permission denied: this catalog is for one machine only")
+    else:
+        try:
+            response = await handler(request)
+        except Refused as exc:
+            response = web.Response(status=exc.status, text=str(exc))
+        except web.HTTPException as exc:
+            response = web.Response(status=exc.status, text=exc.reason, headers={"Allow": exc.headers.get("Allow", "")})
+    response.headers[MARK_HEADER] = MARK
+    return response
+
+
+async def _leader(_request: web.Request) -> web.Response:
+    return _json(b'"127.0.0.1:8300"')
+
+
+def _json(body: bytes, *, index: int | None = None) -> web.Response:
+    headers = {} if index is None else {"X-Consul-Index": str(index)}
+    return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

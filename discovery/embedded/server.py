@@ -1,0 +1,259 @@
+"""The one-machine catalog: the first process to get the port serves it, all others are its clients.
+
+Opened by the wiring of `agent` when no Consul is configured and none answers. Speaks Consul's HTTP API, so that the
+ordinary session works on top. Theory of operation:
+
+    nobody holds the port   -> listen on it (the kernel lets exactly one win) and serve an empty catalog
+    another one holds it    -> keep an idle connection to it; its end means that the other one is gone: race for it
+
+The one rule: loopback only. What the death of a server loses is healed by the rules that heal a restarted Consul: the
+watch reads anew and holds removals, the registration notices that it was forgotten and is made again.
+"""
+
+import asyncio
+import errno
+import logging
+import random
+import socket
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+
+import aiohttp
+from aiohttp import web
+
+from discovery.consul.environment import ConsulSettings, is_loopback_host
+from discovery.embedded.catalog import LocalCatalog, first_index_at
+from discovery.embedded.definition import CheckSpec
+from discovery.embedded.http import MARK, MARK_HEADER, CatalogServer
+from discovery.model import SettingsRefused
+
+
+async def probe_forever(catalog: LocalCatalog, server: CatalogServer) -> None:
+    """Keep one probe running for every HTTP check that is registered; until cancelled."""
+    session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+    async with session, asyncio.TaskGroup() as group:
+        running: dict[CheckSpec, asyncio.Task[None]] = {}
+        while True:
+            server.checks_changed.clear()
+            wanted = frozenset(catalog.http_checks().values())
+            for check in running.keys() - wanted:
+                running.pop(check).cancel()
+            for check in wanted - running.keys():
+                running[check] = group.create_task(
+                    _probe(session, check, server), name=f"embedded check {check.check_id}"
+                )
+            await server.checks_changed.wait()
+
+
+async def _probe(session: aiohttp.ClientSession, check: CheckSpec, server: CatalogServer) -> None:
+    while True:
+        status, output = await _look(session, check)
+        server.probed(check.check_id, status, output)
+        await asyncio.sleep(check.interval_s)
+
+
+async def _look(session: aiohttp.ClientSession, check: CheckSpec) -> tuple[str, str]:
+    assert check.http_url is not None
+    timeout = aiohttp.ClientTimeout(total=check.timeout_s)
+    try:
+        async with session.get(check.http_url, allow_redirects=False, timeout=timeout) as answer:
+            code = answer.status
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+        return "critical", type(exc).__name__
+    if 200 <= code < 300:  # noqa: PLR2004 - the 2xx range
+        return "passing", f"HTTP GET: {code}"
+    return ("warning" if code == 429 else "critical"), f"HTTP GET: {code}"  # noqa: PLR2004 - too many requests
+
+
+log = logging.getLogger(__name__)
+
+JOIN_TIMEOUT_S = 3.0  # How long whoever holds the port may take to show that it is one of us.
+ANSWER_TIMEOUT_S = 1.0  # One question; all of its work is a header from memory.
+RACE_JITTER_S = 0.05  # Spreads the bids of those who saw the server go; all of them are microseconds of work.
+_BACKLOG = 1024
+_RETRY_S = 0.1
+_FAILURE_PAUSE_S = 1.0
+_SHUTDOWN_TIMEOUT_S = 0.05  # Waiting queries are cut; their clients treat that as a restart.
+
+
+class _Holder(Enum):
+    """Who holds the port, as far as can be told."""
+
+    OURS = "ours"
+    FOREIGN = "foreign"
+    SILENT = "silent"
+
+
+@dataclass(slots=True)
+class _Role:
+    serving: bool = False
+
+
+@dataclass(frozen=True)
+class EmbeddedSettings(ConsulSettings):
+    """Settings of the embedded catalog, for `open_session`; they also tell who serves it at the moment."""
+
+    role: _Role = field(default_factory=_Role, repr=False, compare=False)
+
+    @property
+    def serving(self) -> bool:
+        """Whether this very process serves the catalog now."""
+        return self.role.serving
+
+
+@asynccontextmanager
+async def embedded_catalog(
+    port: int, *, host: str = "127.0.0.1", join_timeout_s: float = JOIN_TIMEOUT_S
+) -> AsyncGenerator[EmbeddedSettings, None]:
+    """Serve or join the embedded catalog on a loopback port for as long as the context is open.
+
+    Raises:
+        SettingsRefused: the address is not loopback, or the port is held by another program.
+    """
+    if not is_loopback_host(host):
+        raise SettingsRefused(f"the embedded catalog is for one machine only and refuses {host}: use 127.0.0.1")
+    netloc = f"[{host}]" if ":" in host else host
+    settings = EmbeddedSettings(url=f"http://{netloc}:{port}")
+    listener = await _listen_or_join(host, port, settings.url, join_timeout_s)
+    failure: Exception | None = None
+    async with asyncio.TaskGroup() as group:
+        ready = asyncio.Event()
+        keeper = group.create_task(
+            _keep_place(host, port, listener, settings.role, ready), name=f"embedded catalog {port}"
+        )
+        try:
+            await ready.wait()
+            yield settings
+        except Exception as exc:  # noqa: BLE001 - raised again below, outside of the group, which would wrap it
+            failure = exc
+        finally:
+            keeper.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _listen_or_join(host: str, port: int, url: str, timeout_s: float) -> socket.socket | None:
+    """Become the server (a listening socket) or leave that to whoever holds the port (None).
+
+    Silence is no answer of another program: a catalog that was stopped is away, and comes back or ends.
+    """
+    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        listener = try_listen(host, port)
+        if listener is not None:
+            return listener
+        holder = await _who_answers(url, min(timeout_s, ANSWER_TIMEOUT_S))
+        if holder is _Holder.OURS:
+            return None
+        if asyncio.get_running_loop().time() > deadline_s:
+            break
+        await asyncio.sleep(_RETRY_S)
+    if holder is _Holder.SILENT:
+        log.warning("embedded catalog: whoever serves it does not answer, waiting for it", extra={"port": port})
+        return None
+    raise SettingsRefused(
+        f"port {port} of {host} is held by a program that is no embedded catalog: "
+        "set MESH_EMBEDDED_PORT to a free port, the same one on every node of this machine"
+    )
+
+
+async def _keep_place(host: str, port: int, listener: socket.socket | None, role: _Role, ready: asyncio.Event) -> None:
+    """Serve while we hold the port, wait for our chance while another one does; until cancelled."""
+    while True:
+        try:
+            if listener is None:
+                log.info("embedded catalog: joined, for one machine only", extra={"port": port})
+                ready.set()
+                listener = await _until_ours(host, port)
+            await _serve(listener, role, ready)
+        except Exception:
+            log.exception("the embedded catalog failed and is tried anew")
+            ready.set()
+            await asyncio.sleep(_FAILURE_PAUSE_S)
+        listener = None
+
+
+async def _serve(listener: socket.socket, role: _Role, ready: asyncio.Event) -> None:
+    """Serve a new, empty catalog on the socket; until cancelled."""
+    catalog = LocalCatalog(socket.gethostname(), first_index=first_index_at(time.time()))
+    server = CatalogServer(catalog)
+    runner = web.AppRunner(
+        server.application(),
+        access_log=None,
+        handler_cancellation=True,  # A client that is gone waits for nothing.
+        shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+    )
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        role.serving = True
+        log.info("embedded catalog: serving, for one machine only", extra={"port": listener.getsockname()[1]})
+        ready.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.expire_forever(), name="embedded expiry")
+            group.create_task(probe_forever(catalog, server), name="embedded checks")
+    finally:
+        role.serving = False
+        await runner.cleanup()
+        listener.close()
+
+
+def try_listen(host: str, port: int) -> socket.socket | None:
+    """Listen on the address; None when another socket does.
+
+    SO_REUSEADDR lets us take over from a dead process at once; of several listeners the kernel still allows only one.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as exc:
+        listener.close()
+        if exc.errno == errno.EADDRINUSE:
+            return None
+        raise SettingsRefused(f"the embedded catalog cannot listen on {host}:{port}: {exc.strerror}") from exc
+    except OverflowError as exc:
+        listener.close()
+        raise SettingsRefused(f"{port} is no port: set MESH_EMBEDDED_PORT to a number from 1 to 65535") from exc
+    return listener
+
+
+async def _until_ours(host: str, port: int) -> socket.socket:
+    """Wait until the serving process is gone and we have won the race for its place."""
+    while True:
+        await _until_gone(host, port)
+        await asyncio.sleep(RACE_JITTER_S * random.random())  # noqa: S311 - jitter
+        listener = try_listen(host, port)
+        if listener is not None:
+            return listener
+        await asyncio.sleep(_RETRY_S)
+
+
+async def _until_gone(host: str, port: int) -> None:
+    """Return when nobody serves on the port; at once when that is so already."""
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            await reader.read(1)  # The server says nothing unasked: this ends when it does.
+        finally:
+            writer.close()
+    except OSError:
+        return
+
+
+async def _who_answers(url: str, timeout_s: float) -> _Holder:
+    """Ask whoever listens there what it is."""
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/v1/status/leader") as answer:
+            return _Holder.OURS if answer.headers.get(MARK_HEADER) == MARK else _Holder.FOREIGN
+    except TimeoutError:  # Ahead of the others: aiohttp's own time-outs are errors of its client too.
+        return _Holder.SILENT
+    except (aiohttp.ClientError, OSError):
+        return _Holder.FOREIGN

@@ -1,0 +1,153 @@
+"""The HTTP doors when what is behind the URL becomes another, and with servers that keep sessions or ask."""
+
+import asyncio
+from collections.abc import Callable
+
+import orjson
+import pytest
+
+from agent.client.connect import Door, ListenNotSupported, open_door
+from agent.errors import (
+    CallNotSent,
+    Unreachable,
+)
+from agent.model import MESH_EXTENSION, Era, HttpTarget, Json
+from tests.integration.servers.client_scripts import CALL, legacy, modern, open_and_call
+from tests.integration.servers.hosting import (
+    Seen,
+    http,
+    initialized,
+    rpc_error,
+    rpc_result,
+    scripted,
+)
+
+
+async def test_a_modern_server_replaced_by_a_legacy_one_makes_the_door_lost() -> None:
+    async def older(request: Seen) -> tuple[bytes | None, bool]:
+        return rpc_error(request, 200, -32601, "Method not found"), True
+
+    answer = modern(lambda request: rpc_result(request, {}))
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+        script.answer = older
+        with pytest.raises(Unreachable, match="no longer speaks 2026-07-28"):
+            await door.probe(5)
+        assert door.lost.is_set()
+        assert door.lost_reason
+
+
+async def test_another_node_behind_the_same_url_makes_the_door_lost() -> None:
+    node_id = "one"
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        card = {"node_id": node_id, "name": "n"}
+        capabilities = {"extensions": {MESH_EXTENSION: card}}
+        return rpc_result(request, {"supportedVersions": ["2026-07-28"], "capabilities": capabilities}), True
+
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+        assert door.hello.mesh == {"node_id": "one", "name": "n"}
+        await door.probe(5)
+        node_id = "two"
+        with pytest.raises(Unreachable, match="another node"):
+            await door.probe(5)
+        assert door.lost.is_set()
+
+
+async def test_a_stream_of_list_changes_ends_when_its_session_is_opened_anew() -> None:
+    sessions = 0
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        nonlocal sessions
+        if request.method == "GET":
+            return b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n", True
+        match request.body.get("method"):
+            case "initialize":
+                sessions += 1
+                return initialized(request, Mcp_Session_Id=f"s{sessions}"), True
+            case "server/discover":
+                return http(404), True
+            case "tools/call" if request.headers["mcp-session-id"] == "s1":
+                return http(404), True
+            case "tools/call":
+                return rpc_result(request, {"ok": True}), True
+        return http(202), True
+
+    changes: asyncio.Queue[str] = asyncio.Queue()
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door, asyncio.timeout(20):
+        async with asyncio.TaskGroup() as group:
+            listener = group.create_task(_listen_failure(door, changes.put_nowait), name="listen")
+            assert await changes.get() == "listening"
+            assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+        assert isinstance(listener.result(), Unreachable)
+
+
+async def _listen_failure(door: Door, on_change: Callable[[str], None]) -> Exception:
+    try:
+        await door.listen(on_change)
+    except Unreachable as exc:
+        return exc
+    raise AssertionError("unreachable")
+
+
+async def test_a_legacy_server_without_session_ids_works_too() -> None:
+    async with scripted(legacy(lambda request: rpc_result(request, {"ok": True}))) as script:
+        async with open_door(HttpTarget(script.url)) as door:
+            assert door.hello.era is Era.LEGACY
+            assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+            with pytest.raises(ListenNotSupported):
+                await door.listen(lambda _: None)
+        assert "mcp-session-id" not in script.seen[-1].headers
+        assert script.seen[-1].method == "GET"
+
+
+async def test_a_session_refused_by_a_400_that_names_it_is_opened_anew() -> None:
+    sessions = 0
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        nonlocal sessions
+        match request.body.get("method"):
+            case "server/discover":
+                return http(405), True
+            case "initialize":
+                sessions += 1
+                return initialized(request, Mcp_Session_Id=f"s{sessions}"), True
+            case "tools/call" if request.headers["mcp-session-id"] == "s1":
+                refusal = {"code": -32000, "message": "Bad Request: No valid session ID provided"}
+                return http(400, orjson.dumps({"jsonrpc": "2.0", "id": None, "error": refusal})), True
+            case "tools/call":
+                return rpc_result(request, {"session": request.headers["mcp-session-id"]}), True
+        return http(202), True
+
+    async with scripted(answer) as script:
+        assert await open_and_call(script) == {"session": "s2"}
+
+
+async def test_a_session_that_is_refused_for_good_makes_the_door_lost_and_the_call_not_sent() -> None:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "initialize" if len(script.seen) < 4:
+                return initialized(request, Mcp_Session_Id="s"), True
+            case "notifications/initialized":
+                return http(202), True
+        return http(404), True
+
+    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+        with pytest.raises(CallNotSent, match="forgot our session"):
+            await door.request("tools/call", CALL, timeout_s=10)
+        assert door.lost.is_set()
+
+
+async def test_a_legacy_servers_own_requests_are_answered_without_any_feature() -> None:
+    def ask_first(request: Seen) -> bytes:
+        messages: list[Json] = [
+            {"jsonrpc": "2.0", "id": "p", "method": "ping"},
+            {"jsonrpc": "2.0", "id": "s", "method": "sampling/createMessage", "params": {}},
+            {"jsonrpc": "2.0", "id": request.body["id"], "result": {"ok": True}},
+        ]
+        return http(200, b"".join(b"data: " + orjson.dumps(m) + b"\n\n" for m in messages), kind="text/event-stream")
+
+    async with scripted(legacy(ask_first, Mcp_Session_Id="s")) as script:
+        assert await open_and_call(script) == {"ok": True}
+        replies = {one.body["id"]: one.body for one in script.seen if "method" not in one.body and one.body}
+    assert replies["p"]["result"] == {}
+    assert replies["s"]["error"]["code"] == -32601

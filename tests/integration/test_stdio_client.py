@@ -1,0 +1,414 @@
+"""The stdio door against a real FastMCP child and against scripted ones: calls, eras, deaths, what is left after."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.client.connect import Door, ListenNotSupported, open_door
+from agent.client.legacy_tasks import TaskDoor
+from agent.client.stdio import process as stdio_child
+from agent.client.stdio.client import StdioDoor
+from agent.client.stdio.process import child_environment
+from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError, Unreachable
+from agent.model import Era, Json, StdioTarget
+
+SERVERS = Path(__file__).parent / "servers"
+
+
+def scripted(*flags: str) -> StdioTarget:
+    return StdioTarget(sys.executable, (str(SERVERS / "scripted_stdio.py"), *flags))
+
+
+def call(tool: str, **arguments: object) -> Json:
+    return {"name": tool, "arguments": arguments}
+
+
+def pipes_of(door: Door) -> StdioDoor:
+    """The door to the child itself."""
+    inner = door._door if isinstance(door, TaskDoor) else door
+    assert isinstance(inner, StdioDoor)
+    return inner
+
+
+def child_of(door: Door) -> int:
+    pid = pipes_of(door).child.pid
+    assert pid is not None
+    return pid
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+async def test_a_real_fastmcp_child_speaks_the_modern_era_and_sees_no_secret_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
+    target = StdioTarget(
+        sys.executable, (str(SERVERS / "fastmcp_server.py"), "listen"), env=(("OWN_KEY", "mine"),), cwd=str(Path.cwd())
+    )
+    changes: asyncio.Queue[str] = asyncio.Queue()
+    seen: list[float] = []
+
+    async def on_notification(_: str, params: Json) -> None:
+        assert params["progressToken"] == "tok"
+        seen.append(params["progress"])
+
+    async with open_door(target) as door:
+        assert door.hello.era is Era.MODERN
+        assert door.hello.server_info["name"] == "fixture"
+        await door.probe(10)
+        for name, value in (("DATABASE_PASSWORD", "(absent)"), ("OWN_KEY", "mine"), ("PATH", os.environ["PATH"])):
+            result = await door.request("tools/call", call("environment", name=name), timeout_s=10)
+            assert result["content"][0]["text"] == value
+        params = {**call("count", to=20), "_meta": {"progressToken": "tok"}}
+        await door.request("tools/call", params, timeout_s=10, on_notification=on_notification)
+        assert seen == list(range(20))
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            listener = group.create_task(door.listen(changes.put_nowait), name="listen")
+            assert await changes.get() == "listening"
+            await door.request("tools/call", call("announce"), timeout_s=10)
+            assert await changes.get() == "tools"
+            listener.cancel()
+
+
+@pytest.mark.parametrize(
+    ("flags", "era"),
+    [
+        (("modern",), Era.MODERN),
+        ((), Era.LEGACY),
+        (("silent",), Era.LEGACY),
+        (("dies",), Era.LEGACY),
+        (("late",), Era.MODERN),
+        (("junk",), Era.LEGACY),
+        (("junk", "modern"), Era.MODERN),
+    ],
+)
+async def test_the_era_is_found_out_whatever_the_child_makes_of_the_probe(flags: tuple[str, ...], era: Era) -> None:
+    async with open_door(scripted(*flags), connect_timeout_s=0.5) as door:
+        assert door.hello.era is era
+        result = await door.request("tools/call", call("echo", x=1), timeout_s=10)
+        assert result["params"]["arguments"] == {"x": 1}
+        await door.probe(10)
+
+
+async def test_lines_that_are_no_messages_are_counted_and_harm_nobody() -> None:
+    async with open_door(scripted("junk", "modern")) as door:
+        pipes = pipes_of(door)
+        before = pipes.junk_lines
+        await door.request("tools/call", call("echo"), timeout_s=10)
+        assert pipes.junk_lines == before + 3
+
+
+@pytest.mark.parametrize("tool", ["nan", "deep"])
+async def test_an_answer_that_is_no_json_ends_its_call_and_no_other(tool: str) -> None:
+    async with open_door(scripted("modern")) as door, asyncio.timeout(10), asyncio.TaskGroup() as group:
+        held = group.create_task(door.request("tools/call", call("hold"), timeout_s=60), name="hold")
+        with pytest.raises(ProtocolBroken, match="not JSON"):
+            await door.request("tools/call", call(tool), timeout_s=60)
+        await door.request("tools/call", call("release"), timeout_s=60)
+        await held
+
+
+async def test_messages_with_odd_ids_and_methods_are_junk_and_what_came_with_them_is_served() -> None:
+    async with open_door(scripted("modern")) as door:
+        pipes = pipes_of(door)
+        before = pipes.junk_lines
+        assert (await door.request("tools/call", call("odd"), timeout_s=10))["done"] is True
+        assert pipes.junk_lines == before + 5
+
+
+async def test_answers_in_any_order_find_their_callers() -> None:
+    async with open_door(scripted()) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(door.request("tools/call", call("hold"), timeout_s=15), name=f"held {n}")
+            for n in range(50)
+        ]
+        last = group.create_task(door.request("tools/call", call("release"), timeout_s=15), name="release")
+        await last
+        ids = [(await task)["id"] for task in tasks]
+        assert ids == sorted(ids)
+        assert len(set(ids)) == 50
+
+
+async def test_equal_progress_tokens_of_two_callers_do_not_mix() -> None:
+    async def progress_of(door: Door, to: int) -> list[int]:
+        seen: list[int] = []
+
+        async def on_notification(_: str, params: Json) -> None:
+            assert params["progressToken"] == "t"
+            seen.append(params["progress"])
+
+        params = {**call("progress", to=to), "_meta": {"progressToken": "t"}}
+        await door.request("tools/call", params, timeout_s=10, on_notification=on_notification)
+        return seen
+
+    async with open_door(scripted()) as door, asyncio.TaskGroup() as group:
+        one = group.create_task(progress_of(door, 5), name="five")
+        other = group.create_task(progress_of(door, 9), name="nine")
+    assert (one.result(), other.result()) == (list(range(5)), list(range(9)))
+
+
+async def test_progress_that_nobody_takes_is_dropped_at_the_limit_and_the_result_still_comes() -> None:
+    started, released = asyncio.Event(), asyncio.Event()
+    taken: list[int] = []
+
+    async def on_notification(_: str, params: Json) -> None:
+        taken.append(params["progress"])
+        started.set()
+        await released.wait()
+
+    async with open_door(scripted()) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        pipes = pipes_of(door)
+        params = {**call("progress", to=1000), "_meta": {"progressToken": "t"}}
+        slow = group.create_task(
+            door.request("tools/call", params, timeout_s=15, on_notification=on_notification), name="slow"
+        )
+        await started.wait()
+        # Answered after the thousand, by the same child: others do not wait for the slow caller.
+        await door.request("tools/call", call("echo"), timeout_s=10)
+        released.set()
+        assert (await slow)["done"] is True
+        assert pipes.dropped_notifications == 1000 - len(taken)
+        assert 256 <= len(taken) <= 258
+
+
+async def test_a_big_result_and_big_params_go_through() -> None:
+    async with open_door(scripted()) as door:
+        result = await door.request("tools/call", call("big", size=8_000_000), timeout_s=30)
+        assert len(result["text"]) == 8_000_000
+        result = await door.request("tools/call", call("echo", text="y" * 3_000_000), timeout_s=30)
+        assert result["params"]["arguments"]["text"] == "y" * 3_000_000
+
+
+async def test_a_cancelled_and_a_timed_out_call_are_cancelled_in_the_child() -> None:
+    async with open_door(scripted()) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        task = group.create_task(door.request("tools/call", call("hold"), timeout_s=15), name="held")
+        await door.request("tools/call", call("echo"), timeout_s=10)
+        task.cancel()
+        with pytest.raises(CallTimedOut):
+            await door.request("tools/call", call("hold"), timeout_s=0.1)
+        result = await door.request("tools/call", call("cancelled"), timeout_s=10)
+        assert len(result["ids"]) == 2
+
+
+async def test_the_childs_own_requests_are_answered_without_any_feature() -> None:
+    async with open_door(scripted()) as door:
+        await door.request("tools/call", call("ask"), timeout_s=10)
+        answers = (await door.request("tools/call", call("answers"), timeout_s=10))["answers"]
+    assert answers[0] == {"jsonrpc": "2.0", "id": "a", "result": {}}
+    assert answers[1]["id"] == "b"
+    assert answers[1]["error"]["code"] == -32601
+
+
+async def test_a_legacy_childs_list_changes_reach_whoever_listens() -> None:
+    changes: list[str] = []
+    async with open_door(scripted()) as door, asyncio.TaskGroup() as group:
+        listening = asyncio.Event()
+
+        def on_change(kind: str) -> None:
+            changes.append(kind)
+            listening.set()
+
+        listener = group.create_task(door.listen(on_change), name="listen")
+        await listening.wait()
+        await door.request("tools/call", call("changed"), timeout_s=10)
+        listener.cancel()
+    assert changes == ["listening", "prompts", "resources", "tools"]
+
+
+async def test_a_modern_child_is_asked_for_a_subscription_and_told_when_nobody_listens_any_more() -> None:
+    changes: asyncio.Queue[str] = asyncio.Queue()
+    async with open_door(scripted("modern")) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        listener = group.create_task(door.listen(changes.put_nowait), name="listen")
+        assert [await changes.get(), await changes.get()] == ["listening", "tools"]
+        listener.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listener
+        assert len((await door.request("tools/call", call("cancelled"), timeout_s=10))["ids"]) == 1
+
+
+async def test_a_modern_child_without_subscriptions_says_so() -> None:
+    async with open_door(scripted("late"), connect_timeout_s=0.2) as door:
+        assert door.hello.era is Era.MODERN
+        with pytest.raises(ListenNotSupported):
+            await door.listen(lambda _: None)
+
+
+@pytest.mark.parametrize(("tool", "how"), [("exit", "exited with code 7"), ("kill", "was ended by SIGKILL")])
+async def test_a_childs_death_fails_every_call_in_flight_and_tells_its_last_words(tool: str, how: str) -> None:
+    async with open_door(scripted(), label="cheese shop") as door, asyncio.timeout(20):
+        async with asyncio.TaskGroup() as group:
+            held = group.create_task(_failure(door, "hold"), name="held")
+            fatal = group.create_task(_failure(door, tool), name="fatal")
+            listener = group.create_task(_listen_failure(door), name="listen")
+        assert all(isinstance(one.result(), CallOutcomeUnknown) for one in (held, fatal))
+        assert how in str(fatal.result())
+        assert str(fatal.result()).startswith("cheese shop ")
+        if tool == "exit":
+            assert str(fatal.result()).endswith("its last words: out of cheese")
+        assert isinstance(listener.result(), Unreachable)
+        assert door.lost.is_set()
+        assert how in door.lost_reason
+        with pytest.raises(CallNotSent, match=how):
+            await door.request("tools/call", call("echo"), timeout_s=5)
+        with pytest.raises(Unreachable):
+            await door.probe(5)
+
+
+async def _failure(door: Door, tool: str) -> Exception:
+    try:
+        await door.request("tools/call", call(tool), timeout_s=15)
+    except CallOutcomeUnknown as exc:
+        return exc
+    raise AssertionError("the call should have failed")
+
+
+async def _listen_failure(door: Door) -> Exception:
+    try:
+        await door.listen(lambda _: None)
+    except Unreachable as exc:
+        return exc
+    raise AssertionError("unreachable")
+
+
+async def test_an_endless_line_ends_the_child() -> None:
+    async with open_door(scripted()) as door:
+        with pytest.raises(CallOutcomeUnknown, match="larger than"):
+            await door.request("tools/call", call("endless"), timeout_s=30)
+        async with asyncio.timeout(10):
+            await door.lost.wait()
+
+
+async def test_a_child_that_does_not_read_times_out_as_not_sent_once_the_pipe_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stdio_child, "STOP_STEP_S", 0.2)
+    async with open_door(scripted("stubborn")) as door:
+        await door.request("tools/call", call("deaf"), timeout_s=10)
+        with pytest.raises(CallTimedOut):
+            await door.request("tools/call", call("echo", text="z" * 1_000_000), timeout_s=0.3)
+        with pytest.raises(CallNotSent, match="does not read its input"):
+            await door.request("tools/call", call("echo"), timeout_s=0.3)
+
+
+@pytest.mark.parametrize(
+    ("target", "fix"),
+    [
+        (StdioTarget("no-such-command-anywhere"), "install it or give its full path"),
+        (StdioTarget(sys.executable, cwd="/no/such/folder"), "create it or change cwd"),
+        (StdioTarget(str(SERVERS / "__init__.py")), "chmod"),
+        (StdioTarget("nul\0byte"), "cannot be started"),
+    ],
+)
+async def test_a_command_that_cannot_be_started_says_what_to_do(target: StdioTarget, fix: str) -> None:
+    with pytest.raises(Unreachable, match=fix):
+        async with open_door(target):
+            pass
+
+
+async def test_a_child_that_crashes_at_its_start_is_unreachable_with_its_last_words() -> None:
+    with pytest.raises(Unreachable, match=r"exited with code 1; its last words: cannot find my configuration"):
+        async with open_door(scripted("crash")):
+            pass
+
+
+async def test_a_child_that_never_answers_is_given_up_after_the_start_timeout() -> None:
+    with pytest.raises(Unreachable, match=r"did not answer within 0\.6 s"):
+        async with open_door(scripted("mute"), connect_timeout_s=0.2, start_timeout_s=0.6):
+            pass
+
+
+async def test_leaving_ends_the_child_and_everything_it_started() -> None:
+    async with open_door(scripted()) as door:
+        pid = child_of(door)
+        stray = (await door.request("tools/call", call("stray"), timeout_s=10))["pid"]
+        assert is_alive(pid)
+        assert is_alive(stray)
+        assert os.getpgid(pid) == pid
+    assert not is_alive(pid)
+    await _until_dead(stray)
+
+
+async def test_a_child_that_ignores_every_request_to_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stdio_child, "STOP_STEP_S", 0.2)
+    async with open_door(scripted("stubborn")) as door:
+        pid = child_of(door)
+    assert not is_alive(pid)
+
+
+async def test_a_child_that_is_stopped_by_a_signal_is_killed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stdio_child, "STOP_STEP_S", 0.2)
+    async with open_door(scripted()) as door:
+        pid = child_of(door)
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(Unreachable):
+            await door.probe(0.2)
+    assert not is_alive(pid)
+
+
+@pytest.mark.parametrize("flag", ["mute", "silent"])
+async def test_opening_that_is_cancelled_midway_leaves_no_child(flag: str) -> None:
+    async def opening() -> None:
+        async with open_door(scripted(flag)):
+            raise AssertionError("it should not have opened")
+
+    before = _children()  # Other tests of the run may own processes for as long as it lasts.
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        task = group.create_task(opening(), name="opening")
+        while not _children() - before:
+            await asyncio.wait((task,), timeout=0.01)
+        task.cancel()
+    assert task.cancelled()
+    assert not _children() - before
+
+
+def _children() -> set[str]:
+    return {pid for listing in Path("/proc/self/task").glob("*/children") for pid in listing.read_text().split()}
+
+
+async def test_calls_in_flight_fail_when_the_door_is_left() -> None:
+    async with asyncio.TaskGroup() as group, open_door(scripted()) as door:
+        held = group.create_task(_failure(door, "hold"), name="held")
+        await door.request("tools/call", call("echo"), timeout_s=10)
+    assert isinstance(held.result(), CallOutcomeUnknown)
+
+
+async def test_an_unknown_method_is_the_childs_own_error() -> None:
+    async with open_door(scripted()) as door:
+        with pytest.raises(RpcError, match="error -32601"):
+            await door.request("no/such", timeout_s=10)
+
+
+def test_the_childs_environment_is_a_short_list_and_its_own_settings_win() -> None:
+    ours = {
+        "PATH": "/bin",
+        "HOME": "/root",
+        "LC_ALL": "C",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "MESH_TOKEN": "t",
+        "LANG": "x",
+    }
+    target = StdioTarget("x", env=(("HOME", "/else"), ("KEY", "k")))
+    assert child_environment(ours, target) == {
+        "PATH": "/bin",
+        "HOME": "/else",
+        "LC_ALL": "C",
+        "LANG": "x",
+        "KEY": "k",
+    }
+
+
+async def _until_dead(pid: int) -> None:
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with asyncio.timeout(5):
+        while is_alive(pid):
+            await asyncio.wait((never,), timeout=0.01)

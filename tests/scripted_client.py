@@ -1,0 +1,195 @@
+"""A door whose other side a test plays, and a link behind it; for the timing of links, in loop time.
+
+The doors of `agent.client.connect` are tested against real servers elsewhere; what a link makes of their outcomes is a
+matter of time and order, which no real server gives on command.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.client.event import Flag
+from agent.client.server_info import Hello, ListenNotSupported
+from agent.client.streaming import LargeResult
+from agent.errors import MeshError
+from agent.links.dial import OpenDoor
+from agent.links.follower import Watch
+from agent.links.link import Link, LinkHooks
+from agent.model import BackendSpec, Era, HttpTarget, Json, NodeIdentity, PeerSource, PeerSpec
+
+OWN = NodeIdentity("id-own", "own")
+PEER = PeerSpec("peer", HttpTarget("http://peer/mcp"), PeerSource.DISCOVERY)
+
+Listen = Callable[[Callable[[str], None]], Awaitable[None]]
+
+
+async def listens(on_change: Callable[[str], None]) -> None:
+    """A change stream that comes up at once and holds."""
+    on_change("listening")
+    await Flag().wait()
+
+
+async def cannot_listen(_on_change: Callable[[str], None]) -> None:
+    """What a server without change streams says."""
+    raise ListenNotSupported("no stream here")
+
+
+def no_failure() -> MeshError | None:
+    """The ordinary outcome of everything."""
+    return None
+
+
+@dataclass
+class OtherSide:
+    """What the other side does. Failures are made anew for each use; `list_time_s` is how long a listing takes."""
+
+    tools: list[Json] = field(default_factory=lambda: [{"name": "a", "inputSchema": {}}])
+    dial: Callable[[], BaseException | None] = no_failure
+    probe: Callable[[], BaseException | None] = no_failure
+    listing: Callable[[], BaseException | None] = no_failure
+    closing: Callable[[], BaseException | None] = no_failure
+    calling: Callable[[], BaseException | None] | None = None
+    listen: Listen = listens
+    list_time_s: float = 0.0
+    dial_time_s: float = 0.0
+    close_time_s: float = 0.0
+    identity: NodeIdentity | None = None
+    with_token: bool = False
+    calls: asyncio.Event = field(default_factory=asyncio.Event)
+    opened_at_s: list[float] = field(default_factory=list)
+    closed: int = 0
+    listings: list[float] = field(default_factory=list)
+    probes: list[float] = field(default_factory=list)
+    doors: list["ScriptedDoor"] = field(default_factory=list)
+
+    @contextlib.asynccontextmanager
+    async def opened(self, _spec: BackendSpec, _own: NodeIdentity) -> AsyncIterator[OpenDoor]:
+        """As `agent.links.dial.opened`."""
+        self.opened_at_s.append(now_s())
+        await asyncio.sleep(self.dial_time_s)
+        if (failure := self.dial()) is not None:
+            raise failure
+        door = ScriptedDoor(self)
+        self.doors.append(door)
+        try:
+            yield OpenDoor(door, self.identity, with_token=self.with_token)
+        finally:
+            self.closed += 1  # Begun, it ends even when it is cancelled.
+            await asyncio.sleep(self.close_time_s)
+            if (failure := self.closing()) is not None:
+                raise failure
+
+
+class ScriptedDoor:
+    """A `Door` over the script. A call is answered when the test sets `side.calls`, or fails."""
+
+    def __init__(self, side: OtherSide) -> None:
+        self._side = side
+        self.hello = Hello(Era.MODERN, "2026-07-28", {"tools": {}}, {"name": "script"}, None, None)
+        self.lost = Flag()
+        self.lost_reason = ""
+
+        self.tokens: list[str] = []
+
+    def use_token(self, token: str) -> None:
+        self.tokens.append(token)
+
+    def lose(self, reason: str) -> None:
+        self.lost_reason = reason
+        self.lost.set()
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,  # noqa: ARG002 - the protocol's signature
+        *,
+        timeout_s: float,  # noqa: ARG002 - the protocol's signature
+        headers: Mapping[str, str] | None = None,  # noqa: ARG002 - the protocol's signature
+        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,  # noqa: ARG002 - as above
+        affinity: str | None = None,  # noqa: ARG002 - as above
+        large: LargeResult | None = None,  # noqa: ARG002 - as above
+    ) -> Json:
+        if method != "tools/list":
+            if self._side.calling is not None and (failure := self._side.calling()) is not None:
+                raise failure
+            await self._side.calls.wait()
+            return {"answered": method}
+        self._side.listings.append(now_s())
+        await asyncio.sleep(self._side.list_time_s)
+        if (failure := self._side.listing()) is not None:
+            raise failure
+        return {"tools": list(self._side.tools)}
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        await self._side.listen(on_change)
+
+    async def probe(self, timeout_s: float) -> None:  # noqa: ARG002 - the protocol's signature
+        self._side.probes.append(now_s())
+        if (failure := self._side.probe()) is not None:
+            raise failure
+
+
+@dataclass
+class Told:
+    """What the hooks of a link were told."""
+
+    dials: list[str] = field(default_factory=list)
+    reconnected: int = 0
+    states: list[str] = field(default_factory=list)
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class Rig:
+    """A link that runs, and everything around it."""
+
+    link: Link
+    side: OtherSide
+    told: Told
+    task: asyncio.Task[None]
+
+    async def when(self, condition: Callable[[], bool], within_s: float = 3600.0) -> float:
+        """Wait in loop time until a change of the link makes `condition` true; returns the time then."""
+        async with asyncio.timeout(within_s):
+            while not condition():
+                self.told.stirred.clear()
+                await self.told.stirred.wait()
+        return now_s()
+
+    async def ready(self) -> float:
+        return await self.when(lambda: self.link.view.connected)
+
+    async def down(self) -> float:
+        return await self.when(lambda: not self.link.view.connected and bool(self.link.view.failure))
+
+
+@contextlib.asynccontextmanager
+async def running_link(
+    side: OtherSide, spec: BackendSpec = PEER, watch: Watch | None = None, **more: Any
+) -> AsyncIterator[Rig]:
+    """A link over the script; cancelled at the end, which must end it."""
+    told = Told()
+
+    def changed() -> None:
+        told.states.append(str(link.view.state))
+        told.stirred.set()
+
+    def reconnected(_: str) -> None:
+        told.reconnected += 1
+
+    hooks = LinkHooks(changed, told.dials.append, reconnected, (watch,) if watch is not None else ())
+    dials = asyncio.Semaphore(50)
+    link = Link(spec, dials, own=OWN, hooks=hooks, rng=random.Random(7), dial=side.opened, **more)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(link.run(), name="link")
+        try:
+            yield Rig(link, side, told, task)
+        finally:
+            task.cancel()
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()

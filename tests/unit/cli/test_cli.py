@@ -1,0 +1,188 @@
+"""The command line's words and exit codes, in this process, without a node."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import __version__
+from agent.cli.output import as_duration, print_table
+from agent.cli.parser import main, parse
+from agent.cli.tools import read_arguments
+from agent.config.table import SETTINGS
+
+
+def run(*argv: str) -> int:
+    """Run a command in this process; usage errors leave by SystemExit."""
+    try:
+        return main(argv)
+    except SystemExit as exc:
+        return int(str(exc.code))
+
+
+def test_version_is_printed_for_people_and_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("version") == 0
+    assert capsys.readouterr().out == f"mesh-agent {__version__}\n"
+    assert run("version", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, "version": __version__}
+
+
+@pytest.mark.parametrize("command", ["version", "status"])
+def test_quick_commands_import_neither_fastmcp_nor_the_node(command: str) -> None:
+    code = (
+        "import sys\nfrom agent.cli.parser import main\n"
+        f"try:\n    main([{command!r}])\nexcept SystemExit: pass\n"
+        "print([name for name in ('fastmcp', 'mcp', 'pydantic', 'agent.app.node') if name in sys.modules])"
+    )
+    environ = {"MESH_URL": f"http://127.0.0.1:{free_port()}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["run", "--nonsense"],
+        ["run", "--por", "1"],
+        ["peers"],
+        ["peers", "add", "only-a-name"],
+        ["peers", "add", "a", "http://h/mcp", "--auth-token", "visible-in-ps"],
+        ["tools", "call", "x", "--args", "{"],
+        ["tools", "call", "x", "--args", "[]"],
+        ["tools", "call", "x", "--args", "[" * 100_000],
+        ["tools", "call", "x", "deep=" + "[" * 100_000],
+        ["tools", "call", "x", "no-pair"],
+        ["tools", "call", "x", "--timeout", "1", "no-pair"],
+        ["tools", "call", "x", "a=1", "--nonsense", "b=2"],
+        ["version", "--json", "a=1"],
+        ["status", "--url", "ftp://x"],
+        ["status", "--token", "a", "--token-file", "b"],
+    ],
+)
+def test_usage_error_is_exit_code_one_with_a_line_on_stderr(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv) == 1
+    assert "mesh-agent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("argv", "named"), [([], "status"), (["peers"], "add")])
+def test_whoever_names_no_command_is_told_which_there_are(
+    argv: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv) == 1
+    assert f"\n    {named} " in capsys.readouterr().err
+
+
+def test_the_version_may_be_asked_for_as_a_flag_or_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == run("version") == 0
+    assert capsys.readouterr().out == f"mesh-agent {__version__}\n" * 2
+
+
+def test_secrets_cannot_be_given_as_flags_of_run() -> None:
+    assert [setting.name for setting in SETTINGS if not setting.flag] == ["token", "peer_token"]
+    assert run("run", "--token", "x") == 1
+
+
+@pytest.mark.parametrize("command", [["run"], ["config", "show"], ["config", "check"]])
+def test_refused_configuration_is_exit_code_two_and_names_the_fix(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*command, "--host", "0.0.0.0") == 2
+    err = capsys.readouterr().err
+    assert "MESH_TOKEN" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", [["status"], ["peers", "ls"], ["tools", "ls"]])
+def test_no_node_is_exit_code_four(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*command, "--url", f"http://127.0.0.1:{free_port()}") == 4
+    assert "no node answers at 127.0.0.1" in capsys.readouterr().err
+
+
+def test_config_show_tells_values_and_origins_and_masks_secrets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESH_TOKEN", "canary-0123456789")
+    assert run("config", "show", "--json", "--port", "9000") == 0
+    out = capsys.readouterr().out
+    rows = {row["name"]: (row["value"], row["origin"]) for row in json.loads(out)["settings"]}
+    assert rows["port"] == (9000, "flag --port")
+    assert rows["allow_anonymous"] == (False, "default")
+    assert rows["call_timeout_s"] == (600.0, "default")
+    assert rows["servers_file"] == rows["peers"] == (None, "default")
+    assert rows["token"] == ("********", "environment MESH_TOKEN")
+    assert "canary" not in out
+    assert run("config", "show", "--metrics-public") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["metrics_public", "1", "flag", "--metrics-public"] in lines
+    assert ["call_timeout_s", "600", "default"] in lines
+    assert ["peers", "-", "default"] in lines
+
+
+def test_config_check_reads_the_servers_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "servers.json"
+    path.write_text('{"mcpServers": {"files": {"command": "npx", "timeout": 3}}}')
+    assert run("config", "check", "--servers-file", str(path)) == 0
+    out = capsys.readouterr().out
+    assert "server files: node, npx" in out
+    assert "warning:" in out
+    assert run("config", "check", "--servers-file", str(path), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["servers"] == [{"name": "files", "scope": "node", "enabled": True}]
+    assert run("config", "check", "--servers-file", str(path), "--node-name", "files") == 2
+    assert "files: is the name of this node as well" in capsys.readouterr().err
+    path.write_text('{"mcpServers": {"files": {}}}')
+    assert run("config", "check", "--servers-file", str(path)) == 2
+    assert f"{path}:1: mcpServers.files:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs", "wanted"),
+    [
+        (None, [], {}),
+        ('{"a": 1}', ["b=2"], {"a": 1, "b": 2}),
+        (None, ["a=text", "b=true", 'c=[1,"x"]', "d=", "e=1=2", 'f="7"'], None),
+    ],
+)
+def test_arguments_come_from_json_and_from_pairs(text: str | None, pairs: list[str], wanted: Any) -> None:
+    expected = wanted if wanted is not None else {"a": "text", "b": True, "c": [1, "x"], "d": "", "e": "1=2", "f": "7"}
+    assert read_arguments(text, pairs) == expected
+
+
+def test_a_tools_arguments_may_stand_before_and_after_flags() -> None:
+    args = parse(["tools", "call", "dice__roll", "sides=6", "--url", "http://h:1", "times=2", "--json", "seed=3"])
+    assert (args.name, args.pairs) == ("dice__roll", ["sides=6", "times=2", "seed=3"])
+    assert (args.url, args.json) == ("http://h:1", True)
+
+
+def test_what_a_terminal_cannot_show_is_written_as_its_escape() -> None:
+    code = "from agent.cli.parser import main\nmain(['version'])\nprint('na\\u00efve \\U0001f3b2')"
+    environ = {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
+    assert done.stdout.splitlines()[-1] == "na\\xefve \\U0001f3b2", done.stderr
+
+
+def test_table_is_aligned_leaves_empty_columns_out_and_strips_hostile_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["NAME", "EMPTY", "UP"], [["a\x1b[31m\nb", None, True], ["long-name", "", False]])
+    assert capsys.readouterr().out == "NAME       UP\na b        yes\nlong-name  no\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.4 s"), (12.3, "12 s"), (59.7, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min"), ("x", None)],
+)
+def test_durations_are_written_as_people_read_them(seconds: Any, text: str | None) -> None:
+    assert as_duration(seconds) == text
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])

@@ -1,0 +1,135 @@
+"""What is asked about tasks of a server with sessions, in loop time, over a door whose other side a test plays."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from agent.client.event import Flag
+from agent.client.legacy_tasks import QUESTIONS_TIMEOUT_S, TaskDoor
+from agent.client.server_info import Hello
+from agent.errors import CallNotSent, CallTimedOut, RpcError
+from agent.model import Era, Json
+
+pytestmark = pytest.mark.looptime
+
+ANNOUNCED: Json = {"cancel": {}, "requests": {"tools": {"call": {}}}}
+Answer = Callable[[], Awaitable[Json]]
+
+
+async def never() -> Json:
+    await Flag().wait()
+    raise AssertionError("nobody raises that flag")
+
+
+class Server:
+    """A `Door` that answers each method as told; the last answer stays. `sent`: what it was asked, and when."""
+
+    def __init__(self, **answers: list[Json | Answer | RpcError]) -> None:
+        capabilities: Json = {"tools": {}, "tasks": ANNOUNCED}
+        self.hello = Hello(Era.LEGACY, "2025-11-25", capabilities, {}, None, None)
+        self.lost = Flag()
+        self.lost_reason = ""
+        self.sent: list[tuple[str, Json | None]] = []
+        self._answers = answers
+
+    async def request(
+        self,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,  # noqa: ARG002 - the protocol's signature
+        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
+        affinity: str | None = None,  # noqa: ARG002 - as above
+        large: Any = None,  # noqa: ARG002 - as above
+    ) -> Json:
+        self.sent.append((method, params))
+        if timeout_s <= 0:
+            raise CallNotSent("no time is left")
+        if on_notification is not None:
+            await on_notification("notifications/tasks/status", {"taskId": "7"})
+            await on_notification("notifications/message", {"data": "x"})
+        known = self._answers[method.rpartition("/")[2]]
+        answer = known.pop(0) if len(known) > 1 else known[0]
+        try:
+            async with asyncio.timeout(timeout_s):
+                if isinstance(answer, RpcError):
+                    raise answer
+                return await answer() if callable(answer) else answer
+        except TimeoutError as exc:
+            raise CallTimedOut(method) from exc
+
+    def door(self, *, keeps_tasks: bool = True) -> TaskDoor:
+        return TaskDoor(self, keeps_tasks=keeps_tasks)  # type: ignore[arg-type]  # it is only asked and looked at
+
+    async def asked(self, method: str, timeout_s: float = 10.0) -> Json:
+        return await self.door().request(method, {"taskId": "7", "_meta": {"x": 1}}, timeout_s=timeout_s)
+
+    @property
+    def methods(self) -> list[str]:
+        return [method for method, _ in self.sent]
+
+
+async def test_a_task_that_waits_for_its_client_is_heard_out_for_a_second_and_works_then() -> None:
+    server = Server(get=[{"taskId": "7", "status": "input_required", "ttl": 5}], result=[never])
+    told = await server.asked("tasks/get")
+    assert told == {"taskId": "7", "status": "working", "ttlMs": 5}
+    assert asyncio.get_running_loop().time() == QUESTIONS_TIMEOUT_S
+    assert server.methods == ["tasks/get", "tasks/result", "tasks/get"]
+    assert [params for _, params in server.sent] == [{"taskId": "7"}] * 3
+
+
+async def test_all_that_is_asked_has_one_deadline() -> None:
+    async def slow() -> Json:
+        await asyncio.sleep(3)
+        return {"taskId": "7", "status": "completed"}
+
+    server = Server(get=[slow], result=[never])
+    with pytest.raises(CallTimedOut):
+        await server.asked("tasks/get", timeout_s=5)
+    assert asyncio.get_running_loop().time() == 5
+
+
+async def test_a_result_that_is_gone_is_the_servers_error_and_the_error_of_a_failed_task_is_its_outcome() -> None:
+    gone = RpcError(-32602, "no such task")
+    completed = Server(get=[{"taskId": "7", "status": "completed"}], result=[gone])
+    with pytest.raises(RpcError, match="no such task"):
+        await completed.asked("tasks/get")
+    failed = Server(get=[{"taskId": "7", "status": "failed"}], result=[RpcError(5, "broke")])
+    assert (await failed.asked("tasks/get"))["error"] == {"code": 5, "message": "broke"}
+
+
+async def test_a_call_is_made_as_a_task_only_by_its_word_and_over_the_session_that_declares_nothing() -> None:
+    meta = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}, "progressToken": 1}
+    server = Server(call=[{"task": {"taskId": "7", "status": "working"}}])
+    made = await server.door().request("tools/call", {"name": "a", "task": {}, "_meta": meta}, timeout_s=5)
+    assert made == {"resultType": "task", "taskId": "7", "status": "working", "ttlMs": None}
+    plain = await server.door().request("tools/call", {"name": "a", "_meta": meta}, timeout_s=5)
+    assert plain == {"task": {"taskId": "7", "status": "working"}}, "a result may have such a member"
+    assert [params["_meta"] for _, params in server.sent if params] == [{"progressToken": 1}, meta]
+
+
+async def test_an_answer_at_once_to_a_call_that_was_to_be_a_task_is_its_answer() -> None:
+    server = Server(call=[{"content": []}])
+    assert await server.door().request("tools/call", {"name": "a", "task": {}}, timeout_s=5) == {"content": []}
+
+
+async def test_what_a_server_tells_of_tasks_by_its_own_ids_reaches_no_client() -> None:
+    told: list[str] = []
+
+    async def hear(method: str, _params: Json) -> None:
+        told.append(method)
+
+    server = Server(call=[{}])
+    await server.door().request("tools/call", {"name": "a"}, timeout_s=5, on_notification=hear)
+    assert told == ["notifications/message"]
+
+
+async def test_a_door_whose_calls_share_no_session_announces_no_tasks() -> None:
+    server = Server()
+    assert server.door().hello is server.hello
+    assert server.door().hello.has_tasks
+    own = server.door(keeps_tasks=False).hello
+    assert (own.has_tasks, own.capabilities) == (False, {"tools": {}})

@@ -1,0 +1,174 @@
+"""The mesh's loop in loop time: resync, generations, who answered where, and a thousand joins at once."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.control.reconciler import RESYNC_EVERY_S, Mesh, MeshHooks, table_digest
+from agent.errors import MeshError, OverrideRefused
+from agent.links.link import Link, LinkHooks
+from agent.links.supervisor import Supervisor
+from agent.model import BackendSpec, HttpTarget, NodeIdentity, ServerScope, ServerSpec
+from agent.routing.table import RouteTable
+from agent.state.overrides import OverrideStore
+from discovery.model import Catalog, Instance, InstanceKey
+from tests.scripted_client import OWN, OtherSide, now_s
+
+pytestmark = pytest.mark.looptime
+
+SERVER = ServerSpec("kit", HttpTarget("http://kit/mcp"), ServerScope.SERVICE)
+
+
+@dataclass
+class Rig:
+    mesh: Mesh
+    supervisor: Supervisor
+    side: OtherSide
+    loop_task: asyncio.Task[None]
+    told: list[object] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def running(folder: Path, side: OtherSide | None = None) -> AsyncIterator[Rig]:
+    side = side or OtherSide()
+    told: list[object] = []
+    gone: list[str] = []
+
+    def make(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
+        hooks = LinkHooks(lambda: mesh.wake() and None, lambda _: None, lambda _: None)
+        return Link(spec, dials, own=OWN, hooks=hooks, rng=random.Random(1), dial=side.opened)
+
+    async with Supervisor(make) as supervisor, asyncio.TaskGroup() as group:
+        mesh = Mesh(
+            own=OWN,
+            supervisor=supervisor,
+            store=OverrideStore.open(folder),
+            statics=(),
+            peer_token=lambda: None,
+            hooks=MeshHooks(told.append, lambda _: None, lambda _: None, gone.append),
+        )
+        task = group.create_task(mesh.run(), name="mesh")
+        try:
+            yield Rig(mesh, supervisor, side, task, told, gone)
+        finally:
+            task.cancel()
+
+
+def instances(count: int) -> Catalog:
+    return Catalog(
+        tuple(
+            Instance(
+                InstanceKey("dc", "m", f"node-{n:04}"),
+                f"10.1.{n // 200}.{n % 200 + 1}",
+                8000,
+                meta={"node_id": f"id-{n}", "name": f"node-{n:04}"},
+            )
+            for n in range(count)
+        )
+    )
+
+
+async def test_a_wake_that_was_lost_costs_one_resync_at_most(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        await rig.mesh.settled()
+        rig.mesh.servers = (SERVER,)  # As if whoever changed it had forgotten to wake the loop.
+        await asyncio.sleep(RESYNC_EVERY_S + 1)
+        assert rig.mesh.view_of("kit").connected
+
+
+async def test_a_link_that_ended_against_its_will_is_opened_again_by_the_resync(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        rig.mesh.take_servers([SERVER])
+        await asyncio.sleep(1)
+        link = rig.supervisor.link(SERVER.key)
+        assert link is not None
+        rig.supervisor._tasks[link].cancel()
+        await asyncio.sleep(RESYNC_EVERY_S + 1)
+        assert rig.supervisor.link(SERVER.key) is not link
+        assert rig.mesh.view_of("kit").connected
+
+
+async def test_settled_returns_when_its_own_change_was_acted_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        rig.mesh.take_servers([SERVER])
+        await rig.mesh.settled()
+        assert rig.supervisor.link(SERVER.key) is not None
+        rig.mesh.take_servers([])
+        await rig.mesh.settled()
+        assert rig.supervisor.link(SERVER.key) is None
+        assert rig.gone == [SERVER.key]
+
+
+async def test_waiting_for_a_loop_that_is_gone_is_refused_not_endless(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        await rig.mesh.settled()
+        async with asyncio.TaskGroup() as group:
+            refusal = group.create_task(refused(rig.mesh), name="settle")
+            rig.loop_task.cancel()
+        assert refusal.result() == 503
+        assert await refused(rig.mesh) == 503
+
+
+async def refused(mesh: Mesh) -> int:
+    with pytest.raises(OverrideRefused, match="stopping") as caught:
+        await mesh.settled()
+    return caught.value.status
+
+
+async def test_nothing_changed_is_told_to_nobody(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        rig.mesh.take_servers([SERVER])
+        await asyncio.sleep(1)
+        before = len(rig.told)
+        table = rig.mesh.routes
+        await asyncio.sleep(10 * RESYNC_EVERY_S)
+        assert len(rig.told) == before
+        assert rig.mesh.routes is table
+
+
+async def test_unknown_and_disabled_names_are_told_apart(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        rig.mesh.take_servers([ServerSpec("off", HttpTarget("http://x/mcp"), ServerScope.NODE, enabled=False)])
+        await rig.mesh.settled()
+        with pytest.raises(MeshError, match="disabled in the servers file"):
+            rig.mesh.view_of("off")
+        with pytest.raises(MeshError, match="Known: none"):
+            rig.mesh.view_of("who")
+
+
+async def test_a_thousand_peers_that_join_at_once_are_ready_within_a_minute(tmp_path: Path) -> None:
+    side = OtherSide(dial_time_s=0.05, identity=NodeIdentity("x", "x"))
+    async with running(tmp_path, side) as rig:
+        rig.mesh.take_catalog(instances(1000))
+        async with asyncio.timeout(60):
+            while sum(view.connected for view in rig.mesh.views()) < 1000:
+                await rig.mesh._stepped.wait()
+        assert now_s() < 60
+        rig.mesh.take_catalog(Catalog())
+        await rig.mesh.settled()
+        assert rig.mesh.views() == ()
+
+
+def test_equal_tables_have_one_digest() -> None:
+    assert table_digest(RouteTable()) == table_digest(RouteTable())
+
+
+async def test_what_the_mesh_reads_of_a_server_the_local_table_shares_also_after_a_change(tmp_path: Path) -> None:
+    schema = {"type": "object"}
+    async with running(tmp_path, OtherSide(tools=[{"name": "a", "inputSchema": schema}])) as rig:
+        rig.mesh.take_servers([SERVER])
+        await asyncio.sleep(1)
+        assert rig.mesh.local_routes.tools["kit__a"] is rig.mesh.routes.tools["kit__a"]
+        rig.side.tools[:] = [{"name": "b", "inputSchema": schema}]
+        link = rig.supervisor.link(SERVER.key)
+        assert link is not None
+        link.sight()
+        await asyncio.sleep(1)
+        assert rig.mesh.local_routes.tools == rig.mesh.routes.tools
+        assert rig.mesh.local_routes.tools["kit__b"] is rig.mesh.routes.tools["kit__b"]

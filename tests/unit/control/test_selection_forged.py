@@ -1,0 +1,51 @@
+"""Catalog entries that copy a node's ID: a link that has proven its node keeps its place, and no other does."""
+
+from dataclasses import replace
+
+from agent.control.selection import Finding, FindingKind, select
+from agent.model import NodeIdentity, PeerSpec
+from discovery.model import Catalog, Health, Instance, InstanceKey
+
+OWN = NodeIdentity("0a" * 16, "home")
+ID_B, ID_C = "bb" * 16, "cc" * 16
+GENUINE, FORGED = "http://10.0.0.2:8000/mcp", "http://10.6.6.6:8000/mcp"
+
+
+def _entry(service_id: str, address: str, epoch: str, node_id: str = ID_B, health: Health = Health.PASSING) -> Instance:
+    meta = {"node_id": node_id, "name": "node-b", "epoch": epoch}
+    return Instance(InstanceKey("dc1", "m", service_id), address, 8000, health, meta)
+
+
+TRUE = _entry("true", "10.0.0.2", "1")
+COPY = _entry("copy", "10.6.6.6", "99")
+BEFORE = select(Catalog((TRUE,)), OWN).peers
+
+
+def _urls(
+    *found: Instance, previous: tuple[PeerSpec, ...] = BEFORE, answered: str = ID_B, connected: bool = True
+) -> list[str]:
+    catalog = Catalog(tuple(sorted(found, key=lambda instance: instance.key)))
+    up = {spec.key for spec in previous} if connected else set()
+    selection = select(catalog, OWN, previous=previous, connected=up, learned={GENUINE: answered})
+    return [spec.target.url for spec in selection.peers]
+
+
+def test_a_copied_node_id_with_a_later_start_does_not_take_the_place_of_a_proven_link() -> None:
+    assert _urls(TRUE, COPY) == [GENUINE]
+    assert _urls(replace(TRUE, health=Health.CRITICAL), COPY) == [GENUINE]
+
+
+def test_the_copy_of_a_node_id_is_named_as_a_finding() -> None:
+    up = {spec.key for spec in BEFORE}
+    selection = select(Catalog((COPY, TRUE)), OWN, previous=BEFORE, connected=up, learned={GENUINE: ID_B})
+    assert selection.findings == (Finding("copy", FindingKind.SAME_NODE, "true"),)
+
+
+def test_a_link_that_is_down_or_proved_another_node_gives_its_place_to_the_later_start() -> None:
+    assert _urls(TRUE, COPY, connected=False) == [FORGED]
+    assert _urls(TRUE, COPY, answered=ID_C) == [FORGED]
+    assert _urls(TRUE, COPY, previous=select(Catalog((COPY,)), OWN).peers) == [FORGED]
+
+
+def test_a_node_that_moved_is_followed_when_its_old_entry_is_gone() -> None:
+    assert _urls(COPY) == [FORGED]

@@ -1,0 +1,175 @@
+"""The rules of blocking queries and of trust, as a table and as properties."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discovery.consul.blocking_query import (
+    LAST_STEP_S,
+    UPDATE_SPACING_S,
+    YOUNG_STEP_S,
+    Trust,
+    Verdict,
+    delay_s,
+    last_step_for,
+    next_index,
+    pause_s,
+    request_timeout_s,
+    step_s,
+    weigh,
+)
+from discovery.model import Catalog, Instance, InstanceKey
+
+
+def key(service_id: str) -> InstanceKey:
+    return InstanceKey("dc1", "n1", service_id)
+
+
+def catalog(*service_ids: str, port: int = 8000) -> Catalog:
+    return Catalog(tuple(Instance(key(one), "127.0.0.1", port) for one in sorted(service_ids)))
+
+
+def judged(
+    shown: Catalog | None, answer: Catalog, canary: str | None = None, *, settling: bool = False,
+    suspects: frozenset[InstanceKey] = frozenset(), confirming: bool = False,
+) -> Verdict:  # fmt: skip
+    return weigh(shown, answer, canary=canary, settling=settling, suspects=suspects, confirming=confirming)
+
+
+def test_a_lower_index_starts_again_and_zero_never_turns_the_wait_off() -> None:
+    assert next_index(0, 7) == 7
+    assert next_index(7, 9) == 9
+    assert next_index(9, 9) == 9
+    assert next_index(9, 3) == 0
+    assert next_index(9, 0) == 0
+    assert next_index(0, 0) == 1
+
+
+def test_the_time_out_covers_consuls_own_jitter() -> None:
+    assert request_timeout_s(0) == 5.0
+    assert request_timeout_s(32.0) == 32.0 + 2.0 + 5.0
+
+
+def test_nobody_vanished_is_believed() -> None:
+    assert judged(None, catalog()) == Verdict(Trust.BELIEVED, catalog())
+    assert judged(catalog("a"), catalog("a", "b")) == Verdict(Trust.BELIEVED, catalog("a", "b"))
+
+
+def test_a_lone_departure_is_believed_at_once() -> None:
+    assert judged(catalog("a", "b", "c"), catalog("a", "b")).trust is Trust.BELIEVED
+    assert judged(catalog("own", "a", "b"), catalog("own", "a"), "own").trust is Trust.BELIEVED
+
+
+@pytest.mark.parametrize(
+    ("shown", "answer"),
+    [
+        (("a",), ()),
+        (("a", "b", "c"), ("a",)),
+        (("a", "b"), ()),
+        (("a", "b"), ("x", "y", "z")),
+        (("own", "a"), ("own",)),
+        (("own", "a", "b", "c"), ("own", "c")),
+    ],
+)
+def test_a_mass_departure_is_held_until_a_confirming_read_agrees(
+    shown: tuple[str, ...], answer: tuple[str, ...]
+) -> None:
+    canary = "own" if "own" in shown else None
+    first = judged(catalog(*shown), catalog(*answer), canary)
+    assert first.trust is Trust.CONFIRM
+    assert first.catalog == catalog(*{*shown, *answer})
+    assert first.suspects == {key(one) for one in {*shown} - {*answer}}
+    unasked = judged(first.catalog, catalog(*answer), canary, suspects=first.suspects)
+    assert unasked.trust is Trust.CONFIRM
+    second = judged(first.catalog, catalog(*answer), canary, suspects=first.suspects, confirming=True)
+    assert second == Verdict(Trust.BELIEVED, catalog(*answer))
+
+
+def test_a_confirming_read_that_lacks_even_more_is_not_the_same_answer() -> None:
+    suspects = frozenset({key("b"), key("c")})
+    verdict = judged(catalog("a", "b", "c"), catalog(), suspects=suspects, confirming=True)
+    assert verdict.trust is Trust.CONFIRM
+
+
+def test_while_the_state_settles_newcomers_are_shown_and_nobody_is_removed() -> None:
+    verdict = judged(catalog("a", "b", "c"), catalog("a", "d"), settling=True)
+    assert verdict.trust is Trust.SETTLING
+    assert verdict.catalog == catalog("a", "b", "c", "d")
+    assert verdict.suspects == {key("b"), key("c")}
+
+
+def test_an_answer_without_our_own_registration_counts_for_nothing() -> None:
+    verdict = judged(catalog("own", "a"), catalog("a", "b"), "own")
+    assert verdict == Verdict(Trust.DISTRUSTED, catalog("own", "a"))
+    assert judged(None, catalog("a"), "own") == Verdict(Trust.DISTRUSTED, None)
+
+
+def test_a_change_of_one_who_stays_is_shown_while_others_are_held() -> None:
+    verdict = judged(catalog("a", "b", "c"), catalog("a", port=9000))
+    assert verdict.catalog is not None
+    assert [(one.key.service_id, one.port) for one in verdict.catalog.instances] == [
+        ("a", 9000),
+        ("b", 8000),
+        ("c", 8000),
+    ]
+
+
+names = st.frozensets(st.sampled_from("abcdefgh"), max_size=8)
+
+
+@given(shown=names, answer=names, settling=st.booleans(), confirming=st.booleans(), held=names, canary=st.booleans())
+def test_whoever_answers_is_shown_and_whoever_vanishes_unconfirmed_is_kept(
+    *,
+    shown: frozenset[str],
+    answer: frozenset[str],
+    settling: bool,
+    confirming: bool,
+    held: frozenset[str],
+    canary: bool,
+) -> None:
+    suspects = frozenset(key(one) for one in held)
+    verdict = judged(
+        catalog(*shown), catalog(*answer), "a" if canary else None,
+        settling=settling, suspects=suspects, confirming=confirming,
+    )  # fmt: skip
+    assert verdict.catalog is not None
+    result = {one.key.service_id for one in verdict.catalog.instances}
+    if verdict.trust is Trust.DISTRUSTED:
+        assert result == shown
+        return
+    assert answer <= result <= answer | shown
+    gone = shown - result
+    if gone and 2 * len(gone) > len(shown - ({"a"} if canary else set())):
+        assert confirming
+        assert {key(one) for one in gone} <= suspects
+    if settling:
+        assert not gone
+    assert list(verdict.catalog.instances) == sorted(verdict.catalog.instances, key=lambda one: one.key)
+
+
+def test_the_first_update_is_never_delayed_and_the_next_keeps_its_distance() -> None:
+    assert pause_s(now_s=5.0, last_update_at_s=None, idle_returns=0) == 0.0
+    assert pause_s(now_s=5.0, last_update_at_s=4.0, idle_returns=0) == 0.0
+    assert pause_s(now_s=5.0, last_update_at_s=5.0, idle_returns=0) == pytest.approx(UPDATE_SPACING_S)
+
+
+def test_answers_without_news_are_slowed_to_one_a_second() -> None:
+    pauses = [pause_s(now_s=9.0, last_update_at_s=None, idle_returns=count) for count in range(12)]
+    assert pauses[:4] == [0.0, 0.0, 0.0, 0.0]
+    assert pauses[4:8] == [0.1, 0.2, 0.4, 0.8]
+    assert set(pauses[8:]) == {1.0}
+
+
+def test_back_off_doubles_from_a_quarter_second_to_half_a_minute() -> None:
+    assert [step_s(attempt) for attempt in (1, 2, 3, 7, 8, 1000)] == [0.25, 0.5, 1.0, 16.0, 30.0, 30.0]
+
+
+@given(attempt=st.integers(1, 10_000), draw=st.floats(0, 1, exclude_max=True))
+def test_a_delay_is_anywhere_below_its_step(attempt: int, draw: float) -> None:
+    assert 0 <= delay_s(attempt, draw) <= step_s(attempt)
+
+
+def test_only_a_young_outage_of_an_unreachable_agent_keeps_short_steps() -> None:
+    assert last_step_for(unreachable=True, outage_s=3.0) == YOUNG_STEP_S
+    assert last_step_for(unreachable=True, outage_s=300.0) == LAST_STEP_S
+    assert last_step_for(unreachable=False, outage_s=3.0) == LAST_STEP_S

@@ -1,0 +1,126 @@
+"""From Consul's rows to a catalog, with rows that somebody else wrote."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discovery.consul.watch import parse_catalog, parse_row, worst_health
+from discovery.model import Health, InstanceKey
+
+
+def row(**service: Any) -> dict[str, Any]:
+    return {
+        "Node": {"Node": "n1", "Address": "10.0.0.1", "Datacenter": "dc1", "ID": "x"},
+        "Service": {"ID": "a", "Port": 8000, "Address": "", "Meta": {"k": "v"}, "Tags": ["t"]} | service,
+        "Checks": [{"Status": "passing"}, {"Status": "warning"}],
+    }
+
+
+def test_a_row_becomes_an_instance_with_the_nodes_address_when_it_has_none() -> None:
+    instance = parse_row(row())
+    assert instance is not None
+    assert instance.key == InstanceKey("dc1", "n1", "a")
+    assert (instance.address, instance.port, instance.health) == ("10.0.0.1", 8000, Health.WARNING)
+    assert (dict(instance.meta), instance.tags) == ({"k": "v"}, ("t",))
+
+
+def test_an_address_of_its_own_wins() -> None:
+    instance = parse_row(row(Address="10.0.0.9"))
+    assert instance is not None
+    assert instance.address == "10.0.0.9"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        [],
+        "row",
+        {},
+        {"Node": {"Node": "n1"}},
+        row(Port="8000"),
+        row(Port=70_000),
+        row(Port=-1),
+        row(ID=""),
+        row(ID=None),
+        row(Address=7) | {"Node": {"Node": "n1"}},
+        row() | {"Node": {"Node": ""}},
+        row() | {"Node": None},
+    ],
+)
+def test_a_row_that_identifies_or_reaches_nobody_is_left_out_alone(broken: Any) -> None:
+    catalog, broken_rows = parse_catalog([broken, row()])
+    assert [instance.key.service_id for instance in catalog.instances] == ["a"]
+    assert broken_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "checks", "weight"),
+    [
+        ({"Passing": 3, "Warning": 2}, ["passing"], 3),
+        ({"Passing": 3, "Warning": 2}, ["passing", "warning"], 2),
+        ({"Passing": 3, "Warning": 0}, ["warning"], 1),
+        ({"Passing": 0}, [], 1),
+        ({"Passing": "3"}, [], 1),
+        ({"Passing": True}, [], 1),
+        ({}, [], 1),
+        ([3], [], 1),
+        (None, [], 1),
+    ],
+)
+def test_the_weight_is_that_of_its_health_and_one_where_none_is_usable(
+    weights: Any, checks: list[str], weight: int
+) -> None:
+    instance = parse_row(row(Weights=weights) | {"Checks": [{"Status": status} for status in checks]})
+    assert instance is not None
+    assert instance.weight == weight
+
+
+def test_missing_meta_and_tags_are_empty_and_foreign_types_in_them_are_dropped() -> None:
+    bare, mixed = parse_row(row(Meta=None, Tags=None)), parse_row(row(Meta={"a": 1, "b": "x"}, Tags=[1, "t", None]))
+    assert bare is not None
+    assert mixed is not None
+    assert (dict(bare.meta), bare.tags) == ({}, ())
+    assert (dict(mixed.meta), mixed.tags) == ({"b": "x"}, ("t",))
+
+
+def test_instances_come_sorted_so_that_equal_content_is_equal() -> None:
+    rows = [row(ID=name) for name in "cab"]
+    assert parse_catalog(rows) == parse_catalog(reversed(rows))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "health"),
+    [
+        ([], Health.PASSING),
+        (["passing"], Health.PASSING),
+        (["warning", "passing"], Health.WARNING),
+        (["passing", "critical", "warning"], Health.CRITICAL),
+        (["maintenance"], Health.CRITICAL),
+        ([None], Health.CRITICAL),
+    ],
+)
+def test_the_worst_check_counts(statuses: list[str | None], health: Health) -> None:
+    assert worst_health([{"Status": status} for status in statuses]) is health
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["Node", "Service", "Checks", "ID", "Port", "Meta", "Tags", "Address", "Status"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.lists(json_values, max_size=4))
+def test_no_json_can_break_the_parser(rows: list[Any]) -> None:
+    catalog, broken_rows = parse_catalog(rows)
+    assert len(catalog.instances) + broken_rows <= len(rows)

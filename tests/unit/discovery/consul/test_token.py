@@ -1,0 +1,40 @@
+"""A token file that somebody rotates while we run."""
+
+from pathlib import Path
+
+from discovery.consul.environment import ConsulSettings, TokenSource
+
+
+def test_a_fixed_token_is_given_as_it_is() -> None:
+    source = TokenSource(ConsulSettings(token="fixed"))
+    assert source.current() == "fixed"
+    assert not source.rotates
+    assert TokenSource(ConsulSettings()).current() is None
+
+
+def test_the_file_beats_the_variable_and_a_rewrite_is_seen_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("first\n")
+    source = TokenSource(ConsulSettings(token="fixed", token_file=str(path)))
+    assert source.rotates
+    assert source.current() == "first"
+    path.write_text("second-longer\n")
+    assert source.current() == "second-longer"
+    replacement = tmp_path / "new"
+    replacement.write_text("third\n")
+    replacement.replace(path)
+    assert source.current() == "third"
+
+
+def test_a_file_that_is_gone_empty_or_no_token_keeps_the_last_good_one(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("good")
+    source = TokenSource(ConsulSettings(token_file=str(path)))
+    assert source.current() == "good"
+    for broken in (b"", b"two words", b"a\r\nX-Evil: 1", b"\xff\xfe"):
+        path.write_bytes(broken)
+        assert source.current() == "good"
+    path.unlink()
+    assert source.current() == "good"
+    path.write_text("better")
+    assert source.current() == "better"

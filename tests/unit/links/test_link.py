@@ -1,0 +1,461 @@
+"""A link's life in loop time: dialling, listing, probing, backing off, and ending, whatever the other side does."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from agent.client.streams import RESOURCES
+from agent.errors import AuthRefused, CallNotSent, CallTimedOut, MeshError, ProtocolBroken, RpcError, Unreachable
+from agent.links.lifecycle import RELIST_AFTER_FAILURE_S
+from agent.model import Json, LinkState, NodeIdentity
+from tests.scripted_client import OtherSide, Rig, cannot_listen, listens, now_s, running_link
+
+pytestmark = pytest.mark.looptime
+
+
+def unreachable() -> Unreachable:
+    return Unreachable("refused")
+
+
+class Wishes:
+    """Wants what it is told to want."""
+
+    subject = RESOURCES
+
+    def __init__(self, *uris: str) -> None:
+        self.uris = frozenset(uris)
+        self.told: list[str] = []
+
+    def wanted(self, backend_key: str) -> frozenset[str]:  # noqa: ARG002 - the protocol's signature
+        return self.uris
+
+    def owed(self, backend_key: str) -> frozenset[str]:  # noqa: ARG002 - as above
+        return frozenset()
+
+    def settled(self, backend_key: str, name: str, refusal: RpcError | None) -> None:  # noqa: ARG002 - as above
+        self.told.append(name)
+
+    def updated(self, backend_key: str, name: str, params: Json) -> None:
+        raise AssertionError((backend_key, name, params))
+
+
+def failing_times(count: int, make: Callable[[], BaseException]) -> Callable[[], BaseException | None]:
+    left = [count]
+
+    def failure() -> BaseException | None:
+        left[0] -= 1
+        return make() if left[0] >= 0 else None
+
+    return failure
+
+
+async def test_a_link_is_ready_when_the_first_whole_offer_is_there() -> None:
+    async with running_link(OtherSide()) as rig:
+        await rig.ready()
+        view = rig.link.view
+        assert (view.state, view.function_count, view.last_error) == (LinkState.READY, 1, "")
+        assert rig.link.first_attempt.is_set()
+        assert rig.told.dials == ["ok"]
+        assert now_s() == 0.0
+
+
+async def test_no_view_shows_ready_without_its_offer() -> None:
+    async with running_link(OtherSide()) as rig:
+        seen = await rig.when(lambda: rig.link.view.connected)
+        assert seen == 0.0
+        assert rig.link.view.offer.tools
+
+
+async def test_a_change_stream_that_never_comes_up_holds_the_first_listing_for_two_seconds_only() -> None:
+    async def silent(_: Callable[[str], None]) -> None:
+        await asyncio.Event().wait()
+
+    async with running_link(OtherSide(listen=silent)) as rig:
+        assert await rig.ready() == 2.0
+
+
+async def test_a_listing_that_hangs_is_a_failed_dial_after_ten_seconds() -> None:
+    async with running_link(OtherSide(list_time_s=3600)) as rig:
+        assert await rig.down() == 10.0
+        assert rig.link.view.last_error == "listing took too long"
+        assert rig.link.first_attempt.is_set()
+
+
+async def test_a_slow_first_listing_is_not_probed_to_death() -> None:
+    side = OtherSide(list_time_s=9.0, probe=unreachable)
+    async with running_link(side) as rig:
+        assert await rig.ready() == 9.0
+        assert side.probes == []
+
+
+async def test_a_listing_that_fails_later_leaves_the_offer_and_is_tried_again() -> None:
+    side = OtherSide()
+    changes: list[Callable[[str], None]] = []
+
+    async def remembers(on_change: Callable[[str], None]) -> None:
+        changes.append(on_change)
+        await listens(on_change)
+
+    side.listen = remembers
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.tools.append({"name": "b", "inputSchema": {}})
+        side.listing = failing_times(1, lambda: CallTimedOut("no answer"))
+        changed_at_s = now_s()
+        changes[0]("tools")
+        at_s = await rig.when(lambda: rig.link.view.function_count == 2)
+        assert RELIST_AFTER_FAILURE_S <= at_s - changed_at_s < RELIST_AFTER_FAILURE_S + 1
+        assert "backoff" not in rig.told.states
+
+
+@pytest.mark.parametrize("failure", [AuthRefused("401"), CallNotSent("refused")])
+async def test_a_listing_that_is_refused_ends_the_session(failure: Exception) -> None:
+    side = OtherSide(listen=cannot_listen)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.listing = lambda: failure
+        await rig.down()
+        assert rig.told.reconnected == 1
+
+
+async def test_an_error_in_place_of_a_list_is_tried_again_soon() -> None:
+    side = OtherSide(listing=failing_times(1, lambda: RpcError(-32603, "not yet")))
+    async with running_link(side) as rig:
+        assert await rig.ready() < 1.0
+
+
+async def test_a_burst_of_changes_is_two_listings() -> None:
+    side = OtherSide()
+    changes: list[Callable[[str], None]] = []
+
+    async def remembers(on_change: Callable[[str], None]) -> None:
+        changes.append(on_change)
+        await listens(on_change)
+
+    side.listen = remembers
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(1)
+        before = len(side.listings)
+        for _ in range(20):
+            changes[0]("tools")
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(3)
+        assert len(side.listings) - before == 2
+
+
+async def test_what_cannot_be_listened_to_is_listed_every_half_minute() -> None:
+    side = OtherSide(listen=cannot_listen)
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(301)
+        assert 10 <= len(side.listings) <= 12
+
+
+async def test_a_stream_that_keeps_ending_is_opened_ever_more_slowly() -> None:
+    ends: list[float] = []
+
+    async def ends_at_once(on_change: Callable[[str], None]) -> None:
+        ends.append(now_s())
+        on_change("listening")
+        raise Unreachable("the stream ended")
+
+    async with running_link(OtherSide(listen=ends_at_once)) as rig:
+        await rig.ready()
+        await asyncio.sleep(600)
+        assert rig.link.view.connected
+        assert len(ends) < 30
+        assert ends[1] == ends[0]  # One end is ordinary, and answered at once.
+
+
+async def test_the_end_of_the_stream_of_a_dead_peer_is_noticed_at_once() -> None:
+    side = OtherSide()
+    stop = asyncio.Event()
+
+    async def until_stopped(on_change: Callable[[str], None]) -> None:
+        on_change("listening")
+        await stop.wait()
+        raise Unreachable("the stream ended")
+
+    side.listen = until_stopped
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(1)
+        side.probe = side.dial = unreachable
+        stop.set()
+        at_s = now_s()
+        assert await rig.down() == at_s
+
+
+def asked(rig: Rig, group: asyncio.TaskGroup) -> asyncio.Task[Json]:
+    return group.create_task(rig.link.request("tools/call", {}, timeout_s=60))
+
+
+async def stopping(rig: Rig, stop: asyncio.Event) -> None:
+    """What a peer does that was told to stop: its streams end, and it takes no more connections."""
+    rig.side.probe = rig.side.dial = unreachable
+    stop.set()
+    await rig.down()
+
+
+def ends_at(stop: asyncio.Event) -> Callable[[Callable[[str], None]], Awaitable[None]]:
+    async def listen(on_change: Callable[[str], None]) -> None:
+        on_change("listening")
+        await stop.wait()
+        raise Unreachable("the stream ended")
+
+    return listen
+
+
+async def test_a_peer_that_stops_may_answer_what_it_was_asked_but_is_asked_no_more() -> None:
+    stop = asyncio.Event()
+    side = OtherSide(listen=ends_at(stop))
+    async with running_link(side) as rig, asyncio.TaskGroup() as group:
+        await rig.ready()
+        call = asked(rig, group)
+        await asyncio.sleep(1)
+        await stopping(rig, stop)
+        with pytest.raises(CallNotSent):
+            await rig.link.request("tools/call", {}, timeout_s=1)
+        await asyncio.sleep(20)
+        assert side.closed == 0
+        side.calls.set()
+        assert await call == {"answered": "tools/call"}
+        await asyncio.sleep(1)
+        assert side.closed == 1
+
+
+async def test_the_door_of_a_peer_that_stopped_is_kept_for_thirty_seconds_at_most_or_until_a_reload() -> None:
+    for reload_after_s in (None, 5):
+        stop = asyncio.Event()
+        side = OtherSide(listen=ends_at(stop))
+        async with running_link(side) as rig, asyncio.TaskGroup() as group:
+            await rig.ready()
+            call = asked(rig, group)
+            await asyncio.sleep(1)
+            await stopping(rig, stop)
+            await asyncio.sleep(reload_after_s or 29)
+            assert side.closed == 0
+            if reload_after_s is not None:
+                rig.link.reload()
+                await asyncio.sleep(0.1)
+            else:
+                await asyncio.sleep(1.1)
+            assert side.closed == 1
+            call.cancel()
+
+
+async def test_a_peer_that_is_taken_away_while_it_stops_is_still_waited_for() -> None:
+    stop = asyncio.Event()
+    side = OtherSide(listen=ends_at(stop))
+    async with running_link(side) as rig, asyncio.TaskGroup() as group:
+        await rig.ready()
+        call = asked(rig, group)
+        await asyncio.sleep(1)
+        await stopping(rig, stop)
+        assert rig.link.retire()
+        await asyncio.sleep(10)
+        assert side.closed == 0
+        side.calls.set()
+        assert await call == {"answered": "tools/call"}
+        await asyncio.wait([rig.task])
+        assert rig.link.view.state is LinkState.CLOSED
+        assert len(side.doors) == 1
+
+
+async def test_calls_to_a_peer_that_hangs_are_not_waited_for() -> None:
+    side = OtherSide()
+    async with running_link(side) as rig, asyncio.TaskGroup() as group:
+        await rig.ready()
+        call = asked(rig, group)
+        side.probe = side.dial = unreachable
+        await rig.down()
+        await asyncio.sleep(0.1)
+        assert side.closed == 1
+        call.cancel()
+
+
+async def test_one_missed_probe_changes_nothing_the_second_is_suspect_the_third_is_down() -> None:
+    side = OtherSide()
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe = failing_times(1, unreachable)
+        await asyncio.sleep(30)
+        assert set(rig.told.states) == {"dialing", "ready"}
+        side.probe = side.dial = unreachable
+        began_at_s = now_s()
+        await rig.when(lambda: rig.link.view.state is LinkState.SUSPECT)
+        assert rig.link.view.connected
+        assert rig.link.view.ready_at_s == 0.0
+        # These probes fail at once; three that are waited for in vain take 3 s more, and 12 s are promised.
+        assert await rig.down() - began_at_s < 12 - 3
+        assert rig.link.view.ready_at_s is None
+        await asyncio.sleep(0.01)
+        assert side.closed == len(side.doors) == 1
+
+
+@pytest.mark.parametrize("failure", [CallTimedOut("no answer"), ProtocolBroken("HTML")])
+async def test_a_call_without_an_answer_is_reason_to_probe_at_once(failure: MeshError) -> None:
+    side = OtherSide()
+    side.calling = lambda: failure
+    async with running_link(side) as rig:
+        await rig.ready()
+        with pytest.raises(type(failure)):
+            await rig.link.request("tools/call", {}, timeout_s=1)
+        await asyncio.sleep(0.1)
+        assert len(side.probes) == 1
+        assert rig.link.view.state is LinkState.READY  # It answered: the tool is slow, not the backend.
+        side.probe = side.dial = unreachable
+        with pytest.raises(type(failure)):
+            await rig.link.request("tools/call", {}, timeout_s=1)
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 1.0
+
+
+# These probes fail at once; three that are waited for in vain take 3 s more.
+@pytest.mark.parametrize(
+    ("identity", "least_s", "most_s"), [(NodeIdentity("id-peer", "peer"), 2.0, 3.0), (None, 4.0, 9.0)]
+)
+async def test_a_node_that_answers_nothing_while_a_call_waits_is_doubted_long_before_its_next_probe(
+    identity: NodeIdentity | None, least_s: float, most_s: float
+) -> None:
+    side = OtherSide(identity=identity)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe = side.dial = lambda: Unreachable("it hangs")
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(rig.link.request("tools/call", {}, timeout_s=600), name="call")
+            began_at_s = now_s()
+            assert least_s <= await rig.down() - began_at_s < most_s
+            call.cancel()
+
+
+async def test_a_node_that_is_slow_with_a_call_and_answers_its_probes_stays_ready() -> None:
+    side = OtherSide(identity=NodeIdentity("id-peer", "peer"))
+    async with running_link(side) as rig:
+        await rig.ready()
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(rig.link.request("tools/call", {}, timeout_s=600), name="call")
+            await asyncio.sleep(60)
+            assert 20 <= len(side.probes) <= 40
+            assert set(rig.told.states) == {"dialing", "ready"}
+            side.calls.set()
+            assert await call == {"answered": "tools/call"}
+        asked = len(side.probes)
+        await asyncio.sleep(20)
+        assert len(side.probes) - asked <= 6  # In the quiet as usual.
+
+
+async def test_a_suspect_that_answers_again_is_ready() -> None:
+    side = OtherSide()
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe = failing_times(2, unreachable)
+        await rig.when(lambda: rig.link.view.state is LinkState.SUSPECT)
+        await rig.when(lambda: rig.link.view.state is LinkState.READY)
+        assert len(side.doors) == 1
+
+
+async def test_failed_dials_wait_longer_and_longer_but_never_more_than_thirty_seconds() -> None:
+    side = OtherSide(dial=unreachable)
+    async with running_link(side) as rig:
+        await asyncio.sleep(3600)
+        gaps = [later - sooner for sooner, later in zip(side.opened_at_s, side.opened_at_s[1:], strict=False)]
+        assert gaps[0] <= 0.5
+        assert 10 < max(gaps) <= 30.0
+        assert set(rig.told.dials) == {"Unreachable"}
+        assert rig.link.view.next_attempt_at_s is not None
+
+
+async def test_a_sighting_of_a_connected_link_lists_again_and_does_not_shorten_a_later_wait() -> None:
+    side = OtherSide()
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(1)
+        before = len(side.listings)
+        rig.link.sight()
+        await asyncio.sleep(1)
+        assert len(side.listings) == before + 1
+        side.dial = lambda: AuthRefused("401")
+        side.doors[-1].lose("gone")
+        await rig.down()
+        await asyncio.sleep(0)
+        opened = len(side.opened_at_s)
+        await rig.when(lambda: len(side.opened_at_s) > opened)
+        assert len(side.opened_at_s) == opened + 1
+        first = side.opened_at_s[-1]
+        await rig.when(lambda: len(side.opened_at_s) > opened + 1)
+        assert side.opened_at_s[-1] - first >= 15
+
+
+async def test_an_exception_that_nobody_expected_is_a_state_and_not_the_end() -> None:
+    side = OtherSide(dial=failing_times(1, lambda: ZeroDivisionError("ours")))
+    async with running_link(side) as rig:
+        await rig.down()
+        assert rig.link.view.failure == "ProtocolBroken"
+        assert "ZeroDivisionError" in rig.link.view.last_error
+        assert 15 <= await rig.ready() <= 30
+
+
+async def test_a_bug_inside_the_session_is_a_state_too() -> None:
+    async def broken(_: Callable[[str], None]) -> None:
+        raise ZeroDivisionError("ours")
+
+    async with running_link(OtherSide(listen=broken)) as rig:
+        await rig.down()
+        assert "ZeroDivisionError" in rig.link.view.last_error
+
+
+async def test_a_door_that_cannot_be_closed_does_not_end_the_link() -> None:
+    side = OtherSide(closing=failing_times(1, lambda: ValueError("stuck")))
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.doors[0].lose("gone")
+        await rig.down()
+        await rig.ready()
+        assert len(side.doors) == 2
+
+
+async def test_a_lost_link_counts_as_down_before_its_door_is_closed() -> None:
+    side = OtherSide(close_time_s=6.0)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.doors[0].lose("exited")
+        assert await rig.down() == 0.0
+        with pytest.raises(CallNotSent, match="exited"):
+            await rig.link.request("tools/call", {}, timeout_s=1)
+
+
+async def test_recovery_clears_what_went_wrong() -> None:
+    side = OtherSide(dial=failing_times(3, unreachable))
+    async with running_link(side) as rig:
+        await rig.ready()
+        view = rig.link.view
+        assert (view.last_error, view.failure, view.next_attempt_at_s) == ("", "", None)
+        assert view.reconnects == 0
+
+
+async def test_a_link_that_nobody_asks_of_resources_has_no_task_for_them_until_somebody_does() -> None:
+    def tasks() -> set[str]:
+        return {task.get_name() for task in asyncio.all_tasks()} & {"probe", "follow resourceSubscriptions"}
+
+    wishes = Wishes()
+    async with running_link(OtherSide(), watch=wishes) as rig:
+        await rig.ready()
+        rig.link.look_at_wishes()
+        await asyncio.sleep(1)
+        assert tasks() == {"probe"}
+        wishes.uris = frozenset({"notes://home"})
+        rig.link.look_at_wishes()
+        await asyncio.sleep(1)
+        assert tasks() == {"probe", "follow resourceSubscriptions"}
+        assert wishes.told == ["notes://home"]
+
+
+async def test_what_somebody_wanted_before_the_link_was_up_is_looked_at_when_it_is() -> None:
+    wishes = Wishes("notes://home")
+    async with running_link(OtherSide(), watch=wishes) as rig:
+        await rig.ready()
+        await asyncio.sleep(1)
+        assert wishes.told == ["notes://home"]

@@ -1,0 +1,86 @@
+"""What a link shows whom while tokens are replaced, and while the catalog learns and forgets whose a URL is."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from agent.errors import AuthRefused, IdentityRefused
+from agent.model import HttpTarget, LinkState, NodeIdentity, PeerSource
+from tests.scripted_client import PEER, OtherSide, running_link
+
+pytestmark = pytest.mark.looptime
+
+
+async def test_a_rotated_token_is_shown_at_the_open_door() -> None:
+    side = OtherSide()
+    async with running_link(side) as rig:
+        await rig.ready()
+        rig.link.relabel(replace(PEER, target=replace(PEER.target, token="new")), sighted=True)
+        assert side.doors[0].tokens == ["new"]
+        await asyncio.sleep(1)
+        assert rig.link.view.state is LinkState.READY
+        assert len(side.doors) == 1
+
+
+@pytest.mark.parametrize(("with_token", "shown"), [(True, ["new"]), (False, [])])
+async def test_the_peer_token_of_a_static_peer_is_shown_to_those_alone_who_have_seen_one(
+    with_token: bool, shown: list[str]
+) -> None:
+    fixed = replace(PEER, source=PeerSource.STATIC, local_token="old")
+    side = OtherSide(with_token=with_token)
+    async with running_link(side, fixed) as rig:
+        await rig.ready()
+        rig.link.relabel(replace(fixed, local_token="new"), sighted=True)
+        assert [token for token in side.doors[0].tokens if token != "old"] == shown
+        await asyncio.sleep(10)
+        assert (len(side.doors), rig.told.reconnected) == (1, 0)
+
+
+async def test_a_link_stays_up_while_the_catalog_comes_to_know_its_node_and_forgets_it_again() -> None:
+    side = OtherSide(identity=NodeIdentity("id-peer", "peer"))
+    fixed = replace(PEER, source=PeerSource.STATIC)
+    known = replace(
+        fixed, target=HttpTarget("http://peer/mcp", token="t"), expected_node_id="id-peer", is_mesh_node=True
+    )
+    async with running_link(side, fixed) as rig:
+        await rig.ready()
+        for spec in (known, fixed, known, fixed):
+            rig.link.relabel(spec, sighted=True)
+            await asyncio.sleep(1)
+        assert (len(side.doors), rig.told.reconnected, rig.link.view.state) == (1, 0, LinkState.READY)
+
+
+@pytest.mark.parametrize("identity", [None, NodeIdentity("id-other", "other")])
+async def test_a_link_is_dialled_anew_where_the_catalog_knows_another_node(identity: NodeIdentity | None) -> None:
+    side = OtherSide(identity=identity)
+    fixed = replace(PEER, source=PeerSource.STATIC)
+    async with running_link(side, fixed) as rig:
+        await rig.ready()
+        known = replace(
+            fixed, target=HttpTarget("http://peer/mcp", token="t"), expected_node_id="id-peer", is_mesh_node=True
+        )
+        side.dial = lambda: IdentityRefused("is another node")
+        rig.link.relabel(known, sighted=True)
+        assert side.doors[0].tokens == []
+        await rig.when(lambda: rig.link.view.failure == "IdentityRefused", within_s=1)
+
+
+async def test_a_token_that_is_rotated_during_a_dial_is_shown_once_the_door_is_open() -> None:
+    side = OtherSide(dial_time_s=3)
+    async with running_link(side) as rig:
+        await asyncio.sleep(1)
+        rig.link.relabel(replace(PEER, target=replace(PEER.target, token="new")), sighted=False)
+        await rig.ready()
+        assert side.doors[0].tokens == ["new"]
+
+
+async def test_a_refused_token_waits_long_at_once_and_a_sighting_cuts_it_short() -> None:
+    side = OtherSide(dial=lambda: AuthRefused("401"))
+    async with running_link(side) as rig:
+        await rig.down()
+        assert rig.link.view.next_attempt_at_s is not None
+        assert 15 <= rig.link.view.next_attempt_at_s <= 30
+        side.dial = lambda: None
+        rig.link.relabel(replace(PEER, sighting="new"), sighted=True)
+        assert await rig.ready() == 0.0

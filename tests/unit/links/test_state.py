@@ -1,0 +1,176 @@
+"""The table of link states, read as a table: every cell, then the stories that cross several."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.links.state import (
+    Closed,
+    DialStarted,
+    LinkEvent,
+    LinkStanding,
+    Lost,
+    Opened,
+    OpenFailed,
+    ProbeAnswered,
+    ProbeMissed,
+    Sighted,
+    WaitOver,
+    advance,
+)
+from agent.model import LinkState
+
+EVENTS: dict[str, LinkEvent] = {
+    "dial": DialStarted(),
+    "opened": Opened(),
+    "failed": OpenFailed(),
+    "answered": ProbeAnswered(),
+    "missed": ProbeMissed(),
+    "lost": Lost(),
+    "sighted": Sighted(),
+    "waited": WaitOver(),
+    "closed": Closed(),
+}
+# A dot: nothing changes. READY has missed no probe, SUSPECT has missed two.
+CELLS = """
+state    dial     opened  failed   answered  missed   lost     sighted  waited  closed
+idle     dialing  .       .        .         .        .        .        .       closed
+dialing  .        ready   backoff  .         .        backoff  .        .       closed
+ready    .        .       .        ready     ready    backoff  .        .       closed
+suspect  .        .       .        ready     backoff  backoff  .        .       closed
+backoff  dialing  .       .        .         .        .        idle     idle    closed
+parked   .        .       .        .         .        .        idle     .       closed
+closed   .        .       .        .         .        .        .        .       .
+"""
+
+
+def _standing(state: LinkState) -> LinkStanding:
+    match state:
+        case LinkState.READY:
+            return LinkStanding(state, attempts=3, ready_at_s=90.0)
+        case LinkState.SUSPECT:
+            return LinkStanding(state, attempts=3, ready_at_s=90.0, misses=2)
+        case LinkState.PARKED:
+            return LinkStanding(state, is_child=True, attempts=5, crashes_at_s=(95.0, 96.0, 97.0, 98.0, 99.0))
+        case _:
+            return LinkStanding(state, attempts=3)
+
+
+def _cells() -> list[tuple[str, str, str]]:
+    head, *rows = (line.split() for line in CELLS.strip().splitlines())
+    return [(row[0], event, cell) for row in rows for event, cell in zip(head[1:], row[1:], strict=True)]
+
+
+def test_the_table_of_this_test_has_every_cell() -> None:
+    assert {(state, event) for state, event, _ in _cells()} == {(s.value, e) for s in LinkState for e in EVENTS}
+
+
+@pytest.mark.parametrize(("state", "event", "cell"), _cells())
+def test_each_state_and_event_leads_where_the_table_says(state: str, event: str, cell: str) -> None:
+    before = _standing(LinkState(state))
+    after = advance(before, EVENTS[event], 100.0)
+    if cell == ".":
+        assert after == before
+    else:
+        assert after.state is LinkState(cell)
+
+
+def _after(standing: LinkStanding, *events: tuple[float, LinkEvent]) -> LinkStanding:
+    for now_s, event in events:
+        standing = advance(standing, event, now_s)
+    return standing
+
+
+def _failed_dial(now_s: float) -> list[tuple[float, LinkEvent]]:
+    return [(now_s, DialStarted()), (now_s, OpenFailed()), (now_s, WaitOver())]
+
+
+READY = _after(LinkStanding(), (0.0, DialStarted()), (0.0, Opened()))
+
+
+def test_one_missed_probe_changes_nothing_two_make_it_suspect_three_take_it_down() -> None:
+    missed = [advance(READY, ProbeMissed(), 5.0)]
+    missed += [advance(missed[0], ProbeMissed(), 10.0)]
+    missed += [advance(missed[1], ProbeMissed(), 15.0)]
+    assert [m.state for m in missed] == [LinkState.READY, LinkState.SUSPECT, LinkState.BACKOFF]
+
+
+def test_an_answer_between_two_misses_starts_the_count_anew() -> None:
+    after = _after(READY, (5, ProbeMissed()), (10, ProbeAnswered()), (15, ProbeMissed()))
+    assert (after.state, after.misses) == (LinkState.READY, 1)
+
+
+def test_failures_in_a_row_are_counted_across_short_sessions() -> None:
+    after = _after(LinkStanding(), *_failed_dial(1), *_failed_dial(2), (3, DialStarted()), (3, Opened()), (62, Lost()))
+    assert after.attempts == 3
+
+
+def test_a_failure_after_a_minute_of_ready_is_the_first_again() -> None:
+    after = _after(LinkStanding(), *_failed_dial(1), *_failed_dial(2), (3, DialStarted()), (3, Opened()), (63, Lost()))
+    assert after.attempts == 1
+
+
+def test_a_probe_answered_after_a_minute_of_ready_clears_the_count_for_all_to_see() -> None:
+    ready = _after(LinkStanding(), *_failed_dial(1), (3, DialStarted()), (3, Opened()))
+    assert advance(ready, ProbeAnswered(), 62.9).attempts == 1
+    assert advance(ready, ProbeAnswered(), 63.0).attempts == 0
+
+
+def test_a_sighting_keeps_the_count_so_that_a_flapping_catalog_does_not_speed_up_dialling() -> None:
+    waiting = _after(LinkStanding(), *_failed_dial(1), (2, DialStarted()), (2, OpenFailed()))
+    due = advance(waiting, Sighted(), 2.1)
+    assert (due.state, due.attempts) == (LinkState.IDLE, 2)
+
+
+def test_what_a_failed_dial_says_about_waiting_is_kept_until_the_next_failure() -> None:
+    refused = _after(LinkStanding(), (0, DialStarted()), (0, OpenFailed(retry_soon=False)))
+    assert not refused.retry_soon
+    assert _after(refused, (1, WaitOver()), (1, DialStarted()), (1, OpenFailed())).retry_soon
+
+
+CHILD = LinkStanding(is_child=True)
+
+
+def test_a_child_that_fails_five_times_in_two_minutes_is_parked() -> None:
+    four = _after(CHILD, *[step for n in range(4) for step in _failed_dial(n * 29.0)])
+    assert four.state is LinkState.IDLE
+    assert _after(four, (116, DialStarted()), (116, OpenFailed())).state is LinkState.PARKED
+
+
+def test_a_child_that_starts_and_exits_five_times_in_two_minutes_is_parked() -> None:
+    standing = CHILD
+    for n in range(5):
+        standing = _after(standing, (n, DialStarted()), (n, Opened()), (n + 0.5, Lost()), (n + 0.6, WaitOver()))
+    assert standing.state is LinkState.PARKED
+
+
+def test_a_child_that_fails_five_times_in_more_than_two_minutes_is_not_parked() -> None:
+    standing = _after(CHILD, *[step for n in range(4) for step in _failed_dial(n * 31.0)])
+    assert _after(standing, (124, DialStarted()), (124, OpenFailed())).state is LinkState.BACKOFF
+
+
+def test_a_parked_child_that_is_sighted_gets_five_new_tries() -> None:
+    parked = _after(CHILD, *[step for n in range(5) for step in _failed_dial(float(n))])
+    assert parked.state is LinkState.PARKED
+    due = advance(parked, Sighted(), 5.0)
+    assert due == CHILD
+    assert _after(due, *[step for n in range(4) for step in _failed_dial(6.0 + n)]).state is LinkState.IDLE
+
+
+@given(st.lists(st.sampled_from([DialStarted(), OpenFailed(), WaitOver(), Sighted()]), max_size=60))
+def test_a_peer_is_never_parked(events: list[LinkEvent]) -> None:
+    assert _after(LinkStanding(), *((0.0, event) for event in events)).state is not LinkState.PARKED
+
+
+@given(st.booleans(), st.lists(st.tuples(st.floats(0, 30), st.sampled_from(list(EVENTS.values()))), max_size=40))
+def test_what_a_standing_remembers_stays_bounded_and_fits_its_state(
+    is_child: bool, steps: list[tuple[float, LinkEvent]]
+) -> None:
+    standing, now_s = LinkStanding(is_child=is_child), 0.0
+    for step_s, event in steps:
+        now_s += step_s
+        standing = advance(standing, event, now_s)
+        up = standing.state in (LinkState.READY, LinkState.SUSPECT)
+        assert (standing.ready_at_s is not None) == up
+        assert (standing.misses >= 2) == (standing.state is LinkState.SUSPECT)
+        assert len(standing.crashes_at_s) <= 5

@@ -1,0 +1,275 @@
+"""The house rules that no linter knows: sizes, names, docstrings, documentation, and what must never be committed.
+
+Walks the tree with `ast`. A rule is a pure function from a source to its complaints; `BAD_EXAMPLES` proves that each
+one can fail. The one rule: a file may be long only when its own docstring says "Long because".
+"""
+
+import ast
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from agent.config.table import SETTINGS
+
+ROOT = Path(__file__).parents[3]
+CODE = ("agent", "discovery")
+PYTHON = (*CODE, "bench", "tests")
+
+FILE_LINES_MAX = 450
+TEST_FILE_LINES_MAX = 500  # A table of cases is long without being hard to read.
+FUNCTION_LINES_MAX = 70
+BRIEF_FILE_LINES = 80  # Shorter files may say what they are in one line.
+BANNED_WORDS = {
+    "util",
+    "utils",
+    "common",
+    "helper",
+    "helpers",
+    "manager",
+    "managers",
+    "handler",
+    "handlers",
+    "misc",
+    "data",
+}
+# Put together here, so that this file does not hold what it looks for.
+UNFINISHED = re.compile(r"\b(" + "TO" + "DO|FIX" + "ME|XX" + "X)\\b")
+MACHINE = re.compile(
+    "|".join(
+        (
+            r"pypi\." + "org",
+            "python" + "hosted",
+            r"(deb|snapshot|archive|security)\.debian\." + "org",
+            r"registry\.npmjs",
+            r"(?<![\w.-])/" + "work/",
+            r"(?<![\w.-])/" + "tmp/v/",
+            "/ro" + "ot/",
+            r"/opt/" + "(pypi|wheels)",
+            r"\.\./" + "shared",
+            "--(extra-)?index-" + "url|--find-" + "links|--trusted-" + "host",
+        )
+    )
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One Python file: its path from the root, its text and its tree."""
+
+    path: str
+    text: str
+    tree: ast.Module
+
+    @classmethod
+    def of(cls, path: str, text: str) -> "Source":
+        return cls(path, text, ast.parse(text))
+
+    @property
+    def docstring(self) -> str:
+        return ast.get_docstring(self.tree) or ""
+
+    @property
+    def top(self) -> str:
+        return self.path.split("/", maxsplit=1)[0]
+
+
+def file_is_short(source: Source) -> Iterator[str]:
+    lines, allowed = source.text.count("\n"), TEST_FILE_LINES_MAX if source.top == "tests" else FILE_LINES_MAX
+    if lines > allowed and "Long because" not in source.docstring:
+        yield f"{lines} lines, {allowed} allowed"
+
+
+def functions_are_short(source: Source) -> Iterator[str]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > FUNCTION_LINES_MAX:
+                yield f"{node.name}: {lines} lines, {FUNCTION_LINES_MAX} allowed"
+
+
+def module_is_named_after_an_idea(source: Source) -> Iterator[str]:
+    for word in sorted(BANNED_WORDS & set(Path(source.path).stem.split("_"))):
+        yield f"'{word}' names no idea"
+
+
+def module_says_what_it_is(source: Source) -> Iterator[str]:
+    lines = source.docstring.count("\n") + 1
+    if not source.docstring:
+        if source.text.strip():
+            yield "no module docstring"
+    elif source.text.count("\n") > BRIEF_FILE_LINES and source.top in CODE and not 3 <= lines <= 12:
+        yield f"module docstring of {lines} lines, 3 to 12 wanted"
+
+
+def tasks_are_named(source: Source) -> Iterator[str]:
+    if source.top not in CODE:
+        return
+    for call in _calls(source.tree):
+        is_task = isinstance(call.func, ast.Attribute) and call.func.attr == "create_task"
+        if is_task and not any(word.arg == "name" for word in call.keywords):
+            yield f"line {call.lineno}: a task without a name"
+
+
+def no_test_sleeps_or_patches(source: Source) -> Iterator[str]:
+    # A server that tests start may be slow on purpose; the test itself waits for what it wants to see.
+    if not Path(source.path).name.startswith(("test_", "conftest")):
+        return
+    in_loop_time = "looptime" in source.text
+    for call in _calls(source.tree):
+        called = ast.unparse(call.func)
+        if called == "time.sleep" or (called in {"asyncio.sleep", "anyio.sleep"} and not in_loop_time):
+            yield f"line {call.lineno}: {called}; wait for a condition, or use loop time"
+    for node in ast.walk(source.tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        if module.startswith("unittest") or any(name.startswith("unittest") for name in names):
+            yield "unittest.mock; use the real thing or a fake that passes its contract"
+
+
+def names_of_tests_are_sentences(source: Source) -> Iterator[str]:
+    for node in ast.walk(source.tree):
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_function and node.name.startswith("test_") and len(node.name.split("_")) < 4:
+            yield f"{node.name} is no sentence"
+
+
+def exceptions_to_lint_have_reasons(source: Source) -> Iterator[str]:
+    above = ""
+    for number, line in enumerate(source.text.splitlines(), start=1):
+        found = re.search(r"# (noqa|type: ignore)\b(:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*|\[[\w, -]+\])?(?P<reason>.*)", line)
+        if found and not re.search(r"\w{3,}", found["reason"]) and not above.lstrip().startswith("# "):
+            yield f"line {number}: an ignore without its reason beside or above it"
+        above = line
+
+
+Rule = Callable[[Source], Iterator[str]]
+RULES: tuple[Rule, ...] = (
+    file_is_short,
+    functions_are_short,
+    module_is_named_after_an_idea,
+    module_says_what_it_is,
+    tasks_are_named,
+    no_test_sleeps_or_patches,
+    names_of_tests_are_sentences,
+    exceptions_to_lint_have_reasons,
+)
+BAD_EXAMPLES: dict[str, Source] = {
+    "file_is_short": Source.of("agent/a.py", "x = 1\n" * 451),
+    "functions_are_short": Source.of("agent/a.py", "def f():\n" + "    x = 1\n" * 70),
+    "module_is_named_after_an_idea": Source.of("agent/link_utils.py", ""),
+    "module_says_what_it_is": Source.of("agent/a.py", '"""Too brief."""\n' + "x = 1\n" * 80),
+    "tasks_are_named": Source.of("agent/a.py", "async def f(group):\n    group.create_task(g())\n"),
+    "no_test_sleeps_or_patches": Source.of("tests/test_a.py", "import time\ntime." + "sleep(1)\n"),
+    "names_of_tests_are_sentences": Source.of("tests/a.py", "def test_it(): ...\n"),
+    "exceptions_to_lint_have_reasons": Source.of("agent/a.py", "x = 1  # " + "noqa: E501\n"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_python_file_keeps_the_rule(rule: Rule) -> None:
+    complaints = [f"{source.path}: {text}" for source in _sources() for text in rule(source)]
+    assert not complaints, "\n".join(["", *complaints])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_rule_fires_on_its_bad_example(rule: Rule) -> None:
+    assert list(rule(BAD_EXAMPLES[rule.__name__]))
+
+
+def test_consul_folder_holds_no_python_so_that_it_never_shadows_the_library() -> None:
+    assert not list((ROOT / "consul").rglob("*.py"))
+
+
+def test_no_committed_file_names_a_machine_a_registry_or_unfinished_work() -> None:
+    found = []
+    for path in _committed():
+        text = _text(path)
+        found += [f"{path}: {match[0]}" for pattern in (MACHINE, UNFINISHED) for match in pattern.finditer(text)]
+    assert not found, "\n".join(["", *found])
+
+
+def test_patterns_of_what_must_not_be_committed_find_it() -> None:
+    assert MACHINE.search("see /" + "work/main")
+    assert MACHINE.search("https://pypi." + "org/simple")
+    assert not MACHINE.search("docs/framework/main.md")
+    assert UNFINISHED.search("# TO" + "DO: later")
+
+
+def test_every_path_that_the_documentation_names_exists() -> None:
+    missing = []
+    for page in _documentation():
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        named = {
+            path for path in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text) if not (page.parent / path).exists()
+        }
+        tops = "|".join((*PYTHON, "consul", "docker", "docs"))
+        quoted = {path.rstrip("/") for path in re.findall(rf"`((?:{tops})/[\w./-]*)`", text)}
+        named |= {path for path in quoted if not (ROOT / path).exists()}
+        missing += [f"{page.relative_to(ROOT)}: {path}" for path in sorted(named)]
+    assert not missing, "\n".join(["", *missing])
+
+
+def test_every_metric_is_documented() -> None:
+    declared = _metric_names()
+    assert declared, "agent/metrics.py declares no metric that this test can see"
+    text = "\n".join(page.read_text() for page in _documentation())
+    assert not [name for name in sorted(declared) if not re.search(rf"\b{name}(_total|_bucket|_info)?\b", text)]
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    text = "\n".join(page.read_text() for page in _documentation())
+    known = {setting.env for setting in SETTINGS}
+    named = set(re.findall(r"\bMESH_[A-Z][A-Z_]*[A-Z]\b", text))
+    assert not [name for name in sorted(known) if not re.search(rf"\b{name}\b", text)], "not documented"
+    clients = {"MESH_URL"}  # The command line's own, for talking to a node.
+    assert not sorted(named - known - clients), "documented, but unknown"
+
+
+def _calls(tree: ast.Module) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+@cache
+def _sources() -> list[Source]:
+    paths = [path for path in _committed() if path.endswith(".py") and path.split("/", maxsplit=1)[0] in PYTHON]
+    assert paths
+    return [Source.of(path, _text(path)) for path in paths]
+
+
+def _documentation() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def _metric_names() -> set[str]:
+    found = set()
+    for path in ("agent/metrics.py", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("agent/metric_*.py")))):
+        strings = [node.value for node in ast.walk(ast.parse(_text(path))) if isinstance(node, ast.Constant)]
+        found |= {text for text in strings if isinstance(text, str) and re.fullmatch(r"mesh(_[a-z0-9]+)+", text)}
+    return found
+
+
+def _committed() -> list[str]:
+    """Paths that git has or would add; without git (an unpacked archive) those that do not look made."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode == 0:
+        return sorted(path for path in set(listing.stdout.splitlines()) if (ROOT / path).is_file())
+    return sorted(
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*")
+        if path.is_file() and not re.search(r"(^|/)(\.|__pycache__|build|dist)", str(path.relative_to(ROOT)))
+    )
+
+
+def _text(path: str) -> str:
+    return (ROOT / path).read_text(errors="replace")

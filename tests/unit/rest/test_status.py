@@ -1,0 +1,143 @@
+"""What operators read of links: the seed's fields, ours beside them, never a secret, numbers that mean something."""
+
+from agent.model import (
+    ORIGIN_META_KEY,
+    Era,
+    HttpTarget,
+    LinkState,
+    LinkView,
+    NodeIdentity,
+    Offer,
+    PeerSource,
+    PeerSpec,
+    ServerScope,
+    ServerSpec,
+    StdioTarget,
+)
+from agent.rest.status import (
+    describe_conflicts,
+    describe_disabled,
+    describe_functions,
+    describe_peer,
+    describe_server,
+    public_names,
+    split_views,
+)
+from agent.routing.build import build_routes
+from agent.routing.table import Contribution, ContributionKind
+
+OWN = NodeIdentity("id-own", "own")
+SECRET = "s3cret-token"
+PEER = PeerSpec("two", HttpTarget("http://two:8000/mcp", (("X-Key", SECRET),), SECRET), PeerSource.OVERRIDE)
+OFFER = Offer(tools=({"name": "add", "description": "Adds.", "inputSchema": {"type": "object"}},), digest="d")
+READY = LinkView(
+    PEER,
+    LinkState.READY,
+    OFFER,
+    NodeIdentity("id-two", "two"),
+    Era.MODERN,
+    function_count=1,
+    latency_s=0.0123456,
+    ready_at_s=5.0,
+)
+
+
+def test_a_peer_has_the_seeds_fields_and_no_secret() -> None:
+    shown = describe_peer(READY, 10.0)
+    assert shown["name"] == "two"
+    assert shown["url"] == "http://two:8000/mcp"
+    assert shown["description"] == "Peer node at http://two:8000/mcp"
+    assert shown["connected"] is True
+    assert shown["function_count"] == 1
+    assert shown["latency_ms"] == 12.346
+    assert SECRET not in str(shown)
+    assert SECRET not in str(describe_server(READY, {}, 10.0))
+
+
+def test_a_peer_that_is_down_shows_no_functions_and_when_it_is_tried_again() -> None:
+    down = LinkView(
+        PEER, LinkState.BACKOFF, OFFER, function_count=1, last_error="refused", attempts=3, next_attempt_at_s=12.5
+    )
+    shown = describe_peer(down, 10.0)
+    assert (shown["connected"], shown["function_count"], shown["next_attempt_s"]) == (False, 0, 2.5)
+    assert describe_peer(down, 99.0)["next_attempt_s"] == 0.0
+    server = describe_server(down, {}, 10.0)
+    assert (server["status"], server["functions"]) == ("backoff", [])
+
+
+def test_a_suspect_still_counts_as_connected() -> None:
+    assert describe_server(LinkView(PEER, LinkState.SUSPECT), {}, 0.0)["status"] == "connected"
+
+
+def test_functions_have_the_name_of_their_server_and_that_of_the_mesh() -> None:
+    server = LinkView(ServerSpec("kit", StdioTarget("kit"), ServerScope.NODE), LinkState.READY, OFFER)
+    table = build_routes([Contribution(server.key, ContributionKind.SERVER, "kit", OWN, ServerScope.NODE, OFFER)], OWN)
+    names = public_names(table)
+    assert describe_functions(server, names) == [{"name": "add", "mesh_name": "own__kit__add", "description": "Adds."}]
+    assert describe_functions(server, {})[0]["mesh_name"] is None
+
+
+def test_an_imported_function_is_called_as_its_own_server_calls_it() -> None:
+    tool = {"name": "two__kit__add", "_meta": {ORIGIN_META_KEY: {"tool": "add"}}}
+    odd = [{"name": "x", "_meta": "nonsense"}, {"name": "y", "_meta": {ORIGIN_META_KEY: 7}}]
+    view = LinkView(PEER, LinkState.READY, Offer(tools=(tool, *odd)))
+    assert [function["name"] for function in describe_functions(view, {})] == ["add", "x", "y"]
+
+
+def test_a_server_says_whether_it_is_sticky() -> None:
+    spec = ServerSpec("kit", StdioTarget("kit"), ServerScope.SERVICE, sticky=True)
+    assert describe_server(LinkView(spec), {}, 0.0)["sticky"] is True
+    assert describe_disabled(spec)["sticky"] is True
+
+
+def test_a_server_says_whether_clients_share_its_session() -> None:
+    for own, said in ((True, "own"), (False, "shared")):
+        spec = ServerSpec("kit", StdioTarget("kit"), ServerScope.SERVICE, own_sessions=own)
+        assert describe_server(LinkView(spec), {}, 0.0)["sessions"] == said
+        assert describe_disabled(spec)["sessions"] == said
+
+
+def test_a_disabled_server_is_shown_without_a_link() -> None:
+    shown = describe_disabled(
+        ServerSpec("off", HttpTarget("http://x", token=SECRET), ServerScope.SERVICE, enabled=False)
+    )
+    assert (shown["status"], shown["enabled"], shown["transport"]) == ("disabled", False, "http")
+    assert SECRET not in str(shown)
+
+
+def test_every_conflict_is_shown_once_though_two_tables_know_it() -> None:
+    twins = [
+        Contribution(
+            f"peer:{n}", ContributionKind.MESH_PEER, "twin", NodeIdentity(f"id-{n}", "twin"), None, imported(f"id-{n}")
+        )
+        for n in (1, 2)
+    ]
+    table = build_routes(twins, OWN)
+    shown = describe_conflicts([table, table])
+    assert shown == describe_conflicts([table])
+    assert [(entry["name"], entry["reason"]) for entry in shown] == [("twin", "node_name")]
+
+
+def test_what_two_servers_list_wrongly_under_one_name_is_shown_of_each() -> None:
+    malformed = Offer(tools=({"name": "bad"},), digest="1")
+    servers = [
+        Contribution(f"server:{n}", ContributionKind.SERVER, n, None, ServerScope.NODE, malformed) for n in ("a", "b")
+    ]
+    shown = describe_conflicts([build_routes(servers, OWN)])
+    assert [(entry["name"], entry["others"]) for entry in shown] == [("bad", ["server:a"]), ("bad", ["server:b"])]
+
+
+def imported(node_id: str) -> Offer:
+    origin = {"node": "twin", "node_id": node_id, "server": "kit", "tool": "add", "scope": "node", "via": []}
+    return Offer(
+        tools=({"name": "twin__kit__add", "inputSchema": {"type": "object"}, "_meta": {ORIGIN_META_KEY: origin}},),
+        digest=node_id,
+    )
+
+
+def test_servers_come_before_peers_each_by_name() -> None:
+    views = [READY, LinkView(ServerSpec("b", StdioTarget("b"), ServerScope.NODE))]
+    views.append(LinkView(ServerSpec("a", StdioTarget("a"), ServerScope.NODE, enabled=True)))
+    servers, peers = split_views(views)
+    assert [view.spec.name for view in servers] == ["a", "b"]
+    assert peers == [READY]

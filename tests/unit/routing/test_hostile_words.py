@@ -1,0 +1,103 @@
+"""What clients and servers may say of sessions and questions, and how much of it is kept."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agent.client.affinity import KEY_LEN_MAX, affinity_key
+from agent.client.sessions.pool import FEATURES_BYTES_MAX
+from agent.dispatch.client_events import ClientEvents, Place
+from agent.dispatch.next_hop import believed
+from agent.errors import RpcError
+from agent.model import (
+    AFFINITY_META_KEY,
+    PARKED_META_KEY,
+    Era,
+    HttpTarget,
+    Json,
+    LinkView,
+    NodeIdentity,
+    PeerSource,
+    PeerSpec,
+)
+from agent.server.sessions.client_events import TOLD_AT_ONCE_MAX, UNTOLD_MAX, ClientChanges
+from agent.server.sessions.session import PLACES_MAX, Session
+from tests.unit.client.sessions.scripted_sessions import Server, call, door_to
+
+PEER = PeerSpec("peer", HttpTarget("http://peer/mcp"), PeerSource.DISCOVERY)
+OPEN: Json = {"resultType": "input_required", "requestState": "s", "_meta": {PARKED_META_KEY: True, "theirs": 1}}
+
+
+@pytest.mark.parametrize(
+    ("era", "identity", "is_believed"),
+    [(Era.MODERN, None, False), (Era.MODERN, NodeIdentity("id-a", "a"), True), (Era.LEGACY, None, True)],
+)
+def test_only_nodes_and_our_own_doors_may_say_that_a_call_is_open(
+    era: Era, identity: NodeIdentity | None, is_believed: bool
+) -> None:
+    result = believed(OPEN, LinkView(PEER, era=era, identity=identity))
+    assert result is OPEN if is_believed else result == {**OPEN, "_meta": {"theirs": 1}}
+
+
+def test_a_key_of_any_length_stands_for_one_client_and_costs_little() -> None:
+    long = ["x" * (KEY_LEN_MAX + more) + "\ud800" for more in (0, 1)]
+    keys = [affinity_key({"_meta": {AFFINITY_META_KEY: key}}, None) or "" for key in (*long, long[0], "x")]
+    assert keys[0] == keys[2] != keys[1]
+    assert keys[3] == "x"
+    assert affinity_key({"_meta": {AFFINITY_META_KEY: keys[0]}}, None) == keys[0], "the same on the next node"
+    assert max(map(len, keys)) <= KEY_LEN_MAX
+
+
+def session() -> Session:
+    return Session("id", "2025-11-25", b"{}", 0.0)
+
+
+def test_a_session_remembers_where_it_called_last_and_no_more_than_its_limit() -> None:
+    one = session()
+    for number in (*range(PLACES_MAX), 0, PLACES_MAX):
+        one.called(Place("peer:a", f"service:{number}"))
+    assert len(one.places) == PLACES_MAX
+    assert Place("peer:a", "service:0") in one.places
+    assert Place("peer:a", "service:1") not in one.places
+
+
+@pytest.mark.looptime
+async def test_what_a_client_declares_of_itself_is_kept_up_to_a_size() -> None:
+    server = Server()
+    async with door_to(server) as door:
+        large = {"elicitation": {"form": {"x": "y" * FEATURES_BYTES_MAX}}}
+        with pytest.raises(RpcError, match="declares more than") as caught:
+            await call(door, "quick", _meta={"io.modelcontextprotocol/clientCapabilities": large})
+        assert caught.value.code == -32602
+        assert server.opened == []
+
+
+class HungNode:
+    """A link to a node that does not answer until it goes on."""
+
+    spec = PEER
+    view = LinkView(PEER, era=Era.MODERN, identity=NodeIdentity("id-a", "a"))
+
+    def __init__(self) -> None:
+        self.told = 0
+        self.goes_on = asyncio.Event()
+
+    async def request(self, _method: str, _params: Json, **_: Any) -> Json:
+        self.told += 1
+        await self.goes_on.wait()
+        return {}
+
+
+@pytest.mark.looptime
+async def test_sessions_that_end_faster_than_servers_can_be_told_do_not_pile_up() -> None:
+    node = HungNode()
+    changes, ending = ClientChanges(ClientEvents(lambda _: node)), session()
+    ending.called(Place("peer:a", "service:kit"))
+    async with asyncio.TaskGroup() as group:
+        for number in range(UNTOLD_MAX + 100):
+            group.create_task(changes.session_ended(ending), name=f"end {number}")
+        await asyncio.sleep(1)
+        assert node.told == TOLD_AT_ONCE_MAX
+        node.goes_on.set()
+    assert node.told == UNTOLD_MAX

@@ -1,0 +1,121 @@
+"""Names and URIs: legal, stable, and told apart."""
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agent.routing.names import is_valid_name, local_uri, node_alias, public_name, public_uri, uri_namespace, valid_name
+
+LEGAL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NAMESPACES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,30}", fullmatch=True)
+URIS = st.one_of(
+    st.text(max_size=40),
+    st.builds(
+        "{}{}{}".format,
+        st.sampled_from(["notes", "my_scheme", "http", ""]),
+        st.sampled_from([":", "://", ""]),
+        st.text("ab/{}:?#", max_size=12),
+    ),
+)
+
+
+@pytest.mark.parametrize("name", ["a", "node-2", "web.1_x", "0", "a" * 63, "a_"])
+def test_a_name_of_letters_digits_dots_dashes_and_single_underscores_is_valid(name: str) -> None:
+    assert is_valid_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "-a", ".a", "_a", "a b", "a/b", "a__b", "a" * 64, "ä", "a\n", "../x"])
+def test_other_names_are_not_valid(name: str) -> None:
+    assert not is_valid_name(name)
+
+
+@given(st.text(max_size=200))
+@example("__")
+@example("a__b")
+def test_a_valid_name_can_be_made_of_any_text(text: str) -> None:
+    assert is_valid_name(valid_name(text))
+
+
+def test_a_valid_name_stays_as_it_is() -> None:
+    assert valid_name("node-2.local") == "node-2.local"
+
+
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_two_illegal_names_do_not_become_one(one: str, other: str) -> None:
+    if not is_valid_name(one) and not is_valid_name(other):
+        assert (valid_name(one) == valid_name(other)) == (one == other)
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=4))
+def test_a_public_name_is_legal_whatever_it_is_made_of(parts: list[str]) -> None:
+    assert LEGAL.fullmatch(public_name(*parts))
+
+
+@given(
+    st.lists(st.text("ab_-.", max_size=40), min_size=2, max_size=3),
+    st.lists(st.text("ab_-.", max_size=40), min_size=2, max_size=3),
+)
+def test_two_joined_names_never_become_one(one: list[str], other: list[str]) -> None:
+    assert (public_name(*one) == public_name(*other)) == ("__".join(one) == "__".join(other))
+
+
+def test_a_legal_public_name_is_the_parts_joined() -> None:
+    assert public_name("node-2", "files", "read_file") == "node-2__files__read_file"
+
+
+def test_a_long_public_name_keeps_its_beginning_and_is_told_apart_by_its_end() -> None:
+    one, other = public_name("server", "x" * 100), public_name("server", "x" * 101)
+    assert one.startswith("server__xxx")
+    assert len(one) == len(other) == 64
+    assert one != other
+
+
+def test_shortened_names_are_the_same_in_every_release() -> None:
+    """Other nodes compute them too, so a change of the form would rename tools in the middle of an upgrade."""
+    assert public_name("node.local", "fs", "read") == "node-local__fs__read-97d64e1ecc"
+
+
+@given(NAMESPACES, URIS)
+@example("ns", "notes://{id}")
+@example("ns", "data:/x")
+@example("ns", "{scheme}://x")
+@example("ns", "//x")
+@example("ns", "a:ns//x")
+def test_a_public_uri_leads_back_to_its_namespace_and_its_own_uri(namespace: str, uri: str) -> None:
+    public = public_uri(namespace, uri)
+    assert uri_namespace(public) == namespace
+    assert local_uri(namespace, public) == uri
+
+
+@given(NAMESPACES, NAMESPACES, URIS)
+def test_a_public_uri_belongs_to_one_namespace_only(namespace: str, other: str, uri: str) -> None:
+    if namespace != other:
+        assert local_uri(other, public_uri(namespace, uri)) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "public"),
+    [
+        ("notes://today", "notes://srv/today"),
+        ("notes://{id}/x", "notes://srv/{id}/x"),
+        ("file:///etc/hosts", "file://srv//etc/hosts"),
+        ("mailto:a@b", "mailto:srv/a@b"),
+        ("plain", "srv/plain"),
+    ],
+)
+def test_the_namespace_goes_where_fastmcp_puts_it(uri: str, public: str) -> None:
+    assert public_uri("srv", uri) == public
+
+
+@pytest.mark.parametrize("uri", ["notes://", "notes:///x", "mailto:", "", "x"])
+def test_a_uri_without_a_first_segment_has_no_namespace(uri: str) -> None:
+    assert uri_namespace(uri) is None
+
+
+def test_an_alias_tells_nodes_of_one_name_apart_and_is_a_valid_name() -> None:
+    alias = node_alias("a" * 63, "1A2B3C4D-5e6f")
+    assert alias.endswith("-1a2b3c4d")
+    assert is_valid_name(alias)
+    assert node_alias("node-2", "1a2b3c4d5e6f") == "node-2-1a2b3c4d"

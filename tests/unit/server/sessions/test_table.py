@@ -1,0 +1,238 @@
+"""The table of sessions in loop time: how long they last, what keeps them, and that nothing outlives them."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from aiohttp import web
+from mcp.shared.exceptions import MCPError
+
+from agent.model import Json
+from agent.routing.table import RouteTable
+from agent.server.sessions.session import CALLS_MAX, NOTES_MAX, QUESTION_BYTES_MAX, Outcome, Session, Tell
+from agent.server.sessions.table import IDLE_MAX_S, SWEEP_EVERY_S, Sessions
+from agent.subscriptions.registry import Counts
+from agent.subscriptions.resources import ResourceUpdates
+
+pytestmark = pytest.mark.looptime
+
+
+@asynccontextmanager
+async def table() -> AsyncIterator[Sessions]:
+    sessions = Sessions(lambda _: None, unheard, sessions_max=3)
+    async with asynccontextmanager(sessions.cleanup_ctx)(web.Application()):
+        yield sessions
+
+
+async def unheard(_session: Session) -> None:
+    """Nobody keeps anything for a session."""
+
+
+def opened(sessions: Sessions) -> Session:
+    session = sessions.open("2025-06-18", b"{}")
+    assert session is not None
+    return session
+
+
+async def never() -> Outcome:
+    await asyncio.Event().wait()
+    return ()
+
+
+async def test_a_session_is_forgotten_when_it_was_idle_for_its_time_and_not_before() -> None:
+    async with table() as sessions:
+        used, unused = opened(sessions), opened(sessions)
+        await asyncio.sleep(IDLE_MAX_S - 1)
+        assert sessions.find(used.id) is used
+        await asyncio.sleep(SWEEP_EVERY_S + 1)
+        assert sessions.find(unused.id) is None
+        assert sessions.find(used.id) is used
+
+
+async def test_a_call_under_way_keeps_its_session_and_the_time_counts_from_its_end() -> None:
+    async with table() as sessions:
+        session = opened(sessions)
+        call = sessions.start_task(never(), "call")
+        session.add_call(1, call)
+        await asyncio.sleep(3 * IDLE_MAX_S)
+        call.cancel()
+        await asyncio.sleep(IDLE_MAX_S - 2 * SWEEP_EVERY_S)
+        assert repr(sessions) == "<Sessions open 1>"
+        await asyncio.sleep(4 * SWEEP_EVERY_S)
+        assert repr(sessions) == "<Sessions open 0>"
+
+
+async def test_the_longest_idle_session_makes_room_and_those_in_use_do_not() -> None:
+    async with table() as sessions:
+        first, second, third = opened(sessions), opened(sessions), opened(sessions)
+        first.add_call(1, sessions.start_task(never(), "call"))
+        sessions.find(second.id)
+        fourth = opened(sessions)
+        assert sessions.find(third.id) is None
+        for session in (second, fourth):
+            session.add_call(1, sessions.start_task(never(), "call"))
+        assert sessions.open("2025-06-18", b"{}") is None
+
+
+async def test_a_session_takes_no_second_call_of_an_id_and_no_more_than_its_limit() -> None:
+    async with table() as sessions:
+        session = opened(sessions)
+        for number in range(CALLS_MAX):
+            session.check_call(number)
+            session.add_call(number, sessions.start_task(never(), "call"))
+        with pytest.raises(MCPError, match="still being served"):
+            session.check_call(0)
+        with pytest.raises(MCPError, match="limit") as caught:
+            session.check_call("another")
+        assert caught.value.error.data["outcome"] == "not_executed"
+        session.cancel_call(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        session.check_call(0)
+
+
+async def test_an_id_that_is_a_number_and_the_same_as_a_text_are_two() -> None:
+    async with table() as sessions:
+        session = opened(sessions)
+        calls = {request_id: sessions.start_task(never(), "call") for request_id in (1, "1")}
+        for request_id, call in calls.items():
+            session.check_call(request_id)
+            session.add_call(request_id, call)
+        for unknown in (["1"], {"id": 1}, None, "2", 1.5, True):
+            session.cancel_call(unknown)
+        session.cancel_call("1")
+        await asyncio.wait([calls["1"]])
+        assert not calls[1].done()
+
+
+async def test_a_call_that_is_cancelled_twice_says_goodbye_once_and_to_the_end() -> None:
+    said: list[str] = []
+
+    async def polite() -> Outcome:
+        try:
+            return await never()
+        finally:
+            await asyncio.sleep(0.5)
+            said.append("goodbye")
+
+    async with table() as sessions:
+        session = opened(sessions)
+        call = sessions.start_task(polite(), "call")
+        session.add_call(1, call)
+        await asyncio.sleep(0)
+        session.cancel_call(1)
+        await asyncio.sleep(0.1)
+        session.cancel_call(1)
+        sessions.end(session, "by_client")
+        await asyncio.wait([call])
+        assert said == ["goodbye"]
+
+
+@pytest.mark.usefixtures("gc_off")
+async def test_a_session_that_ends_leaves_nothing_for_the_garbage_collector() -> None:
+    async with table() as sessions:
+        session = opened(sessions)
+        updates = ResourceUpdates(lambda _: None, Counts(lambda _: None, lambda: None))
+        session.subscriber = updates.subscriber(RouteTable, session.updated)
+        lives_on = weakref.ref(session.subscriber)
+        sessions.end(session, "by_client")
+        del session
+        assert lives_on() is None
+
+
+@pytest.fixture
+def gc_off() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def test_the_end_of_the_table_ends_every_call() -> None:
+    async with table() as sessions:
+        calls = [sessions.start_task(never(), "call") for _ in range(2)]
+        for number, call in enumerate(calls):
+            opened(sessions).add_call(number, call)
+    assert all(call.cancelled() for call in calls)
+    assert repr(sessions) == "<Sessions idle 0>"
+
+
+async def test_a_question_that_nobody_waits_for_any_more_is_called_off() -> None:
+    told: list[Json] = []
+
+    async def tell(message: bytes) -> None:
+        told.append(orjson.loads(message))
+
+    async with table() as sessions:
+        session = opened(sessions)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(60):
+                await session.ask(tell, "roots/list", {})
+        assert [message["method"] for message in told] == ["roots/list", "notifications/cancelled"]
+        assert told[1]["params"]["requestId"] == told[0]["id"]
+        session.take_answer({"id": told[0]["id"], "result": {}})
+        with pytest.raises(MCPError, match="larger"):
+            await session.ask(tell, "roots/list", {"x": "y" * QUESTION_BYTES_MAX})
+        assert repr(session) == "<Session 2025-06-18 calls=0 questions=0>"
+
+
+async def test_nobody_waits_for_answers_to_a_node_that_takes_no_connections_any_more() -> None:
+    asked = asyncio.Event()
+
+    async def tell(_: bytes) -> None:
+        asked.set()
+
+    async with table() as sessions, asyncio.TaskGroup() as group:
+        session = opened(sessions)
+        waiting = group.create_task(_refusal(session, tell), name="ask")
+        await asked.wait()
+        await sessions.on_shutdown(web.Application())
+        assert await waiting == "this node shuts down, and can hear no answer any more"
+        assert await _refusal(session, tell) == await _refusal(opened(sessions), tell) == waiting.result()
+
+
+async def _refusal(session: Session, tell: Tell) -> str:
+    with pytest.raises(MCPError) as caught:
+        await session.ask(tell, "roots/list", {})
+    return caught.value.error.message
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "text"),
+    [
+        ({"error": {"code": -7, "message": "no"}}, -7, "no"),
+        ({"error": {"code": "7", "message": 7}}, -32603, "without a result"),
+        ({"result": []}, -32603, "without a result"),
+    ],
+)
+async def test_an_answer_without_a_result_is_a_refusal(message: Json, code: int, text: str) -> None:
+    async with table() as sessions:
+        session = opened(sessions)
+
+        async def refuse(question: bytes) -> None:
+            session.take_answer({"id": str(orjson.loads(question)["id"]), **message})
+
+        with pytest.raises(MCPError, match=text) as caught:
+            await session.ask(refuse, "roots/list", {})
+        assert caught.value.error.code == code
+
+
+async def test_notes_wait_for_a_client_that_does_not_listen_each_once_and_no_more_than_the_limit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with table() as sessions:
+        session, late = opened(sessions), opened(sessions)
+        for _ in range(2):
+            sessions.tell("notifications/tools/list_changed")
+            session.updated("a://b")
+        tools = b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
+        update = b'{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a://b"}}'
+        assert session.take_notes() == [tools, update]
+        assert session.take_notes() == []
+        for number in range(NOTES_MAX + 2):
+            late.updated(str(number))
+        assert len(caplog.records) == 1
+        assert len(late.take_notes()) == NOTES_MAX

@@ -1,0 +1,110 @@
+"""A stream of `subscriptions/listen` whose client takes its time, in loop time."""
+
+import asyncio
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mcp.server.subscriptions import InMemorySubscriptionBus, ToolsListChanged
+from mcp.shared.exceptions import MCPError
+from mcp_types import SubscriptionFilter, SubscriptionsListenRequestParams
+
+from agent.errors import RpcError
+from agent.routing.table import RouteTable
+from agent.server import listen
+from agent.server.listen import PENDING_MAX, ListenStreams
+from agent.subscriptions.registry import Counts, Subscriber
+from agent.subscriptions.resources import ResourceUpdates
+from agent.subscriptions.tasks import TaskUpdates
+
+pytestmark = pytest.mark.looptime
+
+
+class Client:
+    """What a stream writes to. It takes nothing while `reads` is clear."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.got: list[tuple[str, Any]] = []
+
+    async def notify(self, method: str, params: dict[str, Any]) -> None:
+        self.got.append((method.rpartition("/")[2], params.get("uri")))
+        await self.reads.wait()
+
+
+class Streams:
+    """The handler, and the `tell` of its only subscriber."""
+
+    def __init__(self) -> None:
+        nothing = Counts(lambda _: None, lambda: None)
+        self.bus = InMemorySubscriptionBus()
+        self.updates = ResourceUpdates(lambda _: None, nothing)
+        self.tasks = TaskUpdates(lambda _: None, nothing, own_node_id="me")
+        self.streams = ListenStreams(self.bus, self.new, partial(self.tasks.subscriber, RouteTable))
+        self.tell: Any = None
+
+    def new(self, tell: Any, *, across_gateways: bool) -> Subscriber[str]:
+        self.tell = tell
+        return self.updates.subscriber(RouteTable, tell, across_gateways=across_gateways)
+
+    async def serve(self, client: Client) -> Any:
+        session = SimpleNamespace(_request_outbound=client)
+        asked = SubscriptionsListenRequestParams(notifications=SubscriptionFilter(tools_list_changed=True))
+        return await self.streams(SimpleNamespace(request_id=1, params={}, session=session), asked)  # type: ignore[arg-type]  # all that is used
+
+
+async def test_what_a_client_has_not_taken_is_told_once_and_in_order() -> None:
+    client, all_of = Client(), Streams()
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(all_of.serve(client), name="serve")
+        await asyncio.sleep(1)
+        client.reads.clear()
+        for _ in range(3):
+            all_of.tell("a://b")
+            await all_of.bus.publish(ToolsListChanged())
+        await asyncio.sleep(1)
+        all_of.tell("a://c")
+        client.reads.set()
+        await asyncio.sleep(1)
+        serving.cancel()
+    # The first one was being written when it changed again.
+    assert client.got == [
+        ("acknowledged", None),
+        ("updated", "a://b"),
+        ("list_changed", None),
+        ("updated", "a://b"),
+        ("updated", "a://c"),
+    ]
+
+
+async def test_a_client_that_is_too_far_behind_has_its_stream_ended() -> None:
+    client, all_of = Client(), Streams()
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(all_of.serve(client), name="serve")
+        await asyncio.sleep(1)
+        for number in range(PENDING_MAX + 1):
+            all_of.tell(f"a://{number}")
+        result = await serving
+    assert result["_meta"] == {"io.modelcontextprotocol/subscriptionId": 1}
+    assert repr(all_of.streams) == "<ListenStreams 0 open>"
+
+
+async def test_one_stream_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "STREAMS_MAX", 1)
+    all_of = Streams()
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(all_of.serve(Client()), name="serve")
+        await asyncio.sleep(1)
+        with pytest.raises(MCPError, match="Subscription limit reached"):
+            await all_of.serve(Client())
+        serving.cancel()
+
+
+async def test_the_limit_of_the_node_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.subscriptions.registry.SUBSCRIPTIONS_MAX", 1)
+    all_of = Streams()
+    subscriber = all_of.new(lambda _: None, across_gateways=True)
+    with pytest.raises(RpcError, match="1 of a kind on this node"):
+        await subscriber.add(["a://b", "a://c"])

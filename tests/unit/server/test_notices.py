@@ -1,0 +1,86 @@
+"""Notices in loop time: the first at once, then at most one per kind and interval, the last never lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from mcp.server.subscriptions import InMemorySubscriptionBus, ServerEvent
+
+from agent.routing.table import RouteKind
+from agent.server.listen import INTERVAL_S, Notices
+
+pytestmark = pytest.mark.looptime
+
+
+@dataclass
+class Rig:
+    notices: Notices
+    told: list[tuple[float, str]] = field(default_factory=list)
+    counted: list[str] = field(default_factory=list)
+    sessions: list[tuple[float, str]] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Rig]:
+    bus = InMemorySubscriptionBus()
+    counted: list[str] = []
+    sessions: list[tuple[float, str]] = []
+    told = Notices(bus, lambda method: sessions.append((now_s(), method)), counted.append)
+    rig = Rig(told, sessions=sessions, counted=counted)
+
+    def heard(event: ServerEvent) -> None:
+        rig.told.append((now_s(), type(event).__name__.removesuffix("ListChanged").lower()))
+
+    bus.subscribe(heard)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(rig.notices.run(), name="notices")
+        await asyncio.sleep(1)
+        yield rig
+        task.cancel()
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_the_first_change_is_told_at_once_in_both_eras() -> None:
+    async with running() as rig:
+        rig.notices.changed({RouteKind.TOOL})
+        await asyncio.sleep(0.01)
+        assert rig.told == [(1.0, "tools")]
+        assert rig.sessions == [(1.0, "notifications/tools/list_changed")]
+        assert rig.counted == ["tools"]
+
+
+async def test_a_burst_is_two_notices_and_the_last_change_is_in_the_second() -> None:
+    async with running() as rig:
+        for _ in range(100):
+            rig.notices.changed({RouteKind.TOOL})
+            await asyncio.sleep(0.001)
+        last_change_at_s = now_s()
+        await asyncio.sleep(5)
+        assert len(rig.told) == 2
+        assert last_change_at_s <= rig.told[1][0] <= 1.0 + INTERVAL_S + 0.01
+
+
+async def test_steady_change_is_told_at_most_four_times_a_second() -> None:
+    async with running() as rig:
+        for _ in range(1000):
+            rig.notices.changed({RouteKind.TOOL, RouteKind.PROMPT})
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
+        tools = [at_s for at_s, kind in rig.told if kind == "tools"]
+        assert 35 <= len(tools) <= 42
+        assert len([1 for _, kind in rig.told if kind == "prompts"]) == len(tools)
+
+
+async def test_templates_are_resources_to_a_client_and_namespaces_are_nothing() -> None:
+    async with running() as rig:
+        rig.notices.changed({RouteKind.TEMPLATE, RouteKind.RESOURCE})
+        await asyncio.sleep(1)
+        rig.notices.changed({RouteKind.NAMESPACE})
+        rig.notices.changed(set())
+        await asyncio.sleep(1)
+        assert [kind for _, kind in rig.told] == ["resources"]

@@ -1,0 +1,84 @@
+"""Durable writes: the order of the four steps, the modes, and what is left after a failure."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import ConfigRefused
+from agent.state import durable_file
+from agent.state.durable_file import make_private_folder, write_durably
+
+
+def test_the_data_is_synced_before_the_rename_and_the_folder_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        fsync(descriptor)
+        steps.append(f"sync {kind}")
+
+    def renamed(*names: Any) -> None:
+        rename(*names)
+        steps.append("rename")
+
+    monkeypatch.setattr(durable_file.os, "fsync", synced)
+    monkeypatch.setattr(durable_file.os, "replace", renamed)
+    write_durably(tmp_path / "x.json", b"content")
+    assert steps == ["sync file", "rename", "sync folder"]
+    assert (tmp_path / "x.json").read_bytes() == b"content"
+
+
+def test_files_are_for_their_owner_alone_even_when_the_draft_of_a_crash_was_longer(tmp_path: Path) -> None:
+    draft = tmp_path / "x.json.tmp"
+    draft.write_bytes(b"half a file that a crash left behind")
+    draft.chmod(0o644)
+    write_durably(tmp_path / "x.json", b"new")
+    assert (tmp_path / "x.json").read_bytes() == b"new"
+    assert stat.S_IMODE((tmp_path / "x.json").stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_durably(tmp_path / "x.json", b"old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable_file.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_durably(tmp_path / "x.json", b"new")
+    assert (tmp_path / "x.json").read_bytes() == b"old"
+
+
+def test_a_draft_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    (tmp_path / "x.json.tmp").symlink_to(target)
+    with pytest.raises(OSError, match="symbolic links"):
+        write_durably(tmp_path / "x.json", b"new")
+    assert target.read_bytes() == b"precious"
+
+
+def test_a_private_folder_is_closed_to_others_but_what_is_above_it_is_left_alone(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    open_folder = shared / "open"
+    open_folder.mkdir()
+    open_folder.chmod(0o755)
+    make_private_folder(open_folder)
+    make_private_folder(shared / "made" / "own")
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (shared, open_folder, shared / "made", shared / "made/own")]
+    assert modes == [0o755, 0o700, 0o700, 0o700]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigRefused, match="set MESH_STATE_DIR"):
+        make_private_folder(tmp_path / "file" / "state")

@@ -1,0 +1,91 @@
+"""The node's state folder: one process at a time, one identity for ever, one epoch a start."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from agent.errors import ConfigRefused
+from agent.state.identity import FILE_NAME, LOCK_NAME, open_state
+
+HOLDER = """
+import sys
+from pathlib import Path
+from agent.state.identity import open_state
+with open_state(Path(sys.argv[1]), 8000) as state:
+    print(state.node_id, state.epoch, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_identity_stays_and_the_epoch_grows(tmp_path: Path) -> None:
+    seen = []
+    for _ in range(3):
+        with open_state(tmp_path, 8000) as state:
+            seen.append((state.node_id, state.epoch))
+    assert [epoch for _, epoch in seen] == [1, 2, 3]
+    assert len({node_id for node_id, _ in seen}) == 1
+    assert str(UUID(seen[0][0])) == seen[0][0]
+
+
+def test_each_port_is_another_node_with_a_private_folder(tmp_path: Path) -> None:
+    with open_state(tmp_path / "state", 8000) as one, open_state(tmp_path / "state", 8001) as other:
+        assert one.node_id != other.node_id
+        assert one.folder != other.folder
+        for folder in (tmp_path / "state", one.folder, other.folder):
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((one.folder / FILE_NAME).stat().st_mode) == 0o600
+        assert stat.S_IMODE((one.folder / LOCK_NAME).stat().st_mode) == 0o600
+
+
+def test_a_second_opening_in_one_process_is_refused_as_well(tmp_path: Path) -> None:
+    with open_state(tmp_path, 8000), pytest.raises(ConfigRefused, match=f"process {os.getpid()}"):  # noqa: SIM117 - the order is the test
+        with open_state(tmp_path, 8000):
+            pass
+
+
+def test_a_second_process_is_refused_by_the_first_ones_pid_until_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        node_id, epoch = holder.stdout.readline().split()
+        try:
+            with pytest.raises(ConfigRefused, match=f"process {holder.pid}.*another PORT"), open_state(tmp_path, 8000):
+                pass
+        finally:
+            holder.kill()
+            holder.wait()
+        with open_state(tmp_path, 8000) as state:
+            assert (state.node_id, state.epoch) == (node_id, int(epoch) + 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"schema": 2, "node_id": "6f1c2a34-0000-4000-8000-000000000000", "epoch": 1}',
+        '{"schema": 1, "node_id": "x", "epoch": 1}',
+        '{"schema": 1, "node_id": "6f1c2a34-0000-4000-8000-000000000000", "epoch": -1}',
+        '{"schema": 1, "node_id": "6f1c2a34-0000-4000-8000-000000000000", "epoch": 1, "more": 1}',
+    ],
+)
+def test_a_damaged_identity_is_refused_left_alone_and_unlocked_again(tmp_path: Path, content: str) -> None:
+    with open_state(tmp_path, 8000) as state:
+        path = state.folder / FILE_NAME
+    path.write_text(content)
+    for _ in range(2):
+        with pytest.raises(ConfigRefused, match="move it away to become a new node"), open_state(tmp_path, 8000):
+            pass
+    assert path.read_text() == content
+
+
+def test_a_folder_that_cannot_be_used_is_refused_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigRefused, match="MESH_STATE_DIR"), open_state(tmp_path / "file", 8000):
+        pass

@@ -1,0 +1,93 @@
+"""Watching a file in loop time: every kind of change is seen, nothing else is, and a failing callback ends nothing."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.state.durable_file import watch_file
+
+pytestmark = pytest.mark.looptime
+
+
+@asynccontextmanager
+async def watching(path: Path, then: Callable[[], None] = lambda: None) -> AsyncIterator[list[float]]:
+    seen: list[float] = []
+
+    def changed() -> None:
+        seen.append(asyncio.get_running_loop().time())
+        then()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(watch_file(path, changed), name="watch")
+        await asyncio.sleep(1)
+        yield seen
+        task.cancel()
+
+
+async def test_an_untouched_file_is_not_told(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("a")
+    async with watching(path) as seen:
+        await asyncio.sleep(60)
+    assert seen == []
+
+
+async def test_a_rewritten_a_replaced_and_a_vanished_file_are_told_once_each(tmp_path: Path) -> None:
+    path, other = tmp_path / "f", tmp_path / "g"
+    path.write_text("a")
+    other.write_text("a")
+    async with watching(path) as seen:
+        path.write_text("bb")
+        await asyncio.sleep(2)
+        assert len(seen) == 1
+        os.replace(other, path)  # noqa: PTH105 - the rename is the point
+        await asyncio.sleep(2)
+        assert len(seen) == 2
+        path.unlink()
+        await asyncio.sleep(2)
+        assert len(seen) == 3
+        path.write_text("back")
+        await asyncio.sleep(2)
+        assert len(seen) == 4
+
+
+async def test_a_link_that_points_elsewhere_is_told(tmp_path: Path) -> None:
+    """As in a mounted secret, where a link to a folder is swapped."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "token").write_text(name)
+    (tmp_path / "current").symlink_to("one")
+    async with watching(tmp_path / "current" / "token") as seen:
+        (tmp_path / "next").symlink_to("two")
+        os.replace(tmp_path / "next", tmp_path / "current")  # noqa: PTH105 - the rename is the point
+        await asyncio.sleep(2)
+    assert len(seen) == 1
+
+
+async def test_a_callback_that_fails_does_not_end_the_watch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "f"
+
+    def fail() -> None:
+        raise ValueError("not today")
+
+    async with watching(path, fail) as seen:
+        path.write_text("a")
+        await asyncio.sleep(2)
+        path.write_text("bb")
+        await asyncio.sleep(2)
+    assert len(seen) == 2
+    assert caplog.text.count("a changed file could not be taken") == 2
+
+
+async def test_a_change_is_told_within_half_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    async with watching(path) as seen:
+        await asyncio.sleep(0.1)
+        written_at_s = asyncio.get_running_loop().time()
+        path.write_text("a")
+        await asyncio.sleep(2)
+    assert seen[0] - written_at_s <= 0.5
