@@ -19,7 +19,7 @@ import orjson
 # Whole escape sequences go first, so that their printable tail ("[31m") does not stay behind: operating system
 # commands end in BEL or ST, control sequences in one final byte, all others are two or three characters long.
 _ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[ -/]*[0-~]?")
-# Line ends and tabs become one blank: a forged second line is how log injection works.
+# ReplyChannel ends and tabs become one blank: a forged second line is how log injection works.
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 # C0 and C1 controls; bidirectional marks, embeddings, overrides and isolates; zero-width and other invisible format
 # characters, the tag block among them, with which text hides from the reader but not from a model; lone surrogates,

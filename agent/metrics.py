@@ -1,4 +1,4 @@
-"""Every metric of a node, and the only door to prometheus_client.
+"""Every metric of a node, and the only client to prometheus_client.
 
 Parts of the node call the typed methods as things happen; `/metrics` calls `observe` and then `render`. What mirrors
 state (links, catalog, conflicts) is built from the snapshot of the scrape itself, so it cannot go stale.
@@ -114,7 +114,7 @@ class Metrics:
             "mesh_session_events", "What happened to sessions.", ["event"], registry=registry
         )
         self._parked = Gauge("mesh_parked_calls", "Calls that wait for their client's answers.", registry=registry)
-        self._parked_events = Counter("mesh_parked_call_events", "What became of them.", ["event"], registry=registry)
+        self._pending_events = Counter("mesh_parked_call_events", "What became of them.", ["event"], registry=registry)
         # What clients of this node are subscribed to: how many now, and that one of them was told.
         self.resources_followed = Gauge(
             "mesh_resource_subscriptions", "Resources that clients follow.", registry=registry
@@ -142,10 +142,10 @@ class Metrics:
         self._sessions.inc({"opened": 1, "refused": 0, "stream_dropped": 0}.get(event, -1))
         self._session_events.labels(event).inc()
 
-    def parked_call(self, event: str, waiting: int) -> None:
+    def pending_call(self, event: str, waiting: int) -> None:
         """Something happened to a call whose client is asked; so many more wait since."""
         self._parked.inc(waiting)
-        self._parked_events.labels(event).inc()
+        self._pending_events.labels(event).inc()
 
     def call_started(self) -> None:
         """One more call in flight."""

@@ -22,15 +22,15 @@ PROBE_META_KEY = "mesh-agent/probe"  # in a request's `_meta`: true where a link
 # As much may all have together that repeat words of a request.
 HEADER_BYTES_MAX = 32 * 1024
 AUTH_REALM = "mcp-mesh-agent"  # what a node that wants a token says is behind it (RFC 9110, section 11.5)
-OWN_WORD_KEY = "mesh-agent/own-word"  # in an error's `data` between nodes: the node itself says so, not its server
+OWN_ERROR_KEY = "mesh-agent/own-word"  # in an error's `data` between nodes: the node itself says so, not its server
 # In a result that asks: true where the server's call is open meanwhile, and can hear that the client refused.
-PARKED_META_KEY = "mesh-agent/parked"
+PENDING_META_KEY = "mesh-agent/parked"
 # In the retry of such a call: the client's errors by question; an empty object where it gave the call up.
 REFUSED_META_KEY = "mesh-agent/refused"
 # In the retry of such a call: true where it only asks whether the questions still stand, and answers none.
-LOOK_META_KEY = "mesh-agent/look"
+POLL_META_KEY = "mesh-agent/look"
 AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
-# A request of ours between nodes, and to doors: a client of the sender's, named by its affinity, did something.
+# A request of ours between nodes, and to clients: a client of the sender's, named by its affinity, did something.
 CLIENT_METHOD = "mesh-agent/client"
 # An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
 TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
@@ -99,7 +99,7 @@ class HttpTarget:
 class ServerSpec:
     """One MCP server of the local configuration. `call_timeout_s` None: the node's own setting.
 
-    `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `own_sessions`: in a
+    `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `session_pool`: in a
     session of their own, where the server has sessions.
     """
 
@@ -109,7 +109,7 @@ class ServerSpec:
     enabled: bool = True
     call_timeout_s: float | None = None
     sticky: bool = False
-    own_sessions: bool = False
+    session_pool: bool = False
 
     @property
     def key(self) -> str:

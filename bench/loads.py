@@ -9,13 +9,13 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-Way = Callable[[], Awaitable[object]]
-Measured = Callable[[Way], Awaitable[float]]
+Upstream = Callable[[], Awaitable[object]]
+Measured = Callable[[Upstream], Awaitable[float]]
 
 CALLERS = 32
 
 
-async def in_turn(ways: Sequence[Way], measured: Measured, batches: int) -> list[list[float]]:
+async def in_turn(ways: Sequence[Upstream], measured: Measured, batches: int) -> list[list[float]]:
     """Measure each way once a batch; returns the samples of each way, in the order of the ways."""
     samples: list[list[float]] = [[] for _ in ways]
     for _ in range(batches):
@@ -24,7 +24,7 @@ async def in_turn(ways: Sequence[Way], measured: Measured, batches: int) -> list
     return samples
 
 
-async def latency_s(way: Way, calls: int) -> float:
+async def latency_s(way: Upstream, calls: int) -> float:
     """The median time of one call, with one caller."""
     samples = []
     for _ in range(calls):
@@ -34,7 +34,7 @@ async def latency_s(way: Way, calls: int) -> float:
     return statistics.median(samples)
 
 
-async def rate(way: Way, calls: int, callers: int = CALLERS) -> float:
+async def rate(way: Upstream, calls: int, callers: int = CALLERS) -> float:
     """Calls per second with so many callers at once."""
     left = iter(range(calls))
 

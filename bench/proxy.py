@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from bench.figures import Figure, median_of_ratios
-from bench.loads import CALLERS, Way, latency_s, rate
+from bench.loads import CALLERS, Upstream, latency_s, rate
 from bench.processes import canned_server, node, proxy_server
 from bench.raw_client import RawClient
 
@@ -51,7 +51,7 @@ async def measure() -> list[Figure]:
     ]
 
 
-async def _in_turn(ways: Sequence[tuple[Way, int]], callers: int) -> list[list[float]]:
+async def _in_turn(ways: Sequence[tuple[Upstream, int]], callers: int) -> list[list[float]]:
     samples: list[list[float]] = [[] for _ in ways]
     for _ in range(BATCHES):
         for (way, calls), taken in zip(ways, samples, strict=True):

@@ -25,8 +25,8 @@ class RawLegacyClient:
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3))
-        hello = {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
-        await self.request("initialize", hello)
+        server_info = {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+        await self.request("initialize", server_info)
         self._headers["MCP-Protocol-Version"] = VERSION
         async with self._post({"method": "notifications/initialized"}) as response:
             assert response.status == 202, await response.text()

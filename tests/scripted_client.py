@@ -1,7 +1,7 @@
-"""A door whose other side a test plays, and a link behind it; for the timing of links, in loop time.
+"""A client whose other side a test plays, and a link behind it; for the timing of links, in loop time.
 
-The doors of `agent.client.connect` are tested against real servers elsewhere; what a link makes of their outcomes is a
-matter of time and order, which no real server gives on command.
+The clients of `agent.client.connect` are tested against real servers elsewhere; what a link makes of their outcomes is
+a matter of time and order, which no real server gives on command.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.client.event import Flag
-from agent.client.server_info import Hello, ListenNotSupported
+from agent.client.event import Event
+from agent.client.server_info import ListenNotSupported, ServerInfo
 from agent.client.streaming import LargeResult
 from agent.errors import MeshError
-from agent.links.dial import OpenDoor
+from agent.links.dial import OpenClient
 from agent.links.follower import Watch
 from agent.links.link import Link, LinkHooks
 from agent.model import BackendSpec, Era, HttpTarget, Json, NodeIdentity, PeerSource, PeerSpec
@@ -29,7 +29,7 @@ Listen = Callable[[Callable[[str], None]], Awaitable[None]]
 async def listens(on_change: Callable[[str], None]) -> None:
     """A change stream that comes up at once and holds."""
     on_change("listening")
-    await Flag().wait()
+    await Event().wait()
 
 
 async def cannot_listen(_on_change: Callable[[str], None]) -> None:
@@ -63,19 +63,19 @@ class OtherSide:
     closed: int = 0
     listings: list[float] = field(default_factory=list)
     probes: list[float] = field(default_factory=list)
-    doors: list["ScriptedDoor"] = field(default_factory=list)
+    clients: list["ScriptedDoor"] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
-    async def opened(self, _spec: BackendSpec, _own: NodeIdentity) -> AsyncIterator[OpenDoor]:
+    async def opened(self, _spec: BackendSpec, _own: NodeIdentity) -> AsyncIterator[OpenClient]:
         """As `agent.links.dial.opened`."""
         self.opened_at_s.append(now_s())
         await asyncio.sleep(self.dial_time_s)
         if (failure := self.dial()) is not None:
             raise failure
-        door = ScriptedDoor(self)
-        self.doors.append(door)
+        client = ScriptedDoor(self)
+        self.clients.append(client)
         try:
-            yield OpenDoor(door, self.identity, with_token=self.with_token)
+            yield OpenClient(client, self.identity, with_token=self.with_token)
         finally:
             self.closed += 1  # Begun, it ends even when it is cancelled.
             await asyncio.sleep(self.close_time_s)
@@ -84,12 +84,12 @@ class OtherSide:
 
 
 class ScriptedDoor:
-    """A `Door` over the script. A call is answered when the test sets `side.calls`, or fails."""
+    """A `McpClient` over the script. A call is answered when the test sets `side.calls`, or fails."""
 
     def __init__(self, side: OtherSide) -> None:
         self._side = side
-        self.hello = Hello(Era.MODERN, "2026-07-28", {"tools": {}}, {"name": "script"}, None, None)
-        self.lost = Flag()
+        self.server_info = ServerInfo(Era.MODERN, "2026-07-28", {"tools": {}}, {"name": "script"}, None, None)
+        self.lost = Event()
         self.lost_reason = ""
 
         self.tokens: list[str] = []

@@ -1,6 +1,6 @@
 """The end of a node's serving, from the first refusal of new work to the last answer.
 
-Called by the wiring, once. The one rule: one deadline over all of it, and whoever has got as far as the door is
+Called by the wiring, once. The one rule: one deadline over all of it, and whoever has got as far as the client is
 answered before that.
 """
 
@@ -92,7 +92,7 @@ async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Tas
         async with signals.time_to_drain():
             await asyncio.wait([member])
             await asyncio.sleep(LEAVE_GRACE_S)
-            await close_door(runner, bound)
+            await close_client(runner, bound)
             await runner.cleanup()
     except TimeoutError:
         log.warning("requests were cut off at the end of the drain", extra={"timeout_s": DRAIN_TIMEOUT_S})
@@ -101,8 +101,8 @@ async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Tas
         await runner.cleanup()
 
 
-async def close_door(runner: web.AppRunner, bound: socket.socket) -> None:
-    """Take in who has come as far as the door, close it, and give them `LATE_REQUEST_S` to say what they want.
+async def close_client(runner: web.AppRunner, bound: socket.socket) -> None:
+    """Take in who has come as far as the client, close it, and give them `LATE_REQUEST_S` to say what they want.
 
     A client whose connection the kernel has taken believes to be heard: a reset would leave it in doubt whether its
     request was executed. And a server of asyncio that closes between accepting a connection and making its transport

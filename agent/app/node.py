@@ -23,7 +23,7 @@ from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
 from agent.config.load import Settings, read_tokens_again, shown
 from agent.config.servers_file import read_servers, refuse_name_of_node
 from agent.control.membership import Membership, own_address
-from agent.control.operator import PeerOrders
+from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
 from agent.errors import ConfigRefused
@@ -36,7 +36,7 @@ from agent.rest.envelope import envelope_middleware
 from agent.rest.peers import PeersApi
 from agent.rest.probes import Probes, write_deadline_middleware
 from agent.rest.security import security_headers, security_middleware
-from agent.rest.status import Desk
+from agent.rest.status import NodeStatus
 from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
@@ -137,7 +137,7 @@ class Node:
             )
             metrics, watches = self._metrics, self._updates.watches
             self._link_hooks = LinkHooks(self._mesh.wake, metrics.dialled, metrics.link_reconnected, watches)
-            self._orders = PeerOrders(self._mesh, store, tasks)
+            self._orders = OverrideService(self._mesh, store, tasks)
             self._membership = Membership(
                 plan,
                 node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
@@ -171,7 +171,7 @@ class Node:
         return signals.exit_code
 
     async def _start_serving(self) -> web.AppRunner:
-        desk = Desk(
+        node_status = NodeStatus(
             mesh=self._mesh,
             membership=lambda: self._membership.view,
             state=lambda: self.state,
@@ -185,7 +185,7 @@ class Node:
                 await build_endpoint(
                     path,
                     identity=self._identity,
-                    desk=desk,
+                    node_status=node_status,
                     routes=routes,
                     dispatch=self._dispatch,
                     list_changed=self._metrics.list_changed,
@@ -205,7 +205,7 @@ class Node:
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
         for endpoint in self._endpoints:
             endpoint.add_to(app)
-        app.add_routes([*PeersApi(self._mesh, self._orders).routes(), *desk.routes(), *probes.routes()])
+        app.add_routes([*PeersApi(self._mesh, self._orders).routes(), *node_status.routes(), *probes.routes()])
         runner = runner_of(app)
         await runner.setup()
         await web.SockSite(runner, self._socket, backlog=BACKLOG).start()
@@ -224,7 +224,7 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        dial = dialler(self._metrics.parked_call)
+        dial = dialler(self._metrics.pending_call)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
 
     def _url(self) -> str:

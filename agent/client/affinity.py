@@ -1,4 +1,4 @@
-"""Keeps a client session, or a call's explicit key, on one replica, by rendezvous hashing.
+"""Keeps a caller session, or a call's explicit key, on one replica, by rendezvous hashing.
 
 Called by the replica accounts for routes whose server is configured `sticky`. The one rule: every node maps a key to
 the same replica, and when a replica leaves, only its own keys move (highest random weight).
@@ -11,16 +11,16 @@ from typing import Final
 from agent.model import AFFINITY_META_KEY, Json
 from agent.routing.table import Replica
 
-# Of a client's own; it is kept with each session that a server has for the client.
+# Of a caller's own; it is kept with each session that a server has for the caller.
 KEY_LEN_MAX: Final = 256
 _DIGEST_BYTES: Final = 16
 _OF_SESSION: Final = "session:"
 
 
 def affinity_key(params: Json, session_id: str | None) -> str | None:
-    """What the call is to be kept together by: the key in its `_meta`, else the client's session, else nothing.
+    """What the call is to be kept together by: the key in its `_meta`, else the caller's session, else nothing.
 
-    A session ID is a secret of its client: only its digest goes anywhere. Of a long key too, which costs less to keep.
+    A session ID is a secret of its caller: only its digest goes anywhere. Of a long key too, which costs less to keep.
     """
     meta = params.get("_meta")
     explicit = meta.get(AFFINITY_META_KEY) if isinstance(meta, dict) else None
@@ -30,11 +30,11 @@ def affinity_key(params: Json, session_id: str | None) -> str | None:
 
 
 def is_of_session(affinity: str | None) -> bool:
-    """Whether a key stands for a client's session, of which its node tells when it ends."""
+    """Whether a key stands for a caller's session, of which its node tells when it ends."""
     return affinity is not None and affinity.startswith(_OF_SESSION)
 
 
-def stick(replicas: Sequence[Replica], key: str, exclude: Collection[str] = frozenset()) -> Replica | None:
+def rendezvous_choice(replicas: Sequence[Replica], key: str, exclude: Collection[str] = frozenset()) -> Replica | None:
     """The replica that `key` belongs to among those whose backend is not excluded; None when none is left.
 
     Distance does not count, except between two ways to the same node.

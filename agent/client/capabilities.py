@@ -1,8 +1,8 @@
-"""What servers may ask of a client (elicitation, sampling, roots): what it declared, and what that allows.
+"""What servers may ask of a caller (elicitation, sampling, roots): what it declared, and what that allows.
 
-Used where a server's question arrives: by the doors to servers with sessions, by whoever forwards the questions of a
-stateless server, and by the front that puts them to a client with a session. Both eras name the features alike. The one
-rule: a client is asked only what it declared; else the server, or the client, hears the protocol's own error.
+Used where a server's question arrives: by the clients to servers with sessions, by whoever forwards the questions of a
+stateless server, and by the front that puts them to a caller with a session. Both eras name the features alike. The one
+rule: a caller is asked only what it declared; else the server, or the caller, hears the protocol's own error.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ MAY_ASK: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 
 _WAYS: Final = {"elicitation": ("form", "url"), "sampling": ("tools", "context"), "roots": ()}
 _FEATURE_OF: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
-# What a client declares that can be asked anything. Many servers list only what such a client could use.
+# What a caller declares that can be asked anything. Many servers list only what such a caller could use.
 EVERY_FEATURE: Final[Json] = {name: {way: {} for way in ways} for name, ways in _WAYS.items()}
 
 # What is said of a way is an empty object today, or a few options; it has to be written anew for each session.
@@ -26,9 +26,9 @@ _INVALID_PARAMS: Final = -32602
 
 
 def declared_features(capabilities: object, *, tells_changes: bool = False) -> Json:
-    """Of a client's capabilities those that let servers ask, as `initialize` may declare them; empty for none.
+    """Of a caller's capabilities those that let servers ask, as `initialize` may declare them; empty for none.
 
-    Left out is what we could not keep to for the client: tasks, extensions, and changes of roots of a client that
+    Left out is what we could not keep to for the caller: tasks, extensions, and changes of roots of a caller that
     cannot tell of them.
     """
     if not isinstance(capabilities, dict):
@@ -43,14 +43,14 @@ def declared_features(capabilities: object, *, tells_changes: bool = False) -> J
 
 
 def _written_of(way: object) -> object:
-    """What a client says of a way of being asked; of what is nested without sense only that there is the way."""
+    """What a caller says of a way of being asked; of what is nested without sense only that there is the way."""
     return {} if is_deeper_than(way, _WAY_NESTING_MAX) else way
 
 
 def undeclared_features(capabilities: object, questions: object) -> Json:
-    """What a client with these capabilities would have to declare for these `inputRequests`; empty for nothing.
+    """What a caller with these capabilities would have to declare for these `inputRequests`; empty for nothing.
 
-    A method of which we know nothing may be one of an extension, and is between client and server.
+    A method of which we know nothing may be one of an extension, and is between caller and server.
     """
     features = capabilities if isinstance(capabilities, dict) else {}
     needed: Json = {}
@@ -81,7 +81,7 @@ def _wants_tools(params: Json) -> bool:
 
 
 def refusal(features: Json, method: str, params: Json) -> tuple[int, str] | None:
-    """The error (code, message) for a question that a client with these features may not be asked; None if it may."""
+    """The error (code, message) for a question that a caller with these features may not be asked; None if it may."""
     known = features.get(_FEATURE_OF.get(method, ""))
     if not isinstance(known, dict):
         return _METHOD_NOT_FOUND, f"The client did not declare that it can be asked {method[:80]}"

@@ -1,6 +1,6 @@
 """Which addresses may be dialled: a pure check of addresses and URLs, and a resolver that applies it to every dial.
 
-The REST edge and the configuration call `check_url`; the HTTP door calls it too and resolves names through
+The REST edge and the configuration call `check_url`; the HTTP client calls it too and resolves names through
 `GuardedResolver` alone. The one rule: what was checked is what is dialled, so a name is resolved once per dial and the
 answer is filtered before it is used. Loopback and private ranges are fine unless denied by setting.
 """

@@ -1,6 +1,6 @@
 """A flag that tasks wait for: what `asyncio.Event` does, in a tenth of its memory while nobody or one task waits.
 
-Used by links, sessions and doors, which hold nine of them for each backend as long as it is there; an `asyncio.Event`
+Used by links, sessions and clients, which hold nine of them for each backend as long as it is there; an `asyncio.Event`
 keeps a deque of 760 bytes for its waiters, mostly for none. The one rule: it behaves as an `asyncio.Event` does, so
 that nobody has to know which of the two it is; what it can besides is `first_of`.
 """
@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-class Flag:
+class Event:
     """Raised by `set`, lowered by `clear`; for one event loop."""
 
     __slots__ = ("_is_set", "_waiting")
@@ -50,7 +50,7 @@ class Flag:
         self._waiting = tuple(other for other in self._waiting if other is not waiter)
 
 
-async def first_of(*flags: Flag) -> None:
+async def first_of(*flags: Event) -> None:
     """Wait until any of them is raised, without a task for each."""
     if any(flag.is_set() for flag in flags):
         return

@@ -1,6 +1,6 @@
 """JSON-RPC messages as bytes and back: building requests, telling answers apart, swapping progress tokens.
 
-Called by both doors for every message. Pure. The one rule: what the caller or the server wrote inside params, results
+Called by both clients for every message. Pure. The one rule: what the caller or the server wrote inside params, results
 and errors passes unchanged; only the envelope and the progress token are ours.
 """
 
@@ -57,7 +57,7 @@ def encode_reply(request: Json) -> bytes:
     if request.get("method") == "ping":
         reply["result"] = {}
     else:
-        reply["error"] = {"code": METHOD_NOT_FOUND, "message": "This client offers no features to servers"}
+        reply["error"] = {"code": METHOD_NOT_FOUND, "message": "This caller offers no features to servers"}
     return _encode(reply)
 
 

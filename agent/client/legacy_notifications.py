@@ -1,7 +1,7 @@
 """What a session of before 2026-07-28 tells unasked: list changes, and updates of what was subscribed to.
 
-Owned by the doors to such servers, over HTTP and over pipes, whose session all callers share. The one rule: the server
-is asked once for each URI that anybody follows, and told when nobody does any more.
+Owned by the clients to such servers, over HTTP and over pipes, whose session all callers share. The one rule: the
+server is asked once for each URI that anybody follows, and told when nobody does any more.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final
 
 from agent.client import jsonrpc
-from agent.client.server_info import Hello
+from agent.client.server_info import ServerInfo
 from agent.client.streams import UPDATED, Updates
 from agent.errors import CallFailed, MeshError, RpcError, Unreachable
 from agent.model import Json
@@ -47,28 +47,31 @@ class SessionLogs:
     """One session's level. Sole writers: the tasks of its requests."""
 
     def __init__(self, request: Callable[..., Awaitable[Json]]) -> None:
-        """`request`: the door's own."""
+        """`request`: the client's own."""
         self._request = request
         self._asked_at_s: dict[str, float] = {}
         self._level: str | None = None
-        self._hello: Hello | None = None
+        self._server_info: ServerInfo | None = None
         self._turn = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<SessionLogs {self._level}>"
 
-    async def show(self, params: Json | None, hello: Hello) -> None:
+    async def show(self, params: Json | None, server_info: ServerInfo) -> None:
         """See to it that a request with `params` gets the messages that it asks for, where the server has any."""
         level = asked_level(params)
-        if level is None or "logging" not in hello.capabilities:
+        if level is None or "logging" not in server_info.capabilities:
             return
         async with self._turn:
             now_s = asyncio.get_running_loop().time()
             self._asked_at_s[level] = now_s
             present = [asked for asked, at_s in self._asked_at_s.items() if now_s - at_s <= PRESENT_S]
             wanted = min(present, key=LEVELS.index)
-            if wanted != self._level or hello is not self._hello:
-                self._level, self._hello = wanted, hello  # A renewed session says hello anew, and has no level.
+            if wanted != self._level or server_info is not self._server_info:
+                self._level, self._server_info = (
+                    wanted,
+                    server_info,
+                )  # A renewed session says server_info anew, and has no level.
                 # A refusal is no reason to ask again: the server's own choice stays, and is filtered.
                 with contextlib.suppress(MeshError):
                     await self._request(SET_LEVEL, {"level": wanted}, timeout_s=SET_TIMEOUT_S)
@@ -86,13 +89,13 @@ Request = Callable[..., Awaitable[Json]]
 
 
 class SessionSubscriptions:
-    """What one door's session is subscribed to, and its `listeners` to list changes.
+    """What one client's session is subscribed to, and its `listeners` to list changes.
 
-    Sole writers: the tasks that run `follow`, and the door's `listen`.
+    Sole writers: the tasks that run `follow`, and the client's `listen`.
     """
 
     def __init__(self, request: Request) -> None:
-        """`request`: the door's own."""
+        """`request`: the client's own."""
         self.listeners: set[Callable[[str], None]] = set()
         self._request = request
         self._held: dict[Updates, frozenset[str]] = {}
@@ -104,7 +107,7 @@ class SessionSubscriptions:
         return f"<SessionSubscriptions {sum(map(len, self._held.values()))} URIs>"
 
     async def follow(self, updates: Updates) -> None:
-        """As `Door.follow`."""
+        """As `McpClient.follow`."""
         ended = self._ended[updates] = asyncio.get_running_loop().create_future()
         try:
             await self._subscribe(updates, ended)
@@ -121,7 +124,7 @@ class SessionSubscriptions:
             for listener in tuple(self.listeners):
                 listener(change)
         elif method == UPDATED:
-            # One telling is enough: a door's followers are one link's.
+            # One telling is enough: a client's followers are one link's.
             uri, teller = params.get("uri"), next((updates for updates in self._ended if updates.acknowledged), None)
             if isinstance(uri, str) and teller is not None:
                 teller.updated(uri, params)

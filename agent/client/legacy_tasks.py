@@ -1,8 +1,8 @@
-"""The door to a server with sessions whose tasks of 2025-11-25 are asked about in the words of 2026-07-28.
+"""The client to a server with sessions whose tasks of 2025-11-25 are asked about in the words of 2026-07-28.
 
-Put by `agent.client.connect` in front of every door of that era. A call with `task` in its params, which dispatch sets,
-goes over the session that all share, and so does what is asked about its task: there it was made, and there it is
-known. That session declares no features, so such a call cannot ask its client. The one rule: what a server of that era
+Put by `agent.client.connect` in front of every client of that era. A call with `task` in its params, which dispatch
+sets, goes over the session that all share, and so does what is asked about its task: there it was made, and there it is
+known. That session declares no features, so such a call cannot ask its caller. The one rule: what a server of that era
 refuses is refused here in its own words; its task is lost with its session, and then it says so itself.
 """
 
@@ -14,9 +14,9 @@ from typing import Final
 
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, INVALID_PARAMS, METHOD_NOT_FOUND
 
-from agent.client.event import Flag
-from agent.client.protocol import Door
-from agent.client.server_info import Hello, OnNotification
+from agent.client.event import Event
+from agent.client.protocol import McpClient
+from agent.client.server_info import OnNotification, ServerInfo
 from agent.client.streaming import LargeResult
 from agent.client.streams import Updates
 from agent.errors import CallFailed, RpcError
@@ -26,54 +26,54 @@ from agent.tasks.ids import TASK_METHODS
 from agent.tasks.versions import as_now, unrelated
 
 # Its server asks when somebody waits for the result (MCP 2025-11-25, input required); it hears a refusal at once.
-QUESTIONS_TIMEOUT_S: Final = 1.0
+SERVER_REQUESTS_TIMEOUT_S: Final = 1.0
 
 _STATUS: Final = "notifications/tasks/status"
 
 
-class TaskDoor:
-    """As `agent.client.protocol.Door`. `keeps_tasks`: its calls share one session, so tasks can be found again."""
+class LegacyTaskClient:
+    """As `agent.client.protocol.McpClient`. `keeps_tasks`: its calls share one session, so tasks can be found again."""
 
-    def __init__(self, door: Door, *, keeps_tasks: bool) -> None:
-        self._door = door
+    def __init__(self, client: McpClient, *, keeps_tasks: bool) -> None:
+        self._client = client
         self._keeps_tasks = keeps_tasks
 
     def __repr__(self) -> str:
-        return f"<TaskDoor {self._door!r}>"
+        return f"<TaskDoor {self._client!r}>"
 
     @property
-    def hello(self) -> Hello:
-        """As `Door.hello`; no tasks are announced that could not be found again."""
-        hello = self._door.hello
-        if self._keeps_tasks or "tasks" not in hello.capabilities:
-            return hello
-        return replace(hello, capabilities={k: v for k, v in hello.capabilities.items() if k != "tasks"})
+    def server_info(self) -> ServerInfo:
+        """As `McpClient.server_info`; no tasks are announced that could not be found again."""
+        server_info = self._client.server_info
+        if self._keeps_tasks or "tasks" not in server_info.capabilities:
+            return server_info
+        return replace(server_info, capabilities={k: v for k, v in server_info.capabilities.items() if k != "tasks"})
 
     @property
-    def lost(self) -> Flag:
-        """As `Door.lost`."""
-        return self._door.lost
+    def lost(self) -> Event:
+        """As `McpClient.lost`."""
+        return self._client.lost
 
     @property
     def lost_reason(self) -> str:
-        """As `Door.lost_reason`."""
-        return self._door.lost_reason
+        """As `McpClient.lost_reason`."""
+        return self._client.lost_reason
 
     def use_token(self, token: str) -> None:
-        """As `Door.use_token`."""
-        self._door.use_token(token)
+        """As `McpClient.use_token`."""
+        self._client.use_token(token)
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `Door.listen`."""
-        await self._door.listen(on_change)
+        """As `McpClient.listen`."""
+        await self._client.listen(on_change)
 
     async def follow(self, updates: Updates) -> None:
-        """As `Door.follow`; of tasks nobody is told."""
-        await self._door.follow(updates)
+        """As `McpClient.follow`; of tasks nobody is told."""
+        await self._client.follow(updates)
 
     async def probe(self, timeout_s: float) -> None:
-        """As `Door.probe`."""
-        await self._door.probe(timeout_s)
+        """As `McpClient.probe`."""
+        await self._client.probe(timeout_s)
 
     async def request(
         self,
@@ -86,11 +86,11 @@ class TaskDoor:
         affinity: str | None = None,
         large: LargeResult | None = None,
     ) -> Json:
-        """As `Door.request`; the result may be a task of 2026-07-28."""
+        """As `McpClient.request`; the result may be a task of 2026-07-28."""
         if method in TASK_METHODS and params is not None:
-            return await _About(self._door, params["taskId"], timeout_s).answer(method)
+            return await _About(self._client, params["taskId"], timeout_s).answer(method)
         as_task = method == "tools/call" and params is not None and "task" in params
-        result = await self._door.request(
+        result = await self._client.request(
             method,
             _without_features(params) if as_task and params is not None else params,
             timeout_s=timeout_s,
@@ -105,8 +105,8 @@ class TaskDoor:
 class _About:
     """What is asked about one task, within one deadline."""
 
-    def __init__(self, door: Door, task_id: str, timeout_s: float) -> None:
-        self._door = door
+    def __init__(self, client: McpClient, task_id: str, timeout_s: float) -> None:
+        self._client = client
         self._params = {"taskId": task_id}
         self._ends_s = asyncio.get_running_loop().time() + timeout_s
 
@@ -125,7 +125,7 @@ class _About:
         task = await self._ask("tasks/get")
         if task.get("status") == "input_required":
             with contextlib.suppress(CallFailed, RpcError):
-                await self._ask("tasks/result", QUESTIONS_TIMEOUT_S)
+                await self._ask("tasks/result", SERVER_REQUESTS_TIMEOUT_S)
             task = await self._ask("tasks/get")
         task = as_now(task)
         match task.get("status"):
@@ -144,7 +144,7 @@ class _About:
         return unrelated(exact(await self._ask("tasks/result")))
 
     async def _cancel(self) -> None:
-        tasks = self._door.hello.capabilities.get("tasks")
+        tasks = self._client.server_info.capabilities.get("tasks")
         if not isinstance(tasks, dict) or not isinstance(tasks.get("cancel"), dict):
             raise RpcError(METHOD_NOT_FOUND, "The server cannot cancel tasks")
         try:
@@ -157,7 +157,7 @@ class _About:
     async def _ask(self, method: str, timeout_s: float | None = None) -> Json:
         left_s = max(0.0, self._ends_s - asyncio.get_running_loop().time())
         left_s = left_s if timeout_s is None else min(left_s, timeout_s)
-        return exact(await self._door.request(method, self._params, timeout_s=left_s))
+        return exact(await self._client.request(method, self._params, timeout_s=left_s))
 
 
 def _created(result: Json) -> Json:
@@ -171,13 +171,13 @@ def _created(result: Json) -> Json:
 
 
 def _without_features(params: Json) -> Json:
-    """What its client can be asked is of no use to a task, and would give its call a session of its own."""
+    """What its caller can be asked is of no use to a task, and would give its call a session of its own."""
     meta = params.get("_meta") or {}
     return {**params, "_meta": {name: value for name, value in meta.items() if name != CLIENT_CAPABILITIES_META_KEY}}
 
 
 def _without_status(on_notification: OnNotification) -> OnNotification:
-    """Such servers tell of tasks on any stream, by IDs that no client knows."""
+    """Such servers tell of tasks on any stream, by IDs that no caller knows."""
 
     async def hand_on(method: str, params: Json) -> None:
         if method != _STATUS:

@@ -1,9 +1,9 @@
 """Which era the other side speaks: what we ask, how each answer is judged, what every later request carries. Pure.
 
-Called by both doors while they open, and by the modern ones for every request. Follows the reference client's policy:
+Called by both clients while they open, and by the modern ones for every request. Follows the reference caller's policy:
 only a usable `server/discover` result makes a server modern, every refusal leads to the `initialize` handshake, and
 only a server that names nothing but versions unknown to us is refused. The one rule: an outage is no answer about the
-era; doors never bring one here.
+era; clients never bring one here.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from mcp_types.version import (
 )
 
 from agent import __version__
-from agent.client.server_info import Hello, mesh_entry
+from agent.client.server_info import ServerInfo, mesh_entry
 from agent.errors import ProtocolBroken, RpcError
 from agent.model import Era, Json
 from agent.tasks.ids import TASK_METHODS
@@ -78,14 +78,14 @@ def initialize_params(client_name: str, features: Json) -> Json:
     }
 
 
-def judge_discovery(result: Json, version: str) -> Hello | Handshake:
+def judge_discovery(result: Json, version: str) -> ServerInfo | Handshake:
     """What a result of `server/discover` asked at `version` means."""
     supported = result.get("supportedVersions")
     if not isinstance(supported, list) or version not in supported:
         return Handshake("its server/discover names no modern version")
     meta = result.get("_meta")
     info = meta.get(SERVER_INFO_META_KEY) if isinstance(meta, dict) else None
-    return _hello(Era.MODERN, version, result, info)
+    return _server_info(Era.MODERN, version, result, info)
 
 
 def judge_refusal(error: RpcError, *, probed_again: bool) -> ProbeAgain | Handshake:
@@ -114,12 +114,12 @@ def named_versions(error: RpcError) -> tuple[str, ...]:
     return tuple(v for v in supported if isinstance(v, str)) if isinstance(supported, list) else ()
 
 
-def judge_initialize(result: Json) -> Hello:
+def judge_initialize(result: Json) -> ServerInfo:
     """What an `initialize` result says. Raises `ProtocolBroken` for a version that we cannot speak."""
     version = result.get("protocolVersion")
     if version not in HANDSHAKE_PROTOCOL_VERSIONS:
         raise ProtocolBroken(f"initialize was answered with protocol version {str(version)[:40]!r}, unknown to us")
-    return _hello(Era.LEGACY, version, result, None)
+    return _server_info(Era.LEGACY, version, result, None)
 
 
 def without_envelope(params: Json | None) -> Json | None:
@@ -161,12 +161,12 @@ def _encoded(name: str) -> str:
     return encode_header_value(name)
 
 
-def _hello(era: Era, version: str, result: Json, server_info: Any) -> Hello:
+def _server_info(era: Era, version: str, result: Json, server_info: Any) -> ServerInfo:
     capabilities, instructions = result.get("capabilities"), result.get("instructions")
     if not isinstance(server_info, dict):
         server_info = result.get("serverInfo")
     known: Json = capabilities if isinstance(capabilities, dict) else {}
-    return Hello(
+    return ServerInfo(
         era=era,
         protocol_version=version,
         capabilities=known,

@@ -1,26 +1,26 @@
-"""What every door to an MCP server can do, whatever its transport and era: raw JSON objects in and out.
+"""What every client to an MCP server can do, whatever its transport and era: raw JSON objects in and out.
 
-Implemented by the doors that `agent.client.connect.open_door` yields, and by the sessions behind `asking_door`; links
-see `Door` alone. The one rule: whatever goes wrong, the exception says whether the request may have been executed, and
-nothing is ever sent twice once a byte of it was written.
+Implemented by the clients that `agent.client.connect.open_client` yields, and by the sessions behind `session_router`;
+links see `McpClient` alone. The one rule: whatever goes wrong, the exception says whether the request may have been
+executed, and nothing is ever sent twice once a byte of it was written.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from agent.client.event import Flag
-from agent.client.server_info import Hello
+from agent.client.event import Event
+from agent.client.server_info import ServerInfo
 from agent.client.streaming import LargeResult
 from agent.client.streams import Updates
 from agent.model import Json
 
 
-class RequestDoor(Protocol):
+class Requester(Protocol):
     """Where requests go and list changes come from. Safe for concurrent use within one event loop."""
 
     @property
-    def lost(self) -> Flag:
-        """Set when the door is known broken for good (child gone, session refused). Wait with `lost.wait()`."""
+    def lost(self) -> Event:
+        """Set when the client is known broken for good (child gone, session refused). Wait with `lost.wait()`."""
         ...
 
     @property
@@ -42,7 +42,7 @@ class RequestDoor(Protocol):
         """Send one request and return the raw `result` object.
 
         `headers`: `Mcp-Param-*` only (ignored on stdio). `on_notification(method, params)` is awaited for each
-        notification that belongs to this request, in order, before the result is returned. `affinity`: the client, or
+        notification that belongs to this request, in order, before the result is returned. `affinity`: the caller, or
         the key of its own, that this request belongs to; a server with sessions may keep one for it. `large` may take
         a large result while it comes; what is returned then only says how it ended. `params` is not changed.
 
@@ -72,12 +72,12 @@ class RequestDoor(Protocol):
         ...
 
 
-class Door(RequestDoor, Protocol):
+class McpClient(Requester, Protocol):
     """An open way to one MCP server, as a link keeps it."""
 
     @property
-    def hello(self) -> Hello:
-        """What the other side said when the door opened (renewed when a legacy session is opened anew)."""
+    def server_info(self) -> ServerInfo:
+        """What the other side said when the client opened (renewed when a legacy session is opened anew)."""
         ...
 
     def use_token(self, token: str) -> None:
@@ -87,7 +87,7 @@ class Door(RequestDoor, Protocol):
     async def follow(self, updates: Updates) -> None:
         """Follow updates of resources until the stream, or the session that they were subscribed on, ends.
 
-        Cancellation takes the subscription back, but for the URIs that another `follow` of this door has too: a new
+        Cancellation takes the subscription back, but for the URIs that another `follow` of this client has too: a new
         set is followed first and the old one ended then, so that no update falls between.
 
         Raises:

@@ -1,7 +1,8 @@
-"""What a door tells of the other side, and what both kinds of door share about listening to it.
+"""What a client tells of the other side, and what both kinds of client share about listening to it.
 
-Made by the HTTP and the stdio door while they open, read by links and dispatch through `agent.client.connect`. The one
-rule: everything here is the other side's own word, so nothing may be trusted further than the spec that was dialled.
+Made by the HTTP and the stdio client while they open, read by links and dispatch through `agent.client.connect`. The
+one rule: everything here is the other side's own word, so nothing may be trusted further than the spec that was
+dialled.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,7 +20,7 @@ ACKNOWLEDGE_TIMEOUT_S: Final = 10.0
 
 OnNotification: TypeAlias = Callable[[str, Json], Awaitable[None]]
 # Takes a request of the server's own; returns the reply to send at once, None when it comes later.
-OnQuestion: TypeAlias = Callable[[Json], bytes | None]
+OnServerRequest: TypeAlias = Callable[[Json], bytes | None]
 
 
 class ListenNotSupported(MeshError):
@@ -27,8 +28,8 @@ class ListenNotSupported(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
-    """What the other side said of itself when the door opened.
+class ServerInfo:
+    """What the other side said of itself when the client opened.
 
     `mesh` is its entry under `MESH_EXTENSION` (capabilities.extensions when modern, .experimental when legacy) where
     that is an object, else None.
@@ -59,9 +60,9 @@ def mesh_entry(era: Era, capabilities: Json) -> Json | None:
     return entry if isinstance(entry, dict) else None
 
 
-def is_leaving(hello: Hello) -> bool:
+def is_leaving(server_info: ServerInfo) -> bool:
     """Whether it is a node that answers what it is asked, but says that it will not do so for long."""
-    return hello.mesh is not None and hello.mesh.get(DRAINING) is True
+    return server_info.mesh is not None and server_info.mesh.get(DRAINING) is True
 
 
 def listen_failure(exc: RpcError | CallFailed) -> ListenNotSupported | Unreachable:

@@ -1,8 +1,8 @@
-"""The way of a large result from the door that reads it to the client that waits for it, in parts.
+"""The way of a large result from the client that reads it to the caller that waits for it, in parts.
 
-The endpoints make a `ResultSink` for each request, dispatch a `LargeResult` for each attempt, which doors are given;
-where calls outlive attempts, an `OpenCall` stands between. The one rule: a result that has begun goes to that client
-and to nobody else, whole or visibly broken.
+The endpoints make a `ResultStream` for each request, dispatch a `LargeResult` for each attempt, which clients are
+given; where calls outlive attempts, an `PendingCall` stands between. The one rule: a result that has begun goes to that
+caller and to nobody else, whole or visibly broken.
 """
 
 import asyncio
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agent.lossless_json.raw import Bytes
-from agent.lossless_json.rewriter import JsonWalk
+from agent.lossless_json.rewriter import JsonRewriter
 from agent.model import Json
 
-MakeWalk: TypeAlias = Callable[[], JsonWalk]
+MakeRewriter: TypeAlias = Callable[[], JsonRewriter]
 
 
 @dataclass(slots=True)
-class ResultSink:
-    """Takes one result in parts; each call waits while the client reads slower than we do.
+class ResultStream:
+    """Takes one result in parts; each call waits while the caller reads slower than we do.
 
-    `begin` comes once, before the first part, and says whether parts are taken; `end` once, after the last. A client
+    `begin` comes once, before the first part, and says whether parts are taken; `end` once, after the last. A caller
     that has gone raises `ConnectionError` or cancels the task. `added`: members that the result needs, unless it has
     them.
     """
@@ -35,19 +35,19 @@ class ResultSink:
 class LargeResult:
     """A sink, and how the results of one replica are walked through on their way to it. One for each attempt."""
 
-    __slots__ = ("_begun", "_sink", "make_walk")
+    __slots__ = ("_begun", "_sink", "make_rewriter")
 
-    def __init__(self, sink: ResultSink, make_walk: MakeWalk) -> None:
+    def __init__(self, sink: ResultStream, make_rewriter: MakeRewriter) -> None:
         self._sink = sink
         self._begun: list[Callable[[], None]] = []
-        self.make_walk = make_walk
+        self.make_rewriter = make_rewriter
 
     def when_begun(self, call: Callable[[], None]) -> None:
         """Let `call` know once the result has begun."""
         self._begun.append(call)
 
     async def begin(self) -> bool:
-        """As `ResultSink.begin`."""
+        """As `ResultStream.begin`."""
         if not await self._sink.begin():
             return False
         for call in self._begun:
@@ -55,12 +55,12 @@ class LargeResult:
         return True
 
     async def part(self, part: Bytes) -> None:
-        """As `ResultSink.part`."""
+        """As `ResultStream.part`."""
         if part:
             await self._sink.part(part)
 
     async def end(self) -> None:
-        """As `ResultSink.end`."""
+        """As `ResultStream.end`."""
         await self._sink.end()
 
 

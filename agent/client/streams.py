@@ -1,6 +1,6 @@
 """What one `subscriptions/listen` asks for, and what is made of the messages on its stream.
 
-Handed by links to doors, which send the parameters and hand back each message; a door to a session says the same in
+Handed by links to clients, which send the parameters and hand back each message; a client to a session says the same in
 the words of that era. The one rule: nothing is told before the other side has acknowledged, and only what it granted.
 """
 
@@ -87,7 +87,7 @@ class Subject:
 
 
 RESOURCES: Final = Subject("resourceSubscriptions", UPDATED, "uri", has_results=False, meta={})
-# A task that has ended has its result in it. The stream is for clients that take tasks (MCP 2026-07-28, tasks).
+# A task that has ended has its result in it. The stream is for callers that take tasks (MCP 2026-07-28, tasks).
 TASKS: Final = Subject("taskIds", "notifications/tasks", "taskId", has_results=True, meta=TAKES_TASKS)
 
 

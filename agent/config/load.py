@@ -102,7 +102,7 @@ def _read_file(path: Path, origin: str) -> dict[str, Found]:
     for name, value in table.items():
         setting = BY_NAME.get(name)
         if setting is None or name == "config_file":
-            # Refused, unlike an unknown variable: the file is ours alone, and a misspelt `token` would open the door.
+            # Refused, unlike an unknown variable: the file is ours alone, and a misspelt `token` would open the client.
             raise ConfigRefused(f"{path}: {name} is not a setting{_nearest(name, BY_NAME)}")
         text = _as_text(setting, value, path)
         if text:
@@ -212,7 +212,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         peer_tokens = tuple(derive_peer_token(token) for token in tokens)
         origins["peer_token"] = DERIVED
     values["state_dir"] = (values["state_dir"] or default_state_dir(environ)).absolute()
-    _refuse_open_door(values, found, tokens)
+    _refuse_open_client(values, found, tokens)
     del values["token"], values["peer_token"]
     return Settings(
         **values,
@@ -306,7 +306,7 @@ def _tokens(name: str, values: Mapping[str, Any], found: Mapping[str, Found]) ->
         raise ConfigRefused(f"{twin.name} ({twin.origin}): {exc}") from exc
 
 
-def _refuse_open_door(values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]) -> None:
+def _refuse_open_client(values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]) -> None:
     if is_loopback(values["host"]) or tokens or values["allow_anonymous"]:
         return
     raise ConfigRefused(

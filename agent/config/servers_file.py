@@ -268,7 +268,7 @@ class _Entry:
             scope=ServerScope(scope),
             call_timeout_s=timeout_s,
             sticky=sticky,
-            own_sessions=sessions == "own",
+            session_pool=sessions == "own",
         )
 
     def call_timeout_s(self, at: JsonPath, value: Any) -> float | None:

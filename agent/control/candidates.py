@@ -64,7 +64,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class DiscoveredPeer:
     """One instance that could be dialled.
 
     `name`: what it would like to be called, a valid name. `name_refused`: what it said instead, empty if nothing.
@@ -113,7 +113,9 @@ class Unusable:
     reason: str
 
 
-def read_catalog(catalog: Catalog, own_node_id: str, learned: Mapping[str, str]) -> tuple[Candidate | Unusable, ...]:
+def read_catalog(
+    catalog: Catalog, own_node_id: str, learned: Mapping[str, str]
+) -> tuple[DiscoveredPeer | Unusable, ...]:
     """Every instance but our own. `learned`: URL -> the node ID that answered there."""
     own_place = next(
         ((i.key.datacenter, i.key.node) for i in catalog.instances if i.meta.get("node_id") == own_node_id), None
@@ -141,7 +143,9 @@ def url_key(url: str) -> str:
     return f"{scheme}://{shown}:{port or _DEFAULT_PORTS.get(scheme, 0)}{path}{query}"
 
 
-def _read(instance: Instance, own_place: tuple[str, str] | None, learned: Mapping[str, str]) -> Candidate | Unusable:
+def _read(
+    instance: Instance, own_place: tuple[str, str] | None, learned: Mapping[str, str]
+) -> DiscoveredPeer | Unusable:
     meta, service_id = instance.meta, instance.key.service_id
     fault = _fault(instance, own_place)
     if fault:
@@ -152,7 +156,7 @@ def _read(instance: Instance, own_place: tuple[str, str] | None, learned: Mappin
     said = (meta.get("name") if node_id else None) or service_id
     name = said if is_valid_name(said) else valid_name(service_id)
     key_text = f"{instance.key.datacenter}\0{instance.key.node}\0{service_id}"
-    return Candidate(
+    return DiscoveredPeer(
         name=name,
         name_refused="" if name == said else said,
         service_id=service_id,

@@ -20,7 +20,7 @@ FIRST_ATTEMPT_TIMEOUT_S: Final = 5.0
 T = TypeVar("T")
 
 
-class PeerOrders:
+class OverrideService:
     """See the module. The only caller of the store's writing methods; `tasks` is the node's own group."""
 
     def __init__(self, mesh: Mesh, store: OverrideStore, tasks: asyncio.TaskGroup) -> None:

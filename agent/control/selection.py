@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from agent.control.candidates import Candidate, Finding, FindingKind, Selection, Unusable, read_catalog, url_key
+from agent.control.candidates import DiscoveredPeer, Finding, FindingKind, Selection, Unusable, read_catalog, url_key
 from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec, Suppression
 from agent.routing.names import is_valid_name, node_alias, valid_name
 from discovery.model import Catalog, InstanceKey
@@ -32,33 +32,33 @@ class LastChosen:
         # Of links that discovery chose: what somebody named goes when its name does.
         self.urls = frozenset(url_key(spec.target.url) for spec in previous if spec.source is PeerSource.DISCOVERY)
 
-    def spec_of(self, candidate: Candidate) -> PeerSpec | None:
+    def spec_of(self, candidate: DiscoveredPeer) -> PeerSpec | None:
         """What this candidate was."""
         if candidate.node_id is not None:
             return self._by_node.get(candidate.node_id)
         return self._plain_by_url.get(url_key(candidate.url))
 
-    def holds_its_name(self, candidate: Candidate) -> bool:
+    def holds_its_name(self, candidate: DiscoveredPeer) -> bool:
         """Whether this candidate had the name that it would like to have."""
         spec = self._by_name.get(candidate.name)
         return spec is not None and spec is self.spec_of(candidate)
 
-    def holds_second_name(self, candidate: Candidate) -> bool:
+    def holds_second_name(self, candidate: DiscoveredPeer) -> bool:
         """Whether this candidate was told apart by its ID from somebody of its name."""
         spec = self.spec_of(candidate)
         return spec is not None and spec.name in _second_names(candidate)
 
 
 def give_names(
-    candidates: Iterable[Candidate], reserved: Collection[str], last: LastChosen, findings: set[Finding]
-) -> list[tuple[Candidate, str]]:
+    candidates: Iterable[DiscoveredPeer], reserved: Collection[str], last: LastChosen, findings: set[Finding]
+) -> list[tuple[DiscoveredPeer, str]]:
     """Pair each candidate with a name that nobody else has; `reserved` names are taken already."""
-    by_name: dict[str, list[Candidate]] = defaultdict(list)
+    by_name: dict[str, list[DiscoveredPeer]] = defaultdict(list)
     for candidate in candidates:
         by_name[candidate.name].append(candidate)
     taken = set(reserved)
-    named: list[tuple[Candidate, str]] = []
-    waiting: list[Candidate] = []
+    named: list[tuple[DiscoveredPeer, str]] = []
+    waiting: list[DiscoveredPeer] = []
     for name in sorted(by_name):
         contenders = sorted(by_name[name], key=lambda c: (not last.holds_its_name(c), c.unique, c.key))
         # Renaming a link closes it, and would do so again when a namesake has restarted.
@@ -80,7 +80,7 @@ def give_names(
     return named
 
 
-def _second_names(candidate: Candidate) -> tuple[str, str]:
+def _second_names(candidate: DiscoveredPeer) -> tuple[str, str]:
     """What it is called when its name is taken, and when that is taken, too."""
     longer = valid_name(f"{candidate.name}/{candidate.unique}/{candidate.key}")
     return node_alias(candidate.name, candidate.unique), longer
@@ -102,7 +102,7 @@ def with_clear_aliases(peers: Iterable[PeerSpec], server_names: Collection[str])
 
 
 @dataclass(slots=True)
-class Draft:
+class PeerBuilder:
     """One such peer while it is put together. `identity`: the node that it is believed to lead to.
 
     `twin_urls`: where others that were merged into it would dial. `nodes`: the node IDs that the catalog knows at its
@@ -152,86 +152,86 @@ class Draft:
         )
 
 
-def draft_peers(
+def peer_builders(
     overrides: Sequence[Override], statics: Sequence["StaticPeer"], previous: Sequence[PeerSpec]
-) -> list[Draft]:
+) -> list[PeerBuilder]:
     """All that is named, in the order of their right to a node: who has its link already goes first in its class."""
     present = {(spec.source, spec.name) for spec in previous}
-    drafts = [
-        Draft(override.name, override.target, PeerSource.OVERRIDE, override.scope)
+    builders = [
+        PeerBuilder(override.name, override.target, PeerSource.OVERRIDE, override.scope)
         for override in sorted(overrides, key=lambda o: ((PeerSource.OVERRIDE, o.name) not in present, o.name))
     ]
-    drafts += [
-        Draft(static.name, HttpTarget(static.url), PeerSource.STATIC, PeerScope.LOCAL)
+    builders += [
+        PeerBuilder(static.name, HttpTarget(static.url), PeerSource.STATIC, PeerScope.LOCAL)
         for static in sorted(statics, key=lambda s: ((PeerSource.STATIC, s.name) not in present, s.name))
     ]
-    return drafts
+    return builders
 
 
 def identify(
-    drafts: Iterable[Draft],
-    found: Iterable[Candidate],
+    builders: Iterable[PeerBuilder],
+    found: Iterable[DiscoveredPeer],
     learned: Mapping[str, str],
     down: Collection[str],
 ) -> None:
-    """Say which node each draft leads to, as far as anybody knows. `learned`: URL -> who answered there last.
+    """Say which node each builder leads to, as far as anybody knows. `learned`: URL -> who answered there last.
 
     `down`: names of peers that have a link which is not up. There the catalog knows best: the node may have been
-    replaced since. A draft that was folded into another has no link, and what was learned must keep it there.
+    replaced since. A builder that was folded into another has no link, and what was learned must keep it there.
     """
     by_url = {url_key(candidate.url): candidate.node_id for candidate in found if candidate.node_id}
-    for draft in drafts:
-        draft.identity = learned.get(draft.target.url)
-        if draft.identity is None or draft.name in down:
-            draft.identity = by_url.get(url_key(draft.target.url), draft.identity)
+    for builder in builders:
+        builder.identity = learned.get(builder.target.url)
+        if builder.identity is None or builder.name in down:
+            builder.identity = by_url.get(url_key(builder.target.url), builder.identity)
 
 
-def merge_twins(drafts: Iterable[Draft], own: NodeIdentity, findings: set[Finding]) -> list[Draft]:
-    """Keep one draft per name, URL and node, the first of each, and none that leads to ourselves."""
-    kept: list[Draft] = []
-    by_name: dict[str, Draft] = {}
-    by_url: dict[str, Draft] = {}
-    by_node: dict[str, Draft] = {}
-    for draft in drafts:
-        if draft.identity == own.node_id:
-            findings.add(Finding(draft.name, FindingKind.OURSELVES, draft.target.url))
+def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: set[Finding]) -> list[PeerBuilder]:
+    """Keep one builder per name, URL and node, the first of each, and none that leads to ourselves."""
+    kept: list[PeerBuilder] = []
+    by_name: dict[str, PeerBuilder] = {}
+    by_url: dict[str, PeerBuilder] = {}
+    by_node: dict[str, PeerBuilder] = {}
+    for builder in builders:
+        if builder.identity == own.node_id:
+            findings.add(Finding(builder.name, FindingKind.OURSELVES, builder.target.url))
             continue
-        namesake = by_name.get(draft.name)
-        twin = by_url.get(url_key(draft.target.url)) or by_node.get(draft.identity or "")
+        namesake = by_name.get(builder.name)
+        twin = by_url.get(url_key(builder.target.url)) or by_node.get(builder.identity or "")
         if namesake is not None:
             if namesake is not twin:
-                findings.add(Finding(draft.name, FindingKind.NAME_TAKEN, ""))
+                findings.add(Finding(builder.name, FindingKind.NAME_TAKEN, ""))
         elif twin is not None:
-            by_name[draft.name] = twin
-            by_url.setdefault(url_key(draft.target.url), twin)
-            twin.aliases.append(draft.name)
-            twin.twin_urls.append(draft.target.url)
-            findings.add(Finding(draft.name, FindingKind.SAME_NODE, twin.name))
+            by_name[builder.name] = twin
+            by_url.setdefault(url_key(builder.target.url), twin)
+            twin.aliases.append(builder.name)
+            twin.twin_urls.append(builder.target.url)
+            findings.add(Finding(builder.name, FindingKind.SAME_NODE, twin.name))
         else:
-            kept.append(draft)
-            by_name[draft.name] = by_url[url_key(draft.target.url)] = draft
-            if draft.identity is not None:
-                by_node[draft.identity] = draft
+            kept.append(builder)
+            by_name[builder.name] = by_url[url_key(builder.target.url)] = builder
+            if builder.identity is not None:
+                by_node[builder.identity] = builder
     return kept
 
 
-def fold_in(drafts: Iterable[Draft], found: Iterable[Candidate]) -> list[Candidate]:
-    """Add what the catalog says to the drafts that it is about; return the candidates that are about none."""
-    by_url = {url_key(url): draft for draft in drafts for url in (draft.target.url, *draft.twin_urls)}
-    by_node = {draft.identity: draft for draft in drafts if draft.identity is not None}
-    rest: list[Candidate] = []
+def fold_in(builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer]) -> list[DiscoveredPeer]:
+    """Add what the catalog says to the builders that it is about; return the candidates that are about none."""
+    by_url = {url_key(url): builder for builder in builders for url in (builder.target.url, *builder.twin_urls)}
+    by_node = {builder.identity: builder for builder in builders if builder.identity is not None}
+    rest: list[DiscoveredPeer] = []
     for candidate in found:
-        draft = by_node.get(candidate.identity or "") or by_url.get(url_key(candidate.url))
-        if draft is None:
+        builder = by_node.get(candidate.identity or "") or by_url.get(url_key(candidate.url))
+        if builder is None:
             rest.append(candidate)
             continue
-        draft.aliases += [candidate.name, candidate.service_id]
-        draft.sightings.add(candidate.sighting)
+        builder.aliases += [candidate.name, candidate.service_id]
+        builder.sightings.add(candidate.sighting)
         if candidate.up:
-            draft.weight = max(draft.weight, candidate.weight)
-        if candidate.node_id is not None and url_key(candidate.url) == url_key(draft.target.url):
-            draft.nodes.add(candidate.node_id)
-        draft.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))
+            builder.weight = max(builder.weight, candidate.weight)
+        if candidate.node_id is not None and url_key(candidate.url) == url_key(builder.target.url):
+            builder.nodes.add(candidate.node_id)
+        builder.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))
     return rest
 
 
@@ -264,20 +264,20 @@ def select(
     findings: set[Finding] = set()
     last = LastChosen(previous)
     found = _usable(read_catalog(catalog, own.node_id, learned), own, findings)
-    drafts = draft_peers(overrides, statics, previous)
-    identify(drafts, found, learned, {spec.name for spec in previous if spec.key not in connected})
-    drafts = merge_twins(drafts, own, findings)
-    rest = fold_in(drafts, found)
+    builders = peer_builders(overrides, statics, previous)
+    identify(builders, found, learned, {spec.name for spec in previous if spec.key not in connected})
+    builders = merge_twins(builders, own, findings)
+    rest = fold_in(builders, found)
     proven = {c.key for c in rest if _is_proven(c, last, learned, connected)}
     rest = _one_per_node(rest, last, proven, findings)
     hidden = _suppressed(rest, suppressions, found)
     wanted = [c for c in rest if c.key not in hidden and (c.up or _is_linked(c, last, connected))]
-    named = give_names(wanted, {own.name, *server_names, *(d.name for d in drafts)}, last, findings)
+    named = give_names(wanted, {own.name, *server_names, *(d.name for d in builders)}, last, findings)
     peers = [
-        *(draft.spec(peer_token) for draft in drafts),
+        *(builder.spec(peer_token) for builder in builders),
         *(_spec(candidate, name, peer_token) for candidate, name in named),
     ]
-    discovered = {draft.name: tuple(draft.suppressions) for draft in drafts if draft.suppressions}
+    discovered = {builder.name: tuple(builder.suppressions) for builder in builders if builder.suppressions}
     discovered |= {name: (Suppression(name, c.node_id, c.service_id),) for c, name in named}
     return Selection(
         peers=with_clear_aliases(peers, server_names),
@@ -287,8 +287,10 @@ def select(
     )
 
 
-def _usable(read: Iterable[Candidate | Unusable], own: NodeIdentity, findings: set[Finding]) -> list[Candidate]:
-    usable: list[Candidate] = []
+def _usable(
+    read: Iterable[DiscoveredPeer | Unusable], own: NodeIdentity, findings: set[Finding]
+) -> list[DiscoveredPeer]:
+    usable: list[DiscoveredPeer] = []
     for entry in read:
         if isinstance(entry, Unusable):
             findings.add(Finding(entry.service_id, FindingKind.UNUSABLE, entry.reason))
@@ -302,18 +304,18 @@ def _usable(read: Iterable[Candidate | Unusable], own: NodeIdentity, findings: s
 
 
 def _one_per_node(
-    candidates: Sequence[Candidate], last: LastChosen, proven: Collection[InstanceKey], findings: set[Finding]
-) -> list[Candidate]:
+    candidates: Sequence[DiscoveredPeer], last: LastChosen, proven: Collection[InstanceKey], findings: set[Finding]
+) -> list[DiscoveredPeer]:
     """Of several instances of one node, or of one URL, keep one: up before down, the latest start, the one we have.
 
     One of `proven` goes first: whoever copies a node's ID into the catalog must not take its link away.
     """
     at_url = {url_key(candidate.url): candidate.identity for candidate in candidates if candidate.identity}
-    groups: dict[str, list[Candidate]] = defaultdict(list)
+    groups: dict[str, list[DiscoveredPeer]] = defaultdict(list)
     for candidate in candidates:
         place = url_key(candidate.url)
         groups[candidate.identity or at_url.get(place) or place].append(candidate)
-    kept: list[Candidate] = []
+    kept: list[DiscoveredPeer] = []
     for group in groups.values():
         best, *others = sorted(group, key=lambda c: (c.key not in proven, *_preference(c, last)))
         kept.append(best)
@@ -321,13 +323,13 @@ def _one_per_node(
     return kept
 
 
-def _preference(candidate: Candidate, last: LastChosen) -> tuple[bool, bool, int, bool, InstanceKey]:
+def _preference(candidate: DiscoveredPeer, last: LastChosen) -> tuple[bool, bool, int, bool, InstanceKey]:
     is_new = url_key(candidate.url) not in last.urls
     return not candidate.up, candidate.node_id is None, -candidate.epoch_number, is_new, candidate.key
 
 
 def _suppressed(
-    candidates: Iterable[Candidate], suppressions: Sequence[Suppression], found: Iterable[Candidate]
+    candidates: Iterable[DiscoveredPeer], suppressions: Sequence[Suppression], found: Iterable[DiscoveredPeer]
 ) -> set[InstanceKey]:
     """What an operator removed: the same node, or whatever now goes by the removed one's name.
 
@@ -341,12 +343,14 @@ def _suppressed(
     return {c.key for c in candidates if c.node_id in nodes or c.name in names or c.service_id in service_ids}
 
 
-def _is_linked(candidate: Candidate, last: LastChosen, connected: Collection[str]) -> bool:
+def _is_linked(candidate: DiscoveredPeer, last: LastChosen, connected: Collection[str]) -> bool:
     spec = last.spec_of(candidate)
     return spec is not None and spec.key in connected
 
 
-def _is_proven(candidate: Candidate, last: LastChosen, learned: Mapping[str, str], connected: Collection[str]) -> bool:
+def _is_proven(
+    candidate: DiscoveredPeer, last: LastChosen, learned: Mapping[str, str], connected: Collection[str]
+) -> bool:
     """Whether its link is up, at this very URL, and the node that it claims to be has answered there."""
     spec = last.spec_of(candidate)
     if spec is None or spec.key not in connected or spec.target.url != candidate.url:
@@ -354,11 +358,11 @@ def _is_proven(candidate: Candidate, last: LastChosen, learned: Mapping[str, str
     return candidate.node_id is not None and learned.get(candidate.url) == candidate.node_id
 
 
-def _by_name(candidate: Candidate) -> tuple[str, InstanceKey]:
+def _by_name(candidate: DiscoveredPeer) -> tuple[str, InstanceKey]:
     return candidate.name, candidate.key
 
 
-def _spec(candidate: Candidate, name: str, peer_token: str | None) -> PeerSpec:
+def _spec(candidate: DiscoveredPeer, name: str, peer_token: str | None) -> PeerSpec:
     is_mesh_node = candidate.node_id is not None
     return PeerSpec(
         name,

@@ -41,7 +41,7 @@ _ALL_IN: Final[Mapping[str, float]] = MappingProxyType({})
 class Load(NamedTuple):
     """What is known of one backend: latency in seconds (0: not yet measured), calls under way.
 
-    `observed_at_s`: when the latency was measured. `silent_since_s`: the last answer, or when calls came to be under
+    `observed_at_s`: when the latency was measured. `stalled_since_s`: the last answer, or when calls came to be under
     way after there were none. Both on the clock of `now_s`. Written anew three times a call, hence by hand, and a
     tuple: `dataclasses.replace` costs three times as much, and so does each frozen dataclass.
     """
@@ -49,17 +49,17 @@ class Load(NamedTuple):
     latency_ewma_s: float = 0.0
     in_flight: int = 0
     observed_at_s: float = 0.0
-    silent_since_s: float = 0.0
+    stalled_since_s: float = 0.0
 
     def started(self, now_s: float) -> "Load":
         """One call more under way."""
-        silent_since_s = self.silent_since_s if self.in_flight else now_s
-        return Load(self.latency_ewma_s, self.in_flight + 1, self.observed_at_s, silent_since_s)
+        stalled_since_s = self.stalled_since_s if self.in_flight else now_s
+        return Load(self.latency_ewma_s, self.in_flight + 1, self.observed_at_s, stalled_since_s)
 
     def finished(self) -> "Load":
         """One call less under way."""
         in_flight = max(0, self.in_flight - 1)
-        return Load(self.latency_ewma_s, in_flight, self.observed_at_s, self.silent_since_s)
+        return Load(self.latency_ewma_s, in_flight, self.observed_at_s, self.stalled_since_s)
 
 
 _UNKNOWN: Final = Load()
@@ -108,7 +108,7 @@ def observe(load: Load, latency_s: float, now_s: float) -> Load:
     if latency_s < load.latency_ewma_s:
         kept = _fade(load, now_s)
         latency_s = load.latency_ewma_s * kept + latency_s * (1.0 - kept)
-    return Load(latency_s, load.in_flight, observed_at_s=now_s, silent_since_s=now_s)
+    return Load(latency_s, load.in_flight, observed_at_s=now_s, stalled_since_s=now_s)
 
 
 def penalise(load: Load, waited_s: float, now_s: float) -> Load:
@@ -124,7 +124,7 @@ def give_up(load: Load, waited_s: float, now_s: float) -> Load:
     """
     if waited_s <= load.latency_ewma_s * _fade(load, now_s):
         return load
-    return Load(waited_s, load.in_flight, observed_at_s=now_s, silent_since_s=load.silent_since_s)
+    return Load(waited_s, load.in_flight, observed_at_s=now_s, stalled_since_s=load.stalled_since_s)
 
 
 def _nearest(replicas: Sequence[Replica]) -> list[Replica]:
@@ -176,8 +176,8 @@ def _own_cost(load: Load, now_s: float) -> float:
 
 
 def _latency_s(load: Load, now_s: float) -> float:
-    silence_s = now_s - load.silent_since_s if load.in_flight else 0.0
-    return max(load.latency_ewma_s * _fade(load, now_s), silence_s)
+    stall_s = now_s - load.stalled_since_s if load.in_flight else 0.0
+    return max(load.latency_ewma_s * _fade(load, now_s), stall_s)
 
 
 def _fade(load: Load, now_s: float) -> float:

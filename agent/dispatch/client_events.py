@@ -34,7 +34,7 @@ class Place:
         return re.split("[:/]", self.owner)[-1]
 
 
-class ClientEvents:
+class UpstreamEvents:
     """See the module. `link` finds the link of a backend."""
 
     def __init__(self, link: Callable[[str], CallableLink | None]) -> None:
@@ -64,7 +64,7 @@ class ClientEvents:
 
 
 def _keeps_sessions(link: CallableLink) -> bool:
-    """Whether its door may hold sessions of clients' own (`agent.client.connect.open_door`)."""
+    """Whether its client may hold sessions of clients' own (`agent.client.connect.open_client`)."""
     spec = link.spec
-    own = isinstance(spec, ServerSpec) and spec.own_sessions
+    own = isinstance(spec, ServerSpec) and spec.session_pool
     return link.view.era is Era.LEGACY and (own or isinstance(spec.target, HttpTarget))

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 from agent.client.affinity import affinity_key
-from agent.client.event import Flag
+from agent.client.event import Event
 from agent.client.server_info import OnNotification
-from agent.client.streaming import LargeResult, ResultSink
-from agent.dispatch.next_hop import believed, ended, large_result, outgoing, told_failure
+from agent.client.streaming import LargeResult, ResultStream
+from agent.dispatch.next_hop import believed, ended, large_result, outgoing, received_failure
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.param_headers import ParamHeaders
-from agent.dispatch.replicas import Attempt, BalanceView, Recorder, ReplicaAccounts
+from agent.dispatch.replicas import Attempt, BalanceView, Recorder, ReplicaStats
 from agent.dispatch.request_state import RequestStates
-from agent.dispatch.retry import Fate, Step, fate_of, is_repeatable, next_step, told_deadline_s
+from agent.dispatch.retry import Fate, Step, fate_of, is_repeatable, next_step, received_deadline_s
 from agent.errors import AnswerCut, CallNotSent, CallRefused, MeshError, NoLongerOffered, RefusedElsewhere, RpcError
 from agent.lossless_json.raw import Bytes, RawObject
 from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
@@ -43,7 +43,7 @@ class RouteRenewals:
     """See the module. Whoever makes the tables tells `routes_changed`."""
 
     def __init__(self) -> None:
-        self._changed = Flag()
+        self._changed = Event()
 
     def __repr__(self) -> str:
         return f"<RouteRenewals {self._changed!r}>"
@@ -101,7 +101,7 @@ class CallableLink(Protocol):
         affinity: str | None = None,
         large: LargeResult | None = None,
     ) -> Json:
-        """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when no door is open."""
+        """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when no client is open."""
         ...
 
 
@@ -127,7 +127,7 @@ class _Call:
     present: Present | None
     params: Json
     on_notification: OnNotification | None
-    sink: ResultSink | None
+    sink: ResultStream | None
     affinity: str | None
     param_headers: Mapping[str, str] | None
     began_s: float
@@ -158,21 +158,21 @@ class Dispatch:
         self._recorder = recorder
         self._call_timeout_s = call_timeout_s
         self._own_weight = own_weight
-        self._accounts = ReplicaAccounts(recorder, rng, self._up_since_s, self._weight_of)
+        self._stats = ReplicaStats(recorder, rng, self._up_since_s, self._weight_of)
         self._param_headers = ParamHeaders()
         self._states = RequestStates()
         self.renewals = RouteRenewals()
 
     def __repr__(self) -> str:
-        return f"<Dispatch in_flight={self._accounts.in_flight}>"
+        return f"<Dispatch in_flight={self._stats.in_flight}>"
 
     def forget(self, backend_key: str) -> None:
         """Drop what is remembered of a backend that is gone."""
-        self._accounts.forget(backend_key)
+        self._stats.forget(backend_key)
 
     def balance(self) -> BalanceView:
         """How calls are spread, for metrics. Call it in the event loop."""
-        return self._accounts.view(_now_s())
+        return self._stats.view(_now_s())
 
     async def forward(
         self,
@@ -183,7 +183,7 @@ class Dispatch:
         *,
         session_id: str | None = None,
         on_attempt: Callable[[str], None] = lambda _backend: None,
-        sink: ResultSink | None = None,
+        sink: ResultStream | None = None,
         present: Present | None = None,
         param_headers: Mapping[str, str] | None = None,
     ) -> Forwarded:
@@ -208,13 +208,13 @@ class Dispatch:
             route, params = self._states.unwrapped(method, route, params, now_s)
         except CallNotSent as exc:
             raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
-        told_s = told_deadline_s(params)
-        deadline_s = None if told_s is None else now_s + told_s
+        received_s = received_deadline_s(params)
+        deadline_s = None if received_s is None else now_s + received_s
         affinity = affinity_key(params, session_id)
         key = affinity if route.sticky else None
         anew = present if route is known else None
         call = _Call(method, route, anew, params, on_notification, sink, affinity, param_headers, now_s, deadline_s)
-        self._accounts.called(route, now_s)
+        self._stats.called(route, now_s)
         tried: set[str] = set()
         failed: _Failed | None = None
         told: _Failed | None = None  # What the caller hears: a later "not executed" must not hide an unknown outcome.
@@ -240,13 +240,13 @@ class Dispatch:
 
     async def _next(self, call: _Call, tried: Collection[str], key: str | None, told: _Failed | None) -> Replica | None:
         """Who is asked now; when nobody is left, and nothing was executed, somebody who offers it only now."""
-        replica = self._accounts.choose(call.route, tried, key, _now_s())
+        replica = self._stats.choose(call.route, tried, key, _now_s())
         present, call.present = call.present, None if replica is None else call.present
         if replica is not None or present is None or told is None or fate_of(told.failure) is Fate.UNKNOWN:
             return replica
         left_s = _remaining_s(call, self._call_timeout_s, _now_s())
         call.route = await self.renewals.renewed(call.route, present, tried, told.failure, left_s)
-        return self._accounts.choose(call.route, tried, key, _now_s())
+        return self._stats.choose(call.route, tried, key, _now_s())
 
     def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
         """Decide whether `replica` is asked now, and charge that to the budget."""
@@ -256,13 +256,13 @@ class Dispatch:
             repeatable=is_repeatable(call.method, call.route, failed.replica),
             attempts=attempts,
             remaining_s=_remaining_s(call, self._own_timeout_s(self._link(replica.backend_key)), now_s),
-            budget=self._accounts.budget(call.route),
+            budget=self._stats.budget(call.route),
             now_s=now_s,
         )
         if step is Step.SPENT:
             self._recorder.retry_refused()
         if step is Step.AGAIN:
-            self._accounts.repeated(call.route, replica, now_s)
+            self._stats.repeated(call.route, replica, now_s)
             log.info(
                 "MCP call is sent again",
                 extra={
@@ -288,11 +288,11 @@ class Dispatch:
         params = with_task(call.method, call.route, params, view)
         headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, own_timeout_s)
-        self._accounts.begin(attempt)
+        self._stats.begin(attempt)
         outcome = "cancelled"
         large = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
         if large is not None:
-            large.when_begun(lambda: self._accounts.answered(attempt, _now_s()))
+            large.when_begun(lambda: self._stats.answered(attempt, _now_s()))
         try:
             result = await link.request(
                 call.method,
@@ -304,7 +304,7 @@ class Dispatch:
                 large=large,
             )
         except RpcError as exc:
-            told = told_failure(exc, call.route, replica, link.spec)
+            told = received_failure(exc, call.route, replica, link.spec)
             outcome = outcome_of(told or exc)
             if told is None:
                 raise
@@ -319,7 +319,7 @@ class Dispatch:
             result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
             return self._states.wrapped(call.method, call.route, replica, result, _now_s())
         finally:
-            self._accounts.finish(attempt, outcome, _now_s())
+            self._stats.finish(attempt, outcome, _now_s())
 
     def _own_timeout_s(self, link: CallableLink | None) -> float:
         own = link.spec.call_timeout_s if link is not None and isinstance(link.spec, ServerSpec) else None

@@ -6,8 +6,8 @@ Called by dispatch for each attempt, and by the edge where an error is told. Pur
 
 from typing import Final
 
-from agent.client.http.streaming import result_walk
-from agent.client.streaming import LargeResult, ResultSink
+from agent.client.http.streaming import result_rewriter
+from agent.client.streaming import LargeResult, ResultStream
 from agent.dispatch.retry import Fate, Step, deadline_ms_to_tell, fate_of, is_trusted
 from agent.errors import (
     NOT_EXECUTED,
@@ -24,13 +24,13 @@ from agent.errors import (
     RefusedElsewhere,
     RpcError,
 )
-from agent.lossless_json.rewriter import JsonWalk
+from agent.lossless_json.rewriter import JsonRewriter
 from agent.model import (
     AFFINITY_META_KEY,
     DEADLINE_META_KEY,
-    OWN_WORD_KEY,
-    PARKED_META_KEY,
+    OWN_ERROR_KEY,
     PATH_META_KEY,
+    PENDING_META_KEY,
     BackendSpec,
     Era,
     Json,
@@ -79,36 +79,41 @@ def asked_uri(method: str, params: Json, replica: Replica) -> tuple[str, str] | 
     return (replica.remote_name, params["uri"]) if method == "resources/read" else None
 
 
-def large_result(sink: ResultSink, method: str, route: Route, params: Json, replica: Replica) -> LargeResult | None:
+def large_result(sink: ResultStream, method: str, route: Route, params: Json, replica: Replica) -> LargeResult | None:
     """How a large result of `replica` gets to `sink`; None where more than a few URIs has to be renamed."""
     if method in TASK_METHODS and not (route.uris(replica).changes_nothing and params["taskId"] == replica.remote_name):
         return None
 
-    def walk() -> JsonWalk:
-        return result_walk(route.uris(replica).places(method, asked_uri(method, params, replica)), sink.added)
+    def walk() -> JsonRewriter:
+        return result_rewriter(route.uris(replica).places(method, asked_uri(method, params, replica)), sink.added)
 
     return LargeResult(sink, walk)
 
 
 def believed(result: Json, view: LinkView) -> Json:
-    """The same result, where only nodes and our own doors may say that a server's call is open while it asks.
+    """The same result, where only nodes and our own clients may say that a server's call is open while it asks.
 
     A stateless server that says so would be asked for ever, in words that are for nodes.
     """
     meta = result.get("_meta")
-    if view.era is Era.LEGACY or view.identity is not None or not isinstance(meta, dict) or PARKED_META_KEY not in meta:
+    if (
+        view.era is Era.LEGACY
+        or view.identity is not None
+        or not isinstance(meta, dict)
+        or PENDING_META_KEY not in meta
+    ):
         return result
-    return {**result, "_meta": {name: value for name, value in meta.items() if name != PARKED_META_KEY}}
+    return {**result, "_meta": {name: value for name, value in meta.items() if name != PENDING_META_KEY}}
 
 
-def told_failure(
+def received_failure(
     error: RpcError, route: Route, replica: Replica, spec: BackendSpec
 ) -> CallFailed | ProtocolBroken | None:
     """The failure that another mesh node tells by its error; None when the error is the server's own."""
     data = error.data
     if not (isinstance(spec, PeerSpec) and is_trusted(route, replica) and isinstance(data, dict)):
         return None
-    if data.get(OWN_WORD_KEY) is not True:
+    if data.get(OWN_ERROR_KEY) is not True:
         return None
     message = error.message.removeprefix(f"{route.public_name}: ")  # We say that in our turn.
     match error.code, data.get("outcome"):
@@ -137,17 +142,17 @@ def ended(route: Route, replica: Replica, failure: MeshError, step: Step) -> Cal
     return CallUnanswered(text, backend=replica.backend_key, timed_out=timed_out, broken=broken)
 
 
-def own_word(params: Json, data: Json) -> Json:
+def own_error(params: Json, data: Json) -> Json:
     """The data of an error of our own that answers `params`, marked as ours where another node asks."""
     meta = params.get("_meta")
     asked_by_node = isinstance(meta, dict) and DEADLINE_META_KEY in meta
-    return {**data, OWN_WORD_KEY: True} if asked_by_node else data
+    return {**data, OWN_ERROR_KEY: True} if asked_by_node else data
 
 
 def servers_word(data: object) -> object:
     """The data of a server's error, which is never marked as ours, whatever it says."""
-    if isinstance(data, dict) and OWN_WORD_KEY in data:
-        return {key: value for key, value in data.items() if key != OWN_WORD_KEY}
+    if isinstance(data, dict) and OWN_ERROR_KEY in data:
+        return {key: value for key, value in data.items() if key != OWN_ERROR_KEY}
     return data
 
 

@@ -172,7 +172,7 @@ def readmit(health: Health, now_s: float, up_since_s: float | None = None) -> He
     return Health(ejections=health.ejections, ejected_at_s=health.ejected_at_s, readmitted_at_s=back_at_s)
 
 
-def barred(group: Collection[str], healths: Mapping[str, Health]) -> frozenset[str]:
+def ejected_of(group: Collection[str], healths: Mapping[str, Health]) -> frozenset[str]:
     """Whom not to ask: the ejected members; nobody in panic, when fewer than half of the members are left."""
     ejected = frozenset(key for key in group if healths.get(key, HEALTHY).is_ejected)
     return frozenset() if 2 * (len(group) - len(ejected)) < len(group) else ejected

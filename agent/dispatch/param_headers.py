@@ -25,7 +25,7 @@ _PREFIX: Final = "mcp-param-"
 HeaderMap = Mapping[tuple[str, ...], str]
 
 
-def told_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+def received_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Those of a request's headers that repeat arguments, or may, by names in lower case."""
     told: dict[str, str] = {}
     for name, value in headers:
@@ -44,7 +44,7 @@ class ParamHeaders:
     def outgoing(
         self, method: str, route: Route, params: Json, told: Mapping[str, str] | None
     ) -> Mapping[str, str] | None:
-        """The headers to send with a request, None when there are none. `told`: as from `told_headers`, if anything.
+        """The headers to send with a request, None when there are none. `told`: as from `received_headers`.
 
         Those that the schema knows say what the arguments say. Others are somebody else's further on, and pass (MCP
         2026-07-28, custom headers: intermediaries must forward what they do not recognise).

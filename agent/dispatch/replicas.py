@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from agent.client.affinity import stick
+from agent.client.affinity import rendezvous_choice
 from agent.dispatch.balance import Load, choose, give_up, observe, penalise
-from agent.dispatch.outlier import HEALTHY, Cause, Health, Verdict, barred, chance, judge, readmit, verdict_of
+from agent.dispatch.outlier import HEALTHY, Cause, Health, Verdict, chance, ejected_of, judge, readmit, verdict_of
 from agent.dispatch.retry import BUDGET_RESERVE, WINDOW_S, Budget
 from agent.routing.table import Replica, Route
 
@@ -76,7 +76,7 @@ class _Group:
 class Attempt:
     """One request under way: when it began, what it may take, and what this node would give it by itself.
 
-    Written by `ReplicaAccounts` alone once it has begun.
+    Written by `ReplicaStats` alone once it has begun.
     """
 
     route: Route
@@ -87,7 +87,7 @@ class Attempt:
     answered_s: float | None = None  # when its answer began, if that goes to the client while it comes
 
 
-class ReplicaAccounts:
+class ReplicaStats:
     """See the module.
 
     `up_since_s(backend key)`: since when its link is up, None when it is not. `weight_of(backend key)`: its node's.
@@ -136,12 +136,12 @@ class ReplicaAccounts:
             keys = {replica.backend_key for replica in route.replicas}
             for ejected in [one for one in keys if group.healths.get(one, HEALTHY).is_ejected]:
                 self._readmit(group, ejected, route, now_s)
-            left_out = barred(keys, group.healths).union(tried)
+            left_out = ejected_of(keys, group.healths).union(tried)
             # Better an ejected one, which may be back by now, than to give up a call that nobody else is left for.
             exclude = tried if keys <= left_out else left_out
             chances = {one: chance(group.healths[one], now_s) for one in keys & group.healths.keys()}
         if key is not None:
-            return stick(route.replicas, key, exclude)
+            return rendezvous_choice(route.replicas, key, exclude)
         return choose(
             route.replicas,
             group.loads,
@@ -171,22 +171,22 @@ class ReplicaAccounts:
 
     def finish(self, attempt: Attempt, outcome: str, now_s: float) -> None:
         """Note how it ended; `outcome` is the metric's word."""
-        told_s = attempt.answered_s
-        seconds, key = (now_s if told_s is None else told_s) - attempt.started_s, attempt.key
+        received_s = attempt.answered_s
+        seconds, key = (now_s if received_s is None else received_s) - attempt.started_s, attempt.key
         self._recorder.call_finished(key, attempt.route.public_name, outcome, seconds)
         group = self._groups.get(attempt.route.owner)
         load = None if group is None else group.loads.get(key)
         if group is None or load is None:
             return  # The backend went while it was asked; its state is nobody's business now.
-        load = load.finished() if told_s is None else load
+        load = load.finished() if received_s is None else load
         verdict = verdict_of(outcome, took_s=seconds, timeout_s=attempt.timeout_s, own_timeout_s=attempt.own_timeout_s)
         if verdict is None:
             # Else a replica that hangs looks idle again whenever somebody stops waiting for it, and gets every call.
-            group.loads[key] = give_up(load, seconds, now_s) if told_s is None else load
+            group.loads[key] = give_up(load, seconds, now_s) if received_s is None else load
             return
         if verdict is not Verdict.ANSWERED:
             group.loads[key] = penalise(load, seconds, now_s)
-        elif told_s is None:
+        elif received_s is None:
             group.loads[key] = observe(load, seconds, now_s)
         # Whoever has not failed yet is not counted: a rate of success begins to matter with the first failure.
         counts = verdict is not Verdict.ABSENT and (verdict is not Verdict.ANSWERED or key in group.healths)
@@ -264,7 +264,7 @@ class ReplicaAccounts:
         if after is not before:
             # What it cost when it failed says nothing now; slow start is the caution.
             load = group.loads.get(key, Load())
-            group.loads[key] = Load(in_flight=load.in_flight, silent_since_s=now_s)
+            group.loads[key] = Load(in_flight=load.in_flight, stalled_since_s=now_s)
             log.info(
                 "MCP replica readmitted",
                 extra={"backend": key, "group": route.owner, "after_s": round(now_s - before.ejected_at_s, 1)},

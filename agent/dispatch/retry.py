@@ -117,7 +117,7 @@ def is_trusted(route: Route, replica: Replica) -> bool:
     return replica.node_id is not None and not route.owner.startswith("plain:")
 
 
-def told_deadline_s(params: Json) -> float | None:
+def received_deadline_s(params: Json) -> float | None:
     """Seconds that the caller has left, from the request's `_meta`; None when it says nothing usable."""
     meta = params.get("_meta")
     told = meta.get(DEADLINE_META_KEY) if isinstance(meta, dict) else None

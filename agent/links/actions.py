@@ -93,7 +93,7 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
                 local_token=wanted.local_token,
             )
             if _has_no_token_of_its_own(wanted) and _has_no_token_of_its_own(present):
-                # A rotated peer token; the door shows it from the next request on, and no call meets a closed door.
+                # A rotated peer token; the client shows it from the next request on, and no call meets a closed client.
                 same = replace(same, target=replace(present.target, token=wanted.target.token))
                 nodes = {wanted.expected_node_id, present.expected_node_id} - {None}
                 if PeerSource.DISCOVERY not in (wanted.source, present.source) and len(nodes) <= 1:

@@ -1,4 +1,4 @@
-"""Opens the right door of a backend: of a mesh node the local endpoint, of anything else the endpoint as given.
+"""Opens the right client of a backend: of a mesh node the local endpoint, of anything else the endpoint as given.
 
 Called by a link at every dial. The one rule: a link never imports what the other node merely forwards, unless an
 operator asked for a gateway, and never talks to a node other than the one that was named.
@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 
-from agent.client.connect import Door, Hello, open_door
+from agent.client.connect import McpClient, ServerInfo, open_client
 from agent.client.server_info import is_leaving
-from agent.client.sessions.pending_call import OnParked, unheard
+from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
 from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec, ServerSpec
 from agent.routing.names import is_valid_name
@@ -21,13 +21,13 @@ LOCAL_SUFFIX = "/local"
 
 
 @dataclass(frozen=True, slots=True)
-class OpenDoor:
-    """An open door and who stands behind it; `identity` is None for a plain MCP server.
+class OpenClient:
+    """An open client and who stands behind it; `identity` is None for a plain MCP server.
 
     `with_token`: it was opened with a token, in the catalog's or the settings' trust.
     """
 
-    door: Door
+    client: McpClient
     identity: NodeIdentity | None
     with_token: bool = False
 
@@ -47,39 +47,41 @@ class OpenDoor:
 
 @asynccontextmanager
 async def opened(
-    spec: BackendSpec, own: NodeIdentity, *, on_parked: OnParked = unheard
-) -> AsyncGenerator[OpenDoor, None]:
-    """Dial `spec` and yield the door that a link may use. `on_parked`: see there.
+    spec: BackendSpec, own: NodeIdentity, *, on_pending: OnPending = unheard
+) -> AsyncGenerator[OpenClient, None]:
+    """Dial `spec` and yield the client that a link may use. `on_pending`: see there.
 
     Raises:
-        LinkFailed: why there is none (`DialledOurselves`, `IdentityRefused`, and what `open_door` raises).
+        LinkFailed: why there is none (`DialledOurselves`, `IdentityRefused`, and what `open_client` raises).
     """
     if not isinstance(spec, PeerSpec):
-        async with open_door(spec.target, own_sessions=spec.own_sessions, on_parked=on_parked) as door:
-            refuse_mesh_node(door.hello, spec, own)
-            yield OpenDoor(door, None)
+        async with open_client(spec.target, session_pool=spec.session_pool, on_pending=on_pending) as client:
+            refuse_mesh_node(client.server_info, spec, own)
+            yield OpenClient(client, None)
         return
     target = spec.target
     if spec.is_mesh_node and spec.scope is PeerScope.LOCAL:
         target = local_target(target)
     async with AsyncExitStack() as stack:
-        url, opened_door = await _first_door(spec, target, own, stack, on_parked)
-        if opened_door.identity is None or spec.scope is PeerScope.MESH or url == local_target(spec.target).url:
-            yield opened_door
+        url, opened_client = await _first_client(spec, target, own, stack, on_pending)
+        if opened_client.identity is None or spec.scope is PeerScope.MESH or url == local_target(spec.target).url:
+            yield opened_client
             return
-    async with open_door(local_target(spec.target)) as door:
-        yield OpenDoor(door, checked_identity(door.hello, spec, own), with_token=spec.target.token is not None)
+    async with open_client(local_target(spec.target)) as client:
+        yield OpenClient(
+            client, checked_identity(client.server_info, spec, own), with_token=spec.target.token is not None
+        )
 
 
-async def _first_door(
-    spec: PeerSpec, target: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, on_parked: OnParked
-) -> tuple[str, OpenDoor]:
-    """The door at `target`, or the local one of a node that refuses us at `target`; and the URL where it was opened.
+async def _first_client(
+    spec: PeerSpec, target: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, on_pending: OnPending
+) -> tuple[str, OpenClient]:
+    """The client at `target`, or the local one of a node that refuses us at `target`; and the URL where it was opened.
 
     A token is shown to nobody but the host that was named, over the scheme that was named.
     """
     try:
-        door = await stack.enter_async_context(open_door(target, on_parked=on_parked))
+        client = await stack.enter_async_context(open_client(target, on_pending=on_pending))
     except AuthRefused as refused:
         # A token between nodes is good for the local endpoint alone, which nobody should have to spell out.
         # The mesh's own token is for those who refuse as nodes do; an impostor can, no plain server does by accident.
@@ -88,29 +90,29 @@ async def _first_door(
         if spec.scope is PeerScope.MESH or local.token is None or target == local:
             raise
         return local.url, await _let_in(spec, local, own, stack, refused)
-    identity = checked_identity(door.hello, spec, own)
-    return target.url, OpenDoor(door, identity, with_token=target.token is not None)
+    identity = checked_identity(client.server_info, spec, own)
+    return target.url, OpenClient(client, identity, with_token=target.token is not None)
 
 
 async def _let_in(
     spec: PeerSpec, local: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, refused: AuthRefused
-) -> OpenDoor:
+) -> OpenClient:
     """Open `local`; raises `refused` unless a node of the mesh answers there."""
     try:
-        door = await stack.enter_async_context(open_door(local))
-        identity = checked_identity(door.hello, spec, own)
+        client = await stack.enter_async_context(open_client(local))
+        identity = checked_identity(client.server_info, spec, own)
     except DialledOurselves:
         raise
     except LinkFailed:
         raise refused from None
     if identity is None:
         raise refused
-    return OpenDoor(door, identity, with_token=True)
+    return OpenClient(client, identity, with_token=True)
 
 
-def dialler(on_parked: OnParked) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenDoor]]:
+def dialler(on_pending: OnPending) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:
     """`opened` for links whose parked calls are counted."""
-    return partial(opened, on_parked=on_parked)
+    return partial(opened, on_pending=on_pending)
 
 
 def local_target(target: HttpTarget) -> HttpTarget:
@@ -120,18 +122,18 @@ def local_target(target: HttpTarget) -> HttpTarget:
     return replace(target, url=urlunsplit(parts._replace(path=path)))
 
 
-def refuse_mesh_node(hello: Hello, spec: ServerSpec, own: NodeIdentity) -> None:
+def refuse_mesh_node(server_info: ServerInfo, spec: ServerSpec, own: NodeIdentity) -> None:
     """Refuse a configured server that is a node of the mesh: it would list our own offer back to us, ever longer."""
-    if hello.mesh is None:
+    if server_info.mesh is None:
         return
-    if hello.mesh.get("node_id") == own.node_id:
+    if server_info.mesh.get("node_id") == own.node_id:
         raise DialledOurselves(f"server {spec.name} is this node itself")
     raise IdentityRefused(f"server {spec.name} is a node of the mesh; add it as a peer instead")
 
 
-def checked_identity(hello: Hello, spec: PeerSpec, own: NodeIdentity) -> NodeIdentity | None:
+def checked_identity(server_info: ServerInfo, spec: PeerSpec, own: NodeIdentity) -> NodeIdentity | None:
     """Who answered, refused when it is ourselves or not the node that the catalog named."""
-    card = hello.mesh
+    card = server_info.mesh
     if card is None:
         if spec.expected_node_id is not None:
             raise IdentityRefused(f"{spec.target.url} is no mesh node, but the catalog says it is one")
@@ -143,6 +145,6 @@ def checked_identity(hello: Hello, spec: PeerSpec, own: NodeIdentity) -> NodeIde
         raise DialledOurselves(f"{spec.target.url} is this node itself")
     if spec.expected_node_id is not None and node_id != spec.expected_node_id:
         raise IdentityRefused(f"{spec.target.url} is node {node_id}, but the catalog says {spec.expected_node_id}")
-    if is_leaving(hello):
+    if is_leaving(server_info):
         raise Unreachable(f"{spec.target.url} is stopping")
     return NodeIdentity(node_id, name)

@@ -1,6 +1,6 @@
-"""Keeps what an open door follows equal to what its subscribers want, while both change.
+"""Keeps what an open client follows equal to what its subscribers want, while both change.
 
-Run by a session from the first wish on, as long as its door is open; one for resources, by their URIs, and one for
+Run by a session from the first wish on, as long as its client is open; one for resources, by their URIs, and one for
 tasks, by their IDs. Names are followed in streams of a bounded number each; a set that changes is followed anew first,
 and what it replaces is ended when that is acknowledged. The one rule: a name that is wanted and not followed is told as
 settled each time that it comes to be followed, since what happened before then was missed.
@@ -14,8 +14,8 @@ from typing import Final, NoReturn, Protocol, TypeVar
 
 from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
-from agent.client.connect import Door, Hello, ListenNotSupported
-from agent.client.event import Flag, first_of
+from agent.client.connect import ListenNotSupported, McpClient, ServerInfo
+from agent.client.event import Event, first_of
 from agent.client.streams import TASKS, Subject, Updates
 from agent.errors import MeshError, RpcError
 from agent.lossless_json.raw import exact
@@ -24,7 +24,7 @@ from agent.tasks.ids import TAKES_TASKS
 
 log = logging.getLogger(__name__)
 
-# As much as a node grants one client. An acknowledgement repeats the names and has to fit into one event of 1 MiB.
+# As much as a node grants one caller. An acknowledgement repeats the names and has to fit into one event of 1 MiB.
 NAMES_PER_STREAM_MAX: Final = 1_000
 NAME_BYTES_PER_STREAM_MAX: Final = 512 << 10
 # A stream that ended is opened again, ever more slowly while it does not hold.
@@ -64,31 +64,31 @@ class Watch(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Stream:
-    """One `Door.follow`. `names`: what was asked, then what was granted; `ready`: that is known, or it is over."""
+    """One `McpClient.follow`. `names`: what was asked, then what was granted; `ready`: that is known, or it is over."""
 
     names: frozenset[str]
     task: asyncio.Task[None] | None = None
-    ready: Flag = field(default_factory=Flag)
+    ready: Event = field(default_factory=Event)
     refusals: dict[str, RpcError] = field(default_factory=dict)
     over: bool = False
 
 
-class Following:
-    """One door's follower. Sole writer: the task that runs `run`, with its children; `look` only wakes it.
+class Follower:
+    """One client's follower. Sole writer: the task that runs `run`, with its children; `look` only wakes it.
 
     `wake` is set when there is something to do; until it is for the first time, nobody need run it.
     """
 
-    __slots__ = ("_backend", "_door", "_meta", "_short_streams", "_streams", "_watch", "wake")
+    __slots__ = ("_backend", "_client", "_meta", "_short_streams", "_streams", "_watch", "wake")
 
-    def __init__(self, door: Door, backend_key: str, watch: Watch, meta: Json | None = None) -> None:
+    def __init__(self, client: McpClient, backend_key: str, watch: Watch, meta: Json | None = None) -> None:
         """`meta` goes along with every stream that is asked for."""
-        self._door = door
+        self._client = client
         self._backend = backend_key
         self._watch = watch
         self._meta = meta
         self._streams: frozenset[_Stream] = frozenset()
-        self.wake = Flag()
+        self.wake = Event()
         self._short_streams = 0
 
     def __repr__(self) -> str:
@@ -111,7 +111,7 @@ class Following:
                 await self.wake.wait()
                 self.wake.clear()
                 wanted = self._watch.wanted(self._backend)
-                if wanted and not can_tell(self._door.hello, self._watch.subject):
+                if wanted and not can_tell(self._client.server_info, self._watch.subject):
                     for name in wanted:
                         self._watch.settled(self._backend, name, no_updates(self._backend))
                 else:
@@ -150,7 +150,7 @@ class Following:
         for task_id in self._watch.owed(self._backend):
             params = {"taskId": task_id, "_meta": TAKES_TASKS}
             try:
-                task = await self._door.request("tasks/get", params, timeout_s=CATCH_UP_TIMEOUT_S)
+                task = await self._client.request("tasks/get", params, timeout_s=CATCH_UP_TIMEOUT_S)
             except RpcError as exc:
                 self._watch.settled(self._backend, task_id, exc)
             except MeshError as exc:
@@ -182,7 +182,7 @@ class Following:
         began_at_s = loop.time()
         reason = ""
         try:
-            await self._door.follow(updates)
+            await self._client.follow(updates)
         except MeshError as exc:
             reason = str(exc)
             if not updates.acknowledged and isinstance(exc, RpcError | ListenNotSupported):
@@ -197,14 +197,16 @@ class Following:
             self._short_streams = 0 if loop.time() - began_at_s >= STEADY_S else self._short_streams + 1
 
 
-def followers(door: Door, spec: BackendSpec, own: NodeIdentity, watches: Iterable[Watch]) -> tuple[Following, ...]:
-    """The followers of a link's new door. A gateway is told that the wish has passed us, and may not come round."""
+def followers(
+    client: McpClient, spec: BackendSpec, own: NodeIdentity, watches: Iterable[Watch]
+) -> tuple[Follower, ...]:
+    """The followers of a link's new client. A gateway is told that the wish has passed us, and may not come round."""
     is_gateway = isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH
     meta = {PATH_META_KEY: [own.node_id]} if is_gateway else None
-    return tuple(Following(door, spec.key, watch, meta) for watch in watches)
+    return tuple(Follower(client, spec.key, watch, meta) for watch in watches)
 
 
-async def begin_to_follow(followings: Iterable[Following], group: asyncio.TaskGroup, *ends: Flag) -> None:
+async def begin_to_follow(followings: Iterable[Follower], group: asyncio.TaskGroup, *ends: Event) -> None:
     """Run each from its first wake on; on most links nobody ever wants to know of anything, and they need no task."""
     idle = list(followings)
     while idle and not any(end.is_set() for end in ends):
@@ -214,11 +216,11 @@ async def begin_to_follow(followings: Iterable[Following], group: asyncio.TaskGr
             group.create_task(following.run(), name=f"follow {following.subject.member}")
 
 
-def can_tell(hello: Hello, subject: Subject) -> bool:
+def can_tell(server_info: ServerInfo, subject: Subject) -> bool:
     """Whether a server announces what has to be asked for; of another node it is known late whether it has tasks."""
     if subject is TASKS:
-        return hello.era is Era.MODERN and (hello.has_tasks or hello.mesh is not None)
-    resources = hello.capabilities.get("resources")
+        return server_info.era is Era.MODERN and (server_info.has_tasks or server_info.mesh is not None)
+    resources = server_info.capabilities.get("resources")
     return isinstance(resources, dict) and resources.get("subscribe") is True
 
 

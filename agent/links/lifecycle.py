@@ -1,6 +1,6 @@
-"""One life of an open door: its offer is listed and kept current, it is probed, and what ends it is told.
+"""One life of an open client: its offer is listed and kept current, it is probed, and what ends it is told.
 
-Made by a link for every door that it opened, and run to its end in the link's task. The one rule: whatever happens,
+Made by a link for every client that it opened, and run to its end in the link's task. The one rule: whatever happens,
 `run` ends with exactly one reason, an exception that the link turns into state, and a cancellation stays one.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NoReturn, Protocol
 
 from agent.client.connect import ListenNotSupported
-from agent.client.event import Flag, first_of
+from agent.client.event import Event, first_of
 from agent.client.streaming import LargeResult
 from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
-from agent.links.dial import OpenDoor
-from agent.links.follower import Following, begin_to_follow
+from agent.links.dial import OpenClient
+from agent.links.follower import Follower, begin_to_follow
 from agent.links.listing import Relisting, list_offer
 from agent.model import BackendSpec, Json, Offer
 
@@ -32,7 +32,7 @@ class NoSignOfLife(Unreachable):
 
 
 class ReloadAsked(MeshError):
-    """An operator wants the door opened anew."""
+    """An operator wants the client opened anew."""
 
 
 def one_failure(group: BaseExceptionGroup[BaseException]) -> Exception:
@@ -59,13 +59,13 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 
 # What a hung node has of reads is then moved in 6 s at most: this, and three probes that are waited for in vain.
-SILENCE_S: Final = 2.0
+STALL_S: Final = 2.0
 # Less than this is nothing: a timer of no length would fire without end before the clock moves.
 TICK_S: Final = 0.01
 
 
-class SilenceWatch:
-    """One timer at most, while calls are under way: `waiting` says whether. `doubt` is called at each silence."""
+class StallDetector:
+    """One timer at most, while calls are under way: `waiting` says whether. `doubt` is called at each stall."""
 
     __slots__ = ("_answered_at_s", "_doubt", "_timer", "_waiting")
 
@@ -83,7 +83,7 @@ class SilenceWatch:
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._answered_at_s = loop.time()
-            self._timer = loop.call_later(SILENCE_S, self._look)
+            self._timer = loop.call_later(STALL_S, self._look)
 
     def answered(self) -> None:
         """A call was answered."""
@@ -93,10 +93,10 @@ class SilenceWatch:
         self._timer = None
         if self._waiting():
             loop = asyncio.get_running_loop()
-            left_s = self._answered_at_s + SILENCE_S - loop.time()
+            left_s = self._answered_at_s + STALL_S - loop.time()
             if left_s < TICK_S:
                 self._doubt()
-                left_s = SILENCE_S
+                left_s = STALL_S
             self._timer = loop.call_later(left_s, self._look)
 
 
@@ -124,7 +124,7 @@ LISTEN_PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
 LISTEN_STEADY_S: Final = 60.0
 
 
-class SessionEvents(Protocol):
+class LifecycleHooks(Protocol):
     """Whom a session tells: its link."""
 
     def listed(self, offer: Offer) -> None:
@@ -136,11 +136,11 @@ class SessionEvents(Protocol):
         ...
 
 
-class Session:
+class LinkLifecycle:
     """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others."""
 
     __slots__ = (
-        "_door",
+        "_client",
         "_doubt",
         "_drain_s",
         "_end",
@@ -152,34 +152,34 @@ class Session:
         "_listed",
         "_relist",
         "_rng",
-        "_silence",
+        "_stall",
         "opened",
         "over",
     )
 
     def __init__(
-        self, opened: OpenDoor, events: SessionEvents, rng: random.Random, followings: Sequence[Following]
+        self, opened: OpenClient, events: LifecycleHooks, rng: random.Random, followings: Sequence[Follower]
     ) -> None:
         self.opened = opened
         self._followings = followings
         self.over = False
-        self._door = opened.door
+        self._client = opened.client
         self._events = events
         self._rng = rng
         self._relist = Relisting()
-        self._listed = Flag()
-        self._end = Flag()
+        self._listed = Event()
+        self._end = Event()
         self._ending: Exception = Unreachable("the session ended")
         self._drain_s = 0.0
         self._in_flight = 0
-        self._doubt = Flag()
-        self._silence: SilenceWatch | None = None
+        self._doubt = Event()
+        self._stall: StallDetector | None = None
         if opened.identity is not None:
-            self._silence = SilenceWatch(lambda: self._in_flight > 0 and not self.over, self._doubt.set)
-        self._idle = Flag()
+            self._stall = StallDetector(lambda: self._in_flight > 0 and not self.over, self._doubt.set)
+        self._idle = Event()
 
     def __repr__(self) -> str:
-        return f"<Session {self._door!r} in_flight={self._in_flight} ending={self._end.is_set()}>"
+        return f"<Session {self._client!r} in_flight={self._in_flight} ending={self._end.is_set()}>"
 
     async def request(
         self,
@@ -192,12 +192,12 @@ class Session:
         affinity: str | None = None,
         large: LargeResult | None = None,
     ) -> Json:
-        """As `Door.request`; counted, so that a link that retires can wait for it."""
+        """As `McpClient.request`; counted, so that a link that retires can wait for it."""
         self._in_flight += 1
-        if self._silence is not None:
-            self._silence.begun()
+        if self._stall is not None:
+            self._stall.begun()
         try:
-            result = await self._door.request(
+            result = await self._client.request(
                 method,
                 params,
                 timeout_s=timeout_s,
@@ -210,8 +210,8 @@ class Session:
             self._doubt.set()
             raise
         else:
-            if self._silence is not None:
-                self._silence.answered()
+            if self._stall is not None:
+                self._stall.answered()
             return result
         finally:
             self._in_flight -= 1
@@ -222,17 +222,17 @@ class Session:
         """Read the offer again soon if the catalog, which says `sighting`, knows of another one."""
         self._relist.sighted(sighting)
 
-    def look_at_wishes(self) -> None:
+    def look_at_subscriptions(self) -> None:
         """Something else may be wanted of the backend than before."""
         for following in self._followings:
             following.look()
 
     def relabel(self, spec: BackendSpec) -> None:
-        """Go on under new words about the backend: another token from the next request on, or another door."""
+        """Go on under new words about the backend: another token from the next request on, or another client."""
         if not self.opened.serves(spec):
             self.end(ReloadAsked("the catalog knows another node there"))
         elif (token := self.opened.token(spec)) is not None:
-            self._door.use_token(token)
+            self._client.use_token(token)
 
     def end(self, reason: Exception, *, drain_s: float = 0.0) -> None:
         """Let `run` raise `reason`, after what is in flight or after `drain_s` seconds. The first reason stays.
@@ -246,7 +246,7 @@ class Session:
             self._end.set()
 
     async def linger(self, failure: Exception, timeout_s: float) -> None:
-        """Keep the door, after `run`, for what is in flight, at most `timeout_s` seconds.
+        """Keep the client, after `run`, for what is in flight, at most `timeout_s` seconds.
 
         A peer that stops ends its streams and takes no connections, and still answers what it has. The calls of one
         that died end by themselves, and those of one that hangs are not waited for.
@@ -266,8 +266,8 @@ class Session:
                 group.create_task(self._follow(), name="follow")
                 group.create_task(self._keep_listed(), name="list")
                 group.create_task(self._probe(), name="probe")
-                self.look_at_wishes()
-                await begin_to_follow(self._followings, group, self._end, self._door.lost)
+                self.look_at_subscriptions()
+                await begin_to_follow(self._followings, group, self._end, self._client.lost)
                 # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
                 # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
                 await self._watch_end()
@@ -288,13 +288,13 @@ class Session:
         while True:
             began_at_s = loop.time()
             try:
-                await self._door.listen(lambda _kind: self._relist.set())
+                await self._client.listen(lambda _kind: self._relist.set())
             except (ListenNotSupported, ProtocolBroken) as exc:
                 log.debug("MCP list changes are not announced", extra={"reason": str(exc)})
                 break
             except Unreachable:
                 # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
-                await self._door.probe(PROBE_TIMEOUT_S)
+                await self._client.probe(PROBE_TIMEOUT_S)
             short_streams = 0 if loop.time() - began_at_s >= LISTEN_STEADY_S else short_streams + 1
             await asyncio.sleep(LISTEN_PAUSES_S[min(short_streams, len(LISTEN_PAUSES_S)) - 1] if short_streams else 0)
             self._relist.set()
@@ -309,7 +309,7 @@ class Session:
             pause_s = RELIST_PAUSE_S
             try:
                 async with asyncio.timeout(LIST_TIMEOUT_S):
-                    offer = await list_offer(self._door, timeout_s=LIST_TIMEOUT_S)
+                    offer = await list_offer(self._client, timeout_s=LIST_TIMEOUT_S)
             except (TimeoutError, CallOutcomeUnknown, Unreachable) as exc:
                 reason = "listing took too long" if isinstance(exc, TimeoutError) else str(exc)
                 if not self._listed.is_set():
@@ -334,23 +334,23 @@ class Session:
             await _within(self._doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
             asked_at_s = loop.time()
             try:
-                await self._door.probe(PROBE_TIMEOUT_S)
+                await self._client.probe(PROBE_TIMEOUT_S)
             except LinkFailed as exc:
-                if not self._events.probed(None, has_tasks=self._door.hello.has_tasks):
+                if not self._events.probed(None, has_tasks=self._client.server_info.has_tasks):
                     raise NoSignOfLife(f"no sign of life: {exc}") from exc
                 missed = True
                 await asyncio.sleep(DOUBT_PAUSE_S)
             else:
                 missed = False
                 self._doubt.clear()
-                self._events.probed(loop.time() - asked_at_s, has_tasks=self._door.hello.has_tasks)
+                self._events.probed(loop.time() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
 
     async def _watch_end(self) -> None:
-        await first_of(self._end, self._door.lost)
+        await first_of(self._end, self._client.lost)
         if self._end.is_set():
             await self._drain(self._drain_s)
             raise self._ending
-        raise Unreachable(self._door.lost_reason)
+        raise Unreachable(self._client.lost_reason)
 
     async def _drain(self, timeout_s: float) -> None:
         if self._in_flight:
@@ -358,7 +358,7 @@ class Session:
             await _within(self._idle, timeout_s)
 
 
-async def _within(flag: Flag, seconds: float) -> None:
+async def _within(flag: Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await flag.wait()

@@ -1,7 +1,7 @@
 """One supervised connection to one backend: dial, serve a session, back off, and dial again, for ever.
 
 Started, retired and cancelled by the supervisor; dispatch sends through `request`; everybody else reads `view`. The one
-rule: this task alone opens and closes the door, and whatever goes wrong becomes a state of the link, never an
+rule: this task alone opens and closes the client, and whatever goes wrong becomes a state of the link, never an
 exception of the node.
 """
 
@@ -15,13 +15,13 @@ from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
 
-from agent.client.event import Flag
-from agent.client.server_info import Hello
+from agent.client.event import Event
+from agent.client.server_info import ServerInfo
 from agent.client.streaming import LargeResult
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
-from agent.links.dial import OpenDoor, opened
+from agent.links.dial import OpenClient, opened
 from agent.links.follower import Watch, followers
-from agent.links.lifecycle import ReloadAsked, Retired, Session
+from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
 from agent.links.state import (
     DialStarted,
     LinkEvent,
@@ -65,7 +65,7 @@ async def turn(places: asyncio.Semaphore) -> AsyncGenerator[None, None]:
 
 @dataclass(frozen=True, slots=True)
 class LinkHooks:
-    """`changed`: any change of the link's view. `dialled`: how a dial ended. `reconnected`: whose door was lost."""
+    """`changed`: any change of the link's view. `dialled`: how a dial ended. `reconnected`: whose client was lost."""
 
     changed: Callable[[], object]
     dialled: Callable[[str], None]
@@ -100,23 +100,23 @@ class LinkRecord:
         if not changes.keys() <= {"latency_s", "next_attempt_at_s"} and before != self.view:
             self._hooks.changed()
 
-    def ready(self, offer: Offer, hello: Hello, identity: NodeIdentity | None) -> None:
+    def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:
         """The first offer of a session has been read."""
         self.advance(
             Opened(),
             offer=offer,
             function_count=len(offer.tools),
             identity=identity,
-            era=hello.era,
-            has_tasks=hello.has_tasks,
-            server_info=hello.server_info,
+            era=server_info.era,
+            has_tasks=server_info.has_tasks,
+            server_info=server_info.server_info,
             last_error="",
             failure="",
             next_attempt_at_s=None,
             ready_at_s=now_s(),
         )
         self._hooks.dialled("ok")
-        extra = {"backend": self.view.key, "tools": len(offer.tools), "era": hello.era.value}
+        extra = {"backend": self.view.key, "tools": len(offer.tools), "era": server_info.era.value}
         log.info("MCP link ready", extra=extra)
 
     def listed(self, offer: Offer) -> None:
@@ -162,7 +162,7 @@ def now_s() -> float:
 # faults.md: calls in flight are drained for at most 30 s. A peer that leaves the catalog still answers what it has.
 DRAIN_TIMEOUT_S: Final = 30.0
 
-Dial = Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenDoor]]
+Dial = Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]
 
 
 class Link:
@@ -200,10 +200,10 @@ class Link:
         self._dial = dial
         self._rng = rng
         self._record = LinkRecord(spec, hooks)
-        self._session: Session | None = None
+        self._session: LinkLifecycle | None = None
         self._retiring = False
-        self._cut_short = Flag()
-        self.first_attempt = Flag()
+        self._cut_short = Event()
+        self.first_attempt = Event()
 
     def __repr__(self) -> str:
         return f"<Link {self.view.key} {self.view.state} {self.view.last_error!r}>"
@@ -233,18 +233,18 @@ class Link:
         if not self.view.connected:
             self._cut_short.set()
 
-    def look_at_wishes(self) -> None:
+    def look_at_subscriptions(self) -> None:
         """`LinkHooks.watches` may want something else to be followed than before."""
         if self._session is not None:
-            self._session.look_at_wishes()
+            self._session.look_at_subscriptions()
 
-    def reload(self) -> Flag:
-        """Close the door, if open, and dial anew; the event returned is set when that has an outcome.
+    def reload(self) -> Event:
+        """Close the client, if open, and dial anew; the event returned is set when that has an outcome.
 
         A dial that is under way is not begun again: its outcome is the one that was asked for.
         """
         if self.first_attempt.is_set():
-            self.first_attempt = Flag()
+            self.first_attempt = Event()
         if self._record.standing.state is not LinkState.DIALING:
             if self._session is not None:
                 self._session.end(ReloadAsked("reload was asked for"))
@@ -252,7 +252,7 @@ class Link:
         return self.first_attempt
 
     def retire(self) -> bool:
-        """End after what is in flight, at most `DRAIN_TIMEOUT_S`. False when no door is open: cancel the task then."""
+        """End after what is in flight, at most `DRAIN_TIMEOUT_S`. False when no client is open: cancel the task."""
         if self._session is None:
             return False
         self._retiring = True
@@ -270,7 +270,7 @@ class Link:
         affinity: str | None = None,
         large: LargeResult | None = None,
     ) -> Json:
-        """Send over the open door. Raises what `Door.request` raises, `CallNotSent` when there is no door."""
+        """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when there is no client."""
         session = self._session
         if session is None or session.over:
             raise CallNotSent(f"{self.view.key} is not connected: {self.view.last_error or self.view.state}")
@@ -297,7 +297,7 @@ class Link:
             self.first_attempt.set()
 
     async def _live_once(self) -> None:
-        """One life of the door, from dial to loss; always ends with a `MeshError`, `Retired` or a cancellation."""
+        """One life of the client, from dial to loss; always ends with a `MeshError`, `Retired` or a cancellation."""
         self._cut_short.clear()  # Whoever asked for a dial gets this one.
         self._record.advance(DialStarted())
         try:
@@ -310,18 +310,18 @@ class Link:
                 raise Retired from exc
             if isinstance(exc, MeshError):
                 raise
-            # A door that cannot be closed cleanly must not end the node either.
+            # A client that cannot be closed cleanly must not end the node either.
             log.exception("link broke unexpectedly", extra={"backend": self.spec.key})
             raise ProtocolBroken(f"unexpected {type(exc).__name__}") from exc
 
     async def _dial_and_serve(self, stack: AsyncExitStack) -> None:
-        """Note why the session ended before its door is closed, which may take seconds."""
+        """Note why the session ended before its client is closed, which may take seconds."""
         try:
             async with turn(self._dials):
                 dialled = self.spec
-                opened_door = await stack.enter_async_context(self._dial(dialled, self._own))
-            following = followers(opened_door.door, self.spec, self._own, self._hooks.watches)
-            self._session = Session(opened_door, self, self._rng, following)
+                opened_client = await stack.enter_async_context(self._dial(dialled, self._own))
+            following = followers(opened_client.client, self.spec, self._own, self._hooks.watches)
+            self._session = LinkLifecycle(opened_client, self, self._rng, following)
             if self.spec != dialled:  # It has changed meanwhile.
                 self._session.relabel(self.spec)
             await self._session.run()
@@ -352,7 +352,7 @@ class Link:
             self._record.listed(offer)
             return
         self._cut_short.clear()
-        self._record.ready(offer, self._session.opened.door.hello, self._session.opened.identity)
+        self._record.ready(offer, self._session.opened.client.server_info, self._session.opened.identity)
         self.first_attempt.set()
 
     def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:

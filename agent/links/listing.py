@@ -1,4 +1,4 @@
-"""Reads a backend's whole offer over an open door: every list that it announces, paged to the end, within bounds.
+"""Reads a backend's whole offer over an open client: every list that it announces, paged to the end, within bounds.
 
 Called by a link after its change stream is acknowledged and again whenever the backend says that a list changed. The
 one rule: up to its bounds an offer is whole or not taken at all; a failed page fails the listing. Only a list that
@@ -11,15 +11,15 @@ from typing import Final
 
 from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
-from agent.client.connect import Door
-from agent.client.event import Flag
+from agent.client.connect import McpClient
+from agent.client.event import Event
 from agent.errors import ProtocolBroken, RpcError, Unreachable
 from agent.lossless_json.raw import keep_schemas
 from agent.model import Json, Offer
 from agent.routing.digest import exported_digest, offer_digest
 
 
-class Relisting(Flag):
+class Relisting(Event):
     """Raised while somebody wants a listing."""
 
     __slots__ = ("_certain", "_offer", "_sighting")
@@ -72,19 +72,24 @@ _LISTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 
 
-async def list_offer(door: Door, *, timeout_s: float) -> Offer:
+async def list_offer(client: McpClient, *, timeout_s: float) -> Offer:
     """Return everything that the backend offers now.
 
     Raises:
-        LinkFailed, CallFailed: the door's own failures.
+        LinkFailed, CallFailed: the client's own failures.
         Unreachable: a list was answered with an error, which may be another one tomorrow.
         ProtocolBroken: a list that is no list, or that passes the bounds.
     """
-    wanted = [entry for capability, lists in _LISTS.items() if capability in door.hello.capabilities for entry in lists]
+    wanted = [
+        entry
+        for capability, lists in _LISTS.items()
+        if capability in client.server_info.capabilities
+        for entry in lists
+    ]
     try:
         async with asyncio.TaskGroup() as group:
             tasks = {
-                key: group.create_task(_list_all(door, method, key, timeout_s), name=f"list {key}")
+                key: group.create_task(_list_all(client, method, key, timeout_s), name=f"list {key}")
                 for method, key in wanted
             }
             if tasks:
@@ -107,22 +112,22 @@ class _CursorRefused(Exception):
     """The backend no longer knows a cursor that it gave. Never leaves this module."""
 
 
-async def _list_all(door: Door, method: str, key: str, timeout_s: float) -> tuple[Json, ...]:
+async def _list_all(client: McpClient, method: str, key: str, timeout_s: float) -> tuple[Json, ...]:
     with contextlib.suppress(_CursorRefused):
-        return await _list_pages(door, method, key, timeout_s)
+        return await _list_pages(client, method, key, timeout_s)
     try:
-        return await _list_pages(door, method, key, timeout_s)
+        return await _list_pages(client, method, key, timeout_s)
     except _CursorRefused as exc:
         raise Unreachable(f"{method} refused its own cursor, twice") from exc
 
 
-async def _list_pages(door: Door, method: str, key: str, timeout_s: float) -> tuple[Json, ...]:
+async def _list_pages(client: McpClient, method: str, key: str, timeout_s: float) -> tuple[Json, ...]:
     entries: list[Json] = []
     params: Json = {}
     cursors: set[str] = set()
     while len(cursors) < PAGES_MAX:
         try:
-            page = await door.request(method, params, timeout_s=timeout_s)
+            page = await client.request(method, params, timeout_s=timeout_s)
         except RpcError as exc:
             if exc.code == METHOD_NOT_FOUND and not cursors:
                 # Many servers announce resources and serve no templates; an absent list is an empty one.

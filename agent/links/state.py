@@ -105,7 +105,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class OpenFailed:
-    """The dial, the greeting or the first listing failed. `retry_soon` False: only a long wait makes sense."""
+    """The dial, the initialize_result or the first listing failed. `retry_soon` False: only a long wait makes sense."""
 
     retry_soon: bool = True
 

@@ -1,6 +1,6 @@
 """Objects beside the bytes that they were read from, so that what nobody has to change is passed on as it came.
 
-Called by the doors for every message that they read; the endpoints write `raw` where they can. The one rule: `raw` is
+Called by the clients for every message that they read; the endpoints write `raw` where they can. The one rule: `raw` is
 one complete JSON object without a line break, so whoever wrote it can break neither the message nor the event that it
 is put into.
 """

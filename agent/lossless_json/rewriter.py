@@ -5,7 +5,7 @@ is skipped at the speed of `bytes.find` and friends. The one rule: whoever stays
 through exactly one object, on one line, with nothing of the same message behind it taken for a part of it.
 
 Theory: a JSON reader of any make tells texts from brackets alike, so the object ends where its brackets are even. What
-lies between is the reader's business; if it is no JSON, every reader refuses the whole. A walk stands still where a
+lies between is the reader's business; if it is no JSON, every reader refuses the whole. A rewriter stands still where a
 token is cut by the end of a part, and that token waits for the next part.
 """
 
@@ -43,10 +43,10 @@ _STEP: Final = tuple({_BRACE: 1, _BRACKET: 1, _BRACE_END: -1, _BRACKET_END: -1}.
 _BLOCK_BYTES_MIN: Final = 256
 _BLOCK_BYTES_MAX: Final = 64 << 10
 
-_Walk: TypeAlias = Generator[None, None, None]
+_Rewriter: TypeAlias = Generator[None, None, None]
 
 
-class WalkBroken(ValueError):
+class RewriteBroken(ValueError):
     """What came is not one JSON object, is nested too deep, or has too long a name where one is looked for."""
 
 
@@ -55,7 +55,7 @@ class Place:
     """What is looked at in a value: the places of an object's members, that of all items of an array.
 
     `text` gives what is put in the place of a text. `note`: the name under which the value, where it is a text, a
-    number or a constant, is kept in `JsonWalk.noted`; of anything else that it was there, as None.
+    number or a constant, is kept in `JsonRewriter.noted`; of anything else that it was there, as None.
     """
 
     members: Mapping[str, "Place"] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Place:
 _NOTHING: Final = Place()
 
 
-class JsonWalk:
+class JsonRewriter:
     """`noted`: see `Place`. `rest`: what came behind the object, None as long as it is not complete.
 
     `added`: members that the object gets at its end, but for those that it was noted to have.
@@ -77,22 +77,22 @@ class JsonWalk:
         self.noted: dict[str, Any] = {}
         self.rest: bytes | None = None
         self._added = added or {}
-        self._held = b""  # From where the walk stood still.
+        self._held = b""  # From where the rewriter stood still.
         self._text = b""  # What is walked through now.
         self._masked = b""
         self._at = 0
         self._taken = 0  # Up to here the text went out, or was replaced.
         self._out: list[bytes] = []
         self._depth = 0
-        self._walk = self._root(place)
+        self._rewriter = self._root(place)
 
     def __repr__(self) -> str:
         return f"<JsonWalk {'closed' if self.rest is not None else 'open'} {self.noted}>"
 
     def feed(self, part: bytes) -> bytes:
-        """Take the next part; returns what can go on by now. Nothing is fed to a walk that has a `rest`.
+        """Take the next part; returns what can go on by now. Nothing is fed to a rewriter that has a `rest`.
 
-        Raises `WalkBroken`.
+        Raises `RewriteBroken`.
         """
         text = self._held + part if self._held else part
         if b"\n" in text or b"\r" in text:
@@ -104,7 +104,7 @@ class JsonWalk:
         # Pairs first, and runs of them fall apart from the left, so what is left escapes what follows it.
         self._masked = text.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in text else text
         try:
-            next(self._walk)
+            next(self._rewriter)
         except StopIteration:
             self.rest = text[self._at :] + late
         self._send_up_to(self._at)
@@ -120,11 +120,11 @@ class JsonWalk:
 
     # Each of these stops (yields) where it needs more, with `_at` behind what it no longer needs.
 
-    def _root(self, place: Place) -> _Walk:
+    def _root(self, place: Place) -> _Rewriter:
         while not self._text:
             yield
         if self._masked[0] != _BRACE:
-            raise WalkBroken("not a JSON object")
+            raise RewriteBroken("not a JSON object")
         has_members = yield from self._object(place)
         missing = {name: value for name, value in self._added.items() if name not in self.noted}
         if missing:
@@ -148,12 +148,12 @@ class JsonWalk:
             if over:
                 break
             if over is False and (self._masked[self._at] != _QUOTE or len(self._masked) - self._at > TOKEN_BYTES_MAX):
-                raise WalkBroken("a member of an object has no name, or too long a one")
+                raise RewriteBroken("a member of an object has no name, or too long a one")
             yield
         self._depth -= 1
         return has_members
 
-    def _array(self, items: Place) -> _Walk:
+    def _array(self, items: Place) -> _Rewriter:
         self._at += 1
         self._depth += 1
         while not (over := self._ends(_BRACKET_END)):
@@ -177,10 +177,10 @@ class JsonWalk:
         self._at += 1
         return True
 
-    def _value(self, place: Place) -> _Walk:
+    def _value(self, place: Place) -> _Rewriter:
         first = self._masked[self._at]
         if first in _NO_VALUE:
-            raise WalkBroken("a value is missing")
+            raise RewriteBroken("a value is missing")
         if place.note:
             self.noted[place.note] = None
         if first == _QUOTE:
@@ -201,23 +201,23 @@ class JsonWalk:
             self._at = end + 1
         return end >= 0
 
-    def _string(self, place: Place) -> _Walk:
+    def _string(self, place: Place) -> _Rewriter:
         wanted = place.text is not None or bool(place.note)
-        look_from = self._at + 1
-        while (end := self._masked.find(b'"', look_from)) < 0:
+        poll_from = self._at + 1
+        while (end := self._masked.find(b'"', poll_from)) < 0:
             wanted = wanted and len(self._masked) - self._at <= TOKEN_BYTES_MAX
             if wanted:
                 yield
-                look_from = self._at + 1
+                poll_from = self._at + 1
             else:
-                self._at = look_from = len(self._masked)
+                self._at = poll_from = len(self._masked)
                 yield
-                self._at = look_from = 0
+                self._at = poll_from = 0
         if wanted and end - self._at < TOKEN_BYTES_MAX:
             self._look_at(place, self._at, end + 1)
         self._at = end + 1
 
-    def _word(self, place: Place) -> _Walk:
+    def _word(self, place: Place) -> _Rewriter:
         """A number or a constant."""
         while True:
             found = _WORD.match(self._masked, self._at)
@@ -227,7 +227,7 @@ class JsonWalk:
             if not place.note:
                 self._at = found.end()
             elif found.end() - self._at > TOKEN_BYTES_MAX:
-                raise WalkBroken("a number is too long")
+                raise RewriteBroken("a number is too long")
             yield
         if place.note:
             self._look_at(place, self._at, found.end())
@@ -254,7 +254,7 @@ class JsonWalk:
         except ValueError:
             return ""  # Every reader will refuse it.
 
-    def _skip_container(self) -> _Walk:
+    def _skip_container(self) -> _Rewriter:
         depth, size, in_text, grows = 0, _BLOCK_BYTES_MIN, False, True
         while True:
             block = self._masked[self._at : self._at + size]
@@ -284,7 +284,7 @@ class JsonWalk:
 
     def _check_depth(self, depth: int) -> None:
         if self._depth + depth > DEPTH_MAX:
-            raise WalkBroken(f"nested more than {DEPTH_MAX} levels deep")
+            raise RewriteBroken(f"nested more than {DEPTH_MAX} levels deep")
 
 
 def _depths(block: bytes, depth: int, *, in_text: bool) -> tuple[list[int], bool]:

@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from agent.client.dial_guard import check_url
-from agent.control.operator import PeerOrders
+from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh
 from agent.errors import DialRefused, OverrideRefused
 from agent.model import HttpTarget, LinkView, Override, PeerScope
@@ -53,7 +53,7 @@ class PeerRequest(BaseModel):
 class PeersApi:
     """Handlers; `mesh` is read, `orders` takes what operators say."""
 
-    def __init__(self, mesh: Mesh, orders: PeerOrders) -> None:
+    def __init__(self, mesh: Mesh, orders: OverrideService) -> None:
         self._mesh = mesh
         self._orders = orders
 

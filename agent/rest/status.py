@@ -108,7 +108,7 @@ def describe_disabled(spec: ServerSpec) -> Json:
 
 def _sessions(spec: ServerSpec) -> str:
     """As the servers file says it."""
-    return "own" if spec.own_sessions else "shared"
+    return "own" if spec.session_pool else "shared"
 
 
 def describe_conflicts(tables: Iterable[RouteTable]) -> list[Json]:
@@ -162,7 +162,7 @@ RELOAD_TIMEOUT_S: Final = 10.0
 ASK_TIMEOUT_S: Final = RELOAD_TIMEOUT_S + 5.0
 
 
-class Desk:
+class NodeStatus:
     """See the module. `state` tells starting, ready or draining; `settings` are masked rows."""
 
     def __init__(

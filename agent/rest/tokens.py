@@ -52,11 +52,11 @@ class TokenTable:
 
     @property
     def anonymous(self) -> bool:
-        """Whether clients need no token. Peer tokens alone do not close the door: there would be no key to it."""
+        """Whether clients need no token. Peer tokens alone do not close the client: there would be no key to it."""
         return not any(access is Access.FULL for _, access in self._entries)
 
     def replace(self, tokens: Sequence[str], peer_tokens: Sequence[str]) -> None:
-        """Make these valid, at once. Raises ValueError where this would open a door that was closed."""
+        """Make these valid, at once. Raises ValueError where this would open a client that was closed."""
         entries = _digests(tokens, peer_tokens)
         if not tokens and not self.anonymous:
             raise ValueError("a rotation must leave at least one client token")

@@ -11,7 +11,7 @@ from agent.lossless_json.exact import is_deeper_than
 from agent.model import ORIGIN_META_KEY, Json, NodeIdentity, Offer, ServerScope
 from agent.routing.digest import definition_digest
 from agent.routing.names import public_name, public_uri
-from agent.routing.origins import PLAIN_SCOPE, Origin, Place, Refused, check_path, is_text, places_of, told_origin
+from agent.routing.origins import PLAIN_SCOPE, Origin, Place, Refused, check_path, is_text, places_of, received_origin
 from agent.routing.table import (
     NAME_MEMBER,
     Claims,
@@ -218,7 +218,7 @@ class _Reading:
                 return Origin(self._own, contribution.label, name, PLAIN_SCOPE, ())
             case ContributionKind.MESH_PEER:
                 assert contribution.node is not None
-                origin = told_origin(entry, name, contribution.node)
+                origin = received_origin(entry, name, contribution.node)
                 if origin is None or self._own.node_id in origin.path or origin.scope == ServerScope.PRIVATE:
                     # Management tools have no origin, our own things come back through gateways, and what is private
                     # stays where it is: nothing of this is a fault.

@@ -70,7 +70,7 @@ class Place:
     listed: bool
 
 
-def told_origin(entry: Json, name: str, exporter: NodeIdentity) -> Origin | None:
+def received_origin(entry: Json, name: str, exporter: NodeIdentity) -> Origin | None:
     """What a mesh peer says of an entry's origin; None when it says nothing."""
     meta = entry.get("_meta")
     told = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None

@@ -15,23 +15,23 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND, CompleteRequestParams, SubscriptionsListenRequestParams
 
 from agent import __version__
-from agent.dispatch.client_events import ClientEvents
+from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.model import PEER_PATH, Json, NodeIdentity
 from agent.routing.table import RouteTable
 from agent.server.asgi_bridge import AsgiBridge
 from agent.server.front import MeshFront
 from agent.server.listen import ListenStreams, Notices
-from agent.server.lists import Catalogue
-from agent.server.own_tools import NodeDesk, build_management, session_greeting
+from agent.server.lists import ListIndex
+from agent.server.own_tools import NodeOperations, build_management, session_initialize_result
 from agent.server.pages import PageLimits
 from agent.server.request import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX
 from agent.server.search import SEARCH_TOOLS, ToolSearch, add_search_tools
-from agent.server.sessions.client_events import ClientChanges
-from agent.server.sessions.http import LegacyFront, is_legacy
-from agent.server.sessions.requests import LegacyRequests
+from agent.server.sessions.client_events import SessionNotifications
+from agent.server.sessions.http import SessionServer, is_legacy
+from agent.server.sessions.requests import SessionRequests
 from agent.server.sessions.table import Sessions
-from agent.server.stateless import NativePath
+from agent.server.stateless import StatelessServer
 from agent.subscriptions.resources import ClientUpdates
 
 
@@ -40,8 +40,8 @@ class Endpoint:
     """What the wiring needs of an endpoint."""
 
     path: str
-    native: NativePath
-    legacy: LegacyFront
+    stateless: StatelessServer
+    legacy: SessionServer
     sessions: Sessions
     bridge: AsgiBridge
     notices: Notices
@@ -61,14 +61,14 @@ class Endpoint:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request in its client's era."""
-        return await (self.legacy if is_legacy(request) else self.native).handle(request)
+        return await (self.legacy if is_legacy(request) else self.stateless).handle(request)
 
 
 async def build_endpoint(
     path: str,
     *,
     identity: NodeIdentity,
-    desk: NodeDesk,
+    node_status: NodeOperations,
     routes: Callable[[], RouteTable],
     dispatch: Dispatch,
     list_changed: Callable[[str], None],
@@ -84,27 +84,27 @@ async def build_endpoint(
     that ask for nothing get the search tools in place of all tools; None: there are no search tools. `draining`:
     whether peers are to look for somebody else. `limits`: of one page of a list; None: the usual ones.
     """
-    server = build_management(identity.name, __version__, desk, asks_others=path != PEER_PATH)
+    server = build_management(identity.name, __version__, node_status, asks_others=path != PEER_PATH)
     if search_mode is not None:
         add_search_tools(server, ToolSearch(routes))
     bus = InMemorySubscriptionBus()
-    events = ClientEvents(dispatch.link)
-    changes = ClientChanges(events)
+    events = UpstreamEvents(dispatch.link)
+    changes = SessionNotifications(events)
     sessions = Sessions(session_event, changes.session_ended)
     notices = Notices(bus, sessions.tell, list_changed)
     own = await _own_definitions(server)
     search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
     own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
-    catalogue = Catalogue(
+    list_index = ListIndex(
         routes, own, search_tools, search_mode=bool(search_mode), limits=limits, node_id=identity.node_id
     )
-    front = MeshFront(identity=identity, catalogue=catalogue, dispatch=dispatch, draining=draining)
+    front = MeshFront(identity=identity, list_index=list_index, dispatch=dispatch, draining=draining)
     subscriber = partial(updates.resources.subscriber, routes)
     streams = ListenStreams(bus, subscriber, partial(updates.tasks.subscriber, routes))
     # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
     low = server._mcp_server  # noqa: SLF001
     low.middleware.insert(0, front)
-    low.get_tool_input_schema = catalogue.input_schema
+    low.get_tool_input_schema = list_index.input_schema
     low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, streams)
     low.add_request_handler("completion/complete", CompleteRequestParams, _no_completion)
     # The edge checks Host and Origin of every route; FastMCP's guard knows none of our names.
@@ -115,20 +115,20 @@ async def build_endpoint(
         host_origin_protection=False,
     )
     bridge = AsgiBridge(asgi_app, path=path)
-    native = NativePath(
-        catalogue=catalogue,
+    stateless = StatelessServer(
+        list_index=list_index,
         dispatch=dispatch,
         bridge=bridge,
         events=events,
         body_bytes_max=FROM_NODE_BYTES_MAX if path == PEER_PATH else BODY_BYTES_MAX,
     )
-    legacy = LegacyFront(
+    legacy = SessionServer(
         sessions=sessions,
-        requests=LegacyRequests(catalogue=catalogue, dispatch=dispatch, own=server, subscriber=subscriber),
+        requests=SessionRequests(list_index=list_index, dispatch=dispatch, own=server, subscriber=subscriber),
         changes=changes,
-        greeting=session_greeting(low, identity),
+        initialize_result=session_initialize_result(low, identity),
     )
-    return Endpoint(path, native, legacy, sessions, bridge, notices)
+    return Endpoint(path, stateless, legacy, sessions, bridge, notices)
 
 
 async def _own_definitions(server: FastMCP) -> dict[str, list[Json]]:

@@ -20,16 +20,16 @@ from pydantic import ValidationError
 from agent.client.capabilities import undeclared_features
 from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wanted
 from agent.client.server_info import OnNotification
-from agent.client.streaming import ResultSink
+from agent.client.streaming import ResultStream
 from agent.dispatch.dispatcher import Dispatch, Forwarded
-from agent.dispatch.next_hop import asked_uri, own_word, servers_word
+from agent.dispatch.next_hop import asked_uri, own_error, servers_word
 from agent.dispatch.request_state import StateRefused, asks
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
-from agent.model import LOOK_META_KEY, PROBE_META_KEY, Json
+from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
 from agent.routing.table import Route
-from agent.server.lists import LIST_HINTS, Catalogue
+from agent.server.lists import LIST_HINTS, ListIndex
 
 log = logging.getLogger("agent.mcp")
 
@@ -70,15 +70,15 @@ async def forward(
     params: Json,
     on_notification: OnNotification,
     *,
-    catalogue: Catalogue,
+    list_index: ListIndex,
     served: Served,
     session_id: str | None = None,
-    sink: ResultSink | None = None,
+    sink: ResultStream | None = None,
     param_headers: Mapping[str, str] | None = None,
 ) -> Forwarded:
     """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result.
 
-    `catalogue`: where the route came from, and is looked up again before a call that nobody has executed is given up.
+    `list_index`: where the route came from, and is looked up again before a call that nobody has executed is given up.
     A large result may go to `sink` while it comes; `AnswerCut` then says that it will never be whole.
     """
     served.backend = None
@@ -99,7 +99,7 @@ async def forward(
             session_id=session_id,
             on_attempt=served.asked,
             sink=sink,
-            present=partial(catalogue.present, method, params),
+            present=partial(list_index.present, method, params),
             param_headers=param_headers,
         )
     except RpcError as exc:
@@ -112,7 +112,7 @@ async def forward(
         raise MCPError(code=INVALID_PARAMS, message=str(exc), data={"reason": "invalid_request_state"}) from exc
     except CallRefused as exc:
         data = {"outcome": "not_executed", "replica": exc.backend, "bytes_sent": exc.bytes_sent}
-        raise MCPError(code=NOT_EXECUTED, message=str(exc), data=own_word(params, data)) from exc
+        raise MCPError(code=NOT_EXECUTED, message=str(exc), data=own_error(params, data)) from exc
     except CallUnanswered as exc:
         data = {
             "outcome": "unknown",
@@ -121,7 +121,7 @@ async def forward(
             "bytes_sent": exc.bytes_sent,
         }
         code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
-        raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=own_word(params, data)) from exc
+        raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=own_error(params, data)) from exc
     if asks(forwarded.result):
         _refuse_undeclared(forwarded.result, params, route)
     served.tool_error = forwarded.result.get("isError") is True
@@ -217,7 +217,7 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         return self._served
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
-        level = logging.DEBUG if _only_looks(self._method, self._params) else logging.INFO
+        level = logging.DEBUG if _only_polls(self._method, self._params) else logging.INFO
         if not log.isEnabledFor(level) or self._served.handed_on:
             return
         name = self._params.get("name") or self._params.get("uri")
@@ -248,12 +248,12 @@ def _outcome(served: Served, failure: BaseException | None) -> str:
             return "failed"
 
 
-def _only_looks(method: str, params: Json) -> bool:
+def _only_polls(method: str, params: Json) -> bool:
     """Whether a peer asks for a sign of life, or whether questions still stand, as it does every few seconds."""
     if method != _DISCOVER and "requestState" not in params:
         return False
     meta = params.get("_meta")
-    return isinstance(meta, dict) and meta.get(PROBE_META_KEY if method == _DISCOVER else LOOK_META_KEY) is True
+    return isinstance(meta, dict) and meta.get(PROBE_META_KEY if method == _DISCOVER else POLL_META_KEY) is True
 
 
 def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:

@@ -16,11 +16,11 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
 from agent.dispatch.dispatcher import Dispatch
-from agent.dispatch.param_headers import told_headers
+from agent.dispatch.param_headers import received_headers
 from agent.lossless_json.exact import with_own_numbers
 from agent.model import Json, NodeIdentity
 from agent.server.forward import forward, logged, shaped
-from agent.server.lists import LISTS, Catalogue
+from agent.server.lists import LISTS, ListIndex
 from agent.server.own_tools import with_card
 from agent.server.search import unwrapped
 from agent.server.task_requests import check_task_header
@@ -30,11 +30,11 @@ class MeshFront:
     """SDK server middleware of one endpoint. Reads the route table anew for each request."""
 
     def __init__(
-        self, *, identity: NodeIdentity, catalogue: Catalogue, dispatch: Dispatch, draining: Callable[[], bool]
+        self, *, identity: NodeIdentity, list_index: ListIndex, dispatch: Dispatch, draining: Callable[[], bool]
     ) -> None:
         self._identity = identity
         self._draining = draining
-        self._catalogue = catalogue
+        self._list_index = list_index
         self._dispatch = dispatch
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
@@ -47,7 +47,7 @@ class MeshFront:
             if inner is not None:
                 ctx, params = replace(ctx, params=inner), inner
             check_task_header(ctx.method, params, ctx.request.headers if ctx.request is not None else {})
-            route = self._catalogue.route(ctx.method, params)
+            route = self._list_index.route(ctx.method, params)
             if route is not None:
 
                 async def pass_on(method: str, note: Json) -> None:
@@ -55,7 +55,7 @@ class MeshFront:
                     # The SDK's typed way would drop members that it does not know.
                     await ctx.session._request_outbound.notify(method, with_own_numbers(note))  # noqa: SLF001 - see above
 
-                told = told_headers(ctx.request.headers.items()) if ctx.request is not None else {}
+                told = received_headers(ctx.request.headers.items()) if ctx.request is not None else {}
                 try:
                     forwarded = await forward(
                         self._dispatch,
@@ -63,7 +63,7 @@ class MeshFront:
                         route,
                         params,
                         pass_on,
-                        catalogue=self._catalogue,
+                        list_index=self._list_index,
                         served=served,
                         param_headers=told,
                     )
@@ -74,14 +74,14 @@ class MeshFront:
                 return result
             if ctx.method in LISTS:
                 search = self._wants_search(ctx)
-                listed: Json = json.loads(self._catalogue.listing(ctx.method, params, search=search, modern=True))
+                listed: Json = json.loads(self._list_index.listing(ctx.method, params, search=search, modern=True))
                 return listed
             answered = await call_next(ctx)
             return self._introduced(answered) if ctx.method == "server/discover" else answered
 
     def _wants_search(self, ctx: ServerRequestContext[Any, Any]) -> bool:
         request = ctx.request
-        return request is not None and self._catalogue.wants_search(request.query_params, request.headers)
+        return request is not None and self._list_index.wants_search(request.query_params, request.headers)
 
     def _introduced(self, result: HandlerResult) -> HandlerResult:
         raw = (
@@ -89,5 +89,5 @@ class MeshFront:
             if isinstance(result, BaseModel)
             else dict(result or {})
         )
-        draining, has_tasks = self._draining(), self._catalogue.has_tasks()
+        draining, has_tasks = self._draining(), self._list_index.has_tasks()
         return with_card(raw, self._identity, "extensions", draining=draining, has_tasks=has_tasks)

@@ -13,7 +13,7 @@ import orjson
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 
-from agent.dispatch.next_hop import own_word
+from agent.dispatch.next_hop import own_error
 from agent.model import Json
 from agent.routing.table import Route, RouteKind, RouteTable
 from agent.server.pages import PageLimits, Snapshots, read_cursor
@@ -36,7 +36,7 @@ LISTS: Final[Mapping[str, tuple[str, RouteKind]]] = {
 }
 
 
-class Catalogue:
+class ListIndex:
     """One endpoint's view. Sole writer of the snapshots of its lists."""
 
     def __init__(
@@ -188,7 +188,7 @@ def _known(route: Route | None, kind: str, name: str, params: Json) -> Route:
     if route is None:
         # MCP 2026-07-28 wants the URI of a resource that is not there by this word.
         field = "uri" if kind == "resource" else "name"
-        raise MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data=own_word(params, {field: name}))
+        raise MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data=own_error(params, {field: name}))
     return route
 
 

@@ -30,7 +30,7 @@ def with_card(
     draining: bool = False,
     has_tasks: bool = False,
 ) -> Json:
-    """The greeting `result` with who we are. Before 2026-07-28 there are no `extensions`, hence the other slot.
+    """The introduction `result` with who we are. Before 2026-07-28 there are no `extensions`, hence the other slot.
 
     `draining`: whether peers are to look for somebody else. `has_tasks`: whether calls may be answered with tasks.
     """
@@ -46,7 +46,7 @@ def with_card(
     return {**result, "capabilities": capabilities}
 
 
-def session_greeting(server: Server[Any], identity: NodeIdentity) -> Json:
+def session_initialize_result(server: Server[Any], identity: NodeIdentity) -> Json:
     """The result of `initialize`; its `protocolVersion` is the one to offer, where another was not agreed."""
     options = server.create_initialization_options()
     result = InitializeResult(
@@ -115,7 +115,7 @@ OtherNode = Annotated[str | None, Field(description="Another node of the mesh to
 MANAGEMENT_TOOLS: Final = 5
 
 
-class NodeDesk(Protocol):
+class NodeOperations(Protocol):
     """What the management tools may ask of the node (`agent.rest.status`)."""
 
     def servers(self) -> list[Json]:
@@ -147,7 +147,7 @@ class NodeDesk(Protocol):
         ...
 
 
-def build_management(name: str, version: str, desk: NodeDesk, *, asks_others: bool = True) -> FastMCP:
+def build_management(name: str, version: str, node_status: NodeOperations, *, asks_others: bool = True) -> FastMCP:
     """Return a FastMCP server with the management tools and resources of the contract.
 
     `asks_others`: whether the tools may be asked about another node; `/mcp/local` answers for its own alone.
@@ -155,20 +155,20 @@ def build_management(name: str, version: str, desk: NodeDesk, *, asks_others: bo
     # Schemas stay as they are declared, and FastMCP's own host guard is off: the edge checks every route.
     server: FastMCP = FastMCP(name, version=version, dereference_schemas=False, instructions=_INSTRUCTIONS)
 
-    ask = _Answerer(name, desk, asks_others=asks_others)
-    # Coroutines all: FastMCP runs plain functions in threads, where the desk has no loop to ask the time of.
-    _add_listings(server, desk, ask)
-    _add_reloads(server, desk, ask)
-    _add_resources(server, desk)
+    ask = _Answerer(name, node_status, asks_others=asks_others)
+    # Coroutines all: FastMCP runs plain functions in threads, where the node_status has no loop to ask the time of.
+    _add_listings(server, node_status, ask)
+    _add_reloads(server, node_status, ask)
+    _add_resources(server, node_status)
     return server
 
 
 class _Answerer:
     """Has a question answered here, or by the node that was named."""
 
-    def __init__(self, own_name: str, desk: NodeDesk, *, asks_others: bool) -> None:
+    def __init__(self, own_name: str, node_status: NodeOperations, *, asks_others: bool) -> None:
         self._own_name = own_name
-        self._desk = desk
+        self._node_status = node_status
         self._asks_others = asks_others
 
     async def __call__(self, node: str | None, tool: str, arguments: Json, here: Here) -> Json:
@@ -177,19 +177,21 @@ class _Answerer:
             if node is None or node == self._own_name:
                 return await here()
             if self._asks_others:
-                return await self._desk.ask(node, tool, arguments)
+                return await self._node_status.ask(node, tool, arguments)
         except MeshError as exc:
             raise ToolError(str(exc)) from exc
         raise ToolError(f"This endpoint answers for node {self._own_name!r} alone.")
 
 
-def _add_listings(server: FastMCP, desk: NodeDesk, ask: _Answerer) -> None:
+def _add_listings(server: FastMCP, node_status: NodeOperations, ask: _Answerer) -> None:
     @server.tool
     async def list_mcp_servers(node: OtherNode = None) -> dict[str, Any]:
         """List every configured MCP server and every peer node with its status."""
 
         async def here() -> Json:
-            servers = [{key: value for key, value in entry.items() if key != "functions"} for entry in desk.servers()]
+            servers = [
+                {key: value for key, value in entry.items() if key != "functions"} for entry in node_status.servers()
+            ]
             return {"servers": servers, "count": len(servers)}
 
         return await ask(node, "list_mcp_servers", {}, here)
@@ -199,7 +201,7 @@ def _add_listings(server: FastMCP, desk: NodeDesk, ask: _Answerer) -> None:
         """Show the functions of one MCP server or peer: the name it uses itself and the name in the mesh."""
 
         async def here() -> Json:
-            return desk.functions(server_name)
+            return node_status.functions(server_name)
 
         return await ask(node, "get_mcp_server_functions", {"server_name": server_name}, here)
 
@@ -208,40 +210,40 @@ def _add_listings(server: FastMCP, desk: NodeDesk, ask: _Answerer) -> None:
         """List the names of the MCP servers and peers that are connected now."""
 
         async def here() -> Json:
-            names = [entry["name"] for entry in desk.servers() if entry["connected"]]
+            names = [entry["name"] for entry in node_status.servers() if entry["connected"]]
             return {"servers": names, "count": len(names)}
 
         return await ask(node, "get_available_mcp_servers", {}, here)
 
 
-def _add_reloads(server: FastMCP, desk: NodeDesk, ask: _Answerer) -> None:
+def _add_reloads(server: FastMCP, node_status: NodeOperations, ask: _Answerer) -> None:
     @server.tool
     async def reload_mcp_server(server_name: str, node: OtherNode = None) -> dict[str, Any]:
         """Open the connection to one MCP server or peer anew and report how it went."""
         named = {"server_name": server_name}
-        return await ask(node, "reload_mcp_server", named, lambda: desk.reload(server_name))
+        return await ask(node, "reload_mcp_server", named, lambda: node_status.reload(server_name))
 
     @server.tool
     async def reload_all_mcp_servers(node: OtherNode = None) -> dict[str, Any]:
         """Read the servers file again and open every enabled MCP server anew."""
 
         async def here() -> Json:
-            servers = await desk.reload_all()
+            servers = await node_status.reload_all()
             return {"servers": servers, "count": len(servers)}
 
         return await ask(node, "reload_all_mcp_servers", {}, here)
 
 
-def _add_resources(server: FastMCP, desk: NodeDesk) -> None:
+def _add_resources(server: FastMCP, node_status: NodeOperations) -> None:
     @server.resource("config://app", mime_type="application/json")
     async def app_config() -> dict[str, Any]:
         """The application's configuration, without secrets."""
-        return desk.config()
+        return node_status.config()
 
     @server.resource("health://system", mime_type="application/json")
     async def system_health() -> dict[str, Any]:
         """The health of this node: links, discovery, uptime."""
-        return desk.health()
+        return node_status.health()
 
 
 _INSTRUCTIONS = (

@@ -175,7 +175,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots of one list. Sole writer: the catalogue that owns it."""
+    """The snapshots of one list. Sole writer: the list_index that owns it."""
 
     def __init__(self, key: str, own: Sequence[Json], limits: PageLimits) -> None:
         self._key = key

@@ -14,7 +14,7 @@ from aiohttp import web
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 
-from agent.client.streaming import ResultSink
+from agent.client.streaming import ResultStream
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
 from agent.server.asgi_exchange import WRITE_TIMEOUT_S, drop_client
@@ -64,12 +64,12 @@ class Answer:
         assert self._stream is not None
         return self._stream
 
-    def sink(self, added: Json) -> ResultSink:
+    def sink(self, added: Json) -> ResultStream:
         """The way for a result that is sent while it comes; `begun` is the answer then, `cut` ends a part of one.
 
         `added`: members that the client needs in it.
         """
-        return ResultSink(self._begin, self._part, self._end, added)
+        return ResultStream(self._begin, self._part, self._end, added)
 
     @property
     def begun(self) -> web.StreamResponse | None:
@@ -160,7 +160,7 @@ class Answer:
                 yield
         except TimeoutError:
             drop_client(self._request)
-            # Now aiohttp cancels the request's task; an exception of ours would be laid at the backend's door.
+            # Now aiohttp cancels the request's task; an exception of ours would be laid at the backend's client.
             await asyncio.sleep(0)
             raise ConnectionResetError("the client stopped reading") from None
 

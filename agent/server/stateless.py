@@ -1,4 +1,4 @@
-"""The short way of stateless requests: from aiohttp's body to the backend's door, past ASGI and the SDK's server.
+"""The short way of stateless requests: from aiohttp's body to the backend's client, past ASGI and the SDK's server.
 
 The endpoint routes every request through `handle`. What is regular (2026-07-28, a list or something routed, envelope
 and headers that agree) is answered here; everything else goes to the bridge, whose answers are the reference. The one
@@ -21,16 +21,16 @@ from mcp.shared.inbound import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from multidict import CIMultiDictProxy
 
-from agent.dispatch.client_events import ClientEvents
+from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
-from agent.dispatch.param_headers import told_headers, with_whole_numbers
+from agent.dispatch.param_headers import received_headers, with_whole_numbers
 from agent.errors import AnswerCut, MeshError
 from agent.lossless_json.exact import read_json
 from agent.model import CLIENT_METHOD, Json
 from agent.routing.table import Route
 from agent.server.asgi_bridge import AsgiBridge
 from agent.server.forward import Served, added, forward, logged, written
-from agent.server.lists import LISTS, Catalogue
+from agent.server.lists import LISTS, ListIndex
 from agent.server.request import BODY_BYTES_MAX, read_body, speaks_json
 from agent.server.response import Answer, SlowAnswers
 from agent.server.search import unwrapped
@@ -44,20 +44,20 @@ _ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "comp
 _ANSWERED: Final = _ROUTED | {CLIENT_METHOD}
 
 
-class NativePath:
+class StatelessServer:
     """The handler of one endpoint."""
 
     def __init__(
         self,
         *,
-        catalogue: Catalogue,
+        list_index: ListIndex,
         dispatch: Dispatch,
         bridge: AsgiBridge,
-        events: ClientEvents,
+        events: UpstreamEvents,
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
         self._body_bytes_max = body_bytes_max
-        self._catalogue = catalogue
+        self._list_index = list_index
         self._dispatch = dispatch
         self._bridge = bridge
         self._events = events
@@ -86,14 +86,14 @@ class NativePath:
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
                 inner = unwrapped(method, params)
                 params = inner or params
-                route = self._catalogue.route(method, params)
+                route = self._list_index.route(method, params)
                 if is_list:
-                    search = self._catalogue.wants_search(request.query, request.headers)
-                    return await answer.result(self._catalogue.listing(method, params, search=search, modern=True))
+                    search = self._list_index.wants_search(request.query, request.headers)
+                    return await answer.result(self._list_index.listing(method, params, search=search, modern=True))
                 if route is None or not (inner or self._param_headers_agree(method, params, headers)):
                     served.handed_on = True
                     return await self._bridge.handle(request, body)
-                told = told_headers(headers.items())
+                told = received_headers(headers.items())
                 return await self._forwarded(method, route, params, answer, served, told=told)
         except MCPError as exc:
             return await answer.error(exc)
@@ -111,7 +111,7 @@ class NativePath:
                 route,
                 params,
                 answer.notify,
-                catalogue=self._catalogue,
+                list_index=self._list_index,
                 served=served,
                 sink=answer.sink(added(method)),
                 param_headers=told,
@@ -125,14 +125,14 @@ class NativePath:
     def _param_headers_agree(self, method: str, params: Json, headers: Mapping[str, str]) -> bool:
         if method != "tools/call":
             return True
-        schema = self._catalogue.input_schema(params["name"])
+        schema = self._list_index.input_schema(params["name"])
         # Of a schema that asks for no header, none is judged.
-        if schema is None or not self._catalogue.has_param_headers(schema):
+        if schema is None or not self._list_index.has_param_headers(schema):
             return True
         return validate_mcp_param_headers(schema, with_whole_numbers(params.get("arguments") or {}), headers) is None
 
 
-async def _heard(events: ClientEvents, params: Json) -> bytes:
+async def _heard(events: UpstreamEvents, params: Json) -> bytes:
     """What another node hears when it told of a client of its own."""
     try:
         return orjson.dumps(await events.hear(params))
@@ -142,7 +142,7 @@ async def _heard(events: ClientEvents, params: Json) -> bytes:
 
 def _is_ambiguous(headers: CIMultiDictProxy[str]) -> bool:
     """Whether one of the headers that repeat something stands there twice, so that two readers may differ."""
-    if any(len(headers.getall(name)) > 1 for name in told_headers(headers.items())):
+    if any(len(headers.getall(name)) > 1 for name in received_headers(headers.items())):
         return True
     return find_duplicated_routing_header(headers.items()) is not None
 

@@ -15,7 +15,7 @@ from agent.errors import ConfigRefused
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S: Final = 0.5
+POLL_EVERY_S: Final = 0.5
 
 Stamp = tuple[int, int, int] | None
 
@@ -24,7 +24,7 @@ async def watch_file(path: Path, changed: Callable[[], None]) -> None:
     """Call `changed` after every change of `path`, until cancelled; also when it appears or vanishes."""
     known = _stamp(path)
     while True:
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(POLL_EVERY_S)
         stamp = _stamp(path)
         if stamp == known:
             continue

@@ -1,9 +1,9 @@
 """Who wants to be told of what, and the backends that can tell: public names in front, theirs behind.
 
-Subscribers belong to the MCP endpoints; links ask what is wanted of their backend and tell what happens. Each wish is
-resolved by the route table of its endpoint, again whenever that changes, and every replica is followed. What is wished
-for, resources or tasks, says a subclass. The one rule: once a subscriber has been told that it is subscribed, whatever
-may have been missed is told to it.
+Subscribers belong to the MCP endpoints; links ask what is wanted of their backend and tell what happens. Each
+subscription is resolved by the route table of its endpoint, again whenever that changes, and every replica is followed.
+What is wished for, resources or tasks, says a subclass. The one rule: once a subscriber has been told that it is
+subscribed, whatever may have been missed is told to it.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ INVALID_PARAMS: Final = -32602
 
 Tables: TypeAlias = Callable[[], RouteTable]
 # Whose table resolves it, whether gateways may be asked, and the public name.
-WishKey: TypeAlias = tuple[Tables, bool, str]
+SubscriptionKey: TypeAlias = tuple[Tables, bool, str]
 # What subscribers are told.
 News = TypeVar("News")
 
 
-class Way(Generic[News]):
-    """One backend's name that stands behind wishes.
+class Upstream(Generic[News]):
+    """One backend's name that stands behind subscriptions.
 
     `agreed`: the backend follows it; `refusal`: it does not want to; `over`: nothing more can come of it. `owed`: who
     wants it may have missed something, and it is to be asked for.
@@ -43,42 +43,42 @@ class Way(Generic[News]):
         self.over = False
         self.owed = False
         self.refusal: RpcError | None = None
-        self.wishes: dict[Wish[News], None] = {}
+        self.subscriptions: dict[Subscription[News], None] = {}
 
     def __repr__(self) -> str:
         return f"<Way {self.backend_key} {'agreed' if self.agreed else 'refused' if self.refusal else 'asked'}>"
 
 
-class Wish(Generic[News]):
+class Subscription(Generic[News]):
     """A public name of which somebody of one endpoint wants to be told.
 
     `settled`: every backend behind it has agreed or refused. `granted`: a subscriber was told that it is subscribed.
     """
 
-    def __init__(self, key: WishKey) -> None:
+    def __init__(self, key: SubscriptionKey) -> None:
         self.key = key
         self.tables, self.across_gateways, self.name = key
         self.subscribers: dict[Subscriber[News], None] = {}
-        self.ways: dict[Way[News], None] = {}
+        self.upstreams: dict[Upstream[News], None] = {}
         self.settled = asyncio.Event()
         self.granted = False
 
     def __repr__(self) -> str:
-        return f"<Wish {list(self.ways)} of {len(self.subscribers)}>"
+        return f"<Wish {list(self.upstreams)} of {len(self.subscribers)}>"
 
     def look(self) -> None:
-        """A way has changed: wake who waits for the backends' word, or let them wait."""
-        if all(way.agreed or way.refusal is not None for way in self.ways):
+        """A upstream has changed: wake who waits for the backends' word, or let them wait."""
+        if all(upstream.agreed or upstream.refusal is not None for upstream in self.upstreams):
             self.settled.set()
         else:
             self.settled.clear()
 
     def refusal(self, nobody: RpcError) -> RpcError | None:
         """Why nobody will tell: no backend can be asked (`nobody`), or all have refused, in the first one's words."""
-        if not self.ways:
+        if not self.upstreams:
             return nobody
-        refusals = [way.refusal for way in self.ways if way.refusal is not None]
-        return refusals[0] if len(refusals) == len(self.ways) else None
+        refusals = [upstream.refusal for upstream in self.upstreams if upstream.refusal is not None]
+        return refusals[0] if len(refusals) == len(self.upstreams) else None
 
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class WatchingLink(Protocol):
         """What the link is configured to be."""
         ...
 
-    def look_at_wishes(self) -> None:
+    def look_at_subscriptions(self) -> None:
         """What is wanted of its backend has changed."""
         ...
 
@@ -120,20 +120,20 @@ class Subscriber(Generic[News]):
     """One client, or one stream of one. `tell` gets news under public names."""
 
     def __init__(
-        self, subscriptions: "Subscriptions[News]", tables: Tables, tell: Tell[News], *, across_gateways: bool
+        self, registry: "SubscriptionRegistry[News]", tables: Tables, tell: Tell[News], *, across_gateways: bool
     ) -> None:
         self.tell = tell
-        self._subscriptions = subscriptions
+        self._registry = registry
         self._place = (tables, across_gateways)
-        self._wishes: dict[str, Wish[News]] = {}
+        self._subscriptions: dict[str, Subscription[News]] = {}
 
     def __repr__(self) -> str:
-        return f"<Subscriber {len(self._wishes)} wishes>"
+        return f"<Subscriber {len(self._subscriptions)} wishes>"
 
     @property
     def names(self) -> frozenset[str]:
         """What it is subscribed to."""
-        return frozenset(self._wishes)
+        return frozenset(self._subscriptions)
 
     async def add(self, names: Iterable[str]) -> dict[str, RpcError]:
         """Subscribe to public names; returns those that are refused, and why. Waits 3 s for the backends' word.
@@ -141,49 +141,49 @@ class Subscriber(Generic[News]):
         Raises:
             RpcError: it would be too many, for this subscriber or for the node; nothing has changed then.
         """
-        subscriptions = self._subscriptions
+        registry = self._registry
         wanted = dict.fromkeys(names)
-        new = [name for name in wanted if name not in self._wishes]
-        subscriptions.check_room([*self._wishes, *new], len(new))
+        new = [name for name in wanted if name not in self._subscriptions]
+        registry.check_room([*self._subscriptions, *new], len(new))
         refusals: dict[str, RpcError] = {}
         for name in new:
-            if len(name) > subscriptions.name_len_max:
-                text = f"{subscriptions.subject.parameter}: longer than {subscriptions.name_len_max} characters"
+            if len(name) > registry.name_len_max:
+                text = f"{registry.subject.parameter}: longer than {registry.name_len_max} characters"
                 refusals[name] = RpcError(INVALID_PARAMS, text)
             else:
-                self._wishes[name] = subscriptions.wish((*self._place, name), self)
-        subscriptions.tell_links()
-        wishes = {name: self._wishes[name] for name in wanted if name in self._wishes}
+                self._subscriptions[name] = registry.subscription((*self._place, name), self)
+        registry.tell_links()
+        subscriptions = {name: self._subscriptions[name] for name in wanted if name in self._subscriptions}
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_TIMEOUT_S):
-                    for wish in wishes.values():
-                        await wish.settled.wait()
+                    for subscription in subscriptions.values():
+                        await subscription.settled.wait()
         except asyncio.CancelledError:
             self.remove(new)
             raise
-        for name, wish in wishes.items():
-            if (refusal := wish.refusal(subscriptions.nobody_tells(name))) is not None:
+        for name, subscription in subscriptions.items():
+            if (refusal := subscription.refusal(registry.nobody_tells(name))) is not None:
                 refusals[name] = refusal
             else:
-                wish.granted = True
-        self.remove(name for name in refusals if name in self._wishes)
+                subscription.granted = True
+        self.remove(name for name in refusals if name in self._subscriptions)
         return refusals
 
     def remove(self, names: Iterable[str]) -> None:
         """Unsubscribe; what it is not subscribed to is no matter."""
         for name in tuple(names):
-            if (wish := self._wishes.pop(name, None)) is not None:
-                self._subscriptions.drop(wish, self)
-        self._subscriptions.tell_links()
+            if (subscription := self._subscriptions.pop(name, None)) is not None:
+                self._registry.drop(subscription, self)
+        self._registry.tell_links()
 
     def close(self) -> None:
         """Unsubscribe from everything."""
-        self.remove(self._wishes)
+        self.remove(self._subscriptions)
 
 
-class Subscriptions(ABC, Generic[News]):
-    """All wishes of one subject on a node; the `Watch` of its links. Sole writer: the event loop, through the methods.
+class SubscriptionRegistry(ABC, Generic[News]):
+    """All subscriptions of one subject on a node; the `Watch` of its links. Sole writer: the event loop.
 
     `subject`: what is wished for, in the protocol's words. `name_len_max`: of a public name, in characters.
     """
@@ -194,13 +194,13 @@ class Subscriptions(ABC, Generic[News]):
     def __init__(self, link: Callable[[str], WatchingLink | None], counts: Counts) -> None:
         self._link = link
         self._counts = counts
-        self._wishes: dict[WishKey, Wish[News]] = {}
-        self._ways: dict[str, dict[str, Way[News]]] = {}
+        self._subscriptions: dict[SubscriptionKey, Subscription[News]] = {}
+        self._upstreams: dict[str, dict[str, Upstream[News]]] = {}
         self._changed: set[str] = set()
         self.count = 0
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.count} subscriptions to {len(self._wishes)} names>"
+        return f"<{type(self).__name__} {self.count} subscriptions to {len(self._subscriptions)} names>"
 
     def subscriber(self, tables: Tables, tell: Tell[News], *, across_gateways: bool = True) -> Subscriber[News]:
         """Somebody who may subscribe to what `tables` leads to.
@@ -212,8 +212,8 @@ class Subscriptions(ABC, Generic[News]):
 
     def routes_changed(self) -> None:
         """The route tables are others: find out anew who can tell."""
-        for wish in self._wishes.values():
-            self._resolve(wish)
+        for subscription in self._subscriptions.values():
+            self._resolve(subscription)
         self.tell_links()
 
     # What a subject decides
@@ -224,38 +224,38 @@ class Subscriptions(ABC, Generic[News]):
 
     @abstractmethod
     def nobody_tells(self, name: str) -> RpcError:
-        """Why a wish that no backend stands behind is refused."""
+        """Why a subscription that no backend stands behind is refused."""
 
     @abstractmethod
-    def may_have_missed(self, wish: Wish[News], way: Way[News]) -> None:
-        """A granted wish is followed anew by this way: make up for what happened before."""
+    def may_have_missed(self, subscription: Subscription[News], upstream: Upstream[News]) -> None:
+        """A granted subscription is followed anew by this upstream: make up for what happened before."""
 
     # What links ask and tell (`agent.links.follower.Watch`)
 
     def wanted(self, backend_key: str) -> frozenset[str]:
         """The names, as this backend knows them, that it is to tell of."""
-        ways = self._ways.get(backend_key, {})
-        return frozenset(name for name, way in ways.items() if way.refusal is None and not way.over)
+        upstreams = self._upstreams.get(backend_key, {})
+        return frozenset(name for name, upstream in upstreams.items() if upstream.refusal is None and not upstream.over)
 
     def owed(self, backend_key: str) -> frozenset[str]:
         """The names of which the backend is to be asked how they stand."""
-        ways = self._ways.get(backend_key, {})
-        return frozenset(name for name, way in ways.items() if way.owed)
+        upstreams = self._upstreams.get(backend_key, {})
+        return frozenset(name for name, upstream in upstreams.items() if upstream.owed)
 
     def settled(self, backend_key: str, name: str, refusal: RpcError | None) -> None:
         """A backend follows a name from now on, or refuses to."""
-        way = self._ways.get(backend_key, {}).get(name)
-        if way is None:
+        upstream = self._upstreams.get(backend_key, {}).get(name)
+        if upstream is None:
             return
-        way.agreed, way.refusal = refusal is None, refusal
-        way.owed &= way.agreed
-        for wish in tuple(way.wishes):
-            if way.agreed and wish.granted:
-                self.may_have_missed(wish, way)
-            elif refusal is not None and wish.granted:
+        upstream.agreed, upstream.refusal = refusal is None, refusal
+        upstream.owed &= upstream.agreed
+        for subscription in tuple(upstream.subscriptions):
+            if upstream.agreed and subscription.granted:
+                self.may_have_missed(subscription, upstream)
+            elif refusal is not None and subscription.granted:
                 extra = {"subject": self.subject.parameter, "backend": backend_key, "reason": refusal.message}
                 log.warning("MCP updates refused", extra=extra)
-            wish.look()
+            subscription.look()
 
     # What subscribers do
 
@@ -267,33 +267,33 @@ class Subscriptions(ABC, Generic[News]):
         if self.count + more > SUBSCRIPTIONS_MAX:
             raise RpcError(INTERNAL_ERROR, f"Subscription limit reached: {SUBSCRIPTIONS_MAX} of a kind on this node")
 
-    def wish(self, key: WishKey, subscriber: Subscriber[News]) -> Wish[News]:
-        """The wish of `key`, shared by all who have it. What refused before is asked again."""
-        wish = self._wishes.get(key)
-        if wish is None:
-            wish = self._wishes[key] = Wish(key)
-            self._resolve(wish)
-        for way in wish.ways:
-            if way.over:
-                self.may_have_missed(wish, way)
-            if way.refusal is not None:
-                way.refusal = None
-                self._changed.add(way.backend_key)
-        wish.look()
-        wish.subscribers[subscriber] = None
+    def subscription(self, key: SubscriptionKey, subscriber: Subscriber[News]) -> Subscription[News]:
+        """The subscription of `key`, shared by all who have it. What refused before is asked again."""
+        subscription = self._subscriptions.get(key)
+        if subscription is None:
+            subscription = self._subscriptions[key] = Subscription(key)
+            self._resolve(subscription)
+        for upstream in subscription.upstreams:
+            if upstream.over:
+                self.may_have_missed(subscription, upstream)
+            if upstream.refusal is not None:
+                upstream.refusal = None
+                self._changed.add(upstream.backend_key)
+        subscription.look()
+        subscription.subscribers[subscriber] = None
         self.count += 1
         self._counts.followed(self.count)
-        return wish
+        return subscription
 
-    def drop(self, wish: Wish[News], subscriber: Subscriber[News]) -> None:
+    def drop(self, subscription: Subscription[News], subscriber: Subscriber[News]) -> None:
         """A subscriber wants it no longer."""
-        del wish.subscribers[subscriber]
+        del subscription.subscribers[subscriber]
         self.count -= 1
         self._counts.followed(self.count)
-        if not wish.subscribers:
-            del self._wishes[wish.key]
-            for way in tuple(wish.ways):
-                self._part(wish, way)
+        if not subscription.subscribers:
+            del self._subscriptions[subscription.key]
+            for upstream in tuple(subscription.upstreams):
+                self._part(subscription, upstream)
 
     def tell_links(self) -> None:
         """Let the links look at what has changed."""
@@ -301,50 +301,52 @@ class Subscriptions(ABC, Generic[News]):
         for backend_key in changed:
             link = self._link(backend_key)
             if link is not None:
-                link.look_at_wishes()
+                link.look_at_subscriptions()
 
     # Inside
 
-    def _way(self, backend_key: str, name: str) -> Way[News] | None:
-        return self._ways.get(backend_key, {}).get(name)
+    def _way(self, backend_key: str, name: str) -> Upstream[News] | None:
+        return self._upstreams.get(backend_key, {}).get(name)
 
-    def _resolve(self, wish: Wish[News]) -> None:
-        route = self.route(wish.tables, wish.name)
+    def _resolve(self, subscription: Subscription[News]) -> None:
+        route = self.route(subscription.tables, subscription.name)
         replicas = route.replicas if route is not None else ()
         wanted = {
             (replica.backend_key, replica.remote_name)
             for replica in replicas
-            if wish.across_gateways or not self._is_gateway(replica.backend_key)
+            if subscription.across_gateways or not self._is_gateway(replica.backend_key)
         }
-        for way in tuple(wish.ways):
-            if (way.backend_key, way.name) not in wanted:
-                self._part(wish, way)
+        for upstream in tuple(subscription.upstreams):
+            if (upstream.backend_key, upstream.name) not in wanted:
+                self._part(subscription, upstream)
         for backend_key, name in wanted:
-            self._join(wish, self._ways.setdefault(backend_key, {}).setdefault(name, Way(backend_key, name)))
-        wish.look()
+            self._join(
+                subscription, self._upstreams.setdefault(backend_key, {}).setdefault(name, Upstream(backend_key, name))
+            )
+        subscription.look()
 
-    def _join(self, wish: Wish[News], way: Way[News]) -> None:
-        if way in wish.ways:
+    def _join(self, subscription: Subscription[News], upstream: Upstream[News]) -> None:
+        if upstream in subscription.upstreams:
             return
-        wish.ways[way] = way.wishes[wish] = None
-        self._changed.add(way.backend_key)
-        if way.agreed and wish.granted:
-            self.may_have_missed(wish, way)
+        subscription.upstreams[upstream] = upstream.subscriptions[subscription] = None
+        self._changed.add(upstream.backend_key)
+        if upstream.agreed and subscription.granted:
+            self.may_have_missed(subscription, upstream)
 
-    def _part(self, wish: Wish[News], way: Way[News]) -> None:
-        del wish.ways[way], way.wishes[wish]
-        if not way.wishes:
-            of_backend = self._ways[way.backend_key]
-            del of_backend[way.name]
+    def _part(self, subscription: Subscription[News], upstream: Upstream[News]) -> None:
+        del subscription.upstreams[upstream], upstream.subscriptions[subscription]
+        if not upstream.subscriptions:
+            of_backend = self._upstreams[upstream.backend_key]
+            del of_backend[upstream.name]
             if not of_backend:
-                del self._ways[way.backend_key]
-            self._changed.add(way.backend_key)
+                del self._upstreams[upstream.backend_key]
+            self._changed.add(upstream.backend_key)
 
     def _is_gateway(self, backend_key: str) -> bool:
         link = self._link(backend_key)
         return link is not None and isinstance(link.spec, PeerSpec) and link.spec.scope is PeerScope.MESH
 
-    def _tell(self, wish: Wish[News], news: News) -> None:
-        for subscriber in tuple(wish.subscribers):
+    def _tell(self, subscription: Subscription[News], news: News) -> None:
+        for subscriber in tuple(subscription.subscribers):
             subscriber.tell(news)
             self._counts.told()

@@ -14,7 +14,15 @@ from agent.links.follower import Watch
 from agent.metrics import Metrics
 from agent.model import Json
 from agent.routing.table import Route
-from agent.subscriptions.registry import INVALID_PARAMS, Counts, Subscriptions, Tables, WatchingLink, Way, Wish
+from agent.subscriptions.registry import (
+    INVALID_PARAMS,
+    Counts,
+    Subscription,
+    SubscriptionRegistry,
+    Tables,
+    Upstream,
+    WatchingLink,
+)
 from agent.subscriptions.tasks import TaskUpdates
 
 URI_LEN_MAX: Final = 2_048
@@ -24,32 +32,32 @@ PARENTS_MAX: Final = 32
 _SEPARATORS: Final = "/?#"
 
 
-class ResourceUpdates(Subscriptions[str]):
+class ResourceUpdates(SubscriptionRegistry[str]):
     """Wishes for resources; the news is a public URI."""
 
     subject = RESOURCES
     name_len_max = URI_LEN_MAX
 
     def route(self, tables: Tables, name: str) -> Route | None:
-        """As `Subscriptions.route`: who reads the URI."""
+        """As `SubscriptionRegistry.route`: who reads the URI."""
         return tables().resolve_uri(name)
 
     def nobody_tells(self, name: str) -> RpcError:
-        """As `Subscriptions.nobody_tells`."""
+        """As `SubscriptionRegistry.nobody_tells`."""
         return RpcError(INVALID_PARAMS, f"Unknown resource, or one without updates: {name!r}", {"uri": name})
 
-    def may_have_missed(self, wish: Wish[str], way: Way[str]) -> None:  # noqa: ARG002 - an update says no more
-        """As `Subscriptions.may_have_missed`: one update."""
-        self._tell(wish, wish.name)
+    def may_have_missed(self, subscription: Subscription[str], upstream: Upstream[str]) -> None:  # noqa: ARG002 - an update says no more
+        """As `SubscriptionRegistry.may_have_missed`: one update."""
+        self._tell(subscription, subscription.name)
 
     def updated(self, backend_key: str, name: str, params: Json) -> None:  # noqa: ARG002 - they say no more
         """A backend says that a resource has changed; one whose URI is too long counts as what it is below."""
         for followed in with_parents(name):
-            if (way := self._way(backend_key, followed)) is not None:
+            if (upstream := self._way(backend_key, followed)) is not None:
                 # What is told waits for clients that do not read: it has to be bounded in number and length.
                 below = name[len(followed) :] if len(name) <= URI_LEN_MAX else ""
-                for wish in tuple(way.wishes):
-                    self._tell(wish, wish.name + below)
+                for subscription in tuple(upstream.subscriptions):
+                    self._tell(subscription, subscription.name + below)
 
 
 def with_parents(uri: str) -> Iterator[str]:

@@ -17,7 +17,15 @@ from agent.errors import RpcError
 from agent.lossless_json.exact import is_deeper_than, with_own_numbers
 from agent.model import Json
 from agent.routing.table import Route
-from agent.subscriptions.registry import INVALID_PARAMS, Counts, Subscriptions, Tables, WatchingLink, Way, Wish
+from agent.subscriptions.registry import (
+    INVALID_PARAMS,
+    Counts,
+    Subscription,
+    SubscriptionRegistry,
+    Tables,
+    Upstream,
+    WatchingLink,
+)
 from agent.tasks.ids import ENDED, TASK_ID_BYTES_MAX, TaskIdRefused, task_route
 
 log = logging.getLogger(__name__)
@@ -36,7 +44,7 @@ class TaskNews:
     params: bytes
 
 
-class TaskUpdates(Subscriptions[TaskNews]):
+class TaskUpdates(SubscriptionRegistry[TaskNews]):
     """Wishes for tasks. `own_node_id`: by which we know our own servers' tasks."""
 
     subject = TASKS
@@ -47,39 +55,43 @@ class TaskUpdates(Subscriptions[TaskNews]):
         self._own_node_id = own_node_id
 
     def route(self, tables: Tables, name: str) -> Route | None:
-        """As `Subscriptions.route`: who holds the task."""
+        """As `SubscriptionRegistry.route`: who holds the task."""
         try:
             return task_route("tasks/get", name, tables(), self._own_node_id)
         except TaskIdRefused:
             return None
 
     def nobody_tells(self, name: str) -> RpcError:
-        """As `Subscriptions.nobody_tells`."""
+        """As `SubscriptionRegistry.nobody_tells`."""
         return RpcError(INVALID_PARAMS, f"Unknown task, or one of which nobody tells: {name[:128]!r}")
 
-    def may_have_missed(self, wish: Wish[TaskNews], way: Way[TaskNews]) -> None:  # noqa: ARG002 - the others do no harm
-        """As `Subscriptions.may_have_missed`: the link is to ask how the task stands."""
-        way.owed = True
-        self._changed.add(way.backend_key)
+    def may_have_missed(self, subscription: Subscription[TaskNews], upstream: Upstream[TaskNews]) -> None:  # noqa: ARG002 - the others do no harm
+        """As `SubscriptionRegistry.may_have_missed`: the link is to ask how the task stands."""
+        upstream.owed = True
+        self._changed.add(upstream.backend_key)
 
     def updated(self, backend_key: str, name: str, params: Json) -> None:
         """A backend says how a task stands now."""
-        way = self._way(backend_key, name)
+        upstream = self._way(backend_key, name)
         # Two streams overlap while a set of tasks changes, and an answer may overtake them both.
-        if way is None or (way.over and params.get("status") not in ENDED):
+        if upstream is None or (upstream.over and params.get("status") not in ENDED):
             return
-        way.over, way.owed = params.get("status") in ENDED, False
+        upstream.over, upstream.owed = params.get("status") in ENDED, False
         if not _can_be_told(params):
             log.warning("MCP task cannot be told, only asked about", extra={"backend": backend_key})
             return
-        for wish in tuple(way.wishes):
-            if (news := self._news(wish, way, params)) is not None:
-                self._tell(wish, news)
+        for subscription in tuple(upstream.subscriptions):
+            if (news := self._news(subscription, upstream, params)) is not None:
+                self._tell(subscription, news)
 
-    def _news(self, wish: Wish[TaskNews], way: Way[TaskNews], params: Json) -> TaskNews | None:
+    def _news(
+        self, subscription: Subscription[TaskNews], upstream: Upstream[TaskNews], params: Json
+    ) -> TaskNews | None:
         """What a backend says, as this endpoint's clients know it; None: no table leads there any more."""
-        route = self.route(wish.tables, wish.name)
-        replica = next((one for one in route.replicas if one.backend_key == way.backend_key), None) if route else None
+        route = self.route(subscription.tables, subscription.name)
+        replica = (
+            next((one for one in route.replicas if one.backend_key == upstream.backend_key), None) if route else None
+        )
         if route is None or replica is None:
             return None
         told = {member: value for member, value in params.items() if member not in ("resultType", "_meta")}
@@ -87,7 +99,7 @@ class TaskUpdates(Subscriptions[TaskNews]):
         if isinstance(meta, dict) and (kept := {k: v for k, v in meta.items() if k != _SUBSCRIPTION_ID_META_KEY}):
             told["_meta"] = kept
         told = route.uris(replica).result("tasks/get", told)
-        return TaskNews(wish.name, orjson.dumps({**told, "taskId": wish.name}))
+        return TaskNews(subscription.name, orjson.dumps({**told, "taskId": subscription.name}))
 
 
 def _can_be_told(params: Json) -> bool:

@@ -1,6 +1,6 @@
 """Tasks of 2025-11-25 in the words of 2026-07-28, and back: which calls are made as tasks, and how a task is told.
 
-Inside the mesh a task is what the extension of 2026-07-28 says. Dispatch decides here what a server is sent, the door
+Inside the mesh a task is what the extension of 2026-07-28 says. Dispatch decides here what a server is sent, the client
 to a server with sessions and the front of sessions translate. Pure. The one rule: members that both eras know pass as
 they came, and what only one of them knows is added or taken away here and nowhere else.
 """

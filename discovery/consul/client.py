@@ -1,4 +1,4 @@
-"""The only door to python-consul2: our own transport under its API, and its errors turned into ours.
+"""The only client to python-consul2: our own transport under its API, and its errors turned into ours.
 
 Opened by `discovery.consul.session`; used by the watch and by the registration. One pooled aiohttp session serves every
 call; the library's own asyncio client opens a session per call and knows neither TLS files nor time-outs. The one rule:

@@ -161,7 +161,7 @@ def _flag(given: Mapping[str, str], name: str, *, default: bool) -> bool:
     raise SettingsRefused(f"{name}={text!r}: write true or false")
 
 
-LOOK_S = 1.0  # How often a rest after a refusal looks for a rotated token; half of the promised 2 s.
+POLL_S = 1.0  # How often a rest after a refusal looks for a rotated token; half of the promised 2 s.
 
 # Cheap to look at: the file's identity, its time and its size. A rewrite in place or by rename changes at least one.
 _Stamp = tuple[int, int, int]

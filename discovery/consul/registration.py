@@ -18,7 +18,7 @@ from typing import Any
 
 from discovery.consul import blocking_query
 from discovery.consul.client import ConsulClient
-from discovery.consul.environment import LOOK_S
+from discovery.consul.environment import POLL_S
 from discovery.model import AccessRefused, CatalogUnavailable, RegistrarStatus, Registration, RegistrationLost
 
 log = logging.getLogger(__name__)
@@ -188,9 +188,9 @@ class ConsulRegistrar:
     async def _wait(self, delay_s: float) -> None:
         """Wait for the delay, a wish or a new token; then keep the distance to the last registration."""
         refused, self._refused_token = self._refused_token, None
-        while refused is not None and delay_s > LOOK_S and self._client.token == refused and not self._wake.is_set():
-            await self._doze(LOOK_S)
-            delay_s -= LOOK_S
+        while refused is not None and delay_s > POLL_S and self._client.token == refused and not self._wake.is_set():
+            await self._doze(POLL_S)
+            delay_s -= POLL_S
         if refused is None or self._client.token == refused:
             await self._doze(delay_s)
         self._wake.clear()

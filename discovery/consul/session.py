@@ -14,7 +14,7 @@ from discovery.consul.watch import ConsulWatch
 from discovery.model import Catalog, CatalogSource, CatalogUnavailable, Registrar, Registration
 
 
-class ConsulSession:
+class ConsulConnection:
     """Makes sources and registrars that share one connection pool."""
 
     def __init__(self, client: ConsulClient) -> None:
@@ -43,11 +43,11 @@ class ConsulSession:
 
 
 @asynccontextmanager
-async def open_session(settings: ConsulSettings) -> AsyncGenerator[ConsulSession, None]:
+async def open_session(settings: ConsulSettings) -> AsyncGenerator[ConsulConnection, None]:
     """Open a session; nothing is sent yet.
 
     Raises:
         SettingsRefused: the settings cannot work, for example a TLS file is missing.
     """
     async with open_client(settings) as client:
-        yield ConsulSession(client)
+        yield ConsulConnection(client)

@@ -16,7 +16,7 @@ from typing import Any
 from discovery.consul import blocking_query
 from discovery.consul.blocking_query import SETTLE_S, WAIT_S, Trust, Verdict, next_index, pause_s, weigh
 from discovery.consul.client import ConsulClient
-from discovery.consul.environment import LOOK_S
+from discovery.consul.environment import POLL_S
 from discovery.model import (
     AccessRefused,
     AgentUnreachable,
@@ -305,8 +305,8 @@ class ConsulWatch:
             return
         refused = self._client.token
         while delay_s > 0 and self._client.token == refused:
-            await asyncio.sleep(min(delay_s, LOOK_S))
-            delay_s -= LOOK_S
+            await asyncio.sleep(min(delay_s, POLL_S))
+            delay_s -= POLL_S
 
 
 def _now_s() -> float:

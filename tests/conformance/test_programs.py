@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import pytest
 
-from agent.client.connect import open_door
+from agent.client.connect import open_client
 from agent.model import HttpTarget
 from agent.tasks.ids import TAKES_TASKS
 from tests.conformance.node_tools import HERE, NodeTools
@@ -197,7 +197,7 @@ async def test_a_server_that_asks_while_a_call_runs_asks_the_client_that_called(
     async with hall.node.client(era, **options) as client:
         formed = await client.call_tool("web__trigger-elicitation-request", {})
         assert "Ada Lovelace" in formed.content[1].text
-        sampled = await client.call_tool("web__trigger-sampling-request", {"prompt": "Hello", "maxTokens": 20})
+        sampled = await client.call_tool("web__trigger-sampling-request", {"prompt": "ServerInfo", "maxTokens": 20})
         assert "as You are a helpful test server. says" in sampled.content[0].text
         rooted = await client.call_tool("web__get-roots-list", {})
         assert "file:///home/ada" in rooted.content[0].text
@@ -206,7 +206,7 @@ async def test_a_server_that_asks_while_a_call_runs_asks_the_client_that_called(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_tool_that_has_to_be_a_task_is_one_for_clients_of_both_eras(hall: Hall, kind: str) -> None:
     call = {"name": f"{kind}__simulate-research-query", "arguments": {"topic": "tasks"}}
-    async with asyncio.timeout(60), open_door(HttpTarget(hall.node.url)) as mcp:
+    async with asyncio.timeout(60), open_client(HttpTarget(hall.node.url)) as mcp:
         made = await mcp.request("tools/call", {**call, "_meta": TAKES_TASKS}, timeout_s=10)
         assert (made["resultType"], made["status"]) == ("task", "working")
         asked = {"taskId": made["taskId"], "_meta": TAKES_TASKS}

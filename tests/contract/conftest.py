@@ -7,7 +7,7 @@ import pytest
 
 from discovery.consul.client import ConsulClient, open_client
 from discovery.consul.environment import ConsulSettings
-from discovery.consul.session import ConsulSession, open_session
+from discovery.consul.session import ConsulConnection, open_session
 from discovery.embedded.server import embedded_catalog
 from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, shared_consul
@@ -51,7 +51,7 @@ async def settings(shared_settings: ConsulSettings | None) -> AsyncGenerator[Con
 
 
 @pytest.fixture
-async def session(settings: ConsulSettings) -> AsyncGenerator[ConsulSession, None]:
+async def session(settings: ConsulSettings) -> AsyncGenerator[ConsulConnection, None]:
     """An open session with the catalog under test."""
     async with open_session(settings) as opened:
         yield opened

@@ -17,7 +17,7 @@ from discovery.model import Catalog, CatalogSource, CatalogUnavailable
 BOUND_S = 15.0
 # What a busy machine may add to a promise of the product.
 MACHINE_S = 3.0
-LOOK_S = 0.01
+POLL_S = 0.01
 _numbers = itertools.count(1)
 
 
@@ -102,7 +102,7 @@ async def until_catalog_holds(client: ConsulClient, service_name: str, wanted: A
 async def next_look() -> None:
     """Let a moment pass between two looks at something that tells nobody when it changes."""
     moment = asyncio.Event()
-    asyncio.get_running_loop().call_later(LOOK_S, moment.set)
+    asyncio.get_running_loop().call_later(POLL_S, moment.set)
     await moment.wait()
 
 

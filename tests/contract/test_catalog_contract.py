@@ -11,7 +11,7 @@ from aiohttp import web
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.registration import ConsulRegistrar, agrees, check_id, register_payload
-from discovery.consul.session import ConsulSession, open_session
+from discovery.consul.session import ConsulConnection, open_session
 from discovery.model import Registration, RegistrationLost
 from tests.contract.following import MACHINE_S, Follower, health_of, ids, meta_of, running, until
 from tests.ports import free_ports
@@ -22,7 +22,7 @@ def registration(name: str, number: int = 1, **fields: object) -> Registration:
     return Registration(**(values | fields))  # type: ignore[arg-type] # any field, by name
 
 
-async def test_a_registration_is_seen_by_a_waiting_watcher(session: ConsulSession, name: str) -> None:
+async def test_a_registration_is_seen_by_a_waiting_watcher(session: ConsulConnection, name: str) -> None:
     follower = Follower(session.source(name))
     ours = registration(name, meta={"node_id": "n1", "epoch": "1"}, tags=("v1",))
     registrar = session.registrar(ours)
@@ -42,7 +42,7 @@ async def test_a_registration_is_seen_by_a_waiting_watcher(session: ConsulSessio
         assert not registrar.status.registered
 
 
-async def test_an_address_of_its_own_beats_the_nodes_address(session: ConsulSession, name: str) -> None:
+async def test_an_address_of_its_own_beats_the_nodes_address(session: ConsulConnection, name: str) -> None:
     follower = Follower(session.source(name))
     registrar = session.registrar(registration(name, address="127.0.0.9"))
     async with running(follower.run(), registrar.keep()):
@@ -72,7 +72,7 @@ async def test_a_heartbeat_of_a_passing_check_bumps_no_index(client: ConsulClien
     await client.deregister(ours.service_id)
 
 
-async def test_changed_metadata_is_seen_and_sent_once(session: ConsulSession, name: str) -> None:
+async def test_changed_metadata_is_seen_and_sent_once(session: ConsulConnection, name: str) -> None:
     follower = Follower(session.source(name))
     first = registration(name, meta={"digest": "a"})
     registrar = session.registrar(first)
@@ -89,7 +89,7 @@ async def test_changed_metadata_is_seen_and_sent_once(session: ConsulSession, na
 
 
 async def test_a_burst_of_changes_is_one_leading_registration_and_then_the_last(
-    session: ConsulSession, name: str
+    session: ConsulConnection, name: str
 ) -> None:
     follower = Follower(session.source(name))
     registrar = session.registrar(registration(name))
@@ -103,7 +103,7 @@ async def test_a_burst_of_changes_is_one_leading_registration_and_then_the_last(
     await registrar.leave()
 
 
-async def test_a_lone_departure_is_shown_at_once(session: ConsulSession, client: ConsulClient, name: str) -> None:
+async def test_a_lone_departure_is_shown_at_once(session: ConsulConnection, client: ConsulClient, name: str) -> None:
     for number in (1, 2, 3):
         await client.register(register_payload(registration(name, number)))
     follower = Follower(session.source(name))
@@ -119,7 +119,7 @@ async def test_a_lone_departure_is_shown_at_once(session: ConsulSession, client:
 
 
 async def test_a_lapsed_ttl_turns_critical_and_a_heartbeat_turns_it_back(
-    session: ConsulSession, client: ConsulClient, name: str
+    session: ConsulConnection, client: ConsulClient, name: str
 ) -> None:
     ours = registration(name, ttl_s=0.6)
     await client.register(register_payload(ours))
@@ -144,7 +144,7 @@ async def test_deregistering_what_is_gone_is_no_error(client: ConsulClient, name
 
 
 async def test_a_lost_registration_is_made_again_by_the_next_heartbeat(
-    session: ConsulSession, client: ConsulClient, name: str
+    session: ConsulConnection, client: ConsulClient, name: str
 ) -> None:
     follower = Follower(session.source(name))
     ours = registration(name, heartbeat_s=0.2)
@@ -158,7 +158,7 @@ async def test_a_lost_registration_is_made_again_by_the_next_heartbeat(
 
 
 async def test_a_watch_with_its_own_registrar_notices_the_loss_before_any_heartbeat(
-    session: ConsulSession, client: ConsulClient, name: str
+    session: ConsulConnection, client: ConsulClient, name: str
 ) -> None:
     ours = registration(name, 1, heartbeat_s=60.0, ttl_s=120.0)
     registrar = session.registrar(ours)
@@ -217,7 +217,7 @@ async def test_the_agents_own_list_holds_what_was_registered(client: ConsulClien
 
 
 async def test_a_weight_is_seen_by_others_changed_at_once_and_one_by_default(
-    session: ConsulSession, client: ConsulClient, name: str
+    session: ConsulConnection, client: ConsulClient, name: str
 ) -> None:
     follower = Follower(session.source(name))
     registrar = session.registrar(registration(name, weight=3))
@@ -233,7 +233,7 @@ async def test_a_weight_is_seen_by_others_changed_at_once_and_one_by_default(
     await registrar.leave()
 
 
-async def test_an_http_check_follows_the_url(session: ConsulSession, name: str) -> None:
+async def test_an_http_check_follows_the_url(session: ConsulConnection, name: str) -> None:
     statuses = [200]
 
     async def healthz(_request: web.Request) -> web.Response:
@@ -261,7 +261,7 @@ async def test_an_http_check_follows_the_url(session: ConsulSession, name: str) 
 
 
 async def test_a_catalog_with_a_leader_answers_and_a_closed_port_does_not(
-    session: ConsulSession, settings: ConsulSettings
+    session: ConsulConnection, settings: ConsulSettings
 ) -> None:
     assert await session.answers()
     assert settings.url
@@ -296,7 +296,7 @@ async def test_what_is_wrong_gets_consuls_own_status(
         assert answer.status == status, await answer.text()
 
 
-async def test_many_watchers_of_one_process_all_see_a_change(session: ConsulSession, name: str) -> None:
+async def test_many_watchers_of_one_process_all_see_a_change(session: ConsulConnection, name: str) -> None:
     followers = [Follower(session.source(name)) for _ in range(50)]
     registrar = session.registrar(registration(name))
     async with running(*(follower.run() for follower in followers)):

@@ -143,5 +143,5 @@ async def _complete_mesh(catalog: CatalogKind, kit: RunningKit, folder: Path) ->
         await eventually(partial(node.offers, *SHARED_TOOLS))
         # A tool of two nodes is listed as soon as one of them has it; the tests want both.
         await eventually(partial(node.counts, {name: SHARED_COUNTS[name] for name in servers.keys() - {node.name}}))
-    plain, desk, hall = nodes
-    return SharedMesh(plain, desk, hall, kit.url)
+    plain, node_status, hall = nodes
+    return SharedMesh(plain, node_status, hall, kit.url)

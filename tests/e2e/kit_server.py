@@ -19,7 +19,7 @@ from fastmcp.exceptions import ToolError
 from mcp_types import Completion, PromptReference
 from pydantic import BaseModel, Field
 
-LOOK_EVERY_S = 0.02
+POLL_EVERY_S = 0.02
 TONES = ("formal", "friendly", "frosty")
 
 
@@ -92,7 +92,7 @@ def _add_tools(kit: FastMCP) -> None:
         path = Path(gate)
         path.with_name(path.name + ".begun").touch()
         while not path.exists():  # noqa: ASYNC110, ASYNC240 - a file sets no event; the look is short
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_EVERY_S)
         return "released"
 
 

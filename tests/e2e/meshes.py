@@ -48,14 +48,14 @@ class SharedMesh:
     """Three nodes: `plain` has no servers, `desk` has notes, dice and the kit by URL, `hall` has the clock and dice."""
 
     plain: RunningNode
-    desk: RunningNode
+    node_status: RunningNode
     hall: RunningNode
     kit_url: str
 
     @property
     def nodes(self) -> tuple[RunningNode, RunningNode, RunningNode]:
         """All three."""
-        return self.plain, self.desk, self.hall
+        return self.plain, self.node_status, self.hall
 
 
 SHARED_TOOLS = {

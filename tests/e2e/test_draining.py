@@ -30,7 +30,7 @@ async def has_begun(gate: Path) -> bool:
 
 
 async def is_unready(node: RunningNode) -> bool:
-    """Whether it says so; on a busy machine its door may be closed before anybody has asked."""
+    """Whether it says so; on a busy machine its mcp_client may be closed before anybody has asked."""
     try:
         status, _ = await node.request("GET", "/readyz")
     except aiohttp.ClientConnectorError:

@@ -1,4 +1,4 @@
-"""Starting with nothing set, with a port that is taken, with a door that would stand open; a Consul that appears."""
+"""Starting with nothing set, with a port that is taken, with a client that would stand open; a Consul that appears."""
 
 import asyncio
 import contextlib

@@ -11,7 +11,7 @@ import pytest
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.answering_client import answering_client
@@ -35,7 +35,7 @@ def _keys(node: RunningNode) -> set[str]:
     return {replica.backend_key for replica in node.mesh.routes.tools["kit__book"].replicas}
 
 
-async def ask(mcp: Door, name: str, **more: Any) -> Json:
+async def ask(mcp: McpClient, name: str, **more: Any) -> Json:
     return await mcp.request("tools/call", {"name": f"kit__{name}", "_meta": CAPABILITIES, **more}, timeout_s=15)
 
 
@@ -83,7 +83,7 @@ async def test_a_retry_whose_replica_is_gone_is_executed_by_no_other(tmp_path: P
         assert ends == {"input_required", (NOT_EXECUTED, "not_executed")}
 
 
-async def how_it_ends(mcp: Door, state: str) -> object:
+async def how_it_ends(mcp: McpClient, state: str) -> object:
     """The kind of result of the second round, or its error."""
     try:
         return (await ask(mcp, "book", **filled_in("first", "here"), requestState=state))["resultType"]

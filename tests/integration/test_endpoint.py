@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.nodes import client, running_node, served
@@ -14,7 +14,7 @@ from tests.integration.servers.nodes import client, running_node, served
 eras = pytest.mark.parametrize("era", list(Era))
 
 
-async def manage(mcp: Door, tool: str, **arguments: Any) -> Json:
+async def manage(mcp: McpClient, tool: str, **arguments: Any) -> Json:
     return await mcp.request("tools/call", {"name": tool, "arguments": arguments}, timeout_s=20)
 
 
@@ -62,7 +62,7 @@ async def test_reloads_are_waited_for_and_report_how_it_went(era: Era, tmp_path:
 async def test_a_server_that_was_just_written_into_the_file_can_be_reloaded_by_name(tmp_path: Path) -> None:
     async with served(make_server()) as url, running_node("one", tmp_path) as node:
         node.servers_file.append(ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE))
-        assert (await node.desk.reload("kit"))["success"] is True
+        assert (await node.node_status.reload("kit"))["success"] is True
 
 
 @eras

@@ -13,7 +13,7 @@ from fastmcp import Context, FastMCP
 from mcp.shared.exceptions import MCPError
 from pydantic import Field
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.errors import RpcError
 from agent.model import MESH_EXTENSION, PROBE_META_KEY, Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
@@ -87,7 +87,7 @@ def _add_readable(server: FastMCP) -> None:
 @dataclass
 class Scene:
     node: RunningNode
-    mcp: Door
+    mcp: McpClient
     diary: Diary
     era: Era
 
@@ -250,13 +250,13 @@ async def test_a_client_that_gives_up_cancels_the_call_on_the_server(now: Scene)
 
 @in_both_eras
 async def test_the_greeting_says_that_we_are_a_mesh_node_and_drops_no_capability(now: Scene) -> None:
-    capabilities = now.mcp.hello.capabilities
+    capabilities = now.mcp.server_info.capabilities
     slot = capabilities["extensions" if now.era is Era.MODERN else "experimental"]
     assert slot[MESH_EXTENSION] == {"node_id": now.node.identity.node_id, "name": "one"}
     for capability in ("tools", "prompts", "resources"):
         assert capabilities[capability]["listChanged"] is True
     assert "completions" in capabilities
-    assert now.mcp.hello.instructions is not None
+    assert now.mcp.server_info.instructions is not None
 
 
 @in_both_eras

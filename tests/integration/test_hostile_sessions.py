@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.client.sessions import pool as own_sessions
+from agent.client.sessions import pool as session_pool
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.flooding_server import QUESTIONS, FloodingServer, flooding
@@ -67,7 +67,7 @@ async def test_streams_that_are_opened_and_dropped_in_a_loop_leave_nothing(tmp_p
 async def test_a_flood_of_sessions_that_never_answer_costs_nobody_else_anything(
     hops: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_sessions, "CONTESTED_PATIENCE_S", 2.0)
+    monkeypatch.setattr(session_pool, "CONTESTED_PATIENCE_S", 2.0)
     async with asyncio.timeout(120), scene(tmp_path, hops) as front, AsyncExitStack() as stack:
         flood = [await stack.enter_async_context(raw_session(front.url, elicitation={})) for _ in range(100)]
         async with asyncio.TaskGroup() as group:

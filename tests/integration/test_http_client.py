@@ -1,4 +1,4 @@
-"""The HTTP doors against FastMCP under uvicorn, in both eras: the same promises whatever the era."""
+"""The HTTP clients against FastMCP under uvicorn, in both eras: the same promises whatever the era."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from agent.client.connect import Door, ListenNotSupported, open_door
+from agent.client.connect import ListenNotSupported, McpClient, open_client
 from agent.errors import CallFailed, CallTimedOut, RpcError
 from agent.model import Era, HttpTarget, Json
 from tests.integration.servers.fastmcp_server import Diary, make_server
@@ -16,9 +16,9 @@ from tests.integration.servers.hosting import Front, Seen, http, http_app, initi
 
 @dataclass
 class Running:
-    """A server and the door to it."""
+    """A server and the client to it."""
 
-    door: Door
+    client: McpClient
     diary: Diary
     front: Front
     url: str
@@ -29,8 +29,8 @@ async def running(era: Era, *, listen: bool = True, refusal: int = 400, reason: 
     diary = Diary()
     async with http_app(make_server(diary, listen=listen)) as app:
         front = Front(app, None if era is Era.MODERN else refusal, reason)
-        async with serving(front) as base, open_door(HttpTarget(f"{base}/mcp", token="secret")) as door:
-            yield Running(door, diary, front, f"{base}/mcp")
+        async with serving(front) as base, open_client(HttpTarget(f"{base}/mcp", token="secret")) as client:
+            yield Running(client, diary, front, f"{base}/mcp")
 
 
 def in_both_eras(test: Callable[[Running], Awaitable[None]]) -> Callable[[Era], Awaitable[None]]:
@@ -39,7 +39,7 @@ def in_both_eras(test: Callable[[Running], Awaitable[None]]) -> Callable[[Era], 
     @pytest.mark.parametrize("era", [Era.MODERN, Era.LEGACY])
     async def both(era: Era) -> None:
         async with running(era) as mcp:
-            assert mcp.door.hello.era is era
+            assert mcp.client.server_info.era is era
             await test(mcp)
 
     both.__name__ = test.__name__
@@ -52,19 +52,19 @@ def call(tool: str, **arguments: object) -> Json:
 
 @in_both_eras
 async def test_hello_says_what_the_server_said(mcp: Running) -> None:
-    hello = mcp.door.hello
-    assert hello.server_info["name"] == "fixture"
-    assert hello.instructions == "Be kind."
-    assert "tools" in hello.capabilities
-    assert hello.mesh is None
-    assert not mcp.door.lost.is_set()
+    server_info = mcp.client.server_info
+    assert server_info.server_info["name"] == "fixture"
+    assert server_info.instructions == "Be kind."
+    assert "tools" in server_info.capabilities
+    assert server_info.mesh is None
+    assert not mcp.client.lost.is_set()
 
 
 @in_both_eras
 async def test_a_call_returns_the_raw_result_and_leaves_the_params_alone(mcp: Running) -> None:
     params = {**call("echo", text="h\u00f6\U0001f600"), "_meta": {"progressToken": "t", "traceparent": "00-1-2-03"}}
     before = repr(params)
-    result = await mcp.door.request("tools/call", params, timeout_s=10)
+    result = await mcp.client.request("tools/call", params, timeout_s=10)
     assert result["content"] == [{"type": "text", "text": "h\u00f6\U0001f600"}]
     assert repr(params) == before
 
@@ -76,14 +76,14 @@ async def test_a_modern_callers_envelope_does_not_confuse_either_era(mcp: Runnin
         "io.modelcontextprotocol/clientInfo": {"name": "somebody", "version": "1"},
         "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
     }
-    result = await mcp.door.request("tools/call", {**call("echo", text="x"), "_meta": meta}, timeout_s=10)
+    result = await mcp.client.request("tools/call", {**call("echo", text="x"), "_meta": meta}, timeout_s=10)
     assert result["content"][0]["text"] == "x"
 
 
 @in_both_eras
 async def test_a_servers_error_comes_as_it_was_said(mcp: Running) -> None:
     with pytest.raises(RpcError) as caught:
-        await mcp.door.request("no/such/method", timeout_s=10)
+        await mcp.client.request("no/such/method", timeout_s=10)
     assert caught.value.code == -32601
 
 
@@ -91,7 +91,9 @@ async def test_a_servers_error_comes_as_it_was_said(mcp: Running) -> None:
 async def test_fifty_calls_at_once_get_their_own_answers(mcp: Running) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(mcp.door.request("tools/call", call("echo", text=str(n)), timeout_s=30), name=f"call {n}")
+            group.create_task(
+                mcp.client.request("tools/call", call("echo", text=str(n)), timeout_s=30), name=f"call {n}"
+            )
             for n in range(50)
         ]
     assert [task.result()["content"][0]["text"] for task in tasks] == [str(n) for n in range(50)]
@@ -100,7 +102,7 @@ async def test_fifty_calls_at_once_get_their_own_answers(mcp: Running) -> None:
 @in_both_eras
 async def test_calls_after_each_other_share_one_connection(mcp: Running) -> None:
     for _ in range(5):
-        await mcp.door.request("tools/call", call("echo", text="x"), timeout_s=10)
+        await mcp.client.request("tools/call", call("echo", text="x"), timeout_s=10)
     assert len({one.get("mcp-session-id") for one in mcp.front.seen[3:]}) == 1
 
 
@@ -113,7 +115,7 @@ async def test_notifications_come_in_order_with_the_callers_own_token_and_before
         seen.append(params)
 
     params = {**call("count", to=30), "_meta": {"progressToken": "mine"}}
-    result = await mcp.door.request("tools/call", params, timeout_s=20, on_notification=on_notification)
+    result = await mcp.client.request("tools/call", params, timeout_s=20, on_notification=on_notification)
     assert result["content"][0]["text"] == "counted"
     assert [one["progress"] for one in seen] == list(range(30))
     assert {one["progressToken"] for one in seen} == {"mine"}
@@ -129,7 +131,7 @@ async def test_two_callers_with_one_progress_token_get_their_own_progress(mcp: R
             seen.append(params["progress"])
 
         params = {**call("count", to=to), "_meta": {"progressToken": 1}}
-        await mcp.door.request("tools/call", params, timeout_s=20, on_notification=on_notification)
+        await mcp.client.request("tools/call", params, timeout_s=20, on_notification=on_notification)
         return seen
 
     async with asyncio.TaskGroup() as group:
@@ -139,21 +141,21 @@ async def test_two_callers_with_one_progress_token_get_their_own_progress(mcp: R
 
 @in_both_eras
 async def test_a_huge_result_comes_whole(mcp: Running) -> None:
-    result = await mcp.door.request("tools/call", call("fill", size=9_000_000), timeout_s=40)
+    result = await mcp.client.request("tools/call", call("fill", size=9_000_000), timeout_s=40)
     assert len(result["content"][0]["text"]) == 9_000_000
 
 
 @in_both_eras
 async def test_parameters_larger_than_a_megabyte_go_out_whole(mcp: Running) -> None:
     text = "y" * 2_000_000
-    result = await mcp.door.request("tools/call", call("echo", text=text), timeout_s=40)
+    result = await mcp.client.request("tools/call", call("echo", text=text), timeout_s=40)
     assert result["content"][0]["text"] == text
 
 
 @in_both_eras
 async def test_a_cancelled_call_is_cancelled_on_the_server_too(mcp: Running) -> None:
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        task = group.create_task(mcp.door.request("tools/call", call("wait"), timeout_s=60), name="call")
+        task = group.create_task(mcp.client.request("tools/call", call("wait"), timeout_s=60), name="call")
         await mcp.diary.waiting.wait()
         task.cancel()
         await mcp.diary.cancelled.wait()
@@ -169,7 +171,7 @@ async def test_a_call_whose_answer_has_begun_is_cancelled_on_the_server_too(mcp:
 
     params = {**call("wait"), "_meta": {"progressToken": "tok"}}
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        request = mcp.door.request("tools/call", params, timeout_s=60, on_notification=on_notification)
+        request = mcp.client.request("tools/call", params, timeout_s=60, on_notification=on_notification)
         task = group.create_task(request, name="call")
         await begun.wait()
         await mcp.diary.waiting.wait()
@@ -181,39 +183,39 @@ async def test_a_call_whose_answer_has_begun_is_cancelled_on_the_server_too(mcp:
 @in_both_eras
 async def test_a_call_that_takes_too_long_times_out_and_is_cancelled_on_the_server(mcp: Running) -> None:
     with pytest.raises(CallTimedOut, match=r"tools/call within 0\.3 s"):
-        await mcp.door.request("tools/call", call("wait"), timeout_s=0.3)
+        await mcp.client.request("tools/call", call("wait"), timeout_s=0.3)
     async with asyncio.timeout(20):
         await mcp.diary.cancelled.wait()
-    assert (await mcp.door.request("tools/call", call("echo", text="on"), timeout_s=10))["content"][0]["text"] == "on"
+    assert (await mcp.client.request("tools/call", call("echo", text="on"), timeout_s=10))["content"][0]["text"] == "on"
 
 
 @in_both_eras
 async def test_listening_tells_of_changes_after_it_said_that_it_listens(mcp: Running) -> None:
     changes: asyncio.Queue[str] = asyncio.Queue()
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        listener = group.create_task(mcp.door.listen(changes.put_nowait), name="listen")
+        listener = group.create_task(mcp.client.listen(changes.put_nowait), name="listen")
         assert await changes.get() == "listening"
-        await mcp.door.request("tools/call", call("announce"), timeout_s=10)
+        await mcp.client.request("tools/call", call("announce"), timeout_s=10)
         assert await changes.get() == "tools"
         listener.cancel()
 
 
 @in_both_eras
 async def test_a_probe_passes(mcp: Running) -> None:
-    await mcp.door.probe(10)
+    await mcp.client.probe(10)
 
 
 @in_both_eras
 async def test_the_token_is_sent_and_stays_out_of_every_repr(mcp: Running) -> None:
     assert all(one["authorization"] == "Bearer secret" for one in mcp.front.seen)
-    assert "secret" not in repr(mcp.door)
+    assert "secret" not in repr(mcp.client)
 
 
 @in_both_eras
 async def test_only_mcp_param_headers_of_a_caller_go_out(mcp: Running) -> None:
     headers = {"Mcp-Param-Region": "eu", "Authorization": "Bearer callers", "Cookie": "a=b"}
     with contextlib.suppress(RpcError, CallFailed):
-        await mcp.door.request("tools/call", call("echo", text="x"), timeout_s=10, headers=headers)
+        await mcp.client.request("tools/call", call("echo", text="x"), timeout_s=10, headers=headers)
     sent = mcp.front.seen[-1]
     assert sent["mcp-param-region"] == "eu"
     assert sent["authorization"] == "Bearer secret"
@@ -223,7 +225,7 @@ async def test_only_mcp_param_headers_of_a_caller_go_out(mcp: Running) -> None:
 async def test_a_modern_server_without_subscriptions_says_so() -> None:
     async with running(Era.MODERN, listen=False) as mcp:
         with pytest.raises(ListenNotSupported):
-            await mcp.door.listen(lambda _: None)
+            await mcp.client.listen(lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -245,8 +247,8 @@ async def test_a_modern_server_without_subscriptions_says_so() -> None:
 )
 async def test_every_way_of_not_knowing_discover_leads_to_a_session(status: int, reason: bytes) -> None:
     async with running(Era.LEGACY, refusal=status, reason=reason) as mcp:
-        assert mcp.door.hello.protocol_version == "2025-11-25"
-        result = await mcp.door.request("tools/call", call("echo", text="old"), timeout_s=10)
+        assert mcp.client.server_info.protocol_version == "2025-11-25"
+        result = await mcp.client.request("tools/call", call("echo", text="old"), timeout_s=10)
         assert result["content"][0]["text"] == "old"
 
 
@@ -259,13 +261,13 @@ async def test_leaving_the_door_ends_the_session() -> None:
 async def test_a_session_that_the_server_forgot_is_opened_anew_once_for_all_callers() -> None:
     async with running(Era.LEGACY) as mcp, http_app(make_server(Diary(), listen=True)) as restarted:
         changes: asyncio.Queue[str] = asyncio.Queue()
-        await mcp.door.request("tools/call", call("echo", text="before"), timeout_s=10)
+        await mcp.client.request("tools/call", call("echo", text="before"), timeout_s=10)
         mcp.front.app = restarted
         seen_before = len(mcp.front.seen)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(
-                    mcp.door.request("tools/call", call("echo", text="x"), timeout_s=20), name=f"call {n}"
+                    mcp.client.request("tools/call", call("echo", text="x"), timeout_s=20), name=f"call {n}"
                 )
                 for n in range(10)
             ]
@@ -273,7 +275,7 @@ async def test_a_session_that_the_server_forgot_is_opened_anew_once_for_all_call
         opened = [one for one in mcp.front.seen[seen_before:] if "mcp-session-id" not in one]
         assert len(opened) == 1
         assert changes.empty()
-        assert not mcp.door.lost.is_set()
+        assert not mcp.client.lost.is_set()
 
 
 async def test_a_server_that_restarts_again_while_a_session_is_opened_anew_is_given_another() -> None:
@@ -288,5 +290,5 @@ async def test_a_server_that_restarts_again_while_a_session_is_opened_anew_is_gi
                 return rpc_result(request, {"ok": True}), True
         return http(404), True
 
-    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
-        assert await door.request("tools/call", {"name": "echo"}, timeout_s=10) == {"ok": True}
+    async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
+        assert await client.request("tools/call", {"name": "echo"}, timeout_s=10) == {"ok": True}

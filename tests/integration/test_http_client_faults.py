@@ -1,11 +1,11 @@
-"""The HTTP doors against servers that misbehave by script: what went wrong, and whether the request was sent."""
+"""The HTTP clients against servers that misbehave by script: what went wrong, and whether the request was sent."""
 
 import socket
 
 import orjson
 import pytest
 
-from agent.client.connect import open_door
+from agent.client.connect import open_client
 from agent.client.dial_guard import parse_networks
 from agent.errors import (
     AuthRefused,
@@ -37,20 +37,20 @@ def unused_port() -> int:
 
 async def test_a_refused_port_is_unreachable_and_says_so() -> None:
     with pytest.raises(Unreachable, match="refuses the connection"):
-        async with open_door(HttpTarget(f"http://127.0.0.1:{unused_port()}/mcp")):
+        async with open_client(HttpTarget(f"http://127.0.0.1:{unused_port()}/mcp")):
             pass
 
 
 async def test_an_unknown_name_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="cannot be resolved"):
-        async with open_door(HttpTarget("http://no-such-host.invalid/mcp")):
+        async with open_client(HttpTarget("http://no-such-host.invalid/mcp")):
             pass
 
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/mcp", "http://0x7f.1/mcp", "http://[fe80::1%25lo]/mcp"])
 async def test_a_refused_literal_is_not_dialled(url: str) -> None:
     with pytest.raises(DialRefused):
-        async with open_door(HttpTarget(url)):
+        async with open_client(HttpTarget(url)):
             pass
 
 
@@ -58,14 +58,14 @@ async def test_a_name_that_leads_to_a_denied_network_is_not_dialled() -> None:
     async with scripted(always(http(200))) as script:
         url = script.url.replace("127.0.0.1", "localhost")
         with pytest.raises(DialRefused, match="denied range"):
-            async with open_door(HttpTarget(url), denied=parse_networks(["127.0.0.0/8", "::1/128"])):
+            async with open_client(HttpTarget(url), denied=parse_networks(["127.0.0.0/8", "::1/128"])):
                 pass
         assert script.connections == 0
 
 
 async def test_a_bad_url_is_no_door() -> None:
     with pytest.raises(ProtocolBroken, match="user name"):
-        async with open_door(HttpTarget("http://a:b@127.0.0.1/mcp")):
+        async with open_client(HttpTarget("http://a:b@127.0.0.1/mcp")):
             pass
 
 
@@ -239,20 +239,20 @@ async def test_a_json_rpc_error_at_any_status_comes_as_the_server_said_it() -> N
 
 async def test_a_server_that_went_away_means_that_nothing_was_sent() -> None:
     answer = modern(lambda request: rpc_result(request, {"ok": True}))
-    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
-        assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+    async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
+        assert await client.request("tools/call", CALL, timeout_s=10) == {"ok": True}
         script.stop()
         with pytest.raises(CallNotSent, match="refuses the connection"):
-            await door.request("tools/call", CALL, timeout_s=10)
+            await client.request("tools/call", CALL, timeout_s=10)
         with pytest.raises(Unreachable):
-            await door.probe(5)
+            await client.probe(5)
 
 
 async def test_a_pooled_connection_that_the_server_closed_is_replaced_without_the_caller_noticing() -> None:
     async with scripted(modern(lambda request: rpc_result(request, {"ok": True}))) as script:
-        async with open_door(HttpTarget(script.url)) as door:
+        async with open_client(HttpTarget(script.url)) as client:
             for _ in range(3):
-                assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+                assert await client.request("tools/call", CALL, timeout_s=10) == {"ok": True}
                 # Closed in this very loop turn: the kernel knows it, our event loop has not read it yet.
                 script.close_connections()
         assert calls(script) == 3
@@ -262,8 +262,8 @@ async def test_a_pooled_connection_that_the_server_closed_is_replaced_without_th
 async def test_a_token_is_not_sent_twice_when_the_targets_headers_have_one_too() -> None:
     async with scripted(modern(lambda request: rpc_result(request, {}))) as script:
         headers = (("authorization", "Basic old"), ("X-Api-Key", "k"), ("Host", "evil"), ("Accept", "x/y"))
-        async with open_door(HttpTarget(script.url, headers=headers, token="t")) as door:
-            await door.request("ping", timeout_s=10)
+        async with open_client(HttpTarget(script.url, headers=headers, token="t")) as client:
+            await client.request("ping", timeout_s=10)
         sent = script.seen[-1].headers
         assert sent["authorization"] == "Bearer t"
         assert sent["x-api-key"] == "k"
@@ -273,14 +273,14 @@ async def test_a_token_is_not_sent_twice_when_the_targets_headers_have_one_too()
 
 async def test_modern_requests_carry_the_version_of_the_link_and_the_callers_own_meta() -> None:
     async with scripted(modern(lambda request: rpc_result(request, {}))) as script:
-        async with open_door(HttpTarget(script.url)) as door:
+        async with open_client(HttpTarget(script.url)) as client:
             meta = {
                 "io.modelcontextprotocol/protocolVersion": "1999-01-01",
                 "io.modelcontextprotocol/clientCapabilities": {"sampling": {}},
                 "progressToken": 5,
                 "baggage": "a=b",
             }
-            await door.request("tools/call", {"name": "caf\u00e9", "_meta": meta}, timeout_s=10)
+            await client.request("tools/call", {"name": "caf\u00e9", "_meta": meta}, timeout_s=10)
         sent = script.seen[-1]
     assert sent.headers["mcp-protocol-version"] == "2026-07-28"
     assert sent.headers["mcp-method"] == "tools/call"
@@ -294,9 +294,9 @@ async def test_modern_requests_carry_the_version_of_the_link_and_the_callers_own
 
 async def test_cookies_are_neither_kept_nor_sent() -> None:
     answer = modern(lambda request: http(200, rpc_body(request, {}), Set_Cookie="sid=1"))
-    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+    async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
         for _ in range(2):
-            await door.request("tools/call", CALL, timeout_s=10)
+            await client.request("tools/call", CALL, timeout_s=10)
         assert all("cookie" not in one.headers for one in script.seen)
 
 
@@ -318,6 +318,6 @@ async def test_a_notification_beyond_the_limit_is_dropped_and_the_result_still_c
     async def on_notification(_: str, params: Json) -> None:
         seen.append(params)
 
-    async with scripted(modern(chatty)) as script, open_door(HttpTarget(script.url)) as door:
-        assert await door.request("tools/call", CALL, timeout_s=10, on_notification=on_notification) == {"ok": True}
+    async with scripted(modern(chatty)) as script, open_client(HttpTarget(script.url)) as client:
+        assert await client.request("tools/call", CALL, timeout_s=10, on_notification=on_notification) == {"ok": True}
     assert seen == [{"data": "small"}]

@@ -1,4 +1,4 @@
-"""The HTTP doors when what is behind the URL becomes another, and with servers that keep sessions or ask."""
+"""The HTTP clients when what is behind the URL becomes another, and with servers that keep sessions or ask."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import orjson
 import pytest
 
-from agent.client.connect import Door, ListenNotSupported, open_door
+from agent.client.connect import ListenNotSupported, McpClient, open_client
 from agent.errors import (
     CallNotSent,
     Unreachable,
@@ -28,12 +28,12 @@ async def test_a_modern_server_replaced_by_a_legacy_one_makes_the_door_lost() ->
         return rpc_error(request, 200, -32601, "Method not found"), True
 
     answer = modern(lambda request: rpc_result(request, {}))
-    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+    async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
         script.answer = older
         with pytest.raises(Unreachable, match="no longer speaks 2026-07-28"):
-            await door.probe(5)
-        assert door.lost.is_set()
-        assert door.lost_reason
+            await client.probe(5)
+        assert client.lost.is_set()
+        assert client.lost_reason
 
 
 async def test_another_node_behind_the_same_url_makes_the_door_lost() -> None:
@@ -44,13 +44,13 @@ async def test_another_node_behind_the_same_url_makes_the_door_lost() -> None:
         capabilities = {"extensions": {MESH_EXTENSION: card}}
         return rpc_result(request, {"supportedVersions": ["2026-07-28"], "capabilities": capabilities}), True
 
-    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
-        assert door.hello.mesh == {"node_id": "one", "name": "n"}
-        await door.probe(5)
+    async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
+        assert client.server_info.mesh == {"node_id": "one", "name": "n"}
+        await client.probe(5)
         node_id = "two"
         with pytest.raises(Unreachable, match="another node"):
-            await door.probe(5)
-        assert door.lost.is_set()
+            await client.probe(5)
+        assert client.lost.is_set()
 
 
 async def test_a_stream_of_list_changes_ends_when_its_session_is_opened_anew() -> None:
@@ -73,17 +73,17 @@ async def test_a_stream_of_list_changes_ends_when_its_session_is_opened_anew() -
         return http(202), True
 
     changes: asyncio.Queue[str] = asyncio.Queue()
-    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door, asyncio.timeout(20):
+    async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client, asyncio.timeout(20):
         async with asyncio.TaskGroup() as group:
-            listener = group.create_task(_listen_failure(door, changes.put_nowait), name="listen")
+            listener = group.create_task(_listen_failure(client, changes.put_nowait), name="listen")
             assert await changes.get() == "listening"
-            assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+            assert await client.request("tools/call", CALL, timeout_s=10) == {"ok": True}
         assert isinstance(listener.result(), Unreachable)
 
 
-async def _listen_failure(door: Door, on_change: Callable[[str], None]) -> Exception:
+async def _listen_failure(client: McpClient, on_change: Callable[[str], None]) -> Exception:
     try:
-        await door.listen(on_change)
+        await client.listen(on_change)
     except Unreachable as exc:
         return exc
     raise AssertionError("unreachable")
@@ -91,11 +91,11 @@ async def _listen_failure(door: Door, on_change: Callable[[str], None]) -> Excep
 
 async def test_a_legacy_server_without_session_ids_works_too() -> None:
     async with scripted(legacy(lambda request: rpc_result(request, {"ok": True}))) as script:
-        async with open_door(HttpTarget(script.url)) as door:
-            assert door.hello.era is Era.LEGACY
-            assert await door.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+        async with open_client(HttpTarget(script.url)) as client:
+            assert client.server_info.era is Era.LEGACY
+            assert await client.request("tools/call", CALL, timeout_s=10) == {"ok": True}
             with pytest.raises(ListenNotSupported):
-                await door.listen(lambda _: None)
+                await client.listen(lambda _: None)
         assert "mcp-session-id" not in script.seen[-1].headers
         assert script.seen[-1].method == "GET"
 
@@ -131,10 +131,10 @@ async def test_a_session_that_is_refused_for_good_makes_the_door_lost_and_the_ca
                 return http(202), True
         return http(404), True
 
-    async with scripted(answer) as script, open_door(HttpTarget(script.url)) as door:
+    async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
         with pytest.raises(CallNotSent, match="forgot our session"):
-            await door.request("tools/call", CALL, timeout_s=10)
-        assert door.lost.is_set()
+            await client.request("tools/call", CALL, timeout_s=10)
+        assert client.lost.is_set()
 
 
 async def test_a_legacy_servers_own_requests_are_answered_without_any_feature() -> None:

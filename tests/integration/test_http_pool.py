@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.client.dial_guard import parse_networks
-from agent.client.http.pool import HttpPool, OutgoingBody, open_pool
+from agent.client.http.pool import HttpPool, RequestBody, open_pool
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import Seen, http, reset, scripted
@@ -34,7 +34,7 @@ async def test_one_after_the_other_share_a_connection_and_many_at_once_have_thei
 
 async def test_a_request_says_what_it_is_and_no_more() -> None:
     async with scripted(ok) as script, pool_of(script.url + "?a=b", token="t") as pool:
-        response = await pool.post(OutgoingBody(b'{"x":1}'), {"Mcp-Method": "ping", "Mcp-Param-X": "caf\u00e9"})
+        response = await pool.post(RequestBody(b'{"x":1}'), {"Mcp-Method": "ping", "Mcp-Param-X": "caf\u00e9"})
         response.release()
         pool.use_token("u")
         await ask(pool)
@@ -64,7 +64,7 @@ async def test_a_request_says_what_it_is_and_no_more() -> None:
 @pytest.mark.parametrize("header", [("X", "a\r\nEvil: 1"), ("X", "a\x00"), ("X\r\nEvil", "1"), ("X Y", "1"), ("", "1")])
 async def test_a_header_that_would_become_another_is_not_sent(header: tuple[str, str]) -> None:
     async with scripted(ok) as script, pool_of(script.url) as pool:
-        body = OutgoingBody(b"{}")
+        body = RequestBody(b"{}")
         with pytest.raises(CallNotSent, match="HTTP does not allow"):
             await pool.post(body, dict([header]))
         assert not body.sent
@@ -77,7 +77,7 @@ async def test_a_refused_connection_means_that_nothing_was_sent() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         async with pool_of(f"http://127.0.0.1:{unused.getsockname()[1]}/mcp") as pool:
-            body = OutgoingBody(b"{}")
+            body = RequestBody(b"{}")
             with pytest.raises(CallNotSent, match="refuses the connection"):
                 await pool.post(body, {})
             assert not body.sent
@@ -103,7 +103,7 @@ def deaf_server() -> Iterator[str]:
 async def test_a_server_that_takes_no_connection_in_time_got_nothing() -> None:
     with deaf_server() as url:
         async with pool_of(url, connect_timeout_s=0.1) as pool:
-            body = OutgoingBody(b"{}")
+            body = RequestBody(b"{}")
             with pytest.raises(CallNotSent, match="does not accept the connection in time"):
                 await pool.post(body, {})
             assert not body.sent
@@ -112,7 +112,7 @@ async def test_a_server_that_takes_no_connection_in_time_got_nothing() -> None:
 async def test_a_request_cancelled_while_dialling_was_not_sent() -> None:
     with deaf_server() as url:
         async with pool_of(url) as pool:
-            body = OutgoingBody(b"{}")
+            body = RequestBody(b"{}")
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await pool.post(body, {})
@@ -133,7 +133,7 @@ async def test_an_end_after_the_request_leaves_its_outcome_unknown(how: str) -> 
             writer.close()
 
     async with raw_server(handle) as url, pool_of(url) as pool:
-        body = OutgoingBody(b"{}")
+        body = RequestBody(b"{}")
         with pytest.raises(CallOutcomeUnknown, match=r"without an answer|reset by peer"):
             await pool.post(body, {})
         assert body.sent
@@ -150,7 +150,7 @@ async def test_a_cancelled_request_was_sent_and_its_connection_is_closed() -> No
         gone.set()
 
     async with raw_server(handle) as url, pool_of(url) as pool, asyncio.TaskGroup() as group:
-        body = OutgoingBody(b"{}")
+        body = RequestBody(b"{}")
         task = group.create_task(pool.post(body, {}), name="post")
         await asked.wait()
         task.cancel()
@@ -206,7 +206,7 @@ async def test_an_answer_before_the_whole_request_is_given_and_the_connection_is
 
     async with raw_server(handle) as url, pool_of(url) as pool:
         for number in (1, 2):
-            response = await pool.post(OutgoingBody(b"x" * (16 << 20)), {})
+            response = await pool.post(RequestBody(b"x" * (16 << 20)), {})
             assert (response.status, response.closed) == (413, True)
             assert "0 connections" in repr(pool)
             assert len(connections) == number
@@ -227,7 +227,7 @@ async def test_a_slow_reader_slows_the_server_down() -> None:
             written += piece
 
     async with raw_server(handle) as url, pool_of(url) as pool:
-        response = await pool.post(OutgoingBody(b""), {})
+        response = await pool.post(RequestBody(b""), {})
         (connection,) = pool._connections
         await until(lambda: connection._paused)
         assert response.content.total_bytes < 1 << 20
@@ -249,7 +249,7 @@ async def test_a_compressed_answer_is_refused_unless_its_status_says_enough(stat
             with pytest.raises(ProtocolBroken, match="compressed"):
                 await ask(pool)
         else:
-            assert (await pool.post(OutgoingBody(b"{}"), {})).status == 500
+            assert (await pool.post(RequestBody(b"{}"), {})).status == 500
 
 
 async def test_a_closed_pool_ends_what_is_under_way() -> None:

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from agent.client.http import pool as http_pool
-from agent.client.http.pool import OutgoingBody
+from agent.client.http.pool import RequestBody
 from agent.errors import CallOutcomeUnknown
 from tests.integration.servers.hosting import http, reset, scripted
 from tests.integration.servers.raw_http import OK, ask, head_of, ok, pool_of, raw_server, until
@@ -74,7 +74,7 @@ async def test_only_what_is_harmless_goes_over_the_last_connection_once_a_server
         pool._expire()
         assert "1 idle" in repr(pool)
         for _ in range(3):
-            (await pool.post(OutgoingBody(b"{}", harmless=True), {})).release()
+            (await pool.post(RequestBody(b"{}", harmless=True), {})).release()
         assert script.connections == 3
         await ask(pool)
         assert script.connections == 4
@@ -99,7 +99,7 @@ async def test_what_is_harmless_is_sent_again_when_the_server_gives_up_the_conne
 
     async with raw_server(handle) as url, pool_of(url) as pool:
         await ask(pool)
-        body = OutgoingBody(b"{}", harmless=True)
+        body = RequestBody(b"{}", harmless=True)
         assert await (await pool.post(body, {})).read() == b'{"ok":true}'
         assert body.sent
         assert requests == [0, 0, 1]
@@ -116,7 +116,7 @@ async def test_what_is_harmless_is_not_sent_again_where_a_new_connection_ends() 
 
     async with raw_server(handle) as url, pool_of(url) as pool:
         with pytest.raises(CallOutcomeUnknown):
-            await pool.post(OutgoingBody(b"{}", harmless=True), {})
+            await pool.post(RequestBody(b"{}", harmless=True), {})
     assert requests == 1
 
 

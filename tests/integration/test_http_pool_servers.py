@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agent.client.http import dial as http_dial
-from agent.client.http.pool import HttpPool, OutgoingBody, open_pool
+from agent.client.http.pool import HttpPool, RequestBody, open_pool
 from agent.errors import CallNotSent
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import serving
@@ -141,7 +141,7 @@ async def pool_of(url: str) -> AsyncIterator[HttpPool]:
 
 async def ask(pool: HttpPool, body: bytes) -> tuple[bytes, str]:
     """The answer's body, and which connection it came by."""
-    response = await pool.post(OutgoingBody(body), {})
+    response = await pool.post(RequestBody(body), {})
     assert response.status == 200
     port = response.headers["X-Port"]
     read = await response.read()
@@ -178,7 +178,7 @@ async def test_many_at_once_get_each_their_own(url: str) -> None:
 
 async def test_a_response_that_is_left_early_costs_its_connection_and_no_other(url: str) -> None:
     async with pool_of(url + "?as=stream") as pool:
-        left, kept = await pool.post(OutgoingBody(LARGE), {}), await pool.post(OutgoingBody(b"k"), {})
+        left, kept = await pool.post(RequestBody(LARGE), {}), await pool.post(RequestBody(b"k"), {})
         await left.content.readany()
         left.close()
         assert await kept.read() == b"k"
@@ -188,7 +188,7 @@ async def test_a_response_that_is_left_early_costs_its_connection_and_no_other(u
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(hosting: Hosting, certificate: Path) -> None:
     async with hosting(certificate) as served, pool_of(served) as pool:
-        body = OutgoingBody(b"{}")
+        body = RequestBody(b"{}")
         with pytest.raises(CallNotSent, match="TLS certificate that is refused: self-signed"):
             await pool.post(body, {})
         assert not body.sent
@@ -197,15 +197,15 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(hosting: Hosting
 async def test_a_certificate_of_another_host_is_refused(trusted: Path) -> None:
     async with aiohttp_server(trusted, "127.0.0.2") as served, pool_of(served) as pool:
         with pytest.raises(CallNotSent, match=r"TLS certificate that is refused: .*127\.0\.0\.2"):
-            await pool.post(OutgoingBody(b"{}"), {})
+            await pool.post(RequestBody(b"{}"), {})
 
 
 async def test_a_certificate_is_compared_with_the_name_that_was_dialled(trusted: Path) -> None:
     async with aiohttp_server(trusted) as served, pool_of(served.replace("127.0.0.1", "localhost")) as pool:
-        assert (await pool.post(OutgoingBody(b"{}"), {})).status == 200
+        assert (await pool.post(RequestBody(b"{}"), {})).status == 200
 
 
 async def test_a_plain_server_is_not_reached_by_tls(hosting: Hosting) -> None:
     async with hosting(None) as served, pool_of(served.replace("http:", "https:")) as pool:
         with pytest.raises(CallNotSent, match="cannot be reached"):
-            await pool.post(OutgoingBody(b"{}"), {})
+            await pool.post(RequestBody(b"{}"), {})

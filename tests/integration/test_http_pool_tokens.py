@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from agent.client.http.pool import HttpPool, OutgoingBody
+from agent.client.http.pool import HttpPool, RequestBody
 from tests.integration.servers.hosting import Seen, http, scripted
 from tests.integration.servers.raw_http import OK, pool_of
 
@@ -19,7 +19,7 @@ class Node:
     shown: list[str] = field(default_factory=list)
 
     async def ask(self) -> int:
-        response = await self.pool.post(OutgoingBody(b"{}"), {})
+        response = await self.pool.post(RequestBody(b"{}"), {})
         await response.read()
         response.release()
         return response.status

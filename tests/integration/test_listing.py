@@ -1,4 +1,4 @@
-"""How a backend's lists are read over a real door: to the end, within bounds, anew when they change meanwhile."""
+"""How a backend's lists are read over a real mcp_client: to the end, within bounds, anew when they change meanwhile."""
 
 from collections.abc import Awaitable, Callable
 
@@ -34,8 +34,8 @@ def paging(page: Callable[[str | None], Page]) -> Answer:
 
 
 async def listed(page: Callable[[str | None], Page]) -> list[str]:
-    async with scripted(paging(page)) as script, client(script.url, Era.MODERN) as door:
-        offer = await list_offer(door, timeout_s=10)
+    async with scripted(paging(page)) as script, client(script.url, Era.MODERN) as mcp_client:
+        offer = await list_offer(mcp_client, timeout_s=10)
         return [tool["name"] for tool in offer.tools]
 
 

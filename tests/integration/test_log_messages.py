@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.client.legacy_notifications import LEVELS, LOG_LEVEL_META_KEY, is_wanted
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers import logging_server
@@ -29,7 +29,7 @@ async def backend(transport: str) -> AsyncIterator[ServerSpec]:
 
 
 async def heard(
-    mcp: Door, level: str | None, tool: str = "talk", began: asyncio.Event | None = None
+    mcp: McpClient, level: str | None, tool: str = "talk", began: asyncio.Event | None = None
 ) -> tuple[list[str], str]:
     """The levels of the messages that came with a call, and those that the server was set to.
 

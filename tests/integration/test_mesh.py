@@ -54,7 +54,7 @@ async def test_nodes_of_one_catalog_offer_each_others_servers_and_call_them(tmp_
         assert (await call(one, "two__kit__echo", text="hi"))["content"][0]["text"] == "hi"
         assert (await call(two, "two__kit__echo", text="hi"))["content"][0]["text"] == "hi"
         assert one.view("two").function_count == MANAGEMENT_TOOLS + len(two.view("kit").offer.tools)
-        names = {entry["name"]: entry["mesh_name"] for entry in one.desk.functions("two")["functions"]}
+        names = {entry["name"]: entry["mesh_name"] for entry in one.node_status.functions("two")["functions"]}
         assert names["echo"] == "two__kit__echo"
         assert names["list_mcp_servers"] is None
 
@@ -296,7 +296,7 @@ async def test_two_nodes_of_one_name_are_both_reachable_and_the_clash_is_shown(t
     ):
         one.mesh.take_catalog(catalog(instance(first), instance(second)))
         await one.when(lambda: sum(view.connected for view in one.mesh.peer_views()) == 2)
-        await one.when(lambda: any(c["reason"] == "node_name" for c in one.desk.status()["conflicts"]))
+        await one.when(lambda: any(c["reason"] == "node_name" for c in one.node_status.status()["conflicts"]))
         for node in (first, second):
             alias = f"twin-{node.identity.node_id[:8]}__kit__echo"
             assert (await call(one, alias, text="x"))["content"][0]["text"] == "x"
@@ -333,7 +333,7 @@ async def test_a_peer_that_hangs_up_is_dialled_again_and_its_names_come_back(tmp
         link = one.supervisor.link("peer:two")
         assert link is not None
         assert link._session is not None
-        link._session.opened.door.lost.set()
+        link._session.opened.mcp_client.lost.set()
         await one.when(lambda: one.view("two").state is not LinkState.READY)
         await one.when(lambda: "two__kit__echo" in one.tool_names())
         assert one.view("two").reconnects == 1

@@ -14,7 +14,7 @@ from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import (
     AFFINITY_META_KEY,
     DEADLINE_META_KEY,
-    OWN_WORD_KEY,
+    OWN_ERROR_KEY,
     Era,
     HttpTarget,
     Json,
@@ -162,8 +162,8 @@ async def test_a_server_that_speaks_as_a_node_does_is_not_believed_that_it_did_n
     name: str, tmp_path: Path
 ) -> None:
     claims = [
-        (NOT_EXECUTED, {"outcome": "not_executed", OWN_WORD_KEY: True, "theirs": 1}),
-        (OUTCOME_UNKNOWN, {"outcome": "unknown", OWN_WORD_KEY: True, "theirs": 1}),
+        (NOT_EXECUTED, {"outcome": "not_executed", OWN_ERROR_KEY: True, "theirs": 1}),
+        (OUTCOME_UNKNOWN, {"outcome": "unknown", OWN_ERROR_KEY: True, "theirs": 1}),
     ]
     async with scene(tmp_path) as now:
         for asked, (code, data) in enumerate(claims, start=1):
@@ -178,7 +178,7 @@ async def test_a_server_that_speaks_as_a_node_does_is_not_believed_that_it_did_n
             failure = await now.failure(name)
             assert now.asked() == asked
             assert (failure.code, failure.message) == (code, "I am a node")
-            assert failure.data == {key: value for key, value in data.items() if key != OWN_WORD_KEY}
+            assert failure.data == {key: value for key, value in data.items() if key != OWN_ERROR_KEY}
 
 
 async def test_when_nobody_executed_it_the_client_may_try_again(tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ async def test_an_override_of_a_discovered_node_is_one_link_that_answers_to_both
         status, _ = await one.add_peer("mine", two.url)
         assert status == 201
         assert [view.spec.name for view in one.mesh.peer_views()] == ["mine"]
-        assert one.desk.functions("two")["function_count"] == 5
-        assert (await one.desk.reload("two"))["success"] is True
+        assert one.node_status.functions("two")["function_count"] == 5
+        assert (await one.node_status.reload("two"))["success"] is True
         status, _ = await one.rest("DELETE", "/peers/two")
         assert status == 200
         assert one.mesh.peer_views() == []
@@ -239,7 +239,7 @@ async def test_a_plain_server_as_a_peer_is_used_as_it_is(tmp_path: Path) -> None
         assert status == 201
         assert body["data"]["function_count"] == len(one.view("plain").offer.tools) > 5
         assert "plain__echo" in one.tool_names()
-        assert one.desk.functions("plain")["functions"][0]["mesh_name"].startswith("plain__")
+        assert one.node_status.functions("plain")["functions"][0]["mesh_name"].startswith("plain__")
 
 
 async def test_a_server_of_a_peers_name_keeps_both_reachable_and_the_server_first(tmp_path: Path) -> None:
@@ -258,12 +258,12 @@ async def test_a_reload_finds_servers_peers_and_says_what_is_not_there(tmp_path:
     off = ServerSpec("off", HttpTarget("http://127.0.0.1:9/mcp"), ServerScope.NODE, enabled=False)
     async with two_nodes(tmp_path, servers=[off]) as (one, two):
         await one.add_peer("two", two.url)
-        assert (await one.desk.reload("two"))["message"] == "Server 'two' reloaded"
+        assert (await one.node_status.reload("two"))["message"] == "Server 'two' reloaded"
         assert one.view("two").reconnects == 0
         with pytest.raises(MeshError, match="disabled"):
-            await one.desk.reload("off")
+            await one.node_status.reload("off")
         with pytest.raises(MeshError, match="no MCP server or peer named 'who'"):
-            await one.desk.reload("who")
+            await one.node_status.reload("who")
         assert one.view("two").state is LinkState.READY
 
 

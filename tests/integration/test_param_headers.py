@@ -10,7 +10,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.errors import RpcError
 from agent.model import HEADER_BYTES_MAX, Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_before
@@ -31,7 +31,7 @@ LARGE = [2**53, 2**63, 2**64, -(2**70), 10**300]
 class Scene:
     """A client of a node that has the server, and what the server was asked."""
 
-    mcp: Door
+    mcp: McpClient
     node: RunningNode
     calls: list[Seen] = field(default_factory=list)
 
@@ -100,13 +100,13 @@ async def test_what_headers_cannot_repeat_is_refused_and_nothing_is_held_against
         front_before(tmp_path, now.node) as front,
         client(front.url, Era.LEGACY) as mcp,
     ):
-        for door in (now.mcp, mcp):
+        for mcp_client in (now.mcp, mcp):
             for _ in range(6):
                 params = {"name": "kit__count", "arguments": {"s": "x" * (HEADER_BYTES_MAX + 1)}}
                 with pytest.raises(RpcError, match="longer than 32768 bytes") as caught:
-                    await door.request("tools/call", params, timeout_s=5)
+                    await mcp_client.request("tools/call", params, timeout_s=5)
                 assert caught.value.code == -32602
-            await door.request("tools/call", {**params, "arguments": {"s": "x" * 6000}}, timeout_s=5)
+            await mcp_client.request("tools/call", {**params, "arguments": {"s": "x" * 6000}}, timeout_s=5)
         assert [len(call.headers["mcp-param-s"]) for call in now.calls] == [6000, 6000]
         # Of a client's own headers none is too long by itself.
         told = [(f"Mcp-Param-{number}", "x" * 7000) for number in range(5)]

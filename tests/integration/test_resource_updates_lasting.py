@@ -1,4 +1,4 @@
-"""Subscriptions that outlast what is behind them: servers that die, sessions that end, nodes in circles."""
+"""SubscriptionRegistry that outlast what is behind them: servers that die, sessions that end, nodes in circles."""
 
 import asyncio
 import io

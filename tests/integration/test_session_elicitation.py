@@ -14,7 +14,7 @@ import mcp_types as types
 import pytest
 from mcp.client import Client
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.answering_client import answering_client
@@ -32,7 +32,7 @@ EVERYTHING: Json = {"elicitation": {}, "sampling": {}, "roots": {}}
 async def children(folder: Path, *, own: bool, hops: int = 1) -> AsyncIterator[RunningNode]:
     """A node that runs the server itself, over stdio, or with two hops one in front of it."""
     target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.session_asking_server"), cwd=str(ROOT))
-    spec = ServerSpec("kit", target, ServerScope.SERVICE, own_sessions=own)
+    spec = ServerSpec("kit", target, ServerScope.SERVICE, session_pool=own)
     async with front_of(folder, spec, hops=hops) as node:
         yield node
 
@@ -51,7 +51,7 @@ async def scene(
         app = await stack.enter_async_context(http_app(session_asking_server(diary or Diary())))
         base = await stack.enter_async_context(serving(asked := Front(app, refuse_modern=400)))
         asked.seen = asked.seen if seen is None else seen
-        spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, own_sessions=own)
+        spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, session_pool=own)
         yield await stack.enter_async_context(front_of(folder, spec, hops=hops))
 
 
@@ -97,7 +97,7 @@ def asking(name: str, features: Json | None = None, **more: Any) -> Json:
     return {"name": f"kit__{name}", "_meta": meta, **more}
 
 
-async def call(mcp: Door, name: str, **more: Any) -> Json:
+async def call(mcp: McpClient, name: str, **more: Any) -> Json:
     return await mcp.request("tools/call", asking(name, **more), timeout_s=15)
 
 
@@ -167,7 +167,7 @@ async def test_progress_goes_on_in_each_round_under_the_token_of_that_round(tmp_
         assert method == "notifications/progress"
         heard.append((params["progressToken"], params["progress"]))
 
-    async def round_of(mcp: Door, token: str | None, **more: Any) -> Json:
+    async def round_of(mcp: McpClient, token: str | None, **more: Any) -> Json:
         params = asking("order", **more)
         if token is not None:
             params["_meta"]["progressToken"] = token

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.errors import RpcError
 from agent.lossless_json.raw import exact
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
@@ -48,7 +48,7 @@ async def scene(folder: Path, spec: ServerSpec, hops: int = 1) -> AsyncIterator[
         yield front
 
 
-async def call(mcp: Door, tool: str, meta: Json = DECLARED, task: Json | None = None, **arguments: Any) -> Json:
+async def call(mcp: McpClient, tool: str, meta: Json = DECLARED, task: Json | None = None, **arguments: Any) -> Json:
     params: Json = {"name": f"jobs__{tool}", "arguments": arguments, "_meta": meta}
     return await mcp.request("tools/call", params if task is None else {**params, "task": task}, timeout_s=15)
 
@@ -61,7 +61,7 @@ async def test_what_has_to_be_a_task_is_one_and_gives_its_result(kind: str, hops
         scene(tmp_path, spec, hops) as node,
         client(node.url, Era.MODERN) as mcp,
     ):
-        assert TASKS_EXTENSION in mcp.hello.capabilities["extensions"]
+        assert TASKS_EXTENSION in mcp.server_info.capabilities["extensions"]
         made = await call(mcp, "must", task_id="job 1")
         task_id = made["taskId"]
         assert made == {
@@ -187,11 +187,11 @@ async def test_a_tool_that_needs_a_task_which_nobody_could_find_again_is_refused
     own = how == "sessions of their own"
     tasks = SessionTasks() if own else SessionTasks(capability=None)
     async with (
-        backend("http", tasks, own_sessions=own) as spec,
+        backend("http", tasks, session_pool=own) as spec,
         scene(tmp_path, spec) as node,
         client(node.url, Era.MODERN) as mcp,
     ):
-        assert TASKS_EXTENSION not in mcp.hello.capabilities["extensions"]
+        assert TASKS_EXTENSION not in mcp.server_info.capabilities["extensions"]
         with pytest.raises(RpcError, match="only be called as a task") as caught:
             await call(mcp, "must")
         assert caught.value.code == -32601

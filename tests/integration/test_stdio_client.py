@@ -1,4 +1,4 @@
-"""The stdio door against a real FastMCP child and against scripted ones: calls, eras, deaths, what is left after."""
+"""The stdio client against a real FastMCP child and against scripted ones: calls, eras, deaths, what is left after."""
 
 import asyncio
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.client.connect import Door, ListenNotSupported, open_door
-from agent.client.legacy_tasks import TaskDoor
+from agent.client.connect import ListenNotSupported, McpClient, open_client
+from agent.client.legacy_tasks import LegacyTaskClient
 from agent.client.stdio import process as stdio_child
-from agent.client.stdio.client import StdioDoor
+from agent.client.stdio.client import StdioClient
 from agent.client.stdio.process import child_environment
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError, Unreachable
 from agent.model import Era, Json, StdioTarget
@@ -27,15 +27,15 @@ def call(tool: str, **arguments: object) -> Json:
     return {"name": tool, "arguments": arguments}
 
 
-def pipes_of(door: Door) -> StdioDoor:
-    """The door to the child itself."""
-    inner = door._door if isinstance(door, TaskDoor) else door
-    assert isinstance(inner, StdioDoor)
+def pipes_of(client: McpClient) -> StdioClient:
+    """The client to the child itself."""
+    inner = client._client if isinstance(client, LegacyTaskClient) else client
+    assert isinstance(inner, StdioClient)
     return inner
 
 
-def child_of(door: Door) -> int:
-    pid = pipes_of(door).child.pid
+def child_of(client: McpClient) -> int:
+    pid = pipes_of(client).child.pid
     assert pid is not None
     return pid
 
@@ -62,20 +62,20 @@ async def test_a_real_fastmcp_child_speaks_the_modern_era_and_sees_no_secret_of_
         assert params["progressToken"] == "tok"
         seen.append(params["progress"])
 
-    async with open_door(target) as door:
-        assert door.hello.era is Era.MODERN
-        assert door.hello.server_info["name"] == "fixture"
-        await door.probe(10)
+    async with open_client(target) as client:
+        assert client.server_info.era is Era.MODERN
+        assert client.server_info.server_info["name"] == "fixture"
+        await client.probe(10)
         for name, value in (("DATABASE_PASSWORD", "(absent)"), ("OWN_KEY", "mine"), ("PATH", os.environ["PATH"])):
-            result = await door.request("tools/call", call("environment", name=name), timeout_s=10)
+            result = await client.request("tools/call", call("environment", name=name), timeout_s=10)
             assert result["content"][0]["text"] == value
         params = {**call("count", to=20), "_meta": {"progressToken": "tok"}}
-        await door.request("tools/call", params, timeout_s=10, on_notification=on_notification)
+        await client.request("tools/call", params, timeout_s=10, on_notification=on_notification)
         assert seen == list(range(20))
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-            listener = group.create_task(door.listen(changes.put_nowait), name="listen")
+            listener = group.create_task(client.listen(changes.put_nowait), name="listen")
             assert await changes.get() == "listening"
-            await door.request("tools/call", call("announce"), timeout_s=10)
+            await client.request("tools/call", call("announce"), timeout_s=10)
             assert await changes.get() == "tools"
             listener.cancel()
 
@@ -93,46 +93,46 @@ async def test_a_real_fastmcp_child_speaks_the_modern_era_and_sees_no_secret_of_
     ],
 )
 async def test_the_era_is_found_out_whatever_the_child_makes_of_the_probe(flags: tuple[str, ...], era: Era) -> None:
-    async with open_door(scripted(*flags), connect_timeout_s=0.5) as door:
-        assert door.hello.era is era
-        result = await door.request("tools/call", call("echo", x=1), timeout_s=10)
+    async with open_client(scripted(*flags), connect_timeout_s=0.5) as client:
+        assert client.server_info.era is era
+        result = await client.request("tools/call", call("echo", x=1), timeout_s=10)
         assert result["params"]["arguments"] == {"x": 1}
-        await door.probe(10)
+        await client.probe(10)
 
 
 async def test_lines_that_are_no_messages_are_counted_and_harm_nobody() -> None:
-    async with open_door(scripted("junk", "modern")) as door:
-        pipes = pipes_of(door)
+    async with open_client(scripted("junk", "modern")) as client:
+        pipes = pipes_of(client)
         before = pipes.junk_lines
-        await door.request("tools/call", call("echo"), timeout_s=10)
+        await client.request("tools/call", call("echo"), timeout_s=10)
         assert pipes.junk_lines == before + 3
 
 
 @pytest.mark.parametrize("tool", ["nan", "deep"])
 async def test_an_answer_that_is_no_json_ends_its_call_and_no_other(tool: str) -> None:
-    async with open_door(scripted("modern")) as door, asyncio.timeout(10), asyncio.TaskGroup() as group:
-        held = group.create_task(door.request("tools/call", call("hold"), timeout_s=60), name="hold")
+    async with open_client(scripted("modern")) as client, asyncio.timeout(10), asyncio.TaskGroup() as group:
+        held = group.create_task(client.request("tools/call", call("hold"), timeout_s=60), name="hold")
         with pytest.raises(ProtocolBroken, match="not JSON"):
-            await door.request("tools/call", call(tool), timeout_s=60)
-        await door.request("tools/call", call("release"), timeout_s=60)
+            await client.request("tools/call", call(tool), timeout_s=60)
+        await client.request("tools/call", call("release"), timeout_s=60)
         await held
 
 
 async def test_messages_with_odd_ids_and_methods_are_junk_and_what_came_with_them_is_served() -> None:
-    async with open_door(scripted("modern")) as door:
-        pipes = pipes_of(door)
+    async with open_client(scripted("modern")) as client:
+        pipes = pipes_of(client)
         before = pipes.junk_lines
-        assert (await door.request("tools/call", call("odd"), timeout_s=10))["done"] is True
+        assert (await client.request("tools/call", call("odd"), timeout_s=10))["done"] is True
         assert pipes.junk_lines == before + 5
 
 
 async def test_answers_in_any_order_find_their_callers() -> None:
-    async with open_door(scripted()) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with open_client(scripted()) as client, asyncio.timeout(20), asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(door.request("tools/call", call("hold"), timeout_s=15), name=f"held {n}")
+            group.create_task(client.request("tools/call", call("hold"), timeout_s=15), name=f"held {n}")
             for n in range(50)
         ]
-        last = group.create_task(door.request("tools/call", call("release"), timeout_s=15), name="release")
+        last = group.create_task(client.request("tools/call", call("release"), timeout_s=15), name="release")
         await last
         ids = [(await task)["id"] for task in tasks]
         assert ids == sorted(ids)
@@ -140,7 +140,7 @@ async def test_answers_in_any_order_find_their_callers() -> None:
 
 
 async def test_equal_progress_tokens_of_two_callers_do_not_mix() -> None:
-    async def progress_of(door: Door, to: int) -> list[int]:
+    async def progress_of(client: McpClient, to: int) -> list[int]:
         seen: list[int] = []
 
         async def on_notification(_: str, params: Json) -> None:
@@ -148,12 +148,12 @@ async def test_equal_progress_tokens_of_two_callers_do_not_mix() -> None:
             seen.append(params["progress"])
 
         params = {**call("progress", to=to), "_meta": {"progressToken": "t"}}
-        await door.request("tools/call", params, timeout_s=10, on_notification=on_notification)
+        await client.request("tools/call", params, timeout_s=10, on_notification=on_notification)
         return seen
 
-    async with open_door(scripted()) as door, asyncio.TaskGroup() as group:
-        one = group.create_task(progress_of(door, 5), name="five")
-        other = group.create_task(progress_of(door, 9), name="nine")
+    async with open_client(scripted()) as client, asyncio.TaskGroup() as group:
+        one = group.create_task(progress_of(client, 5), name="five")
+        other = group.create_task(progress_of(client, 9), name="nine")
     assert (one.result(), other.result()) == (list(range(5)), list(range(9)))
 
 
@@ -166,15 +166,15 @@ async def test_progress_that_nobody_takes_is_dropped_at_the_limit_and_the_result
         started.set()
         await released.wait()
 
-    async with open_door(scripted()) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
-        pipes = pipes_of(door)
+    async with open_client(scripted()) as client, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        pipes = pipes_of(client)
         params = {**call("progress", to=1000), "_meta": {"progressToken": "t"}}
         slow = group.create_task(
-            door.request("tools/call", params, timeout_s=15, on_notification=on_notification), name="slow"
+            client.request("tools/call", params, timeout_s=15, on_notification=on_notification), name="slow"
         )
         await started.wait()
         # Answered after the thousand, by the same child: others do not wait for the slow caller.
-        await door.request("tools/call", call("echo"), timeout_s=10)
+        await client.request("tools/call", call("echo"), timeout_s=10)
         released.set()
         assert (await slow)["done"] is True
         assert pipes.dropped_notifications == 1000 - len(taken)
@@ -182,28 +182,28 @@ async def test_progress_that_nobody_takes_is_dropped_at_the_limit_and_the_result
 
 
 async def test_a_big_result_and_big_params_go_through() -> None:
-    async with open_door(scripted()) as door:
-        result = await door.request("tools/call", call("big", size=8_000_000), timeout_s=30)
+    async with open_client(scripted()) as client:
+        result = await client.request("tools/call", call("big", size=8_000_000), timeout_s=30)
         assert len(result["text"]) == 8_000_000
-        result = await door.request("tools/call", call("echo", text="y" * 3_000_000), timeout_s=30)
+        result = await client.request("tools/call", call("echo", text="y" * 3_000_000), timeout_s=30)
         assert result["params"]["arguments"]["text"] == "y" * 3_000_000
 
 
 async def test_a_cancelled_and_a_timed_out_call_are_cancelled_in_the_child() -> None:
-    async with open_door(scripted()) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
-        task = group.create_task(door.request("tools/call", call("hold"), timeout_s=15), name="held")
-        await door.request("tools/call", call("echo"), timeout_s=10)
+    async with open_client(scripted()) as client, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        task = group.create_task(client.request("tools/call", call("hold"), timeout_s=15), name="held")
+        await client.request("tools/call", call("echo"), timeout_s=10)
         task.cancel()
         with pytest.raises(CallTimedOut):
-            await door.request("tools/call", call("hold"), timeout_s=0.1)
-        result = await door.request("tools/call", call("cancelled"), timeout_s=10)
+            await client.request("tools/call", call("hold"), timeout_s=0.1)
+        result = await client.request("tools/call", call("cancelled"), timeout_s=10)
         assert len(result["ids"]) == 2
 
 
 async def test_the_childs_own_requests_are_answered_without_any_feature() -> None:
-    async with open_door(scripted()) as door:
-        await door.request("tools/call", call("ask"), timeout_s=10)
-        answers = (await door.request("tools/call", call("answers"), timeout_s=10))["answers"]
+    async with open_client(scripted()) as client:
+        await client.request("tools/call", call("ask"), timeout_s=10)
+        answers = (await client.request("tools/call", call("answers"), timeout_s=10))["answers"]
     assert answers[0] == {"jsonrpc": "2.0", "id": "a", "result": {}}
     assert answers[1]["id"] == "b"
     assert answers[1]["error"]["code"] == -32601
@@ -211,93 +211,93 @@ async def test_the_childs_own_requests_are_answered_without_any_feature() -> Non
 
 async def test_a_legacy_childs_list_changes_reach_whoever_listens() -> None:
     changes: list[str] = []
-    async with open_door(scripted()) as door, asyncio.TaskGroup() as group:
+    async with open_client(scripted()) as client, asyncio.TaskGroup() as group:
         listening = asyncio.Event()
 
         def on_change(kind: str) -> None:
             changes.append(kind)
             listening.set()
 
-        listener = group.create_task(door.listen(on_change), name="listen")
+        listener = group.create_task(client.listen(on_change), name="listen")
         await listening.wait()
-        await door.request("tools/call", call("changed"), timeout_s=10)
+        await client.request("tools/call", call("changed"), timeout_s=10)
         listener.cancel()
     assert changes == ["listening", "prompts", "resources", "tools"]
 
 
 async def test_a_modern_child_is_asked_for_a_subscription_and_told_when_nobody_listens_any_more() -> None:
     changes: asyncio.Queue[str] = asyncio.Queue()
-    async with open_door(scripted("modern")) as door, asyncio.timeout(20), asyncio.TaskGroup() as group:
-        listener = group.create_task(door.listen(changes.put_nowait), name="listen")
+    async with open_client(scripted("modern")) as client, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        listener = group.create_task(client.listen(changes.put_nowait), name="listen")
         assert [await changes.get(), await changes.get()] == ["listening", "tools"]
         listener.cancel()
         with pytest.raises(asyncio.CancelledError):
             await listener
-        assert len((await door.request("tools/call", call("cancelled"), timeout_s=10))["ids"]) == 1
+        assert len((await client.request("tools/call", call("cancelled"), timeout_s=10))["ids"]) == 1
 
 
 async def test_a_modern_child_without_subscriptions_says_so() -> None:
-    async with open_door(scripted("late"), connect_timeout_s=0.2) as door:
-        assert door.hello.era is Era.MODERN
+    async with open_client(scripted("late"), connect_timeout_s=0.2) as client:
+        assert client.server_info.era is Era.MODERN
         with pytest.raises(ListenNotSupported):
-            await door.listen(lambda _: None)
+            await client.listen(lambda _: None)
 
 
 @pytest.mark.parametrize(("tool", "how"), [("exit", "exited with code 7"), ("kill", "was ended by SIGKILL")])
 async def test_a_childs_death_fails_every_call_in_flight_and_tells_its_last_words(tool: str, how: str) -> None:
-    async with open_door(scripted(), label="cheese shop") as door, asyncio.timeout(20):
+    async with open_client(scripted(), label="cheese shop") as client, asyncio.timeout(20):
         async with asyncio.TaskGroup() as group:
-            held = group.create_task(_failure(door, "hold"), name="held")
-            fatal = group.create_task(_failure(door, tool), name="fatal")
-            listener = group.create_task(_listen_failure(door), name="listen")
+            held = group.create_task(_failure(client, "hold"), name="held")
+            fatal = group.create_task(_failure(client, tool), name="fatal")
+            listener = group.create_task(_listen_failure(client), name="listen")
         assert all(isinstance(one.result(), CallOutcomeUnknown) for one in (held, fatal))
         assert how in str(fatal.result())
         assert str(fatal.result()).startswith("cheese shop ")
         if tool == "exit":
             assert str(fatal.result()).endswith("its last words: out of cheese")
         assert isinstance(listener.result(), Unreachable)
-        assert door.lost.is_set()
-        assert how in door.lost_reason
+        assert client.lost.is_set()
+        assert how in client.lost_reason
         with pytest.raises(CallNotSent, match=how):
-            await door.request("tools/call", call("echo"), timeout_s=5)
+            await client.request("tools/call", call("echo"), timeout_s=5)
         with pytest.raises(Unreachable):
-            await door.probe(5)
+            await client.probe(5)
 
 
-async def _failure(door: Door, tool: str) -> Exception:
+async def _failure(client: McpClient, tool: str) -> Exception:
     try:
-        await door.request("tools/call", call(tool), timeout_s=15)
+        await client.request("tools/call", call(tool), timeout_s=15)
     except CallOutcomeUnknown as exc:
         return exc
     raise AssertionError("the call should have failed")
 
 
-async def _listen_failure(door: Door) -> Exception:
+async def _listen_failure(client: McpClient) -> Exception:
     try:
-        await door.listen(lambda _: None)
+        await client.listen(lambda _: None)
     except Unreachable as exc:
         return exc
     raise AssertionError("unreachable")
 
 
 async def test_an_endless_line_ends_the_child() -> None:
-    async with open_door(scripted()) as door:
+    async with open_client(scripted()) as client:
         with pytest.raises(CallOutcomeUnknown, match="larger than"):
-            await door.request("tools/call", call("endless"), timeout_s=30)
+            await client.request("tools/call", call("endless"), timeout_s=30)
         async with asyncio.timeout(10):
-            await door.lost.wait()
+            await client.lost.wait()
 
 
 async def test_a_child_that_does_not_read_times_out_as_not_sent_once_the_pipe_is_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stdio_child, "STOP_STEP_S", 0.2)
-    async with open_door(scripted("stubborn")) as door:
-        await door.request("tools/call", call("deaf"), timeout_s=10)
+    async with open_client(scripted("stubborn")) as client:
+        await client.request("tools/call", call("deaf"), timeout_s=10)
         with pytest.raises(CallTimedOut):
-            await door.request("tools/call", call("echo", text="z" * 1_000_000), timeout_s=0.3)
+            await client.request("tools/call", call("echo", text="z" * 1_000_000), timeout_s=0.3)
         with pytest.raises(CallNotSent, match="does not read its input"):
-            await door.request("tools/call", call("echo"), timeout_s=0.3)
+            await client.request("tools/call", call("echo"), timeout_s=0.3)
 
 
 @pytest.mark.parametrize(
@@ -311,26 +311,26 @@ async def test_a_child_that_does_not_read_times_out_as_not_sent_once_the_pipe_is
 )
 async def test_a_command_that_cannot_be_started_says_what_to_do(target: StdioTarget, fix: str) -> None:
     with pytest.raises(Unreachable, match=fix):
-        async with open_door(target):
+        async with open_client(target):
             pass
 
 
 async def test_a_child_that_crashes_at_its_start_is_unreachable_with_its_last_words() -> None:
     with pytest.raises(Unreachable, match=r"exited with code 1; its last words: cannot find my configuration"):
-        async with open_door(scripted("crash")):
+        async with open_client(scripted("crash")):
             pass
 
 
 async def test_a_child_that_never_answers_is_given_up_after_the_start_timeout() -> None:
     with pytest.raises(Unreachable, match=r"did not answer within 0\.6 s"):
-        async with open_door(scripted("mute"), connect_timeout_s=0.2, start_timeout_s=0.6):
+        async with open_client(scripted("mute"), connect_timeout_s=0.2, start_timeout_s=0.6):
             pass
 
 
 async def test_leaving_ends_the_child_and_everything_it_started() -> None:
-    async with open_door(scripted()) as door:
-        pid = child_of(door)
-        stray = (await door.request("tools/call", call("stray"), timeout_s=10))["pid"]
+    async with open_client(scripted()) as client:
+        pid = child_of(client)
+        stray = (await client.request("tools/call", call("stray"), timeout_s=10))["pid"]
         assert is_alive(pid)
         assert is_alive(stray)
         assert os.getpgid(pid) == pid
@@ -340,25 +340,25 @@ async def test_leaving_ends_the_child_and_everything_it_started() -> None:
 
 async def test_a_child_that_ignores_every_request_to_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stdio_child, "STOP_STEP_S", 0.2)
-    async with open_door(scripted("stubborn")) as door:
-        pid = child_of(door)
+    async with open_client(scripted("stubborn")) as client:
+        pid = child_of(client)
     assert not is_alive(pid)
 
 
 async def test_a_child_that_is_stopped_by_a_signal_is_killed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stdio_child, "STOP_STEP_S", 0.2)
-    async with open_door(scripted()) as door:
-        pid = child_of(door)
+    async with open_client(scripted()) as client:
+        pid = child_of(client)
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(Unreachable):
-            await door.probe(0.2)
+            await client.probe(0.2)
     assert not is_alive(pid)
 
 
 @pytest.mark.parametrize("flag", ["mute", "silent"])
 async def test_opening_that_is_cancelled_midway_leaves_no_child(flag: str) -> None:
     async def opening() -> None:
-        async with open_door(scripted(flag)):
+        async with open_client(scripted(flag)):
             raise AssertionError("it should not have opened")
 
     before = _children()  # Other tests of the run may own processes for as long as it lasts.
@@ -376,16 +376,16 @@ def _children() -> set[str]:
 
 
 async def test_calls_in_flight_fail_when_the_door_is_left() -> None:
-    async with asyncio.TaskGroup() as group, open_door(scripted()) as door:
-        held = group.create_task(_failure(door, "hold"), name="held")
-        await door.request("tools/call", call("echo"), timeout_s=10)
+    async with asyncio.TaskGroup() as group, open_client(scripted()) as client:
+        held = group.create_task(_failure(client, "hold"), name="held")
+        await client.request("tools/call", call("echo"), timeout_s=10)
     assert isinstance(held.result(), CallOutcomeUnknown)
 
 
 async def test_an_unknown_method_is_the_childs_own_error() -> None:
-    async with open_door(scripted()) as door:
+    async with open_client(scripted()) as client:
         with pytest.raises(RpcError, match="error -32601"):
-            await door.request("no/such", timeout_s=10)
+            await client.request("no/such", timeout_s=10)
 
 
 def test_the_childs_environment_is_a_short_list_and_its_own_settings_win() -> None:

@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 import pytest
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.client.streams import TASKS, Updates
 from agent.lossless_json.raw import exact
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
@@ -51,7 +51,7 @@ class Followed:
 
 
 @asynccontextmanager
-async def following(mcp: Door, *task_ids: str) -> AsyncIterator[Followed]:
+async def following(mcp: McpClient, *task_ids: str) -> AsyncIterator[Followed]:
     """Listen for tasks; goes on once that is acknowledged."""
     followed = Followed()
     acknowledged = asyncio.Event()
@@ -71,7 +71,7 @@ async def following(mcp: Door, *task_ids: str) -> AsyncIterator[Followed]:
             stream.cancel()
 
 
-async def made_at(it: Scene, mcp: Door, tool: str, place: int, name: str) -> str:
+async def made_at(it: Scene, mcp: McpClient, tool: str, place: int, name: str) -> str:
     """The public ID of a task of one of the servers; replicas are chosen by chance."""
     while True:
         made = await call(mcp, tool, task_id=name)

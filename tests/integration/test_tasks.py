@@ -13,7 +13,7 @@ import pytest
 from mcp.client import Client
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.client.http.sse import SseParser
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
@@ -77,17 +77,17 @@ def _replicas(node: RunningNode) -> int:
     return sum(len(node.mesh.routes.tools[name].replicas) for name in node.tool_names() if name.endswith("__works"))
 
 
-async def call(mcp: Door, tool: str, meta: Json = DECLARED, **arguments: str) -> Json:
+async def call(mcp: McpClient, tool: str, meta: Json = DECLARED, **arguments: str) -> Json:
     return await mcp.request(
         "tools/call", {"name": f"shop__{tool}", "arguments": arguments, "_meta": meta}, timeout_s=15
     )
 
 
-async def about(mcp: Door, method: str, task_id: str, meta: Json = DECLARED, **more: Any) -> Json:
+async def about(mcp: McpClient, method: str, task_id: str, meta: Json = DECLARED, **more: Any) -> Json:
     return await mcp.request(method, {"taskId": task_id, "_meta": meta, **more}, timeout_s=15)
 
 
-async def refusal(mcp: Door, method: str, task_id: str, meta: Json = DECLARED) -> RpcError:
+async def refusal(mcp: McpClient, method: str, task_id: str, meta: Json = DECLARED) -> RpcError:
     with pytest.raises(RpcError) as caught:
         await about(mcp, method, task_id, meta)
     return caught.value
@@ -174,7 +174,7 @@ async def post(
         raise AssertionError("the stream has no event")
 
 
-async def lives(mcp: Door, name: str) -> str:
+async def lives(mcp: McpClient, name: str) -> str:
     """Make a task, ask about it and cancel it; returns its ID."""
     made = await mcp.request("tools/call", {"name": name, "arguments": {}, "_meta": DECLARED}, timeout_s=15)
     task_id = str(made["taskId"])
@@ -364,15 +364,15 @@ async def test_the_name_in_the_header_has_to_be_the_task(tmp_path: Path) -> None
 @pytest.mark.parametrize("hops", [1, 2])
 async def test_tasks_are_announced_while_somebody_makes_them(hops: int, tmp_path: Path) -> None:
     async with running_node("bare", tmp_path / "bare") as bare, client(bare.url, Era.MODERN) as mcp:
-        assert TASKS_EXTENSION not in mcp.hello.capabilities["extensions"]
+        assert TASKS_EXTENSION not in mcp.server_info.capabilities["extensions"]
     async with scene(tmp_path, hops) as it:
         await it.front.when(lambda: any(view.has_tasks for view in it.front.mesh.views()))
         for url in (it.front.url, it.places[0].node.local_url):
             async with client(url, Era.MODERN) as mcp:
-                assert mcp.hello.capabilities["extensions"][TASKS_EXTENSION] == {}
+                assert mcp.server_info.capabilities["extensions"][TASKS_EXTENSION] == {}
             async with client(url, Era.LEGACY) as session:
-                assert TASKS_EXTENSION not in str(session.hello.capabilities)
-                assert "tasks" in session.hello.capabilities, "in the words of its version"
+                assert TASKS_EXTENSION not in str(session.server_info.capabilities)
+                assert "tasks" in session.server_info.capabilities, "in the words of its version"
 
 
 async def test_a_node_hears_on_an_open_link_that_another_one_has_tasks_now_and_then_no_more(

@@ -196,7 +196,7 @@ async def test_what_is_no_task_is_refused_as_that_version_has_it(tmp_path: Path)
 async def test_tasks_are_announced_to_who_can_know_them_while_there_are_any(tmp_path: Path) -> None:
     async with sessions.backend("http", SessionTasks()) as spec, sessions.scene(tmp_path, spec) as node:
         async with client(node.url, Era.LEGACY) as mcp:
-            assert mcp.hello.capabilities["tasks"] == CAPABILITY
+            assert mcp.server_info.capabilities["tasks"] == CAPABILITY
         async with raw_session(node.url, "2025-06-18") as older:
             task = {"name": "jobs__may", "arguments": {}, "task": {"ttl": 1}}
             assert (await result(older.request("tools/call", task)))["content"][0]["text"] == "may at once at here"

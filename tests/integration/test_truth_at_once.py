@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.client.connect import Door
+from agent.client.connect import McpClient
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec
 from agent.server.listen import INTERVAL_S
 from discovery.model import Catalog
@@ -28,7 +28,7 @@ TOOL = "two__kit__echo"
 class Ear:
     """One client: when it was told of changed tools, and whether its list has a tool."""
 
-    door: Door
+    mcp_client: McpClient
     told_at_s: list[float] = field(default_factory=list)
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     told: asyncio.Event = field(default_factory=asyncio.Event)
@@ -46,7 +46,7 @@ class Ear:
             while True:
                 await self.told.wait()
                 self.told.clear()
-                listed = await self.door.request("tools/list", {}, timeout_s=5)
+                listed = await self.mcp_client.request("tools/list", {}, timeout_s=5)
                 if (tool in {entry["name"] for entry in listed["tools"]}) is present:
                     return
 
@@ -57,7 +57,7 @@ async def ears(node: RunningNode) -> AsyncIterator[list[Ear]]:
     async with AsyncExitStack() as stack:
         found = [Ear(await stack.enter_async_context(client(node.url, era))) for era in (Era.MODERN, Era.LEGACY)]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(ear.door.listen(ear.hear), name="ear") for ear in found]
+            tasks = [group.create_task(ear.mcp_client.listen(ear.hear), name="ear") for ear in found]
             for ear in found:
                 await ear.listening.wait()
             yield found

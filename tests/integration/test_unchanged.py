@@ -50,8 +50,8 @@ class Backend:
             case "server/discover" if self.era is Era.MODERN:
                 return discovered(seen), True
             case "initialize":
-                hello = '{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"s"}}'
-                return self._response(seen, f'"result":{hello}'), True
+                server_info = '{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"s"}}'
+                return self._response(seen, f'"result":{server_info}'), True
             case "notifications/initialized":
                 return http(202), True
             case "tools/list":
@@ -78,8 +78,12 @@ class RawClient:
 
     async def open(self) -> None:
         if self.era is Era.LEGACY:
-            hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
-            body = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}).encode()
+            server_info = {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {},
+                "clientInfo": {"name": "c", "version": "1"},
+            }
+            body = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": server_info}).encode()
             async with self._post(body, {}) as response:
                 self.session = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"]}
                 await response.read()

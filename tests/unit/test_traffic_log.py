@@ -8,7 +8,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from pydantic import TypeAdapter
 
-from agent.model import LOOK_META_KEY, PROBE_META_KEY, Json
+from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
 from agent.server.forward import NAME_LEN_LOGGED, Served, logged
 
 
@@ -64,7 +64,7 @@ def test_a_request_is_logged_with_who_served_it_and_nothing_of_what_it_carries(l
 
 def test_what_peers_ask_every_few_seconds_and_what_is_handed_on_is_no_line(log: pytest.LogCaptureFixture) -> None:
     serve("server/discover", {"_meta": {PROBE_META_KEY: True}})
-    serve("tools/call", {"name": "kit__do", "requestState": "s", "_meta": {LOOK_META_KEY: True}})
+    serve("tools/call", {"name": "kit__do", "requestState": "s", "_meta": {POLL_META_KEY: True}})
     serve("tools/call", {"name": "kit__do"}, handed_on=True)
     assert log.records == []
     serve("server/discover", {"_meta": {PROBE_META_KEY: "yes"}})

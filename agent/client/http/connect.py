@@ -1,6 +1,6 @@
-"""Opening a door over HTTP: find out the era, then hand out the door that speaks it.
+"""Opening a client over HTTP: find out the era, then hand out the client that speaks it.
 
-Called by `agent.client.connect.open_door`. The one rule: only an answer of the server itself decides the era; refused
+Called by `agent.client.connect.open_client`. The one rule: only an answer of the server itself decides the era; refused
 connections, time-outs and a proxy's 502, 503 or 504 are an outage and say nothing about it.
 """
 
@@ -11,10 +11,10 @@ from typing import Final
 
 from agent.client import jsonrpc
 from agent.client.dial_guard import IpNetwork
-from agent.client.http.pool import HttpPool, OutgoingBody, open_pool
+from agent.client.http.pool import HttpPool, RequestBody, open_pool
 from agent.client.http.response import HttpRefusal, exchange
-from agent.client.http.session import LegacyHttpDoor
-from agent.client.http.stateless import ModernHttpDoor
+from agent.client.http.session import HttpSessionClient
+from agent.client.http.stateless import HttpStatelessClient
 from agent.client.negotiation import (
     DISCOVER,
     FIRST_VERSION,
@@ -25,10 +25,10 @@ from agent.client.negotiation import (
     judge_refusal,
     modern_version_named,
 )
-from agent.client.server_info import Hello, OnQuestion
-from agent.client.sessions.pending_call import OnParked, unheard
+from agent.client.server_info import OnServerRequest, ServerInfo
+from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import OnNotice, SessionLimits, SessionRefused
-from agent.client.sessions.router import AskingDoor, asking
+from agent.client.sessions.router import SessionRouter, asking
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.model import HttpTarget, Json
 
@@ -39,56 +39,56 @@ _OUTAGE: Final = frozenset({408, 429, 502, 503, 504})
 
 
 @asynccontextmanager
-async def open_http_door(
+async def open_http_client(
     target: HttpTarget,
     *,
     connect_timeout_s: float,
     client_name: str,
     denied: Sequence[IpNetwork] = (),
-    own_sessions: bool = False,
-    on_parked: OnParked = unheard,
-) -> AsyncGenerator[ModernHttpDoor | AskingDoor, None]:
-    """As `agent.client.connect.open_door`, for a URL."""
+    session_pool: bool = False,
+    on_pending: OnPending = unheard,
+) -> AsyncGenerator[HttpStatelessClient | SessionRouter, None]:
+    """As `agent.client.connect.open_client`, for a URL."""
     with open_pool(target, connect_timeout_s=connect_timeout_s, denied=denied) as pool:
         try:
-            door = await _negotiate(pool, client_name, connect_timeout_s)
+            client = await _negotiate(pool, client_name, connect_timeout_s)
         except TimeoutError as exc:
             raise Unreachable(f"{pool.where} did not answer within {connect_timeout_s:g} s") from exc
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
-        if isinstance(door, ModernHttpDoor):
-            yield door
+        if isinstance(client, HttpStatelessClient):
+            yield client
             return
         try:
 
             def open_session(
-                features: Json, on_question: OnQuestion, on_notice: OnNotice
-            ) -> AbstractAsyncContextManager[LegacyHttpDoor]:
+                features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
+            ) -> AbstractAsyncContextManager[HttpSessionClient]:
                 return _one_more(
-                    LegacyHttpDoor(
+                    HttpSessionClient(
                         pool,
                         client_name,
                         connect_timeout_s,
                         features=features,
-                        on_question=on_question,
+                        on_server_request=on_server_request,
                         on_notice=on_notice,
                     )
                 )
 
             async with asking(
-                door, open_session, limits=SESSION_LIMITS, own_for_all=own_sessions, on_parked=on_parked
-            ) as asking_door:
-                yield asking_door
+                client, open_session, limits=SESSION_LIMITS, own_for_all=session_pool, on_pending=on_pending
+            ) as session_router:
+                yield session_router
         finally:
-            await door.close()
+            await client.close()
 
 
 @asynccontextmanager
-async def _one_more(door: LegacyHttpDoor) -> AsyncGenerator[LegacyHttpDoor, None]:
+async def _one_more(client: HttpSessionClient) -> AsyncGenerator[HttpSessionClient, None]:
     """Open one more session with a server that has one with us, as `OpenSession` does."""
     try:
         try:
-            await door.open()
+            await client.open()
         except AuthRefused:
             raise
         except (RpcError, ProtocolBroken) as exc:
@@ -98,38 +98,38 @@ async def _one_more(door: LegacyHttpDoor) -> AsyncGenerator[LegacyHttpDoor, None
             raise CallNotSent(str(exc)) if is_outage else SessionRefused(str(exc)) from exc
         except (LinkFailed, CallFailed, TimeoutError) as exc:
             raise CallNotSent(str(exc) or "the server did not open another session in time") from exc
-        yield door
+        yield client
     finally:
-        await door.close()
+        await client.close()
 
 
-async def _negotiate(pool: HttpPool, client_name: str, timeout_s: float) -> ModernHttpDoor | LegacyHttpDoor:
+async def _negotiate(pool: HttpPool, client_name: str, timeout_s: float) -> HttpStatelessClient | HttpSessionClient:
     verdict = await _discover(pool, client_name, FIRST_VERSION, timeout_s, probed_again=False)
     if isinstance(verdict, ProbeAgain):
         verdict = await _discover(pool, client_name, verdict.version, timeout_s, probed_again=True)
     assert not isinstance(verdict, ProbeAgain), "only the first probe may ask for another"
-    if isinstance(verdict, Hello):
+    if isinstance(verdict, ServerInfo):
         return _modern(pool, client_name, verdict)
-    door = LegacyHttpDoor(pool, client_name, timeout_s)
+    client = HttpSessionClient(pool, client_name, timeout_s)
     try:
-        await door.open()
+        await client.open()
     except (RpcError, HttpRefusal) as exc:
         error = exc if isinstance(exc, RpcError) else exc.error
         version = modern_version_named(error) if error is not None else None
         if version is not None:
             again = await _discover(pool, client_name, version, timeout_s, probed_again=True)
-            if isinstance(again, Hello):
+            if isinstance(again, ServerInfo):
                 return _modern(pool, client_name, again)
         raise _no_handshake(exc, verdict, pool) from exc
-    return door
+    return client
 
 
 async def _discover(
     pool: HttpPool, client_name: str, version: str, timeout_s: float, *, probed_again: bool
-) -> Hello | ProbeAgain | Handshake:
+) -> ServerInfo | ProbeAgain | Handshake:
     stamp = ModernStamp(version, client_name)
     params = stamp.params(None)
-    body = OutgoingBody(jsonrpc.encode_request(0, DISCOVER, params))
+    body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params))
     try:
         async with asyncio.timeout(timeout_s):
             message, _ = await exchange(pool, body, stamp.headers(DISCOVER, params), 0)
@@ -147,8 +147,8 @@ async def _discover(
         return Handshake(str(exc))
 
 
-def _modern(pool: HttpPool, client_name: str, hello: Hello) -> ModernHttpDoor:
-    return ModernHttpDoor(pool, ModernStamp(hello.protocol_version, client_name), hello)
+def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpStatelessClient:
+    return HttpStatelessClient(pool, ModernStamp(server_info.protocol_version, client_name), server_info)
 
 
 def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPool) -> ProtocolBroken | Unreachable:

@@ -1,9 +1,9 @@
 """One HTTP/1.1 connection: a request goes out, its answer is read by aiohttp's parser, one exchange after the other.
 
-Used by `http_pool` alone, which dials and reuses connections; the doors get `Response`. A connection is idle, or waits
-for the head of an answer, or for the rest of its body, or is over: with its first failure, an answer that says so, or a
-byte that nobody asked for. The one rule: only a connection that is idle and clean is used again, so that no byte of one
-answer can ever be taken for the next.
+Used by `http_pool` alone, which dials and reuses connections; the clients get `Response`. A connection is idle, or
+waits for the head of an answer, or for the rest of its body, or is over: with its first failure, an answer that says
+so, or a byte that nobody asked for. The one rule: only a connection that is idle and clean is used again, so that no
+byte of one answer can ever be taken for the next.
 """
 
 import asyncio

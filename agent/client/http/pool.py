@@ -1,6 +1,6 @@
 """One backend's pool of HTTP connections, and the exact answer to "was any byte of this request written?".
 
-Used by the HTTP doors alone. No cookies, no redirects, no proxies, no compression. The one rule: a request counts as
+Used by the HTTP clients alone. No cookies, no redirects, no proxies, no compression. The one rule: a request counts as
 sent from the moment its first byte is handed to the socket, so whatever fails before that is `CallNotSent`, and
 whatever fails after it is never sent again.
 """
@@ -20,7 +20,7 @@ from agent.client.http.dial import Dialler
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
 from agent.model import HttpTarget
 
-__all__ = ["HttpPool", "OutgoingBody", "Response", "open_pool"]
+__all__ = ["HttpPool", "RequestBody", "Response", "open_pool"]
 
 # Shorter than uvicorn's 5 s, the shortest common one, so that we give up an idle connection before the server does.
 KEEPALIVE_S: Final = 4.0
@@ -39,7 +39,7 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
-class OutgoingBody:
+class RequestBody:
     """A request's bytes, which know whether their request was handed to the socket. One per request.
 
     They are let go then: whoever waits for hours on a stream need not hold what asked for it. A `harmless` one does
@@ -105,7 +105,7 @@ class HttpPool:
         if line != shown:
             self._lines["authorization"], self._other_token = line, shown
 
-    async def post(self, body: OutgoingBody, headers: Mapping[str, str]) -> Response:
+    async def post(self, body: RequestBody, headers: Mapping[str, str]) -> Response:
         """Send `body` and wait for the answer's head; the caller reads and closes the response.
 
         `body.sent` is true as soon as the request may have been executed, also when this call is cancelled.
@@ -161,7 +161,7 @@ class HttpPool:
 
     # Requests
 
-    async def _exchange(self, headers: Mapping[str, str], data: bytes, body: OutgoingBody) -> Response:
+    async def _exchange(self, headers: Mapping[str, str], data: bytes, body: RequestBody) -> Response:
         head = self._head("POST", headers, len(data))
         connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
         may_be_stale = connection is not None and body.harmless

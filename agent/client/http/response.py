@@ -1,6 +1,6 @@
 """Reading one HTTP answer of an MCP server: its status, then a JSON body or a stream of events, within limits.
 
-Called by the HTTP doors with the response that `http_pool` got. The one rule: only a complete message is ever handed
+Called by the HTTP clients with the response that `http_pool` got. The one rule: only a complete message is ever handed
 on; an answer that breaks off is `CallOutcomeUnknown`, one that is not MCP is `ProtocolBroken`.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
 from agent.client import jsonrpc
-from agent.client.http.pool import HttpPool, OutgoingBody, Response
+from agent.client.http.pool import HttpPool, RequestBody, Response
 from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
 from agent.client.streaming import LargeResult
@@ -36,7 +36,7 @@ OnMessage = Callable[[Json], Awaitable[None]]
 
 
 class HttpRefusal(Exception):
-    """An answer of 4xx or 5xx that is neither 401 nor 403. Never leaves the HTTP doors.
+    """An answer of 4xx or 5xx that is neither 401 nor 403. Never leaves the HTTP clients.
 
     `error`: the JSON-RPC error in its body, if it is one; `error_id` the message ID that came with it (None: the server
     refused the request before it read it).
@@ -73,7 +73,7 @@ class HttpRefusal(Exception):
 
 async def exchange(
     pool: HttpPool,
-    body: OutgoingBody,
+    body: RequestBody,
     headers: Mapping[str, str],
     request_id: int | str,
     on_message: OnMessage | None = None,

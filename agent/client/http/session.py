@@ -1,8 +1,8 @@
-"""The door to an HTTP server with sessions (2025-11-25 and before): initialize, `Mcp-Session-Id`, a GET stream.
+"""The client to an HTTP server with sessions (2025-11-25 and before): initialize, `Mcp-Session-Id`, a GET stream.
 
-Made by `http_door` when `server/discover` is unknown; used through `asking_door`. A session may serve many callers, so
-progress tokens are made unique; what it declares, and who is asked, its maker says. The one rule: a lost session is
-opened anew once, by whoever sees it first, and the refused request, which was not executed, is sent again.
+Made by `http_client` when `server/discover` is unknown; used through `session_router`. A session may serve many
+callers, so progress tokens are made unique; what it declares, and who is asked, its maker says. The one rule: a lost
+session is opened anew once, by whoever sees it first, and the refused request, which was not executed, is sent again.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from functools import partial
 from typing import Final
 
 from agent.client import jsonrpc
-from agent.client.event import Flag
-from agent.client.http.pool import HttpPool, OutgoingBody, Response
+from agent.client.event import Event
+from agent.client.http.pool import HttpPool, RequestBody, Response
 from agent.client.http.response import (
     NOTIFICATION_BYTES_MAX,
     SSE_TYPE,
@@ -34,7 +34,13 @@ from agent.client.negotiation import (
     judge_initialize,
     without_envelope,
 )
-from agent.client.server_info import ACKNOWLEDGE_TIMEOUT_S, Hello, ListenNotSupported, OnNotification, OnQuestion
+from agent.client.server_info import (
+    ACKNOWLEDGE_TIMEOUT_S,
+    ListenNotSupported,
+    OnNotification,
+    OnServerRequest,
+    ServerInfo,
+)
 from agent.client.streaming import LargeResult, lift
 from agent.client.streams import Updates
 from agent.errors import (
@@ -57,11 +63,11 @@ COURTESY_TIMEOUT_S: Final = 1.0
 SESSION_HEADER: Final = "Mcp-Session-Id"
 
 
-class LegacyHttpDoor:
+class HttpSessionClient:
     """One session over one pool. `open` first, `close` at the end.
 
-    `features`: what it declares of a client. `on_question` takes what the server asks, and `on_notice` what it tells,
-    on the session's own stream, which names no request.
+    `features`: what it declares of a caller. `on_server_request` takes what the server asks, and `on_notice` what it
+    tells, on the session's own stream, which names no request.
     """
 
     def __init__(
@@ -71,18 +77,18 @@ class LegacyHttpDoor:
         handshake_timeout_s: float,
         *,
         features: Json | None = None,
-        on_question: OnQuestion = jsonrpc.encode_reply,
+        on_server_request: OnServerRequest = jsonrpc.encode_reply,
         on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
     ) -> None:
-        self.lost = Flag()
+        self.lost = Event()
         self.lost_reason = ""
         self._pool = pool
         self._client_name = client_name
         self._handshake_timeout_s = handshake_timeout_s
         self._features = features or {}
-        self._on_question = on_question
+        self._on_server_request = on_server_request
         self._on_notice = on_notice
-        self._hello: Hello | None = None
+        self._server_info: ServerInfo | None = None
         self._session_id: str | None = None
         self._headers: dict[str, str] = {}
         self._generation = 0
@@ -96,25 +102,25 @@ class LegacyHttpDoor:
         return f"<LegacyHttpDoor {self._pool.where} session {self._generation}>"
 
     @property
-    def hello(self) -> Hello:
+    def server_info(self) -> ServerInfo:
         """What the server said when the present session was opened."""
-        assert self._hello is not None, "the door is not open"
-        return self._hello
+        assert self._server_info is not None, "the door is not open"
+        return self._server_info
 
     async def open(self) -> None:
         """Initialize a session. Raises `RpcError`, `HttpRefusal`, `CallFailed`, `LinkFailed`, `TimeoutError`."""
         request_id = next(self._ids)
         params = initialize_params(self._client_name, self._features)
-        body = OutgoingBody(jsonrpc.encode_request(request_id, INITIALIZE, params))
+        body = RequestBody(jsonrpc.encode_request(request_id, INITIALIZE, params))
         async with asyncio.timeout(self._handshake_timeout_s):
             message, headers = await exchange(self._pool, body, {}, request_id)
-            hello = judge_initialize(jsonrpc.result_of(message))
+            server_info = judge_initialize(jsonrpc.result_of(message))
             self._session_id = headers.get(SESSION_HEADER)
-            self._headers = {"MCP-Protocol-Version": hello.protocol_version}
+            self._headers = {"MCP-Protocol-Version": server_info.protocol_version}
             if self._session_id is not None:
                 self._headers[SESSION_HEADER] = self._session_id
             await self._post(jsonrpc.encode_notification(INITIALIZED))
-        self._hello = hello
+        self._server_info = server_info
         self._generation += 1
         self._subscriptions.session_ended(f"{self._pool.where} opened another session")
         for stream in tuple(self._streams):
@@ -137,27 +143,27 @@ class LegacyHttpDoor:
         on_notification: OnNotification | None = None,
         affinity: str | None = None,  # noqa: ARG002 - this is one session, chosen already
         large: LargeResult | None = None,
-        on_question: OnQuestion | None = None,
+        on_server_request: OnServerRequest | None = None,
     ) -> Json:
-        """As `Door.request`. `on_question` takes what the server asks on the stream of this very request."""
+        """As `McpClient.request`. `on_server_request` takes what the server asks on the stream of this very request."""
         request_id = next(self._ids)
         sent_params, token = jsonrpc.swap_progress_token(without_envelope(params), request_id)
         data = jsonrpc.encode_request(request_id, method, sent_params)
         extra = param_headers(headers) if headers else {}
-        on_message = self._receiver(token, on_notification, on_question or self._on_question)
+        on_message = self._receiver(token, on_notification, on_server_request or self._on_server_request)
         send = partial(exchange, self._pool, request_id=request_id, on_message=on_message, large=large)
-        body = OutgoingBody(data, harmless=method == PING)
+        body = RequestBody(data, harmless=method == PING)
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 lift(deadline, large)
-                await self._logs.show(params, self.hello)
+                await self._logs.show(params, self.server_info)
                 generation = self._generation
                 try:
                     message, _ = await send(body, self._headers | extra)
                 except HttpRefusal as exc:
                     if self._session_id is None or not exc.forgets_session:
                         raise
-                    body = OutgoingBody(data)
+                    body = RequestBody(data)
                     await self._renew(generation)
                     message, _ = await send(body, self._headers | extra)
         except TimeoutError as exc:
@@ -181,11 +187,11 @@ class LegacyHttpDoor:
             raise CallOutcomeUnknown(f"{self._pool.where} could not be told the client's answer: {exc}") from exc
 
     def use_token(self, token: str) -> None:
-        """As `Door.use_token`."""
+        """As `McpClient.use_token`."""
         self._pool.use_token(token)
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `Door.listen`: the session's GET stream."""
+        """As `McpClient.listen`: the session's GET stream."""
         generation = self._generation
         self._subscriptions.listeners.add(on_change)
         try:
@@ -208,11 +214,11 @@ class LegacyHttpDoor:
             self._subscriptions.listeners.discard(on_change)
 
     async def follow(self, updates: Updates) -> None:
-        """As `Door.follow`; updates come on the GET stream, or on that of any request."""
+        """As `McpClient.follow`; updates come on the GET stream, or on that of any request."""
         await self._subscriptions.follow(updates)
 
     async def probe(self, timeout_s: float) -> None:
-        """As `Door.probe`."""
+        """As `McpClient.probe`."""
         try:
             with contextlib.suppress(RpcError):
                 await self.request(PING, timeout_s=timeout_s)
@@ -231,7 +237,7 @@ class LegacyHttpDoor:
                 on_change("listening")
                 stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX)
                 while (message := await stream.next()) is not None:
-                    if not await self._take(message, self._on_question) and "method" in message:
+                    if not await self._take(message, self._on_server_request) and "method" in message:
                         self._on_notice(message["method"], jsonrpc.params_of(message))
                 raise Unreachable(f"{self._pool.where} ended the stream of list changes")
             finally:
@@ -239,13 +245,13 @@ class LegacyHttpDoor:
                 response.close()
 
     def _receiver(
-        self, token: object, on_notification: OnNotification | None, on_question: OnQuestion
+        self, token: object, on_notification: OnNotification | None, on_server_request: OnServerRequest
     ) -> Callable[[Json], Awaitable[None]]:
         """What is done with each message on a request's stream that is not its response."""
 
         async def on_message(message: Json) -> None:
             method = message["method"]
-            if await self._take(message, on_question) or on_notification is None:
+            if await self._take(message, on_server_request) or on_notification is None:
                 return
             params = jsonrpc.params_of(message)
             if method == jsonrpc.PROGRESS_METHOD:
@@ -254,10 +260,10 @@ class LegacyHttpDoor:
 
         return on_message
 
-    async def _take(self, message: Json, on_question: OnQuestion) -> bool:
+    async def _take(self, message: Json, on_server_request: OnServerRequest) -> bool:
         """Deal with what is not for whoever waits for a result: the server's own requests, list changes and updates."""
         if jsonrpc.is_request(message):
-            if (reply := on_question(message)) is not None:
+            if (reply := on_server_request(message)) is not None:
                 with contextlib.suppress(CallFailed):
                     await self.answer(reply, timeout_s=COURTESY_TIMEOUT_S)
             return True
@@ -289,7 +295,7 @@ class LegacyHttpDoor:
         self.lost_reason = reason
         self.lost.set()
 
-    async def _tell_cancelled(self, request_id: int, body: OutgoingBody, reason: str) -> None:
+    async def _tell_cancelled(self, request_id: int, body: RequestBody, reason: str) -> None:
         # In this era a closed connection does not cancel; only the notification does.
         if body.sent:
             with contextlib.suppress(LinkFailed, CallFailed, HttpRefusal, TimeoutError):
@@ -298,7 +304,7 @@ class LegacyHttpDoor:
 
     async def _post(self, data: bytes) -> None:
         """Send a message that has no answer."""
-        response = await self._pool.post(OutgoingBody(data), self._headers)
+        response = await self._pool.post(RequestBody(data), self._headers)
         try:
             if response.status not in (202, 204):
                 await check_status(response, self._pool)

@@ -1,7 +1,7 @@
 """An incremental parser of server-sent events (WHATWG HTML, "Event stream interpretation"). Pure.
 
-Called by the HTTP door with the bytes of an answer as they come. Hands out the `data` of each complete `message`
-event; comments, event IDs and retry hints are of no use to a door that never resumes a stream. The one rule: an event
+Called by the HTTP client with the bytes of an answer as they come. Hands out the `data` of each complete `message`
+event; comments, event IDs and retry hints are of no use to a client that never resumes a stream. The one rule: an event
 that is not complete is never handed out, so a stream that breaks in mid-event loses that event whole.
 """
 

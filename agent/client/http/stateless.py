@@ -1,7 +1,7 @@
-"""The door to a stateless HTTP server (2026-07-28 and later): every request is complete in itself.
+"""The client to a stateless HTTP server (2026-07-28 and later): every request is complete in itself.
 
-Made by `http_door` after `server/discover`; used through `agent.client.connect.Door`. The hot path of forwarded calls.
-The one rule: closing the connection of a request is what cancels it, so whoever stops waiting closes it.
+Made by `http_client` after `server/discover`; used through `agent.client.connect.McpClient`. The hot path of forwarded
+calls. The one rule: closing the connection of a request is what cancels it, so whoever stops waiting closes it.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from typing import Final
 from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 
 from agent.client import jsonrpc
-from agent.client.event import Flag
-from agent.client.http.pool import HttpPool, OutgoingBody, Response
+from agent.client.event import Event
+from agent.client.http.pool import HttpPool, RequestBody, Response
 from agent.client.http.response import (
     ANSWER_BYTES_MAX,
     NOTIFICATION_BYTES_MAX,
@@ -27,9 +27,9 @@ from agent.client.http.response import (
 from agent.client.negotiation import DISCOVER, Handshake, ModernStamp, judge_discovery
 from agent.client.server_info import (
     ACKNOWLEDGE_TIMEOUT_S,
-    Hello,
     ListenNotSupported,
     OnNotification,
+    ServerInfo,
     is_leaving,
     listen_failure,
 )
@@ -43,14 +43,14 @@ _PARAM_HEADER_PREFIX: Final = "mcp-param-"
 _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
 
 
-class ModernHttpDoor:
+class HttpStatelessClient:
     """Stateless requests over one pool. Nothing to close but the pool."""
 
-    __slots__ = ("_ids", "_pool", "_stamp", "hello", "lost", "lost_reason")
+    __slots__ = ("_ids", "_pool", "_stamp", "lost", "lost_reason", "server_info")
 
-    def __init__(self, pool: HttpPool, stamp: ModernStamp, hello: Hello) -> None:
-        self.hello = hello
-        self.lost = Flag()
+    def __init__(self, pool: HttpPool, stamp: ModernStamp, server_info: ServerInfo) -> None:
+        self.server_info = server_info
+        self.lost = Event()
         self.lost_reason = ""
         self._pool = pool
         self._stamp = stamp
@@ -71,10 +71,10 @@ class ModernHttpDoor:
         affinity: str | None = None,  # noqa: ARG002 - a stateless server keeps nothing for anybody
         large: LargeResult | None = None,
     ) -> Json:
-        """As `Door.request`."""
+        """As `McpClient.request`."""
         request_id = next(self._ids)
         stamped = self._stamp.params(params)
-        body = OutgoingBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method == DISCOVER)
+        body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method == DISCOVER)
         all_headers = _short(self._stamp.headers(method, stamped) | param_headers(headers or {}))
 
         async def on_message(message: Json) -> None:
@@ -95,18 +95,18 @@ class ModernHttpDoor:
         return jsonrpc.result_of(message)
 
     def use_token(self, token: str) -> None:
-        """As `Door.use_token`."""
+        """As `McpClient.use_token`."""
         self._pool.use_token(token)
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `Door.listen`."""
+        """As `McpClient.listen`."""
         try:
             await self._listen(ListChanges(on_change))
         except RpcError as exc:
             raise listen_failure(exc) from exc
 
     async def follow(self, updates: Updates) -> None:
-        """As `Door.follow`."""
+        """As `McpClient.follow`."""
         await self._listen(updates)
 
     async def _listen(self, listening: Listening) -> None:
@@ -125,7 +125,7 @@ class ModernHttpDoor:
             raise Unreachable(str(exc)) from exc
 
     async def probe(self, timeout_s: float) -> None:
-        """As `Door.probe`. An answer of another era or node makes the door `lost`, so that it is opened anew."""
+        """As `McpClient.probe`. An answer of another era or node makes the client `lost`, so that it is opened anew."""
         try:
             result = await self.request(DISCOVER, {"_meta": {PROBE_META_KEY: True}}, timeout_s=timeout_s)
         except RpcError as exc:
@@ -137,12 +137,12 @@ class ModernHttpDoor:
         verdict = judge_discovery(result, self._stamp.version)
         if isinstance(verdict, Handshake):
             raise self._lose(f"no longer speaks {self._stamp.version}")
-        if _node_of(verdict) != _node_of(self.hello):
+        if _node_of(verdict) != _node_of(self.server_info):
             # Requests are stateless, so nothing else would show that the address was given to somebody else.
             raise self._lose("is another node now")
         if is_leaving(verdict):
             raise self._lose("is stopping")
-        self.hello = verdict  # What it can do may have changed, as a node's servers come and go.
+        self.server_info = verdict  # What it can do may have changed, as a node's servers come and go.
 
     def _lose(self, what: str) -> Unreachable:
         self.lost_reason = f"{self._pool.where} {what}"
@@ -152,7 +152,7 @@ class ModernHttpDoor:
     async def _open_stream(self, listening: Listening) -> Response:
         """Apart from its reading, so that the request is not held for as long as that goes on."""
         stamped = self._stamp.params(listening.params)
-        body = OutgoingBody(jsonrpc.encode_request(f"listen-{next(self._ids)}", LISTEN, stamped))
+        body = RequestBody(jsonrpc.encode_request(f"listen-{next(self._ids)}", LISTEN, stamped))
         return await self._pool.post(body, self._stamp.headers(LISTEN, stamped))
 
     async def _read_stream(self, deadline: asyncio.Timeout, listening: Listening) -> None:
@@ -177,9 +177,9 @@ class ModernHttpDoor:
             response.close()
 
 
-def _node_of(hello: Hello) -> object:
-    """Who stands behind the door, as far as it says: None for a plain server. A node may come back renamed."""
-    return (hello.mesh.get("node_id"), hello.mesh.get("name")) if hello.mesh is not None else None
+def _node_of(server_info: ServerInfo) -> object:
+    """Who stands behind the client, as far as it says: None for a plain server. A node may come back renamed."""
+    return (server_info.mesh.get("node_id"), server_info.mesh.get("name")) if server_info.mesh is not None else None
 
 
 def param_headers(headers: Mapping[str, str]) -> dict[str, str]:

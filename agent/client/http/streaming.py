@@ -2,7 +2,7 @@
 
 Used by `http_answer` for the requests whose caller takes parts. An answer is held up to `HELD_BYTES_MAX`; what goes on
 after that is streamed if the part that is held shows that it is a complete result. The one rule: until the first part
-goes to the client a failure is an ordinary one; after that it is `AnswerCut`, and the client's connection must break.
+goes to the caller a failure is an ordinary one; after that it is `AnswerCut`, and the caller's connection must break.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from agent.client.http.pool import HttpPool, Response
 from agent.client.streaming import LargeResult
 from agent.errors import AnswerCut, CallOutcomeUnknown
 from agent.lossless_json.raw import END_BYTES_MAX, ends_response, response_head
-from agent.lossless_json.rewriter import JsonWalk, Place, WalkBroken
+from agent.lossless_json.rewriter import JsonRewriter, Place, RewriteBroken
 from agent.model import Json
 
 # Up to this size an answer is read whole: that keeps exact errors and, where it is safe, another attempt, and stalls
@@ -24,10 +24,10 @@ HELD_BYTES_MAX: Final = 256 * 1024
 # A server that has begun a text and then is silent for so long has lost it; as long as its own patience with us.
 STALL_TIMEOUT_S: Final = 30.0
 
-# A walk through so much takes 10 ms where every other word is a URI to be changed, and 0.1 ms where it is one text.
+# A rewriter through so much takes 10 ms where every other word is a URI to be changed, and 0.1 ms where it is one text.
 _STEP_BYTES: Final = 64 * 1024
 
-# What no result has that asks the client, or is a task.
+# What no result has that asks the caller, or is a task.
 _SUBSTANCE: Final = frozenset({"content", "contents", "messages", "structuredContent"})
 _NOTED: Final = _SUBSTANCE | {"resultType", "isError", "ttlMs", "cacheScope"}
 
@@ -85,38 +85,38 @@ async def pass_on(held: bytes, rest: Rest, request_id: int | str, where: str, la
     head = response_head(held)
     if head is None or head[0] not in (None, request_id):
         return None
-    walk = large.make_walk()
+    rewriter = large.make_rewriter()
     try:
-        part = await _walked(held[head[1] :], walk)
-    except WalkBroken:
+        part = await _rewritten(held[head[1] :], rewriter)
+    except RewriteBroken:
         return None  # Who reads it whole will say what is wrong with it.
-    if walk.rest is not None or not _shows_result(walk.noted) or not await large.begin():
+    if rewriter.rest is not None or not _shows_result(rewriter.noted) or not await large.begin():
         return None
     await large.part(part)
     del held, part
     while True:
         with _cutting(where):
-            part = await _more(rest, walk)
+            part = await _more(rest, rewriter)
         if not part:
             break
         await large.part(part)
     with _cutting(where):
-        if walk.rest is None or not ends_response(walk.rest, None if head[0] is not None else int(request_id)):
-            raise WalkBroken("it does not end with its result")
-        if walk.noted.get("resultType", "complete") != "complete":
-            raise WalkBroken("it turned out to be no complete result")
+        if rewriter.rest is None or not ends_response(rewriter.rest, None if head[0] is not None else int(request_id)):
+            raise RewriteBroken("it does not end with its result")
+        if rewriter.noted.get("resultType", "complete") != "complete":
+            raise RewriteBroken("it turned out to be no complete result")
     await large.end()
-    is_error: Json = {"isError": True} if walk.noted.get("isError") is True else {}
+    is_error: Json = {"isError": True} if rewriter.noted.get("isError") is True else {}
     return {"jsonrpc": "2.0", "id": request_id, "result": {"resultType": "complete", **is_error}}
 
 
-def result_walk(places: Mapping[str, Place], added: Json) -> JsonWalk:
-    """A walk through a result: it changes what `places` say, and notes what `pass_on` judges by.
+def result_rewriter(places: Mapping[str, Place], added: Json) -> JsonRewriter:
+    """A rewriter through a result: it changes what `places` say, and notes what `pass_on` judges by.
 
-    `added`: see `ResultSink`.
+    `added`: see `ResultStream`.
     """
     noted = {name: replace(places.get(name, Place()), note=name) for name in _NOTED}
-    return JsonWalk(Place({**places, **noted}), added)
+    return JsonRewriter(Place({**places, **noted}), added)
 
 
 def _shows_result(noted: Json) -> bool:
@@ -126,28 +126,28 @@ def _shows_result(noted: Json) -> bool:
     return not _SUBSTANCE.isdisjoint(noted)
 
 
-async def _more(rest: Rest, walk: JsonWalk) -> bytes:
+async def _more(rest: Rest, rewriter: JsonRewriter) -> bytes:
     """The next part of the result that can go on, nothing at the end of the answer."""
     while True:
         async with asyncio.timeout(STALL_TIMEOUT_S):
             part = await rest.more()
         if not part:
             return b""
-        if passed := await _walked(part, walk):
+        if passed := await _rewritten(part, rewriter):
             return passed
 
 
-async def _walked(part: bytes, walk: JsonWalk) -> bytes:
+async def _rewritten(part: bytes, rewriter: JsonRewriter) -> bytes:
     """What can go on of a part. Others get their turn meanwhile: a small part may hold thousands of texts to change."""
     passed: list[bytes] = []
     for start in range(0, len(part), _STEP_BYTES):
         step = part[start : start + _STEP_BYTES]
-        if walk.rest is None:
-            passed.append(walk.feed(step))
+        if rewriter.rest is None:
+            passed.append(rewriter.feed(step))
         else:
-            walk.rest += step
-        if walk.rest is not None and len(walk.rest) > END_BYTES_MAX:
-            raise WalkBroken("something follows its result")
+            rewriter.rest += step
+        if rewriter.rest is not None and len(rewriter.rest) > END_BYTES_MAX:
+            raise RewriteBroken("something follows its result")
         await asyncio.sleep(0)
     return b"".join(passed)
 
@@ -157,6 +157,6 @@ def _cutting(where: str) -> Iterator[None]:
     """What fails now fails after a part has gone out."""
     try:
         yield
-    except (CallOutcomeUnknown, WalkBroken, TimeoutError) as exc:
-        why = f": {exc}" if isinstance(exc, WalkBroken) else ""
+    except (CallOutcomeUnknown, RewriteBroken, TimeoutError) as exc:
+        why = f": {exc}" if isinstance(exc, RewriteBroken) else ""
         raise AnswerCut(f"{where} broke off in the middle of a large result{why}") from exc

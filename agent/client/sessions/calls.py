@@ -1,8 +1,8 @@
-"""The calls of clients that can be asked, to a server with sessions: each runs once, in a session of its client's own.
+"""The calls of callers that can be asked, to a server with sessions: each runs once, in a session of its caller's own.
 
-Kept by `asking_door`. When a server asks while a call is open, the call's attempt ends with its questions, the call
-itself stays open (it is parked), and the client's retry brings the answers and waits on. The one rule: the server's
-request runs exactly once, whatever its client does.
+Kept by `session_router`. When a server asks while a call is open, the call's attempt ends with its questions, the call
+itself stays open (it is parked), and the caller's retry brings the answers and waits on. The one rule: the server's
+request runs exactly once, whatever its caller does.
 """
 
 import asyncio
@@ -15,27 +15,34 @@ from typing import Any, Final, TypeAlias
 
 from agent.client import jsonrpc
 from agent.client.server_info import OnNotification
-from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, OnParked, OpenCall
-from agent.client.sessions.pool import OwnSession, OwnSessions, SessionDoor, SessionRefused, StartTask, over_share
+from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, OnPending, PendingCall
+from agent.client.sessions.pool import (
+    DedicatedSession,
+    SessionClient,
+    SessionPool,
+    SessionRefused,
+    StartTask,
+    over_share,
+)
 from agent.client.streaming import LargeResult, lift
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
-from agent.model import CLIENT_METHOD, LOOK_META_KEY, PARKED_META_KEY, REFUSED_META_KEY, Json
+from agent.model import CLIENT_METHOD, PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
 
-# For users to think; as long as the front waits for a client with a session (`agent.server.sessions.elicitation`).
+# For users to think; as long as the front waits for a caller with a session (`agent.server.sessions.elicitation`).
 PATIENCE_S: Final = 600.0
-# Of one door. Each holds a request of the backend and its stream.
-PARKED_MAX: Final = 256
+# Of one client. Each holds a request of the backend and its stream.
+PENDING_MAX: Final = 256
 
 _INVALID_PARAMS: Final = -32602
 _STATE_BYTES: Final = 32
 
 
-class ParkedCalls:
-    """See the module. A call whose session was wanted by others stays, so that its client can hear of it."""
+class PendingCalls:
+    """See the module. A call whose session was wanted by others stays, so that its caller can hear of it."""
 
-    def __init__(self, on_parked: OnParked) -> None:
-        self._on_parked = on_parked
-        self._calls: dict[str, tuple[OpenCall, asyncio.TimerHandle]] = {}
+    def __init__(self, on_pending: OnPending) -> None:
+        self._on_pending = on_pending
+        self._calls: dict[str, tuple[PendingCall, asyncio.TimerHandle]] = {}
 
     def __repr__(self) -> str:
         return f"<ParkedCalls {len(self._calls)}>"
@@ -43,28 +50,28 @@ class ParkedCalls:
     def make_room(self) -> bool:
         """Whether one more can be parked.
 
-        That may be at the price of the one that has been left alone longest by a client with more than its share.
+        That may be at the price of the one that has been left alone longest by a caller with more than its share.
         """
-        if len(self._calls) < PARKED_MAX:
+        if len(self._calls) < PENDING_MAX:
             return True
-        greedy = over_share(Counter(call.client for call, _ in self._calls.values()), PARKED_MAX)
-        since_s = {state: call.away_since_s or 0.0 for state, (call, _) in self._calls.items() if call.client in greedy}
+        greedy = over_share(Counter(call.caller for call, _ in self._calls.values()), PENDING_MAX)
+        since_s = {state: call.away_since_s or 0.0 for state, (call, _) in self._calls.items() if call.caller in greedy}
         state = min(since_s, key=since_s.__getitem__)
         if since_s[state] + CONTESTED_PATIENCE_S > asyncio.get_running_loop().time():
-            self._on_parked("refused", 0)
+            self._on_pending("refused", 0)
             return False
         self._removed(state, "given_up").give_up(contested=True)
         return True
 
-    def park(self, call: OpenCall) -> Json:
-        """Keep a call that asks; returns the result that its client gets."""
+    def park(self, call: PendingCall) -> Json:
+        """Keep a call that asks; returns the result that its caller gets."""
         state = secrets.token_urlsafe(_STATE_BYTES)
         loop = asyncio.get_running_loop()
         if call.away_since_s is None:
             call.away_since_s = loop.time()
         timer = loop.call_later(PATIENCE_S, self._expired, state)
         self._calls[state] = call, timer
-        self._on_parked("parked", 1)
+        self._on_pending("parked", 1)
         return _asked(call, state)
 
     def look(self, state: Any) -> Json | None:
@@ -72,7 +79,7 @@ class ParkedCalls:
         call, _ = self._found(state)
         return None if call.is_over else _asked(call, state)
 
-    def take(self, state: Any, event: str = "resumed") -> OpenCall:
+    def take(self, state: Any, event: str = "resumed") -> PendingCall:
         """The call that was parked under `state`, which is void from now on; `event` is counted. Raises `RpcError`."""
         self._found(state)
         return self._removed(state, event)
@@ -82,7 +89,7 @@ class ParkedCalls:
         for state in tuple(self._calls):
             self._removed(state, "lost")
 
-    def _found(self, state: Any) -> tuple[OpenCall, asyncio.TimerHandle]:
+    def _found(self, state: Any) -> tuple[PendingCall, asyncio.TimerHandle]:
         if not isinstance(state, str) or state not in self._calls:
             raise RpcError(
                 _INVALID_PARAMS,
@@ -95,25 +102,25 @@ class ParkedCalls:
     def _expired(self, state: str) -> None:
         self._removed(state, "expired").give_up()
 
-    def _removed(self, state: str, event: str) -> OpenCall:
+    def _removed(self, state: str, event: str) -> PendingCall:
         call, timer = self._calls.pop(state)
         timer.cancel()
-        self._on_parked(event, -1)
+        self._on_pending(event, -1)
         return call
 
 
-def _asked(call: OpenCall, state: str) -> Json:
+def _asked(call: PendingCall, state: str) -> Json:
     return {
         "resultType": "input_required",
         "inputRequests": call.questions(),
         "requestState": state,
-        "_meta": {PARKED_META_KEY: True},
+        "_meta": {PENDING_META_KEY: True},
     }
 
 
-def only_looks(params: Json) -> bool:
+def only_polls(params: Json) -> bool:
     """Whether a retry asks no more than whether the questions still stand."""
-    return (params.get("_meta") or {}).get(LOOK_META_KEY) is True
+    return (params.get("_meta") or {}).get(POLL_META_KEY) is True
 
 
 def answers_of(params: Json) -> Json:
@@ -127,7 +134,7 @@ def answers_of(params: Json) -> Json:
 
 
 def refused_in(params: Json) -> dict[str, RpcError] | None:
-    """The client's errors of a retry, by question, for the server to hear; none at all give the call up."""
+    """The caller's errors of a retry, by question, for the server to hear; none at all give the call up."""
     errors = (params.get("_meta") or {}).get(REFUSED_META_KEY)
     if not isinstance(errors, dict):
         return None
@@ -151,32 +158,32 @@ def for_retry(on_notification: OnNotification | None, params: Json) -> OnNotific
 
 log = logging.getLogger(__name__)
 
-# A call that asks may last as long as its client answers in time; this only keeps it from lasting for ever.
+# A call that asks may last as long as its caller answers in time; this only keeps it from lasting for ever.
 CALL_LIFETIME_S: Final = 86_400.0
 # What is left to tell the server when a call is over may not hold us up.
 FAREWELL_TIMEOUT_S: Final = 1.0
 
-# Servers ask for changed roots at once, if at all; later they hear them with the client's next call.
+# Servers ask for changed roots at once, if at all; later they hear them with the caller's next call.
 ROOTS_WAIT_S: Final = 1.0
 ROOTS_CHANGED: Final = jsonrpc.encode_notification("notifications/roots/list_changed")
 
-_Send: TypeAlias = Callable[[SessionDoor], Awaitable[Json]]
+_Send: TypeAlias = Callable[[SessionClient], Awaitable[Json]]
 
 
-class AskingCalls:
+class SessionCalls:
     """See the module. `own`: the sessions that there are. `fallback`: goes on without a session, or raises."""
 
     def __init__(
         self,
-        own: OwnSessions,
+        own: SessionPool,
         start_task: StartTask,
-        fallback: Callable[[SessionRefused], SessionDoor],
-        on_parked: OnParked,
+        fallback: Callable[[SessionRefused], SessionClient],
+        on_pending: OnPending,
     ) -> None:
         self._own = own
         self._start_task = start_task
         self._fallback = fallback
-        self._parked = ParkedCalls(on_parked)
+        self._parked = PendingCalls(on_pending)
 
     def __repr__(self) -> str:
         return repr(self._parked)
@@ -193,44 +200,46 @@ class AskingCalls:
         affinity: str | None,
         large: LargeResult | None,
     ) -> Json:
-        """The first attempt of a call, of a client with these features. As `Door.request`."""
-        call = OpenCall(features, affinity)
-        taken = None if large is None else call.large_result(large.make_walk)
+        """The first attempt of a call, of a caller with these features. As `McpClient.request`."""
+        call = PendingCall(features, affinity)
+        taken = None if large is None else call.large_result(large.make_rewriter)
 
-        def send(door: SessionDoor) -> Awaitable[Json]:
-            return door.request(
+        def send(client: SessionClient) -> Awaitable[Json]:
+            return client.request(
                 method,
                 params,
                 timeout_s=CALL_LIFETIME_S,
                 headers=headers,
                 on_notification=call.notify,
-                on_question=call.ask,
+                on_server_request=call.ask,
                 large=taken,
             )
 
         call.task = self._start_task(self._serve(call, affinity, send), "call that may ask")
         return await self._attend(call, method, timeout_s=timeout_s, on_notification=on_notification, large=large)
 
-    async def tell_of_roots(self, session: OwnSession, client: str, *, can_be_asked: bool, timeout_s: float) -> Json:
-        """Tell the server of a session that its client's roots have changed.
+    async def tell_of_roots(
+        self, session: DedicatedSession, caller: str, *, can_be_asked: bool, timeout_s: float
+    ) -> Json:
+        """Tell the server of a session that its caller's roots have changed.
 
-        What it asks then is put to a client that can be asked now, and the result is `input_required`, as a call's;
-        else it waits for the client's next call.
+        What it asks then is put to a caller that can be asked now, and the result is `input_required`, as a call's;
+        else it waits for the caller's next call.
         """
         told: Json = {"resultType": "complete"}
         if not can_be_asked:
-            assert session.door is not None, "it is open"
-            await session.door.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
+            assert session.client is not None, "it is open"
+            await session.client.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
             return told
-        call = OpenCall(session.features, client)
+        call = PendingCall(session.features, caller)
 
-        async def send(door: SessionDoor) -> Json:
-            await door.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
+        async def send(client: SessionClient) -> Json:
+            await client.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
             await call.asked_within(ROOTS_WAIT_S)
             await call.settled()
             return told
 
-        call.task = self._start_task(self._serve(call, client, send), "tell of changed roots")
+        call.task = self._start_task(self._serve(call, caller, send), "tell of changed roots")
         return await self._attend(call, CLIENT_METHOD, timeout_s=timeout_s)
 
     async def retry(
@@ -242,8 +251,8 @@ class AskingCalls:
         on_notification: OnNotification | None = None,
         large: LargeResult | None = None,
     ) -> Json:
-        """Another attempt of a call that is parked, with its client's answers. As `Door.request`."""
-        if only_looks(params) and (asked := self._parked.look(params["requestState"])) is not None:
+        """Another attempt of a call that is parked, with its caller's answers. As `McpClient.request`."""
+        if only_polls(params) and (asked := self._parked.look(params["requestState"])) is not None:
             return asked
         answers, refused = answers_of(params), refused_in(params)
         parked = self._parked.take(params["requestState"], "cancelled" if refused == {} else "resumed")
@@ -270,7 +279,7 @@ class AskingCalls:
 
     async def _attend(
         self,
-        call: OpenCall,
+        call: PendingCall,
         method: str,
         *,
         timeout_s: float,
@@ -278,7 +287,7 @@ class AskingCalls:
         large: LargeResult | None = None,
         replies: Sequence[bytes] = (),
     ) -> Json:
-        """One attempt of the client: hand in its replies and wait for the result, or park the call as it asks."""
+        """One attempt of the caller: hand in its replies and wait for the result, or park the call as it asks."""
         attended = False
         try:
             async with asyncio.timeout(timeout_s) as deadline:
@@ -293,25 +302,25 @@ class AskingCalls:
                     attended = True
                     return self._parked.park(call) if result is None else result
         except TimeoutError as exc:
-            kind = CallNotSent if call.door is None else CallTimedOut
+            kind = CallNotSent if call.client is None else CallTimedOut
             raise kind(f"the server did not answer {method} within {timeout_s:g} s") from exc
         finally:
             if not attended:
                 call.give_up()
 
-    async def _serve(self, call: OpenCall, affinity: str | None, send: _Send) -> None:
+    async def _serve(self, call: PendingCall, affinity: str | None, send: _Send) -> None:
         """Run one request of the server's to its end, whoever waits for it meanwhile."""
         outcome: Json | MeshError | None = None
         try:
             try:
-                async with self._own.lent(call.features, affinity) as session, session.serving(call) as door:
+                async with self._own.lent(call.features, affinity) as session, session.serving(call) as client:
                     try:
-                        await call.settled()  # What was asked before the call may matter to it: the client's roots.
-                        outcome = await send(door)
+                        await call.settled()  # What was asked before the call may matter to it: the caller's roots.
+                        outcome = await send(client)
                     finally:
                         await _refuse(call, "The request that this question belongs to is over")
             except SessionRefused as exc:
-                call.door = shared = self._fallback(exc)
+                call.client = shared = self._fallback(exc)
                 outcome = await send(shared)
         except MeshError as exc:
             outcome = exc
@@ -323,7 +332,7 @@ class AskingCalls:
             call.end(lost if outcome is None else outcome)
 
 
-async def _refuse(call: OpenCall, why: str) -> None:
+async def _refuse(call: PendingCall, why: str) -> None:
     """Answer what the server still asks, as far as it listens."""
     with contextlib.suppress(CallOutcomeUnknown):  # As far as it listens.
         await call.send(call.refuse(why), timeout_s=FAREWELL_TIMEOUT_S)

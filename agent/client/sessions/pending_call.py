@@ -1,8 +1,8 @@
-"""One request to a server with sessions, which may ask its client while it works: what came of it so far.
+"""One request to a server with sessions, which may ask its caller while it works: what came of it so far.
 
-Made by `asking_door` for calls of clients that can be asked. The request runs in a task of its own, so that it goes on
-while nobody waits for it; each attempt of the client waits for news here: questions, or the end. The one rule: a
-question is answered once, by the client's answer or by a refusal, and none is left when the request is over.
+Made by `session_router` for calls of callers that can be asked. The request runs in a task of its own, so that it goes
+on while nobody waits for it; each attempt of the caller waits for news here: questions, or the end. The one rule: a
+question is answered once, by the caller's answer or by a refusal, and none is left when the request is over.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from agent.client import jsonrpc
 from agent.client.capabilities import refusal
-from agent.client.event import Flag
+from agent.client.event import Event
 from agent.client.negotiation import PING
 from agent.client.server_info import OnNotification
-from agent.client.streaming import LargeResult, MakeWalk, ResultSink
+from agent.client.streaming import LargeResult, MakeRewriter, ResultStream
 from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, AnswerCut, CallOutcomeUnknown, MeshError, RpcError
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes
@@ -26,20 +26,20 @@ from agent.model import Json
 
 # Notifications that nobody has taken yet; a stream that can wait does, of another the newest are dropped.
 UNREAD_MAX: Final = 256
-# How long a client may leave a question alone while another waits for its place: a form takes seconds to fill in.
+# How long a caller may leave a question alone while another waits for its place: a form takes seconds to fill in.
 CONTESTED_PATIENCE_S: Final = 15.0
 # Open questions of one call; no user answers more at a time.
-QUESTIONS_MAX: Final = 16
+SERVER_REQUESTS_MAX: Final = 16
 # A question passes through results that are written anew, which can be done 254 levels deep; forms are flat.
-QUESTION_NESTING_MAX: Final = 200
+SERVER_REQUEST_NESTING_MAX: Final = 200
 
-_TOO_DEEP: Final = (-32602, f"The question is nested more than {QUESTION_NESTING_MAX} levels deep")
+_TOO_DEEP: Final = (-32602, f"The question is nested more than {SERVER_REQUEST_NESTING_MAX} levels deep")
 _TOO_MANY: Final = (-32603, "Too many questions are open already")
 
 
 @dataclass(slots=True)
-class _Question:
-    """A server's request, and whether the client has seen it."""
+class _ServerRequest:
+    """A server's request, and whether the caller has seen it."""
 
     request_id: Any
     method: str
@@ -47,12 +47,12 @@ class _Question:
     told: bool = False
 
 
-# Hears what becomes of calls that wait for their clients, by a word (docs/metrics.md), and how many more wait since.
-OnParked: TypeAlias = Callable[[str, int], None]
+# Hears what becomes of calls that wait for their callers, by a word (docs/metrics.md), and how many more wait since.
+OnPending: TypeAlias = Callable[[str, int], None]
 
 
 def unheard(_event: str, _waiting: int) -> None:
-    """The `OnParked` of where nobody counts."""
+    """The `OnPending` of where nobody counts."""
 
 
 class TakesAnswers(Protocol):
@@ -66,30 +66,30 @@ class TakesAnswers(Protocol):
         ...
 
 
-class OpenCall:
-    """See the module. `features` are the client's, `client` is its affinity: None for all who have no key.
+class PendingCall:
+    """See the module. `features` are the caller's, `caller` is its affinity: None for all who have no key.
 
-    `task` runs the request, in `door` once it may have been sent.
+    `task` runs the request, in `client` once it may have been sent.
 
-    `answered`: the server knows something of this client now. `away_since_s`: when its client was asked what it has
+    `answered`: the server knows something of this caller now. `away_since_s`: when its caller was asked what it has
     not answered yet, in loop time. `given_up`: what a call that nobody waits for ends with, once that is decided.
     """
 
-    def __init__(self, features: Json, client: str | None = None) -> None:
+    def __init__(self, features: Json, caller: str | None = None) -> None:
         self.features = features
-        self.client = client
+        self.caller = caller
         self.answered = False
         self.away_since_s: float | None = None
         self.given_up: MeshError | None = None
-        self.door: TakesAnswers | None = None
+        self.client: TakesAnswers | None = None
         self.task: asyncio.Task[None] | None = None
-        self._questions: dict[str, _Question] = {}
+        self._questions: dict[str, _ServerRequest] = {}
         self._keys = itertools.count(1)
         self._unread: deque[tuple[str, Json]] = deque()
         self._waited_for = False
         self._outcome: Json | MeshError | None = None
-        self._asked = Flag()
-        self._settled = Flag()
+        self._asked = Event()
+        self._settled = Event()
         self._beginning: asyncio.Future[bool] | None = None  # A large result waits for somebody who takes it.
         self._taker: LargeResult | None = None
         self._wake = asyncio.Event()
@@ -108,24 +108,24 @@ class OpenCall:
     # What the session tells
 
     def ask(self, message: Json) -> bytes | None:
-        """Take a server's request; as `OnQuestion`."""
+        """Take a server's request; as `OnServerRequest`."""
         method, params = message["method"], jsonrpc.params_of(message)
         if method == PING:
             return jsonrpc.encode_reply(message)
         refused = refusal(self.features, method, params)
-        if refused is None and is_deeper_than(params, QUESTION_NESTING_MAX):
+        if refused is None and is_deeper_than(params, SERVER_REQUEST_NESTING_MAX):
             refused = _TOO_DEEP
-        if refused is None and len(self._questions) >= QUESTIONS_MAX:
+        if refused is None and len(self._questions) >= SERVER_REQUESTS_MAX:
             refused = _TOO_MANY
         if refused is not None:
             return jsonrpc.encode_error(message["id"], *refused)
-        self._questions[f"question-{next(self._keys)}"] = _Question(message["id"], method, params)
+        self._questions[f"question-{next(self._keys)}"] = _ServerRequest(message["id"], method, params)
         self._asked.set()
         self._wake.set()
         return None
 
     async def notify(self, method: str, params: Json) -> None:
-        """Take a notification of the request's own stream, which waits while the client is slow."""
+        """Take a notification of the request's own stream, which waits while the caller is slow."""
         while self._waited_for and len(self._unread) >= UNREAD_MAX:
             self._room.clear()
             await self._room.wait()
@@ -157,9 +157,9 @@ class OpenCall:
             self._settled.clear()
             await self._settled.wait()
 
-    def large_result(self, make_walk: MakeWalk) -> LargeResult:
+    def large_result(self, make_rewriter: MakeRewriter) -> LargeResult:
         """What its request is sent with: a result that comes in parts goes to the attempt that waits for news then."""
-        return LargeResult(ResultSink(self._begin, self._part, self._end, {}), make_walk)
+        return LargeResult(ResultStream(self._begin, self._part, self._end, {}), make_rewriter)
 
     async def _begin(self) -> bool:
         """Wait for an attempt, which may be a later one than the last."""
@@ -184,7 +184,7 @@ class OpenCall:
     # What attempts do
 
     async def news(self, on_notification: OnNotification | None, large: LargeResult | None) -> Json | None:
-        """Wait for the result; None when the client is asked. Raises what the request ended with.
+        """Wait for the result; None when the caller is asked. Raises what the request ended with.
 
         Once `large` has begun to take a result, nobody is asked any more.
         """
@@ -219,7 +219,7 @@ class OpenCall:
         return {key: {"method": asked.method, "params": asked.params} for key, asked in self._questions.items()}
 
     def answer(self, answers: Json, refused: Mapping[str, RpcError]) -> list[bytes]:
-        """The replies to the questions that the client answered or refused; the others are asked again."""
+        """The replies to the questions that the caller answered or refused; the others are asked again."""
         told = {key for key, question in self._questions.items() if question.told}
         replies = [
             jsonrpc.encode_result(self._questions.pop(key).request_id, answers[key]) for key in answers.keys() & told
@@ -253,8 +253,8 @@ class OpenCall:
         """Send replies to the server's questions. Raises `CallOutcomeUnknown`: it may never hear them."""
         try:
             for reply in replies:
-                assert self.door is not None, "a server asks only about what it was sent"
-                await self.door.answer(reply, timeout_s=timeout_s)
+                assert self.client is not None, "a server asks only about what it was sent"
+                await self.client.answer(reply, timeout_s=timeout_s)
         finally:
             self._settled.set()
 

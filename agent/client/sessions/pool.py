@@ -1,8 +1,8 @@
 """Sessions of one's own with one server: opened when a call needs one, lent, kept for a while, and ended.
 
-Used by `asking_door` alone. What a server asks in a session can come on a stream that names no call; so a session is
-lent to one call at a time, or serves the calls of one client (the affinity key), to whom any question may be put. The
-one rule: a session that a call left unfinished, or in which a client answered, never serves another client: servers
+Used by `session_router` alone. What a server asks in a session can come on a stream that names no call; so a session is
+lent to one call at a time, or serves the calls of one caller (the affinity key), to whom any question may be put. The
+one rule: a session that a call left unfinished, or in which a caller answered, never serves another caller: servers
 remember answers (roots, say) for as long as their session lasts.
 """
 
@@ -18,11 +18,17 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import orjson
 
 from agent.client import jsonrpc
-from agent.client.event import Flag
+from agent.client.event import Event
 from agent.client.negotiation import PING
-from agent.client.protocol import Door, RequestDoor
-from agent.client.server_info import ListenNotSupported, OnNotification, OnQuestion
-from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, QUESTIONS_MAX, OnParked, OpenCall, TakesAnswers
+from agent.client.protocol import McpClient, Requester
+from agent.client.server_info import ListenNotSupported, OnNotification, OnServerRequest
+from agent.client.sessions.pending_call import (
+    CONTESTED_PATIENCE_S,
+    SERVER_REQUESTS_MAX,
+    OnPending,
+    PendingCall,
+    TakesAnswers,
+)
 from agent.client.streaming import LargeResult
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.model import Json
@@ -31,8 +37,8 @@ T = TypeVar("T")
 
 
 def over_share(held: Mapping[T, int], places: int) -> frozenset[T]:
-    """Those who hold more of `places` than each would if one more client came; never empty while all are held."""
-    return frozenset(client for client, count in held.items() if count * (len(held) + 1) > places)
+    """Those who hold more of `places` than each would if one more caller came; never empty while all are held."""
+    return frozenset(caller for caller, count in held.items() if count * (len(held) + 1) > places)
 
 
 # To refuse what was asked before there was a call.
@@ -42,11 +48,11 @@ _NO_CALL: Final = (-32600, "No request of this session is under way; ask while o
 
 
 class SessionRefused(MeshError):
-    """The server does not open a session beside the one that there is. Never leaves the doors."""
+    """The server does not open a session beside the one that there is. Never leaves the clients."""
 
 
-class SessionDoor(RequestDoor, TakesAnswers, Protocol):
-    """One session (or child) that was opened with a client's features."""
+class SessionClient(Requester, TakesAnswers, Protocol):
+    """One session (or child) that was opened with a caller's features."""
 
     async def request(
         self,
@@ -58,35 +64,35 @@ class SessionDoor(RequestDoor, TakesAnswers, Protocol):
         on_notification: OnNotification | None = None,
         affinity: str | None = None,
         large: LargeResult | None = None,
-        on_question: OnQuestion | None = None,
+        on_server_request: OnServerRequest | None = None,
     ) -> Json:
-        """As `RequestDoor.request`; `on_question` takes what comes on a stream that names this very request, if any."""
+        """As `Requester.request`; `on_server_request` takes what comes on the stream of this request, if any."""
         ...
 
 
-class SharedDoor(SessionDoor, Door, Protocol):
+class SharedClient(SessionClient, McpClient, Protocol):
     """The session that everybody shares."""
 
 
 OnNotice: TypeAlias = Callable[[str, Json], None]
 # Opens a session with these features. Raises `SessionRefused`, `AuthRefused`, `CallNotSent`.
-OpenSession: TypeAlias = Callable[[Json, OnQuestion, OnNotice], AbstractAsyncContextManager[SessionDoor]]
+OpenSession: TypeAlias = Callable[[Json, OnServerRequest, OnNotice], AbstractAsyncContextManager[SessionClient]]
 
 
 @dataclass(eq=False)
-class OwnSession:
+class DedicatedSession:
     """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too.
 
-    `spent`: not to be lent to another client; `over`: to nobody, after a bug of ours or when its client is gone.
+    `spent`: not to be lent to another caller; `over`: to nobody, after a bug of ours or when its caller is gone.
     `early`: questions from before the call that they are put to.
     """
 
     features: Json
     key: tuple[bytes, Hashable]
-    opened: Flag = field(default_factory=Flag)
-    door: SessionDoor | None = None
+    opened: Event = field(default_factory=Event)
+    client: SessionClient | None = None
     failure: MeshError | None = None
-    calls: list[OpenCall] = field(default_factory=list)
+    calls: list[PendingCall] = field(default_factory=list)
     users: int = 0
     spent: bool = False
     over: bool = False
@@ -105,32 +111,32 @@ class OwnSession:
         return max(known_s) if known_s and len(known_s) == len(self.calls) else None
 
     @asynccontextmanager
-    async def serving(self, call: OpenCall) -> AsyncGenerator[SessionDoor, None]:
+    async def serving(self, call: PendingCall) -> AsyncGenerator[SessionClient, None]:
         """Take what the session asks and tells for what it asks and tells `call`, within the block."""
-        assert self.door is not None, "it is open while it is lent"
+        assert self.client is not None, "it is open while it is lent"
         self.calls.append(call)
         self.used = True
-        call.door = self.door
+        call.client = self.client
         early, self.early = self.early, []
         try:
             await call.send(filter(None, map(call.ask, early)), timeout_s=EARLY_TIMEOUT_S)
-            yield self.door
+            yield self.client
         finally:
             self.calls.remove(call)
             self.spent |= call.answered
 
     def ask(self, message: Json) -> bytes | None:
-        """Take a question that names no call: it is for the only client, at its latest call.
+        """Take a question that names no call: it is for the only caller, at its latest call.
 
         Some servers ask as soon as a session is open; that waits for the call that it was opened for, or, where the
-        session belongs to one client, for the next.
+        session belongs to one caller, for the next.
         """
         if self.calls:
             return self.calls[-1].ask(message)
         if message["method"] == PING:
             return jsonrpc.encode_reply(message)
         may_wait = isinstance(self.key[1], str) or (self.key[1] is None and not self.used)
-        if not may_wait or len(self.early) >= QUESTIONS_MAX:
+        if not may_wait or len(self.early) >= SERVER_REQUESTS_MAX:
             return jsonrpc.encode_error(message["id"], *_NO_CALL)
         self.early.append(message)
         return None
@@ -150,10 +156,10 @@ STREAM_WAIT_S: Final = 2.0
 # A stream that ends is opened again, ever more slowly.
 STREAM_PAUSE_MIN_S: Final = 1.0
 STREAM_PAUSE_MAX_S: Final = 30.0
-# What a client declares is kept as long as its session; the largest honest one is a few hundred bytes.
+# What a caller declares is kept as long as its session; the largest honest one is a few hundred bytes.
 FEATURES_BYTES_MAX: Final = 8 << 10
 # Who waits looks for unattended sessions, and not more often than that while one of them is ending.
-LOOK_AGAIN_MIN_S: Final = 1.0
+POLL_AGAIN_MIN_S: Final = 1.0
 
 StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -167,10 +173,10 @@ class SessionLimits:
     idle_s: float = 300.0
 
 
-class OwnSessions:
+class SessionPool:
     """The sessions of one's own with one server. `on_change` hears of list changes in any of them.
 
-    `on_parked` is told of calls that were given up for others.
+    `on_pending` is told of calls that were given up for others.
     """
 
     def __init__(
@@ -179,15 +185,15 @@ class OwnSessions:
         limits: SessionLimits,
         start_task: StartTask,
         on_change: Callable[[str], None],
-        on_parked: OnParked,
+        on_pending: OnPending,
     ) -> None:
         self._open_session = open_session
         self._limits = limits
         self._start_task = start_task
         self._on_change = on_change
-        self._on_parked = on_parked
-        self._sessions: dict[OwnSession, None] = {}  # Those that were used last are last.
-        self._freed = Flag()
+        self._on_pending = on_pending
+        self._sessions: dict[DedicatedSession, None] = {}  # Those that were used last are last.
+        self._freed = Event()
         self._stream_wait_s = STREAM_WAIT_S
 
     def __repr__(self) -> str:
@@ -195,7 +201,7 @@ class OwnSessions:
         return f"<OwnSessions {busy} of {len(self._sessions)} in use>"
 
     @asynccontextmanager
-    async def lent(self, features: Json, affinity: Hashable) -> AsyncGenerator[OwnSession, None]:
+    async def lent(self, features: Json, affinity: Hashable) -> AsyncGenerator[DedicatedSession, None]:
         """A session with these features, waited for while all are in use; alone, or shared within one affinity.
 
         Raises:
@@ -213,13 +219,13 @@ class OwnSessions:
         finally:
             self._give_back(session)
 
-    def of_client(self, features: Json, affinity: str) -> OwnSession | None:
-        """The open session with these features that serves this client; None when there is none."""
+    def of_client(self, features: Json, affinity: str) -> DedicatedSession | None:
+        """The open session with these features that serves this caller; None when there is none."""
         session = self._usable(_key(features, affinity))
-        return session if session is not None and session.door is not None else None
+        return session if session is not None and session.client is not None else None
 
     def client_ended(self, affinity: str) -> None:
-        """Nobody comes back for what this client has here: its sessions end, and its calls with them."""
+        """Nobody comes back for what this caller has here: its sessions end, and its calls with them."""
         for session in [one for one in self._sessions if one.key[1] == affinity]:
             if not session.users:
                 self._end(session)
@@ -233,13 +239,13 @@ class OwnSessions:
             if session.expiry is not None:
                 session.expiry.cancel()
 
-    async def _taken(self, features: Json, affinity: Hashable) -> OwnSession:
+    async def _taken(self, features: Json, affinity: Hashable) -> DedicatedSession:
         key = _key(features, affinity)
-        reclaimed: OwnSession | None = None
+        reclaimed: DedicatedSession | None = None
         while True:
             session = self._usable(key)
             if session is None and self._make_room():
-                session = OwnSession(features, key)
+                session = DedicatedSession(features, key)
                 self._sessions[session] = None
                 session.keeper = self._start_task(self._keep(session), "session of one's own")
             if session is not None:
@@ -258,12 +264,12 @@ class OwnSessions:
         except asyncio.CancelledError:  # It may come in the very moment in which the session is open.
             self._give_back(session)
             raise
-        if session.door is None:
+        if session.client is None:
             self._give_back(session)
             raise _told(session.failure)
         return session
 
-    def _usable(self, key: tuple[bytes, Hashable]) -> OwnSession | None:
+    def _usable(self, key: tuple[bytes, Hashable]) -> DedicatedSession | None:
         shared = key[1] is not None
         fitting = [one for one in self._sessions if one.key == key and not one.over and (shared or not one.users)]
         return fitting[-1] if fitting else None
@@ -274,8 +280,8 @@ class OwnSessions:
             return True
         return self._end_idle()
 
-    def _longest_away(self) -> tuple[float, OwnSession] | None:
-        """Since when, and who, of the clients that have more than their share."""
+    def _longest_away(self) -> tuple[float, DedicatedSession] | None:
+        """Since when, and who, of the callers that have more than their share."""
         greedy = over_share(Counter(one.key[1] for one in self._sessions), self._limits.sessions_max)
         away = [
             (since_s, one)
@@ -284,22 +290,22 @@ class OwnSessions:
         ]
         return min(away, key=lambda pair: pair[0], default=None)
 
-    def _reclaim(self) -> OwnSession | None:
-        """Give up the calls of the session whose client has been away longest, if that is long enough."""
+    def _reclaim(self) -> DedicatedSession | None:
+        """Give up the calls of the session whose caller has been away longest, if that is long enough."""
         away = self._longest_away()
         if away is None or away[0] + CONTESTED_PATIENCE_S > _now_s():
             return None
         log.warning("MCP calls given up: their clients left questions unanswered while others waited")
         for call in away[1].calls:
             call.give_up(contested=True)
-            self._on_parked("given_up", 0)
+            self._on_pending("given_up", 0)
         return away[1]
 
     def _until_reclaim_s(self) -> float:
         """When to look again: whoever goes away from now on may stay away for as long as that takes at most."""
         away = self._longest_away()
         left_s = CONTESTED_PATIENCE_S if away is None else away[0] + CONTESTED_PATIENCE_S - _now_s()
-        return max(left_s, LOOK_AGAIN_MIN_S)
+        return max(left_s, POLL_AGAIN_MIN_S)
 
     def _end_idle(self) -> bool:
         idle = next((one for one in self._sessions if not one.users), None)
@@ -307,13 +313,13 @@ class OwnSessions:
             self._end(idle)
         return idle is not None
 
-    def _give_back(self, session: OwnSession) -> None:
+    def _give_back(self, session: DedicatedSession) -> None:
         session.users -= 1
         self._freed.set()
         if session.users or session not in self._sessions:
             return
         of_one_client = session.key[1] is not None
-        is_over = session.over or session.door is None or session.door.lost.is_set()
+        is_over = session.over or session.client is None or session.client.lost.is_set()
         if is_over or (session.spent and not of_one_client):
             self._end(session)
             return
@@ -323,7 +329,7 @@ class OwnSessions:
         if sum(not one.users for one in self._sessions) > self._limits.idle_max:
             self._end_idle()
 
-    def _end(self, session: OwnSession) -> None:
+    def _end(self, session: DedicatedSession) -> None:
         """Let the keeper close it; what is in use never gets here."""
         self._sessions.pop(session, None)
         if session.expiry is not None:
@@ -332,11 +338,11 @@ class OwnSessions:
             session.keeper.cancel()
         self._freed.set()
 
-    async def _keep(self, session: OwnSession) -> None:
+    async def _keep(self, session: DedicatedSession) -> None:
         """Open one session, follow its stream, and close it in the end."""
         try:
-            async with self._open_session(session.features, session.ask, session.hear) as door:
-                await self._follow(session, door)
+            async with self._open_session(session.features, session.ask, session.hear) as client:
+                await self._follow(session, client)
         except MeshError as exc:
             session.failure = exc
         except Exception as exc:  # A bug of ours ends this session, and nobody else's.
@@ -349,11 +355,11 @@ class OwnSessions:
             session.opened.set()
             self._freed.set()
 
-    async def _follow(self, session: OwnSession, door: SessionDoor) -> None:
+    async def _follow(self, session: DedicatedSession, client: SessionClient) -> None:
         """Hold the session's own stream open where it has one; ends by cancellation or with the session's loss."""
 
         def on_change(kind: str) -> None:
-            session.door = door
+            session.client = client
             session.opened.set()
             if kind != "listening":
                 self._on_change(kind)
@@ -367,17 +373,17 @@ class OwnSessions:
         try:
             while True:
                 try:
-                    await door.listen(on_change)
+                    await client.listen(on_change)
                 except (ListenNotSupported, ProtocolBroken):
                     on_change("listening")
-                    await door.lost.wait()
+                    await client.lost.wait()
                 except Unreachable:
                     on_change("listening")
-                if door.lost.is_set():
-                    raise Unreachable(door.lost_reason)
+                if client.lost.is_set():
+                    raise Unreachable(client.lost_reason)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
-                        await door.lost.wait()
+                        await client.lost.wait()
                 pause_s = min(2 * pause_s, STREAM_PAUSE_MAX_S)
         finally:
             late.cancel()

@@ -1,10 +1,10 @@
-"""The door to a server with sessions as links see it: calls of clients that can be asked get sessions of their own.
+"""The client to a server with sessions as links see it: calls of callers that can be asked get sessions of their own.
 
-Made by the HTTP and stdio doors, around the session that they have opened. The one rule: a client's question and a
-client's answer pass in that client's own session, and in no other (`asking_calls`).
+Made by the HTTP and stdio clients, around the session that they have opened. The one rule: a caller's question and a
+caller's answer pass in that caller's own session, and in no other (`asking_calls`).
 
-Everything else (probes, subscriptions, calls of clients that cannot be asked) goes over the one shared session, which
-declares no features. Lists are read in a session that declares them all, because many servers list only what a client
+Everything else (probes, subscriptions, calls of callers that cannot be asked) goes over the one shared session, which
+declares no features. Lists are read in a session that declares them all, because many servers list only what a caller
 could use.
 """
 
@@ -18,11 +18,18 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
 from agent.client.affinity import is_of_session
 from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, declared_features
-from agent.client.event import Flag
-from agent.client.server_info import Hello, OnNotification
-from agent.client.sessions.calls import AskingCalls
-from agent.client.sessions.pending_call import OnParked, unheard
-from agent.client.sessions.pool import OpenSession, OwnSessions, SessionDoor, SessionLimits, SessionRefused, SharedDoor
+from agent.client.event import Event
+from agent.client.server_info import OnNotification, ServerInfo
+from agent.client.sessions.calls import SessionCalls
+from agent.client.sessions.pending_call import OnPending, unheard
+from agent.client.sessions.pool import (
+    OpenSession,
+    SessionClient,
+    SessionLimits,
+    SessionPool,
+    SessionRefused,
+    SharedClient,
+)
 from agent.client.streaming import LargeResult
 from agent.client.streams import Updates
 from agent.errors import CallNotSent, RpcError
@@ -35,26 +42,26 @@ LISTING_LIMITS: Final = SessionLimits(sessions_max=1, idle_max=1)
 
 _CALLS: Final = MAY_ASK | {"completion/complete"}
 _LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
-_FOR_LISTING: Final = object()  # The affinity of our own listing, which no client's key can equal.
+_FOR_LISTING: Final = object()  # The affinity of our own listing, which no caller's key can equal.
 
 
-class AskingDoor:
-    """As `Door`. Made by `asking`.
+class SessionRouter:
+    """As `McpClient`. Made by `asking`.
 
-    `own_for_all`: every call gets a session of its own, whatever its client declared, or none at all.
+    `own_for_all`: every call gets a session of its own, whatever its caller declared, or none at all.
     `lists_apart`: lists are not read over the shared session.
     """
 
     def __init__(
         self,
-        shared: SharedDoor,
+        shared: SharedClient,
         open_session: OpenSession,
         group: asyncio.TaskGroup,
         *,
         limits: SessionLimits,
         own_for_all: bool,
         lists_apart: bool,
-        on_parked: OnParked,
+        on_pending: OnPending,
     ) -> None:
         self._shared = shared
         self._group = group
@@ -62,37 +69,37 @@ class AskingDoor:
         self._lists_apart = lists_apart
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: set[Callable[[str], None]] = set()
-        self._own = OwnSessions(open_session, limits, self._start, self._changed, on_parked)
+        self._own = SessionPool(open_session, limits, self._start, self._changed, on_pending)
         # Apart, so that no caller can keep us from listing.
-        self._listing = OwnSessions(open_session, LISTING_LIMITS, self._start, self._changed, unheard)
-        self._calls = AskingCalls(self._own, self._start, self._go_on_shared, on_parked)
+        self._listing = SessionPool(open_session, LISTING_LIMITS, self._start, self._changed, unheard)
+        self._calls = SessionCalls(self._own, self._start, self._go_on_shared, on_pending)
         self._refused = False
 
     def __repr__(self) -> str:
-        """The shared door, the others, and who waits."""
+        """The shared client, the others, and who waits."""
         return f"<AskingDoor {self._shared!r} {self._own!r} {self._calls!r}>"
 
     @property
-    def hello(self) -> Hello:
-        """As `Door.hello`."""
-        return self._shared.hello
+    def server_info(self) -> ServerInfo:
+        """As `McpClient.server_info`."""
+        return self._shared.server_info
 
     @property
-    def lost(self) -> Flag:
-        """As `Door.lost`."""
+    def lost(self) -> Event:
+        """As `McpClient.lost`."""
         return self._shared.lost
 
     @property
     def lost_reason(self) -> str:
-        """As `Door.lost_reason`."""
+        """As `McpClient.lost_reason`."""
         return self._shared.lost_reason
 
     def use_token(self, token: str) -> None:
-        """As `Door.use_token`."""
+        """As `McpClient.use_token`."""
         self._shared.use_token(token)
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `Door.listen`; changes that are announced in any session count."""
+        """As `McpClient.listen`; changes that are announced in any session count."""
         self._listeners.add(on_change)
         try:
             await self._shared.listen(on_change)
@@ -100,11 +107,11 @@ class AskingDoor:
             self._listeners.discard(on_change)
 
     async def follow(self, updates: Updates) -> None:
-        """As `Door.follow`."""
+        """As `McpClient.follow`."""
         await self._shared.follow(updates)
 
     async def probe(self, timeout_s: float) -> None:
-        """As `Door.probe`."""
+        """As `McpClient.probe`."""
         await self._shared.probe(timeout_s)
 
     async def request(
@@ -118,7 +125,7 @@ class AskingDoor:
         affinity: str | None = None,
         large: LargeResult | None = None,
     ) -> Json:
-        """As `Door.request`; the result may be `input_required`, and then a retry of the same request goes on."""
+        """As `McpClient.request`; the result may be `input_required`, and then a retry of the same request goes on."""
         if method == CLIENT_METHOD:
             return await self._hear_of_client(params or {}, affinity, timeout_s)
         if method in _LISTS and self._lists_apart and not self._refused:
@@ -148,7 +155,7 @@ class AskingDoor:
         )
 
     async def _hear_of_client(self, params: Json, affinity: str | None, timeout_s: float) -> Json:
-        """A client whose affinity is a session's did something; the result may be `input_required`."""
+        """A caller whose affinity is a session's did something; the result may be `input_required`."""
         if params.get("requestState") is not None:
             return await self._calls.retry(CLIENT_METHOD, params, timeout_s=timeout_s)
         if affinity is not None and is_of_session(affinity):
@@ -176,15 +183,15 @@ class AskingDoor:
     async def _list(self, method: str, params: Json | None, timeout_s: float) -> Json:
         try:
             async with asyncio.timeout(timeout_s), self._listing.lent(EVERY_FEATURE, _FOR_LISTING) as session:
-                assert session.door is not None, "it is open while it is lent"
-                return await session.door.request(method, params, timeout_s=timeout_s)
+                assert session.client is not None, "it is open while it is lent"
+                return await session.client.request(method, params, timeout_s=timeout_s)
         except SessionRefused as exc:
             self._note_refusal(exc)
             return await self._shared.request(method, params, timeout_s=timeout_s)
         except TimeoutError as exc:
             raise CallNotSent(f"no session to list in could be opened within {timeout_s:g} s") from exc
 
-    def _go_on_shared(self, exc: SessionRefused) -> SessionDoor:
+    def _go_on_shared(self, exc: SessionRefused) -> SessionClient:
         if self._own_for_all:
             raise CallNotSent(str(exc)) from exc
         self._note_refusal(exc)
@@ -214,29 +221,29 @@ def _features_of(params: Json, affinity: str | None) -> Json:
 
 @asynccontextmanager
 async def asking(
-    shared: SharedDoor,
+    shared: SharedClient,
     open_session: OpenSession,
     *,
     limits: SessionLimits,
     own_for_all: bool = False,
     lists_apart: bool = True,
-    on_parked: OnParked = unheard,
-) -> AsyncGenerator[AskingDoor, None]:
-    """The door in front of `shared` and of the sessions that `open_session` opens; all but `shared` end with it."""
+    on_pending: OnPending = unheard,
+) -> AsyncGenerator[SessionRouter, None]:
+    """The client in front of `shared` and of the sessions that `open_session` opens; all but `shared` end with it."""
     group = asyncio.TaskGroup()
     await group.__aenter__()
-    door = AskingDoor(
+    client = SessionRouter(
         shared,
         open_session,
         group,
         limits=limits,
         own_for_all=own_for_all,
         lists_apart=lists_apart,
-        on_parked=on_parked,
+        on_pending=on_pending,
     )
     try:
-        yield door
+        yield client
     finally:
-        door.end()
-        # By hand, so that what ended the door's life is not wrapped into a group of exceptions.
+        client.end()
+        # By hand, so that what ended the client's life is not wrapped into a group of exceptions.
         await group.__aexit__(None, None, None)

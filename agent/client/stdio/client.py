@@ -1,6 +1,6 @@
-"""The door to a child process: many requests in flight over one pair of pipes, told apart by ID.
+"""The client to a child process: many requests in flight over one pair of pipes, told apart by ID.
 
-Opened by `stdio_open`; used through `agent.client.connect.Door` in both eras. Each line of the child is
+Opened by `stdio_open`; used through `agent.client.connect.McpClient` in both eras. Each line of the child is
 routed in the loop turn in which it arrives; a request only waits for its own messages. The one rule: what the child
 asks, and what names no request of ours, goes to whom the child was started for; of one that all share, to nobody.
 """
@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agent.client import jsonrpc
-from agent.client.event import Flag
+from agent.client.event import Event
 from agent.client.legacy_notifications import LOG_MESSAGE, SessionLogs, SessionSubscriptions
 from agent.client.negotiation import DISCOVER, PING, ModernStamp, without_envelope
-from agent.client.server_info import ACKNOWLEDGE_TIMEOUT_S, Hello, OnNotification, OnQuestion, listen_failure
+from agent.client.server_info import ACKNOWLEDGE_TIMEOUT_S, OnNotification, OnServerRequest, ServerInfo, listen_failure
 from agent.client.stdio.process import Child, start_child
 from agent.client.streaming import LargeResult
 from agent.client.streams import LISTEN, Heard, ListChanges, Listening, Updates, subscription_of
@@ -82,10 +82,11 @@ class Pending:
 log = logging.getLogger(__name__)
 
 
-class StdioDoor:
-    """Requests, answers and notifications over one child. `stdio_open` negotiates and then sets `hello`.
+class StdioClient:
+    """Requests, answers and notifications over one child. `stdio_open` negotiates and then sets `server_info`.
 
-    `on_question` takes what a legacy child asks, and `on_notice` what it tells that belongs to no request or list.
+    `on_server_request` takes what a legacy child asks, and `on_notice` what it tells that belongs to no request or
+    list.
     """
 
     def __init__(
@@ -93,19 +94,19 @@ class StdioDoor:
         label: str,
         client_name: str,
         *,
-        on_question: OnQuestion = jsonrpc.encode_reply,
+        on_server_request: OnServerRequest = jsonrpc.encode_reply,
         on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
     ) -> None:
         self.label = label
-        self.lost = Flag()
+        self.lost = Event()
         self.lost_reason = ""
         self.junk_lines = 0
         self.dropped_notifications = 0
         self._child: Child | None = None
-        self._hello: Hello | None = None
+        self._server_info: ServerInfo | None = None
         self._stamp: ModernStamp | None = None
         self._client_name = client_name
-        self._on_question = on_question
+        self._on_server_request = on_server_request
         self._on_notice = on_notice
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
@@ -118,10 +119,10 @@ class StdioDoor:
         return f"<StdioDoor {self._child!r} {len(self._pending)} in flight, {self.junk_lines} junk lines>"
 
     @property
-    def hello(self) -> Hello:
+    def server_info(self) -> ServerInfo:
         """What the child said of itself."""
-        assert self._hello is not None, "the door is not open"
-        return self._hello
+        assert self._server_info is not None, "the door is not open"
+        return self._server_info
 
     @property
     def child(self) -> Child:
@@ -133,10 +134,12 @@ class StdioDoor:
         """Start the child. Raises `Unreachable`."""
         self._child = await start_child(target, self.label, self._on_line, self._on_end)
 
-    def adopt(self, hello: Hello) -> None:
-        """Speak as `hello` says from now on."""
-        self._hello = hello
-        self._stamp = ModernStamp(hello.protocol_version, self._client_name) if hello.era is Era.MODERN else None
+    def adopt(self, server_info: ServerInfo) -> None:
+        """Speak as `server_info` says from now on."""
+        self._server_info = server_info
+        self._stamp = (
+            ModernStamp(server_info.protocol_version, self._client_name) if server_info.era is Era.MODERN else None
+        )
 
     async def request(
         self,
@@ -148,9 +151,9 @@ class StdioDoor:
         on_notification: OnNotification | None = None,
         affinity: str | None = None,  # noqa: ARG002 - this is one child, chosen already
         large: LargeResult | None = None,  # noqa: ARG002 - one slow reader may not hold up what shares the pipe
-        on_question: OnQuestion | None = None,  # noqa: ARG002 - a pipe does not say which request a question is about
+        on_server_request: OnServerRequest | None = None,  # noqa: ARG002 - a pipe does not say which request a question is about
     ) -> Json:
-        """As `Door.request`."""
+        """As `McpClient.request`."""
         request_id = next(self._ids)
         pending = Pending(self._loop, takes_notifications=on_notification is not None)
         sent_params, pending.token = jsonrpc.swap_progress_token(self._stamped(params), request_id)
@@ -160,7 +163,7 @@ class StdioDoor:
         try:
             async with asyncio.timeout(timeout_s):
                 if self._stamp is None:
-                    await self._logs.show(params, self.hello)
+                    await self._logs.show(params, self.server_info)
                 while not self.child.can_write:
                     await self.child.wait_writable()
                 sent = self._write(line)
@@ -191,10 +194,10 @@ class StdioDoor:
             raise CallOutcomeUnknown(f"{self.label} could not be told the client's answer: {exc}") from exc
 
     def use_token(self, token: str) -> None:
-        """As `Door.use_token`: a child has none."""
+        """As `McpClient.use_token`: a child has none."""
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `Door.listen`: a modern child is asked for a subscription, a legacy one tells everybody anyway."""
+        """As `McpClient.listen`: a modern child is asked for a subscription, a legacy one tells everybody anyway."""
         if self._stamp is not None:
             try:
                 await self._listen(ListChanges(on_change))
@@ -209,13 +212,13 @@ class StdioDoor:
             self._subscriptions.listeners.discard(on_change)
 
     async def follow(self, updates: Updates) -> None:
-        """As `Door.follow`."""
+        """As `McpClient.follow`."""
         if self._stamp is not None:
             await self._listen(updates)
         await self._subscriptions.follow(updates)
 
     async def probe(self, timeout_s: float) -> None:
-        """As `Door.probe`."""
+        """As `McpClient.probe`."""
         try:
             await self.request(DISCOVER if self._stamp is not None else PING, timeout_s=timeout_s)
         except RpcError:
@@ -298,7 +301,7 @@ class StdioDoor:
             if pending is not None:
                 pending.settle(message)
         elif jsonrpc.is_request(message):
-            reply = self._on_question(message)
+            reply = self._on_server_request(message)
             if reply is not None and self.child.can_write:  # One that asks but does not read may not fill our memory.
                 self.child.write(reply)
         else:

@@ -1,8 +1,8 @@
 """One child process that speaks newline-delimited JSON: starting it, cutting its output into lines, ending it.
 
-Used by `stdio_door` alone. Callbacks of an asyncio subprocess protocol, no tasks: a line is handed on in the same loop
-turn in which it arrived. The one rule: whatever happens, also when opening is cancelled midway, neither the child nor
-anything else in its process group outlives `stop`.
+Used by `stdio_client` alone. Callbacks of an asyncio subprocess protocol, no tasks: a line is handed on in the same
+loop turn in which it arrived. The one rule: whatever happens, also when opening is cancelled midway, neither the child
+nor anything else in its process group outlives `stop`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _ARGUMENTS = ("--pdeathsig", "TERM", "--")
 _PROBE_TIMEOUT_S = 2.0
 
 
-def lifeline(command: str, cwd: str | None, environment: Mapping[str, str]) -> tuple[str, ...]:
+def parent_death_signal(command: str, cwd: str | None, environment: Mapping[str, str]) -> tuple[str, ...]:
     """What to put before `command`; nothing where that is impossible, or would hide why it cannot be started."""
     place = os.path.join(cwd or "", command) if os.sep in command else command  # noqa: PTH118 - as exec joins them
     startable = shutil.which(place, path=environment.get("PATH", os.defpath))
@@ -53,7 +53,7 @@ def _prefix() -> tuple[str, ...]:
 
 log = logging.getLogger(__name__)
 
-# What a child gets of our own environment (the reference client's list, plus language and temporary folder). Anything
+# What a child gets of our own environment (the reference caller's list, plus language and temporary folder). Anything
 # else may hold a secret of ours.
 INHERITED: Final = frozenset({"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER"})
 INHERITED_PREFIX: Final = "LC_"
@@ -249,7 +249,7 @@ async def start_child(
     try:
         _, child = await asyncio.get_running_loop().subprocess_exec(
             lambda: Child(label, on_line, on_end),
-            *lifeline(target.command, target.cwd, environment),
+            *parent_death_signal(target.command, target.cwd, environment),
             target.command,
             *target.args,
             cwd=target.cwd,

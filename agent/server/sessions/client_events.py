@@ -14,13 +14,13 @@ from mcp.shared.exceptions import MCPError
 
 from agent.client.affinity import affinity_key
 from agent.client.capabilities import declared_features
-from agent.dispatch.client_events import ClientEvents, Place
+from agent.dispatch.client_events import Place, UpstreamEvents
 from agent.dispatch.dispatcher import Forwarded
 from agent.errors import OUTCOME_UNKNOWN, MeshError, RpcError
 from agent.model import DEADLINE_META_KEY, ClientEvent, Json
 from agent.routing.table import Replica
 from agent.server.sessions.elicitation import AskedClient, in_rounds
-from agent.server.sessions.session import Session
+from agent.server.sessions.session import ServerSession
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ UNTOLD_MAX: Final = 1_000
 StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
-class ClientChanges:
+class SessionNotifications:
     """What one endpoint tells of its clients."""
 
-    def __init__(self, events: ClientEvents) -> None:
+    def __init__(self, events: UpstreamEvents) -> None:
         self._events = events
         self._room = asyncio.Semaphore(TOLD_AT_ONCE_MAX)
         self._waiting = 0
 
-    async def session_ended(self, session: Session) -> None:
+    async def session_ended(self, session: ServerSession) -> None:
         """Let servers end what they keep for the client of a session that is over."""
         if self._waiting >= UNTOLD_MAX:
             return
@@ -54,13 +54,13 @@ class ClientChanges:
         finally:
             self._waiting -= 1
 
-    def roots_changed(self, session: Session, start_task: StartTask) -> None:
+    def roots_changed(self, session: ServerSession, start_task: StartTask) -> None:
         """Let servers that may have asked for the client's roots know that there are others now."""
         session.roots_untold = True
         if session.chore is None or session.chore.done():
             session.chore = start_task(self._tell_of_roots(session), "tell of changed roots")
 
-    async def _tell_of_roots(self, session: Session) -> None:
+    async def _tell_of_roots(self, session: ServerSession) -> None:
         while session.roots_untold:
             session.roots_untold = False
             declared = session.declared_to_servers
@@ -68,7 +68,7 @@ class ClientChanges:
                 for place in session.places:
                     await _logged(self._roots_at(session, place, declared))
 
-    async def _roots_at(self, session: Session, place: Place, declared: Json) -> None:
+    async def _roots_at(self, session: ServerSession, place: Place, declared: Json) -> None:
         async def send(params: Json) -> Forwarded:
             told = {**params, "canBeAsked": session.stream is not None}
             return await self._tell(session, place, ClientEvent.ROOTS_CHANGED, told)
@@ -82,7 +82,7 @@ class ClientChanges:
         deadline = {"_meta": {DEADLINE_META_KEY: int(ROOTS_PATIENCE_S * 1000)}}
         await in_rounds(send, deadline, AskedClient(declared, ask))
 
-    async def _tell(self, session: Session, place: Place, event: ClientEvent, params: Json) -> Forwarded:
+    async def _tell(self, session: ServerSession, place: Place, event: ClientEvent, params: Json) -> Forwarded:
         key = affinity_key({}, session.id)
         assert key is not None, "a session has one"
         try:

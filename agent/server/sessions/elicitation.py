@@ -2,8 +2,8 @@
 
 Called for clients from before 2026-07-28. Their servers ask with requests of their own while a call is open; a server
 of 2026-07-28 answers `input_required` and is called again, and so it looks when a server with sessions asks, whose call
-is parked by its door. The one rule: a client is asked only what it declared at initialize, within one deadline over all
-rounds; what may not be asked comes back to the caller as it is.
+is parked by its client. The one rule: a client is asked only what it declared at initialize, within one deadline over
+all rounds; what may not be asked comes back to the caller as it is.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY
 from agent.client.capabilities import refusal
 from agent.dispatch.dispatcher import Forwarded
 from agent.dispatch.request_state import asks
-from agent.dispatch.retry import told_deadline_s
+from agent.dispatch.retry import received_deadline_s
 from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN
-from agent.model import DEADLINE_META_KEY, LOOK_META_KEY, PARKED_META_KEY, REFUSED_META_KEY, Json
+from agent.model import DEADLINE_META_KEY, PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
 
 # A form that is of no use any more may stay for that long; each look is one request.
-LOOK_EVERY_S: Final = 3.0
+POLL_EVERY_S: Final = 3.0
 # Looks in a row that got nowhere; a link that broke is there again within two, if ever.
 FAILED_MAX: Final = 3
 
@@ -59,7 +59,7 @@ async def _ended(look: Callable[[], Awaitable[Forwarded]], keys: frozenset[str])
     """How it ended: errors as values, since a task group would wrap what is raised."""
     failures: list[MCPError] = []
     while True:
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(POLL_EVERY_S)
         try:
             forwarded = await look()
         except MCPError as exc:
@@ -81,7 +81,7 @@ def _may_pass(exc: MCPError) -> bool:
 # As many rounds as the reference clients of 2026-07-28 allow.
 ROUNDS_MAX: Final = 10
 # Nobody fills in more forms for one call; a server's list of questions is not our loop's length.
-QUESTIONS_MAX: Final = 16
+SERVER_REQUESTS_MAX: Final = 16
 # For users to think, over all rounds; as long as the SDK's servers keep their question's state.
 PATIENCE_S: Final = 600.0
 # A round without questions means "come again": first soon, then every quarter of a second (as the SDK's client).
@@ -91,7 +91,7 @@ GIVE_UP_TIMEOUT_S: Final = 1.0
 
 Ask: TypeAlias = Callable[[str, Json], Awaitable[Json]]
 # By key: method and params.
-Questions: TypeAlias = dict[str, tuple[str, Json]]
+ServerRequests: TypeAlias = dict[str, tuple[str, Json]]
 Send: TypeAlias = Callable[[Json], Awaitable[Forwarded]]
 
 
@@ -125,8 +125,8 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
         MCPError: `send`'s; or the client refused, or did not answer in time, or the questions have no end.
     """
     params = _with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
-    loop, told_s = asyncio.get_running_loop(), told_deadline_s(params)
-    ends_s = loop.time() + (PATIENCE_S if told_s is None else min(PATIENCE_S, told_s))
+    loop, received_s = asyncio.get_running_loop(), received_deadline_s(params)
+    ends_s = loop.time() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
     forwarded = await send(params)
     rounds, empty_rounds = 0, 0
     while asks(forwarded.result):
@@ -155,7 +155,7 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
             if isinstance(exc, TimeoutError):
                 raise _unfinished(forwarded, "the client did not answer in time", timed_out=True) from exc
             raise
-        if told_s is not None:
+        if received_s is not None:
             again = _with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - loop.time()) * 1000)))
         forwarded = await _sent_again(send, again, forwarded)
     return forwarded
@@ -168,12 +168,12 @@ def _retry_of(params: Json, result: Json) -> Json:
     return again if state is None else {**again, "requestState": state}
 
 
-def questions_for(capabilities: Json, result: Json) -> Questions | None:
+def questions_for(capabilities: Json, result: Json) -> ServerRequests | None:
     """The questions of a result, by key: method and params. None when one of them may not be put to such a client."""
     asked = result.get("inputRequests") or {}
-    if not isinstance(asked, dict) or len(asked) > QUESTIONS_MAX:
+    if not isinstance(asked, dict) or len(asked) > SERVER_REQUESTS_MAX:
         return None
-    questions: Questions = {}
+    questions: ServerRequests = {}
     for key, question in asked.items():
         method, params = (
             (question.get("method"), question.get("params", {})) if isinstance(question, dict) else (None, {})
@@ -208,11 +208,11 @@ def _of_round(exc: MCPError, forwarded: Forwarded) -> MCPError:
 
 def _looking(again: Json) -> Json:
     """The retry that only asks whether the questions still stand."""
-    return _with_meta(again, LOOK_META_KEY, value=True)
+    return _with_meta(again, POLL_META_KEY, value=True)
 
 
 async def _ask_all(
-    ask: Ask, questions: Questions, forwarded: Forwarded, said: _Said, look: Callable[[], Awaitable[Forwarded]]
+    ask: Ask, questions: ServerRequests, forwarded: Forwarded, said: _Said, look: Callable[[], Awaitable[Forwarded]]
 ) -> Forwarded | None:
     """Ask as long as somebody wants to know; returns the result, if the call has one meanwhile."""
     asking = _ask_in_turn(ask, questions, forwarded, said)
@@ -226,7 +226,7 @@ async def _ask_all(
     return None if ended is None or asks(ended.result) else ended
 
 
-async def _ask_in_turn(ask: Ask, questions: Questions, forwarded: Forwarded, said: _Said) -> None:
+async def _ask_in_turn(ask: Ask, questions: ServerRequests, forwarded: Forwarded, said: _Said) -> None:
     """Ask one after the other: a user reads one form at a time.
 
     A server whose call is open hears of a refusal; of others the first refusal ends the call and spares the rest.
@@ -243,7 +243,7 @@ async def _ask_in_turn(ask: Ask, questions: Questions, forwarded: Forwarded, sai
 def _is_parked(forwarded: Forwarded) -> bool:
     """Whether a server with a session asks, whose call is open meanwhile: it may ask as often as it likes."""
     meta = forwarded.result.get("_meta")
-    return isinstance(meta, dict) and meta.get(PARKED_META_KEY) is True
+    return isinstance(meta, dict) and meta.get(PENDING_META_KEY) is True
 
 
 async def _give_up(send: Send, again: Json) -> None:

@@ -22,9 +22,9 @@ from agent.lossless_json.exact import read_json
 from agent.model import Json
 from agent.server.request import accepts_events, read_body, refuse, speaks_json
 from agent.server.response import Answer, SlowAnswers
-from agent.server.sessions.client_events import ClientChanges
-from agent.server.sessions.requests import ROUTED, LegacyRequests, Line, outliving
-from agent.server.sessions.session import Outcome, Session
+from agent.server.sessions.client_events import SessionNotifications
+from agent.server.sessions.requests import ROUTED, ReplyChannel, SessionRequests, outliving
+from agent.server.sessions.session import Outcome, ServerSession
 from agent.server.sessions.table import Sessions
 from agent.server.sessions.tasks import CAPABILITY as TASKS_CAPABILITY
 
@@ -53,15 +53,17 @@ def is_legacy(request: web.Request) -> bool:
     return version is None or version in HANDSHAKE_PROTOCOL_VERSIONS
 
 
-class LegacyFront:
-    """The handler of one endpoint. `greeting`: the result of `initialize` but for the version."""
+class SessionServer:
+    """The handler of one endpoint. `initialize_result`: the result of `initialize` but for the version."""
 
-    def __init__(self, *, sessions: Sessions, requests: LegacyRequests, changes: ClientChanges, greeting: Json) -> None:
+    def __init__(
+        self, *, sessions: Sessions, requests: SessionRequests, changes: SessionNotifications, initialize_result: Json
+    ) -> None:
         self._sessions = sessions
         self._changes = changes
         self._slow = SlowAnswers(sessions.start_task)
         self._requests = requests
-        self._greeting = greeting
+        self._initialize_result = initialize_result
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request."""
@@ -116,14 +118,14 @@ class LegacyFront:
             self._take_note(session, method, params)
         return _nothing(202)
 
-    def _take_note(self, session: Session, method: str, params: Json) -> None:
+    def _take_note(self, session: ServerSession, method: str, params: Json) -> None:
         match method:
             case "notifications/cancelled":
                 session.cancel_call(params.get("requestId"))
             case "notifications/roots/list_changed":
                 self._changes.roots_changed(session, self._sessions.start_task)
 
-    def _session(self, request: web.Request) -> Session:
+    def _session(self, request: web.Request) -> ServerSession:
         session_id = request.headers.get(SESSION_HEADER)
         if session_id is None:
             raise _Refused(400, f"{SESSION_HEADER} is missing; a session begins with initialize")
@@ -152,15 +154,15 @@ class LegacyFront:
         log.info(
             "MCP session opened", extra={"version": version, "client_name": str(params["clientInfo"]["name"])[:64]}
         )
-        greeting = {**self._greeting, "protocolVersion": version}
+        initialize_result = {**self._initialize_result, "protocolVersion": version}
         if self._requests.has_tasks(version):
-            greeting["capabilities"] = {**greeting["capabilities"], "tasks": TASKS_CAPABILITY}
-        response = await answer.result(orjson.dumps(greeting))
+            initialize_result["capabilities"] = {**initialize_result["capabilities"], "tasks": TASKS_CAPABILITY}
+        response = await answer.result(orjson.dumps(initialize_result))
         response.headers[SESSION_HEADER] = opened.id
         return response
 
     async def _answer(
-        self, request: web.Request, session: Session, request_id: str | int, method: str, params: Json
+        self, request: web.Request, session: ServerSession, request_id: str | int, method: str, params: Json
     ) -> web.StreamResponse:
         answer = Answer(request, request_id)
         try:
@@ -171,7 +173,7 @@ class LegacyFront:
             session.check_call(request_id)
         except MCPError as exc:
             return await answer.error(exc, 200)
-        line = Line(session, answer.tell, outliving(answer.sink({})))
+        line = ReplyChannel(session, answer.tell, outliving(answer.sink({})))
         call = self._sessions.start_task(self._call(line, method, params), f"session's {method}")
         session.add_call(request_id, call)
         try:
@@ -182,7 +184,7 @@ class LegacyFront:
             raise
         return await _ended(answer, None if call.cancelled() else call.result())
 
-    async def _call(self, line: Line, method: str, params: Json) -> Outcome:
+    async def _call(self, line: ReplyChannel, method: str, params: Json) -> Outcome:
         """Serve a call in a task of its own; whoever waits for it may go."""
         try:
             return await self._requests.routed(line, method, params)

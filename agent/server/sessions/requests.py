@@ -17,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, LoggingLevel
 from mcp_types.jsonrpc import MISSING_REQUIRED_CLIENT_CAPABILITY
 
-from agent.client.streaming import ResultSink
+from agent.client.streaming import ResultStream
 from agent.dispatch.client_events import Place
 from agent.dispatch.dispatcher import Dispatch, Forwarded
 from agent.errors import RpcError
@@ -25,11 +25,11 @@ from agent.lossless_json.raw import Bytes, exact
 from agent.model import Json
 from agent.routing.table import Route
 from agent.server.forward import Served, forward, logged, written
-from agent.server.lists import LISTS, Catalogue
+from agent.server.lists import LISTS, ListIndex
 from agent.server.own_tools import own_answer
 from agent.server.search import unwrapped
 from agent.server.sessions.elicitation import AskedClient, in_rounds
-from agent.server.sessions.session import Session, Tell
+from agent.server.sessions.session import ServerSession, Tell
 from agent.server.sessions.tasks import TASK_REQUESTS, AskedTask, HeldResults, created, may_be_task, with_extension
 from agent.server.sessions.tasks import VERSION as TASKS_VERSION
 from agent.subscriptions.registry import Subscriber
@@ -48,15 +48,15 @@ UNSET_LOG_LEVEL: Final = "info"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReplyChannel:
     """The way back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer.
 
     `sink` takes a large result while it comes.
     """
 
-    session: Session
+    session: ServerSession
     tell: Tell
-    sink: ResultSink
+    sink: ResultStream
 
     async def notify(self, method: str, params: Json) -> None:
         """Tell the client something; one that has gone needs not to know."""
@@ -71,18 +71,18 @@ class Line:
             raise MCPError(code=CONNECTION_CLOSED, message="the client has gone") from exc
 
 
-class LegacyRequests:
+class SessionRequests:
     """The requests of one endpoint's sessions. Reads the route table anew for each."""
 
     def __init__(
         self,
         *,
-        catalogue: Catalogue,
+        list_index: ListIndex,
         dispatch: Dispatch,
         own: FastMCP,
         subscriber: Callable[[TellNews[str]], Subscriber[str]],
     ) -> None:
-        self._catalogue = catalogue
+        self._list_index = list_index
         self._dispatch = dispatch
         self._own = own
         self._subscriber = subscriber
@@ -90,16 +90,16 @@ class LegacyRequests:
 
     def has_tasks(self, version: str) -> bool:
         """Whether a session of this version is told that calls may be made as tasks, and may make such calls."""
-        return version == TASKS_VERSION and self._catalogue.has_tasks()
+        return version == TASKS_VERSION and self._list_index.has_tasks()
 
     def at_once(
-        self, session: Session, method: str, params: Json, query: Mapping[str, str], headers: Mapping[str, str]
+        self, session: ServerSession, method: str, params: Json, query: Mapping[str, str], headers: Mapping[str, str]
     ) -> bytes:
         """The result, as JSON, of a request that waits for nobody. Raises `MCPError`, for unknown methods too."""
         with logged(method, params):
             if method in LISTS:
-                search = self._catalogue.wants_search(query, headers)
-                return self._catalogue.listing(method, params, search=search, modern=False)
+                search = self._list_index.wants_search(query, headers)
+                return self._list_index.listing(method, params, search=search, modern=False)
             match method:
                 case "ping":
                     return b"{}"
@@ -116,7 +116,7 @@ class LegacyRequests:
                 case _:
                     raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
 
-    async def routed(self, line: Line, method: str, params: Json) -> tuple[Bytes, ...]:
+    async def routed(self, line: ReplyChannel, method: str, params: Json) -> tuple[Bytes, ...]:
         """The result, as JSON in parts, of a request that somebody has to answer.
 
         A result that went to the line's sink is not in them. Raises `MCPError`, `AnswerCut`.
@@ -128,8 +128,8 @@ class LegacyRequests:
             if method in TASK_REQUESTS:
                 return await self._about_task(line, method, params, served)
             params, as_task = self._wished(line.session, method, unwrapped(method, params) or params)
-            route = self._catalogue.route(method, params)
-            if as_task and (route is None or not may_be_task(route, has_tasks=self._catalogue.makes_tasks(route))):
+            route = self._list_index.route(method, params)
+            if as_task and (route is None or not may_be_task(route, has_tasks=self._list_index.makes_tasks(route))):
                 raise MCPError(code=METHOD_NOT_FOUND, message=f"{params['name']} cannot be called as a task")
             if route is None:
                 result = await own_answer(self._own, method, params)
@@ -144,7 +144,7 @@ class LegacyRequests:
                 method, route, self._as_task(line.session, route, forwarded) if as_task else forwarded, modern=False
             )
 
-    def _wished(self, session: Session, method: str, params: Json) -> tuple[Json, bool]:
+    def _wished(self, session: ServerSession, method: str, params: Json) -> tuple[Json, bool]:
         """Whether a call is to be a task. Where none are announced, that word has to be ignored (MCP 2025-11-25)."""
         if method != "tools/call" or "task" not in params:
             return params, False
@@ -152,7 +152,7 @@ class LegacyRequests:
             return params, True
         return {name: value for name, value in params.items() if name != "task"}, False
 
-    def _as_task(self, session: Session, route: Route, forwarded: Forwarded) -> Forwarded:
+    def _as_task(self, session: ServerSession, route: Route, forwarded: Forwarded) -> Forwarded:
         """The result of a call that its client made as a task; where its server made none, we do."""
         result = exact(forwarded.result)
         if is_task(result):
@@ -163,7 +163,7 @@ class LegacyRequests:
         now_s, failed = asyncio.get_running_loop().time(), result.get("isError") is True
         return Forwarded({"task": self._held.keep(task_id, kept, session.id, now_s, failed=failed)}, forwarded.replica)
 
-    async def _about_task(self, line: Line, method: str, params: Json, served: Served) -> tuple[Bytes, ...]:
+    async def _about_task(self, line: ReplyChannel, method: str, params: Json, served: Served) -> tuple[Bytes, ...]:
         """Answer what is asked about a task; `tasks/result` when that has ended."""
         session = line.session
         if not self.has_tasks(session.version):
@@ -178,10 +178,10 @@ class LegacyRequests:
             return (held.result if method == "tasks/result" else orjson.dumps(held.task),)
 
         async def send(about: str, asked: Json) -> Forwarded:
-            route = self._catalogue.route(about, asked)
+            route = self._list_index.route(about, asked)
             assert route is not None, "a task is never our own"
             return await forward(
-                self._dispatch, about, route, asked, line.notify, catalogue=self._catalogue, served=served
+                self._dispatch, about, route, asked, line.notify, list_index=self._list_index, served=served
             )
 
         task = AskedTask(task_id, send, AskedClient(session.declared_to_servers, line.ask), session.task_talks)
@@ -192,11 +192,11 @@ class LegacyRequests:
                 return (orjson.dumps(await task.cancel()),)
             case _:
                 forwarded = await task.result()
-                route = self._catalogue.route("tasks/get", {"taskId": task_id, "_meta": TAKES_TASKS})
+                route = self._list_index.route("tasks/get", {"taskId": task_id, "_meta": TAKES_TASKS})
                 assert route is not None, "it has just been asked"
                 return written("tools/call", route, forwarded, modern=False)
 
-    async def _subscribe(self, session: Session, uri: str) -> None:
+    async def _subscribe(self, session: ServerSession, uri: str) -> None:
         if session.subscriber is None:
             session.subscriber = self._subscriber(session.updated)
         try:
@@ -207,7 +207,7 @@ class LegacyRequests:
             raise MCPError(code=refusal.code, message=refusal.message, data=refusal.data)
 
     async def _forwarded(
-        self, line: Line, method: str, route: Route, params: Json, served: Served, *, as_task: bool
+        self, line: ReplyChannel, method: str, route: Route, params: Json, served: Served, *, as_task: bool
     ) -> Forwarded:
         """Forward a request, in as many rounds as the server has questions. What may be a task is got as a whole."""
         session = line.session
@@ -215,7 +215,7 @@ class LegacyRequests:
         async def send(asked: Json) -> Forwarded:
             # Looked up anew, because a user may think for minutes:
             # The known one when the name is gone, so that dispatch says what that means.
-            now = self._catalogue.present(method, asked) or route
+            now = self._list_index.present(method, asked) or route
             try:
                 return await forward(
                     self._dispatch,
@@ -223,7 +223,7 @@ class LegacyRequests:
                     now,
                     asked,
                     line.notify,
-                    catalogue=self._catalogue,
+                    list_index=self._list_index,
                     served=served,
                     session_id=session.id,
                     sink=None if as_task else line.sink,
@@ -237,7 +237,7 @@ class LegacyRequests:
         return await in_rounds(send, with_log_level(params, session.log_level), asked)
 
 
-def outliving(sink: ResultSink) -> ResultSink:
+def outliving(sink: ResultStream) -> ResultStream:
     """The sink of a call that does not end with its connection: what nobody takes any more is dropped."""
     lost = False
 
@@ -260,7 +260,7 @@ def outliving(sink: ResultSink) -> ResultSink:
         if not lost:
             await kept(sink.end())
 
-    return ResultSink(begin, part, end, sink.added)
+    return ResultStream(begin, part, end, sink.added)
 
 
 def _uri(params: Json) -> str:

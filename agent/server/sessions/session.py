@@ -34,7 +34,7 @@ CALLS_MAX: Final = 256
 # (agent.subscriptions.registry) with as much again below that.
 NOTES_MAX: Final = 2_010
 # What the reference clients take as one event.
-QUESTION_BYTES_MAX: Final = 1 << 20
+SERVER_REQUEST_BYTES_MAX: Final = 1 << 20
 # Servers that a client calls, and replicas of each.
 PLACES_MAX: Final = 256
 # Declared at `initialize`, unknown to 2026-07-28 under this name.
@@ -49,7 +49,7 @@ Tell: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Session:
+class ServerSession:
     """One session. Written by the event loop's requests that name it, and by the table; times are loop time.
 
     `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
@@ -77,7 +77,7 @@ class Session:
     # By the ID as it came: 1 and "1" are two.
     _calls: dict[RequestId, asyncio.Task[Outcome]] = field(default_factory=dict)
     _questions: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
-    _question_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _server_request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __repr__(self) -> str:
         listens = " listening" if self.stream is not None else ""
@@ -142,7 +142,7 @@ class Session:
         if (task := self._calls.get(request_id)) is not None:
             _cancel_once(task)
 
-    # Questions
+    # ServerRequests
 
     async def ask(self, tell: Tell, method: str, params: Json) -> Json:
         """Put a request to the client by `tell`, and wait for its answer as long as the caller likes.
@@ -153,23 +153,23 @@ class Session:
         """
         if self.deaf:
             raise _never_answered()
-        question_id = next(self._question_ids)
-        question = orjson.dumps({"jsonrpc": "2.0", "id": question_id, "method": method, "params": params})
-        if len(question) > QUESTION_BYTES_MAX:
-            raise MCPError(code=INTERNAL_ERROR, message=f"the question is larger than {QUESTION_BYTES_MAX} bytes")
-        answered = self._questions[str(question_id)] = asyncio.get_running_loop().create_future()
+        server_request_id = next(self._server_request_ids)
+        question = orjson.dumps({"jsonrpc": "2.0", "id": server_request_id, "method": method, "params": params})
+        if len(question) > SERVER_REQUEST_BYTES_MAX:
+            raise MCPError(code=INTERNAL_ERROR, message=f"the question is larger than {SERVER_REQUEST_BYTES_MAX} bytes")
+        answered = self._questions[str(server_request_id)] = asyncio.get_running_loop().create_future()
         try:
             await tell(question)
             answer: Json | MCPError = await answered
         except asyncio.CancelledError:
-            off = {"requestId": question_id, "reason": "nobody waits for the answer any more"}
+            off = {"requestId": server_request_id, "reason": "nobody waits for the answer any more"}
             note = orjson.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": off})
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(_CANCEL_NOTE_TIMEOUT_S):
                     await tell(note)
             raise
         finally:
-            del self._questions[str(question_id)]
+            del self._questions[str(server_request_id)]
         if isinstance(answer, MCPError):
             raise answer
         return answer

@@ -17,7 +17,7 @@ import orjson
 from aiohttp import web
 
 from agent.server.response import EventStream
-from agent.server.sessions.session import Session
+from agent.server.sessions.session import ServerSession
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Sessions:
     def __init__(
         self,
         record: Callable[[str], None],
-        ended: Callable[[Session], Coroutine[Any, Any, None]],
+        ended: Callable[[ServerSession], Coroutine[Any, Any, None]],
         *,
         sessions_max: int = SESSIONS_MAX,
         idle_max_s: float = IDLE_MAX_S,
@@ -48,7 +48,7 @@ class Sessions:
         self._sessions_max = sessions_max
         self._idle_max_s = idle_max_s
         # Longest unused first.
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._sessions: OrderedDict[str, ServerSession] = OrderedDict()
         self._tasks: asyncio.TaskGroup | None = None
         self._closing = False
         self._deaf = False
@@ -97,7 +97,7 @@ class Sessions:
         assert self._tasks is not None
         return self._tasks.create_task(work, name=name)
 
-    def open(self, version: str, declared: bytes) -> Session | None:
+    def open(self, version: str, declared: bytes) -> ServerSession | None:
         """Begin a session of a client that declared these capabilities, as JSON.
 
         None when there is no room, because none of the sessions that are there is idle.
@@ -109,19 +109,19 @@ class Sessions:
                 self._record("refused")
                 return None
             self.end(idle, "made_room")
-        session = Session(secrets.token_urlsafe(_ID_BYTES), version, declared, _now_s(), deaf=self._deaf)
+        session = ServerSession(secrets.token_urlsafe(_ID_BYTES), version, declared, _now_s(), deaf=self._deaf)
         self._sessions[session.id] = session
         self._record("opened")
         return session
 
-    def find(self, session_id: str) -> Session | None:
+    def find(self, session_id: str) -> ServerSession | None:
         """The session of that ID, used from now on; None when it has ended, or never was."""
         session = self._sessions.get(session_id)
         if session is not None:
             self._touch(session)
         return session
 
-    def end(self, session: Session, why: str) -> None:
+    def end(self, session: ServerSession, why: str) -> None:
         """Forget a session and end what is under way in it; may be repeated."""
         if self._sessions.pop(session.id, None) is not None:
             log.info("MCP session ended", extra={"why": why, "age_idle_s": round(_now_s() - session.used_at_s)})
@@ -131,7 +131,7 @@ class Sessions:
             if self._tasks is not None and why != "idle":
                 self.start_task(self._ended(session), "tell of a session that ended")
 
-    async def stream(self, session: Session, request: web.Request) -> web.StreamResponse:
+    async def stream(self, session: ServerSession, request: web.Request) -> web.StreamResponse:
         """Serve the session's standing stream; it takes the place of one that a client may have lost."""
         stream = EventStream(request, session.take_notes, partial(self._record, "stream_dropped"))
         if session.stream is not None:
@@ -153,7 +153,7 @@ class Sessions:
         for session in self._sessions.values():
             session.tell(note)
 
-    def _touch(self, session: Session) -> None:
+    def _touch(self, session: ServerSession) -> None:
         if session.id in self._sessions:
             session.used_at_s = _now_s()
             self._sessions.move_to_end(session.id)

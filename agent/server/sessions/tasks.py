@@ -256,6 +256,6 @@ def _failure(task: Json) -> MCPError:
 
 def _pause_s(task: Json) -> float:
     """How long to wait before the task is looked at again."""
-    told_ms = task.get("pollIntervalMs")
-    wanted_s = told_ms / 1000 if isinstance(told_ms, int | float) else POLL_S
+    received_ms = task.get("pollIntervalMs")
+    wanted_s = received_ms / 1000 if isinstance(received_ms, int | float) else POLL_S
     return min(max(wanted_s, POLL_MIN_S), POLL_MAX_S)

@@ -33,7 +33,7 @@ def child(era: Era, *, own: bool = False) -> ServerSpec:
     """A server over stdio, shared by its callers or with children of their own."""
     target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.pairing_server", era), cwd=str(ROOT))
     name = f"{era}-own" if own else f"{era}-stdio"
-    return ServerSpec(name, target, ServerScope.SERVICE, own_sessions=own)
+    return ServerSpec(name, target, ServerScope.SERVICE, session_pool=own)
 
 
 async def main() -> None:

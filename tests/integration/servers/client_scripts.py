@@ -1,8 +1,8 @@
-"""Scripts that doors are opened to, and the one call that their tests make through a door."""
+"""Scripts that clients are opened to, and the one call that their tests make through a client."""
 
 from collections.abc import Awaitable, Callable
 
-from agent.client.connect import open_door
+from agent.client.connect import open_client
 from agent.model import HttpTarget, Json
 from tests.integration.servers.hosting import (
     Script,
@@ -49,8 +49,8 @@ def legacy(to_call: Callable[[Seen], bytes], **headers: str) -> Answer:
 
 
 async def open_and_call(script: Script, **options: float) -> Json:
-    async with open_door(HttpTarget(script.url), connect_timeout_s=options.pop("connect_timeout_s", 5.0)) as door:
-        return await door.request("tools/call", CALL, timeout_s=options.get("timeout_s", 10.0))
+    async with open_client(HttpTarget(script.url), connect_timeout_s=options.pop("connect_timeout_s", 5.0)) as client:
+        return await client.request("tools/call", CALL, timeout_s=options.get("timeout_s", 10.0))
 
 
 def calls(script: Script) -> int:

@@ -1,6 +1,6 @@
-"""A real FastMCP server with tools that show what a door must get right; run as a file it speaks stdio.
+"""A real FastMCP server with tools that show what a client must get right; run as a file it speaks stdio.
 
-Imported by the HTTP door tests. The one rule: what a tool saw (that it ran, that it was cancelled) is written down in
+Imported by the HTTP client tests. The one rule: what a tool saw (that it ran, that it was cancelled) is written down in
 the `Diary` that the test holds.
 """
 

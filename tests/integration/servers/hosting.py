@@ -1,6 +1,6 @@
 """Hosts for the test servers: ASGI applications under uvicorn, and a raw HTTP server that answers by script.
 
-Used by the door tests. The one rule: everything is closed before the context manager returns.
+Used by the client tests. The one rule: everything is closed before the context manager returns.
 """
 
 import asyncio

@@ -19,12 +19,12 @@ from aiohttp import web
 from fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 
-from agent.client.connect import Door, open_door
+from agent.client.connect import McpClient, open_client
 from agent.client.http.pool import open_pool
-from agent.client.http.session import LegacyHttpDoor
+from agent.client.http.session import HttpSessionClient
 from agent.config.values import StaticPeer
 from agent.control.membership import MembershipView
-from agent.control.operator import PeerOrders
+from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
 from agent.errors import MeshError
@@ -36,7 +36,7 @@ from agent.model import BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdenti
 from agent.rest.envelope import envelope_middleware
 from agent.rest.peers import PeersApi
 from agent.rest.probes import write_deadline_middleware
-from agent.rest.status import Desk
+from agent.rest.status import NodeStatus
 from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
@@ -55,8 +55,8 @@ class RunningNode:
     identity: NodeIdentity
     base: str
     mesh: Mesh
-    desk: Desk
-    orders: PeerOrders
+    node_status: NodeStatus
+    orders: OverrideService
     dispatch: Dispatch
     supervisor: Supervisor
     metrics: Metrics
@@ -153,7 +153,7 @@ class _Wiring:
 
         def make_link(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
             hooks = LinkHooks(lambda: mesh.wake() and None, metrics.dialled, metrics.link_reconnected, updates.watches)
-            return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng, dial=dialler(metrics.parked_call))
+            return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng, dial=dialler(metrics.pending_call))
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
             updates = ClientUpdates.of_node(self.identity.node_id, supervisor.link, metrics)
@@ -178,8 +178,8 @@ class _Wiring:
                     _both(updates.routes_changed, dispatch.renewals.routes_changed),
                 ),
             )
-            orders = PeerOrders(mesh, store, tasks)
-            desk = Desk(
+            orders = OverrideService(mesh, store, tasks)
+            node_status = NodeStatus(
                 mesh=mesh,
                 membership=MembershipView,
                 state=lambda: "ready",
@@ -188,8 +188,8 @@ class _Wiring:
                 reread_servers=lambda: mesh.take_servers(self.servers),
             )
             mesh.take_servers(self.servers)
-            await self._build_endpoints(mesh, desk, dispatch, metrics, updates)
-            runner, base = await self._serve([*PeersApi(mesh, orders).routes(), *desk.routes()], port)
+            await self._build_endpoints(mesh, node_status, dispatch, metrics, updates)
+            runner, base = await self._serve([*PeersApi(mesh, orders).routes(), *node_status.routes()], port)
             mesh_task = tasks.create_task(mesh.run(), name="mesh")
             standing = [mesh_task] + [tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints]
             try:
@@ -197,7 +197,7 @@ class _Wiring:
                     self.identity,
                     base,
                     mesh,
-                    desk,
+                    node_status,
                     orders,
                     dispatch,
                     supervisor,
@@ -224,13 +224,13 @@ class _Wiring:
             endpoint.close_streams()
 
     async def _build_endpoints(
-        self, mesh: Mesh, desk: Desk, dispatch: Dispatch, metrics: Metrics, updates: ClientUpdates
+        self, mesh: Mesh, node_status: NodeStatus, dispatch: Dispatch, metrics: Metrics, updates: ClientUpdates
     ) -> None:
         for path, routes in {"/mcp": lambda: mesh.routes, "/mcp/local": lambda: mesh.local_routes}.items():
             endpoint = await build_endpoint(
                 path,
                 identity=self.identity,
-                desk=desk,
+                node_status=node_status,
                 routes=routes,
                 dispatch=dispatch,
                 list_changed=metrics.list_changed,
@@ -261,15 +261,15 @@ async def served(server: FastMCP | Server[Any]) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def client(url: str, era: Era) -> AsyncIterator[Door]:
+async def client(url: str, era: Era) -> AsyncIterator[McpClient]:
     """A raw MCP client of either era; what it gets is what was on the wire."""
     if era is Era.MODERN:
-        async with open_door(HttpTarget(url)) as door:
-            assert door.hello.era is Era.MODERN
-            yield door
+        async with open_client(HttpTarget(url)) as mcp_client:
+            assert mcp_client.server_info.era is Era.MODERN
+            yield mcp_client
         return
     with open_pool(HttpTarget(url), connect_timeout_s=5.0) as pool:
-        legacy = LegacyHttpDoor(pool, "test", 5.0)
+        legacy = HttpSessionClient(pool, "test", 5.0)
         await legacy.open()
         try:
             yield legacy

@@ -126,9 +126,13 @@ class PairingServer:
             case _:
                 return self._page(ctx.method, params.get("cursor")) or _given(ctx.method, params)
 
-    def _with_tasks(self, greeting: Any) -> Json:
+    def _with_tasks(self, initialize_result: Any) -> Json:
         """A greeting that tells of tasks in the words of its era."""
-        told: Json = greeting if isinstance(greeting, dict) else greeting.model_dump(by_alias=True, exclude_none=True)
+        told: Json = (
+            initialize_result
+            if isinstance(initialize_result, dict)
+            else initialize_result.model_dump(by_alias=True, exclude_none=True)
+        )
         if self._legacy:
             told["capabilities"]["tasks"] = {"cancel": {}, "requests": {"tools": {"call": {}}}}
         else:

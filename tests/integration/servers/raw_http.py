@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from agent.client.http.pool import HttpPool, OutgoingBody, open_pool
+from agent.client.http.pool import HttpPool, RequestBody, open_pool
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import Seen, http
 
@@ -48,7 +48,7 @@ async def pool_of(url: str, connect_timeout_s: float = 5.0, token: str | None = 
 
 
 async def ask(pool: HttpPool, body: bytes = b"{}") -> bytes:
-    response = await pool.post(OutgoingBody(body), {})
+    response = await pool.post(RequestBody(body), {})
     try:
         return await response.read()
     finally:

@@ -1,7 +1,7 @@
 """A stdio MCP server of nothing but the standard library that behaves, or misbehaves, as its arguments say.
 
-Run as a file by the stdio door tests. Arguments are flags (see `Server`); tools are chosen by `tools/call`'s name. The
-one rule: it does exactly one thing wrong at a time.
+Run as a file by the stdio client tests. Arguments are flags (see `Server`); tools are chosen by `tools/call`'s name.
+The one rule: it does exactly one thing wrong at a time.
 """
 
 import json

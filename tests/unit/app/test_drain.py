@@ -1,4 +1,4 @@
-"""The end of serving: whoever came to the door before it closed is heard."""
+"""The end of serving: whoever came to the mcp_client before it closed is heard."""
 
 import socket
 import types
@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from agent.app.drain import close_door, last_answer
+from agent.app.drain import close_client, last_answer
 from agent.app.sockets import bound_socket
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -31,7 +31,7 @@ async def test_nobody_who_came_to_the_door_before_it_closed_is_left_waiting_or_t
             client.sendall(ASK)
         for _ in range(passes):
             await one_pass()
-        await close_door(runner, bound)
+        await close_client(runner, bound)
         with pytest.raises(ConnectionRefusedError), socket.create_connection(address, timeout=5):
             pytest.fail("the door is closed")
         await runner.cleanup()

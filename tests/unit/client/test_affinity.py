@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.client.affinity import affinity_key, stick
+from agent.client.affinity import affinity_key, rendezvous_choice
 from agent.model import AFFINITY_META_KEY, Json
 from agent.routing.table import Replica
 
@@ -20,51 +20,51 @@ GROUPS = st.lists(st.sampled_from(FLEET), min_size=2, max_size=6, unique=True)
 def test_a_key_keeps_its_replica_whatever_the_order(key: str, group: list[Replica], rng: object) -> None:
     shuffled = list(group)
     rng.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis has no public name for its Random
-    assert stick(shuffled, key) is stick(group, key)
+    assert rendezvous_choice(shuffled, key) is rendezvous_choice(group, key)
 
 
 @given(KEYS, GROUPS, st.data())
 def test_only_the_keys_of_a_replica_that_left_move(key: str, group: list[Replica], data: st.DataObject) -> None:
-    before = stick(group, key)
+    before = rendezvous_choice(group, key)
     gone = data.draw(st.sampled_from(group))
-    after = stick([replica for replica in group if replica is not gone], key)
+    after = rendezvous_choice([replica for replica in group if replica is not gone], key)
     assert (after is before) is (gone is not before)
-    assert after is stick(group, key, exclude={gone.backend_key})
+    assert after is rendezvous_choice(group, key, exclude={gone.backend_key})
 
 
 @given(KEYS)
 def test_every_node_finds_the_same_replica_whatever_its_links_are_called(key: str) -> None:
     elsewhere = [replace(replica, backend_key=f"peer:x{9 - n}", hops=n % 2) for n, replica in enumerate(FLEET)]
-    here, there = stick(FLEET, key), stick(elsewhere, key)
+    here, there = rendezvous_choice(FLEET, key), rendezvous_choice(elsewhere, key)
     assert here is not None
     assert there is not None
     assert here.node_id == there.node_id
 
 
 def test_keys_spread_evenly() -> None:
-    found = Counter(replica.backend_key for n in range(3000) if (replica := stick(FLEET, f"key-{n}")))
+    found = Counter(replica.backend_key for n in range(3000) if (replica := rendezvous_choice(FLEET, f"key-{n}")))
     assert all(400 < found[replica.backend_key] < 600 for replica in FLEET)
 
 
 def test_of_two_ways_to_one_node_the_shorter_is_taken() -> None:
     near, far = FLEET[0], replace(FLEET[0], backend_key="peer:zz-gateway", hops=2)
-    assert stick([far, near], "k") is near
-    assert stick([far, near], "k", exclude={near.backend_key}) is far
+    assert rendezvous_choice([far, near], "k") is near
+    assert rendezvous_choice([far, near], "k", exclude={near.backend_key}) is far
 
 
 def test_plain_peers_are_told_apart_by_their_links() -> None:
     plain = [Replica(f"peer:p{n}", "t", None, ours=False) for n in range(4)]
-    assert len({stick(plain, f"key-{n}") for n in range(100)}) == 4
+    assert len({rendezvous_choice(plain, f"key-{n}") for n in range(100)}) == 4
 
 
 def test_nobody_is_found_when_nobody_is_left() -> None:
-    assert stick([], "k") is None
-    assert stick(FLEET[:1], "k", exclude={"peer:0"}) is None
+    assert rendezvous_choice([], "k") is None
+    assert rendezvous_choice(FLEET[:1], "k", exclude={"peer:0"}) is None
 
 
 @pytest.mark.parametrize("key", ["\ud800", "\0", "a" * 100_000])
 def test_any_text_is_a_key(key: str) -> None:
-    assert stick(FLEET, key) is stick(FLEET, key)
+    assert rendezvous_choice(FLEET, key) is rendezvous_choice(FLEET, key)
 
 
 def test_the_explicit_key_goes_before_the_session() -> None:

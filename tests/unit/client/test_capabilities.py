@@ -1,4 +1,4 @@
-"""What a client declared, in the words of `initialize`, and what it may be asked then."""
+"""What a caller declared, in the words of `initialize`, and what it may be asked then."""
 
 import pytest
 

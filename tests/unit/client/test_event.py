@@ -5,14 +5,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from agent.client.event import Flag, first_of
+from agent.client.event import Event, first_of
 
 pytestmark = pytest.mark.looptime
 
 
-@pytest.fixture(params=[Flag, asyncio.Event])
-def make(request: pytest.FixtureRequest) -> Callable[[], Flag]:
-    made: Callable[[], Flag] = request.param
+@pytest.fixture(params=[Event, asyncio.Event])
+def make(request: pytest.FixtureRequest) -> Callable[[], Event]:
+    made: Callable[[], Event] = request.param
     return made
 
 
@@ -28,7 +28,7 @@ async def noted(waited: Awaitable[object], notes: list[str], name: str) -> None:
     notes.append(name)
 
 
-async def test_who_waits_goes_on_when_it_is_set_and_at_once_while_it_is(make: Callable[[], Flag]) -> None:
+async def test_who_waits_goes_on_when_it_is_set_and_at_once_while_it_is(make: Callable[[], Event]) -> None:
     flag, notes = make(), list[str]()
     async with asyncio.TaskGroup() as group:
         for name in ("a", "b"):
@@ -42,7 +42,9 @@ async def test_who_waits_goes_on_when_it_is_set_and_at_once_while_it_is(make: Ca
     await flag.wait()
 
 
-async def test_a_flag_that_is_lowered_at_once_still_wakes_who_waited_and_nobody_after(make: Callable[[], Flag]) -> None:
+async def test_a_flag_that_is_lowered_at_once_still_wakes_who_waited_and_nobody_after(
+    make: Callable[[], Event],
+) -> None:
     flag, notes = make(), list[str]()
     async with asyncio.TaskGroup() as group:
         group.create_task(noted(flag.wait(), notes, "before"), name="before")
@@ -58,7 +60,7 @@ async def test_a_flag_that_is_lowered_at_once_still_wakes_who_waited_and_nobody_
     assert notes == ["before", "after"]
 
 
-async def test_who_gives_up_leaves_the_others_waiting(make: Callable[[], Flag]) -> None:
+async def test_who_gives_up_leaves_the_others_waiting(make: Callable[[], Event]) -> None:
     flag, notes = make(), list[str]()
     async with asyncio.TaskGroup() as group:
         first = group.create_task(noted(flag.wait(), notes, "first"), name="first")
@@ -72,7 +74,7 @@ async def test_who_gives_up_leaves_the_others_waiting(make: Callable[[], Flag]) 
     assert notes == ["second"]
 
 
-async def test_who_is_cancelled_as_it_is_set_gives_up(make: Callable[[], Flag]) -> None:
+async def test_who_is_cancelled_as_it_is_set_gives_up(make: Callable[[], Event]) -> None:
     flag, notes = make(), list[str]()
     async with asyncio.TaskGroup() as group:
         task = group.create_task(noted(flag.wait(), notes, "x"), name="x")
@@ -83,7 +85,7 @@ async def test_who_is_cancelled_as_it_is_set_gives_up(make: Callable[[], Flag]) 
 
 
 async def test_a_flag_says_its_state_and_keeps_nobody_who_left() -> None:
-    flag = Flag()
+    flag = Event()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
             await flag.wait()
@@ -93,7 +95,7 @@ async def test_a_flag_says_its_state_and_keeps_nobody_who_left() -> None:
 
 
 async def test_the_first_of_several_flags_is_enough_and_none_remembers_who_waited() -> None:
-    flags, notes = [Flag(), Flag(), Flag()], list[str]()
+    flags, notes = [Event(), Event(), Event()], list[str]()
     async with asyncio.TaskGroup() as group:
         group.create_task(noted(first_of(*flags), notes, "any"), name="any")
         await turn()

@@ -1,4 +1,4 @@
-"""What is asked about tasks of a server with sessions, in loop time, over a door whose other side a test plays."""
+"""What is asked about tasks of a server with sessions, in loop time, over a client whose other side a test plays."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from agent.client.event import Flag
-from agent.client.legacy_tasks import QUESTIONS_TIMEOUT_S, TaskDoor
-from agent.client.server_info import Hello
+from agent.client.event import Event
+from agent.client.legacy_tasks import SERVER_REQUESTS_TIMEOUT_S, LegacyTaskClient
+from agent.client.server_info import ServerInfo
 from agent.errors import CallNotSent, CallTimedOut, RpcError
 from agent.model import Era, Json
 
@@ -19,17 +19,17 @@ Answer = Callable[[], Awaitable[Json]]
 
 
 async def never() -> Json:
-    await Flag().wait()
+    await Event().wait()
     raise AssertionError("nobody raises that flag")
 
 
 class Server:
-    """A `Door` that answers each method as told; the last answer stays. `sent`: what it was asked, and when."""
+    """A `McpClient` that answers each method as told; the last answer stays. `sent`: what it was asked, and when."""
 
     def __init__(self, **answers: list[Json | Answer | RpcError]) -> None:
         capabilities: Json = {"tools": {}, "tasks": ANNOUNCED}
-        self.hello = Hello(Era.LEGACY, "2025-11-25", capabilities, {}, None, None)
-        self.lost = Flag()
+        self.server_info = ServerInfo(Era.LEGACY, "2025-11-25", capabilities, {}, None, None)
+        self.lost = Event()
         self.lost_reason = ""
         self.sent: list[tuple[str, Json | None]] = []
         self._answers = answers
@@ -61,11 +61,11 @@ class Server:
         except TimeoutError as exc:
             raise CallTimedOut(method) from exc
 
-    def door(self, *, keeps_tasks: bool = True) -> TaskDoor:
-        return TaskDoor(self, keeps_tasks=keeps_tasks)  # type: ignore[arg-type]  # it is only asked and looked at
+    def client(self, *, keeps_tasks: bool = True) -> LegacyTaskClient:
+        return LegacyTaskClient(self, keeps_tasks=keeps_tasks)  # type: ignore[arg-type]  # it is only asked and looked at
 
     async def asked(self, method: str, timeout_s: float = 10.0) -> Json:
-        return await self.door().request(method, {"taskId": "7", "_meta": {"x": 1}}, timeout_s=timeout_s)
+        return await self.client().request(method, {"taskId": "7", "_meta": {"x": 1}}, timeout_s=timeout_s)
 
     @property
     def methods(self) -> list[str]:
@@ -76,7 +76,7 @@ async def test_a_task_that_waits_for_its_client_is_heard_out_for_a_second_and_wo
     server = Server(get=[{"taskId": "7", "status": "input_required", "ttl": 5}], result=[never])
     told = await server.asked("tasks/get")
     assert told == {"taskId": "7", "status": "working", "ttlMs": 5}
-    assert asyncio.get_running_loop().time() == QUESTIONS_TIMEOUT_S
+    assert asyncio.get_running_loop().time() == SERVER_REQUESTS_TIMEOUT_S
     assert server.methods == ["tasks/get", "tasks/result", "tasks/get"]
     assert [params for _, params in server.sent] == [{"taskId": "7"}] * 3
 
@@ -104,16 +104,16 @@ async def test_a_result_that_is_gone_is_the_servers_error_and_the_error_of_a_fai
 async def test_a_call_is_made_as_a_task_only_by_its_word_and_over_the_session_that_declares_nothing() -> None:
     meta = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}, "progressToken": 1}
     server = Server(call=[{"task": {"taskId": "7", "status": "working"}}])
-    made = await server.door().request("tools/call", {"name": "a", "task": {}, "_meta": meta}, timeout_s=5)
+    made = await server.client().request("tools/call", {"name": "a", "task": {}, "_meta": meta}, timeout_s=5)
     assert made == {"resultType": "task", "taskId": "7", "status": "working", "ttlMs": None}
-    plain = await server.door().request("tools/call", {"name": "a", "_meta": meta}, timeout_s=5)
+    plain = await server.client().request("tools/call", {"name": "a", "_meta": meta}, timeout_s=5)
     assert plain == {"task": {"taskId": "7", "status": "working"}}, "a result may have such a member"
     assert [params["_meta"] for _, params in server.sent if params] == [{"progressToken": 1}, meta]
 
 
 async def test_an_answer_at_once_to_a_call_that_was_to_be_a_task_is_its_answer() -> None:
     server = Server(call=[{"content": []}])
-    assert await server.door().request("tools/call", {"name": "a", "task": {}}, timeout_s=5) == {"content": []}
+    assert await server.client().request("tools/call", {"name": "a", "task": {}}, timeout_s=5) == {"content": []}
 
 
 async def test_what_a_server_tells_of_tasks_by_its_own_ids_reaches_no_client() -> None:
@@ -123,13 +123,13 @@ async def test_what_a_server_tells_of_tasks_by_its_own_ids_reaches_no_client() -
         told.append(method)
 
     server = Server(call=[{}])
-    await server.door().request("tools/call", {"name": "a"}, timeout_s=5, on_notification=hear)
+    await server.client().request("tools/call", {"name": "a"}, timeout_s=5, on_notification=hear)
     assert told == ["notifications/message"]
 
 
 async def test_a_door_whose_calls_share_no_session_announces_no_tasks() -> None:
     server = Server()
-    assert server.door().hello is server.hello
-    assert server.door().hello.has_tasks
-    own = server.door(keeps_tasks=False).hello
+    assert server.client().server_info is server.server_info
+    assert server.client().server_info.has_tasks
+    own = server.client(keeps_tasks=False).server_info
     assert (own.has_tasks, own.capabilities) == (False, {"tools": {}})

@@ -1,4 +1,4 @@
-"""How a door judges the other side's first answers, and what it writes into later requests: tables, no network."""
+"""How a client judges the other side's first answers, and what it writes into later requests: tables, no network."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from agent.client.negotiation import (
     modern_version_named,
     without_envelope,
 )
-from agent.client.server_info import Hello
+from agent.client.server_info import ServerInfo
 from agent.errors import ProtocolBroken, RpcError
 from agent.model import MESH_EXTENSION, Era
 
@@ -36,7 +36,7 @@ def test_a_discovery_with_our_version_is_a_modern_hello() -> None:
         "instructions": "i",
         "_meta": {PREFIX + "serverInfo": {"name": "s"}},
     }
-    assert judge_discovery(result, NOW) == Hello(Era.MODERN, NOW, result["capabilities"], {"name": "s"}, "i", CARD)
+    assert judge_discovery(result, NOW) == ServerInfo(Era.MODERN, NOW, result["capabilities"], {"name": "s"}, "i", CARD)
 
 
 @pytest.mark.parametrize("supported", [None, [], ["2025-11-25"], "2026-07-28", {"2026-07-28": 1}])
@@ -74,10 +74,10 @@ def test_only_a_version_error_that_names_a_modern_version_is_evidence_of_a_moder
 
 def test_a_legacy_hello_takes_our_card_from_experimental() -> None:
     capabilities = {"experimental": {MESH_EXTENSION: CARD}}
-    hello = judge_initialize(
+    server_info = judge_initialize(
         {"protocolVersion": "2025-06-18", "capabilities": capabilities, "serverInfo": {"name": "s"}}
     )
-    assert (hello.era, hello.mesh, hello.server_info) == (Era.LEGACY, CARD, {"name": "s"})
+    assert (server_info.era, server_info.mesh, server_info.server_info) == (Era.LEGACY, CARD, {"name": "s"})
 
 
 @pytest.mark.parametrize("version", ["2026-07-28", "1999-01-01", None, 7])
@@ -89,7 +89,7 @@ def test_an_initialize_result_of_an_unknown_version_is_refused(version: Any) -> 
 @pytest.mark.parametrize("junk", [None, 7, [], "x"])
 def test_junk_in_a_hello_is_read_as_absent(junk: Any) -> None:
     result = {"protocolVersion": "2025-11-25", "capabilities": junk, "serverInfo": junk, "instructions": 7}
-    assert judge_initialize(result) == Hello(Era.LEGACY, "2025-11-25", {}, {}, None, None)
+    assert judge_initialize(result) == ServerInfo(Era.LEGACY, "2025-11-25", {}, {}, None, None)
 
 
 def test_a_stamp_keeps_the_callers_meta_but_not_its_version() -> None:

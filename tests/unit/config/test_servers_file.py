@@ -152,7 +152,7 @@ def test_bad_file_is_refused_with_path_line_and_field(text: str, place: str, wor
 @pytest.mark.parametrize(("mesh", "own"), [({}, False), ({"sessions": "shared"}, False), ({"sessions": "own"}, True)])
 def test_sessions_are_shared_unless_the_entry_says_otherwise(mesh: dict[str, str], *, own: bool) -> None:
     (spec,) = parse_servers(json.dumps({"mcpServers": {"files": {"command": "a", "mesh": mesh}}}), PATH, {})
-    assert spec.own_sessions is own
+    assert spec.session_pool is own
 
 
 def test_more_servers_than_allowed_are_refused() -> None:

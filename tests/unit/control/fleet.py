@@ -1,6 +1,6 @@
 """Links that answer as a test tells them, and a dispatch over them; time is the loop's, which tests may turn.
 
-Used by the tests of dispatch. The one rule: a scripted link raises what `Door.request` may raise and nothing else.
+Used by the tests of dispatch. The one rule: a scripted link raises what `McpClient.request` may raise and nothing else.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """A mesh under seeded chaos in loop time: whatever came in whatever order, when it is quiet everything wanted is up.
 
-Catalogs, orders, servers, lost doors, failing dials, hanging listings and reloads meet at random. A failing case names
-its seed, which replays it.
+Catalogs, orders, servers, lost clients, failing dials, hanging listings and reloads meet at random. A failing case
+names its seed, which replays it.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.control.operator import PeerOrders
+from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.errors import AuthRefused, MeshError, OverrideRefused, Unreachable
 from agent.links.link import Link, LinkHooks
@@ -34,7 +34,7 @@ QUIET_S = 200.0
 class Chaos:
     rng: random.Random
     mesh: Mesh
-    orders: PeerOrders
+    orders: OverrideService
     supervisor: Supervisor
     side: OtherSide
     group: asyncio.TaskGroup
@@ -78,8 +78,8 @@ class Chaos:
         self.group.create_task(carried_out(), name="order")
 
     def lose(self) -> None:
-        if self.side.doors:
-            self.rng.choice(self.side.doors).lose("chaos")
+        if self.side.clients:
+            self.rng.choice(self.side.clients).lose("chaos")
 
     def reload(self) -> None:
         views = self.mesh.views()
@@ -132,7 +132,7 @@ async def chaos(seed: int, folder: Path) -> AsyncIterator[Chaos]:
         )
         loop_task = group.create_task(mesh.run(), name="mesh")
         try:
-            yield Chaos(rng, mesh, PeerOrders(mesh, store, group), supervisor, side, group)
+            yield Chaos(rng, mesh, OverrideService(mesh, store, group), supervisor, side, group)
         finally:
             loop_task.cancel()
 
@@ -153,6 +153,6 @@ async def test_after_any_chaos_everything_that_is_wanted_is_up_and_nothing_else_
         assert {view.key for view in world.mesh.views()} == wanted
         assert [view for view in world.mesh.views() if not view.connected] == []
         assert len(world.supervisor._tasks) == len(wanted)
-        assert len(world.side.doors) - world.side.closed == len(wanted)
+        assert len(world.side.clients) - world.side.closed == len(wanted)
         assert [task for task in asyncio.all_tasks() if task.get_name() in ("order", "reload")] == []
-    assert len(world.side.doors) == world.side.closed
+    assert len(world.side.clients) == world.side.closed

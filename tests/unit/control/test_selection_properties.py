@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config.values import StaticPeer
-from agent.control.candidates import Candidate, read_catalog, url_key
+from agent.control.candidates import DiscoveredPeer, read_catalog, url_key
 from agent.control.selection import Selection, select
 from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, Suppression
 from agent.routing.names import is_valid_name
@@ -147,7 +147,7 @@ def test_the_token_goes_to_discovered_nodes_and_to_nobody_else(steps: Any) -> No
             assert spec.target.token == (given[spec.name] if spec.source is PeerSource.OVERRIDE else None)
     expected = {(url_key(s.target.url), s.expected_node_id) for s in selection.peers if s.expected_node_id is not None}
     found = read_catalog(world["catalog"], OWN.node_id, {})
-    assert expected <= {(url_key(c.url), c.node_id) for c in found if isinstance(c, Candidate)}
+    assert expected <= {(url_key(c.url), c.node_id) for c in found if isinstance(c, DiscoveredPeer)}
 
 
 @settings(max_examples=150)

@@ -16,7 +16,7 @@ FAR = Replica("peer:gateway", "t", "node-9", ours=False, hops=2)
 
 
 def measured(latency_s: float, in_flight: int = 0, *, at_s: float = 0.0) -> Load:
-    return Load(latency_s, in_flight, observed_at_s=at_s, silent_since_s=at_s)
+    return Load(latency_s, in_flight, observed_at_s=at_s, stalled_since_s=at_s)
 
 
 def shares(
@@ -158,12 +158,12 @@ def test_a_call_that_was_given_up_counts_as_long_as_it_was_waited_for() -> None:
 
 def test_a_call_that_was_given_up_ends_nobodys_silence() -> None:
     silent = Load(0.005).started(0.0).started(0.1)
-    assert give_up(silent.finished(), 0.2, 3.0).silent_since_s == 0.0
+    assert give_up(silent.finished(), 0.2, 3.0).stalled_since_s == 0.0
 
 
 def test_a_later_call_does_not_hide_that_earlier_ones_wait() -> None:
-    assert Load().started(5.0).started(9.0).silent_since_s == 5.0
-    assert observe(Load().started(5.0).started(9.0).finished(), 1.0, 9.5).silent_since_s == 9.5
+    assert Load().started(5.0).started(9.0).stalled_since_s == 5.0
+    assert observe(Load().started(5.0).started(9.0).finished(), 1.0, 9.5).stalled_since_s == 9.5
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1000)), max_size=20))

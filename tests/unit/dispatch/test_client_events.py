@@ -1,11 +1,11 @@
-"""What doors to servers with sessions do when they hear that a client ended its session, or has other roots."""
+"""What clients to servers with sessions do when they hear that a client ended its session, or has other roots."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from agent.client.sessions.router import AskingDoor
+from agent.client.sessions.router import SessionRouter
 from agent.dispatch.client_events import Place
 from agent.errors import CallOutcomeUnknown
 from agent.model import CLIENT_METHOD, ClientEvent, Json
@@ -17,42 +17,42 @@ ROOTED: Json = {"io.modelcontextprotocol/clientCapabilities": {"roots": {"listCh
 ADA, BEN = "session:ada", "session:ben"
 
 
-async def tell(door: AskingDoor, affinity: str, event: ClientEvent, **more: Any) -> Json:
+async def tell(mcp_client: SessionRouter, affinity: str, event: ClientEvent, **more: Any) -> Json:
     told = {"event": event.value, "_meta": ROOTED, **more}
-    return await door.request(CLIENT_METHOD, told, timeout_s=5.0, affinity=affinity)
+    return await mcp_client.request(CLIENT_METHOD, told, timeout_s=5.0, affinity=affinity)
 
 
 async def test_the_end_of_a_client_ends_its_sessions_and_its_parked_calls_and_nobody_elses() -> None:
     server = Server()
-    async with door_to(server) as door:
-        await call(door, "quick", affinity=ADA)
-        gone = await call(door, "ask", affinity=ADA)
-        kept = await call(door, "ask", affinity=BEN)
-        await tell(door, ADA, ClientEvent.ENDED)
+    async with door_to(server) as mcp_client:
+        await call(mcp_client, "quick", affinity=ADA)
+        gone = await call(mcp_client, "ask", affinity=ADA)
+        kept = await call(mcp_client, "ask", affinity=BEN)
+        await tell(mcp_client, ADA, ClientEvent.ENDED)
         await asyncio.sleep(1)
         assert (server.cancelled, server.closed) == (1, 1)
         with pytest.raises(CallOutcomeUnknown, match="given up"):
-            await call(door, "ask", affinity=ADA, **retry(gone))
-        assert "heard" in await call(door, "ask", affinity=BEN, **retry(kept))
+            await call(mcp_client, "ask", affinity=ADA, **retry(gone))
+        assert "heard" in await call(mcp_client, "ask", affinity=BEN, **retry(kept))
 
 
 async def test_a_key_of_a_clients_own_ends_nothing() -> None:
     server = Server()
-    async with door_to(server) as door:
-        await call(door, "quick", affinity="mine")
-        await tell(door, "mine", ClientEvent.ENDED)
-        assert (await call(door, "quick", affinity="mine"))["by"] == 0
+    async with door_to(server) as mcp_client:
+        await call(mcp_client, "quick", affinity="mine")
+        await tell(mcp_client, "mine", ClientEvent.ENDED)
+        assert (await call(mcp_client, "quick", affinity="mine"))["by"] == 0
 
 
 async def test_other_roots_are_told_in_the_session_that_declared_them_and_open_no_other() -> None:
     server = Server()
-    async with door_to(server) as door:
-        assert await tell(door, ADA, ClientEvent.ROOTS_CHANGED, canBeAsked=True) == {"resultType": "complete"}
+    async with door_to(server) as mcp_client:
+        assert await tell(mcp_client, ADA, ClientEvent.ROOTS_CHANGED, canBeAsked=True) == {"resultType": "complete"}
         assert server.opened == []
-        await call(door, "quick", affinity=ADA, _meta=ROOTED)
-        await call(door, "quick", affinity=BEN, _meta=ROOTED)
+        await call(mcp_client, "quick", affinity=ADA, _meta=ROOTED)
+        await call(mcp_client, "quick", affinity=BEN, _meta=ROOTED)
         for can_be_asked in (True, False):
-            await tell(door, ADA, ClientEvent.ROOTS_CHANGED, canBeAsked=can_be_asked)
+            await tell(mcp_client, ADA, ClientEvent.ROOTS_CHANGED, canBeAsked=can_be_asked)
         note = {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}
         assert [session.heard for session in server.opened] == [[note, note], []]
         assert server.opened[0].features == {"roots": {"listChanged": True}}
@@ -60,16 +60,16 @@ async def test_other_roots_are_told_in_the_session_that_declared_them_and_open_n
 
 async def test_what_a_server_asks_when_it_hears_of_other_roots_is_a_question_like_that_of_a_call() -> None:
     server = Server()
-    async with door_to(server) as door:
-        await call(door, "quick", affinity=ADA, _meta=ROOTED)
+    async with door_to(server) as mcp_client:
+        await call(mcp_client, "quick", affinity=ADA, _meta=ROOTED)
         session = server.opened[0]
-        session.on_heard = lambda: session.on_question({**question(5), "method": "roots/list", "params": {}})
-        asked = await tell(door, ADA, ClientEvent.ROOTS_CHANGED, canBeAsked=True)
+        session.on_heard = lambda: session.on_server_request({**question(5), "method": "roots/list", "params": {}})
+        asked = await tell(mcp_client, ADA, ClientEvent.ROOTS_CHANGED, canBeAsked=True)
         session.on_heard = lambda: None
         assert [one["method"] for one in asked["inputRequests"].values()] == ["roots/list"]
         answers = {key: {"roots": []} for key in asked["inputRequests"]}
         state = asked["requestState"]
-        told = await tell(door, ADA, ClientEvent.ROOTS_CHANGED, requestState=state, inputResponses=answers)
+        told = await tell(mcp_client, ADA, ClientEvent.ROOTS_CHANGED, requestState=state, inputResponses=answers)
         assert told == {"resultType": "complete"}
         assert session.heard[-1] == {"jsonrpc": "2.0", "id": 5, "result": {"roots": []}}
 

@@ -21,14 +21,16 @@ from agent.errors import (
     ProtocolBroken,
     RpcError,
 )
-from agent.model import AFFINITY_META_KEY, DEADLINE_META_KEY, OWN_WORD_KEY, PATH_META_KEY, Json, PeerScope, ServerSpec
+from agent.model import AFFINITY_META_KEY, DEADLINE_META_KEY, OWN_ERROR_KEY, PATH_META_KEY, Json, PeerScope, ServerSpec
 from tests.unit.control.fleet import OK, Answer, after, alike, fleet, own_server
 
 READ_ONLY: Json = {"readOnlyHint": True}
-SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed", OWN_WORD_KEY: True})
-SAID_PERHAPS = RpcError(OUTCOME_UNKNOWN, "kit__do: lost", {"outcome": "unknown", "timed_out": True, OWN_WORD_KEY: True})
-SAID_GONE = RpcError(-32602, "Unknown tool: 'kit__do'", {"name": "kit__do", OWN_WORD_KEY: True})
-SAID_GARBAGE = RpcError(-32603, "kit__do: html", {"outcome": "unknown", "timed_out": False, OWN_WORD_KEY: True})
+SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed", OWN_ERROR_KEY: True})
+SAID_PERHAPS = RpcError(
+    OUTCOME_UNKNOWN, "kit__do: lost", {"outcome": "unknown", "timed_out": True, OWN_ERROR_KEY: True}
+)
+SAID_GONE = RpcError(-32602, "Unknown tool: 'kit__do'", {"name": "kit__do", OWN_ERROR_KEY: True})
+SAID_GARBAGE = RpcError(-32603, "kit__do: html", {"outcome": "unknown", "timed_out": False, OWN_ERROR_KEY: True})
 
 pytestmark = pytest.mark.looptime(start=1000.0)
 
@@ -75,9 +77,9 @@ async def test_a_plain_peers_error_is_its_own_whatever_it_claims() -> None:
         RpcError(-32602, "no such thing"),
         RpcError(NOT_EXECUTED, "mine", {"why": 1}),
         RpcError(OUTCOME_UNKNOWN, "mine", None),
-        RpcError(-32603, "mine", {"outcome": "not_executed", OWN_WORD_KEY: True}),
+        RpcError(-32603, "mine", {"outcome": "not_executed", OWN_ERROR_KEY: True}),
         RpcError(NOT_EXECUTED, "my server's", {"outcome": "not_executed"}),
-        RpcError(OUTCOME_UNKNOWN, "my server's", {"outcome": "unknown", OWN_WORD_KEY: "true"}),
+        RpcError(OUTCOME_UNKNOWN, "my server's", {"outcome": "unknown", OWN_ERROR_KEY: "true"}),
     ],
 )
 async def test_an_ordinary_error_passes_as_it_came_and_is_no_failure(error: RpcError) -> None:
@@ -334,9 +336,9 @@ async def test_after_the_deadline_nobody_else_is_asked() -> None:
 
 
 async def test_the_sooner_of_the_callers_deadline_and_ours_counts_and_is_told_to_mesh_nodes() -> None:
-    for told_ms, limit_s in ((2000, 2.0), (99_000, 10.0)):
+    for received_ms, limit_s in ((2000, 2.0), (99_000, 10.0)):
         now = fleet(call_timeout_s=10.0, a=[OK])
-        await now.call({"name": "kit__do", "_meta": {DEADLINE_META_KEY: told_ms, "theirs": 1}})
+        await now.call({"name": "kit__do", "_meta": {DEADLINE_META_KEY: received_ms, "theirs": 1}})
         (link,) = now.links.values()
         assert link.time_limits_s == [pytest.approx(limit_s)]
         meta = link.asked[0]["_meta"]

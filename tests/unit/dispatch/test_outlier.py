@@ -17,8 +17,8 @@ from agent.dispatch.outlier import (
     Cause,
     Health,
     Verdict,
-    barred,
     chance,
+    ejected_of,
     judge,
     outcome_of,
     readmit,
@@ -191,11 +191,11 @@ def test_the_ejected_are_barred_until_fewer_than_half_are_left() -> None:
     group = Group("a", "b", "c", "d")
     group.see("a", REFUSED)
     group.see("b", REFUSED)
-    assert barred("abcd", group.healths) == {"a", "b"}
-    assert barred("abc", group.healths) == frozenset(), "one of three left: panic"
-    assert barred("ab", group.healths) == frozenset()
-    assert barred("acd", group.healths) == {"a"}
-    assert barred("xyz", group.healths) == frozenset()
+    assert ejected_of("abcd", group.healths) == {"a", "b"}
+    assert ejected_of("abc", group.healths) == frozenset(), "one of three left: panic"
+    assert ejected_of("ab", group.healths) == frozenset()
+    assert ejected_of("acd", group.healths) == {"a"}
+    assert ejected_of("xyz", group.healths) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.dispatch.balance import choose
-from agent.dispatch.outlier import EJECT_MAX_S, HEALTHY, Health, Verdict, barred, chance, judge, readmit
+from agent.dispatch.outlier import EJECT_MAX_S, HEALTHY, Health, Verdict, chance, ejected_of, judge, readmit
 from agent.routing.table import Replica
 
 SIZES = st.integers(1, 7)
@@ -55,7 +55,7 @@ class Ejections(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 2**16))
     def a_call_is_placed(self, seed: int) -> None:
-        exclude = barred(self.keys(), self.healths)
+        exclude = ejected_of(self.keys(), self.healths)
         chances = {key: chance(health, self.now_s) for key, health in self.healths.items()}
         chosen = choose(self.members, {}, random.Random(seed), now_s=self.now_s, exclude=exclude, chances=chances)
         assert chosen is not None, "somebody is always left"
@@ -71,7 +71,7 @@ class Ejections(RuleBasedStateMachine):
     def panic_is_exactly_when_fewer_than_half_are_left(self) -> None:
         if hasattr(self, "members"):
             in_panic = 2 * (len(self.members) - len(self.ejected())) < len(self.members)
-            assert barred(self.keys(), self.healths) == (set() if in_panic else self.ejected())
+            assert ejected_of(self.keys(), self.healths) == (set() if in_panic else self.ejected())
 
     @invariant()
     def everybody_comes_back_in_the_end(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.dispatch.param_headers import ParamHeaders, told_headers
+from agent.dispatch.param_headers import ParamHeaders, received_headers
 from agent.model import Json
 from agent.routing.table import Replica, Route, RouteKind
 
@@ -30,7 +30,9 @@ def test_arguments_are_repeated_in_the_headers_that_their_schema_asks_for() -> N
 
 def test_what_a_client_told_goes_on_unless_the_schema_knows_better() -> None:
     asking = route({"region": {"type": "string", "x-mcp-header": "Region"}})
-    told = told_headers([("MCP-Param-Region", "us"), ("mcp-param-Shard", "7"), ("Cookie", "a=b"), ("X-Mcp-Param", "x")])
+    told = received_headers(
+        [("MCP-Param-Region", "us"), ("mcp-param-Shard", "7"), ("Cookie", "a=b"), ("X-Mcp-Param", "x")]
+    )
     assert told == {"mcp-param-region": "us", "mcp-param-shard": "7"}
     arguments = {"arguments": {"region": "eu"}}
     assert outgoing(asking, arguments, told) == {"Mcp-Param-Region": "eu", "mcp-param-shard": "7"}
@@ -41,7 +43,7 @@ def test_what_a_client_told_goes_on_unless_the_schema_knows_better() -> None:
 
 
 def test_one_header_in_several_lines_is_one() -> None:
-    assert told_headers([("Mcp-Param-A", "1"), ("mcp-param-a", "2")]) == {"mcp-param-a": "1, 2"}
+    assert received_headers([("Mcp-Param-A", "1"), ("mcp-param-a", "2")]) == {"mcp-param-a": "1, 2"}
 
 
 @pytest.mark.parametrize(

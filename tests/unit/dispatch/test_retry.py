@@ -18,7 +18,7 @@ from agent.dispatch.retry import (
     fate_of,
     is_repeatable,
     next_step,
-    told_deadline_s,
+    received_deadline_s,
 )
 from agent.errors import (
     AuthRefused,
@@ -167,13 +167,13 @@ def test_reads_may_be_repeated_and_other_methods_never_by_themselves(method: str
     [(1500, 1.5), (0, 0.0), (0.5, 0.0005), (-1, None), (True, None), ("5", None), (None, None), (1e300, None)],
 )
 def test_a_deadline_is_taken_only_where_it_makes_sense(told: Any, seconds: float | None) -> None:
-    assert told_deadline_s({"_meta": {DEADLINE_META_KEY: told}}) == seconds
+    assert received_deadline_s({"_meta": {DEADLINE_META_KEY: told}}) == seconds
 
 
 def test_a_request_without_meta_has_no_deadline() -> None:
-    assert told_deadline_s({}) is None
-    assert told_deadline_s({"_meta": {}}) is None
-    assert told_deadline_s({"_meta": {DEADLINE_META_KEY: float("nan")}}) is None
+    assert received_deadline_s({}) is None
+    assert received_deadline_s({"_meta": {}}) is None
+    assert received_deadline_s({"_meta": {DEADLINE_META_KEY: float("nan")}}) is None
 
 
 @given(st.floats(0.002, 86_000))
@@ -181,4 +181,4 @@ def test_the_next_hop_gets_a_little_less_than_we_have(remaining_s: float) -> Non
     told = deadline_ms_to_tell(remaining_s)
     assert 1 <= told < remaining_s * 1000
     assert told >= (remaining_s - 0.05) * 1000 - 1
-    assert told_deadline_s({"_meta": {DEADLINE_META_KEY: told}}) == told / 1000
+    assert received_deadline_s({"_meta": {DEADLINE_META_KEY: told}}) == told / 1000

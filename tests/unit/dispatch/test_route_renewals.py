@@ -15,12 +15,12 @@ from agent.errors import (
     CallUnanswered,
     RpcError,
 )
-from agent.model import DEADLINE_META_KEY, OWN_WORD_KEY
+from agent.model import DEADLINE_META_KEY, OWN_ERROR_KEY
 from agent.routing.table import Route
 from tests.unit.control.fleet import OK, Fleet, after, fleet
 
-SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed", OWN_WORD_KEY: True})
-SAID_GONE = RpcError(-32602, "Unknown tool: 'kit__do'", {"name": "kit__do", OWN_WORD_KEY: True})
+SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: gone", {"outcome": "not_executed", OWN_ERROR_KEY: True})
+SAID_GONE = RpcError(-32602, "Unknown tool: 'kit__do'", {"name": "kit__do", OWN_ERROR_KEY: True})
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime(start=1000.0)]
 

@@ -261,7 +261,7 @@ async def test_a_peer_that_is_taken_away_while_it_stops_is_still_waited_for() ->
         assert await call == {"answered": "tools/call"}
         await asyncio.wait([rig.task])
         assert rig.link.view.state is LinkState.CLOSED
-        assert len(side.doors) == 1
+        assert len(side.clients) == 1
 
 
 async def test_calls_to_a_peer_that_hangs_are_not_waited_for() -> None:
@@ -292,7 +292,7 @@ async def test_one_missed_probe_changes_nothing_the_second_is_suspect_the_third_
         assert await rig.down() - began_at_s < 12 - 3
         assert rig.link.view.ready_at_s is None
         await asyncio.sleep(0.01)
-        assert side.closed == len(side.doors) == 1
+        assert side.closed == len(side.clients) == 1
 
 
 @pytest.mark.parametrize("failure", [CallTimedOut("no answer"), ProtocolBroken("HTML")])
@@ -354,7 +354,7 @@ async def test_a_suspect_that_answers_again_is_ready() -> None:
         side.probe = failing_times(2, unreachable)
         await rig.when(lambda: rig.link.view.state is LinkState.SUSPECT)
         await rig.when(lambda: rig.link.view.state is LinkState.READY)
-        assert len(side.doors) == 1
+        assert len(side.clients) == 1
 
 
 async def test_failed_dials_wait_longer_and_longer_but_never_more_than_thirty_seconds() -> None:
@@ -378,7 +378,7 @@ async def test_a_sighting_of_a_connected_link_lists_again_and_does_not_shorten_a
         await asyncio.sleep(1)
         assert len(side.listings) == before + 1
         side.dial = lambda: AuthRefused("401")
-        side.doors[-1].lose("gone")
+        side.clients[-1].lose("gone")
         await rig.down()
         await asyncio.sleep(0)
         opened = len(side.opened_at_s)
@@ -411,17 +411,17 @@ async def test_a_door_that_cannot_be_closed_does_not_end_the_link() -> None:
     side = OtherSide(closing=failing_times(1, lambda: ValueError("stuck")))
     async with running_link(side) as rig:
         await rig.ready()
-        side.doors[0].lose("gone")
+        side.clients[0].lose("gone")
         await rig.down()
         await rig.ready()
-        assert len(side.doors) == 2
+        assert len(side.clients) == 2
 
 
 async def test_a_lost_link_counts_as_down_before_its_door_is_closed() -> None:
     side = OtherSide(close_time_s=6.0)
     async with running_link(side) as rig:
         await rig.ready()
-        side.doors[0].lose("exited")
+        side.clients[0].lose("exited")
         assert await rig.down() == 0.0
         with pytest.raises(CallNotSent, match="exited"):
             await rig.link.request("tools/call", {}, timeout_s=1)
@@ -443,11 +443,11 @@ async def test_a_link_that_nobody_asks_of_resources_has_no_task_for_them_until_s
     wishes = Wishes()
     async with running_link(OtherSide(), watch=wishes) as rig:
         await rig.ready()
-        rig.link.look_at_wishes()
+        rig.link.look_at_subscriptions()
         await asyncio.sleep(1)
         assert tasks() == {"probe"}
         wishes.uris = frozenset({"notes://home"})
-        rig.link.look_at_wishes()
+        rig.link.look_at_subscriptions()
         await asyncio.sleep(1)
         assert tasks() == {"probe", "follow resourceSubscriptions"}
         assert wishes.told == ["notes://home"]

@@ -67,7 +67,7 @@ async def test_a_reload_while_dialling_waits_for_that_very_dial() -> None:
         assert now_s() == 5.0
         assert first.is_set()
         await asyncio.sleep(10)
-        assert len(side.doors) == 1
+        assert len(side.clients) == 1
 
 
 async def test_two_reloads_at_once_are_both_answered_by_one_dial() -> None:
@@ -78,7 +78,7 @@ async def test_two_reloads_at_once_are_both_answered_by_one_dial() -> None:
         async with asyncio.timeout(5):
             await one.wait()
             await other.wait()
-        assert len(side.doors) == 2
+        assert len(side.clients) == 2
 
 
 async def test_whoever_waits_for_the_first_attempt_is_freed_when_the_link_ends() -> None:
@@ -111,7 +111,7 @@ async def test_reloading_a_child_often_does_not_park_it() -> None:
         await rig.ready()
         for _ in range(8):
             await rig.link.reload().wait()
-        side.doors[-1].lose("exited with code 1")
+        side.clients[-1].lose("exited with code 1")
         await rig.down()
         assert rig.link.view.state is LinkState.BACKOFF
         assert rig.link.view.attempts == 1
@@ -157,7 +157,7 @@ async def test_a_retiring_link_whose_door_breaks_does_not_dial_again() -> None:
             call = group.create_task(rig.link.request("tools/call", {}, timeout_s=60), name="call")
             await asyncio.sleep(0)
             assert rig.link.retire()
-            side.doors[0].lose("reset")
+            side.clients[0].lose("reset")
             await rig.task
             call.cancel()
         assert len(side.opened_at_s) == 1
@@ -191,7 +191,7 @@ async def test_a_link_that_is_cancelled_at_any_moment_ends_and_closes_its_door(a
         rig.task.cancel()
         await asyncio.wait([rig.task])
         assert rig.task.cancelled()
-    assert side.closed == len(side.doors)
+    assert side.closed == len(side.clients)
 
 
 async def test_a_cancellation_that_meets_a_breaking_door_is_not_swallowed() -> None:
@@ -200,12 +200,12 @@ async def test_a_cancellation_that_meets_a_breaking_door_is_not_swallowed() -> N
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(1)  # As a door that tells the other side that nobody listens any more.
+            await asyncio.sleep(1)  # As a client that tells the other side that nobody listens any more.
 
     side = OtherSide(listen=slow_to_end)
     async with running_link(side) as rig:
         await rig.ready()
-        side.doors[0].lose("reset")
+        side.clients[0].lose("reset")
         await asyncio.sleep(0.5)
         rig.task.cancel()
         await asyncio.wait([rig.task], timeout=60)

@@ -17,10 +17,10 @@ async def test_a_rotated_token_is_shown_at_the_open_door() -> None:
     async with running_link(side) as rig:
         await rig.ready()
         rig.link.relabel(replace(PEER, target=replace(PEER.target, token="new")), sighted=True)
-        assert side.doors[0].tokens == ["new"]
+        assert side.clients[0].tokens == ["new"]
         await asyncio.sleep(1)
         assert rig.link.view.state is LinkState.READY
-        assert len(side.doors) == 1
+        assert len(side.clients) == 1
 
 
 @pytest.mark.parametrize(("with_token", "shown"), [(True, ["new"]), (False, [])])
@@ -32,9 +32,9 @@ async def test_the_peer_token_of_a_static_peer_is_shown_to_those_alone_who_have_
     async with running_link(side, fixed) as rig:
         await rig.ready()
         rig.link.relabel(replace(fixed, local_token="new"), sighted=True)
-        assert [token for token in side.doors[0].tokens if token != "old"] == shown
+        assert [token for token in side.clients[0].tokens if token != "old"] == shown
         await asyncio.sleep(10)
-        assert (len(side.doors), rig.told.reconnected) == (1, 0)
+        assert (len(side.clients), rig.told.reconnected) == (1, 0)
 
 
 async def test_a_link_stays_up_while_the_catalog_comes_to_know_its_node_and_forgets_it_again() -> None:
@@ -48,7 +48,7 @@ async def test_a_link_stays_up_while_the_catalog_comes_to_know_its_node_and_forg
         for spec in (known, fixed, known, fixed):
             rig.link.relabel(spec, sighted=True)
             await asyncio.sleep(1)
-        assert (len(side.doors), rig.told.reconnected, rig.link.view.state) == (1, 0, LinkState.READY)
+        assert (len(side.clients), rig.told.reconnected, rig.link.view.state) == (1, 0, LinkState.READY)
 
 
 @pytest.mark.parametrize("identity", [None, NodeIdentity("id-other", "other")])
@@ -62,7 +62,7 @@ async def test_a_link_is_dialled_anew_where_the_catalog_knows_another_node(ident
         )
         side.dial = lambda: IdentityRefused("is another node")
         rig.link.relabel(known, sighted=True)
-        assert side.doors[0].tokens == []
+        assert side.clients[0].tokens == []
         await rig.when(lambda: rig.link.view.failure == "IdentityRefused", within_s=1)
 
 
@@ -72,7 +72,7 @@ async def test_a_token_that_is_rotated_during_a_dial_is_shown_once_the_door_is_o
         await asyncio.sleep(1)
         rig.link.relabel(replace(PEER, target=replace(PEER.target, token="new")), sighted=False)
         await rig.ready()
-        assert side.doors[0].tokens == ["new"]
+        assert side.clients[0].tokens == ["new"]
 
 
 async def test_a_refused_token_waits_long_at_once_and_a_sighting_cuts_it_short() -> None:

@@ -64,7 +64,7 @@ async def test_no_more_than_fifty_begin_to_dial_at_once() -> None:
         await asyncio.sleep(0.3)
         assert len(side.opened_at_s) == DIALS_MAX
         await asyncio.sleep(3)
-        assert len(side.doors) == 120
+        assert len(side.clients) == 120
 
 
 async def test_a_closed_link_is_gone_at_once_and_its_door_is_closed() -> None:
@@ -166,7 +166,7 @@ async def test_a_relabelled_link_stays_up() -> None:
         rig.supervisor.apply([RelabelLink(replace(PEER, aliases=("other",)))])
         await asyncio.sleep(1)
         assert rig.supervisor.actual[PEER.key] == replace(PEER, aliases=("other",))
-        assert len(rig.side.doors) == 1
+        assert len(rig.side.clients) == 1
 
 
 async def test_a_bug_in_one_link_ends_neither_its_siblings_nor_the_node(caplog: pytest.LogCaptureFixture) -> None:
@@ -174,7 +174,7 @@ async def test_a_bug_in_one_link_ends_neither_its_siblings_nor_the_node(caplog: 
         rig.supervisor.apply([OpenLink(PEER), OpenLink(SERVER)])
         await asyncio.sleep(1)
         rig.fail_hooks_of = PEER.name
-        rig.side.doors[0].lose("gone")
+        rig.side.clients[0].lose("gone")
         await asyncio.sleep(1)
         assert "ZeroDivisionError" in caplog.text
         assert SERVER.key in rig.supervisor.actual
@@ -187,7 +187,7 @@ async def test_the_end_closes_every_link_whatever_it_is_doing() -> None:
         await asyncio.sleep(3)
         rig.supervisor.apply([OpenLink(SERVER)])
         await asyncio.sleep(1)
-    assert len(side.doors) == side.closed == 2
+    assert len(side.clients) == side.closed == 2
     assert all(link.view.state is LinkState.CLOSED for link in rig.made)
 
 

@@ -1,4 +1,4 @@
-"""A walk through an object that comes in parts changes and finds what a reader of the whole does, and ends there."""
+"""A rewriter through an object that comes in parts changes and finds what a reader of the whole does."""
 
 import itertools
 import json
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.lossless_json.rewriter import DEPTH_MAX, TOKEN_BYTES_MAX, JsonWalk, Place, WalkBroken
+from agent.lossless_json.rewriter import DEPTH_MAX, TOKEN_BYTES_MAX, JsonRewriter, Place, RewriteBroken
 from agent.routing.uris import UriCodec
 
-# Members that are looked at, others, and texts that are made of what the walk goes by.
+# Members that are looked at, others, and texts that are made of what the rewriter goes by.
 NAMES = st.sampled_from(["content", "uri", "resource", "contents", "messages", "_meta", "ui", "isError", "resultType"])
 PAGES = st.sampled_from(["resourceUri", "ui/resourceUri"])
 HARD = st.text(alphabet='ab:/"\\{}[],\u00e4 \n\U0001f600', max_size=12)
@@ -70,21 +70,21 @@ def cut(whole: bytes, places: list[int]) -> list[bytes]:
     return [whole[begin:end] for begin, end in itertools.pairwise(edges)]
 
 
-def walked(walk: JsonWalk, parts: list[bytes]) -> bytes | None:
-    """What a walk lets through; None where it is broken or never ends."""
+def walked(rewriter: JsonRewriter, parts: list[bytes]) -> bytes | None:
+    """What a rewriter lets through; None where it is broken or never ends."""
     passed = b""
     rest = b""
     try:
         for part in parts:
-            if walk.rest is None:
-                passed += walk.feed(part)
+            if rewriter.rest is None:
+                passed += rewriter.feed(part)
             else:
                 rest += part
-    except WalkBroken:
+    except RewriteBroken:
         return None
-    if walk.rest is None:
+    if rewriter.rest is None:
         return None
-    walk.rest += rest
+    rewriter.rest += rest
     return passed
 
 
@@ -97,15 +97,15 @@ def test_what_comes_out_is_what_the_codec_makes_of_the_whole(  # noqa: PLR0917 -
     asked = ("notes://a", "notes://alias") if method == "resources/read" else None
     looked_at = {"resultType": Place(note="resultType"), "isError": Place(note="isError")}
     added = {"resultType": "complete"} if adds else {}
-    walk = JsonWalk(Place(looked_at | codec.places(method, asked)), added)
-    passed = walked(walk, cut(written(value, how) + b' ,"id":1}', places))
+    rewriter = JsonRewriter(Place(looked_at | codec.places(method, asked)), added)
+    passed = walked(rewriter, cut(written(value, how) + b' ,"id":1}', places))
     assert passed is not None
     assert b"\n" not in passed
     assert json.loads(passed) == {**added, **codec.result(method, value, asked)}
-    assert walk.rest == b' ,"id":1}'
+    assert rewriter.rest == b' ,"id":1}'
     for name in looked_at:
         whole = not isinstance(value.get(name), dict | list)
-        assert walk.noted.get(name, "nothing") == (value[name] if name in value and whole else _absent(name, value))
+        assert rewriter.noted.get(name, "nothing") == (value[name] if name in value and whole else _absent(name, value))
 
 
 def _absent(name: str, value: dict[str, Any]) -> Any:
@@ -117,7 +117,7 @@ def _absent(name: str, value: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("member", [b"uri", b"text", b"resource"])
 def test_what_may_not_stand_in_a_text_is_not_made_json_on_the_way(member: bytes, text: bytes, forbidden: bytes) -> None:
     whole = b'{"content":[{"%s":"%s"}]}' % (member, text % forbidden)
-    passed = walked(JsonWalk(Place(UriCodec("kit").places("tools/call"))), cut(whole, [20]))
+    passed = walked(JsonRewriter(Place(UriCodec("kit").places("tools/call"))), cut(whole, [20]))
     assert passed is not None
     assert b"\n" not in passed
     with pytest.raises(orjson.JSONDecodeError):
@@ -136,7 +136,7 @@ def test_what_may_not_stand_in_a_text_is_not_made_json_on_the_way(member: bytes,
 @example(text='{"content":[}]}', places=[])
 @example(text='{"content":[,:]}', places=[])
 def test_what_gets_through_is_one_value_in_whatever_it_is_put_into(text: str, places: list[int]) -> None:
-    passed = walked(JsonWalk(Place(UriCodec("kit", "kit2").places("tools/call"))), cut(text.encode(), places))
+    passed = walked(JsonRewriter(Place(UriCodec("kit", "kit2").places("tools/call"))), cut(text.encode(), places))
     if passed is None:
         return
     try:
@@ -150,14 +150,14 @@ def test_what_gets_through_is_one_value_in_whatever_it_is_put_into(text: str, pl
 @given(RESULTS, PLACES, st.integers(0, 2))
 def test_a_part_of_an_object_is_never_taken_for_the_whole(value: Any, places: list[int], how: int) -> None:
     whole = written(value, how)
-    assert walked(JsonWalk(Place(UriCodec("kit").places("tools/call"))), cut(whole[:-1], places)) is None
+    assert walked(JsonRewriter(Place(UriCodec("kit").places("tools/call"))), cut(whole[:-1], places)) is None
 
 
 @pytest.mark.parametrize("broken", [b"[]", b" {}", b'"a"', b"1", b'{"content":[{1}]}', b'{"isError":}', b"{1}"])
 def test_other_values_and_members_without_a_value_are_refused(broken: bytes) -> None:
     place = Place({"isError": Place(note="isError")} | UriCodec("kit").places("tools/call"))
-    with pytest.raises(WalkBroken):
-        JsonWalk(place).feed(broken)
+    with pytest.raises(RewriteBroken):
+        JsonRewriter(place).feed(broken)
 
 
 @pytest.mark.parametrize("name", ["a", "content"])
@@ -165,16 +165,18 @@ def test_it_may_be_as_deep_as_can_be_read(name: str) -> None:
     place = Place(UriCodec("kit").places("tools/call"))
     deepest = b'{"%s":' % name.encode() + b"[" * (DEPTH_MAX - 1) + b"]" * (DEPTH_MAX - 1) + b"}"
     orjson.loads(deepest)
-    assert JsonWalk(place).feed(deepest) == deepest
-    with pytest.raises(WalkBroken):
-        JsonWalk(place).feed(b'{"%s":' % name.encode() + b"[" * DEPTH_MAX)
+    assert JsonRewriter(place).feed(deepest) == deepest
+    with pytest.raises(RewriteBroken):
+        JsonRewriter(place).feed(b'{"%s":' % name.encode() + b"[" * DEPTH_MAX)
 
 
 @pytest.mark.parametrize("size", [100, TOKEN_BYTES_MAX + 100])
 @pytest.mark.parametrize("step", [1000, 10**6])
 def test_a_uri_is_renamed_up_to_a_length_that_can_be_asked_for(size: int, step: int) -> None:
     whole = orjson.dumps({"content": [{"uri": "notes://" + "a" * size}, {"uri": "notes://b"}]})
-    passed = walked(JsonWalk(Place(UriCodec("kit").places("tools/call"))), cut(whole, list(range(0, len(whole), step))))
+    passed = walked(
+        JsonRewriter(Place(UriCodec("kit").places("tools/call"))), cut(whole, list(range(0, len(whole), step)))
+    )
     assert passed is not None
     first, second = orjson.loads(passed)["content"]
     assert first["uri"].startswith("notes://kit/a") is (size < TOKEN_BYTES_MAX)
@@ -182,28 +184,28 @@ def test_a_uri_is_renamed_up_to_a_length_that_can_be_asked_for(size: int, step: 
 
 
 def test_a_member_is_found_by_an_escaped_name() -> None:
-    walk = JsonWalk(Place({"isError": Place(note="isError")}))
-    walk.feed(rb'{"is\u0045rror":true}')
-    assert walk.noted == {"isError": True}
+    rewriter = JsonRewriter(Place({"isError": Place(note="isError")}))
+    rewriter.feed(rb'{"is\u0045rror":true}')
+    assert rewriter.noted == {"isError": True}
 
 
 def test_what_has_nothing_to_change_is_handed_on_without_a_copy() -> None:
     part = b'{"content":[{"type":"text","text":"' + b"a" * 10_000
-    assert JsonWalk(Place(UriCodec("kit").places("tools/call"))).feed(part) is part
+    assert JsonRewriter(Place(UriCodec("kit").places("tools/call"))).feed(part) is part
 
 
 def test_a_name_without_an_end_is_not_collected_for_ever() -> None:
     parts = [b'{"', *(b"a" * 1000 for _ in range(TOKEN_BYTES_MAX // 1000))]
-    walk = JsonWalk(Place())
-    assert walked(walk, parts) is None
-    with pytest.raises(WalkBroken):
-        walk.feed(b"a" * 1000)
+    rewriter = JsonRewriter(Place())
+    assert walked(rewriter, parts) is None
+    with pytest.raises(RewriteBroken):
+        rewriter.feed(b"a" * 1000)
 
 
 def test_large_containers_that_concern_nobody_are_skipped_to_their_very_end() -> None:
     for size in range(1, 3000, 7):
         skipped = orjson.dumps([{"a": ["x" * 7, "]"]}] * size)[:-1] + b"]"
         whole = b'{"more":' + skipped + b',"isError":true}'
-        walk = JsonWalk(Place({"isError": Place(note="isError")}))
-        assert walked(walk, cut(whole, [size * 3, size * 5])) == whole
-        assert walk.noted == {"isError": True}
+        rewriter = JsonRewriter(Place({"isError": Place(note="isError")}))
+        assert walked(rewriter, cut(whole, [size * 3, size * 5])) == whole
+        assert rewriter.noted == {"isError": True}

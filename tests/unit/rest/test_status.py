@@ -92,7 +92,7 @@ def test_a_server_says_whether_it_is_sticky() -> None:
 
 def test_a_server_says_whether_clients_share_its_session() -> None:
     for own, said in ((True, "own"), (False, "shared")):
-        spec = ServerSpec("kit", StdioTarget("kit"), ServerScope.SERVICE, own_sessions=own)
+        spec = ServerSpec("kit", StdioTarget("kit"), ServerScope.SERVICE, session_pool=own)
         assert describe_server(LinkView(spec), {}, 0.0)["sessions"] == said
         assert describe_disabled(spec)["sessions"] == said
 

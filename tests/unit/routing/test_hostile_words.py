@@ -7,12 +7,12 @@ import pytest
 
 from agent.client.affinity import KEY_LEN_MAX, affinity_key
 from agent.client.sessions.pool import FEATURES_BYTES_MAX
-from agent.dispatch.client_events import ClientEvents, Place
+from agent.dispatch.client_events import Place, UpstreamEvents
 from agent.dispatch.next_hop import believed
 from agent.errors import RpcError
 from agent.model import (
     AFFINITY_META_KEY,
-    PARKED_META_KEY,
+    PENDING_META_KEY,
     Era,
     HttpTarget,
     Json,
@@ -21,12 +21,12 @@ from agent.model import (
     PeerSource,
     PeerSpec,
 )
-from agent.server.sessions.client_events import TOLD_AT_ONCE_MAX, UNTOLD_MAX, ClientChanges
-from agent.server.sessions.session import PLACES_MAX, Session
+from agent.server.sessions.client_events import TOLD_AT_ONCE_MAX, UNTOLD_MAX, SessionNotifications
+from agent.server.sessions.session import PLACES_MAX, ServerSession
 from tests.unit.client.sessions.scripted_sessions import Server, call, door_to
 
 PEER = PeerSpec("peer", HttpTarget("http://peer/mcp"), PeerSource.DISCOVERY)
-OPEN: Json = {"resultType": "input_required", "requestState": "s", "_meta": {PARKED_META_KEY: True, "theirs": 1}}
+OPEN: Json = {"resultType": "input_required", "requestState": "s", "_meta": {PENDING_META_KEY: True, "theirs": 1}}
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_a_key_of_any_length_stands_for_one_client_and_costs_little() -> None:
     assert max(map(len, keys)) <= KEY_LEN_MAX
 
 
-def session() -> Session:
-    return Session("id", "2025-11-25", b"{}", 0.0)
+def session() -> ServerSession:
+    return ServerSession("id", "2025-11-25", b"{}", 0.0)
 
 
 def test_a_session_remembers_where_it_called_last_and_no_more_than_its_limit() -> None:
@@ -65,10 +65,10 @@ def test_a_session_remembers_where_it_called_last_and_no_more_than_its_limit() -
 @pytest.mark.looptime
 async def test_what_a_client_declares_of_itself_is_kept_up_to_a_size() -> None:
     server = Server()
-    async with door_to(server) as door:
+    async with door_to(server) as client:
         large = {"elicitation": {"form": {"x": "y" * FEATURES_BYTES_MAX}}}
         with pytest.raises(RpcError, match="declares more than") as caught:
-            await call(door, "quick", _meta={"io.modelcontextprotocol/clientCapabilities": large})
+            await call(client, "quick", _meta={"io.modelcontextprotocol/clientCapabilities": large})
         assert caught.value.code == -32602
         assert server.opened == []
 
@@ -92,7 +92,7 @@ class HungNode:
 @pytest.mark.looptime
 async def test_sessions_that_end_faster_than_servers_can_be_told_do_not_pile_up() -> None:
     node = HungNode()
-    changes, ending = ClientChanges(ClientEvents(lambda _: node)), session()
+    changes, ending = SessionNotifications(UpstreamEvents(lambda _: node)), session()
     ending.called(Place("peer:a", "service:kit"))
     async with asyncio.TaskGroup() as group:
         for number in range(UNTOLD_MAX + 100):

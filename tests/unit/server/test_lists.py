@@ -9,7 +9,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from agent.routing.table import Route, RouteKind, RouteTable
-from agent.server.lists import Catalogue
+from agent.server.lists import ListIndex
 from agent.server.pages import KEPT_MAX, KEPT_S, PageLimits
 
 LIST = "tools/list"
@@ -26,13 +26,13 @@ def prompt(name: str) -> Route:
 
 @dataclass
 class Scene:
-    """A catalogue whose table and clock a test moves; pages of three."""
+    """A list_index whose table and clock a test moves; pages of three."""
 
     table: RouteTable = field(default_factory=RouteTable)
     time_s: float = 100.0
 
     def __post_init__(self) -> None:
-        self.catalogue = Catalogue(
+        self.list_index = ListIndex(
             lambda: self.table,
             {"tools": [{"name": "status"}], "resources": [{"uri": "config://app"}]},
             [{"name": "search_tools"}],
@@ -49,7 +49,7 @@ class Scene:
 
     def raw(self, cursor: object = None, method: str = LIST, *, search: bool = False, modern: bool = True) -> bytes:
         params = {} if cursor is None else {"cursor": cursor}
-        return self.catalogue.listing(method, params, search=search, modern=modern)
+        return self.list_index.listing(method, params, search=search, modern=modern)
 
     def page(self, cursor: object = None, *, modern: bool = True) -> tuple[list[str], str | None]:
         """Names on a page, and the next cursor."""
@@ -198,7 +198,7 @@ def test_an_old_list_holds_no_bytes() -> None:
     now.show(())
     now.page()
     assert now.raw(cursor) == now.raw(cursor) is not now.raw(cursor)
-    assert "1 kept" in repr(now.catalogue._lists[LIST, False][1])
+    assert "1 kept" in repr(now.list_index._lists[LIST, False][1])
 
 
 @pytest.mark.parametrize("cursor", ["", "next", 3, {"at": 1}, "0123456789abcdef.x"])
@@ -224,7 +224,7 @@ def test_a_page_begins_where_a_page_ended_and_nowhere_else() -> None:
         assert "not one" in now.refusal(f"{digest}.{start}")
     assert now.page(f"{digest}.0")[0] == ["status", "a", "b"]
     assert now.page(f"{digest}.6")[0] == list("fgh")
-    assert len(now.catalogue._lists[LIST, False][1]._present._pages) == 2
+    assert len(now.list_index._lists[LIST, False][1]._present._pages) == 2
 
 
 def test_search_mode_lists_the_same_three_tools_whatever_is_routed() -> None:

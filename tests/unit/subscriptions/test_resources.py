@@ -1,4 +1,4 @@
-"""Wishes, their ways and their limits, in loop time and with links that only remember that they were told to look."""
+"""Subscriptions to resources, their upstreams and limits, in loop time, with links that only remember wake-ups."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -63,7 +63,7 @@ class _Link:
         scope = PeerScope.MESH if self.key in self.node.gateways else PeerScope.LOCAL
         return PeerSpec(self.key, HttpTarget("http://peer/mcp"), PeerSource.OVERRIDE, scope=scope)
 
-    def look_at_wishes(self) -> None:
+    def look_at_subscriptions(self) -> None:
         self.node.looked.append(self.key)
 
 

@@ -48,7 +48,7 @@ class MemoryTransport(asyncio.Transport):
         self.reading = True
 
 
-class Line:
+class ReplyChannel:
     """A connection, what it told its pool, and the other side."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("answer", FRAMED.values(), ids=FRAMED)
 async def test_an_answer_that_says_its_end_leaves_the_connection_for_the_next(answer: bytes) -> None:
-    line = Line()
+    line = ReplyChannel()
     for number in range(3):
         outcome = await line.ask(answer)
         assert (outcome.status, outcome.body, outcome.failure) == (200, b"hello", None)
@@ -169,7 +169,7 @@ async def test_an_answer_that_says_its_end_leaves_the_connection_for_the_next(an
 
 @pytest.mark.parametrize("answer", EMPTY.values(), ids=EMPTY)
 async def test_an_answer_without_a_body_leaves_the_connection_for_the_next(answer: bytes) -> None:
-    line = Line()
+    line = ReplyChannel()
     for number in range(2):
         outcome = await line.ask(answer)
         assert (outcome.body, outcome.failure) == (b"", None)
@@ -178,7 +178,7 @@ async def test_an_answer_without_a_body_leaves_the_connection_for_the_next(answe
 
 @pytest.mark.parametrize("answer", ENDING.values(), ids=ENDING)
 async def test_an_answer_may_end_with_its_connection_which_is_not_used_again(answer: bytes) -> None:
-    line = Line()
+    line = ReplyChannel()
     outcome = await line.ask(answer, end=True)
     assert (outcome.status, outcome.body, outcome.failure) == (200, b"hello", None)
     assert (line.finished, line.lost) == (0, 1)
@@ -186,13 +186,13 @@ async def test_an_answer_may_end_with_its_connection_which_is_not_used_again(ans
 
 @pytest.mark.parametrize("answer", ENDING.values(), ids=ENDING)
 async def test_a_reset_is_no_end_of_an_answer(answer: bytes) -> None:
-    outcome = await Line().ask(answer, reset=True)
+    outcome = await ReplyChannel().ask(answer, reset=True)
     assert str(outcome.failure) == "broke off in the middle of its answer"
 
 
 @pytest.mark.parametrize("how", [b"Connection: close", b"Connection: Close, X"])
 async def test_a_connection_that_the_server_wants_closed_is_closed_after_its_answer(how: bytes) -> None:
-    line = Line()
+    line = ReplyChannel()
     outcome = await line.ask(HEAD + how + b"\r\nContent-Length: 5\r\n\r\nhello")
     assert outcome.body == b"hello"
     assert line.transport.aborted
@@ -202,7 +202,7 @@ async def test_a_connection_that_the_server_wants_closed_is_closed_after_its_ans
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN)
 async def test_an_answer_that_breaks_the_rules_ends_the_connection_and_says_so(answer: bytes) -> None:
     for pieces in ([answer], [answer[at : at + 1] for at in range(len(answer))]):
-        line = Line()
+        line = ReplyChannel()
         outcome = await line.ask(*pieces)
         # Its last bytes may come when the answer was whole already; then only the connection is spoilt.
         assert isinstance(line.connection.failure, NotHttp)
@@ -214,18 +214,18 @@ async def test_an_answer_that_breaks_the_rules_ends_the_connection_and_says_so(a
 @pytest.mark.parametrize("cut", range(1, len(FRAMED["chunked"])))
 @pytest.mark.parametrize("reset", [False, True])
 async def test_an_answer_that_is_cut_off_is_never_taken_for_a_whole_one(cut: int, reset: bool) -> None:
-    outcome = await Line().ask(FRAMED["chunked"][:cut], end=not reset, reset=reset)
+    outcome = await ReplyChannel().ask(FRAMED["chunked"][:cut], end=not reset, reset=reset)
     assert outcome.failure is not None
     assert not isinstance(outcome.failure, NotHttp)
 
 
 async def test_a_connection_that_ends_before_an_answer_says_how() -> None:
-    assert str((await Line().ask(end=True)).failure) == "closed the connection without an answer"
-    assert str((await Line().ask(reset=True)).failure) == "cannot be reached: Connection reset by peer"
+    assert str((await ReplyChannel().ask(end=True)).failure) == "closed the connection without an answer"
+    assert str((await ReplyChannel().ask(reset=True)).failure) == "cannot be reached: Connection reset by peer"
 
 
 async def test_bytes_that_nobody_asked_for_end_an_idle_connection() -> None:
-    line = Line()
+    line = ReplyChannel()
     await line.ask(FRAMED["length"])
     line.connection.data_received(b"HTTP/1.1 200 OK\r\n")
     assert line.transport.aborted
@@ -234,7 +234,7 @@ async def test_bytes_that_nobody_asked_for_end_an_idle_connection() -> None:
 
 
 async def test_a_cancelled_exchange_ends_its_connection() -> None:
-    line = Line()
+    line = ReplyChannel()
     async with asyncio.TaskGroup() as group:
         asked = group.create_task(line.connection.exchange(REQUEST, b""), name="ask")
         await turn()
@@ -244,7 +244,7 @@ async def test_a_cancelled_exchange_ends_its_connection() -> None:
 
 
 async def test_a_response_that_is_closed_early_ends_its_connection_and_wakes_its_reader() -> None:
-    line = Line()
+    line = ReplyChannel()
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         asked = group.create_task(line.connection.exchange(REQUEST, b""), name="ask")
         await turn()
@@ -267,7 +267,7 @@ async def _failure_of(response: Response) -> str:
 
 
 async def test_a_slow_reader_stops_the_socket_and_loses_nothing() -> None:
-    line = Line()
+    line = ReplyChannel()
     piece = b"x" * 65_536
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         asked = group.create_task(line.connection.exchange(REQUEST, b""), name="ask")
@@ -298,8 +298,8 @@ def test_an_answer_is_the_same_however_it_is_cut(name: str, cuts: list[int]) -> 
     pieces = [answer[start:end] for start, end in itertools.pairwise(points)]
 
     async def compare() -> None:
-        whole = await Line().ask(answer, end=True)
-        cut = await Line().ask(*pieces, end=True)
+        whole = await ReplyChannel().ask(answer, end=True)
+        cut = await ReplyChannel().ask(*pieces, end=True)
         assert (cut.status, cut.body, cut.failure) == (whole.status, whole.body, whole.failure)
         assert whole.failure is None
 
@@ -326,7 +326,7 @@ GARBAGE = st.one_of(
 @given(pieces=st.lists(GARBAGE, max_size=4), reset=st.booleans())
 def test_whatever_comes_ends_in_an_answer_or_a_reason_and_nobody_waits(pieces: list[bytes], reset: bool) -> None:
     async def feed() -> None:
-        line = Line()
+        line = ReplyChannel()
         outcome = await line.ask(*pieces, end=not reset, reset=reset)
         assert outcome.failure is not None or 200 <= outcome.status <= 999
         assert line.lost == 1
@@ -338,7 +338,7 @@ def test_whatever_comes_ends_in_an_answer_or_a_reason_and_nobody_waits(pieces: l
 @given(garbage=GARBAGE.filter(bool))
 def test_no_byte_of_one_answer_is_taken_for_the_next(garbage: bytes) -> None:
     async def ask_twice() -> None:
-        line = Line()
+        line = ReplyChannel()
         first = await line.ask(FRAMED["length"])
         assert first.body == b"hello"
         line.connection.data_received(garbage)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agent.client.http.sse import SseParser
-from agent.client.http.streaming import STALL_TIMEOUT_S, pass_on, result_walk
-from agent.client.streaming import LargeResult, ResultSink
+from agent.client.http.streaming import STALL_TIMEOUT_S, pass_on, result_rewriter
+from agent.client.streaming import LargeResult, ResultStream
 from agent.errors import AnswerCut, CallOutcomeUnknown
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
@@ -41,8 +41,8 @@ class Client:
         self.ended = True
 
     def large(self, **added: Any) -> LargeResult:
-        sink = ResultSink(self.begin, self.part, self.end, added)
-        return LargeResult(sink, lambda: result_walk(UriCodec("kit").places("tools/call"), added))
+        sink = ResultStream(self.begin, self.part, self.end, added)
+        return LargeResult(sink, lambda: result_rewriter(UriCodec("kit").places("tools/call"), added))
 
 
 @dataclass
@@ -60,21 +60,21 @@ class Rest:
         return part or b""
 
 
-async def passed(held: bytes, *rest: bytes | Exception | None, client: Client | None = None) -> Json | None:
-    return await pass_on(held, Rest(list(rest)), 7, "server", (client or Client()).large())
+async def passed(held: bytes, *rest: bytes | Exception | None, caller: Client | None = None) -> Json | None:
+    return await pass_on(held, Rest(list(rest)), 7, "server", (caller or Client()).large())
 
 
 async def test_a_result_goes_on_with_its_uris_named_for_clients_and_what_they_need_at_its_end() -> None:
-    client = Client()
+    caller = Client()
     rest = Rest([b'{"type":"text","text":"notes://', b'b"}],"isError":true', b" } ", b"}", b" \n"])
-    message = await pass_on(BEGUN, rest, 7, "server", client.large(resultType="complete"))
+    message = await pass_on(BEGUN, rest, 7, "server", caller.large(resultType="complete"))
     assert message == {"jsonrpc": "2.0", "id": 7, "result": {"resultType": "complete", "isError": True}}
-    assert json.loads(client.got) == {
+    assert json.loads(caller.got) == {
         "content": [{"type": "resource_link", "uri": "notes://kit/a"}, {"type": "text", "text": "notes://b"}],
         "isError": True,
         "resultType": "complete",
     }
-    assert client.ended
+    assert caller.ended
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ async def test_a_result_goes_on_with_its_uris_named_for_clients_and_what_they_ne
     ],
 )
 async def test_what_does_not_show_that_it_is_a_complete_result_is_left_to_be_read_whole(held: bytes) -> None:
-    client = Client()
-    assert await passed(held, b"never read", client=client) is None
-    assert client.begun == 0
+    caller = Client()
+    assert await passed(held, b"never read", caller=caller) is None
+    assert caller.begun == 0
 
 
 async def test_a_client_that_takes_no_parts_gets_the_whole() -> None:
-    assert await passed(BEGUN, b"never read", client=Client(refuses=True)) is None
+    assert await passed(BEGUN, b"never read", caller=Client(refuses=True)) is None
 
 
 @pytest.mark.parametrize(
@@ -117,19 +117,19 @@ async def test_a_client_that_takes_no_parts_gets_the_whole() -> None:
     ],
 )
 async def test_what_turns_out_to_be_something_else_is_cut(rest: list[bytes | Exception | None]) -> None:
-    client = Client()
+    caller = Client()
     with pytest.raises(AnswerCut):
-        await passed(BEGUN, *rest, client=client)
-    assert (client.begun, client.ended) == (1, False)
+        await passed(BEGUN, *rest, caller=caller)
+    assert (caller.begun, caller.ended) == (1, False)
 
 
 @pytest.mark.parametrize("last", [b'"jsonrpc":"2.0","id":7}', b'"jsonrpc":"2.0","id":8}', b'"id":7}'])
 async def test_a_result_that_comes_first_is_judged_by_the_id_behind_it(last: bytes) -> None:
-    client = Client()
-    passing = passed(b'{"result":{"content":[', b'"a"]},', last, client=client)
+    caller = Client()
+    passing = passed(b'{"result":{"content":[', b'"a"]},', last, caller=caller)
     if last == b'"jsonrpc":"2.0","id":7}':
         assert await passing is not None
-        assert client.got == b'{"content":["a"]}'
+        assert caller.got == b'{"content":["a"]}'
     else:
         with pytest.raises(AnswerCut):
             await passing
@@ -148,9 +148,9 @@ async def test_a_client_that_is_slow_is_no_silence_of_the_server() -> None:
             await asyncio.sleep(10 * STALL_TIMEOUT_S)
             await super().part(part)
 
-    client = Slow()
-    assert await passed(BEGUN, b"1,2", b"]}}", client=client) is not None
-    assert client.ended
+    caller = Slow()
+    assert await passed(BEGUN, b"1,2", b"]}}", caller=caller) is not None
+    assert caller.ended
 
 
 @pytest.mark.parametrize(

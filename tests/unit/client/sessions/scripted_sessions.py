@@ -12,10 +12,10 @@ from typing import Any
 
 import orjson
 
-from agent.client.event import Flag
-from agent.client.server_info import Hello, OnNotification, OnQuestion
+from agent.client.event import Event
+from agent.client.server_info import OnNotification, OnServerRequest, ServerInfo
 from agent.client.sessions.pool import OnNotice, SessionLimits, SessionRefused
-from agent.client.sessions.router import AskingDoor, asking
+from agent.client.sessions.router import SessionRouter, asking
 from agent.client.streaming import LargeResult
 from agent.errors import Unreachable
 from agent.model import Era, Json
@@ -31,9 +31,9 @@ class Session:
 
     server: "Server"
     features: Json
-    on_question: OnQuestion
+    on_server_request: OnServerRequest
     on_notice: OnNotice
-    lost: Flag = field(default_factory=Flag)
+    lost: Event = field(default_factory=Event)
     lost_reason: str = ""
     calls: int = 0
     heard: list[Json] = field(default_factory=list)
@@ -43,8 +43,8 @@ class Session:
     asked_early: bytes | None = None
 
     @property
-    def hello(self) -> Hello:
-        return Hello(Era.LEGACY, "2025-11-25", {}, {}, None, None)
+    def server_info(self) -> ServerInfo:
+        return ServerInfo(Era.LEGACY, "2025-11-25", {}, {}, None, None)
 
     async def request(
         self,
@@ -56,7 +56,7 @@ class Session:
         on_notification: OnNotification | None = None,
         affinity: str | None = None,  # noqa: ARG002 - as above
         large: LargeResult | None = None,
-        on_question: OnQuestion | None = None,
+        on_server_request: OnServerRequest | None = None,
     ) -> Json:
         self.calls += 1
         try:
@@ -64,10 +64,10 @@ class Session:
                 case "ask":
                     if on_notification is not None:
                         await on_notification("notifications/progress", {"progress": 1})
-                    (on_question or self.on_question)(question(number := self.calls))
+                    (on_server_request or self.on_server_request)(question(number := self.calls))
                     return {"heard": await self.answer_to(number)}
                 case "ask aside":
-                    self.on_question(question(number := self.calls))
+                    self.on_server_request(question(number := self.calls))
                     return {"heard": await self.answer_to(number)}
                 case "bug":
                     raise ZeroDivisionError
@@ -89,13 +89,13 @@ class Session:
         assert large is not None, "the first attempt takes parts"
         assert on_notification is not None
         if name == "ask and write":
-            self.on_question(question(self.calls))
+            self.on_server_request(question(self.calls))
         await self.server.go_on.wait()
         if name == "write and tell":
             await on_notification("notifications/before", {})
         if written := await large.begin():
             if name == "write and ask":
-                self.on_question(question(self.calls))
+                self.on_server_request(question(self.calls))
             self.on_notice("notifications/amid", {})
             await large.part(b"{}")
             await large.end()
@@ -109,7 +109,7 @@ class Session:
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
         if self.server.asks_early:
-            self.asked_early = self.on_question(question(99))
+            self.asked_early = self.on_server_request(question(99))
         if self.server.streams_late:
             await self.lost.wait()
         self.on_change = on_change
@@ -146,10 +146,12 @@ class Server:
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
-    async def open(self, features: Json, on_question: OnQuestion, on_notice: OnNotice) -> AsyncIterator[Session]:
+    async def open(
+        self, features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
+    ) -> AsyncIterator[Session]:
         if self.refuses:
             raise SessionRefused("one is enough")
-        session = Session(self, features, on_question, on_notice)
+        session = Session(self, features, on_server_request, on_notice)
         self.opened.append(session)
         try:
             yield session
@@ -161,9 +163,9 @@ class Server:
 
 
 @asynccontextmanager
-async def door_to(server: Server, **more: Any) -> AsyncIterator[AskingDoor]:
-    async with asking(server.shared(), server.open, limits=LIMITS, **more) as door:
-        yield door
+async def door_to(server: Server, **more: Any) -> AsyncIterator[SessionRouter]:
+    async with asking(server.shared(), server.open, limits=LIMITS, **more) as client:
+        yield client
 
 
 def question(number: int) -> Json:
@@ -177,9 +179,9 @@ def nested(levels: int) -> Json:
     return value
 
 
-async def call(door: AskingDoor, name: str, *, timeout_s: float = 60.0, **more: Any) -> Json:
+async def call(client: SessionRouter, name: str, *, timeout_s: float = 60.0, **more: Any) -> Json:
     beside = {key: more.pop(key, None) for key in ("affinity", "large", "on_notification")}
-    return await door.request("tools/call", {"name": name, **META, **more}, timeout_s=timeout_s, **beside)
+    return await client.request("tools/call", {"name": name, **META, **more}, timeout_s=timeout_s, **beside)
 
 
 def retry(asked: Json) -> Json:

@@ -1,4 +1,4 @@
-"""Who of several clients holds more than an equal share."""
+"""Who of several callers holds more than an equal share."""
 
 from collections.abc import Mapping
 

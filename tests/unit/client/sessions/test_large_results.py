@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import pytest
 
 from agent.client.sessions.calls import PATIENCE_S
-from agent.client.streaming import LargeResult, ResultSink
+from agent.client.streaming import LargeResult, ResultStream
 from agent.errors import AnswerCut
 from agent.lossless_json.raw import Bytes
-from agent.lossless_json.rewriter import JsonWalk, Place
+from agent.lossless_json.rewriter import JsonRewriter, Place
 from agent.model import Json
 from tests.unit.client.sessions.scripted_sessions import Server, call, door_to, retry
 
@@ -38,7 +38,7 @@ class Client:
         self.ended = True
 
     def large(self) -> LargeResult:
-        return LargeResult(ResultSink(self._begin, self._part, self._end, {}), lambda: JsonWalk(Place()))
+        return LargeResult(ResultStream(self._begin, self._part, self._end, {}), lambda: JsonRewriter(Place()))
 
 
 async def begun(server: Server) -> None:
@@ -49,64 +49,64 @@ async def begun(server: Server) -> None:
 
 async def test_a_result_that_begins_while_its_client_thinks_waits_for_the_retry() -> None:
     server, first, second = Server(), Client(), Client()
-    async with door_to(server) as door:
-        asked = await call(door, "ask and write", large=first.large())
+    async with door_to(server) as client:
+        asked = await call(client, "ask and write", large=first.large())
         assert asked["resultType"] == "input_required"
         await begun(server)
-        assert (await call(door, "ask and write", large=second.large(), **retry(asked)))["written"] is True
+        assert (await call(client, "ask and write", large=second.large(), **retry(asked)))["written"] is True
     assert (first.got, second.got, second.ended) == (b"", b"{}", True)
 
 
 async def test_a_question_that_is_open_when_the_result_begins_is_not_asked_any_more() -> None:
-    server, client = Server(), Client()
+    server, caller = Server(), Client()
     server.go_on.set()
-    async with door_to(server) as door:
-        result = await call(door, "write and ask", large=client.large())
+    async with door_to(server) as client:
+        result = await call(client, "write and ask", large=caller.large())
         assert result["written"] is True
-        assert client.got == b"{}"
+        assert caller.got == b"{}"
 
 
 async def test_what_is_told_in_the_middle_of_a_result_is_dropped() -> None:
-    server, client, told = Server(), Client(), list[str]()
+    server, caller, told = Server(), Client(), list[str]()
 
     async def hear(method: str, _: Json) -> None:
-        told.append(method + (" late" if client.got else ""))
+        told.append(method + (" late" if caller.got else ""))
 
-    async with door_to(server) as door:
+    async with door_to(server) as client:
         server.go_on.set()
-        await call(door, "write and tell", large=client.large(), on_notification=hear)
+        await call(client, "write and tell", large=caller.large(), on_notification=hear)
     assert told == ["notifications/before"]
 
 
 async def test_an_attempt_that_takes_no_parts_gets_the_whole() -> None:
     server, first = Server(), Client()
-    async with door_to(server) as door:
-        asked = await call(door, "ask and write", large=first.large())
+    async with door_to(server) as client:
+        asked = await call(client, "ask and write", large=first.large())
         await begun(server)
-        assert (await call(door, "ask and write", **retry(asked)))["written"] is False
+        assert (await call(client, "ask and write", **retry(asked)))["written"] is False
     assert first.got == b""
 
 
 async def test_a_reader_may_take_longer_than_the_calls_deadline_once_the_result_has_begun() -> None:
-    server, client = Server(), Client(pace_s=1000.0)
+    server, caller = Server(), Client(pace_s=1000.0)
     server.go_on.set()
-    async with door_to(server) as door:
-        assert (await call(door, "write and ask", large=client.large(), timeout_s=10.0))["written"] is True
+    async with door_to(server) as client:
+        assert (await call(client, "write and ask", large=caller.large(), timeout_s=10.0))["written"] is True
 
 
 async def test_a_client_that_goes_in_the_middle_ends_its_call_and_leaves_the_session_usable_for_others() -> None:
-    server, client = Server(), Client(gone=True)
+    server, caller = Server(), Client(gone=True)
     server.go_on.set()
-    async with door_to(server) as door:
+    async with door_to(server) as client:
         with pytest.raises(AnswerCut):
-            await call(door, "write and ask", large=client.large())
-        assert (await call(door, "quick"))["method"] == "tools/call"
+            await call(client, "write and ask", large=caller.large())
+        assert (await call(client, "quick"))["method"] == "tools/call"
 
 
 async def test_a_result_that_nobody_comes_for_is_given_up() -> None:
     server = Server()
-    async with door_to(server) as door:
-        await call(door, "ask and write", large=Client().large())
+    async with door_to(server) as client:
+        await call(client, "ask and write", large=Client().large())
         await begun(server)
         assert server.cancelled == 0
         await asyncio.sleep(PATIENCE_S)

@@ -8,11 +8,11 @@ import orjson
 import pytest
 
 from agent.client.capabilities import EVERY_FEATURE
-from agent.client.sessions.calls import PARKED_MAX, PATIENCE_S
+from agent.client.sessions.calls import PATIENCE_S, PENDING_MAX
 from agent.client.sessions.pool import STREAM_WAIT_S, SessionLimits
 from agent.client.sessions.router import asking
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError
-from agent.model import LOOK_META_KEY, REFUSED_META_KEY, Json
+from agent.model import POLL_META_KEY, REFUSED_META_KEY, Json
 from tests.unit.client.sessions.scripted_sessions import (
     FORM,
     LIMITS,
@@ -31,10 +31,10 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 async def test_calls_after_each_other_share_a_session_and_calls_at_once_do_not() -> None:
     server = Server()
-    async with door_to(server) as door:
-        assert [(await call(door, "quick"))["by"] for _ in range(3)] == [0, 0, 0]
+    async with door_to(server) as client:
+        assert [(await call(client, "quick"))["by"] for _ in range(3)] == [0, 0, 0]
         server.go_on.set()
-        at_once = await all_at_once(call(door, "hold"), call(door, "hold"))
+        at_once = await all_at_once(call(client, "hold"), call(client, "hold"))
         assert sorted(result["by"] for result in at_once) == [0, 1]
         assert [session.features for session in server.opened] == [{"elicitation": {}}] * 2
 
@@ -42,19 +42,19 @@ async def test_calls_after_each_other_share_a_session_and_calls_at_once_do_not()
 async def test_calls_of_one_client_share_its_session_even_at_once() -> None:
     server = Server()
     server.go_on.set()
-    async with door_to(server) as door:
-        results = await all_at_once(*(call(door, "hold", affinity=key) for key in "aabb"))
+    async with door_to(server) as client:
+        results = await all_at_once(*(call(client, "hold", affinity=key) for key in "aabb"))
         assert [result["by"] for result in results] == [0, 0, 1, 1]
 
 
 async def test_a_call_waits_for_a_session_when_all_are_in_use_and_then_gets_one() -> None:
     server = Server()
-    async with door_to(server) as door, asyncio.TaskGroup() as group:
-        first = [group.create_task(call(door, "hold"), name="hold") for _ in range(LIMITS.sessions_max)]
+    async with door_to(server) as client, asyncio.TaskGroup() as group:
+        first = [group.create_task(call(client, "hold"), name="hold") for _ in range(LIMITS.sessions_max)]
         await asyncio.sleep(1)
         with pytest.raises(CallNotSent, match="did not answer"):
-            await call(door, "quick", timeout_s=5.0)
-        waiting = group.create_task(call(door, "quick"), name="quick")
+            await call(client, "quick", timeout_s=5.0)
+        waiting = group.create_task(call(client, "quick"), name="quick")
         await asyncio.sleep(1)
         assert not waiting.done()
         server.go_on.set()
@@ -66,54 +66,54 @@ async def test_a_call_waits_for_a_session_when_all_are_in_use_and_then_gets_one(
 async def test_idle_sessions_end_at_once_beyond_the_limit_and_the_others_in_time() -> None:
     server = Server()
     server.go_on.set()
-    async with door_to(server) as door:
-        await all_at_once(*(call(door, "hold") for _ in range(3)))
+    async with door_to(server) as client:
+        await all_at_once(*(call(client, "hold") for _ in range(3)))
         await asyncio.sleep(1)
         assert (len(server.opened), server.closed) == (3, 1)
         await asyncio.sleep(LIMITS.idle_s)
         assert server.closed == 3
-        assert repr(door).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
+        assert repr(client).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
 
 
 async def test_another_clients_session_makes_room_when_it_is_idle() -> None:
     server = Server()
-    async with door_to(server) as door:
+    async with door_to(server) as client:
         for key in "abcdef":
-            await call(door, "quick", affinity=key)
+            await call(client, "quick", affinity=key)
         assert len(server.opened) == 6
         assert server.closed >= 6 - LIMITS.sessions_max
 
 
 async def test_a_lost_session_is_not_lent_again() -> None:
     server = Server()
-    async with door_to(server) as door:
-        await call(door, "quick", affinity="a")
+    async with door_to(server) as client:
+        await call(client, "quick", affinity="a")
         server.opened[0].lost_reason = "gone"
         server.opened[0].lost.set()
-        assert (await call(door, "quick", affinity="a"))["by"] == 1
+        assert (await call(client, "quick", affinity="a"))["by"] == 1
 
 
 @pytest.mark.parametrize("name", ["ask", "ask aside"])
 async def test_an_answer_goes_on_with_the_call_and_spends_the_session(name: str) -> None:
     server = Server()
-    async with door_to(server) as door:
-        asked = await call(door, name)
+    async with door_to(server) as client:
+        asked = await call(client, name)
         assert list(asked["inputRequests"].values()) == [{"method": "elicitation/create", "params": FORM}]
-        assert (await call(door, name, **retry(asked)))["heard"]["result"] == {"action": "accept"}
-        await call(door, "quick")
+        assert (await call(client, name, **retry(asked)))["heard"]["result"] == {"action": "accept"}
+        await call(client, "quick")
         assert [session.calls for session in server.opened] == [1, 1]
         with pytest.raises(RpcError, match="answered already"):
-            await call(door, name, **retry(asked))
+            await call(client, name, **retry(asked))
 
 
 async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_opened_for() -> None:
     server = Server(asks_early=True, answering_s=0.5)
-    async with door_to(server) as door:
-        asked = await call(door, "heard so far")
-        answered = await call(door, "heard so far", **retry(asked))
+    async with door_to(server) as client:
+        asked = await call(client, "heard so far")
+        answered = await call(client, "heard so far", **retry(asked))
         # It may matter to the call, which waits for it.
         assert answered["heard"] == [{"jsonrpc": "2.0", "id": 99, "result": {"action": "accept"}}]
-        await door.request("tools/list", timeout_s=1.0)
+        await client.request("tools/list", timeout_s=1.0)
         refused = server.opened[1].asked_early
         assert refused is not None, "nobody stands behind our own listing"
         assert orjson.loads(refused)["error"]["code"] == -32600
@@ -121,41 +121,41 @@ async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_open
 
 async def test_who_looks_whether_a_question_still_stands_changes_nothing() -> None:
     server = Server()
-    look: Json = {LOOK_META_KEY: True}
-    async with door_to(server) as door:
-        asked = await call(door, "ask")
+    look: Json = {POLL_META_KEY: True}
+    async with door_to(server) as client:
+        asked = await call(client, "ask")
         state = asked["requestState"]
         for _ in range(2):
-            assert await call(door, "ask", requestState=state, _meta=look) == asked
+            assert await call(client, "ask", requestState=state, _meta=look) == asked
         server.opened[0].on_notice("notifications/cancelled", {"requestId": 1})
-        assert await call(door, "ask", requestState=state, _meta=look) == {**asked, "inputRequests": {}}
+        assert await call(client, "ask", requestState=state, _meta=look) == {**asked, "inputRequests": {}}
         server.opened[0].heard.append({"id": 1})
         server.opened[0].answered.set()
         await asyncio.sleep(1)
-        assert (await call(door, "ask", requestState=state, _meta=look))["heard"] == {"id": 1}
+        assert (await call(client, "ask", requestState=state, _meta=look))["heard"] == {"id": 1}
         with pytest.raises(RpcError, match="names no call"):
-            await call(door, "ask", requestState=state, _meta=look)
+            await call(client, "ask", requestState=state, _meta=look)
 
 
 async def test_answers_that_cannot_be_written_end_the_call_instead_of_leaving_it_open() -> None:
     server = Server()
-    async with door_to(server) as door:
-        asked = await call(door, "ask")
+    async with door_to(server) as client:
+        asked = await call(client, "ask")
         told = retry(asked)
         told["inputResponses"] = {key: {"content": nested(300)} for key in asked["inputRequests"]}
         with pytest.raises(RpcError, match="cannot be sent"):
-            await call(door, "ask", **told)
+            await call(client, "ask", **told)
         await asyncio.sleep(1)
         assert server.cancelled == 1
-        assert repr(door).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
+        assert repr(client).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
 
 
 async def test_a_question_that_no_result_can_carry_is_refused_to_the_server() -> None:
     server = Server()
-    async with door_to(server) as door, asyncio.TaskGroup() as group:
-        held = group.create_task(call(door, "hold"), name="hold")
+    async with door_to(server) as client, asyncio.TaskGroup() as group:
+        held = group.create_task(call(client, "hold"), name="hold")
         await asyncio.sleep(1)
-        refused = server.opened[0].on_question(question(1) | {"params": FORM | {"more": nested(300)}})
+        refused = server.opened[0].on_server_request(question(1) | {"params": FORM | {"more": nested(300)}})
         assert refused is not None
         assert orjson.loads(refused)["error"]["code"] == -32602
         server.go_on.set()
@@ -168,80 +168,80 @@ async def test_a_caller_that_leaves_in_the_moment_in_which_its_session_is_open_g
             if task.get_name() == "call that may ask":
                 task.cancel()
 
-    async with door_to(Server(on_open=leave)) as door:
+    async with door_to(Server(on_open=leave)) as client:
         with pytest.raises(CallOutcomeUnknown, match="given up"):
-            await call(door, "quick")
-        assert "<OwnSessions 0 of 1 in use>" in repr(door)
+            await call(client, "quick")
+        assert "<OwnSessions 0 of 1 in use>" in repr(client)
 
 
 async def test_a_question_between_calls_waits_for_the_same_client_and_for_no_other() -> None:
     server = Server()
-    async with door_to(server) as door:
-        await call(door, "quick")
-        assert server.opened[0].on_question(question(7)) is not None
+    async with door_to(server) as client:
+        await call(client, "quick")
+        assert server.opened[0].on_server_request(question(7)) is not None
         server.go_on.set()
-        await call(door, "hold", affinity="a")
-        assert server.opened[1].on_question(question(8)) is None
-        assert "inputRequests" in await call(door, "hold", affinity="a")
+        await call(client, "hold", affinity="a")
+        assert server.opened[1].on_server_request(question(8)) is None
+        assert "inputRequests" in await call(client, "hold", affinity="a")
 
 
 async def test_a_stream_that_comes_up_late_is_waited_for_once() -> None:
     server, loop = Server(streams_late=True), asyncio.get_running_loop()
-    async with door_to(server) as door:
+    async with door_to(server) as client:
         for key, waited_s in (("a", STREAM_WAIT_S), ("b", 0.0)):
             began_s = loop.time()
-            await call(door, "quick", affinity=key)
+            await call(client, "quick", affinity=key)
             assert loop.time() - began_s == pytest.approx(waited_s, abs=0.1)
 
 
 async def test_a_clients_own_session_outlives_its_answers() -> None:
     server = Server()
-    async with door_to(server) as door:
-        asked = await call(door, "ask", affinity="a")
-        await call(door, "ask", affinity="a", **retry(asked))
-        assert (await call(door, "quick", affinity="a"))["by"] == 0
+    async with door_to(server) as client:
+        asked = await call(client, "ask", affinity="a")
+        await call(client, "ask", affinity="a", **retry(asked))
+        assert (await call(client, "quick", affinity="a"))["by"] == 0
 
 
 async def test_a_client_that_never_comes_back_leaves_nothing() -> None:
     server = Server()
-    async with door_to(server) as door:
-        asked = await call(door, "ask")
+    async with door_to(server) as client:
+        asked = await call(client, "ask")
         await asyncio.sleep(PATIENCE_S - 1)
         assert server.cancelled == 0
         await asyncio.sleep(2)
         assert (server.cancelled, server.closed) == (1, 1)
         assert server.opened[0].heard[0]["error"]["message"] == "The request that this question belongs to is over"
         with pytest.raises(RpcError, match="names no call"):
-            await call(door, "ask", **retry(asked))
-        assert repr(door).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
+            await call(client, "ask", **retry(asked))
+        assert repr(client).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
 
 
 async def test_a_deadline_counts_for_each_attempt_and_not_for_the_user() -> None:
     server = Server()
-    async with door_to(server) as door:
-        asked = await call(door, "ask", timeout_s=5.0)
+    async with door_to(server) as client:
+        asked = await call(client, "ask", timeout_s=5.0)
         await asyncio.sleep(100)
-        assert "heard" in await call(door, "ask", timeout_s=5.0, **retry(asked))
+        assert "heard" in await call(client, "ask", timeout_s=5.0, **retry(asked))
         with pytest.raises(CallTimedOut):
-            await call(door, "hold", timeout_s=5.0)
+            await call(client, "hold", timeout_s=5.0)
         await asyncio.sleep(1)
         assert server.cancelled == 1
 
 
 async def test_a_door_that_closes_ends_what_is_parked() -> None:
     server = Server()
-    async with door_to(server) as door:
-        await call(door, "ask")
-        await call(door, "ask", affinity="a")
+    async with door_to(server) as client:
+        await call(client, "ask")
+        await call(client, "ask", affinity="a")
     assert (server.cancelled, server.closed) == (2, 2)
 
 
 async def test_a_door_that_closes_while_a_server_is_told_that_its_call_is_over_lets_it_hear_that() -> None:
     server = Server()
-    async with door_to(server) as door:
-        asked = await call(door, "ask")
+    async with door_to(server) as client:
+        asked = await call(client, "ask")
         with pytest.raises(RpcError, match="gave the call up"):
-            await call(door, "ask", **retry(asked), _meta={REFUSED_META_KEY: {}})
+            await call(client, "ask", **retry(asked), _meta={REFUSED_META_KEY: {}})
         await asyncio.sleep(0.1)
     assert server.cancelled == 1
     assert "is over" in server.opened[0].heard[0]["error"]["message"]
@@ -252,15 +252,15 @@ async def test_a_bug_of_ours_ends_its_call_and_session_and_leaves_the_others(
     affinity: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server()
-    async with door_to(server) as door:
-        asked = await call(door, "ask", affinity="other")
+    async with door_to(server) as client:
+        asked = await call(client, "ask", affinity="other")
         with pytest.raises(ProtocolBroken, match="unexpected ZeroDivisionError"):
-            await call(door, "bug", affinity=affinity)
+            await call(client, "bug", affinity=affinity)
         await asyncio.sleep(1)
         assert server.closed == 1
         assert [record.exc_info is not None for record in caplog.records] == [True]
-        assert (await call(door, "quick", affinity=affinity))["by"] == 2
-        assert "heard" in await call(door, "ask", affinity="other", **retry(asked))
+        assert (await call(client, "quick", affinity=affinity))["by"] == 2
+        assert "heard" in await call(client, "ask", affinity="other", **retry(asked))
 
 
 async def test_a_bug_of_ours_on_opening_a_session_fails_that_call_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -271,39 +271,39 @@ async def test_a_bug_of_ours_on_opening_a_session_fails_that_call_alone(caplog: 
             raise bugs.pop()
         return server.open(*args)
 
-    async with asking(server.shared(), open_once_broken, limits=LIMITS) as door:
+    async with asking(server.shared(), open_once_broken, limits=LIMITS) as client:
         with pytest.raises(CallNotSent, match="unexpected ZeroDivisionError"):
-            await call(door, "quick")
+            await call(client, "quick")
         assert [record.exc_info is not None for record in caplog.records] == [True]
-        assert (await call(door, "quick"))["by"] == 0
+        assert (await call(client, "quick"))["by"] == 0
 
 
 async def test_a_server_with_one_session_is_called_over_that_and_asked_for_another_once() -> None:
     server = Server(refuses=True)
-    async with door_to(server) as door:
-        assert (await call(door, "quick"))["by"] is None
+    async with door_to(server) as client:
+        assert (await call(client, "quick"))["by"] is None
         server.refuses = False
-        assert (await call(door, "quick"))["by"] is None
-        assert (await door.request("tools/list", timeout_s=1.0))["by"] is None
-    async with door_to(Server(refuses=True), own_for_all=True) as door:
+        assert (await call(client, "quick"))["by"] is None
+        assert (await client.request("tools/list", timeout_s=1.0))["by"] is None
+    async with door_to(Server(refuses=True), own_for_all=True) as client:
         with pytest.raises(CallNotSent, match="one is enough"):
-            await call(door, "quick")
+            await call(client, "quick")
 
 
 async def test_lists_are_read_with_every_feature_and_calls_without_any_are_shared() -> None:
     server = Server()
-    async with door_to(server) as door:
-        await door.request("tools/list", timeout_s=1.0)
+    async with door_to(server) as client:
+        await client.request("tools/list", timeout_s=1.0)
         assert [session.features for session in server.opened] == [EVERY_FEATURE]
-        assert (await door.request("tools/call", {"name": "quick"}, timeout_s=1.0))["by"] is None
-        assert (await door.request("ping", timeout_s=1.0))["by"] is None
+        assert (await client.request("tools/call", {"name": "quick"}, timeout_s=1.0))["by"] is None
+        assert (await client.request("ping", timeout_s=1.0))["by"] is None
 
 
 async def test_a_change_that_any_session_announces_is_heard() -> None:
     server, heard = Server(), list[str]()
-    async with door_to(server) as door, asyncio.TaskGroup() as group:
-        listening = group.create_task(door.listen(heard.append), name="listen")
-        await call(door, "quick")
+    async with door_to(server) as client, asyncio.TaskGroup() as group:
+        listening = group.create_task(client.listen(heard.append), name="listen")
+        await call(client, "quick")
         server.opened[0].on_change("tools")
         assert heard == ["listening", "tools"]
         listening.cancel()
@@ -311,8 +311,8 @@ async def test_a_change_that_any_session_announces_is_heard() -> None:
 
 async def test_too_many_parked_calls_have_their_questions_refused() -> None:
     server = Server()
-    async with asking(server.shared(), server.open, limits=SessionLimits(PARKED_MAX + 1, 1)) as door:
-        parked = await all_at_once(*(call(door, "ask") for _ in range(PARKED_MAX)))
+    async with asking(server.shared(), server.open, limits=SessionLimits(PENDING_MAX + 1, 1)) as client:
+        parked = await all_at_once(*(call(client, "ask") for _ in range(PENDING_MAX)))
         assert {result["resultType"] for result in parked} == {"input_required"}
-        refused = await call(door, "ask")
+        refused = await call(client, "ask")
         assert refused["heard"]["error"]["message"] == "Too many calls wait for input already"

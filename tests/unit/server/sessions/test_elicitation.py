@@ -10,14 +10,14 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
 from agent.dispatch.dispatcher import Forwarded
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN
-from agent.model import DEADLINE_META_KEY, LOOK_META_KEY, PARKED_META_KEY, Json
+from agent.model import DEADLINE_META_KEY, PENDING_META_KEY, POLL_META_KEY, Json
 from agent.routing.table import Replica
 from agent.server.sessions.elicitation import (
     FAILED_MAX,
-    LOOK_EVERY_S,
     PATIENCE_S,
-    QUESTIONS_MAX,
+    POLL_EVERY_S,
     ROUNDS_MAX,
+    SERVER_REQUESTS_MAX,
     AskedClient,
     in_rounds,
     questions_for,
@@ -76,8 +76,8 @@ def test_a_page_to_visit_gets_an_id_of_its_own_where_its_server_gave_none_as_cli
 
 
 def test_a_list_of_questions_is_an_object_of_bounded_size() -> None:
-    many = {str(number): ROOTS for number in range(QUESTIONS_MAX)}
-    assert len(questions_for({"roots": {}}, asking(many)) or {}) == QUESTIONS_MAX
+    many = {str(number): ROOTS for number in range(SERVER_REQUESTS_MAX)}
+    assert len(questions_for({"roots": {}}, asking(many)) or {}) == SERVER_REQUESTS_MAX
     assert questions_for({"roots": {}}, asking({**many, "one more": ROOTS})) is None
     assert questions_for({"roots": {}}, asking([ROOTS])) is None
     assert questions_for({}, asking(None)) == {}
@@ -127,7 +127,7 @@ async def test_answers_and_state_go_with_the_next_round_and_nothing_of_the_round
 async def test_an_open_call_whose_server_goes_away_while_its_client_thinks_has_an_unknown_outcome(
     is_open: bool, code: int, data: Json
 ) -> None:
-    server = Server([asking({"a": FORM}, requestState="s1", _meta={PARKED_META_KEY: is_open})])
+    server = Server([asking({"a": FORM}, requestState="s1", _meta={PENDING_META_KEY: is_open})])
 
     async def send(params: Json) -> Forwarded:
         if "requestState" in params:
@@ -174,7 +174,7 @@ class OpenServer:
 
     async def send(self, params: Json) -> Forwarded:
         meta = params.get("_meta") or {}
-        if meta.get(LOOK_META_KEY) is True:
+        if meta.get(POLL_META_KEY) is True:
             said = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         else:
             self.sent.append(params)
@@ -195,7 +195,7 @@ class OpenServer:
         return await in_rounds(self.send, {}, AskedClient({"elicitation": {}}, self.ask))
 
 
-OPEN: Json = asking({"a": FORM, "b": FORM}, requestState="s1", _meta={PARKED_META_KEY: True})
+OPEN: Json = asking({"a": FORM, "b": FORM}, requestState="s1", _meta={PENDING_META_KEY: True})
 GONE = MCPError(code=NOT_EXECUTED, message="out of reach", data={"outcome": "not_executed"})
 UNKNOWN = MCPError(code=OUTCOME_UNKNOWN, message="it broke", data={"outcome": "unknown"})
 FORGOTTEN = MCPError(code=-32602, message="names no call", data={"reason": "invalid_request_state"})
@@ -213,7 +213,7 @@ async def test_a_question_of_a_server_that_is_gone_is_called_off(
         await server.served()
     assert caught.value.error.code == OUTCOME_UNKNOWN
     assert server.cancelled == 1
-    assert asyncio.get_running_loop().time() == pytest.approx(1000.0 + looked * LOOK_EVERY_S)
+    assert asyncio.get_running_loop().time() == pytest.approx(1000.0 + looked * POLL_EVERY_S)
 
 
 async def test_a_call_that_ends_while_its_client_is_asked_is_answered_at_once() -> None:
@@ -223,7 +223,7 @@ async def test_a_call_that_ends_while_its_client_is_asked_is_answered_at_once() 
 
 
 async def test_a_question_that_a_server_takes_back_goes_and_what_was_answered_is_told() -> None:
-    server = OpenServer([*[OPEN] * 7, asking({"a": FORM}, requestState="s1", _meta={PARKED_META_KEY: True})])
+    server = OpenServer([*[OPEN] * 7, asking({"a": FORM}, requestState="s1", _meta={PENDING_META_KEY: True})])
     assert (await server.served()).result is DONE
     assert server.cancelled == 1
     assert server.sent[1]["inputResponses"] == {"a": {"to": "elicitation/create"}}

@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError
 
 from agent.model import Json
 from agent.routing.table import RouteTable
-from agent.server.sessions.session import CALLS_MAX, NOTES_MAX, QUESTION_BYTES_MAX, Outcome, Session, Tell
+from agent.server.sessions.session import CALLS_MAX, NOTES_MAX, SERVER_REQUEST_BYTES_MAX, Outcome, ServerSession, Tell
 from agent.server.sessions.table import IDLE_MAX_S, SWEEP_EVERY_S, Sessions
 from agent.subscriptions.registry import Counts
 from agent.subscriptions.resources import ResourceUpdates
@@ -28,11 +28,11 @@ async def table() -> AsyncIterator[Sessions]:
         yield sessions
 
 
-async def unheard(_session: Session) -> None:
+async def unheard(_session: ServerSession) -> None:
     """Nobody keeps anything for a session."""
 
 
-def opened(sessions: Sessions) -> Session:
+def opened(sessions: Sessions) -> ServerSession:
     session = sessions.open("2025-06-18", b"{}")
     assert session is not None
     return session
@@ -175,7 +175,7 @@ async def test_a_question_that_nobody_waits_for_any_more_is_called_off() -> None
         assert told[1]["params"]["requestId"] == told[0]["id"]
         session.take_answer({"id": told[0]["id"], "result": {}})
         with pytest.raises(MCPError, match="larger"):
-            await session.ask(tell, "roots/list", {"x": "y" * QUESTION_BYTES_MAX})
+            await session.ask(tell, "roots/list", {"x": "y" * SERVER_REQUEST_BYTES_MAX})
         assert repr(session) == "<Session 2025-06-18 calls=0 questions=0>"
 
 
@@ -194,7 +194,7 @@ async def test_nobody_waits_for_answers_to_a_node_that_takes_no_connections_any_
         assert await _refusal(session, tell) == await _refusal(opened(sessions), tell) == waiting.result()
 
 
-async def _refusal(session: Session, tell: Tell) -> str:
+async def _refusal(session: ServerSession, tell: Tell) -> str:
     with pytest.raises(MCPError) as caught:
         await session.ask(tell, "roots/list", {})
     return caught.value.error.message
