@@ -57,7 +57,7 @@ def encode_reply(request: Json) -> bytes:
     if request.get("method") == "ping":
         reply["result"] = {}
     else:
-        reply["error"] = {"code": METHOD_NOT_FOUND, "message": "This caller offers no features to servers"}
+        reply["error"] = {"code": METHOD_NOT_FOUND, "message": "This client offers no features to servers"}
     return _encode(reply)
 
 

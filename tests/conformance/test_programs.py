@@ -197,7 +197,7 @@ async def test_a_server_that_asks_while_a_call_runs_asks_the_client_that_called(
     async with hall.node.client(era, **options) as client:
         formed = await client.call_tool("web__trigger-elicitation-request", {})
         assert "Ada Lovelace" in formed.content[1].text
-        sampled = await client.call_tool("web__trigger-sampling-request", {"prompt": "ServerInfo", "maxTokens": 20})
+        sampled = await client.call_tool("web__trigger-sampling-request", {"prompt": "Hello", "maxTokens": 20})
         assert "as You are a helpful test server. says" in sampled.content[0].text
         rooted = await client.call_tool("web__get-roots-list", {})
         assert "file:///home/ada" in rooted.content[0].text

@@ -9,7 +9,7 @@ import pytest
 
 from agent.config.values import StaticPeer
 from agent.errors import RpcError
-from agent.links.lifecycle import Session
+from agent.links.lifecycle import LinkLifecycle
 from agent.model import PATH_META_KEY, Era, HttpTarget, Json, LinkState, ServerScope, ServerSpec
 from agent.routing.digest import exported_digest
 from discovery.model import Catalog
@@ -129,7 +129,7 @@ async def test_a_new_offer_digest_in_the_catalog_is_reason_to_list_again(tmp_pat
         link = one.supervisor.link("peer:two")
         assert link is not None
         session = link._session
-        assert isinstance(session, Session)
+        assert isinstance(session, LinkLifecycle)
         listed: asyncio.Queue[object] = asyncio.Queue()
         # Nothing has changed over there, so the listing itself must be seen: at the link that it is told to.
         session._events = _Tap(link, listed)

@@ -20,7 +20,7 @@ EVERYTHING: Json = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roo
 ANSWERS: Json = {
     "form": {"action": "accept", "content": {"word": "Ada"}},
     "url": {"action": "accept"},
-    "sampling": {"role": "assistant", "content": {"type": "text", "text": "ServerInfo"}, "model": "m"},
+    "sampling": {"role": "assistant", "content": {"type": "text", "text": "Hello"}, "model": "m"},
     "roots": {"roots": [{"uri": "file:///home", "name": "home"}]},
 }
 
