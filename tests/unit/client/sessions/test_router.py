@@ -300,6 +300,19 @@ async def test_lists_are_read_with_every_feature_and_calls_without_any_are_share
         assert (await client.request(Request.within("ping", timeout_s=1.0)))["by"] is None
 
 
+async def test_a_list_is_not_sent_without_a_session_in_time_and_else_timed_by_that_session() -> None:
+    late, server = Server(streams_late=True), Server()
+    async with door_to(late) as client:
+        with pytest.raises(CallNotSent, match="no session to list in could be opened within 1 s"):
+            await client.request(Request.within("tools/list", timeout_s=1.0))
+    async with door_to(server) as client, asyncio.TaskGroup() as group:
+        listing = group.create_task(
+            client.request(Request.within("tools/list", {"name": "hold"}, timeout_s=1.0)), name="list"
+        )
+        asyncio.get_running_loop().call_later(2.0, server.go_on.set)
+        assert (await listing)["by"] == 0  # This one does not look at the clock; only it knows what it has sent.
+
+
 async def test_a_change_that_any_session_announces_is_heard() -> None:
     server, heard = Server(), list[str]()
     async with door_to(server) as client, asyncio.TaskGroup() as group:
