@@ -7,13 +7,13 @@ a matter of time and order, which no real server gives on command.
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.client.event import Event
+from agent.client.protocol import Request
 from agent.client.server_info import ListenNotSupported, ServerInfo
-from agent.client.streaming import LargeResult
 from agent.errors import MeshError
 from agent.links.dial import OpenClient
 from agent.links.follower import Watch
@@ -101,22 +101,12 @@ class ScriptedDoor:
         self.lost_reason = reason
         self.lost.set()
 
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,  # noqa: ARG002 - the protocol's signature
-        *,
-        timeout_s: float,  # noqa: ARG002 - the protocol's signature
-        headers: Mapping[str, str] | None = None,  # noqa: ARG002 - the protocol's signature
-        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,  # noqa: ARG002 - as above
-        affinity: str | None = None,  # noqa: ARG002 - as above
-        large: LargeResult | None = None,  # noqa: ARG002 - as above
-    ) -> Json:
-        if method != "tools/list":
+    async def request(self, request: Request) -> Json:
+        if request.method != "tools/list":
             if self._side.calling is not None and (failure := self._side.calling()) is not None:
                 raise failure
             await self._side.calls.wait()
-            return {"answered": method}
+            return {"answered": request.method}
         self._side.listings.append(now_s())
         await asyncio.sleep(self._side.list_time_s)
         if (failure := self._side.listing()) is not None:

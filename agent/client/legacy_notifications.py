@@ -7,13 +7,17 @@ server is asked once for each URI that anybody follows, and told when nobody doe
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from agent.client import jsonrpc
+from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
 from agent.client.streams import UPDATED, Updates
 from agent.errors import CallFailed, MeshError, RpcError, Unreachable
 from agent.model import Json
+
+# How the client that owns the session sends a request.
+Send: TypeAlias = Callable[[Request], Awaitable[Json]]
 
 LOG_MESSAGE: Final = "notifications/message"
 LOG_LEVEL_META_KEY: Final = "io.modelcontextprotocol/logLevel"
@@ -46,7 +50,7 @@ SET_TIMEOUT_S: Final = 2.0
 class SessionLogs:
     """One session's level. Sole writers: the tasks of its requests."""
 
-    def __init__(self, request: Callable[..., Awaitable[Json]]) -> None:
+    def __init__(self, request: Send) -> None:
         """`request`: the client's own."""
         self._request = request
         self._asked_at_s: dict[str, float] = {}
@@ -74,7 +78,7 @@ class SessionLogs:
                 )  # A renewed session says server_info anew, and has no level.
                 # A refusal is no reason to ask again: the server's own choice stays, and is filtered.
                 with contextlib.suppress(MeshError):
-                    await self._request(SET_LEVEL, {"level": wanted}, timeout_s=SET_TIMEOUT_S)
+                    await self._request(Request.within(SET_LEVEL, {"level": wanted}, timeout_s=SET_TIMEOUT_S))
 
 
 SUBSCRIBE: Final = "resources/subscribe"
@@ -85,8 +89,6 @@ UNSUBSCRIBE_TIMEOUT_S: Final = 2.0
 # There is one request for each URI; so many at a time keep a server busy and drown no one else's calls.
 REQUESTS_AT_ONCE: Final = 8
 
-Request = Callable[..., Awaitable[Json]]
-
 
 class SessionSubscriptions:
     """What one client's session is subscribed to, and its `listeners` to list changes.
@@ -94,7 +96,7 @@ class SessionSubscriptions:
     Sole writers: the tasks that run `follow`, and the client's `listen`.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Send) -> None:
         """`request`: the client's own."""
         self.listeners: set[Callable[[str], None]] = set()
         self._request = request
@@ -144,7 +146,7 @@ class SessionSubscriptions:
         async def subscribe(uri: str) -> None:
             if not self._is_held(uri):
                 try:
-                    await self._request(SUBSCRIBE, {"uri": uri}, timeout_s=SUBSCRIBE_TIMEOUT_S)
+                    await self._request(Request.within(SUBSCRIBE, {"uri": uri}, timeout_s=SUBSCRIBE_TIMEOUT_S))
                 except RpcError as exc:
                     refusals[uri] = exc
                     return
@@ -166,7 +168,7 @@ class SessionSubscriptions:
         async def unsubscribe(uri: str) -> None:
             if not self._is_held(uri):
                 with contextlib.suppress(MeshError):
-                    await self._request(UNSUBSCRIBE, {"uri": uri}, timeout_s=UNSUBSCRIBE_TIMEOUT_S)
+                    await self._request(Request.within(UNSUBSCRIBE, {"uri": uri}, timeout_s=UNSUBSCRIBE_TIMEOUT_S))
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(UNSUBSCRIBE_TIMEOUT_S), self._turn:

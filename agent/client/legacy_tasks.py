@@ -8,16 +8,16 @@ refuses is refused here in its own words; its task is lost with its session, and
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.client.event import Event
-from agent.client.protocol import McpClient
+from agent.client.protocol import McpClient, Request
 from agent.client.server_info import OnNotification, ServerInfo
-from agent.client.streaming import LargeResult
 from agent.client.streams import Updates
 from agent.errors import CallFailed, RpcError
 from agent.lossless_json.raw import exact
@@ -75,40 +75,25 @@ class LegacyTaskClient:
         """As `McpClient.probe`."""
         await self._client.probe(timeout_s)
 
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,
-        large: LargeResult | None = None,
-    ) -> Json:
+    async def request(self, request: Request) -> Json:
         """As `McpClient.request`; the result may be a task of 2026-07-28."""
-        if method in TASK_METHODS and params is not None:
-            return await _About(self._client, params["taskId"], timeout_s).answer(method)
-        as_task = method == "tools/call" and params is not None and "task" in params
-        result = await self._client.request(
-            method,
-            _without_features(params) if as_task and params is not None else params,
-            timeout_s=timeout_s,
-            headers=headers,
-            on_notification=on_notification and _without_status(on_notification),
-            affinity=affinity,
-            large=None if as_task else large,
-        )
-        return _created(result) if as_task else result
+        params, on_notification = request.params, request.on_notification
+        if request.method in TASK_METHODS and params is not None:
+            return await _About(self._client, params["taskId"], request.deadline_s).answer(request.method)
+        if on_notification is not None:
+            request = replace(request, on_notification=_without_status(on_notification))
+        if request.method == "tools/call" and params is not None and "task" in params:
+            return _created(await self._client.request(replace(request, params=_without_features(params), sink=None)))
+        return await self._client.request(request)
 
 
 class _About:
     """What is asked about one task, within one deadline."""
 
-    def __init__(self, client: McpClient, task_id: str, timeout_s: float) -> None:
+    def __init__(self, client: McpClient, task_id: str, deadline_s: float) -> None:
         self._client = client
         self._params = {"taskId": task_id}
-        self._ends_s = asyncio.get_running_loop().time() + timeout_s
+        self._deadline_s = deadline_s
 
     async def answer(self, method: str) -> Json:
         """The result of a request of 2026-07-28."""
@@ -154,10 +139,9 @@ class _About:
                 raise
             await self._ask("tasks/get")  # One that has ended is no error now; one that is unknown still is.
 
-    async def _ask(self, method: str, timeout_s: float | None = None) -> Json:
-        left_s = max(0.0, self._ends_s - asyncio.get_running_loop().time())
-        left_s = left_s if timeout_s is None else min(left_s, timeout_s)
-        return exact(await self._client.request(method, self._params, timeout_s=left_s))
+    async def _ask(self, method: str, timeout_s: float = math.inf) -> Json:
+        deadline_s = min(self._deadline_s, asyncio.get_running_loop().time() + timeout_s)
+        return exact(await self._client.request(Request(method, self._params, deadline_s)))
 
 
 def _created(result: Json) -> Json:

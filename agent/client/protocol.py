@@ -1,18 +1,69 @@
-"""What every client to an MCP server can do, whatever its transport and era: raw JSON objects in and out.
+"""One request, and what every client to an MCP server can do, whatever its transport and era: raw JSON in and out.
 
-Implemented by the clients that `agent.client.connect.open_client` yields, and by the sessions behind `session_router`;
-links see `McpClient` alone. The one rule: whatever goes wrong, the exception says whether the request may have been
-executed, and nothing is ever sent twice once a byte of it was written.
+Dispatch makes a `Request` for each attempt; links and clients pass that very object on to the transport. `McpClient` is
+implemented by the clients that `agent.client.connect.open_client` yields, `Requester` also by the sessions behind
+`session_router`; links see `McpClient` alone. The one rule: whatever goes wrong, the exception says whether the request
+may have been executed, and nothing is ever sent twice once a byte of it was written.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, Self
 
 from agent.client.event import Event
-from agent.client.server_info import ServerInfo
+from agent.client.server_info import OnNotification, ServerInfo
 from agent.client.streaming import LargeResult
 from agent.client.streams import Updates
 from agent.model import Json
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One request to one server, as every layer between dispatch and the transport passes it on.
+
+    `params` is never changed in place. `deadline_s` is when the answer has to be there, in loop time: absolute, so that
+    no layer gives the request time anew; only the transport sets a timer by it. `headers`: `Mcp-Param-*` only (ignored
+    on stdio). `affinity`: the caller, or the key of its own, that this request belongs to; a server with sessions may
+    keep one for it. `on_notification(method, params)` is awaited for each notification that belongs to this request, in
+    order, before the result is returned. `sink` may take a large result while it comes; what is returned then only says
+    how it ended.
+
+    Its `repr` shows nothing of a caller's.
+    """
+
+    method: str
+    params: Json | None = field(repr=False)
+    deadline_s: float
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    affinity: str | None = field(default=None, repr=False)
+    on_notification: OnNotification | None = field(default=None, repr=False)
+    sink: LargeResult | None = field(default=None, repr=False)
+
+    @classmethod
+    def within(
+        cls,
+        method: str,
+        params: Json | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        affinity: str | None = None,
+        on_notification: OnNotification | None = None,
+        sink: LargeResult | None = None,
+    ) -> Self:
+        """A request that begins now and may take `timeout_s` seconds."""
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        return cls(method, params, deadline_s, headers, affinity, on_notification, sink)
+
+    def left_s(self) -> float:
+        """Seconds until the deadline, less than 0 after it."""
+        return self.deadline_s - asyncio.get_running_loop().time()
+
+
+def shown_s(left_s: float) -> str:
+    """What a request was given, for a message: the microseconds that it took to get to its client do not show."""
+    return f"{max(0.0, round(left_s, 2)):g} s"
 
 
 class Requester(Protocol):
@@ -28,29 +79,14 @@ class Requester(Protocol):
         """Why `lost` is set, fit for an error message; empty before."""
         ...
 
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
-        affinity: str | None = None,
-        large: LargeResult | None = None,
-    ) -> Json:
+    async def request(self, request: Request) -> Json:
         """Send one request and return the raw `result` object.
-
-        `headers`: `Mcp-Param-*` only (ignored on stdio). `on_notification(method, params)` is awaited for each
-        notification that belongs to this request, in order, before the result is returned. `affinity`: the caller, or
-        the key of its own, that this request belongs to; a server with sessions may keep one for it. `large` may take
-        a large result while it comes; what is returned then only says how it ended. `params` is not changed.
 
         Raises:
             RpcError: The server's own JSON-RPC error.
             CallNotSent: No byte was written.
-            CallTimedOut: `timeout_s` passed after bytes were written.
-            CallOutcomeUnknown: Bytes were written and no answer came (`AnswerCut`: `large` has got a part of it).
+            CallTimedOut: The deadline passed after bytes were written.
+            CallOutcomeUnknown: Bytes were written and no answer came (`AnswerCut`: the sink has got a part of it).
             AuthRefused: 401 or 403; not executed.
             ProtocolBroken: The answer is not MCP, or broke a limit.
 

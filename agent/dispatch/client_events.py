@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.client.affinity import is_of_session
+from agent.client.protocol import Request
 from agent.dispatch.dispatcher import CallableLink
 from agent.errors import RpcError
 from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Era, HttpTarget, Json, ServerSpec
@@ -50,7 +51,7 @@ class UpstreamEvents:
             return _NOTHING
         meta = {**(params.get("_meta") or {}), AFFINITY_META_KEY: affinity}
         told = {**params, "event": event.value, "server": place.server, "_meta": meta}
-        return await link.request(CLIENT_METHOD, told, timeout_s=TIMEOUT_S, affinity=affinity)
+        return await link.request(Request.within(CLIENT_METHOD, told, timeout_s=TIMEOUT_S, affinity=affinity))
 
     async def hear(self, params: Json) -> Json:
         """Hand what another node tells of its client to the server of ours that it names. Raises `MeshError`."""
@@ -60,7 +61,7 @@ class UpstreamEvents:
         link = self._link(f"server:{server}")
         if link is None or not _keeps_sessions(link):
             return _NOTHING
-        return await link.request(CLIENT_METHOD, params, timeout_s=TIMEOUT_S, affinity=affinity)
+        return await link.request(Request.within(CLIENT_METHOD, params, timeout_s=TIMEOUT_S, affinity=affinity))
 
 
 def _keeps_sessions(link: CallableLink) -> bool:

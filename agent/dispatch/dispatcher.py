@@ -14,8 +14,9 @@ from typing import Final, Protocol, TypeAlias
 
 from agent.client.affinity import affinity_key
 from agent.client.event import Event
+from agent.client.protocol import Request
 from agent.client.server_info import OnNotification
-from agent.client.streaming import LargeResult, ResultStream
+from agent.client.streaming import ResultStream
 from agent.dispatch.next_hop import believed, ended, large_result, outgoing, received_failure
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.param_headers import ParamHeaders
@@ -90,17 +91,7 @@ class CallableLink(Protocol):
         """How it stands."""
         ...
 
-    async def request(
-        self,
-        method: str,
-        params: Json,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,
-        large: LargeResult | None = None,
-    ) -> Json:
+    async def request(self, request: Request) -> Json:
         """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when no client is open."""
         ...
 
@@ -244,7 +235,7 @@ class Dispatch:
         present, call.present = call.present, None if replica is None else call.present
         if replica is not None or present is None or told is None or fate_of(told.failure) is Fate.UNKNOWN:
             return replica
-        left_s = _remaining_s(call, self._call_timeout_s, _now_s())
+        left_s = _deadline_s(call, self._call_timeout_s) - _now_s()
         call.route = await self.renewals.renewed(call.route, present, tried, told.failure, left_s)
         return self._stats.choose(call.route, tried, key, _now_s())
 
@@ -255,7 +246,7 @@ class Dispatch:
             fate_of(failed.failure),
             repeatable=is_repeatable(call.method, call.route, failed.replica),
             attempts=attempts,
-            remaining_s=_remaining_s(call, self._own_timeout_s(self._link(replica.backend_key)), now_s),
+            remaining_s=_deadline_s(call, self._own_timeout_s(self._link(replica.backend_key))) - now_s,
             budget=self._stats.budget(call.route),
             now_s=now_s,
         )
@@ -279,7 +270,8 @@ class Dispatch:
         if link is None:
             raise CallNotSent(f"{replica.backend_key} is gone")
         own_timeout_s = self._own_timeout_s(link)
-        timeout_s, view = _remaining_s(call, own_timeout_s, now_s), link.view
+        deadline_s, view = _deadline_s(call, own_timeout_s), link.view
+        timeout_s = deadline_s - now_s
         if timeout_s <= 0:
             raise CallNotSent("the deadline passed before it could be sent")
         params = outgoing(
@@ -290,19 +282,12 @@ class Dispatch:
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, own_timeout_s)
         self._stats.begin(attempt)
         outcome = "cancelled"
-        large = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
-        if large is not None:
-            large.when_begun(lambda: self._stats.answered(attempt, _now_s()))
+        sink = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
+        if sink is not None:
+            sink.when_begun(lambda: self._stats.answered(attempt, _now_s()))
+        request = Request(call.method, params, deadline_s, headers, call.affinity, call.on_notification, sink)
         try:
-            result = await link.request(
-                call.method,
-                params,
-                timeout_s=timeout_s,
-                headers=headers,
-                on_notification=call.on_notification,
-                affinity=call.affinity,
-                large=large,
-            )
+            result = await link.request(request)
         except RpcError as exc:
             told = received_failure(exc, call.route, replica, link.spec)
             outcome = outcome_of(told or exc)
@@ -334,10 +319,10 @@ class Dispatch:
         return None if link is None else link.view.ready_at_s
 
 
-def _remaining_s(call: _Call, own_timeout_s: float, now_s: float) -> float:
-    """What an attempt may take: one deadline over all attempts, the caller's or ours, whichever is sooner."""
+def _deadline_s(call: _Call, own_timeout_s: float) -> float:
+    """When an attempt ends: one deadline over all attempts, the caller's or ours, whichever is sooner."""
     ours_s = call.began_s + own_timeout_s
-    return (ours_s if call.deadline_s is None else min(ours_s, call.deadline_s)) - now_s
+    return ours_s if call.deadline_s is None else min(ours_s, call.deadline_s)
 
 
 def _now_s() -> float:

@@ -16,6 +16,7 @@ from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.client.connect import ListenNotSupported, McpClient, ServerInfo
 from agent.client.event import Event, first_of
+from agent.client.protocol import Request
 from agent.client.streams import TASKS, Subject, Updates
 from agent.errors import MeshError, RpcError
 from agent.lossless_json.raw import exact
@@ -150,7 +151,8 @@ class Follower:
         for task_id in self._watch.owed(self._backend):
             params = {"taskId": task_id, "_meta": TAKES_TASKS}
             try:
-                task = await self._client.request("tasks/get", params, timeout_s=CATCH_UP_TIMEOUT_S)
+                request = Request.within("tasks/get", params, timeout_s=CATCH_UP_TIMEOUT_S)
+                task = await self._client.request(request)
             except RpcError as exc:
                 self._watch.settled(self._backend, task_id, exc)
             except MeshError as exc:

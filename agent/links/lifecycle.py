@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, Protocol
 
 from agent.client.connect import ListenNotSupported
 from agent.client.event import Event, first_of
-from agent.client.streaming import LargeResult
+from agent.client.protocol import Request
 from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Follower, begin_to_follow
@@ -181,31 +181,13 @@ class LinkLifecycle:
     def __repr__(self) -> str:
         return f"<Session {self._client!r} in_flight={self._in_flight} ending={self._end.is_set()}>"
 
-    async def request(
-        self,
-        method: str,
-        params: Json,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
-        affinity: str | None = None,
-        large: LargeResult | None = None,
-    ) -> Json:
+    async def request(self, request: Request) -> Json:
         """As `McpClient.request`; counted, so that a link that retires can wait for it."""
         self._in_flight += 1
         if self._stall is not None:
             self._stall.begun()
         try:
-            result = await self._client.request(
-                method,
-                params,
-                timeout_s=timeout_s,
-                headers=headers,
-                on_notification=on_notification,
-                affinity=affinity,
-                large=large,
-            )
+            result = await self._client.request(request)
         except (CallFailed, ProtocolBroken):
             self._doubt.set()
             raise

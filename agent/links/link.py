@@ -8,7 +8,7 @@ exception of the node.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,8 +16,8 @@ from typing import Final
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
 
 from agent.client.event import Event
+from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
-from agent.client.streaming import LargeResult
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
 from agent.links.dial import OpenClient, opened
 from agent.links.follower import Watch, followers
@@ -259,30 +259,12 @@ class Link:
         self._session.end(Retired(), drain_s=DRAIN_TIMEOUT_S)
         return True
 
-    async def request(
-        self,
-        method: str,
-        params: Json,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
-        affinity: str | None = None,
-        large: LargeResult | None = None,
-    ) -> Json:
+    async def request(self, request: Request) -> Json:
         """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when there is no client."""
         session = self._session
         if session is None or session.over:
             raise CallNotSent(f"{self.view.key} is not connected: {self.view.last_error or self.view.state}")
-        return await session.request(
-            method,
-            params,
-            timeout_s=timeout_s,
-            headers=headers,
-            on_notification=on_notification,
-            affinity=affinity,
-            large=large,
-        )
+        return await session.request(request)
 
     async def run(self) -> None:
         """Keep the link up until cancelled or retired."""

@@ -13,6 +13,7 @@ from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.client.connect import McpClient
 from agent.client.event import Event
+from agent.client.protocol import Request
 from agent.errors import ProtocolBroken, RpcError, Unreachable
 from agent.lossless_json.raw import keep_schemas
 from agent.model import Json, Offer
@@ -127,7 +128,7 @@ async def _list_pages(client: McpClient, method: str, key: str, timeout_s: float
     cursors: set[str] = set()
     while len(cursors) < PAGES_MAX:
         try:
-            page = await client.request(method, params, timeout_s=timeout_s)
+            page = await client.request(Request.within(method, params, timeout_s=timeout_s))
         except RpcError as exc:
             if exc.code == METHOD_NOT_FOUND and not cursors:
                 # Many servers announce resources and serve no templates; an absent list is an empty one.

@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from agent import __version__
+from agent.client.protocol import Request
 from agent.control.membership import MembershipView
 from agent.control.reconciler import Mesh
 from agent.errors import MeshError, RpcError
@@ -224,7 +225,8 @@ class NodeStatus:
         if link is None:
             raise MeshError(f"There is no node named {node!r} among this node's peers.")
         try:
-            result = await link.request("tools/call", {"name": tool, "arguments": arguments}, timeout_s=ASK_TIMEOUT_S)
+            params: Json = {"name": tool, "arguments": arguments}
+            result = await link.request(Request.within("tools/call", params, timeout_s=ASK_TIMEOUT_S))
         except RpcError as exc:
             raise MeshError(f"Node {node!r}: {exc.message}") from exc
         told = result.get("structuredContent")

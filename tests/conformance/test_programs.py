@@ -17,6 +17,7 @@ import orjson
 import pytest
 
 from agent.client.connect import open_client
+from agent.client.protocol import Request
 from agent.model import HttpTarget
 from agent.tasks.ids import TAKES_TASKS
 from tests.conformance.node_tools import HERE, NodeTools
@@ -207,12 +208,12 @@ async def test_a_server_that_asks_while_a_call_runs_asks_the_client_that_called(
 async def test_a_tool_that_has_to_be_a_task_is_one_for_clients_of_both_eras(hall: Hall, kind: str) -> None:
     call = {"name": f"{kind}__simulate-research-query", "arguments": {"topic": "tasks"}}
     async with asyncio.timeout(60), open_client(HttpTarget(hall.node.url)) as mcp:
-        made = await mcp.request("tools/call", {**call, "_meta": TAKES_TASKS}, timeout_s=10)
+        made = await mcp.request(Request.within("tools/call", {**call, "_meta": TAKES_TASKS}, timeout_s=10))
         assert (made["resultType"], made["status"]) == ("task", "working")
         asked = {"taskId": made["taskId"], "_meta": TAKES_TASKS}
 
         async def ended() -> Any:
-            task = await mcp.request("tasks/get", asked, timeout_s=10)
+            task = await mcp.request(Request.within("tasks/get", asked, timeout_s=10))
             return task if task["status"] == "completed" else None
 
         task = await eventually(ended)

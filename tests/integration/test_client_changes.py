@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, Era, Json
 from tests.integration.servers.nodes import client
@@ -112,5 +113,5 @@ async def test_nobody_ends_what_is_kept_for_a_client_whose_key_it_does_not_know(
         for affinity, server in (("session:guessed", "kit"), ("mine", "kit"), (None, "kit"), ("session:x", ["kit"])):
             told: Json = {"event": "ended", "server": server, "_meta": {AFFINITY_META_KEY: affinity}}
             with contextlib.suppress(RpcError):  # Where it is no key at all.
-                assert await mcp.request(CLIENT_METHOD, told, timeout_s=5) == {"resultType": "complete"}
+                assert await mcp.request(Request.within(CLIENT_METHOD, told, timeout_s=5)) == {"resultType": "complete"}
         assert "inputRequests" in await call(mcp, "careful")

@@ -12,6 +12,7 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from agent.client.connect import McpClient
+from agent.client.protocol import Request
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.answering_client import answering_client
@@ -36,7 +37,9 @@ def _keys(node: RunningNode) -> set[str]:
 
 
 async def ask(mcp: McpClient, name: str, **more: Any) -> Json:
-    return await mcp.request("tools/call", {"name": f"kit__{name}", "_meta": CAPABILITIES, **more}, timeout_s=15)
+    return await mcp.request(
+        Request.within("tools/call", {"name": f"kit__{name}", "_meta": CAPABILITIES, **more}, timeout_s=15)
+    )
 
 
 def filled_in(key: str, word: str) -> Json:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agent.client.connect import McpClient
+from agent.client.protocol import Request
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.nodes import client, running_node, served
@@ -15,14 +16,14 @@ eras = pytest.mark.parametrize("era", list(Era))
 
 
 async def manage(mcp: McpClient, tool: str, **arguments: Any) -> Json:
-    return await mcp.request("tools/call", {"name": tool, "arguments": arguments}, timeout_s=20)
+    return await mcp.request(Request.within("tools/call", {"name": tool, "arguments": arguments}, timeout_s=20))
 
 
 @eras
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/mcp/local", "/mcp/local/"])
 async def test_both_endpoints_answer_with_and_without_a_slash(path: str, era: Era, tmp_path: Path) -> None:
     async with running_node("one", tmp_path) as node, client(node.base + path, era) as mcp:
-        listed = await mcp.request("tools/list", {}, timeout_s=5)
+        listed = await mcp.request(Request.within("tools/list", {}, timeout_s=5))
         assert len(listed["tools"]) == 5
 
 
@@ -81,7 +82,7 @@ async def test_an_unknown_server_is_a_failed_tool_and_names_those_that_are_known
 async def test_the_two_resources_are_json(era: Era, tmp_path: Path) -> None:
     async with running_node("one", tmp_path) as node, client(node.url, era) as mcp:
         for uri, member in (("config://app", "port"), ("health://system", "status")):
-            read = await mcp.request("resources/read", {"uri": uri}, timeout_s=5)
+            read = await mcp.request(Request.within("resources/read", {"uri": uri}, timeout_s=5))
             content = read["contents"][0]
             assert content["uri"] == uri
             assert content["mimeType"] == "application/json"

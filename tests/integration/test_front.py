@@ -14,6 +14,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import Field
 
 from agent.client.connect import McpClient
+from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.model import MESH_EXTENSION, PROBE_META_KEY, Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
@@ -92,7 +93,9 @@ class Scene:
     era: Era
 
     async def call(self, name: str, **arguments: object) -> Json:
-        return await self.mcp.request("tools/call", {"name": name, "arguments": arguments}, timeout_s=15)
+        return await self.mcp.request(
+            Request.within("tools/call", {"name": name, "arguments": arguments}, timeout_s=15)
+        )
 
 
 @asynccontextmanager
@@ -120,7 +123,7 @@ def in_both_eras(test: Callable[[Scene], Awaitable[None]]) -> Callable[[Era, Pat
 
 @in_both_eras
 async def test_tools_are_ours_and_the_servers_with_their_definitions_as_they_were(now: Scene) -> None:
-    result = await now.mcp.request("tools/list", {}, timeout_s=5)
+    result = await now.mcp.request(Request.within("tools/list", {}, timeout_s=5))
     tools = {tool["name"]: tool for tool in result["tools"]}
     assert tools.keys() > MANAGEMENT
     assert {"kit__add", "kit__refuse", "kit__count", "kit__wait", "kit__where"} == tools.keys() - MANAGEMENT
@@ -131,7 +134,7 @@ async def test_tools_are_ours_and_the_servers_with_their_definitions_as_they_wer
 @in_both_eras
 async def test_a_cursor_that_no_list_gave_is_refused(now: Scene) -> None:
     with pytest.raises(RpcError, match="cursor") as caught:
-        await now.mcp.request("tools/list", {"cursor": "next"}, timeout_s=5)
+        await now.mcp.request(Request.within("tools/list", {"cursor": "next"}, timeout_s=5))
     assert caught.value.code == -32602
 
 
@@ -164,7 +167,7 @@ async def test_unknown_names_are_refused_by_name(now: Scene) -> None:
         ("completion/complete", {"ref": {"type": "ref/prompt", "name": "no"}, "argument": {"name": "a", "value": ""}}),
     ]:
         with pytest.raises(RpcError, match="Unknown") as caught:
-            await now.mcp.request(method, params, timeout_s=5)
+            await now.mcp.request(Request.within(method, params, timeout_s=5))
         assert caught.value.code == -32602
 
 
@@ -186,23 +189,25 @@ async def test_params_of_the_wrong_shape_are_refused_with_the_field(
     # The modern endpoint compares body and headers before anything of ours sees them; sessions have only us.
     async with scene(Era.LEGACY, tmp_path) as now:
         with pytest.raises(RpcError, match=field) as caught:
-            await now.mcp.request(method, params, timeout_s=5)
+            await now.mcp.request(Request.within(method, params, timeout_s=5))
         assert caught.value.code == -32602
 
 
 @in_both_eras
 async def test_prompts_are_listed_and_got_under_the_servers_name(now: Scene) -> None:
-    listed = await now.mcp.request("prompts/list", {}, timeout_s=5)
+    listed = await now.mcp.request(Request.within("prompts/list", {}, timeout_s=5))
     assert [prompt["name"] for prompt in listed["prompts"]] == ["kit__greet"]
-    got = await now.mcp.request("prompts/get", {"name": "kit__greet", "arguments": {"who": "you"}}, timeout_s=5)
+    got = await now.mcp.request(
+        Request.within("prompts/get", {"name": "kit__greet", "arguments": {"who": "you"}}, timeout_s=5)
+    )
     assert got["messages"][0]["content"]["text"] == "Hello, you"
 
 
 @in_both_eras
 async def test_resources_are_read_by_their_name_in_the_mesh_and_named_so_in_the_answer(now: Scene) -> None:
-    listed = await now.mcp.request("resources/list", {}, timeout_s=5)
+    listed = await now.mcp.request(Request.within("resources/list", {}, timeout_s=5))
     assert {"config://app", "health://system", "kit://kit/home"} == {entry["uri"] for entry in listed["resources"]}
-    read = await now.mcp.request("resources/read", {"uri": "kit://kit/home"}, timeout_s=5)
+    read = await now.mcp.request(Request.within("resources/read", {"uri": "kit://kit/home"}, timeout_s=5))
     assert read["contents"][0]["uri"] == "kit://kit/home"
     assert read["contents"][0]["text"] == "home"
     assert ("ttlMs" in read) is (now.era is Era.MODERN)
@@ -210,9 +215,9 @@ async def test_resources_are_read_by_their_name_in_the_mesh_and_named_so_in_the_
 
 @in_both_eras
 async def test_an_expanded_template_is_read_through_its_namespace(now: Scene) -> None:
-    listed = await now.mcp.request("resources/templates/list", {}, timeout_s=5)
+    listed = await now.mcp.request(Request.within("resources/templates/list", {}, timeout_s=5))
     assert [entry["uriTemplate"] for entry in listed["resourceTemplates"]] == ["kit://kit/pages/{number}"]
-    read = await now.mcp.request("resources/read", {"uri": "kit://kit/pages/7"}, timeout_s=5)
+    read = await now.mcp.request(Request.within("resources/read", {"uri": "kit://kit/pages/7"}, timeout_s=5))
     assert (read["contents"][0]["uri"], read["contents"][0]["text"]) == ("kit://kit/pages/7", "page 7")
 
 
@@ -220,7 +225,7 @@ async def test_an_expanded_template_is_read_through_its_namespace(now: Scene) ->
 async def test_our_own_tools_and_resources_are_answered_by_this_node(now: Scene) -> None:
     servers = (await now.call("list_mcp_servers"))["structuredContent"]
     assert [(server["name"], server["connected"]) for server in servers["servers"]] == [("kit", True)]
-    read = await now.mcp.request("resources/read", {"uri": "health://system"}, timeout_s=5)
+    read = await now.mcp.request(Request.within("resources/read", {"uri": "health://system"}, timeout_s=5))
     assert '"healthy"' in read["contents"][0]["text"]
 
 
@@ -233,7 +238,7 @@ async def test_progress_of_the_server_reaches_the_client_in_order_with_its_own_t
         seen.append(params)
 
     params = {"name": "kit__count", "arguments": {"to": 5}, "_meta": {"progressToken": "mine"}}
-    result = await now.mcp.request("tools/call", params, timeout_s=10, on_notification=on_notification)
+    result = await now.mcp.request(Request.within("tools/call", params, timeout_s=10, on_notification=on_notification))
     assert result["content"][0]["text"] == "counted"
     assert [(one["progressToken"], one["progress"]) for one in seen] == [("mine", step) for step in range(5)]
 
@@ -268,7 +273,7 @@ async def test_a_server_that_vanishes_takes_its_names_along_and_clients_are_told
         now.node.mesh.take_servers([])
         assert {await changes.get(), await changes.get(), await changes.get()} == {"tools", "prompts", "resources"}
         listener.cancel()
-    result = await now.mcp.request("tools/list", {}, timeout_s=5)
+    result = await now.mcp.request(Request.within("tools/list", {}, timeout_s=5))
     assert {tool["name"] for tool in result["tools"]} == MANAGEMENT
 
 
@@ -276,10 +281,10 @@ async def test_headers_that_repeat_arguments_are_checked_here_and_sent_on(tmp_pa
     async with scene(Era.MODERN, tmp_path) as now:
         params: Json = {"name": "kit__where", "arguments": {"region": "eu"}}
         good, bad = {"Mcp-Param-Region": "eu"}, {"Mcp-Param-Region": "us"}
-        result = await now.mcp.request("tools/call", params, timeout_s=5, headers=good)
+        result = await now.mcp.request(Request.within("tools/call", params, timeout_s=5, headers=good))
         assert result["structuredContent"] == {"result": "eu"}
         with pytest.raises(RpcError) as caught:
-            await now.mcp.request("tools/call", params, timeout_s=5, headers=bad)
+            await now.mcp.request(Request.within("tools/call", params, timeout_s=5, headers=bad))
         assert caught.value.code == -32020
     async with scene(Era.LEGACY, tmp_path) as now:
         # A session's client knows no such headers; the server behind wants them all the same.
@@ -306,7 +311,7 @@ async def test_errors_of_the_backend_pass_unchanged_with_their_data(tmp_path: Pa
             for era in Era:
                 async with client(node.url, era) as mcp:
                     with pytest.raises(RpcError, match="my own") as caught:
-                        await mcp.request("tools/call", {"name": "kit__add"}, timeout_s=5)
+                        await mcp.request(Request.within("tools/call", {"name": "kit__add"}, timeout_s=5))
                     assert (caught.value.code, caught.value.data) == (-31999, {"why": ["so"]})
 
 
@@ -320,7 +325,7 @@ async def test_the_line_in_the_log_names_who_was_asked_and_how_that_ended(
         await now.call("kit__add", a=1)
         await now.call("kit__refuse")
         with pytest.raises(RpcError):
-            await now.mcp.request("prompts/get", {"name": "kit__greet", "arguments": {}}, timeout_s=5)
+            await now.mcp.request(Request.within("prompts/get", {"name": "kit__greet", "arguments": {}}, timeout_s=5))
         with pytest.raises(RpcError):
             await now.call("kit__nothing")
         lines = [
@@ -343,7 +348,7 @@ async def test_a_links_probe_is_a_debug_line_and_a_clients_own_question_is_not_h
     async with scene(Era.MODERN, tmp_path) as now:
         caplog.clear()
         await now.mcp.probe(5)
-        await now.mcp.request("server/discover", timeout_s=5)
-        await now.mcp.request("tools/list", {"_meta": {PROBE_META_KEY: True}}, timeout_s=5)
+        await now.mcp.request(Request.within("server/discover", timeout_s=5))
+        await now.mcp.request(Request.within("tools/list", {"_meta": {PROBE_META_KEY: True}}, timeout_s=5))
         lines = [(line.levelname, getattr(line, "method", "")) for line in caplog.records if line.name == "agent.mcp"]
     assert lines == [("DEBUG", "server/discover"), ("INFO", "server/discover"), ("INFO", "tools/list")]

@@ -9,6 +9,7 @@ import pytest
 from fastmcp import FastMCP
 from mcp_types import CompleteRequestParams
 
+from agent.client.protocol import Request
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 
@@ -64,14 +65,18 @@ async def test_a_completion_reaches_its_server_under_the_name_it_knows(
 ) -> None:
     async with node_with_kit(tmp_path) as node, client(node.url, era) as mcp:
         params = {"ref": ref, "argument": {"name": "a", "value": "x"}}
-        result = await mcp.request("completion/complete", params, timeout_s=5)
+        result = await mcp.request(Request.within("completion/complete", params, timeout_s=5))
         assert result["completion"]["values"] == [known_as, "x"]
 
 
 @eras
 async def test_a_tool_of_the_name_of_ours_never_stands_in_for_it(era: Era, tmp_path: Path) -> None:
     async with node_with_kit(tmp_path) as node, client(node.url, era) as mcp:
-        ours = await mcp.request("tools/call", {"name": "list_mcp_servers", "arguments": {}}, timeout_s=5)
+        ours = await mcp.request(
+            Request.within("tools/call", {"name": "list_mcp_servers", "arguments": {}}, timeout_s=5)
+        )
         assert ours["structuredContent"]["count"] == 1
-        theirs = await mcp.request("tools/call", {"name": "kit__list_mcp_servers", "arguments": {}}, timeout_s=5)
+        theirs = await mcp.request(
+            Request.within("tools/call", {"name": "kit__list_mcp_servers", "arguments": {}}, timeout_s=5)
+        )
         assert theirs["content"][0]["text"] == "impostor"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.lossless_json.exact import is_deeper_than
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
@@ -45,7 +46,7 @@ async def node_before(call: Answer, folder: Path, **spec: float) -> AsyncIterato
 async def failure_of(node: RunningNode, era: Era) -> RpcError:
     async with client(node.url, era) as mcp:
         with pytest.raises(RpcError) as caught:
-            await mcp.request("tools/call", {"name": "kit__do", "arguments": {}}, timeout_s=15)
+            await mcp.request(Request.within("tools/call", {"name": "kit__do", "arguments": {}}, timeout_s=15))
     return caught.value
 
 
@@ -65,7 +66,10 @@ async def test_a_request_for_input_goes_to_those_who_can_give_it(era: Era, tmp_p
         assert (failure.code, "did not declare" in failure.message) == (-32021, True)
         if era is Era.MODERN:
             async with client(node.url, era) as mcp:
-                assert await mcp.request("tools/call", {"name": "kit__do", "_meta": able}, timeout_s=5) == asked
+                assert (
+                    await mcp.request(Request.within("tools/call", {"name": "kit__do", "_meta": able}, timeout_s=5))
+                    == asked
+                )
 
 
 @pytest.mark.parametrize("questions", [{"a": {"method": "dreams/tell", "params": {}}}, {"a": 5}, ["roots/list"]])
@@ -89,10 +93,10 @@ async def test_what_nobody_knows_passes_unchanged(era: Era, tmp_path: Path) -> N
         ), True
 
     async with node_before(call, tmp_path) as (node, _), client(node.url, era) as mcp:
-        result = await mcp.request("tools/call", {"name": "kit__do"}, timeout_s=5)
+        result = await mcp.request(Request.within("tools/call", {"name": "kit__do"}, timeout_s=5))
         assert result["content"] == [{"type": "hologram", "voxels": 3}]
         assert result["later"] == {}
-        listed = await mcp.request("tools/list", {}, timeout_s=5)
+        listed = await mcp.request(Request.within("tools/list", {}, timeout_s=5))
         definition = next(tool for tool in listed["tools"] if tool["name"] == "kit__do")
         assert definition["x-unknown"] == {"kept": [1, 2]}
 
@@ -229,7 +233,7 @@ async def test_a_result_that_nobody_has_to_change_may_be_as_deep_as_can_be_read(
         return _deep_answer(request, {"resultType": "complete", "content": []}, 1_000), True
 
     async with node_before(call, tmp_path) as (node, _), client(node.url, Era.MODERN) as mcp:
-        found = await mcp.request("tools/call", {"name": "kit__do"}, timeout_s=5)
+        found = await mcp.request(Request.within("tools/call", {"name": "kit__do"}, timeout_s=5))
         assert is_deeper_than(found, 999)
 
 
@@ -241,7 +245,7 @@ async def test_a_result_as_deep_as_may_be_passes(era: Era, tmp_path: Path) -> No
         return rpc_result(request, deep), True
 
     async with node_before(call, tmp_path) as (node, _), client(node.url, era) as mcp:
-        assert (await mcp.request("tools/call", {"name": "kit__do"}, timeout_s=5))["x"] == deep["x"]
+        assert (await mcp.request(Request.within("tools/call", {"name": "kit__do"}, timeout_s=5)))["x"] == deep["x"]
 
 
 @both_eras

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from agent.client.connect import ListenNotSupported, McpClient, open_client
+from agent.client.protocol import Request
 from agent.errors import CallFailed, CallTimedOut, RpcError
 from agent.model import Era, HttpTarget, Json
 from tests.integration.servers.fastmcp_server import Diary, make_server
@@ -64,7 +65,7 @@ async def test_hello_says_what_the_server_said(mcp: Running) -> None:
 async def test_a_call_returns_the_raw_result_and_leaves_the_params_alone(mcp: Running) -> None:
     params = {**call("echo", text="h\u00f6\U0001f600"), "_meta": {"progressToken": "t", "traceparent": "00-1-2-03"}}
     before = repr(params)
-    result = await mcp.client.request("tools/call", params, timeout_s=10)
+    result = await mcp.client.request(Request.within("tools/call", params, timeout_s=10))
     assert result["content"] == [{"type": "text", "text": "h\u00f6\U0001f600"}]
     assert repr(params) == before
 
@@ -76,14 +77,16 @@ async def test_a_modern_callers_envelope_does_not_confuse_either_era(mcp: Runnin
         "io.modelcontextprotocol/clientInfo": {"name": "somebody", "version": "1"},
         "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
     }
-    result = await mcp.client.request("tools/call", {**call("echo", text="x"), "_meta": meta}, timeout_s=10)
+    result = await mcp.client.request(
+        Request.within("tools/call", {**call("echo", text="x"), "_meta": meta}, timeout_s=10)
+    )
     assert result["content"][0]["text"] == "x"
 
 
 @in_both_eras
 async def test_a_servers_error_comes_as_it_was_said(mcp: Running) -> None:
     with pytest.raises(RpcError) as caught:
-        await mcp.client.request("no/such/method", timeout_s=10)
+        await mcp.client.request(Request.within("no/such/method", timeout_s=10))
     assert caught.value.code == -32601
 
 
@@ -92,7 +95,8 @@ async def test_fifty_calls_at_once_get_their_own_answers(mcp: Running) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(
-                mcp.client.request("tools/call", call("echo", text=str(n)), timeout_s=30), name=f"call {n}"
+                mcp.client.request(Request.within("tools/call", call("echo", text=str(n)), timeout_s=30)),
+                name=f"call {n}",
             )
             for n in range(50)
         ]
@@ -102,7 +106,7 @@ async def test_fifty_calls_at_once_get_their_own_answers(mcp: Running) -> None:
 @in_both_eras
 async def test_calls_after_each_other_share_one_connection(mcp: Running) -> None:
     for _ in range(5):
-        await mcp.client.request("tools/call", call("echo", text="x"), timeout_s=10)
+        await mcp.client.request(Request.within("tools/call", call("echo", text="x"), timeout_s=10))
     assert len({one.get("mcp-session-id") for one in mcp.front.seen[3:]}) == 1
 
 
@@ -115,7 +119,9 @@ async def test_notifications_come_in_order_with_the_callers_own_token_and_before
         seen.append(params)
 
     params = {**call("count", to=30), "_meta": {"progressToken": "mine"}}
-    result = await mcp.client.request("tools/call", params, timeout_s=20, on_notification=on_notification)
+    result = await mcp.client.request(
+        Request.within("tools/call", params, timeout_s=20, on_notification=on_notification)
+    )
     assert result["content"][0]["text"] == "counted"
     assert [one["progress"] for one in seen] == list(range(30))
     assert {one["progressToken"] for one in seen} == {"mine"}
@@ -131,7 +137,7 @@ async def test_two_callers_with_one_progress_token_get_their_own_progress(mcp: R
             seen.append(params["progress"])
 
         params = {**call("count", to=to), "_meta": {"progressToken": 1}}
-        await mcp.client.request("tools/call", params, timeout_s=20, on_notification=on_notification)
+        await mcp.client.request(Request.within("tools/call", params, timeout_s=20, on_notification=on_notification))
         return seen
 
     async with asyncio.TaskGroup() as group:
@@ -141,21 +147,23 @@ async def test_two_callers_with_one_progress_token_get_their_own_progress(mcp: R
 
 @in_both_eras
 async def test_a_huge_result_comes_whole(mcp: Running) -> None:
-    result = await mcp.client.request("tools/call", call("fill", size=9_000_000), timeout_s=40)
+    result = await mcp.client.request(Request.within("tools/call", call("fill", size=9_000_000), timeout_s=40))
     assert len(result["content"][0]["text"]) == 9_000_000
 
 
 @in_both_eras
 async def test_parameters_larger_than_a_megabyte_go_out_whole(mcp: Running) -> None:
     text = "y" * 2_000_000
-    result = await mcp.client.request("tools/call", call("echo", text=text), timeout_s=40)
+    result = await mcp.client.request(Request.within("tools/call", call("echo", text=text), timeout_s=40))
     assert result["content"][0]["text"] == text
 
 
 @in_both_eras
 async def test_a_cancelled_call_is_cancelled_on_the_server_too(mcp: Running) -> None:
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        task = group.create_task(mcp.client.request("tools/call", call("wait"), timeout_s=60), name="call")
+        task = group.create_task(
+            mcp.client.request(Request.within("tools/call", call("wait"), timeout_s=60)), name="call"
+        )
         await mcp.diary.waiting.wait()
         task.cancel()
         await mcp.diary.cancelled.wait()
@@ -171,7 +179,9 @@ async def test_a_call_whose_answer_has_begun_is_cancelled_on_the_server_too(mcp:
 
     params = {**call("wait"), "_meta": {"progressToken": "tok"}}
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        request = mcp.client.request("tools/call", params, timeout_s=60, on_notification=on_notification)
+        request = mcp.client.request(
+            Request.within("tools/call", params, timeout_s=60, on_notification=on_notification)
+        )
         task = group.create_task(request, name="call")
         await begun.wait()
         await mcp.diary.waiting.wait()
@@ -183,10 +193,12 @@ async def test_a_call_whose_answer_has_begun_is_cancelled_on_the_server_too(mcp:
 @in_both_eras
 async def test_a_call_that_takes_too_long_times_out_and_is_cancelled_on_the_server(mcp: Running) -> None:
     with pytest.raises(CallTimedOut, match=r"tools/call within 0\.3 s"):
-        await mcp.client.request("tools/call", call("wait"), timeout_s=0.3)
+        await mcp.client.request(Request.within("tools/call", call("wait"), timeout_s=0.3))
     async with asyncio.timeout(20):
         await mcp.diary.cancelled.wait()
-    assert (await mcp.client.request("tools/call", call("echo", text="on"), timeout_s=10))["content"][0]["text"] == "on"
+    assert (await mcp.client.request(Request.within("tools/call", call("echo", text="on"), timeout_s=10)))["content"][
+        0
+    ]["text"] == "on"
 
 
 @in_both_eras
@@ -195,7 +207,7 @@ async def test_listening_tells_of_changes_after_it_said_that_it_listens(mcp: Run
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         listener = group.create_task(mcp.client.listen(changes.put_nowait), name="listen")
         assert await changes.get() == "listening"
-        await mcp.client.request("tools/call", call("announce"), timeout_s=10)
+        await mcp.client.request(Request.within("tools/call", call("announce"), timeout_s=10))
         assert await changes.get() == "tools"
         listener.cancel()
 
@@ -215,7 +227,7 @@ async def test_the_token_is_sent_and_stays_out_of_every_repr(mcp: Running) -> No
 async def test_only_mcp_param_headers_of_a_caller_go_out(mcp: Running) -> None:
     headers = {"Mcp-Param-Region": "eu", "Authorization": "Bearer callers", "Cookie": "a=b"}
     with contextlib.suppress(RpcError, CallFailed):
-        await mcp.client.request("tools/call", call("echo", text="x"), timeout_s=10, headers=headers)
+        await mcp.client.request(Request.within("tools/call", call("echo", text="x"), timeout_s=10, headers=headers))
     sent = mcp.front.seen[-1]
     assert sent["mcp-param-region"] == "eu"
     assert sent["authorization"] == "Bearer secret"
@@ -248,7 +260,7 @@ async def test_a_modern_server_without_subscriptions_says_so() -> None:
 async def test_every_way_of_not_knowing_discover_leads_to_a_session(status: int, reason: bytes) -> None:
     async with running(Era.LEGACY, refusal=status, reason=reason) as mcp:
         assert mcp.client.server_info.protocol_version == "2025-11-25"
-        result = await mcp.client.request("tools/call", call("echo", text="old"), timeout_s=10)
+        result = await mcp.client.request(Request.within("tools/call", call("echo", text="old"), timeout_s=10))
         assert result["content"][0]["text"] == "old"
 
 
@@ -261,13 +273,14 @@ async def test_leaving_the_door_ends_the_session() -> None:
 async def test_a_session_that_the_server_forgot_is_opened_anew_once_for_all_callers() -> None:
     async with running(Era.LEGACY) as mcp, http_app(make_server(Diary(), listen=True)) as restarted:
         changes: asyncio.Queue[str] = asyncio.Queue()
-        await mcp.client.request("tools/call", call("echo", text="before"), timeout_s=10)
+        await mcp.client.request(Request.within("tools/call", call("echo", text="before"), timeout_s=10))
         mcp.front.app = restarted
         seen_before = len(mcp.front.seen)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(
-                    mcp.client.request("tools/call", call("echo", text="x"), timeout_s=20), name=f"call {n}"
+                    mcp.client.request(Request.within("tools/call", call("echo", text="x"), timeout_s=20)),
+                    name=f"call {n}",
                 )
                 for n in range(10)
             ]
@@ -291,4 +304,4 @@ async def test_a_server_that_restarts_again_while_a_session_is_opened_anew_is_gi
         return http(404), True
 
     async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
-        assert await client.request("tools/call", {"name": "echo"}, timeout_s=10) == {"ok": True}
+        assert await client.request(Request.within("tools/call", {"name": "echo"}, timeout_s=10)) == {"ok": True}

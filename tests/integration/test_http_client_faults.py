@@ -7,6 +7,7 @@ import pytest
 
 from agent.client.connect import open_client
 from agent.client.dial_guard import parse_networks
+from agent.client.protocol import Request
 from agent.errors import (
     AuthRefused,
     CallNotSent,
@@ -240,10 +241,10 @@ async def test_a_json_rpc_error_at_any_status_comes_as_the_server_said_it() -> N
 async def test_a_server_that_went_away_means_that_nothing_was_sent() -> None:
     answer = modern(lambda request: rpc_result(request, {"ok": True}))
     async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
-        assert await client.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+        assert await client.request(Request.within("tools/call", CALL, timeout_s=10)) == {"ok": True}
         script.stop()
         with pytest.raises(CallNotSent, match="refuses the connection"):
-            await client.request("tools/call", CALL, timeout_s=10)
+            await client.request(Request.within("tools/call", CALL, timeout_s=10))
         with pytest.raises(Unreachable):
             await client.probe(5)
 
@@ -252,7 +253,7 @@ async def test_a_pooled_connection_that_the_server_closed_is_replaced_without_th
     async with scripted(modern(lambda request: rpc_result(request, {"ok": True}))) as script:
         async with open_client(HttpTarget(script.url)) as client:
             for _ in range(3):
-                assert await client.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+                assert await client.request(Request.within("tools/call", CALL, timeout_s=10)) == {"ok": True}
                 # Closed in this very loop turn: the kernel knows it, our event loop has not read it yet.
                 script.close_connections()
         assert calls(script) == 3
@@ -263,7 +264,7 @@ async def test_a_token_is_not_sent_twice_when_the_targets_headers_have_one_too()
     async with scripted(modern(lambda request: rpc_result(request, {}))) as script:
         headers = (("authorization", "Basic old"), ("X-Api-Key", "k"), ("Host", "evil"), ("Accept", "x/y"))
         async with open_client(HttpTarget(script.url, headers=headers, token="t")) as client:
-            await client.request("ping", timeout_s=10)
+            await client.request(Request.within("ping", timeout_s=10))
         sent = script.seen[-1].headers
         assert sent["authorization"] == "Bearer t"
         assert sent["x-api-key"] == "k"
@@ -280,7 +281,7 @@ async def test_modern_requests_carry_the_version_of_the_link_and_the_callers_own
                 "progressToken": 5,
                 "baggage": "a=b",
             }
-            await client.request("tools/call", {"name": "caf\u00e9", "_meta": meta}, timeout_s=10)
+            await client.request(Request.within("tools/call", {"name": "caf\u00e9", "_meta": meta}, timeout_s=10))
         sent = script.seen[-1]
     assert sent.headers["mcp-protocol-version"] == "2026-07-28"
     assert sent.headers["mcp-method"] == "tools/call"
@@ -296,7 +297,7 @@ async def test_cookies_are_neither_kept_nor_sent() -> None:
     answer = modern(lambda request: http(200, rpc_body(request, {}), Set_Cookie="sid=1"))
     async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
         for _ in range(2):
-            await client.request("tools/call", CALL, timeout_s=10)
+            await client.request(Request.within("tools/call", CALL, timeout_s=10))
         assert all("cookie" not in one.headers for one in script.seen)
 
 
@@ -319,5 +320,7 @@ async def test_a_notification_beyond_the_limit_is_dropped_and_the_result_still_c
         seen.append(params)
 
     async with scripted(modern(chatty)) as script, open_client(HttpTarget(script.url)) as client:
-        assert await client.request("tools/call", CALL, timeout_s=10, on_notification=on_notification) == {"ok": True}
+        assert await client.request(
+            Request.within("tools/call", CALL, timeout_s=10, on_notification=on_notification)
+        ) == {"ok": True}
     assert seen == [{"data": "small"}]

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from agent.client.connect import ListenNotSupported, McpClient, open_client
+from agent.client.protocol import Request
 from agent.errors import (
     CallNotSent,
     Unreachable,
@@ -77,7 +78,7 @@ async def test_a_stream_of_list_changes_ends_when_its_session_is_opened_anew() -
         async with asyncio.TaskGroup() as group:
             listener = group.create_task(_listen_failure(client, changes.put_nowait), name="listen")
             assert await changes.get() == "listening"
-            assert await client.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+            assert await client.request(Request.within("tools/call", CALL, timeout_s=10)) == {"ok": True}
         assert isinstance(listener.result(), Unreachable)
 
 
@@ -93,7 +94,7 @@ async def test_a_legacy_server_without_session_ids_works_too() -> None:
     async with scripted(legacy(lambda request: rpc_result(request, {"ok": True}))) as script:
         async with open_client(HttpTarget(script.url)) as client:
             assert client.server_info.era is Era.LEGACY
-            assert await client.request("tools/call", CALL, timeout_s=10) == {"ok": True}
+            assert await client.request(Request.within("tools/call", CALL, timeout_s=10)) == {"ok": True}
             with pytest.raises(ListenNotSupported):
                 await client.listen(lambda _: None)
         assert "mcp-session-id" not in script.seen[-1].headers
@@ -133,7 +134,7 @@ async def test_a_session_that_is_refused_for_good_makes_the_door_lost_and_the_ca
 
     async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
         with pytest.raises(CallNotSent, match="forgot our session"):
-            await client.request("tools/call", CALL, timeout_s=10)
+            await client.request(Request.within("tools/call", CALL, timeout_s=10))
         assert client.lost.is_set()
 
 

@@ -11,6 +11,7 @@ from fastmcp.prompts import Message
 from fastmcp.tools import ToolResult
 from mcp_types import EmbeddedResource, ResourceLink, TextResourceContents
 
+from agent.client.protocol import Request
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
@@ -80,17 +81,19 @@ async def test_every_link_of_a_result_can_be_read_as_it_was_shown(
         node_with(tmp_path, url, scope, hops) as node,
         client(node.url, era) as mcp,
     ):
-        result = await mcp.request("tools/call", {"name": f"{namespace}__look", "arguments": {}}, timeout_s=10)
+        result = await mcp.request(
+            Request.within("tools/call", {"name": f"{namespace}__look", "arguments": {}}, timeout_s=10)
+        )
         home, seventh, web, eighth = uris_of(result)
         assert (home, seventh) == (f"notes://{namespace}/home", f"notes://{namespace}/pages/7")
         assert web == "https://example.com/x"
         assert result["structuredContent"] == {"uri": "notes://home"}
         for uri, text in {home: "the home page", seventh: "page 7", eighth: "page 8"}.items():
-            contents = (await mcp.request("resources/read", {"uri": uri}, timeout_s=10))["contents"]
+            contents = (await mcp.request(Request.within("resources/read", {"uri": uri}, timeout_s=10)))["contents"]
             assert [(part["uri"], part["text"]) for part in contents] == [(uri, text)]
         shown = result["_meta"]["ui"]["resourceUri"]
         assert shown == f"ui://{namespace}/kit-app/main.html"
-        read = await mcp.request("resources/read", {"uri": shown}, timeout_s=10)
+        read = await mcp.request(Request.within("resources/read", {"uri": shown}, timeout_s=10))
         assert read["contents"][0]["text"] == "<p>an app</p>"
 
 
@@ -102,14 +105,21 @@ async def test_prompts_and_definitions_name_what_can_be_read(era: Era, hops: int
         node_with(tmp_path, url, ServerScope.SERVICE, hops) as node,
         client(node.url, era) as mcp,
     ):
-        listed = {tool["name"]: tool for tool in (await mcp.request("tools/list", {}, timeout_s=10))["tools"]}
+        listed = {
+            tool["name"]: tool for tool in (await mcp.request(Request.within("tools/list", {}, timeout_s=10)))["tools"]
+        }
         meta = listed["kit__look"]["_meta"]
-        pages = {resource["uri"] for resource in (await mcp.request("resources/list", {}, timeout_s=10))["resources"]}
+        pages = {
+            resource["uri"]
+            for resource in (await mcp.request(Request.within("resources/list", {}, timeout_s=10)))["resources"]
+        }
         assert meta["ui"]["resourceUri"] == meta["ui/resourceUri"] == "ui://kit/kit-app/main.html"
         assert meta["ui"]["resourceUri"] in pages
-        prompt = await mcp.request("prompts/get", {"name": "kit__told"}, timeout_s=10)
+        prompt = await mcp.request(Request.within("prompts/get", {"name": "kit__told"}, timeout_s=10))
         uri = prompt["messages"][0]["content"]["resource"]["uri"]
-        assert (await mcp.request("resources/read", {"uri": uri}, timeout_s=10))["contents"][0]["text"] == "page 9"
+        assert (await mcp.request(Request.within("resources/read", {"uri": uri}, timeout_s=10)))["contents"][0][
+            "text"
+        ] == "page 9"
 
 
 @pytest.mark.parametrize("hops", [1, 2])
@@ -135,8 +145,8 @@ async def test_a_server_that_lists_no_resource_is_asked_for_what_it_linked_to(ho
         node_with(tmp_path, script.url, ServerScope.SERVICE, hops) as node,
         client(node.url, Era.MODERN) as mcp,
     ):
-        (uri,) = uris_of(await mcp.request("tools/call", {"name": "kit__look"}, timeout_s=10))
-        contents = (await mcp.request("resources/read", {"uri": uri}, timeout_s=10))["contents"]
+        (uri,) = uris_of(await mcp.request(Request.within("tools/call", {"name": "kit__look"}, timeout_s=10)))
+        contents = (await mcp.request(Request.within("resources/read", {"uri": uri}, timeout_s=10)))["contents"]
         assert [part["text"] for part in contents] == ["one", "two"]
         assert [part["uri"] for part in contents] == [uri, "memo:kit/2"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from agent.client.connect import McpClient
 from agent.client.legacy_notifications import LEVELS, LOG_LEVEL_META_KEY, is_wanted
+from agent.client.protocol import Request
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers import logging_server
 from tests.integration.servers.hops import front_of
@@ -48,7 +49,7 @@ async def heard(
     params: Json = {"name": f"kit__{tool}", "arguments": {}}
     if level is not None:
         params["_meta"] = {LOG_LEVEL_META_KEY: level, "progressToken": "t"}
-    result = await mcp.request("tools/call", params, timeout_s=15, on_notification=hear)
+    result = await mcp.request(Request.within("tools/call", params, timeout_s=15, on_notification=hear))
     return levels, result["content"][0]["text"]
 
 
@@ -65,7 +66,7 @@ async def test_each_caller_gets_the_messages_of_its_call_by_its_own_level(
     ):
         assert await heard(modern, None) == ([], ""), "nobody asked, and nothing was set"
         assert await heard(modern, "warning") == (["warning", "error"], "warning")
-        await legacy.request("logging/setLevel", {"level": "notice"}, timeout_s=10)
+        await legacy.request(Request.within("logging/setLevel", {"level": "notice"}, timeout_s=10))
         assert await heard(legacy, None) == (["notice", "warning", "error"], "warning,notice")
         assert await heard(modern, "error") == (["error"], "warning,notice"), "the other caller is still present"
         assert await heard(modern, None) == ([], "warning,notice")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.config.values import StaticPeer
 from agent.errors import RpcError
 from agent.links.lifecycle import LinkLifecycle
@@ -24,7 +25,7 @@ async def call(node: RunningNode, name: str, path: object = None, **arguments: o
     if path is not None:
         params["_meta"] = {PATH_META_KEY: path}
     async with client(node.url, Era.MODERN) as mcp:
-        return await mcp.request("tools/call", params, timeout_s=15)
+        return await mcp.request(Request.within("tools/call", params, timeout_s=15))
 
 
 @asynccontextmanager
@@ -70,10 +71,12 @@ async def test_what_is_private_stays_and_nobody_forwards_at_the_local_endpoint(t
         assert "two__own__echo" in two.tool_names()
         assert "two__own__echo" not in one.tool_names()
         async with client(one.local_url, Era.MODERN) as mcp:
-            listed = await mcp.request("tools/list", {}, timeout_s=5)
+            listed = await mcp.request(Request.within("tools/list", {}, timeout_s=5))
             assert len(listed["tools"]) == MANAGEMENT_TOOLS
             with pytest.raises(RpcError, match="Unknown tool"):
-                await mcp.request("tools/call", {"name": "two__kit__echo", "arguments": {"text": "x"}}, timeout_s=5)
+                await mcp.request(
+                    Request.within("tools/call", {"name": "two__kit__echo", "arguments": {"text": "x"}}, timeout_s=5)
+                )
 
 
 async def test_a_service_is_one_name_over_all_its_replicas_and_outlives_one_of_them(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ async def test_a_changed_offer_reaches_the_other_nodes_clients(tmp_path: Path) -
             assert await changes.get() == "listening"
             await call(one, "two__kit__announce")
             assert await changes.get() == "tools"
-            listed = await mcp.request("tools/list", {}, timeout_s=5)
+            listed = await mcp.request(Request.within("tools/list", {}, timeout_s=5))
             assert "two__kit__brand_new" in {tool["name"] for tool in listed["tools"]}
             listener.cancel()
         assert len(set(two.digests)) == len(two.digests) > 1

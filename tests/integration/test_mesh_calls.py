@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.dispatch.outlier import FAILURES_IN_ROW_MAX
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import (
@@ -61,7 +62,7 @@ class Scene:
     async def call(self, name: str, meta: Json | None = None) -> str:
         async with client(self.front.url, Era.MODERN) as mcp:
             params: Json = {"name": f"kit__{name}", "arguments": {}, "_meta": meta or {}}
-            result = await mcp.request("tools/call", params, timeout_s=15)
+            result = await mcp.request(Request.within("tools/call", params, timeout_s=15))
         text = result["content"][0]["text"]
         assert isinstance(text, str)
         return text
@@ -252,7 +253,9 @@ async def test_nodes_get_calls_by_their_weight_and_a_new_weight_counts_without_a
 
                 async def ask_on() -> None:
                     for _ in range(50):
-                        await mcp.request("tools/call", {"name": "kit__look", "arguments": {}}, timeout_s=15)
+                        await mcp.request(
+                            Request.within("tools/call", {"name": "kit__look", "arguments": {}}, timeout_s=15)
+                        )
 
                 async with asyncio.TaskGroup() as group:
                     for number in range(8):
@@ -276,7 +279,9 @@ async def test_a_session_of_a_sticky_server_stays_on_one_replica_and_sessions_sp
             async with client(now.front.url, Era.LEGACY) as mcp:
                 found = set()
                 for _ in range(4):
-                    result = await mcp.request("tools/call", {"name": "kit__look", "arguments": {}}, timeout_s=15)
+                    result = await mcp.request(
+                        Request.within("tools/call", {"name": "kit__look", "arguments": {}}, timeout_s=15)
+                    )
                     found.add(result["content"][0]["text"])
                 assert len(found) == 1
                 homes.update(found)
@@ -294,6 +299,6 @@ async def test_an_explicit_key_finds_the_same_replica_through_every_node(tmp_pat
             for node in (now.front, *now.nodes.values()):
                 async with client(node.url, Era.MODERN) as mcp:
                     params: Json = {"name": "kit__look", "arguments": {}, "_meta": {AFFINITY_META_KEY: f"key-{n}"}}
-                    result = await mcp.request("tools/call", params, timeout_s=15)
+                    result = await mcp.request(Request.within("tools/call", params, timeout_s=15))
                     found.add(result["content"][0]["text"])
             assert len(found) == 1, f"key-{n}"

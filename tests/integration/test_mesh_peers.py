@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from fastmcp import FastMCP
 
+from agent.client.protocol import Request
 from agent.config.values import StaticPeer
 from agent.errors import MeshError, OverrideRefused, RpcError
 from agent.model import Era, HttpTarget, Json, LinkState, ServerScope, ServerSpec
@@ -288,17 +289,17 @@ async def test_a_peer_that_stops_gets_no_new_calls_though_its_door_is_open_and_a
     ):
         await one.when(lambda: "kit__hold" in one.tool_names())
         params: Json = {"name": "kit__hold", "arguments": {}}
-        call = group.create_task(mcp.request("tools/call", params, timeout_s=15), name="call")
+        call = group.create_task(mcp.request(Request.within("tools/call", params, timeout_s=15)), name="call")
         await begun.wait()
         two.begin_to_drain()
         await one.when(lambda: "is stopping" in one.view("two").last_error)
         with pytest.raises(RpcError) as refused:
-            await mcp.request("tools/call", params, timeout_s=5)
+            await mcp.request(Request.within("tools/call", params, timeout_s=5))
         assert refused.value.code == -32602  # Nobody else has it, so the name is gone.
         _, again = await one.add_peer("again", two.url)
         assert "is stopping" in again["message"]
         async with client(two.url, Era.MODERN) as direct:
-            assert (await direct.request("tools/list", {}, timeout_s=5))["tools"]
+            assert (await direct.request(Request.within("tools/list", {}, timeout_s=5)))["tools"]
         release.set()
         assert (await call)["structuredContent"] == {"result": "held"}
 

@@ -8,6 +8,7 @@ import pytest
 from fastmcp import Client
 from mcp.shared.exceptions import MCPError
 
+from agent.client.protocol import Request
 from agent.control.reconciler import LARGE
 from agent.model import Era, HttpTarget, Json, NodeIdentity, ServerScope, ServerSpec
 from agent.routing import build as routes
@@ -83,7 +84,7 @@ async def test_a_node_reads_a_peers_list_of_many_pages_whole_and_goes_on_meanwhi
     ):
         await two.when(lambda: len(two.tool_names()) == len(many))
         async with client(two.local_url, Era.MODERN) as mcp:
-            first = await mcp.request("tools/list", {}, timeout_s=10)
+            first = await mcp.request(Request.within("tools/list", {}, timeout_s=10))
             assert len(first["tools"]) == PAGE_ENTRIES_MAX
             assert "nextCursor" in first
         one.mesh.take_catalog(catalog(instance(two)))

@@ -11,6 +11,7 @@ import pytest
 from multidict import CIMultiDict
 
 from agent.client.connect import McpClient
+from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.model import HEADER_BYTES_MAX, Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_before
@@ -39,7 +40,7 @@ class Scene:
         """Call with the arguments as they are written."""
         params: Json = {"name": "kit__count", "arguments": orjson.Fragment(arguments)}
         sent = {f"Mcp-Param-{name}": value for name, value in headers.items()}
-        return await self.mcp.request("tools/call", params, timeout_s=5, headers=sent)
+        return await self.mcp.request(Request.within("tools/call", params, timeout_s=5, headers=sent))
 
     def headers(self) -> dict[str, str]:
         """Those of the last call that repeat arguments."""
@@ -104,9 +105,11 @@ async def test_what_headers_cannot_repeat_is_refused_and_nothing_is_held_against
             for _ in range(6):
                 params = {"name": "kit__count", "arguments": {"s": "x" * (HEADER_BYTES_MAX + 1)}}
                 with pytest.raises(RpcError, match="longer than 32768 bytes") as caught:
-                    await mcp_client.request("tools/call", params, timeout_s=5)
+                    await mcp_client.request(Request.within("tools/call", params, timeout_s=5))
                 assert caught.value.code == -32602
-            await mcp_client.request("tools/call", {**params, "arguments": {"s": "x" * 6000}}, timeout_s=5)
+            await mcp_client.request(
+                Request.within("tools/call", {**params, "arguments": {"s": "x" * 6000}}, timeout_s=5)
+            )
         assert [len(call.headers["mcp-param-s"]) for call in now.calls] == [6000, 6000]
         # Of a client's own headers none is too long by itself.
         told = [(f"Mcp-Param-{number}", "x" * 7000) for number in range(5)]

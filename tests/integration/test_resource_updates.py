@@ -13,6 +13,7 @@ from mcp.client.subscriptions import ResourceUpdated, Subscription, listen
 from mcp.shared.exceptions import MCPError
 from mcp_types import ResourceUpdatedNotification
 
+from agent.client.protocol import Request
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers import watched_server
 from tests.integration.servers.hops import front_of
@@ -39,7 +40,9 @@ async def backend(kind: str) -> AsyncIterator[ServerSpec]:
 
 async def call(node: RunningNode, tool: str, **arguments: Any) -> str:
     async with asyncio.timeout(PATIENCE_S), client(node.url, Era.MODERN) as mcp:
-        result = await mcp.request("tools/call", {"name": f"kit__{tool}", "arguments": arguments}, timeout_s=15)
+        result = await mcp.request(
+            Request.within("tools/call", {"name": f"kit__{tool}", "arguments": arguments}, timeout_s=15)
+        )
         return str(result["content"][0]["text"])
 
 

@@ -12,6 +12,7 @@ import pytest
 from mcp.client import Client
 from mcp.client.subscriptions import listen
 
+from agent.client.protocol import Request
 from agent.client.streams import Updates
 from agent.errors import CallFailed, RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
@@ -123,7 +124,9 @@ async def test_a_server_without_updates_is_said_to_have_none(tmp_path: Path) -> 
         async with front_of(tmp_path, spec, hops=2) as node, client(node.url, Era.MODERN) as modern:
             async with client(node.url, Era.LEGACY) as legacy:
                 with pytest.raises(RpcError) as refused:
-                    await legacy.request("resources/subscribe", {"uri": "watch://kit/one"}, timeout_s=10)
+                    await legacy.request(
+                        Request.within("resources/subscribe", {"uri": "watch://kit/one"}, timeout_s=10)
+                    )
                 assert refused.value.code in (-32601, -32602)
             uris = [f"watch://kit/{number}" for number in range(1_001)]
             with pytest.raises(RpcError, match="Subscription limit reached"):

@@ -15,6 +15,7 @@ import pytest
 from mcp.client import Client
 
 from agent.client.connect import McpClient
+from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.answering_client import answering_client
@@ -98,7 +99,7 @@ def asking(name: str, features: Json | None = None, **more: Any) -> Json:
 
 
 async def call(mcp: McpClient, name: str, **more: Any) -> Json:
-    return await mcp.request("tools/call", asking(name, **more), timeout_s=15)
+    return await mcp.request(Request.within("tools/call", asking(name, **more), timeout_s=15))
 
 
 def answers(result: Json, *said: str) -> Json:
@@ -171,7 +172,7 @@ async def test_progress_goes_on_in_each_round_under_the_token_of_that_round(tmp_
         params = asking("order", **more)
         if token is not None:
             params["_meta"]["progressToken"] = token
-        return await mcp.request("tools/call", params, timeout_s=15, on_notification=on_notification)
+        return await mcp.request(Request.within("tools/call", params, timeout_s=15, on_notification=on_notification))
 
     async with scene(tmp_path, 2) as front, client(front.url, Era.MODERN) as mcp:
         for second in ("two", None):

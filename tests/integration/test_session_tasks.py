@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from agent.client.connect import McpClient
+from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.lossless_json.raw import exact
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
@@ -50,7 +51,9 @@ async def scene(folder: Path, spec: ServerSpec, hops: int = 1) -> AsyncIterator[
 
 async def call(mcp: McpClient, tool: str, meta: Json = DECLARED, task: Json | None = None, **arguments: Any) -> Json:
     params: Json = {"name": f"jobs__{tool}", "arguments": arguments, "_meta": meta}
-    return await mcp.request("tools/call", params if task is None else {**params, "task": task}, timeout_s=15)
+    return await mcp.request(
+        Request.within("tools/call", params if task is None else {**params, "task": task}, timeout_s=15)
+    )
 
 
 @pytest.mark.parametrize("hops", [1, 2])

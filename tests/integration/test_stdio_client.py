@@ -10,6 +10,7 @@ import pytest
 
 from agent.client.connect import ListenNotSupported, McpClient, open_client
 from agent.client.legacy_tasks import LegacyTaskClient
+from agent.client.protocol import Request
 from agent.client.stdio import process as stdio_child
 from agent.client.stdio.client import StdioClient
 from agent.client.stdio.process import child_environment
@@ -67,15 +68,15 @@ async def test_a_real_fastmcp_child_speaks_the_modern_era_and_sees_no_secret_of_
         assert client.server_info.server_info["name"] == "fixture"
         await client.probe(10)
         for name, value in (("DATABASE_PASSWORD", "(absent)"), ("OWN_KEY", "mine"), ("PATH", os.environ["PATH"])):
-            result = await client.request("tools/call", call("environment", name=name), timeout_s=10)
+            result = await client.request(Request.within("tools/call", call("environment", name=name), timeout_s=10))
             assert result["content"][0]["text"] == value
         params = {**call("count", to=20), "_meta": {"progressToken": "tok"}}
-        await client.request("tools/call", params, timeout_s=10, on_notification=on_notification)
+        await client.request(Request.within("tools/call", params, timeout_s=10, on_notification=on_notification))
         assert seen == list(range(20))
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             listener = group.create_task(client.listen(changes.put_nowait), name="listen")
             assert await changes.get() == "listening"
-            await client.request("tools/call", call("announce"), timeout_s=10)
+            await client.request(Request.within("tools/call", call("announce"), timeout_s=10))
             assert await changes.get() == "tools"
             listener.cancel()
 
@@ -95,7 +96,7 @@ async def test_a_real_fastmcp_child_speaks_the_modern_era_and_sees_no_secret_of_
 async def test_the_era_is_found_out_whatever_the_child_makes_of_the_probe(flags: tuple[str, ...], era: Era) -> None:
     async with open_client(scripted(*flags), connect_timeout_s=0.5) as client:
         assert client.server_info.era is era
-        result = await client.request("tools/call", call("echo", x=1), timeout_s=10)
+        result = await client.request(Request.within("tools/call", call("echo", x=1), timeout_s=10))
         assert result["params"]["arguments"] == {"x": 1}
         await client.probe(10)
 
@@ -104,17 +105,17 @@ async def test_lines_that_are_no_messages_are_counted_and_harm_nobody() -> None:
     async with open_client(scripted("junk", "modern")) as client:
         pipes = pipes_of(client)
         before = pipes.junk_lines
-        await client.request("tools/call", call("echo"), timeout_s=10)
+        await client.request(Request.within("tools/call", call("echo"), timeout_s=10))
         assert pipes.junk_lines == before + 3
 
 
 @pytest.mark.parametrize("tool", ["nan", "deep"])
 async def test_an_answer_that_is_no_json_ends_its_call_and_no_other(tool: str) -> None:
     async with open_client(scripted("modern")) as client, asyncio.timeout(10), asyncio.TaskGroup() as group:
-        held = group.create_task(client.request("tools/call", call("hold"), timeout_s=60), name="hold")
+        held = group.create_task(client.request(Request.within("tools/call", call("hold"), timeout_s=60)), name="hold")
         with pytest.raises(ProtocolBroken, match="not JSON"):
-            await client.request("tools/call", call(tool), timeout_s=60)
-        await client.request("tools/call", call("release"), timeout_s=60)
+            await client.request(Request.within("tools/call", call(tool), timeout_s=60))
+        await client.request(Request.within("tools/call", call("release"), timeout_s=60))
         await held
 
 
@@ -122,17 +123,21 @@ async def test_messages_with_odd_ids_and_methods_are_junk_and_what_came_with_the
     async with open_client(scripted("modern")) as client:
         pipes = pipes_of(client)
         before = pipes.junk_lines
-        assert (await client.request("tools/call", call("odd"), timeout_s=10))["done"] is True
+        assert (await client.request(Request.within("tools/call", call("odd"), timeout_s=10)))["done"] is True
         assert pipes.junk_lines == before + 5
 
 
 async def test_answers_in_any_order_find_their_callers() -> None:
     async with open_client(scripted()) as client, asyncio.timeout(20), asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(client.request("tools/call", call("hold"), timeout_s=15), name=f"held {n}")
+            group.create_task(
+                client.request(Request.within("tools/call", call("hold"), timeout_s=15)), name=f"held {n}"
+            )
             for n in range(50)
         ]
-        last = group.create_task(client.request("tools/call", call("release"), timeout_s=15), name="release")
+        last = group.create_task(
+            client.request(Request.within("tools/call", call("release"), timeout_s=15)), name="release"
+        )
         await last
         ids = [(await task)["id"] for task in tasks]
         assert ids == sorted(ids)
@@ -148,7 +153,7 @@ async def test_equal_progress_tokens_of_two_callers_do_not_mix() -> None:
             seen.append(params["progress"])
 
         params = {**call("progress", to=to), "_meta": {"progressToken": "t"}}
-        await client.request("tools/call", params, timeout_s=10, on_notification=on_notification)
+        await client.request(Request.within("tools/call", params, timeout_s=10, on_notification=on_notification))
         return seen
 
     async with open_client(scripted()) as client, asyncio.TaskGroup() as group:
@@ -170,11 +175,12 @@ async def test_progress_that_nobody_takes_is_dropped_at_the_limit_and_the_result
         pipes = pipes_of(client)
         params = {**call("progress", to=1000), "_meta": {"progressToken": "t"}}
         slow = group.create_task(
-            client.request("tools/call", params, timeout_s=15, on_notification=on_notification), name="slow"
+            client.request(Request.within("tools/call", params, timeout_s=15, on_notification=on_notification)),
+            name="slow",
         )
         await started.wait()
         # Answered after the thousand, by the same child: others do not wait for the slow caller.
-        await client.request("tools/call", call("echo"), timeout_s=10)
+        await client.request(Request.within("tools/call", call("echo"), timeout_s=10))
         released.set()
         assert (await slow)["done"] is True
         assert pipes.dropped_notifications == 1000 - len(taken)
@@ -183,27 +189,27 @@ async def test_progress_that_nobody_takes_is_dropped_at_the_limit_and_the_result
 
 async def test_a_big_result_and_big_params_go_through() -> None:
     async with open_client(scripted()) as client:
-        result = await client.request("tools/call", call("big", size=8_000_000), timeout_s=30)
+        result = await client.request(Request.within("tools/call", call("big", size=8_000_000), timeout_s=30))
         assert len(result["text"]) == 8_000_000
-        result = await client.request("tools/call", call("echo", text="y" * 3_000_000), timeout_s=30)
+        result = await client.request(Request.within("tools/call", call("echo", text="y" * 3_000_000), timeout_s=30))
         assert result["params"]["arguments"]["text"] == "y" * 3_000_000
 
 
 async def test_a_cancelled_and_a_timed_out_call_are_cancelled_in_the_child() -> None:
     async with open_client(scripted()) as client, asyncio.timeout(20), asyncio.TaskGroup() as group:
-        task = group.create_task(client.request("tools/call", call("hold"), timeout_s=15), name="held")
-        await client.request("tools/call", call("echo"), timeout_s=10)
+        task = group.create_task(client.request(Request.within("tools/call", call("hold"), timeout_s=15)), name="held")
+        await client.request(Request.within("tools/call", call("echo"), timeout_s=10))
         task.cancel()
         with pytest.raises(CallTimedOut):
-            await client.request("tools/call", call("hold"), timeout_s=0.1)
-        result = await client.request("tools/call", call("cancelled"), timeout_s=10)
+            await client.request(Request.within("tools/call", call("hold"), timeout_s=0.1))
+        result = await client.request(Request.within("tools/call", call("cancelled"), timeout_s=10))
         assert len(result["ids"]) == 2
 
 
 async def test_the_childs_own_requests_are_answered_without_any_feature() -> None:
     async with open_client(scripted()) as client:
-        await client.request("tools/call", call("ask"), timeout_s=10)
-        answers = (await client.request("tools/call", call("answers"), timeout_s=10))["answers"]
+        await client.request(Request.within("tools/call", call("ask"), timeout_s=10))
+        answers = (await client.request(Request.within("tools/call", call("answers"), timeout_s=10)))["answers"]
     assert answers[0] == {"jsonrpc": "2.0", "id": "a", "result": {}}
     assert answers[1]["id"] == "b"
     assert answers[1]["error"]["code"] == -32601
@@ -220,7 +226,7 @@ async def test_a_legacy_childs_list_changes_reach_whoever_listens() -> None:
 
         listener = group.create_task(client.listen(on_change), name="listen")
         await listening.wait()
-        await client.request("tools/call", call("changed"), timeout_s=10)
+        await client.request(Request.within("tools/call", call("changed"), timeout_s=10))
         listener.cancel()
     assert changes == ["listening", "prompts", "resources", "tools"]
 
@@ -233,7 +239,7 @@ async def test_a_modern_child_is_asked_for_a_subscription_and_told_when_nobody_l
         listener.cancel()
         with pytest.raises(asyncio.CancelledError):
             await listener
-        assert len((await client.request("tools/call", call("cancelled"), timeout_s=10))["ids"]) == 1
+        assert len((await client.request(Request.within("tools/call", call("cancelled"), timeout_s=10)))["ids"]) == 1
 
 
 async def test_a_modern_child_without_subscriptions_says_so() -> None:
@@ -259,14 +265,14 @@ async def test_a_childs_death_fails_every_call_in_flight_and_tells_its_last_word
         assert client.lost.is_set()
         assert how in client.lost_reason
         with pytest.raises(CallNotSent, match=how):
-            await client.request("tools/call", call("echo"), timeout_s=5)
+            await client.request(Request.within("tools/call", call("echo"), timeout_s=5))
         with pytest.raises(Unreachable):
             await client.probe(5)
 
 
 async def _failure(client: McpClient, tool: str) -> Exception:
     try:
-        await client.request("tools/call", call(tool), timeout_s=15)
+        await client.request(Request.within("tools/call", call(tool), timeout_s=15))
     except CallOutcomeUnknown as exc:
         return exc
     raise AssertionError("the call should have failed")
@@ -283,7 +289,7 @@ async def _listen_failure(client: McpClient) -> Exception:
 async def test_an_endless_line_ends_the_child() -> None:
     async with open_client(scripted()) as client:
         with pytest.raises(CallOutcomeUnknown, match="larger than"):
-            await client.request("tools/call", call("endless"), timeout_s=30)
+            await client.request(Request.within("tools/call", call("endless"), timeout_s=30))
         async with asyncio.timeout(10):
             await client.lost.wait()
 
@@ -293,11 +299,11 @@ async def test_a_child_that_does_not_read_times_out_as_not_sent_once_the_pipe_is
 ) -> None:
     monkeypatch.setattr(stdio_child, "STOP_STEP_S", 0.2)
     async with open_client(scripted("stubborn")) as client:
-        await client.request("tools/call", call("deaf"), timeout_s=10)
+        await client.request(Request.within("tools/call", call("deaf"), timeout_s=10))
         with pytest.raises(CallTimedOut):
-            await client.request("tools/call", call("echo", text="z" * 1_000_000), timeout_s=0.3)
+            await client.request(Request.within("tools/call", call("echo", text="z" * 1_000_000), timeout_s=0.3))
         with pytest.raises(CallNotSent, match="does not read its input"):
-            await client.request("tools/call", call("echo"), timeout_s=0.3)
+            await client.request(Request.within("tools/call", call("echo"), timeout_s=0.3))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +336,7 @@ async def test_a_child_that_never_answers_is_given_up_after_the_start_timeout() 
 async def test_leaving_ends_the_child_and_everything_it_started() -> None:
     async with open_client(scripted()) as client:
         pid = child_of(client)
-        stray = (await client.request("tools/call", call("stray"), timeout_s=10))["pid"]
+        stray = (await client.request(Request.within("tools/call", call("stray"), timeout_s=10)))["pid"]
         assert is_alive(pid)
         assert is_alive(stray)
         assert os.getpgid(pid) == pid
@@ -378,14 +384,14 @@ def _children() -> set[str]:
 async def test_calls_in_flight_fail_when_the_door_is_left() -> None:
     async with asyncio.TaskGroup() as group, open_client(scripted()) as client:
         held = group.create_task(_failure(client, "hold"), name="held")
-        await client.request("tools/call", call("echo"), timeout_s=10)
+        await client.request(Request.within("tools/call", call("echo"), timeout_s=10))
     assert isinstance(held.result(), CallOutcomeUnknown)
 
 
 async def test_an_unknown_method_is_the_childs_own_error() -> None:
     async with open_client(scripted()) as client:
         with pytest.raises(RpcError, match="error -32601"):
-            await client.request("no/such", timeout_s=10)
+            await client.request(Request.within("no/such", timeout_s=10))
 
 
 def test_the_childs_environment_is_a_short_list_and_its_own_settings_win() -> None:

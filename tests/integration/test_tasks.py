@@ -15,6 +15,7 @@ from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 
 from agent.client.connect import McpClient
 from agent.client.http.sse import SseParser
+from agent.client.protocol import Request
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.hosting import http_app, serving
@@ -79,12 +80,12 @@ def _replicas(node: RunningNode) -> int:
 
 async def call(mcp: McpClient, tool: str, meta: Json = DECLARED, **arguments: str) -> Json:
     return await mcp.request(
-        "tools/call", {"name": f"shop__{tool}", "arguments": arguments, "_meta": meta}, timeout_s=15
+        Request.within("tools/call", {"name": f"shop__{tool}", "arguments": arguments, "_meta": meta}, timeout_s=15)
     )
 
 
 async def about(mcp: McpClient, method: str, task_id: str, meta: Json = DECLARED, **more: Any) -> Json:
-    return await mcp.request(method, {"taskId": task_id, "_meta": meta, **more}, timeout_s=15)
+    return await mcp.request(Request.within(method, {"taskId": task_id, "_meta": meta, **more}, timeout_s=15))
 
 
 async def refusal(mcp: McpClient, method: str, task_id: str, meta: Json = DECLARED) -> RpcError:
@@ -138,13 +139,13 @@ async def test_what_a_tasks_result_links_to_can_be_read_as_it_was_shown(
     async with scene(tmp_path, hops, scope) as it, client(it.front.url, Era.MODERN) as mcp:
         namespace = "shop" if scope is ServerScope.SERVICE else "east__shop"
         params = {"name": f"{namespace}__works", "arguments": {"task_id": "1"}, "_meta": DECLARED}
-        made = await mcp.request("tools/call", params, timeout_s=5)
+        made = await mcp.request(Request.within("tools/call", params, timeout_s=5))
         for place in it.places:
             place.tasks.finish(place.tasks.known.get("1", {}), "done")
         ended = await about(mcp, "tasks/get", made["taskId"])
         shown = ended["result"]["content"][1]["uri"]
         assert shown == f"notes://{namespace}/home"
-        read = await mcp.request("resources/read", {"uri": shown}, timeout_s=5)
+        read = await mcp.request(Request.within("resources/read", {"uri": shown}, timeout_s=5))
         assert read["contents"][0]["text"] == "the home page"
 
 
@@ -176,7 +177,9 @@ async def post(
 
 async def lives(mcp: McpClient, name: str) -> str:
     """Make a task, ask about it and cancel it; returns its ID."""
-    made = await mcp.request("tools/call", {"name": name, "arguments": {}, "_meta": DECLARED}, timeout_s=15)
+    made = await mcp.request(
+        Request.within("tools/call", {"name": name, "arguments": {}, "_meta": DECLARED}, timeout_s=15)
+    )
     task_id = str(made["taskId"])
     assert (await about(mcp, "tasks/get", task_id))["taskId"] == task_id
     await about(mcp, "tasks/cancel", task_id)
@@ -317,7 +320,9 @@ async def test_who_makes_up_an_id_reaches_nothing_that_the_endpoint_does_not_lea
     async with scene(tmp_path, 1, ServerScope.PRIVATE) as it:
         async with client(it.front.url, Era.MODERN) as mcp:
             made = await mcp.request(
-                "tools/call", {"name": "east__shop__works", "arguments": {}, "_meta": DECLARED}, timeout_s=5
+                Request.within(
+                    "tools/call", {"name": "east__shop__works", "arguments": {}, "_meta": DECLARED}, timeout_s=5
+                )
             )
             assert (await about(mcp, "tasks/get", made["taskId"]))["status"] == "working"
             assert (await refusal(mcp, "tasks/get", "mesh1/peer/nobody/1")).code == NOT_EXECUTED

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.model import Era, Json
 from tests.integration import test_session_tasks as sessions
 from tests.integration import test_tasks as stateless
@@ -210,7 +211,7 @@ async def test_a_tool_of_a_stateless_server_is_listed_as_one_that_may_be_a_task(
         shown = {}
         for era in Era:
             async with client(it.front.url, era) as mcp:
-                tools = (await mcp.request("tools/list", {}, timeout_s=5))["tools"]
+                tools = (await mcp.request(Request.within("tools/list", {}, timeout_s=5)))["tools"]
                 shown[era] = {tool["name"]: tool for tool in tools}
         assert shown[Era.LEGACY].keys() == shown[Era.MODERN].keys()
         for name, tool in shown[Era.LEGACY].items():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.client.connect import McpClient
+from agent.client.protocol import Request
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec
 from agent.server.listen import INTERVAL_S
 from discovery.model import Catalog
@@ -46,7 +47,7 @@ class Ear:
             while True:
                 await self.told.wait()
                 self.told.clear()
-                listed = await self.mcp_client.request("tools/list", {}, timeout_s=5)
+                listed = await self.mcp_client.request(Request.within("tools/list", {}, timeout_s=5))
                 if (tool in {entry["name"] for entry in listed["tools"]}) is present:
                     return
 
@@ -92,7 +93,9 @@ async def test_a_join_a_changed_offer_and_a_leave_reach_clients_of_both_eras_in_
             return "new"
 
         async with client(two.url, Era.MODERN) as mcp:
-            await mcp.request("tools/call", {"name": "two__kit__announce", "arguments": {}}, timeout_s=5)
+            await mcp.request(
+                Request.within("tools/call", {"name": "two__kit__announce", "arguments": {}}, timeout_s=5)
+            )
         await both(heard, "two__kit__brand_new")
         one.mesh.take_catalog(Catalog())
         await both(heard, TOOL, present=False)

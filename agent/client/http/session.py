@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -34,6 +34,7 @@ from agent.client.negotiation import (
     judge_initialize,
     without_envelope,
 )
+from agent.client.protocol import Request
 from agent.client.server_info import (
     ACKNOWLEDGE_TIMEOUT_S,
     ListenNotSupported,
@@ -41,7 +42,7 @@ from agent.client.server_info import (
     OnServerRequest,
     ServerInfo,
 )
-from agent.client.streaming import LargeResult, lift
+from agent.client.streaming import lift
 from agent.client.streams import Updates
 from agent.errors import (
     AuthRefused,
@@ -133,30 +134,19 @@ class HttpSessionClient:
                 async with asyncio.timeout(COURTESY_TIMEOUT_S):
                     await self._pool.delete(self._headers)
 
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,  # noqa: ARG002 - this is one session, chosen already
-        large: LargeResult | None = None,
-        on_server_request: OnServerRequest | None = None,
-    ) -> Json:
-        """As `McpClient.request`. `on_server_request` takes what the server asks on the stream of this very request."""
-        request_id = next(self._ids)
-        sent_params, token = jsonrpc.swap_progress_token(without_envelope(params), request_id)
+    async def request(self, request: Request, *, on_server_request: OnServerRequest | None = None) -> Json:
+        """As `SessionClient.request`, in a session that is chosen already, whatever the affinity."""
+        request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
+        sent_params, token = jsonrpc.swap_progress_token(without_envelope(request.params), request_id)
         data = jsonrpc.encode_request(request_id, method, sent_params)
-        extra = param_headers(headers) if headers else {}
-        on_message = self._receiver(token, on_notification, on_server_request or self._on_server_request)
-        send = partial(exchange, self._pool, request_id=request_id, on_message=on_message, large=large)
+        extra = param_headers(request.headers) if request.headers else {}
+        on_message = self._receiver(token, request.on_notification, on_server_request or self._on_server_request)
+        send = partial(exchange, self._pool, request_id=request_id, on_message=on_message, large=request.sink)
         body = RequestBody(data, harmless=method == PING)
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
-                lift(deadline, large)
-                await self._logs.show(params, self.server_info)
+            async with asyncio.timeout_at(request.deadline_s) as deadline:
+                lift(deadline, request.sink)
+                await self._logs.show(request.params, self.server_info)
                 generation = self._generation
                 try:
                     message, _ = await send(body, self._headers | extra)
@@ -221,7 +211,7 @@ class HttpSessionClient:
         """As `McpClient.probe`."""
         try:
             with contextlib.suppress(RpcError):
-                await self.request(PING, timeout_s=timeout_s)
+                await self.request(Request.within(PING, timeout_s=timeout_s))
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
 

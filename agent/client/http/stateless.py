@@ -25,15 +25,15 @@ from agent.client.http.response import (
     exchange,
 )
 from agent.client.negotiation import DISCOVER, Handshake, ModernStamp, judge_discovery
+from agent.client.protocol import Request, shown_s
 from agent.client.server_info import (
     ACKNOWLEDGE_TIMEOUT_S,
     ListenNotSupported,
-    OnNotification,
     ServerInfo,
     is_leaving,
     listen_failure,
 )
-from agent.client.streaming import LargeResult, lift
+from agent.client.streaming import lift
 from agent.client.streams import LISTEN, ListChanges, Listening, Updates
 from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
 from agent.model import HEADER_BYTES_MAX, PROBE_META_KEY, Json
@@ -60,22 +60,13 @@ class HttpStatelessClient:
         """Where it leads, and whether it is broken."""
         return f"<ModernHttpDoor {self._pool.where}{' lost: ' + self.lost_reason if self.lost.is_set() else ''}>"
 
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,  # noqa: ARG002 - a stateless server keeps nothing for anybody
-        large: LargeResult | None = None,
-    ) -> Json:
-        """As `McpClient.request`."""
-        request_id = next(self._ids)
-        stamped = self._stamp.params(params)
+    async def request(self, request: Request) -> Json:
+        """As `McpClient.request`; a stateless server keeps nothing for an affinity."""
+        request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
+        stamped = self._stamp.params(request.params)
         body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method == DISCOVER)
-        all_headers = _short(self._stamp.headers(method, stamped) | param_headers(headers or {}))
+        all_headers = _short(self._stamp.headers(method, stamped) | param_headers(request.headers or {}))
+        on_notification, sink = request.on_notification, request.sink
 
         async def on_message(message: Json) -> None:
             # A modern server never asks on a request's stream; what it tells there belongs to this request.
@@ -83,9 +74,9 @@ class HttpStatelessClient:
                 await on_notification(message["method"], jsonrpc.params_of(message))
 
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
-                lift(deadline, large)
-                message, _ = await exchange(self._pool, body, all_headers, request_id, on_message, large=large)
+            async with asyncio.timeout_at(request.deadline_s) as deadline:
+                lift(deadline, sink)
+                message, _ = await exchange(self._pool, body, all_headers, request_id, on_message, large=sink)
         except TimeoutError as exc:
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
         except HttpRefusal as exc:
@@ -127,7 +118,9 @@ class HttpStatelessClient:
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`. An answer of another era or node makes the client `lost`, so that it is opened anew."""
         try:
-            result = await self.request(DISCOVER, {"_meta": {PROBE_META_KEY: True}}, timeout_s=timeout_s)
+            result = await self.request(
+                Request.within(DISCOVER, {"_meta": {PROBE_META_KEY: True}}, timeout_s=timeout_s)
+            )
         except RpcError as exc:
             if exc.code in _OTHER_ERA:
                 raise self._lose(f"no longer speaks {self._stamp.version}") from exc
@@ -198,5 +191,5 @@ def _short(headers: dict[str, str]) -> dict[str, str]:
 def timed_out(pool: HttpPool, method: str, timeout_s: float, *, sent: bool) -> CallFailed:
     """What a caller is told whose deadline passed."""
     if sent:
-        return CallTimedOut(f"{pool.where} did not answer {method} within {timeout_s:g} s")
-    return CallNotSent(f"{pool.where} did not accept the connection for {method} within {timeout_s:g} s")
+        return CallTimedOut(f"{pool.where} did not answer {method} within {shown_s(timeout_s)}")
+    return CallNotSent(f"{pool.where} did not accept the connection for {method} within {shown_s(timeout_s)}")

@@ -10,10 +10,12 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from agent.client import jsonrpc
+from agent.client.protocol import Request, shown_s
 from agent.client.server_info import OnNotification
 from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, OnPending, PendingCall
 from agent.client.sessions.pool import (
@@ -24,9 +26,9 @@ from agent.client.sessions.pool import (
     StartTask,
     over_share,
 )
-from agent.client.streaming import LargeResult, lift
+from agent.client.streaming import lift
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
-from agent.model import CLIENT_METHOD, PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
+from agent.model import PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
 
 # For users to think; as long as the front waits for a caller with a session (`agent.server.sessions.elicitation`).
 PATIENCE_S: Final = 600.0
@@ -141,11 +143,9 @@ def refused_in(params: Json) -> dict[str, RpcError] | None:
     return {key: jsonrpc.error_of(error) for key, error in errors.items() if isinstance(error, dict)}
 
 
-def for_retry(on_notification: OnNotification | None, params: Json) -> OnNotification | None:
+def for_retry(on_notification: OnNotification, params: Json) -> OnNotification:
     """Progress goes on under the progress token of the retry, and not at all where that has none."""
     token = (params.get("_meta") or {}).get("progressToken", jsonrpc.NO_TOKEN)
-    if on_notification is None:
-        return None
 
     async def hand_on(method: str, note: Json) -> None:
         if method != jsonrpc.PROGRESS_METHOD:
@@ -188,44 +188,27 @@ class SessionCalls:
     def __repr__(self) -> str:
         return repr(self._parked)
 
-    async def begin(
-        self,
-        method: str,
-        params: Json | None,
-        features: Json,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None,
-        on_notification: OnNotification | None,
-        affinity: str | None,
-        large: LargeResult | None,
-    ) -> Json:
+    async def begin(self, request: Request, features: Json) -> Json:
         """The first attempt of a call, of a caller with these features. As `McpClient.request`."""
-        call = PendingCall(features, affinity)
-        taken = None if large is None else call.large_result(large.make_rewriter)
+        call = PendingCall(features, request.affinity)
+        taken = None if request.sink is None else call.large_result(request.sink.make_rewriter)
+        # Nothing of this attempt's own, which ends before the call may.
+        lasting = replace(request, on_notification=call.notify, sink=taken)
 
         def send(client: SessionClient) -> Awaitable[Json]:
-            return client.request(
-                method,
-                params,
-                timeout_s=CALL_LIFETIME_S,
-                headers=headers,
-                on_notification=call.notify,
-                on_server_request=call.ask,
-                large=taken,
-            )
+            deadline_s = asyncio.get_running_loop().time() + CALL_LIFETIME_S
+            return client.request(replace(lasting, deadline_s=deadline_s), on_server_request=call.ask)
 
-        call.task = self._start_task(self._serve(call, affinity, send), "call that may ask")
-        return await self._attend(call, method, timeout_s=timeout_s, on_notification=on_notification, large=large)
+        call.task = self._start_task(self._serve(call, request.affinity, send), "call that may ask")
+        return await self._attend(call, request)
 
-    async def tell_of_roots(
-        self, session: DedicatedSession, caller: str, *, can_be_asked: bool, timeout_s: float
-    ) -> Json:
-        """Tell the server of a session that its caller's roots have changed.
+    async def tell_of_roots(self, session: DedicatedSession, request: Request, *, can_be_asked: bool) -> Json:
+        """Tell the server of a session that its caller's roots have changed, as `request` says.
 
         What it asks then is put to a caller that can be asked now, and the result is `input_required`, as a call's;
         else it waits for the caller's next call.
         """
+        caller = request.affinity
         told: Json = {"resultType": "complete"}
         if not can_be_asked:
             assert session.client is not None, "it is open"
@@ -240,18 +223,11 @@ class SessionCalls:
             return told
 
         call.task = self._start_task(self._serve(call, caller, send), "tell of changed roots")
-        return await self._attend(call, CLIENT_METHOD, timeout_s=timeout_s)
+        return await self._attend(call, request)
 
-    async def retry(
-        self,
-        method: str,
-        params: Json,
-        *,
-        timeout_s: float,
-        on_notification: OnNotification | None = None,
-        large: LargeResult | None = None,
-    ) -> Json:
+    async def retry(self, request: Request) -> Json:
         """Another attempt of a call that is parked, with its caller's answers. As `McpClient.request`."""
+        params = request.params or {}
         if only_polls(params) and (asked := self._parked.look(params["requestState"])) is not None:
             return asked
         answers, refused = answers_of(params), refused_in(params)
@@ -264,37 +240,23 @@ class SessionCalls:
         except RpcError:  # The answers cannot be written, and nobody can come with others.
             parked.give_up()
             raise
-        return await self._attend(
-            parked,
-            method,
-            timeout_s=timeout_s,
-            on_notification=for_retry(on_notification, params),
-            large=large,
-            replies=replies,
-        )
+        if request.on_notification is not None:
+            request = replace(request, on_notification=for_retry(request.on_notification, params))
+        return await self._attend(parked, request, replies)
 
     def end(self) -> None:
         """Forget who is waited for; whoever owns the tasks ends them."""
         self._parked.clear()
 
-    async def _attend(
-        self,
-        call: PendingCall,
-        method: str,
-        *,
-        timeout_s: float,
-        on_notification: OnNotification | None = None,
-        large: LargeResult | None = None,
-        replies: Sequence[bytes] = (),
-    ) -> Json:
+    async def _attend(self, call: PendingCall, request: Request, replies: Sequence[bytes] = ()) -> Json:
         """One attempt of the caller: hand in its replies and wait for the result, or park the call as it asks."""
-        attended = False
+        attended, timeout_s = False, request.left_s()
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
-                lift(deadline, large)
+            async with asyncio.timeout_at(request.deadline_s) as deadline:
+                lift(deadline, request.sink)
                 await call.send(replies, timeout_s=timeout_s)
                 while True:
-                    result = await call.news(on_notification, large)
+                    result = await call.news(request.on_notification, request.sink)
                     if result is None and not self._parked.make_room():
                         log.warning("MCP server's question refused: too many calls wait for input")
                         await _refuse(call, "Too many calls wait for input already")
@@ -303,7 +265,7 @@ class SessionCalls:
                     return self._parked.park(call) if result is None else result
         except TimeoutError as exc:
             kind = CallNotSent if call.client is None else CallTimedOut
-            raise kind(f"the server did not answer {method} within {timeout_s:g} s") from exc
+            raise kind(f"the server did not answer {request.method} within {shown_s(timeout_s)}") from exc
         finally:
             if not attended:
                 call.give_up()

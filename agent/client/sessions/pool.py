@@ -20,8 +20,8 @@ import orjson
 from agent.client import jsonrpc
 from agent.client.event import Event
 from agent.client.negotiation import PING
-from agent.client.protocol import McpClient, Requester
-from agent.client.server_info import ListenNotSupported, OnNotification, OnServerRequest
+from agent.client.protocol import McpClient, Request, Requester
+from agent.client.server_info import ListenNotSupported, OnServerRequest
 from agent.client.sessions.pending_call import (
     CONTESTED_PATIENCE_S,
     SERVER_REQUESTS_MAX,
@@ -29,7 +29,6 @@ from agent.client.sessions.pending_call import (
     PendingCall,
     TakesAnswers,
 )
-from agent.client.streaming import LargeResult
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.model import Json
 
@@ -54,19 +53,8 @@ class SessionRefused(MeshError):
 class SessionClient(Requester, TakesAnswers, Protocol):
     """One session (or child) that was opened with a caller's features."""
 
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,
-        large: LargeResult | None = None,
-        on_server_request: OnServerRequest | None = None,
-    ) -> Json:
-        """As `Requester.request`; `on_server_request` takes what comes on the stream of this request, if any."""
+    async def request(self, request: Request, *, on_server_request: OnServerRequest | None = None) -> Json:
+        """As `Requester.request`; `on_server_request` takes what the server asks on the stream of this very request."""
         ...
 
 

@@ -10,7 +10,7 @@ could use.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -19,7 +19,8 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY
 from agent.client.affinity import is_of_session
 from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, declared_features
 from agent.client.event import Event
-from agent.client.server_info import OnNotification, ServerInfo
+from agent.client.protocol import Request, shown_s
+from agent.client.server_info import ServerInfo
 from agent.client.sessions.calls import SessionCalls
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import (
@@ -30,7 +31,6 @@ from agent.client.sessions.pool import (
     SessionRefused,
     SharedClient,
 )
-from agent.client.streaming import LargeResult
 from agent.client.streams import Updates
 from agent.errors import CallNotSent, RpcError
 from agent.model import CLIENT_METHOD, ClientEvent, Json
@@ -114,50 +114,29 @@ class SessionRouter:
         """As `McpClient.probe`."""
         await self._shared.probe(timeout_s)
 
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,
-        large: LargeResult | None = None,
-    ) -> Json:
+    async def request(self, request: Request) -> Json:
         """As `McpClient.request`; the result may be `input_required`, and then a retry of the same request goes on."""
+        method, params = request.method, request.params
         if method == CLIENT_METHOD:
-            return await self._hear_of_client(params or {}, affinity, timeout_s)
+            return await self._hear_of_client(request)
         if method in _LISTS and self._lists_apart and not self._refused:
-            return await self._list(method, params, timeout_s)
+            return await self._list(request)
         features: Json = {}
         if method in MAY_ASK and params is not None:
             if params.get("requestState") is not None:
-                return await self._calls.retry(
-                    method, params, timeout_s=timeout_s, on_notification=on_notification, large=large
-                )
+                return await self._calls.retry(request)
             if params.get("inputResponses") is not None:
                 raise RpcError(-32602, "inputResponses came without the requestState that they answer")
-            features = _features_of(params, affinity)
+            features = _features_of(params, request.affinity)
         if method not in _CALLS or self._refused or not (features or self._own_for_all):
-            return await self._shared.request(
-                method, params, timeout_s=timeout_s, headers=headers, on_notification=on_notification, large=large
-            )
-        return await self._calls.begin(
-            method,
-            params,
-            features,
-            timeout_s=timeout_s,
-            headers=headers,
-            on_notification=on_notification,
-            affinity=affinity,
-            large=large,
-        )
+            return await self._shared.request(request)
+        return await self._calls.begin(request, features)
 
-    async def _hear_of_client(self, params: Json, affinity: str | None, timeout_s: float) -> Json:
+    async def _hear_of_client(self, request: Request) -> Json:
         """A caller whose affinity is a session's did something; the result may be `input_required`."""
+        params, affinity = request.params or {}, request.affinity
         if params.get("requestState") is not None:
-            return await self._calls.retry(CLIENT_METHOD, params, timeout_s=timeout_s)
+            return await self._calls.retry(request)
         if affinity is not None and is_of_session(affinity):
             match params.get("event"):
                 case ClientEvent.ENDED:
@@ -166,9 +145,8 @@ class SessionRouter:
                     features = _features_of(params, affinity)
                     session = self._own.of_client(features, affinity) if "roots" in features else None
                     if session is not None:
-                        return await self._calls.tell_of_roots(
-                            session, affinity, can_be_asked=params.get("canBeAsked") is True, timeout_s=timeout_s
-                        )
+                        can_be_asked = params.get("canBeAsked") is True
+                        return await self._calls.tell_of_roots(session, request, can_be_asked=can_be_asked)
         return {"resultType": "complete"}
 
     def end(self) -> None:
@@ -180,16 +158,21 @@ class SessionRouter:
             if not task.cancelling():  # It says goodbye, within a second.
                 task.cancel()
 
-    async def _list(self, method: str, params: Json | None, timeout_s: float) -> Json:
+    async def _list(self, request: Request) -> Json:
+        timeout_s = request.left_s()
         try:
-            async with asyncio.timeout(timeout_s), self._listing.lent(EVERY_FEATURE, _FOR_LISTING) as session:
+            async with (
+                asyncio.timeout_at(request.deadline_s) as opening,
+                self._listing.lent(EVERY_FEATURE, _FOR_LISTING) as session,
+            ):
                 assert session.client is not None, "it is open while it is lent"
-                return await session.client.request(method, params, timeout_s=timeout_s)
+                opening.reschedule(None)  # From here on the deadline is the client's, which knows what it has sent.
+                return await session.client.request(request)
         except SessionRefused as exc:
             self._note_refusal(exc)
-            return await self._shared.request(method, params, timeout_s=timeout_s)
+            return await self._shared.request(request)
         except TimeoutError as exc:
-            raise CallNotSent(f"no session to list in could be opened within {timeout_s:g} s") from exc
+            raise CallNotSent(f"no session to list in could be opened within {shown_s(timeout_s)}") from exc
 
     def _go_on_shared(self, exc: SessionRefused) -> SessionClient:
         if self._own_for_all:

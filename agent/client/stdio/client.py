@@ -8,16 +8,16 @@ asks, and what names no request of ours, goes to whom the child was started for;
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from agent.client import jsonrpc
 from agent.client.event import Event
 from agent.client.legacy_notifications import LOG_MESSAGE, SessionLogs, SessionSubscriptions
 from agent.client.negotiation import DISCOVER, PING, ModernStamp, without_envelope
+from agent.client.protocol import Request, shown_s
 from agent.client.server_info import ACKNOWLEDGE_TIMEOUT_S, OnNotification, OnServerRequest, ServerInfo, listen_failure
 from agent.client.stdio.process import Child, start_child
-from agent.client.streaming import LargeResult
 from agent.client.streams import LISTEN, Heard, ListChanges, Listening, Updates, subscription_of
 from agent.errors import (
     CallFailed,
@@ -143,27 +143,25 @@ class StdioClient:
 
     async def request(
         self,
-        method: str,
-        params: Json | None = None,
+        request: Request,
         *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,  # noqa: ARG002 - pipes have no headers
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,  # noqa: ARG002 - this is one child, chosen already
-        large: LargeResult | None = None,  # noqa: ARG002 - one slow reader may not hold up what shares the pipe
         on_server_request: OnServerRequest | None = None,  # noqa: ARG002 - a pipe does not say which request a question is about
     ) -> Json:
-        """As `McpClient.request`."""
-        request_id = next(self._ids)
+        """As `SessionClient.request`, but that pipes have no headers, and this is one child, chosen already.
+
+        Its sink gets nothing: one slow reader may not hold up what shares the pipe.
+        """
+        request_id, method, on_notification = next(self._ids), request.method, request.on_notification
+        timeout_s = request.left_s()
         pending = Pending(self._loop, takes_notifications=on_notification is not None)
-        sent_params, pending.token = jsonrpc.swap_progress_token(self._stamped(params), request_id)
+        sent_params, pending.token = jsonrpc.swap_progress_token(self._stamped(request.params), request_id)
         line = jsonrpc.encode_request(request_id, method, sent_params)
         self._pending[request_id] = pending
         sent = False
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(request.deadline_s):
                 if self._stamp is None:
-                    await self._logs.show(params, self.server_info)
+                    await self._logs.show(request.params, self.server_info)
                 while not self.child.can_write:
                     await self.child.wait_writable()
                 sent = self._write(line)
@@ -174,7 +172,7 @@ class StdioClient:
             self._tell_cancelled(request_id, "the deadline passed", sent=sent)
             if not sent:
                 raise CallNotSent(f"the server does not read its input; {method} was not sent") from exc
-            raise CallTimedOut(f"the server did not answer {method} within {timeout_s:g} s") from exc
+            raise CallTimedOut(f"the server did not answer {method} within {shown_s(timeout_s)}") from exc
         except asyncio.CancelledError:
             self._tell_cancelled(request_id, "the caller went away", sent=sent)
             raise
@@ -220,7 +218,7 @@ class StdioClient:
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`."""
         try:
-            await self.request(DISCOVER if self._stamp is not None else PING, timeout_s=timeout_s)
+            await self.request(Request.within(DISCOVER if self._stamp is not None else PING, timeout_s=timeout_s))
         except RpcError:
             return
         except CallFailed as exc:

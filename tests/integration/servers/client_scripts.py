@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from agent.client.connect import open_client
+from agent.client.protocol import Request
 from agent.model import HttpTarget, Json
 from tests.integration.servers.hosting import (
     Script,
@@ -50,7 +51,7 @@ def legacy(to_call: Callable[[Seen], bytes], **headers: str) -> Answer:
 
 async def open_and_call(script: Script, **options: float) -> Json:
     async with open_client(HttpTarget(script.url), connect_timeout_s=options.pop("connect_timeout_s", 5.0)) as client:
-        return await client.request("tools/call", CALL, timeout_s=options.get("timeout_s", 10.0))
+        return await client.request(Request.within("tools/call", CALL, timeout_s=options.get("timeout_s", 10.0)))
 
 
 def calls(script: Script) -> int:

@@ -1,13 +1,13 @@
 """What is asked about tasks of a server with sessions, in loop time, over a client whose other side a test plays."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from agent.client.event import Event
 from agent.client.legacy_tasks import SERVER_REQUESTS_TIMEOUT_S, LegacyTaskClient
+from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
 from agent.errors import CallNotSent, CallTimedOut, RpcError
 from agent.model import Era, Json
@@ -34,27 +34,18 @@ class Server:
         self.sent: list[tuple[str, Json | None]] = []
         self._answers = answers
 
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,  # noqa: ARG002 - the protocol's signature
-        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
-        affinity: str | None = None,  # noqa: ARG002 - as above
-        large: Any = None,  # noqa: ARG002 - as above
-    ) -> Json:
-        self.sent.append((method, params))
-        if timeout_s <= 0:
+    async def request(self, request: Request) -> Json:
+        method, told = request.method, request.on_notification
+        self.sent.append((method, request.params))
+        if request.left_s() <= 0:
             raise CallNotSent("no time is left")
-        if on_notification is not None:
-            await on_notification("notifications/tasks/status", {"taskId": "7"})
-            await on_notification("notifications/message", {"data": "x"})
+        if told is not None:
+            await told("notifications/tasks/status", {"taskId": "7"})
+            await told("notifications/message", {"data": "x"})
         known = self._answers[method.rpartition("/")[2]]
         answer = known.pop(0) if len(known) > 1 else known[0]
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(request.deadline_s):
                 if isinstance(answer, RpcError):
                     raise answer
                 return await answer() if callable(answer) else answer
@@ -65,7 +56,9 @@ class Server:
         return LegacyTaskClient(self, keeps_tasks=keeps_tasks)  # type: ignore[arg-type]  # it is only asked and looked at
 
     async def asked(self, method: str, timeout_s: float = 10.0) -> Json:
-        return await self.client().request(method, {"taskId": "7", "_meta": {"x": 1}}, timeout_s=timeout_s)
+        return await self.client().request(
+            Request.within(method, {"taskId": "7", "_meta": {"x": 1}}, timeout_s=timeout_s)
+        )
 
     @property
     def methods(self) -> list[str]:
@@ -104,16 +97,20 @@ async def test_a_result_that_is_gone_is_the_servers_error_and_the_error_of_a_fai
 async def test_a_call_is_made_as_a_task_only_by_its_word_and_over_the_session_that_declares_nothing() -> None:
     meta = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}, "progressToken": 1}
     server = Server(call=[{"task": {"taskId": "7", "status": "working"}}])
-    made = await server.client().request("tools/call", {"name": "a", "task": {}, "_meta": meta}, timeout_s=5)
+    made = await server.client().request(
+        Request.within("tools/call", {"name": "a", "task": {}, "_meta": meta}, timeout_s=5)
+    )
     assert made == {"resultType": "task", "taskId": "7", "status": "working", "ttlMs": None}
-    plain = await server.client().request("tools/call", {"name": "a", "_meta": meta}, timeout_s=5)
+    plain = await server.client().request(Request.within("tools/call", {"name": "a", "_meta": meta}, timeout_s=5))
     assert plain == {"task": {"taskId": "7", "status": "working"}}, "a result may have such a member"
     assert [params["_meta"] for _, params in server.sent if params] == [{"progressToken": 1}, meta]
 
 
 async def test_an_answer_at_once_to_a_call_that_was_to_be_a_task_is_its_answer() -> None:
     server = Server(call=[{"content": []}])
-    assert await server.client().request("tools/call", {"name": "a", "task": {}}, timeout_s=5) == {"content": []}
+    assert await server.client().request(Request.within("tools/call", {"name": "a", "task": {}}, timeout_s=5)) == {
+        "content": []
+    }
 
 
 async def test_what_a_server_tells_of_tasks_by_its_own_ids_reaches_no_client() -> None:
@@ -123,7 +120,7 @@ async def test_what_a_server_tells_of_tasks_by_its_own_ids_reaches_no_client() -
         told.append(method)
 
     server = Server(call=[{}])
-    await server.client().request("tools/call", {"name": "a"}, timeout_s=5, on_notification=hear)
+    await server.client().request(Request.within("tools/call", {"name": "a"}, timeout_s=5, on_notification=hear))
     assert told == ["notifications/message"]
 
 

@@ -5,11 +5,11 @@ Used by the tests of dispatch. The one rule: a scripted link raises what `McpCli
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.client.streaming import LargeResult
+from agent.client.protocol import Request
 from agent.dispatch.dispatcher import Dispatch
 from agent.metrics import Metrics
 from agent.model import (
@@ -46,21 +46,12 @@ class ScriptedLink:
     def view(self) -> LinkView:
         return LinkView(self.spec, LinkState.READY, ready_at_s=self.up_since_s)
 
-    async def request(
-        self,
-        method: str,
-        params: Json,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        on_notification: Callable[[str, Json], Awaitable[None]] | None = None,
-        affinity: str | None = None,
-        large: LargeResult | None = None,
-    ) -> Json:
-        assert (method, headers, on_notification, large) == (method, None, None, None)
-        self.asked.append(params)
-        self.affinities.append(affinity)
-        self.time_limits_s.append(timeout_s)
+    async def request(self, request: Request) -> Json:
+        assert (request.headers, request.on_notification, request.sink) == (None, None, None)
+        assert request.params is not None
+        self.asked.append(request.params)
+        self.affinities.append(request.affinity)
+        self.time_limits_s.append(request.left_s())
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer

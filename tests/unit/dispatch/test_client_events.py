@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.client.sessions.router import SessionRouter
 from agent.dispatch.client_events import Place
 from agent.errors import CallOutcomeUnknown
@@ -19,7 +20,7 @@ ADA, BEN = "session:ada", "session:ben"
 
 async def tell(mcp_client: SessionRouter, affinity: str, event: ClientEvent, **more: Any) -> Json:
     told = {"event": event.value, "_meta": ROOTED, **more}
-    return await mcp_client.request(CLIENT_METHOD, told, timeout_s=5.0, affinity=affinity)
+    return await mcp_client.request(Request.within(CLIENT_METHOD, told, timeout_s=5.0, affinity=affinity))
 
 
 async def test_the_end_of_a_client_ends_its_sessions_and_its_parked_calls_and_nobody_elses() -> None:

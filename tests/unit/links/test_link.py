@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.client.streams import RESOURCES
 from agent.errors import AuthRefused, CallNotSent, CallTimedOut, MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.links.lifecycle import RELIST_AFTER_FAILURE_S
@@ -189,7 +190,7 @@ async def test_the_end_of_the_stream_of_a_dead_peer_is_noticed_at_once() -> None
 
 
 def asked(rig: Rig, group: asyncio.TaskGroup) -> asyncio.Task[Json]:
-    return group.create_task(rig.link.request("tools/call", {}, timeout_s=60))
+    return group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=60)))
 
 
 async def stopping(rig: Rig, stop: asyncio.Event) -> None:
@@ -217,7 +218,7 @@ async def test_a_peer_that_stops_may_answer_what_it_was_asked_but_is_asked_no_mo
         await asyncio.sleep(1)
         await stopping(rig, stop)
         with pytest.raises(CallNotSent):
-            await rig.link.request("tools/call", {}, timeout_s=1)
+            await rig.link.request(Request.within("tools/call", {}, timeout_s=1))
         await asyncio.sleep(20)
         assert side.closed == 0
         side.calls.set()
@@ -302,13 +303,13 @@ async def test_a_call_without_an_answer_is_reason_to_probe_at_once(failure: Mesh
     async with running_link(side) as rig:
         await rig.ready()
         with pytest.raises(type(failure)):
-            await rig.link.request("tools/call", {}, timeout_s=1)
+            await rig.link.request(Request.within("tools/call", {}, timeout_s=1))
         await asyncio.sleep(0.1)
         assert len(side.probes) == 1
         assert rig.link.view.state is LinkState.READY  # It answered: the tool is slow, not the backend.
         side.probe = side.dial = unreachable
         with pytest.raises(type(failure)):
-            await rig.link.request("tools/call", {}, timeout_s=1)
+            await rig.link.request(Request.within("tools/call", {}, timeout_s=1))
         began_at_s = now_s()
         assert await rig.down() - began_at_s < 1.0
 
@@ -325,7 +326,7 @@ async def test_a_node_that_answers_nothing_while_a_call_waits_is_doubted_long_be
         await rig.ready()
         side.probe = side.dial = lambda: Unreachable("it hangs")
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(rig.link.request("tools/call", {}, timeout_s=600), name="call")
+            call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=600)), name="call")
             began_at_s = now_s()
             assert least_s <= await rig.down() - began_at_s < most_s
             call.cancel()
@@ -336,7 +337,7 @@ async def test_a_node_that_is_slow_with_a_call_and_answers_its_probes_stays_read
     async with running_link(side) as rig:
         await rig.ready()
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(rig.link.request("tools/call", {}, timeout_s=600), name="call")
+            call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=600)), name="call")
             await asyncio.sleep(60)
             assert 20 <= len(side.probes) <= 40
             assert set(rig.told.states) == {"dialing", "ready"}
@@ -424,7 +425,7 @@ async def test_a_lost_link_counts_as_down_before_its_door_is_closed() -> None:
         side.clients[0].lose("exited")
         assert await rig.down() == 0.0
         with pytest.raises(CallNotSent, match="exited"):
-            await rig.link.request("tools/call", {}, timeout_s=1)
+            await rig.link.request(Request.within("tools/call", {}, timeout_s=1))
 
 
 async def test_recovery_clears_what_went_wrong() -> None:

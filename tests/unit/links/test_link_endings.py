@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.errors import CallNotSent, Unreachable
 from agent.links.link import DRAIN_TIMEOUT_S
 from agent.links.listing import list_offer
@@ -125,7 +125,7 @@ async def test_retiring_waits_for_calls_in_flight_and_then_closes() -> None:
     async with running_link(side) as rig:
         await rig.ready()
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(rig.link.request("tools/call", {}, timeout_s=60), name="call")
+            call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=60)), name="call")
             await asyncio.sleep(1)
             assert rig.link.retire()
             await asyncio.sleep(5)
@@ -141,7 +141,7 @@ async def test_retiring_waits_no_longer_than_its_time() -> None:
     async with running_link(OtherSide()) as rig:
         await rig.ready()
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(rig.link.request("tools/call", {}, timeout_s=600), name="call")
+            call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=600)), name="call")
             await asyncio.sleep(0)
             assert rig.link.retire()
             await rig.task
@@ -154,7 +154,7 @@ async def test_a_retiring_link_whose_door_breaks_does_not_dial_again() -> None:
     async with running_link(side) as rig:
         await rig.ready()
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(rig.link.request("tools/call", {}, timeout_s=60), name="call")
+            call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=60)), name="call")
             await asyncio.sleep(0)
             assert rig.link.retire()
             side.clients[0].lose("reset")
@@ -217,12 +217,12 @@ async def test_a_request_without_a_door_was_not_sent() -> None:
     async with running_link(OtherSide(dial=unreachable)) as rig:
         await rig.down()
         with pytest.raises(CallNotSent, match="peer:peer is not connected: refused"):
-            await rig.link.request("tools/call", {}, timeout_s=1)
+            await rig.link.request(Request.within("tools/call", {}, timeout_s=1))
 
 
 async def test_a_listing_that_fails_in_the_moment_of_its_cancellation_is_cancelled_and_does_not_go_on() -> None:
     class DoorThatBreaks(ScriptedDoor):
-        async def request(self, *_: Any, **__: Any) -> Json:
+        async def request(self, _request: Request) -> Json:
             try:
                 return await asyncio.Event().wait()  # type: ignore[return-value]  # it never returns
             except asyncio.CancelledError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.links.actions import CloseLink, OpenLink, RelabelLink, RenewLink
 from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import DIALS_MAX, Supervisor
@@ -113,7 +114,7 @@ async def test_a_peer_that_goes_finishes_its_calls_while_its_successor_serves() 
         rig.supervisor.apply([OpenLink(PEER)])
         await asyncio.sleep(1)
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(rig.made[0].request("tools/call", {}, timeout_s=60), name="call")
+            call = group.create_task(rig.made[0].request(Request.within("tools/call", {}, timeout_s=60)), name="call")
             await asyncio.sleep(0)
             rig.supervisor.apply([CloseLink(PEER.key, "it left"), OpenLink(PEER)])
             await asyncio.sleep(2)
@@ -131,7 +132,7 @@ async def test_a_server_at_another_url_finishes_its_calls_while_its_successor_se
         rig.supervisor.apply([OpenLink(SERVER)])
         await asyncio.sleep(1)
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(rig.made[0].request("tools/call", {}, timeout_s=60), name="call")
+            call = group.create_task(rig.made[0].request(Request.within("tools/call", {}, timeout_s=60)), name="call")
             await asyncio.sleep(0)
             rig.supervisor.apply([RenewLink(replace(SERVER, target=HttpTarget("http://new/mcp")))])
             await asyncio.sleep(2)
@@ -151,7 +152,7 @@ async def test_a_server_that_an_operator_takes_away_ends_whatever_it_is_doing(sp
         rig.supervisor.apply([OpenLink(spec)])
         await asyncio.sleep(1)
         async with asyncio.TaskGroup() as group:
-            group.create_task(rig.made[0].request("tools/call", {}, timeout_s=60), name="call")
+            group.create_task(rig.made[0].request(Request.within("tools/call", {}, timeout_s=60)), name="call")
             await asyncio.sleep(0)
             rig.supervisor.apply([CloseLink(spec.key, "not wanted")])
             await asyncio.sleep(1)
@@ -196,7 +197,7 @@ async def test_the_end_does_not_wait_for_drains() -> None:
         rig.supervisor.apply([OpenLink(PEER)])
         await asyncio.sleep(1)
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(rig.made[0].request("tools/call", {}, timeout_s=60), name="call")
+            call = group.create_task(rig.made[0].request(Request.within("tools/call", {}, timeout_s=60)), name="call")
             await asyncio.sleep(0)
             rig.supervisor.apply([CloseLink(PEER.key, "it left")])
             ended_at_s = now_s()

@@ -1,11 +1,11 @@
 """What clients and servers may say of sessions and questions, and how much of it is kept."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from agent.client.affinity import KEY_LEN_MAX, affinity_key
+from agent.client.protocol import Request
 from agent.client.sessions.pool import FEATURES_BYTES_MAX
 from agent.dispatch.client_events import Place, UpstreamEvents
 from agent.dispatch.next_hop import believed
@@ -83,7 +83,7 @@ class HungNode:
         self.told = 0
         self.goes_on = asyncio.Event()
 
-    async def request(self, _method: str, _params: Json, **_: Any) -> Json:
+    async def request(self, _request: Request) -> Json:
         self.told += 1
         await self.goes_on.wait()
         return {}

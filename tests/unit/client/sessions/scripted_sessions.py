@@ -5,7 +5,7 @@ and told stays in the `Server`, and what it says of a call is told to the call a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from agent.client.event import Event
+from agent.client.protocol import Request
 from agent.client.server_info import OnNotification, OnServerRequest, ServerInfo
 from agent.client.sessions.pool import OnNotice, SessionLimits, SessionRefused
 from agent.client.sessions.router import SessionRouter, asking
@@ -46,21 +47,11 @@ class Session:
     def server_info(self) -> ServerInfo:
         return ServerInfo(Era.LEGACY, "2025-11-25", {}, {}, None, None)
 
-    async def request(
-        self,
-        method: str,
-        params: Json | None = None,
-        *,
-        timeout_s: float,  # noqa: ARG002 - the protocol's signature
-        headers: Mapping[str, str] | None = None,  # noqa: ARG002 - as above
-        on_notification: OnNotification | None = None,
-        affinity: str | None = None,  # noqa: ARG002 - as above
-        large: LargeResult | None = None,
-        on_server_request: OnServerRequest | None = None,
-    ) -> Json:
+    async def request(self, request: Request, *, on_server_request: OnServerRequest | None = None) -> Json:
         self.calls += 1
+        on_notification = request.on_notification
         try:
-            match (params or {}).get("name"):
+            match (request.params or {}).get("name"):
                 case "ask":
                     if on_notification is not None:
                         await on_notification("notifications/progress", {"progress": 1})
@@ -74,7 +65,7 @@ class Session:
                 case "heard so far":
                     return {"heard": list(self.heard)}
                 case "ask and write" | "write and ask" | "write and tell" as name:
-                    return await self.write(name, large, on_notification)
+                    return await self.write(name, request.sink, on_notification)
                 case "hold":
                     await self.server.go_on.wait()
                     await asyncio.sleep(0.1)
@@ -82,23 +73,23 @@ class Session:
             await asyncio.sleep(0.5)  # To be told so takes a moment.
             self.server.cancelled += 1
             raise
-        return {"by": self.server.opened.index(self) if self in self.server.opened else None, "method": method}
+        return {"by": self.server.opened.index(self) if self in self.server.opened else None, "method": request.method}
 
-    async def write(self, name: str, large: LargeResult | None, on_notification: OnNotification | None) -> Json:
+    async def write(self, name: str, sink: LargeResult | None, on_notification: OnNotification | None) -> Json:
         """A result in parts, before or after a question that need not be answered, or around a notification."""
-        assert large is not None, "the first attempt takes parts"
+        assert sink is not None, "the first attempt takes parts"
         assert on_notification is not None
         if name == "ask and write":
             self.on_server_request(question(self.calls))
         await self.server.go_on.wait()
         if name == "write and tell":
             await on_notification("notifications/before", {})
-        if written := await large.begin():
+        if written := await sink.begin():
             if name == "write and ask":
                 self.on_server_request(question(self.calls))
             self.on_notice("notifications/amid", {})
-            await large.part(b"{}")
-            await large.end()
+            await sink.part(b"{}")
+            await sink.end()
         return {"written": written}
 
     async def answer_to(self, number: int) -> Json:
@@ -180,8 +171,10 @@ def nested(levels: int) -> Json:
 
 
 async def call(client: SessionRouter, name: str, *, timeout_s: float = 60.0, **more: Any) -> Json:
-    beside = {key: more.pop(key, None) for key in ("affinity", "large", "on_notification")}
-    return await client.request("tools/call", {"name": name, **META, **more}, timeout_s=timeout_s, **beside)
+    beside = {key: more.pop(key, None) for key in ("affinity", "sink", "on_notification")}
+    return await client.request(
+        Request.within("tools/call", {"name": name, **META, **more}, timeout_s=timeout_s, **beside)
+    )
 
 
 def retry(asked: Json) -> Json:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from agent.client.capabilities import EVERY_FEATURE
+from agent.client.protocol import Request
 from agent.client.sessions.calls import PATIENCE_S, PENDING_MAX
 from agent.client.sessions.pool import STREAM_WAIT_S, SessionLimits
 from agent.client.sessions.router import asking
@@ -113,7 +114,7 @@ async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_open
         answered = await call(client, "heard so far", **retry(asked))
         # It may matter to the call, which waits for it.
         assert answered["heard"] == [{"jsonrpc": "2.0", "id": 99, "result": {"action": "accept"}}]
-        await client.request("tools/list", timeout_s=1.0)
+        await client.request(Request.within("tools/list", timeout_s=1.0))
         refused = server.opened[1].asked_early
         assert refused is not None, "nobody stands behind our own listing"
         assert orjson.loads(refused)["error"]["code"] == -32600
@@ -284,7 +285,7 @@ async def test_a_server_with_one_session_is_called_over_that_and_asked_for_anoth
         assert (await call(client, "quick"))["by"] is None
         server.refuses = False
         assert (await call(client, "quick"))["by"] is None
-        assert (await client.request("tools/list", timeout_s=1.0))["by"] is None
+        assert (await client.request(Request.within("tools/list", timeout_s=1.0)))["by"] is None
     async with door_to(Server(refuses=True), own_for_all=True) as client:
         with pytest.raises(CallNotSent, match="one is enough"):
             await call(client, "quick")
@@ -293,10 +294,23 @@ async def test_a_server_with_one_session_is_called_over_that_and_asked_for_anoth
 async def test_lists_are_read_with_every_feature_and_calls_without_any_are_shared() -> None:
     server = Server()
     async with door_to(server) as client:
-        await client.request("tools/list", timeout_s=1.0)
+        await client.request(Request.within("tools/list", timeout_s=1.0))
         assert [session.features for session in server.opened] == [EVERY_FEATURE]
-        assert (await client.request("tools/call", {"name": "quick"}, timeout_s=1.0))["by"] is None
-        assert (await client.request("ping", timeout_s=1.0))["by"] is None
+        assert (await client.request(Request.within("tools/call", {"name": "quick"}, timeout_s=1.0)))["by"] is None
+        assert (await client.request(Request.within("ping", timeout_s=1.0)))["by"] is None
+
+
+async def test_a_list_is_not_sent_without_a_session_in_time_and_else_timed_by_that_session() -> None:
+    late, server = Server(streams_late=True), Server()
+    async with door_to(late) as client:
+        with pytest.raises(CallNotSent, match="no session to list in could be opened within 1 s"):
+            await client.request(Request.within("tools/list", timeout_s=1.0))
+    async with door_to(server) as client, asyncio.TaskGroup() as group:
+        listing = group.create_task(
+            client.request(Request.within("tools/list", {"name": "hold"}, timeout_s=1.0)), name="list"
+        )
+        asyncio.get_running_loop().call_later(2.0, server.go_on.set)
+        assert (await listing)["by"] == 0  # This one does not look at the clock; only it knows what it has sent.
 
 
 async def test_a_change_that_any_session_announces_is_heard() -> None:

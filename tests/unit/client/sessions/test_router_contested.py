@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.client.sessions.calls import PATIENCE_S, PENDING_MAX
 from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S
 from agent.client.sessions.pool import SessionLimits
@@ -19,7 +20,7 @@ async def test_listing_never_waits_for_callers_sessions() -> None:
     server = Server()
     async with door_to(server) as client:
         await all_at_once(*(call(client, "ask") for _ in range(LIMITS.sessions_max)))
-        assert (await client.request("tools/list", timeout_s=1.0))["method"] == "tools/list"
+        assert (await client.request(Request.within("tools/list", timeout_s=1.0)))["method"] == "tools/list"
 
 
 @pytest.mark.parametrize("affine", [False, True])
