@@ -138,8 +138,8 @@ class Metrics:
         self._list_changes = _Limited(changes, EVENT_LABEL_SETS_MAX, names=1)
 
     def session_event(self, event: str) -> None:
-        """A session was `opened` or `refused`, lost its slow stream (`stream_dropped`), or ended: any other word."""
-        self._sessions.inc({"opened": 1, "refused": 0, "stream_dropped": 0}.get(event, -1))
+        """A session was `opened`, `adopted` or `refused`, lost a slow stream (`stream_dropped`), or ended (others)."""
+        self._sessions.inc({"opened": 1, "adopted": 1, "refused": 0, "stream_dropped": 0}.get(event, -1))
         self._session_events.labels(event).inc()
 
     def pending_call(self, event: str, waiting: int) -> None:

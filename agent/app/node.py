@@ -41,6 +41,7 @@ from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
+from agent.server.sessions.sealed_id import seal_keys
 from agent.state.catalog_cache import CatalogCache
 from agent.state.durable_file import watch_file
 from agent.state.identity import NodeState, default_node_name, open_state
@@ -190,6 +191,7 @@ class Node:
                     dispatch=self._dispatch,
                     list_changed=self._metrics.list_changed,
                     session_event=self._metrics.session_event,
+                    session_keys=lambda: seal_keys(self._peer_tokens, self._settings.service_name),
                     updates=self._updates,
                     # Peers list what there is, whatever clients of this node like to see.
                     search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,

@@ -3,7 +3,7 @@
 Built by the wiring twice, for `/mcp` and `/mcp/local`. The one rule: the two differ in their route table alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,6 +30,7 @@ from agent.server.search import SEARCH_TOOLS, ToolSearch, add_search_tools
 from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.http import SessionServer, is_legacy
 from agent.server.sessions.requests import SessionRequests
+from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.sessions.table import Sessions
 from agent.server.stateless import StatelessServer
 from agent.subscriptions.resources import ClientUpdates
@@ -73,6 +74,7 @@ async def build_endpoint(
     dispatch: Dispatch,
     list_changed: Callable[[str], None],
     session_event: Callable[[str], None],
+    session_keys: Callable[[], Sequence[bytes]],
     updates: ClientUpdates,
     search_mode: bool | None = None,
     draining: Callable[[], bool] = lambda: False,
@@ -80,9 +82,10 @@ async def build_endpoint(
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
-    `list_changed` counts the notices sent, `session_event` what happens to sessions. `search_mode`: whether clients
-    that ask for nothing get the search tools in place of all tools; None: there are no search tools. `draining`:
-    whether peers are to look for somebody else. `limits`: of one page of a list; None: the usual ones.
+    `list_changed` counts the notices sent, `session_event` what happens to sessions. `session_keys`: see `SessionSeal`.
+    `search_mode`: whether clients that ask for nothing get the search tools in place of all tools; None: there are no
+    search tools. `draining`: whether peers are to look for another node. `limits`: of one page of a list; None: the
+    usual ones.
     """
     server = build_management(identity.name, __version__, node_status, asks_others=path != PEER_PATH)
     if search_mode is not None:
@@ -90,7 +93,7 @@ async def build_endpoint(
     bus = InMemorySubscriptionBus()
     events = UpstreamEvents(dispatch.link)
     changes = SessionNotifications(events)
-    sessions = Sessions(session_event, changes.session_ended)
+    sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys))
     notices = Notices(bus, sessions.tell, list_changed)
     own = await _own_definitions(server)
     search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]

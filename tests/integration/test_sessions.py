@@ -378,7 +378,7 @@ async def test_a_full_table_makes_room_by_the_session_that_was_idle_longest(
         async with new.listen():
             assert (await old.request("ping"))["result"] == {}
             async with raw_session(node.url) as third:
-                assert await error(old.post(request("ping"))) == (404, -32600)
+                assert (await old.request("ping"))["result"] == {}, "adopted, in the room of the third one"
                 async with third.listen(), old.http.post(node.url, json=server_info(VERSION)) as refused:
                     assert refused.status == 503
                     assert int(refused.headers["Retry-After"]) > 0
@@ -414,3 +414,18 @@ async def test_a_number_that_python_does_not_read_is_refused_by_our_own_tools(tm
         sent = {**session.headers, "Content-Type": "application/json"}
         refused = session.http.post(session.url, data=body % (b"9" * 5000), headers=sent)
         assert await error(refused) == (200, -32602)
+
+
+async def test_a_session_goes_on_at_another_node_of_the_mesh_and_hears_once_that_lists_changed(tmp_path: Path) -> None:
+    async with (
+        running_node("one", tmp_path / "one") as one,
+        running_node("two", tmp_path / "two") as two,
+        raw_session(one.url, sampling={}) as mcp,
+    ):
+        assert await status(mcp.http.post(two.url, json=request("ping"), headers=mcp.headers)) == 200
+        async with mcp.http.get(two.url, headers={**mcp.headers, "Accept": "text/event-stream"}) as stream:
+            notes = messages(stream)
+            told = [(await anext(notes))["method"] for _ in range(3)]
+        assert told == [f"notifications/{kind}/list_changed" for kind in ("tools", "prompts", "resources")]
+        assert 'mesh_session_events_total{event="adopted"} 1.0' in two.metrics.render()[0].decode()
+        assert await error(mcp.http.post(two.local_url, json=request("ping"), headers=mcp.headers)) == (404, -32600)

@@ -25,7 +25,7 @@ from agent.server.response import Answer, SlowAnswers
 from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.requests import ROUTED, ReplyChannel, SessionRequests, outliving
 from agent.server.sessions.session import Outcome, ServerSession
-from agent.server.sessions.table import Sessions
+from agent.server.sessions.table import BY_CLIENT, NoRoom, Sessions
 from agent.server.sessions.tasks import CAPABILITY as TASKS_CAPABILITY
 
 log = logging.getLogger(__name__)
@@ -76,13 +76,15 @@ class SessionServer:
                 case "GET":
                     return await self._listen(request)
                 case "DELETE":
-                    self._sessions.end(self._session(request), "by_client")
+                    self._sessions.end(self._session(request), BY_CLIENT)
                     return _nothing(200)
                 case _:
                     allowed = {"Allow": "GET, POST, DELETE"}
                     return refuse(405, "This endpoint knows GET, POST and DELETE", headers=allowed)
         except _Refused as exc:
             return exc.response
+        except NoRoom:
+            return refuse(503, "All sessions are in use", INTERNAL_ERROR, headers={"Retry-After": str(_RETRY_AFTER_S)})
 
     async def _listen(self, request: web.Request) -> web.StreamResponse:
         session = self._session(request)
@@ -149,8 +151,6 @@ class SessionServer:
         wanted = params["protocolVersion"]
         version = wanted if wanted in HANDSHAKE_PROTOCOL_VERSIONS else LATEST_HANDSHAKE_VERSION
         opened = self._sessions.open(version, declared)
-        if opened is None:
-            raise _Refused(503, "All sessions are in use", INTERNAL_ERROR, **{"Retry-After": str(_RETRY_AFTER_S)})
         log.info(
             "MCP session opened", extra={"version": version, "client_name": str(params["clientInfo"]["name"])[:64]}
         )

@@ -1,13 +1,15 @@
 """The table of one endpoint's sessions, for clients from before 2026-07-28.
 
-The front opens and looks up sessions here, notices go out through `tell`, and the wiring runs `cleanup_ctx` around the
-server. A session belongs to the endpoint where it began. Its ID is no authentication: the token is checked before. The
-one rule: sessions are bounded in number and idle time, and nothing of one outlives it.
+`agent.server.sessions.http` opens and looks up sessions here, notices go out through `tell`, and the wiring runs
+`cleanup_ctx` around the server. A session belongs to the endpoint where it began. Its ID is no authentication: the
+token is checked before. An ID that is not in the table is adopted when its seal says what was agreed
+(`agent.server.sessions.sealed_id`). The one rule: sessions are bounded in number and idle time, and nothing of one
+outlives it but what its ID says.
 """
 
 import asyncio
 import logging
-import secrets
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
@@ -17,6 +19,7 @@ import orjson
 from aiohttp import web
 
 from agent.server.response import EventStream
+from agent.server.sessions.sealed_id import Agreed, SessionSeal
 from agent.server.sessions.session import ServerSession
 
 log = logging.getLogger(__name__)
@@ -26,9 +29,21 @@ SESSIONS_MAX: Final = 10_000
 IDLE_MAX_S: Final = 30 * 60.0
 # Sessions end up to this much later than their time; nobody waits for that.
 SWEEP_EVERY_S: Final = 60.0
-_ID_BYTES: Final = 24
+# IDs that their clients ended (DELETE) stay unknown here; of more than these, the oldest could be adopted again.
+ENDED_MAX: Final = 10_000
+# Why a session ended: its client said so.
+BY_CLIENT: Final = "by_client"
+# Sent once to a client whose session was adopted: what changed meanwhile is not known here.
+_LISTS_CHANGED: Final = tuple(
+    orjson.dumps({"jsonrpc": "2.0", "method": f"notifications/{kind}/list_changed"})
+    for kind in ("tools", "prompts", "resources")
+)
 
 T = TypeVar("T")
+
+
+class NoRoom(Exception):
+    """None of the sessions that are there is idle, so that no other can be begun or adopted."""
 
 
 class Sessions:
@@ -38,6 +53,7 @@ class Sessions:
         self,
         record: Callable[[str], None],
         ended: Callable[[ServerSession], Coroutine[Any, Any, None]],
+        seal: SessionSeal,
         *,
         sessions_max: int = SESSIONS_MAX,
         idle_max_s: float = IDLE_MAX_S,
@@ -45,10 +61,12 @@ class Sessions:
         """`record` counts what happens to sessions, by a word (docs/metrics.md); `ended` tells whom it concerns."""
         self._record = record
         self._ended = ended
+        self._seal = seal
         self._sessions_max = sessions_max
         self._idle_max_s = idle_max_s
         # Longest unused first.
         self._sessions: OrderedDict[str, ServerSession] = OrderedDict()
+        self._ended_ids: OrderedDict[str, None] = OrderedDict()
         self._tasks: asyncio.TaskGroup | None = None
         self._closing = False
         self._deaf = False
@@ -97,28 +115,43 @@ class Sessions:
         assert self._tasks is not None
         return self._tasks.create_task(work, name=name)
 
-    def open(self, version: str, declared: bytes) -> ServerSession | None:
-        """Begin a session of a client that declared these capabilities, as JSON.
+    def open(self, version: str, declared: bytes) -> ServerSession:
+        """Begin a session of a client that declared these capabilities, as JSON. Raises `NoRoom`."""
+        agreed = Agreed(version, declared)
+        session = self._add(self._seal.seal(agreed, time.time()), agreed)
+        self._record("opened")
+        return session
 
-        None when there is no room, because none of the sessions that are there is idle.
+    def find(self, session_id: str) -> ServerSession | None:
+        """The session of that ID, used from now on; None when it has ended, or never was.
+
+        One that is not in the table and was begun here before, or by another node of the mesh, is adopted: its client
+        goes on, and hears that lists may have changed. Raises `NoRoom`.
         """
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self._touch(session)
+            return session
+        agreed = None if session_id in self._ended_ids else self._seal.open(session_id, time.time())
+        if agreed is None:
+            return None
+        session = self._add(session_id, agreed)
+        for note in _LISTS_CHANGED:
+            session.tell(note)
+        log.info("MCP session adopted", extra={"version": agreed.version})
+        self._record("adopted")
+        return session
+
+    def _add(self, session_id: str, agreed: Agreed) -> ServerSession:
         if len(self._sessions) >= self._sessions_max:
             idle = next((session for session in self._sessions.values() if not session.busy), None)
             if idle is None:
                 log.warning("MCP session refused, all are in use", extra={"limit": self._sessions_max})
                 self._record("refused")
-                return None
+                raise NoRoom
             self.end(idle, "made_room")
-        session = ServerSession(secrets.token_urlsafe(_ID_BYTES), version, declared, _now_s(), deaf=self._deaf)
-        self._sessions[session.id] = session
-        self._record("opened")
-        return session
-
-    def find(self, session_id: str) -> ServerSession | None:
-        """The session of that ID, used from now on; None when it has ended, or never was."""
-        session = self._sessions.get(session_id)
-        if session is not None:
-            self._touch(session)
+        session = ServerSession(session_id, agreed.version, agreed.declared, _now_s(), deaf=self._deaf)
+        self._sessions[session_id] = session
         return session
 
     def end(self, session: ServerSession, why: str) -> None:
@@ -126,6 +159,10 @@ class Sessions:
         if self._sessions.pop(session.id, None) is not None:
             log.info("MCP session ended", extra={"why": why, "age_idle_s": round(_now_s() - session.used_at_s)})
             self._record(why)
+            if why == BY_CLIENT:
+                self._ended_ids[session.id] = None
+                if len(self._ended_ids) > ENDED_MAX:
+                    self._ended_ids.popitem(last=False)
             session.end()
             # Servers keep nothing idle that long; and when the node ends, they let go in time.
             if self._tasks is not None and why != "idle":

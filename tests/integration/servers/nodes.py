@@ -40,6 +40,7 @@ from agent.rest.status import NodeStatus
 from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
+from agent.server.sessions.sealed_id import seal_keys
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
 from discovery.model import Catalog, Instance, InstanceKey
@@ -235,6 +236,7 @@ class _Wiring:
                 dispatch=dispatch,
                 list_changed=metrics.list_changed,
                 session_event=metrics.session_event,
+                session_keys=lambda: seal_keys((), "mcp-node"),
                 draining=lambda: self.draining,
                 limits=self.limits,
                 updates=updates,

@@ -13,17 +13,22 @@ from mcp.shared.exceptions import MCPError
 
 from agent.model import Json
 from agent.routing.table import RouteTable
+from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.sessions.session import CALLS_MAX, NOTES_MAX, SERVER_REQUEST_BYTES_MAX, Outcome, ServerSession, Tell
-from agent.server.sessions.table import IDLE_MAX_S, SWEEP_EVERY_S, Sessions
+from agent.server.sessions.table import BY_CLIENT, IDLE_MAX_S, SWEEP_EVERY_S, NoRoom, Sessions
 from agent.subscriptions.registry import Counts
 from agent.subscriptions.resources import ResourceUpdates
 
 pytestmark = pytest.mark.looptime
 
 
+KEY = b"k" * 32
+
+
 @asynccontextmanager
-async def table() -> AsyncIterator[Sessions]:
-    sessions = Sessions(lambda _: None, unheard, sessions_max=3)
+async def table(events: list[str] | None = None) -> AsyncIterator[Sessions]:
+    record = (lambda _: None) if events is None else events.append
+    sessions = Sessions(record, unheard, SessionSeal("/mcp", lambda: [KEY]), sessions_max=3)
     async with asynccontextmanager(sessions.cleanup_ctx)(web.Application()):
         yield sessions
 
@@ -33,9 +38,7 @@ async def unheard(_session: ServerSession) -> None:
 
 
 def opened(sessions: Sessions) -> ServerSession:
-    session = sessions.open("2025-06-18", b"{}")
-    assert session is not None
-    return session
+    return sessions.open("2025-06-18", b"{}")
 
 
 async def never() -> Outcome:
@@ -49,8 +52,9 @@ async def test_a_session_is_forgotten_when_it_was_idle_for_its_time_and_not_befo
         await asyncio.sleep(IDLE_MAX_S - 1)
         assert sessions.find(used.id) is used
         await asyncio.sleep(SWEEP_EVERY_S + 1)
-        assert sessions.find(unused.id) is None
+        assert repr(sessions) == "<Sessions open 1>"
         assert sessions.find(used.id) is used
+        assert sessions.find(unused.id) is not unused
 
 
 async def test_a_call_under_way_keeps_its_session_and_the_time_counts_from_its_end() -> None:
@@ -72,10 +76,35 @@ async def test_the_longest_idle_session_makes_room_and_those_in_use_do_not() -> 
         first.add_call(1, sessions.start_task(never(), "call"))
         sessions.find(second.id)
         fourth = opened(sessions)
-        assert sessions.find(third.id) is None
         for session in (second, fourth):
             session.add_call(1, sessions.start_task(never(), "call"))
-        assert sessions.open("2025-06-18", b"{}") is None
+        with pytest.raises(NoRoom):
+            sessions.open("2025-06-18", b"{}")
+        with pytest.raises(NoRoom):
+            sessions.find(third.id)
+        assert {sessions.find(session.id) for session in (first, second, fourth)} == {first, second, fourth}
+
+
+async def test_another_table_adopts_a_session_and_says_once_that_lists_may_have_changed() -> None:
+    events: list[str] = []
+    async with table() as before, table(events) as sessions:
+        first = before.open("2025-11-25", b'{"sampling":{}}')
+        adopted = sessions.find(first.id)
+        assert adopted is not None
+        assert (adopted.version, adopted.capabilities) == ("2025-11-25", {"sampling": {}})
+        notes = [orjson.loads(note)["method"] for note in adopted.take_notes()]
+        assert notes == [f"notifications/{kind}/list_changed" for kind in ("tools", "prompts", "resources")]
+        assert sessions.find(first.id) is adopted
+        assert adopted.take_notes() == []
+    assert events[:1] == ["adopted"]
+
+
+async def test_a_session_that_its_client_ended_is_not_adopted_again() -> None:
+    async with table() as sessions:
+        session = opened(sessions)
+        sessions.end(session, BY_CLIENT)
+        assert sessions.find(session.id) is None
+        assert sessions.find("guessed") is None
 
 
 async def test_a_session_takes_no_second_call_of_an_id_and_no_more_than_its_limit() -> None:
