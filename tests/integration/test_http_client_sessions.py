@@ -8,10 +8,7 @@ import pytest
 
 from agent.client.connect import ListenNotSupported, McpClient, open_client
 from agent.client.protocol import Request
-from agent.errors import (
-    CallNotSent,
-    Unreachable,
-)
+from agent.errors import AuthRefused, CallNotSent, ProtocolBroken, RpcError, Unreachable
 from agent.model import MESH_EXTENSION, Era, HttpTarget, Json
 from tests.integration.servers.client_scripts import CALL, legacy, modern, open_and_call
 from tests.integration.servers.hosting import (
@@ -101,7 +98,28 @@ async def test_a_legacy_server_without_session_ids_works_too() -> None:
         assert script.seen[-1].method == "GET"
 
 
-async def test_a_session_refused_by_a_400_that_names_it_is_opened_anew() -> None:
+def _error(request_id: object, code: int, message: str) -> bytes:
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}})
+
+
+FORGOTTEN: dict[str, Callable[[Seen], bytes]] = {
+    "python-sdk 1.30: 404, an ID of its own": lambda _: http(404, _error("server-error", -32600, "Session not found")),
+    "404, no ID": lambda _: http(404, _error(None, -32001, "Session not found")),
+    "404, the ID of the request": lambda r: http(404, _error(r.body["id"], -32000, "unknown")),
+    "404, the ID of the request, invalid session": lambda r: http(404, _error(r.body["id"], -32602, "Bad session")),
+    "404, text": lambda _: http(404, b"Session not found", "text/plain"),
+    "404, nothing": lambda _: http(404),
+    "TypeScript: 400, no ID": lambda _: http(400, _error(None, -32000, "Bad Request: No valid session ID provided")),
+    "400, the ID of the request": lambda r: http(400, _error(r.body["id"], -32600, "Unknown session")),
+    "python-sdk 1.9, mcp-go: 400, text": lambda _: http(400, b"Bad Request: No valid session ID", "text/plain"),
+    "rmcp: 401, text": lambda _: http(401, b"Unauthorized: Session not found", "text/plain; charset=utf-8"),
+}
+
+
+@pytest.mark.parametrize("refusal", FORGOTTEN.values(), ids=FORGOTTEN.keys())
+async def test_a_session_that_was_forgotten_is_opened_anew_however_the_server_says_it(
+    refusal: Callable[[Seen], bytes],
+) -> None:
     sessions = 0
 
     async def answer(request: Seen) -> tuple[bytes | None, bool]:
@@ -113,14 +131,59 @@ async def test_a_session_refused_by_a_400_that_names_it_is_opened_anew() -> None
                 sessions += 1
                 return initialized(request, Mcp_Session_Id=f"s{sessions}"), True
             case "tools/call" if request.headers["mcp-session-id"] == "s1":
-                refusal = {"code": -32000, "message": "Bad Request: No valid session ID provided"}
-                return http(400, orjson.dumps({"jsonrpc": "2.0", "id": None, "error": refusal})), True
+                return refusal(request), True
             case "tools/call":
                 return rpc_result(request, {"session": request.headers["mcp-session-id"]}), True
         return http(202), True
 
     async with scripted(answer) as script:
         assert await open_and_call(script) == {"session": "s2"}
+
+
+OTHER_REFUSALS: dict[str, tuple[Callable[[Seen], bytes], type[Exception], str]] = {
+    "404, an unknown method": (
+        lambda r: http(404, _error(r.body["id"], -32601, "Method not found")),
+        RpcError,
+        "not found",
+    ),
+    "400, an invalid request": (lambda r: http(400, _error(r.body["id"], -32602, "no such tool")), RpcError, "no such"),
+    "401 with a challenge": (
+        lambda _: http(401, b"session expired", "text/plain", **{"WWW-Authenticate": "Bearer"}),
+        AuthRefused,
+        "session expired",
+    ),
+    "401, text": (lambda _: http(401, b"the key is unknown", "text/plain"), AuthRefused, "the key is unknown"),
+    "403, text": (
+        lambda _: http(403, b"Access is only allowed at localhost:8931", "text/plain"),
+        AuthRefused,
+        "only allowed at localhost:8931",
+    ),
+    "421": (lambda _: http(421, b"Invalid Host header", "text/plain"), ProtocolBroken, "Host check"),
+}
+
+
+@pytest.mark.parametrize(("refusal", "kind", "text"), OTHER_REFUSALS.values(), ids=OTHER_REFUSALS.keys())
+async def test_another_refusal_keeps_the_session_and_says_what_the_server_said(
+    refusal: Callable[[Seen], bytes], kind: type[Exception], text: str
+) -> None:
+    sessions = 0
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        nonlocal sessions
+        match request.body.get("method"):
+            case "server/discover":
+                return http(405), True
+            case "initialize":
+                sessions += 1
+                return initialized(request, Mcp_Session_Id="s"), True
+            case "tools/call":
+                return refusal(request), True
+        return http(202), True
+
+    async with scripted(answer) as script:
+        with pytest.raises(kind, match=text):
+            await open_and_call(script)
+        assert sessions == 1
 
 
 async def test_a_session_that_is_refused_for_good_makes_the_door_lost_and_the_call_not_sent() -> None:
@@ -136,6 +199,22 @@ async def test_a_session_that_is_refused_for_good_makes_the_door_lost_and_the_ca
         with pytest.raises(CallNotSent, match="forgot our session"):
             await client.request(Request.within("tools/call", CALL, timeout_s=10))
         assert client.lost.is_set()
+
+
+async def test_a_server_that_never_answers_discover_is_asked_to_initialize() -> None:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "server/discover":
+                return b"", True
+            case "initialize":
+                return initialized(request), True
+            case "tools/call":
+                return rpc_result(request, {"ok": True}), True
+        return http(202), True
+
+    async with scripted(answer) as script, open_client(HttpTarget(script.url), connect_timeout_s=0.5) as client:
+        assert client.server_info.era is Era.LEGACY
+        assert await client.request(Request.within("tools/call", CALL, timeout_s=10)) == {"ok": True}
 
 
 async def test_a_legacy_servers_own_requests_are_answered_without_any_feature() -> None:

@@ -145,6 +145,9 @@ async def _discover(
     except ProtocolBroken as exc:
         # A server that knows only sessions may answer anything at all here; the handshake will tell.
         return Handshake(str(exc))
+    except TimeoutError:
+        # Gateways in front of a server over stdio pass on what it never answers.
+        return Handshake(f"it did not answer server/discover within {timeout_s:g} s")
 
 
 def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpStatelessClient:

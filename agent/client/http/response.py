@@ -5,9 +5,12 @@ on; an answer that breaks off is `CallOutcomeUnknown`, one that is not MCP is `P
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
+
+from mcp_types import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 
 from agent.client import jsonrpc
 from agent.client.http.pool import HttpPool, RequestBody, Response
@@ -15,6 +18,7 @@ from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
 from agent.client.streaming import LargeResult
 from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
+from agent.logs import one_line
 from agent.model import AUTH_REALM, Json
 
 log = logging.getLogger(__name__)
@@ -29,43 +33,64 @@ ERROR_BYTES_MAX: Final = 1024 * 1024
 # After the final event the server ends the stream by itself. The connection returns to the pool then, or is closed.
 STREAM_END_WAIT_S: Final = 1.0
 
+# Of what a refusal says: enough for a sentence and a URL.
+SAID_LEN_MAX: Final = 300
+
+UNAUTHORIZED: Final = 401
+FORBIDDEN: Final = 403
+NOT_FOUND: Final = 404
+# What a person has to know of a status that says it of itself badly.
+_MEANINGS: Final = {
+    UNAUTHORIZED: ", the token is missing or wrong",
+    FORBIDDEN: ", access is refused",
+    421: ", its Host check does not know the name that we dial it by",
+}
+
+# Retired with 2026-07-28, and in use by every server before it.
+RESOURCE_NOT_FOUND: Final = -32002
+# A JSON-RPC error of these codes under HTTP 404 is about the request, not about its session.
+_UNKNOWN: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS, RESOURCE_NOT_FOUND})
+
 _JSON: Final = "application/json"
+_TEXT: Final = "text/plain"
 SSE_TYPE: Final = "text/event-stream"
 
 OnMessage = Callable[[Json], Awaitable[None]]
 
 
 class HttpRefusal(Exception):
-    """An answer of 4xx or 5xx that is neither 401 nor 403. Never leaves the HTTP clients.
+    """An answer of 4xx or 5xx that is no matter of a token. Never leaves the HTTP clients.
 
-    `error`: the JSON-RPC error in its body, if it is one; `error_id` the message ID that came with it (None: the server
-    refused the request before it read it).
+    `error`: the JSON-RPC error in its body, if it is one. `said`: what the body says, in one line; empty for pages.
     """
 
-    def __init__(self, status: int, where: str, message: Json | None) -> None:
-        super().__init__(f"{where} answered HTTP {status}")
+    def __init__(self, status: int, where: str, message: Json | None, said: str = "") -> None:
+        super().__init__(f"{where} answered HTTP {status}{_MEANINGS.get(status, '')}{': ' if said else ''}{said}")
         self.status = status
         error = message.get("error") if message is not None else None
         self.error: RpcError | None = jsonrpc.error_of(error) if isinstance(error, dict) else None
-        self.error_id = message.get("id") if message is not None else None
+        self._said = said.lower()
 
     @property
     def forgets_session(self) -> bool:
-        """Whether the server no longer knows the session (it restarted, or the session was idle for too long).
+        """Whether a request with a session ID was refused because the server no longer knows that session.
 
-        The specification says 404; the reference servers in TypeScript say 400 and name the session.
+        It restarted, or the session was idle for too long. The specification says 404, whatever its body: SDKs send
+        an error with no ID, the request's own, or a made-up one, or text. Others say 400 or 401 and name the session.
+        Only what is unknown in the request itself (a method, as of 2026-07-28, or what it names) is 404 otherwise.
         """
-        if self.error_id is not None:
-            return False
-        said = self.error.message.lower() if self.error is not None else ""
-        return self.status == 404 or (self.status == 400 and "session" in said)  # noqa: PLR2004 - as above
+        if "session" in self._said:
+            return self.status in (400, UNAUTHORIZED, NOT_FOUND)
+        return self.status == NOT_FOUND and (self.error is None or self.error.code not in _UNKNOWN)
 
-    def as_failure(self) -> RpcError | CallOutcomeUnknown | ProtocolBroken:
+    def as_failure(self) -> RpcError | CallOutcomeUnknown | ProtocolBroken | AuthRefused:
         """What a caller may be told: the server's own error, else what the status means for the request."""
+        if self.status == UNAUTHORIZED:
+            return AuthRefused(str(self))
         if self.error is not None:
             return self.error
         if self.status == 413:  # noqa: PLR2004 - Content Too Large: this one request is wrong, not the link
-            return RpcError(-32600, "The server refuses the request as too large (HTTP 413)")
+            return RpcError(INVALID_REQUEST, "The server refuses the request as too large (HTTP 413)")
         if self.status in (408, 429) or self.status >= 500:  # noqa: PLR2004 - the server's or a proxy's trouble
             return CallOutcomeUnknown(str(self))
         return ProtocolBroken(f"{self}: no MCP endpoint")
@@ -201,21 +226,34 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     status = response.status
     if status == 200:  # noqa: PLR2004 - the only status that carries an answer
         return
-    if status in (401, 403):
-        by_node = f'realm="{AUTH_REALM}"' in response.headers.get("WWW-Authenticate", "")
-        raise AuthRefused(f"{pool.where} answered HTTP {status}: the token is missing or wrong", by_node=by_node)
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
         location = response.headers.get("Location", "")[:200]
         raise ProtocolBroken(f"{pool.where} redirects to {location!r}; use the final URL")
     if status < 400:  # noqa: PLR2004 - 1xx and 2xx
         raise ProtocolBroken(f"{pool.where} answered a request with HTTP {status} and no content")
+    message, said = await _refused_body(response, pool)
+    refusal = HttpRefusal(status, pool.where, message, said)
+    challenge = response.headers.get("WWW-Authenticate", "")
+    if status == FORBIDDEN or (status == UNAUTHORIZED and (challenge or not refusal.forgets_session)):
+        raise AuthRefused(str(refusal), by_node=f'realm="{AUTH_REALM}"' in challenge)
+    raise refusal
+
+
+async def _refused_body(response: Response, pool: HttpPool) -> tuple[Json | None, str]:
+    """The message in the body of a refusal, if it is one, and what it says in one line; pages (HTML) say nothing."""
+    if response.content_type not in (_JSON, _TEXT):
+        return None, ""
+    try:
+        body = await _read_body(response, pool, ERROR_BYTES_MAX)
+    except (ProtocolBroken, CallOutcomeUnknown):
+        return None, ""  # The status alone decides.
     message: Json | None = None
-    if response.content_type == _JSON:
-        try:
-            message = jsonrpc.decode(await _read_body(response, pool, ERROR_BYTES_MAX))
-        except (ProtocolBroken, CallOutcomeUnknown):
-            message = None  # The status alone decides.
-    raise HttpRefusal(status, pool.where, message)
+    text = body.decode(errors="replace")
+    with contextlib.suppress(ProtocolBroken):
+        message = jsonrpc.decode(body)
+        error = message.get("error")
+        text = str(error.get("message", "")) if isinstance(error, dict) else str(error or message.get("message") or "")
+    return message, one_line(text)[:SAID_LEN_MAX]
 
 
 async def error_instead(response: Response, pool: HttpPool) -> RpcError | None:
