@@ -11,7 +11,7 @@ from agent import __version__
 from agent.app.sockets import display_host
 from agent.config.load import Settings
 from agent.control.membership import MembershipPlan
-from agent.model import NodeIdentity
+from agent.model import NodeIdentity, node_mark
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
 from agent.routing.names import node_alias
@@ -70,5 +70,6 @@ def edge_policy(
         origins=frozenset(settings.cors_origins),
         tokens=tokens,
         metrics_public=settings.metrics_public,
+        node_mark=node_mark(own.node_id),
         on_auth_failure=on_auth_failure,
     )

@@ -156,7 +156,7 @@ def parse_token(text: str) -> str:
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
-    """Browser origins: scheme, host and port, nothing after them."""
+    """Origins of browsers and desktop programs: scheme, host and port, nothing after them; or null."""
     return tuple(_parse_origin(part) for part in _parts(text))
 
 
@@ -195,6 +195,14 @@ def _parts(text: str) -> list[str]:
 def _parse_origin(text: str) -> str:
     if text == "*":
         raise ValueError("must list the origins; '*' would let every web page use this node")
-    if url_fault(text) or urlsplit(text).path or urlsplit(text).query:
-        raise ValueError("must list origins like https://app.example, without a path")
+    if text == "null":
+        return text
+    parts = urlsplit(text)
+    # Desktop programs and extensions have schemes of their own; the host may be another one at each start.
+    own_scheme = parts.scheme not in ("", "http", "https") and parts.netloc
+    if (not own_scheme and url_fault(text)) or parts.path or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(
+            "must list origins like https://app.example, tauri://localhost, chrome-extension://<id>, "
+            "vscode-webview://* or null, without a path"
+        )
     return text.lower()

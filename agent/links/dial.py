@@ -14,7 +14,7 @@ from agent.client.connect import McpClient, ServerInfo, open_client
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
-from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec, ServerSpec
+from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec, ServerSpec, node_mark
 from agent.routing.names import is_valid_name
 
 LOCAL_SUFFIX = "/local"
@@ -83,6 +83,8 @@ async def _first_client(
     try:
         client = await stack.enter_async_context(open_client(target, on_pending=on_pending))
     except AuthRefused as refused:
+        if refused.node_mark == node_mark(own.node_id):
+            raise DialledOurselves(f"{target.url} is this node itself") from refused
         # A token between nodes is good for the local endpoint alone, which nobody should have to spell out.
         # The mesh's own token is for those who refuse as nodes do; an impostor can, no plain server does by accident.
         trusted = spec.local_token if refused.by_node else None

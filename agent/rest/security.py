@@ -9,11 +9,12 @@ import asyncio
 import logging
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -22,9 +23,11 @@ from agent.logs import one_line
 from agent.model import AUTH_REALM, PEER_PATH
 from agent.rest.envelope import failure
 from agent.rest.tokens import Access, TokenTable
+from agent.server.request import refuse
 
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/?#@\s]+)", re.IGNORECASE)
+NULL_ORIGIN = "null"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PORT_MAX = 65535
 # Clients send the same few values with every request; the bound keeps hostile ones from filling memory.
@@ -58,14 +61,20 @@ def origin_allowed(values: Sequence[str], allowed_origins: Collection[str]) -> b
     """Whether requests with these Origin header values (all that were sent) may be answered.
 
     None is fine (no browser, or no cross-origin page), so are loopback pages and `allowed_origins`, which must have
-    gone through `normal_origins`. `null` says nothing about who asks and is refused.
+    gone through `normal_origins`. `null` (a sandboxed page, a file, some desktop shells) is refused unless it is
+    listed; so is every scheme of a desktop program or an extension, whose hosts `scheme://*` lists all at once.
     """
     if not values:
         return True
     origin = _normal_origin(values[0]) if len(values) == 1 else None
     if origin is None:
         return False
-    return origin in allowed_origins or _is_loopback_origin(origin)
+    scheme = origin.partition("://")[0]
+    return (
+        origin in allowed_origins
+        or _is_loopback_origin(origin)
+        or (scheme not in _DEFAULT_PORTS and f"{scheme}://*" in allowed_origins)
+    )
 
 
 def normal_origins(origins: Iterable[str]) -> frozenset[str]:
@@ -103,6 +112,8 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def _normal_origin(text: str) -> str | None:
+    if text == NULL_ORIGIN:
+        return text
     match = _ORIGIN.fullmatch(text)
     if match is None:
         return None
@@ -131,6 +142,12 @@ __all__ = ["Access", "EdgePolicy", "TokenTable", "Verdict", "judge", "security_h
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+# Where clients look for OAuth after a 401. There is none here, which only a 404 says: anything else is taken for a
+# broken authorization server, and shown in place of what the node said (RFC 8414, RFC 9728, RFC 7591).
+_OAUTH_PATH = re.compile(
+    r"(?:/[\w/-]*)?/\.well-known/(?:oauth-[a-z-]+|openid-configuration)(?:/[\w/.-]*)?|/(?:register|authorize|token)"
+)
+MCP_PATHS = frozenset({"/mcp", "/mcp/", PEER_PATH, f"{PEER_PATH}/"})
 METRICS_PATH = "/metrics"
 
 # A wrong token is answered late, which costs a guesser time and us one timer; with 256 bits a token is safe anyway.
@@ -161,14 +178,16 @@ class EdgePolicy:
     """What the edge lets in.
 
     `host_names`: names of ours beside IP literals and localhost. `origins`: browser origins beside loopback pages.
-    `tokens` may change while it is used. `metrics_public`: /metrics needs no token. `on_auth_failure` counts refused
-    tokens. `failure_delay_s` 0 answers them at once, for tests.
+    `tokens` may change while it is used. `metrics_public`: /metrics needs no token. `node_mark`: what tells a node that
+    it has dialled itself when it is refused (`agent.model.node_mark`). `on_auth_failure` counts refused tokens.
+    `failure_delay_s` 0 answers them at once, for tests.
     """
 
     host_names: frozenset[str]
     origins: frozenset[str]
     tokens: TokenTable
     metrics_public: bool
+    node_mark: str = ""
     on_auth_failure: Callable[[], None] | None = None
     failure_delay_s: float = FAILURE_DELAY_S
 
@@ -200,7 +219,8 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
         if (answer := _origin_answer(request, policy)) is not None:
             return answer
         authorization = request.headers.getall("Authorization", ())
-        verdict = judge(request.rel_url.raw_path, authorization, policy.tokens, metrics_public=policy.metrics_public)
+        path = request.rel_url.raw_path
+        verdict = judge(path, authorization, policy.tokens, metrics_public=policy.metrics_public)
         if verdict is Verdict.ALLOWED:
             return await handler(request)
         return await _token_refusal(request, verdict, policy, brake)
@@ -229,6 +249,8 @@ def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, me
     """Decide whether a request may pass, by its undecoded path and all of its Authorization header values."""
     if tokens.anonymous or raw_path in OPEN_PATHS or (metrics_public and raw_path == METRICS_PATH):
         return Verdict.ALLOWED
+    if _OAUTH_PATH.fullmatch(raw_path):
+        return Verdict.ALLOWED  # Nothing is there.
     if not authorization:
         return Verdict.NO_TOKEN
     scheme, _, presented = authorization[0].partition(" ")
@@ -244,22 +266,37 @@ def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, me
 
 
 def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | None:
-    # A target with a host of its own ("GET http://other/ ...") would outrank the header we look at.
-    own_target = request.raw_path.startswith("/") or request.raw_path == "*"
-    if own_target and host_allowed(request.headers.getall("Host", ()), policy.host_names):
+    if request.rel_url.raw_path in OPEN_PATHS:
+        return None  # Probes of load balancers send none, or one of their own; there is nothing to protect.
+    hosts: Sequence[str] = request.headers.getall("Host", ())
+    if request.raw_path.lower().startswith(("http://", "https://")):
+        # The target's own host counts, and not the header (RFC 9112, section 3.2.2).
+        hosts = [urlsplit(request.raw_path).netloc]
+    elif not request.raw_path.startswith("/") and request.raw_path != "*":
+        hosts = ()
+    if host_allowed(hosts, policy.host_names):
         return None
     message = (
         "The Host header names no host of this node. Use its IP address or localhost, "
         "or add the name to MESH_ALLOWED_HOSTS"
     )
-    return failure(421, "misdirected_request", message)
+    return _refused(request, 421, "misdirected_request", message)
+
+
+def _refused(
+    request: web.Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A refusal in the words of its route: clients of MCP show the text of a JSON-RPC error alone."""
+    if request.rel_url.raw_path in MCP_PATHS:
+        return refuse(status, message, headers=headers, data={"code": code})
+    return failure(status, code, message, headers=headers)
 
 
 def _origin_answer(request: web.Request, policy: EdgePolicy) -> web.Response | None:
     origins = request.headers.getall("Origin", ())
     if not origin_allowed(origins, policy.origins):
         message = "Pages of this origin may not use this node. Add the origin to MESH_CORS_ORIGINS"
-        return failure(403, "origin_refused", message)
+        return _refused(request, 403, "origin_refused", message)
     if origins and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return _preflight_answer(request)
     return None
@@ -288,18 +325,18 @@ async def _token_refusal(
     reason = verdict.name.lower()
     log.log(level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason})
     if verdict is Verdict.WRONG_ROUTE:
-        return failure(403, "forbidden", f"A peer's token is good for {PEER_PATH} alone")
+        return _refused(request, 403, "forbidden", f"A peer's token is good for {PEER_PATH} alone")
     if not await brake.hold(client):
         message = "Too many requests with wrong tokens; wait a second"
-        return failure(429, "too_many_failures", message, headers={"Retry-After": "1"})
+        return _refused(request, 429, "too_many_failures", message, {"Retry-After": "1"})
     challenge = f'Bearer realm="{AUTH_REALM}"'
+    if policy.node_mark:
+        challenge += f', node="{policy.node_mark}"'
+    message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
     if verdict is Verdict.BAD_TOKEN:
         message = "The bearer token is not valid"
-        return failure(
-            401, "unauthorized", message, headers={"WWW-Authenticate": f'{challenge}, error="invalid_token"'}
-        )
-    message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
-    return failure(401, "unauthorized", message, headers={"WWW-Authenticate": challenge})
+        challenge += ', error="invalid_token"'
+    return _refused(request, 401, "unauthorized", message, {"WWW-Authenticate": challenge})
 
 
 class FailureBrake:

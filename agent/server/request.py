@@ -13,6 +13,8 @@ import orjson
 from aiohttp import web
 from mcp_types import INVALID_REQUEST
 
+from agent.model import Json
+
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # Where nodes ask: to what a client was allowed they add an envelope, a deadline and what a session declared (8 KiB).
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
@@ -61,11 +63,17 @@ def accepts_events(request: web.Request) -> bool:
 
 
 def refuse(
-    status: int, message: str, code: int = INVALID_REQUEST, *, headers: Mapping[str, str] | None = None
+    status: int,
+    message: str,
+    code: int = INVALID_REQUEST,
+    *,
+    headers: Mapping[str, str] | None = None,
+    data: Json | None = None,
 ) -> web.Response:
     """Refuse a request whose ID is not known."""
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
-    return web.Response(status=status, body=orjson.dumps(error), content_type="application/json", headers=headers)
+    error = {"code": code, "message": message} | ({"data": data} if data is not None else {})
+    body = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
 def _unread(status: int, message: str) -> web.Response:

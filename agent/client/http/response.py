@@ -7,6 +7,7 @@ on; an answer that breaks off is `CallOutcomeUnknown`, one that is not MCP is `P
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
@@ -51,6 +52,7 @@ RESOURCE_NOT_FOUND: Final = -32002
 # A JSON-RPC error of these codes under HTTP 404 is about the request, not about its session.
 _UNKNOWN: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS, RESOURCE_NOT_FOUND})
 
+_NODE_MARK: Final = re.compile(r'node="([0-9a-f]{16})"')
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain"
 SSE_TYPE: Final = "text/event-stream"
@@ -235,7 +237,9 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     refusal = HttpRefusal(status, pool.where, message, said)
     challenge = response.headers.get("WWW-Authenticate", "")
     if status == FORBIDDEN or (status == UNAUTHORIZED and (challenge or not refusal.forgets_session)):
-        raise AuthRefused(str(refusal), by_node=f'realm="{AUTH_REALM}"' in challenge)
+        by_node = f'realm="{AUTH_REALM}"' in challenge
+        marked = _NODE_MARK.search(challenge) if by_node else None
+        raise AuthRefused(str(refusal), by_node=by_node, node_mark=marked[1] if marked is not None else None)
     raise refusal
 
 

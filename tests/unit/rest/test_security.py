@@ -1,6 +1,7 @@
 """The edge as a client meets it: a real aiohttp server, every route times every token, hostile headers, the brake."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -160,7 +161,7 @@ async def test_a_rotation_takes_effect_on_the_next_request() -> None:
         assert (await edge.ask("/mcp", Authorization="Bearer third-token"))[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/mcp", "/healthz", "/unknown"])
+@pytest.mark.parametrize("path", ["/mcp", "/api/v1/mcp/peers", "/unknown"])
 async def test_hostile_hosts_are_misdirected_on_every_route(path: str) -> None:
     async with serve(policy()) as edge:
         for host in HOSTILE_HOSTS:
@@ -173,6 +174,87 @@ async def test_hostile_hosts_are_misdirected_on_every_route(path: str) -> None:
         doubled = await edge.raw(f"GET {path} HTTP/1.1".encode(), b"Host: localhost", b"Host: evil.example")
         assert b" 421 " in doubled or b" 400 " in doubled
         assert b" 421 " not in await edge.raw(f"GET {path} HTTP/1.1".encode(), b"Host: mesh.example:8000")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_probes_need_no_host(path: str) -> None:
+    async with serve(policy(table())) as edge:
+        for lines in ([f"GET {path} HTTP/1.0"], [f"GET {path} HTTP/1.1", "Host: health.check.invalid"]):
+            assert b" 421 " not in await edge.raw(*(line.encode() for line in lines))
+
+
+async def test_a_target_in_absolute_form_is_judged_by_its_own_host_and_path() -> None:
+    async with serve(policy(table())) as edge:
+        token = f"Authorization: {PRESENTED['client']}".encode()
+        host = b"Host: evil.example"
+        assert b" 200 " in await edge.raw(b"GET http://127.0.0.1:8000/mcp HTTP/1.1", host, token)
+        assert b" 200 " in await edge.raw(b"GET HTTP://Mesh.example/mcp HTTP/1.1", host, token)
+        assert b" 401 " in await edge.raw(b"GET http://127.0.0.1:8000/mcp HTTP/1.1", host)
+        assert b" 421 " in await edge.raw(b"GET http://evil.example/mcp HTTP/1.1", b"Host: localhost", token)
+        assert b" 421 " in await edge.raw(b"GET http://localhost@evil.example/mcp HTTP/1.1", b"Host: localhost", token)
+
+
+OAUTH_PATHS = [
+    "/.well-known/oauth-protected-resource",
+    "/.well-known/oauth-protected-resource/mcp",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/oauth-authorization-server/mcp",
+    "/.well-known/openid-configuration",
+    "/mcp/.well-known/openid-configuration",
+    "/register",
+]
+
+
+@pytest.mark.parametrize("path", OAUTH_PATHS)
+async def test_a_client_that_looks_for_oauth_hears_that_there_is_none(path: str) -> None:
+    async with serve(policy(table())) as edge:
+        for method in ("GET", "POST"):
+            assert (await edge.ask(path, method=method))[0] == 404
+        assert (await edge.ask(f"{path}%2f..%2fmcp"))[0] in (401, 404)
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/mcp/local"])
+async def test_refusals_on_mcp_paths_are_json_rpc_errors_that_say_what_to_do(path: str) -> None:
+    refused = {
+        401: {},
+        403: {"Origin": "https://evil.example"},
+        421: {"Host": "evil.example"},
+    }
+    async with serve(policy(table())) as edge:
+        for status, sent in refused.items():
+            answered, _, body = await edge.ask(path, **sent)
+            message = json.loads(body)
+            assert (answered, message["jsonrpc"], message["id"]) == (status, "2.0", None)
+            assert message["error"]["code"] == -32600
+            assert message["error"]["message"]
+        answered, _, body = await edge.ask("/api/v1/mcp/peers")
+        assert (answered, json.loads(body)["success"]) == (401, False)
+
+
+async def test_a_refusal_marks_the_node_so_that_it_knows_itself() -> None:
+    async with serve(policy(table(), node_mark="0123456789abcdef")) as edge:
+        for presented in (None, PRESENTED["wrong"]):
+            _, headers, _ = await edge.ask("/mcp", Authorization=presented)
+            assert 'node="0123456789abcdef"' in headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "origin", "status"),
+    [
+        ("null", "null", 200),
+        ("https://app.example", "null", 403),
+        ("tauri://localhost", "tauri://localhost", 200),
+        ("tauri://localhost", "tauri://other", 403),
+        ("vscode-webview://*", "vscode-webview://1ab2c3", 200),
+        ("vscode-webview://*", "chrome-extension://1ab2c3", 403),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef", 200),
+    ],
+)
+async def test_origins_of_desktop_programs_are_allowed_when_they_are_listed(
+    listed: str, origin: str, status: int
+) -> None:
+    async with serve(policy(origins=frozenset({listed}))) as edge:
+        assert (await edge.ask("/mcp", Origin=origin))[0] == status
 
 
 async def test_hostile_origins_are_forbidden_even_with_a_token() -> None:
