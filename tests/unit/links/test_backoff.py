@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.links.state import SPLAY_MAX_S, STDIO_CAP_S, delay_s, splay_s
+from agent.links.state import STDIO_CAP_S, delay_s
 
 
 @given(st.integers(1, 10_000), st.integers())
@@ -33,11 +33,3 @@ def test_waits_are_spread_over_the_whole_range() -> None:
     waits = [delay_s(10, rng) for _ in range(1000)]
     assert min(waits) < 1.0
     assert max(waits) > 29.0
-
-
-def test_first_dials_are_splayed_only_when_more_than_fifty_are_due() -> None:
-    rng = random.Random(7)
-    assert splay_s(50, rng) == 0.0
-    waits = [splay_s(51, rng) for _ in range(200)]
-    assert 0.0 <= min(waits) < 0.5
-    assert 4.5 < max(waits) <= SPLAY_MAX_S
