@@ -14,6 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
+from agent import clock
 from agent.app.sockets import BACKLOG
 from agent.model import HEADER_BYTES_MAX
 
@@ -59,7 +60,7 @@ class StopSignals:
         if self._drain is not None and not self._drain.expired():
             log.warning("interrupted, the drain ends now")
             self.exit_code = 128 + signal.SIGINT
-            self._drain.reschedule(asyncio.get_running_loop().time())
+            self._drain.reschedule(clock.now_s())
 
 
 def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:

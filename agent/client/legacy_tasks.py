@@ -6,7 +6,6 @@ known. That session declares no features, so such a call cannot ask its caller. 
 refuses is refused here in its own words; its task is lost with its session, and then it says so itself.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Final
 
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, INVALID_PARAMS, METHOD_NOT_FOUND
 
+from agent import clock
 from agent.client.event import Event
 from agent.client.protocol import McpClient
 from agent.client.server_info import OnNotification, ServerInfo
@@ -108,7 +108,7 @@ class _About:
     def __init__(self, client: McpClient, task_id: str, timeout_s: float) -> None:
         self._client = client
         self._params = {"taskId": task_id}
-        self._ends_s = asyncio.get_running_loop().time() + timeout_s
+        self._ends_s = clock.now_s() + timeout_s
 
     async def answer(self, method: str) -> Json:
         """The result of a request of 2026-07-28."""
@@ -155,7 +155,7 @@ class _About:
             await self._ask("tasks/get")  # One that has ended is no error now; one that is unknown still is.
 
     async def _ask(self, method: str, timeout_s: float | None = None) -> Json:
-        left_s = max(0.0, self._ends_s - asyncio.get_running_loop().time())
+        left_s = max(0.0, self._ends_s - clock.now_s())
         left_s = left_s if timeout_s is None else min(left_s, timeout_s)
         return exact(await self._client.request(method, self._params, timeout_s=left_s))
 

@@ -11,6 +11,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NoReturn, Protocol
 
+from agent import clock
 from agent.client.connect import ListenNotSupported
 from agent.client.event import Event, first_of
 from agent.client.streaming import LargeResult
@@ -87,7 +88,7 @@ class StallDetector:
 
     def answered(self) -> None:
         """A call was answered."""
-        self._answered_at_s = asyncio.get_running_loop().time()
+        self._answered_at_s = clock.now_s()
 
     def _look(self) -> None:
         self._timer = None
@@ -283,10 +284,9 @@ class LinkLifecycle:
 
     async def _follow(self) -> None:
         """Turn list changes into listings; where there is no change stream, list again every half minute."""
-        loop = asyncio.get_running_loop()
         short_streams = 0
         while True:
-            began_at_s = loop.time()
+            began_at_s = clock.now_s()
             try:
                 await self._client.listen(lambda _kind: self._relist.set())
             except (ListenNotSupported, ProtocolBroken) as exc:
@@ -295,7 +295,7 @@ class LinkLifecycle:
             except Unreachable:
                 # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
                 await self._client.probe(PROBE_TIMEOUT_S)
-            short_streams = 0 if loop.time() - began_at_s >= LISTEN_STEADY_S else short_streams + 1
+            short_streams = 0 if clock.now_s() - began_at_s >= LISTEN_STEADY_S else short_streams + 1
             await asyncio.sleep(LISTEN_PAUSES_S[min(short_streams, len(LISTEN_PAUSES_S)) - 1] if short_streams else 0)
             self._relist.set()
         while True:
@@ -326,13 +326,12 @@ class LinkLifecycle:
             await self._relist.due()
 
     async def _probe(self) -> None:
-        loop = asyncio.get_running_loop()
         await self._listed.wait()  # Before that, the listing has a deadline of its own.
         missed = False
         while True:
             usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
             await _within(self._doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
-            asked_at_s = loop.time()
+            asked_at_s = clock.now_s()
             try:
                 await self._client.probe(PROBE_TIMEOUT_S)
             except LinkFailed as exc:
@@ -343,7 +342,7 @@ class LinkLifecycle:
             else:
                 missed = False
                 self._doubt.clear()
-                self._events.probed(loop.time() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
+                self._events.probed(clock.now_s() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
 
     async def _watch_end(self) -> None:
         await first_of(self._end, self._client.lost)

@@ -18,6 +18,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from agent import clock
 from agent.logs import one_line
 from agent.model import AUTH_REALM, PEER_PATH
 from agent.rest.envelope import failure
@@ -284,7 +285,7 @@ async def _token_refusal(
     client = request.remote or "unknown"
     if policy.on_auth_failure is not None:
         policy.on_auth_failure()
-    level = logging.WARNING if brake.is_news(client, asyncio.get_running_loop().time()) else logging.DEBUG
+    level = logging.WARNING if brake.is_news(client, clock.now_s()) else logging.DEBUG
     reason = verdict.name.lower()
     log.log(level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason})
     if verdict is Verdict.WRONG_ROUTE:

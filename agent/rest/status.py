@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from agent import __version__
+from agent import __version__, clock
 from agent.control.membership import MembershipView
 from agent.control.reconciler import Mesh
 from agent.errors import MeshError, RpcError
@@ -181,7 +181,7 @@ class NodeStatus:
         self._settings = settings
         self._url = url
         self._reread_servers = reread_servers
-        self._started_at_s = _now_s()
+        self._started_at_s = clock.now_s()
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the application."""
@@ -203,7 +203,7 @@ class NodeStatus:
         """Every configured server and every peer, with its functions."""
         names = public_names(self._mesh.routes)
         servers, peers = split_views(self._mesh.views())
-        now_s = _now_s()
+        now_s = clock.now_s()
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
         return [*(describe_server(view, names, now_s) for view in servers), *disabled] + [
             describe_server(view, names, now_s) for view in peers
@@ -282,7 +282,7 @@ class NodeStatus:
         views = self._mesh.views()
         return {
             "status": "healthy" if self._state() == "ready" else self._state(),
-            "uptime_s": round(_now_s() - self._started_at_s, 1),
+            "uptime_s": round(clock.now_s() - self._started_at_s, 1),
             "links": {"connected": sum(view.connected for view in views), "all": len(views)},
             "discovery": self._discovery(),
         }
@@ -292,7 +292,7 @@ class NodeStatus:
 
         `tools`: how many of all nodes are listed here; `function_count`: what this node serves itself, as peers count.
         """
-        now_s = _now_s()
+        now_s = clock.now_s()
         own = self._mesh.own
         servers, peers = split_views(self._mesh.views())
         names = public_names(self._mesh.routes)
@@ -329,11 +329,7 @@ class NodeStatus:
             "up": view.source.up,
             "registered": view.registrar.registered,
             "last_error": view.source.last_error or view.registrar.last_error,
-            "catalog_age_s": None if answered is None else round(_now_s() - answered, 1),
+            "catalog_age_s": None if answered is None else round(clock.now_s() - answered, 1),
             "holding_removals": view.source.holding_removals,
             "instances": len(self._mesh.catalog.instances),
         }
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

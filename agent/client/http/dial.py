@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
+from agent import clock
 from agent.client.dial_guard import GuardedResolver, IpNetwork
 
 # How long a resolved name is dialled again without asking; a peer that moves is found within faults.md's 5 s.
@@ -96,9 +97,8 @@ class _Names:
 
     async def addresses(self) -> list[AddrInfoType]:
         """All permitted ones; each dial begins with another, so that connections spread over them."""
-        loop = asyncio.get_running_loop()
         async with self._asking:
-            if not self._found or loop.time() >= self._fresh_until_s:
+            if not self._found or clock.now_s() >= self._fresh_until_s:
                 try:
                     answers = await self._resolver.resolve(self._host, self._port)
                 except OSError as exc:
@@ -106,7 +106,7 @@ class _Names:
                 if not answers:
                     raise DialFailed("has a host name that cannot be resolved")
                 self._found = [_address(answer["host"], answer["port"]) for answer in answers]
-                self._fresh_until_s = loop.time() + DNS_CACHE_S
+                self._fresh_until_s = clock.now_s() + DNS_CACHE_S
             found = self._found
             self._found = [*found[1:], found[0]]
             return found

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing
 from typing import Final
 from urllib.parse import urlsplit
 
-from agent import __version__
+from agent import __version__, clock
 from agent.client.dial_guard import IpNetwork, check_url
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
 from agent.client.http.dial import Dialler
@@ -211,7 +211,7 @@ class HttpPool:
         """One that is idle for no longer than this and alive at this very moment."""
         while self._idle:
             connection, since_s = self._idle.popitem()
-            if since_s + keepalive_s > asyncio.get_running_loop().time() and not connection.is_dead(used_before=True):
+            if since_s + keepalive_s > clock.now_s() and not connection.is_dead(used_before=True):
                 return connection
             connection.abort(ConnectionBroken("closed the connection"))
         return None
@@ -223,7 +223,7 @@ class HttpPool:
             failure = connection.failure or ConnectionBroken("closes every connection at once")
             connection.abort(failure)
             raise failure
-        self._connections[connection] = asyncio.get_running_loop().time()
+        self._connections[connection] = clock.now_s()
         return connection
 
     def _take_back(self, connection: Connection) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from agent import clock
 from agent.client import jsonrpc
 from agent.client.server_info import OnNotification
 from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, OnPending, PendingCall
@@ -57,7 +58,7 @@ class PendingCalls:
         greedy = over_share(Counter(call.caller for call, _ in self._calls.values()), PENDING_MAX)
         since_s = {state: call.away_since_s or 0.0 for state, (call, _) in self._calls.items() if call.caller in greedy}
         state = min(since_s, key=since_s.__getitem__)
-        if since_s[state] + CONTESTED_PATIENCE_S > asyncio.get_running_loop().time():
+        if since_s[state] + CONTESTED_PATIENCE_S > clock.now_s():
             self._on_pending("refused", 0)
             return False
         self._removed(state, "given_up").give_up(contested=True)

@@ -17,6 +17,7 @@ from uuid import uuid4
 from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
+from agent import clock
 from agent.client.capabilities import refusal
 from agent.dispatch.dispatcher import Forwarded
 from agent.dispatch.request_state import asks
@@ -125,8 +126,8 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
         MCPError: `send`'s; or the client refused, or did not answer in time, or the questions have no end.
     """
     params = _with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
-    loop, received_s = asyncio.get_running_loop(), received_deadline_s(params)
-    ends_s = loop.time() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
+    received_s = received_deadline_s(params)
+    ends_s = clock.now_s() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
     forwarded = await send(params)
     rounds, empty_rounds = 0, 0
     while asks(forwarded.result):
@@ -156,7 +157,7 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
                 raise _unfinished(forwarded, "the client did not answer in time", timed_out=True) from exc
             raise
         if received_s is not None:
-            again = _with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - loop.time()) * 1000)))
+            again = _with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - clock.now_s()) * 1000)))
         forwarded = await _sent_again(send, again, forwarded)
     return forwarded
 
