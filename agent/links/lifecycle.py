@@ -17,7 +17,7 @@ from agent.client.event import Event, first_of
 from agent.client.streaming import LargeResult
 from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
-from agent.links.follower import Follower, begin_to_follow
+from agent.links.follower import STREAM_STEADY_S, STREAMS, Follower, begin_to_follow
 from agent.links.listing import Relisting, list_offer
 from agent.model import BackendSpec, Json, Offer
 
@@ -119,10 +119,6 @@ FIRST_LISTING_WAIT_S: Final = 2.0
 RELIST_PAUSE_S: Final = 0.1
 # A known offer outlives a listing that failed; the next one is tried after this long.
 RELIST_AFTER_FAILURE_S: Final = 5.0
-# Streams that keep ending at once (a proxy, a server that only pretends) are opened again ever more slowly.
-LISTEN_PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
-# A stream that held this long had an ordinary end.
-LISTEN_STEADY_S: Final = 60.0
 
 
 class LifecycleHooks(Protocol):
@@ -295,8 +291,8 @@ class LinkLifecycle:
             except Unreachable:
                 # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
                 await self._client.probe(PROBE_TIMEOUT_S)
-            short_streams = 0 if clock.now_s() - began_at_s >= LISTEN_STEADY_S else short_streams + 1
-            await asyncio.sleep(LISTEN_PAUSES_S[min(short_streams, len(LISTEN_PAUSES_S)) - 1] if short_streams else 0)
+            short_streams = 0 if clock.now_s() - began_at_s >= STREAM_STEADY_S else short_streams + 1
+            await asyncio.sleep(STREAMS.step_s(short_streams - 1))
             self._relist.set()
         while True:
             self._relist.set()

@@ -18,47 +18,36 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from agent.model import LinkState
+from discovery.backoff import Backoff
 
 if TYPE_CHECKING:
     import random
 
 
-# docs/architecture.md, faults: half a second hides a restart, 30 s is the longest that a returned peer goes unnoticed
-# when no catalog announces it.
-BASE_S: Final = 0.5
-CAP_S: Final = 30.0
+# Half a second hides a restart; 30 s is the longest that a returned peer goes unnoticed when no catalog announces it.
+DIALS: Final = Backoff(first_s=0.5, last_s=30.0)
 # A stdio child that keeps exiting costs a process start each time.
-STDIO_CAP_S: Final = 60.0
-# 2**64 half seconds exceed every cap; a larger exponent would only overflow the float.
-_DOUBLINGS_MAX: Final = 64
-
-
-def delay_s(
-    attempt: int, rng: "random.Random", *, base_s: float = BASE_S, cap_s: float = CAP_S, retry_soon: bool = True
-) -> float:
-    """Seconds to wait after the `attempt`-th failure in a row (1 is the first).
-
-    Doubling from `base_s` to `cap_s` with full jitter. Without `retry_soon` (authentication, protocol, identity) only
-    an operator can help, so the wait is drawn from the upper half of `cap_s` at once.
-    """
-    assert attempt >= 1
-    if not retry_soon:
-        return rng.uniform(cap_s / 2, cap_s)
-    return rng.uniform(0.0, min(cap_s, base_s * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX)))
+CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
 
 
 def wait_s(standing: "LinkStanding", rng: "random.Random", *, retry_soon: bool) -> float:
-    """Seconds until a link's next dial: none after a reload, and for ever while it is parked."""
+    """Seconds until a link's next dial: none after a reload, and for ever while it is parked.
+
+    Full jitter. Without `retry_soon` (authentication, protocol, identity) only an operator can help, so the wait is
+    drawn from the upper half of the longest at once.
+    """
     match standing.state:
         case LinkState.IDLE:
             return 0.0
         case LinkState.PARKED:
             return math.inf
-    cap_s = STDIO_CAP_S if standing.is_child else CAP_S
-    return delay_s(max(1, standing.attempts), rng, cap_s=cap_s, retry_soon=retry_soon)
+    backoff = CHILD_DIALS if standing.is_child else DIALS
+    if not retry_soon:
+        return rng.uniform(backoff.last_s / 2, backoff.last_s)
+    return backoff.jittered_s(max(1, standing.attempts), rng.random())
 
 
-# faults.md's figures: with a probe every 5 s and 1 s for its answer, a hung peer is down within 12 s of its last answer
+# With a probe every 5 s and 1 s for its answer, a hung peer is down within 12 s of its last answer
 # to a call, and one lost probe changes nothing.
 MISSES_SUSPECT: Final = 2
 MISSES_DOWN: Final = 3

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from discovery import clock
@@ -169,7 +170,7 @@ class ConsulRegistrar:
         self._sent = None
         self._failed(exc)
         self._refused_token = self._client.token if self._client.token_rotates else None
-        return blocking_query.LAST_STEP_S * random.random()  # noqa: S311 - jitter
+        return blocking_query.ASK_AGAIN.last_s * random.random()  # noqa: S311 - jitter
 
     def _failed(self, exc: Exception) -> float:
         """Note a failure; return the delay before the next try, never longer than a heartbeat."""
@@ -179,7 +180,8 @@ class ConsulRegistrar:
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
         log.log(level, "the registration cannot be kept", extra={"reason": str(exc), "attempt": self._failures})
         self._last_error = str(exc)
-        return blocking_query.delay_s(self._failures, random.random(), last_step_s=self._wanted.heartbeat_s)  # noqa: S311 - jitter
+        backoff = replace(blocking_query.ASK_AGAIN, last_s=self._wanted.heartbeat_s)
+        return backoff.jittered_s(self._failures, random.random())  # noqa: S311 - jitter
 
     def _recovered(self) -> None:
         if self._down_since_s is not None:

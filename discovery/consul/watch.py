@@ -294,10 +294,10 @@ class ConsulWatch:
         log.log(level, "consul gives no catalog", extra={"reason": str(exc), "attempt": self._failures})
         draw = random.random()  # noqa: S311 - jitter, no secret
         if isinstance(exc, AccessRefused):
-            return blocking_query.LAST_STEP_S * draw
+            return blocking_query.ASK_AGAIN.last_s * draw
         unreachable = isinstance(exc, AgentUnreachable)
-        last_step_s = blocking_query.last_step_for(unreachable=unreachable, outage_s=now_s - self._down_since_s)
-        return blocking_query.delay_s(self._failures, draw, last_step_s=last_step_s)
+        backoff = blocking_query.backoff_of(unreachable=unreachable, outage_s=now_s - self._down_since_s)
+        return backoff.jittered_s(self._failures, draw)
 
     async def _rest(self, delay_s: float) -> None:
         """Wait, but no longer than until a refused token is replaced."""
