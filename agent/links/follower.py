@@ -12,14 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol, TypeVar
 
-from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
-
 from agent.client.connect import ListenNotSupported, McpClient, ServerInfo
 from agent.client.event import Event, first_of
 from agent.client.streams import TASKS, Subject, Updates
 from agent.errors import MeshError, RpcError
 from agent.lossless_json.raw import exact
 from agent.model import PATH_META_KEY, BackendSpec, Era, Json, NodeIdentity, PeerScope, PeerSpec
+from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 from agent.tasks.ids import TAKES_TASKS
 from discovery.backoff import Backoff
 

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
+from mcp_types.jsonrpc import INVALID_REQUEST
+
 from agent.client import jsonrpc
 from agent.client.http.pool import HttpPool, RequestBody, Response
 from agent.client.http.sse import EventTooLarge, SseParser
@@ -65,7 +67,7 @@ class HttpRefusal(Exception):
         if self.error is not None:
             return self.error
         if self.status == 413:  # noqa: PLR2004 - Content Too Large: this one request is wrong, not the link
-            return RpcError(-32600, "The server refuses the request as too large (HTTP 413)")
+            return RpcError(INVALID_REQUEST, "The server refuses the request as too large (HTTP 413)")
         if self.status in (408, 429) or self.status >= 500:  # noqa: PLR2004 - the server's or a proxy's trouble
             return CallOutcomeUnknown(str(self))
         return ProtocolBroken(f"{self}: no MCP endpoint")

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
+
 from agent import clock
 from agent.client import jsonrpc
 from agent.client.server_info import OnNotification
@@ -34,7 +36,6 @@ PATIENCE_S: Final = 600.0
 # Of one client. Each holds a request of the backend and its stream.
 PENDING_MAX: Final = 256
 
-_INVALID_PARAMS: Final = -32602
 _STATE_BYTES: Final = 32
 
 
@@ -93,7 +94,7 @@ class PendingCalls:
     def _found(self, state: Any) -> tuple[PendingCall, asyncio.TimerHandle]:
         if not isinstance(state, str) or state not in self._calls:
             raise RpcError(
-                _INVALID_PARAMS,
+                INVALID_PARAMS,
                 "requestState names no call that waits for input: it was answered already, waited for too long, or its "
                 "server was connected anew",
                 {"reason": "invalid_request_state"},
@@ -130,7 +131,7 @@ def answers_of(params: Json) -> Json:
     if given is None:
         return {}
     if not isinstance(given, dict) or not all(isinstance(answer, dict) for answer in given.values()):
-        raise RpcError(_INVALID_PARAMS, "inputResponses must be an object of results")
+        raise RpcError(INVALID_PARAMS, "inputResponses must be an object of results")
     return {key: {name: part for name, part in answer.items() if name != "resultType"} for key, answer in given.items()}
 
 
@@ -259,7 +260,7 @@ class SessionCalls:
         parked = self._parked.take(params["requestState"], "cancelled" if refused == {} else "resumed")
         if refused == {}:
             parked.give_up()
-            raise RpcError(-32603, "The client gave the call up")
+            raise RpcError(INTERNAL_ERROR, "The client gave the call up")
         try:
             replies = parked.answer(answers, refused or {})
         except RpcError:  # The answers cannot be written, and nobody can come with others.

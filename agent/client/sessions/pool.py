@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import orjson
+from mcp_types.jsonrpc import INVALID_PARAMS, INVALID_REQUEST
 
 from agent import clock
 from agent.client import jsonrpc
@@ -45,7 +46,7 @@ def over_share(held: Mapping[T, int], places: int) -> frozenset[T]:
 # To refuse what was asked before there was a call.
 EARLY_TIMEOUT_S: Final = 1.0
 
-_NO_CALL: Final = (-32600, "No request of this session is under way; ask while one is")
+_NO_CALL: Final = (INVALID_REQUEST, "No request of this session is under way; ask while one is")
 
 
 class SessionRefused(MeshError):
@@ -393,7 +394,9 @@ class SessionPool:
 def _key(features: Json, affinity: Hashable) -> tuple[bytes, Hashable]:
     declared = orjson.dumps(features, option=orjson.OPT_SORT_KEYS)
     if len(declared) > FEATURES_BYTES_MAX:
-        raise RpcError(-32602, f"The client declares more than {FEATURES_BYTES_MAX} bytes of what it can be asked")
+        raise RpcError(
+            INVALID_PARAMS, f"The client declares more than {FEATURES_BYTES_MAX} bytes of what it can be asked"
+        )
     return declared, affinity
 
 

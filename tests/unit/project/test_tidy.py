@@ -138,6 +138,16 @@ def names_of_tests_are_sentences(source: Source) -> Iterator[str]:
             yield f"{node.name} is no sentence"
 
 
+def error_codes_have_names(source: Source) -> Iterator[str]:
+    # The examples are programs of their own, which know nothing of the agent.
+    if source.top not in CODE or source.path == "agent/errors.py" or source.path.startswith("agent/examples/"):
+        return
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(code))) if 32000 <= code <= 32999:
+                yield f"line {node.lineno}: -{code}; its name is in mcp_types, or agent.rpc_codes, or agent.errors"
+
+
 def exceptions_to_lint_have_reasons(source: Source) -> Iterator[str]:
     above = ""
     for number, line in enumerate(source.text.splitlines(), start=1):
@@ -156,6 +166,7 @@ RULES: tuple[Rule, ...] = (
     tasks_are_named,
     no_test_sleeps_or_patches,
     names_of_tests_are_sentences,
+    error_codes_have_names,
     exceptions_to_lint_have_reasons,
 )
 BAD_EXAMPLES: dict[str, Source] = {
@@ -166,6 +177,7 @@ BAD_EXAMPLES: dict[str, Source] = {
     "tasks_are_named": Source.of("agent/a.py", "async def f(group):\n    group.create_task(g())\n"),
     "no_test_sleeps_or_patches": Source.of("tests/test_a.py", "import time\ntime." + "sleep(1)\n"),
     "names_of_tests_are_sentences": Source.of("tests/a.py", "def test_it(): ...\n"),
+    "error_codes_have_names": Source.of("agent/a.py", "raise RpcError(-32602, 'Unknown')"),
     "exceptions_to_lint_have_reasons": Source.of("agent/a.py", "x = 1  # " + "noqa: E501\n"),
 }
 
