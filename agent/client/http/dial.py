@@ -9,13 +9,14 @@ import errno
 import functools
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from aiohappyeyeballs import AddrInfoType, start_connection
+from aiohttp.abc import AbstractResolver
 
 from agent import clock
-from agent.client.dial_guard import GuardedResolver, IpNetwork
+from agent.client.dial_guard import GuardedResolver
 
 # How long a resolved name is dialled again without asking; a peer that moves is found within faults.md's 5 s.
 DNS_CACHE_S: Final = 5.0
@@ -36,17 +37,22 @@ class DialFailed(OSError):
 
 
 class Dialler:
-    """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together."""
+    """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together.
+
+    `resolver`: resolves the name, by default as the machine does; what it says is filtered (`GuardedResolver`).
+    """
 
     __slots__ = ("_literal", "_name", "_names", "_port", "_timeout_s", "tls")
 
-    def __init__(self, host: str, port: int, *, tls: bool, timeout_s: float, denied: Sequence[IpNetwork]) -> None:
+    def __init__(
+        self, host: str, port: int, *, tls: bool, timeout_s: float, resolver: AbstractResolver | None = None
+    ) -> None:
         self.tls = tls
         self._port = port
         self._timeout_s = timeout_s
         self._name = host.rstrip(".")
         # A literal was judged when the URL was checked; only a name can lead elsewhere.
-        self._names = None if _is_literal(host) else _Names(host, port, denied)
+        self._names = None if _is_literal(host) else _Names(host, port, GuardedResolver(resolver))
         self._literal = [_address(host, port)] if self._names is None else []
 
     def __repr__(self) -> str:
@@ -87,10 +93,10 @@ class Dialler:
 class _Names:
     """The addresses of one name, asked for once by however many dial at a time, and remembered for `DNS_CACHE_S`."""
 
-    def __init__(self, host: str, port: int, denied: Sequence[IpNetwork]) -> None:
+    def __init__(self, host: str, port: int, resolver: GuardedResolver) -> None:
         self._host = host
         self._port = port
-        self._resolver = GuardedResolver(denied)
+        self._resolver = resolver
         self._asking = asyncio.Lock()
         self._found: list[AddrInfoType] = []
         self._fresh_until_s = 0.0
