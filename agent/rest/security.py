@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agent import clock
 from agent.logs import one_line
-from agent.model import AUTH_REALM, PEER_PATH
+from agent.model import AUTH_REALM, PARAM_HEADER_PREFIX, PEER_PATH
 from agent.rest.envelope import failure
 from agent.rest.tokens import Access, TokenTable
 
@@ -147,7 +147,6 @@ CORS_REQUEST_HEADERS = (
 )
 CORS_ANSWER_HEADERS = "MCP-Protocol-Version, Mcp-Session-Id, Retry-After, WWW-Authenticate"
 CORS_MAX_AGE_S = 600
-_PARAM_HEADER = "mcp-param-"  # The protocol lets a tool name headers of its own under this prefix.
 
 _ANSWER_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -268,7 +267,7 @@ def _origin_answer(request: web.Request, policy: EdgePolicy) -> web.Response | N
 
 def _preflight_answer(request: web.Request) -> web.Response:
     asked = request.headers.get("Access-Control-Request-Headers", "").split(",")
-    params = [name.strip() for name in asked if name.strip().lower().startswith(_PARAM_HEADER)]
+    params = [name.strip() for name in asked if name.strip().lower().startswith(PARAM_HEADER_PREFIX)]
     return web.Response(
         status=204,
         headers={

@@ -12,8 +12,9 @@ from aiohttp import web
 
 from agent import __version__, clock
 from agent.control.membership import MembershipView
+from agent.control.operator import ask_node
 from agent.control.reconciler import Mesh
-from agent.errors import MeshError, RpcError
+from agent.errors import MeshError
 from agent.model import ORIGIN_META_KEY, Json, LinkView, PeerSpec, ServerSpec, StdioTarget
 from agent.rest.envelope import success
 from agent.routing.table import RouteTable
@@ -218,20 +219,8 @@ class NodeStatus:
         return {"server_name": server_name, "status": status, "functions": functions, "function_count": len(functions)}
 
     async def ask(self, node: str, tool: str, arguments: Json) -> Json:
-        """Have another node's management tool answer, over the link to it."""
-        view = self._mesh.find_node(node)
-        link = self._mesh.link(view.key) if view is not None else None
-        if link is None:
-            raise MeshError(f"There is no node named {node!r} among this node's peers.")
-        try:
-            result = await link.request("tools/call", {"name": tool, "arguments": arguments}, timeout_s=ASK_TIMEOUT_S)
-        except RpcError as exc:
-            raise MeshError(f"Node {node!r}: {exc.message}") from exc
-        told = result.get("structuredContent")
-        if result.get("isError") is True or not isinstance(told, dict):
-            texts = [str(part.get("text", "")) for part in result.get("content") or () if isinstance(part, dict)]
-            raise MeshError(f"Node {node!r}: {' '.join(texts) or 'it gave no answer'}")
-        return told
+        """Have another node's management tool answer. Raises `MeshError`."""
+        return await ask_node(self._mesh, node, tool, arguments, timeout_s=ASK_TIMEOUT_S)
 
     async def reload(self, server_name: str) -> Json:
         """Dial one server or peer anew; waits for the outcome."""
