@@ -20,7 +20,7 @@ from agent.model import HEADER_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
-# faults.md: SIGTERM drains for at most 30 s, everything included.
+# SIGTERM drains for at most this long, everything included (docs/architecture.md, "Life of a node").
 DRAIN_TIMEOUT_S: Final = 30
 # Between our goodbye and the first refused connection: peers hear of it within 6 ms (p99 of Consul's watch).
 LEAVE_GRACE_S: Final = 0.5

@@ -191,7 +191,7 @@ def _fault(instance: Instance, own_place: tuple[str, str] | None) -> str:
         return "" if is_name else "its address is neither an IP address nor a host name"
     if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
         return "its address has a zone, which means something on its own machine only"
-    # What is registered on loopback can be reached from its own machine only (docs/consul.md, our own registration).
+    # What is registered on loopback can be reached from its own machine only.
     if ip.is_loopback and own_place is not None and (instance.key.datacenter, instance.key.node) != own_place:
         return "its loopback address belongs to another machine"
     return ""

@@ -156,7 +156,8 @@ def retry_soon(failure: BaseException | None) -> bool:
     return bool(getattr(failure, "retry_soon", True))
 
 
-# faults.md: calls in flight are drained for at most 30 s. A peer that leaves the catalog still answers what it has.
+# Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
+# answers what it has.
 DRAIN_TIMEOUT_S: Final = 30.0
 
 Dial = Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]

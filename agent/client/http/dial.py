@@ -18,12 +18,12 @@ from aiohttp.abc import AbstractResolver
 from agent import clock
 from agent.client.dial_guard import GuardedResolver
 
-# How long a resolved name is dialled again without asking; a peer that moves is found within faults.md's 5 s.
+# How long a resolved name is dialled again without asking; a peer that moves is found that soon.
 DNS_CACHE_S: Final = 5.0
 # How long one address may keep us before the next one is tried beside it (RFC 8305, section 5).
 NEXT_ADDRESS_AFTER_S: Final = 0.25
-# TCP: a silent connection is probed after 5 s, then every 2 s, twice; unacknowledged data may wait 5 s (faults.md,
-# "half-open connection").
+# TCP: a silent connection is probed after 5 s, then every 2 s, twice; unacknowledged data may wait 5 s. So a
+# half-open connection, whose other end has gone without a word, ends within 10 s.
 TCP_KEEPALIVE_IDLE_S: Final = 5
 TCP_KEEPALIVE_INTERVAL_S: Final = 2
 TCP_KEEPALIVE_PROBES: Final = 2
