@@ -43,12 +43,11 @@ class Finding:
 class Selection:
     """The whole desired state of peers.
 
-    `peers` sorted by name. `hidden`: discovered peers that an operator suppressed, as they would be.
+    `peers` sorted by name.
     `discovered`: peer name -> the suppressions that would hide what the catalog says about it (for DELETE).
     """
 
     peers: tuple[PeerSpec, ...] = ()
-    hidden: tuple[PeerSpec, ...] = ()
     findings: tuple[Finding, ...] = ()
     discovered: Mapping[str, tuple[Suppression, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
