@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from agent import clock
 from agent.model import LinkState, LinkView, ServerSpec, StdioTarget
 from discovery.model import RegistrarStatus, SourceStatus
 
@@ -189,7 +190,7 @@ class Metrics:
         self, mesh: ObservedMesh, membership: ObservedMembership, balance: ObservedBalance | None = None
     ) -> None:
         """Take the state that the next `render` shows; call it in the event loop, right before."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = clock.now_s()
         backends = frozenset(view.key for view in mesh.views())
         for metric in (self._calls, self._call_seconds, self._reconnects, self._retries, self._ejections):
             metric.forget_absent(backends)
@@ -202,12 +203,11 @@ class Metrics:
 
     async def watch_loop_lag(self) -> None:
         """Measure how late timers are, until cancelled."""
-        loop = asyncio.get_running_loop()
         lags_s: deque[float] = deque(maxlen=LAG_SAMPLES)
         while True:
-            due_s = loop.time() + LAG_EVERY_S
+            due_s = clock.now_s() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
-            lags_s.append(max(0.0, loop.time() - due_s))
+            lags_s.append(max(0.0, clock.now_s() - due_s))
             self._lag.set(max(lags_s))
 
 

@@ -14,12 +14,13 @@ from typing import Final
 
 from aiohttp import web
 
+from agent import clock
 from agent.app.sockets import BACKLOG
 from agent.model import HEADER_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
-# faults.md: SIGTERM drains for at most 30 s, everything included.
+# SIGTERM drains for at most this long, everything included (docs/architecture.md, "Life of a node").
 DRAIN_TIMEOUT_S: Final = 30
 # Between our goodbye and the first refused connection: peers hear of it within 6 ms (p99 of Consul's watch).
 LEAVE_GRACE_S: Final = 0.5
@@ -59,7 +60,7 @@ class StopSignals:
         if self._drain is not None and not self._drain.expired():
             log.warning("interrupted, the drain ends now")
             self.exit_code = 128 + signal.SIGINT
-            self._drain.reschedule(asyncio.get_running_loop().time())
+            self._drain.reschedule(clock.now_s())
 
 
 def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:

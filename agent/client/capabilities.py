@@ -7,6 +7,8 @@ rule: a caller is asked only what it declared; else the server, or the caller, h
 
 from typing import Final
 
+from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
+
 from agent.lossless_json.exact import is_deeper_than
 from agent.model import Json
 
@@ -20,9 +22,6 @@ EVERY_FEATURE: Final[Json] = {name: {way: {} for way in ways} for name, ways in 
 
 # What is said of a way is an empty object today, or a few options; it has to be written anew for each session.
 _WAY_NESTING_MAX: Final = 8
-
-_METHOD_NOT_FOUND: Final = -32601
-_INVALID_PARAMS: Final = -32602
 
 
 def declared_features(capabilities: object, *, tells_changes: bool = False) -> Json:
@@ -84,14 +83,14 @@ def refusal(features: Json, method: str, params: Json) -> tuple[int, str] | None
     """The error (code, message) for a question that a caller with these features may not be asked; None if it may."""
     known = features.get(_FEATURE_OF.get(method, ""))
     if not isinstance(known, dict):
-        return _METHOD_NOT_FOUND, f"The client did not declare that it can be asked {method[:80]}"
+        return METHOD_NOT_FOUND, f"The client did not declare that it can be asked {method[:80]}"
     match method:
         case "elicitation/create":
             # Forms are what an empty object means; another way has to be named (MCP 2025-11-25, elicitation).
             mode = params.get("mode", "form")
             if not isinstance(mode, str) or mode not in (known or {"form": {}}):
-                return _INVALID_PARAMS, "The client did not declare this mode of elicitation"
+                return INVALID_PARAMS, "The client did not declare this mode of elicitation"
         case "sampling/createMessage":
             if _wants_tools(params) and "tools" not in known:
-                return _INVALID_PARAMS, "The client did not declare sampling.tools"
+                return INVALID_PARAMS, "The client did not declare sampling.tools"
     return None

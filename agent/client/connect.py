@@ -4,10 +4,9 @@ Links open a client with `open_client` and keep it; dispatch sends every forward
 one rule: whoever gets a client need not know what is behind it; `door_protocol` says all that there is to know.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from agent.client.dial_guard import IpNetwork
 from agent.client.http.connect import open_http_client
 from agent.client.legacy_tasks import LegacyTaskClient
 from agent.client.protocol import McpClient
@@ -27,7 +26,6 @@ async def open_client(
     start_timeout_s: float = 60.0,
     client_name: str = "mcp-mesh-agent",
     label: str | None = None,
-    denied: Sequence[IpNetwork] = (),
     session_pool: bool = False,
     on_pending: OnPending = unheard,
 ) -> AsyncGenerator[McpClient, None]:
@@ -36,9 +34,8 @@ async def open_client(
     `connect_timeout_s` bounds the TCP connect and, per message, the negotiation over HTTP; over stdio it is how long
     `server/discover` may stay unanswered before `initialize` is tried too. `start_timeout_s` bounds the start of a
     child as a whole (`npx` and `uvx` download first). `label` names a child in logs and errors (default: its command).
-    `denied`: networks that may not be dialled, on top of those that never may. `session_pool`: of a server with
-    sessions, every caller has one of its own (over stdio a child), and so has every call without an affinity.
-    `on_pending` hears of calls that wait for their callers' answers.
+    `session_pool`: of a server with sessions, every caller has one of its own (over stdio a child), and so has every
+    call without an affinity. `on_pending` hears of calls that wait for their callers' answers.
 
     Raises:
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no client.
@@ -48,7 +45,6 @@ async def open_client(
             target,
             connect_timeout_s=connect_timeout_s,
             client_name=client_name,
-            denied=denied,
             session_pool=session_pool,
             on_pending=on_pending,
         ) as http_client:

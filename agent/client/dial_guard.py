@@ -2,13 +2,12 @@
 
 The REST edge and the configuration call `check_url`; the HTTP client calls it too and resolves names through
 `GuardedResolver` alone. The one rule: what was checked is what is dialled, so a name is resolved once per dial and the
-answer is filtered before it is used. Loopback and private ranges are fine unless denied by setting.
+answer is filtered before it is used. Loopback and private ranges are fine.
 """
 
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
 from typing import Final, TypeAlias
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -18,7 +17,6 @@ from aiohttp.resolver import ThreadedResolver
 from agent.errors import DialRefused
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 URL_LENGTH_MAX: Final = 2048  # Longer ones are refused by common proxies too.
 
@@ -48,25 +46,20 @@ _NAME: Final = re.compile(r"^(?=.{1,253}\.?$)(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,6
 _FORBIDDEN_CHARACTERS: Final = re.compile(r"[\x00-\x20\x7f\\<>\"^`{|}]")
 
 
-def parse_networks(texts: Sequence[str]) -> tuple[IpNetwork, ...]:
-    """Networks from CIDR texts. Raises `ValueError` naming the bad one."""
-    return tuple(ipaddress.ip_network(text.strip()) for text in texts)
-
-
-def refuse_address(ip: str, denied: Sequence[IpNetwork] = ()) -> str | None:
+def refuse_address(ip: str) -> str | None:
     """Why `ip` (IPv4 or IPv6 text, a zone suffix allowed) may not be dialled, or None when it may."""
     try:
         address = ipaddress.ip_address(ip.partition("%")[0])
     except ValueError:
         return "is not an IP address"
     for inner in (address, *_embedded(address)):
-        reason = _refuse_plain(inner) or _refuse_denied(inner, denied)
+        reason = _refuse_plain(inner)
         if reason is not None:
             return reason
     return None
 
 
-def check_url(url: str, denied: Sequence[IpNetwork] = ()) -> str:
+def check_url(url: str) -> str:
     """The URL in normal form: lower-case scheme and host, no default port, a path.
 
     Raises:
@@ -91,14 +84,13 @@ def check_url(url: str, denied: Sequence[IpNetwork] = ()) -> str:
         raise ValueError("the URL must not have a fragment")
     if port == 0:
         raise ValueError("port 0 cannot be dialled")
-    return _normal_form(parts, _checked_host(parts, denied), port)
+    return _normal_form(parts, _checked_host(parts), port)
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves names for one connector and lets only permitted addresses through. `denied`: further networks."""
+    """Resolves names for one connector and lets only permitted addresses through."""
 
-    def __init__(self, denied: Sequence[IpNetwork] = (), inner: AbstractResolver | None = None) -> None:
-        self._denied = tuple(denied)
+    def __init__(self, inner: AbstractResolver | None = None) -> None:
         self._inner = inner if inner is not None else ThreadedResolver()
 
     async def resolve(
@@ -106,7 +98,7 @@ class GuardedResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Permitted addresses of `host`. Raises `OSError` (unknown name) and `DialRefused` (none is permitted)."""
         found = await self._inner.resolve(host, port, family)
-        refusals = [refuse_address(entry["host"], self._denied) for entry in found]
+        refusals = [refuse_address(entry["host"]) for entry in found]
         allowed = [entry for entry, refusal in zip(found, refusals, strict=True) if refusal is None]
         if found and not allowed:
             raise DialRefused(f"{host} resolves to an address that {refusals[0]}")
@@ -117,7 +109,7 @@ class GuardedResolver(AbstractResolver):
         await self._inner.close()
 
 
-def _checked_host(parts: SplitResult, denied: Sequence[IpNetwork]) -> str:
+def _checked_host(parts: SplitResult) -> str:
     host = parts.hostname
     if not host:
         raise ValueError("the URL has no host")
@@ -128,9 +120,9 @@ def _checked_host(parts: SplitResult, denied: Sequence[IpNetwork]) -> str:
             host = ipaddress.IPv6Address(host).compressed
         except ValueError:
             raise ValueError("the URL's IPv6 address cannot be read") from None
-        return f"[{_permitted(host, denied)}]"
+        return f"[{_permitted(host)}]"
     if _DOTTED_QUAD.match(host):
-        return _permitted(host, denied)
+        return _permitted(host)
     if _NUMERIC_HOST.search(host):
         raise DialRefused(f"{host} is an address in a notation other than a plain dotted quad")
     if not _NAME.match(host):
@@ -138,8 +130,8 @@ def _checked_host(parts: SplitResult, denied: Sequence[IpNetwork]) -> str:
     return host
 
 
-def _permitted(ip: str, denied: Sequence[IpNetwork]) -> str:
-    reason = refuse_address(ip, denied)
+def _permitted(ip: str) -> str:
+    reason = refuse_address(ip)
     if reason is not None:
         raise DialRefused(f"{ip} {reason}")
     return ip
@@ -176,11 +168,4 @@ def _refuse_plain(address: IpAddress) -> str | None:
         return "is unspecified"
     if int(address) == 0xFFFFFFFF and address.version == 4:  # noqa: PLR2004 - the one broadcast address, the IP version
         return "is broadcast"
-    return None
-
-
-def _refuse_denied(address: IpAddress, denied: Sequence[IpNetwork]) -> str | None:
-    for network in denied:
-        if address.version == network.version and address in network:
-            return f"is in the denied range {network}"
     return None

@@ -7,7 +7,7 @@ and errors passes unchanged; only the envelope and the progress token are ours.
 from typing import Any, Final
 
 import orjson
-from mcp_types.jsonrpc import METHOD_NOT_FOUND
+from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.errors import ProtocolBroken, RpcError
 from agent.lossless_json.exact import read_json
@@ -131,7 +131,7 @@ def error_of(error: Json) -> RpcError:
     """The server's error object as an exception; a code or a message of the wrong type is replaced, not refused."""
     code, message = error.get("code"), error.get("message")
     return RpcError(
-        code if isinstance(code, int) else -32603,
+        code if isinstance(code, int) else INTERNAL_ERROR,
         message if isinstance(message, str) else "The server answered with an error that has no message",
         error.get("data"),
     )
@@ -157,4 +157,4 @@ def _encode(message: Json) -> bytes:
     try:
         return orjson.dumps(message)
     except TypeError as exc:
-        raise RpcError(-32602, f"The parameters cannot be sent as JSON: {exc}") from exc
+        raise RpcError(INVALID_PARAMS, f"The parameters cannot be sent as JSON: {exc}") from exc

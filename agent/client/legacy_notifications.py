@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final, TypeAlias
 
+from agent import clock
 from agent.client import jsonrpc
 from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
@@ -67,7 +68,7 @@ class SessionLogs:
         if level is None or "logging" not in server_info.capabilities:
             return
         async with self._turn:
-            now_s = asyncio.get_running_loop().time()
+            now_s = clock.now_s()
             self._asked_at_s[level] = now_s
             present = [asked for asked, at_s in self._asked_at_s.items() if now_s - at_s <= PRESENT_S]
             wanted = min(present, key=LEVELS.index)

@@ -6,7 +6,6 @@ known. That session declares no features, so such a call cannot ask its caller. 
 refuses is refused here in its own words; its task is lost with its session, and then it says so itself.
 """
 
-import asyncio
 import contextlib
 import math
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Final
 
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, INVALID_PARAMS, METHOD_NOT_FOUND
 
+from agent import clock
 from agent.client.event import Event
 from agent.client.protocol import McpClient, Request
 from agent.client.server_info import OnNotification, ServerInfo
@@ -140,7 +140,7 @@ class _About:
             await self._ask("tasks/get")  # One that has ended is no error now; one that is unknown still is.
 
     async def _ask(self, method: str, timeout_s: float = math.inf) -> Json:
-        deadline_s = min(self._deadline_s, asyncio.get_running_loop().time() + timeout_s)
+        deadline_s = min(self._deadline_s, clock.now_s() + timeout_s)
         return exact(await self._client.request(Request(method, self._params, deadline_s)))
 
 

@@ -43,12 +43,11 @@ class Finding:
 class Selection:
     """The whole desired state of peers.
 
-    `peers` sorted by name. `hidden`: discovered peers that an operator suppressed, as they would be.
+    `peers` sorted by name.
     `discovered`: peer name -> the suppressions that would hide what the catalog says about it (for DELETE).
     """
 
     peers: tuple[PeerSpec, ...] = ()
-    hidden: tuple[PeerSpec, ...] = ()
     findings: tuple[Finding, ...] = ()
     discovered: Mapping[str, tuple[Suppression, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -191,7 +190,7 @@ def _fault(instance: Instance, own_place: tuple[str, str] | None) -> str:
         return "" if is_name else "its address is neither an IP address nor a host name"
     if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
         return "its address has a zone, which means something on its own machine only"
-    # What is registered on loopback can be reached from its own machine only (docs/consul.md, our own registration).
+    # What is registered on loopback can be reached from its own machine only.
     if ip.is_loopback and own_place is not None and (instance.key.datacenter, instance.key.node) != own_place:
         return "its loopback address belongs to another machine"
     return ""

@@ -1,7 +1,8 @@
-"""What operators order about peers: add one, remove one, and hear how it went.
+"""What operators order about peers: add one, remove one, and hear how it went; ask another node what it shows.
 
-Called by the REST API. The one rule: an order is on disk before it is answered, and an order once begun is finished,
-whether or not the client still waits for it; a refusal is an answer and never a failure of the node.
+Called by the REST API and the management tools. The one rule: an order is on disk before it is answered, and an order
+once begun is finished, whether or not the client still waits for it; a refusal is an answer and never a failure of the
+node.
 """
 
 import asyncio
@@ -9,9 +10,10 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
+from agent.client.protocol import Request
 from agent.control.reconciler import Mesh
-from agent.errors import DialledOurselves, DialRefused, OverrideRefused
-from agent.model import LinkView, Override, Suppression
+from agent.errors import DialledOurselves, DialRefused, MeshError, OverrideRefused, RpcError
+from agent.model import Json, LinkView, Override, Suppression
 from agent.state.overrides import OverrideStore
 
 # How long an added peer's first attempt is waited for before the answer is "saved, not connected".
@@ -152,3 +154,25 @@ class OverrideService:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+
+async def ask_node(mesh: Mesh, node: str, tool: str, arguments: Json, *, timeout_s: float) -> Json:
+    """Have the management tool of another node answer, over the link to it.
+
+    Raises:
+        MeshError: no such node is connected, or it answers with an error, or not at all.
+    """
+    view = mesh.find_node(node)
+    link = mesh.link(view.key) if view is not None else None
+    if link is None:
+        raise MeshError(f"There is no node named {node!r} among this node's peers.")
+    params: Json = {"name": tool, "arguments": arguments}
+    try:
+        result = await link.request(Request.within("tools/call", params, timeout_s=timeout_s))
+    except RpcError as exc:
+        raise MeshError(f"Node {node!r}: {exc.message}") from exc
+    told = result.get("structuredContent")
+    if result.get("isError") is True or not isinstance(told, dict):
+        texts = [str(part.get("text", "")) for part in result.get("content") or () if isinstance(part, dict)]
+        raise MeshError(f"Node {node!r}: {' '.join(texts) or 'it gave no answer'}")
+    return told

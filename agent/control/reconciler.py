@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from agent import clock
 from agent.config.values import StaticPeer
 from agent.control.selection import Selection, select
 from agent.errors import DialledOurselves, MeshError, OverrideRefused
@@ -191,7 +192,6 @@ class Mesh:
 
     async def run(self) -> None:
         """Step whenever woken, and every `RESYNC_EVERY_S` without, until cancelled."""
-        loop = asyncio.get_running_loop()
         self.wake()  # Overrides and static peers are there from the start; without discovery nothing else may happen.
         try:
             while True:
@@ -199,14 +199,14 @@ class Mesh:
                     async with asyncio.timeout(RESYNC_EVERY_S):
                         await self._wake.wait()
                 self._wake.clear()
-                generation, began_at_s = self._generation, loop.time()
+                generation, began_at_s = self._generation, clock.now_s()
                 try:
                     self._step()
                     await self._rebuild_routes()
                 except Exception:  # The top of an eternal loop: a bug in one step must not end the node.
                     log.exception("a mesh step failed; the next change or resync tries again")
                 self._tell_stepped(generation)
-                took_s = loop.time() - began_at_s
+                took_s = clock.now_s() - began_at_s
                 if took_s > QUICK_STEP_S:
                     await asyncio.sleep(took_s)
         finally:
@@ -260,7 +260,7 @@ class Mesh:
     async def _rebuild_routes(self) -> None:
         known = await read_large(self._contributed(), self.own, self.routes.parts)
         contributions = self._contributed()  # What has changed meanwhile is read as it is now.
-        now_s = asyncio.get_running_loop().time()
+        now_s = clock.now_s()
         if contributions == self._contributions and not is_outdated(self.routes, now_s):
             return
         self._contributions = contributions

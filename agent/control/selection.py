@@ -281,7 +281,6 @@ def select(
     discovered |= {name: (Suppression(name, c.node_id, c.service_id),) for c, name in named}
     return Selection(
         peers=with_clear_aliases(peers, server_names),
-        hidden=tuple(_spec(c, c.name, peer_token) for c in sorted(rest, key=_by_name) if c.key in hidden),
         findings=tuple(sorted(findings)),
         discovered=MappingProxyType(discovered),
     )
@@ -356,10 +355,6 @@ def _is_proven(
     if spec is None or spec.key not in connected or spec.target.url != candidate.url:
         return False
     return candidate.node_id is not None and learned.get(candidate.url) == candidate.node_id
-
-
-def _by_name(candidate: DiscoveredPeer) -> tuple[str, InstanceKey]:
-    return candidate.name, candidate.key
 
 
 def _spec(candidate: DiscoveredPeer, name: str, peer_token: str | None) -> PeerSpec:

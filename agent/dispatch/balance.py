@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import random
 
 
-# faults.md's figure (Finagle's default): after 10 s a past latency counts for 1/e.
+# Finagle's default: after 10 s a past latency counts for 1/e.
 DECAY_S: Final = 10.0
 # A replica that is idle and unmeasured, or whose peak has faded, costs this much: it is worth a try.
 LATENCY_FLOOR_S: Final = 0.001

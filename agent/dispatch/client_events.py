@@ -15,11 +15,11 @@ from agent.client.protocol import Request
 from agent.dispatch.dispatcher import CallableLink
 from agent.errors import RpcError
 from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Era, HttpTarget, Json, ServerSpec
+from agent.rpc_codes import INVALID_PARAMS
 
 # A server is told within a second, and says at once what it wants to know then.
 TIMEOUT_S: Final = 10.0
 _NOTHING: Final[Json] = {"resultType": "complete"}
-_INVALID_PARAMS: Final = -32602
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class UpstreamEvents:
         """Hand what another node tells of its client to the server of ours that it names. Raises `MeshError`."""
         affinity, server = (params.get("_meta") or {}).get(AFFINITY_META_KEY), params.get("server")
         if not (isinstance(affinity, str) and is_of_session(affinity) and isinstance(server, str)):
-            raise RpcError(_INVALID_PARAMS, "A server and the affinity of a session are needed")
+            raise RpcError(INVALID_PARAMS, "A server and the affinity of a session are needed")
         link = self._link(f"server:{server}")
         if link is None or not _keeps_sessions(link):
             return _NOTHING

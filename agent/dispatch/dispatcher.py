@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
+from agent import clock
 from agent.client.affinity import affinity_key
 from agent.client.event import Event
 from agent.client.protocol import Request
@@ -163,7 +164,7 @@ class Dispatch:
 
     def balance(self) -> BalanceView:
         """How calls are spread, for metrics. Call it in the event loop."""
-        return self._stats.view(_now_s())
+        return self._stats.view(clock.now_s())
 
     async def forward(
         self,
@@ -194,7 +195,7 @@ class Dispatch:
             CallUnanswered: sent, and no answer came; not to be sent again.
             AnswerCut: `sink` got a part of the result, and will get no more.
         """
-        now_s, known = _now_s(), route
+        now_s, known = clock.now_s(), route
         try:
             route, params = self._states.unwrapped(method, route, params, now_s)
         except CallNotSent as exc:
@@ -231,17 +232,17 @@ class Dispatch:
 
     async def _next(self, call: _Call, tried: Collection[str], key: str | None, told: _Failed | None) -> Replica | None:
         """Who is asked now; when nobody is left, and nothing was executed, somebody who offers it only now."""
-        replica = self._stats.choose(call.route, tried, key, _now_s())
+        replica = self._stats.choose(call.route, tried, key, clock.now_s())
         present, call.present = call.present, None if replica is None else call.present
         if replica is not None or present is None or told is None or fate_of(told.failure) is Fate.UNKNOWN:
             return replica
-        left_s = _deadline_s(call, self._call_timeout_s) - _now_s()
+        left_s = _deadline_s(call, self._call_timeout_s) - clock.now_s()
         call.route = await self.renewals.renewed(call.route, present, tried, told.failure, left_s)
-        return self._stats.choose(call.route, tried, key, _now_s())
+        return self._stats.choose(call.route, tried, key, clock.now_s())
 
     def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
         """Decide whether `replica` is asked now, and charge that to the budget."""
-        now_s = _now_s()
+        now_s = clock.now_s()
         step = next_step(
             fate_of(failed.failure),
             repeatable=is_repeatable(call.method, call.route, failed.replica),
@@ -266,7 +267,7 @@ class Dispatch:
         return step
 
     async def _send(self, call: _Call, replica: Replica) -> Json:
-        link, now_s = self._link(replica.backend_key), _now_s()
+        link, now_s = self._link(replica.backend_key), clock.now_s()
         if link is None:
             raise CallNotSent(f"{replica.backend_key} is gone")
         own_timeout_s = self._own_timeout_s(link)
@@ -284,7 +285,7 @@ class Dispatch:
         outcome = "cancelled"
         sink = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
         if sink is not None:
-            sink.when_begun(lambda: self._stats.answered(attempt, _now_s()))
+            sink.when_begun(lambda: self._stats.answered(attempt, clock.now_s()))
         request = Request(call.method, params, deadline_s, headers, call.affinity, call.on_notification, sink)
         try:
             result = await link.request(request)
@@ -302,9 +303,9 @@ class Dispatch:
             view = link.view
             result = believed(result, view)
             result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
-            return self._states.wrapped(call.method, call.route, replica, result, _now_s())
+            return self._states.wrapped(call.method, call.route, replica, result, clock.now_s())
         finally:
-            self._stats.finish(attempt, outcome, _now_s())
+            self._stats.finish(attempt, outcome, clock.now_s())
 
     def _own_timeout_s(self, link: CallableLink | None) -> float:
         own = link.spec.call_timeout_s if link is not None and isinstance(link.spec, ServerSpec) else None
@@ -323,7 +324,3 @@ def _deadline_s(call: _Call, own_timeout_s: float) -> float:
     """When an attempt ends: one deadline over all attempts, the caller's or ours, whichever is sooner."""
     ours_s = call.began_s + own_timeout_s
     return ours_s if call.deadline_s is None else min(ours_s, call.deadline_s)
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

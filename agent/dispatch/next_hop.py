@@ -39,13 +39,11 @@ from agent.model import (
     PeerSpec,
 )
 from agent.routing.table import Replica, Route
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.tasks.ids import TASK_METHODS
 
 # A call may pass at most this many nodes across gateways; more means a loop nobody wanted.
 HOPS_MAX: Final = 3
-# JSON-RPC's own: what a node answers that knows no such name, and one whose server's answer was none.
-INVALID_PARAMS: Final = -32602
-INTERNAL_ERROR: Final = -32603
 
 # What a client is told beside the failure itself.
 _WHY_NOT_AGAIN: Final = {Step.LATE: "; the deadline has passed", Step.SPENT: "; the retry budget is spent"}

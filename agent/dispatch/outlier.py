@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import random
 
 
-# faults.md, after Envoy's outlier detection, whose defaults most of these are.
+# After Envoy's outlier detection, whose defaults most of these are.
 FAILURES_IN_ROW_MAX: Final = 5
 RATE_CALLS_MIN: Final = 20
 RATE_MIN: Final = 0.5

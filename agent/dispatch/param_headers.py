@@ -9,9 +9,14 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import orjson
-from mcp.shared.inbound import find_invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
+from mcp.shared.inbound import (
+    find_invalid_x_mcp_header,
+    mcp_param_headers,
+    validate_mcp_param_headers,
+    x_mcp_header_map,
+)
 
-from agent.model import Json
+from agent.model import PARAM_HEADER_PREFIX, Json
 from agent.routing.table import Route
 
 # One entry per tool definition ever called; beyond it the memory starts anew, which only costs time.
@@ -19,8 +24,6 @@ MEMORY_MAX: Final = 10_000
 
 # As many digits as Python makes a number of; what has more is in no header, here and at the other end.
 _INTEGER: Final = re.compile(rb"-?[0-9]{1,4300}")
-
-_PREFIX: Final = "mcp-param-"
 
 HeaderMap = Mapping[tuple[str, ...], str]
 
@@ -30,9 +33,19 @@ def received_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     told: dict[str, str] = {}
     for name, value in headers:
         key = name.lower()
-        if key.startswith(_PREFIX):
+        if key.startswith(PARAM_HEADER_PREFIX):
             told[key] = f"{told[key]}, {value}" if key in told else value
     return told
+
+
+def asks_for_headers(schema: Json) -> bool:
+    """Whether a tool's schema may ask for any; a scan of the bytes, for most have no such annotation to walk to."""
+    return b"x-mcp-header" in orjson.dumps(schema)
+
+
+def headers_agree(schema: Json, params: Json, headers: Mapping[str, str]) -> bool:
+    """Whether a client's headers say what the arguments of its call say, where the tool's schema asks for headers."""
+    return validate_mcp_param_headers(schema, with_whole_numbers(params.get("arguments") or {}), headers) is None
 
 
 class ParamHeaders:
@@ -52,7 +65,7 @@ class ParamHeaders:
         asked_for = self._asked_for(route) if method == "tools/call" else {}
         if not asked_for:
             return told or None
-        known = {_PREFIX + token.lower() for token in asked_for.values()}
+        known = {PARAM_HEADER_PREFIX + token.lower() for token in asked_for.values()}
         arguments = params.get("arguments")
         repeated = mcp_param_headers(asked_for, with_whole_numbers(arguments)) if isinstance(arguments, dict) else {}
         return {name: value for name, value in (told or {}).items() if name not in known} | repeated or None
@@ -83,8 +96,7 @@ def with_whole_numbers(arguments: Json) -> Json:
 
 
 def _header_map(schema: object) -> HeaderMap:
-    # A scan of the bytes spares walking every schema that has no such annotation.
-    if not isinstance(schema, dict) or b"x-mcp-header" not in orjson.dumps(schema):
+    if not isinstance(schema, dict) or not asks_for_headers(schema):
         return {}
     # What asks for them wrongly asks for none: its server checks none either (MCP 2026-07-28, custom headers).
     return x_mcp_header_map(schema) if find_invalid_x_mcp_header(schema) is None else {}

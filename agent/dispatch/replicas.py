@@ -2,7 +2,7 @@
 
 Owned by dispatch. Kept for each backend within each group (the owner of a route: one server, wherever it runs), so that
 a server that hangs on one node bars nothing else of that node. The one rule: this is the only writer of these states;
-`agent.core` decides.
+`agent.dispatch.balance`, `outlier` and `retry` decide.
 """
 
 import logging

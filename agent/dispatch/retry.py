@@ -16,9 +16,9 @@ from agent.errors import AuthRefused, CallNotSent, MeshError, NoLongerOffered, R
 from agent.model import DEADLINE_META_KEY, Json
 from agent.routing.table import Replica, Route, RouteKind
 
-# faults.md: at most three attempts, each on another replica.
+# Each on another replica; who is refused by three in a row has met an outage that more attempts only feed.
 ATTEMPTS_MAX: Final = 3
-# faults.md: a budget of 20% plus 3 per 10 s (Finagle's shape: a share, and a reserve for quiet times).
+# A budget of 20% plus 3 per 10 s (Finagle's shape: a share, and a reserve for quiet times).
 BUDGET_SHARE: Final = 0.2
 BUDGET_RESERVE: Final = 3
 WINDOW_S: Final = 10

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol, TypeVar
 
-from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
-
 from agent.client.connect import ListenNotSupported, McpClient, ServerInfo
 from agent.client.event import Event, first_of
 from agent.client.protocol import Request
@@ -21,16 +19,20 @@ from agent.client.streams import TASKS, Subject, Updates
 from agent.errors import MeshError, RpcError
 from agent.lossless_json.raw import exact
 from agent.model import PATH_META_KEY, BackendSpec, Era, Json, NodeIdentity, PeerScope, PeerSpec
+from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 from agent.tasks.ids import TAKES_TASKS
+from discovery.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
 # As much as a node grants one caller. An acknowledgement repeats the names and has to fit into one event of 1 MiB.
 NAMES_PER_STREAM_MAX: Final = 1_000
 NAME_BYTES_PER_STREAM_MAX: Final = 512 << 10
-# A stream that ended is opened again, ever more slowly while it does not hold.
-PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
-STEADY_S: Final = 60.0
+# A stream that ended is opened again: at once after the first time, ever more slowly while it keeps ending (a proxy, a
+# server that only pretends). Each failure costs a request to a live server, hence fewer steps than those of dials.
+STREAMS: Final = Backoff(first_s=0.5, last_s=30.0, factor=4.0)
+# A stream that held this long had an ordinary end.
+STREAM_STEADY_S: Final = 60.0
 # How long one question how a task stands may take, and when it is asked again that had no answer.
 CATCH_UP_TIMEOUT_S: Final = 10.0
 CATCH_UP_AGAIN_S: Final = 2.0
@@ -195,8 +197,8 @@ class Follower:
         self._streams -= {stream}
         if updates.acknowledged or not stream.refusals:
             log.info("MCP updates interrupted", extra={"backend": self._backend, "reason": reason})
-            loop.call_later(PAUSES_S[min(self._short_streams, len(PAUSES_S) - 1)], self.wake.set)
-            self._short_streams = 0 if loop.time() - began_at_s >= STEADY_S else self._short_streams + 1
+            loop.call_later(STREAMS.step_s(self._short_streams), self.wake.set)
+            self._short_streams = 0 if loop.time() - began_at_s >= STREAM_STEADY_S else self._short_streams + 1
 
 
 def followers(

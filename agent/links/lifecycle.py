@@ -11,12 +11,13 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, Protocol
 
+from agent import clock
 from agent.client.connect import ListenNotSupported
 from agent.client.event import Event, first_of
 from agent.client.protocol import Request
 from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
-from agent.links.follower import Follower, begin_to_follow
+from agent.links.follower import STREAM_STEADY_S, STREAMS, Follower, begin_to_follow
 from agent.links.listing import Relisting, list_offer
 from agent.model import BackendSpec, Json, Offer
 
@@ -87,7 +88,7 @@ class StallDetector:
 
     def answered(self) -> None:
         """A call was answered."""
-        self._answered_at_s = asyncio.get_running_loop().time()
+        self._answered_at_s = clock.now_s()
 
     def _look(self) -> None:
         self._timer = None
@@ -100,7 +101,8 @@ class StallDetector:
             self._timer = loop.call_later(left_s, self._look)
 
 
-# faults.md: probe every 5 s +-20% with a time-out of 1 s.
+# Every 5 s a link costs next to nothing, and +-20% keep those that began together apart; within one network an answer
+# takes milliseconds, so one that takes a second is none.
 PROBE_EVERY_S: Final = 5.0
 PROBE_JITTER: Final = 0.2
 PROBE_TIMEOUT_S: Final = 1.0
@@ -118,10 +120,6 @@ FIRST_LISTING_WAIT_S: Final = 2.0
 RELIST_PAUSE_S: Final = 0.1
 # A known offer outlives a listing that failed; the next one is tried after this long.
 RELIST_AFTER_FAILURE_S: Final = 5.0
-# Streams that keep ending at once (a proxy, a server that only pretends) are opened again ever more slowly.
-LISTEN_PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
-# A stream that held this long had an ordinary end.
-LISTEN_STEADY_S: Final = 60.0
 
 
 class LifecycleHooks(Protocol):
@@ -265,10 +263,9 @@ class LinkLifecycle:
 
     async def _follow(self) -> None:
         """Turn list changes into listings; where there is no change stream, list again every half minute."""
-        loop = asyncio.get_running_loop()
         short_streams = 0
         while True:
-            began_at_s = loop.time()
+            began_at_s = clock.now_s()
             try:
                 await self._client.listen(lambda _kind: self._relist.set())
             except (ListenNotSupported, ProtocolBroken) as exc:
@@ -277,8 +274,8 @@ class LinkLifecycle:
             except Unreachable:
                 # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
                 await self._client.probe(PROBE_TIMEOUT_S)
-            short_streams = 0 if loop.time() - began_at_s >= LISTEN_STEADY_S else short_streams + 1
-            await asyncio.sleep(LISTEN_PAUSES_S[min(short_streams, len(LISTEN_PAUSES_S)) - 1] if short_streams else 0)
+            short_streams = 0 if clock.now_s() - began_at_s >= STREAM_STEADY_S else short_streams + 1
+            await asyncio.sleep(STREAMS.step_s(short_streams - 1))
             self._relist.set()
         while True:
             self._relist.set()
@@ -308,13 +305,12 @@ class LinkLifecycle:
             await self._relist.due()
 
     async def _probe(self) -> None:
-        loop = asyncio.get_running_loop()
         await self._listed.wait()  # Before that, the listing has a deadline of its own.
         missed = False
         while True:
             usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
             await _within(self._doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
-            asked_at_s = loop.time()
+            asked_at_s = clock.now_s()
             try:
                 await self._client.probe(PROBE_TIMEOUT_S)
             except LinkFailed as exc:
@@ -325,7 +321,7 @@ class LinkLifecycle:
             else:
                 missed = False
                 self._doubt.clear()
-                self._events.probed(loop.time() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
+                self._events.probed(clock.now_s() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
 
     async def _watch_end(self) -> None:
         await first_of(self._end, self._client.lost)

@@ -15,6 +15,7 @@ from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
 
+from agent import clock
 from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
@@ -23,6 +24,7 @@ from agent.links.dial import OpenClient, opened
 from agent.links.follower import Watch, followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
 from agent.links.state import (
+    Closed,
     DialStarted,
     LinkEvent,
     LinkStanding,
@@ -31,6 +33,7 @@ from agent.links.state import (
     OpenFailed,
     ProbeAnswered,
     ProbeMissed,
+    Reloaded,
     Sighted,
     WaitOver,
     advance,
@@ -91,7 +94,7 @@ class LinkRecord:
 
     def advance(self, event: LinkEvent, **changes: object) -> None:
         """Move on in the table, and show that with whatever else changed in one step."""
-        self.standing = advance(self.standing, event, now_s())
+        self.standing = advance(self.standing, event, clock.now_s())
         self.show(state=self.standing.state, attempts=self.standing.attempts, **changes)
 
     def show(self, **changes: object) -> None:
@@ -113,7 +116,7 @@ class LinkRecord:
             last_error="",
             failure="",
             next_attempt_at_s=None,
-            ready_at_s=now_s(),
+            ready_at_s=clock.now_s(),
         )
         self._hooks.dialled("ok")
         extra = {"backend": self.view.key, "tools": len(offer.tools), "era": server_info.era.value}
@@ -129,7 +132,7 @@ class LinkRecord:
         """A dial failed, or a session ended."""
         was_up = self.view.ready_at_s is not None
         self.advance(
-            Lost() if was_up else OpenFailed(retry_soon=retry_soon(failure)),
+            Lost() if was_up else OpenFailed(),
             last_error=str(failure),
             failure=type(failure).__name__,
             ready_at_s=None,
@@ -145,8 +148,7 @@ class LinkRecord:
     def begin_anew(self) -> None:
         """A reload is no failure: it begins a new row of attempts, and a child that was about to be parked is not."""
         log.info("MCP link reloaded", extra={"backend": self.view.key})
-        self.standing = LinkStanding(is_child=self.standing.is_child)
-        self.show(state=self.standing.state, attempts=0, last_error="", failure="", ready_at_s=None)
+        self.advance(Reloaded(), last_error="", failure="", ready_at_s=None)
 
 
 def retry_soon(failure: BaseException | None) -> bool:
@@ -154,12 +156,8 @@ def retry_soon(failure: BaseException | None) -> bool:
     return bool(getattr(failure, "retry_soon", True))
 
 
-def now_s() -> float:
-    """The event loop's clock."""
-    return asyncio.get_running_loop().time()
-
-
-# faults.md: calls in flight are drained for at most 30 s. A peer that leaves the catalog still answers what it has.
+# Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
+# answers what it has.
 DRAIN_TIMEOUT_S: Final = 30.0
 
 Dial = Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]
@@ -275,7 +273,7 @@ class Link:
             with suppress(Retired):
                 await retrying(self._live_once)
         finally:
-            self._record.show(state=LinkState.CLOSED)
+            self._record.advance(Closed())
             self.first_attempt.set()
 
     async def _live_once(self) -> None:
@@ -358,7 +356,7 @@ class Link:
     async def _pause(self, seconds: float) -> None:
         """Sleep for tenacity, cut short by a sighting or a reload."""
         parked = seconds == float("inf")
-        self._record.show(next_attempt_at_s=None if parked else now_s() + seconds)
+        self._record.show(next_attempt_at_s=None if parked else clock.now_s() + seconds)
         try:
             async with asyncio.timeout(None if parked else seconds):
                 await self._cut_short.wait()

@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 from typing import Final
 
-from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
-
 from agent.client.connect import McpClient
 from agent.client.event import Event
 from agent.client.protocol import Request
@@ -18,6 +16,7 @@ from agent.errors import ProtocolBroken, RpcError, Unreachable
 from agent.lossless_json.raw import keep_schemas
 from agent.model import Json, Offer
 from agent.routing.digest import exported_digest, offer_digest
+from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 
 
 class Relisting(Event):

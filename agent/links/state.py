@@ -5,10 +5,11 @@ what the backend offers, and is READY. Probes run while it is up: the second mis
 go there), the third ends the session. A failed dial or an ended session is BACKOFF; the task waits there for as long
 as `agent.links.state` says, until the wait is over or a sighting cuts it short, and the link is IDLE again. Failures
 in a row lengthen the wait; only a minute of READY makes a new failure the first one again. A child process that fails
-five times within two minutes is PARKED: nothing but a sighting (a reload, a changed file) tries it again. CLOSED is
-the end. An event that has no meaning in a state is stale and changes nothing.
+five times within two minutes is PARKED: nothing but a sighting (a reload, a changed file) tries it again. A reload of
+an open session is no failure: the link is IDLE as if it were new. CLOSED is the end. An event that has no meaning in a
+state is stale and changes nothing: the table leaves it out.
 
-Links call `advance` alone. The one rule: `_TABLE` is the only place to change.
+Links call `advance` alone. The one rule: nothing but `_TABLE` says which state comes next.
 """
 
 import math
@@ -17,54 +18,36 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from agent.model import LinkState
+from discovery.backoff import Backoff
 
 if TYPE_CHECKING:
     import random
 
 
-# docs/architecture.md, faults: half a second hides a restart, 30 s is the longest that a returned peer goes unnoticed
-# when no catalog announces it.
-BASE_S: Final = 0.5
-CAP_S: Final = 30.0
+# Half a second hides a restart; 30 s is the longest that a returned peer goes unnoticed when no catalog announces it.
+DIALS: Final = Backoff(first_s=0.5, last_s=30.0)
 # A stdio child that keeps exiting costs a process start each time.
-STDIO_CAP_S: Final = 60.0
-SPLAY_MAX_S: Final = 5.0
-SPLAY_ABOVE: Final = 50
-# 2**64 half seconds exceed every cap; a larger exponent would only overflow the float.
-_DOUBLINGS_MAX: Final = 64
-
-
-def delay_s(
-    attempt: int, rng: "random.Random", *, base_s: float = BASE_S, cap_s: float = CAP_S, retry_soon: bool = True
-) -> float:
-    """Seconds to wait after the `attempt`-th failure in a row (1 is the first).
-
-    Doubling from `base_s` to `cap_s` with full jitter. Without `retry_soon` (authentication, protocol, identity) only
-    an operator can help, so the wait is drawn from the upper half of `cap_s` at once.
-    """
-    assert attempt >= 1
-    if not retry_soon:
-        return rng.uniform(cap_s / 2, cap_s)
-    return rng.uniform(0.0, min(cap_s, base_s * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX)))
+CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
 
 
 def wait_s(standing: "LinkStanding", rng: "random.Random", *, retry_soon: bool) -> float:
-    """Seconds until a link's next dial: none after a reload, and for ever while it is parked."""
+    """Seconds until a link's next dial: none after a reload, and for ever while it is parked.
+
+    Full jitter. Without `retry_soon` (authentication, protocol, identity) only an operator can help, so the wait is
+    drawn from the upper half of the longest at once.
+    """
     match standing.state:
         case LinkState.IDLE:
             return 0.0
         case LinkState.PARKED:
             return math.inf
-    cap_s = STDIO_CAP_S if standing.is_child else CAP_S
-    return delay_s(max(1, standing.attempts), rng, cap_s=cap_s, retry_soon=retry_soon)
+    backoff = CHILD_DIALS if standing.is_child else DIALS
+    if not retry_soon:
+        return rng.uniform(backoff.last_s / 2, backoff.last_s)
+    return backoff.jittered_s(max(1, standing.attempts), rng.random())
 
 
-def splay_s(due_count: int, rng: "random.Random") -> float:
-    """Seconds to hold one of `due_count` first dials back: 0, or up to 5 when more than 50 are due at once."""
-    return rng.uniform(0.0, SPLAY_MAX_S) if due_count > SPLAY_ABOVE else 0.0
-
-
-# faults.md's figures: with a probe every 5 s and 1 s for its answer, a hung peer is down within 12 s of its last answer
+# With a probe every 5 s and 1 s for its answer, a hung peer is down within 12 s of its last answer
 # to a call, and one lost probe changes nothing.
 MISSES_SUSPECT: Final = 2
 MISSES_DOWN: Final = 3
@@ -80,8 +63,7 @@ class LinkStanding:
     """Where a link stands. `is_child`: a stdio process, which may be parked.
 
     `attempts`: failures in a row. `misses`: probes missed in a row. `ready_at_s`: when the present session became
-    ready. `retry_soon`: what the last failure said about waiting. `crashes_at_s`: a child's recent failures. Times are
-    the event loop's monotonic seconds.
+    ready. `crashes_at_s`: a child's recent failures. Times are the event loop's monotonic seconds.
     """
 
     state: LinkState = LinkState.IDLE
@@ -89,7 +71,6 @@ class LinkStanding:
     attempts: int = 0
     misses: int = 0
     ready_at_s: float | None = None
-    retry_soon: bool = True
     crashes_at_s: tuple[float, ...] = ()
 
 
@@ -105,9 +86,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class OpenFailed:
-    """The dial, the initialize_result or the first listing failed. `retry_soon` False: only a long wait makes sense."""
-
-    retry_soon: bool = True
+    """The dial, the initialize result or the first listing failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +115,25 @@ class WaitOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The session was ended to begin anew. No failure: a new row of attempts begins, and no child is near parking."""
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The link is no longer wanted."""
 
 
 LinkEvent: TypeAlias = (
-    DialStarted | Opened | OpenFailed | ProbeAnswered | ProbeMissed | Lost | Sighted | WaitOver | Closed
+    DialStarted | Opened | OpenFailed | ProbeAnswered | ProbeMissed | Lost | Sighted | WaitOver | Reloaded | Closed
 )
 _Step: TypeAlias = Callable[[LinkStanding, LinkEvent, float], LinkStanding]
 
 
 def advance(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
     """The standing after `event`. Never raises; an event without meaning in the present state changes nothing."""
-    return _TABLE[standing.state][type(event)](standing, event, now_s)
-
-
-def _stays(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
-    return standing
+    step = _TABLE[standing.state].get(type(event))
+    return standing if step is None else step(standing, event, now_s)
 
 
 def _dials(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
@@ -163,8 +144,8 @@ def _is_due(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkSta
     return replace(standing, state=LinkState.IDLE)
 
 
-def _is_unparked(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
-    return replace(standing, state=LinkState.IDLE, attempts=0, crashes_at_s=())
+def _begins_anew(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
+    return LinkStanding(is_child=standing.is_child)
 
 
 def _is_ready(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
@@ -184,7 +165,7 @@ def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStand
     return replace(standing, state=state, misses=misses)
 
 
-def _fails(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
+def _fails(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
     attempts = 1 if _is_steady(standing, now_s) else standing.attempts + 1
     crashes_at_s: tuple[float, ...] = ()
     if standing.is_child:
@@ -197,7 +178,6 @@ def _fails(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStandi
         attempts=attempts,
         misses=0,
         ready_at_s=None,
-        retry_soon=event.retry_soon if isinstance(event, OpenFailed) else True,
         crashes_at_s=crashes_at_s,
     )
 
@@ -210,82 +190,37 @@ def _is_steady(standing: LinkStanding, now_s: float) -> bool:
     return standing.ready_at_s is not None and now_s - standing.ready_at_s >= STEADY_AFTER_S
 
 
+# What is not listed stays as it is.
 _TABLE: Final[Mapping[LinkState, Mapping[type[LinkEvent], _Step]]] = {
-    LinkState.IDLE: {
-        DialStarted: _dials,
-        Opened: _stays,
-        OpenFailed: _stays,
-        ProbeAnswered: _stays,
-        ProbeMissed: _stays,
-        Lost: _stays,
-        Sighted: _stays,
-        WaitOver: _stays,
-        Closed: _closes,
-    },
+    LinkState.IDLE: {DialStarted: _dials, Reloaded: _begins_anew, Closed: _closes},
     LinkState.DIALING: {
-        DialStarted: _stays,
         Opened: _is_ready,
         OpenFailed: _fails,
-        ProbeAnswered: _stays,
-        ProbeMissed: _stays,
         Lost: _fails,
-        Sighted: _stays,
-        WaitOver: _stays,
+        Reloaded: _begins_anew,
         Closed: _closes,
     },
     LinkState.READY: {
-        DialStarted: _stays,
-        Opened: _stays,
-        OpenFailed: _stays,
         ProbeAnswered: _is_alive,
         ProbeMissed: _misses,
         Lost: _fails,
-        Sighted: _stays,
-        WaitOver: _stays,
+        Reloaded: _begins_anew,
         Closed: _closes,
     },
     LinkState.SUSPECT: {
-        DialStarted: _stays,
-        Opened: _stays,
-        OpenFailed: _stays,
         ProbeAnswered: _is_alive,
         ProbeMissed: _misses,
         Lost: _fails,
-        Sighted: _stays,
-        WaitOver: _stays,
+        Reloaded: _begins_anew,
         Closed: _closes,
     },
     LinkState.BACKOFF: {
         DialStarted: _dials,
-        Opened: _stays,
-        OpenFailed: _stays,
-        ProbeAnswered: _stays,
-        ProbeMissed: _stays,
-        Lost: _stays,
         Sighted: _is_due,
         WaitOver: _is_due,
+        Reloaded: _begins_anew,
         Closed: _closes,
     },
-    LinkState.PARKED: {
-        DialStarted: _stays,
-        Opened: _stays,
-        OpenFailed: _stays,
-        ProbeAnswered: _stays,
-        ProbeMissed: _stays,
-        Lost: _stays,
-        Sighted: _is_unparked,
-        WaitOver: _stays,
-        Closed: _closes,
-    },
-    LinkState.CLOSED: {
-        DialStarted: _stays,
-        Opened: _stays,
-        OpenFailed: _stays,
-        ProbeAnswered: _stays,
-        ProbeMissed: _stays,
-        Lost: _stays,
-        Sighted: _stays,
-        WaitOver: _stays,
-        Closed: _stays,
-    },
+    LinkState.PARKED: {Sighted: _begins_anew, Reloaded: _begins_anew, Closed: _closes},
+    LinkState.CLOSED: {},
 }

@@ -16,7 +16,7 @@ from agent.model import BackendSpec, LinkView, PeerSpec, StdioTarget
 
 log = logging.getLogger(__name__)
 
-# faults.md: 1,000 peers may join at once; so many that begin to dial at a time keep descriptors and CPU in bounds.
+# 1,000 peers may join at once; so many that begin to dial at a time keep descriptors and CPU in bounds.
 DIALS_MAX: Final = 50
 
 LinkFactory = Callable[[BackendSpec, asyncio.Semaphore], Link]

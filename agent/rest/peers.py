@@ -4,12 +4,12 @@ Registered by the wiring on the aiohttp application. The one rule: an answer is 
 on disk (`agent.control.operator`), and a handler never touches a link.
 """
 
-import asyncio
 from typing import Final
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from agent import clock
 from agent.client.dial_guard import check_url
 from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh
@@ -67,7 +67,7 @@ class PeersApi:
 
     async def list_peers(self, _request: web.Request) -> web.Response:
         """GET /api/v1/mcp/peers."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = clock.now_s()
         peers = [describe_peer(view, now_s) for view in self._mesh.peer_views()]
         data = {"peers": peers, "suppressed": [s.name for s in self._orders.suppressions]}
         return success(data, f"Found {len(peers)} peer node(s)")
@@ -109,7 +109,7 @@ def _added(override: Override, view: LinkView | None, *, created: bool) -> web.R
     reason = view.last_error if view is not None and view.last_error else "no answer yet"
     next_attempt_s = None
     if view is not None and view.next_attempt_at_s is not None:
-        next_attempt_s = round(max(0.0, view.next_attempt_at_s - asyncio.get_running_loop().time()), 3)
+        next_attempt_s = round(max(0.0, view.next_attempt_at_s - clock.now_s()), 3)
     message = f"Peer node '{name}' saved, not connected: {reason}"
     data |= {"function_count": 0, "connected": False, "next_attempt_s": next_attempt_s, "message": message}
     return success(data, message, status=202)

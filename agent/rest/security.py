@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from agent import clock
 from agent.logs import one_line
-from agent.model import AUTH_REALM, PEER_PATH
+from agent.model import AUTH_REALM, PARAM_HEADER_PREFIX, PEER_PATH
 from agent.rest.envelope import failure
 from agent.rest.tokens import Access, TokenTable
 from agent.server.request import refuse
@@ -163,7 +164,6 @@ CORS_REQUEST_HEADERS = (
 )
 CORS_ANSWER_HEADERS = "MCP-Protocol-Version, Mcp-Session-Id, Retry-After, WWW-Authenticate"
 CORS_MAX_AGE_S = 600
-_PARAM_HEADER = "mcp-param-"  # The protocol lets a tool name headers of its own under this prefix.
 
 _ANSWER_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -304,7 +304,7 @@ def _origin_answer(request: web.Request, policy: EdgePolicy) -> web.Response | N
 
 def _preflight_answer(request: web.Request) -> web.Response:
     asked = request.headers.get("Access-Control-Request-Headers", "").split(",")
-    params = [name.strip() for name in asked if name.strip().lower().startswith(_PARAM_HEADER)]
+    params = [name.strip() for name in asked if name.strip().lower().startswith(PARAM_HEADER_PREFIX)]
     return web.Response(
         status=204,
         headers={
@@ -321,7 +321,7 @@ async def _token_refusal(
     client = request.remote or "unknown"
     if policy.on_auth_failure is not None:
         policy.on_auth_failure()
-    level = logging.WARNING if brake.is_news(client, asyncio.get_running_loop().time()) else logging.DEBUG
+    level = logging.WARNING if brake.is_news(client, clock.now_s()) else logging.DEBUG
     reason = verdict.name.lower()
     log.log(level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason})
     if verdict is Verdict.WRONG_ROUTE:

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from agent import __version__
-from agent.client.protocol import Request
+from agent import __version__, clock
 from agent.control.membership import MembershipView
+from agent.control.operator import ask_node
 from agent.control.reconciler import Mesh
-from agent.errors import MeshError, RpcError
+from agent.errors import MeshError
 from agent.model import ORIGIN_META_KEY, Json, LinkView, PeerSpec, ServerSpec, StdioTarget
 from agent.rest.envelope import success
 from agent.routing.table import RouteTable
@@ -182,7 +182,7 @@ class NodeStatus:
         self._settings = settings
         self._url = url
         self._reread_servers = reread_servers
-        self._started_at_s = _now_s()
+        self._started_at_s = clock.now_s()
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the application."""
@@ -204,7 +204,7 @@ class NodeStatus:
         """Every configured server and every peer, with its functions."""
         names = public_names(self._mesh.routes)
         servers, peers = split_views(self._mesh.views())
-        now_s = _now_s()
+        now_s = clock.now_s()
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
         return [*(describe_server(view, names, now_s) for view in servers), *disabled] + [
             describe_server(view, names, now_s) for view in peers
@@ -219,21 +219,8 @@ class NodeStatus:
         return {"server_name": server_name, "status": status, "functions": functions, "function_count": len(functions)}
 
     async def ask(self, node: str, tool: str, arguments: Json) -> Json:
-        """Have another node's management tool answer, over the link to it."""
-        view = self._mesh.find_node(node)
-        link = self._mesh.link(view.key) if view is not None else None
-        if link is None:
-            raise MeshError(f"There is no node named {node!r} among this node's peers.")
-        try:
-            params: Json = {"name": tool, "arguments": arguments}
-            result = await link.request(Request.within("tools/call", params, timeout_s=ASK_TIMEOUT_S))
-        except RpcError as exc:
-            raise MeshError(f"Node {node!r}: {exc.message}") from exc
-        told = result.get("structuredContent")
-        if result.get("isError") is True or not isinstance(told, dict):
-            texts = [str(part.get("text", "")) for part in result.get("content") or () if isinstance(part, dict)]
-            raise MeshError(f"Node {node!r}: {' '.join(texts) or 'it gave no answer'}")
-        return told
+        """Have another node's management tool answer. Raises `MeshError`."""
+        return await ask_node(self._mesh, node, tool, arguments, timeout_s=ASK_TIMEOUT_S)
 
     async def reload(self, server_name: str) -> Json:
         """Dial one server or peer anew; waits for the outcome."""
@@ -284,7 +271,7 @@ class NodeStatus:
         views = self._mesh.views()
         return {
             "status": "healthy" if self._state() == "ready" else self._state(),
-            "uptime_s": round(_now_s() - self._started_at_s, 1),
+            "uptime_s": round(clock.now_s() - self._started_at_s, 1),
             "links": {"connected": sum(view.connected for view in views), "all": len(views)},
             "discovery": self._discovery(),
         }
@@ -294,7 +281,7 @@ class NodeStatus:
 
         `tools`: how many of all nodes are listed here; `function_count`: what this node serves itself, as peers count.
         """
-        now_s = _now_s()
+        now_s = clock.now_s()
         own = self._mesh.own
         servers, peers = split_views(self._mesh.views())
         names = public_names(self._mesh.routes)
@@ -331,11 +318,7 @@ class NodeStatus:
             "up": view.source.up,
             "registered": view.registrar.registered,
             "last_error": view.source.last_error or view.registrar.last_error,
-            "catalog_age_s": None if answered is None else round(_now_s() - answered, 1),
+            "catalog_age_s": None if answered is None else round(clock.now_s() - answered, 1),
             "holding_removals": view.source.holding_removals,
             "instances": len(self._mesh.catalog.instances),
         }
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

@@ -27,7 +27,7 @@ from agent.routing.table import (
 )
 from agent.routing.uris import UriCodec
 
-# faults.md: far deeper than honest schemas, far less than the 254 levels that a list can be written with.
+# Far deeper than honest schemas, far less than the 254 levels that a list can be written with.
 NESTING_MAX: Final = 64
 
 _Check: TypeAlias = Callable[[Any], bool]
@@ -139,7 +139,7 @@ _MEMBERS: Final[Mapping[RouteKind, tuple[tuple[str, _Check], ...]]] = {
 }
 
 
-# faults.md: as many tools (prompts, resources, templates) as one backend may have; a bound on memory and list size.
+# As many tools (prompts, resources, templates) as one backend may have; a bound on memory and list size.
 ENTRIES_MAX: Final = 10_000
 # A peer that gets everything wrong is told so with this many examples and one LIMIT conflict for the rest.
 REFUSALS_MAX: Final = 20

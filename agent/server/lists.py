@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import orjson
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 
 from agent.dispatch.next_hop import own_error
+from agent.dispatch.param_headers import asks_for_headers
 from agent.model import Json
 from agent.routing.table import Route, RouteKind, RouteTable
 from agent.server.pages import PageLimits, Snapshots, read_cursor
@@ -130,7 +130,7 @@ class ListIndex:
         if known is None or known[0] is not schema:
             if len(self._asks_for_headers) >= REMEMBERED_MAX:
                 self._asks_for_headers.clear()
-            known = self._asks_for_headers[id(schema)] = (schema, b"x-mcp-header" in orjson.dumps(schema))
+            known = self._asks_for_headers[id(schema)] = (schema, asks_for_headers(schema))
         return known[1]
 
     def has_tasks(self) -> bool:

@@ -16,14 +16,13 @@ from mcp.shared.inbound import (
     InboundModernRoute,
     classify_inbound_request,
     find_duplicated_routing_header,
-    validate_mcp_param_headers,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from multidict import CIMultiDictProxy
 
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
-from agent.dispatch.param_headers import received_headers, with_whole_numbers
+from agent.dispatch.param_headers import headers_agree, received_headers
 from agent.errors import AnswerCut, MeshError
 from agent.lossless_json.exact import read_json
 from agent.model import CLIENT_METHOD, Json
@@ -129,7 +128,7 @@ class StatelessServer:
         # Of a schema that asks for no header, none is judged.
         if schema is None or not self._list_index.has_param_headers(schema):
             return True
-        return validate_mcp_param_headers(schema, with_whole_numbers(params.get("arguments") or {}), headers) is None
+        return headers_agree(schema, params, headers)
 
 
 async def _heard(events: UpstreamEvents, params: Json) -> bytes:

@@ -1,7 +1,7 @@
 """What operators said about peers, kept on disk: added peers, and discovered ones that were removed.
 
 Opened by the wiring in the node's state folder (locked by `agent.state.identity`), written through the mesh alone, read
-by everybody as frozen tuples. The one rule: when `put`, `remove`, `suppress` or `unsuppress` returns, the change is on
+by everybody as frozen tuples. The one rule: when `put`, `remove` or `suppress` returns, the change is on
 the disk; when it raises or the node dies, the old state or the new one is, whole.
 
 A file that cannot be read is refused and left as it is. Starting without it would dial peers again that an operator
@@ -113,12 +113,6 @@ class OverrideStore:
             if len(self._kept.suppressions) >= ENTRIES_MAX:
                 raise OverrideRefused(409, "too_many_suppressions", f"At most {ENTRIES_MAX} peers can be removed")
             await self._keep(replace(self._kept, suppressions=(*self._kept.suppressions, suppression)))
-
-    async def unsuppress(self, suppression: Suppression) -> None:
-        """Take a suppression back; nothing happens when it is not there. Raises OverrideRefused (507)."""
-        async with self._lock:
-            left = tuple(known for known in self._kept.suppressions if known != suppression)
-            await self._keep(replace(self._kept, suppressions=left))
 
     async def _keep(self, kept: _Kept) -> None:
         """Write, then show; a cancelled caller is held until the disk has answered, so memory tells what it holds."""

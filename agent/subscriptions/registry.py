@@ -19,8 +19,7 @@ from agent.errors import RpcError
 from agent.links.follower import NAME_BYTES_PER_STREAM_MAX, NAMES_PER_STREAM_MAX, chunks
 from agent.model import BackendSpec, PeerScope, PeerSpec
 from agent.routing.table import Route, RouteTable
-
-INVALID_PARAMS: Final = -32602
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 
 Tables: TypeAlias = Callable[[], RouteTable]
 # Whose table resolves it, whether gateways may be asked, and the public name.
@@ -88,8 +87,6 @@ log = logging.getLogger(__name__)
 SUBSCRIPTIONS_MAX: Final = 10_000
 # A backend that has not agreed by then is told of later: the subscriber hears of it when it has.
 SETTLE_TIMEOUT_S: Final = 3.0
-
-INTERNAL_ERROR: Final = -32603
 
 # Takes news; must not block, and may be called at any time.
 Tell: TypeAlias = Callable[[News], None]

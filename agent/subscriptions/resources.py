@@ -14,8 +14,8 @@ from agent.links.follower import Watch
 from agent.metrics import Metrics
 from agent.model import Json
 from agent.routing.table import Route
+from agent.rpc_codes import INVALID_PARAMS
 from agent.subscriptions.registry import (
-    INVALID_PARAMS,
     Counts,
     Subscription,
     SubscriptionRegistry,

@@ -17,8 +17,8 @@ from agent.errors import RpcError
 from agent.lossless_json.exact import is_deeper_than, with_own_numbers
 from agent.model import Json
 from agent.routing.table import Route
+from agent.rpc_codes import INVALID_PARAMS
 from agent.subscriptions.registry import (
-    INVALID_PARAMS,
     Counts,
     Subscription,
     SubscriptionRegistry,

@@ -15,6 +15,7 @@ from agent.errors import MeshError, ProtocolBroken, RpcError
 from agent.lossless_json.raw import exact
 from agent.model import TASKS_EXTENSION, BackendSpec, Json, LinkView, NodeIdentity, ServerSpec
 from agent.routing.table import Contribution, ContributionKind, Imported, Replica, Route, RouteKind, RouteTable
+from agent.rpc_codes import MISSING_REQUIRED_CLIENT_CAPABILITY
 
 TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
 # The states that no task leaves again.
@@ -25,7 +26,6 @@ TASK_ID_BYTES_MAX: Final = 4096
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 # The `_meta` of a request whose client takes tasks.
 TAKES_TASKS: Final[Json] = {_CAPABILITIES: {"extensions": {TASKS_EXTENSION: {}}}}
-_MISSING_CAPABILITY: Final = -32021
 _VERSION: Final = "mesh1"
 _WAY: Final = re.compile(rf"{_VERSION}/(?:server/([^/]+)/([^/]+)|gateway/([^/]+)|peer/([^/]+))/(.*)", re.DOTALL)
 
@@ -50,7 +50,7 @@ def declares_tasks(params: Json) -> bool:
 def missing_tasks(message: str) -> RpcError:
     """What a client that does not declare the extension is told, in the extension's own terms."""
     required: Json = {"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}}
-    return RpcError(_MISSING_CAPABILITY, message, required)
+    return RpcError(MISSING_REQUIRED_CLIENT_CAPABILITY, message, required)
 
 
 def is_task(result: Json) -> bool:

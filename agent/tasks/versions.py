@@ -10,12 +10,12 @@ from typing import Final
 from agent.errors import RpcError
 from agent.model import Era, Json, LinkView
 from agent.routing.table import Route
+from agent.rpc_codes import METHOD_NOT_FOUND
 from agent.tasks.ids import declares_tasks, missing_tasks
 
 # What says in `_meta` to which task a message belongs (MCP 2025-11-25, tasks).
 RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
 
-_METHOD_NOT_FOUND: Final = -32601
 _NOW: Final = {"ttl": "ttlMs", "pollInterval": "pollIntervalMs"}
 _BEFORE: Final = {now: before for before, now in _NOW.items()}
 # What a task of 2026-07-28 has in it, and one of 2025-11-25 is asked for.
@@ -45,7 +45,7 @@ def with_task(method: str, route: Route, params: Json, view: LinkView) -> Json:
     if support == "required":
         if not view.has_tasks:
             raise RpcError(
-                _METHOD_NOT_FOUND, f"{route.public_name} can only be called as a task, and its server keeps none for us"
+                METHOD_NOT_FOUND, f"{route.public_name} can only be called as a task, and its server keeps none for us"
             )
         if not declares_tasks(params):
             raise missing_tasks(f"{route.public_name} can only be called as a task")

@@ -10,29 +10,20 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 
+from discovery.backoff import Backoff
 from discovery.model import Catalog, InstanceKey
 
-FIRST_STEP_S = 0.25  # design: 250 ms doubling to 30 s, full jitter
-LAST_STEP_S = 30.0
+# A quarter of a second hides a lost packet; an outage of hours costs Consul one question of each node in 30 s.
+ASK_AGAIN = Backoff(first_s=0.25, last_s=30.0)
 # A restarted agent is back within seconds, and a refused connection costs nobody anything: while an outage is young,
 # steps stop growing here, so that a node is back in the mesh within 2 s of its agent.
-YOUNG_STEP_S = 2.0
+ASK_YOUNG_OUTAGE = Backoff(first_s=0.25, last_s=2.0)
 YOUNG_OUTAGE_S = 60.0
 
 
-def step_s(attempt: int, *, last_step_s: float = LAST_STEP_S) -> float:
-    """The back-off step of the n-th failure in a row (1 is the first), in seconds."""
-    return min(last_step_s, FIRST_STEP_S * 2.0 ** min(attempt - 1, 20))
-
-
-def delay_s(attempt: int, draw: float, *, last_step_s: float = LAST_STEP_S) -> float:
-    """The delay before the next attempt; `draw` is uniform in [0, 1)."""
-    return step_s(attempt, last_step_s=last_step_s) * draw
-
-
-def last_step_for(*, unreachable: bool, outage_s: float) -> float:
-    """How far the steps may grow: little while an agent that cannot be reached at all may just be restarting."""
-    return YOUNG_STEP_S if unreachable and outage_s < YOUNG_OUTAGE_S else LAST_STEP_S
+def backoff_of(*, unreachable: bool, outage_s: float) -> Backoff:
+    """How steps grow: little while an agent that cannot be reached at all may just be restarting."""
+    return ASK_YOUNG_OUTAGE if unreachable and outage_s < YOUNG_OUTAGE_S else ASK_AGAIN
 
 
 # The table that `weigh` holds:
@@ -51,8 +42,8 @@ UPDATE_SPACING_S = 0.1  # At most one update per 100 ms while changes keep comin
 # How long others may need to register again after an outage: a heartbeat interval.
 SETTLE_S = 5.0
 _FREE_RETURNS = 3  # Returns without news that cost nothing: unrelated registrations do wake a query now and then.
-_IDLE_STEP_S = 0.1
-_IDLE_STEP_MAX_S = 1.0  # Keeps a lying index to one request a second, and real news within the promised 2 s.
+# The last step keeps a lying index to one request a second, and real news within the promised 2 s.
+_IDLE = Backoff(first_s=0.1, last_s=1.0)
 _ANSWER_GRACE_S = 5.0
 
 
@@ -93,10 +84,7 @@ def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) 
     spacing_s = 0.0
     if last_update_at_s is not None:
         spacing_s = max(0.0, last_update_at_s + UPDATE_SPACING_S - now_s)
-    idle_steps = idle_returns - _FREE_RETURNS
-    if idle_steps <= 0:
-        return spacing_s
-    return max(spacing_s, min(_IDLE_STEP_MAX_S, _IDLE_STEP_S * 2.0 ** min(idle_steps - 1, 10)))
+    return max(spacing_s, _IDLE.step_s(idle_returns - _FREE_RETURNS))
 
 
 def weigh(

@@ -14,8 +14,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from discovery import clock
 from discovery.consul import blocking_query
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import POLL_S
@@ -117,18 +119,18 @@ class ConsulRegistrar:
         verify, self._verify = self._verify, False
         if self._sent != self._wanted:
             await self._register()
-        elif verify or _now_s() >= self._compare_at_s or self._wanted.http_check_url is not None:
+        elif verify or clock.now_s() >= self._compare_at_s or self._wanted.http_check_url is not None:
             await self._compare()
         else:
             await self._heartbeat()
 
     async def _register(self) -> None:
         wanted = self._wanted
-        self._sent_at_s = _now_s()
+        self._sent_at_s = clock.now_s()
         await self._client.register(register_payload(wanted))
         self._registrations_total += 1
         self._sent = wanted
-        self._compare_at_s = _now_s() + self._compare_s
+        self._compare_at_s = clock.now_s() + self._compare_s
         if not self._registered:
             log.info("registered", extra={"service_id": wanted.service_id, "service": wanted.service_name})
         self._registered = self._presence_expected = True
@@ -142,7 +144,7 @@ class ConsulRegistrar:
     async def _compare(self) -> None:
         """Look at what the agent itself holds; it also shows a second process under our ID."""
         held = (await self._client.agent_services()).get(self.service_id)
-        self._compare_at_s = _now_s() + self._compare_s
+        self._compare_at_s = clock.now_s() + self._compare_s
         assert self._sent is not None
         if held is None:
             await self._register_again("the agent's list lacks us")
@@ -160,7 +162,7 @@ class ConsulRegistrar:
 
     def _until_next_turn_s(self) -> float:
         heartbeat_s = self._wanted.heartbeat_s * (1.0 - _HEARTBEAT_JITTER * random.random())  # noqa: S311 - jitter
-        return min(heartbeat_s, max(0.0, self._compare_at_s - _now_s()))
+        return min(heartbeat_s, max(0.0, self._compare_at_s - clock.now_s()))
 
     def _refused(self, exc: AccessRefused) -> float:
         """A refusal heals slowly or with a new token; until then nobody may expect us in the catalog."""
@@ -168,21 +170,24 @@ class ConsulRegistrar:
         self._sent = None
         self._failed(exc)
         self._refused_token = self._client.token if self._client.token_rotates else None
-        return blocking_query.LAST_STEP_S * random.random()  # noqa: S311 - jitter
+        return blocking_query.ASK_AGAIN.last_s * random.random()  # noqa: S311 - jitter
 
     def _failed(self, exc: Exception) -> float:
         """Note a failure; return the delay before the next try, never longer than a heartbeat."""
         self._failures += 1
         if self._down_since_s is None:
-            self._down_since_s = _now_s()
+            self._down_since_s = clock.now_s()
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
         log.log(level, "the registration cannot be kept", extra={"reason": str(exc), "attempt": self._failures})
         self._last_error = str(exc)
-        return blocking_query.delay_s(self._failures, random.random(), last_step_s=self._wanted.heartbeat_s)  # noqa: S311 - jitter
+        backoff = replace(blocking_query.ASK_AGAIN, last_s=self._wanted.heartbeat_s)
+        return backoff.jittered_s(self._failures, random.random())  # noqa: S311 - jitter
 
     def _recovered(self) -> None:
         if self._down_since_s is not None:
-            log.info("the registration is kept again", extra={"downtime_s": round(_now_s() - self._down_since_s, 3)})
+            log.info(
+                "the registration is kept again", extra={"downtime_s": round(clock.now_s() - self._down_since_s, 3)}
+            )
         self._failures, self._down_since_s, self._last_error = 0, None, ""
 
     async def _wait(self, delay_s: float) -> None:
@@ -195,7 +200,7 @@ class ConsulRegistrar:
             await self._doze(delay_s)
         self._wake.clear()
         if self._sent_at_s is not None and self._sent != self._wanted:
-            await asyncio.sleep(max(0.0, self._sent_at_s + CHANGE_SPACING_S - _now_s()))
+            await asyncio.sleep(max(0.0, self._sent_at_s + CHANGE_SPACING_S - clock.now_s()))
 
     async def _doze(self, seconds: float) -> None:
         try:
@@ -257,7 +262,3 @@ def _weights(registration: Registration) -> dict[str, int]:
 def _epoch(held: Any) -> str | None:
     meta = held.get("Meta") if isinstance(held, Mapping) else None
     return meta.get(EPOCH_META_KEY) if isinstance(meta, Mapping) else None
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

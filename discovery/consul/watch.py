@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from discovery import clock
 from discovery.consul import blocking_query
 from discovery.consul.blocking_query import SETTLE_S, WAIT_S, Trust, Verdict, next_index, pause_s, weigh
 from discovery.consul.client import ConsulClient
@@ -165,7 +166,7 @@ class ConsulWatch:
     async def watch(self) -> AsyncGenerator[Catalog, None]:
         """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
         if self._shown is not None:
-            self._settle_until_s = _now_s() + self._settle_s
+            self._settle_until_s = clock.now_s() + self._settle_s
             yield self._shown
         while True:
             update = await self._turn()
@@ -174,10 +175,10 @@ class ConsulWatch:
 
     async def _turn(self) -> Catalog | None:
         """Ask once; return the catalog when what is shown has changed."""
-        pause = pause_s(now_s=_now_s(), last_update_at_s=self._updated_at_s, idle_returns=self._idle_returns)
+        pause = pause_s(now_s=clock.now_s(), last_update_at_s=self._updated_at_s, idle_returns=self._idle_returns)
         if pause > 0:
             await asyncio.sleep(pause)
-        asked_at_s = _now_s()
+        asked_at_s = clock.now_s()
         query = self._next_query(asked_at_s)
         # Looked up before asking: an answer from before our registration is no reason for distrust.
         canary = self._own.service_id if self._own is not None and self._own.status.presence_expected else None
@@ -187,15 +188,15 @@ class ConsulWatch:
             )
             catalog, broken_rows = parse_catalog(answer.rows)
         except CatalogUnavailable as exc:
-            await self._rest(self._failed(exc, _now_s()))
+            await self._rest(self._failed(exc, clock.now_s()))
             return None
         except Exception as exc:
             log.exception("the catalog watch failed in an unforeseen way")
-            await self._rest(self._failed(exc, _now_s()))
+            await self._rest(self._failed(exc, clock.now_s()))
             return None
         if broken_rows:
             log.debug("catalog rows left out", extra={"broken_rows": broken_rows})
-        now_s = _now_s()
+        now_s = clock.now_s()
         self._note_answer(answer.index, now_s)
         verdict = weigh(
             self._shown,
@@ -293,10 +294,10 @@ class ConsulWatch:
         log.log(level, "consul gives no catalog", extra={"reason": str(exc), "attempt": self._failures})
         draw = random.random()  # noqa: S311 - jitter, no secret
         if isinstance(exc, AccessRefused):
-            return blocking_query.LAST_STEP_S * draw
+            return blocking_query.ASK_AGAIN.last_s * draw
         unreachable = isinstance(exc, AgentUnreachable)
-        last_step_s = blocking_query.last_step_for(unreachable=unreachable, outage_s=now_s - self._down_since_s)
-        return blocking_query.delay_s(self._failures, draw, last_step_s=last_step_s)
+        backoff = blocking_query.backoff_of(unreachable=unreachable, outage_s=now_s - self._down_since_s)
+        return backoff.jittered_s(self._failures, draw)
 
     async def _rest(self, delay_s: float) -> None:
         """Wait, but no longer than until a refused token is replaced."""
@@ -307,7 +308,3 @@ class ConsulWatch:
         while delay_s > 0 and self._client.token == refused:
             await asyncio.sleep(min(delay_s, POLL_S))
             delay_s -= POLL_S
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

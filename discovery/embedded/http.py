@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
+from discovery import clock
 from discovery.consul.environment import is_loopback_host
 from discovery.embedded.catalog import LocalCatalog
 from discovery.embedded.definition import Refused, parse_definition, parse_duration_s
@@ -57,10 +58,10 @@ class CatalogServer:
     async def expire_forever(self) -> None:
         """Let TTLs lapse and the reaper reap, each at its time."""
         while True:
-            self._wake(self._catalog.expire(_now_s()))
+            self._wake(self._catalog.expire(clock.now_s()))
             self.changed.clear()
             next_s = self._catalog.next_expiry_s()
-            delay_s = _IDLE_MAX_S if next_s is None else max(0.0, next_s - _now_s())
+            delay_s = _IDLE_MAX_S if next_s is None else max(0.0, next_s - clock.now_s())
             try:
                 async with asyncio.timeout(delay_s):
                     await self.changed.wait()
@@ -69,7 +70,7 @@ class CatalogServer:
 
     def probed(self, check_id: str, status: str, output: str) -> None:
         """Take the result of one HTTP check."""
-        self._wake(self._catalog.probed(check_id, status, output, _now_s()))
+        self._wake(self._catalog.probed(check_id, status, output, clock.now_s()))
 
     async def _health(self, request: web.Request) -> web.Response:
         query = request.query
@@ -124,7 +125,7 @@ class CatalogServer:
             body = orjson.loads(await request.read())
         except orjson.JSONDecodeError as exc:
             raise Refused(400, f"Request decode failed: {exc}") from exc
-        self._wake(self._catalog.register(parse_definition(body), _now_s()))
+        self._wake(self._catalog.register(parse_definition(body), clock.now_s()))
         self.changed.set()
         self.checks_changed.set()
         return web.Response()
@@ -137,7 +138,7 @@ class CatalogServer:
     async def _beat(self, request: web.Request) -> web.Response:
         status = _VERBS[request.match_info["verb"]]
         note = request.query.get("note", "")[:512]
-        self._wake(self._catalog.beat(request.match_info["check_id"], status, note, _now_s()))
+        self._wake(self._catalog.beat(request.match_info["check_id"], status, note, clock.now_s()))
         return web.Response()
 
     def _wake(self, names: frozenset[str]) -> None:
@@ -177,7 +178,3 @@ async def _leader(_request: web.Request) -> web.Response:
 def _json(body: bytes, *, index: int | None = None) -> web.Response:
     headers = {} if index is None else {"X-Consul-Index": str(index)}
     return web.Response(body=body, content_type="application/json", headers=headers)
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

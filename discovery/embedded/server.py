@@ -24,6 +24,7 @@ from enum import Enum
 import aiohttp
 from aiohttp import web
 
+from discovery import clock
 from discovery.consul.environment import ConsulSettings, is_loopback_host
 from discovery.embedded.catalog import LocalCatalog, first_index_at
 from discovery.embedded.definition import CheckSpec
@@ -140,7 +141,7 @@ async def _listen_or_join(host: str, port: int, url: str, timeout_s: float) -> s
 
     Silence is no answer of another program: a catalog that was stopped is away, and comes back or ends.
     """
-    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    deadline_s = clock.now_s() + timeout_s
     while True:
         listener = try_listen(host, port)
         if listener is not None:
@@ -148,7 +149,7 @@ async def _listen_or_join(host: str, port: int, url: str, timeout_s: float) -> s
         holder = await _who_answers(url, min(timeout_s, ANSWER_TIMEOUT_S))
         if holder is _Holder.OURS:
             return None
-        if asyncio.get_running_loop().time() > deadline_s:
+        if clock.now_s() > deadline_s:
             break
         await asyncio.sleep(_RETRY_S)
     if holder is _Holder.SILENT:

@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
 
-from agent.client.dial_guard import parse_networks
+from agent.client.http.dial import Dialler
 from agent.client.http.pool import HttpPool, RequestBody, open_pool
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
 from agent.model import HttpTarget
@@ -291,11 +293,32 @@ async def test_a_name_is_dialled_by_all_of_its_permitted_addresses() -> None:
             script.close_connections()
             assert await ask(pool) == b'{"ok":true}'
         assert script.seen[0].headers["host"].startswith("localhost:")
-        loopback = parse_networks(["127.0.0.0/8"])
-        guarded = open_pool(HttpTarget(url), connect_timeout_s=5, denied=loopback)
-        with guarded as pool, pytest.raises((DialRefused, CallNotSent)):
-            await ask(pool)
         assert len(script.seen) == 2
+
+
+class MetadataResolver(AbstractResolver):
+    """A name server that leads to where a machine's credentials are."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host, host="169.254.169.254", port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST
+            )
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_name_that_leads_to_a_forbidden_address_is_not_dialled() -> None:
+    dialler = Dialler("peer.example", 80, tls=False, timeout_s=5, resolver=MetadataResolver())
+    with (
+        closing(HttpPool("http://peer.example/mcp", {}, dialler)) as pool,
+        pytest.raises(DialRefused, match="cloud metadata service"),
+    ):
+        await ask(pool)
 
 
 async def test_a_name_that_nobody_knows_is_not_dialled() -> None:

@@ -5,12 +5,11 @@ connections, time-outs and a proxy's 502, 503 or 504 are an outage and say nothi
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from agent.client import jsonrpc
-from agent.client.dial_guard import IpNetwork
 from agent.client.http.pool import HttpPool, RequestBody, open_pool
 from agent.client.http.response import HttpRefusal, exchange
 from agent.client.http.session import HttpSessionClient
@@ -44,12 +43,11 @@ async def open_http_client(
     *,
     connect_timeout_s: float,
     client_name: str,
-    denied: Sequence[IpNetwork] = (),
     session_pool: bool = False,
     on_pending: OnPending = unheard,
 ) -> AsyncGenerator[HttpStatelessClient | SessionRouter, None]:
     """As `agent.client.connect.open_client`, for a URL."""
-    with open_pool(target, connect_timeout_s=connect_timeout_s, denied=denied) as pool:
+    with open_pool(target, connect_timeout_s=connect_timeout_s) as pool:
         try:
             client = await _negotiate(pool, client_name, connect_timeout_s)
         except TimeoutError as exc:

@@ -9,19 +9,21 @@ import errno
 import functools
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from aiohappyeyeballs import AddrInfoType, start_connection
+from aiohttp.abc import AbstractResolver
 
-from agent.client.dial_guard import GuardedResolver, IpNetwork
+from agent import clock
+from agent.client.dial_guard import GuardedResolver
 
-# How long a resolved name is dialled again without asking; a peer that moves is found within faults.md's 5 s.
+# How long a resolved name is dialled again without asking; a peer that moves is found that soon.
 DNS_CACHE_S: Final = 5.0
 # How long one address may keep us before the next one is tried beside it (RFC 8305, section 5).
 NEXT_ADDRESS_AFTER_S: Final = 0.25
-# TCP: a silent connection is probed after 5 s, then every 2 s, twice; unacknowledged data may wait 5 s (faults.md,
-# "half-open connection").
+# TCP: a silent connection is probed after 5 s, then every 2 s, twice; unacknowledged data may wait 5 s. So a
+# half-open connection, whose other end has gone without a word, ends within 10 s.
 TCP_KEEPALIVE_IDLE_S: Final = 5
 TCP_KEEPALIVE_INTERVAL_S: Final = 2
 TCP_KEEPALIVE_PROBES: Final = 2
@@ -35,17 +37,22 @@ class DialFailed(OSError):
 
 
 class Dialler:
-    """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together."""
+    """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together.
+
+    `resolver`: resolves the name, by default as the machine does; what it says is filtered (`GuardedResolver`).
+    """
 
     __slots__ = ("_literal", "_name", "_names", "_port", "_timeout_s", "tls")
 
-    def __init__(self, host: str, port: int, *, tls: bool, timeout_s: float, denied: Sequence[IpNetwork]) -> None:
+    def __init__(
+        self, host: str, port: int, *, tls: bool, timeout_s: float, resolver: AbstractResolver | None = None
+    ) -> None:
         self.tls = tls
         self._port = port
         self._timeout_s = timeout_s
         self._name = host.rstrip(".")
         # A literal was judged when the URL was checked; only a name can lead elsewhere.
-        self._names = None if _is_literal(host) else _Names(host, port, denied)
+        self._names = None if _is_literal(host) else _Names(host, port, GuardedResolver(resolver))
         self._literal = [_address(host, port)] if self._names is None else []
 
     def __repr__(self) -> str:
@@ -86,19 +93,18 @@ class Dialler:
 class _Names:
     """The addresses of one name, asked for once by however many dial at a time, and remembered for `DNS_CACHE_S`."""
 
-    def __init__(self, host: str, port: int, denied: Sequence[IpNetwork]) -> None:
+    def __init__(self, host: str, port: int, resolver: GuardedResolver) -> None:
         self._host = host
         self._port = port
-        self._resolver = GuardedResolver(denied)
+        self._resolver = resolver
         self._asking = asyncio.Lock()
         self._found: list[AddrInfoType] = []
         self._fresh_until_s = 0.0
 
     async def addresses(self) -> list[AddrInfoType]:
         """All permitted ones; each dial begins with another, so that connections spread over them."""
-        loop = asyncio.get_running_loop()
         async with self._asking:
-            if not self._found or loop.time() >= self._fresh_until_s:
+            if not self._found or clock.now_s() >= self._fresh_until_s:
                 try:
                     answers = await self._resolver.resolve(self._host, self._port)
                 except OSError as exc:
@@ -106,7 +112,7 @@ class _Names:
                 if not answers:
                     raise DialFailed("has a host name that cannot be resolved")
                 self._found = [_address(answer["host"], answer["port"]) for answer in answers]
-                self._fresh_until_s = loop.time() + DNS_CACHE_S
+                self._fresh_until_s = clock.now_s() + DNS_CACHE_S
             found = self._found
             self._found = [*found[1:], found[0]]
             return found

@@ -8,13 +8,13 @@ whatever fails after it is never sent again.
 import asyncio
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from typing import Final
 from urllib.parse import urlsplit
 
-from agent import __version__
-from agent.client.dial_guard import IpNetwork, check_url
+from agent import __version__, clock
+from agent.client.dial_guard import check_url
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
 from agent.client.http.dial import Dialler
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
@@ -211,7 +211,7 @@ class HttpPool:
         """One that is idle for no longer than this and alive at this very moment."""
         while self._idle:
             connection, since_s = self._idle.popitem()
-            if since_s + keepalive_s > asyncio.get_running_loop().time() and not connection.is_dead(used_before=True):
+            if since_s + keepalive_s > clock.now_s() and not connection.is_dead(used_before=True):
                 return connection
             connection.abort(ConnectionBroken("closed the connection"))
         return None
@@ -223,7 +223,7 @@ class HttpPool:
             failure = connection.failure or ConnectionBroken("closes every connection at once")
             connection.abort(failure)
             raise failure
-        self._connections[connection] = asyncio.get_running_loop().time()
+        self._connections[connection] = clock.now_s()
         return connection
 
     def _take_back(self, connection: Connection) -> None:
@@ -251,23 +251,19 @@ class HttpPool:
             connection.abort(ConnectionBroken("closed the connection"))
 
 
-def open_pool(
-    target: HttpTarget, *, connect_timeout_s: float, denied: Sequence[IpNetwork] = ()
-) -> AbstractContextManager[HttpPool]:
+def open_pool(target: HttpTarget, *, connect_timeout_s: float) -> AbstractContextManager[HttpPool]:
     """The pool of one target, closed on leaving; nothing is dialled yet.
 
     Raises `DialRefused`, and `ProtocolBroken` for a bad URL, before it is entered.
     """
     try:
-        url = check_url(target.url, denied)
+        url = check_url(target.url)
     except ValueError as exc:
         raise ProtocolBroken(str(exc)) from exc
     parts = urlsplit(url)
     tls = parts.scheme == "https"
     assert parts.hostname is not None, "the URL was checked"
-    dialler = Dialler(
-        parts.hostname, parts.port or (443 if tls else 80), tls=tls, timeout_s=connect_timeout_s, denied=denied
-    )
+    dialler = Dialler(parts.hostname, parts.port or (443 if tls else 80), tls=tls, timeout_s=connect_timeout_s)
     try:
         return closing(HttpPool(url, _headers(target), dialler))
     except ValueError as exc:

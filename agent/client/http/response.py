@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
-from mcp_types import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
+from mcp_types.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 
 from agent.client import jsonrpc
 from agent.client.http.pool import HttpPool, RequestBody, Response
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # The largest result that we hold for one caller: sixteen times the 4 MiB that a request may have, since files come as
 # results; a few such answers at once still fit a small machine.
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
-# The largest single notification (faults.md, "one SSE event 1 MiB"); progress and log lines are far smaller.
+# The largest single notification, and so the largest SSE event; progress and log lines are far smaller.
 NOTIFICATION_BYTES_MAX: Final = 1024 * 1024
 # An error page is read for its JSON-RPC error only.
 ERROR_BYTES_MAX: Final = 1024 * 1024

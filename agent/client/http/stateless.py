@@ -36,9 +36,8 @@ from agent.client.server_info import (
 from agent.client.streaming import lift
 from agent.client.streams import LISTEN, ListChanges, Listening, Updates
 from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
-from agent.model import HEADER_BYTES_MAX, PROBE_META_KEY, Json
+from agent.model import HEADER_BYTES_MAX, PARAM_HEADER_PREFIX, PROBE_META_KEY, Json
 
-_PARAM_HEADER_PREFIX: Final = "mcp-param-"
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
 _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
 
@@ -177,7 +176,7 @@ def _node_of(server_info: ServerInfo) -> object:
 
 def param_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Those of a caller's headers that may go on: `Mcp-Param-*`, which repeat arguments, and nothing else."""
-    return {name: value for name, value in headers.items() if name.lower().startswith(_PARAM_HEADER_PREFIX)}
+    return {name: value for name, value in headers.items() if name.lower().startswith(PARAM_HEADER_PREFIX)}
 
 
 def _short(headers: dict[str, str]) -> dict[str, str]:

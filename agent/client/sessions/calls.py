@@ -14,6 +14,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
+
+from agent import clock
 from agent.client import jsonrpc
 from agent.client.protocol import Request, shown_s
 from agent.client.server_info import OnNotification
@@ -35,7 +38,6 @@ PATIENCE_S: Final = 600.0
 # Of one client. Each holds a request of the backend and its stream.
 PENDING_MAX: Final = 256
 
-_INVALID_PARAMS: Final = -32602
 _STATE_BYTES: Final = 32
 
 
@@ -59,7 +61,7 @@ class PendingCalls:
         greedy = over_share(Counter(call.caller for call, _ in self._calls.values()), PENDING_MAX)
         since_s = {state: call.away_since_s or 0.0 for state, (call, _) in self._calls.items() if call.caller in greedy}
         state = min(since_s, key=since_s.__getitem__)
-        if since_s[state] + CONTESTED_PATIENCE_S > asyncio.get_running_loop().time():
+        if since_s[state] + CONTESTED_PATIENCE_S > clock.now_s():
             self._on_pending("refused", 0)
             return False
         self._removed(state, "given_up").give_up(contested=True)
@@ -94,7 +96,7 @@ class PendingCalls:
     def _found(self, state: Any) -> tuple[PendingCall, asyncio.TimerHandle]:
         if not isinstance(state, str) or state not in self._calls:
             raise RpcError(
-                _INVALID_PARAMS,
+                INVALID_PARAMS,
                 "requestState names no call that waits for input: it was answered already, waited for too long, or its "
                 "server was connected anew",
                 {"reason": "invalid_request_state"},
@@ -131,7 +133,7 @@ def answers_of(params: Json) -> Json:
     if given is None:
         return {}
     if not isinstance(given, dict) or not all(isinstance(answer, dict) for answer in given.values()):
-        raise RpcError(_INVALID_PARAMS, "inputResponses must be an object of results")
+        raise RpcError(INVALID_PARAMS, "inputResponses must be an object of results")
     return {key: {name: part for name, part in answer.items() if name != "resultType"} for key, answer in given.items()}
 
 
@@ -234,7 +236,7 @@ class SessionCalls:
         parked = self._parked.take(params["requestState"], "cancelled" if refused == {} else "resumed")
         if refused == {}:
             parked.give_up()
-            raise RpcError(-32603, "The client gave the call up")
+            raise RpcError(INTERNAL_ERROR, "The client gave the call up")
         try:
             replies = parked.answer(answers, refused or {})
         except RpcError:  # The answers cannot be written, and nobody can come with others.

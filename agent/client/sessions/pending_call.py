@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
+from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
+
 from agent.client import jsonrpc
 from agent.client.capabilities import refusal
 from agent.client.event import Event
@@ -33,8 +35,8 @@ SERVER_REQUESTS_MAX: Final = 16
 # A question passes through results that are written anew, which can be done 254 levels deep; forms are flat.
 SERVER_REQUEST_NESTING_MAX: Final = 200
 
-_TOO_DEEP: Final = (-32602, f"The question is nested more than {SERVER_REQUEST_NESTING_MAX} levels deep")
-_TOO_MANY: Final = (-32603, "Too many questions are open already")
+_TOO_DEEP: Final = (INVALID_PARAMS, f"The question is nested more than {SERVER_REQUEST_NESTING_MAX} levels deep")
+_TOO_MANY: Final = (INTERNAL_ERROR, "Too many questions are open already")
 
 
 @dataclass(slots=True)
@@ -233,7 +235,7 @@ class PendingCall:
             self.away_since_s = None
         return replies
 
-    def refuse(self, why: str, code: int = -32603) -> list[bytes]:
+    def refuse(self, why: str, code: int = INTERNAL_ERROR) -> list[bytes]:
         """The replies to all open questions when nobody will answer them."""
         replies = [jsonrpc.encode_error(asked.request_id, code, why) for asked in self._questions.values()]
         self._questions.clear()

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import orjson
+from mcp_types.jsonrpc import INVALID_PARAMS, INVALID_REQUEST
 
+from agent import clock
 from agent.client import jsonrpc
 from agent.client.event import Event
 from agent.client.negotiation import PING
@@ -43,7 +45,7 @@ def over_share(held: Mapping[T, int], places: int) -> frozenset[T]:
 # To refuse what was asked before there was a call.
 EARLY_TIMEOUT_S: Final = 1.0
 
-_NO_CALL: Final = (-32600, "No request of this session is under way; ask while one is")
+_NO_CALL: Final = (INVALID_REQUEST, "No request of this session is under way; ask while one is")
 
 
 class SessionRefused(MeshError):
@@ -281,7 +283,7 @@ class SessionPool:
     def _reclaim(self) -> DedicatedSession | None:
         """Give up the calls of the session whose caller has been away longest, if that is long enough."""
         away = self._longest_away()
-        if away is None or away[0] + CONTESTED_PATIENCE_S > _now_s():
+        if away is None or away[0] + CONTESTED_PATIENCE_S > clock.now_s():
             return None
         log.warning("MCP calls given up: their clients left questions unanswered while others waited")
         for call in away[1].calls:
@@ -292,7 +294,7 @@ class SessionPool:
     def _until_reclaim_s(self) -> float:
         """When to look again: whoever goes away from now on may stay away for as long as that takes at most."""
         away = self._longest_away()
-        left_s = CONTESTED_PATIENCE_S if away is None else away[0] + CONTESTED_PATIENCE_S - _now_s()
+        left_s = CONTESTED_PATIENCE_S if away is None else away[0] + CONTESTED_PATIENCE_S - clock.now_s()
         return max(left_s, POLL_AGAIN_MIN_S)
 
     def _end_idle(self) -> bool:
@@ -380,12 +382,10 @@ class SessionPool:
 def _key(features: Json, affinity: Hashable) -> tuple[bytes, Hashable]:
     declared = orjson.dumps(features, option=orjson.OPT_SORT_KEYS)
     if len(declared) > FEATURES_BYTES_MAX:
-        raise RpcError(-32602, f"The client declares more than {FEATURES_BYTES_MAX} bytes of what it can be asked")
+        raise RpcError(
+            INVALID_PARAMS, f"The client declares more than {FEATURES_BYTES_MAX} bytes of what it can be asked"
+        )
     return declared, affinity
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _told(failure: MeshError | None) -> MeshError:

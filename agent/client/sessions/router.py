@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
+from mcp_types.jsonrpc import INVALID_PARAMS
 
 from agent.client.affinity import is_of_session
 from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, declared_features
@@ -126,7 +127,7 @@ class SessionRouter:
             if params.get("requestState") is not None:
                 return await self._calls.retry(request)
             if params.get("inputResponses") is not None:
-                raise RpcError(-32602, "inputResponses came without the requestState that they answer")
+                raise RpcError(INVALID_PARAMS, "inputResponses came without the requestState that they answer")
             features = _features_of(params, request.affinity)
         if method not in _CALLS or self._refused or not (features or self._own_for_all):
             return await self._shared.request(request)

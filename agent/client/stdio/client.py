@@ -30,7 +30,7 @@ from agent.errors import (
 )
 from agent.model import Era, Json, StdioTarget
 
-# Progress that a caller has not taken yet; beyond it the newest is dropped (faults.md, "256 events").
+# Progress that a caller has not taken yet; beyond it the newest is dropped.
 UNREAD_MAX: Final = 256
 
 

@@ -17,12 +17,14 @@ from uuid import uuid4
 from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
+from agent import clock
 from agent.client.capabilities import refusal
 from agent.dispatch.dispatcher import Forwarded
 from agent.dispatch.request_state import asks
 from agent.dispatch.retry import received_deadline_s
 from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN
 from agent.model import DEADLINE_META_KEY, PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
+from discovery.backoff import Backoff
 
 # A form that is of no use any more may stay for that long; each look is one request.
 POLL_EVERY_S: Final = 3.0
@@ -85,7 +87,7 @@ SERVER_REQUESTS_MAX: Final = 16
 # For users to think, over all rounds; as long as the SDK's servers keep their question's state.
 PATIENCE_S: Final = 600.0
 # A round without questions means "come again": first soon, then every quarter of a second (as the SDK's client).
-_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.25)
+_COME_AGAIN: Final = Backoff(first_s=0.05, last_s=0.25)
 # A client that cancels waits for nobody; a server that is not told notices after ten minutes.
 GIVE_UP_TIMEOUT_S: Final = 1.0
 
@@ -125,8 +127,8 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
         MCPError: `send`'s; or the client refused, or did not answer in time, or the questions have no end.
     """
     params = _with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
-    loop, received_s = asyncio.get_running_loop(), received_deadline_s(params)
-    ends_s = loop.time() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
+    received_s = received_deadline_s(params)
+    ends_s = clock.now_s() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
     forwarded = await send(params)
     rounds, empty_rounds = 0, 0
     while asks(forwarded.result):
@@ -147,8 +149,8 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
                     again = said.in_retry(again)
                     empty_rounds = 0
                 else:
-                    await asyncio.sleep(_PAUSES_S[min(empty_rounds, len(_PAUSES_S) - 1)])
                     empty_rounds += 1
+                    await asyncio.sleep(_COME_AGAIN.step_s(empty_rounds))
         except BaseException as exc:
             if _is_parked(forwarded):
                 await _give_up(send, again)
@@ -156,7 +158,7 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
                 raise _unfinished(forwarded, "the client did not answer in time", timed_out=True) from exc
             raise
         if received_s is not None:
-            again = _with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - loop.time()) * 1000)))
+            again = _with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - clock.now_s()) * 1000)))
         forwarded = await _sent_again(send, again, forwarded)
     return forwarded
 

@@ -5,7 +5,6 @@ call, whatever era the server behind is of: questions go to it on the stream of 
 out of its results.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, LoggingLevel
 from mcp_types.jsonrpc import MISSING_REQUIRED_CLIENT_CAPABILITY
 
+from agent import clock
 from agent.client.streaming import ResultStream
 from agent.dispatch.client_events import Place
 from agent.dispatch.dispatcher import Dispatch, Forwarded
@@ -160,7 +160,7 @@ class SessionRequests:
         task_id = self._held.new_id()
         whole = Forwarded(related(result, task_id), forwarded.replica)
         kept = b"".join(written("tools/call", route, whole, modern=False))
-        now_s, failed = asyncio.get_running_loop().time(), result.get("isError") is True
+        now_s, failed = clock.now_s(), result.get("isError") is True
         return Forwarded({"task": self._held.keep(task_id, kept, session.id, now_s, failed=failed)}, forwarded.replica)
 
     async def _about_task(self, line: ReplyChannel, method: str, params: Json, served: Served) -> tuple[Bytes, ...]:
@@ -171,7 +171,7 @@ class SessionRequests:
         task_id = params.get("taskId")
         if not isinstance(task_id, str):
             raise MCPError(code=INVALID_PARAMS, message="taskId: a string is required")
-        held = self._held.find(task_id, session.id, asyncio.get_running_loop().time())
+        held = self._held.find(task_id, session.id, clock.now_s())
         if held is not None:
             if method == "tasks/cancel":
                 raise MCPError(code=INVALID_PARAMS, message="The task has ended, and cannot be cancelled")

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from aiohttp import web
 
+from agent import clock
 from agent.server.response import EventStream
 from agent.server.sessions.sealed_id import Agreed, SessionSeal
 from agent.server.sessions.session import ServerSession
@@ -150,14 +151,14 @@ class Sessions:
                 self._record("refused")
                 raise NoRoom
             self.end(idle, "made_room")
-        session = ServerSession(session_id, agreed.version, agreed.declared, _now_s(), deaf=self._deaf)
+        session = ServerSession(session_id, agreed.version, agreed.declared, clock.now_s(), deaf=self._deaf)
         self._sessions[session_id] = session
         return session
 
     def end(self, session: ServerSession, why: str) -> None:
         """Forget a session and end what is under way in it; may be repeated."""
         if self._sessions.pop(session.id, None) is not None:
-            log.info("MCP session ended", extra={"why": why, "age_idle_s": round(_now_s() - session.used_at_s)})
+            log.info("MCP session ended", extra={"why": why, "age_idle_s": round(clock.now_s() - session.used_at_s)})
             self._record(why)
             if why == BY_CLIENT:
                 self._ended_ids[session.id] = None
@@ -192,13 +193,13 @@ class Sessions:
 
     def _touch(self, session: ServerSession) -> None:
         if session.id in self._sessions:
-            session.used_at_s = _now_s()
+            session.used_at_s = clock.now_s()
             self._sessions.move_to_end(session.id)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
-            before_s = _now_s() - self._idle_max_s
+            before_s = clock.now_s() - self._idle_max_s
             for session in list(self._sessions.values()):
                 if session.used_at_s > before_s:
                     break  # So are all that follow.
@@ -206,7 +207,3 @@ class Sessions:
                     self._touch(session)
                 else:
                     self.end(session, "idle")
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

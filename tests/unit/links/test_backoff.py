@@ -5,39 +5,45 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.links.state import SPLAY_MAX_S, STDIO_CAP_S, delay_s, splay_s
+from agent.links.follower import STREAMS
+from agent.links.state import CHILD_DIALS, DIALS, LinkStanding, wait_s
+from agent.model import LinkState
+
+attempts, seeds = st.integers(1, 10_000), st.integers()
 
 
-@given(st.integers(1, 10_000), st.integers())
-def test_a_wait_is_between_nothing_and_its_doubled_ceiling(attempt: int, seed: int) -> None:
-    ceiling_s = min(30.0, 0.5 * 2 ** min(attempt - 1, 10))
-    assert 0.0 <= delay_s(attempt, random.Random(seed)) <= ceiling_s
+def _wait_s(attempts: int, rng: random.Random, *, is_child: bool = False, retry_soon: bool = True) -> float:
+    standing = LinkStanding(LinkState.BACKOFF, is_child=is_child, attempts=attempts)
+    return wait_s(standing, rng, retry_soon=retry_soon)
+
+
+@given(attempts, seeds)
+def test_a_wait_is_between_nothing_and_its_doubled_ceiling(attempts: int, seed: int) -> None:
+    ceiling_s = min(30.0, 0.5 * 2 ** min(attempts - 1, 10))
+    assert 0.0 <= _wait_s(attempts, random.Random(seed)) <= ceiling_s
 
 
 def test_the_ceilings_double_from_half_a_second_to_the_cap() -> None:
     class Highest(random.Random):
-        def uniform(self, a: float, b: float) -> float:
-            return max(a, b)
+        def random(self) -> float:
+            return 1.0
 
-    assert [delay_s(n, Highest()) for n in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
-    assert delay_s(100, Highest(), cap_s=STDIO_CAP_S) == 60
+    assert [_wait_s(n, Highest()) for n in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert _wait_s(100, Highest(), is_child=True) == 60
 
 
-@given(st.integers(1, 100), st.integers())
-def test_an_authentication_error_waits_at_least_half_the_cap_at_once(attempt: int, seed: int) -> None:
-    assert 15.0 <= delay_s(attempt, random.Random(seed), retry_soon=False) <= 30.0
+@given(attempts, seeds)
+def test_an_authentication_error_waits_at_least_half_the_cap_at_once(attempts: int, seed: int) -> None:
+    assert 15.0 <= _wait_s(attempts, random.Random(seed), retry_soon=False) <= DIALS.last_s
+    assert 30.0 <= _wait_s(attempts, random.Random(seed), is_child=True, retry_soon=False) <= CHILD_DIALS.last_s
 
 
 def test_waits_are_spread_over_the_whole_range() -> None:
     rng = random.Random(7)
-    waits = [delay_s(10, rng) for _ in range(1000)]
+    waits = [_wait_s(10, rng) for _ in range(1000)]
     assert min(waits) < 1.0
     assert max(waits) > 29.0
 
 
-def test_first_dials_are_splayed_only_when_more_than_fifty_are_due() -> None:
-    rng = random.Random(7)
-    assert splay_s(50, rng) == 0.0
-    waits = [splay_s(51, rng) for _ in range(200)]
-    assert 0.0 <= min(waits) < 0.5
-    assert 4.5 < max(waits) <= SPLAY_MAX_S
+def test_a_stream_that_ends_is_opened_again_at_once_and_then_ever_more_slowly() -> None:
+    assert [STREAMS.step_s(n) for n in range(6)] == [0.0, 0.5, 2.0, 8.0, 30.0, 30.0]

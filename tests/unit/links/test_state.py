@@ -1,5 +1,10 @@
 """The table of link states, read as a table: every cell, then the stories that cross several."""
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,12 +19,14 @@ from agent.links.state import (
     OpenFailed,
     ProbeAnswered,
     ProbeMissed,
+    Reloaded,
     Sighted,
     WaitOver,
     advance,
 )
 from agent.model import LinkState
 
+LINKS = Path(__file__).parents[3] / "agent/links"
 EVENTS: dict[str, LinkEvent] = {
     "dial": DialStarted(),
     "opened": Opened(),
@@ -29,18 +36,19 @@ EVENTS: dict[str, LinkEvent] = {
     "lost": Lost(),
     "sighted": Sighted(),
     "waited": WaitOver(),
+    "reload": Reloaded(),
     "closed": Closed(),
 }
 # A dot: nothing changes. READY has missed no probe, SUSPECT has missed two.
 CELLS = """
-state    dial     opened  failed   answered  missed   lost     sighted  waited  closed
-idle     dialing  .       .        .         .        .        .        .       closed
-dialing  .        ready   backoff  .         .        backoff  .        .       closed
-ready    .        .       .        ready     ready    backoff  .        .       closed
-suspect  .        .       .        ready     backoff  backoff  .        .       closed
-backoff  dialing  .       .        .         .        .        idle     idle    closed
-parked   .        .       .        .         .        .        idle     .       closed
-closed   .        .       .        .         .        .        .        .       .
+state    dial     opened  failed   answered  missed   lost     sighted  waited  reload  closed
+idle     dialing  .       .        .         .        .        .        .       idle    closed
+dialing  .        ready   backoff  .         .        backoff  .        .       idle    closed
+ready    .        .       .        ready     ready    backoff  .        .       idle    closed
+suspect  .        .       .        ready     backoff  backoff  .        .       idle    closed
+backoff  dialing  .       .        .         .        .        idle     idle    idle    closed
+parked   .        .       .        .         .        .        idle     .       idle    closed
+closed   .        .       .        .         .        .        .        .       .       .
 """
 
 
@@ -75,6 +83,47 @@ def test_each_state_and_event_leads_where_the_table_says(state: str, event: str,
         assert after.state is LinkState(cell)
 
 
+def test_every_event_is_in_the_table_of_this_test() -> None:
+    assert {type(event) for event in EVENTS.values()} == set(get_args(LinkEvent))
+
+
+def test_nothing_in_the_links_but_the_table_says_which_state_comes_next() -> None:
+    found = {f"{path.name}: {text}" for path in LINKS.glob("*.py") for text in _states_written(path.read_text())}
+    # The view repeats what the table has said.
+    assert found - {text for text in found if text.startswith("state.py: ")} == {"link.py: state=self.standing.state"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "self.show(state=LinkState.CLOSED)",
+        "replace(standing, state=there)",
+        "LinkStanding(LinkState.IDLE)",
+        "LinkView(spec, LinkState.IDLE)",
+        "standing.state = LinkState.IDLE",
+        "changes = {'state': LinkState.IDLE}",
+    ],
+)
+def test_a_state_that_is_written_elsewhere_would_be_found(source: str) -> None:
+    assert list(_states_written(source))
+
+
+def _states_written(source: str) -> Iterator[str]:
+    """What gives `state` a value, or passes a state on; comparing with one is reading."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.keyword(arg="state"):
+                yield ast.unparse(node)
+            case ast.Attribute(attr="state", ctx=ast.Store()):
+                yield ast.unparse(node)
+            case ast.Call(args=values) | ast.Dict(values=values) if any(map(_is_state, values)):
+                yield ast.unparse(node)
+
+
+def _is_state(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and ast.unparse(node.value) == "LinkState"
+
+
 def _after(standing: LinkStanding, *events: tuple[float, LinkEvent]) -> LinkStanding:
     for now_s, event in events:
         standing = advance(standing, event, now_s)
@@ -85,6 +134,7 @@ def _failed_dial(now_s: float) -> list[tuple[float, LinkEvent]]:
     return [(now_s, DialStarted()), (now_s, OpenFailed()), (now_s, WaitOver())]
 
 
+CHILD = LinkStanding(is_child=True)
 READY = _after(LinkStanding(), (0.0, DialStarted()), (0.0, Opened()))
 
 
@@ -122,13 +172,11 @@ def test_a_sighting_keeps_the_count_so_that_a_flapping_catalog_does_not_speed_up
     assert (due.state, due.attempts) == (LinkState.IDLE, 2)
 
 
-def test_what_a_failed_dial_says_about_waiting_is_kept_until_the_next_failure() -> None:
-    refused = _after(LinkStanding(), (0, DialStarted()), (0, OpenFailed(retry_soon=False)))
-    assert not refused.retry_soon
-    assert _after(refused, (1, WaitOver()), (1, DialStarted()), (1, OpenFailed())).retry_soon
-
-
-CHILD = LinkStanding(is_child=True)
+def test_a_reload_begins_a_new_row_of_failures_and_of_a_childs_crashes() -> None:
+    four = _after(CHILD, *[step for n in range(4) for step in _failed_dial(float(n))])
+    open_again = _after(four, (5, DialStarted()), (5, Opened()), (6, ProbeMissed()))
+    assert (open_again.attempts, len(open_again.crashes_at_s), open_again.misses) == (4, 4, 1)
+    assert advance(open_again, Reloaded(), 7.0) == CHILD
 
 
 def test_a_child_that_fails_five_times_in_two_minutes_is_parked() -> None:

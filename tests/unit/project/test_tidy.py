@@ -138,6 +138,28 @@ def names_of_tests_are_sentences(source: Source) -> Iterator[str]:
             yield f"{node.name} is no sentence"
 
 
+def error_codes_have_names(source: Source) -> Iterator[str]:
+    # The examples are programs of their own, which know nothing of the agent.
+    if source.top not in CODE or source.path == "agent/errors.py" or source.path.startswith("agent/examples/"):
+        return
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(code))) if 32000 <= code <= 32999:
+                yield f"line {node.lineno}: -{code}; its name is in mcp_types, or agent.rpc_codes, or agent.errors"
+
+
+def cited_pages_exist(source: Source) -> Iterator[str]:
+    if source.top not in CODE:
+        return
+    # A comment may go on in the next line.
+    text = re.sub(r"\s*\n\s*(# )?", " ", source.text)
+    for page, title in re.findall(r"([\w./-]*\w\.md)\b(?:, \"([^\"]+)\")?", text):
+        if not (ROOT / page).is_file():
+            yield f"{page} is no page of the repository"
+        elif title and not re.search(rf"^#+ {re.escape(title)}$", _text(page), re.MULTILINE):
+            yield f"{page} has no section {title!r}"
+
+
 def exceptions_to_lint_have_reasons(source: Source) -> Iterator[str]:
     above = ""
     for number, line in enumerate(source.text.splitlines(), start=1):
@@ -156,6 +178,8 @@ RULES: tuple[Rule, ...] = (
     tasks_are_named,
     no_test_sleeps_or_patches,
     names_of_tests_are_sentences,
+    error_codes_have_names,
+    cited_pages_exist,
     exceptions_to_lint_have_reasons,
 )
 BAD_EXAMPLES: dict[str, Source] = {
@@ -166,6 +190,8 @@ BAD_EXAMPLES: dict[str, Source] = {
     "tasks_are_named": Source.of("agent/a.py", "async def f(group):\n    group.create_task(g())\n"),
     "no_test_sleeps_or_patches": Source.of("tests/test_a.py", "import time\ntime." + "sleep(1)\n"),
     "names_of_tests_are_sentences": Source.of("tests/a.py", "def test_it(): ...\n"),
+    "error_codes_have_names": Source.of("agent/a.py", "raise RpcError(-32602, 'Unknown')"),
+    "cited_pages_exist": Source.of("agent/a.py", "x = 1  # See no-such-page.md.\n"),
     "exceptions_to_lint_have_reasons": Source.of("agent/a.py", "x = 1  # " + "noqa: E501\n"),
 }
 
@@ -179,6 +205,13 @@ def test_every_python_file_keeps_the_rule(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_rule_fires_on_its_bad_example(rule: Rule) -> None:
     assert list(rule(BAD_EXAMPLES[rule.__name__]))
+
+
+def test_a_cited_section_has_to_be_in_its_page() -> None:
+    text = '# docs/architecture.md,\n# "Names"\n# docs/architecture.md, "No such section"\n'
+    assert list(cited_pages_exist(Source.of("agent/a.py", text))) == [
+        "docs/architecture.md has no section 'No such section'"
+    ]
 
 
 def test_consul_folder_holds_no_python_so_that_it_never_shadows_the_library() -> None:

@@ -31,7 +31,7 @@ from agent.state.overrides import OverrideStore
 async def live(folder, seed):
     store, rng = OverrideStore.open(Path(folder)), random.Random(seed)
     while True:
-        kind, name = rng.choice(["put", "put", "remove", "suppress", "unsuppress"]), f"peer-{rng.randrange(6)}"
+        kind, name = rng.choice(["put", "put", "remove", "suppress"]), f"peer-{rng.randrange(6)}"
         token = rng.randbytes(rng.randrange(1, 1500)).hex()  # a line stays below PIPE_BUF, whole or absent
         print("try", json.dumps([kind, name, token]), flush=True)
         match kind:
@@ -41,8 +41,6 @@ async def live(folder, seed):
                 await store.remove(name)
             case "suppress":
                 await store.suppress(Suppression(name))
-            case "unsuppress":
-                await store.unsuppress(Suppression(name))
         print("ack", flush=True)
 
 for line in sys.stdin:
@@ -113,10 +111,8 @@ def after(state: State, change: list[str]) -> State:
             return {**overrides, name: token}, tuple(known for known in suppressions if known != name)
         case "remove":
             return {known: value for known, value in overrides.items() if known != name}, suppressions
-        case "suppress":
-            return overrides, suppressions if name in suppressions else (*suppressions, name)
         case _:
-            return overrides, tuple(known for known in suppressions if known != name)
+            return overrides, suppressions if name in suppressions else (*suppressions, name)
 
 
 def kept(folder: Path) -> State:

@@ -5,17 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discovery.consul.blocking_query import (
-    LAST_STEP_S,
+    ASK_AGAIN,
+    ASK_YOUNG_OUTAGE,
     UPDATE_SPACING_S,
-    YOUNG_STEP_S,
     Trust,
     Verdict,
-    delay_s,
-    last_step_for,
+    backoff_of,
     next_index,
     pause_s,
     request_timeout_s,
-    step_s,
     weigh,
 )
 from discovery.model import Catalog, Instance, InstanceKey
@@ -161,15 +159,11 @@ def test_answers_without_news_are_slowed_to_one_a_second() -> None:
 
 
 def test_back_off_doubles_from_a_quarter_second_to_half_a_minute() -> None:
-    assert [step_s(attempt) for attempt in (1, 2, 3, 7, 8, 1000)] == [0.25, 0.5, 1.0, 16.0, 30.0, 30.0]
-
-
-@given(attempt=st.integers(1, 10_000), draw=st.floats(0, 1, exclude_max=True))
-def test_a_delay_is_anywhere_below_its_step(attempt: int, draw: float) -> None:
-    assert 0 <= delay_s(attempt, draw) <= step_s(attempt)
+    assert [ASK_AGAIN.step_s(n) for n in (1, 2, 3, 7, 8, 1000)] == [0.25, 0.5, 1.0, 16.0, 30.0, 30.0]
 
 
 def test_only_a_young_outage_of_an_unreachable_agent_keeps_short_steps() -> None:
-    assert last_step_for(unreachable=True, outage_s=3.0) == YOUNG_STEP_S
-    assert last_step_for(unreachable=True, outage_s=300.0) == LAST_STEP_S
-    assert last_step_for(unreachable=False, outage_s=3.0) == LAST_STEP_S
+    assert backoff_of(unreachable=True, outage_s=3.0) == ASK_YOUNG_OUTAGE
+    assert backoff_of(unreachable=True, outage_s=300.0) == ASK_AGAIN
+    assert backoff_of(unreachable=False, outage_s=3.0) == ASK_AGAIN
+    assert [ASK_YOUNG_OUTAGE.step_s(n) for n in range(1, 6)] == [0.25, 0.5, 1.0, 2.0, 2.0]
