@@ -16,7 +16,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 FROM_LOCK := $(BIN)/python install/from_lock.py
 # A developer's environment takes 300, what pip has downloaded meanwhile the rest.
 MIB_NEEDED := 500
-OURSELVES := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
+# setuptools warns of every editable installation; newer pips pass that on.
+OURSELVES := PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 PYTEST := $(BIN)/python -m pytest
 # One more than the machine has cores, because tests with real processes wait much. A file's tests stay together: they
 # share servers. Files begin in the order of tests/conftest.py.
