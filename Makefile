@@ -12,22 +12,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-PIP_INSTALL := $(PIP) install --no-deps --progress-bar off
-# `$(call from_lock,FILE)`. The lock is complete, so pip resolves nothing (--no-deps): pip before 23.3 resolves
-# `name[extra]` apart from the pinned `name`, and stops as soon as a newer release of it is out. `pip check` judges
-# afterwards. Wheels only: a source build would fetch unlocked build tools and want a compiler.
-from_lock = $(PIP_INSTALL) --require-hashes --only-binary :all: --requirement $(1) 2>&1 | $(call PROGRESS,$(1))
-# One line that counts instead of two or three for each package; whatever else pip says is shown.
-PROGRESS = awk -v all="$$(grep -c '^[A-Za-z0-9]' $(1))" -v tty="$$(test -t 1 && echo 1 || true)" '\
-	/^(Collecting|Ignoring|Requirement already satisfied:?) / { n++; \
-		if (tty) printf "\r   %d of %d packages", n, all; else if (n % 25 == 0) print "   " n " of " all " packages"; \
-		fflush(); next } \
-	/^ *(Downloading|Using cached|Obtaining|Preparing metadata|Attempting uninstall|Found existing|Uninstalling) / { next } \
-	/^ *Successfully uninstalled / { next } \
-	/^Installing collected packages:/ { if (tty) printf "\n"; print "   installing"; fflush(); next } \
-	/^Successfully installed / { print "   installed " NF - 2 " packages"; next } \
-	{ if (tty && n) printf "\n"; print; fflush() }'
-OURSELVES := $(PIP_INSTALL) --quiet --no-build-isolation --editable .
+# A lock is complete, so pip resolves nothing; `pip check` judges afterwards.
+FROM_LOCK := $(BIN)/python install/from_lock.py
+# A developer's environment takes 300, what pip has downloaded meanwhile the rest.
+MIB_NEEDED := 500
+# setuptools warns of every editable installation; newer pips pass that on.
+OURSELVES := PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 PYTEST := $(BIN)/python -m pytest
 # One more than the machine has cores, because tests with real processes wait much. A file's tests stay together: they
 # share servers. Files begin in the order of tests/conftest.py.
@@ -82,7 +72,7 @@ BUILD_REQUIREMENTS = $(BIN)/python -c 'import tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
 
 from-lock: | $(BIN)/python # Install LOCK=FILE into VENV=FOLDER as every lock is installed (tests/install)
-	@$(call from_lock,$(LOCK))
+	@$(FROM_LOCK) $(LOCK)
 	@$(PIP) check
 
 clean: ## Remove everything that make made
@@ -96,19 +86,21 @@ $(BIN)/python:
 		|| { echo "Python 3.11 or later is needed; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "'$(PYTHON)' has no venv module. On Debian: apt-get install python3-venv"; exit 1; }
+	@free=$$(df -Pk . | awk 'END {print int($$4 / 1024)}'); (( free >= $(MIB_NEEDED) )) \
+		|| { echo "$(MIB_NEEDED) MiB of disk are needed here for the packages; $$free are free."; exit 1; }
 	$(SAY) "virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
 	$(SAY) "packages of the node, from requirements.txt"
-	@$(call from_lock,requirements.txt)
+	@$(FROM_LOCK) requirements.txt
 	@$(OURSELVES)
 	@$(PIP) check
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(BIN)/python
 	$(SAY) "packages of the node and of its tests, from requirements-dev.txt"
-	@$(call from_lock,requirements-dev.txt)
+	@$(FROM_LOCK) requirements-dev.txt
 	@$(OURSELVES)
 	@$(PIP) check
 	@touch $@ $(VENV)/.runtime

@@ -6,7 +6,9 @@ rule: what pyproject.toml allows is pinned in the lock, and the same in both.
 
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,18 @@ def read_lock(text: str) -> dict[str, Pin]:
         assert pin.name not in pins, f"twice: {head}"
         pins[pin.name] = pin
     return pins
+
+
+def linux(python: str) -> dict[str, str]:
+    """The environment of markers for CPython on Linux."""
+    return {
+        **default_environment(),
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+    }
 
 
 @pytest.fixture(scope="module", params=[RUNTIME, DEV])
@@ -102,14 +116,45 @@ def test_both_locks_pin_the_same_versions() -> None:
     }
 
 
+def _wanted(metadata: Iterable[str], extras: Iterable[str], environment: dict[str, str]) -> list[Requirement]:
+    """What a package wants, with these extras of its own, in one environment."""
+    contexts = [{**environment, "extra": extra} for extra in ("", *extras)]
+    wanted = [Requirement(text) for text in metadata]
+    return [one for one in wanted if not one.marker or any(one.marker.evaluate(context) for context in contexts)]
+
+
+@pytest.mark.parametrize("name", [RUNTIME, DEV])
+@pytest.mark.parametrize("python", INTERPRETERS)
+def test_lock_holds_all_that_its_packages_want_with_their_extras(name: str, python: str) -> None:
+    """`pip check` knows nothing of extras, and pip resolves nothing here; metadata of what is installed tells."""
+    environment = linux(python)
+    pins = read_lock((ROOT / name).read_text())
+    extra_texts = PROJECT["project"]["optional-dependencies"]["dev"] if name == DEV else []
+    to_read, seen = [Requirement(text) for text in PROJECT["project"]["dependencies"] + extra_texts], set()
+    while to_read:
+        requirement = to_read.pop()
+        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        pin = pins.get(key[0])
+        assert pin, f"{requirement} is wanted and not in {name}; run `make lock`"
+        assert requirement.specifier.contains(pin.version, prereleases=True), f"{requirement} against {pin.version}"
+        assert pin.requirement.marker is None or pin.requirement.marker.evaluate(environment), f"{pin} on {python}"
+        if key not in seen and (installed := _metadata(key[0])) is not None:
+            to_read += _wanted(installed, requirement.extras, environment)
+        seen.add(key)
+    assert any(extras for _, extras in seen), "no package is wanted with an extra: the test tests nothing"
+
+
+def _metadata(name: str) -> list[str] | None:
+    """What an installed package wants; None for one that only another interpreter or system has."""
+    try:
+        return requires(name) or []
+    except PackageNotFoundError:
+        return None
+
+
 @pytest.mark.parametrize("python", INTERPRETERS)
 def test_packages_of_the_node_are_installed_on_every_interpreter(python: str) -> None:
-    environment = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
-    environment |= {
-        "sys_platform": "linux",
-        "platform_python_implementation": "CPython",
-        "implementation_name": "cpython",
-    }
+    environment = linux(python)
     pins = read_lock((ROOT / RUNTIME).read_text())
     for text in PROJECT["project"]["dependencies"]:
         marker = pins[canonicalize_name(Requirement(text).name)].requirement.marker

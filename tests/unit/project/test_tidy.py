@@ -18,7 +18,7 @@ from agent.config.table import SETTINGS
 
 ROOT = Path(__file__).parents[3]
 CODE = ("agent", "discovery")
-PYTHON = (*CODE, "bench", "tests")
+PYTHON = (*CODE, "bench", "install", "tests")
 
 FILE_LINES_MAX = 450
 TEST_FILE_LINES_MAX = 500  # A table of cases is long without being hard to read.

@@ -1,0 +1,1 @@
+"""The install step: locks by every pip, its output, and the wheel."""
