@@ -14,7 +14,7 @@ from typing import Any
 from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.client.server_info import ListenNotSupported, ServerInfo
-from agent.errors import MeshError
+from agent.errors import MeshError, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Watch
 from agent.links.link import Link, LinkHooks
@@ -55,6 +55,7 @@ class OtherSide:
     listen: Listen = listens
     list_time_s: float = 0.0
     dial_time_s: float = 0.0
+    probe_time_s: float = 0.0
     close_time_s: float = 0.0
     identity: NodeIdentity | None = None
     with_token: bool = False
@@ -116,8 +117,14 @@ class ScriptedDoor:
     async def listen(self, on_change: Callable[[str], None]) -> None:
         await self._side.listen(on_change)
 
-    async def probe(self, timeout_s: float) -> None:  # noqa: ARG002 - the protocol's signature
+    async def probe(self, timeout_s: float) -> None:
         self._side.probes.append(now_s())
+        if self._side.probe_time_s:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await asyncio.sleep(self._side.probe_time_s)
+            except TimeoutError as exc:
+                raise Unreachable("no answer to ping") from exc
         if (failure := self._side.probe()) is not None:
             raise failure
 

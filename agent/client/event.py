@@ -6,6 +6,7 @@ that nobody has to know which of the two it is; what it can besides is `first_of
 """
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
@@ -48,6 +49,13 @@ class Event:
     def _leave(self, waiter: asyncio.Future[None]) -> None:
         # Only who gave up is still there; `set` let go of the others.
         self._waiting = tuple(other for other in self._waiting if other is not waiter)
+
+
+async def within(event: Event, seconds: float) -> None:
+    """Wait until it is raised, `seconds` at most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 async def first_of(*flags: Event) -> None:

@@ -5,7 +5,6 @@ Made by a link for every client that it opened, and run to its end in the link's
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -13,12 +12,13 @@ from typing import Final, NoReturn, Protocol
 
 from agent import clock
 from agent.client.connect import ListenNotSupported
-from agent.client.event import Event, first_of
+from agent.client.event import Event, first_of, within
 from agent.client.protocol import Request
-from agent.errors import CallFailed, CallOutcomeUnknown, LinkFailed, MeshError, ProtocolBroken, Unreachable
+from agent.errors import CallFailed, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import STREAM_STEADY_S, STREAMS, Follower, begin_to_follow
 from agent.links.listing import Relisting, list_offer
+from agent.links.probe import PROBE_TIMEOUT_S, TICK_S, NoSignOfLife, Probe, ProbeHooks
 from agent.model import BackendSpec, Json, Offer
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,6 @@ log = logging.getLogger(__name__)
 
 class Retired(Exception):
     """The link is no longer wanted, and what was in flight is done. Not a failure: nothing is dialled again."""
-
-
-class NoSignOfLife(Unreachable):
-    """Probe after probe went unanswered: what is in flight will not be answered either."""
 
 
 class ReloadAsked(MeshError):
@@ -61,8 +57,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 # What a hung node has of reads is then moved in 6 s at most: this, and three probes that are waited for in vain.
 STALL_S: Final = 2.0
-# Less than this is nothing: a timer of no length would fire without end before the clock moves.
-TICK_S: Final = 0.01
 
 
 class StallDetector:
@@ -101,15 +95,6 @@ class StallDetector:
             self._timer = loop.call_later(left_s, self._look)
 
 
-# Every 5 s a link costs next to nothing, and +-20% keep those that began together apart; within one network an answer
-# takes milliseconds, so one that takes a second is none.
-PROBE_EVERY_S: Final = 5.0
-PROBE_JITTER: Final = 0.2
-PROBE_TIMEOUT_S: Final = 1.0
-# After a miss the next probe comes sooner: 6 s, then three unanswered ones and two of these, are the promised 12 s.
-PROBE_AFTER_MISS_S: Final = 1.0
-# A call that got no answer is reason to probe at once, and after a miss again soon: under load, dead is known early.
-DOUBT_PAUSE_S: Final = 0.2
 # A backend without a change stream is listed again this often; it cannot tell us sooner.
 RELIST_EVERY_S: Final = 30.0
 # One listing, all pages; a first listing that takes longer counts as a failed dial.
@@ -122,15 +107,11 @@ RELIST_PAUSE_S: Final = 0.1
 RELIST_AFTER_FAILURE_S: Final = 5.0
 
 
-class LifecycleHooks(Protocol):
+class LifecycleHooks(ProbeHooks, Protocol):
     """Whom a session tells: its link."""
 
     def listed(self, offer: Offer) -> None:
         """A whole offer was read."""
-        ...
-
-    def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:
-        """A probe was answered, or missed (None). `has_tasks` as now known. Returns whether the session may go on."""
         ...
 
 
@@ -139,7 +120,6 @@ class LinkLifecycle:
 
     __slots__ = (
         "_client",
-        "_doubt",
         "_drain_s",
         "_end",
         "_ending",
@@ -148,8 +128,8 @@ class LinkLifecycle:
         "_idle",
         "_in_flight",
         "_listed",
+        "_probes",
         "_relist",
-        "_rng",
         "_stall",
         "opened",
         "over",
@@ -163,17 +143,17 @@ class LinkLifecycle:
         self.over = False
         self._client = opened.client
         self._events = events
-        self._rng = rng
         self._relist = Relisting()
         self._listed = Event()
         self._end = Event()
         self._ending: Exception = Unreachable("the session ended")
         self._drain_s = 0.0
         self._in_flight = 0
-        self._doubt = Event()
+        is_node = opened.identity is not None
+        self._probes = Probe(opened.client, events, rng, self._busy, lists=not is_node)
         self._stall: StallDetector | None = None
-        if opened.identity is not None:
-            self._stall = StallDetector(lambda: self._in_flight > 0 and not self.over, self._doubt.set)
+        if is_node:
+            self._stall = StallDetector(lambda: self._in_flight > 0 and not self.over, self._probes.doubt.set)
         self._idle = Event()
 
     def __repr__(self) -> str:
@@ -187,7 +167,7 @@ class LinkLifecycle:
         try:
             result = await self._client.request(request)
         except (CallFailed, ProtocolBroken):
-            self._doubt.set()
+            self._probes.doubt.set()
             raise
         else:
             if self._stall is not None:
@@ -245,7 +225,7 @@ class LinkLifecycle:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follow(), name="follow")
                 group.create_task(self._keep_listed(), name="list")
-                group.create_task(self._probe(), name="probe")
+                group.create_task(self._probe(group), name="probe")
                 self.look_at_subscriptions()
                 await begin_to_follow(self._followings, group, self._end, self._client.lost)
                 # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
@@ -273,7 +253,7 @@ class LinkLifecycle:
                 break
             except Unreachable:
                 # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
-                await self._client.probe(PROBE_TIMEOUT_S)
+                await self._ask_whether_dead()
             short_streams = 0 if clock.now_s() - began_at_s >= STREAM_STEADY_S else short_streams + 1
             await asyncio.sleep(STREAMS.step_s(short_streams - 1))
             self._relist.set()
@@ -281,8 +261,17 @@ class LinkLifecycle:
             self._relist.set()
             await asyncio.sleep(RELIST_EVERY_S)
 
+    async def _ask_whether_dead(self) -> None:
+        """Raises `LinkFailed` if nothing answers there any more; one that only takes its time is left to the probes."""
+        try:
+            await self._client.probe(PROBE_TIMEOUT_S)
+        except Unreachable as exc:
+            if self.opened.identity is not None or not isinstance(exc.__cause__, CallTimedOut):
+                raise
+            self._probes.doubt.set()
+
     async def _keep_listed(self) -> None:
-        await _within(self._relist, FIRST_LISTING_WAIT_S)
+        await within(self._relist, FIRST_LISTING_WAIT_S)
         self._relist.clear()
         while True:
             pause_s = RELIST_PAUSE_S
@@ -295,7 +284,7 @@ class LinkLifecycle:
                     raise Unreachable(reason) from exc
                 # Whether it still lives is for probes and change stream to say; its old offer is better than none.
                 log.warning("MCP offer could not be listed again", extra={"reason": reason})
-                pause_s = RELIST_AFTER_FAILURE_S
+                pause_s = RELIST_EVERY_S if self._busy() else RELIST_AFTER_FAILURE_S
                 self._relist.set()
             else:
                 self._events.listed(offer)
@@ -304,24 +293,13 @@ class LinkLifecycle:
             await asyncio.sleep(pause_s)
             await self._relist.due()
 
-    async def _probe(self) -> None:
+    async def _probe(self, group: asyncio.TaskGroup) -> None:
         await self._listed.wait()  # Before that, the listing has a deadline of its own.
-        missed = False
-        while True:
-            usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
-            await _within(self._doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
-            asked_at_s = clock.now_s()
-            try:
-                await self._client.probe(PROBE_TIMEOUT_S)
-            except LinkFailed as exc:
-                if not self._events.probed(None, has_tasks=self._client.server_info.has_tasks):
-                    raise NoSignOfLife(f"no sign of life: {exc}") from exc
-                missed = True
-                await asyncio.sleep(DOUBT_PAUSE_S)
-            else:
-                missed = False
-                self._doubt.clear()
-                self._events.probed(clock.now_s() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
+        await self._probes.run(group)
+
+    def _busy(self) -> bool:
+        """Whether a call is open that may be all that a server does; a node does many things at once."""
+        return self._in_flight > 0 and self.opened.identity is None
 
     async def _watch_end(self) -> None:
         await first_of(self._end, self._client.lost)
@@ -333,10 +311,4 @@ class LinkLifecycle:
     async def _drain(self, timeout_s: float) -> None:
         if self._in_flight:
             self._idle.clear()
-            await _within(self._idle, timeout_s)
-
-
-async def _within(flag: Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await flag.wait()
+            await within(self._idle, timeout_s)

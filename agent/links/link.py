@@ -335,11 +335,14 @@ class Link:
         self._record.ready(offer, self._session.opened.client.server_info, self._session.opened.identity)
         self.first_attempt.set()
 
-    def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:
-        """Take a probe's outcome; False once the link counts as down."""
-        self._record.advance(ProbeMissed() if latency_s is None else ProbeAnswered(), has_tasks=has_tasks)
-        if latency_s is not None:
-            self._record.show(latency_s=latency_s)
+    def alive(self, latency_s: float, *, has_tasks: bool) -> None:
+        """Take a sign of life."""
+        self._record.advance(ProbeAnswered(), has_tasks=has_tasks)
+        self._record.show(latency_s=latency_s)
+
+    def missed(self, *, busy: bool) -> bool:
+        """Take a probe that was not answered in time; False once the link counts as down."""
+        self._record.advance(ProbeMissed(busy=busy))
         return self.view.connected
 
     # State
@@ -355,10 +358,9 @@ class Link:
 
     async def _pause(self, seconds: float) -> None:
         """Sleep for tenacity, cut short by a sighting or a reload."""
-        parked = seconds == float("inf")
-        self._record.show(next_attempt_at_s=None if parked else clock.now_s() + seconds)
+        self._record.show(next_attempt_at_s=clock.now_s() + seconds)
         try:
-            async with asyncio.timeout(None if parked else seconds):
+            async with asyncio.timeout(seconds):
                 await self._cut_short.wait()
             self._record.advance(Sighted())
         except TimeoutError:

@@ -1,18 +1,18 @@
 """The life of a link as a table: states, events, and what each event does in each state.
 
 Theory of operation. A link wants to be READY. IDLE means that a dial is due; the link's task dials (DIALING), lists
-what the backend offers, and is READY. Probes run while it is up: the second miss in a row makes it SUSPECT (calls still
-go there), the third ends the session. A failed dial or an ended session is BACKOFF; the task waits there for as long
-as `agent.links.state` says, until the wait is over or a sighting cuts it short, and the link is IDLE again. Failures
-in a row lengthen the wait; only a minute of READY makes a new failure the first one again. A child process that fails
-five times within two minutes is PARKED: nothing but a sighting (a reload, a changed file) tries it again. A reload of
-an open session is no failure: the link is IDLE as if it were new. CLOSED is the end. An event that has no meaning in a
-state is stale and changes nothing: the table leaves it out.
+what the backend offers, and is READY. Probes run while it is up: the second miss in a row makes it SUSPECT (new calls
+prefer other replicas), the third ends the session, unless a call is open there: a server that does one thing at a time
+answers nothing meanwhile, and only the call's own deadline ends that. A failed dial or an ended session is BACKOFF; the
+task waits there for as long as `agent.links.state` says, until the wait is over or a sighting cuts it short, and the
+link is IDLE again. Failures in a row lengthen the wait; only a minute of READY makes a new failure the first one again.
+A child process that fails five times in a row is PARKED: it is tried again every few minutes only, or at once after a
+sighting (a reload, a changed file). A reload of an open session is no failure: the link is IDLE as if it were new.
+CLOSED is the end. An event that has no meaning in a state is stale and changes nothing: the table leaves it out.
 
 Links call `advance` alone. The one rule: nothing but `_TABLE` says which state comes next.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -28,19 +28,21 @@ if TYPE_CHECKING:
 DIALS: Final = Backoff(first_s=0.5, last_s=30.0)
 # A stdio child that keeps exiting costs a process start each time.
 CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
+# One that failed five times needs somebody's hand, or a registry or network to come back, which takes minutes.
+PARKED_DIALS: Final = Backoff(first_s=60.0, last_s=300.0)
 
 
 def wait_s(standing: "LinkStanding", rng: "random.Random", *, retry_soon: bool) -> float:
-    """Seconds until a link's next dial: none after a reload, and for ever while it is parked.
+    """Seconds until a link's next dial; none after a reload.
 
-    Full jitter. Without `retry_soon` (authentication, protocol, identity) only an operator can help, so the wait is
-    drawn from the upper half of the longest at once.
+    Full jitter, but for a parked child, whose waits only grow. Without `retry_soon` (authentication, protocol,
+    identity) only an operator can help, so the wait is drawn from the upper half of the longest at once.
     """
     match standing.state:
         case LinkState.IDLE:
             return 0.0
         case LinkState.PARKED:
-            return math.inf
+            return PARKED_DIALS.step_s(standing.attempts - CRASHES_MAX + 1)
     backoff = CHILD_DIALS if standing.is_child else DIALS
     if not retry_soon:
         return rng.uniform(backoff.last_s / 2, backoff.last_s)
@@ -55,7 +57,6 @@ MISSES_DOWN: Final = 3
 STEADY_AFTER_S: Final = 60.0
 # A child that keeps exiting burns CPU and hides its first error below the repeats.
 CRASHES_MAX: Final = 5
-CRASH_WINDOW_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class LinkStanding:
     """Where a link stands. `is_child`: a stdio process, which may be parked.
 
     `attempts`: failures in a row. `misses`: probes missed in a row. `ready_at_s`: when the present session became
-    ready. `crashes_at_s`: a child's recent failures. Times are the event loop's monotonic seconds.
+    ready, in the event loop's monotonic seconds.
     """
 
     state: LinkState = LinkState.IDLE
@@ -71,7 +72,6 @@ class LinkStanding:
     attempts: int = 0
     misses: int = 0
     ready_at_s: float | None = None
-    crashes_at_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,9 @@ class ProbeAnswered:
 
 @dataclass(frozen=True, slots=True)
 class ProbeMissed:
-    """No answer to a probe in time."""
+    """No answer to a probe in time. `busy`: a call is open there, which may be all that the server does."""
+
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,8 @@ def _is_alive(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkSt
 
 def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
     misses = standing.misses + 1
+    if isinstance(event, ProbeMissed) and event.busy:
+        misses = min(misses, MISSES_SUSPECT)
     if misses >= MISSES_DOWN:
         return _fails(standing, event, now_s)
     state = LinkState.SUSPECT if misses >= MISSES_SUSPECT else LinkState.READY
@@ -167,19 +171,8 @@ def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStand
 
 def _fails(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
     attempts = 1 if _is_steady(standing, now_s) else standing.attempts + 1
-    crashes_at_s: tuple[float, ...] = ()
-    if standing.is_child:
-        recent = (at_s for at_s in standing.crashes_at_s if now_s - at_s <= CRASH_WINDOW_S)
-        crashes_at_s = (*recent, now_s)
-    state = LinkState.PARKED if len(crashes_at_s) >= CRASHES_MAX else LinkState.BACKOFF
-    return replace(
-        standing,
-        state=state,
-        attempts=attempts,
-        misses=0,
-        ready_at_s=None,
-        crashes_at_s=crashes_at_s,
-    )
+    state = LinkState.PARKED if standing.is_child and attempts >= CRASHES_MAX else LinkState.BACKOFF
+    return replace(standing, state=state, attempts=attempts, misses=0, ready_at_s=None)
 
 
 def _closes(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
@@ -221,6 +214,12 @@ _TABLE: Final[Mapping[LinkState, Mapping[type[LinkEvent], _Step]]] = {
         Reloaded: _begins_anew,
         Closed: _closes,
     },
-    LinkState.PARKED: {Sighted: _begins_anew, Reloaded: _begins_anew, Closed: _closes},
+    LinkState.PARKED: {
+        DialStarted: _dials,
+        Sighted: _begins_anew,
+        WaitOver: _is_due,
+        Reloaded: _begins_anew,
+        Closed: _closes,
+    },
     LinkState.CLOSED: {},
 }

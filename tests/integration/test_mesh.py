@@ -181,8 +181,11 @@ class _Tap:
         self._link.listed(offer)  # type: ignore[attr-defined]  # a link
         self._queue.put_nowait(offer)
 
-    def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:
-        return bool(self._link.probed(latency_s, has_tasks=has_tasks))  # type: ignore[attr-defined]  # a link
+    def alive(self, latency_s: float, *, has_tasks: bool) -> None:
+        self._link.alive(latency_s, has_tasks=has_tasks)  # type: ignore[attr-defined]  # a link
+
+    def missed(self, *, busy: bool) -> bool:
+        return bool(self._link.missed(busy=busy))  # type: ignore[attr-defined]  # a link
 
 
 async def test_a_node_other_than_the_catalog_says_is_refused(tmp_path: Path) -> None:

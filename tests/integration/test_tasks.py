@@ -383,7 +383,7 @@ async def test_tasks_are_announced_while_somebody_makes_them(hops: int, tmp_path
 async def test_a_node_hears_on_an_open_link_that_another_one_has_tasks_now_and_then_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.links.lifecycle.PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr("agent.links.probe.PROBE_EVERY_S", 0.2)
     server, _ = task_server("east")
     async with (
         served(server) as url,

@@ -14,6 +14,8 @@ from tests.scripted_client import OtherSide, Rig, cannot_listen, listens, now_s,
 
 pytestmark = pytest.mark.looptime
 
+NODE = NodeIdentity("id-peer", "peer")
+
 
 def unreachable() -> Unreachable:
     return Unreachable("refused")
@@ -266,7 +268,7 @@ async def test_a_peer_that_is_taken_away_while_it_stops_is_still_waited_for() ->
 
 
 async def test_calls_to_a_peer_that_hangs_are_not_waited_for() -> None:
-    side = OtherSide()
+    side = OtherSide(identity=NODE)
     async with running_link(side) as rig, asyncio.TaskGroup() as group:
         await rig.ready()
         call = asked(rig, group)
@@ -278,7 +280,7 @@ async def test_calls_to_a_peer_that_hangs_are_not_waited_for() -> None:
 
 
 async def test_one_missed_probe_changes_nothing_the_second_is_suspect_the_third_is_down() -> None:
-    side = OtherSide()
+    side = OtherSide(identity=NODE)
     async with running_link(side) as rig:
         await rig.ready()
         side.probe = failing_times(1, unreachable)
@@ -298,7 +300,7 @@ async def test_one_missed_probe_changes_nothing_the_second_is_suspect_the_third_
 
 @pytest.mark.parametrize("failure", [CallTimedOut("no answer"), ProtocolBroken("HTML")])
 async def test_a_call_without_an_answer_is_reason_to_probe_at_once(failure: MeshError) -> None:
-    side = OtherSide()
+    side = OtherSide(identity=NODE)
     side.calling = lambda: failure
     async with running_link(side) as rig:
         await rig.ready()
@@ -315,25 +317,63 @@ async def test_a_call_without_an_answer_is_reason_to_probe_at_once(failure: Mesh
 
 
 # These probes fail at once; three that are waited for in vain take 3 s more.
-@pytest.mark.parametrize(
-    ("identity", "least_s", "most_s"), [(NodeIdentity("id-peer", "peer"), 2.0, 3.0), (None, 4.0, 9.0)]
-)
-async def test_a_node_that_answers_nothing_while_a_call_waits_is_doubted_long_before_its_next_probe(
-    identity: NodeIdentity | None, least_s: float, most_s: float
-) -> None:
-    side = OtherSide(identity=identity)
+async def test_a_node_that_answers_nothing_while_a_call_waits_is_doubted_long_before_its_next_probe() -> None:
+    side = OtherSide(identity=NODE)
     async with running_link(side) as rig:
         await rig.ready()
         side.probe = side.dial = lambda: Unreachable("it hangs")
         async with asyncio.TaskGroup() as group:
             call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=600)), name="call")
             began_at_s = now_s()
-            assert least_s <= await rig.down() - began_at_s < most_s
+            assert 2.0 <= await rig.down() - began_at_s < 3.0
             call.cancel()
 
 
+async def test_a_server_that_is_busy_with_a_call_is_never_taken_down_and_is_found_dead_after_the_call() -> None:
+    side = OtherSide(identity=None)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe, side.probe_time_s, side.list_time_s = unreachable, 3600.0, 3600.0
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=600)), name="call")
+            await rig.when(lambda: rig.link.view.state is LinkState.SUSPECT)
+            asked = len(side.probes)
+            await asyncio.sleep(500)
+            assert rig.link.view.state is LinkState.SUSPECT
+            assert len(side.probes) - asked <= 500 / 10 + 1, "its pipe is not filled with questions"
+            side.calls.set()
+            assert await call == {"answered": "tools/call"}
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 12
+        assert len(side.clients) == 1
+
+
+async def test_a_server_that_is_busy_again_and_again_is_ready_whenever_it_answers() -> None:
+    side = OtherSide(identity=None, probe_time_s=3.0)
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(120)
+        assert rig.link.view.connected, "an answer that comes late is a sign of life"
+        assert len(side.clients) == 1
+
+
+async def test_a_server_that_never_answers_ping_but_lists_is_up_and_is_asked_by_its_list_from_then_on() -> None:
+    side = OtherSide(identity=None, probe_time_s=3600.0)
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(60)
+        assert rig.link.view.state is LinkState.READY
+        pings, listings = len(side.probes), len(side.listings)
+        await asyncio.sleep(60)
+        assert len(side.probes) == pings
+        assert len(side.listings) - listings >= 60 / 6
+        side.listing = side.dial = unreachable
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 12
+
+
 async def test_a_node_that_is_slow_with_a_call_and_answers_its_probes_stays_ready() -> None:
-    side = OtherSide(identity=NodeIdentity("id-peer", "peer"))
+    side = OtherSide(identity=NODE)
     async with running_link(side) as rig:
         await rig.ready()
         async with asyncio.TaskGroup() as group:
@@ -349,7 +389,7 @@ async def test_a_node_that_is_slow_with_a_call_and_answers_its_probes_stays_read
 
 
 async def test_a_suspect_that_answers_again_is_ready() -> None:
-    side = OtherSide()
+    side = OtherSide(identity=NODE)
     async with running_link(side) as rig:
         await rig.ready()
         side.probe = failing_times(2, unreachable)

@@ -96,11 +96,14 @@ async def test_a_child_that_fails_five_times_is_parked_and_a_reload_tries_it_aga
     side = OtherSide(dial=unreachable)
     async with running_link(side, CHILD) as rig:
         await rig.when(lambda: rig.link.view.state is LinkState.PARKED)
-        await asyncio.sleep(3600)
         assert len(side.opened_at_s) == 5
-        assert rig.link.view.next_attempt_at_s is None
+        assert rig.link.view.next_attempt_at_s == pytest.approx(now_s() + 60)
+        await asyncio.sleep(3600)
+        assert 5 + 3600 / 300 <= len(side.opened_at_s) <= 5 + 3600 / 300 + 4
+        assert rig.link.view.state is LinkState.PARKED
+        tried = len(side.opened_at_s)
         await rig.link.reload().wait()
-        assert len(side.opened_at_s) == 6
+        assert len(side.opened_at_s) == tried + 1
         side.dial = lambda: None
         await rig.ready()
 

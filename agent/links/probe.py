@@ -1,0 +1,134 @@
+"""Whether the other side of an open client lives: asked every few seconds, and believed in whatever form it says so.
+
+Run by `agent.links.lifecycle` for every session. Any answer counts: an error, a late one, one that is not MCP. A server
+that never answers `ping` but lists is up, and is asked by its shortest list from then on. The one rule: silence alone
+ends a session, and only while nothing else is asked of the server.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final, NoReturn, Protocol
+
+from agent import clock
+from agent.client.event import Event, within
+from agent.client.protocol import McpClient, Request
+from agent.errors import LinkFailed, MeshError, RpcError, Unreachable
+
+# Every 5 s a link costs next to nothing, and +-20% keep those that began together apart; within one network an answer
+# takes milliseconds, so one that takes a second is missed.
+PROBE_EVERY_S: Final = 5.0
+PROBE_JITTER: Final = 0.2
+PROBE_TIMEOUT_S: Final = 1.0
+# After a miss the next probe comes sooner: 6 s, then three unanswered ones and two of these, are the promised 12 s.
+PROBE_AFTER_MISS_S: Final = 1.0
+# A call that got no answer is reason to probe at once, and after a miss again soon: under load, dead is known early.
+DOUBT_PAUSE_S: Final = 0.2
+# A probe that was missed is still waited for this long: late is alive.
+LATE_S: Final = 10.0
+# Less than this is nothing: a timer of no length would fire without end before the clock moves.
+TICK_S: Final = 0.01
+
+# By what is usually shortest. The capability that a server declares with each, and the request that lists it.
+_LISTS: Final = (("prompts", "prompts/list"), ("resources", "resources/list"))
+
+
+class NoSignOfLife(Unreachable):
+    """Probe after probe went unanswered: what is in flight will not be answered either."""
+
+
+class ProbeHooks(Protocol):
+    """Who hears of probes: the session's link."""
+
+    def alive(self, latency_s: float, *, has_tasks: bool) -> None:
+        """A probe was answered. `has_tasks` as now known."""
+        ...
+
+    def missed(self, *, busy: bool) -> bool:
+        """A probe was not answered in time. `busy`: a call is open. Returns whether the session may go on."""
+        ...
+
+
+class Probe:
+    """The probes of one client. `busy` says whether a call is open that may be all that the server does.
+
+    `lists`: whether a list may be asked for where `ping` is not answered; a node always answers.
+    """
+
+    __slots__ = ("_busy", "_client", "_hooks", "_lists", "_pings", "_rng", "doubt")
+
+    def __init__(
+        self, client: McpClient, hooks: ProbeHooks, rng: random.Random, busy: Callable[[], bool], *, lists: bool
+    ) -> None:
+        self._lists = lists
+        self._client = client
+        self._hooks = hooks
+        self._rng = rng
+        self._busy = busy
+        self._pings = True
+        self.doubt = Event()
+
+    async def run(self, group: asyncio.TaskGroup) -> NoReturn:
+        """Probe for ever, in tasks of `group`. Raises `NoSignOfLife`."""
+        asked: set[asyncio.Task[LinkFailed | None]] = set()
+        missed = False
+        while True:
+            usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
+            await within(self.doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
+            asked_at_s = clock.now_s()
+            if self._busy() and asked:
+                pass  # It has a question of ours to answer when it is free; more of them would only fill its pipe.
+            elif self._pings:
+                asked.add(group.create_task(self._ping(), name="ping"))
+            if not self._pings or (missed and self._lists and not self._busy()):
+                asked.add(group.create_task(self._list(), name="list in place of a ping"))
+            failure, asked = await _first_answer(asked, PROBE_TIMEOUT_S)
+            if failure is None:
+                missed = False
+                for late in asked:
+                    late.cancel()
+                asked = set()
+                self.doubt.clear()
+                self._hooks.alive(clock.now_s() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
+                continue
+            if not self._hooks.missed(busy=self._busy()):
+                raise NoSignOfLife(f"no sign of life: {failure}") from failure
+            missed = True
+            await asyncio.sleep(DOUBT_PAUSE_S)
+
+    async def _ping(self) -> LinkFailed | None:
+        try:
+            await self._client.probe(LATE_S)
+        except LinkFailed as exc:
+            return exc
+        self._pings = True
+        return None
+
+    async def _list(self) -> LinkFailed | None:
+        capabilities = self._client.server_info.capabilities
+        method = next((method for kind, method in _LISTS if kind in capabilities), "tools/list")
+        try:
+            await self._client.request(Request.within(method, timeout_s=LATE_S))
+        except RpcError:
+            pass
+        except LinkFailed as exc:
+            return exc
+        except MeshError as exc:
+            return Unreachable(str(exc))
+        self._pings = False
+        return None
+
+
+async def _first_answer(
+    asked: set[asyncio.Task[LinkFailed | None]], timeout_s: float
+) -> tuple[LinkFailed | None, set[asyncio.Task[LinkFailed | None]]]:
+    """None for the first answer to any of them, else why there is none; and those that may still be answered."""
+    until_s = clock.now_s() + timeout_s
+    failure: LinkFailed | None = None
+    while asked and (left_s := until_s - clock.now_s()) > TICK_S:
+        done, asked = await asyncio.wait(asked, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if task.result() is None:
+                return None, asked
+            failure = task.result()
+    return failure or Unreachable(f"no answer within {timeout_s:g} s"), asked
