@@ -79,7 +79,7 @@ def runner_of(app: web.Application) -> web.AppRunner:
     """What serves the application, and waits for its requests at the end as long as the deadline allows."""
     return web.AppRunner(
         app,
-        handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.server.asgi_bridge).
+        handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.server.response).
         access_log=None,
         max_field_size=HEADER_BYTES_MAX,
         shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,

@@ -34,7 +34,7 @@ from agent.metrics import Metrics
 from agent.model import BackendSpec, NodeIdentity, ServerSpec
 from agent.rest.envelope import envelope_middleware
 from agent.rest.peers import PeersApi
-from agent.rest.probes import Probes, write_deadline_middleware
+from agent.rest.probes import Probes
 from agent.rest.security import security_headers, security_middleware
 from agent.rest.status import NodeStatus
 from agent.rest.tokens import TokenTable
@@ -42,6 +42,7 @@ from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
 from agent.server.sessions.sealed_id import seal_keys
+from agent.server.write_deadline import write_deadline_middleware
 from agent.state.catalog_cache import CatalogCache
 from agent.state.durable_file import watch_file
 from agent.state.identity import NodeState, default_node_name, open_state

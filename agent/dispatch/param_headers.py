@@ -10,6 +10,7 @@ from typing import Final
 
 import orjson
 from mcp.shared.inbound import (
+    InboundLadderRejection,
     find_invalid_x_mcp_header,
     mcp_param_headers,
     validate_mcp_param_headers,
@@ -43,9 +44,9 @@ def asks_for_headers(schema: Json) -> bool:
     return b"x-mcp-header" in orjson.dumps(schema)
 
 
-def headers_agree(schema: Json, params: Json, headers: Mapping[str, str]) -> bool:
-    """Whether a client's headers say what the arguments of its call say, where the tool's schema asks for headers."""
-    return validate_mcp_param_headers(schema, with_whole_numbers(params.get("arguments") or {}), headers) is None
+def disagreement(schema: Json, params: Json, headers: Mapping[str, str]) -> InboundLadderRejection | None:
+    """Where a client's headers do not say what the arguments of its call say, if its tool's schema asks for headers."""
+    return validate_mcp_param_headers(schema, with_whole_numbers(params.get("arguments") or {}), headers)
 
 
 class ParamHeaders:

@@ -4,45 +4,11 @@ Registered by the wiring. The one rule: `/healthz` says that the process lives a
 depends on Consul, whose loss a node survives.
 """
 
-import asyncio
 from collections.abc import Callable
-from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from agent.metrics import Metrics
-from agent.server.asgi_exchange import WRITE_TIMEOUT_S, drop_client
-
-# Half of what a transport holds before it makes a writer wait (asyncio's 64 KiB), which leaves room for the headers.
-_TAKEN_AT_ONCE_BYTES_MAX: Final = 32 << 10
-
-
-@web.middleware
-async def write_deadline_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Drop a client that takes none of its answer for `WRITE_TIMEOUT_S`."""
-    response = await handler(request)
-    if response.prepared or _is_taken_at_once(request, response):
-        return response
-    try:
-        async with asyncio.timeout(WRITE_TIMEOUT_S):
-            await response.prepare(request)
-            await response.write_eof()
-    except ConnectionError:
-        pass  # aiohttp meets it again where it knows what it means.
-    except TimeoutError:
-        drop_client(request)
-    return response
-
-
-def _is_taken_at_once(request: web.Request, response: web.StreamResponse) -> bool:
-    transport, length = request.transport, response.content_length
-    if not isinstance(transport, asyncio.WriteTransport):
-        return True
-    if length is None or length > _TAKEN_AT_ONCE_BYTES_MAX:
-        return False
-    # What earlier answers left there is what their reader has not taken.
-    return transport.get_write_buffer_size() == 0
 
 
 class Probes:

@@ -1,4 +1,4 @@
-"""One MCP endpoint, assembled: management server, mesh front, change notices and the bridge that hosts them.
+"""One MCP endpoint, assembled: the ways of both eras, the management server behind them, and change notices.
 
 Built by the wiring twice, for `/mcp` and `/mcp/local`. The one rule: the two differ in their route table alone.
 """
@@ -9,21 +9,15 @@ from functools import partial
 
 from aiohttp import web
 from fastmcp import FastMCP
-from mcp.server.context import ServerRequestContext
-from mcp.server.subscriptions import InMemorySubscriptionBus
-from mcp.shared.exceptions import MCPError
-from mcp_types import METHOD_NOT_FOUND, CompleteRequestParams, SubscriptionsListenRequestParams
 
 from agent import __version__
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.model import PEER_PATH, Json, NodeIdentity
 from agent.routing.table import RouteTable
-from agent.server.asgi_bridge import AsgiBridge
-from agent.server.front import MeshFront
 from agent.server.listen import ListenStreams, Notices
 from agent.server.lists import ListIndex
-from agent.server.own_tools import NodeOperations, build_management, session_initialize_result
+from agent.server.own_tools import NodeOperations, build_management, discovery, session_initialize_result, with_card
 from agent.server.pages import PageLimits
 from agent.server.request import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX
 from agent.server.search import SEARCH_TOOLS, ToolSearch, add_search_tools
@@ -44,25 +38,28 @@ class Endpoint:
     stateless: StatelessServer
     legacy: SessionServer
     sessions: Sessions
-    bridge: AsgiBridge
+    streams: ListenStreams
     notices: Notices
 
     def add_to(self, app: web.Application) -> None:
         """Register routes, lifespan and shutdown."""
-        for part in (self.bridge, self.sessions):
-            app.cleanup_ctx.append(part.cleanup_ctx)
-            app.on_shutdown.append(part.on_shutdown)
+        app.cleanup_ctx.append(self.sessions.cleanup_ctx)
+        app.on_shutdown.append(self._on_shutdown)
         for path in (self.path, f"{self.path}/"):
             app.router.add_route("*", path, self.handle)
 
     def close_streams(self) -> None:
         """End standing streams of both eras now and later; other requests go on. May be repeated."""
-        self.bridge.close_streams()
+        self.streams.close()
         self.sessions.close_streams()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request in its client's era."""
         return await (self.legacy if is_legacy(request) else self.stateless).handle(request)
+
+    async def _on_shutdown(self, app: web.Application) -> None:
+        self.streams.close()
+        await self.sessions.on_shutdown(app)
 
 
 async def build_endpoint(
@@ -90,48 +87,42 @@ async def build_endpoint(
     server = build_management(identity.name, __version__, node_status, asks_others=path != PEER_PATH)
     if search_mode is not None:
         add_search_tools(server, ToolSearch(routes))
-    bus = InMemorySubscriptionBus()
     events = UpstreamEvents(dispatch.link)
     changes = SessionNotifications(events)
     sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys))
-    notices = Notices(bus, sessions.tell, list_changed)
     own = await _own_definitions(server)
     search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
     own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
     list_index = ListIndex(
         routes, own, search_tools, search_mode=bool(search_mode), limits=limits, node_id=identity.node_id
     )
-    front = MeshFront(identity=identity, list_index=list_index, dispatch=dispatch, draining=draining)
     subscriber = partial(updates.resources.subscriber, routes)
-    streams = ListenStreams(bus, subscriber, partial(updates.tasks.subscriber, routes))
-    # FastMCP has no public way in front of its own handlers; the low-level server's middleware list is the SDK's.
-    low = server._mcp_server  # noqa: SLF001
-    low.middleware.insert(0, front)
-    low.get_tool_input_schema = list_index.input_schema
-    low.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, streams)
-    low.add_request_handler("completion/complete", CompleteRequestParams, _no_completion)
-    # The edge checks Host and Origin of every route; FastMCP's guard knows none of our names.
-    asgi_app = server.http_app(
-        path=path,
-        json_response=False,
-        stateless_http=True,  # Sessions are ours.
-        host_origin_protection=False,
-    )
-    bridge = AsgiBridge(asgi_app, path=path)
+    streams = ListenStreams(subscriber, partial(updates.tasks.subscriber, routes))
+    initialize_result = discovery(server)
+
+    def discover() -> Json:
+        return with_card(
+            initialize_result, identity, "extensions", draining=draining(), has_tasks=list_index.has_tasks()
+        )
+
     stateless = StatelessServer(
         list_index=list_index,
         dispatch=dispatch,
-        bridge=bridge,
+        own=server,
+        streams=streams,
+        discover=discover,
         events=events,
+        start_task=sessions.start_task,
         body_bytes_max=FROM_NODE_BYTES_MAX if path == PEER_PATH else BODY_BYTES_MAX,
     )
     legacy = SessionServer(
         sessions=sessions,
         requests=SessionRequests(list_index=list_index, dispatch=dispatch, own=server, subscriber=subscriber),
         changes=changes,
-        initialize_result=session_initialize_result(low, identity),
+        initialize_result=session_initialize_result(server, identity),
     )
-    return Endpoint(path, stateless, legacy, sessions, bridge, notices)
+    notices = Notices((streams.tell, sessions.tell), list_changed)
+    return Endpoint(path, stateless, legacy, sessions, streams, notices)
 
 
 async def _own_definitions(server: FastMCP) -> dict[str, list[Json]]:
@@ -142,8 +133,3 @@ async def _own_definitions(server: FastMCP) -> dict[str, list[Json]]:
         "tools": [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools],
         "resources": [resource.model_dump(by_alias=True, mode="json", exclude_none=True) for resource in resources],
     }
-
-
-async def _no_completion(_ctx: ServerRequestContext, _params: CompleteRequestParams) -> None:
-    """Announces the capability; the front forwards every completion before it gets here."""
-    raise MCPError(code=METHOD_NOT_FOUND, message="completion/complete: nothing here completes")

@@ -15,7 +15,6 @@ from typing import Final
 import orjson
 from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
-from pydantic import ValidationError
 
 from agent.client.capabilities import undeclared_features
 from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wanted
@@ -49,14 +48,13 @@ _DISCOVER: Final = "server/discover"
 
 @dataclass(slots=True)
 class Served:
-    """Who served a request and how, for its line in the log; what is `handed_on` is logged where it ends up.
+    """Who served a request and how, for its line in the log.
 
     `backend`: who was asked last, None when nobody could be. `tool_error`: the result says that the tool failed.
     """
 
     backend: str | None = "own"
     tool_error: bool = False
-    handed_on: bool = False
 
     def asked(self, backend: str) -> None:
         """Somebody is being asked now."""
@@ -170,13 +168,6 @@ def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) ->
     return (head[:-1] + b",", raw[1:]) if result else (head,)
 
 
-def shaped(method: str, route: Route, forwarded: Forwarded) -> Json:
-    """The same for a client of 2026-07-28 as an object, for those who write it themselves, only to the same depth."""
-    fit = _fit(method, forwarded.result, modern=True)
-    _dumped(fit, route, forwarded)
-    return fit
-
-
 def _fit(method: str, result: Json, *, modern: bool) -> Json:
     """A backend's result in the shape of the client's era; content is never touched."""
     result = exact(result)
@@ -218,7 +209,7 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
         level = logging.DEBUG if _only_polls(self._method, self._params) else logging.INFO
-        if not log.isEnabledFor(level) or self._served.handed_on:
+        if not log.isEnabledFor(level):
             return
         name = self._params.get("name") or self._params.get("uri")
         log.log(
@@ -240,8 +231,6 @@ def _outcome(served: Served, failure: BaseException | None) -> str:
             return "tool_error" if served.tool_error else "ok"
         case MCPError():
             return f"error {failure.error.code}"
-        case ValidationError():
-            return f"error {INVALID_PARAMS}"  # As which the SDK answers what it finds to be of the wrong shape.
         case asyncio.CancelledError():
             return "ended by the client"  # Also how a stream of list changes ends.
         case _:

@@ -1,32 +1,28 @@
 """Serves `subscriptions/listen` of one endpoint: list changes, and updates of resources and tasks that a client names.
 
-Registered in the endpoint's low-level server. A stream begins with what is granted: every kind of list change, and the
-resources and tasks whose servers tell of updates; the others are left out, as the protocol has it. The one rule: a
-client that does not read costs a bounded memory and no one else's time; its stream is ended, and it listens anew.
+Called by the way of stateless requests; the node's notices of list changes come through `tell`. A stream begins with
+what is granted: every kind of list change, and the resources and tasks whose servers tell of updates; the others are
+left out, as the protocol has it. The one rule: a client that does not read costs a bounded memory and no one else's
+time; its stream is ended, and it listens anew.
 """
 
 import asyncio
-import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
-from mcp.server.context import ServerRequestContext
-from mcp.server.subscriptions import (
-    InMemorySubscriptionBus,
-    PromptsListChanged,
-    ResourcesListChanged,
-    ServerEvent,
-    ToolsListChanged,
-)
+import orjson
+from aiohttp import web
 from mcp.shared.exceptions import MCPError
-from mcp.shared.subscriptions import event_to_notification
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, SubscriptionsListenRequestParams
 
 from agent.client.streams import RESOURCES, TASKS
 from agent.errors import RpcError
+from agent.lossless_json.exact import read_json
 from agent.model import PATH_META_KEY, Json
 from agent.routing.table import RouteKind
+from agent.server.request import refuse
+from agent.server.response import Answer
 from agent.subscriptions.registry import News, Subscriber, Tell
 from agent.subscriptions.tasks import TaskNews
 
@@ -40,18 +36,13 @@ _LIST_OF: Final = {
     RouteKind.RESOURCE: "resources",
     RouteKind.TEMPLATE: "resources",
 }
-_EVENTS: Final[dict[str, Callable[[], ServerEvent]]] = {
-    "tools": ToolsListChanged,
-    "prompts": PromptsListChanged,
-    "resources": ResourcesListChanged,
-}
 
 
 class Notices:
-    """The fan-out of one endpoint. Written by its own task; the bus is the SDK's, `tell` reaches all sessions."""
+    """The fan-out of one endpoint. Written by its own task."""
 
-    def __init__(self, bus: InMemorySubscriptionBus, tell: Callable[[str], None], sent: Callable[[str], None]) -> None:
-        self._bus = bus
+    def __init__(self, tell: Sequence[Callable[[str], None]], sent: Callable[[str], None]) -> None:
+        """Each of `tell` takes the method of a notification to the clients of one era, and never waits."""
         self._tell = tell
         self._sent = sent
         self._pending: set[str] = set()
@@ -73,8 +64,8 @@ class Notices:
             self._wake.clear()
             kinds, self._pending = self._pending, set()
             for kind in sorted(kinds):
-                await self._bus.publish(_EVENTS[kind]())
-                self._tell(f"notifications/{kind}/list_changed")
+                for tell in self._tell:
+                    tell(f"notifications/{kind}/list_changed")
                 self._sent(kind)
             await asyncio.sleep(INTERVAL_S)
 
@@ -88,6 +79,7 @@ PENDING_MAX: Final = 2048
 # The same for what tasks are told with, in bytes of JSON. One may be larger by itself, as an answer may.
 PENDING_BYTES_MAX: Final = 8 << 20
 
+_ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 _URIS: Final = RESOURCES.member
 _TASK_IDS: Final = TASKS.member
@@ -113,13 +105,23 @@ class _Stream:
     def __init__(self, asked: Json) -> None:
         self.kinds = frozenset(kind for kind in _LIST_KINDS.values() if asked.get(kind) is True)
         self.overflowed = False
+        self.ended = False
         self.wake = asyncio.Event()
         # By method and name; for a task what is told of it, which is always the latest.
         self._pending: dict[tuple[str, str], bytes] = {}
         self._pending_bytes = 0
 
-    def list_changed(self, event: ServerEvent) -> None:
-        method = event_to_notification(event, {}).method
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be written."""
+        return self.ended or self.overflowed
+
+    def end(self) -> None:
+        """Nothing more is to be told: the node shuts down."""
+        self.ended = True
+        self.wake.set()
+
+    def list_changed(self, method: str) -> None:
         if _LIST_KINDS.get(method) in self.kinds:
             self._put(method, "")
 
@@ -137,7 +139,7 @@ class _Stream:
         params = self._pending.pop((method, name))
         self._pending_bytes -= len(params)
         if method == TASKS.notification:
-            return method, json.loads(params)  # Python's numbers: the SDK writes it with other means than ours.
+            return method, read_json(params)
         return method, {"uri": name} if name else {}
 
     def _put(self, method: str, name: str, params: bytes = b"") -> None:
@@ -152,55 +154,68 @@ class _Stream:
 
 
 class ListenStreams:
-    """The handler of one endpoint's `subscriptions/listen`."""
+    """The streams of one endpoint. Sole writer of what they have to tell: the event loop, through the methods."""
 
-    def __init__(
-        self, bus: InMemorySubscriptionBus, of_resources: NewSubscriber[str], of_tasks: NewSubscriber[TaskNews]
-    ) -> None:
-        """`bus` carries list changes."""
-        self._bus = bus
+    def __init__(self, of_resources: NewSubscriber[str], of_tasks: NewSubscriber[TaskNews]) -> None:
         self._of_resources = of_resources
         self._of_tasks = of_tasks
-        self._open = 0
+        self._streams: set[_Stream] = set()
+        self._closing = False
 
     def __repr__(self) -> str:
-        return f"<ListenStreams {self._open} open>"
+        return f"<ListenStreams {len(self._streams)} open{', closing' if self._closing else ''}>"
 
-    async def __call__(self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams) -> Json:
-        """Serve one stream until the client leaves, or does not read."""
-        if self._open >= STREAMS_MAX:
+    def tell(self, method: str) -> None:
+        """Tell every stream that wants to know it that a list has changed; never waits."""
+        for stream in self._streams:
+            stream.list_changed(method)
+
+    def close(self) -> None:
+        """End all streams, now and later. May be repeated."""
+        self._closing = True
+        for stream in self._streams:
+            stream.end()
+
+    async def serve(self, answer: Answer, request_id: object, params: Json) -> web.StreamResponse:
+        """Serve one stream until the node shuts down, or its client does not read; one that leaves cancels this.
+
+        `params` have the protocol's shape, and Python's own numbers. Raises `MCPError` for what is not granted.
+        """
+        if self._closing:
+            message = "This node is shutting down; listen to another one"
+            return refuse(503, message, INTERNAL_ERROR, request_id=request_id)
+        if len(self._streams) >= STREAMS_MAX:
             raise MCPError(code=INTERNAL_ERROR, message=f"Subscription limit reached: {STREAMS_MAX} streams")
-        asked = params.notifications.model_dump(by_alias=True, mode="json", exclude_none=True)
+        wanted = SubscriptionsListenRequestParams.model_validate(params, by_name=False).notifications
+        asked = wanted.model_dump(by_alias=True, mode="json", exclude_none=True)
         stream = _Stream(asked)
         # A gateway says which nodes the wish has passed.
-        passed = PATH_META_KEY in ((ctx.params or {}).get("_meta") or {})
+        passed = PATH_META_KEY in params["_meta"]
         resources = self._of_resources(stream.updated, across_gateways=not passed)
         tasks = self._of_tasks(stream.task_changed, across_gateways=not passed)
-        unsubscribe = self._bus.subscribe(stream.list_changed)
-        self._open += 1
+        self._streams.add(stream)
         try:
             granted: Json = {kind: True for kind in _LIST_KINDS.values() if kind in stream.kinds}
             granted |= await _granted(asked, _URIS, resources) | await _granted(asked, _TASK_IDS, tasks)
-            return await self._serve(ctx, stream, granted)
+            return await _told(answer, stream, granted, {_SUBSCRIPTION_ID_META_KEY: request_id})
         finally:
-            self._open -= 1
-            unsubscribe()
+            self._streams.discard(stream)
             resources.close()
             tasks.close()
 
-    async def _serve(self, ctx: ServerRequestContext[Any, Any], stream: _Stream, granted: Json) -> Json:
-        meta = {"_meta": {_SUBSCRIPTION_ID_META_KEY: ctx.request_id}}
-        # Raw and request-scoped, as everything that rides a request's own stream (agent.server.front).
-        notify = ctx.session._request_outbound.notify  # noqa: SLF001 - see above
-        await notify("notifications/subscriptions/acknowledged", {"notifications": granted, **meta})
-        while not stream.overflowed:
-            await stream.wake.wait()
-            stream.wake.clear()
-            while not stream.overflowed and (note := stream.take()) is not None:
-                method, params = note
-                await notify(method, {**params, "_meta": {**params.get("_meta", {}), **meta["_meta"]}})
-        log.warning("MCP client reads too slowly, its stream of changes is ended", extra={"limit": PENDING_MAX})
-        return {"resultType": "complete", **meta}
+
+async def _told(answer: Answer, stream: _Stream, granted: Json, meta: Json) -> web.StreamResponse:
+    await answer.notify(_ACKNOWLEDGED, {"notifications": granted, "_meta": meta})
+    while not stream.over:
+        await stream.wake.wait()
+        stream.wake.clear()
+        while not stream.over and (note := stream.take()) is not None:
+            method, params = note
+            await answer.notify(method, {**params, "_meta": {**params.get("_meta", {}), **meta}})
+    if stream.ended:
+        return await answer.nothing()
+    log.warning("MCP client reads too slowly, its stream of changes is ended", extra={"limit": PENDING_MAX})
+    return await answer.result(orjson.dumps({"resultType": "complete", "_meta": meta}))
 
 
 async def _granted(asked: Json, member: str, subscriber: Subscriber[Any]) -> Json:

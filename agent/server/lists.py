@@ -1,7 +1,8 @@
 """What one endpoint lists, and whom it asks: the route table and the management server's own definitions together.
 
-Read by all ways into the endpoint (`agent.server.front` and `agent.server.stateless`), so that they cannot disagree.
-The one rule: a name of our own is never shadowed by a routed one, and an unknown name is refused here, by name.
+Read by the ways of both eras (`agent.server.stateless`, `agent.server.sessions.requests`), so that they cannot
+disagree. The one rule: a name of our own is never shadowed by a routed one, and an unknown name is refused here, by
+name.
 """
 
 import time

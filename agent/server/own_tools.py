@@ -1,7 +1,7 @@
 """The node's own MCP server: five management tools and two resources, on FastMCP.
 
-Built once per endpoint by the wiring; `agent.server.front` stands before it and answers everything that is routed. The
-one rule: these tools only read snapshots and ask the mesh for reloads, they never touch a link.
+Built once per endpoint by the wiring, and called within this process (`agent.server.own_tools`). The one rule: these
+tools only read snapshots and ask the mesh for reloads, they never touch a link.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,16 +10,102 @@ from typing import Annotated, Any, Final, Literal, Protocol
 import orjson
 from fastmcp import FastMCP
 from fastmcp.exceptions import FastMCPError, ToolError, to_mcp_error
-from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, Implementation, InitializeResult, ReadResourceResult, TextContent
+from mcp_types import (
+    INVALID_PARAMS,
+    SERVER_INFO_META_KEY,
+    CallToolResult,
+    CompletionsCapability,
+    DiscoverResult,
+    Implementation,
+    InitializeResult,
+    LoggingCapability,
+    PromptsCapability,
+    ReadResourceResult,
+    ResourcesCapability,
+    ServerCapabilities,
+    TextContent,
+    ToolsCapability,
+)
 from mcp_types.methods import serialize_server_result
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
-from pydantic import Field
+from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel, Field
 
 from agent.errors import MeshError
 from agent.lossless_json.exact import with_own_numbers
 from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIdentity
+
+
+async def own_answer(server: FastMCP, method: str, params: Json, version: str) -> Json:
+    """The result of `tools/call` or `resources/read` for what the management server has, as that version has it.
+
+    `params` hold Python's own numbers (`plain`). A tool's failure, and arguments that it does not take, are a result
+    with `isError`; raises `MCPError` for a resource that cannot be read, and for a state that no tool here gives.
+    """
+    modern = version in MODERN_PROTOCOL_VERSIONS
+    if modern and params.get("requestState") is not None:
+        message, why = "requestState: nothing here has given it", {"reason": "invalid_request_state"}
+        raise MCPError(code=INVALID_PARAMS, message=message, data=why)
+    result: CallToolResult | ReadResourceResult
+    match method:
+        case "tools/call":
+            result = await _called(server, params["name"], params.get("arguments") or {})
+        case "resources/read":
+            try:
+                read = await server.read_resource(params["uri"])
+            except FastMCPError as exc:
+                raise to_mcp_error(exc) from exc
+            result = read.to_mcp_result(params["uri"])
+        case _:
+            raise AssertionError(method)
+    raw = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    shaped = serialize_server_result(method, version, raw)
+    if modern:
+        shaped["_meta"] = {SERVER_INFO_META_KEY: server_info(server), **shaped.get("_meta", {})}
+    return shaped
+
+
+def server_info(server: FastMCP) -> Json:
+    """Who answers, as 2026-07-28 wants it with each result of our own."""
+    return {"name": server.name, "version": server.version}
+
+
+def plain(params: Json) -> Json:
+    """What Python code can take: numbers that we pass on as text are numbers again. Raises `MCPError`."""
+    try:
+        own_numbers: Json = with_own_numbers(params)
+    except orjson.JSONEncodeError as exc:
+        raise MCPError(code=INVALID_PARAMS, message="params: nested too deeply") from exc
+    except ValueError as exc:  # Python reads no integer of more than 4,300 digits.
+        raise MCPError(code=INVALID_PARAMS, message="params: a number has too many digits") from exc
+    return own_numbers
+
+
+async def _called(server: FastMCP, name: str, arguments: Json) -> CallToolResult:
+    try:
+        result = (await server.call_tool(name, arguments)).to_mcp_result()
+    except FastMCPError as exc:
+        return CallToolResult(content=[TextContent(type="text", text=str(exc))], is_error=True)
+    match result:
+        case CallToolResult():
+            return result
+        case tuple():
+            content, structured = result
+            return CallToolResult(content=content, structured_content=structured)
+        case _:
+            return CallToolResult(content=result)
+
+
+# Servers' pages pass as they are, with their URIs as clients know them (docs/architecture.md).
+_APPS_EXTENSION: Final = "io.modelcontextprotocol/ui"
+_CAPABILITIES: Final = ServerCapabilities(
+    logging=LoggingCapability(),
+    prompts=PromptsCapability(list_changed=True),
+    resources=ResourcesCapability(subscribe=True, list_changed=True),
+    tools=ToolsCapability(list_changed=True),
+    completions=CompletionsCapability(),
+    extensions={_APPS_EXTENSION: {}},
+)
 
 
 def with_card(
@@ -41,70 +127,34 @@ def with_card(
     capabilities[slot] = {**(capabilities.get(slot) or {}), MESH_EXTENSION: card}
     if has_tasks:
         capabilities[slot][TASKS_EXTENSION] = {}
-    # Served in both eras, whatever the SDK makes of the handlers that it knows.
-    capabilities["resources"] = {**(capabilities.get("resources") or {}), "subscribe": True}
     return {**result, "capabilities": capabilities}
 
 
-def session_initialize_result(server: Server[Any], identity: NodeIdentity) -> Json:
+def discovery(server: FastMCP) -> Json:
+    """The result of `server/discover` but for the card."""
+    result = DiscoverResult(
+        supported_versions=list(MODERN_PROTOCOL_VERSIONS),
+        capabilities=_CAPABILITIES,
+        instructions=server.instructions,
+    )
+    shaped = _shaped("server/discover", LATEST_MODERN_VERSION, result)
+    return {**shaped, "_meta": {SERVER_INFO_META_KEY: server_info(server)}}
+
+
+def session_initialize_result(server: FastMCP, identity: NodeIdentity) -> Json:
     """The result of `initialize`; its `protocolVersion` is the one to offer, where another was not agreed."""
-    options = server.create_initialization_options()
     result = InitializeResult(
         protocol_version=LATEST_HANDSHAKE_VERSION,
-        capabilities=options.capabilities,
-        server_info=Implementation(name=options.server_name, version=options.server_version),
-        instructions=options.instructions,
+        capabilities=_CAPABILITIES,
+        server_info=Implementation.model_validate(server_info(server)),
+        instructions=server.instructions,
     )
-    raw = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return with_card(serialize_server_result("initialize", LATEST_HANDSHAKE_VERSION, raw), identity, "experimental")
+    return with_card(_shaped("initialize", LATEST_HANDSHAKE_VERSION, result), identity, "experimental")
 
 
-async def own_answer(server: FastMCP, method: str, params: Json) -> Json:
-    """The result of `tools/call` or `resources/read` for what the management server has, as sessions know it.
-
-    A tool's failure is a result with `isError`; raises `MCPError` for a resource that cannot be read,
-    and for arguments that nobody could write.
-    """
-    result: CallToolResult | ReadResourceResult
-    match method:
-        case "tools/call":
-            result = await _called(server, params["name"], _plain(params.get("arguments") or {}))
-        case "resources/read":
-            try:
-                read = await server.read_resource(params["uri"])
-            except FastMCPError as exc:
-                raise to_mcp_error(exc) from exc
-            result = read.to_mcp_result(params["uri"])
-        case _:
-            raise AssertionError(method)
-    raw = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return serialize_server_result(method, LATEST_HANDSHAKE_VERSION, raw)
-
-
-def _plain(arguments: Json) -> Json:
-    """What Python code can take: numbers that we pass on as text are numbers again."""
-    try:
-        plain: Json = with_own_numbers(arguments)
-    except orjson.JSONEncodeError as exc:
-        raise MCPError(code=INVALID_PARAMS, message="arguments: nested too deeply") from exc
-    except ValueError as exc:  # Python reads no integer of more than 4,300 digits.
-        raise MCPError(code=INVALID_PARAMS, message="arguments: a number has too many digits") from exc
-    return plain
-
-
-async def _called(server: FastMCP, name: str, arguments: Json) -> CallToolResult:
-    try:
-        result = (await server.call_tool(name, arguments)).to_mcp_result()
-    except FastMCPError as exc:
-        return CallToolResult(content=[TextContent(type="text", text=str(exc))], is_error=True)
-    match result:
-        case CallToolResult():
-            return result
-        case tuple():
-            content, structured = result
-            return CallToolResult(content=content, structured_content=structured)
-        case _:
-            return CallToolResult(content=result)
+def _shaped(method: str, version: str, result: BaseModel) -> Json:
+    raw: dict[str, Any] = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return serialize_server_result(method, version, raw)
 
 
 Here = Callable[[], Awaitable[Json]]

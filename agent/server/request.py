@@ -13,8 +13,6 @@ import orjson
 from aiohttp import web
 from mcp_types import INVALID_REQUEST
 
-from agent.model import Json
-
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # Where nodes ask: to what a client was allowed they add an envelope, a deadline and what a session declared (8 KiB).
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
@@ -68,11 +66,12 @@ def refuse(
     code: int = INVALID_REQUEST,
     *,
     headers: Mapping[str, str] | None = None,
-    data: Json | None = None,
+    request_id: object = None,
+    data: object = None,
 ) -> web.Response:
-    """Refuse a request whose ID is not known."""
-    error = {"code": code, "message": message} | ({"data": data} if data is not None else {})
-    body = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+    """Refuse a request; `request_id` is None where it is not known, and no `data` goes without any."""
+    error = {"code": code, "message": message} | ({} if data is None else {"data": data})
+    body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 

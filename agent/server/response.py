@@ -17,7 +17,7 @@ from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 from agent.client.streaming import ResultStream
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
-from agent.server.asgi_exchange import WRITE_TIMEOUT_S, drop_client
+from agent.server.write_deadline import WRITE_TIMEOUT_S, drop_client
 
 # An answer that takes longer becomes a stream that is kept alive, so that no proxy on the way gives it up.
 PING_EVERY_S: Final = 15.0

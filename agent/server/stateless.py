@@ -1,98 +1,100 @@
-"""The short way of stateless requests: from aiohttp's body to the backend's client, past ASGI and the SDK's server.
+"""The way of stateless requests: from aiohttp's body to the backend's client, or to what the node answers itself.
 
-The endpoint routes every request through `handle`. What is regular (2026-07-28, a list or something routed, envelope
-and headers that agree) is answered here; everything else goes to the bridge, whose answers are the reference. The one
-rule: this way answers nothing that the other way would answer differently.
+The endpoint gives every request here that names a version which is none of the sessions'
+(`agent.server.sessions.http`). Lists, routed names and task methods are answered from the list_index, the rest is the
+node's own. The one rule: this is the only way, so a request is refused here, or by no one.
 """
 
 import logging
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import orjson
 from aiohttp import web
+from fastmcp import FastMCP
 from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import (
-    InboundModernRoute,
-    classify_inbound_request,
-    find_duplicated_routing_header,
-)
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from mcp_types import PROTOCOL_VERSION_META_KEY
 from multidict import CIMultiDictProxy
 
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
-from agent.dispatch.param_headers import headers_agree, received_headers
+from agent.dispatch.param_headers import disagreement, received_headers
 from agent.errors import AnswerCut, MeshError
-from agent.lossless_json.exact import read_json
 from agent.model import CLIENT_METHOD, Json
 from agent.routing.table import Route
-from agent.server.asgi_bridge import AsgiBridge
 from agent.server.forward import Served, added, forward, logged, written
+from agent.server.listen import ListenStreams
 from agent.server.lists import LISTS, ListIndex
-from agent.server.request import BODY_BYTES_MAX, read_body, speaks_json
-from agent.server.response import Answer, SlowAnswers
+from agent.server.own_tools import own_answer, plain
+from agent.server.request import BODY_BYTES_MAX, read_body
+from agent.server.response import Answer, SlowAnswers, StartTask
 from agent.server.search import unwrapped
 from agent.server.sessions.client_events import as_mcp_error
 from agent.server.task_requests import check_task_header
-from agent.tasks.ids import TASK_METHODS
+from agent.server.validation import check_shape, read_message, refused_by_head, unknown_method
 
 log = logging.getLogger(__name__)
 
-_ROUTED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"}) | TASK_METHODS
-_ANSWERED: Final = _ROUTED | {CLIENT_METHOD}
+_OWN: Final = frozenset({"tools/call", "resources/read"})
 
 
 class StatelessServer:
-    """The handler of one endpoint."""
+    """The handler of one endpoint. Reads the route table anew for each request."""
 
     def __init__(
         self,
         *,
         list_index: ListIndex,
         dispatch: Dispatch,
-        bridge: AsgiBridge,
+        own: FastMCP,
+        streams: ListenStreams,
+        discover: Callable[[], Json],
         events: UpstreamEvents,
+        start_task: StartTask,
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
+        """`own`: the management server. `discover` gives the result of `server/discover` as of now."""
         self._body_bytes_max = body_bytes_max
         self._list_index = list_index
         self._dispatch = dispatch
-        self._bridge = bridge
+        self._own = own
+        self._streams = streams
+        self._discover = discover
         self._events = events
-        self._slow = SlowAnswers(bridge.start_task)
+        self._slow = SlowAnswers(start_task)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request."""
-        method = request.headers.get("Mcp-Method", "")
-        is_list = method in LISTS
-        if request.method != "POST" or not (is_list or method in _ANSWERED) or not speaks_json(request):
-            return await self._bridge.handle(request)
+        if (refusal := refused_by_head(request)) is not None:
+            return refusal
         body = await read_body(request, self._body_bytes_max)
         if isinstance(body, web.Response):
             return body
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        message = _regular(body, headers, request)
-        if message is None:
-            return await self._bridge.handle(request, body)
-        params: Json = message["params"]
+        headers = request.headers
+        by_name = {name.lower(): value for name, value in headers.items()}
+        message = read_message(body, headers, by_name)
+        if isinstance(message, web.Response):
+            return message
+        method, params = message["method"], message["params"]
         answer = Answer(request, message["id"])
         try:
             with logged(method, params) as served:
                 if method == CLIENT_METHOD:
                     return await answer.result(await _heard(self._events, params))
-                check_task_header(method, params, request.headers)
+                check_task_header(method, params, headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
                 inner = unwrapped(method, params)
                 params = inner or params
                 route = self._list_index.route(method, params)
-                if is_list:
-                    search = self._list_index.wants_search(request.query, request.headers)
+                if method in LISTS:
+                    search = self._list_index.wants_search(request.query, headers)
                     return await answer.result(self._list_index.listing(method, params, search=search, modern=True))
-                if route is None or not (inner or self._param_headers_agree(method, params, headers)):
-                    served.handed_on = True
-                    return await self._bridge.handle(request, body)
-                told = received_headers(headers.items())
+                if route is None:
+                    return await self._answered_here(method, params, answer, message["id"])
+                if method == "tools/call" and inner is None:
+                    self._check_param_headers(params, headers)
+                # Only of a request that has a header twice are all of them looked at once more.
+                told = received_headers((by_name if len(by_name) == len(headers) else headers).items())
                 return await self._forwarded(method, route, params, answer, served, told=told)
         except MCPError as exc:
             return await answer.error(exc)
@@ -121,14 +123,31 @@ class StatelessServer:
         del forwarded  # While a client reads its bytes, a large result need not lie here as objects too.
         return await answer.result(*parts)
 
-    def _param_headers_agree(self, method: str, params: Json, headers: Mapping[str, str]) -> bool:
-        if method != "tools/call":
-            return True
+    async def _answered_here(self, method: str, params: Json, answer: Answer, request_id: object) -> web.StreamResponse:
+        """Answer what no server is asked for, unknown methods among it."""
+        params = plain(params)
+        check_shape(method, params)
+        with self._slow.kept_alive(answer.ping):
+            if method == "subscriptions/listen":
+                return await self._streams.serve(answer, request_id, params)
+            if method == "server/discover":
+                result = self._discover()
+            elif method in _OWN:
+                version = params["_meta"][PROTOCOL_VERSION_META_KEY]
+                result = await own_answer(self._own, method, params, version)
+            else:
+                raise unknown_method(method)
+        return await answer.result(orjson.dumps(result))
+
+    def _check_param_headers(self, params: Json, headers: CIMultiDictProxy[str]) -> None:
+        """Refuse a call whose headers contradict its arguments. Raises `MCPError`."""
         schema = self._list_index.input_schema(params["name"])
         # Of a schema that asks for no header, none is judged.
         if schema is None or not self._list_index.has_param_headers(schema):
-            return True
-        return headers_agree(schema, params, headers)
+            return
+        rejection = disagreement(schema, params, headers)
+        if rejection is not None:
+            raise MCPError(code=rejection.code, message=rejection.message, data=rejection.data)
 
 
 async def _heard(events: UpstreamEvents, params: Json) -> bytes:
@@ -137,32 +156,3 @@ async def _heard(events: UpstreamEvents, params: Json) -> bytes:
         return orjson.dumps(await events.hear(params))
     except MeshError as exc:
         raise as_mcp_error(exc) from exc
-
-
-def _is_ambiguous(headers: CIMultiDictProxy[str]) -> bool:
-    """Whether one of the headers that repeat something stands there twice, so that two readers may differ."""
-    if any(len(headers.getall(name)) > 1 for name in received_headers(headers.items())):
-        return True
-    return find_duplicated_routing_header(headers.items()) is not None
-
-
-def _regular(body: bytes, headers: Mapping[str, str], request: web.Request) -> Json | None:
-    """The message, if it is a request of the stateless era whose headers and envelope agree; else None.
-
-    `headers`: the request's, by names in lower case.
-    """
-    try:
-        message: Any = read_json(body)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
-        return None
-    request_id = message.get("id")
-    if not isinstance(request_id, str | int) or isinstance(request_id, bool):
-        return None
-    if len(headers) < len(request.headers) and _is_ambiguous(request.headers):
-        return None
-    verdict = classify_inbound_request(message, headers=headers)
-    if not isinstance(verdict, InboundModernRoute) or verdict.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-        return None
-    return message

@@ -1,6 +1,6 @@
 """What clients ask about tasks: checked as their extension of 2026-07-28 says, then routed to who holds the task.
 
-Called by both ways of stateless requests, and by `agent.server.sessions.tasks` for clients with sessions. The one
+Called by the way of stateless requests, and by `agent.server.sessions.tasks` for clients with sessions. The one
 rule: a client that does not declare the extension is told so before anything else, and nobody is asked for it.
 """
 

@@ -14,7 +14,7 @@ import orjson
 
 from agent.client.streams import TASKS
 from agent.errors import RpcError
-from agent.lossless_json.exact import is_deeper_than, with_own_numbers
+from agent.lossless_json.exact import is_deeper_than
 from agent.model import Json
 from agent.routing.table import Route
 from agent.rpc_codes import INVALID_PARAMS
@@ -30,7 +30,7 @@ from agent.tasks.ids import ENDED, TASK_ID_BYTES_MAX, TaskIdRefused, task_route
 
 log = logging.getLogger(__name__)
 
-# What is told is written anew, and read and written once more by the SDK's server; results pass deeper than that.
+# What is told is written anew, and once more within a notification; results pass deeper than that.
 NESTING_MAX: Final = 240
 # Words of the stream that brought it, not of the task.
 _SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
@@ -77,7 +77,7 @@ class TaskUpdates(SubscriptionRegistry[TaskNews]):
         if upstream is None or (upstream.over and params.get("status") not in ENDED):
             return
         upstream.over, upstream.owed = params.get("status") in ENDED, False
-        if not _can_be_told(params):
+        if is_deeper_than(params, NESTING_MAX):
             log.warning("MCP task cannot be told, only asked about", extra={"backend": backend_key})
             return
         for subscription in tuple(upstream.subscriptions):
@@ -100,11 +100,3 @@ class TaskUpdates(SubscriptionRegistry[TaskNews]):
             told["_meta"] = kept
         told = route.uris(replica).result("tasks/get", told)
         return TaskNews(subscription.name, orjson.dumps({**told, "taskId": subscription.name}))
-
-
-def _can_be_told(params: Json) -> bool:
-    """Whether the SDK's server can write it, which is not so for what is too deep, or has integers beyond Python's."""
-    try:
-        return not is_deeper_than(params, NESTING_MAX) and with_own_numbers(params) is not None
-    except ValueError:
-        return False

@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
 
 from agent.cli.parser import main
-from agent.server.asgi_bridge import AsgiBridge
+from tests.integration.servers.nodes import served
 
 TOKEN = "token-0123456789-abcdef"
 STATUS = {
@@ -93,19 +94,24 @@ async def serve(requests: Requests, answer: Callable[[web.Request], web.Response
     async def rest(request: web.Request) -> web.Response:
         return answer(request)
 
-    bridge = AsgiBridge(build_tools().http_app(path="/mcp"), path="/mcp")
-    app = web.Application(middlewares=[note])
-    app.cleanup_ctx.append(bridge.cleanup_ctx)
-    app.on_shutdown.append(bridge.on_shutdown)
-    app.router.add_route("*", "/mcp", bridge.handle)
-    app.router.add_route("*", "/api/{rest:.*}", rest)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with served(build_tools()) as tools, aiohttp.ClientSession() as http:
+
+        async def mcp(request: web.Request) -> web.Response:
+            sent = {name: value for name, value in request.headers.items() if name not in ("Host", "Content-Length")}
+            async with http.post(tools, data=await request.read(), headers=sent) as told:
+                kept = {name: told.headers[name] for name in ("Content-Type", "Mcp-Session-Id") if name in told.headers}
+                return web.Response(status=told.status, body=await told.read(), headers=kept)
+
+        app = web.Application(middlewares=[note])
+        app.router.add_post("/mcp", mcp)
+        app.router.add_route("*", "/api/{rest:.*}", rest)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
 
 
 def good(data: Any, message: str = "done") -> Callable[[web.Request], web.Response]:

@@ -24,7 +24,7 @@ from tests.integration.servers.nodes import RunningNode, catalog, instance, runn
 from tests.integration.servers.raw_session import RawSession, call, messages, raw_session
 from tests.integration.servers.raw_session import request as request_of_session
 from tests.integration.servers.session_asking_server import form
-from tests.integration.test_endpoint_ways import headers, request
+from tests.integration.stateless_requests import headers, request
 from tests.integration.test_large_results import outcomes, settled
 
 LARGE = 3 * HELD_BYTES_MAX

@@ -21,7 +21,7 @@ from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, HttpTarget, Json, Serve
 from discovery.model import Instance, InstanceKey
 from tests.integration.servers.hosting import Script, Seen, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
-from tests.integration.test_endpoint_ways import headers, request
+from tests.integration.stateless_requests import headers, request
 from tests.waiting import eventually
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ from agent.server.request import BODY_BYTES_MAX
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.raw_session import ACCEPT, server_info
-from tests.integration.test_endpoint_ways import headers, request
+from tests.integration.stateless_requests import headers, request
 
 VERSION = "2025-11-25"
 

@@ -17,7 +17,7 @@ from agent.model import HEADER_BYTES_MAX, Era, HttpTarget, Json, ServerScope, Se
 from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, client, running_node
-from tests.integration.test_endpoint_ways import headers, request
+from tests.integration.stateless_requests import headers, request
 
 HEADER_MISMATCH = -32020
 PROPERTIES: Json = {

@@ -12,7 +12,7 @@ from agent.client.http.sse import SseParser
 from agent.model import HttpTarget, ServerScope, ServerSpec
 from tests.integration.servers.hosting import Seen, discovered, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, running_node
-from tests.integration.test_endpoint_ways import headers, request
+from tests.integration.stateless_requests import headers, request
 
 EXACT = b'{"content":[],"resultType":"complete","n":[1.0,1e2,123456789012345678901234567890,0.1000],"a":"\\u00e4\\/"}'
 

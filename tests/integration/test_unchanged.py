@@ -18,7 +18,7 @@ from agent.model import Era, HttpTarget, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, http, scripted
 from tests.integration.servers.nodes import RunningNode, running_node
-from tests.integration.test_endpoint_ways import headers, request
+from tests.integration.stateless_requests import headers, request
 
 NUMBERS = (
     '[1.0,123456789012345678901234567890,1e400,-9223372036854775809,18446744073709551615,0.1,{"z":1,"a":2},"\\ud83d"]'

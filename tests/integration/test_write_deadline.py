@@ -45,7 +45,7 @@ REFUSED = http({"jsonrpc": "2.0", "id": 1, "method": "ping"}, Mcp_Session_Id="no
 async def test_a_client_that_reads_none_of_many_small_answers_is_dropped(
     asked: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("agent.rest.probes.WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("agent.server.write_deadline.WRITE_TIMEOUT_S", 0.2)
     loop = asyncio.get_running_loop()
     async with running_node("one", tmp_path) as node, asyncio.timeout(30):
         with socket.socket() as client:

@@ -26,7 +26,7 @@ from agent.model import Json
 from agent.routing.table import Route
 from agent.server.forward import Served, forward, logged, written
 from agent.server.lists import LISTS, ListIndex
-from agent.server.own_tools import own_answer
+from agent.server.own_tools import own_answer, plain
 from agent.server.search import unwrapped
 from agent.server.sessions.elicitation import AskedClient, in_rounds
 from agent.server.sessions.session import ServerSession, Tell
@@ -132,7 +132,7 @@ class SessionRequests:
             if as_task and (route is None or not may_be_task(route, has_tasks=self._list_index.makes_tasks(route))):
                 raise MCPError(code=METHOD_NOT_FOUND, message=f"{params['name']} cannot be called as a task")
             if route is None:
-                result = await own_answer(self._own, method, params)
+                result = await own_answer(self._own, method, plain(params), line.session.version)
                 return (orjson.dumps(result),)
             try:
                 forwarded = await self._forwarded(line, method, route, params, served, as_task=as_task)

@@ -18,7 +18,7 @@ from agent.client.http.sse import SseParser
 from agent.errors import RpcError
 from agent.model import Era, Json
 from tests.integration.servers.raw_session import ACCEPT, server_info
-from tests.integration.test_endpoint_ways import headers, request
+from tests.integration.stateless_requests import headers, request
 
 LEGACY_VERSION = "2025-11-25"
 CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"

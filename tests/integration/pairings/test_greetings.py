@@ -10,7 +10,7 @@ from agent.errors import RpcError
 from agent.model import Era, Json
 from tests.integration.pairings.cells import LEGACY_VERSION, Cell, Wire, wire
 from tests.integration.servers.raw_session import ACCEPT, server_info
-from tests.integration.test_endpoint_ways import headers, request
+from tests.integration.stateless_requests import headers, request
 
 MODERN_VERSION = "2026-07-28"
 MESH = "mesh-agent/mesh"

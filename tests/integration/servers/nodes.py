@@ -35,12 +35,12 @@ from agent.metrics import Metrics
 from agent.model import BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerSpec
 from agent.rest.envelope import envelope_middleware
 from agent.rest.peers import PeersApi
-from agent.rest.probes import write_deadline_middleware
 from agent.rest.status import NodeStatus
 from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
 from agent.server.sessions.sealed_id import seal_keys
+from agent.server.write_deadline import write_deadline_middleware
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
 from discovery.model import Catalog, Instance, InstanceKey
@@ -120,9 +120,13 @@ async def running_node(
     port: int = 0,
     peer_token: str | None = None,
     limits: PageLimits | None = None,
+    search_mode: bool | None = None,
 ) -> AsyncIterator[RunningNode]:
-    """Run a node until the context ends; its state goes to `folder`. `limits`: of the pages of its lists."""
-    wiring = _Wiring(NodeIdentity(node_id or str(uuid4()), name), list(servers), limits)
+    """Run a node until the context ends; its state goes to `folder`. `limits`: of the pages of its lists.
+
+    `search_mode`: as in `build_endpoint`, for `/mcp`.
+    """
+    wiring = _Wiring(NodeIdentity(node_id or str(uuid4()), name), list(servers), limits, search_mode)
     async with wiring.running(folder, tuple(statics), port, peer_token) as node:
         yield node
 
@@ -140,6 +144,7 @@ class _Wiring:
     identity: NodeIdentity
     servers: list[ServerSpec]
     limits: PageLimits | None = None
+    search_mode: bool | None = None
     endpoints: list[Endpoint] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     draining: bool = False
@@ -240,6 +245,7 @@ class _Wiring:
                 draining=lambda: self.draining,
                 limits=self.limits,
                 updates=updates,
+                search_mode=self.search_mode if path == "/mcp" else None,
             )
             self.endpoints.append(endpoint)
 

@@ -2,36 +2,45 @@
 
 import asyncio
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
-from mcp.server.subscriptions import InMemorySubscriptionBus, ToolsListChanged
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from mcp.shared.exceptions import MCPError
-from mcp_types import SubscriptionFilter, SubscriptionsListenRequestParams
 
 from agent.errors import RpcError
 from agent.routing.table import RouteTable
 from agent.server import listen
 from agent.server.listen import PENDING_MAX, ListenStreams
+from agent.server.response import Answer
 from agent.subscriptions.registry import Counts, Subscriber
 from agent.subscriptions.resources import ResourceUpdates
 from agent.subscriptions.tasks import TaskUpdates
 
 pytestmark = pytest.mark.looptime
 
+TOOLS_CHANGED = "notifications/tools/list_changed"
 
-class Client:
+
+class Client(Answer):
     """What a stream writes to. It takes nothing while `reads` is clear."""
 
     def __init__(self) -> None:
+        super().__init__(make_mocked_request("POST", "/mcp"), 1)
         self.reads = asyncio.Event()
         self.reads.set()
         self.got: list[tuple[str, Any]] = []
+        self.ended = False
 
     async def notify(self, method: str, params: dict[str, Any]) -> None:
         self.got.append((method.rpartition("/")[2], params.get("uri")))
         await self.reads.wait()
+
+    async def nothing(self) -> web.StreamResponse:
+        self.ended = True
+        return web.Response()
 
 
 class Streams:
@@ -39,20 +48,17 @@ class Streams:
 
     def __init__(self) -> None:
         nothing = Counts(lambda _: None, lambda: None)
-        self.bus = InMemorySubscriptionBus()
         self.updates = ResourceUpdates(lambda _: None, nothing)
         self.tasks = TaskUpdates(lambda _: None, nothing, own_node_id="me")
-        self.streams = ListenStreams(self.bus, self.new, partial(self.tasks.subscriber, RouteTable))
+        self.streams = ListenStreams(self.new, partial(self.tasks.subscriber, RouteTable))
         self.tell: Any = None
 
     def new(self, tell: Any, *, across_gateways: bool) -> Subscriber[str]:
         self.tell = tell
         return self.updates.subscriber(RouteTable, tell, across_gateways=across_gateways)
 
-    async def serve(self, client: Client) -> Any:
-        session = SimpleNamespace(_request_outbound=client)
-        asked = SubscriptionsListenRequestParams(notifications=SubscriptionFilter(tools_list_changed=True))
-        return await self.streams(SimpleNamespace(request_id=1, params={}, session=session), asked)  # type: ignore[arg-type]  # all that is used
+    async def serve(self, client: Client) -> web.StreamResponse:
+        return await self.streams.serve(client, 1, {"notifications": {"toolsListChanged": True}, "_meta": {}})
 
 
 async def test_what_a_client_has_not_taken_is_told_once_and_in_order() -> None:
@@ -63,7 +69,9 @@ async def test_what_a_client_has_not_taken_is_told_once_and_in_order() -> None:
         client.reads.clear()
         for _ in range(3):
             all_of.tell("a://b")
-            await all_of.bus.publish(ToolsListChanged())
+            all_of.streams.tell(TOOLS_CHANGED)
+            all_of.streams.tell("notifications/prompts/list_changed")
+            await asyncio.sleep(1)
         await asyncio.sleep(1)
         all_of.tell("a://c")
         client.reads.set()
@@ -86,9 +94,23 @@ async def test_a_client_that_is_too_far_behind_has_its_stream_ended() -> None:
         await asyncio.sleep(1)
         for number in range(PENDING_MAX + 1):
             all_of.tell(f"a://{number}")
-        result = await serving
+        response = await serving
+    assert isinstance(response, web.Response)
+    result = orjson.loads(response.body)["result"]  # type: ignore[arg-type]  # it was written as bytes
     assert result["_meta"] == {"io.modelcontextprotocol/subscriptionId": 1}
     assert repr(all_of.streams) == "<ListenStreams 0 open>"
+
+
+async def test_all_streams_end_when_the_node_shuts_down_and_no_other_begins() -> None:
+    client, late, all_of = Client(), Client(), Streams()
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(all_of.serve(client), name="serve")
+        await asyncio.sleep(1)
+        all_of.streams.close()
+        await serving
+    assert client.ended
+    assert repr(all_of.streams) == "<ListenStreams 0 open, closing>"
+    assert ((await all_of.serve(late)).status, late.got) == (503, [])
 
 
 async def test_one_stream_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from mcp.server.subscriptions import InMemorySubscriptionBus, ServerEvent
 
 from agent.routing.table import RouteKind
 from agent.server.listen import INTERVAL_S, Notices
@@ -24,16 +23,17 @@ class Rig:
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Rig]:
-    bus = InMemorySubscriptionBus()
-    counted: list[str] = []
+    streams: list[tuple[float, str]] = []
     sessions: list[tuple[float, str]] = []
-    told = Notices(bus, lambda method: sessions.append((now_s(), method)), counted.append)
-    rig = Rig(told, sessions=sessions, counted=counted)
+    counted: list[str] = []
 
-    def heard(event: ServerEvent) -> None:
-        rig.told.append((now_s(), type(event).__name__.removesuffix("ListChanged").lower()))
+    def tell_streams(method: str) -> None:
+        streams.append((now_s(), method.split("/")[1]))
 
-    bus.subscribe(heard)
+    def tell_sessions(method: str) -> None:
+        sessions.append((now_s(), method))
+
+    rig = Rig(Notices((tell_streams, tell_sessions), counted.append), streams, counted, sessions)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(rig.notices.run(), name="notices")
         await asyncio.sleep(1)
