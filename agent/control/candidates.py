@@ -19,6 +19,15 @@ from agent.model import WEIGHT_MAX, PeerSpec, Suppression
 from agent.routing.names import is_valid_name, valid_name
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
+# Every wake asks for the same URLs again, several times each; parsing them was most of a selection's time.
+URLS_REMEMBERED: Final = 8192
+_PORT_MAX: Final = 65_535
+_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
+_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
+_NODE_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_WORD_LEN_MAX: Final = 64
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
 
 class FindingKind(StrEnum):
     """What an operator should know about a selection."""
@@ -51,16 +60,6 @@ class Selection:
     hidden: tuple[PeerSpec, ...] = ()
     findings: tuple[Finding, ...] = ()
     discovered: Mapping[str, tuple[Suppression, ...]] = field(default_factory=lambda: MappingProxyType({}))
-
-
-# Every wake asks for the same URLs again, several times each; parsing them was most of a selection's time.
-URLS_REMEMBERED: Final = 8192
-_PORT_MAX: Final = 65_535
-_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
-_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
-_NODE_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
-_WORD_LEN_MAX: Final = 64
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)

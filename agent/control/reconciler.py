@@ -26,8 +26,17 @@ from agent.routing.table import Contribution, ContributionKind, Imported, RouteK
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog
 
+log = logging.getLogger(__name__)
+
 # To read one entry takes 85 µs, so smaller offers hold the loop for 40 ms at most, and 10,000 tools would for 0.85 s.
 LARGE: Final = 500
+
+# Repairs whatever was missed; a wake that was lost costs at most this long.
+RESYNC_EVERY_S: Final = 30.0
+# URLs of nodes that moved away are forgotten when there are more than this.
+LEARNED_MAX: Final = 10_000
+# A step that took longer than this is followed by a rest as long as itself: many joins at once must not starve calls.
+QUICK_STEP_S: Final = 0.01
 
 
 async def read_large(
@@ -45,16 +54,6 @@ async def read_large(
 
 def _size(offer: Offer) -> int:
     return len(offer.tools) + len(offer.prompts) + len(offer.resources) + len(offer.templates)
-
-
-log = logging.getLogger(__name__)
-
-# Repairs whatever was missed; a wake that was lost costs at most this long.
-RESYNC_EVERY_S: Final = 30.0
-# URLs of nodes that moved away are forgotten when there are more than this.
-LEARNED_MAX: Final = 10_000
-# A step that took longer than this is followed by a rest as long as itself: many joins at once must not starve calls.
-QUICK_STEP_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from discovery.model import Catalog, InstanceKey
 if TYPE_CHECKING:
     from agent.config.values import StaticPeer
 
+_NOTHING_LEARNED: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 class LastChosen:
     """The peers that were chosen last, found again whatever they are called now."""
@@ -236,8 +238,6 @@ def fold_in(builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer]) ->
 
 
 __all__ = ["Finding", "FindingKind", "Override", "Selection", "Suppression", "select", "url_key"]
-
-_NOTHING_LEARNED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def select(

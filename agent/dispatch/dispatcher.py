@@ -29,6 +29,8 @@ from agent.routing.table import Replica, Route
 from agent.tasks.ids import shown_task
 from agent.tasks.versions import with_task
 
+log = logging.getLogger(__name__)
+
 # A table follows a link that closed within one step of the mesh, another list within one listing.
 WAIT_S: Final = 0.5
 
@@ -72,9 +74,6 @@ class RouteRenewals:
 def _leads_on(now: Route, before: Route, tried: Collection[str]) -> bool:
     """Another owner's thing of that name is another thing."""
     return now.owner == before.owner and any(replica.backend_key not in tried for replica in now.replicas)
-
-
-log = logging.getLogger(__name__)
 
 
 class CallableLink(Protocol):

@@ -45,6 +45,18 @@ CHANCE_MIN: Final = 0.1
 # A caller that brings less time than a dial may take (links dial for 5 s at most) proves nothing by running out of it.
 DIAL_PATIENCE_S: Final = 5.0
 
+# The first that fits counts: some of these are kinds of others.
+_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (RpcError, "rpc_error"),
+    (CallNotSent, "not_sent"),
+    (RefusedElsewhere, "refused"),
+    (NoLongerOffered, "gone"),
+    (CallTimedOut, "timeout"),
+    (CallOutcomeUnknown, "unknown"),
+    (AuthRefused, "auth"),
+    (LinkFailed, "protocol"),
+)
+
 
 class Verdict(StrEnum):
     """What a call says about the replica that it went to. A server's own error is an answer."""
@@ -88,17 +100,6 @@ class Health:
 
 HEALTHY: Final = Health()
 
-# The first that fits counts: some of these are kinds of others.
-_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (RpcError, "rpc_error"),
-    (CallNotSent, "not_sent"),
-    (RefusedElsewhere, "refused"),
-    (NoLongerOffered, "gone"),
-    (CallTimedOut, "timeout"),
-    (CallOutcomeUnknown, "unknown"),
-    (AuthRefused, "auth"),
-    (LinkFailed, "protocol"),
-)
 _VERDICTS: Final[Mapping[str, Verdict]] = {
     "ok": Verdict.ANSWERED,
     "tool_error": Verdict.ANSWERED,

@@ -13,22 +13,6 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-
-def is_deeper_than(value: Any, levels_max: int) -> bool:
-    """Whether more than `levels_max` objects and arrays lie inside each other; a text or a number has no level."""
-    layer = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(levels_max):
-        if not layer:
-            return False
-        layer = [
-            child
-            for parent in layer
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, (dict, list))
-        ]
-    return bool(layer)
-
-
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 # Digits as zeros, so that a run of any digits is found as one word.
@@ -53,6 +37,21 @@ _SAFE_LEN: Final = 18
 _FITTING_LEN: Final = 20
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**64 - 1
+
+
+def is_deeper_than(value: Any, levels_max: int) -> bool:
+    """Whether more than `levels_max` objects and arrays lie inside each other; a text or a number has no level."""
+    layer = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(levels_max):
+        if not layer:
+            return False
+        layer = [
+            child
+            for parent in layer
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+    return bool(layer)
 
 
 def read_json(data: Buffer) -> Any:

@@ -36,6 +36,12 @@ _OPENING: Final = re.compile(
 END_BYTES_MAX: Final = 96
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
+# We write this one ourselves.
+_OURS: Final = "_meta"
+_SCHEMA_SPACE: Final = re.compile(r"[ \t\r\n]*")
+# Used for where values end; numbers need no reading for that.
+_DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
+
 
 class RawObject(dict[str, Any]):
     """A JSON object as it was read, and its bytes. Never changed in place; a changed copy of it is an ordinary dict."""
@@ -118,13 +124,6 @@ def _result_in(message: bytes) -> tuple[int, int, int] | None:
         end = _END_AFTER_RESULT.search(message, tail)
         return (int(end[1]), head.end(), end.start()) if end else None
     return None
-
-
-# We write this one ourselves.
-_OURS: Final = "_meta"
-_SCHEMA_SPACE: Final = re.compile(r"[ \t\r\n]*")
-# Used for where values end; numbers need no reading for that.
-_DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 def keep_schemas(page: Json, key: str) -> Any:

@@ -23,6 +23,8 @@ from agent.model import AUTH_REALM, PEER_PATH
 from agent.rest.envelope import failure
 from agent.rest.tokens import Access, TokenTable
 
+log = logging.getLogger(__name__)
+
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/?#@\s]+)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -30,6 +32,31 @@ _PORT_MAX = 65535
 # Clients send the same few values with every request; the bound keeps hostile ones from filling memory.
 REMEMBERED_MAX = 256
 _NAME_CHARS_MAX = 253  # RFC 1035, without the trailing dot.
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+METRICS_PATH = "/metrics"
+
+# A wrong token is answered late, which costs a guesser time and us one timer; with 256 bits a token is safe anyway.
+FAILURE_DELAY_S = 0.25
+FAILURES_WAITING_PER_CLIENT_MAX = 8
+FAILURES_WAITING_MAX = 256
+WARN_AGAIN_AFTER_S = 60.0
+
+CORS_METHODS = "GET, POST, DELETE, OPTIONS"
+CORS_REQUEST_HEADERS = (
+    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id, "
+    "Mesh-Tools"  # agent.server.search: the mode of the list of tools.
+)
+CORS_ANSWER_HEADERS = "MCP-Protocol-Version, Mcp-Session-Id, Retry-After, WWW-Authenticate"
+CORS_MAX_AGE_S = 600
+_PARAM_HEADER = "mcp-param-"  # The protocol lets a tool name headers of its own under this prefix.
+
+_ANSWER_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Server": "mcp-mesh-agent",  # aiohttp's default names its version and Python's.
+}
 
 
 def host_allowed(values: Sequence[str], allowed_names: Collection[str]) -> bool:
@@ -127,33 +154,6 @@ def _is_loopback_origin(origin: str) -> bool:
 
 
 __all__ = ["Access", "EdgePolicy", "TokenTable", "Verdict", "judge", "security_headers", "security_middleware"]
-
-log = logging.getLogger(__name__)
-
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-METRICS_PATH = "/metrics"
-
-# A wrong token is answered late, which costs a guesser time and us one timer; with 256 bits a token is safe anyway.
-FAILURE_DELAY_S = 0.25
-FAILURES_WAITING_PER_CLIENT_MAX = 8
-FAILURES_WAITING_MAX = 256
-WARN_AGAIN_AFTER_S = 60.0
-
-CORS_METHODS = "GET, POST, DELETE, OPTIONS"
-CORS_REQUEST_HEADERS = (
-    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id, "
-    "Mesh-Tools"  # agent.server.search: the mode of the list of tools.
-)
-CORS_ANSWER_HEADERS = "MCP-Protocol-Version, Mcp-Session-Id, Retry-After, WWW-Authenticate"
-CORS_MAX_AGE_S = 600
-_PARAM_HEADER = "mcp-param-"  # The protocol lets a tool name headers of its own under this prefix.
-
-_ANSWER_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Server": "mcp-mesh-agent",  # aiohttp's default names its version and Python's.
-}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,11 @@ from agent.server.own_tools import MANAGEMENT_TOOLS
 # (backend key, the name as the backend itself knows it) -> name in the mesh
 PublicNames = Mapping[tuple[str, str], str]
 
+# A reload answers with the outcome of the new connection's first attempt, or after this long with what is known.
+RELOAD_TIMEOUT_S: Final = 10.0
+# Another node needs as long for a reload as we do, and a hop.
+ASK_TIMEOUT_S: Final = RELOAD_TIMEOUT_S + 5.0
+
 
 def public_names(table: RouteTable) -> PublicNames:
     """Index the listed tools by who serves them."""
@@ -154,12 +159,6 @@ def _own_name(tool: Json) -> str:
     origin = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
     own = origin.get("tool") if isinstance(origin, dict) else None
     return own if isinstance(own, str) else str(tool.get("name"))
-
-
-# A reload answers with the outcome of the new connection's first attempt, or after this long with what is known.
-RELOAD_TIMEOUT_S: Final = 10.0
-# Another node needs as long for a reload as we do, and a hop.
-ASK_TIMEOUT_S: Final = RELOAD_TIMEOUT_S + 5.0
 
 
 class NodeStatus:

@@ -19,6 +19,9 @@ POLL_EVERY_S: Final = 0.5
 
 Stamp = tuple[int, int, int] | None
 
+FILE_MODE = 0o600  # Overrides hold tokens.
+FOLDER_MODE = 0o700
+
 
 async def watch_file(path: Path, changed: Callable[[], None]) -> None:
     """Call `changed` after every change of `path`, until cancelled; also when it appears or vanishes."""
@@ -41,10 +44,6 @@ def _stamp(path: Path) -> Stamp:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-FILE_MODE = 0o600  # Overrides hold tokens.
-FOLDER_MODE = 0o700
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -23,6 +23,10 @@ from agent.state.durable_file import FILE_MODE, make_private_folder, write_durab
 
 CLAIMS = "names"
 
+LOCK_NAME = "lock"
+FILE_NAME = "node.json"
+SCHEMA = 1
+
 
 def default_node_name(state_dir: Path, port: int, node_id: str, hostname: str | None = None) -> str:
     """Claim and return the node's name; `state_dir` is shared by the nodes of one user on this machine.
@@ -55,11 +59,6 @@ def _claim(path: Path, node_id: str) -> bool:
     finally:
         draft.unlink()
     return True
-
-
-LOCK_NAME = "lock"
-FILE_NAME = "node.json"
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)

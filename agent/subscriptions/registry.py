@@ -20,6 +20,8 @@ from agent.links.follower import NAME_BYTES_PER_STREAM_MAX, NAMES_PER_STREAM_MAX
 from agent.model import BackendSpec, PeerScope, PeerSpec
 from agent.routing.table import Route, RouteTable
 
+log = logging.getLogger(__name__)
+
 INVALID_PARAMS: Final = -32602
 
 Tables: TypeAlias = Callable[[], RouteTable]
@@ -27,6 +29,17 @@ Tables: TypeAlias = Callable[[], RouteTable]
 SubscriptionKey: TypeAlias = tuple[Tables, bool, str]
 # What subscribers are told.
 News = TypeVar("News")
+
+# A bound on memory and on fan-out. A client may have what fits into one stream of a link: who watches more looks at
+# the wrong end.
+SUBSCRIPTIONS_MAX: Final = 10_000
+# A backend that has not agreed by then is told of later: the subscriber hears of it when it has.
+SETTLE_TIMEOUT_S: Final = 3.0
+
+INTERNAL_ERROR: Final = -32603
+
+# Takes news; must not block, and may be called at any time.
+Tell: TypeAlias = Callable[[News], None]
 
 
 class Upstream(Generic[News]):
@@ -79,20 +92,6 @@ class Subscription(Generic[News]):
             return nobody
         refusals = [upstream.refusal for upstream in self.upstreams if upstream.refusal is not None]
         return refusals[0] if len(refusals) == len(self.upstreams) else None
-
-
-log = logging.getLogger(__name__)
-
-# A bound on memory and on fan-out. A client may have what fits into one stream of a link: who watches more looks at
-# the wrong end.
-SUBSCRIPTIONS_MAX: Final = 10_000
-# A backend that has not agreed by then is told of later: the subscriber hears of it when it has.
-SETTLE_TIMEOUT_S: Final = 3.0
-
-INTERNAL_ERROR: Final = -32603
-
-# Takes news; must not block, and may be called at any time.
-Tell: TypeAlias = Callable[[News], None]
 
 
 class WatchingLink(Protocol):

@@ -19,6 +19,15 @@ LAST_STEP_S = 30.0
 YOUNG_STEP_S = 2.0
 YOUNG_OUTAGE_S = 60.0
 
+WAIT_S = 30.0  # An abandoned wait holds a slot of the agent until its end; Consul's own default of 300 s is too long.
+UPDATE_SPACING_S = 0.1  # At most one update per 100 ms while changes keep coming; the first one is never delayed.
+# How long others may need to register again after an outage: a heartbeat interval.
+SETTLE_S = 5.0
+_FREE_RETURNS = 3  # Returns without news that cost nothing: unrelated registrations do wake a query now and then.
+_IDLE_STEP_S = 0.1
+_IDLE_STEP_MAX_S = 1.0  # Keeps a lying index to one request a second, and real news within the promised 2 s.
+_ANSWER_GRACE_S = 5.0
+
 
 def step_s(attempt: int, *, last_step_s: float = LAST_STEP_S) -> float:
     """The back-off step of the n-th failure in a row (1 is the first), in seconds."""
@@ -44,16 +53,6 @@ def last_step_for(*, unreachable: bool, outage_s: float) -> float:
 #   somebody vanished, state may be young    | the answer + the missing | ask again when it has settled
 #   more than half or all others vanished    | the answer + the missing | ask again now, index-less, consistent
 #   the same ones vanished in that answer    | the answer               |
-
-
-WAIT_S = 30.0  # An abandoned wait holds a slot of the agent until its end; Consul's own default of 300 s is too long.
-UPDATE_SPACING_S = 0.1  # At most one update per 100 ms while changes keep coming; the first one is never delayed.
-# How long others may need to register again after an outage: a heartbeat interval.
-SETTLE_S = 5.0
-_FREE_RETURNS = 3  # Returns without news that cost nothing: unrelated registrations do wake a query now and then.
-_IDLE_STEP_S = 0.1
-_IDLE_STEP_MAX_S = 1.0  # Keeps a lying index to one request a second, and real news within the promised 2 s.
-_ANSWER_GRACE_S = 5.0
 
 
 class Trust(Enum):

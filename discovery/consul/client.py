@@ -29,6 +29,15 @@ from discovery.consul.blocking_query import request_timeout_s
 from discovery.consul.environment import ConsulSettings, TokenSource
 from discovery.model import AccessRefused, AgentUnreachable, CatalogUnavailable, RegistrationLost, SettingsRefused
 
+CONNECT_TIMEOUT_S = 3.0
+BODY_BYTES_MAX = 32 * 1024 * 1024  # 1,000 instances take under 2 MiB; anything near this is no catalog of ours.
+_READ_BYTES = 256 * 1024
+_ERROR_CHARS_MAX = 200
+
+T = TypeVar("T")
+_Callback = Callable[[Response], T]
+_Params = Sequence[tuple[str, str]]
+
 
 def open_pool(settings: ConsulSettings) -> aiohttp.ClientSession:
     """Make the session that all calls share; the caller enters and leaves it. Needs a running loop.
@@ -78,16 +87,6 @@ def tls_context(settings: ConsulSettings) -> ssl.SSLContext | bool:
         names = "CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
         raise SettingsRefused(f"{names}: a file cannot be used ({exc}): name readable PEM files") from exc
     return context
-
-
-CONNECT_TIMEOUT_S = 3.0
-BODY_BYTES_MAX = 32 * 1024 * 1024  # 1,000 instances take under 2 MiB; anything near this is no catalog of ours.
-_READ_BYTES = 256 * 1024
-_ERROR_CHARS_MAX = 200
-
-T = TypeVar("T")
-_Callback = Callable[[Response], T]
-_Params = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

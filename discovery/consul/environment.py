@@ -21,6 +21,11 @@ _PORTS = {"http": 80, "https": 443}  # A URL without a port means these, as in C
 _TRUE = frozenset({"1", "t", "true"})
 _FALSE = frozenset({"0", "f", "false"})
 
+POLL_S = 1.0  # How often a rest after a refusal looks for a rotated token; half of the promised 2 s.
+
+# Cheap to look at: the file's identity, its time and its size. A rewrite in place or by rename changes at least one.
+_Stamp = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class ConsulSettings:
@@ -159,12 +164,6 @@ def _flag(given: Mapping[str, str], name: str, *, default: bool) -> bool:
     if text.lower() in _FALSE:
         return False
     raise SettingsRefused(f"{name}={text!r}: write true or false")
-
-
-POLL_S = 1.0  # How often a rest after a refusal looks for a rotated token; half of the promised 2 s.
-
-# Cheap to look at: the file's identity, its time and its size. A rewrite in place or by rename changes at least one.
-_Stamp = tuple[int, int, int]
 
 
 class TokenSource:

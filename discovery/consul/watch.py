@@ -29,9 +29,16 @@ from discovery.model import (
     SourceStatus,
 )
 
+log = logging.getLogger(__name__)
+
 PORT_MAX = 65_535
 _HEALTHS = {health.value: health for health in Health}
 _SEVERITY = {Health.PASSING: 0, Health.WARNING: 1, Health.CRITICAL: 2}
+
+QUICK_RETURN_S = 0.25  # A query that comes back sooner and without news did not wait for any.
+_WAIT_MIN_S = 0.05
+_DISTRUST_WAIT_S = 2.0  # After a first distrusted answer; if the second is no better, it is worth a warning.
+_REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
 
 
 def parse_catalog(rows: Iterable[Any]) -> tuple[Catalog, int]:
@@ -96,14 +103,6 @@ def _texts(value: Any) -> Mapping[str, str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-log = logging.getLogger(__name__)
-
-QUICK_RETURN_S = 0.25  # A query that comes back sooner and without news did not wait for any.
-_WAIT_MIN_S = 0.05
-_DISTRUST_WAIT_S = 2.0  # After a first distrusted answer; if the second is no better, it is worth a warning.
-_REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
 
 
 @dataclass(frozen=True, slots=True)

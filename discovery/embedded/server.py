@@ -30,6 +30,16 @@ from discovery.embedded.definition import CheckSpec
 from discovery.embedded.http import MARK, MARK_HEADER, CatalogServer
 from discovery.model import SettingsRefused
 
+log = logging.getLogger(__name__)
+
+JOIN_TIMEOUT_S = 3.0  # How long whoever holds the port may take to show that it is one of us.
+ANSWER_TIMEOUT_S = 1.0  # One question; all of its work is a header from memory.
+RACE_JITTER_S = 0.05  # Spreads the bids of those who saw the server go; all of them are microseconds of work.
+_BACKLOG = 1024
+_RETRY_S = 0.1
+_FAILURE_PAUSE_S = 1.0
+_SHUTDOWN_TIMEOUT_S = 0.05  # Waiting queries are cut; their clients treat that as a restart.
+
 
 async def probe_forever(catalog: LocalCatalog, server: CatalogServer) -> None:
     """Keep one probe running for every HTTP check that is registered; until cancelled."""
@@ -66,17 +76,6 @@ async def _look(session: aiohttp.ClientSession, check: CheckSpec) -> tuple[str, 
     if 200 <= code < 300:  # noqa: PLR2004 - the 2xx range
         return "passing", f"HTTP GET: {code}"
     return ("warning" if code == 429 else "critical"), f"HTTP GET: {code}"  # noqa: PLR2004 - too many requests
-
-
-log = logging.getLogger(__name__)
-
-JOIN_TIMEOUT_S = 3.0  # How long whoever holds the port may take to show that it is one of us.
-ANSWER_TIMEOUT_S = 1.0  # One question; all of its work is a header from memory.
-RACE_JITTER_S = 0.05  # Spreads the bids of those who saw the server go; all of them are microseconds of work.
-_BACKLOG = 1024
-_RETRY_S = 0.1
-_FAILURE_PAUSE_S = 1.0
-_SHUTDOWN_TIMEOUT_S = 0.05  # Waiting queries are cut; their clients treat that as a restart.
 
 
 class _Holder(Enum):
