@@ -1,5 +1,5 @@
-"""Service discovery: whole snapshots of who is registered, and our own registration.
+"""Service discovery: whole snapshots of the registered instances, and our own registration.
 
 Knows Consul and the embedded one-machine catalog; knows nothing of MCP and nothing of `agent`. Users import
-`discovery.model` for the shapes and `discovery.model` for the protocols; only the wiring opens a session.
+`discovery.model` for shapes, protocols and errors; only the wiring opens a session.
 """

@@ -1,4 +1,4 @@
-"""Files that survive a crash at any moment, and the private folders that they live in.
+"""Files that survive a crash at any moment, the private folders that they live in, and a watch for changed files.
 
 Called by `agent.state.overrides` and `agent.state.identity`, each the only writer of its file. The one rule: when
 `write_durably` returns, the new content is on the disk under its name; until then the old content is, whole.
@@ -15,12 +15,55 @@ from agent.errors import ConfigRefused
 
 log = logging.getLogger(__name__)
 
+# A changed file is in use within a second; a stat of a few files costs microseconds.
 POLL_EVERY_S: Final = 0.5
 
 Stamp = tuple[int, int, int] | None
 
 FILE_MODE = 0o600  # Overrides hold tokens.
 FOLDER_MODE = 0o700
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace the file at `path`, or make it. Blocks on the disk: call it in a thread. Raises OSError.
+
+    Data is synced before the rename, so that the name never leads to half a file, and the folder after it, so that
+    the rename itself survives a power cut.
+    """
+    draft = path.with_name(f"{path.name}.tmp")  # One writer: what a crash leaves here is overwritten by the next one.
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, FILE_MODE)  # The mode above counts for a new file only.
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)  # noqa: PTH105 - beside os.fsync, the four steps read as what they are
+    _sync_folder(path.parent)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make the folder, readable by its owner alone. Raises ConfigRefused with the reason.
+
+    Folders above it are made as private, but left alone where they exist: the operator may have named a shared one.
+    """
+    try:
+        folder.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(FOLDER_MODE)
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise ConfigRefused(
+            f"{folder}: the state folder cannot be used: {reason}; set MESH_STATE_DIR to a folder of your own"
+        ) from exc
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 async def watch_file(path: Path, changed: Callable[[], None]) -> None:
@@ -44,45 +87,3 @@ def _stamp(path: Path) -> Stamp:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace the file at `path`, or make it. Blocks on the disk: call it in a thread. Raises OSError.
-
-    Data is synced before the rename, so that the name never leads to half a file, and the folder after it, so that
-    the rename itself survives a power cut.
-    """
-    draft = path.with_name(f"{path.name}.tmp")  # One writer: what a crash leaves here is overwritten by the next one.
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, FILE_MODE)  # The mode above counts for a new file only.
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)  # noqa: PTH105 - beside os.fsync, the four steps read as what they are
-    _sync_folder(path.parent)
-
-
-def make_private_folder(folder: Path) -> None:
-    """Make the folder, and take it from everybody but its owner. Raises ConfigRefused with the reason.
-
-    Folders above it are made as private, but left alone where they exist: the operator may have named a shared one.
-    """
-    try:
-        folder.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
-        if folder.stat().st_mode & 0o077:
-            folder.chmod(FOLDER_MODE)
-    except OSError as exc:
-        reason = exc.strerror or str(exc)
-        raise ConfigRefused(
-            f"{folder}: the state folder cannot be used: {reason}; set MESH_STATE_DIR to a folder of your own"
-        ) from exc
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Who this node is across restarts: its state folder, its `node_id` and how often it has started.
+"""This node's identity across restarts: its state folder, its `node_id`, its name and how often it has started.
 
 Entered by the wiring before anything else touches the disk. The one rule: a state folder belongs to one process at a
 time; two nodes with one `node_id` would be one node to every peer.
@@ -26,6 +26,38 @@ CLAIMS = "names"
 LOCK_NAME = "lock"
 FILE_NAME = "node.json"
 SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """`folder`: this node's own, mode 0700, locked. `epoch`: 1 at the first start, one more at each."""
+
+    folder: Path
+    node_id: str
+    epoch: int
+
+
+class _SavedNode(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1] = Field(alias="schema")
+    node_id: UUID
+    epoch: int = Field(ge=0)
+
+
+@contextmanager
+def open_state(folder: Path, port: int) -> Iterator[NodeState]:
+    """Lock the port's part of the state folder and count this start, until the context ends.
+
+    Raises ConfigRefused: the folder cannot be used, another process holds it, or its contents cannot be read.
+    """
+    own = folder / f"port-{port}"
+    make_private_folder(own)
+    descriptor = _lock(own / LOCK_NAME)
+    try:
+        yield _count_start(own)
+    finally:
+        os.close(descriptor)  # The lock ends with it. The file stays: deleting it would let two processes in.
 
 
 def default_node_name(state_dir: Path, port: int, node_id: str, hostname: str | None = None) -> str:
@@ -61,40 +93,8 @@ def _claim(path: Path, node_id: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class NodeState:
-    """`folder`: this node's own, mode 0700, locked. `epoch`: 1 at the first start, one more at each."""
-
-    folder: Path
-    node_id: str
-    epoch: int
-
-
-class _SavedNode(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    version: Literal[1] = Field(alias="schema")
-    node_id: UUID
-    epoch: int = Field(ge=0)
-
-
-@contextmanager
-def open_state(folder: Path, port: int) -> Iterator[NodeState]:
-    """Lock the port's part of the state folder and count this start, until the context ends.
-
-    Raises ConfigRefused: the folder cannot be used, another process holds it, or what it says cannot be read.
-    """
-    own = folder / f"port-{port}"
-    make_private_folder(own)
-    descriptor = _lock(own / LOCK_NAME)
-    try:
-        yield _count_start(own)
-    finally:
-        os.close(descriptor)  # The lock ends with it. The file stays: deleting it would let two processes in.
-
-
 def _lock(path: Path) -> int:
-    """Lock the file and return its descriptor; whoever holds it has written its process ID there."""
+    """Lock the file and return its descriptor; the holder has written its process ID there."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
     except OSError as exc:
@@ -133,7 +133,7 @@ def _read(path: Path) -> tuple[str, int]:
     except FileNotFoundError:
         return str(uuid4()), 0
     except ValidationError:
-        # A new identity in silence would make a stranger of this node, with its names and its entry in the catalog.
+        # A silent new identity would make a stranger of this node, with its names and its entry in the catalog.
         raise ConfigRefused(
             f"{path}: the node's identity is damaged or of a newer version; "
             "repair it, or move it away to become a new node"
