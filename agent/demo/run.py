@@ -212,7 +212,7 @@ async def _stay(nodes: _Nodes) -> None:
 
 
 def ended_nodes(nodes: _Nodes) -> list[NodePlan]:
-    """Tell which nodes have ended."""
+    """The nodes whose processes have ended."""
     return [plan for plan, process in nodes.items() if process.returncode is not None]
 
 

@@ -76,7 +76,7 @@ def default_node_name(state_dir: Path, port: int, node_id: str, hostname: str | 
         raise ConfigRefused(
             f"{claims}: a name for this node cannot be kept: {exc.strerror}; set MESH_NODE_NAME or MESH_STATE_DIR"
         ) from exc
-    # Both belong to other nodes that once ran here; the node's own ID tells it apart from every one of them.
+    # Both belong to other nodes that once ran here; the node's own ID distinguishes it from every one of them.
     return valid_name(f"{host}-{node_id[:8]}")
 
 

@@ -109,10 +109,10 @@ class WatchingLink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The metrics. `followed` takes the present number of subscriptions; `told` counts one delivery to a subscriber."""
+    """The metrics. `followed` takes the present number of subscriptions; `delivered` counts news for one subscriber."""
 
     followed: Callable[[int], None]
-    told: Callable[[], None]
+    delivered: Callable[[], None]
 
 
 class Subscriber(Generic[News]):
@@ -348,4 +348,4 @@ class SubscriptionRegistry(ABC, Generic[News]):
     def _tell(self, subscription: Subscription[News], news: News) -> None:
         for subscriber in tuple(subscription.subscribers):
             subscriber.tell(news)
-            self._counts.told()
+            self._counts.delivered()

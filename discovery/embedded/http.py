@@ -17,7 +17,7 @@ from discovery.consul.environment import is_loopback_host
 from discovery.embedded.catalog import LocalCatalog
 from discovery.embedded.definition import Refused, parse_definition, parse_duration_s
 
-MARK_HEADER = "X-Mesh-Catalog"  # Tells our own embedded catalog from any other program on the port.
+MARK_HEADER = "X-Mesh-Catalog"  # Distinguishes an embedded catalog from any other program on the port.
 MARK = "embedded"
 BODY_BYTES_MAX = 64 * 1024
 WAITERS_MAX = 2_000

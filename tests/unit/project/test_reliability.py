@@ -41,7 +41,9 @@ def test_no_row_of_the_reliability_page_is_written_so_that_it_is_not_read() -> N
 
 def _values_in(text: str) -> list[float]:
     """The numbers of a cell like `0, 0.5, 2 s`, in seconds, bytes or parts of one."""
-    numbers, unit = re.fullmatch(r"([\d., ]*\d) ?([A-Za-z%]*)", text.strip()).groups()  # type: ignore[union-attr]
+    cell = re.fullmatch(r"([\d., ]*\d) ?([A-Za-z%]*)", text.strip())
+    assert cell is not None, text
+    numbers, unit = cell.groups()
     return [float(number) * UNITS[unit] for number in numbers.split(", ")]
 
 
