@@ -4,9 +4,9 @@ Called for results that are too large to be held. The values of interest are giv
 are skipped at the speed of `bytes.find` and friends. The one rule: when `feed` raised nothing until there is a `rest`,
 exactly one object has passed, on one line, and no byte behind it was taken for a part of it.
 
-Theory: every JSON reader separates texts from brackets alike, so the object ends where its brackets are balanced. Whether
-the bytes between are JSON is for the reader; if not, every reader refuses the whole. A rewriter stops where the end of
-a part cuts a token, and that token waits for the next part.
+Theory: every JSON reader separates texts from brackets alike, so the object ends where its brackets are balanced.
+Whether the bytes between are JSON is for the reader; if not, every reader refuses the whole. A rewriter stops where the
+end of a part cuts a token, and that token waits for the next part.
 """
 
 import re
