@@ -179,6 +179,19 @@ def finished_rooms_are_in_plain_english(source: Source) -> Iterator[str]:
                 yield f"{found[0]!r} in: ... {text[max(0, found.start() - 40) : found.end() + 40]} ..."
 
 
+def finished_rooms_cite_what_exists(source: Source) -> Iterator[str]:
+    """Pages by their path from the root, modules by their dotted name, with or without one thing in them."""
+    if source.path.startswith(tuple(f"{room}/" for room in FINISHED_ROOMS)):
+        for text in _prose(source):
+            for page in re.findall(r"[\w/.-]+\.md\b", text):
+                if not (ROOT / page).exists():
+                    yield f"{page} is no page of the repository"
+            for dotted in re.findall(r"\b(?:agent|discovery)(?:\.[A-Za-z_]\w*)+", text):
+                module = ROOT.joinpath(*dotted.split("."))
+                if not (module.is_dir() or any(p.with_suffix(".py").is_file() for p in (module, module.parent))):
+                    yield f"{dotted} is no module"
+
+
 Rule = Callable[[Source], Iterator[str]]
 RULES: tuple[Rule, ...] = (
     file_is_short,
@@ -190,6 +203,7 @@ RULES: tuple[Rule, ...] = (
     names_of_tests_are_sentences,
     exceptions_to_lint_have_reasons,
     finished_rooms_are_in_plain_english,
+    finished_rooms_cite_what_exists,
 )
 BAD_EXAMPLES: dict[str, Source] = {
     "file_is_short": Source.of("agent/a.py", "x = 1\n" * 451),
@@ -201,6 +215,7 @@ BAD_EXAMPLES: dict[str, Source] = {
     "names_of_tests_are_sentences": Source.of("tests/a.py", "def test_it(): ...\n"),
     "exceptions_to_lint_have_reasons": Source.of("agent/a.py", "x = 1  # " + "noqa: E501\n"),
     "finished_rooms_are_in_plain_english": Source.of("discovery/a.py", "# The one that is\n# told.\nx = 1\n"),
+    "finished_rooms_cite_what_exists": Source.of("discovery/a.py", "# See lost.md.\nx = 1\n"),
 }
 
 
