@@ -1,7 +1,7 @@
 """The failures that travel between the layers of `agent`. Vendor exceptions are translated into these at the edges.
 
-Raised by clients, links, dispatch and configuration; turned into an envelope or a JSON-RPC error by `agent.server` alone.
-The one rule: every failed call says whether the request may have been executed.
+Raised by clients, links, dispatch and configuration; turned into an envelope by `agent.rest`, or into a JSON-RPC error
+by `agent.server`. The one rule: every failed call says whether the request may have been executed.
 """
 
 from typing import Any, Final
