@@ -1,7 +1,7 @@
 """The failures that travel between the layers of `agent`. Vendor exceptions are translated into these at the edges.
 
-Raised by clients, links, dispatch and configuration; turned into an envelope or a JSON-RPC error at the edges alone
-(`agent.rest`, `agent.server`). The one rule: every failed call says whether the request may have been executed.
+Raised by clients, links, dispatch and configuration; turned into an envelope by `agent.rest`, or into a JSON-RPC error
+by `agent.server`. The one rule: every failed call says whether the request may have been executed.
 """
 
 from typing import Any, Final
@@ -9,6 +9,8 @@ from typing import Any, Final
 # Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/calls.md).
 NOT_EXECUTED: Final = -32000
 OUTCOME_UNKNOWN: Final = -32001
+# Of MCP before 2026-07-28, which retired it; servers of that time still say it, and the SDK has no name for it.
+RESOURCE_NOT_FOUND: Final = -32002
 # In the error's data: the client left a question unanswered while others waited. It says nothing of the server.
 GIVEN_UP: Final = "question_given_up"
 

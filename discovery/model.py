@@ -1,7 +1,7 @@
-"""Frozen shapes that discovery hands out and takes in. No behaviour beyond construction and comparison.
+"""Discovery's frozen shapes, its errors, and the protocols of a catalog source and a registrar.
 
-Made by `discovery.consul.watch` and by the wiring; read by everybody. The one rule: values are compared by content, so
-an unchanged catalog equals its predecessor.
+Made by `discovery.consul` and by the wiring; read everywhere. The one rule: values are compared by content, so an
+unchanged catalog equals its predecessor.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -56,7 +56,7 @@ class InstanceKey:
 class Instance:
     """One registered instance. `address` is Service.Address, or Node.Address where that is empty.
 
-    `weight`: how much it can take in comparison with others, at its present health (Consul, service weights).
+    `weight`: how many calls it can take in comparison with others, at its present health (Consul, service weights).
     """
 
     key: InstanceKey
@@ -77,7 +77,7 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What we ask the catalog to say about us. Times in seconds (Consul's floor for `deregister_after_s` is 60)."""
+    """Our entry in the catalog, as we register it. Times in seconds (Consul's floor for `deregister_after_s` is 60)."""
 
     service_id: str
     service_name: str
@@ -107,9 +107,9 @@ class SourceStatus:
 class RegistrarStatus:
     """Whether the catalog knows us. `registrations_total` counts every registration that was really sent.
 
-    `registered` is the catalog's last word: an outage leaves it, a lost or refused registration clears it.
-    `presence_expected` tells a watch that an answer without us is not to be trusted: true from the first registration
-    on, until we leave or are refused.
+    `registered` is the catalog's last answer: an outage leaves it, a lost or refused registration clears it.
+    `presence_expected`: a watch must not trust an answer without us; true from the first registration on, until we
+    leave or are refused.
     """
 
     registered: bool = False
@@ -147,7 +147,7 @@ class Registrar(Protocol):
         ...
 
     def verify(self) -> None:
-        """Ask `keep` to look at once whether the catalog still knows us. A watch calls it when an answer lacks us."""
+        """Let `keep` check at once whether the catalog still knows us. A watch calls it when an answer lacks us."""
         ...
 
     @property

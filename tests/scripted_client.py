@@ -42,6 +42,20 @@ def no_failure() -> MeshError | None:
     return None
 
 
+def failing_times(count: int, make: Callable[[], BaseException]) -> Callable[[], BaseException | None]:
+    left = [count]
+
+    def failure() -> BaseException | None:
+        left[0] -= 1
+        return make() if left[0] >= 0 else None
+
+    return failure
+
+
+def unreachable() -> Unreachable:
+    return Unreachable("refused")
+
+
 @dataclass
 class OtherSide:
     """What the other side does. Failures are made anew for each use; `list_time_s` is how long a listing takes."""

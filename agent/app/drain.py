@@ -1,7 +1,7 @@
 """The end of a node's serving, from the first refusal of new work to the last answer.
 
-Called by the wiring, once. The one rule: one deadline over all of it, and whoever has got as far as the client is
-answered before that.
+Called by the wiring, once. The one rule: one deadline over all of it, and every client whose connection the kernel has
+accepted is answered before that.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ from agent.model import HEADER_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
-# SIGTERM drains for at most this long, everything included (docs/architecture.md, "Life of a node").
+# As long as a container may take to stop before it is killed, everything included (docs/reliability.md).
 DRAIN_TIMEOUT_S: Final = 30
-# Between our goodbye and the first refused connection: peers hear of it within 6 ms (p99 of Consul's watch).
+# Between deregistration and the first refused connection: peers learn of it within 6 ms (p99 of Consul's watch).
 LEAVE_GRACE_S: Final = 0.5
-# A client that has just connected sends its request at once; on a busy machine that is some milliseconds.
+# A client that has just connected sends its request at once; on a busy machine, within some milliseconds.
 LATE_REQUEST_S: Final = 0.05
-# What a request that is cut off gets to say so.
+# Time for a request that is cut off to write its error.
 CUT_OFF_S: Final = 0.05
 
 
 class StopSignals:
-    """What SIGTERM and SIGINT have asked for. Written by the signal handlers and by `drain`.
+    """Which signals have come, SIGTERM or SIGINT. Written by the signal handlers and by `drain`.
 
-    `asked` is set by the first one. A SIGINT during the drain means that somebody at a terminal will not wait for it;
-    another SIGTERM means nothing, because supervisors repeat it. `exit_code` is then what a shell expects.
+    `asked` is set by the first one. A SIGINT during the drain means that an operator at a terminal will not wait for
+    it; another SIGTERM means nothing, because supervisors repeat it. `exit_code` is then what a shell expects.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class StopSignals:
 
     @asynccontextmanager
     async def time_to_drain(self) -> AsyncIterator[None]:
-        """Give a block `DRAIN_TIMEOUT_S`, or less when somebody will not wait; raises `TimeoutError` then."""
+        """Give a block `DRAIN_TIMEOUT_S`, or less after a SIGINT; raises `TimeoutError` then."""
         async with asyncio.timeout(DRAIN_TIMEOUT_S) as drain_timeout:
             self._drain = drain_timeout
             try:
@@ -66,17 +66,17 @@ class StopSignals:
 def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """For `app.on_response_prepare`: while we drain, an answer says that it is its connection's last."""
 
-    async def say_so(_request: web.Request, response: web.StreamResponse) -> None:
+    async def announce(_request: web.Request, response: web.StreamResponse) -> None:
         if draining():
             response.force_close()
-            # aiohttp has made the headers by now; without this one the client would send on into a reset.
+            # aiohttp has made the headers by now; without this one the client would send its next request into a reset.
             response.headers["Connection"] = "close"
 
-    return say_so
+    return announce
 
 
 def runner_of(app: web.Application) -> web.AppRunner:
-    """What serves the application, and waits for its requests at the end as long as the deadline allows."""
+    """The runner that serves the application; at the end it waits for requests as long as the deadline allows."""
     return web.AppRunner(
         app,
         handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.server.response).
@@ -87,13 +87,13 @@ def runner_of(app: web.Application) -> web.AppRunner:
 
 
 async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Task[None], signals: StopSignals) -> None:
-    """Leave the catalog with `member`, let peers hear of it, then take nobody in and finish what is under way."""
+    """Leave the catalog with `member`, let peers learn of it, then stop accepting and finish what is in flight."""
     member.cancel()
     try:
         async with signals.time_to_drain():
             await asyncio.wait([member])
             await asyncio.sleep(LEAVE_GRACE_S)
-            await close_client(runner, bound)
+            await close_listener(runner, bound)
             await runner.cleanup()
     except TimeoutError:
         log.warning("requests were cut off at the end of the drain", extra={"timeout_s": DRAIN_TIMEOUT_S})
@@ -102,11 +102,11 @@ async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Tas
         await runner.cleanup()
 
 
-async def close_client(runner: web.AppRunner, bound: socket.socket) -> None:
-    """Take in who has come as far as the client, close it, and give them `LATE_REQUEST_S` to say what they want.
+async def close_listener(runner: web.AppRunner, bound: socket.socket) -> None:
+    """Accept the connections that wait in the backlog, close the socket, and give them `LATE_REQUEST_S` for a request.
 
-    A client whose connection the kernel has taken believes to be heard: a reset would leave it in doubt whether its
-    request was executed. And a server of asyncio that closes between accepting a connection and making its transport
+    A client whose connection the kernel has accepted expects an answer: a reset would leave it in doubt whether its
+    request was executed. And an asyncio server that closes between accepting a connection and making its transport
     forgets the connection (a race in CPython, Debian's 3.11 has it): its client would wait until this process ends.
     """
     serve = runner.server
@@ -116,7 +116,7 @@ async def close_client(runner: web.AppRunner, bound: socket.socket) -> None:
     await asyncio.sleep(0)  # A connection accepted in this pass of the loop gets its transport in the next, before us.
     late = _waiting(bound)
     for site in list(runner.sites):
-        await site.stop()  # Closes the socket before it first waits: nobody comes in between.
+        await site.stop()  # Closes the socket before it first waits: no connection comes in between.
     for connection in late:
         await loop.connect_accepted_socket(serve, connection)
     await asyncio.sleep(LATE_REQUEST_S)

@@ -66,7 +66,7 @@ async def run_node(settings: Settings) -> int:
         try:
             return await node.run()
         except ExceptionGroup as group:
-            # A task group wraps whatever ends it; a setting that cannot be used is to be told as just that.
+            # A task group wraps the exception that ends it; a refused setting is reported as just that.
             refused, others = group.split(ConfigRefused)
             if refused is None or others is not None:
                 raise
@@ -113,7 +113,7 @@ class Node:
         bind_host = listened_host(self._socket, self._settings.host)
         plan = replace(membership_plan(self._settings, self._port), bind_host=bind_host)
         if plan.mode == "consul" or plan.consul.explicit:
-            with suppress(CatalogUnavailable):  # An outage: the membership tells it and goes on asking.
+            with suppress(CatalogUnavailable):  # An outage: the membership reports it and tries again.
                 await own_address(plan, plan.consul)  # Refused before anything starts.
         store = OverrideStore.open(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
@@ -139,7 +139,7 @@ class Node:
             )
             metrics, watches = self._metrics, self._updates.watches
             self._link_hooks = LinkHooks(self._mesh.wake, metrics.dialled, metrics.link_reconnected, watches)
-            self._orders = OverrideService(self._mesh, store, tasks)
+            self._override_service = OverrideService(self._mesh, store, tasks)
             self._membership = Membership(
                 plan,
                 node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
@@ -164,7 +164,7 @@ class Node:
             try:
                 await signals.asked.wait()
             except asyncio.CancelledError:
-                # A part of the node failed and takes the rest along; nobody is drained, but nothing is left open.
+                # A part of the node failed and takes the rest along: no drain, but nothing is left open.
                 await runner.cleanup()
                 raise
             await self._stop_serving(runner, member, signals)
@@ -194,31 +194,33 @@ class Node:
                     session_event=self._metrics.session_event,
                     session_keys=lambda: seal_keys(self._peer_tokens, self._settings.service_name),
                     updates=self._updates,
-                    # Peers list what there is, whatever clients of this node like to see.
+                    # Peers list all tools, whichever mode this node's own clients get.
                     search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,
                     draining=lambda: self.state == "draining",
                     limits=PageLimits(self._settings.list_page_size) if path == MCP_PATH else None,
                 )
             )
         probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)
-        # Outermost first: a refusal of the security checks is told in the envelope, and no answer waits for ever.
+        # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
         policy = edge_policy(self._settings, self._identity, self._tokens, self._metrics.auth_failed)
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
         for endpoint in self._endpoints:
             endpoint.add_to(app)
-        app.add_routes([*PeersApi(self._mesh, self._orders).routes(), *node_status.routes(), *probes.routes()])
+        app.add_routes(
+            [*PeersApi(self._mesh, self._override_service).routes(), *node_status.routes(), *probes.routes()]
+        )
         runner = runner_of(app)
         await runner.setup()
         await web.SockSite(runner, self._socket, backlog=BACKLOG).start()
         return runner
 
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:
-        """Not ready, say goodbye to links and catalog, let peers hear of it, drain."""
+        """Not ready, end streams, deregister, let peers learn of it, drain."""
         log.info("node draining", extra={"node": self._identity.name})
         self.state = "draining"
-        # A link whose stream of list changes ends asks why, and is told: no catalog tells it of a static peer.
+        # A link whose stream of list changes ends discovers that we drain: of a static peer no catalog says so.
         for endpoint in self._endpoints:
             endpoint.close_streams()
         await drain(runner, self._socket, member, signals)
@@ -280,7 +282,7 @@ class Node:
             return
         if peer_tokens != self._peer_tokens:
             self._rotations += 1
-            # Whoever was refused with the old token, or a new one, looks again.
+            # A peer that was refused with the old token, or with a new one, dials again.
             self._membership.describe_ourselves(rotations=str(self._rotations))
         self._tokens.replace(tokens, peer_tokens)
         self._peer_tokens = peer_tokens

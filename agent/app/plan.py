@@ -1,6 +1,6 @@
 """What a node's settings mean for its parts: membership, registration, the edge's policy. Pure but for the host's name.
 
-Called by the wiring once at start. The one rule: everything that others will see of this node is decided here.
+Called by the wiring once at start. The one rule: what other nodes and clients see of this node is decided here.
 """
 
 import socket
@@ -35,7 +35,7 @@ def membership_plan(settings: Settings, port: int) -> MembershipPlan:
 
 
 def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: int) -> Registration:
-    """What the catalog is told; the address follows from the catalog that is used. `epoch` counts our starts."""
+    """What we register in the catalog; the address follows from the catalog that is used. `epoch` counts our starts."""
     advertised_port = settings.advertise_port or port
     check_host = settings.advertise_address or display_host(settings.host)
     return Registration(

@@ -13,7 +13,7 @@ from typing import Any, Final
 from agent.errors import ConfigRefused
 
 BACKLOG: Final = 1024
-# The default port moves on by at most this many; a machine with more nodes is one that sets its ports.
+# The default port moves on by at most this many; with more nodes than that, ports are set.
 PORTS_TRIED_MAX: Final = 100
 
 # What the resolver answers: family, type, protocol, canonical name, address.
@@ -47,7 +47,7 @@ def listened_host(bound: socket.socket, host: str) -> str:
 
 
 def display_host(bind_host: str) -> str:
-    """The host to write into a URL for somebody on this machine."""
+    """The host of a URL for use on this machine."""
     if bind_host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
         return "127.0.0.1"
     return f"[{bind_host}]" if ":" in bind_host else bind_host

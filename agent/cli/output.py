@@ -1,6 +1,6 @@
 """What the command line says: exit codes, its one failure, tables and JSON.
 
-Used by every `agent.cli_*` module. The one rule: nothing that another machine wrote reaches the terminal uncleaned.
+Used by every module of `agent.cli`. The one rule: nothing that another machine wrote reaches the terminal uncleaned.
 """
 
 import io

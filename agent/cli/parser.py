@@ -1,8 +1,8 @@
-"""The `mesh-agent` command: its words, its flags and its exit codes.
+"""The `mesh-agent` command: its subcommands, its flags and its exit codes.
 
 The entry point of the package. Each command is named as text and imported when it is called, so that `version` and
-`status` do not pay for FastMCP. The one rule: every failure that is the user's to mend is one line on stderr and an
-exit code of `agent.cli.output.Exit`; only a bug of ours ends in a traceback.
+`status` do not pay for FastMCP. The one rule: every failure that the user can mend is one line on stderr and an exit
+code of `agent.cli.output.Exit`; only a bug of ours ends in a traceback.
 """
 
 import argparse
@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with our exit code for a usage error (its own, 2, means a refused configuration here)."""
 
     def error(self, message: str) -> NoReturn:
-        # Who names no command wants to hear which there are.
+        # Without a command, the user wants to see which there are.
         print_what = self.print_help if message.endswith(_NO_COMMAND) else self.print_usage
         print_what(sys.stderr)
         self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # `mesh-agent status | head`: nobody reads on. Python would complain when it flushes stdout at its end.
+        # `mesh-agent status | head`: the reader has gone. Python would complain when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
 

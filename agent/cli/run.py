@@ -1,4 +1,4 @@
-"""`mesh-agent run`: settings, then logging, then the node.
+"""`mesh-agent run`, `config show` and `config check`: settings, then logging, then the node.
 
 Called by `agent.cli.parser`. The one rule: logging is configured before anything heavy is imported, because FastMCP
 takes over its loggers at import.
@@ -87,7 +87,7 @@ def _print_warnings(warnings: tuple[str, ...]) -> None:
 
 
 def run_node(args: Namespace) -> int:
-    """Run a node until it is told to stop; return its exit code. Raises `ConfigRefused`."""
+    """Run a node until SIGTERM or SIGINT; return its exit code. Raises `ConfigRefused`."""
     settings = load_settings(flags_of(args), os.environ)
     consul_token = settings.consul.token
     secrets = (*settings.tokens, *settings.peer_tokens, *((consul_token,) if consul_token else ()))

@@ -1,4 +1,4 @@
-"""`mesh-agent status`: this node first, then every peer, then the names that two of them claim.
+"""`mesh-agent status`, `peers` and `servers ls`: what a node's REST API says, as tables or as JSON.
 
 Called by `agent.cli.parser`. The one rule: a field that an older or newer node does not send is a dash, not a
 traceback.
@@ -42,7 +42,7 @@ def suppressed_names(data: Any) -> list[str]:
 
 
 def print_suppressed(names: list[str]) -> None:
-    """Say which peers are kept away by an operator's order, and how that ends; nothing when there are none."""
+    """Say which peers are kept away by an operator's override, and how that ends; nothing when there are none."""
     if names:
         print(
             f"\nRemoved, and kept away although discovery may find them: {one_line(', '.join(names), NAMES_CHARS_MAX)}"
@@ -115,7 +115,7 @@ def show_status(args: Namespace) -> int:
     if args.json:
         print_json(**status)
         return Exit.OK
-    told, _ = asyncio.run(ask(node, "GET", PEERS_PATH))  # The status does not tell who is suppressed.
+    listed, _ = asyncio.run(ask(node, "GET", PEERS_PATH))  # The status does not list suppressed peers.
     itself = _table(status.get("self"))
     peers = [_table(peer) for peer in status.get("peers") or ()]
     _print_self(itself)
@@ -136,7 +136,7 @@ def show_status(args: Namespace) -> int:
         print_table(
             ["NAME", "KIND", "DETAIL"], [[row.get(key) for key in ("name", "kind", "detail")] for row in findings]
         )
-    print_suppressed(suppressed_names(told))
+    print_suppressed(suppressed_names(listed))
     return Exit.OK
 
 

@@ -1,7 +1,7 @@
 """`mesh-agent tools …` and `servers reload`: an MCP client for the terminal.
 
 Called by `agent.cli.parser`, which imports this module only for these commands: FastMCP takes a second to import. The
-one rule: a tool's own failure (exit 5) is told apart from a node that cannot be reached (4) or refuses us (3).
+one rule: a tool's own failure (exit 5) is never confused with a node that cannot be reached (4) or refuses us (3).
 """
 
 import asyncio
@@ -50,8 +50,8 @@ def reload_servers(args: Namespace) -> int:
     """Reload one server, or all that are enabled; one that does not come back is a tool's failure."""
     name, arguments = ("reload_mcp_server", {"server_name": args.name}) if args.name else ("reload_all_mcp_servers", {})
     result = asyncio.run(_talk(node_of(args), lambda client: client.call_tool_mcp(name, arguments)))
-    told = result.structured_content if isinstance(result.structured_content, dict) else {}
-    rows = [row for row in told.get("servers", [told]) if isinstance(row, dict) and "message" in row]
+    content = result.structured_content if isinstance(result.structured_content, dict) else {}
+    rows = [row for row in content.get("servers", [content]) if isinstance(row, dict) and "message" in row]
     if args.json or result.is_error or not rows:
         _show(args, result)
     else:
@@ -112,7 +112,7 @@ async def _talk(node: Node, talk: Talk) -> Any:
 def _noting(faults: list[int]) -> Any:
     """Make a factory of HTTP clients that note refusals and failures of the server.
 
-    They send the token where they were told to, and nowhere that a redirect or a proxy points.
+    They send the token to the URL that the user gave, and nowhere that a redirect or a proxy points.
     """
 
     async def note(response: httpx2.Response) -> None:

@@ -1,7 +1,7 @@
 """Reads the catalog's instances as peers that could be dialled: names, URLs, identities, and what is wrong with them.
 
-Called by `agent.control.selection` alone. The one rule: whoever may write to the catalog may not write into a URL or a
-name, so every part is checked before it is joined, and what is not usable is reported instead of dialled.
+Called by `agent.control.selection` alone. The one rule: the catalog's text is untrusted, so every part of a URL or a
+name is checked before it is joined, and an instance that is not usable is reported instead of dialled.
 """
 
 import hashlib
@@ -19,6 +19,15 @@ from agent.model import WEIGHT_MAX, PeerSpec, Suppression
 from agent.routing.names import is_valid_name, valid_name
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
+# Every wake needs the same URLs again, several times each; parsing them was most of a selection's time.
+URLS_REMEMBERED: Final = 8192
+_PORT_MAX: Final = 65_535
+_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
+_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
+_NODE_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_WORD_LEN_MAX: Final = 64
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
 
 class FindingKind(StrEnum):
     """What an operator should know about a selection."""
@@ -32,7 +41,7 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """One remark: about which name (as its source wrote it: untrusted text), of which kind, and the detail."""
+    """One remark: the name that it is about (untrusted text, as its source wrote it), its kind and the detail."""
 
     name: str
     kind: FindingKind
@@ -52,24 +61,14 @@ class Selection:
     discovered: Mapping[str, tuple[Suppression, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
 
-# Every wake asks for the same URLs again, several times each; parsing them was most of a selection's time.
-URLS_REMEMBERED: Final = 8192
-_PORT_MAX: Final = 65_535
-_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
-_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
-_NODE_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
-_WORD_LEN_MAX: Final = 64
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
-
 @dataclass(frozen=True, slots=True)
 class DiscoveredPeer:
     """One instance that could be dialled.
 
-    `name`: what it would like to be called, a valid name. `name_refused`: what it said instead, empty if nothing.
-    `node_id`: what its Meta says, None for a plain server. `learned_id`: who answered at its URL, if not that.
-    `unique`: hexadecimal digits that tell it from all others of its name. `up`: passing or warning. `offer_digest`:
-    what it says of its offer, which changes with it. `rotations`: changes when its tokens do. `weight`: its node's, 1
+    `name`: its preferred name, always a valid one. `name_refused`: the name of its Meta where that is not valid, else
+    empty. `node_id`: that of its Meta, None for a plain server. `learned_id`: the node that answered at its URL, where
+    its Meta names none. `unique`: hexadecimal digits that distinguish it from all others of its name. `up`: passing or
+    warning. `offer_digest`: the digest of its offer. `rotations`: changes when its tokens do. `weight`: its node's, 1
     to `WEIGHT_MAX`.
     """
 
@@ -89,17 +88,17 @@ class DiscoveredPeer:
 
     @property
     def identity(self) -> str | None:
-        """The node it is: by its Meta, else by who answered there."""
+        """Its node ID: from its Meta, else of the node that answered at its URL."""
         return self.node_id or self.learned_id
 
     @property
     def epoch_number(self) -> int:
-        """How often its node had started when it registered; 0 where it does not say."""
+        """How often its node had started when it registered; 0 where its Meta does not say."""
         return int(self.epoch) if self.epoch.isascii() and self.epoch.isdigit() else 0
 
     @property
     def sighting(self) -> str:
-        """Changes when there is a new reason to dial or to list; empty while the catalog has nothing good to tell."""
+        """Changes when there is a new reason to dial or to list; empty while the instance is critical."""
         words = (self.url, self.epoch, self.offer_digest, self.rotations)
         return " ".join(word for word in words if word) if self.up else ""
 
@@ -128,7 +127,7 @@ def read_catalog(
 
 @lru_cache(maxsize=URLS_REMEMBERED)
 def url_key(url: str) -> str:
-    """A form in which two URLs of one endpoint are equal; what cannot be parsed stays as it is."""
+    """A form in which two URLs of one endpoint are equal; a URL that cannot be parsed stays as it is."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -190,7 +189,7 @@ def _fault(instance: Instance, own_place: tuple[str, str] | None) -> str:
         return "" if is_name else "its address is neither an IP address nor a host name"
     if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
         return "its address has a zone, which means something on its own machine only"
-    # What is registered on loopback can be reached from its own machine only.
+    # An address on loopback can be reached from its own machine only (discovery.consul.advertise registers such ones).
     if ip.is_loopback and own_place is not None and (instance.key.datacenter, instance.key.node) != own_place:
         return "its loopback address belongs to another machine"
     return ""

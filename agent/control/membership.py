@@ -1,8 +1,8 @@
 """Runs discovery for the node: which catalog, our registration in it, and every catalog it reports.
 
 Started by the node; hands catalogs to the mesh. The one rule: an explicitly named Consul is the only one ever used;
-without one, the node uses the embedded catalog and moves over when a Consul appears on this machine. One that was in a
-Consul before waits for it a while with what it knows, for the others of its mesh do so as well.
+without one, the node uses the embedded catalog and moves over when a Consul appears on this machine. A node that was in
+a Consul before waits for it a while with the cached catalog, as the other nodes of its mesh do.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ from discovery.model import (
 
 log = logging.getLogger(__name__)
 
-# How often a node on the embedded catalog looks for a Consul on this machine. Less than the time of settling of a
-# watch (5 s): whoever moves first still shows those who move last.
+# How often a node on the embedded catalog looks for a Consul on this machine. Less than a watch's `SETTLE_S` (5 s): the
+# node that moves first still shows those that move last.
 LOOK_FOR_CONSUL_EVERY_S: Final = 3.0
 # A catalog that was in use and cannot be any more (its port was taken, its TLS file is gone) is tried again this often.
 TRY_AGAIN_S: Final = 5.0
-# Without an address nothing can be registered; the question is a cheap one for the resolver of this machine.
+# Without an address nothing can be registered, and a look-up is cheap for the resolver of this machine.
 ADDRESS_AGAIN_S: Final = 1.0
 
-# A node that restarts while its Consul is away would be alone in the embedded catalog: the others hold what Consul said
-# last. Longer than a Consul takes to be repaired by restarting it; short enough for whoever has given it up.
+# A node that restarts while its Consul is away would be alone in the embedded catalog: the others keep Consul's last
+# catalog. Longer than it takes to repair a Consul by a restart; short enough where Consul was given up for good.
 WAIT_FOR_CONSUL_S: Final = 300.0
 
 RouteTo = Callable[[str], Awaitable[str | None]]
@@ -49,7 +49,7 @@ RouteTo = Callable[[str], Awaitable[str | None]]
 
 @dataclass(frozen=True, slots=True)
 class MembershipPlan:
-    """What discovery was told. `mode`: auto, consul, embedded or off."""
+    """The settings of discovery. `mode`: auto, consul, embedded or off."""
 
     mode: str
     consul: ConsulSettings
@@ -83,7 +83,7 @@ class _ConsulStaysAway(Exception):
 class Membership:
     """See the module. Sole writer of its view; `on_catalog` is called in the node's loop.
 
-    `cache` is for Consul alone: whoever the embedded catalog knows of ends with this machine, as it does itself.
+    `cache` is for Consul alone: the embedded catalog and all of its nodes end with this machine.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Membership:
         )
 
     def describe_ourselves(self, **meta: str) -> None:
-        """Change entries of our Meta; the catalog is told at once."""
+        """Change entries of our Meta; registered again at once."""
         self._registration = replace(self._registration, meta={**self._registration.meta, **meta})
         if self._registrar is not None:
             self._registrar.change(self._registration)
@@ -171,7 +171,7 @@ class Membership:
             self._say("consul", f"a Consul answered at {plan.consul.url} before, and has a while to come back")
         else:
             self._say("embedded", f"no CONSUL_HTTP_ADDR, and no Consul at {plan.consul.url}: one machine only")
-        # A Consul that was in use is waited for once, at the start; later the way to it is to look for it.
+        # A Consul that was in use before is waited for once, at the start; later `_look_for_consul` finds it.
         self._may_wait = False
         return self._mode == "consul"
 
@@ -219,9 +219,9 @@ class Membership:
                 await self._registrar.leave()
 
     async def _known(self, url: str) -> Catalog | None:
-        """What to show until the catalog answers, and to hold against its first answers.
+        """The catalog to show until the new one answers, and to compare its first answers with.
 
-        After a move it is what the other catalog said, for not everybody moves at once.
+        After a move it is the last one of the other source, for not all nodes move at once.
         """
         if self._shown is not None or self._cache is None or self._mode != "consul":
             return self._shown
@@ -259,8 +259,8 @@ class Membership:
         await registrar.keep()
 
     async def _address_when_known(self, settings: ConsulSettings) -> str:
-        """Ask until Consul's name resolves. What is refused then is told and may yet change: the node is in use."""
-        told = False
+        """Try until Consul's name resolves. A refusal is logged and may yet change: the node is in use."""
+        warned = False
         while True:
             await asyncio.sleep(ADDRESS_AGAIN_S)
             try:
@@ -268,8 +268,8 @@ class Membership:
             except CatalogUnavailable as exc:
                 log.debug("our own address is still unknown", extra={"reason": str(exc)})
             except ConfigRefused as exc:
-                log.log(logging.DEBUG if told else logging.WARNING, "not registered", extra={"reason": str(exc)})
-                told = True
+                log.log(logging.DEBUG if warned else logging.WARNING, "not registered", extra={"reason": str(exc)})
+                warned = True
 
 
 async def own_address(plan: MembershipPlan, settings: ConsulSettings, route_to: RouteTo = route_ip_to) -> str:

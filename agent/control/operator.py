@@ -29,7 +29,7 @@ class OverrideService:
         self._mesh = mesh
         self._store = store
         self._tasks = tasks
-        # What was checked must still be true when it is written.
+        # A condition that was checked must still hold when the override is written.
         self._one_at_a_time = asyncio.Lock()
 
     @property
@@ -38,7 +38,7 @@ class OverrideService:
         return self._store.suppressions
 
     async def add(self, override: Override) -> tuple[bool, LinkView | None]:
-        """Keep a peer and wait for its first attempt; returns whether it is a new one, and how it stands.
+        """Keep a peer and wait for its first attempt; returns whether it is a new one, and its link's view.
 
         Raises `OverrideRefused`: 409 when the name belongs to a server, to this node or to another URL, or when the URL
         leads to this very node; 403 for an address that is never dialled; 503 while the node stops; 507 not saved.
@@ -77,7 +77,7 @@ class OverrideService:
         return created, view
 
     async def _withdraw(self, override: Override, lifted: tuple[Suppression, ...]) -> None:
-        """Take an impossible order back, unless it was replaced meanwhile."""
+        """Undo an impossible override, unless it was replaced meanwhile."""
         async with self._one_at_a_time:
             if self._override_named(override.name) == override:
                 await self._store.remove(override.name)
@@ -139,7 +139,7 @@ class OverrideService:
         return next((known for known in self._store.overrides if known.name == name), None)
 
     async def _finish(self, work: Coroutine[Any, Any, T], name: str) -> T:
-        """Run an order to its end in a task of the node; what it raises comes back as a value.
+        """Run a change to its end in a task of the node; an exception comes back as a value.
 
         A task of the node's group that raised would end the node, and one of the request would end with its client.
         """

@@ -1,8 +1,8 @@
 """The node's picture of the mesh: catalog, overrides and servers in, links and route tables out.
 
-One loop: woken by any change, it selects the peers that are wanted, reconciles them with the links that are there,
-rebuilds the route tables, and tells who listens. The one rule: everything is recomputed from whole snapshots, so a
-missed event costs one resync and never a wrong state.
+One loop: woken by any change, it selects the desired peers, reconciles them with the actual links, rebuilds the route
+tables, and notifies clients and discovery. The one rule: everything is recomputed from whole snapshots, so a missed
+event costs one resync and never a wrong state.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ from typing import Final
 
 from agent import clock
 from agent.config.values import StaticPeer
-from agent.control.selection import Selection, select
+from agent.control.candidates import Selection
+from agent.control.selection import select
 from agent.errors import DialledOurselves, MeshError, OverrideRefused
 from agent.links.actions import reconcile
 from agent.links.link import Link
@@ -27,30 +28,12 @@ from agent.routing.table import Contribution, ContributionKind, Imported, RouteK
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog
 
-# To read one entry takes 85 µs, so smaller offers hold the loop for 40 ms at most, and 10,000 tools would for 0.85 s.
-LARGE: Final = 500
-
-
-async def read_large(
-    contributions: Iterable[Contribution], own: NodeIdentity, known: Mapping[str, Imported]
-) -> Mapping[str, Imported]:
-    """`known` with what was read of the large offers that are new; the very same object when there are none."""
-    new = [
-        part
-        for part in contributions
-        if _size(part.offer) > LARGE and not is_read(part, own, known.get(part.backend_key))
-    ]
-    read = {part.backend_key: await asyncio.to_thread(read_contribution, part, own) for part in new}
-    return {**known, **read} if read else known
-
-
-def _size(offer: Offer) -> int:
-    return len(offer.tools) + len(offer.prompts) + len(offer.resources) + len(offer.templates)
-
-
 log = logging.getLogger(__name__)
 
-# Repairs whatever was missed; a wake that was lost costs at most this long.
+# Reading one entry takes 85 µs: smaller offers hold up the event loop for 40 ms at most, 10,000 tools for 0.85 s.
+LARGE: Final = 500
+
+# Repairs any missed event: a wake that was lost costs at most this long.
 RESYNC_EVERY_S: Final = 30.0
 # URLs of nodes that moved away are forgotten when there are more than this.
 LEARNED_MAX: Final = 10_000
@@ -60,9 +43,9 @@ QUICK_STEP_S: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class MeshHooks:
-    """Whom the mesh tells: clients of both endpoints which lists changed, discovery the digest of our offer.
+    """Who is notified: clients of both endpoints of changed lists, discovery of our offer's digest.
 
-    `routes_changed` comes with every new pair of route tables, also where no list looks different.
+    `routes_changed` is called with every new pair of route tables, also where no list has changed.
     """
 
     mesh_changed: Callable[[frozenset[RouteKind]], None]
@@ -110,7 +93,7 @@ class Mesh:
     # What others read
 
     def views(self) -> tuple[LinkView, ...]:
-        """Every link as it stands."""
+        """Every link's view."""
         return self._supervisor.views()
 
     def peer_views(self) -> list[LinkView]:
@@ -150,7 +133,7 @@ class Mesh:
     # What changes the picture
 
     def wake(self) -> int:
-        """Ask for a step; returns the generation that it will have observed."""
+        """Request a step; returns the generation that it will have observed."""
         self._generation += 1
         self._wake.set()
         return self._generation
@@ -166,11 +149,11 @@ class Mesh:
         self.wake()
 
     def forget_who_answered(self, url: str) -> None:
-        """Find out anew whose `url` is: an operator has just said that it is worth a dial."""
+        """Forget which node answered at `url`: an operator has just added it, so it is dialled anew."""
         self._learned.pop(url, None)
 
     async def settled(self) -> None:
-        """Ask for a step and wait until it has acted. Raises `OverrideRefused` (503) when there will be none."""
+        """Request a step and wait until it has acted. Raises `OverrideRefused` (503) when there will be none."""
         generation = self.wake()
         while self.observed_generation < generation:
             if self._ended:
@@ -205,15 +188,15 @@ class Mesh:
                     await self._rebuild_routes()
                 except Exception:  # The top of an eternal loop: a bug in one step must not end the node.
                     log.exception("a mesh step failed; the next change or resync tries again")
-                self._tell_stepped(generation)
+                self._note_step(generation)
                 took_s = clock.now_s() - began_at_s
                 if took_s > QUICK_STEP_S:
                     await asyncio.sleep(took_s)
         finally:
             self._ended = True
-            self._tell_stepped(self.observed_generation)
+            self._note_step(self.observed_generation)
 
-    def _tell_stepped(self, generation: int) -> None:
+    def _note_step(self, generation: int) -> None:
         self.observed_generation = generation
         stepped, self._stepped = self._stepped, asyncio.Event()
         stepped.set()
@@ -259,7 +242,7 @@ class Mesh:
 
     async def _rebuild_routes(self) -> None:
         known = await read_large(self._contributed(), self.own, self.routes.parts)
-        contributions = self._contributed()  # What has changed meanwhile is read as it is now.
+        contributions = self._contributed()  # Read again after the await.
         now_s = clock.now_s()
         if contributions == self._contributions and not is_outdated(self.routes, now_s):
             return
@@ -287,7 +270,7 @@ class Mesh:
 
 
 def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
-    """What a connected link brings to the route tables."""
+    """A connected link's contribution to the route tables."""
     if isinstance(view.spec, ServerSpec):
         spec = view.spec
         return Contribution(
@@ -307,6 +290,23 @@ def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
 
 
 def table_digest(table: RouteTable) -> str:
-    """A digest of all that a table lists; equal digests spare other nodes a listing."""
+    """A digest of all that a table lists; an equal digest saves other nodes a listing."""
     listed = (table.listed_tools(), table.listed_prompts(), table.listed_resources(), table.listed_templates())
     return offer_digest(*([route.definition for route in routes] for routes in listed))
+
+
+async def read_large(
+    contributions: Iterable[Contribution], own: NodeIdentity, known: Mapping[str, Imported]
+) -> Mapping[str, Imported]:
+    """`known` and the new large offers, read in threads; the very same object when there are none."""
+    new = [
+        part
+        for part in contributions
+        if _size(part.offer) > LARGE and not is_read(part, own, known.get(part.backend_key))
+    ]
+    read = {part.backend_key: await asyncio.to_thread(read_contribution, part, own) for part in new}
+    return {**known, **read} if read else known
+
+
+def _size(offer: Offer) -> int:
+    return len(offer.tools) + len(offer.prompts) + len(offer.resources) + len(offer.templates)

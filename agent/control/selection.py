@@ -1,10 +1,10 @@
-"""Decides which peers we want links to: the catalog, what operators and settings say, and who we are.
+"""Decides which peers we want links to, from the catalog, the overrides, the static peers and our own identity.
 
-Called by the mesh with whole snapshots on every wake. The one rule: an operator's word beats the settings, the
-settings beat the catalog, and one node gets one link, whoever names it.
+Called by the mesh with whole snapshots on every wake. The one rule: an override beats the settings, the settings beat
+the catalog, and one node gets one link, however many sources name it.
 
-Overrides and static peers are drafted first. Instances that lead to the same place, or are known to be the same node,
-are folded into them; of the others, those that are suppressed or down go, and the rest get names that are free.
+Overrides and static peers are built first. Instances with the same URL, or known to be the same node, are folded into
+them; of the others, those that are suppressed or down are left out, and the rest get names that are free.
 """
 
 from collections import defaultdict
@@ -21,15 +21,17 @@ from discovery.model import Catalog, InstanceKey
 if TYPE_CHECKING:
     from agent.config.values import StaticPeer
 
+_NOTHING_LEARNED: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 class LastChosen:
-    """The peers that were chosen last, found again whatever they are called now."""
+    """The peers that were selected last, found again under any name."""
 
     def __init__(self, previous: Sequence[PeerSpec]) -> None:
         self._by_name = {spec.name: spec for spec in previous}
         self._by_node = {spec.expected_node_id: spec for spec in previous if spec.expected_node_id is not None}
         self._plain_by_url = {url_key(spec.target.url): spec for spec in previous if spec.expected_node_id is None}
-        # Of links that discovery chose: what somebody named goes when its name does.
+        # Of discovered peers only: an added or static peer goes when its name does.
         self.urls = frozenset(url_key(spec.target.url) for spec in previous if spec.source is PeerSource.DISCOVERY)
 
     def spec_of(self, candidate: DiscoveredPeer) -> PeerSpec | None:
@@ -39,74 +41,22 @@ class LastChosen:
         return self._plain_by_url.get(url_key(candidate.url))
 
     def holds_its_name(self, candidate: DiscoveredPeer) -> bool:
-        """Whether this candidate had the name that it would like to have."""
+        """Whether this candidate had its preferred name."""
         spec = self._by_name.get(candidate.name)
         return spec is not None and spec is self.spec_of(candidate)
 
     def holds_second_name(self, candidate: DiscoveredPeer) -> bool:
-        """Whether this candidate was told apart by its ID from somebody of its name."""
+        """Whether this candidate was called by its name and ID, because another peer held its name."""
         spec = self.spec_of(candidate)
         return spec is not None and spec.name in _second_names(candidate)
 
 
-def give_names(
-    candidates: Iterable[DiscoveredPeer], reserved: Collection[str], last: LastChosen, findings: set[Finding]
-) -> list[tuple[DiscoveredPeer, str]]:
-    """Pair each candidate with a name that nobody else has; `reserved` names are taken already."""
-    by_name: dict[str, list[DiscoveredPeer]] = defaultdict(list)
-    for candidate in candidates:
-        by_name[candidate.name].append(candidate)
-    taken = set(reserved)
-    named: list[tuple[DiscoveredPeer, str]] = []
-    waiting: list[DiscoveredPeer] = []
-    for name in sorted(by_name):
-        contenders = sorted(by_name[name], key=lambda c: (not last.holds_its_name(c), c.unique, c.key))
-        # Renaming a link closes it, and would do so again when a namesake has restarted.
-        first = next((c for c in contenders if not last.holds_second_name(c)), None)
-        if first is not None and name not in taken:
-            taken.add(name)
-            named.append((first, name))
-            contenders.remove(first)
-        waiting += contenders
-    # Only now: nobody's own name may go to another peer as its second one.
-    for candidate in waiting:
-        name, longer = _second_names(candidate)
-        if name in taken or not is_valid_name(name):
-            name = longer
-        findings.add(Finding(candidate.name, FindingKind.NAME_TAKEN, "" if name in taken else name))
-        if name not in taken:
-            taken.add(name)
-            named.append((candidate, name))
-    return named
-
-
-def _second_names(candidate: DiscoveredPeer) -> tuple[str, str]:
-    """What it is called when its name is taken, and when that is taken, too."""
-    longer = valid_name(f"{candidate.name}/{candidate.unique}/{candidate.key}")
-    return node_alias(candidate.name, candidate.unique), longer
-
-
-def with_clear_aliases(peers: Iterable[PeerSpec], server_names: Collection[str]) -> tuple[PeerSpec, ...]:
-    """The peers sorted by name, each alias meaning one peer only and no name of anything else."""
-    ordered = sorted(peers, key=lambda spec: spec.name)
-    taken = {*server_names, *(spec.name for spec in ordered)}
-    cleared: list[PeerSpec] = []
-    for spec in ordered:
-        aliases: list[str] = []
-        for alias in spec.aliases:
-            if alias not in taken and is_valid_name(alias):
-                taken.add(alias)
-                aliases.append(alias)
-        cleared.append(replace(spec, aliases=tuple(aliases)))
-    return tuple(cleared)
-
-
 @dataclass(slots=True)
 class PeerBuilder:
-    """One such peer while it is put together. `identity`: the node that it is believed to lead to.
+    """An added, static or discovered peer while it is put together.
 
-    `twin_urls`: where others that were merged into it would dial. `nodes`: the node IDs that the catalog knows at its
-    own URL. `weight`: what the catalog says of it, 1 where it says nothing.
+    `identity`: the node that it is believed to lead to. `twin_urls`: where others that were merged into it would dial.
+    `nodes`: the node IDs that the catalog knows at its own URL. `weight`: that of the catalog, 1 where it has none.
     """
 
     name: str
@@ -124,9 +74,9 @@ class PeerBuilder:
     def spec(self, peer_token: str | None) -> PeerSpec:
         """The finished peer.
 
-        A discovered node that is named again at its own URL is still one: it gets the peer token that it would have got
-        unnamed, and is held to its node ID. Of all others the link finds out by itself whether they are mesh nodes;
-        a static peer, which has no token of its own, may be tried with the peer token where it asks for one.
+        A discovered node that an operator or the settings name again at its own URL is still one: it gets the peer
+        token, as without that, and is held to its node ID. Of all others the link finds out by itself whether they are
+        mesh nodes; a static peer, which has no token of its own, may be tried with the peer token where it demands one.
         """
         local_token = peer_token if self.source is PeerSource.STATIC and self.scope is PeerScope.LOCAL else None
         spec = PeerSpec(
@@ -152,10 +102,108 @@ class PeerBuilder:
         )
 
 
+def select(
+    catalog: Catalog,
+    own: NodeIdentity,
+    *,
+    overrides: Sequence[Override] = (),
+    suppressions: Sequence[Suppression] = (),
+    statics: Sequence["StaticPeer"] = (),
+    server_names: Collection[str] = (),
+    learned: Mapping[str, str] = _NOTHING_LEARNED,
+    connected: Collection[str] = (),
+    previous: Sequence[PeerSpec] = (),
+    peer_token: str | None = None,
+) -> Selection:
+    """Choose the peers.
+
+    `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the spec)
+    -> node ID that answered there last; keep it while any source names the URL, also when its link has been folded into
+    another. `connected`: backend keys of links that are up. `previous`: the peers selected last, so that they keep
+    their names. `peer_token` goes to discovered mesh nodes only, also where one is named again at its URL without a
+    token.
+    """
+    findings: set[Finding] = set()
+    last = LastChosen(previous)
+    found = _usable(read_catalog(catalog, own.node_id, learned), own, findings)
+    builders = peer_builders(overrides, statics, previous)
+    identify(builders, found, learned, {spec.name for spec in previous if spec.key not in connected})
+    builders = merge_twins(builders, own, findings)
+    rest = fold_in(builders, found)
+    proven = {c.key for c in rest if _is_proven(c, last, learned, connected)}
+    rest = _one_per_node(rest, last, proven, findings)
+    hidden = _suppressed(rest, suppressions, found)
+    wanted = [c for c in rest if c.key not in hidden and (c.up or _is_linked(c, last, connected))]
+    named = give_names(wanted, {own.name, *server_names, *(d.name for d in builders)}, last, findings)
+    peers = [
+        *(builder.spec(peer_token) for builder in builders),
+        *(_spec(candidate, name, peer_token) for candidate, name in named),
+    ]
+    discovered = {builder.name: tuple(builder.suppressions) for builder in builders if builder.suppressions}
+    discovered |= {name: (Suppression(name, c.node_id, c.service_id),) for c, name in named}
+    return Selection(
+        peers=with_clear_aliases(peers, server_names),
+        findings=tuple(sorted(findings)),
+        discovered=MappingProxyType(discovered),
+    )
+
+
+def give_names(
+    candidates: Iterable[DiscoveredPeer], reserved: Collection[str], last: LastChosen, findings: set[Finding]
+) -> list[tuple[DiscoveredPeer, str]]:
+    """Pair each candidate with a name of its own; `reserved` names are taken already."""
+    by_name: dict[str, list[DiscoveredPeer]] = defaultdict(list)
+    for candidate in candidates:
+        by_name[candidate.name].append(candidate)
+    taken = set(reserved)
+    named: list[tuple[DiscoveredPeer, str]] = []
+    waiting: list[DiscoveredPeer] = []
+    for name in sorted(by_name):
+        contenders = sorted(by_name[name], key=lambda c: (not last.holds_its_name(c), c.unique, c.key))
+        # Renaming a link closes it, and would do so again when a namesake has restarted.
+        first = next((c for c in contenders if not last.holds_second_name(c)), None)
+        if first is not None and name not in taken:
+            taken.add(name)
+            named.append((first, name))
+            contenders.remove(first)
+        waiting += contenders
+    # Only now: no peer may lose its own name to the second name of another.
+    for candidate in waiting:
+        name, longer = _second_names(candidate)
+        if name in taken or not is_valid_name(name):
+            name = longer
+        findings.add(Finding(candidate.name, FindingKind.NAME_TAKEN, "" if name in taken else name))
+        if name not in taken:
+            taken.add(name)
+            named.append((candidate, name))
+    return named
+
+
+def _second_names(candidate: DiscoveredPeer) -> tuple[str, str]:
+    """Its name when the preferred one is taken, and when that is taken, too."""
+    longer = valid_name(f"{candidate.name}/{candidate.unique}/{candidate.key}")
+    return node_alias(candidate.name, candidate.unique), longer
+
+
+def with_clear_aliases(peers: Iterable[PeerSpec], server_names: Collection[str]) -> tuple[PeerSpec, ...]:
+    """The peers sorted by name; each alias means one peer only, and is no name of a peer or a server."""
+    ordered = sorted(peers, key=lambda spec: spec.name)
+    taken = {*server_names, *(spec.name for spec in ordered)}
+    cleared: list[PeerSpec] = []
+    for spec in ordered:
+        aliases: list[str] = []
+        for alias in spec.aliases:
+            if alias not in taken and is_valid_name(alias):
+                taken.add(alias)
+                aliases.append(alias)
+        cleared.append(replace(spec, aliases=tuple(aliases)))
+    return tuple(cleared)
+
+
 def peer_builders(
     overrides: Sequence[Override], statics: Sequence["StaticPeer"], previous: Sequence[PeerSpec]
 ) -> list[PeerBuilder]:
-    """All that is named, in the order of their right to a node: who has its link already goes first in its class."""
+    """Overrides, then static peers, in the order of their claim to a node; in each class those with a link first."""
     present = {(spec.source, spec.name) for spec in previous}
     builders = [
         PeerBuilder(override.name, override.target, PeerSource.OVERRIDE, override.scope)
@@ -174,10 +222,11 @@ def identify(
     learned: Mapping[str, str],
     down: Collection[str],
 ) -> None:
-    """Say which node each builder leads to, as far as anybody knows. `learned`: URL -> who answered there last.
+    """Set the node that each builder leads to, as far as it is known.
 
-    `down`: names of peers that have a link which is not up. There the catalog knows best: the node may have been
-    replaced since. A builder that was folded into another has no link, and what was learned must keep it there.
+    `learned`: URL -> node ID that answered there last. `down`: names of peers that have a link which is not up. There
+    the catalog knows best: the node may have been replaced since. A builder that was folded into another has no link,
+    and `learned` must keep it there.
     """
     by_url = {url_key(candidate.url): candidate.node_id for candidate in found if candidate.node_id}
     for builder in builders:
@@ -216,7 +265,7 @@ def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: se
 
 
 def fold_in(builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer]) -> list[DiscoveredPeer]:
-    """Add what the catalog says to the builders that it is about; return the candidates that are about none."""
+    """Add each candidate to the builder of the same node or URL; return the candidates that have none."""
     by_url = {url_key(url): builder for builder in builders for url in (builder.target.url, *builder.twin_urls)}
     by_node = {builder.identity: builder for builder in builders if builder.identity is not None}
     rest: list[DiscoveredPeer] = []
@@ -233,57 +282,6 @@ def fold_in(builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer]) ->
             builder.nodes.add(candidate.node_id)
         builder.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))
     return rest
-
-
-__all__ = ["Finding", "FindingKind", "Override", "Selection", "Suppression", "select", "url_key"]
-
-_NOTHING_LEARNED: Final[Mapping[str, str]] = MappingProxyType({})
-
-
-def select(
-    catalog: Catalog,
-    own: NodeIdentity,
-    *,
-    overrides: Sequence[Override] = (),
-    suppressions: Sequence[Suppression] = (),
-    statics: Sequence["StaticPeer"] = (),
-    server_names: Collection[str] = (),
-    learned: Mapping[str, str] = _NOTHING_LEARNED,
-    connected: Collection[str] = (),
-    previous: Sequence[PeerSpec] = (),
-    peer_token: str | None = None,
-) -> Selection:
-    """Choose the peers.
-
-    `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the
-    spec) -> node ID that answered there last; keep it while the URL is named by anybody, also when its link has been
-    folded into another. `connected`: backend keys of links that are up. `previous`: the peers chosen last, so that
-    names stay where they are. `peer_token` goes to discovered mesh nodes only, also
-    where somebody names one again at its URL without a token.
-    """
-    findings: set[Finding] = set()
-    last = LastChosen(previous)
-    found = _usable(read_catalog(catalog, own.node_id, learned), own, findings)
-    builders = peer_builders(overrides, statics, previous)
-    identify(builders, found, learned, {spec.name for spec in previous if spec.key not in connected})
-    builders = merge_twins(builders, own, findings)
-    rest = fold_in(builders, found)
-    proven = {c.key for c in rest if _is_proven(c, last, learned, connected)}
-    rest = _one_per_node(rest, last, proven, findings)
-    hidden = _suppressed(rest, suppressions, found)
-    wanted = [c for c in rest if c.key not in hidden and (c.up or _is_linked(c, last, connected))]
-    named = give_names(wanted, {own.name, *server_names, *(d.name for d in builders)}, last, findings)
-    peers = [
-        *(builder.spec(peer_token) for builder in builders),
-        *(_spec(candidate, name, peer_token) for candidate, name in named),
-    ]
-    discovered = {builder.name: tuple(builder.suppressions) for builder in builders if builder.suppressions}
-    discovered |= {name: (Suppression(name, c.node_id, c.service_id),) for c, name in named}
-    return Selection(
-        peers=with_clear_aliases(peers, server_names),
-        findings=tuple(sorted(findings)),
-        discovered=MappingProxyType(discovered),
-    )
 
 
 def _usable(
@@ -307,7 +305,7 @@ def _one_per_node(
 ) -> list[DiscoveredPeer]:
     """Of several instances of one node, or of one URL, keep one: up before down, the latest start, the one we have.
 
-    One of `proven` goes first: whoever copies a node's ID into the catalog must not take its link away.
+    One of `proven` goes first: an entry with a copied node ID must not take that node's link away.
     """
     at_url = {url_key(candidate.url): candidate.identity for candidate in candidates if candidate.identity}
     groups: dict[str, list[DiscoveredPeer]] = defaultdict(list)
@@ -330,7 +328,7 @@ def _preference(candidate: DiscoveredPeer, last: LastChosen) -> tuple[bool, bool
 def _suppressed(
     candidates: Iterable[DiscoveredPeer], suppressions: Sequence[Suppression], found: Iterable[DiscoveredPeer]
 ) -> set[InstanceKey]:
-    """What an operator removed: the same node, or whatever now goes by the removed one's name.
+    """The candidates that an operator removed: the same node, or the one that now has the removed one's name.
 
     The name does not count while the removed node itself is in the catalog: then its namesake is another node.
     """

@@ -1,7 +1,7 @@
-"""PURE: what the demonstration starts, when it is complete, and what it says then.
+"""PURE: what the demonstration starts, when it is complete, and what it prints then.
 
-Called by `agent.demo.run`, which starts processes and asks them. The one rule: nothing here opens a socket, reads a
-clock or touches a file.
+Called by `agent.demo.run`, which starts the processes and polls them. The one rule: nothing here opens a socket, reads
+a clock or touches a file.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What each node runs. `dice` is a service: two nodes run it, and its name says nothing of where. `notes` belongs to its
+# What each node runs. `dice` is a service: two nodes run it, and its name does not say where. `notes` belongs to its
 # node, so the node's name is part of its tools' names.
 _SERVERS = {
     "node-a": (("clock", "service"),),
@@ -50,7 +50,7 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one node last told: None where it has not answered yet."""
+    """What one node answered last; `state` is None before its first answer."""
 
     state: str | None = None
     connected: int = 0
@@ -112,8 +112,8 @@ def missing(seen: Mapping[str, Seen]) -> list[str]:
     return lines
 
 
-def farewell(plans: Sequence[NodePlan], command: str, python: str) -> str:
-    """Say who is in and how to use it; `command` is what a shell takes for this program, `python` for its Python."""
+def instructions(plans: Sequence[NodePlan], command: str, python: str) -> str:
+    """Say which nodes run and how to use them; `command` and `python`: this program and its Python in a shell."""
     first = plans[0]
     width = max(len(plan.url) for plan in plans) + len("/mcp")
     rows = [

@@ -1,8 +1,8 @@
 """`mesh-agent demo`: three nodes on this machine, that find each other and answer for each other.
 
 Called by the command line. Starts real processes on free ports, with state and logs in a temporary folder and an
-embedded catalog of their own, so that no other node of this machine joins. The one rule: whatever happens, the three
-processes have ended when this function returns.
+embedded catalog of their own, so that no other node of this machine joins. The one rule: the three processes have ended
+when this function returns, in every case.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from agent.demo.plan import (
     CALLED_TOOL,
     NodePlan,
     Seen,
-    farewell,
+    instructions,
     missing,
     node_environment,
     plan_nodes,
@@ -69,10 +69,10 @@ def run_demo(args: Namespace) -> int:
 async def _demo(*, once: bool) -> None:
     task = asyncio.current_task()
     assert task is not None
-    # Both, so that `kill` stops the nodes as well, and Ctrl-C does where a shell has told us to ignore it.
+    # Both, so that `kill` stops the nodes as well, and Ctrl-C does where a shell made us ignore it.
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    # A terminal that closes may say so twice, which must not read as impatience; under nohup nobody wants to hear it.
+    # A terminal that closes may send it twice, which must not count as a second Ctrl-C; under nohup it is ignored.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: task.cancelling() or task.cancel())
     with TemporaryDirectory(prefix="mesh-demo-") as folder:
@@ -88,7 +88,7 @@ async def _demo(*, once: bool) -> None:
             async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
                 await _until_complete(session, nodes, started_at_s)
                 await _call_across(session, plans[0])
-            print(f"\n{farewell(plans, command_name(), shlex.quote(sys.executable))}", flush=True)
+            print(f"\n{instructions(plans, command_name(), shlex.quote(sys.executable))}", flush=True)
             if not once:
                 print(f"\nLogs are in {folder}. Ctrl-C stops all three.", flush=True)
                 await _stay(nodes)
@@ -131,21 +131,21 @@ async def _start(plan: NodePlan, embedded_port: int) -> Process:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # A terminal's Ctrl-C shall reach the demo alone, which then stops its nodes in an orderly way.
+            # A terminal's Ctrl-C must reach the demo alone, which then stops its nodes in an orderly way.
             start_new_session=True,
         )
 
 
 async def _until_complete(session: aiohttp.ClientSession, nodes: _Nodes, started_at_s: float) -> None:
-    told: set[str] = set()
+    announced: set[str] = set()
     while True:
-        if fallen := fallen_nodes(nodes):
-            raise DemoFailed("\n".join(_obituary(plan, nodes[plan]) for plan in fallen))
-        seen = {plan.name: await _look(session, plan) for plan in nodes}
+        if ended := ended_nodes(nodes):
+            raise DemoFailed("\n".join(_exit_report(plan, nodes[plan]) for plan in ended))
+        seen = {plan.name: await _poll(session, plan) for plan in nodes}
         elapsed_s = time.monotonic() - started_at_s
         for name, node in seen.items():
-            if node.state is not None and name not in told:
-                told.add(name)
+            if node.state is not None and name not in announced:
+                announced.add(name)
                 print(f"  {elapsed_s:4.1f} s  {name} is up", flush=True)
         waits = missing(seen)
         if not waits:
@@ -157,7 +157,7 @@ async def _until_complete(session: aiohttp.ClientSession, nodes: _Nodes, started
         await asyncio.sleep(POLL_S)
 
 
-async def _look(session: aiohttp.ClientSession, plan: NodePlan) -> Seen:
+async def _poll(session: aiohttp.ClientSession, plan: NodePlan) -> Seen:
     try:
         async with session.get(f"{plan.url}/api/v1/mcp/status") as response:
             envelope = await response.json()
@@ -201,18 +201,18 @@ async def _mcp(session: aiohttp.ClientSession, plan: NodePlan, method: str, para
 
 
 async def _stay(nodes: _Nodes) -> None:
-    """Wait for Ctrl-C. Somebody may kill a node to see the others go on; leave only when none is left."""
-    told: set[NodePlan] = set()
-    while len(told) < len(nodes):
+    """Wait for Ctrl-C. A user may kill a node to see the others go on; leave only when none is left."""
+    reported: set[NodePlan] = set()
+    while len(reported) < len(nodes):
         await asyncio.sleep(POLL_S)
-        for plan in set(fallen_nodes(nodes)) - told:
-            told.add(plan)
-            print(f"\n{_obituary(plan, nodes[plan])}", flush=True)
+        for plan in set(ended_nodes(nodes)) - reported:
+            reported.add(plan)
+            print(f"\n{_exit_report(plan, nodes[plan])}", flush=True)
     raise DemoFailed("no node is left")
 
 
-def fallen_nodes(nodes: _Nodes) -> list[NodePlan]:
-    """Tell which nodes have ended."""
+def ended_nodes(nodes: _Nodes) -> list[NodePlan]:
+    """The nodes whose processes have ended."""
     return [plan for plan, process in nodes.items() if process.returncode is not None]
 
 
@@ -233,7 +233,7 @@ async def _stop(nodes: _Nodes) -> None:
                 process.kill()
 
 
-def _obituary(plan: NodePlan, process: Process) -> str:
+def _exit_report(plan: NodePlan, process: Process) -> str:
     return f"{plan.name} has ended with exit code {process.returncode}\n{_tail(plan)}"
 
 

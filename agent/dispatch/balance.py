@@ -1,14 +1,14 @@
-"""Chooses one replica for one call, by how long calls have taken and how many are under way.
+"""Chooses one replica for one call, by the latency of earlier calls and the number in flight.
 
-Called by the replica accounts, which own the loads. The one rule: our own replica goes first while it is not three
-times slower, then the shortest way; chance only picks the two that are compared (power of two choices), so no replica
-is swamped by all callers at once.
+Called by `agent.dispatch.replicas`, which owns the loads. The one rule: our own replica goes first while it is not
+three times slower, then the fewest hops; chance only picks the two that are compared (power of two choices), so no
+replica is swamped by all callers at once.
 
-The cost of a replica is peak-EWMA latency x (calls under way + 1) / weight. Latency counts as at least the time that
-calls have been under way without any answer: a replica that hangs becomes dear long before its first time-out.
+The cost of a replica is peak-EWMA latency x (calls in flight + 1) / weight. Latency counts as at least the time that
+calls have been in flight without any answer: a replica that hangs becomes expensive long before its first time-out.
 
 Where weights differ, all replicas are compared, and an exponentially distributed number of mean 1 stands in for the 1:
-of idle replicas that are equally fast each wins as often as its weight says, and calls under way settle in proportion.
+of idle replicas that are equally fast each wins in proportion to its weight, and so do the calls in flight.
 """
 
 import math
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 DECAY_S: Final = 10.0
 # A replica that is idle and unmeasured, or whose peak has faded, costs this much: it is worth a try.
 LATENCY_FLOOR_S: Final = 0.001
-# One that was asked and has never answered costs this much: one call finds out, not all of a burst.
+# One that got a call and has never answered costs this much: one call finds out, not all of a burst.
 UNMEASURED_S: Final = 60.0
 # Our own replica goes first unless it is slower by this factor; a hop over the network costs about that much as well.
 OWN_SLOWER_BY: Final = 3.0
 # No other replica is taken to be faster than this when it is compared with our own: a hop and a short tool.
 HOP_S: Final = 0.01
-# A failure counts as an answer this much slower than usual: a replica that fails fast must not look like a fast one.
-# Repeated, it backs off by itself; a single one has faded after half a minute.
+# A failure counts as an answer this much slower than usual: a replica that fails fast must not count as a fast one. The
+# factor multiplies with every failure in a row; a single one has faded after half a minute.
 FAILURE_FACTOR: Final = 10.0
 _ALL_IN: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 class Load(NamedTuple):
-    """What is known of one backend: latency in seconds (0: not yet measured), calls under way.
+    """The load of one backend: latency in seconds (0: not yet measured), calls in flight.
 
-    `observed_at_s`: when the latency was measured. `stalled_since_s`: the last answer, or when calls came to be under
-    way after there were none. Both on the clock of `now_s`. Written anew three times a call, hence by hand, and a
+    `observed_at_s`: when the latency was measured. `stalled_since_s`: the last answer, or when calls were in flight
+    again after none. Both on the clock of `now_s`. Written anew three times a call, hence by hand, and a
     tuple: `dataclasses.replace` costs three times as much, and so does each frozen dataclass.
     """
 
@@ -52,12 +52,12 @@ class Load(NamedTuple):
     stalled_since_s: float = 0.0
 
     def started(self, now_s: float) -> "Load":
-        """One call more under way."""
+        """One call more in flight."""
         stalled_since_s = self.stalled_since_s if self.in_flight else now_s
         return Load(self.latency_ewma_s, self.in_flight + 1, self.observed_at_s, stalled_since_s)
 
     def finished(self) -> "Load":
-        """One call less under way."""
+        """One call less in flight."""
         in_flight = max(0, self.in_flight - 1)
         return Load(self.latency_ewma_s, in_flight, self.observed_at_s, self.stalled_since_s)
 
@@ -81,9 +81,9 @@ def choose(
 ) -> Replica | None:
     """Pick a replica whose backend is not excluded; None when none is left.
 
-    `now_s` is the clock of `observe`: a past peak fades without calls, so whoever was slow once is tried again.
-    `chances`: backend key -> how probably it takes part at all (slow start); whoever is not there always does.
-    `weight_of(backend key)`: how much it can take in comparison with the others, at least 1.
+    `now_s` is the clock of `observe`: a past peak fades without calls, so a replica that was slow once is tried again.
+    `chances`: backend key -> the probability that it takes part at all (slow start), 1 where there is none.
+    `weight_of(backend key)`: how many calls it can take in comparison with the others, at least 1.
     """
     usable = [replica for replica in replicas if replica.backend_key not in exclude]
     if chances:
@@ -101,9 +101,9 @@ def choose(
 
 
 def observe(load: Load, latency_s: float, now_s: float) -> Load:
-    """Take one answer's latency in: a rise counts at once, a fall fades in over `DECAY_S` (peak-EWMA).
+    """Record one answer's latency: a rise counts at once, a fall fades in over `DECAY_S` (peak-EWMA).
 
-    The time that a timed-out call took may be told as well: its answer would have come later still.
+    The time of a call that timed out may be given as well: its answer would have come later still.
     """
     if latency_s < load.latency_ewma_s:
         kept = _fade(load, now_s)
@@ -112,15 +112,15 @@ def observe(load: Load, latency_s: float, now_s: float) -> Load:
 
 
 def penalise(load: Load, waited_s: float, now_s: float) -> Load:
-    """Take a call in that the replica failed after `waited_s`: it costs more for a while."""
+    """Record a call that failed after `waited_s`: the replica costs more for a while."""
     usual_s = max(load.latency_ewma_s * _fade(load, now_s), HOP_S)
     return observe(load, max(waited_s, min(UNMEASURED_S, FAILURE_FACTOR * usual_s)), now_s)
 
 
 def give_up(load: Load, waited_s: float, now_s: float) -> Load:
-    """Take a call in that its caller gave up after `waited_s`: the answer would have come later still, if at all.
+    """Record a call that its caller gave up after `waited_s`: the answer would have come later still, if at all.
 
-    It is no answer, so the silence of the other calls goes on.
+    It is no answer, so the other calls still count as unanswered.
     """
     if waited_s <= load.latency_ewma_s * _fade(load, now_s):
         return load
@@ -139,7 +139,7 @@ def _cheaper(
     now_s: float,
     weight_of: Callable[[str], int],
 ) -> Replica:
-    """The cheaper one of two; whose weights differ, the cheapest of all."""
+    """The cheaper one of two; the cheapest of all where weights differ."""
     if len(replicas) == 1:
         return replicas[0]
     weights = [weight_of(replica.backend_key) for replica in replicas]

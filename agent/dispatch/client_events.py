@@ -1,8 +1,8 @@
-"""What a client with a session does that concerns servers which keep a session for it: it ended, its roots changed.
+"""Events of a client's session for the servers that keep a session for it: it ended, or its roots changed.
 
-The endpoints tell it here, for each backend that was called for the client; a mesh node gets it by a request of ours,
-and hands it to its own server. The one rule: a client is known by its affinity, and only one that stands for a session
-is told of, because nobody else can know it.
+The endpoints report them here, for each backend that was called for the client; another mesh node gets them by a
+request of ours and passes them to its own server. The one rule: a client is known by its affinity, and events pass only
+for an affinity that stands for a session, which no other client can know.
 """
 
 import re
@@ -17,14 +17,14 @@ from agent.errors import RpcError
 from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Era, HttpTarget, Json, ServerSpec
 from agent.rpc_codes import INVALID_PARAMS
 
-# A server is told within a second, and says at once what it wants to know then.
+# A server gets the event within a second, and sends its own requests at once, if any.
 TIMEOUT_S: Final = 10.0
 _NOTHING: Final[Json] = {"resultType": "complete"}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where calls of a client went: the backend, and whose route that was (`Route.owner`)."""
+    """A backend that got calls of a client, and the owner of their route (`Route.owner`)."""
 
     backend: str
     owner: str
@@ -42,9 +42,9 @@ class UpstreamEvents:
         self._link = link
 
     async def tell(self, place: Place, affinity: str, event: ClientEvent, params: Json) -> Json:
-        """Tell whoever answers at that place; the result may be `input_required`.
+        """Report an event to the backend of `place`; the result may be `input_required`.
 
-        `params` may hold what the client declared, `canBeAsked`, and what a retry brings. Raises `MeshError`.
+        `params` may hold the client's capabilities, `canBeAsked`, and a retry's input. Raises `MeshError`.
         """
         link = self._link(place.backend)
         if link is None or not (link.view.identity is not None or _keeps_sessions(link)):
@@ -54,7 +54,7 @@ class UpstreamEvents:
         return await link.request(Request.within(CLIENT_METHOD, told, timeout_s=TIMEOUT_S, affinity=affinity))
 
     async def hear(self, params: Json) -> Json:
-        """Hand what another node tells of its client to the server of ours that it names. Raises `MeshError`."""
+        """Pass another node's event to the server of ours that it names. Raises `MeshError`."""
         affinity, server = (params.get("_meta") or {}).get(AFFINITY_META_KEY), params.get("server")
         if not (isinstance(affinity, str) and is_of_session(affinity) and isinstance(server, str)):
             raise RpcError(INVALID_PARAMS, "A server and the affinity of a session are needed")
@@ -65,7 +65,7 @@ class UpstreamEvents:
 
 
 def _keeps_sessions(link: CallableLink) -> bool:
-    """Whether its client may hold sessions of clients' own (`agent.client.connect.open_client`)."""
+    """Whether its client may hold dedicated sessions (`agent.client.connect.open_client`)."""
     spec = link.spec
     own = isinstance(spec, ServerSpec) and spec.session_pool
     return link.view.era is Era.LEGACY and (own or isinstance(spec.target, HttpTarget))

@@ -1,6 +1,6 @@
 """One forwarded request: choose a replica, send it, record the outcome once; and once more where that is safe.
 
-Called by the MCP endpoints with a route of the route table; asks links to send. The one rule: a request is sent again
+Called by the MCP endpoints with a route of the route table; sends over links. The one rule: a request is sent again
 only as `agent.dispatch.retry` allows, and a failure always says whether the request may have been executed.
 """
 
@@ -31,10 +31,12 @@ from agent.routing.table import Replica, Route
 from agent.tasks.ids import shown_task
 from agent.tasks.versions import with_task
 
-# A table follows a link that closed within one step of the mesh, another list within one listing.
+log = logging.getLogger(__name__)
+
+# The route table follows a closed link within one step of the mesh, and a changed list within one listing.
 WAIT_S: Final = 0.5
 
-# Who does not listen any more, or offers it no more, is soon out of the table.
+# A replica that no longer listens, or no longer offers it, is soon out of the table.
 _GONE: Final = (CallNotSent, NoLongerOffered, RefusedElsewhere)
 
 # Gives the route of a request as it is now, None when there is none.
@@ -42,7 +44,7 @@ Present: TypeAlias = Callable[[], Route | None]
 
 
 class RouteRenewals:
-    """See the module. Whoever makes the tables tells `routes_changed`."""
+    """Lets a call wait for the next route table. The mesh calls `routes_changed` for each new one."""
 
     def __init__(self) -> None:
         self._changed = Event()
@@ -51,16 +53,16 @@ class RouteRenewals:
         return f"<RouteRenewals {self._changed!r}>"
 
     def routes_changed(self) -> None:
-        """The route tables are others."""
+        """There are new route tables."""
         self._changed.set()
         self._changed.clear()
 
     async def renewed(
         self, route: Route, present: Present, tried: Collection[str], failure: MeshError, within_s: float
     ) -> Route:
-        """The route with somebody who was not `tried`, if there is one by now; else as it was.
+        """The present route if it has a replica that was not `tried`; else `route`.
 
-        `failure`: how the last one of those ended. `within_s`: what is left of the call's time.
+        `failure`: that of the last attempt. `within_s`: what is left of the call's time.
         """
         if isinstance(failure, _GONE):
             with contextlib.suppress(TimeoutError):
@@ -72,11 +74,8 @@ class RouteRenewals:
 
 
 def _leads_on(now: Route, before: Route, tried: Collection[str]) -> bool:
-    """Another owner's thing of that name is another thing."""
+    """Whether it has a new replica; another owner's tool of that name is another tool."""
     return now.owner == before.owner and any(replica.backend_key not in tried for replica in now.replicas)
-
-
-log = logging.getLogger(__name__)
 
 
 class CallableLink(Protocol):
@@ -89,7 +88,7 @@ class CallableLink(Protocol):
 
     @property
     def view(self) -> LinkView:
-        """How it stands."""
+        """Its present state."""
         ...
 
     async def request(self, request: Request) -> Json:
@@ -99,7 +98,7 @@ class CallableLink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """How a request ended well: the raw result and who answered."""
+    """A request that was answered: the raw result and the replica."""
 
     result: Json
     replica: Replica
@@ -112,7 +111,7 @@ class Forwarded:
 
 @dataclass(slots=True)
 class _Call:
-    """One request with all its attempts. `deadline_s`: by the caller's word. `present`: looks up the route anew."""
+    """One request with all its attempts. `deadline_s`: the caller's. `present`: looks up the route anew."""
 
     method: str
     route: Route
@@ -133,7 +132,7 @@ class _Failed:
 
 
 class Dispatch:
-    """Forwards requests. Owns the accounts of replicas; links and metrics are given. `link`: finds one by backend."""
+    """Forwards requests. Owns the statistics of replicas; links and metrics are given. `link`: finds one by backend."""
 
     def __init__(
         self,
@@ -183,15 +182,15 @@ class Dispatch:
 
         `session_id` of a legacy client keeps its calls together: on a replica where the route is sticky, in a session
         where the server has sessions. A `requestState` in `params` keeps the call with the replica that gave it.
-        `on_attempt` hears the backend key of each replica that is asked. A large result may go to `sink` while it
-        comes; what is returned then says no more than how the call ended. `present` looks the route up as it is now,
-        before a call that nobody has executed is given up. `param_headers`: the `Mcp-Param-*` headers that the client
-        sent, by names in lower case.
+        `on_attempt` gets the backend key of each replica that is tried. A large result may go to `sink` while it comes;
+        the returned one then only shows how the call ended. `present` looks the route up as it is now, before a call
+        that no replica has executed is given up. `param_headers`: the `Mcp-Param-*` headers that the client sent, by
+        names in lower case.
 
         Raises:
-            StateRefused: the `requestState` is none that this node gave for this request; nobody was asked.
+            StateRefused: the `requestState` is none that this node gave for this request; nothing was sent.
             RpcError: the backend's own error, to be passed on.
-            CallRefused: not executed, and nobody else may be asked.
+            CallRefused: not executed, and no other replica may be tried.
             CallUnanswered: sent, and no answer came; not to be sent again.
             AnswerCut: `sink` got a part of the result, and will get no more.
         """
@@ -209,7 +208,7 @@ class Dispatch:
         self._stats.called(route, now_s)
         tried: set[str] = set()
         failed: _Failed | None = None
-        told: _Failed | None = None  # What the caller hears: a later "not executed" must not hide an unknown outcome.
+        told: _Failed | None = None  # The caller's error: a later "not executed" must not hide an unknown outcome.
         while (replica := await self._next(call, tried, key, told)) is not None:
             if failed is not None:
                 step = self._next_step(call, replica, failed, attempts=len(tried))
@@ -231,7 +230,7 @@ class Dispatch:
         raise ended(call.route, told.replica, told.failure, step) from told.failure
 
     async def _next(self, call: _Call, tried: Collection[str], key: str | None, told: _Failed | None) -> Replica | None:
-        """Who is asked now; when nobody is left, and nothing was executed, somebody who offers it only now."""
+        """The next replica; when none is left and nothing was executed, one that the present route has added."""
         replica = self._stats.choose(call.route, tried, key, clock.now_s())
         present, call.present = call.present, None if replica is None else call.present
         if replica is not None or present is None or told is None or fate_of(told.failure) is Fate.UNKNOWN:
@@ -241,7 +240,7 @@ class Dispatch:
         return self._stats.choose(call.route, tried, key, clock.now_s())
 
     def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
-        """Decide whether `replica` is asked now, and charge that to the budget."""
+        """Decide whether `replica` gets the call now, and charge that to the budget."""
         now_s = clock.now_s()
         step = next_step(
             fate_of(failed.failure),

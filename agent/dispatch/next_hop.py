@@ -1,7 +1,7 @@
-"""What a forwarded request says to its next hop, what the next hop's refusal means, and what its caller is told.
+"""The request for the next hop, the meaning of the next hop's refusal, and the error for the caller.
 
-Called by dispatch for each attempt, and by the edge where an error is told. Pure. The one rule: our own words in
-`_meta` go to mesh nodes only, and what a server says in words of ours is never taken for a node's.
+Called by dispatch for each attempt, and by the endpoints for errors. Pure. The one rule: our own members of `_meta` go
+to mesh nodes only, and a server's error that imitates a node's is never taken for one.
 """
 
 from typing import Final
@@ -42,10 +42,10 @@ from agent.routing.table import Replica, Route
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.tasks.ids import TASK_METHODS
 
-# A call may pass at most this many nodes across gateways; more means a loop nobody wanted.
+# A call may pass at most this many nodes across gateways; more means a loop.
 HOPS_MAX: Final = 3
 
-# What a client is told beside the failure itself.
+# Added to the failure in the client's error.
 _WHY_NOT_AGAIN: Final = {Step.LATE: "; the deadline has passed", Step.SPENT: "; the retry budget is spent"}
 
 _OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY)
@@ -54,7 +54,7 @@ _OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY)
 def outgoing(
     method: str, params: Json, replica: Replica, spec: BackendSpec, *, node_id: str, timeout_s: float, key: str | None
 ) -> Json:
-    """A copy of `params` as the backend is to get it; `timeout_s` is how long we shall wait, `key` the affinity.
+    """A copy of `params` for the backend; `timeout_s` is how long we shall wait, `key` the affinity.
 
     Raises:
         CallNotSent: the request has come round in a circle, or passed too many gateways.
@@ -73,12 +73,12 @@ def outgoing(
 
 
 def asked_uri(method: str, params: Json, replica: Replica) -> tuple[str, str] | None:
-    """The URI that `replica` is asked for, and the one that its client asked for; None where nobody asks for one."""
+    """The URI that `replica` knows, and the one of the client's request; None for methods without one."""
     return (replica.remote_name, params["uri"]) if method == "resources/read" else None
 
 
 def large_result(sink: ResultStream, method: str, route: Route, params: Json, replica: Replica) -> LargeResult | None:
-    """How a large result of `replica` gets to `sink`; None where more than a few URIs has to be renamed."""
+    """How a large result of `replica` gets to `sink`; None where more than URIs has to be rewritten."""
     if method in TASK_METHODS and not (route.uris(replica).changes_nothing and params["taskId"] == replica.remote_name):
         return None
 
@@ -89,9 +89,9 @@ def large_result(sink: ResultStream, method: str, route: Route, params: Json, re
 
 
 def believed(result: Json, view: LinkView) -> Json:
-    """The same result, where only nodes and our own clients may say that a server's call is open while it asks.
+    """The same result; only nodes and our own clients may mark a server's call as pending.
 
-    A stateless server that says so would be asked for ever, in words that are for nodes.
+    A stateless server that marks one would be polled for ever, with requests that are for nodes.
     """
     meta = result.get("_meta")
     if (
@@ -107,13 +107,13 @@ def believed(result: Json, view: LinkView) -> Json:
 def received_failure(
     error: RpcError, route: Route, replica: Replica, spec: BackendSpec
 ) -> CallFailed | ProtocolBroken | None:
-    """The failure that another mesh node tells by its error; None when the error is the server's own."""
+    """The failure that another mesh node reports by its error; None when the error is the server's own."""
     data = error.data
     if not (isinstance(spec, PeerSpec) and is_trusted(route, replica) and isinstance(data, dict)):
         return None
     if data.get(OWN_ERROR_KEY) is not True:
         return None
-    message = error.message.removeprefix(f"{route.public_name}: ")  # We say that in our turn.
+    message = error.message.removeprefix(f"{route.public_name}: ")  # We add that ourselves.
     match error.code, data.get("outcome"):
         case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:
             return RefusedElsewhere(error.message)
@@ -123,16 +123,16 @@ def received_failure(
             kind = CallTimedOut if data.get("timed_out") is True else CallOutcomeUnknown
             return kind(message)
         case int(code), Fate.UNKNOWN if code == INTERNAL_ERROR:
-            return ProtocolBroken(message)  # What its server answered is no MCP.
+            return ProtocolBroken(message)  # Its server's answer was no MCP.
         case _:
             return None
 
 
 def ended(route: Route, replica: Replica, failure: MeshError, step: Step) -> CallRefused | CallUnanswered:
-    """The one clear error of a call that nobody answered; `step` says why it was not sent again."""
+    """The one clear error of a call without an answer; `step`: why it was not sent again."""
     text = f"{failure}{_WHY_NOT_AGAIN.get(step, '')}"
     if fate_of(failure) is Fate.NOT_EXECUTED:
-        if not isinstance(failure, RefusedElsewhere):  # The other node has said so already, in these words.
+        if not isinstance(failure, RefusedElsewhere):  # The other node's message already begins so.
             text = f"{route.public_name} was not executed: {text}"
         return CallRefused(text, backend=replica.backend_key, bytes_sent=not isinstance(failure, CallNotSent))
     timed_out = isinstance(failure, CallTimedOut)
@@ -141,21 +141,21 @@ def ended(route: Route, replica: Replica, failure: MeshError, step: Step) -> Cal
 
 
 def own_error(params: Json, data: Json) -> Json:
-    """The data of an error of our own that answers `params`, marked as ours where another node asks."""
+    """The data of an error of our own for `params`, marked as ours where another node is the caller."""
     meta = params.get("_meta")
     asked_by_node = isinstance(meta, dict) and DEADLINE_META_KEY in meta
     return {**data, OWN_ERROR_KEY: True} if asked_by_node else data
 
 
 def servers_word(data: object) -> object:
-    """The data of a server's error, which is never marked as ours, whatever it says."""
+    """The data of a server's error without the mark of ours."""
     if isinstance(data, dict) and OWN_ERROR_KEY in data:
         return {key: value for key, value in data.items() if key != OWN_ERROR_KEY}
     return data
 
 
 def with_name(method: str, params: Json, remote_name: str) -> Json:
-    """A shallow copy of `params` that names the thing as its backend does."""
+    """A shallow copy of `params` with the backend's own name of the tool, prompt, resource or task."""
     match method:
         case "tools/call" | "prompts/get":
             return {**params, "name": remote_name}

@@ -1,7 +1,7 @@
 """Outlier ejection: which replicas of a group get no calls for a while because calls to them keep failing.
 
-Called by the replica accounts, which own one `Health` for each replica of each group. The one rule: at most half of a
-group is ejected, and a group that has lost more than half of its members otherwise is used whole (panic).
+Called by `agent.dispatch.replicas`, which owns one `Health` for each replica of each group. The one rule: at most half
+of a group is ejected, and a group that has lost more than half of its members otherwise is used whole (panic).
 
 Theory of operation. A replica is ADMITTED, EJECTED or, after its ejection, WARMING (slow start: the chance that it
 takes part in a choice grows from `CHANCE_MIN` to 1 over `SLOW_START_S`). A refused connection ejects at once; so do
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import random
 
 
-# After Envoy's outlier detection, whose defaults most of these are.
+# After Envoy's outlier detection; 5 failures in a row, 30 s and 300 s are its defaults (docs/reliability.md).
 FAILURES_IN_ROW_MAX: Final = 5
 RATE_CALLS_MIN: Final = 20
 RATE_MIN: Final = 0.5
@@ -42,17 +42,29 @@ EJECT_JITTER: Final = 0.2
 RATE_WINDOW_S: Final = 10.0
 SLOW_START_S: Final = 30.0
 CHANCE_MIN: Final = 0.1
-# A caller that brings less time than a dial may take (links dial for 5 s at most) proves nothing by running out of it.
+# A caller with less time than a dial may take (links dial for 5 s at most) proves nothing by running out of it.
 DIAL_PATIENCE_S: Final = 5.0
+
+# The first that fits counts: some of these are kinds of others.
+_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (RpcError, "rpc_error"),
+    (CallNotSent, "not_sent"),
+    (RefusedElsewhere, "refused"),
+    (NoLongerOffered, "gone"),
+    (CallTimedOut, "timeout"),
+    (CallOutcomeUnknown, "unknown"),
+    (AuthRefused, "auth"),
+    (LinkFailed, "protocol"),
+)
 
 
 class Verdict(StrEnum):
-    """What a call says about the replica that it went to. A server's own error is an answer."""
+    """What a call proves about its replica. A server's own error is an answer."""
 
     ANSWERED = "answered"
     FAILED = "failed"  # no answer, a time-out, a refused token, or no MCP
-    REFUSED = "refused"  # no connection, ours to it or, by its own word, a mesh node's to the server there
-    ABSENT = "absent"  # nothing of its health: its offer has changed, which the next route table knows
+    REFUSED = "refused"  # no connection: ours to the replica, or a mesh node's to its server
+    ABSENT = "absent"  # nothing about its health: its offer has changed, which the next route table shows
 
 
 class Cause(StrEnum):
@@ -88,17 +100,6 @@ class Health:
 
 HEALTHY: Final = Health()
 
-# The first that fits counts: some of these are kinds of others.
-_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (RpcError, "rpc_error"),
-    (CallNotSent, "not_sent"),
-    (RefusedElsewhere, "refused"),
-    (NoLongerOffered, "gone"),
-    (CallTimedOut, "timeout"),
-    (CallOutcomeUnknown, "unknown"),
-    (AuthRefused, "auth"),
-    (LinkFailed, "protocol"),
-)
 _VERDICTS: Final[Mapping[str, Verdict]] = {
     "ok": Verdict.ANSWERED,
     "tool_error": Verdict.ANSWERED,
@@ -114,18 +115,18 @@ _VERDICTS: Final[Mapping[str, Verdict]] = {
 
 
 def outcome_of(exc: Exception) -> str:
-    """The metric's word for a failure."""
+    """The metric's label value for a failure."""
     return next((word for kind, word in _WORDS if isinstance(exc, kind)), "failed")
 
 
 def verdict_of(outcome: str, *, took_s: float, timeout_s: float, own_timeout_s: float) -> Verdict | None:
-    """What an outcome (the metric's word) says of the replica; None: nothing.
+    """What an outcome (the metric's label value) proves about the replica; None: nothing.
 
-    `timeout_s` is what the call had, `own_timeout_s` what this node gives by itself: a caller with a deadline of a
-    millisecond, or one that leaves at once, must not be able to eject anybody.
+    `timeout_s` is the time limit of the call, `own_timeout_s` this node's own: a caller with a deadline of a
+    millisecond, or one that leaves at once, must not be able to eject a replica.
     """
     if outcome == "cancelled" and took_s >= own_timeout_s / 2:
-        return Verdict.FAILED  # Many clients have less patience than we; a replica that hangs must not owe them that.
+        return Verdict.FAILED  # Many clients wait less long than we would; that must not hide a replica that hangs.
     if outcome in ("not_sent", "refused") and timeout_s < min(DIAL_PATIENCE_S, own_timeout_s):
         return None
     if outcome == "timeout" and timeout_s < own_timeout_s / 2:
@@ -144,7 +145,7 @@ def judge(
 ) -> Health:
     """The health of `key` after one more call. `healths` has every present member of the group, `key` among them.
 
-    A call that began before the last ejection ended says nothing new: it was one of those that led to it.
+    A call that began before the last ejection ended proves nothing new: it was one of those that led to it.
     """
     health = healths[key]
     if health.is_ejected or (health.readmitted_at_s is not None and started_s < health.readmitted_at_s):
@@ -173,13 +174,13 @@ def readmit(health: Health, now_s: float, up_since_s: float | None = None) -> He
 
 
 def ejected_of(group: Collection[str], healths: Mapping[str, Health]) -> frozenset[str]:
-    """Whom not to ask: the ejected members; nobody in panic, when fewer than half of the members are left."""
+    """The members that get no calls: the ejected ones; none in panic, when fewer than half of the members are left."""
     ejected = frozenset(key for key in group if healths.get(key, HEALTHY).is_ejected)
     return frozenset() if 2 * (len(group) - len(ejected)) < len(group) else ejected
 
 
 def chance(health: Health, now_s: float) -> float:
-    """How probably it takes part in a choice: 1 but for slow start."""
+    """The probability that it takes part in a choice: 1 but for slow start."""
     if health.readmitted_at_s is None:
         return 1.0
     warm = (now_s - health.readmitted_at_s) / SLOW_START_S

@@ -1,7 +1,7 @@
-"""The `Mcp-Param-*` headers of a forwarded request: those that a tool's schema asks for, and those nobody here knows.
+"""The `Mcp-Param-*` headers of a forwarded request: those that a tool's schema requires, and unknown ones.
 
-Called by the ways into an endpoint for what a client told, and by dispatch for what goes out. The one rule: a header
-that repeats an argument agrees with the body sent, whatever the client in front of us sent itself.
+Called by the endpoints for the headers received, and by dispatch for those sent. The one rule: a header that repeats an
+argument is written from the body that we send, never copied from the client.
 """
 
 import re
@@ -23,7 +23,7 @@ from agent.routing.table import Route
 # One entry per tool definition ever called; beyond it the memory starts anew, which only costs time.
 MEMORY_MAX: Final = 10_000
 
-# As many digits as Python makes a number of; what has more is in no header, here and at the other end.
+# Python's own limit of digits; a longer number is in no header, here and at the other end.
 _INTEGER: Final = re.compile(rb"-?[0-9]{1,4300}")
 
 HeaderMap = Mapping[tuple[str, ...], str]
@@ -50,7 +50,7 @@ def disagreement(schema: Json, params: Json, headers: Mapping[str, str]) -> Inbo
 
 
 class ParamHeaders:
-    """Remembers, by digest, which definitions ask for headers; most never do."""
+    """Remembers, by digest, which definitions require headers; most do not."""
 
     def __init__(self) -> None:
         self._maps: dict[str, HeaderMap] = {}
@@ -60,8 +60,8 @@ class ParamHeaders:
     ) -> Mapping[str, str] | None:
         """The headers to send with a request, None when there are none. `told`: as from `received_headers`.
 
-        Those that the schema knows say what the arguments say. Others are somebody else's further on, and pass (MCP
-        2026-07-28, custom headers: intermediaries must forward what they do not recognise).
+        Those that the schema knows repeat the arguments. Others may be for another hop, and pass (MCP 2026-07-28,
+        custom headers: intermediaries must forward what they do not recognise).
         """
         asked_for = self._asked_for(route) if method == "tools/call" else {}
         if not asked_for:
@@ -81,9 +81,9 @@ class ParamHeaders:
 
 
 def with_whole_numbers(arguments: Json) -> Json:
-    """The same with integers beyond 64 bits as such: a header repeats every integer, whatever a message is read with.
+    """The same with integers beyond 64 bits as Python's, since a header repeats every integer.
 
-    A copy where there are any; objects within objects are looked at, as annotations may be there, lists are not.
+    A copy where there are any; nested objects are included, as annotations may be there, lists are not.
     """
     found: Json = {}
     for name, value in arguments.items():
@@ -99,5 +99,5 @@ def with_whole_numbers(arguments: Json) -> Json:
 def _header_map(schema: object) -> HeaderMap:
     if not isinstance(schema, dict) or not asks_for_headers(schema):
         return {}
-    # What asks for them wrongly asks for none: its server checks none either (MCP 2026-07-28, custom headers).
+    # An invalid annotation counts as none: its server checks none either (MCP 2026-07-28, custom headers).
     return x_mcp_header_map(schema) if find_invalid_x_mcp_header(schema) is None else {}

@@ -1,8 +1,8 @@
-"""What is known of every replica: its load, its health, the group's retry budget and its shares; and the choice by it.
+"""Statistics of every replica: its load, its health, its share, and its group's retry budget; and the choice by them.
 
-Owned by dispatch. Kept for each backend within each group (the owner of a route: one server, wherever it runs), so that
-a server that hangs on one node bars nothing else of that node. The one rule: this is the only writer of these states;
-`agent.dispatch.balance`, `outlier` and `retry` decide.
+Owned by dispatch. Kept for each backend within each group (the owner of a route: one server, on any node), so that a
+server that hangs on one node ejects nothing else of that node. The one rule: this is the only writer of these states;
+`balance`, `outlier` and `retry` decide.
 """
 
 import logging
@@ -20,7 +20,7 @@ from agent.routing.table import Replica, Route
 
 log = logging.getLogger(__name__)
 
-# Groups go when their last backend goes; this bounds what a peer can make by renaming its servers for ever.
+# Groups go when their last backend goes; this bounds their number for a peer that renames its servers for ever.
 GROUPS_MAX: Final = 10_000
 
 
@@ -44,7 +44,7 @@ class Recorder(Protocol):
         ...
 
     def ejected(self, backend: str, reason: str) -> None:
-        """A replica is not asked for a while."""
+        """A replica gets no calls for a while."""
         ...
 
 
@@ -74,7 +74,7 @@ class _Group:
 
 @dataclass(slots=True)
 class Attempt:
-    """One request under way: when it began, what it may take, and what this node would give it by itself.
+    """One request in flight: when it began, its time limit, and this node's own limit.
 
     Written by `ReplicaStats` alone once it has begun.
     """
@@ -107,7 +107,7 @@ class ReplicaStats:
         self._groups: dict[str, _Group] = {}
 
     def __repr__(self) -> str:
-        return f"<ReplicaAccounts groups={len(self._groups)} in_flight={self.in_flight}>"
+        return f"<ReplicaStats groups={len(self._groups)} in_flight={self.in_flight}>"
 
     @property
     def in_flight(self) -> int:
@@ -115,7 +115,7 @@ class ReplicaStats:
         return sum(load.in_flight for group in self._groups.values() for load in group.loads.values())
 
     def forget(self, backend_key: str) -> None:
-        """Drop what is remembered of a backend that is gone."""
+        """Drop the statistics of a backend that is gone."""
         for owner, group in list(self._groups.items()):
             group.loads.pop(backend_key, None)
             group.healths.pop(backend_key, None)
@@ -126,18 +126,18 @@ class ReplicaStats:
                 del self._groups[owner]
 
     def choose(self, route: Route, tried: Collection[str], key: str | None, now_s: float) -> Replica | None:
-        """Pick who is asked next; None when nobody is left. `key`: the affinity of a sticky route's call."""
+        """Pick the next replica; None when none is left. `key`: the affinity of a sticky route's call."""
         if len(route.replicas) == 1:  # A group of one is never ejected.
             only = route.replicas[0]
             return None if only.backend_key in tried else only
         group = self._group(route)
         exclude, chances = tried, dict[str, float]()
-        if group.healths:  # Somebody has failed lately; most groups have no such member.
+        if group.healths:  # A member has failed lately; most groups have no such one.
             keys = {replica.backend_key for replica in route.replicas}
             for ejected in [one for one in keys if group.healths.get(one, HEALTHY).is_ejected]:
                 self._readmit(group, ejected, route, now_s)
             left_out = ejected_of(keys, group.healths).union(tried)
-            # Better an ejected one, which may be back by now, than to give up a call that nobody else is left for.
+            # Better an ejected one, which may be back by now, than to give up the call.
             exclude = tried if keys <= left_out else left_out
             chances = {one: chance(group.healths[one], now_s) for one in keys & group.healths.keys()}
         if key is not None:
@@ -163,32 +163,32 @@ class ReplicaStats:
         self._recorder.call_started()
 
     def answered(self, attempt: Attempt, now_s: float) -> None:
-        """Note that its answer has begun: from now on it is the client that takes its time, not the replica."""
+        """Note that its answer has begun: from now on the client sets the pace, not the replica."""
         attempt.answered_s = now_s
         group = self._groups.get(attempt.route.owner)
         if group is not None and (load := group.loads.get(attempt.key)) is not None:
             group.loads[attempt.key] = observe(load.finished(), now_s - attempt.started_s, now_s)
 
     def finish(self, attempt: Attempt, outcome: str, now_s: float) -> None:
-        """Note how it ended; `outcome` is the metric's word."""
+        """Note how it ended; `outcome` is the metric's label value."""
         received_s = attempt.answered_s
         seconds, key = (now_s if received_s is None else received_s) - attempt.started_s, attempt.key
         self._recorder.call_finished(key, attempt.route.public_name, outcome, seconds)
         group = self._groups.get(attempt.route.owner)
         load = None if group is None else group.loads.get(key)
         if group is None or load is None:
-            return  # The backend went while it was asked; its state is nobody's business now.
+            return  # The backend went meanwhile; its statistics are gone too.
         load = load.finished() if received_s is None else load
         verdict = verdict_of(outcome, took_s=seconds, timeout_s=attempt.timeout_s, own_timeout_s=attempt.own_timeout_s)
         if verdict is None:
-            # Else a replica that hangs looks idle again whenever somebody stops waiting for it, and gets every call.
+            # Else a replica that hangs would count as idle whenever a caller gives up, and get every call.
             group.loads[key] = give_up(load, seconds, now_s) if received_s is None else load
             return
         if verdict is not Verdict.ANSWERED:
             group.loads[key] = penalise(load, seconds, now_s)
         elif received_s is None:
             group.loads[key] = observe(load, seconds, now_s)
-        # Whoever has not failed yet is not counted: a rate of success begins to matter with the first failure.
+        # A replica without failures is not counted: a success rate begins to matter with the first failure.
         counts = verdict is not Verdict.ABSENT and (verdict is not Verdict.ANSWERED or key in group.healths)
         if len(attempt.route.replicas) > 1 and counts:
             self._judge(group, attempt, verdict, now_s)
@@ -198,7 +198,7 @@ class ReplicaStats:
         return self._group(route).budget
 
     def called(self, route: Route, now_s: float) -> None:
-        """Note a call, whatever attempts it takes: it feeds the budget."""
+        """Note a call, once for all its attempts: it feeds the budget."""
         group = self._group(route)
         group.budget = group.budget.called(now_s)
 
@@ -262,7 +262,7 @@ class ReplicaStats:
         before = group.healths[key]
         after = group.healths[key] = readmit(before, now_s, self._up_since_s(key))
         if after is not before:
-            # What it cost when it failed says nothing now; slow start is the caution.
+            # Its cost when it failed proves nothing now; slow start is the caution.
             load = group.loads.get(key, Load())
             group.loads[key] = Load(in_flight=load.in_flight, stalled_since_s=now_s)
             log.info(

@@ -1,11 +1,11 @@
-"""The layer that this node puts around a server's `requestState`, so that the answer gets back to who asked.
+"""The layer that this node puts around a server's `requestState`, so that the input reaches the server that asked.
 
 Called by dispatch. A server of 2026-07-28 may answer `input_required` with a state that it alone can read; the client
-repeats its request with that state and the answers. Each node on the way adds a layer of its own and takes it off.
-The one rule: a state that this node did not hand out for this very request goes nowhere, and none is ever logged.
+repeats its request with that state and the input. Each node on the way adds a layer of its own and removes it. The one
+rule: a state that this node did not hand out for this very request goes nowhere, and none is ever logged.
 
-The key is random and lives as long as the process. The layers inside are those of this node's own way to the replica,
-so a retry has to come to the same node anyway; a shared key would only let it set out on a way that it cannot end.
+The key is random and lives as long as the process. The layers inside belong to this node's own path to the replica, so
+a retry has to come to the same node anyway; a shared key would only let another node start a path that it cannot end.
 """
 
 import base64
@@ -21,11 +21,11 @@ from agent.errors import CallNotSent, MeshError, ProtocolBroken
 from agent.model import Json
 from agent.routing.table import Replica, Route
 
-# Longer than servers usually give (the SDK's: ten minutes), so that the word on a late answer is mostly the server's.
+# Longer than servers usually give (the SDK's: ten minutes), so that late input mostly gets the server's own error.
 STATE_TTL_S: Final = 3600
 # A state is carried by every retry and through every node; a body may have 4 MiB.
 STATE_LEN_MAX: Final = 262_144
-# What a layer may add; a place is hardly ever longer than a node ID, but a peer's may be 4,096 characters.
+# The most that a layer may add; a place is usually a node ID, but a peer's may have 4,096 characters.
 LAYER_LEN_MAX: Final = 8192
 
 _VERSION: Final = "mesh1"
@@ -46,7 +46,7 @@ class RequestStates:
         return "<RequestStates>"
 
     def wrapped(self, method: str, route: Route, replica: Replica, result: Json, now_s: float) -> Json:
-        """`result` of `replica` as the caller gets it; the same object when it carries no state.
+        """`result` of `replica` with a layer around its state; the same object when it carries no state.
 
         Raises:
             ProtocolBroken: the state is no string, or longer than `STATE_LEN_MAX`.
@@ -69,7 +69,7 @@ class RequestStates:
             CallNotSent: that replica is gone.
         """
         token = params.get("requestState")
-        if token is None or method not in MAY_ASK:  # A null is as good as nothing.
+        if token is None or method not in MAY_ASK:  # A null counts as absent.
             return route, params
         place, state = self._opened(method, route, token, now_s)
         asked = [replica for replica in route.replicas if place_of(replica) == place]
@@ -102,14 +102,14 @@ class RequestStates:
 
 
 def asks(result: Json) -> bool:
-    """Whether a result is questions to the client instead of an answer."""
+    """Whether a result demands input of the client instead of being an answer."""
     return result.get("resultType") == "input_required"
 
 
 def place_of(replica: Replica) -> str:
-    """What a replica is known by while a question is open: its node, whatever the link to it is called meanwhile.
+    """The identity of a replica while input is awaited: its node, as the link to it may be renamed meanwhile.
 
-    Behind a gateway the way counts too, because the state carries the gateway's layer.
+    Behind a gateway the link counts too, because the state carries the gateway's layer.
     """
     if replica.node_id is not None and replica.hops <= 1:
         return replica.node_id

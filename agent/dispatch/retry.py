@@ -1,7 +1,7 @@
 """Whether a failed call is sent again: the rule, the budget, the deadline.
 
 Called by dispatch after each failed attempt. The one rule: a request is sent again only when it was certainly not
-executed, or when executing it twice does no harm and somebody trustworthy says so.
+executed, or when a trusted server declares that executing it twice does no harm.
 
 The budget keeps failures from multiplying load: in any `WINDOW_S` a replica group gets at most 20% of its calls plus 3
 as repetitions. The deadline is one for all attempts and travels to the next hop as milliseconds that are left.
@@ -16,13 +16,13 @@ from agent.errors import AuthRefused, CallNotSent, MeshError, NoLongerOffered, R
 from agent.model import DEADLINE_META_KEY, Json
 from agent.routing.table import Replica, Route, RouteKind
 
-# Each on another replica; who is refused by three in a row has met an outage that more attempts only feed.
+# Each attempt is on another replica; more would only use up the caller's time.
 ATTEMPTS_MAX: Final = 3
-# A budget of 20% plus 3 per 10 s (Finagle's shape: a share, and a reserve for quiet times).
+# Finagle's retry budget: a share of the calls, and a reserve for quiet times.
 BUDGET_SHARE: Final = 0.2
 BUDGET_RESERVE: Final = 3
 WINDOW_S: Final = 10
-# What we keep of the time that is left, so that the next hop's clear error arrives before our own patience ends.
+# We keep this much of the time that is left, so that the next hop's clear error arrives before our own time-out.
 HOP_MARGIN_S: Final = 0.05
 _MARGIN_SHARE_MAX: Final = 0.1
 # Longer deadlines than a day are a mistake of units.
@@ -33,7 +33,7 @@ _READS: Final = frozenset({"resources/read", "prompts/get", "completion/complete
 
 
 class Fate(StrEnum):
-    """What is certain about a request that failed; the `data.outcome` of the error that a client gets."""
+    """The certain part of a failed request's outcome; the `data.outcome` of the error that a client gets."""
 
     NOT_EXECUTED = "not_executed"
     UNKNOWN = "unknown"
@@ -80,7 +80,7 @@ class Budget:
 
 
 def fate_of(failure: MeshError) -> Fate:
-    """What is certain about the request that ended so."""
+    """Whether the request that ended so was certainly not executed."""
     match failure:
         case CallNotSent() | AuthRefused() | RefusedElsewhere() | NoLongerOffered():
             return Fate.NOT_EXECUTED
@@ -100,9 +100,9 @@ def next_step(fate: Fate, *, repeatable: bool, attempts: int, remaining_s: float
 
 
 def is_repeatable(method: str, route: Route, replica: Replica) -> bool:
-    """Whether executing the request twice does no harm, by the word of somebody who is trusted.
+    """Whether executing the request twice does no harm, by its method or a trusted server's hints.
 
-    Hints are claims of the server (MCP, tool annotations): of a configured server or a mesh node they are believed.
+    Hints are claims of the server (MCP, tool annotations): those of a configured server or a mesh node are trusted.
     """
     if not is_trusted(route, replica):
         return False
@@ -118,7 +118,7 @@ def is_trusted(route: Route, replica: Replica) -> bool:
 
 
 def received_deadline_s(params: Json) -> float | None:
-    """Seconds that the caller has left, from the request's `_meta`; None when it says nothing usable."""
+    """Seconds that the caller has left, from the request's `_meta`; None when there is no usable value."""
     meta = params.get("_meta")
     told = meta.get(DEADLINE_META_KEY) if isinstance(meta, dict) else None
     if not isinstance(told, int | float) or isinstance(told, bool) or not 0 <= told <= _DEADLINE_MAX_MS:
@@ -127,5 +127,5 @@ def received_deadline_s(params: Json) -> float | None:
 
 
 def deadline_ms_to_tell(remaining_s: float) -> int:
-    """What the next hop is told when we wait `remaining_s` for it."""
+    """The deadline for the next hop when we wait `remaining_s` for it."""
     return max(1, int((remaining_s - min(HOP_MARGIN_S, remaining_s * _MARGIN_SHARE_MAX)) * 1000))

@@ -4,11 +4,10 @@ Theory of operation. A link wants to be READY. IDLE means that a dial is due; th
 what the backend offers, and is READY. Probes run while it is up: the second miss in a row makes it SUSPECT (new calls
 prefer other replicas), the third ends the session, unless a call is open there: a server that does one thing at a time
 answers nothing meanwhile, and only the call's own deadline ends that. A failed dial or an ended session is BACKOFF; the
-task waits there for as long as `agent.links.state` says, until the wait is over or a sighting cuts it short, and the
-link is IDLE again. Failures in a row lengthen the wait; only a minute of READY makes a new failure the first one again.
-A child process that fails five times in a row is PARKED: it is tried again every few minutes only, or at once after a
-sighting (a reload, a changed file). A reload of an open session is no failure: the link is IDLE as if it were new.
-CLOSED is the end. An event that has no meaning in a state is stale and changes nothing: the table leaves it out.
+task waits there for `wait_s`, or until a sighting, and the link is IDLE again. Failures in a row lengthen the wait; a
+minute of READY makes a new failure the first one again. A child process that fails five times in a row is PARKED: it is
+tried again every few minutes only, or at once after a sighting (a reload, a changed file). A reload is no failure: the
+link is IDLE as if it were new. CLOSED is the end. An event that means nothing in a state is left out of the table.
 
 Links call `advance` alone. The one rule: nothing but `_TABLE` says which state comes next.
 """

@@ -1,9 +1,9 @@
 """Reads JSON so that writing it again changes no number and no text.
 
 Called wherever a message is read that is passed on: orjson reads integers beyond 64 bits as floats, and refuses floats
-beyond a double and texts with half a surrogate pair, such as JavaScript cuts them. Here what orjson cannot hold stays
-the JSON that it is, an `orjson.Fragment`, which orjson writes as it stands; so nothing that was read fails later, and
-such a text is none where a name is needed. The one rule: all other values, and what is no JSON, are exactly orjson's.
+beyond a double and texts with half a surrogate pair, such as JavaScript cuts them. Here a value that orjson cannot hold
+stays JSON, an `orjson.Fragment`, which orjson writes unchanged; so a message that was read can be written, and such a
+text does not count as a name. The one rule: all other values, and all errors, are exactly orjson's.
 """
 
 import json
@@ -13,9 +13,34 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+# Digits as zeros, so that `find` finds a run of any digits.
+_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
+# 2**63 has 19 digits; what is shorter fits.
+_LONG_RUN: Final = b"0" * 19
+# Up to here scanning the bytes is quicker (0.4 µs for a call), beyond it the values: long texts cost nothing.
+_SCANNED_BYTES_MAX: Final = 4096
+# So many values are checked in 30 µs; a message may hold a million, and then its bytes are quicker again.
+_SCANNED_VALUES_MAX: Final = 256
+# What orjson may have refused for its size: so many digits, or such an exponent. The digits are searched as zeros: a
+# regular expression that counts them scans each run anew from every position, which took 7 s for a hostile 4 MiB.
+_OVERFLOWING_RUN: Final = b"0" * 309
+_LARGE_EXPONENT: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
+# orjson's own message; Python's json goes deeper from 3.12 on, and later steps would not.
+_TOO_DEEP: Final = "depth limit exceeded"
+# A surrogate as a JSON escape, and half a pair as a character of a Python string.
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
+# Shorter integers are within 64 bits, longer ones than the second beyond it.
+_SAFE_LEN: Final = 18
+_FITTING_LEN: Final = 20
+_INT_MIN: Final = -(2**63)
+_INT_MAX: Final = 2**64 - 1
+
 
 def is_deeper_than(value: Any, levels_max: int) -> bool:
-    """Whether more than `levels_max` objects and arrays lie inside each other; a text or a number has no level."""
+    """Whether objects and arrays are nested more than `levels_max` deep; a text or a number has no level."""
     layer = [value] if isinstance(value, (dict, list)) else []
     for _ in range(levels_max):
         if not layer:
@@ -27,32 +52,6 @@ def is_deeper_than(value: Any, levels_max: int) -> bool:
             if isinstance(child, (dict, list))
         ]
     return bool(layer)
-
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
-
-# Digits as zeros, so that a run of any digits is found as one word.
-_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
-# 2**63 has 19 digits; what is shorter fits.
-_LONG_RUN: Final = b"0" * 19
-# Up to here it is quicker to look at the bytes (0.4 µs for a call), beyond it at the values: long texts cost nothing.
-_LOOKED_AT_BYTES_MAX: Final = 4096
-# So many values are looked at in 30 µs; a message may hold a million, and then its bytes are quicker again.
-_LOOKED_AT_VALUES_MAX: Final = 256
-# What orjson may have refused for its size: so many digits, or such an exponent. The digits are looked for as zeros: an
-# expression that counts them reads each run anew from every place in it, which took 7 s for a hostile 4 MiB.
-_OVERFLOWING_RUN: Final = b"0" * 309
-_LARGE_EXPONENT: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
-# orjson's own word; Python's json goes deeper from 3.12 on, and whatever comes after it would not.
-_TOO_DEEP: Final = "depth limit exceeded"
-# What JSON calls a surrogate, and what is left of one in Python where its other half is missing.
-_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
-_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
-# Shorter integers are within 64 bits, longer ones than the second beyond it.
-_SAFE_LEN: Final = 18
-_FITTING_LEN: Final = 20
-_INT_MIN: Final = -(2**63)
-_INT_MAX: Final = 2**64 - 1
 
 
 def read_json(data: Buffer) -> Any:
@@ -68,18 +67,18 @@ def read_json(data: Buffer) -> Any:
 
 
 def may_have_changed(data: Buffer, value: Any) -> bool:
-    """Whether any number in `data` may be another one in `value`, as which orjson has read it."""
-    if len(data) <= _LOOKED_AT_BYTES_MAX:
+    """Whether any number of `data` may have changed in `value`, which orjson has read from it."""
+    if len(data) <= _SCANNED_BYTES_MAX:
         return _has_long_run(data)
     pending = [value]
-    if (found := _holds_huge_float(pending, _LOOKED_AT_VALUES_MAX)) is not None:
+    if (found := _holds_huge_float(pending, _SCANNED_VALUES_MAX)) is not None:
         return found
-    # What the bytes rule out costs a hostile 4 MiB 3 ms; only digits in its texts, or such a number, cost more.
+    # The bytes rule it out in 3 ms for a hostile 4 MiB; only digits in its texts, or such a number, cost more.
     return _has_long_run(data) and _holds_huge_float(pending, len(data)) is True
 
 
 def with_own_numbers(value: Any) -> Any:
-    """The value with Python's numbers only, for who writes JSON by other means. Raises ValueError beyond 254 levels."""
+    """The value with Python's numbers only, for writers other than orjson. Raises ValueError beyond 254 levels."""
     return json.loads(orjson.dumps(value))
 
 
@@ -94,7 +93,7 @@ def _has_long_run(data: Buffer) -> bool:
 def _holds_huge_float(pending: list[Any], values_max: int) -> bool | None:
     """Whether any number is so large that it may have been an integer beyond 64 bits; None if that is still open.
 
-    `pending`: the values to look at; those that are left, afterwards.
+    `pending`: the values to check; afterwards, those that are left.
     """
     for _ in range(values_max):
         if not pending:
@@ -121,7 +120,7 @@ def _read_exactly(data: bytes) -> Any:
 
 
 def _without_half_pairs(value: Any) -> Any:
-    """The value with each text that is none in UTF-8 as JSON. Raises ValueError for such a name of a member."""
+    """The value with each text that UTF-8 cannot hold as JSON. Raises ValueError for such a member's name."""
     if isinstance(value, str):
         return orjson.Fragment(json.dumps(value)) if _HALF_PAIR.search(value) else value
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""Objects beside the bytes that they were read from, so that what nobody has to change is passed on as it came.
+"""Objects beside the bytes that they were read from, so that an unchanged object is passed on byte for byte.
 
 Called by the clients for every message that they read; the endpoints write `raw` where they can. The one rule: `raw` is
-one complete JSON object without a line break, so whoever wrote it can break neither the message nor the event that it
-is put into.
+one complete JSON object without a line break, so its author can break neither the message nor the event that it is put
+into.
 """
 
 import json
@@ -26,7 +26,7 @@ _RESULT_LAST: Final = re.compile(_SPACE.join((b"", rb"\{", _VERSION, b",", _ID, 
 _RESULT_FIRST: Final = re.compile(_SPACE.join((b"", rb"\{", _RESULT)))
 _END: Final = re.compile(_SPACE.join((rb"\}", b"")) + rb"\Z")
 _END_AFTER_RESULT: Final = re.compile(_SPACE.join((b",", _VERSION, b",", _ID, rb"\}", b"")) + rb"\Z")
-# What stands before the result or the error of a response, and nowhere else in a line that a program may print.
+# The beginning of a response up to its result or error; no other line of a program's output has it.
 _OPENING: Final = re.compile(
     _SPACE.join((b"", rb"\{", rb"(?:" + _VERSION + _SPACE + rb",)?", _ID, b",", rb"(?:" + _VERSION + _SPACE + rb",)?"))
     + _SPACE
@@ -35,6 +35,12 @@ _OPENING: Final = re.compile(
 # More than the longest end of an envelope in honest white space.
 END_BYTES_MAX: Final = 96
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
+
+# This member we write ourselves.
+_OURS: Final = "_meta"
+_SCHEMA_SPACE: Final = re.compile(r"[ \t\r\n]*")
+# Finds the ends of values; numbers need not be read for that.
+_DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 class RawObject(dict[str, Any]):
@@ -48,7 +54,7 @@ class RawObject(dict[str, Any]):
 
 
 def exact(value: Json) -> Json:
-    """The object with each number as it was written (see `agent.lossless_json.exact`), for who writes it anew."""
+    """The object with each number as it was written (see `agent.lossless_json.exact`), to be written anew."""
     if isinstance(value, RawObject) and may_have_changed(value.raw, value):
         exactly: Json = read_json(value.raw)
         return exactly
@@ -79,9 +85,9 @@ def read_response(message: bytes) -> Json | None:
 
 
 def answered_id(message: bytes) -> int | None:
-    """The request that a message answers by the looks of its envelope, though it is no JSON; None for all else.
+    """The ID of the request that a message answers by its envelope, though it is no JSON; None for all else.
 
-    One that is cut off is none: programs print the beginnings of what they send.
+    A message that is cut off is none: programs print the beginnings of what they send.
     """
     if not message.rstrip().endswith(b"}"):
         return None
@@ -100,7 +106,7 @@ def response_head(held: bytes) -> tuple[int | None, int] | None:
 
 
 def ends_response(rest: bytes, request_id: int | None) -> bool:
-    """Whether what stands behind the result is the end of the message; `request_id`: if it has to come there."""
+    """Whether `rest`, behind the result, ends the message; `request_id`: the ID, if it has to come there."""
     rest = rest.lstrip()
     if request_id is None:
         return _END.match(rest) is not None
@@ -109,7 +115,7 @@ def ends_response(rest: bytes, request_id: int | None) -> bool:
 
 
 def _result_in(message: bytes) -> tuple[int, int, int] | None:
-    """The request's ID, and where the result begins and ends, if the message is what it looks like."""
+    """The request's ID, and where the result begins and ends, if the message has the envelope of a response."""
     tail = max(0, len(message) - END_BYTES_MAX)
     if head := _RESULT_LAST.match(message):
         end = _END.search(message, tail)
@@ -120,17 +126,10 @@ def _result_in(message: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-# We write this one ourselves.
-_OURS: Final = "_meta"
-_SCHEMA_SPACE: Final = re.compile(r"[ \t\r\n]*")
-# Used for where values end; numbers need no reading for that.
-_DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
-
-
 def keep_schemas(page: Json, key: str) -> Any:
-    """What stands under `key` of a list's page, its entries' objects with their bytes where these tell more.
+    """The value of `key` of a list's page, its entries' objects with their bytes where orjson would write others.
 
-    Returns whatever is there when it is no list of objects.
+    Returns the value unchanged when it is no list of objects.
     """
     if not isinstance(page, RawObject) or _is_as_written(page):
         return page.get(key)

@@ -1,12 +1,12 @@
-"""Walks through one JSON object while it comes in parts, and changes a few texts in it on the way.
+"""Rewrites a few texts of one JSON object while it comes in parts.
 
-Called for results that are too large to be held. What is looked at is given as a small tree of places; everything else
-is skipped at the speed of `bytes.find` and friends. The one rule: whoever stays silent to `feed` up to a `rest` has let
-through exactly one object, on one line, with nothing of the same message behind it taken for a part of it.
+Called for results that are too large to be held. The values of interest are given as a small tree of places; all others
+are skipped at the speed of `bytes.find` and friends. The one rule: when `feed` raised nothing until there is a `rest`,
+exactly one object has passed, on one line, and no byte behind it was taken for a part of it.
 
-Theory: a JSON reader of any make tells texts from brackets alike, so the object ends where its brackets are even. What
-lies between is the reader's business; if it is no JSON, every reader refuses the whole. A rewriter stands still where a
-token is cut by the end of a part, and that token waits for the next part.
+Theory: every JSON reader separates texts from brackets alike, so the object ends where its brackets are balanced.
+Whether the bytes between are JSON is for the reader; if not, every reader refuses the whole. A rewriter stops where the
+end of a part cuts a token, and that token waits for the next part.
 """
 
 import re
@@ -20,10 +20,10 @@ import orjson
 from agent.lossless_json.exact import read_json
 from agent.model import Json
 
-# As deep as a result can be read that is held (orjson's limit).
+# The same limit as for a result that is held (orjson's).
 DEPTH_MAX: Final = 1024
-# What may wait for the part that completes it. A longer text at a place that is looked at stays as it is: as a URI,
-# nobody could ask for it.
+# The longest token that waits for the part that completes it. A longer text at a place stays unchanged: as a URI it
+# would be too long for a request.
 TOKEN_BYTES_MAX: Final = 64 << 10
 
 _QUOTE, _COLON, _COMMA = b'":,'
@@ -31,15 +31,15 @@ _BRACE, _BRACE_END, _BRACKET, _BRACKET_END = b"{}[]"
 _NO_VALUE: Final = frozenset((_COLON, _COMMA, _BRACE_END, _BRACKET_END))
 # As allowed as line breaks between tokens, and as forbidden in a text: a space would make JSON of what was none.
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"\t\t")
-# All expressions look at text whose escapes are masked: each quote begins or ends a text.
+# All expressions are for text whose escapes are masked: each quote begins or ends a text.
 _BETWEEN: Final = re.compile(rb"[ \t,]*")
 _MEMBER: Final = re.compile(rb'[ \t,]*"([^"]*)"[ \t]*:[ \t]*(?=[^ \t])')
 _WORD: Final = re.compile(rb'[^ \t,:"{}\[\]]*')
 _BRACKETS: Final = re.compile(rb'[{}\[\]"]')
 _ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 _STEP: Final = tuple({_BRACE: 1, _BRACKET: 1, _BRACE_END: -1, _BRACKET_END: -1}.get(byte, 0) for byte in range(256))
-# A container is skipped in blocks that double while it goes on and halve where it ends; the smallest is gone through
-# bracket by bracket.
+# A container is skipped in blocks that double while it goes on and halve where it ends; the smallest is scanned bracket
+# by bracket.
 _BLOCK_BYTES_MIN: Final = 256
 _BLOCK_BYTES_MAX: Final = 64 << 10
 
@@ -47,15 +47,15 @@ _Rewriter: TypeAlias = Generator[None, None, None]
 
 
 class RewriteBroken(ValueError):
-    """What came is not one JSON object, is nested too deep, or has too long a name where one is looked for."""
+    """The bytes are not one JSON object, are nested too deep, or have too long a name where a place has members."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is looked at in a value: the places of an object's members, that of all items of an array.
+    """The parts of interest of a value: the places of an object's members, and that of all items of an array.
 
-    `text` gives what is put in the place of a text. `note`: the name under which the value, where it is a text, a
-    number or a constant, is kept in `JsonRewriter.noted`; of anything else that it was there, as None.
+    `text` returns the new text for a text. `note`: the name under which the value, if it is a text, a number or a
+    constant, is kept in `JsonRewriter.noted`; of any other value only that it was there, as None.
     """
 
     members: Mapping[str, "Place"] = field(default_factory=dict)
@@ -68,29 +68,29 @@ _NOTHING: Final = Place()
 
 
 class JsonRewriter:
-    """`noted`: see `Place`. `rest`: what came behind the object, None as long as it is not complete.
+    """`noted`: see `Place`. `rest`: the bytes behind the object, None as long as it is not complete.
 
-    `added`: members that the object gets at its end, but for those that it was noted to have.
+    `added`: members that the object gets at its end, except for those that are in `noted`.
     """
 
     def __init__(self, place: Place, added: Json | None = None) -> None:
         self.noted: dict[str, Any] = {}
         self.rest: bytes | None = None
         self._added = added or {}
-        self._held = b""  # From where the rewriter stood still.
-        self._text = b""  # What is walked through now.
+        self._held = b""  # From where the rewriter stopped.
+        self._text = b""  # The part that is rewritten now.
         self._masked = b""
         self._at = 0
-        self._taken = 0  # Up to here the text went out, or was replaced.
+        self._taken = 0  # Up to here the text was passed on, or replaced.
         self._out: list[bytes] = []
         self._depth = 0
         self._rewriter = self._root(place)
 
     def __repr__(self) -> str:
-        return f"<JsonWalk {'closed' if self.rest is not None else 'open'} {self.noted}>"
+        return f"<JsonRewriter {'closed' if self.rest is not None else 'open'} {self.noted}>"
 
     def feed(self, part: bytes) -> bytes:
-        """Take the next part; returns what can go on by now. Nothing is fed to a rewriter that has a `rest`.
+        """Take the next part; returns the bytes that can be passed on. Do not feed a rewriter that has a `rest`.
 
         Raises `RewriteBroken`.
         """
@@ -101,7 +101,7 @@ class JsonRewriter:
         if text.endswith(b"\\") and (len(text) - len(text.rstrip(b"\\"))) % 2:
             text, late = text[:-1], b"\\"  # It waits for what it escapes.
         self._text, self._at, self._taken = text, 0, 0
-        # Pairs first, and runs of them fall apart from the left, so what is left escapes what follows it.
+        # Pairs first, from the left, so that a single backslash that is left escapes the byte behind it.
         self._masked = text.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in text else text
         try:
             next(self._rewriter)
@@ -111,14 +111,14 @@ class JsonRewriter:
         self._held = text[self._at :] + late
         sent = b"".join(self._out)
         self._out.clear()
-        self._text = self._masked = b""  # Between two parts nothing is kept but what is held.
+        self._text = self._masked = b""  # Between two parts only `_held` is kept.
         return sent
 
     def _send_up_to(self, end: int) -> None:
         self._out.append(self._text[self._taken : end])
         self._taken = end
 
-    # Each of these stops (yields) where it needs more, with `_at` behind what it no longer needs.
+    # Each of these yields where it needs another part, with `_at` behind the bytes that it no longer needs.
 
     def _root(self, place: Place) -> _Rewriter:
         while not self._text:
@@ -166,7 +166,7 @@ class JsonRewriter:
         self._depth -= 1
 
     def _ends(self, bracket: int) -> bool | None:
-        """Go to the next value or name; whether there is none, but the end. None: the part is over before that."""
+        """Go to the next value or name; True at the closing bracket instead, None where the part ends before."""
         found = _BETWEEN.match(self._masked, self._at)
         assert found is not None, "it matches nothing, too"
         self._at = found.end()
@@ -195,7 +195,7 @@ class JsonRewriter:
             yield from self._word(place)
 
     def _skip_whole_string(self) -> bool:
-        """Skip a text that nobody looks at, if there is one and it has come whole: the most frequent kind of member."""
+        """Skip a text at no place, if there is one and it has come whole: the most frequent kind of member."""
         end = self._masked.find(b'"', self._at + 1) if self._masked[self._at] == _QUOTE else -1
         if end >= 0:
             self._at = end + 1
@@ -203,18 +203,18 @@ class JsonRewriter:
 
     def _string(self, place: Place) -> _Rewriter:
         wanted = place.text is not None or bool(place.note)
-        poll_from = self._at + 1
-        while (end := self._masked.find(b'"', poll_from)) < 0:
+        search_from = self._at + 1
+        while (end := self._masked.find(b'"', search_from)) < 0:
             wanted = wanted and len(self._masked) - self._at <= TOKEN_BYTES_MAX
             if wanted:
                 yield
-                poll_from = self._at + 1
+                search_from = self._at + 1
             else:
-                self._at = poll_from = len(self._masked)
+                self._at = search_from = len(self._masked)
                 yield
-                self._at = poll_from = 0
+                self._at = search_from = 0
         if wanted and end - self._at < TOKEN_BYTES_MAX:
-            self._look_at(place, self._at, end + 1)
+            self._take_token(place, self._at, end + 1)
         self._at = end + 1
 
     def _word(self, place: Place) -> _Rewriter:
@@ -230,10 +230,10 @@ class JsonRewriter:
                 raise RewriteBroken("a number is too long")
             yield
         if place.note:
-            self._look_at(place, self._at, found.end())
+            self._take_token(place, self._at, found.end())
         self._at = found.end()
 
-    def _look_at(self, place: Place, begin: int, end: int) -> None:
+    def _take_token(self, place: Place, begin: int, end: int) -> None:
         token = self._text[begin:end]
         try:
             plain = b"\\" not in token and token.startswith(b'"')

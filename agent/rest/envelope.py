@@ -1,8 +1,8 @@
 """The one shape of every REST answer, and the one place where failures become answers.
 
-Handlers return `success(...)`, read bodies with `read_json` and raise; `envelope_middleware` around them turns
-what was raised into the error envelope. The one rule: an error names the field and the fix, and never repeats a value
-that the client sent or a detail of ours that it need not know.
+Handlers return `success(...)`, read bodies with `read_json` and raise; `envelope_middleware` around them turns the
+exception into the error envelope. The one rule: an error names the field and the fix, and never repeats a value that
+the client sent or a detail of ours that it need not know.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ _CODES = {
     429: "too_many_requests",
     503: "unavailable",
 }
-# Pydantic's word for what is wrong -> what to do about it.
+# Pydantic's type of error -> the fix.
 _FIXES = {
     "missing": "add it",
     "extra_forbidden": "remove it",
@@ -88,7 +88,7 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def success(data: Any, message: str, *, status: int = 200) -> web.Response:
-    """Return the success envelope; `data` is whatever orjson can write."""
+    """Return the success envelope; `data` is any value that orjson can write."""
     return json_response({"success": True, "data": data, "message": message}, status)
 
 
@@ -118,19 +118,19 @@ async def read_json(request: web.Request) -> Any:
 
 @web.middleware
 async def envelope_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into an answer; belongs before all middlewares that may raise."""
+    """Turn any exception of a handler into an answer; belongs before all middlewares that may raise."""
     try:
         return await handler(request)
     except ConnectionError:
-        # The client has gone. aiohttp knows that a moment later and cancels this task; what is raised before, it logs
-        # as a fault of ours, with a trace.
+        # The client has gone. aiohttp notices that a moment later and cancels this task; an exception before that would
+        # be logged as a fault of ours, with a trace.
         await asyncio.sleep(0)
         raise
     except web.HTTPRedirection:
         raise  # An answer, not a failure.
     except Exception as exc:  # the edge: nothing but an answer may leave it
         if request.writer.output_size > 0:
-            raise  # An answer has begun; aiohttp cuts the connection, so that nobody takes the part for the whole.
+            raise  # An answer has begun; aiohttp cuts the connection, so that no client takes the part for the whole.
         return describe_failure(exc, request)
 
 

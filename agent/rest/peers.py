@@ -1,7 +1,7 @@
-"""The REST API of peers: list, add, remove. The seed's shapes exactly, with ours beside them.
+"""The REST API of peers: list, add, remove. Its fields are a public contract (README, "Override discovery").
 
-Registered by the wiring on the aiohttp application. The one rule: an answer is given only after the operator's word is
-on disk (`agent.control.operator`), and a handler never touches a link.
+Registered by the wiring on the aiohttp application. The one rule: an answer is given only after the override is on disk
+(`agent.control.operator`), and a handler never touches a link.
 """
 
 from typing import Final
@@ -51,11 +51,11 @@ class PeerRequest(BaseModel):
 
 
 class PeersApi:
-    """Handlers; `mesh` is read, `orders` takes what operators say."""
+    """Handlers; `mesh` is read, `overrides` changes what operators added or removed."""
 
-    def __init__(self, mesh: Mesh, orders: OverrideService) -> None:
+    def __init__(self, mesh: Mesh, overrides: OverrideService) -> None:
         self._mesh = mesh
-        self._orders = orders
+        self._overrides = overrides
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the application."""
@@ -69,21 +69,21 @@ class PeersApi:
         """GET /api/v1/mcp/peers."""
         now_s = clock.now_s()
         peers = [describe_peer(view, now_s) for view in self._mesh.peer_views()]
-        data = {"peers": peers, "suppressed": [s.name for s in self._orders.suppressions]}
+        data = {"peers": peers, "suppressed": [s.name for s in self._overrides.suppressions]}
         return success(data, f"Found {len(peers)} peer node(s)")
 
     async def add_peer(self, request: web.Request) -> web.Response:
         """POST /api/v1/mcp/peers."""
-        asked = PeerRequest.model_validate(await read_json(request))
+        body = PeerRequest.model_validate(await read_json(request))
         try:
-            url = check_url(asked.peer_url)
+            url = check_url(body.peer_url)
         except DialRefused as exc:
             raise OverrideRefused(403, "address_refused", f"peer_url: {exc}") from exc
         except ValueError as exc:
             raise OverrideRefused(422, "invalid_field", f"peer_url: {exc}") from exc
-        token = asked.auth_token.get_secret_value() if asked.auth_token else None
-        override = Override(asked.peer_name, HttpTarget(url, token=token), asked.scope)
-        created, view = await self._orders.add(override)
+        token = body.auth_token.get_secret_value() if body.auth_token else None
+        override = Override(body.peer_name, HttpTarget(url, token=token), body.scope)
+        created, view = await self._overrides.add(override)
         return _added(override, view, created=created)
 
     async def remove_peer(self, request: web.Request) -> web.Response:
@@ -91,7 +91,7 @@ class PeersApi:
         name = request.match_info["peer_name"]
         if not is_valid_name(name):
             raise OverrideRefused(422, "invalid_field", f"peer_name: {NAME_RULE}")
-        await self._orders.remove(name)
+        await self._overrides.remove(name)
         data = {"success": True, "peer_name": name, "message": f"Peer node '{name}' removed successfully"}
         return success(data, f"Peer node '{name}' disconnected")
 

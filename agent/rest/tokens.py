@@ -1,7 +1,7 @@
-"""The bearer tokens that are valid now, and what each is good for.
+"""The bearer tokens that are valid now, and what each one opens.
 
-Built by the wiring, asked by `agent.rest.security`, replaced when a token file changes. The one rule: a token is kept
-as a digest only, and compared in constant time with all of them, so that neither memory dumps nor timing give it away.
+Built by the wiring, read by `agent.rest.security`, replaced when a token file changes. The one rule: a token is kept as
+a digest only, and compared in constant time with all of them, so that neither memory dumps nor timing give it away.
 """
 
 import hashlib
@@ -11,26 +11,23 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final
 
-# Clients and operators: everything. Peers: what this node serves itself.
 TOKENS_MAX = 8  # Two of each kind overlap in a rotation; more only makes every request slower.
-
-
-# After a rotation peers still come with the token of before until they have read the new one. Clients do not: theirs
-# opens everything, and who replaces it wants the old one shut.
+# After a rotation peers still send the old token until they have read the new one. A client's old token ends at once:
+# it opens everything, and the operator who replaces it wants it closed.
 PEER_GRACE_S: Final = 30.0
 
 Entries = tuple[tuple[bytes, "Access"], ...]
 
 
 class Access(StrEnum):
-    """What a token opens."""
+    """What a token opens: everything (clients and operators), or what this node serves itself (peers)."""
 
     FULL = "full"
     PEER = "peer"
 
 
 class TokenTable:
-    """Valid tokens. Its one writer is whoever calls `replace`; readers take the whole tuple at once.
+    """Valid tokens. Its one writer is the caller of `replace`; readers take the whole tuple at once.
 
     Peer tokens that were replaced stay valid for `PEER_GRACE_S` more, by `clock`.
     """
@@ -52,11 +49,11 @@ class TokenTable:
 
     @property
     def anonymous(self) -> bool:
-        """Whether clients need no token. Peer tokens alone do not close the client: there would be no key to it."""
+        """Whether clients need no token. Peer tokens alone do not close the node: no client could enter then."""
         return not any(access is Access.FULL for _, access in self._entries)
 
     def replace(self, tokens: Sequence[str], peer_tokens: Sequence[str]) -> None:
-        """Make these valid, at once. Raises ValueError where this would open a client that was closed."""
+        """Make these valid, at once. Raises ValueError where this would open a node that was closed."""
         entries = _digests(tokens, peer_tokens)
         if not tokens and not self.anonymous:
             raise ValueError("a rotation must leave at least one client token")

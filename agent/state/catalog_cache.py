@@ -2,7 +2,7 @@
 
 Read and written by membership, in the node's state folder. The one rule: it is a convenience, so nothing about it may
 keep a node from starting or running: a file that cannot be used is ignored with a warning and written anew, and a disk
-that refuses is told once.
+that refuses is logged once.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "catalog.json"
 SCHEMA: Final = 1
-# Health flaps and rolling restarts come in bursts; what matters is a catalog of today, not of this second.
+# Health flaps and rolling restarts come in bursts; a start needs the catalog of today, not of this second.
 WRITE_PAUSE_S: Final = 1.0
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024  # 10,000 instances with every entry of Meta that Consul allows are smaller.
 
@@ -38,7 +38,7 @@ class _SavedInstance(BaseModel):
     health: Literal["passing", "warning", "critical"]
     meta: dict[str, str]
     tags: list[str]
-    weight: int = 1  # Not in files of before.
+    weight: int = 1  # Missing in files of earlier versions.
 
 
 class _SavedCatalog(BaseModel):
@@ -63,7 +63,7 @@ class CatalogCache:
         return f"<CatalogCache {self._path.name} waiting={self._waiting is not None}>"
 
     async def load(self, url: str, service_name: str) -> Catalog | None:
-        """What was last known of that service in that catalog; None when nothing was, or it cannot be read."""
+        """The last catalog of that service from that URL; None when there is none, or it cannot be read."""
         return await asyncio.get_running_loop().run_in_executor(None, _read, self._path, url, service_name)
 
     def take(self, url: str, service_name: str, catalog: Catalog) -> None:
@@ -72,13 +72,13 @@ class CatalogCache:
         self._wake.set()
 
     async def forget(self) -> None:
-        """Delete the file: that catalog is used no more."""
+        """Delete the file: that catalog is no longer used."""
         self._waiting = None
         with suppress(OSError):
             await asyncio.get_running_loop().run_in_executor(None, partial(self._path.unlink, missing_ok=True))
 
     async def keep(self) -> None:
-        """Write what was taken last, at most once in `WRITE_PAUSE_S`, until cancelled."""
+        """Write the last catalog taken, at most once in `WRITE_PAUSE_S`, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
@@ -123,7 +123,7 @@ def _read(path: Path, url: str, service_name: str) -> Catalog | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as exc:
-        # What a validation says repeats what others wrote into the catalog.
+        # A validation error repeats untrusted text of the catalog.
         reason = "it is damaged" if isinstance(exc, ValidationError) else str(exc)
         log.warning("the cached catalog is ignored", extra={"path": str(path), "reason": reason})
         return None

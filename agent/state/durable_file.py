@@ -1,4 +1,4 @@
-"""Files that survive a crash at any moment, and the private folders that they live in.
+"""Files that survive a crash at any moment, the private folders that they live in, and a watch for changed files.
 
 Called by `agent.state.overrides` and `agent.state.identity`, each the only writer of its file. The one rule: when
 `write_durably` returns, the new content is on the disk under its name; until then the old content is, whole.
@@ -15,33 +15,10 @@ from agent.errors import ConfigRefused
 
 log = logging.getLogger(__name__)
 
+# A changed file is in use within a second; a stat of a few files costs microseconds.
 POLL_EVERY_S: Final = 0.5
 
 Stamp = tuple[int, int, int] | None
-
-
-async def watch_file(path: Path, changed: Callable[[], None]) -> None:
-    """Call `changed` after every change of `path`, until cancelled; also when it appears or vanishes."""
-    known = _stamp(path)
-    while True:
-        await asyncio.sleep(POLL_EVERY_S)
-        stamp = _stamp(path)
-        if stamp == known:
-            continue
-        known = stamp
-        try:
-            changed()
-        except Exception:  # The top of an eternal loop: the next change must be seen.
-            log.exception("a changed file could not be taken", extra={"path": str(path)})
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
 
 FILE_MODE = 0o600  # Overrides hold tokens.
 FOLDER_MODE = 0o700
@@ -65,7 +42,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make the folder, and take it from everybody but its owner. Raises ConfigRefused with the reason.
+    """Make the folder, readable by its owner alone. Raises ConfigRefused with the reason.
 
     Folders above it are made as private, but left alone where they exist: the operator may have named a shared one.
     """
@@ -87,3 +64,26 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+async def watch_file(path: Path, changed: Callable[[], None]) -> None:
+    """Call `changed` after every change of `path`, until cancelled; also when it appears or vanishes."""
+    known = _stamp(path)
+    while True:
+        await asyncio.sleep(POLL_EVERY_S)
+        stamp = _stamp(path)
+        if stamp == known:
+            continue
+        known = stamp
+        try:
+            changed()
+        except Exception:  # The top of an eternal loop: the next change must be seen.
+            log.exception("a changed file could not be taken", extra={"path": str(path)})
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,4 +1,4 @@
-"""Who this node is across restarts: its state folder, its `node_id` and how often it has started.
+"""This node's identity across restarts: its state folder, its `node_id`, its name and how often it has started.
 
 Entered by the wiring before anything else touches the disk. The one rule: a state folder belongs to one process at a
 time; two nodes with one `node_id` would be one node to every peer.
@@ -22,40 +22,6 @@ from agent.routing.names import valid_name
 from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
 
 CLAIMS = "names"
-
-
-def default_node_name(state_dir: Path, port: int, node_id: str, hostname: str | None = None) -> str:
-    """Claim and return the node's name; `state_dir` is shared by the nodes of one user on this machine.
-
-    Raises `ConfigRefused` when the folder of claims cannot be used.
-    """
-    host = valid_name((hostname or socket.gethostname()).split(".")[0])
-    claims = state_dir / CLAIMS
-    try:
-        claims.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in (host, valid_name(f"{host}-{port}")):
-            if _claim(claims / name, node_id):
-                return name
-    except OSError as exc:
-        raise ConfigRefused(
-            f"{claims}: a name for this node cannot be kept: {exc.strerror}; set MESH_NODE_NAME or MESH_STATE_DIR"
-        ) from exc
-    # Both belong to other nodes that once ran here; the node's own ID tells it apart from every one of them.
-    return valid_name(f"{host}-{node_id[:8]}")
-
-
-def _claim(path: Path, node_id: str) -> bool:
-    """Whether the name is ours, now or already. A claim appears whole: a crash never leaves one without its owner."""
-    draft = path.with_name(f".{node_id}.tmp")
-    draft.write_text(node_id, encoding="utf-8")
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return path.read_text(encoding="utf-8").strip() == node_id
-    finally:
-        draft.unlink()
-    return True
-
 
 LOCK_NAME = "lock"
 FILE_NAME = "node.json"
@@ -83,7 +49,7 @@ class _SavedNode(BaseModel):
 def open_state(folder: Path, port: int) -> Iterator[NodeState]:
     """Lock the port's part of the state folder and count this start, until the context ends.
 
-    Raises ConfigRefused: the folder cannot be used, another process holds it, or what it says cannot be read.
+    Raises ConfigRefused: the folder cannot be used, another process holds it, or its contents cannot be read.
     """
     own = folder / f"port-{port}"
     make_private_folder(own)
@@ -94,8 +60,41 @@ def open_state(folder: Path, port: int) -> Iterator[NodeState]:
         os.close(descriptor)  # The lock ends with it. The file stays: deleting it would let two processes in.
 
 
+def default_node_name(state_dir: Path, port: int, node_id: str, hostname: str | None = None) -> str:
+    """Claim and return the node's name; `state_dir` is shared by the nodes of one user on this machine.
+
+    Raises `ConfigRefused` when the folder of claims cannot be used.
+    """
+    host = valid_name((hostname or socket.gethostname()).split(".")[0])
+    claims = state_dir / CLAIMS
+    try:
+        claims.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in (host, valid_name(f"{host}-{port}")):
+            if _claim(claims / name, node_id):
+                return name
+    except OSError as exc:
+        raise ConfigRefused(
+            f"{claims}: a name for this node cannot be kept: {exc.strerror}; set MESH_NODE_NAME or MESH_STATE_DIR"
+        ) from exc
+    # Both belong to other nodes that once ran here; the node's own ID distinguishes it from every one of them.
+    return valid_name(f"{host}-{node_id[:8]}")
+
+
+def _claim(path: Path, node_id: str) -> bool:
+    """Whether the name is ours, now or already. A claim appears whole: a crash never leaves one without its owner."""
+    draft = path.with_name(f".{node_id}.tmp")
+    draft.write_text(node_id, encoding="utf-8")
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return path.read_text(encoding="utf-8").strip() == node_id
+    finally:
+        draft.unlink()
+    return True
+
+
 def _lock(path: Path) -> int:
-    """Lock the file and return its descriptor; whoever holds it has written its process ID there."""
+    """Lock the file and return its descriptor; the holder has written its process ID there."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
     except OSError as exc:
@@ -134,7 +133,7 @@ def _read(path: Path) -> tuple[str, int]:
     except FileNotFoundError:
         return str(uuid4()), 0
     except ValidationError:
-        # A new identity in silence would make a stranger of this node, with its names and its entry in the catalog.
+        # A silent new identity would make a stranger of this node, with its names and its entry in the catalog.
         raise ConfigRefused(
             f"{path}: the node's identity is damaged or of a newer version; "
             "repair it, or move it away to become a new node"

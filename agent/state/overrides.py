@@ -1,7 +1,7 @@
-"""What operators said about peers, kept on disk: added peers, and discovered ones that were removed.
+"""Operators' overrides of peers, kept on disk: added peers, and discovered ones that were removed.
 
 Opened by the wiring in the node's state folder (locked by `agent.state.identity`), written through the mesh alone, read
-by everybody as frozen tuples. The one rule: when `put`, `remove` or `suppress` returns, the change is on
+everywhere as frozen tuples. The one rule: when `put`, `remove` or `suppress` returns, the change is on
 the disk; when it raises or the node dies, the old state or the new one is, whole.
 
 A file that cannot be read is refused and left as it is. Starting without it would dial peers again that an operator
@@ -59,7 +59,7 @@ class _Kept:
 
 
 class OverrideStore:
-    """The operator's words. One writer at a time goes through `_lock`; `overrides` and `suppressions` are snapshots."""
+    """The overrides. One writer at a time goes through `_lock`; `overrides` and `suppressions` are snapshots."""
 
     def __init__(self, path: Path, kept: _Kept) -> None:
         self._path = path
@@ -71,7 +71,7 @@ class OverrideStore:
 
     @classmethod
     def open(cls, folder: Path) -> "OverrideStore":
-        """Read what was kept in the folder, which is made when it is missing. Raises ConfigRefused."""
+        """Read the file of the folder, which is made when it is missing. Raises ConfigRefused."""
         make_private_folder(folder)
         path = folder / FILE_NAME
         return cls(path, _read(path))
@@ -115,7 +115,7 @@ class OverrideStore:
             await self._keep(replace(self._kept, suppressions=(*self._kept.suppressions, suppression)))
 
     async def _keep(self, kept: _Kept) -> None:
-        """Write, then show; a cancelled caller is held until the disk has answered, so memory tells what it holds."""
+        """Write, then show; a cancelled caller waits until the disk has answered, so memory and disk agree."""
         if kept == self._kept:
             return
         writing = asyncio.get_running_loop().run_in_executor(None, write_durably, self._path, _dump(kept))

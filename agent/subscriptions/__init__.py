@@ -1,1 +1,1 @@
-"""Which client wants updates of which resource or task, and the backends that send them."""
+"""Clients' subscriptions to resources and tasks, and the backends that send the updates."""

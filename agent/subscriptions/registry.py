@@ -1,9 +1,9 @@
-"""Who wants to be told of what, and the backends that can tell: public names in front, theirs behind.
+"""Subscriptions of clients under public names, and the upstreams that send their updates under the backends' names.
 
-Subscribers belong to the MCP endpoints; links ask what is wanted of their backend and tell what happens. Each
-subscription is resolved by the route table of its endpoint, again whenever that changes, and every replica is followed.
-What is wished for, resources or tasks, says a subclass. The one rule: once a subscriber has been told that it is
-subscribed, whatever may have been missed is told to it.
+Subscribers belong to the MCP endpoints; links read which names of their backend are wanted and pass on what it sends.
+Each subscription is resolved by the route table of its endpoint, again whenever that changes, and every replica is
+followed. Subclasses are for resources and for tasks. The one rule: once a subscription was granted, its subscriber gets
+every update, and one more wherever one may have been missed.
 """
 
 import asyncio
@@ -21,18 +21,29 @@ from agent.model import BackendSpec, PeerScope, PeerSpec
 from agent.routing.table import Route, RouteTable
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 
+log = logging.getLogger(__name__)
+
 Tables: TypeAlias = Callable[[], RouteTable]
-# Whose table resolves it, whether gateways may be asked, and the public name.
+# The endpoint's table that resolves it, whether gateways count, and the public name.
 SubscriptionKey: TypeAlias = tuple[Tables, bool, str]
-# What subscribers are told.
+# What subscribers get.
 News = TypeVar("News")
+
+# A bound on memory and on fan-out. One client may have as many as fit into one stream of a link; more than that is no
+# honest use.
+SUBSCRIPTIONS_MAX: Final = 10_000
+# A backend that has not acknowledged by then does so later: the subscriber gets one update then.
+SETTLE_TIMEOUT_S: Final = 3.0
+
+# Delivers news to a subscriber; must not block, and may be called at any time.
+Tell: TypeAlias = Callable[[News], None]
 
 
 class Upstream(Generic[News]):
-    """One backend's name that stands behind subscriptions.
+    """One name of one backend, behind one or more subscriptions.
 
-    `agreed`: the backend follows it; `refusal`: it does not want to; `over`: nothing more can come of it. `owed`: who
-    wants it may have missed something, and it is to be asked for.
+    `agreed`: the backend sends updates of it; `refusal`: it does not; `over`: no more updates can come. `owed`: an
+    update may have been missed, and the present state has to be read.
     """
 
     def __init__(self, backend_key: str, name: str) -> None:
@@ -45,13 +56,13 @@ class Upstream(Generic[News]):
         self.subscriptions: dict[Subscription[News], None] = {}
 
     def __repr__(self) -> str:
-        return f"<Way {self.backend_key} {'agreed' if self.agreed else 'refused' if self.refusal else 'asked'}>"
+        return f"<Upstream {self.backend_key} {'agreed' if self.agreed else 'refused' if self.refusal else 'asked'}>"
 
 
 class Subscription(Generic[News]):
-    """A public name of which somebody of one endpoint wants to be told.
+    """A public name that clients of one endpoint follow.
 
-    `settled`: every backend behind it has agreed or refused. `granted`: a subscriber was told that it is subscribed.
+    `settled`: every backend behind it has agreed or refused. `granted`: a client got the answer that it is subscribed.
     """
 
     def __init__(self, key: SubscriptionKey) -> None:
@@ -63,37 +74,25 @@ class Subscription(Generic[News]):
         self.granted = False
 
     def __repr__(self) -> str:
-        return f"<Wish {list(self.upstreams)} of {len(self.subscribers)}>"
+        return f"<Subscription {list(self.upstreams)} of {len(self.subscribers)}>"
 
-    def look(self) -> None:
-        """A upstream has changed: wake who waits for the backends' word, or let them wait."""
+    def update_settled(self) -> None:
+        """An upstream has changed: wake the waiters when every backend has answered."""
         if all(upstream.agreed or upstream.refusal is not None for upstream in self.upstreams):
             self.settled.set()
         else:
             self.settled.clear()
 
-    def refusal(self, nobody: RpcError) -> RpcError | None:
-        """Why nobody will tell: no backend can be asked (`nobody`), or all have refused, in the first one's words."""
+    def refusal(self, without_backend: RpcError) -> RpcError | None:
+        """Why no updates will come: there is no backend (`without_backend`), or all have refused; the first error."""
         if not self.upstreams:
-            return nobody
+            return without_backend
         refusals = [upstream.refusal for upstream in self.upstreams if upstream.refusal is not None]
         return refusals[0] if len(refusals) == len(self.upstreams) else None
 
 
-log = logging.getLogger(__name__)
-
-# A bound on memory and on fan-out. A client may have what fits into one stream of a link: who watches more looks at
-# the wrong end.
-SUBSCRIPTIONS_MAX: Final = 10_000
-# A backend that has not agreed by then is told of later: the subscriber hears of it when it has.
-SETTLE_TIMEOUT_S: Final = 3.0
-
-# Takes news; must not block, and may be called at any time.
-Tell: TypeAlias = Callable[[News], None]
-
-
 class WatchingLink(Protocol):
-    """What is needed of a link."""
+    """What the registry needs of a link."""
 
     @property
     def spec(self) -> BackendSpec:
@@ -101,16 +100,16 @@ class WatchingLink(Protocol):
         ...
 
     def look_at_subscriptions(self) -> None:
-        """What is wanted of its backend has changed."""
+        """The names that are wanted of its backend have changed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Who counts; the metrics do. `followed`: so many subscriptions there are now; `told`: a subscriber got news."""
+    """The metrics. `followed` takes the present number of subscriptions; `delivered` counts news for one subscriber."""
 
     followed: Callable[[int], None]
-    told: Callable[[], None]
+    delivered: Callable[[], None]
 
 
 class Subscriber(Generic[News]):
@@ -125,7 +124,7 @@ class Subscriber(Generic[News]):
         self._subscriptions: dict[str, Subscription[News]] = {}
 
     def __repr__(self) -> str:
-        return f"<Subscriber {len(self._subscriptions)} wishes>"
+        return f"<Subscriber {len(self._subscriptions)} subscriptions>"
 
     @property
     def names(self) -> frozenset[str]:
@@ -133,7 +132,7 @@ class Subscriber(Generic[News]):
         return frozenset(self._subscriptions)
 
     async def add(self, names: Iterable[str]) -> dict[str, RpcError]:
-        """Subscribe to public names; returns those that are refused, and why. Waits 3 s for the backends' word.
+        """Subscribe to public names; returns those that are refused, and why. Waits 3 s for the backends.
 
         Raises:
             RpcError: it would be too many, for this subscriber or for the node; nothing has changed then.
@@ -149,7 +148,7 @@ class Subscriber(Generic[News]):
                 refusals[name] = RpcError(INVALID_PARAMS, text)
             else:
                 self._subscriptions[name] = registry.subscription((*self._place, name), self)
-        registry.tell_links()
+        registry.notify_links()
         subscriptions = {name: self._subscriptions[name] for name in wanted if name in self._subscriptions}
         try:
             with contextlib.suppress(TimeoutError):
@@ -160,7 +159,7 @@ class Subscriber(Generic[News]):
             self.remove(new)
             raise
         for name, subscription in subscriptions.items():
-            if (refusal := subscription.refusal(registry.nobody_tells(name))) is not None:
+            if (refusal := subscription.refusal(registry.refusal_without_backend(name))) is not None:
                 refusals[name] = refusal
             else:
                 subscription.granted = True
@@ -168,11 +167,11 @@ class Subscriber(Generic[News]):
         return refusals
 
     def remove(self, names: Iterable[str]) -> None:
-        """Unsubscribe; what it is not subscribed to is no matter."""
+        """Unsubscribe; names without a subscription are ignored."""
         for name in tuple(names):
             if (subscription := self._subscriptions.pop(name, None)) is not None:
                 self._registry.drop(subscription, self)
-        self._registry.tell_links()
+        self._registry.notify_links()
 
     def close(self) -> None:
         """Unsubscribe from everything."""
@@ -182,7 +181,7 @@ class Subscriber(Generic[News]):
 class SubscriptionRegistry(ABC, Generic[News]):
     """All subscriptions of one subject on a node; the `Watch` of its links. Sole writer: the event loop.
 
-    `subject`: what is wished for, in the protocol's words. `name_len_max`: of a public name, in characters.
+    `subject`: resources or tasks, in the protocol's terms. `name_len_max`: of a public name, in characters.
     """
 
     subject: Subject
@@ -200,47 +199,47 @@ class SubscriptionRegistry(ABC, Generic[News]):
         return f"<{type(self).__name__} {self.count} subscriptions to {len(self._subscriptions)} names>"
 
     def subscriber(self, tables: Tables, tell: Tell[News], *, across_gateways: bool = True) -> Subscriber[News]:
-        """Somebody who may subscribe to what `tables` leads to.
+        """A new subscriber to names of `tables`.
 
-        `across_gateways`: False for another node that asks us as a gateway; two gateways that tell each other would
-        never come to an end.
+        `across_gateways`: False for another node that uses us as a gateway; two gateways that follow each other would
+        send updates in a circle.
         """
         return Subscriber(self, tables, tell, across_gateways=across_gateways)
 
     def routes_changed(self) -> None:
-        """The route tables are others: find out anew who can tell."""
+        """New route tables: resolve every subscription again."""
         for subscription in self._subscriptions.values():
             self._resolve(subscription)
-        self.tell_links()
+        self.notify_links()
 
     # What a subject decides
 
     @abstractmethod
     def route(self, tables: Tables, name: str) -> Route | None:
-        """Who can tell of a public name; None: nobody, or it is no such name."""
+        """The route of a public name; None when there is none."""
 
     @abstractmethod
-    def nobody_tells(self, name: str) -> RpcError:
-        """Why a subscription that no backend stands behind is refused."""
+    def refusal_without_backend(self, name: str) -> RpcError:
+        """The error for a subscription without a backend."""
 
     @abstractmethod
     def may_have_missed(self, subscription: Subscription[News], upstream: Upstream[News]) -> None:
-        """A granted subscription is followed anew by this upstream: make up for what happened before."""
+        """A granted subscription has a new upstream: make up for the updates before it."""
 
-    # What links ask and tell (`agent.links.follower.Watch`)
+    # What links call (`agent.links.follower.Watch`)
 
     def wanted(self, backend_key: str) -> frozenset[str]:
-        """The names, as this backend knows them, that it is to tell of."""
+        """The backend's own names that it shall send updates of."""
         upstreams = self._upstreams.get(backend_key, {})
         return frozenset(name for name, upstream in upstreams.items() if upstream.refusal is None and not upstream.over)
 
     def owed(self, backend_key: str) -> frozenset[str]:
-        """The names of which the backend is to be asked how they stand."""
+        """The backend's own names whose present state has to be read."""
         upstreams = self._upstreams.get(backend_key, {})
         return frozenset(name for name, upstream in upstreams.items() if upstream.owed)
 
     def settled(self, backend_key: str, name: str, refusal: RpcError | None) -> None:
-        """A backend follows a name from now on, or refuses to."""
+        """A backend sends updates of a name from now on, or refuses to."""
         upstream = self._upstreams.get(backend_key, {}).get(name)
         if upstream is None:
             return
@@ -252,9 +251,9 @@ class SubscriptionRegistry(ABC, Generic[News]):
             elif refusal is not None and subscription.granted:
                 extra = {"subject": self.subject.parameter, "backend": backend_key, "reason": refusal.message}
                 log.warning("MCP updates refused", extra=extra)
-            subscription.look()
+            subscription.update_settled()
 
-    # What subscribers do
+    # What subscribers call
 
     def check_room(self, own: list[str], more: int) -> None:
         """Raises `RpcError` when a subscriber to `own`, the last `more` of them new, would be too much."""
@@ -265,7 +264,7 @@ class SubscriptionRegistry(ABC, Generic[News]):
             raise RpcError(INTERNAL_ERROR, f"Subscription limit reached: {SUBSCRIPTIONS_MAX} of a kind on this node")
 
     def subscription(self, key: SubscriptionKey, subscriber: Subscriber[News]) -> Subscription[News]:
-        """The subscription of `key`, shared by all who have it. What refused before is asked again."""
+        """The subscription of `key`, shared by all its subscribers. Upstreams that refused before are tried again."""
         subscription = self._subscriptions.get(key)
         if subscription is None:
             subscription = self._subscriptions[key] = Subscription(key)
@@ -276,14 +275,14 @@ class SubscriptionRegistry(ABC, Generic[News]):
             if upstream.refusal is not None:
                 upstream.refusal = None
                 self._changed.add(upstream.backend_key)
-        subscription.look()
+        subscription.update_settled()
         subscription.subscribers[subscriber] = None
         self.count += 1
         self._counts.followed(self.count)
         return subscription
 
     def drop(self, subscription: Subscription[News], subscriber: Subscriber[News]) -> None:
-        """A subscriber wants it no longer."""
+        """A subscriber gives up a subscription."""
         del subscription.subscribers[subscriber]
         self.count -= 1
         self._counts.followed(self.count)
@@ -292,8 +291,8 @@ class SubscriptionRegistry(ABC, Generic[News]):
             for upstream in tuple(subscription.upstreams):
                 self._part(subscription, upstream)
 
-    def tell_links(self) -> None:
-        """Let the links look at what has changed."""
+    def notify_links(self) -> None:
+        """Let each link whose wanted names have changed read them."""
         changed, self._changed = self._changed, set()
         for backend_key in changed:
             link = self._link(backend_key)
@@ -302,7 +301,7 @@ class SubscriptionRegistry(ABC, Generic[News]):
 
     # Inside
 
-    def _way(self, backend_key: str, name: str) -> Upstream[News] | None:
+    def _upstream(self, backend_key: str, name: str) -> Upstream[News] | None:
         return self._upstreams.get(backend_key, {}).get(name)
 
     def _resolve(self, subscription: Subscription[News]) -> None:
@@ -320,7 +319,7 @@ class SubscriptionRegistry(ABC, Generic[News]):
             self._join(
                 subscription, self._upstreams.setdefault(backend_key, {}).setdefault(name, Upstream(backend_key, name))
             )
-        subscription.look()
+        subscription.update_settled()
 
     def _join(self, subscription: Subscription[News], upstream: Upstream[News]) -> None:
         if upstream in subscription.upstreams:
@@ -346,4 +345,4 @@ class SubscriptionRegistry(ABC, Generic[News]):
     def _tell(self, subscription: Subscription[News], news: News) -> None:
         for subscriber in tuple(subscription.subscribers):
             subscriber.tell(news)
-            self._counts.told()
+            self._counts.delivered()

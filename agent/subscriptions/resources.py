@@ -1,7 +1,7 @@
-"""Who wants to be told of which resources: public URIs in front, the backends' behind.
+"""Subscriptions to resources: public URIs for clients, the backends' own for links; and all registries of a node.
 
-One for the node: the endpoints subscribe, links follow. The one rule: an update of something below a followed URI is
-told to whoever follows that, under its own public URI, and whatever may have been missed as one update.
+One for the node: the endpoints subscribe, links follow. The one rule: an update of a resource below a followed URI goes
+to that URI's subscribers, under its own public URI; updates that may have been missed count as one.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,24 +26,24 @@ from agent.subscriptions.registry import (
 from agent.subscriptions.tasks import TaskUpdates
 
 URI_LEN_MAX: Final = 2_048
-# An update of something deeper below what is followed is not recognised; each level costs a look.
+# An update of a resource deeper below a followed one is not recognised; each level costs a look-up.
 PARENTS_MAX: Final = 32
 # What may follow a URI when another one is below it.
 _SEPARATORS: Final = "/?#"
 
 
 class ResourceUpdates(SubscriptionRegistry[str]):
-    """Wishes for resources; the news is a public URI."""
+    """Subscriptions to resources; the news is a public URI."""
 
     subject = RESOURCES
     name_len_max = URI_LEN_MAX
 
     def route(self, tables: Tables, name: str) -> Route | None:
-        """As `SubscriptionRegistry.route`: who reads the URI."""
+        """As `SubscriptionRegistry.route`: the one that a read of the URI takes."""
         return tables().resolve_uri(name)
 
-    def nobody_tells(self, name: str) -> RpcError:
-        """As `SubscriptionRegistry.nobody_tells`."""
+    def refusal_without_backend(self, name: str) -> RpcError:
+        """As `SubscriptionRegistry.refusal_without_backend`."""
         return RpcError(INVALID_PARAMS, f"Unknown resource, or one without updates: {name!r}", {"uri": name})
 
     def may_have_missed(self, subscription: Subscription[str], upstream: Upstream[str]) -> None:  # noqa: ARG002 - an update says no more
@@ -51,10 +51,10 @@ class ResourceUpdates(SubscriptionRegistry[str]):
         self._tell(subscription, subscription.name)
 
     def updated(self, backend_key: str, name: str, params: Json) -> None:  # noqa: ARG002 - they say no more
-        """A backend says that a resource has changed; one whose URI is too long counts as what it is below."""
+        """A backend's resource has changed; one whose URI is too long counts as the followed one above it."""
         for followed in with_parents(name):
-            if (upstream := self._way(backend_key, followed)) is not None:
-                # What is told waits for clients that do not read: it has to be bounded in number and length.
+            if (upstream := self._upstream(backend_key, followed)) is not None:
+                # News waits for clients that do not read: it has to be bounded in number and length.
                 below = name[len(followed) :] if len(name) <= URI_LEN_MAX else ""
                 for subscription in tuple(upstream.subscriptions):
                     self._tell(subscription, subscription.name + below)
@@ -72,7 +72,7 @@ def with_parents(uri: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class ClientUpdates:
-    """One of each for the whole node."""
+    """The registries of the whole node."""
 
     resources: ResourceUpdates
     tasks: TaskUpdates
@@ -87,10 +87,10 @@ class ClientUpdates:
 
     @property
     def watches(self) -> tuple[Watch, ...]:
-        """What links follow."""
+        """The registries that links follow."""
         return self.resources, self.tasks
 
     def routes_changed(self) -> None:
-        """The route tables are others."""
+        """There are new route tables."""
         self.resources.routes_changed()
         self.tasks.routes_changed()

@@ -1,8 +1,8 @@
-"""Who wants to be told how which tasks stand: public IDs in front, the servers' own behind.
+"""Subscriptions to tasks: public IDs for clients, the servers' own for links.
 
-One for the node: the endpoints subscribe, links follow. What a server tells of a task is what it would answer to
-`tasks/get`, and so it is told on, with names as clients know them. The one rule: a task that has ended stays so, and
-who may have missed something is told the task as it is now.
+One for the node: the endpoints subscribe, links follow. A server's notification carries what `tasks/get` would answer,
+and is passed on with names as clients know them. The one rule: a task that has ended stays ended, and a subscriber that
+may have missed an update gets the task's present state.
 """
 
 import logging
@@ -30,9 +30,9 @@ from agent.tasks.ids import ENDED, TASK_ID_BYTES_MAX, TaskIdRefused, task_route
 
 log = logging.getLogger(__name__)
 
-# What is told is written anew, and once more within a notification; results pass deeper than that.
+# A notification is written anew, and once more within its frame; results pass deeper than that.
 NESTING_MAX: Final = 240
-# Words of the stream that brought it, not of the task.
+# Added by the stream that brought it, not by the task's server.
 _SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 
 
@@ -45,7 +45,7 @@ class TaskNews:
 
 
 class TaskUpdates(SubscriptionRegistry[TaskNews]):
-    """Wishes for tasks. `own_node_id`: by which we know our own servers' tasks."""
+    """Subscriptions to tasks. `own_node_id`: marks the IDs of our own servers' tasks."""
 
     subject = TASKS
     name_len_max = TASK_ID_BYTES_MAX
@@ -55,30 +55,30 @@ class TaskUpdates(SubscriptionRegistry[TaskNews]):
         self._own_node_id = own_node_id
 
     def route(self, tables: Tables, name: str) -> Route | None:
-        """As `SubscriptionRegistry.route`: who holds the task."""
+        """As `SubscriptionRegistry.route`: the backend that keeps the task."""
         try:
             return task_route("tasks/get", name, tables(), self._own_node_id)
         except TaskIdRefused:
             return None
 
-    def nobody_tells(self, name: str) -> RpcError:
-        """As `SubscriptionRegistry.nobody_tells`."""
+    def refusal_without_backend(self, name: str) -> RpcError:
+        """As `SubscriptionRegistry.refusal_without_backend`."""
         return RpcError(INVALID_PARAMS, f"Unknown task, or one of which nobody tells: {name[:128]!r}")
 
     def may_have_missed(self, subscription: Subscription[TaskNews], upstream: Upstream[TaskNews]) -> None:  # noqa: ARG002 - the others do no harm
-        """As `SubscriptionRegistry.may_have_missed`: the link is to ask how the task stands."""
+        """As `SubscriptionRegistry.may_have_missed`: the link has to read the task's present state."""
         upstream.owed = True
         self._changed.add(upstream.backend_key)
 
     def updated(self, backend_key: str, name: str, params: Json) -> None:
-        """A backend says how a task stands now."""
-        upstream = self._way(backend_key, name)
+        """A backend's notification of a task's present state."""
+        upstream = self._upstream(backend_key, name)
         # Two streams overlap while a set of tasks changes, and an answer may overtake them both.
         if upstream is None or (upstream.over and params.get("status") not in ENDED):
             return
         upstream.over, upstream.owed = params.get("status") in ENDED, False
         if is_deeper_than(params, NESTING_MAX):
-            log.warning("MCP task cannot be told, only asked about", extra={"backend": backend_key})
+            log.warning("MCP task update cannot be passed on, clients can only poll it", extra={"backend": backend_key})
             return
         for subscription in tuple(upstream.subscriptions):
             if (news := self._news(subscription, upstream, params)) is not None:
@@ -87,16 +87,16 @@ class TaskUpdates(SubscriptionRegistry[TaskNews]):
     def _news(
         self, subscription: Subscription[TaskNews], upstream: Upstream[TaskNews], params: Json
     ) -> TaskNews | None:
-        """What a backend says, as this endpoint's clients know it; None: no table leads there any more."""
+        """The notification as this endpoint's clients know it; None when no route leads there any more."""
         route = self.route(subscription.tables, subscription.name)
         replica = (
             next((one for one in route.replicas if one.backend_key == upstream.backend_key), None) if route else None
         )
         if route is None or replica is None:
             return None
-        told = {member: value for member, value in params.items() if member not in ("resultType", "_meta")}
+        task = {member: value for member, value in params.items() if member not in ("resultType", "_meta")}
         meta = params.get("_meta")
         if isinstance(meta, dict) and (kept := {k: v for k, v in meta.items() if k != _SUBSCRIPTION_ID_META_KEY}):
-            told["_meta"] = kept
-        told = route.uris(replica).result("tasks/get", told)
-        return TaskNews(subscription.name, orjson.dumps({**told, "taskId": subscription.name}))
+            task["_meta"] = kept
+        task = route.uris(replica).result("tasks/get", task)
+        return TaskNews(subscription.name, orjson.dumps({**task, "taskId": subscription.name}))

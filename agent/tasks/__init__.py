@@ -1,1 +1,1 @@
-"""Tasks of MCP on their way through the mesh. Pure."""
+"""Tasks of MCP: their public IDs, and the translation between protocol versions. Pure."""

@@ -1,10 +1,10 @@
-"""Tasks of MCP 2026-07-28 on their way through the mesh: the IDs that clients get, and whom such an ID leads to.
+"""Tasks of MCP 2026-07-28: the public IDs that clients get, and the route of such an ID.
 
-Called by the endpoints, which look up who is asked about a task, and by dispatch, which names the tasks in results. A
-server answers a call with a task instead of a result; its ID is good for as long as the server keeps the task, so it
-has to be good after a restart of this node too, and names the way in plain words: which server of which node. The same
-ID is right on every node that knows that node. The one rule: an ID is no key; whoever makes one up reaches only what
-the endpoint's route table leads to anyway, and there the server's own ID decides.
+Called by the endpoints, which look up the route of a task, and by dispatch, which renames the tasks in results. A
+server answers a call with a task instead of a result; its ID is valid for as long as the server keeps the task, so the
+public ID has to be valid after a restart of this node too, and spells out the route: the server and its node. The same
+ID is valid on every node that knows that node. The one rule: an ID is no key; a forged one reaches only backends of the
+endpoint's route table, and there the server's own ID decides.
 """
 
 import re
@@ -24,10 +24,10 @@ ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 TASK_ID_BYTES_MAX: Final = 4096
 
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
-# The `_meta` of a request whose client takes tasks.
+# The `_meta` of a request whose client accepts tasks.
 TAKES_TASKS: Final[Json] = {_CAPABILITIES: {"extensions": {TASKS_EXTENSION: {}}}}
 _VERSION: Final = "mesh1"
-_WAY: Final = re.compile(rf"{_VERSION}/(?:server/([^/]+)/([^/]+)|gateway/([^/]+)|peer/([^/]+))/(.*)", re.DOTALL)
+_PUBLIC_ID: Final = re.compile(rf"{_VERSION}/(?:server/([^/]+)/([^/]+)|gateway/([^/]+)|peer/([^/]+))/(.*)", re.DOTALL)
 
 
 class TaskIdRefused(MeshError):
@@ -41,14 +41,14 @@ def announces_tasks(capabilities: Json) -> bool:
 
 
 def declares_tasks(params: Json) -> bool:
-    """Whether the client of this request takes a task for an answer."""
+    """Whether the client of this request accepts a task as an answer."""
     meta = params.get("_meta")
     capabilities = meta.get(_CAPABILITIES) if isinstance(meta, dict) else None
     return isinstance(capabilities, dict) and announces_tasks(capabilities)
 
 
 def missing_tasks(message: str) -> RpcError:
-    """What a client that does not declare the extension is told, in the extension's own terms."""
+    """The error for a client that does not declare the extension, in the extension's own terms."""
     required: Json = {"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}}
     return RpcError(MISSING_REQUIRED_CLIENT_CAPABILITY, message, required)
 
@@ -59,7 +59,7 @@ def is_task(result: Json) -> bool:
 
 
 def without_tasks(capabilities: Json) -> Json:
-    """The capabilities of a client that is no client of this extension, whatever it declares."""
+    """The capabilities without this extension, where its client may not use it."""
     if not announces_tasks(capabilities):
         return capabilities
     extensions = {name: value for name, value in capabilities["extensions"].items() if name != TASKS_EXTENSION}
@@ -67,23 +67,23 @@ def without_tasks(capabilities: Json) -> Json:
 
 
 def any_tasks(table: RouteTable) -> bool:
-    """Whether somebody in the table may answer calls with tasks."""
+    """Whether any backend of the table may answer calls with tasks."""
     return any(part.source.has_tasks for part in table.parts.values())
 
 
 def task_route(method: str, task_id: str, table: RouteTable, own_node_id: str) -> Route:
-    """Whom to ask about a task: one replica and no other, or none when that backend is gone or not in this table.
+    """The route of a task: one replica and no other, or none when that backend is gone or not in this table.
 
     Raises:
         TaskIdRefused: no node hands out such an ID.
     """
-    found = _WAY.fullmatch(task_id) if _is_short(task_id) else None
+    found = _PUBLIC_ID.fullmatch(task_id) if _is_short(task_id) else None
     if found is None:
         raise TaskIdRefused("this ID was not handed out by a node of the mesh")
     node_id, server, gateway, peer = (None if part is None else unquote(part) for part in found.groups()[:4])
     theirs = found[5]
     if node_id is not None and node_id != own_node_id:
-        gateway, theirs = node_id, task_id  # It is what that node's own local endpoint hands out.
+        gateway, theirs = node_id, task_id  # That node's own local endpoint hands out this ID.
     for key, part in table.parts.items():
         if _is_meant(part.source, None if gateway else server, gateway, peer):
             return _route(method, key, part, theirs, table)
@@ -91,12 +91,12 @@ def task_route(method: str, task_id: str, table: RouteTable, own_node_id: str) -
 
 
 def shown_task(method: str, params: Json, result: Json, replica: Replica, view: LinkView, *, own_node_id: str) -> Json:
-    """`result` of `replica` with its task named as the caller may ask for it; the same object where nothing changes.
+    """`result` of `replica` with the public ID of its task; the same object where nothing changes.
 
     `params` are the caller's, `view` is the link that answered.
 
     Raises:
-        ProtocolBroken: a task for who did not say that it takes one, without an ID, or another task than was asked for.
+        ProtocolBroken: a task for a client that accepts none, a task without an ID, or not the requested task.
     """
     if method in TASK_METHODS:
         if "taskId" not in result or replica.remote_name == params["taskId"]:
@@ -124,7 +124,7 @@ def _public_id(theirs: str, spec: BackendSpec, identity: NodeIdentity | None, ow
         return f"{_VERSION}/peer/{quote(spec.name, safe='')}/{theirs}"
     if theirs.startswith(_of_node(identity.node_id)):
         return theirs
-    # Only a gateway hands out what is not its own; the way back leads through it.
+    # Only a gateway hands out IDs of other nodes; the way back leads through it.
     return f"{_VERSION}/gateway/{quote(identity.node_id, safe='')}/{theirs}"
 
 
@@ -133,7 +133,7 @@ def _of_node(node_id: str) -> str:
 
 
 def _is_meant(source: Contribution, server: str | None, gateway: str | None, peer: str | None) -> bool:
-    """Whether the way leads there next. Of another node we know late whether it has tasks; it will say so itself."""
+    """Whether the ID leads there next. A node may not yet have shown that it has tasks; it answers for itself."""
     match source.kind:
         case ContributionKind.SERVER:
             return source.label == server and source.has_tasks
@@ -154,7 +154,7 @@ def _route(method: str, key: str, part: Imported, theirs: str, table: RouteTable
 
 
 def _namespace(key: str, part: Imported, table: RouteTable) -> str:
-    """What is put into the URIs of a backend of ours; the listed one comes first among its claims."""
+    """The namespace in the URIs of a backend of ours; the listed one comes first among its claims."""
     for claimed in part.claims:
         for route in claimed.routes:
             held = table.namespaces.get(route.public_name) if route.kind is RouteKind.NAMESPACE else None

@@ -1,8 +1,9 @@
-"""Tasks of 2025-11-25 in the words of 2026-07-28, and back: which calls are made as tasks, and how a task is told.
+"""Tasks of 2025-11-25 as tasks of 2026-07-28, and back; and which calls are made as tasks.
 
-Inside the mesh a task is what the extension of 2026-07-28 says. Dispatch decides here what a server is sent, the client
-to a server with sessions and the front of sessions translate. Pure. The one rule: members that both eras know pass as
-they came, and what only one of them knows is added or taken away here and nowhere else.
+Inside the mesh a task has the form of the extension of 2026-07-28. Dispatch decides here whether a server gets a call
+as a task; the client of a server with sessions and the endpoint for clients with sessions translate. Pure. The one
+rule: members that both versions know pass unchanged; those that only one knows are added or removed here and nowhere
+else.
 """
 
 from typing import Final
@@ -13,34 +14,35 @@ from agent.routing.table import Route
 from agent.rpc_codes import METHOD_NOT_FOUND
 from agent.tasks.ids import declares_tasks, missing_tasks
 
-# What says in `_meta` to which task a message belongs (MCP 2025-11-25, tasks).
+# The member of `_meta` that names the task of a message (MCP 2025-11-25, tasks).
 RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
 
 _NOW: Final = {"ttl": "ttlMs", "pollInterval": "pollIntervalMs"}
 _BEFORE: Final = {now: before for before, now in _NOW.items()}
-# What a task of 2026-07-28 has in it, and one of 2025-11-25 is asked for.
+# Members of a task of 2026-07-28 for which 2025-11-25 has requests of their own.
 _INLINED: Final = frozenset({"resultType", "result", "error", "inputRequests"})
 
 
 def task_support(definition: Json) -> str | None:
-    """What a tool says of tasks of 2025-11-25: "required", "optional", "forbidden", or nothing."""
+    """A tool's support of tasks of 2025-11-25: "required", "optional", "forbidden", or None."""
     execution = definition.get("execution")
     support = execution.get("taskSupport") if isinstance(execution, dict) else None
     return support if isinstance(support, str) else None
 
 
 def with_task(method: str, route: Route, params: Json, view: LinkView) -> Json:
-    """`params` as the link `view` is to get them: `task` stands in those of a call that its server is to make a task.
+    """`params` for the link `view`: with `task` where its server shall make the call a task, else without.
 
-    Between nodes it is the client's wish, which the last node judges. A tool that can do without is called as a task
-    where its client asked for one by that word: all others are better served by an answer at once, and by questions.
+    Between nodes `task` passes as the client sent it, and the last node decides. A tool whose tasks are optional is
+    called as a task only where its client sent `task`: all other clients are better served by a direct answer, and by
+    elicitation.
 
     Raises:
         RpcError: the tool can only be called as a task, and the server or the client knows none.
     """
     if method != "tools/call" or view.identity is not None:
         return params
-    wish = params.get("task")
+    requested = params.get("task")
     support = task_support(route.definition) if view.era is Era.LEGACY else None
     if support == "required":
         if not view.has_tasks:
@@ -49,10 +51,10 @@ def with_task(method: str, route: Route, params: Json, view: LinkView) -> Json:
             )
         if not declares_tasks(params):
             raise missing_tasks(f"{route.public_name} can only be called as a task")
-        return {**params, "task": wish if isinstance(wish, dict) else {}}
-    if wish is None and "task" not in params:
+        return {**params, "task": requested if isinstance(requested, dict) else {}}
+    if requested is None and "task" not in params:
         return params
-    if support == "optional" and view.has_tasks and isinstance(wish, dict) and declares_tasks(params):
+    if support == "optional" and view.has_tasks and isinstance(requested, dict) and declares_tasks(params):
         return params
     return {member: value for member, value in params.items() if member != "task"}
 
@@ -60,7 +62,7 @@ def with_task(method: str, route: Route, params: Json, view: LinkView) -> Json:
 def as_now(task: Json) -> Json:
     """A task of 2025-11-25 as a task of 2026-07-28, without its outcome.
 
-    One that waits for its client works: nobody can be asked what its server would ask in that era.
+    One that waits for input counts as working: its server's requests could not reach a client of that version.
     """
     known = {_NOW.get(member, member): value for member, value in task.items()}
     if known.get("status") == "input_required":
@@ -78,12 +80,12 @@ def as_before(task: Json) -> Json:
 
 
 def related(result: Json, task_id: str) -> Json:
-    """A result, or the params of a question, that says to which task it belongs."""
+    """A result, or the params of a server's request, with the task that it belongs to in `_meta`."""
     return {**result, "_meta": {**(result.get("_meta") or {}), RELATED_TASK: {"taskId": task_id}}}
 
 
 def unrelated(result: Json) -> Json:
-    """The same without that word."""
+    """The same without that member of `_meta`."""
     meta = result.get("_meta")
     if not isinstance(meta, dict) or RELATED_TASK not in meta:
         return result

@@ -1,8 +1,8 @@
 """Which address we register, so that other nodes can reach us.
 
-Called by the wiring once the listening socket is known. `advertised_address` is pure; `route_ip_to` asks the resolver
-and the kernel. The one rule: an address that others cannot use is refused, with the fix, instead of being registered;
-a name that does not resolve says nothing about that, it is an outage.
+Called by the wiring once the listening socket is known. `advertised_address` is pure; `route_ip_to` uses the resolver
+and the kernel. The one rule: an address that others cannot use is refused, with the fix, instead of being registered; a
+name that does not resolve is no such address, it is an outage.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from ipaddress import ip_address
 from discovery.consul.environment import is_loopback_host, is_loopback_url
 from discovery.model import CatalogUnavailable, SettingsRefused
 
-RESOLVE_TIMEOUT_S = 3.0  # A resolver that is away itself takes far longer, and a start waits for this.
+RESOLVE_TIMEOUT_S = 3.0  # A resolver without an answer takes far longer, and a start waits for this.
 
 
 def advertised_address(*, explicit: str | None, bind_host: str, consul_url: str, route_ip: str | None) -> str:
     """The address for the registration; empty means the address of the Consul node itself.
 
     Args:
-        explicit: what the operator set, None when nothing.
-        bind_host: what our server listens on; empty, `0.0.0.0` and `::` mean everything.
+        explicit: the operator's setting, None when there is none.
+        bind_host: the host that our server listens on; empty, `0.0.0.0` and `::` mean every interface.
         consul_url: `ConsulSettings.url`.
         route_ip: our IP on the way to the Consul agent (`route_ip_to`), None when unknown.
 
@@ -30,7 +30,7 @@ def advertised_address(*, explicit: str | None, bind_host: str, consul_url: str,
     if explicit is not None and explicit.strip():
         return _explicit(explicit.strip())
     bind_host = bind_host.strip().removeprefix("[").removesuffix("]")
-    # A name that leads to loopback is this machine, whatever it is called.
+    # Any name that resolves to loopback is this machine.
     local_agent = is_loopback_url(consul_url) or (route_ip is not None and is_loopback_host(route_ip))
     if is_loopback_host(bind_host):
         if local_agent:
@@ -52,7 +52,7 @@ def advertised_address(*, explicit: str | None, bind_host: str, consul_url: str,
 
 
 async def route_ip_to(host: str, port: int = 8500) -> str | None:
-    """Our own IP on the route to `host`; None when there is no route. Sends nothing but the resolver's questions.
+    """Our own IP on the route to `host`; None when there is no route. Sends nothing but the resolver's queries.
 
     Raises:
         CatalogUnavailable: the name does not resolve now, or not within `RESOLVE_TIMEOUT_S`.

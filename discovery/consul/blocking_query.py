@@ -1,9 +1,9 @@
 """The rules of Consul's blocking queries, and how far an answer may be believed. PURE.
 
 Called by the watch loop after every answer. Theory: an answer is a whole snapshot, so presence is always believed at
-once; absence is not, because an outage, a wiped agent or a token without rights look exactly like everybody leaving.
-The one rule: nothing here can shorten what is shown without an answer that was asked for to confirm it, except by a
-lone departure.
+once; absence is not, because an outage, a wiped agent or a token without rights look exactly like all instances
+leaving. The one rule: the shown catalog is never shortened without a second, confirming answer, except by a lone
+departure.
 """
 
 from collections.abc import Set as AbstractSet
@@ -15,54 +15,42 @@ from discovery.model import Catalog, InstanceKey
 
 # A quarter of a second hides a lost packet; an outage of hours costs Consul one question of each node in 30 s.
 ASK_AGAIN = Backoff(first_s=0.25, last_s=30.0)
-# A restarted agent is back within seconds, and a refused connection costs nobody anything: while an outage is young,
+# A restarted agent is back within seconds, and a refused connection costs nearly nothing: while an outage is young,
 # steps stop growing here, so that a node is back in the mesh within 2 s of its agent.
 ASK_YOUNG_OUTAGE = Backoff(first_s=0.25, last_s=2.0)
 YOUNG_OUTAGE_S = 60.0
-
-
-def backoff_of(*, unreachable: bool, outage_s: float) -> Backoff:
-    """How steps grow: little while an agent that cannot be reached at all may just be restarting."""
-    return ASK_YOUNG_OUTAGE if unreachable and outage_s < YOUNG_OUTAGE_S else ASK_AGAIN
-
-
-# The table that `weigh` holds:
-#
-#   answer                                   | what is shown            | and then
-#   -----------------------------------------+--------------------------+------------------------------------
-#   lacks our own registration               | what was shown before    | wait for better (the canary)
-#   nobody vanished, or a lone one           | the answer               |
-#   somebody vanished, state may be young    | the answer + the missing | ask again when it has settled
-#   more than half or all others vanished    | the answer + the missing | ask again now, index-less, consistent
-#   the same ones vanished in that answer    | the answer               |
-
 
 WAIT_S = 30.0  # An abandoned wait holds a slot of the agent until its end; Consul's own default of 300 s is too long.
 UPDATE_SPACING_S = 0.1  # At most one update per 100 ms while changes keep coming; the first one is never delayed.
 # How long others may need to register again after an outage: a heartbeat interval.
 SETTLE_S = 5.0
-_FREE_RETURNS = 3  # Returns without news that cost nothing: unrelated registrations do wake a query now and then.
+_FREE_RETURNS = 3  # Returns without news that cost nothing: unrelated registrations wake a query now and then.
 # The last step keeps a lying index to one request a second, and real news within the promised 2 s.
 _IDLE = Backoff(first_s=0.1, last_s=1.0)
 _ANSWER_GRACE_S = 5.0
 
 
 class Trust(Enum):
-    """How an answer was taken."""
+    """How far an answer is believed."""
 
     BELIEVED = "believed"
     DISTRUSTED = "distrusted"  # the canary is missing: nothing in it counts
     SETTLING = "settling"  # absence is not believed yet
-    CONFIRM = "confirm"  # too much vanished: ask a second time
+    CONFIRM = "confirm"  # too many vanished: query a second time
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to show now, and which instances are shown although the answer lacks them."""
+    """The catalog to show now, and the instances in it that the answer lacks."""
 
     trust: Trust
     catalog: Catalog | None
     suspects: frozenset[InstanceKey] = frozenset()
+
+
+def backoff_of(*, unreachable: bool, outage_s: float) -> Backoff:
+    """How steps grow: little while an agent that cannot be reached at all may just be restarting."""
+    return ASK_YOUNG_OUTAGE if unreachable and outage_s < YOUNG_OUTAGE_S else ASK_AGAIN
 
 
 def next_index(previous: int, answered: int) -> int:
@@ -87,6 +75,15 @@ def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) 
     return max(spacing_s, _IDLE.step_s(idle_returns - _FREE_RETURNS))
 
 
+# The table of `weigh`:
+#
+#   answer                                   | shown                    | next
+#   -----------------------------------------+--------------------------+------------------------------------
+#   lacks our own registration (the canary)  | the catalog shown before | wait for a better answer
+#   none vanished, or a lone one             | the answer               |
+#   some vanished, the state may be young    | the answer + the missing | query again when it has settled
+#   more than half or all others vanished    | the answer + the missing | query now, index-less, consistent
+#   the same ones vanished in that answer    | the answer               |
 def weigh(
     shown: Catalog | None,
     answer: Catalog,
@@ -96,14 +93,14 @@ def weigh(
     suspects: AbstractSet[InstanceKey],
     confirming: bool,
 ) -> Verdict:
-    """Judge one answer against what is shown.
+    """Compare one answer with the shown catalog.
 
     Args:
         shown: the last catalog shown, None when there is none yet.
-        answer: what Consul says now.
+        answer: Consul's present catalog.
         canary: our own service ID when the catalog must hold it, else None.
-        settling: an outage or a restored state lies so little back that others may not be registered again.
-        suspects: who was missing from the previous answer but is still shown.
+        settling: an outage or a restored state was so recent that others may not be registered again.
+        suspects: instances that the previous answer lacked but that are still shown.
         confirming: this answer came from an index-less, consistent read.
     """
     if canary is not None and all(instance.key.service_id != canary for instance in answer.instances):
@@ -116,8 +113,7 @@ def weigh(
         return Verdict(Trust.BELIEVED, answer)
     if settling:
         return Verdict(Trust.SETTLING, _with_missing(shown, answer, vanished), vanished)
-    # Whoever is shown in spite of an earlier answer stays until a confirming one; they do not count as the others'
-    # majority either, which newcomers might make of them.
+    # Suspects stay until a confirming answer lacks them too, even where newcomers have made a minority of them.
     in_doubt = _is_mass(shown, vanished, canary) or not vanished.isdisjoint(suspects)
     if in_doubt and not (confirming and vanished <= suspects):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)

@@ -1,8 +1,8 @@
-"""The only client to python-consul2: our own transport under its API, and its errors turned into ours.
+"""The only user of python-consul2: our own transport under its API, and its errors turned into ours.
 
 Opened by `discovery.consul.session`; used by the watch and by the registration. One pooled aiohttp session serves every
 call; the library's own asyncio client opens a session per call and knows neither TLS files nor time-outs. The one rule:
-whatever goes wrong out there leaves here as a `discovery.model` exception, never as a vendor's.
+every failure of Consul or of the network leaves here as a `discovery.model` exception, never as a vendor's.
 """
 
 import ssl
@@ -29,57 +29,6 @@ from discovery.consul.blocking_query import request_timeout_s
 from discovery.consul.environment import ConsulSettings, TokenSource
 from discovery.model import AccessRefused, AgentUnreachable, CatalogUnavailable, RegistrationLost, SettingsRefused
 
-
-def open_pool(settings: ConsulSettings) -> aiohttp.ClientSession:
-    """Make the session that all calls share; the caller enters and leaves it. Needs a running loop.
-
-    Raises:
-        SettingsRefused: a TLS file is missing or is no PEM file.
-    """
-    # limit=0: a waiting query holds its connection, and a heartbeat must never queue behind one.
-    connector: aiohttp.BaseConnector
-    if settings.socket_path:
-        connector = aiohttp.UnixConnector(settings.socket_path, limit=0)
-    else:
-        connector = aiohttp.TCPConnector(limit=0, ssl=tls_context(settings))
-    return aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(no_silent_repeat,)
-    )
-
-
-async def no_silent_repeat(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Let a broken waiting query fail instead of being repeated.
-
-    aiohttp quietly sends a GET again when a pooled connection breaks. A waiting query would then carry its old index
-    to a restarted agent, whose lower index hides every change for the whole wait; the watch has to know.
-    """
-    try:
-        return await handler(request)
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-        if "index" in request.url.query:
-            raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__})") from exc
-        raise
-
-
-def tls_context(settings: ConsulSettings) -> ssl.SSLContext | bool:
-    """The context for an https agent; True, aiohttp's word for its default, where none is needed."""
-    if not settings.url.startswith("https:"):
-        return True
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_cert)
-        if not settings.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if settings.client_cert:
-            context.load_cert_chain(settings.client_cert, settings.client_key)
-    except (OSError, ssl.SSLError) as exc:
-        names = "CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
-        raise SettingsRefused(f"{names}: a file cannot be used ({exc}): name readable PEM files") from exc
-    return context
-
-
 CONNECT_TIMEOUT_S = 3.0
 BODY_BYTES_MAX = 32 * 1024 * 1024  # 1,000 instances take under 2 MiB; anything near this is no catalog of ours.
 _READ_BYTES = 256 * 1024
@@ -92,7 +41,7 @@ _Params = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of a health query: Consul's index, and the rows as they came."""
+    """One answer of a health query: Consul's index, and the rows unchanged."""
 
     index: int
     rows: list[Any]
@@ -187,12 +136,12 @@ class ConsulClient:
         return self._token.current()
 
     async def _call(self, request: Callable[[str | None], Awaitable[T]], *, right: str) -> T:
-        """Make one request with the token of the moment; translate whatever it raises."""
+        """Make one request with the present token; translate every failure."""
         token = self._token.current()
         try:
             return await request(token)
         except (ACLPermissionDenied, ACLDisabled) as exc:
-            if self._token.current() != token:  # Rotated while we waited: the new token deserves its own try.
+            if self._token.current() != token:  # Rotated while we waited: try the new token.
                 raise CatalogUnavailable("the ACL token was replaced") from exc
             raise AccessRefused(
                 f"Consul refused our ACL token; the right that is missing: {right} ({_text(exc)})"
@@ -214,6 +163,56 @@ async def open_client(settings: ConsulSettings) -> AsyncGenerator[ConsulClient, 
     """
     async with open_pool(settings) as session:
         yield ConsulClient(settings, session)
+
+
+def open_pool(settings: ConsulSettings) -> aiohttp.ClientSession:
+    """Make the session that all calls share; the caller enters and leaves it. Needs a running loop.
+
+    Raises:
+        SettingsRefused: a TLS file is missing or is no PEM file.
+    """
+    # limit=0: a waiting query holds its connection, and a heartbeat must never queue behind one.
+    connector: aiohttp.BaseConnector
+    if settings.socket_path:
+        connector = aiohttp.UnixConnector(settings.socket_path, limit=0)
+    else:
+        connector = aiohttp.TCPConnector(limit=0, ssl=tls_context(settings))
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(no_silent_repeat,)
+    )
+
+
+async def no_silent_repeat(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Let a broken waiting query fail instead of being repeated.
+
+    aiohttp quietly sends a GET again when a pooled connection breaks. A waiting query would then carry its old index to
+    a restarted agent, whose lower index hides every change for the whole wait; the watch has to know.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+        if "index" in request.url.query:
+            raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__})") from exc
+        raise
+
+
+def tls_context(settings: ConsulSettings) -> ssl.SSLContext | bool:
+    """The context for an https agent; True, aiohttp's value for its default, where none is needed."""
+    if not settings.url.startswith("https:"):
+        return True
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_cert)
+        if not settings.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if settings.client_cert:
+            context.load_cert_chain(settings.client_cert, settings.client_key)
+    except (OSError, ssl.SSLError) as exc:
+        names = "CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
+        raise SettingsRefused(f"{names}: a file cannot be used ({exc}): name readable PEM files") from exc
+    return context
 
 
 def _writer(method: str) -> Callable[..., Awaitable[Any]]:
@@ -274,7 +273,7 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
                 self.uri(path, [*params, *self._scope]),
                 data=data or None,
                 headers=headers,
-                allow_redirects=False,  # A redirect would carry the token to wherever it points.
+                allow_redirects=False,  # A redirect would carry the token to another host.
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, CONNECT_TIMEOUT_S)),
                 server_hostname=self._server_name,
             ) as answer:

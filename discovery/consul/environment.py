@@ -1,6 +1,6 @@
 """Where Consul is and how to talk to it, read from Consul's own environment variables.
 
-Called by the configuration of `agent` with whatever mapping holds the variables; the result goes to
+Called by the configuration of `agent` with the mapping that holds the variables; the result goes to
 `discovery.consul.session.open_session`. Parsed here and not by python-consul2, which misreads `[::1]:8500`,
 `https://host` and `unix://`, and lets the environment beat explicit arguments. The one rule: a value that cannot work
 is refused here, with the variable's name and the fix in the message.
@@ -21,14 +21,19 @@ _PORTS = {"http": 80, "https": 443}  # A URL without a port means these, as in C
 _TRUE = frozenset({"1", "t", "true"})
 _FALSE = frozenset({"0", "f", "false"})
 
+POLL_S = 1.0  # How often a back-off after a refusal checks for a rotated token; half of the promised 2 s.
+
+# Cheap to read: the file's identity, its time and its size. A rewrite in place or by rename changes at least one.
+_Stamp = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class ConsulSettings:
     """How to reach one Consul agent.
 
     `url` is `http://host:port[/prefix]`, `https://host:port[/prefix]` or `unix:///path/to/socket`. `token_file` beats
-    `token` and is read again whenever it changes. `explicit` tells that somebody named the address, so that falling
-    back to anything else would be a surprise.
+    `token` and is read again whenever it changes. `explicit`: the address was set, so falling back to another one would
+    be a surprise.
     """
 
     url: str = DEFAULT_URL
@@ -159,12 +164,6 @@ def _flag(given: Mapping[str, str], name: str, *, default: bool) -> bool:
     if text.lower() in _FALSE:
         return False
     raise SettingsRefused(f"{name}={text!r}: write true or false")
-
-
-POLL_S = 1.0  # How often a rest after a refusal looks for a rotated token; half of the promised 2 s.
-
-# Cheap to look at: the file's identity, its time and its size. A rewrite in place or by rename changes at least one.
-_Stamp = tuple[int, int, int]
 
 
 class TokenSource:

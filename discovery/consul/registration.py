@@ -1,13 +1,13 @@
 """Keeps our own registration true: register, heartbeat, compare, register again, deregister.
 
-Opened by `discovery.consul.session`, run by one task of the wiring. Theory: `wanted` is what we ask for, `sent` is what
-the agent last accepted. Each turn does the first thing that is due:
+Opened by `discovery.consul.session`, run by one task of the wiring. Theory: `wanted` is the desired registration,
+`sent` the one that the agent last accepted. Each turn takes the first step that is due:
 
-    wanted is not what was sent              -> register (at most once per 250 ms)
-    the comparison is due, or asked for      -> read the agent's own list; register when it differs
+    wanted differs from sent                 -> register (at most once per 250 ms)
+    the comparison is due, or requested      -> read the agent's own list; register when it differs
     otherwise                                -> heartbeat; register at once when the agent lost us
 
-The one rule: whatever the agent forgot is made again, and nothing is sent twice without need.
+The one rule: a registration that the agent has lost is made again, and nothing is sent twice without need.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ from discovery.model import AccessRefused, CatalogUnavailable, RegistrarStatus, 
 log = logging.getLogger(__name__)
 
 CHANGE_SPACING_S = 0.25  # Leading edge at once, then at most one registration per 250 ms while changes keep coming.
-COMPARE_S = 30.0
-LEAVE_TIMEOUT_S = 2.0
-_HEARTBEAT_JITTER = 0.1  # Nodes that were started together need not beat together.
-_DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own; one that keeps none shows none.
+COMPARE_S = 30.0  # Repairs a registration that another process changed; heartbeats show a lost one sooner.
+LEAVE_TIMEOUT_S = 2.0  # Of the drain's 30 s; a Consul that is away times us out by the TTL.
+_HEARTBEAT_JITTER = 0.1  # Nodes that were started together need not send heartbeats together.
+_DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own; an embedded catalog of an earlier version shows none.
 EPOCH_META_KEY = "epoch"  # Two processes that share a service ID differ in it.
 
 
 class ConsulRegistrar:
-    """A `Registrar` over Consul's agent API. `keep` is the one writer of the state; `change` only leaves a wish."""
+    """A `Registrar` over Consul's agent API. `keep` is the one writer of the state; `change` only sets `wanted`."""
 
     def __init__(self, client: ConsulClient, registration: Registration, *, compare_s: float = COMPARE_S) -> None:
         self._client = client
@@ -72,14 +72,14 @@ class ConsulRegistrar:
         )
 
     def change(self, registration: Registration) -> None:
-        """Ask for another content under the same service ID."""
+        """Register other contents under the same service ID, soon."""
         assert registration.service_id == self.service_id, "a registrar keeps one service ID"
         self._wanted = registration
         if registration != self._sent:
             self._wake.set()
 
     def verify(self) -> None:
-        """Ask for a look at the agent now, in the middle of a wait too."""
+        """Compare with the agent's own list at once, also in the middle of a wait."""
         self._verify = True
         self._wake.set()
 
@@ -115,7 +115,7 @@ class ConsulRegistrar:
         self._sent, self._registered = None, False
 
     async def _turn(self) -> None:
-        """Do the one thing that is due."""
+        """Take the one step that is due."""
         verify, self._verify = self._verify, False
         if self._sent != self._wanted:
             await self._register()
@@ -142,7 +142,7 @@ class ConsulRegistrar:
             await self._register_again(str(exc))
 
     async def _compare(self) -> None:
-        """Look at what the agent itself holds; it also shows a second process under our ID."""
+        """Compare with the agent's own list, which also shows a second process under our ID."""
         held = (await self._client.agent_services()).get(self.service_id)
         self._compare_at_s = clock.now_s() + self._compare_s
         assert self._sent is not None
@@ -165,7 +165,7 @@ class ConsulRegistrar:
         return min(heartbeat_s, max(0.0, self._compare_at_s - clock.now_s()))
 
     def _refused(self, exc: AccessRefused) -> float:
-        """A refusal heals slowly or with a new token; until then nobody may expect us in the catalog."""
+        """A refusal ends slowly or with a new token; until then no watch may expect us in the catalog."""
         self._registered = self._presence_expected = False
         self._sent = None
         self._failed(exc)
@@ -191,7 +191,7 @@ class ConsulRegistrar:
         self._failures, self._down_since_s, self._last_error = 0, None, ""
 
     async def _wait(self, delay_s: float) -> None:
-        """Wait for the delay, a wish or a new token; then keep the distance to the last registration."""
+        """Wait for the delay, a change or a new token; then keep the spacing to the last registration."""
         refused, self._refused_token = self._refused_token, None
         while refused is not None and delay_s > POLL_S and self._client.token == refused and not self._wake.is_set():
             await self._doze(POLL_S)
@@ -235,14 +235,14 @@ def register_payload(registration: Registration) -> dict[str, Any]:
         "Port": registration.port,
         "Meta": dict(registration.meta),
         "Tags": list(registration.tags),
-        # The default is not said: an embedded catalog of before does not know of weights.
+        # The default is left out: an embedded catalog of an earlier version does not know weights.
         **({} if registration.weight == 1 else {"Weights": _weights(registration)}),
         "Check": check,
     }
 
 
 def agrees(held: Any, sent: Registration) -> bool:
-    """Whether an entry of the agent's own list says what we sent."""
+    """Whether an entry of the agent's own list equals what we sent."""
     if not isinstance(held, dict):
         return False
     return (

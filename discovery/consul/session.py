@@ -1,7 +1,7 @@
-"""One open session with a Consul agent (a real one, or the embedded catalog, which speaks the same language).
+"""One open connection to a Consul agent (a real one, or the embedded catalog, which speaks the same API).
 
-Opened by the wiring of `agent`, which alone knows whether it is Consul or the embedded catalog that it talks to. The
-one rule: what a session hands out works only while the session is open.
+Opened by the wiring of `agent`, which alone knows whether it is Consul or the embedded catalog. The one rule: sources
+and registrars of a connection work only while it is open.
 """
 
 from collections.abc import AsyncGenerator
@@ -25,7 +25,7 @@ class ConsulConnection:
 
         Args:
             service_name: Consul's service name.
-            own: our registrar under the same name; an answer that lacks it is not trusted.
+            own: our registrar under the same name; an answer without our registration is not trusted.
             known: the last catalog of an earlier run, shown until Consul answers.
         """
         return ConsulWatch(self._client, service_name, own=own, known=known)
@@ -44,7 +44,7 @@ class ConsulConnection:
 
 @asynccontextmanager
 async def open_session(settings: ConsulSettings) -> AsyncGenerator[ConsulConnection, None]:
-    """Open a session; nothing is sent yet.
+    """Open a connection; nothing is sent yet.
 
     Raises:
         SettingsRefused: the settings cannot work, for example a TLS file is missing.

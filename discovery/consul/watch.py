@@ -1,8 +1,8 @@
 """The watch loop: follows one service name with blocking queries and yields whole catalogs.
 
-Opened by `discovery.consul.session`; consumed by the mesh. Each turn is: pause, ask, weigh, show. What to believe is
-decided in `blocking_query`; here is only the state between turns and the acting. The one rule: nothing that Consul does
-ends the watch or empties the catalog by itself.
+Opened by `discovery.consul.session`; consumed by the mesh. Each turn is: pause, query, weigh, show. `blocking_query`
+decides what to believe; here are the state between turns and the actions, and the parsing of Consul's rows. The one
+rule: no answer or failure of Consul ends the watch or empties the catalog by itself.
 """
 
 import asyncio
@@ -30,80 +30,15 @@ from discovery.model import (
     SourceStatus,
 )
 
+log = logging.getLogger(__name__)
+
 PORT_MAX = 65_535
 _HEALTHS = {health.value: health for health in Health}
 _SEVERITY = {Health.PASSING: 0, Health.WARNING: 1, Health.CRITICAL: 2}
 
-
-def parse_catalog(rows: Iterable[Any]) -> tuple[Catalog, int]:
-    """Turn the rows of `/v1/health/service/<name>` into a catalog and the number of broken rows that were left out."""
-    found: dict[InstanceKey, Instance] = {}
-    skipped = 0
-    for row in rows:
-        instance = parse_row(row)
-        if instance is None:
-            skipped += 1
-        else:
-            found[instance.key] = instance
-    return Catalog(tuple(found[key] for key in sorted(found))), skipped
-
-
-def parse_row(row: Any) -> Instance | None:
-    """Read one row; None when it lacks what identifies or reaches an instance."""
-    match row:
-        case {
-            "Node": {"Node": str(node), **node_fields},
-            "Service": {"ID": str(service_id), "Port": int(port), **service_fields},
-            **others,
-        } if node and service_id and 0 <= port <= PORT_MAX:
-            tags = service_fields.get("Tags")
-            address = service_fields.get("Address") or node_fields.get("Address")
-            if not isinstance(address, str):
-                return None
-            health = worst_health(others.get("Checks"))
-            return Instance(
-                key=InstanceKey(_text(node_fields.get("Datacenter")), node, service_id),
-                address=address,
-                port=port,
-                health=health,
-                meta=MappingProxyType(_texts(service_fields.get("Meta"))),
-                tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
-                weight=_weight(service_fields.get("Weights"), health),
-            )
-        case _:
-            return None
-
-
-def worst_health(checks: Any) -> Health:
-    """The worst status among checks; one that Consul did not have when this was written counts as critical."""
-    worst = Health.PASSING
-    for check in checks if isinstance(checks, list) else ():
-        status = check.get("Status") if isinstance(check, dict) else None
-        worst = max(worst, _HEALTHS.get(str(status), Health.CRITICAL), key=_SEVERITY.__getitem__)
-    return worst
-
-
-def _weight(weights: Any, health: Health) -> int:
-    """The weight that Consul gives an instance of this health; 1, its default, where it names none that is usable."""
-    weight = weights.get("Warning" if health is Health.WARNING else "Passing") if isinstance(weights, dict) else None
-    return max(1, weight) if type(weight) is int else 1
-
-
-def _texts(value: Any) -> Mapping[str, str]:
-    if not isinstance(value, dict):
-        return {}
-    return {name: text for name, text in value.items() if isinstance(name, str) and isinstance(text, str)}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-log = logging.getLogger(__name__)
-
-QUICK_RETURN_S = 0.25  # A query that comes back sooner and without news did not wait for any.
+QUICK_RETURN_S = 0.25  # A query that returns sooner and without news did not wait.
 _WAIT_MIN_S = 0.05
-_DISTRUST_WAIT_S = 2.0  # After a first distrusted answer; if the second is no better, it is worth a warning.
+_DISTRUST_WAIT_S = 2.0  # The wait after a first distrusted answer; a second one gets a warning.
 _REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
 
 
@@ -174,13 +109,13 @@ class ConsulWatch:
                 yield update
 
     async def _turn(self) -> Catalog | None:
-        """Ask once; return the catalog when what is shown has changed."""
+        """Query once; return the catalog when the shown one has changed."""
         pause = pause_s(now_s=clock.now_s(), last_update_at_s=self._updated_at_s, idle_returns=self._idle_returns)
         if pause > 0:
             await asyncio.sleep(pause)
-        asked_at_s = clock.now_s()
-        query = self._next_query(asked_at_s)
-        # Looked up before asking: an answer from before our registration is no reason for distrust.
+        queried_at_s = clock.now_s()
+        query = self._next_query(queried_at_s)
+        # Read before the query: an answer from before our registration is no reason for distrust.
         canary = self._own.service_id if self._own is not None and self._own.status.presence_expected else None
         try:
             answer = await self._client.health(
@@ -207,7 +142,7 @@ class ConsulWatch:
             confirming=query.consistent,
         )
         self._note_trust(verdict, now_s)
-        return self._show(verdict, quick=now_s - asked_at_s < QUICK_RETURN_S, now_s=now_s)
+        return self._show(verdict, quick=now_s - queried_at_s < QUICK_RETURN_S, now_s=now_s)
 
     def _next_query(self, now_s: float) -> _Query:
         if self._confirm:
@@ -222,7 +157,7 @@ class ConsulWatch:
         return _Query(self._index, max(_WAIT_MIN_S, min(self._wait_s, settle_left_s)))
 
     def _note_answer(self, answered_index: int, now_s: float) -> None:
-        """Move the index on; a restored state and the end of an outage begin a time of settling."""
+        """Advance the index; a restored state and the end of an outage begin a time of settling."""
         index = next_index(self._index, answered_index)
         if index == 0:
             log.info("the catalog's index went back, its state was restored", extra={"index": answered_index})
@@ -232,7 +167,7 @@ class ConsulWatch:
         self._recovered(now_s)
 
     def _show(self, verdict: Verdict, *, quick: bool, now_s: float) -> Catalog | None:
-        """Keep what is shown from now on; return it if it changed."""
+        """Keep the catalog to show from now on; return it if it changed."""
         self._confirm = verdict.trust is Trust.CONFIRM
         self._suspects = verdict.suspects
         changed = verdict.catalog != self._shown
@@ -249,7 +184,7 @@ class ConsulWatch:
             self._distrust(now_s)
             return
         if verdict.suspects and not self._suspects:
-            # A second read settles one of them in milliseconds; the other may last.
+            # A confirming read takes milliseconds; settling may last.
             level = logging.DEBUG if verdict.trust is Trust.CONFIRM else logging.WARNING
             log.log(level, "holding removals until they are confirmed", extra={"instances": len(verdict.suspects)})
         if not self._up:
@@ -258,7 +193,7 @@ class ConsulWatch:
         self._up, self._last_error, self._answered_at_s = True, "", now_s
 
     def _distrust(self, now_s: float) -> None:
-        """Our own registration is missing: nothing counts, and the registrar shall look."""
+        """Our own registration is missing: nothing counts, and the registrar has to check."""
         assert self._own is not None
         self._distrusts += 1
         self._settle_until_s = now_s + self._settle_s
@@ -277,10 +212,10 @@ class ConsulWatch:
         log.info("consul answers again", extra={"downtime_s": round(now_s - self._down_since_s, 3)})
         self._down_since_s, self._failures, self._failure = None, 0, None
         if self._own is not None:
-            self._own.verify()  # What restarted may have forgotten us.
+            self._own.verify()  # A restarted agent may have lost our registration.
 
     def _failed(self, exc: Exception, now_s: float) -> float:
-        """Note a failure and return how long to rest before the next try."""
+        """Note a failure and return the delay before the next try."""
         if self._down_since_s is None:
             self._down_since_s = now_s
         first_of_kind = type(exc) is not self._failure
@@ -308,3 +243,67 @@ class ConsulWatch:
         while delay_s > 0 and self._client.token == refused:
             await asyncio.sleep(min(delay_s, POLL_S))
             delay_s -= POLL_S
+
+
+def parse_catalog(rows: Iterable[Any]) -> tuple[Catalog, int]:
+    """Turn the rows of `/v1/health/service/<name>` into a catalog and the number of broken rows that were left out."""
+    found: dict[InstanceKey, Instance] = {}
+    skipped = 0
+    for row in rows:
+        instance = parse_row(row)
+        if instance is None:
+            skipped += 1
+        else:
+            found[instance.key] = instance
+    return Catalog(tuple(found[key] for key in sorted(found))), skipped
+
+
+def parse_row(row: Any) -> Instance | None:
+    """Read one row; None when it lacks the identity or the address of an instance."""
+    match row:
+        case {
+            "Node": {"Node": str(node), **node_fields},
+            "Service": {"ID": str(service_id), "Port": int(port), **service_fields},
+            **others,
+        } if node and service_id and 0 <= port <= PORT_MAX:
+            tags = service_fields.get("Tags")
+            address = service_fields.get("Address") or node_fields.get("Address")
+            if not isinstance(address, str):
+                return None
+            health = worst_health(others.get("Checks"))
+            return Instance(
+                key=InstanceKey(_text(node_fields.get("Datacenter")), node, service_id),
+                address=address,
+                port=port,
+                health=health,
+                meta=MappingProxyType(_texts(service_fields.get("Meta"))),
+                tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
+                weight=_weight(service_fields.get("Weights"), health),
+            )
+        case _:
+            return None
+
+
+def worst_health(checks: Any) -> Health:
+    """The worst status among checks; an unknown status counts as critical."""
+    worst = Health.PASSING
+    for check in checks if isinstance(checks, list) else ():
+        status = check.get("Status") if isinstance(check, dict) else None
+        worst = max(worst, _HEALTHS.get(str(status), Health.CRITICAL), key=_SEVERITY.__getitem__)
+    return worst
+
+
+def _weight(weights: Any, health: Health) -> int:
+    """The weight that Consul gives an instance of this health; 1, its default, where it names none that is usable."""
+    weight = weights.get("Warning" if health is Health.WARNING else "Passing") if isinstance(weights, dict) else None
+    return max(1, weight) if type(weight) is int else 1
+
+
+def _texts(value: Any) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {name: text for name, text in value.items() if isinstance(name, str) and isinstance(text, str)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,8 +1,8 @@
 """The state of the embedded catalog: services, their checks, and Consul's index over them. PURE but for being mutable.
 
-Owned and written by `embedded_http`, which passes the time in. Each method that changes something returns the service
-names whose readers must be woken.
-The one rule: the index moves exactly when the content moves; an identical registration bumps nothing.
+Owned and written by `discovery.embedded.http`, which passes the time in. Each method that changes something returns the
+service names whose readers must be woken. The one rule: the index moves exactly when the content moves; an identical
+registration bumps nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from typing import Any
 from discovery.embedded.definition import SERVICES_MAX, CheckSpec, Definition, Refused
 
 DATACENTER = "local"
-_NOBODY: frozenset[str] = frozenset()
+_NO_NAMES: frozenset[str] = frozenset()
 _INDEX_CEILING = 2**42  # More than the milliseconds of the epoch until the year 2109.
 
 
@@ -38,7 +38,7 @@ class _Entry:
 
 
 class LocalCatalog:
-    """What one machine's nodes registered. `node_name` is the machine's, so it survives a change of the server."""
+    """The registrations of one machine's nodes. `node_name` is the machine's, so it survives a change of the server."""
 
     def __init__(self, node_name: str, *, first_index: int = 1) -> None:
         self._node_name = node_name
@@ -59,7 +59,7 @@ class LocalCatalog:
         check = definition.check
         status = check.status if check else "passing"
         same = previous is not None and previous.definition == definition and previous.status == status
-        names = _NOBODY if same else frozenset({definition.name, *([previous.definition.name] if previous else [])})
+        names = _NO_NAMES if same else frozenset({definition.name, *([previous.definition.name] if previous else [])})
         if names:
             self._bump(names)
         if previous is not None and previous.definition.check is not None:
@@ -97,13 +97,13 @@ class LocalCatalog:
         return self._set_status(entry, status, output, now_s)
 
     def probed(self, check_id: str, status: str, output: str, now_s: float) -> frozenset[str]:
-        """Take the result of an HTTP check; a check that is gone meanwhile is no error."""
+        """Take the result of an HTTP check; a check that has gone meanwhile is no error."""
         entry = self._of_check(check_id)
-        return self._set_status(entry, status, output, now_s) if entry else _NOBODY
+        return self._set_status(entry, status, output, now_s) if entry else _NO_NAMES
 
     def expire(self, now_s: float) -> frozenset[str]:
-        """Let lapsed TTLs turn critical and remove what was critical for too long."""
-        names = _NOBODY
+        """Turn lapsed TTL checks critical and remove services that were critical for too long."""
+        names = _NO_NAMES
         for entry in tuple(self._entries.values()):
             if entry.lapses_at_s is not None and entry.lapses_at_s <= now_s:
                 entry.lapses_at_s = None
@@ -123,7 +123,7 @@ class LocalCatalog:
         return min(times_s, default=None)
 
     def http_checks(self) -> dict[str, CheckSpec]:
-        """The checks that somebody has to probe, by check ID."""
+        """The HTTP checks, which have to be probed, by check ID."""
         checks = (entry.definition.check for entry in self._entries.values())
         return {check.check_id: replace(check, status="") for check in checks if check and check.http_url}
 
@@ -132,7 +132,7 @@ class LocalCatalog:
         return self._name_index.get(name, self._first_index)
 
     def never_gave(self, index: int) -> bool:
-        """Whether an index can only come from another server's life."""
+        """Whether an index can only come from an earlier server."""
         return index > self._index
 
     def knows(self, name: str) -> bool:
@@ -154,7 +154,7 @@ class LocalCatalog:
     def _set_status(self, entry: _Entry, status: str, output: str, now_s: float) -> frozenset[str]:
         entry.output = output
         if status == entry.status:
-            return _NOBODY
+            return _NO_NAMES
         entry.status = status
         entry.critical_since_s = now_s if status == "critical" else None
         names = frozenset({entry.definition.name})

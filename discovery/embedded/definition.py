@@ -1,6 +1,6 @@
-"""What a client of the embedded catalog may ask for: service definitions and durations in Consul's JSON. PURE.
+"""A client's input to the embedded catalog: service definitions and durations in Consul's JSON. PURE.
 
-Called by `embedded_http` on every body and query that comes in. The one rule: what is not understood is refused with
+Called by `discovery.embedded.http` for every body and query. The one rule: input that is not understood is refused with
 the status that Consul would use, never half accepted.
 """
 
@@ -109,7 +109,7 @@ def parse_duration_s(text: str) -> float:
     """Read a Go duration such as `15s`, `1m30s` or `500ms` into seconds.
 
     Raises:
-        Refused: 400; it is none.
+        Refused: 400; it is no duration.
     """
     if not _DURATION.fullmatch(text):
         raise Refused(400, f"Invalid duration {text[:40]!r}")

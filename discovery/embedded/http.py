@@ -1,7 +1,7 @@
 """Consul's HTTP API over the embedded catalog: the handful of endpoints that our own client uses.
 
-Started by `embedded` in the one process that holds the port. The one rule: whatever our client can tell apart in a real
-Consul, it can tell apart here: indexes, waits, status codes, the text of a lost check.
+Started by `discovery.embedded.server` in the one process that holds the port. The one rule: every difference that our
+client sees in a real Consul, it sees here: indexes, waits, status codes, the text of a lost check.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from discovery.consul.environment import is_loopback_host
 from discovery.embedded.catalog import LocalCatalog
 from discovery.embedded.definition import Refused, parse_definition, parse_duration_s
 
-MARK_HEADER = "X-Mesh-Catalog"  # Tells our own embedded catalog from any other program on the port.
+MARK_HEADER = "X-Mesh-Catalog"  # Distinguishes an embedded catalog from any other program on the port.
 MARK = "embedded"
 BODY_BYTES_MAX = 64 * 1024
 WAITERS_MAX = 2_000
@@ -34,7 +34,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class CatalogServer:
-    """Answers for one `LocalCatalog` and wakes whoever waits for a change; the one writer of that catalog."""
+    """Answers for one `LocalCatalog` and wakes the queries that wait for a change; the one writer of that catalog."""
 
     def __init__(self, catalog: LocalCatalog) -> None:
         self._catalog = catalog
@@ -56,7 +56,7 @@ class CatalogServer:
         return app
 
     async def expire_forever(self) -> None:
-        """Let TTLs lapse and the reaper reap, each at its time."""
+        """Let TTLs lapse and remove dead services, each at its time."""
         while True:
             self._wake(self._catalog.expire(clock.now_s()))
             self.changed.clear()
@@ -93,7 +93,7 @@ class CatalogServer:
 
     async def _wait_beyond(self, name: str, index: int, wait_s: float) -> None:
         """Wait until the name's index is beyond `index` or the time is over."""
-        # An index of an earlier server is answered at once, so that its owner sees the lower one and starts again.
+        # An index of an earlier server is answered at once, so that the client sees the lower one and starts again.
         if self._catalog.index_of(name) > index or self._catalog.never_gave(index):
             return
         if self._waiters >= WAITERS_MAX:
@@ -113,7 +113,7 @@ class CatalogServer:
         body = self._bodies.get(name)
         if body is None:
             body = orjson.dumps(self._catalog.health_rows(name))
-            if self._catalog.knows(name):  # Names that nobody ever registered are not remembered.
+            if self._catalog.knows(name):  # Names that were never registered are not kept.
                 self._bodies[name] = body
         return body
 

@@ -3,11 +3,11 @@
 Opened by the wiring of `agent` when no Consul is configured and none answers. Speaks Consul's HTTP API, so that the
 ordinary session works on top. Theory of operation:
 
-    nobody holds the port   -> listen on it (the kernel lets exactly one win) and serve an empty catalog
-    another one holds it    -> keep an idle connection to it; its end means that the other one is gone: race for it
+    the port is free        -> listen on it (the kernel lets exactly one win) and serve an empty catalog
+    another node holds it   -> keep an idle connection to it; when that ends, the other node has gone: race for the port
 
-The one rule: loopback only. What the death of a server loses is healed by the rules that heal a restarted Consul: the
-watch reads anew and holds removals, the registration notices that it was forgotten and is made again.
+The one rule: loopback only. A server that ends is recovered from like a restarted Consul: the watch reads anew and
+holds removals, each registrar notices that its registration is lost and makes it again.
 """
 
 import asyncio
@@ -31,49 +31,11 @@ from discovery.embedded.definition import CheckSpec
 from discovery.embedded.http import MARK, MARK_HEADER, CatalogServer
 from discovery.model import SettingsRefused
 
-
-async def probe_forever(catalog: LocalCatalog, server: CatalogServer) -> None:
-    """Keep one probe running for every HTTP check that is registered; until cancelled."""
-    session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-    async with session, asyncio.TaskGroup() as group:
-        running: dict[CheckSpec, asyncio.Task[None]] = {}
-        while True:
-            server.checks_changed.clear()
-            wanted = frozenset(catalog.http_checks().values())
-            for check in running.keys() - wanted:
-                running.pop(check).cancel()
-            for check in wanted - running.keys():
-                running[check] = group.create_task(
-                    _probe(session, check, server), name=f"embedded check {check.check_id}"
-                )
-            await server.checks_changed.wait()
-
-
-async def _probe(session: aiohttp.ClientSession, check: CheckSpec, server: CatalogServer) -> None:
-    while True:
-        status, output = await _look(session, check)
-        server.probed(check.check_id, status, output)
-        await asyncio.sleep(check.interval_s)
-
-
-async def _look(session: aiohttp.ClientSession, check: CheckSpec) -> tuple[str, str]:
-    assert check.http_url is not None
-    timeout = aiohttp.ClientTimeout(total=check.timeout_s)
-    try:
-        async with session.get(check.http_url, allow_redirects=False, timeout=timeout) as answer:
-            code = answer.status
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
-        return "critical", type(exc).__name__
-    if 200 <= code < 300:  # noqa: PLR2004 - the 2xx range
-        return "passing", f"HTTP GET: {code}"
-    return ("warning" if code == 429 else "critical"), f"HTTP GET: {code}"  # noqa: PLR2004 - too many requests
-
-
 log = logging.getLogger(__name__)
 
-JOIN_TIMEOUT_S = 3.0  # How long whoever holds the port may take to show that it is one of us.
-ANSWER_TIMEOUT_S = 1.0  # One question; all of its work is a header from memory.
-RACE_JITTER_S = 0.05  # Spreads the bids of those who saw the server go; all of them are microseconds of work.
+JOIN_TIMEOUT_S = 3.0  # How long the holder of the port may take to show that it is an embedded catalog.
+ANSWER_TIMEOUT_S = 1.0  # Of one request, which needs nothing but memory.
+RACE_JITTER_S = 0.05  # Spreads the nodes that saw the server go; a try takes microseconds.
 _BACKLOG = 1024
 _RETRY_S = 0.1
 _FAILURE_PAUSE_S = 1.0
@@ -81,7 +43,7 @@ _SHUTDOWN_TIMEOUT_S = 0.05  # Waiting queries are cut; their clients treat that 
 
 
 class _Holder(Enum):
-    """Who holds the port, as far as can be told."""
+    """The holder of the port, as far as it is known."""
 
     OURS = "ours"
     FOREIGN = "foreign"
@@ -95,7 +57,7 @@ class _Role:
 
 @dataclass(frozen=True)
 class EmbeddedSettings(ConsulSettings):
-    """Settings of the embedded catalog, for `open_session`; they also tell who serves it at the moment."""
+    """Settings of the embedded catalog, for `open_session`, and whether this process serves it."""
 
     role: _Role = field(default_factory=_Role, repr=False, compare=False)
 
@@ -137,9 +99,9 @@ async def embedded_catalog(
 
 
 async def _listen_or_join(host: str, port: int, url: str, timeout_s: float) -> socket.socket | None:
-    """Become the server (a listening socket) or leave that to whoever holds the port (None).
+    """Become the server (a listening socket) or join the holder of the port (None).
 
-    Silence is no answer of another program: a catalog that was stopped is away, and comes back or ends.
+    A silent holder need not be another program: a catalog that was stopped (SIGSTOP) goes on later, or ends.
     """
     deadline_s = clock.now_s() + timeout_s
     while True:
@@ -153,7 +115,9 @@ async def _listen_or_join(host: str, port: int, url: str, timeout_s: float) -> s
             break
         await asyncio.sleep(_RETRY_S)
     if holder is _Holder.SILENT:
-        log.warning("embedded catalog: whoever serves it does not answer, waiting for it", extra={"port": port})
+        log.warning(
+            "embedded catalog: the process that serves it does not answer, waiting for it", extra={"port": port}
+        )
         return None
     raise SettingsRefused(
         f"port {port} of {host} is held by a program that is no embedded catalog: "
@@ -162,7 +126,7 @@ async def _listen_or_join(host: str, port: int, url: str, timeout_s: float) -> s
 
 
 async def _keep_place(host: str, port: int, listener: socket.socket | None, role: _Role, ready: asyncio.Event) -> None:
-    """Serve while we hold the port, wait for our chance while another one does; until cancelled."""
+    """Serve while we hold the port, wait for it while another node does; until cancelled."""
     while True:
         try:
             if listener is None:
@@ -184,7 +148,7 @@ async def _serve(listener: socket.socket, role: _Role, ready: asyncio.Event) -> 
     runner = web.AppRunner(
         server.application(),
         access_log=None,
-        handler_cancellation=True,  # A client that is gone waits for nothing.
+        handler_cancellation=True,  # The query of a client that has gone ends.
         shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
     )
     try:
@@ -237,11 +201,11 @@ async def _until_ours(host: str, port: int) -> socket.socket:
 
 
 async def _until_gone(host: str, port: int) -> None:
-    """Return when nobody serves on the port; at once when that is so already."""
+    """Return when the port has no server; at once when that is so already."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
         try:
-            await reader.read(1)  # The server says nothing unasked: this ends when it does.
+            await reader.read(1)  # The server sends nothing unasked: this ends when the server does.
         finally:
             writer.close()
     except OSError:
@@ -249,7 +213,7 @@ async def _until_gone(host: str, port: int) -> None:
 
 
 async def _who_answers(url: str, timeout_s: float) -> _Holder:
-    """Ask whoever listens there what it is."""
+    """Whether the program that listens there is an embedded catalog."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/v1/status/leader") as answer:
@@ -258,3 +222,40 @@ async def _who_answers(url: str, timeout_s: float) -> _Holder:
         return _Holder.SILENT
     except (aiohttp.ClientError, OSError):
         return _Holder.FOREIGN
+
+
+async def probe_forever(catalog: LocalCatalog, server: CatalogServer) -> None:
+    """Keep one probe running for every HTTP check that is registered; until cancelled."""
+    session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+    async with session, asyncio.TaskGroup() as group:
+        running: dict[CheckSpec, asyncio.Task[None]] = {}
+        while True:
+            server.checks_changed.clear()
+            wanted = frozenset(catalog.http_checks().values())
+            for check in running.keys() - wanted:
+                running.pop(check).cancel()
+            for check in wanted - running.keys():
+                running[check] = group.create_task(
+                    _probe(session, check, server), name=f"embedded check {check.check_id}"
+                )
+            await server.checks_changed.wait()
+
+
+async def _probe(session: aiohttp.ClientSession, check: CheckSpec, server: CatalogServer) -> None:
+    while True:
+        status, output = await _run_check(session, check)
+        server.probed(check.check_id, status, output)
+        await asyncio.sleep(check.interval_s)
+
+
+async def _run_check(session: aiohttp.ClientSession, check: CheckSpec) -> tuple[str, str]:
+    assert check.http_url is not None
+    timeout = aiohttp.ClientTimeout(total=check.timeout_s)
+    try:
+        async with session.get(check.http_url, allow_redirects=False, timeout=timeout) as answer:
+            code = answer.status
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+        return "critical", type(exc).__name__
+    if 200 <= code < 300:  # noqa: PLR2004 - the 2xx range
+        return "passing", f"HTTP GET: {code}"
+    return ("warning" if code == 429 else "critical"), f"HTTP GET: {code}"  # noqa: PLR2004 - too many requests

@@ -18,7 +18,7 @@ from agent.client.http.pool import HttpPool, RequestBody, Response
 from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
 from agent.client.streaming import LargeResult
-from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
+from agent.errors import RESOURCE_NOT_FOUND, AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
 from agent.logs import one_line
 from agent.model import AUTH_REALM, Json
 
@@ -47,8 +47,6 @@ _MEANINGS: Final = {
     421: ", its Host check does not know the name that we dial it by",
 }
 
-# Retired with 2026-07-28, and in use by every server before it.
-RESOURCE_NOT_FOUND: Final = -32002
 # A JSON-RPC error of these codes under HTTP 404 is about the request, not about its session.
 _UNKNOWN: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS, RESOURCE_NOT_FOUND})
 

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from agent.app.drain import close_client, last_answer
+from agent.app.drain import close_listener, last_answer
 from agent.app.sockets import bound_socket
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -31,7 +31,7 @@ async def test_nobody_who_came_to_the_door_before_it_closed_is_left_waiting_or_t
             client.sendall(ASK)
         for _ in range(passes):
             await one_pass()
-        await close_client(runner, bound)
+        await close_listener(runner, bound)
         with pytest.raises(ConnectionRefusedError), socket.create_connection(address, timeout=5):
             pytest.fail("the door is closed")
         await runner.cleanup()

@@ -8,7 +8,7 @@ from agent.config.servers_file import check_servers
 from agent.demo.plan import (
     EXPECTED_TOOLS,
     Seen,
-    farewell,
+    instructions,
     missing,
     node_environment,
     plan_nodes,
@@ -54,8 +54,8 @@ def test_status_is_read_from_what_a_node_answers_and_from_nonsense() -> None:
     assert read_status(None, None).connected == 0
 
 
-def test_farewell_names_every_url_and_can_be_pasted() -> None:
-    text = farewell(PLANS, ".venv/bin/mesh-agent", "/env/bin/python")
+def test_instructions_name_every_url_and_can_be_pasted() -> None:
+    text = instructions(PLANS, ".venv/bin/mesh-agent", "/env/bin/python")
     assert all(f"{plan.url}/mcp" in text for plan in PLANS)
     assert "claude mcp add --transport http mesh http://127.0.0.1:4001/mcp" in text
     assert "Look:    .venv/bin/mesh-agent status --url http://127.0.0.1:4001\n" in text

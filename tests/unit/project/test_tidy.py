@@ -5,8 +5,10 @@ one can fail. The one rule: a file may be long only when its own docstring says 
 """
 
 import ast
+import io
 import re
 import subprocess
+import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +39,29 @@ BANNED_WORDS = {
     "misc",
     "data",
 }
+# Rooms whose comments and docstrings are in plain English; others are added when they are done.
+FINISHED_ROOMS = (
+    "agent/app",
+    "agent/cli",
+    "agent/control",
+    "agent/demo",
+    "agent/dispatch",
+    "agent/lossless_json",
+    "agent/rest",
+    "agent/state",
+    "agent/subscriptions",
+    "agent/tasks",
+    "discovery",
+)
+# Clauses in place of a noun ("who asks" for the caller), passive tales ("is told"), and words of ours for known things.
+ROUNDABOUT = re.compile(
+    r"\b("
+    r"whoever|whom|nobody|somebody|everybody|who (asks|wants|listens|waits|writes)|what (is|was) (asked|said|told)"
+    r"|(is|are|was|were|be|been|being) told|told (of|apart|that|to)|of which|wish(es)?|own word|by the word"
+    r"|desk|doors?|parked call|hello of"
+    r")\b",
+    re.IGNORECASE,
+)
 # Put together here, so that this file does not hold what it looks for.
 UNFINISHED = re.compile(r"\b(" + "TO" + "DO|FIX" + "ME|XX" + "X)\\b")
 MACHINE = re.compile(
@@ -169,6 +194,26 @@ def exceptions_to_lint_have_reasons(source: Source) -> Iterator[str]:
         above = line
 
 
+def finished_rooms_are_in_plain_english(source: Source) -> Iterator[str]:
+    if source.path.startswith(tuple(f"{room}/" for room in FINISHED_ROOMS)):
+        for text in _prose(source):
+            for found in ROUNDABOUT.finditer(text):
+                yield f"{found[0]!r} in: ... {text[max(0, found.start() - 40) : found.end() + 40]} ..."
+
+
+def finished_rooms_cite_what_exists(source: Source) -> Iterator[str]:
+    """Pages by their path from the root, modules by their dotted name, with or without one thing in them."""
+    if source.path.startswith(tuple(f"{room}/" for room in FINISHED_ROOMS)):
+        for text in _prose(source):
+            for page in re.findall(r"[\w/.-]+\.md\b", text):
+                if not (ROOT / page).exists():
+                    yield f"{page} is no page of the repository"
+            for dotted in re.findall(r"\b(?:agent|discovery)(?:\.[A-Za-z_]\w*)+", text):
+                module = ROOT.joinpath(*dotted.split("."))
+                if not (module.is_dir() or any(p.with_suffix(".py").is_file() for p in (module, module.parent))):
+                    yield f"{dotted} is no module"
+
+
 Rule = Callable[[Source], Iterator[str]]
 RULES: tuple[Rule, ...] = (
     file_is_short,
@@ -181,6 +226,8 @@ RULES: tuple[Rule, ...] = (
     error_codes_have_names,
     cited_pages_exist,
     exceptions_to_lint_have_reasons,
+    finished_rooms_are_in_plain_english,
+    finished_rooms_cite_what_exists,
 )
 BAD_EXAMPLES: dict[str, Source] = {
     "file_is_short": Source.of("agent/a.py", "x = 1\n" * 451),
@@ -193,6 +240,8 @@ BAD_EXAMPLES: dict[str, Source] = {
     "error_codes_have_names": Source.of("agent/a.py", "raise RpcError(-32602, 'Unknown')"),
     "cited_pages_exist": Source.of("agent/a.py", "x = 1  # See no-such-page.md.\n"),
     "exceptions_to_lint_have_reasons": Source.of("agent/a.py", "x = 1  # " + "noqa: E501\n"),
+    "finished_rooms_are_in_plain_english": Source.of("discovery/a.py", "# The one that is\n# told.\nx = 1\n"),
+    "finished_rooms_cite_what_exists": Source.of("discovery/a.py", "# See lost.md.\nx = 1\n"),
 }
 
 
@@ -267,6 +316,15 @@ def _calls(tree: ast.Module) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
+def _prose(source: Source) -> Iterator[str]:
+    """Each docstring, and all comments together, each on one line."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield " ".join((ast.get_docstring(node) or "").split())
+    tokens = tokenize.generate_tokens(io.StringIO(source.text).readline)
+    yield " ".join(token.string.removeprefix("# ") for token in tokens if token.type == tokenize.COMMENT)
+
+
 @cache
 def _sources() -> list[Source]:
     paths = [path for path in _committed() if path.endswith(".py") and path.split("/", maxsplit=1)[0] in PYTHON]
@@ -275,7 +333,7 @@ def _sources() -> list[Source]:
 
 
 def _documentation() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _metric_names() -> set[str]:

@@ -1,0 +1,133 @@
+"""Signs of life in loop time: what counts as one, how soon silence ends a session, and what keeps a busy one."""
+
+import asyncio
+
+import pytest
+
+from agent.client.protocol import Request
+from agent.errors import CallTimedOut, MeshError, ProtocolBroken, Unreachable
+from agent.model import LinkState, NodeIdentity
+from tests.scripted_client import OtherSide, failing_times, now_s, running_link, unreachable
+
+pytestmark = pytest.mark.looptime
+
+NODE = NodeIdentity("id-peer", "peer")
+
+
+async def test_one_missed_probe_changes_nothing_the_second_is_suspect_the_third_is_down() -> None:
+    side = OtherSide(identity=NODE)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe = failing_times(1, unreachable)
+        await asyncio.sleep(30)
+        assert set(rig.told.states) == {"dialing", "ready"}
+        side.probe = side.dial = unreachable
+        began_at_s = now_s()
+        await rig.when(lambda: rig.link.view.state is LinkState.SUSPECT)
+        assert rig.link.view.connected
+        assert rig.link.view.ready_at_s == 0.0
+        # These probes fail at once; three that are waited for in vain take 3 s more, and 12 s are promised.
+        assert await rig.down() - began_at_s < 12 - 3
+        assert rig.link.view.ready_at_s is None
+        await asyncio.sleep(0.01)
+        assert side.closed == len(side.clients) == 1
+
+
+@pytest.mark.parametrize("failure", [CallTimedOut("no answer"), ProtocolBroken("HTML")])
+async def test_a_call_without_an_answer_is_reason_to_probe_at_once(failure: MeshError) -> None:
+    side = OtherSide(identity=NODE)
+    side.calling = lambda: failure
+    async with running_link(side) as rig:
+        await rig.ready()
+        with pytest.raises(type(failure)):
+            await rig.link.request(Request.within("tools/call", {}, timeout_s=1))
+        await asyncio.sleep(0.1)
+        assert len(side.probes) == 1
+        assert rig.link.view.state is LinkState.READY  # It answered: the tool is slow, not the backend.
+        side.probe = side.dial = unreachable
+        with pytest.raises(type(failure)):
+            await rig.link.request(Request.within("tools/call", {}, timeout_s=1))
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 1.0
+
+
+# These probes fail at once; three that are waited for in vain take 3 s more.
+async def test_a_node_that_answers_nothing_while_a_call_waits_is_doubted_long_before_its_next_probe() -> None:
+    side = OtherSide(identity=NODE)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe = side.dial = lambda: Unreachable("it hangs")
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=600)), name="call")
+            began_at_s = now_s()
+            assert 2.0 <= await rig.down() - began_at_s < 3.0
+            call.cancel()
+
+
+async def test_a_server_that_is_busy_with_a_call_is_never_taken_down_and_is_found_dead_after_the_call() -> None:
+    side = OtherSide(identity=None)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe, side.probe_time_s, side.list_time_s = unreachable, 3600.0, 3600.0
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=600)), name="call")
+            await rig.when(lambda: rig.link.view.state is LinkState.SUSPECT)
+            asked = len(side.probes)
+            await asyncio.sleep(500)
+            assert rig.link.view.state is LinkState.SUSPECT
+            assert len(side.probes) - asked <= 500 / 10 + 1, "its pipe is not filled with questions"
+            side.calls.set()
+            assert await call == {"answered": "tools/call"}
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 12
+        assert len(side.clients) == 1
+
+
+async def test_a_server_that_is_busy_again_and_again_is_ready_whenever_it_answers() -> None:
+    side = OtherSide(identity=None, probe_time_s=3.0)
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(120)
+        assert rig.link.view.connected, "an answer that comes late is a sign of life"
+        assert len(side.clients) == 1
+
+
+async def test_a_server_that_never_answers_ping_but_lists_is_up_and_is_asked_by_its_list_from_then_on() -> None:
+    side = OtherSide(identity=None, probe_time_s=3600.0)
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(60)
+        assert rig.link.view.state is LinkState.READY
+        pings, listings = len(side.probes), len(side.listings)
+        await asyncio.sleep(60)
+        assert len(side.probes) == pings
+        assert len(side.listings) - listings >= 60 / 6
+        side.listing = side.dial = unreachable
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 12
+
+
+async def test_a_node_that_is_slow_with_a_call_and_answers_its_probes_stays_ready() -> None:
+    side = OtherSide(identity=NODE)
+    async with running_link(side) as rig:
+        await rig.ready()
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=600)), name="call")
+            await asyncio.sleep(60)
+            assert 20 <= len(side.probes) <= 40
+            assert set(rig.told.states) == {"dialing", "ready"}
+            side.calls.set()
+            assert await call == {"answered": "tools/call"}
+        asked = len(side.probes)
+        await asyncio.sleep(20)
+        assert len(side.probes) - asked <= 6  # In the quiet as usual.
+
+
+async def test_a_suspect_that_answers_again_is_ready() -> None:
+    side = OtherSide(identity=NODE)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe = failing_times(2, unreachable)
+        await rig.when(lambda: rig.link.view.state is LinkState.SUSPECT)
+        await rig.when(lambda: rig.link.view.state is LinkState.READY)
+        assert len(side.clients) == 1

@@ -1,0 +1,75 @@
+"""docs/reliability.md against the code: each constant that it names exists in that file with that value, and back.
+
+The one rule: a new time-out, pause or period in the rooms below gets a row there, with its reason.
+"""
+
+import ast
+import importlib
+import math
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from discovery.backoff import Backoff
+
+ROOT = Path(__file__).parents[3]
+ROW = re.compile(r"\| `(?P<name>[\w.]+)` \| (?P<value>[^|]+) \| `(?P<file>[\w/]+)\.py` \| (?P<reason>[^|]+) \|")
+ROWS = [match.groupdict() for match in ROW.finditer((ROOT / "docs/reliability.md").read_text())]
+UNITS = {"": 1.0, "ms": 1.0, "s": 1.0, "min": 60.0, "KiB": 1024.0, "MiB": 1024.0**2, "%": 0.01}
+# Rooms whose times are all about faults.
+ROOMS = ("agent/links", "agent/client", "agent/dispatch", "agent/control", "agent/server/sessions", "discovery")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['file']}:{row['name']}")
+def test_constant_of_the_reliability_page_has_the_value_that_it_names(row: dict[str, str]) -> None:
+    assert _values_in(row["value"]) == pytest.approx(_values_of(row["file"], row["name"])), row
+
+
+def test_every_time_constant_of_the_fault_rooms_is_on_the_reliability_page() -> None:
+    documented = {(row["file"], row["name"]) for row in ROWS}
+    missing = [
+        f"{path}.py: {name}" for path, name in _time_constants() if (path, name) not in documented and name[0] != "_"
+    ]
+    assert not missing, "\n".join(["", *missing])
+
+
+def test_no_row_of_the_reliability_page_is_written_so_that_it_is_not_read() -> None:
+    lines = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(lines) == len(ROWS) > 100
+
+
+def _values_in(text: str) -> list[float]:
+    """The numbers of a cell like `0, 0.5, 2 s`, in seconds, bytes or parts of one."""
+    cell = re.fullmatch(r"([\d., ]*\d) ?([A-Za-z%]*)", text.strip())
+    assert cell is not None, text
+    numbers, unit = cell.groups()
+    return [float(number) * UNITS[unit] for number in numbers.split(", ")]
+
+
+def _values_of(path: str, name: str) -> list[float]:
+    """A module's constant, or the default of a dataclass' field."""
+    module = importlib.import_module(path.replace("/", "."))
+    owner, _, field = name.partition(".")
+    value: Any = getattr(module, owner)
+    if field:
+        value = next(one.default for one in fields(value) if one.name == field)
+    if isinstance(value, Backoff):
+        value = (value.first_s, value.last_s)
+    values = list(value) if isinstance(value, tuple) else [value]
+    assert all(isinstance(one, int | float) and math.isfinite(one) for one in values), name
+    return values
+
+
+def _time_constants() -> list[tuple[str, str]]:
+    found = []
+    for room in ROOMS:
+        for file in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.parse(file.read_text()).body:
+                targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+                path = str(file.relative_to(ROOT).with_suffix(""))
+                found += [(path, name) for name in names if name.isupper() and name.endswith("_S")]
+    return found
