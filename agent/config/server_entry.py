@@ -184,6 +184,8 @@ class _Reader:
         url = self.text(key)
         if self.enabled and url and not self.unknown_yet(url) and (fault := url_fault(url)):
             self.fault((*self.at, key), fault)
+        if url.partition("?")[0].rstrip("/").endswith("/sse"):
+            self.note(key, "looks like the transport that MCP gave up in 2025; it is used as streamable HTTP")
         headers = self.pairs("headers", self.table("headers"))
         for name, value in headers:
             if not _HEADER_NAME.fullmatch(name) or not value.isprintable():

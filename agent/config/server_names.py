@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from agent.config.values import name_fault
 
-_NAME_CHARS_MAX = 63
+NAME_CHARS_MAX = 63
 _DIGEST_CHARS = 6  # Among the at most 256 names of a file; a name that is taken even so gets a number as well.
 _ILLEGAL_RUN = re.compile(r"[^A-Za-z0-9._-]+|_{2,}")
 
@@ -35,10 +35,10 @@ def safe_names(names: Iterable[str], taken: Iterable[str] = ()) -> Mapping[str, 
 
 def _free_name(name: str, used: set[str]) -> str:
     ascii_only = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    readable = _ILLEGAL_RUN.sub("-", ascii_only).strip("._-")[:_NAME_CHARS_MAX].rstrip("._-")
+    readable = _ILLEGAL_RUN.sub("-", ascii_only).strip("._-")[:NAME_CHARS_MAX].rstrip("._-")
     if readable and readable not in used:
         return readable
     tail = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
-    stem = (readable or "server")[: _NAME_CHARS_MAX - _DIGEST_CHARS - 4]
+    stem = (readable or "server")[: NAME_CHARS_MAX - _DIGEST_CHARS - 4]
     numbered = (f"{stem}-{tail}{number or ''}" for number in range(len(used) + 1))
     return next(candidate for candidate in numbered if candidate not in used)

@@ -365,6 +365,13 @@ def test_streamable_url_beats_the_older_one_beside_it() -> None:
     assert file.notes == (f"{PATH}:1: mcpServers.files.url: is ignored: httpUrl is there too",)
 
 
+def test_url_of_the_older_transport_without_a_type_is_used_with_a_note() -> None:
+    file = check_servers(entry(url="http://h/sse/?key=canary"), PATH, {})
+    assert file.servers[0].target == HttpTarget("http://h/sse/?key=canary")
+    assert file.notes[0].startswith(f"{PATH}:1: mcpServers.files.url: looks like the transport that MCP gave up")
+    assert "canary" not in file.notes[0]
+
+
 def test_fields_that_would_narrow_a_server_say_what_is_lost() -> None:
     notes = check_servers(entry(command="x", excludeTools=["rm"], oauth={"clientId": "i"}), PATH, {}).notes
     assert [note.partition("files.")[2] for note in notes] == [
