@@ -40,7 +40,7 @@ def show_config(args: Namespace) -> int:
 
 
 def check_config(args: Namespace) -> int:
-    """Validate the settings and the servers file, and look for the commands; all faults are told at once."""
+    """Validate the settings and the servers file, and look for the commands; all faults are printed."""
     settings = load_settings(flags_of(args), os.environ)
     file = _servers(settings)
     warnings = (*settings.warnings, *file.notes)

@@ -81,18 +81,11 @@ def list_servers(args: Namespace) -> int:
         print("no servers")
     else:
         heads = ["NAME", "CONFIGURED AS", "STATUS", "FUNCTIONS", "LAST ERROR"]
-        rows = [(row, row.get("configured_name")) for row in servers]
         print_table(
             heads,
             [
-                (
-                    row.get("name"),
-                    name if name != row.get("name") else None,
-                    _state(row),
-                    _count(row),
-                    row.get("last_error"),
-                )
-                for row, name in rows
+                (row.get("name"), _configured_name(row), _state(row), _count(row), row.get("last_error"))
+                for row in servers
             ],
         )
     return Exit.OK
@@ -214,8 +207,14 @@ def _peer_row(peer: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _server_name(server: dict[str, Any]) -> str:
+def _configured_name(server: dict[str, Any]) -> Any:
+    """What the servers file calls it, where that is another name."""
     configured = server.get("configured_name")
+    return configured if configured != server.get("name") else None
+
+
+def _server_name(server: dict[str, Any]) -> str:
+    configured = _configured_name(server)
     return (
         f"{_text(server.get('name'))}, configured as {_text(configured)}" if configured else _text(server.get("name"))
     )

@@ -7,7 +7,7 @@ repeated.
 import re
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=\s*(.*)")
-_QUOTED = re.compile(r"""(['"])(.*?)(?<!\\)\1\s*(?:#.*)?""")
+_QUOTED = re.compile(r"""(?:'([^']*)'|"((?:[^"\\]|\\.)*)")\s*(?:#.*)?""")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 _ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\"": '"', r"\\": "\\"}
 _ESCAPE = re.compile(r'\\[nrt"\\]')
@@ -33,5 +33,5 @@ def _value(text: str) -> str:
     quoted = _QUOTED.fullmatch(text)
     if quoted is None:
         return _COMMENT.sub("", text).strip()
-    mark, inner = quoted.groups()
-    return inner if mark == "'" else _ESCAPE.sub(lambda match: _ESCAPES[match.group()], inner)
+    literal, escaped = quoted.groups()
+    return literal if escaped is None else _ESCAPE.sub(lambda match: _ESCAPES[match.group()], escaped)

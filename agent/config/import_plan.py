@@ -1,4 +1,4 @@
-"""PURE: which servers of other programs a servers file takes over, and the file's new text.
+"""Which servers of other programs a servers file takes over, and the file's new text.
 
 Called by `agent.cli.servers_import`. An entry is taken in the form that this file documents, its variables left in. The
 one rule: what is there stays, byte for byte; new entries are written behind it, under a name of their own.

@@ -18,7 +18,7 @@ from agent.config.variables import Expand, kept, untouched
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
 
 _TYPE_KEYS = ("type", "transport", "transportType")  # most programs; FastMCP and LangChain; older Cline
-_URL_KEYS = ("httpUrl", "serverUrl", "url")  # Gemini CLI's, which beats its `url`; Windsurf's; everybody's
+_URL_KEYS = ("httpUrl", "serverUrl", "url")  # Gemini CLI's, which beats its `url`; Windsurf's; that of all others
 _STDIO_KEYS = ("command", "args", "env", "envFile", "cwd")
 _HTTP_KEYS = (*_URL_KEYS, "headers")
 _KNOWN = frozenset({*_TYPE_KEYS, *_STDIO_KEYS, *_HTTP_KEYS, "disabled", "enabled", "timeout", "mesh"})
@@ -41,7 +41,7 @@ _MESH_KEYS = frozenset({"scope", "call_timeout_s", "sticky", "sessions"})
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ENV_FILE_BYTES_MAX = 1024 * 1024
 # `timeout` is milliseconds to Claude Code, Gemini CLI, FastMCP and Amazon Q, seconds (at most an hour) to Cline and Roo
-# Code. Nobody gives a call less than a second, so only between these two is it not certain what was meant.
+# Code. No call is given less than a second, so only between these two is it not certain which was meant.
 MILLISECOND_S: Final = 0.001
 _SECONDS_BELOW = 1000
 _MILLISECONDS_ABOVE = 3600
@@ -69,7 +69,7 @@ class Entry:
 class Surroundings:
     """What an entry is read with: the folder that relative paths start at, how variables are put in, `timeout`'s unit.
 
-    `timeout_unit_s` None: told from the size of the number.
+    `timeout_unit_s` None: inferred from the size of the number.
     """
 
     folder: Path
@@ -132,7 +132,7 @@ class _Reader:
         kind = self.kind()
         target = None if kind is None else self.stdio_target() if kind == "stdio" else self.http_target()
         default = ServerScope.NODE if kind == "stdio" else ServerScope.SERVICE
-        # Read also for an entry that is of no use, so that all its faults are told at once.
+        # Read also for an entry that is of no use, so that all its faults are found.
         draft = ServerSpec(self.name, target or HttpTarget(""), default, enabled=self.enabled)
         return self.mesh(replace(draft, call_timeout_s=self.timeout_s()))
 
@@ -231,7 +231,7 @@ class _Reader:
     # Time and place in the mesh
 
     def timeout_s(self) -> float | None:
-        """`timeout` of other programs, in seconds; what cannot be told is a note, not a fault."""
+        """`timeout` of other programs, in seconds; what is ambiguous is a note, not a fault."""
         value = self.fields.get("timeout")
         if value is None:
             return None

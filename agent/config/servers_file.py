@@ -1,7 +1,7 @@
 """The servers file: the `mcpServers` JSON that MCP programs share, turned into `ServerSpec`s.
 
 Called by the app at start and at each reload, and by `config check`. An entry that cannot be used is left out with its
-reasons and the rest runs; only a file in which no entry can be told from another is refused. The one rule: nothing is
+reasons and the rest runs; only a file whose entries cannot be found is refused. The one rule: nothing is
 left out without a word, with path, line and field, in the log, in `config check` and in the status.
 """
 

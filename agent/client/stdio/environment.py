@@ -27,7 +27,7 @@ _NETWORK: Final = frozenset(
 # The settings of uv, and those of npm, which reads its own in any case.
 _PREFIXES: Final = ("LC_", "UV_")
 _NPM_PREFIX: Final = "npm_config_"
-_WITHHELD_PREFIX: Final = "UV_PUBLISH_"  # Who may publish packages is nothing that running one needs.
+_WITHHELD_PREFIX: Final = "UV_PUBLISH_"  # Rights to publish packages; running one needs none.
 
 
 def child_environment(ours: Mapping[str, str], target: StdioTarget) -> dict[str, str]:
