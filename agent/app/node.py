@@ -263,6 +263,13 @@ class Node:
             named = leave_out_name_of_node(file, self._identity.name, self._settings.servers_file)
             self._servers_file = keep_running(named, self._mesh.servers)
             self._mesh.take_servers(self._servers_file.servers)
+        for entry in self._servers_file.left_out:
+            extra = {
+                "server": entry.configured_name,
+                "reason": "; ".join(entry.reasons),
+                "runs_on": entry.keeps_running,
+            }
+            log.warning("servers file: an entry is left out", extra=extra)
 
     def _reread_servers(self) -> None:
         try:

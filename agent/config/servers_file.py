@@ -51,13 +51,10 @@ class ServersFile:
 
 
 def read_servers(path: Path, environ: Mapping[str, str] | None = None) -> ServersFile:
-    """Read and parse a servers file; notes and what is left out go to the log. Raises `ConfigRefused`."""
+    """Read and parse a servers file; notes go to the log. Raises `ConfigRefused`."""
     file = check_servers(read_text(path), path, os.environ if environ is None else environ)
     for note in file.notes:
         log.warning("servers file", extra={"warning": note})
-    for left_out in file.left_out:
-        extra = {"server": left_out.configured_name, "reason": "; ".join(left_out.reasons)}
-        log.warning("servers file: an entry is left out", extra=extra)
     return file
 
 
