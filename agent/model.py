@@ -103,7 +103,8 @@ class ServerSpec:
     """One MCP server of the local configuration. `call_timeout_s` None: the node's own setting.
 
     `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `session_pool`: in a
-    session of their own, where the server has sessions.
+    session of their own, where the server has sessions. `configured_name`: what the servers file calls it where `name`
+    is another, safe one.
     """
 
     name: str
@@ -113,6 +114,7 @@ class ServerSpec:
     call_timeout_s: float | None = None
     sticky: bool = False
     session_pool: bool = False
+    configured_name: str = ""
 
     @property
     def key(self) -> str:

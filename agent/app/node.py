@@ -9,7 +9,7 @@ import gc
 import logging
 import random
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration
 from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
 from agent.config.load import Settings, read_tokens_again, shown
-from agent.config.servers_file import read_servers, refuse_name_of_node
+from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node, read_servers
 from agent.control.membership import Membership, own_address
 from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
@@ -31,7 +31,7 @@ from agent.links.dial import dialler
 from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
-from agent.model import BackendSpec, NodeIdentity, ServerSpec
+from agent.model import BackendSpec, NodeIdentity
 from agent.rest.envelope import envelope_middleware
 from agent.rest.peers import PeersApi
 from agent.rest.probes import Probes
@@ -73,8 +73,8 @@ async def run_node(settings: Settings) -> int:
             raise _first(refused) from group
 
 
-def _servers(settings: Settings) -> Sequence[ServerSpec]:
-    return () if settings.servers_file is None else read_servers(settings.servers_file)
+def _servers(settings: Settings) -> ServersFile:
+    return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file)
 
 
 def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:
@@ -91,10 +91,10 @@ class Node:
         identity: NodeIdentity,
         state: NodeState,
         listening: socket.socket,
-        servers: Sequence[ServerSpec],
+        servers: ServersFile,
     ) -> None:
         self._settings = settings
-        self._first_servers = servers
+        self._servers_file = servers
         self._identity = identity
         self._node_state = state
         self._socket = listening
@@ -146,7 +146,7 @@ class Node:
                 self._mesh.take_catalog,
                 CatalogCache(self._node_state.folder),
             )
-            self._take_servers(self._first_servers)
+            self._take_servers(self._servers_file)
             runner = await self._start_serving()
             standing = [
                 tasks.create_task(self._mesh.run(), name="mesh"),
@@ -180,6 +180,7 @@ class Node:
             settings=lambda: shown(self._settings),
             url=self._url(),
             reread_servers=self._read_servers,
+            left_out=lambda: self._servers_file.left_out,
         )
         tables = {"/mcp": lambda: self._mesh.routes, "/mcp/local": lambda: self._mesh.local_routes}
         for path, routes in tables.items():
@@ -262,15 +263,24 @@ class Node:
         """Raises `ConfigRefused`; the running configuration stays as it is then."""
         self._take_servers(_servers(self._settings))
 
-    def _take_servers(self, servers: Sequence[ServerSpec]) -> None:
+    def _take_servers(self, file: ServersFile) -> None:
         if self._settings.servers_file is not None:
-            refuse_name_of_node(servers, self._identity.name, self._settings.servers_file)
-            self._mesh.take_servers(servers)
+            named = leave_out_name_of_node(file, self._identity.name, self._settings.servers_file)
+            self._servers_file = keep_running(named, self._mesh.servers)
+            self._mesh.take_servers(self._servers_file.servers)
+        for entry in self._servers_file.left_out:
+            extra = {
+                "server": entry.configured_name,
+                "reason": "; ".join(entry.reasons),
+                "runs_on": entry.keeps_running,
+            }
+            log.warning("servers file: an entry is left out", extra=extra)
 
     def _reread_servers(self) -> None:
         try:
             self._read_servers()
-            log.info("servers file read again", extra={"servers": len(self._mesh.servers)})
+            left_out = len(self._servers_file.left_out)
+            log.info("servers file read again", extra={"servers": len(self._mesh.servers), "left_out": left_out})
         except ConfigRefused as exc:
             log.warning("servers file refused, the running configuration stays", extra={"reason": str(exc)})
 

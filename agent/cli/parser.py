@@ -89,10 +89,24 @@ def build_parser() -> argparse.ArgumentParser:
     removed = _add(peers, "rm", "agent.cli.status:remove_peer", "remove a peer", client, output)
     removed.add_argument("name", metavar="NAME")
 
-    servers = _group(commands, "servers", "list and reload the MCP servers of a running node")
+    servers = _group(commands, "servers", "list, reload and import the MCP servers of a node")
     _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", client, output)
     reloaded = _add(servers, "reload", "agent.cli.tools:reload_servers", "connect servers anew", client, output)
     reloaded.add_argument("name", metavar="NAME", nargs="?", help="all of them when left out")
+
+    imported = _add(
+        servers,
+        "import",
+        "agent.cli.servers_import:import_servers",
+        "take over other programs' servers",
+        settings,
+        output,
+    )
+    imported.add_argument(
+        "--from", dest="source", metavar="FILE", action="append", help="this file, not the usual ones"
+    )
+    imported.add_argument("--project", metavar="DIR", help="look for a project's own files in DIR as well")
+    imported.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
 
     tools = _group(commands, "tools", "list and call the tools of the mesh")
     _add(tools, "ls", "agent.cli.tools:list_tools", "list the tools", client, output)

@@ -9,12 +9,13 @@ import logging
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 
-from agent.cli.output import Exit, print_json, print_table
-from agent.config.load import Settings, Shown, load_settings, shown
-from agent.config.servers_file import check_servers, refuse_name_of_node
+from agent.cli.output import Exit, print_fault, print_json, print_table
+from agent.client.stdio.environment import command_fault
+from agent.config.load import MASK, Settings, Shown, load_settings, shown
+from agent.config.servers_file import ServersFile, check_servers, leave_out_name_of_node, read_text
 from agent.config.table import SETTINGS
-from agent.errors import ConfigRefused
 from agent.logs import configure_logging, log_uncaught
 from agent.model import ServerSpec, StdioTarget
 
@@ -39,20 +40,44 @@ def show_config(args: Namespace) -> int:
 
 
 def check_config(args: Namespace) -> int:
-    """Validate the settings and the servers file; `ConfigRefused` ends it with exit code 2."""
+    """Validate the settings and the servers file, and look for the commands; all faults are printed."""
     settings = load_settings(flags_of(args), os.environ)
-    servers, notes = _servers(settings)
-    warnings = (*settings.warnings, *notes)
+    file = _servers(settings)
+    warnings = (*settings.warnings, *file.notes)
+    faults = [reason for entry in file.left_out if entry.enabled for reason in entry.reasons]
+    faults += [f"server {name}: {fault}" for name, fault in _unstartable(file.servers)]
     if args.json:
-        listed = [{"name": spec.name, "scope": spec.scope, "enabled": spec.enabled} for spec in servers]
-        print_json(ok=True, servers=listed, warnings=warnings)
-        return Exit.OK
-    for spec in servers:
-        target = spec.target.command if isinstance(spec.target, StdioTarget) else spec.target.url
-        print(f"server {spec.name}: {spec.scope}, {target}" + ("" if spec.enabled else " (disabled)"))
+        listed = [{"name": spec.name, "scope": spec.scope, "enabled": spec.enabled} for spec in file.servers]
+        left_out = [
+            {"name": entry.configured_name, "reasons": entry.reasons, "enabled": entry.enabled}
+            for entry in file.left_out
+        ]
+        print_json(ok=not faults, servers=listed, left_out=left_out, faults=faults, warnings=warnings)
+        return Exit.CONFIG if faults else Exit.OK
+    for spec in file.servers:
+        print(f"server {spec.name}: {spec.scope}, {_shown_target(spec)}" + ("" if spec.enabled else " (disabled)"))
     _print_warnings(warnings)
-    print("the configuration is good")
-    return Exit.OK
+    for entry in file.left_out:
+        if not entry.enabled:
+            _print_warnings(tuple(f"{reason} (disabled)" for reason in entry.reasons))
+    for fault in faults:
+        print_fault(fault)
+    print("the configuration is good" if not faults else "the configuration has faults; the other servers would run")
+    return Exit.CONFIG if faults else Exit.OK
+
+
+def _unstartable(servers: tuple[ServerSpec, ...]) -> Iterator[tuple[str, str]]:
+    """Name each server that is switched on and whose command cannot be found, with what is wrong."""
+    for spec in servers:
+        if spec.enabled and isinstance(spec.target, StdioTarget) and (fault := command_fault(spec.target, os.environ)):
+            yield spec.name, fault
+
+
+def _shown_target(spec: ServerSpec) -> str:
+    if isinstance(spec.target, StdioTarget):
+        return spec.target.command
+    url, query, _ = spec.target.url.partition("?")
+    return f"{url}?{MASK}" if query else url  # Some services take their key there.
 
 
 def _as_text(value: Shown) -> str | None:
@@ -68,17 +93,12 @@ def _as_text(value: Shown) -> str | None:
             return str(value)
 
 
-def _servers(settings: Settings) -> tuple[tuple[ServerSpec, ...], tuple[str, ...]]:
+def _servers(settings: Settings) -> ServersFile:
     path = settings.servers_file
     if path is None:
-        return (), ()
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigRefused(f"{path}: the servers file cannot be read: {exc}") from exc
-    servers, notes = check_servers(text, path, os.environ)
-    refuse_name_of_node(servers, settings.node_name, path)
-    return servers, notes
+        return ServersFile()
+    file = check_servers(read_text(path), path, os.environ)
+    return leave_out_name_of_node(file, settings.node_name, path)
 
 
 def _print_warnings(warnings: tuple[str, ...]) -> None:

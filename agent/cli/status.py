@@ -80,8 +80,14 @@ def list_servers(args: Namespace) -> int:
     elif not servers:
         print("no servers")
     else:
-        heads = ["NAME", "STATUS", "FUNCTIONS", "LAST ERROR"]
-        print_table(heads, [(row.get("name"), _state(row), _count(row), row.get("last_error")) for row in servers])
+        heads = ["NAME", "CONFIGURED AS", "STATUS", "FUNCTIONS", "LAST ERROR"]
+        print_table(
+            heads,
+            [
+                (row.get("name"), _configured_name(row), _state(row), _count(row), row.get("last_error"))
+                for row in servers
+            ],
+        )
     return Exit.OK
 
 
@@ -150,8 +156,17 @@ def _print_self(itself: dict[str, Any]) -> None:
     print(f"tools of all nodes: {_text(itself.get('tools'))}")
     servers = [_table(server) for server in itself.get("servers") or ()]
     if servers:
-        names = [f"{_text(row.get('name'))} ({_server_state(row)})" for row in servers]
+        names = [f"{_server_name(row)} ({_server_state(row)})" for row in servers]
         print(f"servers: {', '.join(names)}")
+    left_out = [_table(entry) for entry in itself.get("servers_left_out") or ()]
+    if left_out:
+        print("entries of the servers file that are left out:")
+        for entry in left_out:
+            reasons = entry.get("reasons")
+            for reason in reasons if isinstance(reasons, list) else ():
+                print(f"  {one_line(str(reason), NAMES_CHARS_MAX)}")
+            if entry.get("keeps_running"):
+                print(f"  {_text(entry.get('name'))} runs on as it was before")
     print()
 
 
@@ -190,6 +205,19 @@ def _peer_row(peer: dict[str, Any]) -> list[Any]:
         peer.get("url"),
         peer.get("last_error"),
     ]
+
+
+def _configured_name(server: dict[str, Any]) -> Any:
+    """What the servers file calls it, where that is another name."""
+    configured = server.get("configured_name")
+    return configured if configured != server.get("name") else None
+
+
+def _server_name(server: dict[str, Any]) -> str:
+    configured = _configured_name(server)
+    return (
+        f"{_text(server.get('name'))}, configured as {_text(configured)}" if configured else _text(server.get("name"))
+    )
 
 
 def _server_state(server: dict[str, Any]) -> str:

@@ -122,7 +122,8 @@ class Mesh:
     def view_of(self, name: str) -> LinkView:
         """The link of a server, else of a peer, found by its name or one of its aliases. Raises `MeshError`."""
         servers = {view.spec.name: view for view in self.views() if isinstance(view.spec, ServerSpec)}
-        found = servers.get(name) or self.find_peer(name)
+        configured = {view.spec.configured_name: view for view in servers.values() if isinstance(view.spec, ServerSpec)}
+        found = servers.get(name) or self.find_peer(name) or (configured.get(name) if name else None)
         if found is not None:
             return found
         if any(server.name == name and not server.enabled for server in self.servers):

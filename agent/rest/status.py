@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from agent import __version__, clock
+from agent.config.servers_file import LeftOut
 from agent.control.membership import MembershipView
 from agent.control.operator import ask_node
 from agent.control.reconciler import Mesh
@@ -41,6 +42,7 @@ class NodeStatus:
         settings: Callable[[], list[tuple[str, Any, str]]],
         url: str,
         reread_servers: Callable[[], None],
+        left_out: Callable[[], Sequence[LeftOut]] = tuple,
     ) -> None:
         self._mesh = mesh
         self._membership = membership
@@ -48,6 +50,7 @@ class NodeStatus:
         self._settings = settings
         self._url = url
         self._reread_servers = reread_servers
+        self._left_out = left_out
         self._started_at_s = clock.now_s()
 
     def routes(self) -> list[web.RouteDef]:
@@ -72,7 +75,8 @@ class NodeStatus:
         servers, peers = split_views(self._mesh.views())
         now_s = clock.now_s()
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
-        return [*(describe_server(view, names, now_s) for view in servers), *disabled] + [
+        unused = [_unused_server(entry) for entry in self._left_out() if not entry.keeps_running]
+        return [*(describe_server(view, names, now_s) for view in servers), *disabled, *unused] + [
             describe_server(view, names, now_s) for view in peers
         ]
 
@@ -93,6 +97,9 @@ class NodeStatus:
         is_server = any(server.name == server_name for server in self._mesh.servers)
         if is_server or self._mesh.find_peer(server_name) is None:
             self._reread_servers()  # It may have been changed, or written, a moment ago.
+            for entry in self._left_out():
+                if server_name in (entry.name, entry.configured_name):
+                    raise MeshError(f"The entry of MCP server {server_name!r} is left out: {'; '.join(entry.reasons)}")
         await self._mesh.reload(server_name, RELOAD_TIMEOUT_S)
         return self._reloaded(server_name)
 
@@ -166,6 +173,7 @@ class NodeStatus:
                     {key: value for key, value in describe_server(view, names, now_s).items() if key != "functions"}
                     for view in servers
                 ],
+                "servers_left_out": [describe_left_out(entry) for entry in self._left_out()],
             },
             "peers": [describe_peer(view, now_s) for view in peers],
             "conflicts": describe_conflicts([self._mesh.routes, self._mesh.local_routes]),
@@ -230,6 +238,7 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float) -> Json:
             "sticky": spec.sticky,
             "sessions": _sessions(spec),
             "enabled": spec.enabled,
+            **_configured_name(spec),
         }
     else:
         kind = {"kind": "peer", "transport": "http", "scope": spec.scope.value, "enabled": True, "url": spec.target.url}
@@ -268,9 +277,41 @@ def describe_disabled(spec: ServerSpec) -> Json:
         "sticky": spec.sticky,
         "sessions": _sessions(spec),
         "enabled": False,
+        **_configured_name(spec),
         "function_count": 0,
         "functions": [],
     }
+
+
+def describe_left_out(entry: LeftOut) -> Json:
+    """An entry of the servers file that is not used, with every reason."""
+    return {
+        "name": entry.name,
+        "configured_name": entry.configured_name,
+        "reasons": list(entry.reasons),
+        "enabled": entry.enabled,
+        "keeps_running": entry.keeps_running,
+    }
+
+
+def _unused_server(entry: LeftOut) -> Json:
+    """Its place in `data.servers`, as that of a server without a link."""
+    return {
+        "name": entry.name,
+        "status": "left_out",
+        "connected": False,
+        "kind": "server",
+        "enabled": entry.enabled,
+        "configured_name": entry.configured_name,
+        "last_error": "; ".join(entry.reasons),
+        "function_count": 0,
+        "functions": [],
+    }
+
+
+def _configured_name(spec: ServerSpec) -> Json:
+    """What the servers file calls it, where that is another name."""
+    return {"configured_name": spec.configured_name} if spec.configured_name else {}
 
 
 def _sessions(spec: ServerSpec) -> str:

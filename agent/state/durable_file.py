@@ -1,6 +1,6 @@
 """Files that survive a crash at any moment, the private folders that they live in, and a watch for changed files.
 
-Called by `agent.state.overrides` and `agent.state.identity`, each the only writer of its file. The one rule: when
+Called by `agent.state.overrides`, `agent.state.identity` and `agent.cli.servers_import`. The one rule: when
 `write_durably` returns, the new content is on the disk under its name; until then the old content is, whole.
 """
 
@@ -24,16 +24,19 @@ FILE_MODE = 0o600  # Overrides hold tokens.
 FOLDER_MODE = 0o700
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = None) -> None:
     """Replace the file at `path`, or make it. Blocks on the disk: call it in a thread. Raises OSError.
 
-    Data is synced before the rename, so that the name never leads to half a file, and the folder after it, so that
-    the rename itself survives a power cut.
+    `like`: whose mode and owner the new file gets; without it, it is private. Data is synced before the rename, so that
+    the name never leads to half a file, and the folder after it, so that the rename itself survives a power cut.
     """
     draft = path.with_name(f"{path.name}.tmp")  # One writer: what a crash leaves here is overwritten by the next one.
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, FILE_MODE)  # The mode above counts for a new file only.
+        if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+            os.fchown(descriptor, like.st_uid, like.st_gid)
+        mode = FILE_MODE if like is None else like.st_mode & 0o777
+        os.fchmod(descriptor, mode)  # The mode above counts for a new file only.
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

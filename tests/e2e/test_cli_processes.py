@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.processes import INHERITED, ROOT
 from tests.e2e.running import RunningNode, running_nodes
+from tests.e2e.servers_files import example
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
@@ -165,3 +167,65 @@ async def test_refused_settings_end_a_run_with_exit_code_two_and_one_line() -> N
     assert code == 2
     assert output.count("\n") == 1
     assert "MESH_TOKEN" in output
+
+
+async def test_import_takes_over_what_other_programs_have_and_a_running_node_starts_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    files: dict[str, object] = {
+        ".cursor/mcp.json": {"mcpServers": {"clock": CLOCK["clock"], "my dice": example("dice")}},
+        ".claude.json": {"mcpServers": {"old": {"type": "sse", "url": "http://127.0.0.1:9/sse?key=canary"}}},
+        ".gemini/settings.json": {
+            "mcpServers": {"clock": {"command": "other", "env": {"KEY": "canary", "A": "$NONE"}}}
+        },
+        ".config/Code/User/mcp.json": 5,
+        "project/.mcp.json": {"mcpServers": {"of-a-repository": {"command": "evil"}}},
+    }
+    for name, content in files.items():
+        (path := home / name).parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    (home / ".codeium/windsurf").mkdir(parents=True)
+    (home / ".codeium/windsurf/mcp_config.json").write_text("{broken")
+    before = (
+        '{\n  // by hand\n  "mcpServers": {\n    "notes": {"command": "no-notes", "disabled": true}, // off\n  }\n}\n'
+    )
+    link, path = tmp_path / "servers.json", tmp_path / "real.json"
+    path.write_text(before)
+    path.chmod(0o640)
+    link.symlink_to(path)
+    environ = {"HOME": str(home), "MESH_SERVERS_FILE": str(link), "XDG_CONFIG_HOME": ""}
+
+    code, output = await run("servers", "import", "--dry-run", **environ)
+    assert (code, path.read_text()) == (0, before), output
+    assert "a dry run: 3 would be written" in output
+
+    async with running_nodes() as start:
+        settings = {"MESH_DISCOVERY": "off", "MESH_SERVERS_FILE": str(link), "NONE": "set"}
+        node = await start("importer", tmp_path / "node", **settings)
+        code, output = await run("servers", "import", **environ)
+        assert code == 0, output
+        for words in (
+            f"taken     clock, from Cursor ({home / '.cursor/mcp.json'})",
+            "taken     my-dice (there: my dice), from Cursor",
+            "taken     clock-gemini (there: clock), from Gemini CLI",
+            "needs NONE in the node's environment, which is not set here",
+            "left out  old, from Claude Code",
+            "mcp_config.json:1: is not JSON",
+            "3 written to",
+        ):
+            assert words in output
+        assert "canary" not in output
+        assert "of-a-repository" not in output
+        await eventually(partial(node.offers, "importer__clock__now", "importer__my-dice__roll"))
+    assert path.read_text().startswith(before.rstrip().removesuffix("}").rstrip().removesuffix("}").rstrip())
+    assert (link.is_symlink(), path.stat().st_mode & 0o777) == (True, 0o640)
+
+    written = path.read_text()
+    code, output = await run("servers", "import", "--json", **environ)
+    told = json.loads(output)
+    assert (code, told["written"], told["taken"], path.read_text()) == (0, False, [], written)
+    assert [known["name"] for known in told["known"]] == ["clock", "my-dice", "clock-gemini"]
+
+    code, output = await run("servers", "import", "--from", str(home / "project/.mcp.json"), "--dry-run", **environ)
+    assert "taken     of-a-repository, from Claude Code" in output
+    assert (await run("servers", "import", "--from", str(home / "none.json"), **environ))[0] == 2
+    assert (await run("servers", "import", HOME=str(home)))[0] == 2

@@ -71,7 +71,7 @@ async def test_scope_decides_what_a_servers_tools_are_called_and_who_sees_them(
         assert rolled.structured_content == (await client.call_tool("dice__roll", {"seed": 1})).structured_content
 
 
-async def test_changed_file_is_taken_up_and_a_bad_one_is_refused_with_line_and_field(
+async def test_changed_file_is_taken_up_and_a_bad_entry_or_file_ends_nothing_and_is_told_with_its_line(
     start: StartNode, tmp_path: Path
 ) -> None:
     settings = embedded()
@@ -89,12 +89,27 @@ async def test_changed_file_is_taken_up_and_a_bad_one_is_refused_with_line_and_f
 
     bad = '{"mcpServers": {\n  "clock": {\n    "command": "true",\n    "args": "not an array"\n  }\n}}'
     replace_file(folder / "servers.json", bad.encode())
-    await eventually(partial(logged_reason, owner, "servers.json:4: mcpServers.clock.args: must be an array"))
+    await eventually(partial(left_out_with, owner, "servers.json:4: mcpServers.clock.args: must be an array"))
+    await eventually(partial(lists_exactly, other, {"owner__clock__now", "owner__clock__convert"}))
     replace_file(folder / "servers.json", b'{"mcpServers": {')
     await eventually(partial(logged_reason, owner, "servers.json:1: is not JSON"))
     assert child_of(owner, "clock") == clock
     async with other.client() as client:
         assert (await client.call_tool("owner__clock__now", {})).structured_content["zone"] == "UTC"
+
+    entries = {"clock": {"args": "no"}, "My Dice": example("dice"), "input": {"command": "x", "args": ["${input:k}"]}}
+    write_servers(folder, entries)
+    await eventually(
+        partial(lists_exactly, owner, {"owner__clock__now", "owner__clock__convert", "owner__My-Dice__roll"})
+    )
+    status = (await owner.status())["self"]
+    assert [(entry["name"], entry["keeps_running"]) for entry in status["servers_left_out"]] == [
+        ("clock", True),
+        ("input", False),
+    ]
+    assert [server["configured_name"] for server in status["servers"] if "configured_name" in server] == ["My Dice"]
+    assert (await owner.servers())["input"]["status"] == "left_out"
+    assert child_of(owner, "clock") == clock
 
     write_servers(folder, {"dice": example("dice", "service")})
     for node in (owner, other):
@@ -104,6 +119,10 @@ async def test_changed_file_is_taken_up_and_a_bad_one_is_refused_with_line_and_f
 async def logged_reason(node: RunningNode, reason: str) -> bool:
     refusals = node.events("servers file refused, the running configuration stays")
     return any(reason in record["reason"] for record in refusals)
+
+
+async def left_out_with(node: RunningNode, reason: str) -> bool:
+    return any(reason in record["reason"] for record in node.events("servers file: an entry is left out"))
 
 
 async def lists_exactly(node: RunningNode, names: set[str]) -> bool:

@@ -159,20 +159,16 @@ async def test_start_that_is_refused_for_its_servers_file_claims_no_name(bare: B
     assert not await asyncio.to_thread(names.exists)
 
 
-async def test_server_that_is_called_like_its_node_is_refused_at_start_and_left_out_later(bare: Bare) -> None:
-    servers = write_servers(bare.home, {"twin": example("clock")})
+async def test_server_that_is_called_like_its_node_is_left_out_and_the_rest_runs(bare: Bare) -> None:
+    servers = write_servers(bare.home, {"twin": example("clock"), "clock": example("clock")})
     settings = {"PORT": str(free_port()), "MESH_SERVERS_FILE": str(servers), "MESH_NODE_NAME": "twin"}
-    assert "mcpServers.twin: is the name of this node as well" in await refused(bare, **settings)
-    write_servers(bare.home, {"clock": example("clock")})
     node = await bare.start(**settings, MESH_DISCOVERY="off", MESH_LOG_FORMAT="json")
     await eventually(partial(node.offers, "twin__clock__now"))
-    write_servers(bare.home, {"twin": example("clock")})
-
-    async def says_so() -> bool:
-        return bool(node.events("servers file refused, the running configuration stays"))
-
-    await eventually(says_so)
-    assert await node.offers("twin__clock__now")
+    (told,) = node.events("servers file: an entry is left out")
+    assert "mcpServers.twin: is the name of this node as well" in told["reason"]
+    (left_out,) = (await node.status())["self"]["servers_left_out"]
+    assert (left_out["name"], left_out["reasons"]) == ("twin", [told["reason"]])
+    assert await node.tool_names() == {"twin__clock__now", "twin__clock__convert"}
 
 
 async def test_port_that_was_asked_for_and_is_taken_is_refused(bare: Bare) -> None:

@@ -63,6 +63,16 @@ async def test_a_request_says_what_it_is_and_no_more() -> None:
     assert "content-length" not in get.headers
 
 
+@pytest.mark.parametrize("name", ["Host", "host"])
+async def test_a_configured_host_stands_in_the_place_of_the_urls(name: str) -> None:
+    async with scripted(ok) as script:
+        target = HttpTarget(script.url, headers=((name, "mcp.example"),))
+        with open_pool(target, connect_timeout_s=5) as pool:
+            (await pool.post(RequestBody(b"{}"), {})).release()
+            assert pool._head("GET", {}, None).lower().count(b"\r\nhost:") == 1
+    assert script.seen[0].headers["host"] == "mcp.example"
+
+
 @pytest.mark.parametrize("header", [("X", "a\r\nEvil: 1"), ("X", "a\x00"), ("X\r\nEvil", "1"), ("X Y", "1"), ("", "1")])
 async def test_a_header_that_would_become_another_is_not_sent(header: tuple[str, str]) -> None:
     async with scripted(ok) as script, pool_of(script.url) as pool:

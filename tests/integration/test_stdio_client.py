@@ -13,7 +13,7 @@ from agent.client.legacy_tasks import LegacyTaskClient
 from agent.client.protocol import Request
 from agent.client.stdio import process as stdio_child
 from agent.client.stdio.client import StdioClient
-from agent.client.stdio.process import child_environment
+from agent.client.stdio.environment import child_environment
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError, Unreachable
 from agent.model import Era, Json, StdioTarget
 
@@ -411,6 +411,16 @@ def test_the_childs_environment_is_a_short_list_and_its_own_settings_win() -> No
         "LANG": "x",
         "KEY": "k",
     }
+
+
+def test_a_child_gets_what_a_network_needs_and_no_secret_beside_it() -> None:
+    passed = {
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+        *("UV_INDEX_URL", "UV_CACHE_DIR", "npm_config_registry", "NPM_CONFIG_CAFILE"),
+    }
+    withheld = {"UV_PUBLISH_TOKEN", "NPM_TOKEN", "SSL_KEY", "MESH_TOKEN", "CONSUL_HTTP_TOKEN", "HTTP_PROXY_PASSWORD"}
+    assert set(child_environment(dict.fromkeys(passed | withheld, "v"), StdioTarget("x"))) == passed
 
 
 async def _until_dead(pid: int) -> None:

@@ -32,7 +32,7 @@ NAMED_AGE_MAX_S: Final = 30.0
 
 # Set by us on every message; a target's own headers cannot change them.
 _OWN_HEADERS: Final = frozenset(
-    {"accept", "accept-encoding", "content-type", "content-length", "host", "connection", "transfer-encoding", "expect"}
+    {"accept", "accept-encoding", "content-type", "content-length", "connection", "transfer-encoding", "expect"}
 )
 # RFC 9110, sections 5.1 and 5.5: anything else would end a header early, or hide it from whoever checks it.
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -68,7 +68,6 @@ class HttpPool:
         "_connections",
         "_dialler",
         "_expiry",
-        "_host",
         "_idle",
         "_lines",
         "_other_token",
@@ -81,10 +80,11 @@ class HttpPool:
         parts = urlsplit(url)
         self.where = url.partition("?")[0]
         self._target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        self._host = parts.netloc
         # Most are the same in every pool. Those of single requests are not interned: they would crowd the
         # interpreter's table, which grows by a megabyte at a time and never shrinks.
-        self._lines = {name.lower(): sys.intern(_line(name, value)) for name, value in headers.items()}
+        # A configured Host, for a server that checks it, stands in the place of the URL's: two are refused (RFC 9112).
+        named = {"Host": parts.netloc, **headers}
+        self._lines = {name.lower(): sys.intern(_line(name, value)) for name, value in named.items()}
         self._other_token: str | None = None
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
@@ -193,7 +193,7 @@ class HttpPool:
             lines[name.lower()] = _line(name, value)
         if length is not None:
             lines["content-length"] = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
-        text = f"{method} {self._target} HTTP/1.1\r\nHost: {self._host}\r\n{''.join(lines.values())}\r\n"
+        text = f"{method} {self._target} HTTP/1.1\r\n{''.join(lines.values())}\r\n"
         # What a caller's header held that is not UTF-8 goes on as it came.
         return text.encode("utf-8", "surrogateescape")
 

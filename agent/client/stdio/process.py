@@ -19,6 +19,13 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Final, cast
 
+from agent.client.stdio.environment import (
+    child_environment,
+    find_command,
+    missing_command,
+    missing_folder,
+    not_executable,
+)
 from agent.errors import Unreachable
 from agent.model import StdioTarget
 
@@ -30,9 +37,7 @@ _PROBE_TIMEOUT_S = 2.0
 
 def parent_death_signal(command: str, cwd: str | None, environment: Mapping[str, str]) -> tuple[str, ...]:
     """What to put before `command`; nothing where that is impossible, or would hide why it cannot be started."""
-    place = os.path.join(cwd or "", command) if os.sep in command else command  # noqa: PTH118 - as exec joins them
-    startable = shutil.which(place, path=environment.get("PATH", os.defpath))
-    return _prefix() if startable is not None else ()
+    return _prefix() if find_command(command, cwd, environment) is not None else ()
 
 
 @cache
@@ -53,10 +58,6 @@ def _prefix() -> tuple[str, ...]:
 
 log = logging.getLogger(__name__)
 
-# What a child gets of our own environment (the reference caller's list, plus language and temporary folder). Anything
-# else may hold a secret of ours.
-INHERITED: Final = frozenset({"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER"})
-INHERITED_PREFIX: Final = "LC_"
 # One message of a child; four times what a request may have, since files come as results.
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
 STDERR_LINES_KEPT: Final = 20
@@ -261,20 +262,14 @@ async def start_child(
     return child
 
 
-def child_environment(ours: Mapping[str, str], target: StdioTarget) -> dict[str, str]:
-    """What the child may know: a few harmless variables of ours, and what its own configuration sets."""
-    kept = {name: value for name, value in ours.items() if name in INHERITED or name.startswith(INHERITED_PREFIX)}
-    return kept | dict(target.env)
-
-
 def _start_failure(target: StdioTarget, exc: OSError | ValueError) -> str:
     command = target.command
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         if target.cwd is not None and not os.path.isdir(target.cwd):  # noqa: PTH112 - one look, no path arithmetic
-            return f"the working directory {target.cwd} of {command} does not exist; create it or change cwd"
-        return f"the command {command} was not found; install it or give its full path in the servers file"
+            return missing_folder(target.cwd, command)
+        return missing_command(command)
     if isinstance(exc, PermissionError):
-        return f"the command {command} may not be executed; check its permissions (chmod +x)"
+        return not_executable(command)
     return f"the command {command} cannot be started: {getattr(exc, 'strerror', None) or exc}"
 
 

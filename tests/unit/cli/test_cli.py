@@ -128,10 +128,10 @@ def test_config_show_tells_values_and_origins_and_masks_secrets(
 
 def test_config_check_reads_the_servers_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "servers.json"
-    path.write_text('{"mcpServers": {"files": {"command": "npx", "timeout": 3}}}')
+    path.write_text(json.dumps({"mcpServers": {"files": {"command": sys.executable, "extra": 3}}}))
     assert run("config", "check", "--servers-file", str(path)) == 0
     out = capsys.readouterr().out
-    assert "server files: node, npx" in out
+    assert f"server files: node, {sys.executable}" in out
     assert "warning:" in out
     assert run("config", "check", "--servers-file", str(path), "--json") == 0
     assert json.loads(capsys.readouterr().out)["servers"] == [{"name": "files", "scope": "node", "enabled": True}]
@@ -140,6 +140,45 @@ def test_config_check_reads_the_servers_file_too(tmp_path: Path, capsys: pytest.
     path.write_text('{"mcpServers": {"files": {}}}')
     assert run("config", "check", "--servers-file", str(path)) == 2
     assert f"{path}:1: mcpServers.files:" in capsys.readouterr().err
+
+
+def test_config_check_names_every_fault_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (script := tmp_path / "not-executable").write_text("#!/bin/sh\n")
+    path = tmp_path / "servers.json"
+    servers = {
+        "good": {"command": sys.executable},
+        "of its own PATH": {"command": "own-tool", "env": {"PATH": str(tmp_path / "bin")}},
+        "missing": {"command": "no-such-command-here"},
+        "line": {"command": f"{sys.executable} -m server"},
+        "plain": {"command": str(script)},
+        "folder": {"command": sys.executable, "cwd": "nowhere"},
+        "off": {"command": "no-such-command-here", "disabled": True},
+        "broken": {"command": "x", "args": "no"},
+        "old": {"type": "sse", "url": "http://h/sse", "disabled": True},
+        "key": {"url": "https://h/mcp?key=canary"},
+    }
+    (tmp_path / "bin").mkdir()
+    (tool := tmp_path / "bin" / "own-tool").write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    tool.chmod(0o755)
+    path.write_text(json.dumps({"mcpServers": servers}))
+    assert run("config", "check", "--servers-file", str(path), "--json") == 2
+    out, python = capsys.readouterr().out, sys.executable
+    told = json.loads(out)
+    assert told["ok"] is False
+    assert [fault.replace(str(tmp_path), "").partition(": ")[2] for fault in told["faults"]] == [
+        "mcpServers.broken.args: must be an array of texts",
+        "the command no-such-command-here was not found; install it or give its full path in the servers file",
+        f"the command {python} was found, but not '{python} -m server': what follows it belongs into args",
+        "the command /not-executable may not be executed; check its permissions (chmod +x)",
+        f"the working directory /nowhere of {python} does not exist; create it or change cwd",
+    ]
+    assert [(entry["name"], entry["enabled"]) for entry in told["left_out"]] == [("broken", True), ("old", False)]
+    assert run("config", "check", "--servers-file", str(path)) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("mesh-agent: ") == len(told["faults"])
+    assert "server of-its-own-PATH: node, own-tool" in shown.out
+    assert "canary" not in out + shown.out + shown.err
+    assert not (tmp_path / "started").exists()
 
 
 @pytest.mark.parametrize(

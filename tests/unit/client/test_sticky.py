@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config.servers_file import parse_servers
+from agent.config.servers_file import check_servers
 from agent.control.reconciler import contribution_of
-from agent.errors import ConfigRefused
 from agent.links.actions import RelabelLink, reconcile
 from agent.model import (
     ORIGIN_META_KEY,
@@ -36,7 +35,7 @@ OFFER = Offer(
 
 def spec_of(mesh: Json) -> ServerSpec:
     text = json.dumps({"mcpServers": {"kit": {"url": "http://192.0.2.1/mcp", "mesh": mesh}}})
-    (spec,) = parse_servers(text, Path("/etc/mesh/servers.json"), {})
+    (spec,) = check_servers(text, Path("/etc/mesh/servers.json"), {}).servers
     return spec
 
 
@@ -68,8 +67,9 @@ def test_a_server_is_sticky_when_its_entry_says_so(mesh: Json, *, sticky: bool) 
 
 @pytest.mark.parametrize("value", ["true", 1, None, []])
 def test_a_stickiness_that_is_no_flag_is_refused(value: object) -> None:
-    with pytest.raises(ConfigRefused, match=r"mesh\.sticky: must be true or false"):
-        spec_of({"sticky": value})
+    text = json.dumps({"mcpServers": {"kit": {"url": "http://192.0.2.1/mcp", "mesh": {"sticky": value}}}})
+    (left_out,) = check_servers(text, Path("/etc/mesh/servers.json"), {}).left_out
+    assert left_out.reasons[0].endswith("mesh.sticky: must be true or false")
 
 
 @pytest.mark.parametrize("sticky", [True, False])

@@ -6,14 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from agent.config.servers_file import SERVERS_MAX, check_servers, dotted, find_places, parse_servers, read_servers
+from agent.config.servers_file import (
+    SERVERS_MAX,
+    check_servers,
+    keep_running,
+    leave_out_name_of_node,
+    read_servers,
+)
+from agent.config.values import name_fault
 from agent.errors import ConfigRefused
-from agent.model import HttpTarget, ServerScope, StdioTarget
+from agent.model import HttpTarget, ServerScope, ServerSpec, StdioTarget
 
 PATH = Path("/etc/mesh/servers.json")
+
+
+def parse_servers(text: str, path: Path, environ: dict[str, str]) -> tuple[ServerSpec, ...]:
+    """The servers of a file in which nothing is left out."""
+    file = check_servers(text, path, environ)
+    assert not file.left_out
+    return file.servers
+
+
+def faults_of(text: str, environ: dict[str, str] | None = None) -> list[str]:
+    """Why entries are left out, without the file's path."""
+    left_out = check_servers(text, PATH, environ or {}).left_out
+    return [reason.removeprefix(f"{PATH}:") for entry in left_out for reason in entry.reasons]
 
 
 def entry(**fields: Any) -> str:
@@ -27,9 +45,19 @@ def test_command_becomes_a_child_process_that_belongs_to_its_node() -> None:
     assert (spec.name, spec.scope, spec.enabled, spec.call_timeout_s) == ("files", ServerScope.NODE, True, None)
 
 
-@pytest.mark.parametrize("kind", [{}, {"type": "http"}, {"type": "streamable-http"}])
-def test_url_becomes_an_endpoint_that_means_the_same_everywhere(kind: dict[str, str]) -> None:
-    (spec,) = parse_servers(entry(**kind, url="https://h.example/mcp", headers={"X-Key": "v"}), PATH, {})
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        *({"type": word} for word in ("http", "streamable-http", "streamableHttp", "streamable_http", "HTTP")),
+        {"transport": "streamable_http"},
+        {"transportType": "streamableHttp"},
+    ],
+)
+@pytest.mark.parametrize("key", ["url", "serverUrl", "httpUrl"])
+def test_url_becomes_an_endpoint_that_means_the_same_everywhere(kind: dict[str, str], key: str) -> None:
+    text = entry(**kind, **{key: "https://h.example/mcp"}, headers={"X-Key": "v"}, command="", args=[], env=None)
+    (spec,) = parse_servers(text, PATH, {})
     assert spec.target == HttpTarget("https://h.example/mcp", (("X-Key", "v"),))
     assert spec.scope is ServerScope.SERVICE
 
@@ -77,9 +105,8 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ('{\n "mcpServers": {\n', "3", "is not JSON"),
         ('{"mcpServers": {"files":\n {"command": 1}}}', "2: mcpServers.files.command", "must be text"),
-        ('{"mcpServers": {"files":\n {"command": ""}}}', "2: mcpServers.files.command", "not empty"),
+        ('{"mcpServers": {"files":\n {"command": "${A:-}"}}}', "2: mcpServers.files.command", "not empty"),
         (
             '{"mcpServers": {"files": {"command": "a",\n "args": ["x",\n 5]}}}',
             "3: mcpServers.files.args[1]",
@@ -92,16 +119,15 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
             "variable",
         ),
         ('{"mcpServers": {"files": {"command": "a",\n "disabled": "no"}}}', "2: mcpServers.files.disabled", "true or"),
+        ('{"mcpServers": {"files": {"command": "a",\n "enabled": 1}}}', "2: mcpServers.files.enabled", "true or"),
         ('{"mcpServers": {\n"files": {}}}', "2: mcpServers.files", "either command or url"),
+        ('{"mcpServers": {\n"files": {"command": "", "url": null}}}', "2: mcpServers.files", "either command or url"),
+        ('{"mcpServers": {\n"files": []}}', "2: mcpServers.files", "must be an object"),
         ('{"mcpServers": {\n"files": {"command": "a", "url": "b"}}}', "2: mcpServers.files", "either command or url"),
         ('{"mcpServers": {"files": {\n"type": "sse", "url": "http://h/"}}}', "2: mcpServers.files.type", "gave up"),
         ('{"mcpServers": {"files": {\n"type": ["http"]}}}', "2: mcpServers.files.type", "stdio, http or"),
+        ('{"mcpServers": {"files": {\n"type": "grpc"}}}', "2: mcpServers.files.type", "stdio, http or"),
         ('{"mcpServers": {"files":\n {"type": "stdio"}}}', "1: mcpServers.files.command", "is missing"),
-        (
-            '{"mcpServers": {"files": {"url": "http://h/",\n"args": []}}}',
-            "2: mcpServers.files.args",
-            "does not belong",
-        ),
         ('{"mcpServers": {"files": {\n"url": "ftp://h/"}}}', "2: mcpServers.files.url", "http://"),
         ('{"mcpServers": {"files": {\n"url": "http://u:canary@h/"}}}', "2: mcpServers.files.url", "credentials"),
         (
@@ -130,23 +156,78 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
             "seconds",
         ),
         ('{"mcpServers": {"files": {\n"command": "${NOT_SET}"}}}', "2: mcpServers.files.command", "NOT_SET is not set"),
-        ('{"mcpServers": {\n"a__b": {"command": "x"}}}', "2: mcpServers.a__b", "'__'"),
-        ('{"mcpServers": {\n"../x": {"command": "x"}}}', "2: mcpServers.../x", "letter or digit"),
-        ('{"mcpServers": {"a": {"command": "x"},\n"a": {"command": "y"}}}', "2: mcpServers.a", "second time"),
-        ('{"mcpServers": {"a": {"command": "x",\n"command": "y"}}}', "2: mcpServers.a.command", "second time"),
+        (
+            '{"mcpServers": {"files": {"command": "a",\n"args": ["${input:api-key}"]}}}',
+            "2: mcpServers.files.args[0]",
+            "${input:api-key} is asked for by VS Code",
+        ),
+        (
+            '{"mcpServers": {"files": {\n"command": "${workspaceFolder}/run"}}}',
+            "2: mcpServers.files.command",
+            "the folder that an editor has open",
+        ),
+        (
+            '{"mcpServers": {"files": {"command": "a",\n"envFile": "none.env"}}}',
+            "2: mcpServers.files.envFile",
+            "cannot be read: No such file",
+        ),
+        (
+            '{"mcpServers": {"files": {"command": "a"},\n"files": {"command": "b"}}}',
+            "2: mcpServers.files",
+            "second time",
+        ),
+    ],
+)
+def test_unusable_entry_is_left_out_with_path_line_and_field_and_the_rest_runs(
+    text: str, place: str, words: str
+) -> None:
+    with_another = text.replace('{"mcpServers": {', '{"mcpServers": {"another": {"command": "x"}, ', 1)
+    file = check_servers(with_another, PATH, {})
+    assert file.servers[0] == ServerSpec("another", StdioTarget("x"), ServerScope.NODE)
+    (left_out,) = file.left_out
+    (reason,) = left_out.reasons
+    assert left_out.name == left_out.configured_name == "files"
+    assert reason.startswith(f"{PATH}:{place}"), reason
+    assert words in reason
+    assert "canary" not in reason
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ('{\n "mcpServers": {\n', "3", "is not JSON"),
+        ('{"mcpServers": {}, // open\n "a: 1}', "2", "is not JSON"),
+        ('{"mcpServers": {"a": {"command": "x"}}, "mcpServers":\n{}}', "1: mcpServers", "second time"),
         ("[]", "1", "must be an object"),
         ('{"mcpServers": []}', "1: mcpServers", "must be an object"),
-        ('{"servers": {}}', "1", "rename servers to mcpServers"),
+        ('{"other": {}}', "1", "has no mcpServers"),
         ("[" * 100_000, "1", "is not JSON"),
     ],
 )
-def test_bad_file_is_refused_with_path_line_and_field(text: str, place: str, words: str) -> None:
+def test_file_without_entries_to_tell_apart_is_refused_with_path_and_line(text: str, place: str, words: str) -> None:
     with pytest.raises(ConfigRefused) as refused:
-        parse_servers(text, PATH, {})
+        check_servers(text, PATH, {})
     message = str(refused.value)
     assert message.startswith(f"{PATH}:{place}:"), message
     assert words in message
-    assert "canary" not in message
+
+
+def test_all_faults_of_all_entries_are_told_at_once() -> None:
+    text = """{"mcpServers": {
+      "a": {"command": "x", "args": [1, "${NONE}", "${input:k}"], "disabled": "no"},
+      "b": {"url": "ftp://h/", "headers": {"A B": "v"}, "mesh": {"scope": "all", "extra": 1}},
+      "c": {"command": "fine"}
+    }}"""
+    assert [reason.partition(": ")[2].split(": ")[0] for reason in faults_of(text)] == [
+        "mcpServers.a.disabled",
+        "mcpServers.a.args[0]",
+        "mcpServers.a.args[1]",
+        "mcpServers.a.args[2]",
+        "mcpServers.b.url",
+        "mcpServers.b.headers.A B",
+        "mcpServers.b.mesh.extra",
+        "mcpServers.b.mesh.scope",
+    ]
 
 
 @pytest.mark.parametrize(("mesh", "own"), [({}, False), ({"sessions": "shared"}, False), ({"sessions": "own"}, True)])
@@ -161,23 +242,26 @@ def test_more_servers_than_allowed_are_refused() -> None:
         parse_servers(text, PATH, {})
 
 
-def test_keys_of_other_programs_are_warnings_with_their_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_of_other_programs_are_warnings_with_their_line(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     text = '{"globalShortcut": "x",\n "mcpServers": {"a": {"command": "x",\n "autoApprove": []}}}'
-    specs, warnings = check_servers(text, PATH, {})
-    assert [spec.name for spec in specs] == ["a"]
-    assert warnings == (
+    text = text.replace("[]", '["x"]')
+    file = check_servers(text, PATH, {})
+    assert [spec.name for spec in file.servers] == ["a"]
+    assert file.notes == (
         f"{PATH}:1: globalShortcut: is not ours and is ignored",
         f"{PATH}:3: mcpServers.a.autoApprove: is not known and is ignored",
     )
+    path = tmp_path / "servers.json"
+    path.write_text(text)
     with caplog.at_level(logging.WARNING):
-        parse_servers(text, PATH, {})
+        read_servers(path)
     assert len(caplog.records) == 2
 
 
 def test_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "servers.json"
     path.write_bytes(b"\xef\xbb\xbf" + entry(command="x").encode())
-    assert [spec.name for spec in read_servers(path)] == ["files"]
+    assert [spec.name for spec in read_servers(path).servers] == ["files"]
 
 
 def test_file_that_is_missing_or_not_text_is_refused_with_its_path(tmp_path: Path) -> None:
@@ -189,32 +273,127 @@ def test_file_that_is_missing_or_not_text_is_refused_with_its_path(tmp_path: Pat
         read_servers(path)
 
 
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=20,
+def test_entry_that_is_left_out_does_not_end_a_server_that_runs() -> None:
+    running = parse_servers('{"mcpServers": {"a": {"command": "x"}, "b": {"command": "y"}}}', PATH, {})
+    file = check_servers('{"mcpServers": {"a": {"command": 5}, "c": {"url": "ftp://h"}}}', PATH, {})
+    kept = keep_running(file, running)
+    assert [spec.name for spec in kept.servers] == ["a"]
+    assert [(entry.name, entry.keeps_running) for entry in kept.left_out] == [("a", True), ("c", False)]
+    again = check_servers('{"mcpServers": {"a": {"command": "z"}, "a": {"command": 6}}}', PATH, {})
+    assert [spec.name for spec in keep_running(again, running).servers] == ["a"]
+
+
+def test_server_that_is_called_like_its_node_is_left_out_with_the_fix() -> None:
+    file = check_servers('{"mcpServers": {"a": {"command": "x"}, "b": {"command": "y"}}}', PATH, {})
+    named = leave_out_name_of_node(file, "a", PATH)
+    assert [spec.name for spec in named.servers] == ["b"]
+    assert "is the name of this node as well; rename it" in named.left_out[0].reasons[0]
+    assert leave_out_name_of_node(file, "node", PATH) is file
+
+
+def test_names_that_tools_cannot_carry_get_a_safe_one_and_none_is_lost() -> None:
+    names = ["My Server", "my@server", "@scope/pkg", "Ünï", "数据", "a__b", "../x", "My-Server", "", "v1.2"]
+    text = json.dumps({"mcpServers": {name: {"command": "x"} for name in names}})
+    file = check_servers(text, PATH, {})
+    called = dict(zip(names, (spec.name for spec in file.servers), strict=True))
+    assert len(set(called.values())) == len(names)
+    assert not [name for name in called.values() if name_fault(name)]
+    assert {name: spec.configured_name for name, spec in zip(names, file.servers, strict=True)} == {
+        name: "" if name in ("My-Server", "v1.2") else name for name in names
+    }
+    assert (called["My-Server"], called["v1.2"]) == ("My-Server", "v1.2")
+    assert called["My Server"].startswith("My-Server-")
+    assert (called["@scope/pkg"], called["a__b"], called["my@server"]) == ("scope-pkg", "a-b", "my-server")
+    assert any("mcpServers.@scope/pkg: is called scope-pkg here" in note for note in file.notes)
+
+
+@pytest.mark.parametrize(
+    ("switch", "enabled"),
+    [
+        ({"disabled": True}, False),
+        ({"enabled": False}, False),
+        ({"enabled": True}, True),
+        ({"enabled": True, "disabled": True}, False),
+        ({"disabled": None}, True),
+    ],
 )
+def test_both_words_for_switching_a_server_off_are_known(switch: dict[str, Any], *, enabled: bool) -> None:
+    (spec,) = parse_servers(entry(command="x", **switch), PATH, {})
+    assert spec.enabled is enabled
 
 
-@given(_JSON, st.sampled_from([None, 0, 2]))
-def test_every_member_of_any_json_is_found_on_the_line_that_holds_it(value: Any, indent: int | None) -> None:
-    text = json.dumps(value, indent=indent)
-    lines, duplicates = find_places(text)
-    assert not duplicates
-    assert set(lines) == set(_paths(value, ()))
-    rows = text.splitlines()
-    for path, line in lines.items():
-        if path and isinstance(path[-1], str):
-            assert json.dumps(path[-1]) + ":" in rows[line - 1]
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [
+        (60, 60.0),
+        (0.5, 0.5),
+        (30_000, 30.0),
+        (600_000, 600.0),
+        (2_000, None),
+        (-1, None),
+        ("30s", None),
+        (10**12, 86_400.0),
+    ],
+)
+def test_timeout_is_read_in_the_unit_that_its_size_tells(timeout: Any, seconds: float | None) -> None:
+    file = check_servers(entry(command="x", timeout=timeout), PATH, {})
+    assert file.servers[0].call_timeout_s == seconds
+    assert any("write mesh.call_timeout_s" in note for note in file.notes) is (seconds is None)
+    (spec,) = parse_servers(entry(command="x", timeout=timeout, mesh={"call_timeout_s": 7}), PATH, {})
+    assert spec.call_timeout_s == 7.0
 
 
-def test_path_is_written_as_people_do() -> None:
-    assert dotted(("mcpServers", "files", "args", 0)) == "mcpServers.files.args[0]"
-    assert dotted(()) == ""
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{"servers": {"a": {"command": "x", "type": "stdio"}}, "inputs": []}', ["a"]),
+        ('{"mcp": {"servers": {"a": {"command": "x"}}}, "editor.fontSize": 12}', ["a"]),
+        ('\ufeff{// mine\n"mcpServers": {/* two */ "a": {"command": "x", "args": ["//no", "/*no*/",],}, },}', ["a"]),
+        ('{"mcpServers": {"a": {"type": "local", "command": "x", "tools": ["*"]}}}', ["a"]),
+        ('{"mcpServers": {"a": {"httpUrl": "http://h/mcp", "url": "http://h/sse", "trust": true}}}', ["a"]),
+        ('{"mcpServers": {"a": {"type": "http", "url": "http://h/mcp", "command": "x", "env": {"A": "1"}}}}', ["a"]),
+        ('{"mcpServers": {}}', []),
+    ],
+)
+def test_files_of_other_programs_are_read_as_they_are(text: str, names: list[str]) -> None:
+    assert [spec.name for spec in parse_servers(text, PATH, {})] == names
 
 
-def _paths(value: Any, path: tuple[str | int, ...]) -> Any:
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from _paths(inner, (*path, key))
+def test_streamable_url_beats_the_older_one_beside_it() -> None:
+    file = check_servers(entry(httpUrl="http://h/mcp", url="http://h/sse"), PATH, {})
+    assert file.servers[0].target == HttpTarget("http://h/mcp")
+    assert file.notes == (f"{PATH}:1: mcpServers.files.url: is ignored: httpUrl is there too",)
+
+
+def test_url_of_the_older_transport_without_a_type_is_used_with_a_note() -> None:
+    file = check_servers(entry(url="http://h/sse/?key=canary"), PATH, {})
+    assert file.servers[0].target == HttpTarget("http://h/sse/?key=canary")
+    assert file.notes[0].startswith(f"{PATH}:1: mcpServers.files.url: looks like the transport that MCP gave up")
+    assert "canary" not in file.notes[0]
+
+
+def test_fields_that_would_narrow_a_server_say_what_is_lost() -> None:
+    notes = check_servers(entry(command="x", excludeTools=["rm"], oauth={"clientId": "i"}), PATH, {}).notes
+    assert [note.partition("files.")[2] for note in notes] == [
+        "excludeTools: is ignored: it chooses among the server's tools, which a node does not: all of them are offered",
+        "oauth: is ignored: it signs in, which a node does not: a token goes into headers or env",
+    ]
+
+
+def test_variables_of_a_child_may_be_numbers_switches_null_or_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "my.env").write_text("export KEY='from file'\n# no\nPORT=1\n")
+    path = tmp_path / "servers.json"
+    path.write_text(entry(command="x", env={"PORT": 80, "ON": True, "OFF": None}, envFile="my.env"))
+    (spec,) = read_servers(path, {}).servers
+    assert isinstance(spec.target, StdioTarget)
+    assert dict(spec.target.env) == {"KEY": "from file", "PORT": "80", "ON": "true"}
+    (tmp_path / "my.env").write_text("KEY=canary\ncanary line\n")
+    (left_out,) = read_servers(path, {}).left_out
+    assert f"mcpServers.files.envFile: {tmp_path / 'my.env'}:2 is not NAME=value" in left_out.reasons[0]
+    assert "canary" not in left_out.reasons[0]
+
+
+def test_editors_words_for_variables_are_put_in_where_a_node_has_them() -> None:
+    text = entry(command="${userHome}${/}run", args=["${env:KEY}", "${env:NONE:-x}", "$${input:k}"])
+    (spec,) = parse_servers(text, PATH, {"KEY": "k", "HOME": "/home/me"})
+    assert spec.target == StdioTarget("/home/me/run", ("k", "x", "${input:k}"))

@@ -25,8 +25,8 @@ def test_each_node_has_a_port_a_folder_and_servers_that_our_own_parser_takes() -
     assert [plan.url for plan in PLANS] == [f"http://127.0.0.1:{port}" for port in (4001, 4002, 4003)]
     assert len({plan.folder for plan in PLANS}) == 3
     parsed = {plan.name: check_servers(servers_json(plan, "python", "/code"), plan.servers_path, {}) for plan in PLANS}
-    assert not [warnings for _, warnings in parsed.values() if warnings]
-    scopes = {(name, spec.name): spec.scope for name, (specs, _) in parsed.items() for spec in specs}
+    assert not [file for file in parsed.values() if file.notes or file.left_out]
+    scopes = {(name, spec.name): spec.scope for name, file in parsed.items() for spec in file.servers}
     assert scopes["node-b", "dice"] is scopes["node-c", "dice"] is ServerScope.SERVICE
     assert scopes["node-c", "notes"] is ServerScope.NODE
 

@@ -1,5 +1,6 @@
 """What operators read of links: the seed's fields, ours beside them, never a secret, numbers that mean something."""
 
+from agent.config.servers_file import LeftOut
 from agent.model import (
     ORIGIN_META_KEY,
     Era,
@@ -18,6 +19,7 @@ from agent.rest.status import (
     describe_conflicts,
     describe_disabled,
     describe_functions,
+    describe_left_out,
     describe_peer,
     describe_server,
     public_names,
@@ -103,6 +105,25 @@ def test_a_disabled_server_is_shown_without_a_link() -> None:
     )
     assert (shown["status"], shown["enabled"], shown["transport"]) == ("disabled", False, "http")
     assert SECRET not in str(shown)
+
+
+def test_a_server_with_a_safe_name_shows_what_the_servers_file_calls_it() -> None:
+    spec = ServerSpec("My-Kit", StdioTarget("kit"), ServerScope.NODE, configured_name="My Kit")
+    assert describe_server(LinkView(spec), {}, 0.0)["configured_name"] == "My Kit"
+    assert describe_disabled(spec)["configured_name"] == "My Kit"
+    plain = ServerSpec("kit", StdioTarget("kit"), ServerScope.NODE)
+    assert "configured_name" not in describe_server(LinkView(plain), {}, 0.0)
+
+
+def test_an_entry_that_is_left_out_shows_every_reason_and_whether_the_server_runs_on() -> None:
+    shown = describe_left_out(LeftOut("My-Kit", "My Kit", ("s.json:1: a", "s.json:2: b"), keeps_running=True))
+    assert shown == {
+        "name": "My-Kit",
+        "configured_name": "My Kit",
+        "reasons": ["s.json:1: a", "s.json:2: b"],
+        "enabled": True,
+        "keeps_running": True,
+    }
 
 
 def test_every_conflict_is_shown_once_though_two_tables_know_it() -> None:

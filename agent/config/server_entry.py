@@ -1,0 +1,331 @@
+"""One entry of a servers file, as any MCP program writes it, read into a `ServerSpec`.
+
+Called by `servers_file` and `import_plan`. Programs spell one thing in several ways (`url`, `serverUrl`, `httpUrl`;
+`disabled`, `enabled`; `type`, `transport`); what a field means to each of them stands beside its reader. The one rule:
+an entry is used as a whole or not at all, and every fault of it is collected, none hides another.
+"""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from agent.config.env_file import parse_env_file
+from agent.config.relaxed_json import JsonPath
+from agent.config.values import CALL_TIMEOUT_MAX_S, url_fault
+from agent.config.variables import Expand, kept, untouched
+from agent.model import HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+
+_TYPE_KEYS = ("type", "transport", "transportType")  # most programs; FastMCP and LangChain; older Cline
+_URL_KEYS = ("httpUrl", "serverUrl", "url")  # Gemini CLI's, which beats its `url`; Windsurf's; that of all others
+_STDIO_KEYS = ("command", "args", "env", "envFile", "cwd")
+_HTTP_KEYS = (*_URL_KEYS, "headers")
+_KNOWN = frozenset({*_TYPE_KEYS, *_STDIO_KEYS, *_HTTP_KEYS, "disabled", "enabled", "timeout", "mesh"})
+# Without blanks, dashes and underscores, in lower case: "streamableHttp", "streamable_http" and "streamable-http" are
+# one. GitHub's Copilot calls a command "local".
+_TYPES = {"stdio": "stdio", "local": "stdio", "http": "http", "streamablehttp": "http", "sse": "sse"}
+_SSE = "sse is the transport that MCP gave up in 2025; use the server's streamable HTTP URL"
+# Keys of other programs that change what a server offers or who may use it: leaving them out is worth more words.
+_MISSED = {
+    **dict.fromkeys(
+        ("includeTools", "excludeTools", "disabledTools", "enabledTools", "tools"),
+        "chooses among the server's tools, which a node does not: all of them are offered",
+    ),
+    **dict.fromkeys(
+        ("oauth", "auth", "authProviderType", "headersHelper"),
+        "signs in, which a node does not: a token goes into headers or env",
+    ),
+}
+_MESH_KEYS = frozenset({"scope", "call_timeout_s", "sticky", "sessions"})
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_ENV_FILE_BYTES_MAX = 1024 * 1024
+# `timeout` is milliseconds to Claude Code, Gemini CLI, FastMCP and Amazon Q, seconds (at most an hour) to Cline and Roo
+# Code. No call is given less than a second, so only between these two is it not certain which was meant.
+MILLISECOND_S: Final = 0.001
+_SECONDS_BELOW = 1000
+_MILLISECONDS_ABOVE = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A sentence about one member of the file."""
+
+    path: JsonPath
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of an entry: a spec, or the faults because of which there is none. `notes` are only odd."""
+
+    spec: ServerSpec | None
+    faults: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an entry is read with: the folder that relative paths start at, how variables are put in, `timeout`'s unit.
+
+    `timeout_unit_s` None: inferred from the size of the number.
+    """
+
+    folder: Path
+    expand: Expand
+    timeout_unit_s: float | None = None
+
+
+def read_entry(name: str, value: Any, at: JsonPath, around: Surroundings) -> Entry:
+    """Read one entry; `at` is its place in the file, `name` what the server is called here. Reads its `envFile`."""
+    if not isinstance(value, dict):
+        return Entry(None, (Finding(at, "must be an object"),), (), enabled=True)
+    reader = _Reader(name, value, at, around)
+    spec = reader.spec()
+    return Entry(None if reader.faults else spec, tuple(reader.faults), tuple(reader.notes), reader.enabled)
+
+
+def as_entry(spec: ServerSpec) -> Json:
+    """Write a spec as this file has it: what `read_entry` makes of it is the spec again."""
+    target = spec.target
+    if isinstance(target, StdioTarget):
+        entry: Json = {"command": target.command}
+        optional: Json = {"args": list(target.args), "env": dict(target.env), "cwd": target.cwd}
+        scope = ServerScope.NODE
+    else:
+        entry = {"type": "http", "url": target.url}
+        optional = {"headers": dict(target.headers)}
+        scope = ServerScope.SERVICE
+    mesh = {
+        "scope": spec.scope.value if spec.scope is not scope else None,
+        "call_timeout_s": spec.call_timeout_s,
+        "sticky": spec.sticky or None,
+        "sessions": "own" if spec.session_pool else None,
+    }
+    optional |= {"disabled": not spec.enabled, "mesh": {key: value for key, value in mesh.items() if value is not None}}
+    return entry | {key: value for key, value in optional.items() if value}
+
+
+class _Reader:
+    """Reads one entry. After a fault it goes on with something of the right type, so that all faults are found."""
+
+    def __init__(self, name: str, value: Json, at: JsonPath, around: Surroundings) -> None:
+        self.name, self.at, self.around = name, at, around
+        self.faults: list[Finding] = []
+        self.notes: list[Finding] = []
+        # Programs write fields that a person left empty in a form; null is their "not set".
+        self.fields = {key: part for key, part in value.items() if part not in (None, "", [], {})}
+        self.enabled = self.switched_on()
+        self.expand = around.expand if self.enabled else untouched
+
+    def fault(self, path: JsonPath, text: str) -> None:
+        self.faults.append(Finding(path, text))
+
+    def note(self, key: str, text: str) -> None:
+        self.notes.append(Finding((*self.at, key), text))
+
+    def spec(self) -> ServerSpec | None:
+        for key in self.fields:
+            if key not in _KNOWN:
+                self.note(key, f"is ignored: it {_MISSED[key]}" if key in _MISSED else "is not known and is ignored")
+        kind = self.kind()
+        target = None if kind is None else self.stdio_target() if kind == "stdio" else self.http_target()
+        default = ServerScope.NODE if kind == "stdio" else ServerScope.SERVICE
+        # Read also for an entry that is of no use, so that all its faults are found.
+        draft = ServerSpec(self.name, target or HttpTarget(""), default, enabled=self.enabled)
+        return self.mesh(replace(draft, call_timeout_s=self.timeout_s()))
+
+    # What kind of server
+
+    def switched_on(self) -> bool:
+        """`disabled: true` or `enabled: false`; where the two differ, off is the harmless one."""
+        return not self.flag("disabled", default=False) and self.flag("enabled", default=True)
+
+    def kind(self) -> str | None:
+        """`stdio` or `http`, from `type` or from which of `command` and a URL is there; None after a fault."""
+        said = next((key for key in _TYPE_KEYS if key in self.fields), None)
+        has_url, has_command = any(key in self.fields for key in _URL_KEYS), "command" in self.fields
+        if said is None:
+            if has_url == has_command:
+                self.fault(self.at, "must have either command or url")
+                return None
+            kind = "stdio" if has_command else "http"
+        else:
+            word = self.fields[said]
+            kind = _TYPES.get(re.sub(r"[-_ ]", "", word).lower(), "") if isinstance(word, str) else ""
+            if kind in ("", "sse"):
+                self.fault((*self.at, said), _SSE if kind else "must be stdio, http or streamable-http")
+                return None
+        if not (has_command if kind == "stdio" else has_url):
+            self.fault((*self.at, "command" if kind == "stdio" else "url"), f"is missing; type {kind} needs it")
+            return None
+        for key in _HTTP_KEYS if kind == "stdio" else _STDIO_KEYS:
+            if key in self.fields:
+                self.note(key, f"does not belong to a server of type {kind} and is ignored")
+        return kind
+
+    # Targets
+
+    def stdio_target(self) -> StdioTarget:
+        cwd = self.text("cwd") if "cwd" in self.fields else None
+        command = self.text("command")
+        args = self.arguments()
+        env = {**self.env_file(), **self.env()}
+        if cwd is not None and not self.unknown_yet(cwd):
+            cwd = str(self.around.folder / cwd)  # Beside the file, wherever the node was started from.
+        return StdioTarget(command, args, tuple(env.items()), cwd)
+
+    def http_target(self) -> HttpTarget:
+        key, *others = [key for key in _URL_KEYS if key in self.fields]
+        for other in others:
+            if self.fields[other] != self.fields[key]:
+                self.note(other, f"is ignored: {key} is there too")
+        url = self.text(key)
+        if self.enabled and url and not self.unknown_yet(url) and (fault := url_fault(url)):
+            self.fault((*self.at, key), fault)
+        if url.partition("?")[0].rstrip("/").endswith("/sse"):
+            self.note(key, "looks like the transport that MCP gave up in 2025; it is used as streamable HTTP")
+        headers = self.pairs("headers", self.table("headers"))
+        for name, value in headers:
+            if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
+                self.fault((*self.at, "headers", name), "is not an HTTP header")
+        return HttpTarget(url, headers)
+
+    def env(self) -> dict[str, str]:
+        """`env`; as VS Code has it, a number or switch is written out, and null takes a variable away."""
+        table = {
+            name: json.dumps(value) if isinstance(value, bool | int | float) else value
+            for name, value in self.table("env").items()
+            if value is not None
+        }
+        for name in table:
+            if not name or "=" in name or "\0" in name:
+                self.fault((*self.at, "env", name), "is not the name of an environment variable")
+        return dict(self.pairs("env", table))
+
+    def env_file(self) -> dict[str, str]:
+        """The variables of `envFile`, which `env` beats. Not read for a server that is switched off."""
+        if "envFile" not in self.fields or not self.enabled:
+            return {}
+        at, named = (*self.at, "envFile"), self.text("envFile")
+        if self.unknown_yet(named):
+            self.fault(at, "has a variable in its path; write the path")
+            return {}
+        if not named:
+            return {}
+        path = self.around.folder / named
+        try:
+            with path.open("rb") as file:
+                text = file.read(_ENV_FILE_BYTES_MAX).decode("utf-8")
+        except (OSError, UnicodeDecodeError, ValueError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+            self.fault(at, f"{path} cannot be read: {reason}")
+            return {}
+        values, bad = parse_env_file(text)
+        for number in bad:
+            self.fault(at, f"{path}:{number} is not NAME=value")
+        # What stays in a file with variables must stay what it is.
+        return {name: text.replace("${", "$${") for name, text in values.items()} if self.expand is kept else values
+
+    # Time and place in the mesh
+
+    def timeout_s(self) -> float | None:
+        """`timeout` of other programs, in seconds; what is ambiguous is a note, not a fault."""
+        value = self.fields.get("timeout")
+        if value is None:
+            return None
+        right = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        unit_s = self.around.timeout_unit_s or _timeout_unit_s(value) if right else None
+        if unit_s is None:
+            self.note("timeout", "may be seconds or milliseconds and is ignored; write mesh.call_timeout_s, in seconds")
+            return None
+        return min(float(value) * unit_s, CALL_TIMEOUT_MAX_S)
+
+    def mesh(self, spec: ServerSpec) -> ServerSpec:
+        """The spec with what the entry says about the server's place in the mesh."""
+        at = (*self.at, "mesh")
+        table = self.table("mesh")
+        for key in table:
+            if key not in _MESH_KEYS:
+                self.fault((*at, key), "is not known; mesh has scope, call_timeout_s, sticky and sessions")
+        scope = table.get("scope", spec.scope)
+        if scope not in list(ServerScope):
+            self.fault((*at, "scope"), f"must be one of {', '.join(ServerScope)}")
+            scope = spec.scope
+        sticky, sessions = table.get("sticky", False), table.get("sessions", "shared")
+        if not isinstance(sticky, bool):
+            self.fault((*at, "sticky"), "must be true or false")
+        if sessions not in ("shared", "own"):
+            self.fault((*at, "sessions"), "must be shared or own")
+        timeout_s = self.call_timeout_s((*at, "call_timeout_s"), table.get("call_timeout_s"))
+        return replace(
+            spec,
+            scope=ServerScope(scope),
+            call_timeout_s=spec.call_timeout_s if timeout_s is None else timeout_s,
+            sticky=sticky is True,
+            session_pool=sessions == "own",
+        )
+
+    def call_timeout_s(self, at: JsonPath, value: Any) -> float | None:
+        if value is None:
+            return None
+        right = isinstance(value, int | float) and not isinstance(value, bool)
+        if not right or not 0 < value <= CALL_TIMEOUT_MAX_S:
+            self.fault(at, f"must be seconds, more than 0 and at most {CALL_TIMEOUT_MAX_S:.0f}")
+            return None
+        return float(value)
+
+    # Fields by their type
+
+    def unknown_yet(self, text: str) -> bool:
+        """Whether a variable was left in, so that it is not known what the text will be."""
+        return self.expand is kept and "${" in text
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self.fields.get(key, default)
+        if not isinstance(value, bool):
+            self.fault((*self.at, key), "must be true or false")
+            return default
+        return value
+
+    def table(self, key: str) -> Json:
+        value = self.fields.get(key, {})
+        if not isinstance(value, dict):
+            self.fault((*self.at, key), "must be an object")
+            return {}
+        return value
+
+    def arguments(self) -> tuple[str, ...]:
+        at, value = (*self.at, "args"), self.fields.get("args", [])
+        if not isinstance(value, list):
+            self.fault(at, "must be an array of texts")
+            return ()
+        return tuple(self.expanded((*at, index), part) for index, part in enumerate(value))
+
+    def pairs(self, key: str, table: Json) -> tuple[tuple[str, str], ...]:
+        return tuple((name, self.expanded((*self.at, key, name), value)) for name, value in table.items())
+
+    def text(self, key: str) -> str:
+        """A text that may not end up empty, as a command or a URL."""
+        before = len(self.faults)
+        text = self.expanded((*self.at, key), self.fields[key])
+        if not text and len(self.faults) == before:
+            self.fault((*self.at, key), "must be text and not empty")
+        return text
+
+    def expanded(self, path: JsonPath, value: Any) -> str:
+        """A text with its variables put in; empty after a fault."""
+        if not isinstance(value, str) or "\0" in value:
+            self.fault(path, "must be text and not empty" if path[-1] in _KNOWN else "must be text")
+            return ""
+        expanded = self.expand(value)
+        for fault in expanded.faults:
+            self.fault(path, fault)
+        return "" if expanded.faults else expanded.text
+
+
+def _timeout_unit_s(value: float) -> float | None:
+    if value < _SECONDS_BELOW:
+        return 1.0
+    return MILLISECOND_S if value > _MILLISECONDS_ABOVE else None
