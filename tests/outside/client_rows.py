@@ -29,6 +29,7 @@ from tests.waiting import eventually
 TOKEN = "a-token-of-the-outside-tests-000000000000"
 STEP_TIMEOUT_S = 45.0
 LONG_S = 70.0
+LINKED_WITHIN_S = 120.0
 MANY = 250
 TOOLS = ("--tools", str(MANY), "--page", "100")
 ECHO = "echo: grüße"
@@ -167,7 +168,7 @@ async def node_place(folder: Path) -> AsyncGenerator[Place, None]:
             assert all(states.get(name) for name in names), states
             return True
 
-        await eventually(are_connected)
+        await eventually(are_connected, LINKED_WITHIN_S)
 
     async def restart() -> None:
         nonlocal running

@@ -89,7 +89,10 @@ def _python_environment(lock: Path, inside: str) -> Path:
     with _installation(folder) as missing:
         if missing:
             _run([str(UV), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder / "venv")], folder)
-            install = ("pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--requirement", str(lock))
+            wanted = lock.with_suffix(".in")
+            from_source = wanted.exists() and "have no wheels" in wanted.read_text()
+            wheels = [] if from_source else ["--only-binary", ":all:"]
+            install = ["pip", "install", "--quiet", "--no-deps", *wheels, "--requirement", str(lock)]
             _run([str(UV), *install, "--python", str(folder / "venv")], folder)
     return folder / "venv" / inside
 

@@ -6,11 +6,11 @@ page. The one rule: it is the same server on both ways, so that a difference is 
 
 import argparse
 import asyncio
-from typing import Any
 
 import uvicorn
 from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
+from fastmcp.tools import Tool
 
 
 def make_server(tools: int, page: int | None) -> FastMCP:
@@ -33,14 +33,13 @@ def make_server(tools: int, page: int | None) -> FastMCP:
         await asyncio.sleep(seconds)
         return f"waited {seconds:g} s"
 
-    def filler(number: int) -> Any:
-        def fill(text: str = "") -> str:
-            return f"{number}: {text}"
+    def fill(text: str = "") -> str:
+        return text
 
-        return fill
-
+    # A copy each: making a tool of a function takes ten milliseconds.
+    pattern = Tool.from_function(fill, description="One of many.")
     for number in range(tools):
-        server.tool(filler(number), name=f"filler_{number:03}", description=f"Filler {number}.")
+        server.add_tool(pattern.model_copy(update={"name": f"filler_{number:03}"}))
     return server
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.waiting import eventually
 
-LISTENS_WITHIN_S = 60.0
+LISTENS_WITHIN_S = 120.0
 
 
 def start(command: list[str], environment: Mapping[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:

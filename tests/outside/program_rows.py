@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.e2e.processes import environment_of
 from tests.outside.checks import Check, short
 from tests.outside.client_rows import TOKEN, direct_place, node_place
-from tests.outside.installing import node_group, with_node
+from tests.outside.installing import node, node_group, with_node
 from tests.outside.rows import Client, filled
 
 STEP_TIMEOUT_S = 90.0
@@ -40,7 +40,7 @@ async def check_program(row: Client, folder: Path) -> dict[str, Check]:
 async def _observe(row: Client, folder: Path, group: Path, url: str, token: str) -> dict[str, str]:
     (folder / "home").mkdir(parents=True)
     modules = group / "node_modules"
-    places = {"url": url, "token": token, "modules": str(modules), "programs": str(modules / ".bin")}
+    places = {"url": url, "token": token, "modules": str(modules), "node": str(node())}
     environment = with_node(environment_of({"HOME": str(folder / "home"), "NO_COLOR": "1", "CI": "1"}))
     said = {}
     for step in row.program:

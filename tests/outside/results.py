@@ -32,7 +32,10 @@ def keep(row: Server | Client, found: dict[str, Check] | str) -> None:
         entry |= {"failed": found, "checks": {}}
     else:
         earlier = before.get("checks", {}) if same else {}
-        entry["checks"] = {**earlier, **{name: check.as_json() for name, check in found.items()}}
+        entry["checks"] = dict(earlier)
+        for name, check in found.items():
+            direct = check.direct or earlier.get(name, {}).get("direct", "")
+            entry["checks"][name] = {**check.as_json(), "direct": direct}
     stored[row.name] = entry
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
     FILE.write_bytes(orjson.dumps(stored, option=options))

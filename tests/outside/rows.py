@@ -2,10 +2,11 @@
 
 Words in braces in a row stand for places: `{bin}` the programs of its group, `{node}` our Node, `{modules}` the
 `node_modules` of its group, `{folder}` a folder of the run's own with the row's `files`, `{site}` a small web site on
-the loopback, `{port}` the server's port, `{python}` our interpreter. The one rule: a row says what must be right, also
-where it is wrong today.
+the loopback, `{port}` the server's port, `{python}` our interpreter, `{root}` our repository. The one rule: a row says
+what must be right, also where it is wrong today.
 """
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,12 +34,13 @@ class Server:
     group: str
     command: list[str]
     tools: int  # At least so many are listed.
-    language: str
-    sdk: str
+    language: str = "Python"
+    sdk: str = ""  # Of a Python server, the lock says it.
     transport: str = "stdio"  # Or http; then `command` listens on {port}.
     path: str = "/mcp"
     environment: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    legacy_only: bool = False  # Directly, only a client that begins with `initialize` can use it.
     git: bool = False  # {folder} is a git repository with one commit.
     call: Call | None = None  # Without one, the server is listed only: its tools need an account or a network.
     wrong: Call | None = None
@@ -100,5 +102,8 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _server(row: dict[str, Any]) -> Server:
+    if row["registry"] == "pypi":
+        lock = (HERE / "locks" / f"{row['group']}.txt").read_text()
+        row["sdk"] = " ".join(re.findall(r"^(?:fast)?mcp==[\d.]+", lock, re.MULTILINE)[:1]).replace("==", " ")
     calls = {key: Call(**row[key]) for key in ("call", "wrong", "busy") if key in row}
     return Server(**{**row, **calls})

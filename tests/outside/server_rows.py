@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +22,7 @@ from fastmcp import Client
 from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from fastmcp.exceptions import McpError
 
-from tests.e2e.processes import environment_of
+from tests.e2e.processes import ROOT, environment_of
 from tests.e2e.running import ERAS, RunningNode, start_node, stop_node
 from tests.outside.checks import Check, short
 from tests.outside.installing import node, node_group, python_group
@@ -30,9 +31,9 @@ from tests.outside.rows import Call, Server, filled
 from tests.ports import free_port
 from tests.waiting import eventually
 
-LINKED_WITHIN_S = 60.0
+LINKED_WITHIN_S = 120.0
 BACK_WITHIN_S = 45.0
-STEP_TIMEOUT_S = 60.0
+STEP_TIMEOUT_S = 150.0
 NODES_OWN = ("config://app", "health://system")
 # Three rounds of the node's own pings, and the 12 s after which it gives a silent server up.
 IDLE_S = 16.0
@@ -85,7 +86,7 @@ class Seen:
 def prepare(row: Server, folder: Path, site: str) -> Prepared:
     """Install the row's packages and fill its places. Raises `NotInstalled`."""
     folder.mkdir(parents=True, exist_ok=True)
-    places = {"folder": str(folder), "site": site, "python": os.sys.executable}
+    places = {"folder": str(folder), "site": site, "python": sys.executable, "root": str(ROOT)}
     port = free_port()
     places["port"] = str(port)
     if row.registry == "pypi":
@@ -142,7 +143,10 @@ async def _directly(prepared: Prepared, *, full: bool) -> tuple[Seen, str]:
                 keep_alive=False,
                 log_file=log,
             )
-        client = await stack.enter_async_context(Client(transport, timeout=STEP_TIMEOUT_S, init_timeout=STEP_TIMEOUT_S))
+        mode = "legacy" if prepared.row.legacy_only else "auto"
+        client = await stack.enter_async_context(
+            Client(transport, mode=mode, timeout=STEP_TIMEOUT_S, init_timeout=STEP_TIMEOUT_S)
+        )
         seen = await _look(client, prepared, {})
         busy = ""
         if full and prepared.busy is not None:

@@ -17,10 +17,10 @@ async def site() -> AsyncGenerator[str, None]:
     application = web.Application()
     application.router.add_get("/page.html", _page)
     application.router.add_get("/slow/{seconds}", _slow)
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
     await runner.setup()
     port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port, shutdown_timeout=1).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
