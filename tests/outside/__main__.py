@@ -6,6 +6,7 @@ one rule: a row that could not be installed or run is a result too, and fails th
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +32,11 @@ async def run(names: list[str], jobs: int, *, full: bool, direct: bool) -> int:
     known: dict[str, Server | Client] = {**groups["servers"], **groups["clients"]}
     wanted = [row for name in names or groups for row in (groups[name].values() if name in groups else [known[name]])]
     turn, wrong = asyncio.Semaphore(jobs), 0
+    # Ended from outside, it ends what it started.
+    whole = asyncio.current_task()
+    assert whole is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, whole.cancel)
     with tempfile.TemporaryDirectory(prefix="outside-") as temporary:
         folder = Path(temporary)
         async with site() as address:

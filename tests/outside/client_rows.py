@@ -27,7 +27,8 @@ from tests.ports import free_port
 from tests.waiting import eventually
 
 TOKEN = "a-token-of-the-outside-tests-000000000000"
-STEP_TIMEOUT_S = 45.0
+STEP_TIMEOUT_S = 150.0
+LATE_S = 15.0
 LONG_S = 70.0
 LINKED_WITHIN_S = 120.0
 MANY = 250
@@ -53,19 +54,23 @@ class Driven:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._number = 0
 
     async def ask(self, step: str, *arguments: object, within_s: float = STEP_TIMEOUT_S) -> tuple[bool, Any]:
         """Whether the step went well, and its value or error."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        command = {"step": step, "with": arguments, "within_s": within_s}
+        self._number += 1
+        command = {"number": self._number, "step": step, "with": arguments, "within_s": within_s}
+        answer: dict[str, Any] = {}
         try:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            async with asyncio.timeout(within_s + 5):
-                line = await self._process.stdout.readline()
-            answer = json.loads(line)
+            async with asyncio.timeout(within_s + LATE_S):
+                # An earlier step that was given up may still answer.
+                while answer.get("number") != self._number:
+                    answer = json.loads(await self._process.stdout.readline())
         except TimeoutError:
-            return False, f"no answer within {within_s + 5:g} s"
+            return False, f"no answer within {within_s + LATE_S:g} s"
         except (OSError, ValueError):
             return False, "the client's process ended"
         return answer["ok"], answer["value"] if answer["ok"] else answer["error"]

@@ -41,7 +41,9 @@ async def _observe(row: Client, folder: Path, group: Path, url: str, token: str)
     (folder / "home").mkdir(parents=True)
     modules = group / "node_modules"
     places = {"url": url, "token": token, "modules": str(modules), "node": str(node())}
-    environment = with_node(environment_of({"HOME": str(folder / "home"), "NO_COLOR": "1", "CI": "1"}))
+    environment = with_node(
+        environment_of({"HOME": str(folder / "home"), "NO_COLOR": "1", "CI": "1", **row.environment})
+    )
     said = {}
     for step in row.program:
         # A program that waits for the end of its input has one.

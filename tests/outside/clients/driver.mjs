@@ -15,6 +15,7 @@ export async function drive(client) {
     } catch (error) {
       answer = { ok: false, error: told(error) };
     }
+    answer.number = command.number;
     write(JSON.stringify(answer) + "\n");
   }
   process.exit(0); // Open streams would keep the process.

@@ -34,6 +34,7 @@ async def _serve(client: Any, answers: Any) -> None:
             if isinstance(exc, KeyboardInterrupt):
                 raise
             answer = {"ok": False, "error": told(exc)}
+        answer["number"] = command["number"]
         print(json.dumps(answer), file=answers, flush=True)
     answers.close()
     os._exit(0)  # Some libraries wait for ever for a thread of theirs.
