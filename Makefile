@@ -25,7 +25,7 @@ WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test static lint unit consul-binary bench lock from-lock clean
+.PHONY: help demo run check test outside static lint unit consul-binary bench lock from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ check: static ## Format, lint, types, layers, unit and contract tests (under a m
 test: static consul-binary ## Everything: check, a real Consul, all tests (under ten minutes)
 	$(SAY) "all tests"
 	$(PYTEST) $(SIDE_BY_SIDE) tests
+
+outside: $(VENV)/.dev ## Run published servers and clients against a node; writes docs/compatibility.md
+	$(SAY) "what others wrote"
+	$(BIN)/python -m tests.outside $(ARGS)
 
 static: $(VENV)/.dev
 	$(SAY) "format, lint, types, layers"
