@@ -339,7 +339,7 @@ async def test_a_peer_that_hangs_up_is_dialled_again_and_its_names_come_back(tmp
         link = one.supervisor.link("peer:two")
         assert link is not None
         assert link._session is not None
-        link._session.opened.mcp_client.lost.set()
+        link._session.opened.client.lost.set()
         await one.when(lambda: one.view("two").state is not LinkState.READY)
         await one.when(lambda: "two__kit__echo" in one.tool_names())
         assert one.view("two").reconnects == 1

@@ -24,6 +24,7 @@ from agent.rest.envelope import envelope_middleware
 from agent.routing.table import RouteKind, RouteTable
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.response import Answer
+from agent.server.sessions.sealed_id import seal_keys
 from agent.subscriptions.resources import ClientUpdates
 from tests.integration.stateless_requests import BOTH, ENVELOPE, VERSION, Sent, call, listen, post
 
@@ -112,6 +113,7 @@ async def scene(*, drain_s: float = 5.0) -> AsyncIterator[Scene]:
         ),
         list_changed=metrics.list_changed,
         session_event=metrics.session_event,
+        session_keys=lambda: seal_keys((), "mcp-node"),
         updates=ClientUpdates.of_node(identity.node_id, lambda _: None, metrics),
     )
     app = web.Application(middlewares=[envelope_middleware])
