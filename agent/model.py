@@ -157,14 +157,26 @@ class NodeIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class ListFault:
+    """A list of a backend that could not be read, or not to its end: the method that asks for it, and why."""
+
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
-    """What a backend lists, as it came (raw JSON objects, never changed in place), and a digest of all of it."""
+    """What a backend lists, as it came (raw JSON objects, never changed in place), and a digest of all of it.
+
+    A hostile backend may list what is no object at all. `faults`: whose part is what was known before, or incomplete.
+    """
 
     tools: tuple[Json, ...] = ()
     prompts: tuple[Json, ...] = ()
     resources: tuple[Json, ...] = ()
     templates: tuple[Json, ...] = ()
     digest: str = ""
+    faults: tuple[ListFault, ...] = ()
 
 
 class LinkState(StrEnum):

@@ -16,7 +16,7 @@ from agent.control.reconciler import Mesh
 from agent.errors import MeshError, RpcError
 from agent.model import ORIGIN_META_KEY, Json, LinkView, PeerSpec, ServerSpec, StdioTarget
 from agent.rest.envelope import success
-from agent.routing.table import RouteTable
+from agent.routing.table import LeftOutEntry, RouteTable
 from agent.server.own_tools import MANAGEMENT_TOOLS
 
 # (backend key, the name as the backend itself knows it) -> name in the mesh
@@ -52,8 +52,8 @@ def describe_peer(view: LinkView, now_s: float) -> Json:
     }
 
 
-def describe_server(view: LinkView, names: PublicNames, now_s: float) -> Json:
-    """One element of `data.servers`: a local server or a peer, with its functions."""
+def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: Iterable[LeftOutEntry] = ()) -> Json:
+    """One element of `data.servers`: a local server or a peer, with its functions and its entries in `left_out`."""
     spec = view.spec
     if isinstance(spec, ServerSpec):
         kind: Json = {
@@ -73,6 +73,9 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float) -> Json:
         **kind,
         "function_count": view.function_count if view.connected else 0,
         "functions": describe_functions(view, names) if view.connected else [],
+        "left_out": [
+            {"kind": left.kind, "name": left.name, "why": left.why} for left in left_out if left.backend == view.key
+        ],
         **_standing(view, now_s),
     }
 
@@ -83,9 +86,10 @@ def describe_functions(view: LinkView, names: PublicNames) -> list[Json]:
         {
             "name": _own_name(tool),
             "mesh_name": names.get((view.key, str(tool.get("name")))),
-            "description": tool.get("description", ""),
+            "description": tool.get("description") or "",
         }
         for tool in view.offer.tools
+        if isinstance(tool, dict)
     ]
 
 
@@ -127,6 +131,11 @@ def describe_conflicts(tables: Iterable[RouteTable]) -> list[Json]:
     return [seen[key] for key in sorted(seen)]
 
 
+def describe_left_out(table: RouteTable) -> list[Json]:
+    """Every entry of a list that is shown to nobody because strict clients could not read the list with it."""
+    return [{"backend": left.backend, "kind": left.kind, "name": left.name, "why": left.why} for left in table.left_out]
+
+
 def split_views(views: Sequence[LinkView]) -> tuple[list[LinkView], list[LinkView]]:
     """Servers and peers, each sorted by name."""
     ordered = sorted(views, key=lambda view: view.spec.name)
@@ -146,6 +155,9 @@ def _standing(view: LinkView, now_s: float) -> Json:
         else round(max(0.0, view.next_attempt_at_s - now_s), 3),
         "latency_ms": None if view.latency_s is None else round(view.latency_s * 1000, 3),
         "protocol_era": view.era.value if view.era else None,
+        "failed_lists": [{"list": fault.method, "reason": fault.reason} for fault in view.offer.faults]
+        if view.connected
+        else [],
     }
 
 
@@ -201,12 +213,12 @@ class NodeStatus:
 
     def servers(self) -> list[Json]:
         """Every configured server and every peer, with its functions."""
-        names = public_names(self._mesh.routes)
+        names, left_out = public_names(self._mesh.routes), self._mesh.routes.left_out
         servers, peers = split_views(self._mesh.views())
         now_s = _now_s()
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
-        return [*(describe_server(view, names, now_s) for view in servers), *disabled] + [
-            describe_server(view, names, now_s) for view in peers
+        return [*(describe_server(view, names, now_s, left_out) for view in servers), *disabled] + [
+            describe_server(view, names, now_s, left_out) for view in peers
         ]
 
     def functions(self, server_name: str) -> Json:
@@ -308,12 +320,17 @@ class NodeStatus:
                 "tools": len(self._mesh.routes.listed_tools()),
                 "function_count": MANAGEMENT_TOOLS + len(self._mesh.local_routes.listed_tools()),
                 "servers": [
-                    {key: value for key, value in describe_server(view, names, now_s).items() if key != "functions"}
+                    {
+                        key: value
+                        for key, value in describe_server(view, names, now_s).items()
+                        if key not in ("functions", "left_out")
+                    }
                     for view in servers
                 ],
             },
             "peers": [describe_peer(view, now_s) for view in peers],
             "conflicts": describe_conflicts([self._mesh.routes, self._mesh.local_routes]),
+            "left_out": describe_left_out(self._mesh.routes),
             "findings": [
                 {"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in self._mesh.selection.findings
             ],
