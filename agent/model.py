@@ -164,7 +164,7 @@ class ListFault:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Offer:
     """What a backend lists, as it came (raw JSON objects, never changed in place), and a digest of all of it.
 
@@ -177,6 +177,19 @@ class Offer:
     templates: tuple[Json, ...] = ()
     digest: str = ""
     faults: tuple[ListFault, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        """By digest where both have one: what is nested too deep cannot even be compared."""
+        if not isinstance(other, Offer):
+            return NotImplemented
+        if self.digest and other.digest:
+            return (self.digest, self.faults) == (other.digest, other.faults)
+        mine = (self.tools, self.prompts, self.resources, self.templates, self.digest, self.faults)
+        return mine == (other.tools, other.prompts, other.resources, other.templates, other.digest, other.faults)
+
+    def __hash__(self) -> int:
+        """As equality: offers without a digest have one hash."""
+        return hash(self.digest)
 
 
 class LinkState(StrEnum):

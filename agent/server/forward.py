@@ -29,6 +29,7 @@ from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
 from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
 from agent.routing.table import Route
+from agent.server.earlier_clients import without_later_structure
 from agent.server.lists import LIST_HINTS, ListIndex
 
 log = logging.getLogger("agent.mcp")
@@ -159,9 +160,9 @@ def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) ->
     """
     result, raw = forwarded.result, forwarded.raw
     if raw is None:
-        return (_dumped(_fit(method, result, modern=modern), route, forwarded),)
+        return (_dumped(_fit(method, route, result, modern=modern), route, forwarded),)
     if not modern:
-        fit = _fit(method, result, modern=False)
+        fit = _fit(method, route, result, modern=False)
         return (raw,) if len(fit) == len(result) else (_dumped(fit, route, forwarded),)
     missing = {member: value for member, value in added(method).items() if member not in result}
     if not missing:
@@ -172,12 +173,12 @@ def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) ->
 
 def shaped(method: str, route: Route, forwarded: Forwarded) -> Json:
     """The same for a client of 2026-07-28 as an object, for those who write it themselves, only to the same depth."""
-    fit = _fit(method, forwarded.result, modern=True)
+    fit = _fit(method, route, forwarded.result, modern=True)
     _dumped(fit, route, forwarded)
     return fit
 
 
-def _fit(method: str, result: Json, *, modern: bool) -> Json:
+def _fit(method: str, route: Route, result: Json, *, modern: bool) -> Json:
     """A backend's result in the shape of the client's era; content is never touched."""
     result = exact(result)
     if modern:
@@ -187,6 +188,8 @@ def _fit(method: str, result: Json, *, modern: bool) -> Json:
             code=INVALID_PARAMS,
             message="The server asks for client input that no client can be asked for",
         )
+    if method == "tools/call":
+        result = without_later_structure(route.definition, result)
     return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
 
 
