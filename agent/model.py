@@ -29,6 +29,8 @@ PENDING_META_KEY = "mesh-agent/parked"
 REFUSED_META_KEY = "mesh-agent/refused"
 # In the retry of such a call: true where it only asks whether the questions still stand, and answers none.
 POLL_META_KEY = "mesh-agent/look"
+# In a notice of changed lists on the stream of a call: true where the server told of it by another way. For nodes only.
+CHANGE_META_KEY = "mesh-agent/changed"
 AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
 # A request of ours between nodes, and to clients: a client of the sender's, named by its affinity, did something.
 CLIENT_METHOD = "mesh-agent/client"

@@ -12,15 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NoReturn, Protocol
 
-from agent.client.connect import ListenNotSupported
 from agent.client.event import Event, first_of
-from agent.client.jsonrpc import LIST_CHANGES
-from agent.client.server_info import OnNotification
 from agent.client.streaming import LargeResult
-from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, MeshError, ProtocolBroken, Unreachable
+from agent.errors import CallFailed, LinkFailed, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Follower, begin_to_follow
-from agent.links.listing import OfferReader, Reading, Relisting
+from agent.links.offer_keeper import PROBE_TIMEOUT_S, OfferHooks, OfferKeeper
 from agent.model import BackendSpec, Json, Offer
 
 log = logging.getLogger(__name__)
@@ -103,42 +100,17 @@ class StallDetector:
             self._timer = loop.call_later(left_s, self._look)
 
 
-# faults.md: probe every 5 s +-20% with a time-out of 1 s.
+# faults.md: probe every 5 s +-20% with a time-out of 1 s (`PROBE_TIMEOUT_S`).
 PROBE_EVERY_S: Final = 5.0
 PROBE_JITTER: Final = 0.2
-PROBE_TIMEOUT_S: Final = 1.0
 # After a miss the next probe comes sooner: 6 s, then three unanswered ones and two of these, are the promised 12 s.
 PROBE_AFTER_MISS_S: Final = 1.0
 # A call that got no answer is reason to probe at once, and after a miss again soon: under load, dead is known early.
 DOUBT_PAUSE_S: Final = 0.2
-# Every backend that is no node of ours is listed again this often: some cannot tell us sooner, and others could, by
-# their own word, and never do (the Python SDK's `add_tool` notifies nobody).
-RELIST_EVERY_S: Final = 30.0
-# One list, all its pages; a first listing in which no list takes less counts as a failed dial.
-LIST_TIMEOUT_S: Final = 10.0
-# Listing waits for the change stream, so that no change falls between them, but not for one that never comes up.
-FIRST_LISTING_WAIT_S: Final = 2.0
-# A burst of list_changed is one listing: the first at once, the next no sooner than this.
-RELIST_PAUSE_S: Final = 0.1
-# What a server says of a changed list before the answer to a call holds that answer back until the list is read, but no
-# longer than this: a server that does one thing at a time may have other things to do first.
-CHANGE_WAIT_S: Final = 2.0
-# Streams that keep ending at once (a proxy, a server that only pretends) are opened again ever more slowly.
-LISTEN_PAUSES_S: Final = (0.0, 0.5, 2.0, 8.0, 30.0)
-# A stream that held this long had an ordinary end.
-LISTEN_STEADY_S: Final = 60.0
 
 
-class LifecycleHooks(Protocol):
+class LifecycleHooks(OfferHooks, Protocol):
     """Whom a session tells: its link."""
-
-    def listed(self, offer: Offer) -> None:
-        """A whole offer was read."""
-        ...
-
-    async def settled(self) -> None:
-        """Return when what was listed is what clients are shown."""
-        ...
 
     def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:
         """A probe was answered, or missed (None). `has_tasks` as now known. Returns whether the session may go on."""
@@ -149,9 +121,6 @@ class LinkLifecycle:
     """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others."""
 
     __slots__ = (
-        "_changes",
-        "_changes_read",
-        "_changes_shown_up_to",
         "_client",
         "_doubt",
         "_drain_s",
@@ -159,13 +128,9 @@ class LinkLifecycle:
         "_ending",
         "_events",
         "_followings",
-        "_hears_changes",
         "_idle",
         "_in_flight",
-        "_listed",
-        "_read",
-        "_reader",
-        "_relist",
+        "_offer",
         "_rng",
         "_stall",
         "opened",
@@ -187,13 +152,7 @@ class LinkLifecycle:
         self._client = opened.client
         self._events = events
         self._rng = rng
-        self._relist = Relisting()
-        self._reader = OfferReader(opened.client, known)
-        self._read = Event()  # Set for a moment after each listing, whatever came of it.
-        # How many changes were told of, how many of them listings know, and clients are shown.
-        self._changes = self._changes_read = self._changes_shown_up_to = 0
-        self._hears_changes = False
-        self._listed = Event()
+        self._offer = OfferKeeper(opened.client, events, known, is_node=opened.identity is not None)
         self._end = Event()
         self._ending: Exception = Unreachable("the session ended")
         self._drain_s = 0.0
@@ -222,7 +181,7 @@ class LinkLifecycle:
 
         A list change that the server tells of meanwhile is read before the caller hears of it or gets the result.
         """
-        changes = self._changes
+        listener = self._offer.listener(on_notification)
         self._in_flight += 1
         if self._stall is not None:
             self._stall.begun()
@@ -232,7 +191,7 @@ class LinkLifecycle:
                 params,
                 timeout_s=timeout_s,
                 headers=headers,
-                on_notification=partial(self._notice, on_notification),
+                on_notification=partial(self._offer.notice, listener),
                 affinity=affinity,
                 large=large,
             )
@@ -242,46 +201,17 @@ class LinkLifecycle:
         else:
             if self._stall is not None:
                 self._stall.answered()
-            if self._changes != changes:
-                await self._show_changes()
+            if self._offer.has_changed(listener):
+                await self._offer.show_changes(listener, large)
             return result
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._idle.set()
 
-    async def _notice(self, hand_on: OnNotification | None, method: str, params: Json) -> None:
-        """Take what the server says on the stream of a call; a change of its lists is read before it is handed on."""
-        if (kind := LIST_CHANGES.get(method)) is not None:
-            self._changed(kind)
-            await self._show_changes()
-        if hand_on is not None:
-            await hand_on(method, params)
-
-    def _changed(self, kind: str) -> None:
-        """The server told of a change, or ("listening") that it will."""
-        if kind == "listening":
-            self._hears_changes = True
-        else:
-            self._changes += 1
-        self._relist.set()
-
-    async def _show_changes(self) -> None:
-        """Return when clients are shown what has changed up to now, or after `CHANGE_WAIT_S`."""
-        wanted = self._changes
-        if self._changes_shown_up_to >= wanted:
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CHANGE_WAIT_S):
-                while self._changes_read < wanted and not self.over:
-                    await self._read.wait()
-                await self._events.settled()
-        # After a wait in vain, too: a caller that comes later need not wait for the same again.
-        self._changes_shown_up_to = max(self._changes_shown_up_to, wanted)
-
     def sighted(self, sighting: str) -> None:
         """Read the offer again soon if the catalog, which says `sighting`, knows of another one."""
-        self._relist.sighted(sighting)
+        self._offer.sighted(sighting)
 
     def look_at_subscriptions(self) -> None:
         """Something else may be wanted of the backend than before."""
@@ -324,8 +254,8 @@ class LinkLifecycle:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._follow(), name="follow")
-                group.create_task(self._keep_listed(), name="list")
+                group.create_task(self._offer.follow(), name="follow")
+                group.create_task(self._offer.keep(), name="list")
                 group.create_task(self._probe(), name="probe")
                 self.look_at_subscriptions()
                 await begin_to_follow(self._followings, group, self._end, self._client.lost)
@@ -340,77 +270,12 @@ class LinkLifecycle:
             raise one_failure(group_failure) from group_failure
         finally:
             self.over = True
+            self._offer.end()
         raise AssertionError("no child of a session returns")
-
-    async def _follow(self) -> None:
-        """Turn list changes into listings, as long as there is a change stream."""
-        loop = asyncio.get_running_loop()
-        short_streams = 0
-        while True:
-            began_at_s = loop.time()
-            try:
-                await self._client.listen(self._changed)
-            except (ListenNotSupported, ProtocolBroken) as exc:
-                log.debug("MCP list changes are not announced", extra={"reason": str(exc)})
-                self._hears_changes = False
-                self._relist.set()
-                return
-            except Unreachable:
-                # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
-                await self._client.probe(PROBE_TIMEOUT_S)
-            short_streams = 0 if loop.time() - began_at_s >= LISTEN_STEADY_S else short_streams + 1
-            await asyncio.sleep(LISTEN_PAUSES_S[min(short_streams, len(LISTEN_PAUSES_S)) - 1] if short_streams else 0)
-            self._relist.set()
-
-    async def _keep_listed(self) -> None:
-        await _within(self._relist, FIRST_LISTING_WAIT_S)
-        self._relist.clear()
-        reading, all_read_at_s = Reading.ALL, 0.0
-        while True:
-            changes = self._changes
-            if reading is not Reading.DUE:
-                all_read_at_s = asyncio.get_running_loop().time()
-            try:
-                await self._reader.read(timeout_s=LIST_TIMEOUT_S, reading=reading)
-            except (AuthRefused, CallNotSent):
-                raise
-            except MeshError as exc:
-                if not self._listed.is_set():
-                    if isinstance(exc, CallFailed):
-                        raise Unreachable(str(exc)) from exc
-                    raise
-                # Whether it still lives is for probes and change stream to say; its old offer is better than none.
-                log.debug("MCP offer could not be listed again", extra={"reason": str(exc)})
-            offer = self._reader.offer
-            self._events.listed(offer)
-            self._relist.taken(offer)
-            self._listed.set()
-            if reading is Reading.ALL:
-                self._changes_read = changes
-            self._read.set()
-            self._read.clear()
-            await asyncio.sleep(RELIST_PAUSE_S)
-            reading = await self._next_reading(all_read_at_s)
-
-    async def _next_reading(self, all_read_at_s: float) -> Reading:
-        """Wait until something has to be listed."""
-        # Another node tells of each change, and so does the catalog.
-        is_told = self._hears_changes and self.opened.identity is not None
-        retry_at_s = self._reader.retry_at_s
-        due_at_s = [
-            *([] if is_told else [all_read_at_s + RELIST_EVERY_S]),
-            *([] if retry_at_s is None else [retry_at_s]),
-        ]
-        try:
-            async with asyncio.timeout_at(min(due_at_s, default=None)):
-                await self._relist.due()
-        except TimeoutError:
-            return Reading.DUE if min(due_at_s) == retry_at_s else Reading.POLL
-        return Reading.ALL
 
     async def _probe(self) -> None:
         loop = asyncio.get_running_loop()
-        await self._listed.wait()  # Before that, the listing has a deadline of its own.
+        await self._offer.first_read.wait()  # Before that, the listing has a deadline of its own.
         missed = False
         while True:
             usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)

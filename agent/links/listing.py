@@ -17,53 +17,12 @@ from typing import Any, Final
 from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.client.connect import McpClient
-from agent.client.event import Event
 from agent.errors import MeshError, RpcError, Unreachable
 from agent.lossless_json.raw import keep_schemas
 from agent.model import Era, Json, ListFault, Offer
-from agent.routing.digest import exported_digest, offer_digest
+from agent.routing.digest import offer_digest
 
 log = logging.getLogger(__name__)
-
-
-class Relisting(Event):
-    """Raised while somebody wants a listing."""
-
-    __slots__ = ("_certain", "_offer", "_sighting")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._certain = False
-        self._offer = Offer()
-        self._sighting = ""
-
-    def set(self) -> None:
-        """Want a listing, whatever is known."""
-        self._certain = True
-        super().set()
-
-    def clear(self) -> None:
-        """Forget who wanted one."""
-        self._certain = False
-        super().clear()
-
-    def sighted(self, sighting: str) -> None:
-        """Want one unless `sighting`, the words of the catalog, has the digest of what is known by then."""
-        self._sighting = sighting
-        super().set()
-
-    def taken(self, offer: Offer) -> None:
-        """The offer was read."""
-        self._offer = offer
-
-    async def due(self) -> None:
-        """Return when a listing is wanted, which is asked for anew from now on."""
-        while True:
-            await self.wait()
-            certain = self._certain
-            self.clear()
-            if certain or exported_digest(self._offer) not in self._sighting.split():
-                return
 
 
 # A paginator that never ends must not hang a link. As many tools as one backend may have, in pages of ten.

@@ -282,7 +282,9 @@ class NodeStatus:
             "success": view.connected,
             "status": "connected" if view.connected else view.state.value,
             "function_count": view.function_count if view.connected else 0,
-            "message": f"Server '{name}' reloaded" if view.connected else f"Server '{name}': {view.last_error}",
+            "message": "; ".join((f"Server '{name}' reloaded", *(fault.reason for fault in view.offer.faults)))
+            if view.connected
+            else f"Server '{name}': {view.last_error}",
         }
 
     def config(self) -> Json:

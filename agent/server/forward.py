@@ -22,7 +22,7 @@ from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wante
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.dispatcher import Dispatch, Forwarded
-from agent.dispatch.next_hop import asked_uri, own_error, servers_word
+from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, servers_word
 from agent.dispatch.request_state import StateRefused, asks
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
 from agent.lossless_json.exact import is_deeper_than
@@ -85,7 +85,7 @@ async def forward(
     served.backend = None
 
     async def pass_on(note_method: str, note: Json) -> None:
-        if note_method == LOG_MESSAGE and not is_wanted(note, asked_level(params)):
+        if not _concerns_caller(note_method, note, params):
             return
         # One that cannot be written must not cost the call its result.
         if not is_deeper_than(note, ANSWER_NESTING_MAX):
@@ -127,6 +127,13 @@ async def forward(
         _refuse_undeclared(forwarded.result, params, route)
     served.tool_error = forwarded.result.get("isError") is True
     return _named_for_clients(method, route, forwarded, params)
+
+
+def _concerns_caller(method: str, note: Json, params: Json) -> bool:
+    """Whether the caller, who asked with `params`, is told this."""
+    if method == LOG_MESSAGE:
+        return is_wanted(note, asked_level(params))
+    return is_asked_by_node(params) or not is_for_nodes(note)
 
 
 def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from agent.errors import RpcError
-from agent.links.lifecycle import CHANGE_WAIT_S, LIST_TIMEOUT_S, RELIST_EVERY_S
 from agent.links.listing import LATE_S, RETRY_PAUSES_S
+from agent.links.offer_keeper import CHANGE_WAIT_S, LIST_TIMEOUT_S, RELIST_EVERY_S
 from agent.model import Json, ListFault, NodeIdentity
 from tests.scripted_client import OtherSide, Rig, listens, now_s, running_link
 
