@@ -132,7 +132,7 @@ async def test_a_new_offer_digest_in_the_catalog_is_reason_to_list_again(tmp_pat
         assert isinstance(session, LinkLifecycle)
         listed: asyncio.Queue[object] = asyncio.Queue()
         # Nothing has changed over there, so the listing itself must be seen: at the link that it is told to.
-        session._events = _Tap(link, listed)
+        session._offer._hooks = _Tap(link, listed)
         one.mesh.take_catalog(catalog(instance(two, offer_digest="b")))
         async with asyncio.timeout(5):
             await listed.get()
@@ -177,9 +177,6 @@ class _Tap:
     def listed(self, offer: object) -> None:
         self._link.listed(offer)  # type: ignore[attr-defined]  # a link
         self._queue.put_nowait(offer)
-
-    def probed(self, latency_s: float | None, *, has_tasks: bool) -> bool:
-        return bool(self._link.probed(latency_s, has_tasks=has_tasks))  # type: ignore[attr-defined]  # a link
 
 
 async def test_a_node_other_than_the_catalog_says_is_refused(tmp_path: Path) -> None:
@@ -333,7 +330,7 @@ async def test_a_peer_that_hangs_up_is_dialled_again_and_its_names_come_back(tmp
         link = one.supervisor.link("peer:two")
         assert link is not None
         assert link._session is not None
-        link._session.opened.mcp_client.lost.set()
+        link._session.opened.client.lost.set()
         await one.when(lambda: one.view("two").state is not LinkState.READY)
         await one.when(lambda: "two__kit__echo" in one.tool_names())
         assert one.view("two").reconnects == 1

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ from agent.routing.claims import REFUSALS_MAX
 from agent.server.lists import LISTS
 from tests.conformance.node_tools import NodeTools, node_tools, why_not
 from tests.integration.servers.fastmcp_server import make_server
-from tests.integration.servers.hostile_lists import LEFT_OUT, LISTED, PAGES, STRAY
+from tests.integration.servers.hostile_lists import LEFT_OUT, LISTED, PAGES, STRAY, random_pages
 from tests.integration.servers.hosting import Seen, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 
 SCRIPT = Path(__file__).parent / "servers" / "strict_lists.mjs"
 CLIENT_TIMEOUT_S = 60
+RANDOM_COUNT = 800
 STRUCTURED: dict[str, Any] = {
     "array-output": [1, 2],
     "choice-output": {"a": 1},
@@ -43,15 +46,15 @@ def tools() -> NodeTools:
     return found
 
 
-async def hostile(request: Seen) -> tuple[bytes, bool]:
+async def hostile(request: Seen, pages: Mapping[str, bytes] = PAGES) -> tuple[bytes, bool]:
     """A stateless server that lists what nobody should, and answers calls with structured content."""
     match request.body.get("method"):
         case "server/discover":
             capabilities: Json = {"tools": {}, "prompts": {}, "resources": {}}
             said = {"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "resultType": "complete"}
             return rpc_result(request, said), True
-        case str(method) if method in PAGES:
-            return http(200, b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (request.body["id"], PAGES[method])), True
+        case str(method) if method in pages:
+            return http(200, b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (request.body["id"], pages[method])), True
         case "tools/call":
             structured = STRUCTURED[request.body["params"]["name"]]
             result = {"resultType": "complete", "content": [], "structuredContent": structured}
@@ -85,16 +88,42 @@ def check(found: dict[str, list[Json]]) -> None:
     assert any(tool["name"] == "kit__echo" for tool in found["tools"])
 
 
-@pytest.mark.parametrize("kind", ["sdk-1", "client-2", "client-2-modern"])
+async def told_by(tools: NodeTools, kind: str, url: str) -> dict[str, Json]:
+    """What one of the TypeScript clients read, or why it refused, by list."""
+    command = (str(tools.node), str(SCRIPT), str(tools.modules), kind, url)
+    program = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(CLIENT_TIMEOUT_S):
+        out, _ = await program.communicate()
+    told: dict[str, Json] = json.loads(out)
+    return told
+
+
+KINDS = pytest.mark.parametrize("kind", ["sdk-1", "client-2", "client-2-modern"])
+
+
+@KINDS
+async def test_no_random_fault_makes_a_typescript_client_refuse_a_list(
+    tools: NodeTools, kind: str, tmp_path: Path
+) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    async with (
+        scripted(partial(hostile, pages=random_pages(seed, RANDOM_COUNT))) as script,
+        running_node("one", tmp_path, servers=[ServerSpec("bad", HttpTarget(script.url), ServerScope.SERVICE)]) as node,
+    ):
+        await node.connected("bad")
+        await node.when(node.tool_names)
+        told = await told_by(tools, kind, node.url)
+        count = len(node.tool_names())
+    assert [(key, part["refused"]) for key, part in told.items() if "refused" in part] == [], f"seed {seed}"
+    assert sum(tool["name"].startswith("bad__") for tool in told["tools"]["entries"]) == count > RANDOM_COUNT / 2
+
+
+@KINDS
 async def test_typescript_clients_read_every_list_though_a_server_lists_what_they_refuse(
     tools: NodeTools, kind: str, tmp_path: Path
 ) -> None:
     async with a_node(tmp_path) as node:
-        command = (str(tools.node), str(SCRIPT), str(tools.modules), kind, node.url)
-        program = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        async with asyncio.timeout(CLIENT_TIMEOUT_S):
-            out, _ = await program.communicate()
-        told = json.loads(out)
+        told = await told_by(tools, kind, node.url)
     assert [(key, part["refused"]) for key, part in told.items() if "refused" in part] == []
     check({key: part["entries"] for key, part in told.items()})
     shown = {tool["name"] for tool in told["tools"]["entries"] if "outputSchema" in tool}
@@ -123,7 +152,7 @@ async def test_every_list_is_what_pythons_models_of_each_version_take(era: Era, 
     async with a_node(tmp_path) as node, client(node.url, era) as mcp:
         for method, (key, _) in LISTS.items():
             page = await mcp.request(method, {}, timeout_s=20)
-            line = b'{"jsonrpc":"2.0","id":1,"result":%b}' % bytes(page.raw)  # type: ignore[attr-defined]
+            line = b'{"jsonrpc":"2.0","id":1,"result":%b}' % bytes(page.raw)  # type: ignore[attr-defined]  # our client gives a `RawObject`
             message = jsonrpc_message_adapter.validate_json(line, by_name=False)
             assert isinstance(message, JSONRPCResponse)
             for version in versions:

@@ -5,6 +5,7 @@ client has to see of it, `LEFT_OUT` what it must not.
 """
 
 import json
+import random
 from typing import Any
 
 _OBJECT = {"type": "object"}
@@ -95,3 +96,83 @@ LISTED = {
     "resources": {*MENDED_RESOURCES},
 }
 LEFT_OUT = {*LEFT_OUT_TOOLS, *LEFT_OUT_PROMPTS, "long-number"}
+
+
+# Random faults: right definitions with something odd in one or two places.
+
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "a": {"type": ["string", "null"], "pattern": "^a+$", "format": "date", "maxLength": 3},
+        "b": {"$ref": "#/$defs/B"},
+        "c": {"type": "array", "items": {"enum": [1, "x"]}, "minItems": 1, "uniqueItems": True},
+        "d": {"anyOf": [{"const": 1}, {"not": {"type": "null"}}], "default": 1},
+    },
+    "patternProperties": {"^x-": {"type": "number", "exclusiveMinimum": 0}},
+    "required": ["a"],
+    "additionalProperties": False,
+    "dependencies": {"a": ["b"]},
+    "$defs": {"B": {"type": "object", "properties": {"again": {"$ref": "#"}}}},
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+}
+_ICONS = [{"src": "data:,", "sizes": ["any"], "theme": "dark", "mimeType": "image/png"}]
+_RIGHT: dict[str, dict[str, Any]] = {
+    "tools": {
+        "title": "T",
+        "description": "d",
+        "inputSchema": _SCHEMA,
+        "outputSchema": _SCHEMA,
+        "annotations": {"title": "T", "readOnlyHint": True, "later": 1},
+        "icons": _ICONS,
+        "execution": {"taskSupport": "optional"},
+        "_meta": {"a": [1]},
+    },
+    "prompts": {
+        "title": "P",
+        "icons": _ICONS,
+        "arguments": [{"name": "a", "title": "A", "description": "d", "required": True}],
+    },
+    "resources": {
+        "name": "r",
+        "mimeType": "text/plain",
+        "size": 3,
+        "annotations": {"audience": ["user"], "priority": 1, "lastModified": "2026-01-01T00:00:00Z"},
+    },
+}
+_ODD: list[Any] = [
+    *(None, True, False, 0, -1, 2.0, 2.5, 1e300, 2**53, "", "x", "object", "user", "dark", "#", "#/x", "(?P<a>b)", "["),
+    *([], {}, [None], ["x"], [[]], {"a": None}, {"a": 1}, {"type": "object"}, {"type": "x"}, {"$ref": "#/none"}),
+    *({"$id": "x"}, {"nullable": True}, {"enum": []}, {"items": 1}, {"src": None}, {"name": 1}, {"pattern": "\\Z"}),
+]
+
+
+def _changed(value: Any, rng: random.Random) -> Any:
+    """The value with something odd at one place, or nothing there."""
+    keys: list[Any] = (
+        list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    )
+    if not keys or rng.random() < 0.2:
+        return rng.choice(_ODD)
+    key = rng.choice(keys)
+    if isinstance(value, list):
+        return [_changed(item, rng) if place == key else item for place, item in enumerate(value)]
+    if rng.random() < 0.1:
+        return {name: item for name, item in value.items() if name != key}
+    if rng.random() < 0.1:
+        return {**value, rng.choice(["$id", "id", "nullable", "type", "$ref", "items", "required"]): rng.choice(_ODD)}
+    return {**value, key: _changed(value[key], rng)}
+
+
+def random_pages(seed: int, count: int) -> dict[str, bytes]:
+    """The results of the list methods with `count` entries each, all under names that may be listed."""
+    rng = random.Random(seed)
+    pages = {}
+    for key, right in _RIGHT.items():
+        member = "uri" if key == "resources" else "name"
+        entries = []
+        for number in range(count):
+            entry = _changed(_changed(right, rng), rng)
+            named = {member: f"n://{number}" if key == "resources" else f"t{number}"}
+            entries.append(json.dumps(entry | named if isinstance(entry, dict) else entry).encode())
+        pages[f"{key}/list"] = _page(key, *entries)
+    return pages

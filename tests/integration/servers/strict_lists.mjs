@@ -43,5 +43,4 @@ for (const [key, list] of Object.entries(lists)) {
     told[key] = { refused: String(error.message ?? error).slice(0, 2000) };
   }
 }
-process.stdout.write(JSON.stringify(told));
-process.exit(0);
+process.stdout.write(JSON.stringify(told), () => process.exit(0));
