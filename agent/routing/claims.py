@@ -12,6 +12,7 @@ from agent.routing.definitions import LeftOut, mended
 from agent.routing.digest import definition_digest
 from agent.routing.names import public_name, public_uri
 from agent.routing.origins import PLAIN_SCOPE, Origin, Place, Refused, check_path, is_text, places_of, received_origin
+from agent.routing.output_schemas import is_shown_in_sessions
 from agent.routing.table import (
     NAME_MEMBER,
     Claims,
@@ -142,16 +143,17 @@ class _Reading:
             kept = UriCodec(public_name(*places[0].parts)).meta(kept)
         digest = definition_digest(kind, entry | {"_meta": kept})
         definition = entry | {NAME_MEMBER[kind]: listed_as, "_meta": kept | {ORIGIN_META_KEY: origin.as_json()}}
+        hides_schema = "outputSchema" in definition and not is_shown_in_sessions(definition["outputSchema"])
         for place in places:
             remote = self._remote_parts(place, places, origin)
             inner = public_name(*(remote or places[0].parts)) if imported else ""
             replica = self._replica(name if remote is None else _named(kind, remote, origin.tool), origin, inner)
             public = listed_as if place is places[0] else _named(kind, place.parts, origin.tool)
             space = public_name(*place.parts)
-            more = (place.listed, place.owner, origin.sticky, space)
+            more = (place.listed, place.owner, origin.sticky, space, hides_schema)
             self._claim(place, Route(kind, public, definition, digest, (replica,), *more))
             # A server that lists no resource may link to one in a result.
-            knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:])
+            knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])
             self._claim(place, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
 
     def _places_of(self, origin: Origin) -> list[Place]:

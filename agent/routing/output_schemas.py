@@ -1,13 +1,13 @@
 """Whether earlier clients can take a tool's output schema: those from before 2026-07-28, to which sessions belong.
 
-Called by the endpoints for what they show in sessions. Such a client knows object schemas only, and the TypeScript
-SDK 1 compiles each one while it lists: one that its compiler (Ajv 8, without strict mode) refuses costs the client the
-whole list. The one rule: a schema is taken only where everything in it that Ajv reads is known to be right; what is in
-doubt is not shown, and its tool works without.
+Called by `agent.routing.claims` for every tool, so that large offers are judged beside the event loop. Such a client
+knows object schemas only, and the TypeScript SDK 1 compiles each one while it lists: one that its compiler (Ajv 8,
+without strict mode) refuses costs the client the whole list. The one rule: a schema is taken only where everything in
+it that Ajv reads is known to be right; what is in doubt is not shown, and its tool works without.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -15,12 +15,6 @@ from agent.model import Json
 from agent.routing.definitions import is_object_schema
 
 _TYPES: Final = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
-# They rename what a `$ref` means, or are refused; hardly any server's schema has them.
-_DOUBTED: Final = ("$id", "id", "$anchor", "$dynamicAnchor", "$async", "nullable")
-_ONE: Final = ("additionalItems", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
-_MANY: Final = ("allOf", "anyOf", "oneOf")
-_NAMED: Final = ("properties", "patternProperties", "definitions", "$defs")
-
 _Check: TypeAlias = Callable[[Any], bool]
 
 
@@ -43,12 +37,13 @@ class _Compiler:
         if not isinstance(schema, dict):
             return False
         self._seen.add(id(schema))
-        return (
-            not any(name in schema for name in _DOUBTED)
-            and all(check(schema[name]) for name, check in _VALUES.items() if name in schema)
-            and all(map(self.takes, _parts(schema)))
-            and self._refers(schema)
-        )
+        for name, value in schema.items():
+            check, parts = _VALUES.get(name), _PARTS.get(name)
+            if (check is not None and not check(value)) or (
+                parts is not None and not all(map(self.takes, parts(value)))
+            ):
+                return False
+        return self._refers(schema)
 
     def _refers(self, schema: Json) -> bool:
         if "$ref" not in schema:
@@ -75,21 +70,37 @@ class _Compiler:
         return found
 
 
-def _parts(schema: Json) -> Iterator[Any]:
-    """The schemas right below this one; a value of the wrong type stands for itself, and is none."""
-    for name in _ONE:
-        if name in schema:
-            yield schema[name]
-    for name in _NAMED:
-        if name in schema:
-            yield from schema[name].values() if isinstance(schema[name], dict) else [None]
-    for name in _MANY:
-        if name in schema:
-            yield from schema[name] if isinstance(schema[name], list) else [None]
-    items = schema.get("items", True)
-    yield from items if isinstance(items, list) else [items]
-    needs = schema.get("dependencies")
-    yield from (needed for needed in needs.values() if not _is_list(needed)) if isinstance(needs, dict) else ()
+# The schemas right below a keyword; a value of the wrong type stands for itself, and is none.
+
+
+def _named(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else [None]
+
+
+def _many(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list) else [None]
+
+
+def _one_or_many(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _needed(value: Any) -> Iterable[Any]:
+    return [part for part in _named(value) if not _is_list(part)]
+
+
+def _one(value: Any) -> Iterable[Any]:
+    return [value]
+
+
+_PARTS: Final[Mapping[str, Callable[[Any], Iterable[Any]]]] = {
+    **dict.fromkeys(("additionalItems", "additionalProperties", "contains", "propertyNames"), _one),
+    **dict.fromkeys(("not", "if", "then", "else"), _one),
+    **dict.fromkeys(("allOf", "anyOf", "oneOf"), _many),
+    **dict.fromkeys(("properties", "patternProperties", "definitions", "$defs"), _named),
+    "items": _one_or_many,
+    "dependencies": _needed,
+}
 
 
 def _is_number(value: Any) -> bool:
@@ -122,7 +133,8 @@ _VALUES: Final[Mapping[str, _Check]] = {
     "enum": lambda value: isinstance(value, list) and bool(value),
     "required": _is_list,
     "uniqueItems": lambda value: isinstance(value, bool),
-    "dependencies": lambda value: isinstance(value, dict),
+    # They change what a `$ref` means, or are refused; hardly any server's schema has them.
+    **dict.fromkeys(("$id", "id", "$anchor", "$dynamicAnchor", "$async", "nullable"), lambda _: False),
     **dict.fromkeys(_NUMBERS, _is_number),
 }
 

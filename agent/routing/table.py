@@ -103,6 +103,7 @@ class Route:
     Unlisted routes are aliases: they resolve, and carry the definition as it is listed. `owner` is what the name
     belongs to: `service:<server>`, `node:<node_id>/<server>` or `plain:<peer>` (`plain:<peer>@<node_id>` behind a
     gateway). `sticky`: a client's calls stay on one replica. `namespace`: what we put into the URIs that come with it.
+    `hides_schema`: earlier clients, with sessions, are not shown its output schema.
     """
 
     kind: RouteKind
@@ -114,6 +115,7 @@ class Route:
     owner: str
     sticky: bool = False
     namespace: str = ""
+    hides_schema: bool = False
 
     def uris(self, replica: Replica) -> UriCodec:
         """The codec of the URIs in this replica's answers."""

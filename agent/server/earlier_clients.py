@@ -10,16 +10,13 @@ import orjson
 
 from agent.model import Json
 from agent.routing.definitions import is_object_schema
-from agent.routing.output_schemas import is_shown_in_sessions
 
 _SCHEMA: Final = "outputSchema"
 _STRUCTURED: Final = "structuredContent"
 
 
-def without_later_schema(definition: Json) -> Json:
-    """The definition without an output schema that earlier clients do not know, or might refuse; else the same."""
-    if _SCHEMA not in definition or is_shown_in_sessions(definition[_SCHEMA]):
-        return definition
+def without_output_schema(definition: Json) -> Json:
+    """The definition without an output schema that earlier clients do not know, or might refuse."""
     return {member: value for member, value in definition.items() if member != _SCHEMA}
 
 

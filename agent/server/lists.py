@@ -16,7 +16,7 @@ from mcp_types import INVALID_PARAMS
 from agent.dispatch.next_hop import own_error
 from agent.model import Json
 from agent.routing.table import Route, RouteKind, RouteTable
-from agent.server.earlier_clients import without_later_schema
+from agent.server.earlier_clients import without_output_schema
 from agent.server.pages import PageLimits, Snapshots, read_cursor
 from agent.server.search import wants_search
 from agent.server.task_requests import route_of_task
@@ -117,17 +117,17 @@ class ListIndex:
     def _in_sessions(self, route: Route, *, has_tasks: bool) -> Route:
         definition = route.definition
         may_be_task = has_tasks and "execution" not in definition and self.makes_tasks(route)
-        if not may_be_task and "outputSchema" not in definition:
+        if not may_be_task and not route.hides_schema:
             return route
         known = self._of_sessions.get((id(definition), may_be_task))
         if known is None or known[0] is not definition:
             if len(self._of_sessions) >= REMEMBERED_MAX:
                 self._of_sessions.clear()
-            shown = without_later_schema(definition)
+            shown = without_output_schema(definition) if route.hides_schema else definition
             if may_be_task:
                 shown = {**shown, "execution": {"taskSupport": "optional"}}
             known = self._of_sessions[id(definition), may_be_task] = definition, shown
-        return route if known[1] is definition else replace(route, definition=known[1])
+        return replace(route, definition=known[1])
 
     def input_schema(self, tool_name: str) -> Json | None:
         """A tool's schema, None for an unknown tool or one without."""
