@@ -49,7 +49,7 @@ class ObservedMesh(Protocol):
 
     @property
     def routes(self) -> Any:
-        """The route table; its `conflicts` are counted."""
+        """The route table; its `conflicts` and what is `left_out` are counted."""
 
 
 class ObservedMembership(Protocol):
@@ -267,6 +267,7 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
         "mesh_registrations", "Registrations that were sent to the catalog.", registrar.registrations_total
     )
     yield _gauge("mesh_name_conflicts", "Public names that more than one backend wants.", len(mesh.routes.conflicts))
+    yield _gauge("mesh_entries_left_out", "Listed entries that no client could read.", len(mesh.routes.left_out))
     states = Tally(view.state for view in views)
     links = GaugeMetricFamily("mesh_links", "Links by state.", labels=["state"])
     for state in LinkState:

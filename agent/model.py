@@ -32,6 +32,8 @@ PENDING_META_KEY = "mesh-agent/parked"
 REFUSED_META_KEY = "mesh-agent/refused"
 # In the retry of such a call: true where it only asks whether the questions still stand, and answers none.
 POLL_META_KEY = "mesh-agent/look"
+# In a notice of changed lists on the stream of a call: true where the server told of it by another way. For nodes only.
+CHANGE_META_KEY = "mesh-agent/changed"
 AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
 # A request of ours between nodes, and to clients: a client of the sender's, named by its affinity, did something.
 CLIENT_METHOD = "mesh-agent/client"
@@ -162,14 +164,39 @@ class NodeIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class ListFault:
+    """A list of a backend that could not be read, or not to its end: the method that asks for it, and why."""
+
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Offer:
-    """What a backend lists, as it came (raw JSON objects, never changed in place), and a digest of all of it."""
+    """What a backend lists, as it came (raw JSON objects, never changed in place), and a digest of all of it.
+
+    A hostile backend may list what is no object at all. `faults`: whose part is what was known before, or incomplete.
+    """
 
     tools: tuple[Json, ...] = ()
     prompts: tuple[Json, ...] = ()
     resources: tuple[Json, ...] = ()
     templates: tuple[Json, ...] = ()
     digest: str = ""
+    faults: tuple[ListFault, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        """By digest where both have one: what is nested too deep cannot even be compared."""
+        if not isinstance(other, Offer):
+            return NotImplemented
+        if self.digest and other.digest:
+            return (self.digest, self.faults) == (other.digest, other.faults)
+        mine = (self.tools, self.prompts, self.resources, self.templates, self.digest, self.faults)
+        return mine == (other.tools, other.prompts, other.resources, other.templates, other.digest, other.faults)
+
+    def __hash__(self) -> int:
+        """As equality: offers without a digest have one hash."""
+        return hash(self.digest)
 
 
 class LinkState(StrEnum):

@@ -58,7 +58,11 @@ def unreachable() -> Unreachable:
 
 @dataclass
 class OtherSide:
-    """What the other side does. Failures are made anew for each use; `list_time_s` is how long a listing takes."""
+    """What the other side does. Failures are made anew for each use; `list_time_s` is how long a listing takes.
+
+    `lists`: what other lists than that of the tools are answered with, by method; None hangs. `says`: what is told on
+    the stream of a call before its answer.
+    """
 
     tools: list[Json] = field(default_factory=lambda: [{"name": "a", "inputSchema": {}}])
     dial: Callable[[], BaseException | None] = no_failure
@@ -67,6 +71,10 @@ class OtherSide:
     closing: Callable[[], BaseException | None] = no_failure
     calling: Callable[[], BaseException | None] | None = None
     listen: Listen = listens
+    capabilities: Json = field(default_factory=lambda: {"tools": {}})
+    lists: dict[str, BaseException | Json | None] = field(default_factory=dict)
+    lists_asked: list[tuple[str, float]] = field(default_factory=list)
+    says: list[str] = field(default_factory=list)
     list_time_s: float = 0.0
     dial_time_s: float = 0.0
     probe_time_s: float = 0.0
@@ -103,7 +111,7 @@ class ScriptedDoor:
 
     def __init__(self, side: OtherSide) -> None:
         self._side = side
-        self.server_info = ServerInfo(Era.MODERN, "2026-07-28", {"tools": {}}, {"name": "script"}, None, None)
+        self.server_info = ServerInfo(Era.MODERN, "2026-07-28", side.capabilities, {"name": "script"}, None, None)
         self.lost = Event()
         self.lost_reason = ""
 
@@ -117,7 +125,19 @@ class ScriptedDoor:
         self.lost.set()
 
     async def request(self, request: Request) -> Json:
+        if request.method in self._side.lists:
+            self._side.lists_asked.append((request.method, now_s()))
+            found = self._side.lists[request.method]
+            if found is None:
+                await asyncio.Event().wait()
+            if isinstance(found, BaseException):
+                raise found
+            assert found is not None
+            return found
         if request.method != "tools/list":
+            for said in self._side.says:
+                assert request.on_notification is not None
+                await request.on_notification(said, {})
             if self._side.calling is not None and (failure := self._side.calling()) is not None:
                 raise failure
             await self._side.calls.wait()
@@ -149,6 +169,7 @@ class Told:
 
     dials: list[str] = field(default_factory=list)
     reconnected: int = 0
+    settled: list[float] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -191,7 +212,10 @@ async def running_link(
     def reconnected(_: str) -> None:
         told.reconnected += 1
 
-    hooks = LinkHooks(changed, told.dials.append, reconnected, (watch,) if watch is not None else ())
+    async def settled() -> None:
+        told.settled.append(now_s())
+
+    hooks = LinkHooks(changed, told.dials.append, reconnected, (watch,) if watch is not None else (), settled)
     dials = asyncio.Semaphore(50)
     link = Link(spec, dials, own=OWN, hooks=hooks, rng=random.Random(7), dial=side.opened, **more)
     async with asyncio.TaskGroup() as group:

@@ -138,7 +138,9 @@ class Node:
                 hooks=hooks,
             )
             metrics, watches = self._metrics, self._updates.watches
-            self._link_hooks = LinkHooks(self._mesh.wake, metrics.dialled, metrics.link_reconnected, watches)
+            self._link_hooks = LinkHooks(
+                self._mesh.wake, metrics.dialled, metrics.link_reconnected, watches, self._mesh.settled
+            )
             self._override_service = OverrideService(self._mesh, store, tasks)
             self._membership = Membership(
                 plan,

@@ -136,6 +136,7 @@ def show_status(args: Namespace) -> int:
             ["NAME", "HOLDER", "OTHERS", "REASON"],
             [(row.get("name"), row.get("holder"), _words(row.get("others")), row.get("reason")) for row in conflicts],
         )
+    _print_left_out(status, [*(_table(server) for server in itself.get("servers") or ()), *peers])
     findings = [_table(finding) for finding in status.get("findings") or ()]
     if findings:
         print("\nWhat discovery and overrides could not agree on:")
@@ -144,6 +145,18 @@ def show_status(args: Namespace) -> int:
         )
     print_suppressed(suppressed_names(listed))
     return Exit.OK
+
+
+def _print_left_out(status: dict[str, Any], backends: list[dict[str, Any]]) -> None:
+    faults = [(row.get("name"), fault) for row in backends for fault in _rows(row, "failed_lists")]
+    if faults:
+        print("\nLists that could not be read, of which what was known before is kept:")
+        rows = [(name, fault.get("list"), fault.get("reason")) for name, fault in faults]
+        print_table(["NAME", "LIST", "REASON"], rows)
+    if left_out := _rows(status, "left_out"):
+        print("\nLeft out, because clients could not read a list with it:")
+        fields = ["backend", "kind", "name", "why"]
+        print_table(["BACKEND", "KIND", "NAME", "WHY"], [[row.get(field) for field in fields] for row in left_out])
 
 
 def _print_self(itself: dict[str, Any]) -> None:

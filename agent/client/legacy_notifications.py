@@ -121,8 +121,8 @@ class SessionSubscriptions:
             ended.cancel()
 
     def take(self, method: str, params: Json) -> bool:
-        """Tell whom a notification concerns; False for one that is neither a list change nor an update."""
-        change = jsonrpc.LIST_CHANGES.get(method)
+        """Tell whom a notification concerns; False for one that is neither an update nor, for a listener, a change."""
+        change = jsonrpc.LIST_CHANGES.get(method) if self.listeners else None
         if change is not None:
             for listener in tuple(self.listeners):
                 listener(change)

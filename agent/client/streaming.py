@@ -35,11 +35,12 @@ class ResultStream:
 class LargeResult:
     """A sink, and how the results of one replica are walked through on their way to it. One for each attempt."""
 
-    __slots__ = ("_begun", "_sink", "make_rewriter")
+    __slots__ = ("_begun", "_sink", "is_begun", "make_rewriter")
 
     def __init__(self, sink: ResultStream, make_rewriter: MakeRewriter) -> None:
         self._sink = sink
         self._begun: list[Callable[[], None]] = []
+        self.is_begun = False
         self.make_rewriter = make_rewriter
 
     def when_begun(self, call: Callable[[], None]) -> None:
@@ -50,6 +51,7 @@ class LargeResult:
         """As `ResultStream.begin`."""
         if not await self._sink.begin():
             return False
+        self.is_begun = True
         for call in self._begun:
             call()
         return True

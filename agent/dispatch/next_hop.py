@@ -27,6 +27,7 @@ from agent.errors import (
 from agent.lossless_json.rewriter import JsonRewriter
 from agent.model import (
     AFFINITY_META_KEY,
+    CHANGE_META_KEY,
     DEADLINE_META_KEY,
     OWN_ERROR_KEY,
     PATH_META_KEY,
@@ -141,10 +142,20 @@ def ended(route: Route, replica: Replica, failure: MeshError, step: Step) -> Cal
 
 
 def own_error(params: Json, data: Json) -> Json:
-    """The data of an error of our own for `params`, marked as ours where another node is the caller."""
+    """The data of an error of our own that answers `params`, marked as ours where another node is the caller."""
+    return {**data, OWN_ERROR_KEY: True} if is_asked_by_node(params) else data
+
+
+def is_asked_by_node(params: Json) -> bool:
+    """Whether another node sent a request with these parameters."""
     meta = params.get("_meta")
-    asked_by_node = isinstance(meta, dict) and DEADLINE_META_KEY in meta
-    return {**data, OWN_ERROR_KEY: True} if asked_by_node else data
+    return isinstance(meta, dict) and DEADLINE_META_KEY in meta
+
+
+def is_for_nodes(note: Json) -> bool:
+    """Whether a notification is meant for nodes alone and goes to no client."""
+    meta = note.get("_meta")
+    return isinstance(meta, dict) and CHANGE_META_KEY in meta
 
 
 def servers_word(data: object) -> object:

@@ -8,16 +8,17 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Final, NoReturn, Protocol
 
 from agent import clock
-from agent.client.connect import ListenNotSupported
 from agent.client.event import Event, first_of, within
 from agent.client.protocol import Request
-from agent.errors import CallFailed, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, Unreachable
+from agent.errors import CallFailed, CallTimedOut, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
-from agent.links.follower import STREAM_STEADY_S, STREAMS, Follower, begin_to_follow
-from agent.links.listing import Relisting, list_offer
+from agent.links.follower import Follower, begin_to_follow
+from agent.links.offer_keeper import OfferHooks, OfferKeeper
 from agent.links.probe import PROBE_TIMEOUT_S, TICK_S, NoSignOfLife, Probe, ProbeHooks
 from agent.model import BackendSpec, Json, Offer
 
@@ -95,24 +96,8 @@ class StallDetector:
             self._timer = loop.call_later(left_s, self._look)
 
 
-# A backend without a change stream is listed again this often; it cannot tell us sooner.
-RELIST_EVERY_S: Final = 30.0
-# One listing, all pages; a first listing that takes longer counts as a failed dial.
-LIST_TIMEOUT_S: Final = 10.0
-# Listing waits for the change stream, so that no change falls between them, but not for one that never comes up.
-FIRST_LISTING_WAIT_S: Final = 2.0
-# A burst of list_changed is one listing: the first at once, the next no sooner than this.
-RELIST_PAUSE_S: Final = 0.1
-# A known offer outlives a listing that failed; the next one is tried after this long.
-RELIST_AFTER_FAILURE_S: Final = 5.0
-
-
-class LifecycleHooks(ProbeHooks, Protocol):
-    """Whom a session tells: its link."""
-
-    def listed(self, offer: Offer) -> None:
-        """A whole offer was read."""
-        ...
+class LifecycleHooks(OfferHooks, ProbeHooks, Protocol):
+    """What a session tells its link."""
 
 
 class LinkLifecycle:
@@ -127,24 +112,30 @@ class LinkLifecycle:
         "_followings",
         "_idle",
         "_in_flight",
-        "_listed",
+        "_offer",
         "_probes",
-        "_relist",
         "_stall",
         "opened",
         "over",
     )
 
     def __init__(
-        self, opened: OpenClient, events: LifecycleHooks, rng: random.Random, followings: Sequence[Follower]
+        self,
+        opened: OpenClient,
+        events: LifecycleHooks,
+        rng: random.Random,
+        followings: Sequence[Follower],
+        known: Offer | None = None,
     ) -> None:
+        """`known`: what the backend listed before."""
         self.opened = opened
         self._followings = followings
         self.over = False
         self._client = opened.client
         self._events = events
-        self._relist = Relisting()
-        self._listed = Event()
+        self._offer = OfferKeeper(
+            opened.client, events, known, is_node=opened.identity is not None, stream_ended=self._ask_whether_dead
+        )
         self._end = Event()
         self._ending: Exception = Unreachable("the session ended")
         self._drain_s = 0.0
@@ -160,18 +151,24 @@ class LinkLifecycle:
         return f"<Session {self._client!r} in_flight={self._in_flight} ending={self._end.is_set()}>"
 
     async def request(self, request: Request) -> Json:
-        """As `McpClient.request`; counted, so that a link that retires can wait for it."""
+        """As `McpClient.request`; counted, so that a link that retires can wait for it.
+
+        A list change that the server tells of meanwhile is read before the caller hears of it or gets the result.
+        """
+        listener = self._offer.listener(request.on_notification)
         self._in_flight += 1
         if self._stall is not None:
             self._stall.begun()
         try:
-            result = await self._client.request(request)
+            result = await self._client.request(replace(request, on_notification=partial(self._offer.notice, listener)))
         except (CallFailed, ProtocolBroken):
             self._probes.doubt.set()
             raise
         else:
             if self._stall is not None:
                 self._stall.answered()
+            if self._offer.has_changed(listener):
+                await self._offer.show_changes(listener, request.sink)
             return result
         finally:
             self._in_flight -= 1
@@ -180,7 +177,7 @@ class LinkLifecycle:
 
     def sighted(self, sighting: str) -> None:
         """Read the offer again soon if the catalog, which says `sighting`, knows of another one."""
-        self._relist.sighted(sighting)
+        self._offer.sighted(sighting)
 
     def look_at_subscriptions(self) -> None:
         """Something else may be wanted of the backend than before."""
@@ -223,8 +220,8 @@ class LinkLifecycle:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._follow(), name="follow")
-                group.create_task(self._keep_listed(), name="list")
+                group.create_task(self._offer.follow(), name="follow")
+                group.create_task(self._offer.keep(), name="list")
                 group.create_task(self._probe(group), name="probe")
                 self.look_at_subscriptions()
                 await begin_to_follow(self._followings, group, self._end, self._client.lost)
@@ -239,27 +236,8 @@ class LinkLifecycle:
             raise one_failure(group_failure) from group_failure
         finally:
             self.over = True
+            self._offer.end()
         raise AssertionError("no child of a session returns")
-
-    async def _follow(self) -> None:
-        """Turn list changes into listings; where there is no change stream, list again every half minute."""
-        short_streams = 0
-        while True:
-            began_at_s = clock.now_s()
-            try:
-                await self._client.listen(lambda _kind: self._relist.set())
-            except (ListenNotSupported, ProtocolBroken) as exc:
-                log.debug("MCP list changes are not announced", extra={"reason": str(exc)})
-                break
-            except Unreachable:
-                # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
-                await self._ask_whether_dead()
-            short_streams = 0 if clock.now_s() - began_at_s >= STREAM_STEADY_S else short_streams + 1
-            await asyncio.sleep(STREAMS.step_s(short_streams - 1))
-            self._relist.set()
-        while True:
-            self._relist.set()
-            await asyncio.sleep(RELIST_EVERY_S)
 
     async def _ask_whether_dead(self) -> None:
         """Raises `LinkFailed` if nothing answers there any more; one that only takes its time is left to the probes."""
@@ -270,31 +248,8 @@ class LinkLifecycle:
                 raise
             self._probes.doubt.set()
 
-    async def _keep_listed(self) -> None:
-        await within(self._relist, FIRST_LISTING_WAIT_S)
-        self._relist.clear()
-        while True:
-            pause_s = RELIST_PAUSE_S
-            try:
-                async with asyncio.timeout(LIST_TIMEOUT_S):
-                    offer = await list_offer(self._client, timeout_s=LIST_TIMEOUT_S)
-            except (TimeoutError, CallOutcomeUnknown, Unreachable) as exc:
-                reason = "listing took too long" if isinstance(exc, TimeoutError) else str(exc)
-                if not self._listed.is_set():
-                    raise Unreachable(reason) from exc
-                # Whether it still lives is for probes and change stream to say; its old offer is better than none.
-                log.warning("MCP offer could not be listed again", extra={"reason": reason})
-                pause_s = RELIST_EVERY_S if self._busy() else RELIST_AFTER_FAILURE_S
-                self._relist.set()
-            else:
-                self._events.listed(offer)
-                self._relist.taken(offer)
-                self._listed.set()
-            await asyncio.sleep(pause_s)
-            await self._relist.due()
-
     async def _probe(self, group: asyncio.TaskGroup) -> None:
-        await self._listed.wait()  # Before that, the listing has a deadline of its own.
+        await self._offer.first_read.wait()  # Before that, the listing has a deadline of its own.
         await self._probes.run(group)
 
     def _busy(self) -> bool:

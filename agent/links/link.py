@@ -8,7 +8,7 @@ exception of the node.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -66,14 +66,22 @@ async def turn(places: asyncio.Semaphore) -> AsyncGenerator[None, None]:
         give_up()
 
 
+async def _nothing_to_settle() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class LinkHooks:
-    """`changed`: any change of the link's view. `dialled`: how a dial ended. `reconnected`: whose client was lost."""
+    """`changed`: any change of the link's view. `dialled`: how a dial ended. `reconnected`: whose client was lost.
+
+    `settled` returns when all changes up to now have had their effect on what clients are shown.
+    """
 
     changed: Callable[[], object]
     dialled: Callable[[str], None]
     reconnected: Callable[[str], None]
     watches: tuple[Watch, ...] = ()
+    settled: Callable[[], Awaitable[object]] = _nothing_to_settle
 
 
 log = logging.getLogger(__name__)
@@ -126,6 +134,7 @@ class LinkRecord:
         """Another offer has been read."""
         if offer.digest != self.view.offer.digest:
             log.info("MCP offer changed", extra={"backend": self.view.key, "tools": len(offer.tools)})
+        if offer != self.view.offer:
             self.show(offer=offer, function_count=len(offer.tools))
 
     def failed(self, failure: MeshError) -> None:
@@ -301,7 +310,9 @@ class Link:
                 dialled = self.spec
                 opened_client = await stack.enter_async_context(self._dial(dialled, self._own))
             following = followers(opened_client.client, self.spec, self._own, self._hooks.watches)
-            self._session = LinkLifecycle(opened_client, self, self._rng, following)
+            # Another node at the same place has nothing of what the one before had.
+            known = self.view.offer if opened_client.identity == self.view.identity else Offer()
+            self._session = LinkLifecycle(opened_client, self, self._rng, following, known)
             if self.spec != dialled:  # It has changed meanwhile.
                 self._session.relabel(self.spec)
             await self._session.run()
@@ -334,6 +345,11 @@ class Link:
         self._cut_short.clear()
         self._record.ready(offer, self._session.opened.client.server_info, self._session.opened.identity)
         self.first_attempt.set()
+
+    async def settled(self) -> None:
+        """Return when what was listed is what clients are shown."""
+        with suppress(MeshError):  # The node is stopping.
+            await self._hooks.settled()
 
     def alive(self, latency_s: float, *, has_tasks: bool) -> None:
         """Take a sign of life."""

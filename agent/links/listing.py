@@ -1,152 +1,284 @@
 """Reads a backend's whole offer over an open client: every list that it announces, paged to the end, within bounds.
 
 Called by a link after its change stream is acknowledged and again whenever the backend says that a list changed. The
-one rule: up to its bounds an offer is whole or not taken at all; a failed page fails the listing. Only a list that
-changed while it was read, which a backend tells by refusing its own cursor, is read once more from its beginning.
+one rule: no list takes another one away. One that fails keeps what it said before, or what could be read of it, is
+shown with its reason (`Offer.faults`), and is asked for again ever more slowly; the listing as a whole fails only where
+no list was answered at all. A list that changed while it was read, which a backend tells by refusing its own cursor, is
+read once more from its beginning.
 """
 
 import asyncio
-import contextlib
-from typing import Final
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
 
 from agent.client.connect import McpClient
-from agent.client.event import Event
 from agent.client.protocol import Request
-from agent.errors import ProtocolBroken, RpcError, Unreachable
+from agent.errors import MeshError, RpcError, Unreachable
 from agent.lossless_json.raw import keep_schemas
-from agent.model import Json, Offer
-from agent.routing.digest import exported_digest, offer_digest
+from agent.model import Era, Json, ListFault, Offer
+from agent.routing.digest import offer_digest
 from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 
-
-class Relisting(Event):
-    """Raised while somebody wants a listing."""
-
-    __slots__ = ("_certain", "_offer", "_sighting")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._certain = False
-        self._offer = Offer()
-        self._sighting = ""
-
-    def set(self) -> None:
-        """Want a listing, whatever is known."""
-        self._certain = True
-        super().set()
-
-    def clear(self) -> None:
-        """Forget who wanted one."""
-        self._certain = False
-        super().clear()
-
-    def sighted(self, sighting: str) -> None:
-        """Want one unless `sighting`, the words of the catalog, has the digest of what is known by then."""
-        self._sighting = sighting
-        super().set()
-
-    def taken(self, offer: Offer) -> None:
-        """The offer was read."""
-        self._offer = offer
-
-    async def due(self) -> None:
-        """Return when a listing is wanted, which is asked for anew from now on."""
-        while True:
-            await self.wait()
-            certain = self._certain
-            self.clear()
-            if certain or exported_digest(self._offer) not in self._sighting.split():
-                return
+log = logging.getLogger(__name__)
 
 
 # A paginator that never ends must not hang a link. As many tools as one backend may have, in pages of ten.
 PAGES_MAX: Final = 1_000
 # Bounds memory. A backend may have half of that: the route table drops what is beyond, and names it as a conflict.
 ENTRIES_MAX: Final = 20_000
+# A list that failed is asked for again this long after its first failure in a row, its second, and so on.
+RETRY_PAUSES_S: Final = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
+# Once the tools are there, other lists may hold them up for so long when a session begins.
+LATE_S: Final = 3.0
 
-# capability -> (method, key of the result) of the lists behind it
-_LISTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    "tools": (("tools/list", "tools"),),
-    "prompts": (("prompts/list", "prompts"),),
-    "resources": (("resources/list", "resources"), ("resources/templates/list", "resourceTemplates")),
+_TOOLS: Final = "tools/list"
+# method -> (capability that announces it, key of the result)
+_LISTS: Final[dict[str, tuple[str, str]]] = {
+    _TOOLS: ("tools", "tools"),
+    "prompts/list": ("prompts", "prompts"),
+    "resources/list": ("resources", "resources"),
+    "resources/templates/list": ("resources", "resourceTemplates"),
 }
 
 
-async def list_offer(client: McpClient, *, timeout_s: float) -> Offer:
-    """Return everything that the backend offers now.
+class Reading(StrEnum):
+    """Which lists are read: `ALL`, those that failed and are `DUE` again, or all but those that failed and are not."""
 
-    Raises:
-        LinkFailed, CallFailed: the client's own failures.
-        Unreachable: a list was answered with an error, which may be another one tomorrow.
-        ProtocolBroken: a list that is no list, or that passes the bounds.
+    ALL = "all"
+    DUE = "due"
+    POLL = "poll"
+
+
+class _ListRefused(Unreachable):
+    """An answer came, but no list."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How one reading of a list ended. `fault`: what is wrong with it, empty for nothing.
+
+    `failure`: why there is no whole list; `entries` then are those of the pages that came. `again`: worth another try.
     """
-    wanted = [
-        entry
-        for capability, lists in _LISTS.items()
-        if capability in client.server_info.capabilities
-        for entry in lists
-    ]
+
+    entries: tuple[Any, ...]
+    fault: str = ""
+    failure: MeshError | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a list. `announced`: by its capability; `is_read`: it was read whole; `retry_at_s`: None never.
+
+    `asked`: whether it is asked for at all.
+    """
+
+    method: str
+    key: str
+    announced: bool
+    asked: bool
+    entries: tuple[Any, ...] = ()
+    is_read: bool = False
+    fault: str = ""
+    failures: int = 0
+    retry_at_s: float | None = None
+
+    def is_wanted(self, reading: Reading, now_s: float) -> bool:
+        """Whether it is read now."""
+        match reading:
+            case Reading.ALL:
+                return self.asked
+            case Reading.DUE:
+                return self.asked and self.retry_at_s is not None and self.retry_at_s <= now_s
+            case Reading.POLL:
+                return self.asked and (self.retry_at_s is None or self.retry_at_s <= now_s)
+
+    def after(self, outcome: _Outcome, now_s: float) -> "_Known":
+        """What is known after another reading."""
+        if outcome.failure is not None and not (self.announced or self.entries):
+            # Nothing was promised. A server that lists tools without announcing them answers.
+            return replace(self, asked=False)
+        keeps = outcome.failure is not None and (self.is_read or not outcome.entries)
+        failures = self.failures + 1 if outcome.again else 0
+        pause_s = RETRY_PAUSES_S[min(failures, len(RETRY_PAUSES_S)) - 1]
+        return replace(
+            self,
+            entries=self.entries if keeps else outcome.entries,
+            is_read=self.is_read or outcome.failure is None,
+            fault=outcome.fault,
+            failures=failures,
+            retry_at_s=now_s + pause_s if outcome.again else None,
+        )
+
+
+class OfferReader:
+    """What each list of one open client said last. Sole writer: the task that calls `read`."""
+
+    def __init__(self, client: McpClient, known: Offer | None = None) -> None:
+        """`known`: what the same backend listed before this client was opened."""
+        self._client = client
+        before = known or Offer()
+        entries = (before.tools, before.prompts, before.resources, before.templates)
+        capabilities = client.server_info.capabilities
+        self._lists = {
+            method: _Known(
+                method, key, capability in capabilities, capability in capabilities or method == _TOOLS, part
+            )
+            for (method, (capability, key)), part in zip(_LISTS.items(), entries, strict=True)
+        }
+        self._begun = False
+
+    def __repr__(self) -> str:
+        """How much is known, and what is wrong with it."""
+        return f"<OfferReader {[(one.method, len(one.entries), one.fault) for one in self._lists.values()]}>"
+
+    @property
+    def offer(self) -> Offer:
+        """Everything that is known now."""
+        parts = [one.entries if one.announced or one.asked else () for one in self._lists.values()]
+        faults = tuple(ListFault(one.method, one.fault) for one in self._lists.values() if one.fault)
+        tools, prompts, resources, templates = parts
+        return Offer(tools, prompts, resources, templates, offer_digest(*parts), faults)
+
+    @property
+    def retry_at_s(self) -> float | None:
+        """When the next failed list is due, by the event loop's clock; None while none failed."""
+        return min((one.retry_at_s for one in self._lists.values() if one.retry_at_s is not None), default=None)
+
+    async def read(self, *, timeout_s: float, reading: Reading = Reading.ALL) -> Offer:
+        """Read lists, each within `timeout_s`. Returns what is known then.
+
+        Raises what the client raises (`CallFailed`, `LinkFailed`), where it was no answer and no list was answered;
+        `offer` says so of each list then.
+        """
+        loop = asyncio.get_running_loop()
+        asked = [one for one in self._lists.values() if one.is_wanted(reading, loop.time())]
+        outcomes = await self._read_side_by_side(asked, timeout_s)
+        for method, outcome in outcomes.items():
+            before = self._lists[method]
+            now = self._lists[method] = before.after(outcome, loop.time())
+            _log(self._client, before, now)
+        self._begun = True
+        failures = [outcome.failure for outcome in outcomes.values()]
+        unanswered = next((one for one in failures if one is not None and not isinstance(one, _ListRefused)), None)
+        if unanswered is not None and all(failures) and reading is not Reading.DUE:
+            raise unanswered
+        return self.offer
+
+    async def _read_side_by_side(self, asked: Sequence[_Known], timeout_s: float) -> dict[str, _Outcome]:
+        """Read each; in a session's first reading, what is not announced, or no tools, may not hold up the rest."""
+        pages: dict[str, list[Any]] = {one.method: [] for one in asked}
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = {
+                    one.method: group.create_task(
+                        _read_list(self._client, one, timeout_s, pages[one.method]), name=one.method
+                    )
+                    for one in asked
+                }
+                if tasks:
+                    # Here, not at the group's end: Python before 3.13 leaves `cancelling()` raised there by a failure.
+                    await asyncio.wait([tasks[method] for method in _awaited(asked, begun=self._begun)])
+                    await asyncio.wait(tasks.values(), timeout=None if self._begun else LATE_S)
+                    for task in tasks.values():
+                        task.cancel()
+        except ExceptionGroup as failed:
+            # A task group prefers its children's failures to a cancellation that came at the same time; whoever goes
+            # on after a failed listing would never end then.
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise asyncio.CancelledError from failed
+            raise failed.exceptions[0] from failed
+        late = Unreachable("listing took too long")
+        return {
+            method: _failed(pages[method], late) if task.cancelled() else task.result()
+            for method, task in tasks.items()
+        }
+
+
+def _awaited(asked: Iterable[_Known], *, begun: bool) -> list[str]:
+    """The lists whose end is waited for: all of them, but before there is an offer the announced tools alone."""
+    announced = [one.method for one in asked if one.announced]
+    if not begun and _TOOLS in announced:
+        return [_TOOLS]
+    return announced or [one.method for one in asked]
+
+
+async def _read_list(client: McpClient, one: _Known, timeout_s: float, pages: list[Any]) -> _Outcome:
+    """Read one list to its end; `pages` gets the entries as they come."""
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = {
-                key: group.create_task(_list_all(client, method, key, timeout_s), name=f"list {key}")
-                for method, key in wanted
-            }
-            if tasks:
-                # Here, not at the group's end: Python before 3.13 leaves `cancelling()` raised there by a failure.
-                await asyncio.wait(tasks.values())
-    except ExceptionGroup as failed:
-        # A task group prefers its children's failures to a cancellation that came at the same time; whoever goes on
-        # after a failed listing would never end then.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise asyncio.CancelledError from failed
-        raise failed.exceptions[0] from failed  # Any of them fails the whole listing.
-    parts = {key: task.result() for key, task in tasks.items()}
-    tools, prompts = parts.get("tools", ()), parts.get("prompts", ())
-    resources, templates = parts.get("resources", ()), parts.get("resourceTemplates", ())
-    return Offer(tools, prompts, resources, templates, offer_digest(tools, prompts, resources, templates))
+        async with asyncio.timeout(timeout_s):
+            try:
+                return await _read_pages(client, one, timeout_s, pages)
+            except _CursorRefused:
+                pages.clear()
+                return await _read_pages(client, one, timeout_s, pages)
+    except TimeoutError:
+        return _failed(pages, Unreachable("listing took too long"))
+    except _CursorRefused:
+        return _failed(pages, _ListRefused(f"{one.method} refused its own cursor, twice"))
+    except MeshError as exc:
+        return _failed(pages, exc)
+
+
+def _failed(pages: Sequence[Any], failure: MeshError) -> _Outcome:
+    return _Outcome(tuple(pages), str(failure), failure, again=True)
 
 
 class _CursorRefused(Exception):
     """The backend no longer knows a cursor that it gave. Never leaves this module."""
 
 
-async def _list_all(client: McpClient, method: str, key: str, timeout_s: float) -> tuple[Json, ...]:
-    with contextlib.suppress(_CursorRefused):
-        return await _list_pages(client, method, key, timeout_s)
-    try:
-        return await _list_pages(client, method, key, timeout_s)
-    except _CursorRefused as exc:
-        raise Unreachable(f"{method} refused its own cursor, twice") from exc
-
-
-async def _list_pages(client: McpClient, method: str, key: str, timeout_s: float) -> tuple[Json, ...]:
-    entries: list[Json] = []
+async def _read_pages(client: McpClient, one: _Known, timeout_s: float, entries: list[Any]) -> _Outcome:
     params: Json = {}
     cursors: set[str] = set()
     while len(cursors) < PAGES_MAX:
         try:
-            page = await client.request(Request.within(method, params, timeout_s=timeout_s))
+            page = await client.request(Request.within(one.method, params, timeout_s=timeout_s))
         except RpcError as exc:
-            if exc.code == METHOD_NOT_FOUND and not cursors:
+            if exc.code == METHOD_NOT_FOUND and one.announced and not cursors:
                 # Many servers announce resources and serve no templates; an absent list is an empty one.
-                return ()
+                return _Outcome(())
             if exc.code == INVALID_PARAMS and cursors:
                 raise _CursorRefused from exc
-            raise Unreachable(f"{method} was answered with error {exc.code}: {exc.message[:200]}") from exc
-        listed = keep_schemas(page, key)
-        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-            raise ProtocolBroken(f"{method} was answered without a list of objects under {key!r}")
-        entries.extend(listed)
-        if len(entries) > ENTRIES_MAX:
-            return tuple(entries[:ENTRIES_MAX])
+            raise _ListRefused(f"{one.method} was answered with error {exc.code}: {exc.message[:200]}") from exc
+        listed = keep_schemas(page, one.key)
+        if not isinstance(listed, list):
+            raise _ListRefused(f"{one.method} was answered without a list under {one.key!r}")
         cursor = page.get("nextCursor")
-        # The specification's end is the member's absence; some servers write null or an empty text instead.
-        if not isinstance(cursor, str) or not cursor:
-            return tuple(entries)
+        # A server that means the end by an empty text begins anew when it is asked for what comes after it.
+        is_end = params.get("cursor") == "" and (
+            _names(listed) == _names(entries[: len(listed)]) if listed else not cursor
+        )
+        if not is_end:
+            entries.extend(listed)
+        if len(entries) > ENTRIES_MAX:
+            return _Outcome(tuple(entries[:ENTRIES_MAX]))
+        # The specification's end is the member's absence; some servers write null instead, and before 2026-07-28, where
+        # any text was to be a cursor too, an empty one.
+        if not isinstance(cursor, str) or is_end or not (cursor or client.server_info.era is Era.MODERN):
+            return _Outcome(tuple(entries))
         if cursor in cursors:
-            raise ProtocolBroken(f"{method} goes round in circles: it gave the same cursor twice")
+            return _Outcome(tuple(entries), f"{one.method} gave the same cursor twice, which was taken for its end")
         cursors.add(cursor)
         params = {"cursor": cursor}
-    raise ProtocolBroken(f"{method} has more than {PAGES_MAX} pages")
+    kept = f"{one.method} has more than {PAGES_MAX} pages; the entries of those are kept"
+    return _Outcome(tuple(entries), kept, again=True)
+
+
+def _names(entries: Sequence[Any]) -> list[Any]:
+    return [
+        tuple(map(entry.get, ("name", "uri", "uriTemplate"))) if isinstance(entry, dict) else None for entry in entries
+    ]
+
+
+def _log(client: McpClient, before: _Known, now: _Known) -> None:
+    """The first failure and the recovery of a list; what repeats itself is of no interest."""
+    extra = {"client": repr(client), "method": now.method}
+    if now.fault and not before.fault:
+        log.warning("MCP list could not be read as it should be", extra={**extra, "reason": now.fault})
+    elif before.fault and not now.fault:
+        log.info("MCP list can be read again", extra=extra)

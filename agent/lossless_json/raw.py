@@ -164,11 +164,18 @@ def _kept(entries: Sequence[Any], text: str, key: str) -> Iterator[Any]:
     # Of two members of one name the last one counts.
     begin = [begin for name, begin, _ in _members(text, 0) if name == key][-1]
     for entry, (start, end) in zip(entries, _items(text, begin), strict=True):
-        if isinstance(entry, dict) and orjson.dumps(entry) != text[start:end].encode():
+        if isinstance(entry, dict) and not _is_written_so(entry, text[start:end].encode()):
             raw = {name: text[first:last].encode() for name, first, last in _members(text, start)}
             yield {name: _with_bytes(name, value, raw[name]) for name, value in entry.items()}
         else:
             yield entry
+
+
+def _is_written_so(entry: Json, raw: bytes) -> bool:
+    try:
+        return orjson.dumps(entry) == raw
+    except TypeError:
+        return True  # Nested too deep to be written; the other entries are not.
 
 
 def _with_bytes(name: str, value: Any, raw: bytes) -> Any:

@@ -18,7 +18,7 @@ from agent.control.reconciler import Mesh
 from agent.errors import MeshError
 from agent.model import ORIGIN_META_KEY, Json, LinkView, PeerSpec, ServerSpec, StdioTarget
 from agent.rest.envelope import success
-from agent.routing.table import RouteTable
+from agent.routing.table import LeftOutEntry, RouteTable
 from agent.server.own_tools import MANAGEMENT_TOOLS
 
 # (backend key, the name as the backend itself knows it) -> name in the mesh
@@ -71,13 +71,13 @@ class NodeStatus:
 
     def servers(self) -> list[Json]:
         """Every configured server and every peer, with its functions."""
-        names = public_names(self._mesh.routes)
+        names, left_out = public_names(self._mesh.routes), self._mesh.routes.left_out
         servers, peers = split_views(self._mesh.views())
         now_s = clock.now_s()
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
         unused = [_unused_server(entry) for entry in self._left_out() if not entry.keeps_running]
-        return [*(describe_server(view, names, now_s) for view in servers), *disabled, *unused] + [
-            describe_server(view, names, now_s) for view in peers
+        return [*(describe_server(view, names, now_s, left_out) for view in servers), *disabled, *unused] + [
+            describe_server(view, names, now_s, left_out) for view in peers
         ]
 
     def functions(self, server_name: str) -> Json:
@@ -132,7 +132,9 @@ class NodeStatus:
             "success": view.connected,
             "status": "connected" if view.connected else view.state.value,
             "function_count": view.function_count if view.connected else 0,
-            "message": f"Server '{name}' reloaded" if view.connected else f"Server '{name}': {view.last_error}",
+            "message": "; ".join((f"Server '{name}' reloaded", *(fault.reason for fault in view.offer.faults)))
+            if view.connected
+            else f"Server '{name}': {view.last_error}",
         }
 
     def config(self) -> Json:
@@ -170,13 +172,18 @@ class NodeStatus:
                 "tools": len(self._mesh.routes.listed_tools()),
                 "function_count": MANAGEMENT_TOOLS + len(self._mesh.local_routes.listed_tools()),
                 "servers": [
-                    {key: value for key, value in describe_server(view, names, now_s).items() if key != "functions"}
+                    {
+                        key: value
+                        for key, value in describe_server(view, names, now_s).items()
+                        if key not in ("functions", "left_out")
+                    }
                     for view in servers
                 ],
-                "servers_left_out": [describe_left_out(entry) for entry in self._left_out()],
+                "servers_left_out": [describe_unused_entry(entry) for entry in self._left_out()],
             },
             "peers": [describe_peer(view, now_s) for view in peers],
             "conflicts": describe_conflicts([self._mesh.routes, self._mesh.local_routes]),
+            "left_out": describe_left_out(self._mesh.routes),
             "findings": [
                 {"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in self._mesh.selection.findings
             ],
@@ -227,8 +234,8 @@ def describe_peer(view: LinkView, now_s: float) -> Json:
     }
 
 
-def describe_server(view: LinkView, names: PublicNames, now_s: float) -> Json:
-    """One element of `data.servers`: a local server or a peer, with its functions."""
+def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: Iterable[LeftOutEntry] = ()) -> Json:
+    """One element of `data.servers`: a local server or a peer, with its functions and its entries in `left_out`."""
     spec = view.spec
     if isinstance(spec, ServerSpec):
         kind: Json = {
@@ -249,6 +256,9 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float) -> Json:
         **kind,
         "function_count": view.function_count if view.connected else 0,
         "functions": describe_functions(view, names) if view.connected else [],
+        "left_out": [
+            {"kind": left.kind, "name": left.name, "why": left.why} for left in left_out if left.backend == view.key
+        ],
         **_standing(view, now_s),
     }
 
@@ -259,9 +269,10 @@ def describe_functions(view: LinkView, names: PublicNames) -> list[Json]:
         {
             "name": _own_name(tool),
             "mesh_name": names.get((view.key, str(tool.get("name")))),
-            "description": tool.get("description", ""),
+            "description": tool.get("description") or "",
         }
         for tool in view.offer.tools
+        if isinstance(tool, dict)
     ]
 
 
@@ -283,7 +294,7 @@ def describe_disabled(spec: ServerSpec) -> Json:
     }
 
 
-def describe_left_out(entry: LeftOut) -> Json:
+def describe_unused_entry(entry: LeftOut) -> Json:
     """An entry of the servers file that is not used, with every reason."""
     return {
         "name": entry.name,
@@ -335,6 +346,11 @@ def describe_conflicts(tables: Iterable[RouteTable]) -> list[Json]:
     return [seen[key] for key in sorted(seen)]
 
 
+def describe_left_out(table: RouteTable) -> list[Json]:
+    """Every entry of a list that is left out because strict clients could not read the list with it."""
+    return [{"backend": left.backend, "kind": left.kind, "name": left.name, "why": left.why} for left in table.left_out]
+
+
 def split_views(views: Sequence[LinkView]) -> tuple[list[LinkView], list[LinkView]]:
     """Servers and peers, each sorted by name."""
     ordered = sorted(views, key=lambda view: view.spec.name)
@@ -354,6 +370,9 @@ def _standing(view: LinkView, now_s: float) -> Json:
         else round(max(0.0, view.next_attempt_at_s - now_s), 3),
         "latency_ms": None if view.latency_s is None else round(view.latency_s * 1000, 3),
         "protocol_era": view.era.value if view.era else None,
+        "failed_lists": [{"list": fault.method, "reason": fault.reason} for fault in view.offer.faults]
+        if view.connected
+        else [],
     }
 
 

@@ -85,6 +85,7 @@ def build_routes(
         templates=MappingProxyType(tables[RouteKind.TEMPLATE]),
         namespaces=MappingProxyType(tables[RouteKind.NAMESPACE]),
         conflicts=tuple(sorted({*root_conflicts, *name_conflicts, *handed, *refused}, key=_conflict_order)),
+        left_out=tuple(left for key in sorted(parts) for left in parts[key].left_out),
         roots=MappingProxyType(roots),
         kept=MappingProxyType(kept),
         parts=MappingProxyType(parts),

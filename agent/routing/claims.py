@@ -4,14 +4,15 @@ Called by `agent.routing.build` for every backend whose offer is new. The one ru
 configuration of whoever serves it; a peer's listing is believed only where its names are those that its origins give.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Iterator
+from typing import Any, Final
 
-from agent.lossless_json.exact import is_deeper_than
 from agent.model import ORIGIN_META_KEY, Json, NodeIdentity, Offer, ServerScope
+from agent.routing.definitions import LeftOut, mended
 from agent.routing.digest import definition_digest
 from agent.routing.names import public_name, public_uri
 from agent.routing.origins import PLAIN_SCOPE, Origin, Place, Refused, check_path, is_text, places_of, received_origin
+from agent.routing.output_schemas import is_shown_in_sessions
 from agent.routing.table import (
     NAME_MEMBER,
     Claims,
@@ -20,124 +21,13 @@ from agent.routing.table import (
     Contribution,
     ContributionKind,
     Imported,
+    LeftOutEntry,
     Replica,
     Root,
     Route,
     RouteKind,
 )
 from agent.routing.uris import UriCodec
-
-# Far deeper than honest schemas, far less than the 254 levels that a list can be written with.
-NESTING_MAX: Final = 64
-
-_Check: TypeAlias = Callable[[Any], bool]
-
-
-def check_definition(kind: RouteKind, definition: Json) -> None:
-    """Raise ValueError for what is no tool, prompt, resource or template. Of `_meta`, only the nesting counts."""
-    for member, check in _MEMBERS[kind]:
-        if not check(definition.get(member)):
-            raise ValueError(f"{member} is not what MCP defines")
-    if is_deeper_than(definition, NESTING_MAX):
-        raise ValueError(f"nested more than {NESTING_MAX} levels deep")
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _size(value: Any) -> bool:
-    # Some languages write each number as a float.
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
-
-
-def _priority(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _one_of(*words: str) -> _Check:
-    return lambda value: isinstance(value, str) and value in words
-
-
-def _optional(check: _Check) -> _Check:
-    return lambda value: value is None or check(value)
-
-
-def _list_of(check: _Check) -> _Check:
-    return lambda value: isinstance(value, list) and all(map(check, value))
-
-
-def _object(members: Mapping[str, _Check]) -> _Check:
-    checks = tuple(members.items())
-    return lambda value: isinstance(value, dict) and all(check(value.get(member)) for member, check in checks)
-
-
-def _properties(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(schema, (dict, bool)) for schema in value.values())
-
-
-_OPTIONAL_TEXT: Final = _optional(_text)
-_OPTIONAL_FLAG: Final = _optional(_flag)
-# Up to 2025-11-25 the root of an output schema, too, must be an object's; clients of that time read the same list.
-_SCHEMA: Final = _object(
-    {
-        "type": _one_of("object"),
-        "$schema": _OPTIONAL_TEXT,
-        "properties": _optional(_properties),
-        "required": _optional(_list_of(_text)),
-    }
-)
-_ICON: Final = _object(
-    {
-        "src": _text,
-        "mimeType": _OPTIONAL_TEXT,
-        "sizes": _optional(_list_of(_text)),
-        "theme": _optional(_one_of("dark", "light")),
-    }
-)
-_ANNOTATIONS: Final = _object(
-    {
-        "audience": _optional(_list_of(_one_of("user", "assistant"))),
-        "priority": _optional(_priority),
-        "lastModified": _OPTIONAL_TEXT,
-    }
-)
-_HINTS: Final = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
-_TOOL_ANNOTATIONS: Final = _object({"title": _OPTIONAL_TEXT, **dict.fromkeys(_HINTS, _OPTIONAL_FLAG)})
-_EXECUTION: Final = _object({"taskSupport": _optional(_one_of("forbidden", "optional", "required"))})
-_ARGUMENT: Final = _object(
-    {"name": _text, "title": _OPTIONAL_TEXT, "description": _OPTIONAL_TEXT, "required": _OPTIONAL_FLAG}
-)
-
-_COMMON: Final[dict[str, _Check]] = {
-    "name": _text,
-    "title": _OPTIONAL_TEXT,
-    "description": _OPTIONAL_TEXT,
-    "icons": _optional(_list_of(_ICON)),
-}
-_CONTENT: Final[dict[str, _Check]] = {
-    **_COMMON,
-    "mimeType": _OPTIONAL_TEXT,
-    "annotations": _optional(_ANNOTATIONS),
-}
-_TOOL: Final[dict[str, _Check]] = {
-    **_COMMON,
-    "inputSchema": _SCHEMA,
-    "outputSchema": _optional(_SCHEMA),
-    "annotations": _optional(_TOOL_ANNOTATIONS),
-    "execution": _optional(_EXECUTION),
-}
-_MEMBERS: Final[Mapping[RouteKind, tuple[tuple[str, _Check], ...]]] = {
-    RouteKind.TOOL: tuple(_TOOL.items()),
-    RouteKind.PROMPT: (*_COMMON.items(), ("arguments", _optional(_list_of(_ARGUMENT)))),
-    RouteKind.RESOURCE: (*_CONTENT.items(), ("uri", _text), ("size", _optional(_size))),
-    RouteKind.TEMPLATE: (*_CONTENT.items(), ("uriTemplate", _text)),
-}
-
 
 # As many tools (prompts, resources, templates) as one backend may have; a bound on memory and list size.
 ENTRIES_MAX: Final = 10_000
@@ -173,12 +63,15 @@ class _Reading:
         self._known_places: dict[tuple[str, ...], list[Place]] = {}
         self._refused: list[Conflict] = []
         self._refused_count = 0
+        self._left_out: list[LeftOutEntry] = []
+        self._left_out_count = 0
 
     def read_all(self, kind: RouteKind, entries: tuple[Json, ...]) -> None:
         """Take the entries of one kind, up to the limit, each name once."""
         seen: set[str] = set()
         room = ENTRIES_MAX
-        for entry in entries:
+        for place, entry in enumerate(entries, 1):
+            name = f"number {place}"
             try:
                 name = _own_name(kind, entry, seen)
                 origin = self._origin(entry, name)
@@ -191,21 +84,31 @@ class _Reading:
                 self._take(kind, entry, name, origin)
             except Refused as refused:
                 self._refuse(refused)
+            except LeftOut as exc:
+                self._leave_out(kind, name, str(exc))
 
     def result(self) -> Imported:
         """The frozen outcome."""
         if self._refused_count > REFUSALS_MAX:
             name = f"{self._refused_count - REFUSALS_MAX} more entries"
             self._refused.append(Conflict(name, "", (self._contribution.backend_key,), ConflictReason.LIMIT))
+        if self._left_out_count > REFUSALS_MAX:
+            more = f"{self._left_out_count - REFUSALS_MAX} more entries"
+            self._left_out.append(LeftOutEntry(self._contribution.backend_key, "", more, "as those"))
         claims = tuple(
             Claims(root, owner, self._ours, tuple(routes.values())) for (root, owner), routes in self._claims.items()
         )
-        return Imported(self._contribution, self._own, claims, tuple(self._refused))
+        return Imported(self._contribution, self._own, claims, tuple(self._refused), tuple(self._left_out))
 
     def _refuse(self, refused: Refused) -> None:
         self._refused_count += 1
         if self._refused_count <= REFUSALS_MAX:
             self._refused.append(Conflict(refused.name, "", (self._contribution.backend_key,), refused.reason))
+
+    def _leave_out(self, kind: RouteKind, name: str, why: str) -> None:
+        self._left_out_count += 1
+        if self._left_out_count <= REFUSALS_MAX:
+            self._left_out.append(LeftOutEntry(self._contribution.backend_key, kind, name[:_SHOWN_LEN], why))
 
     def _origin(self, entry: Json, name: str) -> Origin | None:
         """Whose the entry is; None when it is none of our business. Raises Refused for what a peer gets wrong."""
@@ -232,27 +135,25 @@ class _Reading:
         imported = self._contribution.kind is ContributionKind.MESH_PEER
         if imported and listed_as != name:
             raise Refused(ConflictReason.MISNAMED, name)
+        entry = mended(kind, entry)
         meta = entry.get("_meta")
         kept = meta if isinstance(meta, dict) else {}
         if not imported:
             # Before the digest is taken: another node lists it so, and its replica must not look like another tool.
             kept = UriCodec(public_name(*places[0].parts)).meta(kept)
-        try:
-            check_definition(kind, entry)
-            digest = definition_digest(kind, entry | {"_meta": kept})
-        except ValueError as exc:
-            raise Refused(ConflictReason.MALFORMED, name) from exc
+        digest = definition_digest(kind, entry | {"_meta": kept})
         definition = entry | {NAME_MEMBER[kind]: listed_as, "_meta": kept | {ORIGIN_META_KEY: origin.as_json()}}
+        hides_schema = "outputSchema" in definition and not is_shown_in_sessions(definition["outputSchema"])
         for place in places:
             remote = self._remote_parts(place, places, origin)
             inner = public_name(*(remote or places[0].parts)) if imported else ""
             replica = self._replica(name if remote is None else _named(kind, remote, origin.tool), origin, inner)
             public = listed_as if place is places[0] else _named(kind, place.parts, origin.tool)
             space = public_name(*place.parts)
-            more = (place.listed, place.owner, origin.sticky, space)
+            more = (place.listed, place.owner, origin.sticky, space, hides_schema)
             self._claim(place, Route(kind, public, definition, digest, (replica,), *more))
             # A server that lists no resource may link to one in a result.
-            knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:])
+            knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])
             self._claim(place, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
 
     def _places_of(self, origin: Origin) -> list[Place]:
@@ -284,11 +185,13 @@ class _Reading:
         return places[-1].parts
 
 
-def _own_name(kind: RouteKind, entry: Json, seen: set[str]) -> str:
+def _own_name(kind: RouteKind, entry: Any, seen: set[str]) -> str:
     """The name, URI or template that the backend gives the entry; added to `seen`."""
-    name = entry.get(NAME_MEMBER[kind]) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict):
+        raise LeftOut("no object")
+    name = entry.get(NAME_MEMBER[kind])
     if not is_text(name):
-        raise Refused(ConflictReason.MALFORMED, name[:_SHOWN_LEN] if isinstance(name, str) else "")
+        raise LeftOut(f"no {NAME_MEMBER[kind]} that could be listed")
     assert isinstance(name, str)
     if name in seen:
         raise Refused(ConflictReason.DUPLICATE, name)

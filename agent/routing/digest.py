@@ -65,7 +65,7 @@ def exported_digest(offer: Offer) -> str:
 
 
 def _has_origin(entry: Json) -> bool:
-    meta = entry.get("_meta")
+    meta = entry.get("_meta") if isinstance(entry, dict) else None
     return isinstance(meta, dict) and ORIGIN_META_KEY in meta
 
 

@@ -53,7 +53,7 @@ class ConflictReason(StrEnum):
     HANDED_OVER = "handed_over"  # the holder is gone and another owner got its names; said once
     MISNAMED = "misnamed"  # a peer lists something under a name that its origin does not give
     FOREIGN = "foreign"  # a peer that is no gateway lists another node's things
-    MALFORMED = "malformed"  # no name, no usable origin, or not canonical JSON
+    MALFORMED = "malformed"  # a peer tells an origin that is none
     DUPLICATE = "duplicate"  # a backend lists one name twice
     LIMIT = "limit"  # more than we take from one backend
 
@@ -103,6 +103,7 @@ class Route:
     Unlisted routes are aliases: they resolve, and carry the definition as it is listed. `owner` is what the name
     belongs to: `service:<server>`, `node:<node_id>/<server>` or `plain:<peer>` (`plain:<peer>@<node_id>` behind a
     gateway). `sticky`: a client's calls stay on one replica. `namespace`: what we put into the URIs that come with it.
+    `hides_schema`: earlier clients, with sessions, are not shown its output schema.
     """
 
     kind: RouteKind
@@ -114,6 +115,7 @@ class Route:
     owner: str
     sticky: bool = False
     namespace: str = ""
+    hides_schema: bool = False
 
     def uris(self, replica: Replica) -> UriCodec:
         """The codec of the URIs in this replica's answers."""
@@ -128,6 +130,19 @@ class Conflict:
     holder: str
     others: tuple[str, ...]
     reason: ConflictReason
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOutEntry:
+    """An entry of a backend's list that no strict client could read: listed by nobody, whoever else has the name.
+
+    `kind`: a `RouteKind`, empty where the rest of many is counted. `name`: as the backend calls it, else its number.
+    """
+
+    backend: str
+    kind: str
+    name: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +174,7 @@ class Imported:
     own: NodeIdentity
     claims: tuple[Claims, ...]
     refused: tuple[Conflict, ...]
+    left_out: tuple[LeftOutEntry, ...] = ()
 
 
 def _no_routes() -> Mapping[str, Route]:
@@ -180,6 +196,7 @@ class RouteTable:
     templates: Mapping[str, Route] = field(default_factory=_no_routes)
     namespaces: Mapping[str, Route] = field(default_factory=_no_routes)
     conflicts: tuple[Conflict, ...] = ()
+    left_out: tuple[LeftOutEntry, ...] = ()
     roots: Mapping[Root, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     kept: Mapping[Root, float] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     parts: Mapping[str, Imported] = field(default_factory=lambda: MappingProxyType({}), repr=False)

@@ -21,13 +21,14 @@ from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wante
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.dispatcher import Dispatch, Forwarded
-from agent.dispatch.next_hop import asked_uri, own_error, servers_word
+from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, servers_word
 from agent.dispatch.request_state import StateRefused, asks
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
 from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
 from agent.routing.table import Route
+from agent.server.earlier_clients import without_later_structure
 from agent.server.lists import LIST_HINTS, ListIndex
 
 log = logging.getLogger("agent.mcp")
@@ -82,7 +83,7 @@ async def forward(
     served.backend = None
 
     async def pass_on(note_method: str, note: Json) -> None:
-        if note_method == LOG_MESSAGE and not is_wanted(note, asked_level(params)):
+        if not _concerns_caller(note_method, note, params):
             return
         # One that cannot be written must not cost the call its result.
         if not is_deeper_than(note, ANSWER_NESTING_MAX):
@@ -126,6 +127,13 @@ async def forward(
     return _named_for_clients(method, route, forwarded, params)
 
 
+def _concerns_caller(method: str, note: Json, params: Json) -> bool:
+    """Whether the caller, who asked with `params`, is told this."""
+    if method == LOG_MESSAGE:
+        return is_wanted(note, asked_level(params))
+    return is_asked_by_node(params) or not is_for_nodes(note)
+
+
 def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
     """A server may ask only for what its client declared (MCP 2026-07-28, multi-round-trip requests).
 
@@ -157,9 +165,9 @@ def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) ->
     """
     result, raw = forwarded.result, forwarded.raw
     if raw is None:
-        return (_dumped(_fit(method, result, modern=modern), route, forwarded),)
+        return (_dumped(_fit(method, route, result, modern=modern), route, forwarded),)
     if not modern:
-        fit = _fit(method, result, modern=False)
+        fit = _fit(method, route, result, modern=False)
         return (raw,) if len(fit) == len(result) else (_dumped(fit, route, forwarded),)
     missing = {member: value for member, value in added(method).items() if member not in result}
     if not missing:
@@ -168,7 +176,7 @@ def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) ->
     return (head[:-1] + b",", raw[1:]) if result else (head,)
 
 
-def _fit(method: str, result: Json, *, modern: bool) -> Json:
+def _fit(method: str, route: Route, result: Json, *, modern: bool) -> Json:
     """A backend's result in the shape of the client's era; content is never touched."""
     result = exact(result)
     if modern:
@@ -178,6 +186,8 @@ def _fit(method: str, result: Json, *, modern: bool) -> Json:
             code=INVALID_PARAMS,
             message="The server asks for client input that no client can be asked for",
         )
+    if method == "tools/call":
+        result = without_later_structure(route.definition, result)
     return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
 
 

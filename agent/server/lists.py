@@ -17,6 +17,7 @@ from agent.dispatch.next_hop import own_error
 from agent.dispatch.param_headers import asks_for_headers
 from agent.model import Json
 from agent.routing.table import Route, RouteKind, RouteTable
+from agent.server.earlier_clients import without_output_schema
 from agent.server.pages import PageLimits, Snapshots, read_cursor
 from agent.server.search import wants_search
 from agent.server.task_requests import route_of_task
@@ -65,9 +66,10 @@ class ListIndex:
         self._own_uris = frozenset(resource["uri"] for resource in own.get("resources", ()))
         self._now_s = now_s
         self._limits = limits or PageLimits()
-        # method, and whether it is said what may be a task -> the table that was last looked at, and its snapshots
+        # method, and whether it is for sessions -> the table that was last looked at, and its snapshots
         self._lists: dict[tuple[str, bool], tuple[RouteTable, Snapshots]] = {}
-        self._optional_tasks: dict[int, tuple[Json, Json]] = {}  # As below: by identity, beside the definition itself.
+        # As below: by identity, beside the definition itself; and whether it is said that a call may be a task.
+        self._of_sessions: dict[tuple[int, bool], tuple[Json, Json]] = {}
         self._search_list = Snapshots("tools", (*own.get("tools", ()), *search_tools), self._limits)
         self._asks_for_headers: dict[int, tuple[Json, bool]] = {}
 
@@ -95,27 +97,37 @@ class ListIndex:
         """The snapshots of a list, the present one as the route table has it now."""
         table = self._routes()
         key, kind = LISTS[method]
-        as_tasks = kind is RouteKind.TOOL and not modern and any_tasks(table)
-        known = self._lists.get((method, as_tasks))
+        in_sessions = kind is RouteKind.TOOL and not modern
+        known = self._lists.get((method, in_sessions))
         if known is not None and known[0] is table:
             return known[1]
         snapshots = known[1] if known is not None else Snapshots(key, self._own.get(key, ()), self._limits)
         listed = table.listed(kind)
-        snapshots.renew(tuple(map(self._may_be_task, listed)) if as_tasks else listed, self._now_s())
-        self._lists[method, as_tasks] = (table, snapshots)
+        snapshots.renew(self._all_in_sessions(listed, table) if in_sessions else listed, self._now_s())
+        self._lists[method, in_sessions] = (table, snapshots)
         return snapshots
 
-    def _may_be_task(self, route: Route) -> Route:
-        """A tool as a client of 2025-11-25 has to see it, which calls as a task only what says that it may be one."""
+    def _all_in_sessions(self, listed: Sequence[Route], table: RouteTable) -> tuple[Route, ...]:
+        """Tools as a client of 2025-11-25 has to see them.
+
+        It calls as a task only what says that it may be one, and knows no output schema but an object's.
+        """
+        has_tasks = any_tasks(table)
+        return tuple(self._in_sessions(route, has_tasks=has_tasks) for route in listed)
+
+    def _in_sessions(self, route: Route, *, has_tasks: bool) -> Route:
         definition = route.definition
-        if "execution" in definition or not self.makes_tasks(route):
+        may_be_task = has_tasks and "execution" not in definition and self.makes_tasks(route)
+        if not may_be_task and not route.hides_schema:
             return route
-        known = self._optional_tasks.get(id(definition))
+        known = self._of_sessions.get((id(definition), may_be_task))
         if known is None or known[0] is not definition:
-            if len(self._optional_tasks) >= REMEMBERED_MAX:
-                self._optional_tasks.clear()
-            known = definition, {**definition, "execution": {"taskSupport": "optional"}}
-            self._optional_tasks[id(definition)] = known
+            if len(self._of_sessions) >= REMEMBERED_MAX:
+                self._of_sessions.clear()
+            shown = without_output_schema(definition) if route.hides_schema else definition
+            if may_be_task:
+                shown = {**shown, "execution": {"taskSupport": "optional"}}
+            known = self._of_sessions[id(definition), may_be_task] = definition, shown
         return replace(route, definition=known[1])
 
     def input_schema(self, tool_name: str) -> Json | None:

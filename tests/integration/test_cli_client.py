@@ -31,7 +31,13 @@ STATUS = {
         "discovery": {"mode": "consul", "up": True, "registered": True, "instances": 2, "catalog_age_s": 1.5},
         "tools": 70,
         "function_count": 7,
-        "servers": [{"name": "clock", "status": "connected"}],
+        "servers": [
+            {
+                "name": "clock",
+                "status": "connected",
+                "failed_lists": [{"list": "resources/list", "reason": "error -32603: no disk"}],
+            }
+        ],
     },
     "peers": [
         {
@@ -46,6 +52,7 @@ STATUS = {
         }
     ],
     "conflicts": [{"name": "pay", "holder": "peer:a", "others": ["peer:b"], "reason": "differs"}],
+    "left_out": [{"backend": "server:clock", "kind": "tool", "name": "tick", "why": "inputSchema is no schema, but 1"}],
 }
 
 Served = Callable[..., Awaitable[tuple[int, str, str]]]
@@ -141,6 +148,8 @@ async def test_status_shows_self_first_then_peers_then_conflicts(capsys: pytest.
     assert lines[7].startswith("node-2              backoff  discovery  0      in 4.2 s  http://10.0.0.7:8000/mcp")
     assert lines[7].endswith("refused node-3 ready")
     assert "pay   peer:a  peer:b  differs" in lines
+    assert "clock  resources/list  error -32603: no disk" in lines
+    assert "server:clock  tool  tick  inputSchema is no schema, but 1" in lines
 
 
 async def test_status_as_json_is_the_nodes_own_with_a_schema_number(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,7 @@ async def test_a_new_offer_digest_in_the_catalog_is_reason_to_list_again(tmp_pat
         assert isinstance(session, LinkLifecycle)
         listed: asyncio.Queue[object] = asyncio.Queue()
         # Nothing has changed over there, so the listing itself must be seen: at the link that it is told to.
-        session._events = _Tap(link, listed)
+        session._offer._hooks = _Tap(link, listed)
         one.mesh.take_catalog(catalog(instance(two, offer_digest="b")))
         async with asyncio.timeout(5):
             await listed.get()

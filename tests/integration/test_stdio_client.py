@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.client.connect import ListenNotSupported, McpClient, open_client
+from agent.client.connect import McpClient, open_client
 from agent.client.legacy_tasks import LegacyTaskClient
 from agent.client.protocol import Request
 from agent.client.stdio import process as stdio_child
@@ -242,11 +242,15 @@ async def test_a_modern_child_is_asked_for_a_subscription_and_told_when_nobody_l
         assert len((await client.request(Request.within("tools/call", call("cancelled"), timeout_s=10)))["ids"]) == 1
 
 
-async def test_a_modern_child_without_subscriptions_says_so() -> None:
-    async with open_client(scripted("late"), connect_timeout_s=0.2) as client:
+async def test_a_modern_child_without_subscriptions_is_heard_as_one_of_before_is() -> None:
+    heard = asyncio.Queue[str]()
+    async with open_client(scripted("late"), connect_timeout_s=0.2) as client, asyncio.TaskGroup() as group:
         assert client.server_info.era is Era.MODERN
-        with pytest.raises(ListenNotSupported):
-            await client.listen(lambda _: None)
+        listener = group.create_task(client.listen(heard.put_nowait), name="listen")
+        async with asyncio.timeout(20):
+            assert await heard.get() == "listening"
+        assert not listener.done()
+        listener.cancel()
 
 
 @pytest.mark.parametrize(("tool", "how"), [("exit", "exited with code 7"), ("kill", "was ended by SIGKILL")])

@@ -1,4 +1,4 @@
-"""Schemas pass byte for byte; numbers that no double holds, and half a surrogate pair, pass unchanged everywhere.
+"""Schemas pass byte for byte; numbers that no double holds pass unchanged everywhere, half a surrogate pair in results.
 
 Over one node and over two, for fronts and backends of both eras.
 """
@@ -25,8 +25,12 @@ NUMBERS = (
 )
 # Everything that a reader of JSON may write otherwise: white space, escapes, spellings of numbers, doubled members.
 ODD = '"description":"\\u00e9\\/", \n"x":[1e5, 0.10,-0],"x":1E2'
-SCHEMA = f'{{"type":"object","properties":{{"n":{{"default":1.0,"enum":{NUMBERS}}}}},{ODD}}}'
-TOOLS = f'{{"resultType":"complete","tools":[{{"name":"do","inputSchema":{SCHEMA}}}]}}'
+# A list with half a pair is refused by Python's clients, so one is shown in another way, beside.
+WHOLE = NUMBERS.replace("\\ud83d", "whole")
+SCHEMA = f'{{"type":"object","properties":{{"n":{{"default":1.0,"enum":{WHOLE}}}}},{ODD}}}'
+HALVED = f'{{"type":"object","enum":{NUMBERS}}}'
+TOOL_LIST = f'[{{"name":"do","inputSchema":{SCHEMA}}},{{"name":"halved","inputSchema":{HALVED}}}]'
+TOOLS = f'{{"resultType":"complete","tools":{TOOL_LIST}}}'
 RESULT = f'{{"content":[],"structuredContent":{{"n":{NUMBERS}}}}}'
 ERROR = f'{{"code":-32050,"message":"no","data":{NUMBERS}}}'
 
@@ -121,7 +125,7 @@ async def scene(front: Era, behind: Era, hops: int, folder: Path) -> AsyncIterat
         await node.connected("kit")
         if hops > 1:
             node = await stack.enter_async_context(front_before(folder, node))
-        await node.when(lambda: node.tool_names() == ["kit__do"])
+        await node.when(lambda: node.tool_names() == ["kit__do", "kit__halved"])
         session = await stack.enter_async_context(aiohttp.ClientSession())
         mcp = RawClient(session, node.url, front)
         await mcp.open()
@@ -136,6 +140,8 @@ async def test_schemas_and_numbers_pass_unchanged(front: Era, behind: Era, hops:
         listed = await now.mcp.ask("tools/list", '"cursor":null')
         # A line break would end the event that a list may come in; a space is the same to JSON.
         assert f'"inputSchema":{SCHEMA},'.replace("\n", " ").encode() in listed
+        tools = {dict(tool)["name"]: dict(tool) for tool in dict(dict(exactly(listed))["result"])["tools"]}
+        assert tools["kit__halved"]["inputSchema"] == exactly(HALVED.replace("\\ud83d", "\ufffd"))
 
         arguments = f'{{"n":{NUMBERS}}}'
         answer = await now.mcp.ask("tools/call", f'"name":"kit__do","arguments":{arguments}', "kit__do")

@@ -21,7 +21,7 @@ class Mesh:
     """As much of a mesh as a scrape looks at."""
 
     links: tuple[LinkView, ...] = ()
-    routes: Any = field(default_factory=lambda: SimpleNamespace(conflicts=()))
+    routes: Any = field(default_factory=lambda: SimpleNamespace(conflicts=(), left_out=()))
 
     def views(self) -> tuple[LinkView, ...]:
         return self.links
@@ -109,7 +109,7 @@ async def test_a_scrape_mirrors_the_state_of_its_own_moment() -> None:
     child = LinkView(ServerSpec("files", StdioTarget("x"), ServerScope.NODE), LinkState.BACKOFF, reconnects=3)
     source = SourceStatus(up=True, last_answer_at_s=90.0, changes_total=4)
     metrics.observe(
-        Mesh((peer("a"), peer("b"), child), SimpleNamespace(conflicts=("one",))),
+        Mesh((peer("a"), peer("b"), child), SimpleNamespace(conflicts=("one",), left_out=("two", "three"))),
         Membership("consul", source, RegistrarStatus(registrations_total=2)),
     )
     found = series(metrics)
@@ -122,6 +122,7 @@ async def test_a_scrape_mirrors_the_state_of_its_own_moment() -> None:
     assert found["mesh_catalog_changes_total"] == 4
     assert found["mesh_registrations_total"] == 2
     assert found["mesh_name_conflicts"] == 1
+    assert found["mesh_entries_left_out"] == 2
     metrics.observe(Mesh(), Membership("off"))
     found = series(metrics)
     assert found['mesh_links{state="ready"}'] == 0

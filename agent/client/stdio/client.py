@@ -16,7 +16,14 @@ from agent.client.event import Event
 from agent.client.legacy_notifications import LOG_MESSAGE, SessionLogs, SessionSubscriptions
 from agent.client.negotiation import DISCOVER, PING, ModernStamp, without_envelope
 from agent.client.protocol import Request, shown_s
-from agent.client.server_info import ACKNOWLEDGE_TIMEOUT_S, OnNotification, OnServerRequest, ServerInfo, listen_failure
+from agent.client.server_info import (
+    ACKNOWLEDGE_TIMEOUT_S,
+    ListenNotSupported,
+    OnNotification,
+    OnServerRequest,
+    ServerInfo,
+    listen_failure,
+)
 from agent.client.stdio.process import Child, start_child
 from agent.client.streams import LISTEN, Heard, ListChanges, Listening, Updates, subscription_of
 from agent.errors import (
@@ -195,19 +202,27 @@ class StdioClient:
         """As `McpClient.use_token`: a child has none."""
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `McpClient.listen`: a modern child is asked for a subscription, a legacy one tells everybody anyway."""
-        if self._stamp is not None:
-            try:
-                await self._listen(ListChanges(on_change))
-            except RpcError as exc:
-                raise listen_failure(exc) from exc
+        """As `McpClient.listen`: a modern child is asked for a subscription, and may tell without one."""
         self._subscriptions.listeners.add(on_change)
         try:
+            if self._stamp is not None:
+                await self._subscribe(on_change)
             on_change("listening")
             await self.lost.wait()
             raise Unreachable(self.lost_reason)
         finally:
             self._subscriptions.listeners.discard(on_change)
+
+    async def _subscribe(self, on_change: Callable[[str], None]) -> None:
+        """Hold a subscription to list changes; returns when the child gives none. Raises `Unreachable` at its end."""
+        try:
+            await self._listen(ListChanges(on_change))
+        except ListenNotSupported:
+            return
+        except RpcError as exc:
+            failure = listen_failure(exc)
+            if not isinstance(failure, ListenNotSupported):
+                raise failure from exc
 
     async def follow(self, updates: Updates) -> None:
         """As `McpClient.follow`."""

@@ -24,6 +24,7 @@ from agent.errors import RpcError
 from agent.lossless_json.raw import Bytes, exact
 from agent.model import Json
 from agent.routing.table import Route
+from agent.server.earlier_clients import hides_structure
 from agent.server.forward import Served, forward, logged, written
 from agent.server.lists import LISTS, ListIndex
 from agent.server.own_tools import own_answer, plain
@@ -226,7 +227,7 @@ class SessionRequests:
                     list_index=self._list_index,
                     served=served,
                     session_id=session.id,
-                    sink=None if as_task else line.sink,
+                    sink=None if as_task or hides_structure(route.definition) else line.sink,
                 )
             finally:
                 if served.backend is not None:

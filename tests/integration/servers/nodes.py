@@ -158,7 +158,7 @@ class _Wiring:
         store = OverrideStore.open(folder)
 
         def make_link(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-            hooks = LinkHooks(lambda: mesh.wake() and None, metrics.dialled, metrics.link_reconnected, updates.watches)
+            hooks = LinkHooks(mesh.wake, metrics.dialled, metrics.link_reconnected, updates.watches, mesh.settled)
             return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng, dial=dialler(metrics.pending_call))
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:

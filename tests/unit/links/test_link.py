@@ -8,7 +8,7 @@ import pytest
 from agent.client.protocol import Request
 from agent.client.streams import RESOURCES
 from agent.errors import AuthRefused, CallNotSent, CallTimedOut, RpcError, Unreachable
-from agent.links.lifecycle import RELIST_AFTER_FAILURE_S
+from agent.links.listing import RETRY_PAUSES_S
 from agent.model import Json, LinkState, NodeIdentity
 from tests.scripted_client import (
     OtherSide,
@@ -103,7 +103,7 @@ async def test_a_listing_that_fails_later_leaves_the_offer_and_is_tried_again() 
         changed_at_s = now_s()
         changes[0]("tools")
         at_s = await rig.when(lambda: rig.link.view.function_count == 2)
-        assert RELIST_AFTER_FAILURE_S <= at_s - changed_at_s < RELIST_AFTER_FAILURE_S + 1
+        assert RETRY_PAUSES_S[0] <= at_s - changed_at_s < RETRY_PAUSES_S[0] + 1
         assert "backoff" not in rig.told.states
 
 

@@ -8,7 +8,7 @@ import pytest
 from agent.client.protocol import Request
 from agent.errors import CallNotSent, Unreachable
 from agent.links.link import DRAIN_TIMEOUT_S
-from agent.links.listing import list_offer
+from agent.links.listing import OfferReader
 from agent.model import Json, LinkState, ServerScope, ServerSpec, StdioTarget
 from tests.scripted_client import OtherSide, ScriptedDoor, now_s, running_link
 
@@ -232,7 +232,8 @@ async def test_a_listing_that_fails_in_the_moment_of_its_cancellation_is_cancell
                 raise Unreachable("broken in that very moment") from None
 
     async with asyncio.TaskGroup() as group:
-        listing = group.create_task(list_offer(DoorThatBreaks(OtherSide()), timeout_s=5), name="listing")
+        reader = OfferReader(DoorThatBreaks(OtherSide()))
+        listing = group.create_task(reader.read(timeout_s=5), name="listing")
         await asyncio.sleep(1)
         listing.cancel()
         await asyncio.wait([listing])

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from agent.links.listing import Relisting
+from agent.links.offer_keeper import Relisting
 from agent.model import ORIGIN_META_KEY, Json, Offer
 from agent.routing.digest import exported_digest
 

@@ -7,6 +7,7 @@ from agent.model import (
     HttpTarget,
     LinkState,
     LinkView,
+    ListFault,
     NodeIdentity,
     Offer,
     PeerSource,
@@ -22,11 +23,12 @@ from agent.rest.status import (
     describe_left_out,
     describe_peer,
     describe_server,
+    describe_unused_entry,
     public_names,
     split_views,
 )
 from agent.routing.build import build_routes
-from agent.routing.table import Contribution, ContributionKind
+from agent.routing.table import Contribution, ContributionKind, LeftOutEntry
 
 OWN = NodeIdentity("id-own", "own")
 SECRET = "s3cret-token"
@@ -116,7 +118,7 @@ def test_a_server_with_a_safe_name_shows_what_the_servers_file_calls_it() -> Non
 
 
 def test_an_entry_that_is_left_out_shows_every_reason_and_whether_the_server_runs_on() -> None:
-    shown = describe_left_out(LeftOut("My-Kit", "My Kit", ("s.json:1: a", "s.json:2: b"), keeps_running=True))
+    shown = describe_unused_entry(LeftOut("My-Kit", "My Kit", ("s.json:1: a", "s.json:2: b"), keeps_running=True))
     assert shown == {
         "name": "My-Kit",
         "configured_name": "My Kit",
@@ -139,13 +141,31 @@ def test_every_conflict_is_shown_once_though_two_tables_know_it() -> None:
     assert [(entry["name"], entry["reason"]) for entry in shown] == [("twin", "node_name")]
 
 
-def test_what_two_servers_list_wrongly_under_one_name_is_shown_of_each() -> None:
-    malformed = Offer(tools=({"name": "bad"},), digest="1")
+def test_what_two_servers_list_wrongly_under_one_name_is_shown_of_each_and_is_no_conflict() -> None:
+    malformed = Offer(tools=({"name": "bad", "inputSchema": 1},), digest="1")
     servers = [
         Contribution(f"server:{n}", ContributionKind.SERVER, n, None, ServerScope.NODE, malformed) for n in ("a", "b")
     ]
-    shown = describe_conflicts([build_routes(servers, OWN)])
-    assert [(entry["name"], entry["others"]) for entry in shown] == [("bad", ["server:a"]), ("bad", ["server:b"])]
+    table = build_routes(servers, OWN)
+    assert describe_conflicts([table]) == []
+    shown = describe_left_out(table)
+    assert [(entry["backend"], entry["kind"], entry["name"]) for entry in shown] == [
+        ("server:a", "tool", "bad"),
+        ("server:b", "tool", "bad"),
+    ]
+    assert {entry["why"] for entry in shown} == {"inputSchema is no schema, but 1"}
+
+
+def test_a_server_shows_its_own_failed_lists_and_what_of_it_is_left_out() -> None:
+    offer = Offer((7, {"name": "add", "description": None}), faults=(ListFault("prompts/list", "error -32603: x"),))  # type: ignore[arg-type]  # as a hostile server lists
+    spec = ServerSpec("kit", StdioTarget("kit"), ServerScope.SERVICE)
+    left_out = [LeftOutEntry("server:kit", "tool", "number 1", "no object"), LeftOutEntry("server:b", "tool", "x", "y")]
+    shown = describe_server(LinkView(spec, LinkState.READY, offer), {}, 0.0, left_out)
+    assert shown["failed_lists"] == [{"list": "prompts/list", "reason": "error -32603: x"}]
+    assert shown["left_out"] == [{"kind": "tool", "name": "number 1", "why": "no object"}]
+    assert shown["functions"] == [{"name": "add", "mesh_name": None, "description": ""}]
+    down = describe_server(LinkView(spec, LinkState.BACKOFF, offer), {}, 0.0)
+    assert down["failed_lists"] == [], "nothing is known of its lists"
 
 
 def imported(node_id: str) -> Offer:

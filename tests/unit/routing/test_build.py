@@ -206,7 +206,9 @@ def test_entries_without_a_name_and_names_listed_twice_are_refused() -> None:
     )
     table = build_routes([_server("s", offer)], OWN)
     assert _listed(table) == ["home__s__a"]
-    assert _said(table) == [("", "malformed"), ("a", "duplicate"), ("b", "malformed")]
+    assert _said(table) == [("a", "duplicate")]
+    nameless = [f"number {place}" for place in (1, 2, 3)]
+    assert [(left.backend, left.name) for left in table.left_out] == [("server:s", name) for name in (*nameless, "b")]
 
 
 # Two of one name

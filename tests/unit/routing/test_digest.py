@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model import ORIGIN_META_KEY, Json
-from agent.routing.digest import canonical, definition_digest, offer_digest
+from agent.model import ORIGIN_META_KEY, Json, Offer
+from agent.routing.digest import canonical, definition_digest, exported_digest, offer_digest
 from agent.routing.table import NAME_MEMBER, RouteKind
 
 JSON = st.recursive(
@@ -94,3 +94,10 @@ def test_an_offer_nested_beyond_the_stack_has_a_digest_that_a_change_of_it_chang
 
     one, same, other = (offer_digest([deep(inmost)], (), (), ()) for inmost in (1, 1, {"b": 1}))
     assert one == same != other
+
+
+def test_what_is_no_object_in_an_offer_has_no_origin_and_counts_in_its_digest() -> None:
+    odd = ("x", None, 7, {"name": "a"})
+    assert exported_digest(Offer(odd)) == exported_digest(Offer())  # type: ignore[arg-type]  # as a hostile server lists
+    digests = {offer_digest(odd[:count], (), (), ()) for count in range(len(odd) + 1)}  # type: ignore[arg-type]  # as above
+    assert len(digests) == len(odd) + 1

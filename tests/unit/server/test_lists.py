@@ -231,3 +231,17 @@ def test_search_mode_lists_the_same_three_tools_whatever_is_routed() -> None:
     now = scene()
     assert [entry["name"] for entry in orjson.loads(now.raw(search=True))["tools"]] == ["status", "search_tools"]
     assert b"search_tools" not in now.raw()
+
+
+def test_sessions_are_shown_a_tool_without_the_output_schema_that_is_hidden_from_them() -> None:
+    definition = {"name": "a", "outputSchema": {"type": "array"}}
+    hidden = Route(RouteKind.TOOL, "a", definition, "1", (), listed=True, owner="o", hides_schema=True)
+    shown = Route(RouteKind.TOOL, "b", {**definition, "name": "b"}, "2", (), listed=True, owner="o")
+    now = Scene()
+    now.show([hidden, shown])
+    found = {modern: orjson.loads(now.raw(modern=modern))["tools"] for modern in (True, False)}
+    assert [tool.get("outputSchema") for tool in found[True]] == [None, {"type": "array"}, {"type": "array"}]
+    assert [tool.get("outputSchema") for tool in found[False]] == [None, None, {"type": "array"}]
+    before = now.raw(modern=False)
+    now.show([hidden, shown])
+    assert now.raw(modern=False) is before, "another table of the same definitions changes nothing"
