@@ -1,6 +1,6 @@
 """A node's settings: flag over environment over file over default, each value with its origin.
 
-Called by the command line, which hands the frozen `Settings` to `agent.app.node`; nothing below reads the environment.
+Called by the command line, which hands the frozen `Settings` to `agent.app.node`; no other module reads settings.
 The one rule: a value that cannot be used is refused with its name, its origin and the fix, never replaced by a guess.
 """
 

@@ -244,8 +244,8 @@ SETTINGS: tuple[Setting, ...] = (
         "consul_http_check",
         parse_flag,
         "0",
-        "Whether Consul also checks `/healthz` over HTTP. It notices a node that hangs sooner; where Consul cannot"
-        " reach the node, it holds a healthy one critical.",
+        "Whether Consul polls `/healthz` instead of expecting heartbeats. It notices a node that hangs sooner; where"
+        " Consul cannot reach the node, it holds a healthy one critical.",
     ),
 )
 
