@@ -41,6 +41,7 @@ from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
+from agent.server.preferences import ERRORS, NOTICES, USUAL, Preferences
 from agent.server.sessions.sealed_id import seal_keys
 from agent.server.write_deadline import write_deadline_middleware
 from agent.state.catalog_cache import CatalogCache
@@ -201,6 +202,7 @@ class Node:
                     search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,
                     draining=lambda: self.state == "draining",
                     limits=PageLimits(self._settings.list_page_size) if path == MCP_PATH else None,
+                    preferences=self._preferences() if path == MCP_PATH else USUAL,
                 )
             )
         probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)
@@ -234,6 +236,9 @@ class Node:
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
         dial = dialler(self._metrics.pending_call)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
+
+    def _preferences(self) -> Preferences:
+        return Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
 
     def _url(self) -> str:
         return f"http://{display_host(self._settings.host)}:{self._port}/mcp"

@@ -164,6 +164,8 @@ class Settings:
     token_file: Path | None
     discovery: str
     tool_mode: str
+    notices: str
+    errors: str
     list_page_size: int
     weight: int
     service_name: str

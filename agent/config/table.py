@@ -131,6 +131,21 @@ SETTINGS: tuple[Setting, ...] = (
         " choose with `?tools=search` or `?tools=full` on the endpoint, or with the header `Mesh-Tools`.",
     ),
     Setting(
+        "notices",
+        one_of("on", "off"),
+        "on",
+        "Whether clients that do not say are sent `list_changed`. Some frameworks stop at the first one; a client may"
+        " choose with `?notices=off` or `?notices=on` on the endpoint.",
+    ),
+    Setting(
+        "errors",
+        one_of("protocol", "result"),
+        "protocol",
+        "What a call that was not executed, or whose outcome is unknown, is for clients that do not say: `protocol`, a"
+        " JSON-RPC error; `result`, a result with `isError` that a model reads, for frameworks that raise at errors."
+        " A client may choose with `?errors=result` or `?errors=protocol` on the endpoint.",
+    ),
+    Setting(
         "list_page_size",
         parse_count,
         "1000",

@@ -19,6 +19,7 @@ from agent.server.listen import ListenStreams, Notices
 from agent.server.lists import ListIndex
 from agent.server.own_tools import NodeOperations, build_management, discovery, session_initialize_result, with_card
 from agent.server.pages import PageLimits
+from agent.server.preferences import USUAL, Preferences
 from agent.server.request import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX
 from agent.server.search import SEARCH_TOOLS, ToolSearch, add_search_tools
 from agent.server.sessions.client_events import SessionNotifications
@@ -40,6 +41,7 @@ class Endpoint:
     sessions: Sessions
     streams: ListenStreams
     notices: Notices
+    preferences: Preferences
 
     def add_to(self, app: web.Application) -> None:
         """Register routes, lifespan and shutdown."""
@@ -55,7 +57,10 @@ class Endpoint:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request in its client's era."""
-        return await (self.legacy if is_legacy(request) else self.stateless).handle(request)
+        preferences = self.preferences.of(request)
+        if isinstance(preferences, web.Response):
+            return preferences
+        return await (self.legacy if is_legacy(request) else self.stateless).handle(request, preferences)
 
     async def _on_shutdown(self, app: web.Application) -> None:
         self.streams.close()
@@ -76,13 +81,14 @@ async def build_endpoint(
     search_mode: bool | None = None,
     draining: Callable[[], bool] = lambda: False,
     limits: PageLimits | None = None,
+    preferences: Preferences = USUAL,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
     `list_changed` counts the notices sent, `session_event` what happens to sessions. `session_keys`: see `SessionSeal`.
     `search_mode`: whether clients that ask for nothing get the search tools in place of all tools; None: there are no
     search tools. `draining`: whether peers are to look for another node. `limits`: of one page of a list; None: the
-    usual ones.
+    usual ones. `preferences`: of clients that do not say.
     """
     server = build_management(identity.name, __version__, node_status, asks_others=path != PEER_PATH)
     if search_mode is not None:
@@ -122,7 +128,7 @@ async def build_endpoint(
         initialize_result=session_initialize_result(server, identity),
     )
     notices = Notices((streams.tell, sessions.tell), list_changed)
-    return Endpoint(path, stateless, legacy, sessions, streams, notices)
+    return Endpoint(path, stateless, legacy, sessions, streams, notices, preferences)
 
 
 async def _own_definitions(server: FastMCP) -> dict[str, list[Json]]:

@@ -176,9 +176,12 @@ class ListenStreams:
         for stream in self._streams:
             stream.end()
 
-    async def serve(self, answer: Answer, request_id: object, params: Json) -> web.StreamResponse:
+    async def serve(
+        self, answer: Answer, request_id: object, params: Json, *, notices: bool = True
+    ) -> web.StreamResponse:
         """Serve one stream until the node shuts down, or its client does not read; one that leaves cancels this.
 
+        `notices`: whether list changes may be granted.
         `params` have the protocol's shape, and Python's own numbers. Raises `MCPError` for what is not granted.
         """
         if self._closing:
@@ -188,6 +191,8 @@ class ListenStreams:
             raise MCPError(code=INTERNAL_ERROR, message=f"Subscription limit reached: {STREAMS_MAX} streams")
         wanted = SubscriptionsListenRequestParams.model_validate(params, by_name=False).notifications
         asked = wanted.model_dump(by_alias=True, mode="json", exclude_none=True)
+        if not notices:
+            asked = {kind: value for kind, value in asked.items() if kind not in _LIST_KINDS.values()}
         stream = _Stream(asked)
         # A gateway says which nodes the wish has passed.
         passed = PATH_META_KEY in params["_meta"]

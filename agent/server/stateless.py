@@ -26,6 +26,7 @@ from agent.server.forward import Served, added, forward, logged, written
 from agent.server.listen import ListenStreams
 from agent.server.lists import LISTS, ListIndex
 from agent.server.own_tools import own_answer, plain
+from agent.server.preferences import Preferences
 from agent.server.request import BODY_BYTES_MAX, read_body
 from agent.server.response import Answer, SlowAnswers, StartTask
 from agent.server.search import unwrapped
@@ -63,7 +64,7 @@ class StatelessServer:
         self._events = events
         self._slow = SlowAnswers(start_task)
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
         """Serve one HTTP request."""
         if (refusal := refused_by_head(request)) is not None:
             return refusal
@@ -90,14 +91,14 @@ class StatelessServer:
                     search = self._list_index.wants_search(request.query, headers)
                     return await answer.result(self._list_index.listing(method, params, search=search, modern=True))
                 if route is None:
-                    return await self._answered_here(method, params, answer, message["id"])
+                    return await self._answered_here(method, params, answer, message["id"], preferences)
                 if method == "tools/call" and inner is None:
                     self._check_param_headers(params, headers)
                 # Only of a request that has a header twice are all of them looked at once more.
                 told = received_headers((by_name if len(by_name) == len(headers) else headers).items())
                 return await self._forwarded(method, route, params, answer, served, told=told)
         except MCPError as exc:
-            return await answer.error(exc)
+            return await _failed(answer, exc, preferences.as_result(method, exc))
         except AnswerCut as exc:
             log.warning("MCP answer broke off", extra={"reason": str(exc)})
             await answer.cut()
@@ -123,13 +124,15 @@ class StatelessServer:
         del forwarded  # While a client reads its bytes, a large result need not lie here as objects too.
         return await answer.result(*parts)
 
-    async def _answered_here(self, method: str, params: Json, answer: Answer, request_id: object) -> web.StreamResponse:
+    async def _answered_here(
+        self, method: str, params: Json, answer: Answer, request_id: object, preferences: Preferences
+    ) -> web.StreamResponse:
         """Answer what no server is asked for, unknown methods among it."""
         params = plain(params)
         check_shape(method, params)
         with self._slow.kept_alive(answer.ping):
             if method == "subscriptions/listen":
-                return await self._streams.serve(answer, request_id, params)
+                return await self._streams.serve(answer, request_id, params, notices=preferences.notices)
             if method == "server/discover":
                 result = self._discover()
             elif method in _OWN:
@@ -148,6 +151,12 @@ class StatelessServer:
         rejection = disagreement(schema, params, headers)
         if rejection is not None:
             raise MCPError(code=rejection.code, message=rejection.message, data=rejection.data)
+
+
+async def _failed(answer: Answer, failure: MCPError, result: Json | None) -> web.StreamResponse:
+    if result is None:
+        return await answer.error(failure)
+    return await answer.result(orjson.dumps({"resultType": "complete", **result}))
 
 
 async def _heard(events: UpstreamEvents, params: Json) -> bytes:

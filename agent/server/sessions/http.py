@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from agent.errors import AnswerCut
 from agent.lossless_json.exact import read_json
 from agent.model import Json
+from agent.server.preferences import Preferences
 from agent.server.request import accepts_events, read_body, refuse, speaks_json
 from agent.server.response import Answer, SlowAnswers
 from agent.server.sessions.client_events import SessionNotifications
@@ -57,7 +58,12 @@ class SessionServer:
     """The handler of one endpoint. `initialize_result`: the result of `initialize` but for the version."""
 
     def __init__(
-        self, *, sessions: Sessions, requests: SessionRequests, changes: SessionNotifications, initialize_result: Json
+        self,
+        *,
+        sessions: Sessions,
+        requests: SessionRequests,
+        changes: SessionNotifications,
+        initialize_result: Json,
     ) -> None:
         self._sessions = sessions
         self._changes = changes
@@ -65,18 +71,18 @@ class SessionServer:
         self._requests = requests
         self._initialize_result = initialize_result
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
         """Serve one HTTP request."""
         if not self._sessions.is_open:
             return refuse(503, "This node is starting or shutting down; try again")
         try:
             match request.method:
                 case "POST":
-                    return await self._post(request)
+                    return await self._post(request, preferences)
                 case "GET":
-                    return await self._listen(request)
+                    return await self._listen(request, preferences)
                 case "DELETE":
-                    self._sessions.end(self._session(request), BY_CLIENT)
+                    self._sessions.end(self._session(request, preferences), BY_CLIENT)
                     return _nothing(200)
                 case _:
                     allowed = {"Allow": "GET, POST, DELETE"}
@@ -86,22 +92,22 @@ class SessionServer:
         except NoRoom:
             return refuse(503, "All sessions are in use", INTERNAL_ERROR, headers={"Retry-After": str(_RETRY_AFTER_S)})
 
-    async def _listen(self, request: web.Request) -> web.StreamResponse:
-        session = self._session(request)
+    async def _listen(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
+        session = self._session(request, preferences)
         if not accepts_events(request):
             raise _Refused(406, "Accept: text/event-stream is needed")
         return await self._sessions.stream(session, request)
 
-    async def _post(self, request: web.Request) -> web.StreamResponse:
+    async def _post(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
         is_of_session = SESSION_HEADER in request.headers
         if is_of_session:
-            self._session(request)  # Refuses before the body is read.
+            self._session(request, preferences)  # Refuses before the body is read.
         _check_media(request)
         body = await read_body(request)
         if isinstance(body, web.Response):
             return body
         # Only now, as a session may end while a body comes, and nothing may be done in one that has ended.
-        session = self._session(request) if is_of_session else None
+        session = self._session(request, preferences) if is_of_session else None
         message = _parsed(body)
         method, params = message.get("method"), message.get("params") or {}
         if method == "initialize" and "id" in message:
@@ -109,13 +115,13 @@ class SessionServer:
                 raise _Refused(400, f"The session is initialized; leave out {SESSION_HEADER} to begin another one")
             if len(body) > INITIALIZE_BYTES_MAX:
                 raise _Refused(413, f"initialize has more than {INITIALIZE_BYTES_MAX} bytes")
-            return await self._initialize(request, message["id"], params)
+            return await self._initialize(request, message["id"], params, preferences)
         if session is None:
-            session = self._session(request)  # Refuses: there is none.
+            session = self._session(request, preferences)  # Refuses: there is none.
         if method is None:
             session.take_answer(message)
         elif "id" in message:
-            return await self._answer(request, session, message["id"], method, params)
+            return await self._answer(request, session, message["id"], method, params, preferences=preferences)
         else:
             self._take_note(session, method, params)
         return _nothing(202)
@@ -127,11 +133,11 @@ class SessionServer:
             case "notifications/roots/list_changed":
                 self._changes.roots_changed(session, self._sessions.start_task)
 
-    def _session(self, request: web.Request) -> ServerSession:
+    def _session(self, request: web.Request, preferences: Preferences) -> ServerSession:
         session_id = request.headers.get(SESSION_HEADER)
         if session_id is None:
             raise _Refused(400, f"{SESSION_HEADER} is missing; a session begins with initialize")
-        session = self._sessions.find(session_id)
+        session = self._sessions.find(session_id, notices=preferences.notices)
         if session is None:
             raise _Refused(404, "Session not found: it has ended, or belongs to another endpoint. Initialize a new one")
         version = request.headers.get(VERSION_HEADER, session.version)
@@ -139,7 +145,9 @@ class SessionServer:
             raise _Refused(400, f"{VERSION_HEADER} is {version}, but the session was opened with {session.version}")
         return session
 
-    async def _initialize(self, request: web.Request, request_id: str | int, params: Json) -> web.StreamResponse:
+    async def _initialize(
+        self, request: web.Request, request_id: str | int, params: Json, preferences: Preferences
+    ) -> web.StreamResponse:
         answer = Answer(request, request_id)
         try:
             validate_client_request("initialize", LATEST_HANDSHAKE_VERSION, params)
@@ -151,6 +159,7 @@ class SessionServer:
         wanted = params["protocolVersion"]
         version = wanted if wanted in HANDSHAKE_PROTOCOL_VERSIONS else LATEST_HANDSHAKE_VERSION
         opened = self._sessions.open(version, declared)
+        opened.notices = preferences.notices
         log.info(
             "MCP session opened", extra={"version": version, "client_name": str(params["clientInfo"]["name"])[:64]}
         )
@@ -162,7 +171,14 @@ class SessionServer:
         return response
 
     async def _answer(
-        self, request: web.Request, session: ServerSession, request_id: str | int, method: str, params: Json
+        self,
+        request: web.Request,
+        session: ServerSession,
+        request_id: str | int,
+        method: str,
+        params: Json,
+        *,
+        preferences: Preferences,
     ) -> web.StreamResponse:
         answer = Answer(request, request_id)
         try:
@@ -182,7 +198,10 @@ class SessionServer:
         except asyncio.CancelledError:
             answer.client_gone()
             raise
-        return await _ended(answer, None if call.cancelled() else call.result())
+        outcome = None if call.cancelled() else call.result()
+        if isinstance(outcome, MCPError) and (result := preferences.as_result(method, outcome)) is not None:
+            outcome = (orjson.dumps(result),)
+        return await _ended(answer, outcome)
 
     async def _call(self, line: ReplyChannel, method: str, params: Json) -> Outcome:
         """Serve a call in a task of its own; whoever waits for it may go."""

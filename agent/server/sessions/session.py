@@ -53,6 +53,7 @@ class ServerSession:
     """One session. Written by the event loop's requests that name it, and by the table; times are loop time.
 
     `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
+    `notices`: whether it is sent list changes.
     `log_level`: what `logging/setLevel` asked for. `subscriber`: what stands for it since `resources/subscribe`.
     `stream`: the open GET stream. `deaf`: no answer of the client can come any more.
     `places`: where calls of the client went, the last one last. `chore`: tells servers that the client's roots have
@@ -69,6 +70,7 @@ class ServerSession:
     deaf: bool = False
     places: tuple[Place, ...] = ()
     roots_untold: bool = False
+    notices: bool = True
     chore: asyncio.Task[None] | None = None
     _task_talks: TaskTalks | None = None
     # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.

@@ -123,21 +123,24 @@ class Sessions:
         self._record("opened")
         return session
 
-    def find(self, session_id: str) -> ServerSession | None:
+    def find(self, session_id: str, *, notices: bool = True) -> ServerSession | None:
         """The session of that ID, used from now on; None when it has ended, or never was.
 
         One that is not in the table and was begun here before, or by another node of the mesh, is adopted: its client
-        goes on, and hears that lists may have changed. Raises `NoRoom`.
+        goes on, and hears that lists may have changed. `notices`: whether it is sent list changes from now on. Raises
+        `NoRoom`.
         """
         session = self._sessions.get(session_id)
         if session is not None:
+            session.notices = notices
             self._touch(session)
             return session
         agreed = None if session_id in self._ended_ids else self._seal.open(session_id, time.time())
         if agreed is None:
             return None
         session = self._add(session_id, agreed)
-        for note in _LISTS_CHANGED:
+        session.notices = notices
+        for note in _LISTS_CHANGED if notices else ():
             session.tell(note)
         log.info("MCP session adopted", extra={"version": agreed.version})
         self._record("adopted")
@@ -189,7 +192,8 @@ class Sessions:
         """Send a notification to every session; never waits."""
         note = orjson.dumps({"jsonrpc": "2.0", "method": method})
         for session in self._sessions.values():
-            session.tell(note)
+            if session.notices:
+                session.tell(note)
 
     def _touch(self, session: ServerSession) -> None:
         if session.id in self._sessions:

@@ -1,0 +1,68 @@
+"""How a client wants to be served, by the query of the endpoint's URL: for clients that cannot bear what is usual.
+
+Read by both ways into an endpoint, `agent.server.stateless` and `agent.server.sessions.http`. `?notices=off`: no
+`list_changed`, for frameworks that stop at the first one. `?errors=result`: a call that was not executed, or whose
+outcome is unknown, is a result with `isError` that a model can read, for frameworks that raise at errors. The settings
+`MESH_NOTICES` and `MESH_ERRORS` hold for clients that do not say. The one rule: a word that is not known is refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from mcp.shared.exceptions import MCPError
+
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN
+from agent.model import ERROR_META_KEY, Json
+from agent.server.request import refuse
+
+NOTICES: Final = {"on": True, "off": False}
+ERRORS: Final = {"protocol": False, "result": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """`notices`: whether list changes are announced. `errors_as_results`: see the module."""
+
+    notices: bool = True
+    errors_as_results: bool = False
+
+    def of(self, request: web.Request) -> "Preferences | web.Response":
+        """Those of a request, with these where it does not say; a refusal for a word that is not known."""
+        if not request.query_string:
+            return self
+        query = request.query
+        try:
+            return Preferences(
+                _choice("notices", query, NOTICES, default=self.notices),
+                _choice("errors", query, ERRORS, default=self.errors_as_results),
+            )
+        except ValueError as exc:
+            return refuse(400, str(exc))
+
+    def as_result(self, method: str, failure: MCPError) -> Json | None:
+        """What is answered in place of `failure`; None where the error is."""
+        if not self.errors_as_results or method != "tools/call":
+            return None
+        error = failure.error
+        if error.code not in (NOT_EXECUTED, OUTCOME_UNKNOWN):
+            return None
+        return {
+            "content": [{"type": "text", "text": error.message}],
+            "isError": True,
+            "_meta": {ERROR_META_KEY: {"code": error.code, "data": error.data}},
+        }
+
+
+# What clients get that do not say, in a node that does not either.
+USUAL: Final = Preferences()
+
+
+def _choice(name: str, query: Mapping[str, str], words: Mapping[str, bool], *, default: bool) -> bool:
+    word = query.get(name)
+    if word is None:
+        return default
+    if word not in words:
+        raise ValueError(f"{name} in the endpoint's URL: one of {', '.join(words)}")
+    return words[word]

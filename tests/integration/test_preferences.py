@@ -1,0 +1,117 @@
+"""What a client's URL asks for: no notices of changed lists, and failures that a model can read; in both eras.
+
+Real nodes in the test's own process, raw requests. The one rule: a client that asks for
+nothing gets what it always got.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from fastmcp import FastMCP
+
+from agent.errors import OUTCOME_UNKNOWN
+from agent.model import ERROR_META_KEY, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.nodes import RunningNode, running_node, served
+from tests.integration.servers.raw_session import call, messages, raw_session
+from tests.integration.stateless_requests import headers, request
+
+ERAS = pytest.mark.parametrize("era", ["sessions", "stateless"])
+
+
+async def never() -> str:
+    """A tool that does not answer in time."""
+    await asyncio.Event().wait()
+    return "unreachable"
+
+
+@asynccontextmanager
+async def slow_node(folder: Path) -> AsyncIterator[RunningNode]:
+    """A node whose server's tool outlasts the time of a call."""
+    server: FastMCP = FastMCP("kit")
+    server.tool(never)
+    async with asyncio.timeout(30), served(server) as url:
+        spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE, call_timeout_s=0.2)
+        async with running_node("one", folder, servers=[spec]) as node:
+            await node.connected("kit")
+            yield node
+
+
+async def answered(url: str, era: str, message: Json) -> Json:
+    """What a client of that era gets for a `tools/call`."""
+    if era == "sessions":
+        async with raw_session(url) as mcp, mcp.post(message) as response:
+            answer: Json = await response.json()
+            return answer
+    sent = request("tools/call", message["params"])
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(url, json=sent, headers=headers("tools/call", message["params"]["name"])) as response,
+    ):
+        told: Json = await response.json()
+    return told
+
+
+@ERAS
+async def test_a_call_without_a_known_outcome_is_a_result_for_a_client_that_asks_for_results(
+    era: str, tmp_path: Path
+) -> None:
+    async with slow_node(tmp_path) as node:
+        usual = await answered(node.url, era, call("kit__never"))
+        assert usual["error"]["code"] == OUTCOME_UNKNOWN
+        result = (await answered(f"{node.url}?errors=result", era, call("kit__never")))["result"]
+        assert result["isError"] is True
+        assert [part["type"] for part in result["content"]] == ["text"]
+        assert "did not answer tools/call" in result["content"][0]["text"]
+        assert result["_meta"][ERROR_META_KEY]["code"] == OUTCOME_UNKNOWN
+        unknown = await answered(f"{node.url}?errors=result", era, call("kit__no"))
+        assert unknown["error"]["code"] == -32602, "the client's own mistake stays an error"
+
+
+@ERAS
+@pytest.mark.parametrize("query", ["errors=results", "notices=", "notices=no"])
+async def test_a_word_that_is_not_known_is_refused_with_those_that_are(era: str, query: str, tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as node:
+        more = headers("tools/list") if era == "stateless" else []
+        async with aiohttp.ClientSession() as http, http.post(f"{node.url}?{query}", json={}, headers=more) as response:
+            assert response.status == 400
+            assert "one of" in (await response.json())["error"]["message"]
+
+
+async def test_a_session_without_notices_hears_of_no_changed_list_and_goes_on(tmp_path: Path) -> None:
+    async with (
+        running_node("one", tmp_path) as node,
+        raw_session(f"{node.url}?notices=off") as deaf,
+        raw_session(node.url) as usual,
+        deaf.listen() as stream,
+        usual.listen() as told,
+    ):
+        server: FastMCP = FastMCP("kit")
+        server.tool(never)
+        async with served(server) as url:
+            node.mesh.take_servers([ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)])
+            await node.connected("kit")
+            heard = await anext(messages(told))
+            assert heard["method"] == "notifications/tools/list_changed"
+            assert (await deaf.request("ping"))["result"] == {}
+        assert node.endpoints[0].sessions.find(deaf.headers["Mcp-Session-Id"], notices=False).take_notes() == []
+        assert stream.status == 200
+
+
+async def test_a_stream_without_notices_is_granted_none_of_changed_lists(tmp_path: Path) -> None:
+    wanted = {"notifications": {"toolsListChanged": True}}
+    for query, granted in (("", {"toolsListChanged": True}), ("?notices=off", {})):
+        async with (
+            running_node("one", tmp_path) as node,
+            aiohttp.ClientSession() as http,
+            http.post(
+                f"{node.url}{query}",
+                json=request("subscriptions/listen", wanted),
+                headers=headers("subscriptions/listen"),
+            ) as stream,
+        ):
+            acknowledged = await anext(messages(stream))
+            assert acknowledged["params"]["notifications"] == granted
