@@ -34,7 +34,7 @@ def test_a_server_hears_of_the_features_that_it_may_use_and_of_nothing_else(
 
 @pytest.mark.parametrize(("told", "passes"), [(True, True), (False, False), ("yes", False), (None, False)])
 def test_changes_of_roots_are_declared_for_a_client_that_can_tell_of_them(told: object, passes: bool) -> None:
-    features = declared_features({"roots": {"listChanged": told}, "sampling": {}}, tells_changes=True)
+    features = declared_features({"roots": {"listChanged": told}, "sampling": {}}, sends_list_changed=True)
     assert features == {"roots": {"listChanged": True} if passes else {}, "sampling": {}}
 
 

@@ -89,9 +89,9 @@ async def test_a_flag_says_its_state_and_keeps_nobody_who_left() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
             await flag.wait()
-    assert repr(flag) == "<Flag unset, 0 waiting>"
+    assert repr(flag) == "<Event unset, 0 waiting>"
     flag.set()
-    assert repr(flag) == "<Flag set, 0 waiting>"
+    assert repr(flag) == "<Event set, 0 waiting>"
 
 
 async def test_the_first_of_several_flags_is_enough_and_none_remembers_who_waited() -> None:
@@ -103,8 +103,8 @@ async def test_the_first_of_several_flags_is_enough_and_none_remembers_who_waite
         flags[1].set()
     assert notes == ["any"]
     assert [repr(flag) for flag in flags] == [
-        "<Flag unset, 0 waiting>",
-        "<Flag set, 0 waiting>",
-        "<Flag unset, 0 waiting>",
+        "<Event unset, 0 waiting>",
+        "<Event set, 0 waiting>",
+        "<Event unset, 0 waiting>",
     ]
     await first_of(*flags)

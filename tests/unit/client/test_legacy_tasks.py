@@ -124,7 +124,7 @@ async def test_what_a_server_tells_of_tasks_by_its_own_ids_reaches_no_client() -
     assert told == ["notifications/message"]
 
 
-async def test_a_door_whose_calls_share_no_session_announces_no_tasks() -> None:
+async def test_a_client_whose_calls_share_no_session_announces_no_tasks() -> None:
     server = Server()
     assert server.client().server_info is server.server_info
     assert server.client().server_info.has_tasks

@@ -224,7 +224,7 @@ async def test_a_peer_that_stops_may_answer_what_it_was_asked_but_is_asked_no_mo
         assert side.closed == 1
 
 
-async def test_the_door_of_a_peer_that_stopped_is_kept_for_thirty_seconds_at_most_or_until_a_reload() -> None:
+async def test_the_client_of_a_peer_that_stopped_is_kept_for_thirty_seconds_at_most_or_until_a_reload() -> None:
     for reload_after_s in (None, 5):
         stop = asyncio.Event()
         side = OtherSide(listen=ends_at(stop))
@@ -324,7 +324,7 @@ async def test_a_bug_inside_the_session_is_a_state_too() -> None:
         assert "ZeroDivisionError" in rig.link.view.last_error
 
 
-async def test_a_door_that_cannot_be_closed_does_not_end_the_link() -> None:
+async def test_a_client_that_cannot_be_closed_does_not_end_the_link() -> None:
     side = OtherSide(closing=failing_times(1, lambda: ValueError("stuck")))
     async with running_link(side) as rig:
         await rig.ready()
@@ -334,7 +334,7 @@ async def test_a_door_that_cannot_be_closed_does_not_end_the_link() -> None:
         assert len(side.clients) == 2
 
 
-async def test_a_lost_link_counts_as_down_before_its_door_is_closed() -> None:
+async def test_a_lost_link_counts_as_down_before_its_client_is_closed() -> None:
     side = OtherSide(close_time_s=6.0)
     async with running_link(side) as rig:
         await rig.ready()

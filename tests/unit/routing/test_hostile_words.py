@@ -23,7 +23,7 @@ from agent.model import (
 )
 from agent.server.sessions.client_events import TOLD_AT_ONCE_MAX, UNTOLD_MAX, SessionNotifications
 from agent.server.sessions.session import PLACES_MAX, ServerSession
-from tests.unit.client.sessions.scripted_sessions import Server, call, door_to
+from tests.unit.client.sessions.scripted_sessions import Server, call, client_to
 
 PEER = PeerSpec("peer", HttpTarget("http://peer/mcp"), PeerSource.DISCOVERY)
 OPEN: Json = {"resultType": "input_required", "requestState": "s", "_meta": {PENDING_META_KEY: True, "theirs": 1}}
@@ -33,7 +33,7 @@ OPEN: Json = {"resultType": "input_required", "requestState": "s", "_meta": {PEN
     ("era", "identity", "is_believed"),
     [(Era.MODERN, None, False), (Era.MODERN, NodeIdentity("id-a", "a"), True), (Era.LEGACY, None, True)],
 )
-def test_only_nodes_and_our_own_doors_may_say_that_a_call_is_open(
+def test_only_nodes_and_our_own_clients_may_say_that_a_call_is_open(
     era: Era, identity: NodeIdentity | None, is_believed: bool
 ) -> None:
     result = believed(OPEN, LinkView(PEER, era=era, identity=identity))
@@ -65,7 +65,7 @@ def test_a_session_remembers_where_it_called_last_and_no_more_than_its_limit() -
 @pytest.mark.looptime
 async def test_what_a_client_declares_of_itself_is_kept_up_to_a_size() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         large = {"elicitation": {"form": {"x": "y" * FEATURES_BYTES_MAX}}}
         with pytest.raises(RpcError, match="declares more than") as caught:
             await call(client, "quick", _meta={"io.modelcontextprotocol/clientCapabilities": large})
