@@ -21,7 +21,7 @@ from agent.model import (
     PeerSource,
     PeerSpec,
 )
-from agent.server.sessions.client_events import TOLD_AT_ONCE_MAX, UNTOLD_MAX, SessionNotifications
+from agent.server.sessions.client_events import NOTIFIED_AT_ONCE_MAX, WAITING_MAX, SessionNotifications
 from agent.server.sessions.session import PLACES_MAX, ServerSession
 from tests.unit.client.sessions.scripted_sessions import Server, call, client_to
 
@@ -95,9 +95,9 @@ async def test_sessions_that_end_faster_than_servers_can_be_told_do_not_pile_up(
     changes, ending = SessionNotifications(UpstreamEvents(lambda _: node)), session()
     ending.called(Place("peer:a", "service:kit"))
     async with asyncio.TaskGroup() as group:
-        for number in range(UNTOLD_MAX + 100):
+        for number in range(WAITING_MAX + 100):
             group.create_task(changes.session_ended(ending), name=f"end {number}")
         await asyncio.sleep(1)
-        assert node.told == TOLD_AT_ONCE_MAX
+        assert node.told == NOTIFIED_AT_ONCE_MAX
         node.goes_on.set()
-    assert node.told == UNTOLD_MAX
+    assert node.told == WAITING_MAX

@@ -20,7 +20,7 @@ from agent.server.sessions.elicitation import (
     SERVER_REQUESTS_MAX,
     AskedClient,
     in_rounds,
-    questions_for,
+    server_requests_for,
 )
 
 FORM: Json = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}}
@@ -60,13 +60,13 @@ def asking(questions: object, **more: object) -> Json:
     ],
 )
 def test_a_client_may_be_asked_what_it_declared(capabilities: Json, question: object, may: bool) -> None:
-    assert (questions_for(capabilities, asking({"q": question})) is not None) is may
-    assert questions_for(capabilities, asking({"q": question, "other": {"method": "none/such"}})) is None
+    assert (server_requests_for(capabilities, asking({"q": question})) is not None) is may
+    assert server_requests_for(capabilities, asking({"q": question, "other": {"method": "none/such"}})) is None
 
 
 def test_a_page_to_visit_gets_an_id_of_its_own_where_its_server_gave_none_as_clients_of_that_time_demand() -> None:
     given = {**URL, "params": {**URL["params"], "elicitationId": "given"}}
-    asked = questions_for({"elicitation": {"url": {}}}, asking({"a": URL, "b": URL, "c": given}))
+    asked = server_requests_for({"elicitation": {"url": {}}}, asking({"a": URL, "b": URL, "c": given}))
     assert asked is not None
     first, second, third = (params.pop("elicitationId") for _, params in asked.values())
     assert first
@@ -77,10 +77,10 @@ def test_a_page_to_visit_gets_an_id_of_its_own_where_its_server_gave_none_as_cli
 
 def test_a_list_of_questions_is_an_object_of_bounded_size() -> None:
     many = {str(number): ROOTS for number in range(SERVER_REQUESTS_MAX)}
-    assert len(questions_for({"roots": {}}, asking(many)) or {}) == SERVER_REQUESTS_MAX
-    assert questions_for({"roots": {}}, asking({**many, "one more": ROOTS})) is None
-    assert questions_for({"roots": {}}, asking([ROOTS])) is None
-    assert questions_for({}, asking(None)) == {}
+    assert len(server_requests_for({"roots": {}}, asking(many)) or {}) == SERVER_REQUESTS_MAX
+    assert server_requests_for({"roots": {}}, asking({**many, "one more": ROOTS})) is None
+    assert server_requests_for({"roots": {}}, asking([ROOTS])) is None
+    assert server_requests_for({}, asking(None)) == {}
 
 
 @dataclass

@@ -205,7 +205,7 @@ async def test_a_question_that_nobody_waits_for_any_more_is_called_off() -> None
         session.take_answer({"id": told[0]["id"], "result": {}})
         with pytest.raises(MCPError, match="larger"):
             await session.ask(tell, "roots/list", {"x": "y" * SERVER_REQUEST_BYTES_MAX})
-        assert repr(session) == "<Session 2025-06-18 calls=0 questions=0>"
+        assert repr(session) == "<Session 2025-06-18 calls=0 server_requests=0>"
 
 
 async def test_nobody_waits_for_answers_to_a_node_that_takes_no_connections_any_more() -> None:
