@@ -47,6 +47,7 @@ FINISHED_ROOMS = (
     "agent/control",
     "agent/demo",
     "agent/dispatch",
+    "agent/links",
     "agent/lossless_json",
     "agent/rest",
     "agent/server",
@@ -59,6 +60,8 @@ FINISHED_ROOMS = (
 UNFINISHED_FILES = (
     "agent/client/http/connect.py",
     "agent/client/stdio/",
+    "agent/links/lifecycle.py",
+    "agent/links/listing.py",
     "agent/server/lists.py",
     "agent/server/pages.py",
 )
