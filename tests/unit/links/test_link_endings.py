@@ -81,7 +81,7 @@ async def test_two_reloads_at_once_are_both_answered_by_one_dial() -> None:
         assert len(side.clients) == 2
 
 
-async def test_whoever_waits_for_the_first_attempt_is_freed_when_the_link_ends() -> None:
+async def test_waiters_for_the_first_attempt_are_freed_when_the_link_ends() -> None:
     async with running_link(OtherSide(dial_time_s=3600)) as rig:
         await asyncio.sleep(1)
         rig.task.cancel()

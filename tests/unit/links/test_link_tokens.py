@@ -24,7 +24,7 @@ async def test_a_rotated_token_is_shown_at_the_open_client() -> None:
 
 
 @pytest.mark.parametrize(("with_token", "shown"), [(True, ["new"]), (False, [])])
-async def test_the_peer_token_of_a_static_peer_is_shown_to_those_alone_who_have_seen_one(
+async def test_the_peer_token_is_sent_only_to_static_peers_that_got_one_before(
     with_token: bool, shown: list[str]
 ) -> None:
     fixed = replace(PEER, source=PeerSource.STATIC, local_token="old")

@@ -79,7 +79,7 @@ async def test_a_closed_link_is_gone_at_once_and_its_client_is_closed() -> None:
         assert rig.made[0].first_attempt.is_set()
 
 
-async def test_a_link_that_is_closed_before_it_ran_frees_whoever_waits() -> None:
+async def test_a_link_that_is_closed_before_it_ran_frees_its_waiters() -> None:
     async with running(OtherSide()) as rig:
         rig.supervisor.apply([OpenLink(PEER)])
         rig.supervisor.apply([CloseLink(PEER.key, "changed my mind")])

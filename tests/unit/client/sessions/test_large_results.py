@@ -57,7 +57,7 @@ async def test_a_result_that_begins_while_its_client_thinks_waits_for_the_retry(
     assert (first.got, second.got, second.ended) == (b"", b"{}", True)
 
 
-async def test_a_question_that_is_open_when_the_result_begins_is_not_asked_any_more() -> None:
+async def test_a_server_request_that_is_open_when_the_result_begins_is_not_reported_any_more() -> None:
     server, caller = Server(), Client()
     server.go_on.set()
     async with client_to(server) as client:
@@ -66,7 +66,7 @@ async def test_a_question_that_is_open_when_the_result_begins_is_not_asked_any_m
         assert caller.got == b"{}"
 
 
-async def test_what_is_told_in_the_middle_of_a_result_is_dropped() -> None:
+async def test_notifications_in_the_middle_of_a_result_are_dropped() -> None:
     server, caller, told = Server(), Client(), list[str]()
 
     async def hear(method: str, _: Json) -> None:
@@ -103,7 +103,7 @@ async def test_a_client_that_goes_in_the_middle_ends_its_call_and_leaves_the_ses
         assert (await call(client, "quick"))["method"] == "tools/call"
 
 
-async def test_a_result_that_nobody_comes_for_is_given_up() -> None:
+async def test_a_result_that_no_attempt_fetches_is_given_up() -> None:
     server = Server()
     async with client_to(server) as client:
         await call(client, "ask and write", sink=Client().large())

@@ -107,7 +107,7 @@ async def test_an_answer_goes_on_with_the_call_and_spends_the_session(name: str)
             await call(client, name, **retry(asked))
 
 
-async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_opened_for() -> None:
+async def test_a_server_request_on_opening_goes_to_the_call_that_the_session_was_opened_for() -> None:
     server = Server(asks_early=True, answering_s=0.5)
     async with client_to(server) as client:
         asked = await call(client, "heard so far")
@@ -120,7 +120,7 @@ async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_open
         assert orjson.loads(refused)["error"]["code"] == -32600
 
 
-async def test_who_looks_whether_a_question_still_stands_changes_nothing() -> None:
+async def test_polling_a_pending_call_changes_nothing() -> None:
     server = Server()
     look: Json = {POLL_META_KEY: True}
     async with client_to(server) as client:
@@ -151,7 +151,7 @@ async def test_answers_that_cannot_be_written_end_the_call_instead_of_leaving_it
         assert repr(client).endswith("<SessionPool 0 of 0 in use> <PendingCalls 0>>")
 
 
-async def test_a_question_that_no_result_can_carry_is_refused_to_the_server() -> None:
+async def test_a_server_request_that_no_result_can_carry_is_refused() -> None:
     server = Server()
     async with client_to(server) as client, asyncio.TaskGroup() as group:
         held = group.create_task(call(client, "hold"), name="hold")
@@ -175,7 +175,7 @@ async def test_a_caller_that_leaves_in_the_moment_in_which_its_session_is_open_g
         assert "<SessionPool 0 of 1 in use>" in repr(client)
 
 
-async def test_a_question_between_calls_waits_for_the_same_client_and_for_no_other() -> None:
+async def test_a_server_request_between_calls_waits_for_the_same_client_and_for_no_other() -> None:
     server = Server()
     async with client_to(server) as client:
         await call(client, "quick")
@@ -279,7 +279,7 @@ async def test_a_bug_of_ours_on_opening_a_session_fails_that_call_alone(caplog: 
         assert (await call(client, "quick"))["by"] == 0
 
 
-async def test_a_server_with_one_session_is_called_over_that_and_asked_for_another_once() -> None:
+async def test_a_server_with_one_session_is_called_over_it_after_one_try_for_another() -> None:
     server = Server(refuses=True)
     async with client_to(server) as client:
         assert (await call(client, "quick"))["by"] is None
@@ -313,7 +313,7 @@ async def test_a_list_is_not_sent_without_a_session_in_time_and_else_timed_by_th
         assert (await listing)["by"] == 0  # This one does not look at the clock; only it knows what it has sent.
 
 
-async def test_a_change_that_any_session_announces_is_heard() -> None:
+async def test_a_list_change_in_any_session_reaches_the_listener() -> None:
     server, heard = Server(), list[str]()
     async with client_to(server) as client, asyncio.TaskGroup() as group:
         listening = group.create_task(client.listen(heard.append), name="listen")
@@ -323,7 +323,7 @@ async def test_a_change_that_any_session_announces_is_heard() -> None:
         listening.cancel()
 
 
-async def test_too_many_parked_calls_have_their_questions_refused() -> None:
+async def test_too_many_pending_calls_have_their_server_requests_refused() -> None:
     server = Server()
     async with asking(server.shared(), server.open, limits=SessionLimits(PENDING_MAX + 1, 1)) as client:
         parked = await all_at_once(*(call(client, "ask") for _ in range(PENDING_MAX)))

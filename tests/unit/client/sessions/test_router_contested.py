@@ -24,7 +24,7 @@ async def test_listing_never_waits_for_callers_sessions() -> None:
 
 
 @pytest.mark.parametrize("affine", [False, True])
-async def test_who_waits_for_a_session_gets_that_of_the_client_that_ignores_questions_longest(affine: bool) -> None:
+async def test_a_waiting_call_gets_the_session_of_the_client_that_ignores_requests_longest(affine: bool) -> None:
     server, loop = Server(), asyncio.get_running_loop()
     async with client_to(server) as client:
         asked = []
@@ -66,7 +66,7 @@ async def test_a_client_that_answered_and_waits_for_its_call_keeps_its_session()
         await asyncio.wait(attended)
 
 
-async def test_as_many_sessions_are_taken_back_as_there_are_who_wait() -> None:
+async def test_as_many_sessions_are_reclaimed_as_there_are_waiting_calls() -> None:
     server = Server()
     async with client_to(server) as client:
         await all_at_once(*(call(client, "ask") for _ in range(LIMITS.sessions_max)))
@@ -76,7 +76,7 @@ async def test_as_many_sessions_are_taken_back_as_there_are_who_wait() -> None:
         assert "<SessionPool 1 of 1 in use>" in repr(client), "the third is still waited for"
 
 
-async def test_parked_calls_that_are_ignored_make_room_for_new_questions() -> None:
+async def test_pending_calls_that_are_ignored_make_room_for_new_ones() -> None:
     server = Server()
     async with asking(server.shared(), server.open, limits=SessionLimits(PENDING_MAX + 1, 1)) as client:
         await all_at_once(*(call(client, "ask") for _ in range(PENDING_MAX)))
@@ -84,7 +84,7 @@ async def test_parked_calls_that_are_ignored_make_room_for_new_questions() -> No
         assert "inputRequests" in await call(client, "ask")
 
 
-async def test_a_flood_of_questions_costs_its_own_calls_and_never_that_of_a_client_that_thinks_longer() -> None:
+async def test_a_flood_of_server_requests_costs_its_own_calls_and_never_that_of_a_slower_client() -> None:
     server = Server()
     async with client_to(server) as client:
         honest = await call(client, "ask", affinity="honest")
@@ -108,7 +108,7 @@ async def test_one_client_that_parks_calls_without_end_loses_its_own_and_not_tho
         assert "heard" in await call(client, "ask", affinity="honest", **retry(honest))
 
 
-async def test_what_becomes_of_parked_calls_is_counted() -> None:
+async def test_the_events_of_pending_calls_are_counted() -> None:
     server, told = Server(), list[str]()
     waiting = 0
 
