@@ -128,7 +128,7 @@ async def forward(
 
 
 def _concerns_caller(method: str, note: Json, params: Json) -> bool:
-    """Whether the caller, who asked with `params`, is told this."""
+    """Whether a notification is passed to the caller of a request with these `params`."""
     if method == LOG_MESSAGE:
         return is_wanted(note, asked_level(params))
     return is_asked_by_node(params) or not is_for_nodes(note)

@@ -62,6 +62,7 @@ UNFINISHED_FILES = (
     "agent/client/stdio/",
     "agent/links/lifecycle.py",
     "agent/links/listing.py",
+    "agent/links/offer_keeper.py",
     "agent/server/lists.py",
     "agent/server/pages.py",
 )
