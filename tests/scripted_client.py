@@ -86,7 +86,7 @@ class OtherSide:
     closed: int = 0
     listings: list[float] = field(default_factory=list)
     probes: list[float] = field(default_factory=list)
-    clients: list["ScriptedDoor"] = field(default_factory=list)
+    clients: list["ScriptedClient"] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
     async def opened(self, _spec: BackendSpec, _own: NodeIdentity) -> AsyncIterator[OpenClient]:
@@ -95,7 +95,7 @@ class OtherSide:
         await asyncio.sleep(self.dial_time_s)
         if (failure := self.dial()) is not None:
             raise failure
-        client = ScriptedDoor(self)
+        client = ScriptedClient(self)
         self.clients.append(client)
         try:
             yield OpenClient(client, self.identity, with_token=self.with_token)
@@ -106,7 +106,7 @@ class OtherSide:
                 raise failure
 
 
-class ScriptedDoor:
+class ScriptedClient:
     """A `McpClient` over the script. A call is answered when the test sets `side.calls`, or fails."""
 
     def __init__(self, side: OtherSide) -> None:

@@ -1,7 +1,7 @@
-"""The clients to MCP servers: one protocol, two ways of transport, raw JSON objects in and out.
+"""The clients to MCP servers: one protocol, two transports, raw JSON objects in and out.
 
 Links open a client with `open_client` and keep it; dispatch sends every forwarded call through `McpClient.request`. The
-one rule: whoever gets a client need not know what is behind it; `door_protocol` says all that there is to know.
+one rule: transport and era stay hidden behind the client; `agent.client.protocol` is all that its users know.
 """
 
 from collections.abc import AsyncGenerator
@@ -34,8 +34,8 @@ async def open_client(
     `connect_timeout_s` bounds the TCP connect and, per message, the negotiation over HTTP; over stdio it is how long
     `server/discover` may stay unanswered before `initialize` is tried too. `start_timeout_s` bounds the start of a
     child as a whole (`npx` and `uvx` download first). `label` names a child in logs and errors (default: its command).
-    `session_pool`: of a server with sessions, every caller has one of its own (over stdio a child), and so has every
-    call without an affinity. `on_pending` hears of calls that wait for their callers' answers.
+    `session_pool`: on a server with sessions, every caller gets a dedicated one (over stdio a child process), and so
+    does every call without an affinity. `on_pending` is called for calls that wait for their callers' answers.
 
     Raises:
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no client.
@@ -63,5 +63,5 @@ async def open_client(
 
 
 def _with_tasks(client: McpClient, *, session_pool: bool) -> McpClient:
-    """Where every call may have a session of its own, nobody could say in which one its task is."""
+    """Where calls have dedicated sessions, the session that holds a task could not be found again."""
     return LegacyTaskClient(client, keeps_tasks=not session_pool) if client.server_info.era is Era.LEGACY else client

@@ -20,7 +20,7 @@ IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 URL_LENGTH_MAX: Final = 2048  # Longer ones are refused by common proxies too.
 
-# Cloud metadata services: whoever can make us dial one reads the machine's credentials.
+# Cloud metadata services: a caller that can make us dial one reads the machine's credentials.
 _METADATA: Final[frozenset[IpAddress]] = frozenset(
     ipaddress.ip_address(text)
     for text in (
@@ -105,7 +105,7 @@ class GuardedResolver(AbstractResolver):
         return allowed
 
     async def close(self) -> None:
-        """Close the resolver behind."""
+        """Close the inner resolver."""
         await self._inner.close()
 
 

@@ -24,10 +24,10 @@ CANCELLED_METHOD: Final = "notifications/cancelled"
 
 _ID_TYPES: Final = frozenset({int, str, float, type(None)})
 
-# The member of a response that nobody can read: why not. A server that sends it itself says no more than that.
+# Our own member of a response that cannot be parsed: the reason. A server that sends it itself gains nothing.
 _UNREADABLE: Final = "unreadable"
 
-NO_TOKEN: Final = object()  # stands for "the caller asked for no progress", which a null token does not
+NO_TOKEN: Final = object()  # "The caller requested no progress", which a null token does not mean.
 
 
 def encode_request(request_id: int | str, method: str, params: Json | None) -> bytes:
@@ -47,12 +47,12 @@ def encode_notification(method: str, params: Json | None = None) -> bytes:
 
 
 def encode_cancelled(request_id: int | str, reason: str) -> bytes:
-    """Tells the other side that nobody waits for `request_id` any more."""
+    """A notification that `request_id` is cancelled."""
     return encode_notification(CANCELLED_METHOD, {"requestId": request_id, "reason": reason})
 
 
 def encode_reply(request: Json) -> bytes:
-    """Our answer to a server's own request: a ping is answered, every other method is one we never offered."""
+    """Our reply to a server request: a ping is answered, every other method is refused."""
     reply: Json = {"jsonrpc": "2.0", "id": request.get("id")}
     if request.get("method") == "ping":
         reply["result"] = {}
@@ -62,12 +62,12 @@ def encode_reply(request: Json) -> bytes:
 
 
 def encode_result(request_id: Any, result: Json) -> bytes:
-    """The result of a server's own request. Raises `RpcError` as `encode_request`."""
+    """The result of a server request. Raises `RpcError` as `encode_request`."""
     return _encode({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
 def encode_error(request_id: Any, code: int, message: str, data: Any = None) -> bytes:
-    """An error as the answer to a server's own request."""
+    """An error in reply to a server request."""
     error: Json = {"code": code, "message": message}
     if data is not None:
         error["data"] = data
@@ -75,11 +75,11 @@ def encode_error(request_id: Any, code: int, message: str, data: Any = None) -> 
 
 
 def decode(data: bytes | bytearray | memoryview) -> Json:
-    """One JSON object whose method and ID are such, so that they can be looked up and sent back.
+    """One JSON object whose method and ID have the types of JSON-RPC.
 
     The result of a response comes as a `RawObject` where the message is laid out as usual. A response that is no JSON
-    (Python writes NaN, and orjson refuses more than 1,024 levels) still says whose it is, so that nobody waits for
-    another one; `result_of` refuses it. Raises `ProtocolBroken` for anything else.
+    (Python writes NaN, and orjson refuses more than 1,024 levels) still carries its ID, so that its request ends;
+    `result_of` refuses it. Raises `ProtocolBroken` for anything else.
     """
     if (response := read_response(bytes(data))) is not None:
         return response
@@ -92,19 +92,19 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
         raise ProtocolBroken(reason) from exc
     if not isinstance(message, dict):
         raise ProtocolBroken("the answer is JSON, but not a JSON-RPC message")
-    # By exact type: true equals 1 as a key, and would pass for the ID of somebody's request.
+    # By exact type: true equals 1 as a key, and would match the ID of an open request.
     if type(message.get("id")) not in _ID_TYPES or not isinstance(message.get("method", ""), str):
         raise ProtocolBroken("the answer is a JSON object whose id or method no JSON-RPC message has")
     return message
 
 
 def is_request(message: Json) -> bool:
-    """Whether the other side asks us something."""
+    """Whether it is a request."""
     return "method" in message and message.get("id") is not None
 
 
 def is_notification(message: Json) -> bool:
-    """Whether the other side tells us something."""
+    """Whether it is a notification."""
     return "method" in message and message.get("id") is None
 
 

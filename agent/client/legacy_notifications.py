@@ -1,7 +1,10 @@
-"""What a session of before 2026-07-28 tells unasked: list changes, and updates of what was subscribed to.
+"""Notifications of a server with sessions (before 2026-07-28): log messages, list changes and resource updates.
 
-Owned by the clients to such servers, over HTTP and over pipes, whose session all callers share. The one rule: the
-server is asked once for each URI that anybody follows, and told when nobody does any more.
+Owned by the clients to such servers, over HTTP and over stdio, whose session all callers share. `SessionLogs` keeps the
+session's log level at the most verbose one that a caller has asked for lately; `SessionSubscriptions` holds one
+subscription for each URI and hands list changes on. What the endpoints need to judge log messages is here too. The one
+rule: the server gets one `resources/subscribe` for each followed URI, and `resources/unsubscribe` when its last
+follower has gone.
 """
 
 import asyncio
@@ -17,13 +20,27 @@ from agent.client.streams import UPDATED, Updates
 from agent.errors import CallFailed, MeshError, RpcError, Unreachable
 from agent.model import Json
 
-# How the client that owns the session sends a request.
-Send: TypeAlias = Callable[[Request], Awaitable[Json]]
-
 LOG_MESSAGE: Final = "notifications/message"
 LOG_LEVEL_META_KEY: Final = "io.modelcontextprotocol/logLevel"
 # From the most verbose on (RFC 5424, as MCP has them).
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+SET_LEVEL: Final = "logging/setLevel"
+# How long a level stays in force after a request that asked for it: callers that alternate must not cost a request
+# each.
+PRESENT_S: Final = 60.0
+# A call does not wait longer for its log level.
+SET_TIMEOUT_S: Final = 2.0
+
+SUBSCRIBE: Final = "resources/subscribe"
+UNSUBSCRIBE: Final = "resources/unsubscribe"
+SUBSCRIBE_TIMEOUT_S: Final = 10.0
+# Unsubscribing is a courtesy, so it may not delay anything.
+UNSUBSCRIBE_TIMEOUT_S: Final = 2.0
+# There is one request for each URI; so many at a time keep a server busy without delaying its calls.
+REQUESTS_AT_ONCE: Final = 8
+
+# How the client that owns the session sends a request.
+Send: TypeAlias = Callable[[Request], Awaitable[Json]]
 
 
 def asked_level(params: Json | None) -> str | None:
@@ -34,18 +51,11 @@ def asked_level(params: Json | None) -> str | None:
 
 
 def is_wanted(message: Json, level: str | None) -> bool:
-    """Whether who asked for `level` is to get the log message with these params; one of an unknown level passes."""
+    """Whether a caller that asked for `level` gets the log message with these params; an unknown level passes."""
     if level is None:
         return False
-    said = message.get("level")
-    return said not in LEVELS or LEVELS.index(said) >= LEVELS.index(level)
-
-
-SET_LEVEL: Final = "logging/setLevel"
-# A caller is present for so long after a request: callers that take turns must not cost a request each.
-PRESENT_S: Final = 60.0
-# Logs are no reason to keep a call waiting.
-SET_TIMEOUT_S: Final = 2.0
+    sent = message.get("level")
+    return sent not in LEVELS or LEVELS.index(sent) >= LEVELS.index(level)
 
 
 class SessionLogs:
@@ -63,7 +73,7 @@ class SessionLogs:
         return f"<SessionLogs {self._level}>"
 
     async def show(self, params: Json | None, server_info: ServerInfo) -> None:
-        """See to it that a request with `params` gets the messages that it asks for, where the server has any."""
+        """Set the level before a request with `params`, where it asks for one and the server has log messages."""
         level = asked_level(params)
         if level is None or "logging" not in server_info.capabilities:
             return
@@ -73,26 +83,15 @@ class SessionLogs:
             present = [asked for asked, at_s in self._asked_at_s.items() if now_s - at_s <= PRESENT_S]
             wanted = min(present, key=LEVELS.index)
             if wanted != self._level or server_info is not self._server_info:
-                self._level, self._server_info = (
-                    wanted,
-                    server_info,
-                )  # A renewed session says server_info anew, and has no level.
-                # A refusal is no reason to ask again: the server's own choice stays, and is filtered.
+                # A renewed session has another `server_info`, and no level yet.
+                self._level, self._server_info = wanted, server_info
+                # After a refusal the server's own choice stays, and is filtered.
                 with contextlib.suppress(MeshError):
                     await self._request(Request.within(SET_LEVEL, {"level": wanted}, timeout_s=SET_TIMEOUT_S))
 
 
-SUBSCRIBE: Final = "resources/subscribe"
-UNSUBSCRIBE: Final = "resources/unsubscribe"
-SUBSCRIBE_TIMEOUT_S: Final = 10.0
-# Taking back is courtesy: it may hold nobody up.
-UNSUBSCRIBE_TIMEOUT_S: Final = 2.0
-# There is one request for each URI; so many at a time keep a server busy and drown no one else's calls.
-REQUESTS_AT_ONCE: Final = 8
-
-
 class SessionSubscriptions:
-    """What one client's session is subscribed to, and its `listeners` to list changes.
+    """The subscriptions of one client's session, and its `listeners` to list changes.
 
     Sole writers: the tasks that run `follow`, and the client's `listen`.
     """
@@ -103,7 +102,7 @@ class SessionSubscriptions:
         self._request = request
         self._held: dict[Updates, frozenset[str]] = {}
         self._ended: dict[Updates, asyncio.Future[str]] = {}
-        # Subscribing and taking back could overtake each other on their connections; so one after the other.
+        # Subscribing and unsubscribing could overtake each other on their connections, so one waits for the other.
         self._turn = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -116,25 +115,25 @@ class SessionSubscriptions:
             await self._subscribe(updates, ended)
             raise Unreachable(await ended)
         finally:
-            await self._take_back(self._held.pop(updates, frozenset()))
+            await self._unsubscribe(self._held.pop(updates, frozenset()))
             del self._ended[updates]
             ended.cancel()
 
     def take(self, method: str, params: Json) -> bool:
-        """Tell whom a notification concerns; False for one that is neither an update nor, for a listener, a change."""
+        """Deliver a notification; False for all but updates and, where there is a listener, list changes."""
         change = jsonrpc.LIST_CHANGES.get(method) if self.listeners else None
         if change is not None:
             for listener in tuple(self.listeners):
                 listener(change)
         elif method == UPDATED:
-            # One telling is enough: a client's followers are one link's.
-            uri, teller = params.get("uri"), next((updates for updates in self._ended if updates.acknowledged), None)
-            if isinstance(uri, str) and teller is not None:
-                teller.updated(uri, params)
+            # One of them is enough: all followers of a client belong to one link.
+            uri, follower = params.get("uri"), next((updates for updates in self._ended if updates.acknowledged), None)
+            if isinstance(uri, str) and follower is not None:
+                follower.updated(uri, params)
         return change is not None or method == UPDATED
 
     def session_ended(self, reason: str) -> None:
-        """The server has forgotten all of it: every `follow` ends."""
+        """The server has lost all subscriptions: every `follow` ends."""
         self._held.clear()
         for ended in self._ended.values():
             if not ended.done():
@@ -160,12 +159,12 @@ class SessionSubscriptions:
                 first = failed.exceptions[0]
                 raise Unreachable(str(first)) if isinstance(first, CallFailed) else first from failed
             finally:
-                if not ended.done():  # Otherwise some of it may have been said to a session that is no more.
+                if not ended.done():  # Otherwise some of them may belong to the session before.
                     self._held[updates] = frozenset(granted)
         if not ended.done():
             updates.grant(granted, refusals)
 
-    async def _take_back(self, uris: Iterable[str]) -> None:
+    async def _unsubscribe(self, uris: Iterable[str]) -> None:
         async def unsubscribe(uri: str) -> None:
             if not self._is_held(uri):
                 with contextlib.suppress(MeshError):
@@ -180,7 +179,7 @@ class SessionSubscriptions:
 
 
 async def _each(items: Iterable[str], act: Callable[[str], Awaitable[None]]) -> None:
-    """Do it for all, some at a time."""
+    """Call `act` for each item, `REQUESTS_AT_ONCE` at a time."""
     left: Iterator[str] = iter(items)
 
     async def work() -> None:

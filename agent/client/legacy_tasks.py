@@ -1,9 +1,9 @@
-"""The client to a server with sessions whose tasks of 2025-11-25 are asked about in the words of 2026-07-28.
+"""A client that translates the task requests of 2026-07-28 for a server whose tasks are those of 2025-11-25.
 
 Put by `agent.client.connect` in front of every client of that era. A call with `task` in its params, which dispatch
-sets, goes over the session that all share, and so does what is asked about its task: there it was made, and there it is
-known. That session declares no features, so such a call cannot ask its caller. The one rule: what a server of that era
-refuses is refused here in its own words; its task is lost with its session, and then it says so itself.
+sets, goes over the shared session, and so does every request about its task, because only that session knows the task.
+It declares no capabilities, so such a call can make no server requests. The one rule: a refusal of the server passes
+unchanged; a task is lost with its session, and the server says so itself.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from agent.model import Json
 from agent.tasks.ids import TASK_METHODS
 from agent.tasks.versions import as_now, unrelated
 
-# Its server asks when somebody waits for the result (MCP 2025-11-25, input required); it hears a refusal at once.
+# The server sends its request once `tasks/result` waits (MCP 2025-11-25, input required); we refuse it at once.
 SERVER_REQUESTS_TIMEOUT_S: Final = 1.0
 
 _STATUS: Final = "notifications/tasks/status"
@@ -39,7 +39,7 @@ class LegacyTaskClient:
         self._keeps_tasks = keeps_tasks
 
     def __repr__(self) -> str:
-        return f"<TaskDoor {self._client!r}>"
+        return f"<LegacyTaskClient {self._client!r}>"
 
     @property
     def server_info(self) -> ServerInfo:
@@ -68,7 +68,7 @@ class LegacyTaskClient:
         await self._client.listen(on_change)
 
     async def follow(self, updates: Updates) -> None:
-        """As `McpClient.follow`; of tasks nobody is told."""
+        """As `McpClient.follow`; there are no updates of tasks."""
         await self._client.follow(updates)
 
     async def probe(self, timeout_s: float) -> None:
@@ -79,7 +79,7 @@ class LegacyTaskClient:
         """As `McpClient.request`; the result may be a task of 2026-07-28."""
         params, on_notification = request.params, request.on_notification
         if request.method in TASK_METHODS and params is not None:
-            return await _About(self._client, params["taskId"], request.deadline_s).answer(request.method)
+            return await _TaskRequest(self._client, params["taskId"], request.deadline_s).answer(request.method)
         if on_notification is not None:
             request = replace(request, on_notification=_without_status(on_notification))
         if request.method == "tools/call" and params is not None and "task" in params:
@@ -87,8 +87,8 @@ class LegacyTaskClient:
         return await self._client.request(request)
 
 
-class _About:
-    """What is asked about one task, within one deadline."""
+class _TaskRequest:
+    """One request about one task, within one deadline."""
 
     def __init__(self, client: McpClient, task_id: str, deadline_s: float) -> None:
         self._client = client
@@ -102,21 +102,21 @@ class _About:
                 return await self._whole()
             case "tasks/cancel":
                 await self._cancel()
-            case _:  # Nothing is ever asked; answers to what is not open are to be ignored (MCP 2026-07-28, tasks).
-                await self._ask("tasks/get")
+            case _:  # There are no input requests; answers to unknown ones are to be ignored (MCP 2026-07-28, tasks).
+                await self._send("tasks/get")
         return {}
 
     async def _whole(self) -> Json:
-        task = await self._ask("tasks/get")
+        task = await self._send("tasks/get")
         if task.get("status") == "input_required":
             with contextlib.suppress(CallFailed, RpcError):
-                await self._ask("tasks/result", SERVER_REQUESTS_TIMEOUT_S)
-            task = await self._ask("tasks/get")
+                await self._send("tasks/result", SERVER_REQUESTS_TIMEOUT_S)
+            task = await self._send("tasks/get")
         task = as_now(task)
         match task.get("status"):
             case "completed":
                 return {**task, "result": await self._result()}
-            case "failed":  # Then also of a tool that says so in its result.
+            case "failed":  # Also the status of a tool whose result has `isError`.
                 try:
                     return {**task, "status": "completed", "result": await self._result()}
                 except RpcError as exc:
@@ -126,26 +126,26 @@ class _About:
                 return task
 
     async def _result(self) -> Json:
-        return unrelated(exact(await self._ask("tasks/result")))
+        return unrelated(exact(await self._send("tasks/result")))
 
     async def _cancel(self) -> None:
         tasks = self._client.server_info.capabilities.get("tasks")
         if not isinstance(tasks, dict) or not isinstance(tasks.get("cancel"), dict):
             raise RpcError(METHOD_NOT_FOUND, "The server cannot cancel tasks")
         try:
-            await self._ask("tasks/cancel")
+            await self._send("tasks/cancel")
         except RpcError as exc:
             if exc.code != INVALID_PARAMS:
                 raise
-            await self._ask("tasks/get")  # One that has ended is no error now; one that is unknown still is.
+            await self._send("tasks/get")  # One that has ended is no error now; one that is unknown still is.
 
-    async def _ask(self, method: str, timeout_s: float = math.inf) -> Json:
+    async def _send(self, method: str, timeout_s: float = math.inf) -> Json:
         deadline_s = min(self._deadline_s, clock.now_s() + timeout_s)
         return exact(await self._client.request(Request(method, self._params, deadline_s)))
 
 
 def _created(result: Json) -> Json:
-    """The result of a call that was to be a task; a server that answered it all the same has answered it."""
+    """The result of a call that was to be a task; a server may still have answered with an ordinary result."""
     task = result.get("task")
     if not isinstance(task, dict):
         return result
@@ -155,13 +155,13 @@ def _created(result: Json) -> Json:
 
 
 def _without_features(params: Json) -> Json:
-    """What its caller can be asked is of no use to a task, and would give its call a session of its own."""
+    """Without the client capabilities, which are of no use to a task and would give its call a dedicated session."""
     meta = params.get("_meta") or {}
     return {**params, "_meta": {name: value for name, value in meta.items() if name != CLIENT_CAPABILITIES_META_KEY}}
 
 
 def _without_status(on_notification: OnNotification) -> OnNotification:
-    """Such servers tell of tasks on any stream, by IDs that no caller knows."""
+    """Drop status notifications: such servers send them on any stream, with IDs that no caller knows."""
 
     async def hand_on(method: str, params: Json) -> None:
         if method != _STATUS:

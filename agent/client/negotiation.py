@@ -1,6 +1,6 @@
-"""Which era the other side speaks: what we ask, how each answer is judged, what every later request carries. Pure.
+"""Which era the other side speaks: what we send, how each answer is judged, what every later request carries. Pure.
 
-Called by both clients while they open, and by the modern ones for every request. Follows the reference caller's policy:
+Called by both clients while they open, and by the modern ones for every request. Follows the reference client's policy:
 only a usable `server/discover` result makes a server modern, every refusal leads to the `initialize` handshake, and
 only a server that names nothing but versions unknown to us is refused. The one rule: an outage is no answer about the
 era; clients never bring one here.
@@ -38,7 +38,7 @@ INITIALIZED: Final = "notifications/initialized"
 PING: Final = "ping"
 FIRST_VERSION: Final = LATEST_MODERN_VERSION
 
-# The parameter that `Mcp-Name` repeats; for tasks by their extension's word, not the SDK's.
+# The parameter that `Mcp-Name` repeats; for tasks as their extension has it, not the SDK.
 _NAME_KEYS: Final = {**NAME_BEARING_METHODS, **dict.fromkeys(TASK_METHODS, "taskId")}
 
 # Most calls are of a few tools; a name has 4,096 characters at most.
@@ -52,7 +52,7 @@ _ENVELOPE_KEYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ProbeAgain:
-    """Ask `server/discover` once more, at a version that the server named."""
+    """Send `server/discover` once more, at a version that the server named."""
 
     version: str
 
@@ -65,7 +65,7 @@ class Handshake:
 
 
 def client_info(client_name: str) -> Json:
-    """Who we say we are."""
+    """Our `clientInfo`."""
     return {"name": client_name, "version": __version__}
 
 

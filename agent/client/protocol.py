@@ -2,8 +2,8 @@
 
 Dispatch makes a `Request` for each attempt; links and clients pass that very object on to the transport. `McpClient` is
 implemented by the clients that `agent.client.connect.open_client` yields, `Requester` also by the sessions behind
-`session_router`; links see `McpClient` alone. The one rule: whatever goes wrong, the exception says whether the request
-may have been executed, and nothing is ever sent twice once a byte of it was written.
+`agent.client.sessions.router`; links see `McpClient` alone. The one rule: whatever goes wrong, the exception says
+whether the request may have been executed, and nothing is ever sent twice once a byte of it was written.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ class Request:
 
     `params` is never changed in place. `deadline_s` is when the answer has to be there, in loop time: absolute, so that
     no layer gives the request time anew; only the transport sets a timer by it. `headers`: `Mcp-Param-*` only (ignored
-    on stdio). `affinity`: the caller, or the key of its own, that this request belongs to; a server with sessions may
-    keep one for it. `on_notification(method, params)` is awaited for each notification that belongs to this request, in
-    order, before the result is returned. `sink` may take a large result while it comes; what is returned then only says
-    how it ended.
+    on stdio). `affinity`: the key of the caller, or its explicit key; a server with sessions may have a dedicated
+    one for it. `on_notification(method, params)` is awaited for each notification that belongs to this request, in
+    order, before the result is returned. `sink` may take a large result while it comes; the returned result then
+    only says how it ended.
 
-    Its `repr` shows nothing of a caller's.
+    Its `repr` shows no data of the caller.
     """
 
     method: str
@@ -62,7 +62,7 @@ class Request:
 
 
 def shown_s(left_s: float) -> str:
-    """What a request was given, for a message: the microseconds that it took to get to its client do not show."""
+    """A request's time for a message, rounded: the microseconds until it got to its client do not show."""
     return f"{max(0.0, round(left_s, 2)):g} s"
 
 
@@ -90,7 +90,7 @@ class Requester(Protocol):
             AuthRefused: 401 or 403; not executed.
             ProtocolBroken: The answer is not MCP, or broke a limit.
 
-        Cancellation tells the server that nobody waits any more (bounded in time), then goes on.
+        Cancellation notifies the server (bounded in time), then goes on.
         """
         ...
 
@@ -109,7 +109,7 @@ class Requester(Protocol):
 
 
 class McpClient(Requester, Protocol):
-    """An open way to one MCP server, as a link keeps it."""
+    """An open client to one MCP server, as a link keeps it."""
 
     @property
     def server_info(self) -> ServerInfo:
@@ -127,7 +127,7 @@ class McpClient(Requester, Protocol):
         set is followed first and the old one ended then, so that no update falls between.
 
         Raises:
-            RpcError: The server refuses all of them, in its own words.
+            RpcError: The server refuses all of them.
             ListenNotSupported: The server has no such stream, or grants none of them.
             Unreachable: The stream or the session ended or broke.
             AuthRefused, ProtocolBroken: As for `request`.

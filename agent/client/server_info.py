@@ -1,8 +1,7 @@
-"""What a client tells of the other side, and what both kinds of client share about listening to it.
+"""What a client knows of the other side, and what both transports share about listening to it.
 
 Made by the HTTP and the stdio client while they open, read by links and dispatch through `agent.client.connect`. The
-one rule: everything here is the other side's own word, so nothing may be trusted further than the spec that was
-dialled.
+one rule: everything here is the other side's own claim, so it is trusted no further than the spec that was dialled.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,7 +18,7 @@ from agent.tasks.ids import announces_tasks
 ACKNOWLEDGE_TIMEOUT_S: Final = 10.0
 
 OnNotification: TypeAlias = Callable[[str, Json], Awaitable[None]]
-# Takes a request of the server's own; returns the reply to send at once, None when it comes later.
+# Takes a server request; returns the reply to send at once, None when it comes later.
 OnServerRequest: TypeAlias = Callable[[Json], bytes | None]
 
 
@@ -29,7 +28,7 @@ class ListenNotSupported(MeshError):
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the other side said of itself when the client opened.
+    """The other side's `server/discover` or `initialize` result.
 
     `mesh` is its entry under `MESH_EXTENSION` (capabilities.extensions when modern, .experimental when legacy) where
     that is an object, else None.
@@ -61,12 +60,12 @@ def mesh_entry(era: Era, capabilities: Json) -> Json | None:
 
 
 def is_leaving(server_info: ServerInfo) -> bool:
-    """Whether it is a node that answers what it is asked, but says that it will not do so for long."""
+    """Whether it is a node that is draining: it still answers, but not for long."""
     return server_info.mesh is not None and server_info.mesh.get(DRAINING) is True
 
 
 def listen_failure(exc: RpcError | CallFailed) -> ListenNotSupported | Unreachable:
-    """What a refused or ended stream means to whoever listens."""
+    """A refused or ended stream as the failure of `McpClient.listen`."""
     if isinstance(exc, CallFailed):
         return Unreachable(str(exc))
     if exc.code == METHOD_NOT_FOUND:

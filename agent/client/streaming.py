@@ -1,8 +1,8 @@
-"""The way of a large result from the client that reads it to the caller that waits for it, in parts.
+"""Passes a large result from the client that reads it to the caller that waits for it, in parts.
 
 The endpoints make a `ResultStream` for each request, dispatch a `LargeResult` for each attempt, which clients are
-given; where calls outlive attempts, an `PendingCall` stands between. The one rule: a result that has begun goes to that
-caller and to nobody else, whole or visibly broken.
+given; where calls outlive attempts, a `PendingCall` stands between. The one rule: a result that has begun goes to that
+caller alone, whole or visibly broken.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class ResultStream:
 
 
 class LargeResult:
-    """A sink, and how the results of one replica are walked through on their way to it. One for each attempt."""
+    """A sink, and the rewriter for one replica's results on the way to it. One for each attempt."""
 
     __slots__ = ("_begun", "_sink", "is_begun", "make_rewriter")
 
@@ -44,7 +44,7 @@ class LargeResult:
         self.make_rewriter = make_rewriter
 
     def when_begun(self, call: Callable[[], None]) -> None:
-        """Let `call` know once the result has begun."""
+        """Call `call` once the result has begun."""
         self._begun.append(call)
 
     async def begin(self) -> bool:
@@ -67,6 +67,6 @@ class LargeResult:
 
 
 def lift(deadline: asyncio.Timeout, large: LargeResult | None) -> None:
-    """Let a request's deadline end when its result begins: the reader's pace is no fault of the server."""
+    """Lift a request's deadline when its result begins: the server is not to blame for a slow reader."""
     if large is not None:
         large.when_begun(lambda: deadline.reschedule(None))

@@ -1,7 +1,7 @@
-"""What one `subscriptions/listen` asks for, and what is made of the messages on its stream.
+"""The filter of one `subscriptions/listen` request, and what becomes of the messages on its stream.
 
-Handed by links to clients, which send the parameters and hand back each message; a client to a session says the same in
-the words of that era. The one rule: nothing is told before the other side has acknowledged, and only what it granted.
+Passed by links to clients, which send the parameters and hand back each message; a client to a server with sessions
+sends the requests of that era. The one rule: nothing is reported before the acknowledgement, and only what it grants.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 
 
 class Listening(Protocol):
-    """One stream: what is asked for, whether the other side has agreed, and who takes its messages."""
+    """One stream: its parameters, whether the other side has acknowledged it, and the receiver of its messages."""
 
     @property
     def params(self) -> Json:
@@ -33,7 +33,7 @@ class Listening(Protocol):
 
     @property
     def acknowledged(self) -> bool:
-        """Whether the other side has said what it grants."""
+        """Whether the other side has acknowledged the subscription."""
         ...
 
     @property
@@ -42,7 +42,7 @@ class Listening(Protocol):
         ...
 
     def take(self, method: str, params: Json) -> None:
-        """Take one message of the stream. Raises `ListenNotSupported` when nothing of what was asked is granted."""
+        """Take one message of the stream. Raises `ListenNotSupported` when nothing is granted."""
         ...
 
 
@@ -74,9 +74,9 @@ class ListChanges:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a stream may tell of: the member of the filter with its names, the notification, the parameter with a name.
+    """A kind of update: the filter's member with the names, the notification, the notification's parameter with a name.
 
-    `has_results`: what is told may be as large as any answer. `meta`: what goes along with the request.
+    `has_results`: a notification may be as large as any answer. `meta`: what goes along with the request.
     """
 
     member: str
@@ -94,8 +94,8 @@ TASKS: Final = Subject("taskIds", "notifications/tasks", "taskId", has_results=T
 class Updates:
     """Updates of some resources or tasks, by the names that the other side knows them by.
 
-    `on_granted` gets those of `names` that the other side will tell of, and its errors for others by name, where it
-    gave any; once, before anything else. `on_updated` gets a name and what was told; a URI may be one below a granted
+    `on_granted` gets those of `names` that the other side grants, and its errors for others by name, where it gave any;
+    once, before anything else. `on_updated` gets a name and the notification's params; a URI may be one below a granted
     one. `meta` goes along in the request's `_meta`.
     """
 
@@ -126,7 +126,7 @@ class Updates:
         return self._subject.has_results
 
     def grant(self, names: Iterable[str], refusals: Mapping[str, RpcError] | None = None) -> None:
-        """The other side will tell of these. Raises `ListenNotSupported` when there are none."""
+        """The other side grants these. Raises `ListenNotSupported` when there are none."""
         granted = self.names.intersection(names)
         self.acknowledged = bool(granted)
         self._on_granted(granted, refusals or {})
@@ -149,7 +149,7 @@ class Updates:
 
 
 class Heard:
-    """Takes messages in a callback, where nothing may be raised. `word` is set when they are granted or refused."""
+    """Takes messages in a callback, where nothing may be raised. `word` is set on the acknowledgement or refusal."""
 
     def __init__(self, listening: Listening) -> None:
         self.word = asyncio.Event()

@@ -1,7 +1,7 @@
-"""Compares the links that we want with those that we have, and names the steps between.
+"""Compares the desired links with the actual ones, and names the steps from one to the other.
 
 Called by the mesh with whole maps; the supervisor carries the actions out. The one rule: applying the actions makes
-actual equal desired, and asking again then gives none.
+actual equal desired, and another comparison then gives none.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ NOT_WANTED: Final = "it is no longer wanted"
 
 @dataclass(frozen=True, slots=True)
 class OpenLink:
-    """Start a link that is not there."""
+    """Start a missing link."""
 
     spec: BackendSpec
 
@@ -35,7 +35,7 @@ class CloseLink:
 
 @dataclass(frozen=True, slots=True)
 class RenewLink:
-    """Close, then open: what is dialled or how its answers count has changed."""
+    """Close, then open: the target or the trust in its answers has changed."""
 
     spec: BackendSpec
 
@@ -47,9 +47,9 @@ class RenewLink:
 
 @dataclass(frozen=True, slots=True)
 class RelabelLink:
-    """Replace the spec of a link that stays up: only words about it changed, or the mesh's own token for it.
+    """Replace the spec of a link that stays up: only its description changed, or the peer token.
 
-    `sighted`: the catalog has seen it anew, which cuts a back-off short.
+    `sighted`: the catalog reported a change, which cuts a back-off short.
     """
 
     spec: BackendSpec
@@ -81,7 +81,7 @@ def reconcile(desired: Mapping[str, BackendSpec], actual: Mapping[str, BackendSp
 
 
 def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
-    """Whether the live session serves the new spec as well as the old one."""
+    """Whether the open client serves the new spec as well as the old one."""
     match wanted, present:
         case PeerSpec(), PeerSpec():
             same = replace(
@@ -93,12 +93,12 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
                 local_token=wanted.local_token,
             )
             if _has_no_token_of_its_own(wanted) and _has_no_token_of_its_own(present):
-                # A rotated peer token; the client shows it from the next request on, and no call meets a closed client.
+                # A rotated peer token: the client sends it from the next request on, so no call fails meanwhile.
                 same = replace(same, target=replace(present.target, token=wanted.target.token))
                 nodes = {wanted.expected_node_id, present.expected_node_id} - {None}
                 if PeerSource.DISCOVERY not in (wanted.source, present.source) and len(nodes) <= 1:
-                    # The catalog has come to know the node that others name, or no longer does. The link knows who
-                    # has answered.
+                    # The catalog has learnt which node it is, or no longer knows it. The link knows the node that
+                    # answered.
                     same = replace(same, expected_node_id=wanted.expected_node_id, is_mesh_node=wanted.is_mesh_node)
             return wanted == same
         case ServerSpec(), ServerSpec():
@@ -110,7 +110,7 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
 
 
 def _has_no_token_of_its_own(spec: PeerSpec) -> bool:
-    """Whether it is shown the peer token or none: one that an operator has added it with is tried at once."""
+    """Whether it gets the peer token or none, not one of its own, given by an operator, which is tried at once."""
     return spec.is_mesh_node or spec.target.token is None
 
 
@@ -118,6 +118,6 @@ def _sighted(wanted: BackendSpec, present: BackendSpec) -> bool:
     if not (isinstance(wanted, PeerSpec) and isinstance(present, PeerSpec)):
         return False
     if (wanted.target.token, wanted.local_token) != (present.target.token, present.local_token):
-        return True  # Whoever refused the old one may take the new one.
-    # An empty sighting says that the catalog has nothing good to tell: no reason to dial.
+        return True  # A peer that refused the old one may accept the new one.
+    # An empty sighting means that the catalog has no good news: no reason to dial.
     return wanted.sighting not in ("", present.sighting)

@@ -1,7 +1,7 @@
 """Opens the right client of a backend: of a mesh node the local endpoint, of anything else the endpoint as given.
 
 Called by a link at every dial. The one rule: a link never imports what the other node merely forwards, unless an
-operator asked for a gateway, and never talks to a node other than the one that was named.
+operator added it as a gateway, and never uses a node other than the one that was named.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -22,9 +22,9 @@ LOCAL_SUFFIX = "/local"
 
 @dataclass(frozen=True, slots=True)
 class OpenClient:
-    """An open client and who stands behind it; `identity` is None for a plain MCP server.
+    """An open client and the identity of the other side, None for a plain MCP server.
 
-    `with_token`: it was opened with a token, in the catalog's or the settings' trust.
+    `with_token`: it was opened with a token, as the catalog or the settings had it.
     """
 
     client: McpClient
@@ -32,14 +32,14 @@ class OpenClient:
     with_token: bool = False
 
     def serves(self, spec: BackendSpec) -> bool:
-        """Whether it leads where a new spec of the same URL wants to."""
+        """Whether it leads to the node that a new spec of the same URL expects."""
         if not isinstance(spec, PeerSpec):
             return True
         node_id = self.identity.node_id if self.identity is not None else None
         return spec.expected_node_id in (None, node_id) and (node_id is not None or not spec.is_mesh_node)
 
     def token(self, spec: BackendSpec) -> str | None:
-        """What it may show from now on: the peer token only to a known node, or where a token was shown before."""
+        """The token to send from now on: the peer token only to a known node, or where a token was sent before."""
         if not isinstance(spec.target, HttpTarget):
             return None
         return spec.target.token or (spec.local_token if self.with_token and isinstance(spec, PeerSpec) else None)
@@ -78,25 +78,25 @@ async def _first_client(
 ) -> tuple[str, OpenClient]:
     """The client at `target`, or the local one of a node that refuses us at `target`; and the URL where it was opened.
 
-    A token is shown to nobody but the host that was named, over the scheme that was named.
+    A token is sent only to the host that was named, over the scheme that was named.
     """
     try:
         client = await stack.enter_async_context(open_client(target, on_pending=on_pending))
     except AuthRefused as refused:
         if refused.node_mark == node_mark(own.node_id):
             raise DialledOurselves(f"{target.url} is this node itself") from refused
-        # A token between nodes is good for the local endpoint alone, which nobody should have to spell out.
-        # The mesh's own token is for those who refuse as nodes do; an impostor can, no plain server does by accident.
+        # A token between nodes is valid for the local endpoint alone, which operators need not spell out. The peer
+        # token is sent to servers that refuse as nodes do; an impostor can, but no plain server does so by accident.
         trusted = spec.local_token if refused.by_node else None
         local = replace(local_target(target), token=target.token or trusted)
         if spec.scope is PeerScope.MESH or local.token is None or target == local:
             raise
-        return local.url, await _let_in(spec, local, own, stack, refused)
+        return local.url, await _local_client(spec, local, own, stack, refused)
     identity = checked_identity(client.server_info, spec, own)
     return target.url, OpenClient(client, identity, with_token=target.token is not None)
 
 
-async def _let_in(
+async def _local_client(
     spec: PeerSpec, local: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, refused: AuthRefused
 ) -> OpenClient:
     """Open `local`; raises `refused` unless a node of the mesh answers there."""
@@ -113,7 +113,7 @@ async def _let_in(
 
 
 def dialler(on_pending: OnPending) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:
-    """`opened` for links whose parked calls are counted."""
+    """`opened` for links whose pending calls are counted."""
     return partial(opened, on_pending=on_pending)
 
 
@@ -134,7 +134,7 @@ def refuse_mesh_node(server_info: ServerInfo, spec: ServerSpec, own: NodeIdentit
 
 
 def checked_identity(server_info: ServerInfo, spec: PeerSpec, own: NodeIdentity) -> NodeIdentity | None:
-    """Who answered, refused when it is ourselves or not the node that the catalog named."""
+    """The identity of the other side; refused when it is ourselves or not the node that the catalog named."""
     card = server_info.mesh
     if card is None:
         if spec.expected_node_id is not None:

@@ -1,9 +1,9 @@
-"""Keeps what an open client follows equal to what its subscribers want, while both change.
+"""Keeps the names that an open client follows equal to those that its subscribers want, while both change.
 
-Run by a session from the first wish on, as long as its client is open; one for resources, by their URIs, and one for
-tasks, by their IDs. Names are followed in streams of a bounded number each; a set that changes is followed anew first,
-and what it replaces is ended when that is acknowledged. The one rule: a name that is wanted and not followed is told as
-settled each time that it comes to be followed, since what happened before then was missed.
+Run by `agent.links.lifecycle` from the first subscription on, as long as the client is open; one for resources, by
+their URIs, and one for tasks, by their IDs. Names are followed in streams of a bounded number each; a set that changes
+is followed anew first, and the stream that it replaces is ended when the new one is acknowledged. The one rule: a
+wanted name is reported as settled each time that following it begins, since updates before then were missed.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from discovery.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-# As much as a node grants one caller. An acknowledgement repeats the names and has to fit into one event of 1 MiB.
+# As many as a node grants one caller. An acknowledgement repeats the names and has to fit into one event of 1 MiB.
 NAMES_PER_STREAM_MAX: Final = 1_000
 NAME_BYTES_PER_STREAM_MAX: Final = 512 << 10
 # A stream that ended is opened again: at once after the first time, ever more slowly while it keeps ending (a proxy, a
@@ -33,7 +33,7 @@ NAME_BYTES_PER_STREAM_MAX: Final = 512 << 10
 STREAMS: Final = Backoff(first_s=0.5, last_s=30.0, factor=4.0)
 # A stream that held this long had an ordinary end.
 STREAM_STEADY_S: Final = 60.0
-# How long one question how a task stands may take, and when it is asked again that had no answer.
+# How long one poll of a task may take, and when it is repeated if there was no answer.
 CATCH_UP_TIMEOUT_S: Final = 10.0
 CATCH_UP_AGAIN_S: Final = 2.0
 
@@ -41,19 +41,19 @@ S = TypeVar("S")
 
 
 class Watch(Protocol):
-    """Who wants to know of a backend's resources, or tasks. All of it runs in the event loop and returns at once."""
+    """The subscribers of a backend's resources or tasks. Its methods run in the event loop and return at once."""
 
     @property
     def subject(self) -> Subject:
-        """What it is about."""
+        """Resources or tasks."""
         ...
 
     def wanted(self, backend_key: str) -> frozenset[str]:
-        """The names, as the backend knows them, of which somebody wants to be told, without those it refused."""
+        """The subscribed names, as the backend knows them, without those it refused."""
         ...
 
     def owed(self, backend_key: str) -> frozenset[str]:
-        """The tasks of which somebody has missed something, until `updated` or refused: to be asked for now."""
+        """The tasks whose updates may have been missed, until `updated` or refused: to be polled now."""
         ...
 
     def settled(self, backend_key: str, name: str, refusal: RpcError | None) -> None:
@@ -67,7 +67,7 @@ class Watch(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Stream:
-    """One `McpClient.follow`. `names`: what was asked, then what was granted; `ready`: that is known, or it is over."""
+    """One `McpClient.follow`. `names`: the requested, then the granted ones; `ready`: they are known, or it is over."""
 
     names: frozenset[str]
     task: asyncio.Task[None] | None = None
@@ -79,13 +79,13 @@ class _Stream:
 class Follower:
     """One client's follower. Sole writer: the task that runs `run`, with its children; `look` only wakes it.
 
-    `wake` is set when there is something to do; until it is for the first time, nobody need run it.
+    `wake` is set when there is something to do; until the first time, it need not run.
     """
 
     __slots__ = ("_backend", "_client", "_meta", "_short_streams", "_streams", "_watch", "wake")
 
     def __init__(self, client: McpClient, backend_key: str, watch: Watch, meta: Json | None = None) -> None:
-        """`meta` goes along with every stream that is asked for."""
+        """`meta` goes along with every request for a stream."""
         self._client = client
         self._backend = backend_key
         self._watch = watch
@@ -95,15 +95,15 @@ class Follower:
         self._short_streams = 0
 
     def __repr__(self) -> str:
-        return f"<Following {self._backend} {[len(stream.names) for stream in self._streams]}>"
+        return f"<Follower {self._backend} {[len(stream.names) for stream in self._streams]}>"
 
     @property
     def subject(self) -> Subject:
-        """What it follows."""
+        """Resources or tasks."""
         return self._watch.subject
 
     def look(self) -> None:
-        """What is wanted may have changed."""
+        """The wanted names may have changed."""
         if self._streams or self._watch.wanted(self._backend) or self._watch.owed(self._backend):
             self.wake.set()
 
@@ -131,16 +131,16 @@ class Follower:
             stream.task = group.create_task(self._hold(stream), name=f"follow {len(stream.names)} of {self._backend}")
         for stream in begun:
             await stream.ready.wait()
-        # What has ended meanwhile has left a gap.
+        # A stream that has ended meanwhile has left a gap.
         before = frozenset[str]().union(*(stream.names for stream in replaced & self._streams))
         for stream in begun:
-            self._tell(stream, before)
-        # Where one did not come about, what it would have replaced is better than nothing.
+            self._report(stream, before)
+        # If a new stream failed, the one that it would have replaced is better than none.
         if not any(stream.over for stream in begun):
             for stream in replaced & self._streams:
                 self._end(stream)
 
-    def _tell(self, stream: _Stream, before: frozenset[str]) -> None:
+    def _report(self, stream: _Stream, before: frozenset[str]) -> None:
         for name, refusal in stream.refusals.items():
             if not (stream.over and name in before):
                 self._watch.settled(self._backend, name, refusal)
@@ -149,7 +149,7 @@ class Follower:
                 self._watch.settled(self._backend, name, None)
 
     async def _catch_up(self) -> None:
-        """Ask how the tasks stand of which something may have been missed."""
+        """Poll the tasks whose updates may have been missed."""
         for task_id in self._watch.owed(self._backend):
             params = {"taskId": task_id, "_meta": TAKES_TASKS}
             try:
@@ -158,7 +158,7 @@ class Follower:
             except RpcError as exc:
                 self._watch.settled(self._backend, task_id, exc)
             except MeshError as exc:
-                log.debug("MCP task could not be asked for", extra={"backend": self._backend, "reason": str(exc)})
+                log.debug("MCP task could not be polled", extra={"backend": self._backend, "reason": str(exc)})
                 asyncio.get_running_loop().call_later(CATCH_UP_AGAIN_S, self.wake.set)
                 return
             else:
@@ -170,12 +170,12 @@ class Follower:
         stream.task.cancel()
 
     async def _hold(self, stream: _Stream) -> None:
-        """Follow one set of names until that ends, and see to it that it is followed anew then."""
+        """Follow one set of names until the stream ends, and wake `run` to follow it anew."""
         asked = stream.names
 
         def granted(names: frozenset[str], refusals: Mapping[str, RpcError]) -> None:
             stream.names = names
-            stream.refusals = {name: refusals.get(name) or not_told_of(name) for name in asked - names}
+            stream.refusals = {name: refusals.get(name) or not_granted(name) for name in asked - names}
             stream.ready.set()
 
         def updated(name: str, params: Json) -> None:
@@ -204,24 +204,24 @@ class Follower:
 def followers(
     client: McpClient, spec: BackendSpec, own: NodeIdentity, watches: Iterable[Watch]
 ) -> tuple[Follower, ...]:
-    """The followers of a link's new client. A gateway is told that the wish has passed us, and may not come round."""
+    """The followers of a link's new client. A gateway learns that the subscription has passed us, against loops."""
     is_gateway = isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH
     meta = {PATH_META_KEY: [own.node_id]} if is_gateway else None
     return tuple(Follower(client, spec.key, watch, meta) for watch in watches)
 
 
-async def begin_to_follow(followings: Iterable[Follower], group: asyncio.TaskGroup, *ends: Event) -> None:
-    """Run each from its first wake on; on most links nobody ever wants to know of anything, and they need no task."""
-    idle = list(followings)
+async def begin_to_follow(every: Iterable[Follower], group: asyncio.TaskGroup, *ends: Event) -> None:
+    """Run each from its first wake on; most links never have a subscription, and need no task."""
+    idle = list(every)
     while idle and not any(end.is_set() for end in ends):
-        await first_of(*(following.wake for following in idle), *ends)
-        for following in [one for one in idle if one.wake.is_set()]:
-            idle.remove(following)
-            group.create_task(following.run(), name=f"follow {following.subject.member}")
+        await first_of(*(follower.wake for follower in idle), *ends)
+        for follower in [one for one in idle if one.wake.is_set()]:
+            idle.remove(follower)
+            group.create_task(follower.run(), name=f"follow {follower.subject.member}")
 
 
 def can_tell(server_info: ServerInfo, subject: Subject) -> bool:
-    """Whether a server announces what has to be asked for; of another node it is known late whether it has tasks."""
+    """Whether a server announces such updates; whether another node has tasks is known late, so it may always."""
     if subject is TASKS:
         return server_info.era is Era.MODERN and (server_info.has_tasks or server_info.mesh is not None)
     resources = server_info.capabilities.get("resources")
@@ -241,7 +241,7 @@ def changed_streams(wanted: frozenset[str], streams: Mapping[S, frozenset[str]])
 
 
 def chunks(names: Iterable[str]) -> list[list[str]]:
-    """Cut into what one stream may follow."""
+    """Cut into sets that one stream may follow."""
     cut: list[list[str]] = []
     room_bytes = 0
     for name in sorted(names):
@@ -255,10 +255,10 @@ def chunks(names: Iterable[str]) -> list[list[str]]:
 
 
 def no_updates(backend_key: str) -> RpcError:
-    """A server that tells of no updates answers like this itself."""
+    """The error of a server that sends no updates."""
     return RpcError(METHOD_NOT_FOUND, f"{backend_key} tells of no such updates")
 
 
-def not_told_of(name: str) -> RpcError:
-    """The server acknowledged others, but not this one."""
+def not_granted(name: str) -> RpcError:
+    """The error for a name that is not in the acknowledgement."""
     return RpcError(INVALID_PARAMS, f"The server tells of no updates of {name[:128]}")

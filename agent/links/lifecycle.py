@@ -72,7 +72,7 @@ class StallDetector:
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<SilenceWatch {'idle' if self._timer is None else 'listening'}>"
+        return f"<StallDetector {'idle' if self._timer is None else 'listening'}>"
 
     def begun(self) -> None:
         """A call is under way."""

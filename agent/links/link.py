@@ -1,8 +1,9 @@
-"""One supervised connection to one backend: dial, serve a session, back off, and dial again, for ever.
+"""One supervised connection to one backend: dial, serve its client, back off, and dial again, for ever.
 
-Started, retired and cancelled by the supervisor; dispatch sends through `request`; everybody else reads `view`. The one
-rule: this task alone opens and closes the client, and whatever goes wrong becomes a state of the link, never an
-exception of the node.
+`Link` is started, retired and cancelled by the supervisor; dispatch sends through `request`; all others read `view`.
+`LinkRecord` holds the link's standing in the table of states (`agent.links.state`) and its view, and logs the changes.
+`turn` limits how many links dial at once. The one rule: this task alone opens and closes the client, and every failure
+becomes a state of the link, never an exception of the node.
 """
 
 import asyncio
@@ -41,14 +42,21 @@ from agent.links.state import (
 )
 from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
 
-# A dial within one network takes some milliseconds. Behind 200 peers that say nothing, for 5 s each, one that answers
+log = logging.getLogger(__name__)
+
+# A dial within one network takes some milliseconds. Behind 200 peers that do not answer, for 5 s each, one that does
 # waited 20 s for its turn; now it is 2 s.
 TURN_S: Final = 0.5
+# Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
+# answers its calls.
+DRAIN_TIMEOUT_S: Final = 30.0
+
+Dial = Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]
 
 
 @asynccontextmanager
 async def turn(places: asyncio.Semaphore) -> AsyncGenerator[None, None]:
-    """Wait for a place and hold it, for `TURN_S` at most; what is done in it may go on."""
+    """Wait for a place and hold it, for `TURN_S` at most; the block may take longer."""
     await places.acquire()
     held = True
 
@@ -72,9 +80,9 @@ async def _nothing_to_settle() -> None:
 
 @dataclass(frozen=True, slots=True)
 class LinkHooks:
-    """`changed`: any change of the link's view. `dialled`: how a dial ended. `reconnected`: whose client was lost.
+    """Callbacks: `changed` for any change of the view, `dialled` with a dial's outcome, `reconnected` after a loss.
 
-    `settled` returns when all changes up to now have had their effect on what clients are shown.
+    `settled` returns when all changes up to now have had their effect on the lists of clients.
     """
 
     changed: Callable[[], object]
@@ -84,11 +92,8 @@ class LinkHooks:
     settled: Callable[[], Awaitable[object]] = _nothing_to_settle
 
 
-log = logging.getLogger(__name__)
-
-
 class LinkRecord:
-    """See the module. `standing` is where it is in the table of states, `view` what others see."""
+    """See the module. `standing`: in the table of states; `view`: the frozen snapshot for all others."""
 
     __slots__ = ("_hooks", "standing", "view")
 
@@ -101,7 +106,7 @@ class LinkRecord:
         return f"<LinkRecord {self.view.key} {self.view.state} {self.view.last_error!r}>"
 
     def advance(self, event: LinkEvent, **changes: object) -> None:
-        """Move on in the table, and show that with whatever else changed in one step."""
+        """Move on in the table, and change the view in the same step."""
         self.standing = advance(self.standing, event, clock.now_s())
         self.show(state=self.standing.state, attempts=self.standing.attempts, **changes)
 
@@ -112,7 +117,7 @@ class LinkRecord:
             self._hooks.changed()
 
     def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:
-        """The first offer of a session has been read."""
+        """The first offer of a new client has been read."""
         self.advance(
             Opened(),
             offer=offer,
@@ -138,7 +143,7 @@ class LinkRecord:
             self.show(offer=offer, function_count=len(offer.tools))
 
     def failed(self, failure: MeshError) -> None:
-        """A dial failed, or a session ended."""
+        """A dial failed, or the client was lost."""
         was_up = self.view.ready_at_s is not None
         self.advance(
             Lost() if was_up else OpenFailed(),
@@ -155,25 +160,18 @@ class LinkRecord:
         log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": str(failure)})
 
     def begin_anew(self) -> None:
-        """A reload is no failure: it begins a new row of attempts, and a child that was about to be parked is not."""
+        """A reload is no failure: it begins a new row of attempts, and keeps a failing child from being parked."""
         log.info("MCP link reloaded", extra={"backend": self.view.key})
         self.advance(Reloaded(), last_error="", failure="", ready_at_s=None)
 
 
 def retry_soon(failure: BaseException | None) -> bool:
-    """Whether another dial may help before somebody has done something."""
+    """Whether another dial may help before an operator acts."""
     return bool(getattr(failure, "retry_soon", True))
 
 
-# Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
-# answers what it has.
-DRAIN_TIMEOUT_S: Final = 30.0
-
-Dial = Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]
-
-
 class Link:
-    """See the module. Sole writer: its own task, and `relabel`, `sight`, `reload` and `retire`, which only ask it.
+    """See the module. Sole writer: its own task; `relabel`, `sight`, `reload` and `retire` only signal it.
 
     `first_attempt` is set when the present dial, or the one that `reload` asked for, has an outcome, and at the end.
     """
@@ -217,7 +215,7 @@ class Link:
 
     @property
     def spec(self) -> BackendSpec:
-        """What the link is configured to be."""
+        """The configured backend."""
         return self.view.spec
 
     @property
@@ -226,7 +224,7 @@ class Link:
         return self._record.view
 
     def relabel(self, spec: BackendSpec, *, sighted: bool) -> None:
-        """Take new words about the same backend."""
+        """Take a new description of the same backend."""
         self._record.show(spec=spec)
         if self._session is not None:
             self._session.relabel(spec)
@@ -234,21 +232,21 @@ class Link:
             self.sight()
 
     def sight(self) -> None:
-        """The catalog said something new about it: list again when connected, else dial now instead of waiting on."""
+        """The catalog reported a change: list again when connected, else dial now instead of waiting on."""
         if self._session is not None:
             self._session.sighted(getattr(self.spec, "sighting", ""))
         if not self.view.connected:
             self._cut_short.set()
 
     def look_at_subscriptions(self) -> None:
-        """`LinkHooks.watches` may want something else to be followed than before."""
+        """The names that `LinkHooks.watches` want may have changed."""
         if self._session is not None:
             self._session.look_at_subscriptions()
 
     def reload(self) -> Event:
         """Close the client, if open, and dial anew; the event returned is set when that has an outcome.
 
-        A dial that is under way is not begun again: its outcome is the one that was asked for.
+        A dial that is under way is not begun again: its outcome counts.
         """
         if self.first_attempt.is_set():
             self.first_attempt = Event()
@@ -259,7 +257,7 @@ class Link:
         return self.first_attempt
 
     def retire(self) -> bool:
-        """End after what is in flight, at most `DRAIN_TIMEOUT_S`. False when no client is open: cancel the task."""
+        """End after the calls in flight, at most `DRAIN_TIMEOUT_S`. False when no client is open: cancel the task."""
         if self._session is None:
             return False
         self._retiring = True
@@ -287,7 +285,7 @@ class Link:
 
     async def _live_once(self) -> None:
         """One life of the client, from dial to loss; always ends with a `MeshError`, `Retired` or a cancellation."""
-        self._cut_short.clear()  # Whoever asked for a dial gets this one.
+        self._cut_short.clear()  # A reload or a sighting until now is served by this dial.
         self._record.advance(DialStarted())
         try:
             async with AsyncExitStack() as stack:
@@ -295,7 +293,7 @@ class Link:
         except Retired:
             raise
         except Exception as exc:
-            if self._retiring:  # Whatever ended it first, it is not to live again.
+            if self._retiring:  # Whatever ended it first, there is no other dial.
                 raise Retired from exc
             if isinstance(exc, MeshError):
                 raise
@@ -304,15 +302,15 @@ class Link:
             raise ProtocolBroken(f"unexpected {type(exc).__name__}") from exc
 
     async def _dial_and_serve(self, stack: AsyncExitStack) -> None:
-        """Note why the session ended before its client is closed, which may take seconds."""
+        """Record the failure before the client is closed, which may take seconds."""
         try:
             async with turn(self._dials):
                 dialled = self.spec
                 opened_client = await stack.enter_async_context(self._dial(dialled, self._own))
-            following = followers(opened_client.client, self.spec, self._own, self._hooks.watches)
-            # Another node at the same place has nothing of what the one before had.
+            to_follow = followers(opened_client.client, self.spec, self._own, self._hooks.watches)
+            # Another node at the same address has none of the offer of the one before.
             known = self.view.offer if opened_client.identity == self.view.identity else Offer()
-            self._session = LinkLifecycle(opened_client, self, self._rng, following, known)
+            self._session = LinkLifecycle(opened_client, self, self._rng, to_follow, known)
             if self.spec != dialled:  # It has changed meanwhile.
                 self._session.relabel(self.spec)
             await self._session.run()
@@ -334,10 +332,10 @@ class Link:
         finally:
             self._session = None
 
-    # What the session tells
+    # From the client's life (`agent.links.lifecycle`)
 
     def listed(self, offer: Offer) -> None:
-        """Take a whole offer; the first one of a session makes the link ready."""
+        """Take a whole offer; the first one of a client makes the link ready."""
         assert self._session is not None
         if self.view.connected:
             self._record.listed(offer)
@@ -347,12 +345,12 @@ class Link:
         self.first_attempt.set()
 
     async def settled(self) -> None:
-        """Return when what was listed is what clients are shown."""
+        """Return when the lists of clients have the last offer."""
         with suppress(MeshError):  # The node is stopping.
             await self._hooks.settled()
 
     def alive(self, latency_s: float, *, has_tasks: bool) -> None:
-        """Take a sign of life."""
+        """Take the answer to a probe."""
         self._record.advance(ProbeAnswered(), has_tasks=has_tasks)
         self._record.show(latency_s=latency_s)
 

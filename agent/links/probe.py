@@ -1,8 +1,8 @@
-"""Whether the other side of an open client lives: asked every few seconds, and believed in whatever form it says so.
+"""Whether the other side of an open client lives: it is probed every few seconds, and any answer counts.
 
-Run by `agent.links.lifecycle` for every session. Any answer counts: an error, a late one, one that is not MCP. A server
-that never answers `ping` but lists is up, and is asked by its shortest list from then on. The one rule: silence alone
-ends a session, and only while nothing else is asked of the server.
+Run by `agent.links.lifecycle` for every client. An error counts, a late answer, one that is not MCP. A server that
+never answers `ping` but lists is up, and is probed with its shortest list from then on. The one rule: only missing
+answers end a client, and only while no other request to the server is open.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ PROBE_AFTER_MISS_S: Final = 1.0
 DOUBT_PAUSE_S: Final = 0.2
 # A probe that was missed is still waited for this long: late is alive.
 LATE_S: Final = 10.0
-# Less than this is nothing: a timer of no length would fire without end before the clock moves.
+# The shortest timer: one of no length would fire again and again before the clock moves.
 TICK_S: Final = 0.01
 
-# By what is usually shortest. The capability that a server declares with each, and the request that lists it.
+# The usually shortest lists: the capability of each, and its request.
 _LISTS: Final = (("prompts", "prompts/list"), ("resources", "resources/list"))
 
 
@@ -38,21 +38,21 @@ class NoSignOfLife(Unreachable):
 
 
 class ProbeHooks(Protocol):
-    """Who hears of probes: the session's link."""
+    """The receiver of probe outcomes: the client's link."""
 
     def alive(self, latency_s: float, *, has_tasks: bool) -> None:
         """A probe was answered. `has_tasks` as now known."""
         ...
 
     def missed(self, *, busy: bool) -> bool:
-        """A probe was not answered in time. `busy`: a call is open. Returns whether the session may go on."""
+        """A probe was not answered in time. `busy`: a call is open. Returns whether the client may be kept."""
         ...
 
 
 class Probe:
-    """The probes of one client. `busy` says whether a call is open that may be all that the server does.
+    """The probes of one client. `busy`: whether a call is open, which may be all that the server does.
 
-    `lists`: whether a list may be asked for where `ping` is not answered; a node always answers.
+    `lists`: whether to try a list where `ping` is not answered; a node always answers.
     """
 
     __slots__ = ("_busy", "_client", "_hooks", "_lists", "_pings", "_rng", "doubt")
@@ -77,7 +77,7 @@ class Probe:
             await within(self.doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
             asked_at_s = clock.now_s()
             if self._busy() and asked:
-                pass  # It has a question of ours to answer when it is free; more of them would only fill its pipe.
+                pass  # It has a probe to answer when it is free; more of them would only fill its pipe.
             elif self._pings:
                 asked.add(group.create_task(self._ping(), name="ping"))
             if not self._pings or (missed and self._lists and not self._busy()):

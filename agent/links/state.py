@@ -27,32 +27,14 @@ if TYPE_CHECKING:
 DIALS: Final = Backoff(first_s=0.5, last_s=30.0)
 # A stdio child that keeps exiting costs a process start each time.
 CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
-# One that failed five times needs somebody's hand, or a registry or network to come back, which takes minutes.
+# One that failed five times needs an operator, or a registry or network to come back, which takes minutes.
 PARKED_DIALS: Final = Backoff(first_s=60.0, last_s=300.0)
-
-
-def wait_s(standing: "LinkStanding", rng: "random.Random", *, retry_soon: bool) -> float:
-    """Seconds until a link's next dial; none after a reload.
-
-    Full jitter, but for a parked child, whose waits only grow. Without `retry_soon` (authentication, protocol,
-    identity) only an operator can help, so the wait is drawn from the upper half of the longest at once.
-    """
-    match standing.state:
-        case LinkState.IDLE:
-            return 0.0
-        case LinkState.PARKED:
-            return PARKED_DIALS.step_s(standing.attempts - CRASHES_MAX + 1)
-    backoff = CHILD_DIALS if standing.is_child else DIALS
-    if not retry_soon:
-        return rng.uniform(backoff.last_s / 2, backoff.last_s)
-    return backoff.jittered_s(max(1, standing.attempts), rng.random())
-
 
 # With a probe every 5 s and 1 s for its answer, a hung peer is down within 12 s of its last answer
 # to a call, and one lost probe changes nothing.
 MISSES_SUSPECT: Final = 2
 MISSES_DOWN: Final = 3
-# A session that held this long has proved itself: the next failure is the first of a new row.
+# A session that lasted this long was stable: the next failure is the first of a new row.
 STEADY_AFTER_S: Final = 60.0
 # A child that keeps exiting burns CPU and hides its first error below the repeats.
 CRASHES_MAX: Final = 5
@@ -90,7 +72,7 @@ class OpenFailed:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswered:
-    """The backend showed a sign of life."""
+    """The backend answered a probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +117,23 @@ def advance(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStand
     """The standing after `event`. Never raises; an event without meaning in the present state changes nothing."""
     step = _TABLE[standing.state].get(type(event))
     return standing if step is None else step(standing, event, now_s)
+
+
+def wait_s(standing: LinkStanding, rng: "random.Random", *, retry_soon: bool) -> float:
+    """Seconds until a link's next dial; none after a reload.
+
+    Full jitter, but for a parked child, whose waits only grow. Without `retry_soon` (authentication, protocol,
+    identity) only an operator can help, so the wait is drawn from the upper half of the longest at once.
+    """
+    match standing.state:
+        case LinkState.IDLE:
+            return 0.0
+        case LinkState.PARKED:
+            return PARKED_DIALS.step_s(standing.attempts - CRASHES_MAX + 1)
+    backoff = CHILD_DIALS if standing.is_child else DIALS
+    if not retry_soon:
+        return rng.uniform(backoff.last_s / 2, backoff.last_s)
+    return backoff.jittered_s(max(1, standing.attempts), rng.random())
 
 
 def _dials(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:

@@ -1,4 +1,4 @@
-"""Owns the link tasks: opens, closes and renews links as reconcile decided, and shows how they stand.
+"""Owns the link tasks: opens, closes and renews links as reconcile decided, and gives their views.
 
 The mesh applies actions; dispatch and the API look links up by backend key. The one rule: one task owns each link, and
 applying never waits for a dial.
@@ -48,11 +48,11 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
 
     @property
     def actual(self) -> Mapping[str, BackendSpec]:
-        """What each link is configured to be now, by backend key."""
+        """The present spec of each link, by backend key."""
         return {key: link.spec for key, link in self._links.items()}
 
     def views(self) -> tuple[LinkView, ...]:
-        """Every link as it stands now."""
+        """The view of every link."""
         return tuple(link.view for link in self._links.values())
 
     def link(self, key: str) -> Link | None:
@@ -84,16 +84,16 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
         task.add_done_callback(lambda _: self._ended(link))
 
     def _ended(self, link: Link) -> None:
-        """Forget a link; one that ended against its will is missed by the next resync, which opens it again."""
+        """Forget a link; one that ended unexpectedly is opened again by the next resync."""
         del self._tasks[link]
         link.first_attempt.set()  # A task that was cancelled before it ran could not.
         if self._links.get(link.spec.key) is link:
             del self._links[link.spec.key]
 
     def _close(self, key: str, reason: str, *, replaced: bool = False) -> None:
-        """What the catalog takes away, or a successor replaces, may still answer what it was asked.
+        """A link that the catalog removes, or a successor replaces, may finish its calls.
 
-        What an operator takes away ends at once, and so does a child, whose successor may not start before that.
+        One that an operator removes ends at once, and so does a child, whose successor may not start before that.
         """
         link = self._links.pop(key)
         log.info("MCP link closed", extra={"backend": key, "reason": reason})

@@ -1,4 +1,4 @@
-"""One MCP endpoint, assembled: the ways of both eras, the management server behind them, and change notices.
+"""One MCP endpoint, assembled: the servers of both eras, the management server behind them, and notifications.
 
 Built by the wiring twice, for `/mcp` and `/mcp/local`. The one rule: the two differ in their route table alone.
 """
@@ -85,10 +85,10 @@ async def build_endpoint(
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
-    `list_changed` counts the notices sent, `session_event` what happens to sessions. `session_keys`: see `SessionSeal`.
-    `search_mode`: whether clients that ask for nothing get the search tools in place of all tools; None: there are no
-    search tools. `draining`: whether peers are to look for another node. `limits`: of one page of a list; None: the
-    usual ones. `preferences`: of clients that do not say.
+    `list_changed` counts the notifications sent, `session_event` the events of sessions. `session_keys`: see
+    `SessionSeal`. `search_mode`: whether clients get the search tools in place of all tools by default; None: there are
+    no search tools. `draining`: whether peers are to use another node. `limits`: of one page of a list; None: the usual
+    ones. `preferences`: of clients that do not say.
     """
     server = build_management(identity.name, __version__, node_status, asks_others=path != PEER_PATH)
     if search_mode is not None:

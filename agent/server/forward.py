@@ -1,6 +1,6 @@
-"""Forwards one routed request and fits what comes back to the client: result shape, errors, the line in the log.
+"""Forwards one routed request and fits the outcome to the client: result shape, errors, the line in the log.
 
-Called by the ways into an endpoint. The one rule: every failure says whether the request may have been executed, and
+Called by the servers of both eras. The one rule: every failure says whether the request may have been executed, and
 a backend's own result or error passes unchanged, its bytes too where nothing has to be added or renamed.
 """
 
@@ -37,28 +37,28 @@ log = logging.getLogger("agent.mcp")
 _CACHEABLE: Final = frozenset({"resources/read"})
 _COMPLETE: Final[Json] = {"resultType": "complete"}
 _COMPLETE_WITH_HINTS: Final[Json] = {**_COMPLETE, **LIST_HINTS}
-# Words of 2026-07-28 that earlier clients have no use for.
+# Members of 2026-07-28 that earlier clients do not know.
 _MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
-# A result can be read 1,024 levels deep, and passes as bytes so; what has to be written anew may be only 254 deep, of
-# which its envelope takes a few.
+# A result can be read 1,024 levels deep, and passes as bytes then; one that is serialized anew may be only 254 deep,
+# and its envelope takes a few levels.
 ANSWER_NESTING_MAX: Final = 250
-# What a client sends as a name may be a book; the log keeps its title.
+# A client may send a name of any length; the log keeps its beginning.
 NAME_LEN_LOGGED: Final = 128
 _DISCOVER: Final = "server/discover"
 
 
 @dataclass(slots=True)
 class Served:
-    """Who served a request and how, for its line in the log.
+    """The backend that served a request, and the outcome, for its line in the log.
 
-    `backend`: who was asked last, None when nobody could be. `tool_error`: the result says that the tool failed.
+    `backend`: the last one tried, None when there was none. `tool_error`: the result has `isError`.
     """
 
     backend: str | None = "own"
     tool_error: bool = False
 
     def asked(self, backend: str) -> None:
-        """Somebody is being asked now."""
+        """Note the backend of an attempt."""
         self.backend = backend
 
 
@@ -77,15 +77,15 @@ async def forward(
 ) -> Forwarded:
     """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result.
 
-    `list_index`: where the route came from, and is looked up again before a call that nobody has executed is given up.
-    A large result may go to `sink` while it comes; `AnswerCut` then says that it will never be whole.
+    `list_index`: the source of the route, which is looked up again before a call that was not executed is given up.
+    A large result may go to `sink` while it comes; `AnswerCut` then means that it will never be complete.
     """
     served.backend = None
 
     async def pass_on(note_method: str, note: Json) -> None:
         if not _concerns_caller(note_method, note, params):
             return
-        # One that cannot be written must not cost the call its result.
+        # One that cannot be serialized must not cost the call its result.
         if not is_deeper_than(note, ANSWER_NESTING_MAX):
             await on_notification(note_method, note)
 
@@ -128,16 +128,16 @@ async def forward(
 
 
 def _concerns_caller(method: str, note: Json, params: Json) -> bool:
-    """Whether the caller, who asked with `params`, is told this."""
+    """Whether a notification is passed to the caller of a request with these `params`."""
     if method == LOG_MESSAGE:
         return is_wanted(note, asked_level(params))
     return is_asked_by_node(params) or not is_for_nodes(note)
 
 
 def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
-    """A server may ask only for what its client declared (MCP 2026-07-28, multi-round-trip requests).
+    """A server may send only requests that its client declared (MCP 2026-07-28, multi-round-trip requests).
 
-    Towards the client we are the server, so the client is told what it would have to declare.
+    To the client we are the server, so the error names the capabilities that it would have to declare.
     """
     capabilities = (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY)
     if needed := undeclared_features(capabilities, result.get("inputRequests")):
@@ -149,19 +149,19 @@ def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
 
 
 def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: Json) -> Forwarded:
-    """The same with the URIs of resources as clients know them, and what they asked for as they asked for it."""
+    """The same with the public URIs of resources, and the requested URI as the client wrote it."""
     codec, replica = route.uris(forwarded.replica), forwarded.replica
     asked = asked_uri(method, params, replica)
     if codec.result(method, forwarded.result, asked) is forwarded.result:
         return forwarded
-    # Written anew, so its numbers count; most results never get here.
+    # Serialized anew, so its numbers have to be exact; most results never get here.
     return Forwarded(codec.result(method, exact(forwarded.result), asked), replica)
 
 
 def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) -> tuple[Bytes, ...]:
-    """The result as JSON, in parts that follow each other, fit to the era of the client that asked.
+    """The result as JSON, in consecutive parts, in the shape of the client's era.
 
-    Raises `MCPError` for questions to a client that cannot be asked, and for what is too deep to be written anew.
+    Raises `MCPError` for server requests that this client cannot get, and for a result too deep to be serialized anew.
     """
     result, raw = forwarded.result, forwarded.raw
     if raw is None:
@@ -192,13 +192,15 @@ def _fit(method: str, route: Route, result: Json, *, modern: bool) -> Json:
 
 
 def added(method: str) -> Json:
-    """What a result must say at 2026-07-28, unless it does."""
+    """The members that a result must have at 2026-07-28, if it lacks them."""
     return _COMPLETE_WITH_HINTS if method in _CACHEABLE else _COMPLETE
 
 
 def _dumped(result: Json, route: Route, forwarded: Forwarded) -> bytes:
     try:
-        return orjson.dumps([[[[result]]]])[4:-4]  # As deep as in an answer's envelope: it leaves `ANSWER_NESTING_MAX`.
+        return orjson.dumps([[[[result]]]])[
+            4:-4
+        ]  # As deep as in an answer's envelope, which leaves `ANSWER_NESTING_MAX`.
     except orjson.JSONEncodeError as exc:
         raise _unwritable(route, forwarded) from exc
 
@@ -248,7 +250,7 @@ def _outcome(served: Served, failure: BaseException | None) -> str:
 
 
 def _only_polls(method: str, params: Json) -> bool:
-    """Whether a peer asks for a sign of life, or whether questions still stand, as it does every few seconds."""
+    """Whether it is a probe, or a poll whether server requests are still open: a peer sends them every few seconds."""
     if method != _DISCOVER and "requestState" not in params:
         return False
     meta = params.get("_meta")
@@ -265,7 +267,7 @@ def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:
 
 
 def _named_as_asked(data: object, route: Route, params: Json) -> object:
-    """An error about a resource tells its URI (MCP 2026-07-28, resources): the client's, not the backend's."""
+    """An error about a resource contains its URI (MCP 2026-07-28, resources): the client's, not the backend's."""
     if isinstance(data, dict) and data.get("uri") in [replica.remote_name for replica in route.replicas]:
         return {**data, "uri": params["uri"]}
     return data

@@ -1,9 +1,9 @@
 """Serves `subscriptions/listen` of one endpoint: list changes, and updates of resources and tasks that a client names.
 
-Called by the way of stateless requests; the node's notices of list changes come through `tell`. A stream begins with
-what is granted: every kind of list change, and the resources and tasks whose servers tell of updates; the others are
-left out, as the protocol has it. The one rule: a client that does not read costs a bounded memory and no one else's
-time; its stream is ended, and it listens anew.
+`ListenStreams` is called by the server of stateless requests; `Notices` combines changes of the route table into list
+change notifications for the clients of both eras. A stream begins with what is granted: every kind of list change, and
+the resources and tasks whose servers send updates; the others are left out, as the protocol has it. The one rule: a
+client that does not read costs bounded memory and delays no other client; its stream is ended, and it listens anew.
 """
 
 import asyncio
@@ -26,7 +26,9 @@ from agent.server.response import Answer
 from agent.subscriptions.registry import News, Subscriber, Tell
 from agent.subscriptions.tasks import TaskNews
 
-# docs/calls.md: a burst of joins must not become a burst of notices; 250 ms is below what a person notices.
+log = logging.getLogger(__name__)
+
+# docs/calls.md: a burst of joins must not become a burst of notifications; 250 ms is below what a person notices.
 INTERVAL_S: Final = 0.25
 
 # What a client re-reads when routes of a kind differ; a namespace is in no list.
@@ -37,9 +39,28 @@ _LIST_OF: Final = {
     RouteKind.TEMPLATE: "resources",
 }
 
+# Each is a connection of a client, or one of two of a peer; a mesh of 1,000 nodes has room.
+STREAMS_MAX: Final = 2_560
+# Notifications that a stream has not written yet. Equal ones are one; so many different ones mean a client that does
+# not read.
+PENDING_MAX: Final = 2048
+# The same for notifications of tasks, in bytes of JSON. A single one may be larger, as an answer may.
+PENDING_BYTES_MAX: Final = 8 << 20
+
+_ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+_SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
+_URIS: Final = RESOURCES.member
+_TASK_IDS: Final = TASKS.member
+# The member of a client's filter, by the method of the notification.
+_LIST_KINDS: Final = {
+    "notifications/tools/list_changed": "toolsListChanged",
+    "notifications/prompts/list_changed": "promptsListChanged",
+    "notifications/resources/list_changed": "resourcesListChanged",
+}
+
 
 class Notices:
-    """The fan-out of one endpoint. Written by its own task."""
+    """The fan-out of list changes to the clients of one endpoint. Written by its own task."""
 
     def __init__(self, tell: Sequence[Callable[[str], None]], sent: Callable[[str], None]) -> None:
         """Each of `tell` takes the method of a notification to the clients of one era, and never waits."""
@@ -58,7 +79,7 @@ class Notices:
             self._wake.set()
 
     async def run(self) -> None:
-        """Send notices until cancelled."""
+        """Send notifications until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -70,44 +91,23 @@ class Notices:
             await asyncio.sleep(INTERVAL_S)
 
 
-log = logging.getLogger(__name__)
-
-# Each is a connection of a client, or one of two of a peer; a mesh of 1,000 nodes has room.
-STREAMS_MAX: Final = 2_560
-# What a stream has to tell and has not written yet. Equal notices are one; so many different ones mean nobody reads.
-PENDING_MAX: Final = 2048
-# The same for what tasks are told with, in bytes of JSON. One may be larger by itself, as an answer may.
-PENDING_BYTES_MAX: Final = 8 << 20
-
-_ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
-_SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
-_URIS: Final = RESOURCES.member
-_TASK_IDS: Final = TASKS.member
-# What a client names it in its filter, by the method that tells it.
-_LIST_KINDS: Final = {
-    "notifications/tools/list_changed": "toolsListChanged",
-    "notifications/prompts/list_changed": "promptsListChanged",
-    "notifications/resources/list_changed": "resourcesListChanged",
-}
-
-
 class NewSubscriber(Protocol[News]):
-    """Makes the subscriber that stands for one stream."""
+    """Makes the subscriber of one stream."""
 
     def __call__(self, tell: Tell[News], *, across_gateways: bool) -> Subscriber[News]:
-        """`tell` gets what there is to tell."""
+        """`tell` gets each update."""
         ...
 
 
 class _Stream:
-    """What one client is still to be told, each thing once, in order of its first telling."""
+    """The notifications that one client has not got yet, equal ones once, in order of their first arrival."""
 
     def __init__(self, asked: Json) -> None:
         self.kinds = frozenset(kind for kind in _LIST_KINDS.values() if asked.get(kind) is True)
         self.overflowed = False
         self.ended = False
         self.wake = asyncio.Event()
-        # By method and name; for a task what is told of it, which is always the latest.
+        # By method and name; for a task its params, always the latest.
         self._pending: dict[tuple[str, str], bytes] = {}
         self._pending_bytes = 0
 
@@ -117,7 +117,7 @@ class _Stream:
         return self.ended or self.overflowed
 
     def end(self) -> None:
-        """Nothing more is to be told: the node shuts down."""
+        """Write nothing more: the node shuts down."""
         self.ended = True
         self.wake.set()
 
@@ -154,7 +154,7 @@ class _Stream:
 
 
 class ListenStreams:
-    """The streams of one endpoint. Sole writer of what they have to tell: the event loop, through the methods."""
+    """The streams of one endpoint. Sole writer of their notifications: the event loop, through the methods."""
 
     def __init__(self, of_resources: NewSubscriber[str], of_tasks: NewSubscriber[TaskNews]) -> None:
         self._of_resources = of_resources
@@ -166,7 +166,7 @@ class ListenStreams:
         return f"<ListenStreams {len(self._streams)} open{', closing' if self._closing else ''}>"
 
     def tell(self, method: str) -> None:
-        """Tell every stream that wants to know it that a list has changed; never waits."""
+        """Send a list change to every stream that has it in its filter; never waits."""
         for stream in self._streams:
             stream.list_changed(method)
 
@@ -182,7 +182,7 @@ class ListenStreams:
         """Serve one stream until the node shuts down, or its client does not read; one that leaves cancels this.
 
         `notices`: whether list changes may be granted.
-        `params` have the protocol's shape, and Python's own numbers. Raises `MCPError` for what is not granted.
+        `params` have the protocol's shape, and Python's own numbers. Raises `MCPError` for an invalid filter.
         """
         if self._closing:
             message = "This node is shutting down; listen to another one"
@@ -194,7 +194,7 @@ class ListenStreams:
         if not notices:
             asked = {kind: value for kind, value in asked.items() if kind not in _LIST_KINDS.values()}
         stream = _Stream(asked)
-        # A gateway says which nodes the wish has passed.
+        # A gateway names the nodes that the subscription has passed.
         passed = PATH_META_KEY in params["_meta"]
         resources = self._of_resources(stream.updated, across_gateways=not passed)
         tasks = self._of_tasks(stream.task_changed, across_gateways=not passed)
@@ -202,14 +202,14 @@ class ListenStreams:
         try:
             granted: Json = {kind: True for kind in _LIST_KINDS.values() if kind in stream.kinds}
             granted |= await _granted(asked, _URIS, resources) | await _granted(asked, _TASK_IDS, tasks)
-            return await _told(answer, stream, granted, {_SUBSCRIPTION_ID_META_KEY: request_id})
+            return await _write_stream(answer, stream, granted, {_SUBSCRIPTION_ID_META_KEY: request_id})
         finally:
             self._streams.discard(stream)
             resources.close()
             tasks.close()
 
 
-async def _told(answer: Answer, stream: _Stream, granted: Json, meta: Json) -> web.StreamResponse:
+async def _write_stream(answer: Answer, stream: _Stream, granted: Json, meta: Json) -> web.StreamResponse:
     await answer.notify(_ACKNOWLEDGED, {"notifications": granted, "_meta": meta})
     while not stream.over:
         await stream.wake.wait()
@@ -224,7 +224,7 @@ async def _told(answer: Answer, stream: _Stream, granted: Json, meta: Json) -> w
 
 
 async def _granted(asked: Json, member: str, subscriber: Subscriber[Any]) -> Json:
-    """That part of a filter that is honoured. Raises `MCPError` when it asks for too much, or for what is no name."""
+    """The part of a filter that is granted. Raises `MCPError` when it has too many names, or what is no name."""
     names = asked.get(member) or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise MCPError(code=INVALID_PARAMS, message=f"notifications.{member}: a list of strings is required")
@@ -234,5 +234,5 @@ async def _granted(asked: Json, member: str, subscriber: Subscriber[Any]) -> Jso
         refusals = await subscriber.add(names)
     except RpcError as exc:
         raise MCPError(code=exc.code, message=exc.message, data=exc.data) from exc
-    told_of = [name for name in dict.fromkeys(names) if name not in refusals]
-    return {member: told_of} if told_of else {}
+    granted = [name for name in dict.fromkeys(names) if name not in refusals]
+    return {member: granted} if granted else {}

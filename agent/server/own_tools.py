@@ -1,7 +1,9 @@
-"""The node's own MCP server: five management tools and two resources, on FastMCP.
+"""The node's own MCP server: five management tools and two resources on FastMCP, and the node's introduction.
 
-Built once per endpoint by the wiring, and called within this process (`agent.server.own_tools`). The one rule: these
-tools only read snapshots and ask the mesh for reloads, they never touch a link.
+`build_management` is called once per endpoint by the wiring; `own_answer` calls a tool or reads a resource within this
+process, for the servers of both eras. `discovery` and `session_initialize_result` give the results of `server/discover`
+and `initialize`, with the node's identity in them (`with_card`). The one rule: these tools only read snapshots and
+request reloads, they never touch a link.
 """
 
 from collections.abc import Awaitable, Callable
@@ -35,12 +37,81 @@ from agent.errors import MeshError
 from agent.lossless_json.exact import with_own_numbers
 from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIdentity
 
+# The tools that every node lists beside those of its servers.
+MANAGEMENT_TOOLS: Final = 5
+_INSTRUCTIONS: Final = (
+    "This is a node of an MCP mesh. Its tools are those of every MCP server in the mesh, named server__tool or "
+    "node__server__tool. list_mcp_servers tells where they live and whether they are reachable."
+)
+# Pages of MCP Apps pass unchanged, with their public URIs (docs/architecture.md).
+_APPS_EXTENSION: Final = "io.modelcontextprotocol/ui"
+_CAPABILITIES: Final = ServerCapabilities(
+    logging=LoggingCapability(),
+    prompts=PromptsCapability(list_changed=True),
+    resources=ResourcesCapability(subscribe=True, list_changed=True),
+    tools=ToolsCapability(list_changed=True),
+    completions=CompletionsCapability(),
+    extensions={_APPS_EXTENSION: {}},
+)
+
+Here = Callable[[], Awaitable[Json]]
+OtherNode = Annotated[str | None, Field(description="Another node of the mesh to ask; this one by default")]
+
+
+class NodeOperations(Protocol):
+    """What the management tools use of the node (`agent.rest.status`)."""
+
+    def servers(self) -> list[Json]:
+        """Every configured server and every peer, as `data.servers` shows them."""
+        ...
+
+    def functions(self, server_name: str) -> Json:
+        """One of them with its functions. Raises `MeshError` when there is none of that name."""
+        ...
+
+    async def reload(self, server_name: str) -> Json:
+        """Close and open its link anew. Raises `MeshError` when there is none of that name."""
+        ...
+
+    async def reload_all(self) -> list[Json]:
+        """Read the servers file again and open every enabled server's link anew."""
+        ...
+
+    async def ask(self, node: str, tool: str, arguments: Json) -> Json:
+        """Call a management tool of another node. Raises `MeshError` when it does not answer."""
+        ...
+
+    def config(self) -> Json:
+        """The node's settings, secrets masked."""
+        ...
+
+    def health(self) -> Json:
+        """The content of `health://system`."""
+        ...
+
+
+def build_management(name: str, version: str, node_status: NodeOperations, *, asks_others: bool = True) -> FastMCP:
+    """A FastMCP server with the management tools and resources.
+
+    `asks_others`: whether the tools may name another node; `/mcp/local` answers for its own alone.
+    """
+    # Schemas stay as they are declared, and FastMCP's own host guard is off: the edge checks every route.
+    server: FastMCP = FastMCP(name, version=version, dereference_schemas=False, instructions=_INSTRUCTIONS)
+
+    ask = _Answerer(name, node_status, asks_others=asks_others)
+    # All are coroutines: FastMCP runs plain functions in threads, where `node_status` would have no event loop.
+    _add_listings(server, node_status, ask)
+    _add_reloads(server, node_status, ask)
+    _add_resources(server, node_status)
+    return server
+
 
 async def own_answer(server: FastMCP, method: str, params: Json, version: str) -> Json:
-    """The result of `tools/call` or `resources/read` for what the management server has, as that version has it.
+    """The result of `tools/call` or `resources/read` of the management server, in the shape of that version.
 
     `params` hold Python's own numbers (`plain`). A tool's failure, and arguments that it does not take, are a result
-    with `isError`; raises `MCPError` for a resource that cannot be read, and for a state that no tool here gives.
+    with `isError`; raises `MCPError` for a resource that cannot be read, and for a `requestState`, since none is ever
+    given here.
     """
     modern = version in MODERN_PROTOCOL_VERSIONS
     if modern and params.get("requestState") is not None:
@@ -66,12 +137,12 @@ async def own_answer(server: FastMCP, method: str, params: Json, version: str) -
 
 
 def server_info(server: FastMCP) -> Json:
-    """Who answers, as 2026-07-28 wants it with each result of our own."""
+    """The server info that 2026-07-28 requires in each of our own results."""
     return {"name": server.name, "version": server.version}
 
 
 def plain(params: Json) -> Json:
-    """What Python code can take: numbers that we pass on as text are numbers again. Raises `MCPError`."""
+    """Params for Python code: numbers that are passed on as text are numbers again. Raises `MCPError`."""
     try:
         own_numbers: Json = with_own_numbers(params)
     except orjson.JSONEncodeError as exc:
@@ -79,6 +150,50 @@ def plain(params: Json) -> Json:
     except ValueError as exc:  # Python reads no integer of more than 4,300 digits.
         raise MCPError(code=INVALID_PARAMS, message="params: a number has too many digits") from exc
     return own_numbers
+
+
+def with_card(
+    result: Json,
+    identity: NodeIdentity,
+    slot: Literal["extensions", "experimental"],
+    *,
+    draining: bool = False,
+    has_tasks: bool = False,
+) -> Json:
+    """`result` with the node's identity. Before 2026-07-28 there are no `extensions`, hence the other slot.
+
+    `draining`: whether peers are to use another node. `has_tasks`: whether calls may be answered with tasks.
+    """
+    capabilities = dict(result.get("capabilities") or {})
+    card: Json = {"node_id": identity.node_id, "name": identity.name}
+    if draining:
+        card[DRAINING] = True
+    capabilities[slot] = {**(capabilities.get(slot) or {}), MESH_EXTENSION: card}
+    if has_tasks:
+        capabilities[slot][TASKS_EXTENSION] = {}
+    return {**result, "capabilities": capabilities}
+
+
+def discovery(server: FastMCP) -> Json:
+    """The result of `server/discover`, without the card."""
+    result = DiscoverResult(
+        supported_versions=list(MODERN_PROTOCOL_VERSIONS),
+        capabilities=_CAPABILITIES,
+        instructions=server.instructions,
+    )
+    shaped = _shaped("server/discover", LATEST_MODERN_VERSION, result)
+    return {**shaped, "_meta": {SERVER_INFO_META_KEY: server_info(server)}}
+
+
+def session_initialize_result(server: FastMCP, identity: NodeIdentity) -> Json:
+    """The result of `initialize`; its `protocolVersion` is the one to offer, unless another was agreed."""
+    result = InitializeResult(
+        protocol_version=LATEST_HANDSHAKE_VERSION,
+        capabilities=_CAPABILITIES,
+        server_info=Implementation.model_validate(server_info(server)),
+        instructions=server.instructions,
+    )
+    return with_card(_shaped("initialize", LATEST_HANDSHAKE_VERSION, result), identity, "experimental")
 
 
 async def _called(server: FastMCP, name: str, arguments: Json) -> CallToolResult:
@@ -96,125 +211,13 @@ async def _called(server: FastMCP, name: str, arguments: Json) -> CallToolResult
             return CallToolResult(content=result)
 
 
-# Servers' pages pass as they are, with their URIs as clients know them (docs/architecture.md).
-_APPS_EXTENSION: Final = "io.modelcontextprotocol/ui"
-_CAPABILITIES: Final = ServerCapabilities(
-    logging=LoggingCapability(),
-    prompts=PromptsCapability(list_changed=True),
-    resources=ResourcesCapability(subscribe=True, list_changed=True),
-    tools=ToolsCapability(list_changed=True),
-    completions=CompletionsCapability(),
-    extensions={_APPS_EXTENSION: {}},
-)
-
-
-def with_card(
-    result: Json,
-    identity: NodeIdentity,
-    slot: Literal["extensions", "experimental"],
-    *,
-    draining: bool = False,
-    has_tasks: bool = False,
-) -> Json:
-    """The introduction `result` with who we are. Before 2026-07-28 there are no `extensions`, hence the other slot.
-
-    `draining`: whether peers are to look for somebody else. `has_tasks`: whether calls may be answered with tasks.
-    """
-    capabilities = dict(result.get("capabilities") or {})
-    card: Json = {"node_id": identity.node_id, "name": identity.name}
-    if draining:
-        card[DRAINING] = True
-    capabilities[slot] = {**(capabilities.get(slot) or {}), MESH_EXTENSION: card}
-    if has_tasks:
-        capabilities[slot][TASKS_EXTENSION] = {}
-    return {**result, "capabilities": capabilities}
-
-
-def discovery(server: FastMCP) -> Json:
-    """The result of `server/discover` but for the card."""
-    result = DiscoverResult(
-        supported_versions=list(MODERN_PROTOCOL_VERSIONS),
-        capabilities=_CAPABILITIES,
-        instructions=server.instructions,
-    )
-    shaped = _shaped("server/discover", LATEST_MODERN_VERSION, result)
-    return {**shaped, "_meta": {SERVER_INFO_META_KEY: server_info(server)}}
-
-
-def session_initialize_result(server: FastMCP, identity: NodeIdentity) -> Json:
-    """The result of `initialize`; its `protocolVersion` is the one to offer, where another was not agreed."""
-    result = InitializeResult(
-        protocol_version=LATEST_HANDSHAKE_VERSION,
-        capabilities=_CAPABILITIES,
-        server_info=Implementation.model_validate(server_info(server)),
-        instructions=server.instructions,
-    )
-    return with_card(_shaped("initialize", LATEST_HANDSHAKE_VERSION, result), identity, "experimental")
-
-
 def _shaped(method: str, version: str, result: BaseModel) -> Json:
     raw: dict[str, Any] = result.model_dump(by_alias=True, mode="json", exclude_none=True)
     return serialize_server_result(method, version, raw)
 
 
-Here = Callable[[], Awaitable[Json]]
-OtherNode = Annotated[str | None, Field(description="Another node of the mesh to ask; this one by default")]
-
-
-# What every node lists beside the tools of its servers.
-MANAGEMENT_TOOLS: Final = 5
-
-
-class NodeOperations(Protocol):
-    """What the management tools may ask of the node (`agent.rest.status`)."""
-
-    def servers(self) -> list[Json]:
-        """Every configured server and every peer, as `data.servers` shows them."""
-        ...
-
-    def functions(self, server_name: str) -> Json:
-        """One of them with its functions. Raises `MeshError` when there is none of that name."""
-        ...
-
-    async def reload(self, server_name: str) -> Json:
-        """Close and open its link anew. Raises `MeshError` when there is none of that name."""
-        ...
-
-    async def reload_all(self) -> list[Json]:
-        """Read the servers file again and open every enabled server's link anew."""
-        ...
-
-    async def ask(self, node: str, tool: str, arguments: Json) -> Json:
-        """Have another node's management tool answer. Raises `MeshError` when it does not."""
-        ...
-
-    def config(self) -> Json:
-        """The node's settings, secrets masked."""
-        ...
-
-    def health(self) -> Json:
-        """What `health://system` says."""
-        ...
-
-
-def build_management(name: str, version: str, node_status: NodeOperations, *, asks_others: bool = True) -> FastMCP:
-    """Return a FastMCP server with the management tools and resources of the contract.
-
-    `asks_others`: whether the tools may be asked about another node; `/mcp/local` answers for its own alone.
-    """
-    # Schemas stay as they are declared, and FastMCP's own host guard is off: the edge checks every route.
-    server: FastMCP = FastMCP(name, version=version, dereference_schemas=False, instructions=_INSTRUCTIONS)
-
-    ask = _Answerer(name, node_status, asks_others=asks_others)
-    # Coroutines all: FastMCP runs plain functions in threads, where the node_status has no loop to ask the time of.
-    _add_listings(server, node_status, ask)
-    _add_reloads(server, node_status, ask)
-    _add_resources(server, node_status)
-    return server
-
-
 class _Answerer:
-    """Has a question answered here, or by the node that was named."""
+    """Answers a tool call here, or through the named node."""
 
     def __init__(self, own_name: str, node_status: NodeOperations, *, asks_others: bool) -> None:
         self._own_name = own_name
@@ -222,7 +225,7 @@ class _Answerer:
         self._asks_others = asks_others
 
     async def __call__(self, node: str | None, tool: str, arguments: Json, here: Here) -> Json:
-        """`here` gives our own answer; it is not called when another node is asked."""
+        """`here` gives our own answer; it is not called when another node answers."""
         try:
             if node is None or node == self._own_name:
                 return await here()
@@ -294,9 +297,3 @@ def _add_resources(server: FastMCP, node_status: NodeOperations) -> None:
     async def system_health() -> dict[str, Any]:
         """The health of this node: links, discovery, uptime."""
         return node_status.health()
-
-
-_INSTRUCTIONS = (
-    "This is a node of an MCP mesh. Its tools are those of every MCP server in the mesh, named server__tool or "
-    "node__server__tool. list_mcp_servers tells where they live and whether they are reachable."
-)

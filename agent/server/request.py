@@ -1,6 +1,6 @@
-"""What an MCP request over HTTP brings: its body within limits, and what its sender can read.
+"""The first steps of an MCP request over HTTP: its body within limits, and the media types of its sender.
 
-Called by every way into an endpoint before anything is parsed. The one rule: a body is read whole and within its
+Called by the servers of both eras before anything is parsed. The one rule: a body is read whole and within its
 limits of size and time, or refused with a JSON-RPC error that names no ID.
 """
 
@@ -14,11 +14,11 @@ from aiohttp import web
 from mcp_types import INVALID_REQUEST
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
-# Where nodes ask: to what a client was allowed they add an envelope, a deadline and what a session declared (8 KiB).
+# For requests of nodes: to a client's body they add an envelope, a deadline and a session's capabilities (8 KiB).
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
 # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
 BODY_TIMEOUT_S: Final = 30.0
-# Clients say with every request what they accept, in the same few words; the bound keeps hostile ones out of memory.
+# Clients send one of few `Accept` headers with every request; the bound protects against hostile ones.
 REMEMBERED_MAX: Final = 256
 
 _JSON_TYPES: Final = frozenset({"*/*", "application/*", "application/json"})
@@ -69,7 +69,7 @@ def refuse(
     request_id: object = None,
     data: object = None,
 ) -> web.Response:
-    """Refuse a request; `request_id` is None where it is not known, and no `data` goes without any."""
+    """Refuse a request; `request_id` is None where it is not known."""
     error = {"code": code, "message": message} | ({} if data is None else {"data": data})
     body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)

@@ -1,7 +1,8 @@
-"""One answer to one MCP request over HTTP: JSON, or a stream of events when something has to be told before it.
+"""HTTP responses of the MCP endpoints: the answer to one request, and the standing stream of a session.
 
-Made by the ways into an endpoint, one for each request, and kept alive by `SlowAnswers` while the request is served.
-The one rule: a client that takes nothing is dropped after a while, so that a slow reader costs a connection, never us.
+`Answer` is made by the servers of both eras, one for each request: JSON, or an event stream as soon as a notification
+precedes the result. `SlowAnswers` sends pings on those that take long. `EventStream` is a session's GET stream. The one
+rule: a client that does not read is dropped after a while, so that it costs one connection and delays no other client.
 """
 
 import asyncio
@@ -19,10 +20,11 @@ from agent.lossless_json.raw import Bytes
 from agent.model import Json
 from agent.server.write_deadline import WRITE_TIMEOUT_S, drop_client
 
-# An answer that takes longer becomes a stream that is kept alive, so that no proxy on the way gives it up.
+# An answer that takes longer becomes a stream with pings, so that no proxy on the way times out.
 PING_EVERY_S: Final = 15.0
-# What a socket's buffer takes at about one go; the rest of a large result waits where it is.
+# About what a socket's buffer takes at once; the rest of a large result waits where it is.
 _SLICE_BYTES: Final = 256 << 10
+_PING: Final = b": ping\r\n\r\n"
 STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
@@ -33,7 +35,7 @@ StartTask: TypeAlias = Callable[[Coroutine[None, None, None], str], asyncio.Task
 
 
 class Answer:
-    """One response: JSON, or a stream of events as soon as there is something to tell before the result."""
+    """One response: JSON, or an event stream as soon as a notification precedes the result."""
 
     def __init__(self, request: web.Request, request_id: object) -> None:
         self._request = request
@@ -44,19 +46,19 @@ class Answer:
         self._tail = b""
 
     def client_gone(self) -> None:
-        """The client has dropped the connection: what is still to be told raises ConnectionError."""
+        """The client has dropped the connection: later messages raise `ConnectionError`."""
         self._gone = True
 
     async def notify(self, method: str, params: Json) -> None:
-        """Tell the client something before the result."""
+        """Send a notification ahead of the result."""
         await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
     async def result(self, *result: Bytes) -> web.StreamResponse:
-        """End with a result, given as JSON without line breaks, in parts that follow each other."""
+        """End with a result, given as JSON without line breaks, in consecutive parts."""
         size_bytes = sum(map(len, result))
         if size_bytes <= _SLICE_BYTES:
             return await self._finish(b"".join((self._head(), *result, b"}")), 200)
-        # Sent as views of itself: as one body it would be copied at each layer on its way.
+        # Sent in memory views: as one body it would be copied at each layer.
         await self._begin(size_bytes)
         for part in result:
             await self._part(part)
@@ -65,9 +67,9 @@ class Answer:
         return self._stream
 
     def sink(self, added: Json) -> ResultStream:
-        """The way for a result that is sent while it comes; `begun` is the answer then, `cut` ends a part of one.
+        """The sink of a result that is sent while it comes; `begun` is the response then, `cut` breaks it off.
 
-        `added`: members that the client needs in it.
+        `added`: members that the result needs, unless it has them.
         """
         return ResultStream(self._begin, self._part, self._end, added)
 
@@ -77,7 +79,7 @@ class Answer:
         return self._stream if self._result_begun else None
 
     async def cut(self) -> NoReturn:
-        """Break the connection, so that nobody takes a part of a result for the whole."""
+        """Break the connection, so that a part of a result is not taken for the whole."""
         if self._request.transport is not None:
             self._request.transport.abort()
         await asyncio.sleep(0)  # Now aiohttp cancels the request's task.
@@ -91,7 +93,7 @@ class Answer:
         return stream
 
     async def error(self, exc: MCPError, status: int | None = None) -> web.StreamResponse:
-        """End with a JSON-RPC error. While the HTTP status is open it is `status`, by default what the code says."""
+        """End with a JSON-RPC error. The HTTP status, if not sent yet, is `status`, by default that of the code."""
         error: Json = {"code": exc.error.code, "message": exc.error.message}
         if exc.error.data is not None:
             error["data"] = exc.error.data
@@ -154,13 +156,13 @@ class Answer:
 
     @asynccontextmanager
     async def _write_deadline(self) -> AsyncIterator[None]:
-        """Drop a client that takes nothing for so long: with its connection its call ends, and the backend's work."""
+        """Drop a client that reads nothing for `WRITE_TIMEOUT_S`; its call ends with its connection."""
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 yield
         except TimeoutError:
             drop_client(self._request)
-            # Now aiohttp cancels the request's task; an exception of ours would be laid at the backend's client.
+            # Now aiohttp cancels the request's task; another exception would be taken for the backend's.
             await asyncio.sleep(0)
             raise ConnectionResetError("the client stopped reading") from None
 
@@ -174,11 +176,11 @@ class Answer:
 
 
 class SlowAnswers:
-    """Pings the slow answers of one endpoint. One timer for all: hardly an answer is slow, but every call would pay."""
+    """Pings the slow answers of one endpoint. One timer for all: few answers are slow, but every call would set one."""
 
     def __init__(self, start_task: StartTask) -> None:
         self._start_task = start_task
-        self._waiting: dict[KeptAlive, float] = {}  # Since when; the one that waits longest comes first.
+        self._waiting: dict[KeptAlive, float] = {}  # Since when; the longest waiting comes first.
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -189,22 +191,22 @@ class SlowAnswers:
         return KeptAlive(self, ping)
 
     def add(self, answer: "KeptAlive") -> None:
-        """An answer is waited for from now on."""
+        """A request's answer is under way from now on."""
         loop = asyncio.get_running_loop()
         self._waiting[answer] = loop.time()
         if self._timer is None:
-            self._timer = loop.call_later(PING_EVERY_S, self._look)
+            self._timer = loop.call_later(PING_EVERY_S, self._check)
 
     def discard(self, answer: "KeptAlive") -> None:
-        """It is waited for no longer."""
+        """It is no longer under way."""
         self._waiting.pop(answer, None)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
         for answer, since_s in tuple(self._waiting.items()):
             if since_s + PING_EVERY_S > loop.time():
-                self._timer = loop.call_at(since_s + PING_EVERY_S, self._look)
+                self._timer = loop.call_at(since_s + PING_EVERY_S, self._check)
                 break
             del self._waiting[answer]
             answer.pinger = self._start_task(answer.ping_on(), "ping a slow answer")
@@ -235,16 +237,14 @@ class KeptAlive:
                 await self._ping()
                 await asyncio.sleep(PING_EVERY_S)
         except (ConnectionError, RuntimeError):
-            return  # The request's own task is told by aiohttp.
-
-
-_PING: Final = b": ping\r\n\r\n"
+            return  # aiohttp cancels the request's own task.
 
 
 class EventStream:
     """One stream. `nudge` and `end` may be called at any time; `serve` runs once, in the request's own task.
 
-    `due` gives the messages to tell, asked for when the client takes some; `dropped` is called when it does not read.
+    `due` gives the waiting messages, and is called when the client can take some; `dropped` is called when it does not
+    read.
     """
 
     def __init__(self, request: web.Request, due: Callable[[], list[bytes]], dropped: Callable[[], None]) -> None:
@@ -258,7 +258,7 @@ class EventStream:
         return f"<EventStream {'ended' if self._ended else 'open'}>"
 
     def nudge(self) -> None:
-        """There is something due."""
+        """Wake the stream: messages are due."""
         self._wake.set()
 
     def end(self) -> None:
@@ -270,7 +270,7 @@ class EventStream:
         """Write what is due until the end; a client that has gone cancels this, as aiohttp does with handlers."""
         response = web.StreamResponse(headers=STREAM_HEADERS)
         try:
-            # The client waits for the status before there is anything to tell.
+            # The client waits for the status even while there are no messages.
             await self._write(response, _PING)
             while not self._ended:
                 await self._write(response, await self._next())

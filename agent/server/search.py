@@ -1,8 +1,9 @@
 """Finding a tool among thousands: the three tools that stand for all others when a client asks for search mode.
 
 Added to the management server of `/mcp`; listed only in search mode (`MESH_TOOL_MODE=search`, `?tools=search` on the
-endpoint, or the header `Mesh-Tools: search`), callable always. The one rule: `call_tool` is no way around anything, it
-is unwrapped before routing and goes on as the call that it names.
+endpoint, or the header `Mesh-Tools: search`), callable always. `ToolIndex` is the full-text index (SQLite FTS5),
+`ToolSearch` keeps one for the present list. The one rule: `call_tool` bypasses no check, it is unwrapped before routing
+and handled as the call that it names.
 """
 
 import asyncio
@@ -24,11 +25,18 @@ from agent.lossless_json.exact import with_own_numbers
 from agent.model import ORIGIN_META_KEY, Json
 from agent.routing.table import RouteTable
 
+CALL_TOOL: Final = "call_tool"
+SEARCH_TOOLS: Final = frozenset({"search_tools", "describe_tool", CALL_TOOL})
+LIMIT_MAX: Final = 50
+MODE_HEADER: Final = "Mesh-Tools"
+MODE_QUERY: Final = "tools"
+# A result has summaries; describe_tool shows the whole description.
+SUMMARY_CHARS_MAX: Final = 300
 # Only the first words of a query count; a pasted document is not a query.
 WORDS_MAX: Final = 32
-# What one tool may contribute; a description is text for a model, a book is not.
+# The text of one tool in the index; a longer description is cut.
 TEXT_CHARS_MAX: Final = 8_000
-# A word in the name says more than one in the description, and that more than one in a parameter.
+# A word in the name counts more than one in the description, and that more than one in a parameter.
 _WEIGHTS: Final = "8.0, 4.0, 2.0, 1.0"
 _WORD: Final = re.compile(r"\w+")
 # `getForecast` and `HTTPServer` are two words each; underscores and dashes part words anyway.
@@ -41,7 +49,7 @@ class ToolIndex:
     def __init__(self, tools: Iterable[Json]) -> None:
         self._turn = threading.Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
-        # A list that goes with its node closes nothing by itself, which Python 3.13 warns of.
+        # An index that is dropped without `close` would make Python 3.13 warn.
         weakref.finalize(self, self._database.close)
         self._database.execute(
             "CREATE VIRTUAL TABLE tools USING fts5"
@@ -51,7 +59,7 @@ class ToolIndex:
         self._database.executemany("INSERT INTO tools VALUES (?, ?, ?, ?, ?)", (_row(tool) for tool in tools))
 
     def close(self) -> None:
-        """Give the memory back, as soon as nobody searches."""
+        """Free the memory, once no search is under way."""
         with self._turn:
             self._database.close()
 
@@ -73,52 +81,8 @@ class ToolIndex:
             return [name for (name,) in self._database.execute(select, values)]
 
 
-def _row(tool: Json) -> tuple[str, str, str, str, str]:
-    schema = tool.get("inputSchema")
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    parameters: list[str] = []
-    if isinstance(properties, dict):
-        for name, described in properties.items():
-            parameters.append(_parted(name))
-            if isinstance(described, dict):
-                parameters.append(_text(described.get("description")))
-    name = _text(tool.get("name"))
-    # A public name may be cut, or lack what is no Latin letter; its server's own word has all of it.
-    own = _text(_origin(tool).get("tool"))
-    known_as = name if own in name else f"{name} {own}"
-    texts = _parted(known_as), _text(tool.get("title")), _text(tool.get("description")), " ".join(parameters)
-    return *(text[:TEXT_CHARS_MAX] for text in texts), name  # type: ignore[return-value]  # four texts and the name
-
-
-def _origin(tool: Json) -> Json:
-    meta = tool.get("_meta")
-    origin = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
-    return origin if isinstance(origin, dict) else {}
-
-
-def _words(query: str) -> Sequence[str]:
-    return _WORD.findall(_parted(query).replace("_", " "))[:WORDS_MAX]
-
-
-def _parted(text: str) -> str:
-    return _CAMEL.sub(" ", text)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-CALL_TOOL: Final = "call_tool"
-SEARCH_TOOLS: Final = frozenset({"search_tools", "describe_tool", CALL_TOOL})
-LIMIT_MAX: Final = 50
-MODE_HEADER: Final = "Mesh-Tools"
-MODE_QUERY: Final = "tools"
-# A result names and describes; a whole description is what describe_tool is for.
-SUMMARY_CHARS_MAX: Final = 300
-
-
 def wants_search(query: Mapping[str, str], headers: Mapping[str, str], *, default: bool) -> bool:
-    """Whether this request asks for search mode; the URL's word beats the header's, which beats the node's setting."""
+    """Whether this request asks for search mode; the URL beats the header, which beats the node's setting."""
     asked = query.get(MODE_QUERY) or headers.get(MODE_HEADER)
     return default if asked not in ("search", "full") else asked == "search"
 
@@ -131,12 +95,12 @@ def unwrapped(method: str, params: Json) -> Json | None:
     name = asked.get("name") if isinstance(asked, dict) else None
     if not isinstance(asked, dict) or not isinstance(name, str) or name == CALL_TOOL:
         raise MCPError(code=INVALID_PARAMS, message="arguments.name: the name of another tool is required")
-    arguments = asked.get("arguments")  # Judged where it is routed, unless it is not there.
+    arguments = asked.get("arguments")  # Checked by the call that it becomes.
     return {**params, "name": name, "arguments": {} if arguments is None else arguments}
 
 
 class ToolSearch:
-    """Searches the routed tools. Its index belongs to one list of tools and is made when first asked for.
+    """Searches the routed tools. Its index belongs to one list of tools and is made at the first search.
 
     Making it takes half a second for 10,000 tools, and searching it up to that, so both happen in a thread.
     """
@@ -169,7 +133,7 @@ class ToolSearch:
         fresh = await asyncio.to_thread(ToolIndex, listed.values())
         self._table, self._listed, self._index = table, listed, fresh
         if index is not None:
-            await asyncio.to_thread(index.close)  # A search that nobody waits for any more may still be at it.
+            await asyncio.to_thread(index.close)  # A search whose caller was cancelled may still use it.
         return fresh
 
     def describe(self, name: str) -> Json | None:
@@ -202,6 +166,41 @@ def add_search_tools(server: FastMCP, search: ToolSearch) -> None:
     async def call_tool(name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
         """Call a tool of the mesh by its name, with the arguments that describe_tool shows."""
         raise AssertionError(f"unwrapped before it gets here: {name} {arguments is None}")
+
+
+def _row(tool: Json) -> tuple[str, str, str, str, str]:
+    schema = tool.get("inputSchema")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    parameters: list[str] = []
+    if isinstance(properties, dict):
+        for name, described in properties.items():
+            parameters.append(_parted(name))
+            if isinstance(described, dict):
+                parameters.append(_text(described.get("description")))
+    name = _text(tool.get("name"))
+    # A public name may be cut, or lack non-Latin letters; the server's own name is complete.
+    own = _text(_origin(tool).get("tool"))
+    known_as = name if own in name else f"{name} {own}"
+    texts = _parted(known_as), _text(tool.get("title")), _text(tool.get("description")), " ".join(parameters)
+    return *(text[:TEXT_CHARS_MAX] for text in texts), name  # type: ignore[return-value]  # four texts and the name
+
+
+def _origin(tool: Json) -> Json:
+    meta = tool.get("_meta")
+    origin = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
+    return origin if isinstance(origin, dict) else {}
+
+
+def _words(query: str) -> Sequence[str]:
+    return _WORD.findall(_parted(query).replace("_", " "))[:WORDS_MAX]
+
+
+def _parted(text: str) -> str:
+    return _CAMEL.sub(" ", text)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _same(listed: Mapping[str, Json], known: Mapping[str, Json]) -> bool:

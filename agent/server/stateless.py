@@ -1,8 +1,8 @@
-"""The way of stateless requests: from aiohttp's body to the backend's client, or to what the node answers itself.
+"""The server of stateless requests (2026-07-28 and later): routed ones are forwarded, others answered by the node.
 
-The endpoint gives every request here that names a version which is none of the sessions'
-(`agent.server.sessions.http`). Lists, routed names and task methods are answered from the list_index, the rest is the
-node's own. The one rule: this is the only way, so a request is refused here, or by no one.
+The endpoint passes every request here whose version is not one with sessions (`agent.server.sessions.http`). Lists come
+from the list index, routed names and task methods are forwarded, and the rest is answered by the node itself. The one
+rule: every stateless request passes here, so every refusal is made here.
 """
 
 import logging
@@ -94,9 +94,9 @@ class StatelessServer:
                     return await self._answered_here(method, params, answer, message["id"], preferences)
                 if method == "tools/call" and inner is None:
                     self._check_param_headers(params, headers)
-                # Only of a request that has a header twice are all of them looked at once more.
-                told = received_headers((by_name if len(by_name) == len(headers) else headers).items())
-                return await self._forwarded(method, route, params, answer, served, told=told)
+                # All headers are read again only where one is repeated.
+                received = received_headers((by_name if len(by_name) == len(headers) else headers).items())
+                return await self._forwarded(method, route, params, answer, served, received=received)
         except MCPError as exc:
             return await _failed(answer, exc, preferences.as_result(method, exc))
         except AnswerCut as exc:
@@ -104,7 +104,7 @@ class StatelessServer:
             await answer.cut()
 
     async def _forwarded(
-        self, method: str, route: Route, params: Json, answer: Answer, served: Served, *, told: Mapping[str, str]
+        self, method: str, route: Route, params: Json, answer: Answer, served: Served, *, received: Mapping[str, str]
     ) -> web.StreamResponse:
         with self._slow.kept_alive(answer.ping):
             forwarded = await forward(
@@ -116,18 +116,18 @@ class StatelessServer:
                 list_index=self._list_index,
                 served=served,
                 sink=answer.sink(added(method)),
-                param_headers=told,
+                param_headers=received,
             )
         if answer.begun is not None:
             return answer.begun
         parts = written(method, route, forwarded, modern=True)
-        del forwarded  # While a client reads its bytes, a large result need not lie here as objects too.
+        del forwarded  # While a client reads its bytes, a large result need not be held as objects too.
         return await answer.result(*parts)
 
     async def _answered_here(
         self, method: str, params: Json, answer: Answer, request_id: object, preferences: Preferences
     ) -> web.StreamResponse:
-        """Answer what no server is asked for, unknown methods among it."""
+        """Answer a request that is not routed, with an error for unknown methods."""
         params = plain(params)
         check_shape(method, params)
         with self._slow.kept_alive(answer.ping):
@@ -145,7 +145,7 @@ class StatelessServer:
     def _check_param_headers(self, params: Json, headers: CIMultiDictProxy[str]) -> None:
         """Refuse a call whose headers contradict its arguments. Raises `MCPError`."""
         schema = self._list_index.input_schema(params["name"])
-        # Of a schema that asks for no header, none is judged.
+        # A schema without header parameters needs no check.
         if schema is None or not self._list_index.has_param_headers(schema):
             return
         rejection = disagreement(schema, params, headers)
@@ -160,7 +160,7 @@ async def _failed(answer: Answer, failure: MCPError, result: Json | None) -> web
 
 
 async def _heard(events: UpstreamEvents, params: Json) -> bytes:
-    """What another node hears when it told of a client of its own."""
+    """The result of a client event that another node reported."""
     try:
         return orjson.dumps(await events.hear(params))
     except MeshError as exc:

@@ -1,7 +1,7 @@
-"""What clients ask about tasks: checked as their extension of 2026-07-28 says, then routed to who holds the task.
+"""Requests about tasks: checked as the extension of 2026-07-28 says, then routed to the node or server of the task.
 
-Called by the way of stateless requests, and by `agent.server.sessions.tasks` for clients with sessions. The one
-rule: a client that does not declare the extension is told so before anything else, and nobody is asked for it.
+Called by the server of stateless requests, and by `agent.server.sessions.tasks` for clients with sessions. The one
+rule: a client that does not declare the extension gets that error before anything else, and no server is called for it.
 """
 
 from collections.abc import Mapping
@@ -29,14 +29,14 @@ def check_task_header(method: str, params: Json, headers: Mapping[str, str]) -> 
 
 
 def route_of_task(method: str, params: Json, table: RouteTable, node_id: str) -> Route | None:
-    """Who answers a request about a task; None for what is none. `node_id`: ours.
+    """The route of a request about a task; None for any other request. `node_id`: ours.
 
-    Raises `MCPError`: the client did not declare the extension, or the ID is nobody's.
+    Raises `MCPError`: the client did not declare the extension, or the ID is unknown.
     """
     if method == "subscriptions/listen":
         wanted = params.get("notifications")
         if isinstance(wanted, dict) and wanted.get("taskIds"):
-            _check_declared(params)  # Which of them are told of says the acknowledgement.
+            _check_declared(params)  # The acknowledgement names those that are followed.
         return None
     if method not in TASK_METHODS:
         return None

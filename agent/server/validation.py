@@ -1,7 +1,7 @@
-"""What a stateless request must be before anything is done for it: one POST of one JSON-RPC message.
+"""Checks a stateless request before anything is done for it: one POST of one JSON-RPC message.
 
-Called by the way of stateless requests for each one (`agent.server.stateless`). What the protocol demands of message,
-headers and envelope is the SDK's knowledge and judged by its pure functions; what is refused here is answered at once.
+Called by `agent.server.stateless` for each request. The protocol's demands on message, headers and envelope are checked
+by the SDK's pure functions; a request that is refused here is answered at once.
 The one rule: a message that passes has a method, an ID, an envelope of a version that is served, and headers that say
 the same.
 """
@@ -29,7 +29,7 @@ from agent.lossless_json.exact import read_json
 from agent.model import Json
 from agent.server.request import refuse, speaks_json
 
-# What is wrong with params is told with the place, whose names are the client's own.
+# An error about params contains the place, whose names are the client's own.
 _PLACE_LEN_MAX: Final = 128
 
 
@@ -89,13 +89,13 @@ def check_shape(method: str, params: Json) -> None:
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))[:_PLACE_LEN_MAX]
-        # Pydantic names the words in an order that depends on what was imported first.
-        said = "Not a word of the protocol" if first["type"] == "literal_error" else first["msg"]
-        raise MCPError(code=INVALID_PARAMS, message=f"{place}: {said}") from exc
+        # Pydantic lists the allowed values in an order that depends on what was imported first.
+        reason = "Not a word of the protocol" if first["type"] == "literal_error" else first["msg"]
+        raise MCPError(code=INVALID_PARAMS, message=f"{place}: {reason}") from exc
 
 
 def unknown_method(method: str) -> MCPError:
-    """What a method is answered with that is not served."""
+    """The error of a method that is not served."""
     return MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
 
 

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 
 log = logging.getLogger(__name__)
 
-# A reader that takes nothing for this long while our buffer is full is dropped; it keeps no one else waiting, but it
+# A reader that takes nothing for this long while our buffer is full is dropped; it delays no other client, but it
 # holds memory and a stream. Long enough for a suspended laptop's TCP to recover once.
 WRITE_TIMEOUT_S: Final = 30.0
 # Half of what a transport holds before it makes a writer wait (asyncio's 64 KiB), which leaves room for the headers.
@@ -32,7 +32,7 @@ async def write_deadline_middleware(request: web.Request, handler: Handler) -> w
             await response.prepare(request)
             await response.write_eof()
     except ConnectionError:
-        pass  # aiohttp meets it again where it knows what it means.
+        pass  # aiohttp raises it again, and handles it.
     except TimeoutError:
         drop_client(request)
     return response

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 # Short, so that calls to a hung replica end within the test.
 CALL_TIMEOUT_S = 3.0
-# faults.md: a hung peer is down in under 12 s; the rest is the test machine's.
+# docs/reliability.md: a hung peer is down in under 12 s; the rest is the test machine's.
 HUNG_SEEN_WITHIN_S = 16.0
 # Whoever was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
 BACK_WITHIN_S = 45.0

@@ -96,7 +96,7 @@ async def test_hung_node_delays_neither_lists_nor_calls_to_others(start: StartNo
                     await client.list_tools()
                 async with asyncio.timeout(AT_ONCE_S):
                     await client.call_tool("well__clock__now", {})
-    # faults.md: a hung peer is down in under 12 s.
+    # docs/reliability.md: a hung peer is down in under 12 s.
     await eventually(partial(is_dropped, front, "hung"), 14)
     assert "hung__clock__now" not in await front.tool_names()
     hung.process.send_signal(signal.SIGCONT)

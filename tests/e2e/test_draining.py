@@ -38,7 +38,7 @@ async def is_unready(node: RunningNode) -> bool:
     return status == 503
 
 
-async def has_closed_its_door(node: RunningNode) -> bool:
+async def has_closed_its_port(node: RunningNode) -> bool:
     try:
         await node.request("GET", "/readyz")
     except aiohttp.ClientConnectorError:
@@ -89,7 +89,7 @@ async def test_node_leaves_in_order_and_its_calls_in_flight_complete(
         leaves.process.terminate()
         await eventually(partial(is_unready, leaves))
         await eventually(partial(is_forgotten, stays, "leaves"))
-        await eventually(partial(has_closed_its_door, leaves))
+        await eventually(partial(has_closed_its_port, leaves))
         await tally.grows()
         assert leaves.process.returncode is None
         for gate in gates:
@@ -148,7 +148,7 @@ async def test_second_interrupt_ends_the_drain_at_once_with_the_exit_code_of_an_
         await eventually(partial(has_begun, gate))
         node.process.send_signal(signal.SIGINT)
         node.process.send_signal(signal.SIGTERM)  # Supervisors repeat themselves; that means nothing.
-        await eventually(partial(has_closed_its_door, node))
+        await eventually(partial(has_closed_its_port, node))
         assert node.process.returncode is None
         node.process.send_signal(signal.SIGINT)
         async with asyncio.timeout(STOPPED_WITHIN_S):

@@ -87,8 +87,8 @@ async def test_progress_of_a_peers_tool_arrives_in_order_and_before_the_result(m
 async def test_prompts_of_peers_are_listed_and_filled_in(mesh: SharedMesh, era: str) -> None:
     async with mesh.plain.client(era) as client:
         assert {prompt.name for prompt in await client.list_prompts()} == {"kit__greet", "desk__notes__summarise"}
-        initialize_result = await client.get_prompt("kit__greet", {"name": "Ada", "tone": "formal"})
-        assert initialize_result.messages[0].content.text == "Greet Ada in a formal way."
+        greeting = await client.get_prompt("kit__greet", {"name": "Ada", "tone": "formal"})
+        assert greeting.messages[0].content.text == "Greet Ada in a formal way."
         summary = await client.get_prompt("desk__notes__summarise", {"topic": "birds"})
         assert summary.messages[0].content.text.startswith("Summarise what these notes say about birds")
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 PEERS = "/api/v1/mcp/peers"
 OFF: dict[str, Any] = {"MESH_DISCOVERY": "off"}
-# faults.md: a POST waits for the first attempt, 5 s at most; what is above is the test machine's.
+# docs/reliability.md: a POST waits for the first attempt, 5 s at most; what is above is the test machine's.
 ANSWERED_WITHIN_S = 8.0
 
 

@@ -264,7 +264,7 @@ async def test_every_way_of_not_knowing_discover_leads_to_a_session(status: int,
         assert result["content"][0]["text"] == "old"
 
 
-async def test_leaving_the_door_ends_the_session() -> None:
+async def test_leaving_the_client_ends_the_session() -> None:
     async with running(Era.LEGACY) as mcp:
         front = mcp.front
     assert front.seen[-1]["http-method"] == "DELETE"

@@ -54,7 +54,7 @@ async def test_a_refused_literal_is_not_dialled(url: str) -> None:
             pass
 
 
-async def test_a_bad_url_is_no_door() -> None:
+async def test_a_bad_url_opens_no_client() -> None:
     with pytest.raises(ProtocolBroken, match="user name"):
         async with open_client(HttpTarget("http://a:b@127.0.0.1/mcp")):
             pass
@@ -102,13 +102,13 @@ async def test_a_proxys_outage_page_says_nothing_about_the_era(status: int) -> N
         http(204),
     ],
 )
-async def test_what_is_not_mcp_is_no_door(data: bytes) -> None:
+async def test_what_is_not_mcp_opens_no_client(data: bytes) -> None:
     async with scripted(always(data)) as script:
         with pytest.raises((ProtocolBroken, Unreachable)):
             await open_and_call(script)
 
 
-async def test_what_is_not_http_is_no_door() -> None:
+async def test_what_is_not_http_opens_no_client() -> None:
     async with scripted(always(b"SSH-2.0-OpenSSH\r\n\r\n", keep=False)) as script:
         with pytest.raises(ProtocolBroken):
             await open_and_call(script)

@@ -21,7 +21,7 @@ from tests.integration.servers.hosting import (
 )
 
 
-async def test_a_modern_server_replaced_by_a_legacy_one_makes_the_door_lost() -> None:
+async def test_a_modern_server_replaced_by_a_legacy_one_makes_the_client_lost() -> None:
     async def older(request: Seen) -> tuple[bytes | None, bool]:
         return rpc_error(request, 200, -32601, "Method not found"), True
 
@@ -34,7 +34,7 @@ async def test_a_modern_server_replaced_by_a_legacy_one_makes_the_door_lost() ->
         assert client.lost_reason
 
 
-async def test_another_node_behind_the_same_url_makes_the_door_lost() -> None:
+async def test_another_node_behind_the_same_url_makes_the_client_lost() -> None:
     node_id = "one"
 
     async def answer(request: Seen) -> tuple[bytes | None, bool]:
@@ -186,7 +186,7 @@ async def test_another_refusal_keeps_the_session_and_says_what_the_server_said(
         assert sessions == 1
 
 
-async def test_a_session_that_is_refused_for_good_makes_the_door_lost_and_the_call_not_sent() -> None:
+async def test_a_session_that_is_refused_for_good_makes_the_client_lost_and_the_call_not_sent() -> None:
     async def answer(request: Seen) -> tuple[bytes | None, bool]:
         match request.body.get("method"):
             case "initialize" if len(script.seen) < 4:

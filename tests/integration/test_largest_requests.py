@@ -11,7 +11,7 @@ from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from agent.server.request import BODY_BYTES_MAX
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
-from tests.integration.servers.raw_session import ACCEPT, server_info
+from tests.integration.servers.raw_session import ACCEPT, initialize_request
 from tests.integration.stateless_requests import headers, request
 
 VERSION = "2025-11-25"
@@ -51,7 +51,7 @@ async def test_a_call_of_four_mebibytes_arrives_over_every_hop_and_a_larger_one_
         params: Json = {"name": "kit__take", "arguments": {"text": ""}}
         message, told = request("tools/call", params), dict(headers("tools/call", "kit__take"))
         if era is Era.LEGACY:
-            async with http.post(node.url, json=server_info(VERSION)) as response:
+            async with http.post(node.url, json=initialize_request(VERSION)) as response:
                 told = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"], "MCP-Protocol-Version": VERSION}
             message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         body, text_len = of_size(message, BODY_BYTES_MAX)

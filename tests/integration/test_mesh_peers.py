@@ -268,7 +268,7 @@ async def test_a_reload_finds_servers_peers_and_says_what_is_not_there(tmp_path:
         assert one.view("two").state is LinkState.READY
 
 
-async def test_a_peer_that_stops_gets_no_new_calls_though_its_door_is_open_and_answers_what_it_has(
+async def test_a_peer_that_stops_gets_no_new_calls_though_its_port_is_open_and_answers_what_it_has(
     tmp_path: Path,
 ) -> None:
     begun, release = asyncio.Event(), asyncio.Event()

@@ -22,10 +22,10 @@ from tests.integration.servers.raw_session import (
     VERSION,
     RawSession,
     call,
+    initialize_request,
     messages,
     raw_session,
     request,
-    server_info,
 )
 
 
@@ -89,7 +89,7 @@ async def test_the_version_is_the_clients_where_we_know_it_and_our_latest_with_s
     wanted: str, agreed: str, tmp_path: Path
 ) -> None:
     async with running_node("one", tmp_path) as node, aiohttp.ClientSession(headers=ACCEPT) as http:
-        async with http.post(node.url, json=server_info(wanted)) as response:
+        async with http.post(node.url, json=initialize_request(wanted)) as response:
             assert (response.status, response.content_type) == (200, "application/json")
             result = (await response.json())["result"]
             session_id = response.headers["Mcp-Session-Id"]
@@ -107,7 +107,7 @@ async def test_a_session_is_known_by_its_id_at_its_own_endpoint_until_it_is_dele
         assert await error(mcp.post(ping, **{"Mcp-Session-Id": "guessed"})) == (404, -32600)
         assert await error(mcp.http.post(node.local_url, json=ping, headers=mcp.headers)) == (404, -32600)
         assert await error(mcp.post(ping, **{"MCP-Protocol-Version": "2025-11-25"})) == (400, -32600)
-        assert await error(mcp.post(server_info())) == (400, -32600)
+        assert await error(mcp.post(initialize_request())) == (400, -32600)
         assert (await mcp.request("ping"))["result"] == {}
         assert await status(mcp.http.delete(node.url, headers=mcp.headers)) == 200
         assert await error(mcp.post(ping)) == (404, -32600)
@@ -153,17 +153,19 @@ async def test_unknown_methods_and_wrong_params_are_errors_of_their_request(tmp_
         async with mcp.http.post(node.url, json=request("initialize", {})) as response:
             assert (await response.json())["error"]["code"] == -32602
             assert "Mcp-Session-Id" not in response.headers
-        pictures = server_info()
+        pictures = initialize_request()
         pictures["params"]["clientInfo"]["icons"] = [{"src": "data:," + "y" * 20_000}]
         assert await status(mcp.http.post(node.url, json=pictures)) == 200
         pictures["params"]["clientInfo"]["icons"] *= 4
         assert await error(mcp.http.post(node.url, json=pictures)) == (413, -32600)
-        assert await error(mcp.http.post(node.url, json=server_info(experimental={"x": {"y": "z" * 9_000}}))) == (
+        assert await error(
+            mcp.http.post(node.url, json=initialize_request(experimental={"x": {"y": "z" * 9_000}}))
+        ) == (
             413,
             -32600,
         )
         deep = json.loads('{"a":' * 300 + "{}" + "}" * 300)
-        assert await error(mcp.http.post(node.url, json=server_info(experimental=deep))) == (200, -32602)
+        assert await error(mcp.http.post(node.url, json=initialize_request(experimental=deep))) == (200, -32602)
 
 
 async def test_our_own_tools_take_any_number_and_refuse_what_is_too_deep(tmp_path: Path) -> None:
@@ -379,7 +381,7 @@ async def test_a_full_table_makes_room_by_the_session_that_was_idle_longest(
             assert (await old.request("ping"))["result"] == {}
             async with raw_session(node.url) as third:
                 assert (await old.request("ping"))["result"] == {}, "adopted, in the room of the third one"
-                async with third.listen(), old.http.post(node.url, json=server_info(VERSION)) as refused:
+                async with third.listen(), old.http.post(node.url, json=initialize_request(VERSION)) as refused:
                     assert refused.status == 503
                     assert int(refused.headers["Retry-After"]) > 0
     assert "all are in use" in caplog.text

@@ -385,7 +385,7 @@ def _children() -> set[str]:
     return {pid for listing in Path("/proc/self/task").glob("*/children") for pid in listing.read_text().split()}
 
 
-async def test_calls_in_flight_fail_when_the_door_is_left() -> None:
+async def test_calls_in_flight_fail_when_the_client_is_left() -> None:
     async with asyncio.TaskGroup() as group, open_client(scripted()) as client:
         held = group.create_task(_failure(client, "hold"), name="held")
         await client.request(Request.within("tools/call", call("echo"), timeout_s=10))

@@ -1,1 +1,1 @@
-"""The client side of MCP over HTTP: connections, pools, and one caller for each era."""
+"""The client side of MCP over HTTP: connections, pools, and one client for each era."""

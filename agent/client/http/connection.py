@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection: a request goes out, its answer is read by aiohttp's parser, one exchange after the other.
 
-Used by `http_pool` alone, which dials and reuses connections; the clients get `Response`. A connection is idle, or
-waits for the head of an answer, or for the rest of its body, or is over: with its first failure, an answer that says
-so, or a byte that nobody asked for. The one rule: only a connection that is idle and clean is used again, so that no
+Used by `agent.client.http.pool` alone, which dials and reuses connections; the clients get `Response`. A connection is
+idle, or waits for the head of an answer, or for the rest of its body, or is over: after its first failure, an answer
+that says so, or an unexpected byte. The one rule: only a connection that is idle and clean is used again, so that no
 byte of one answer can ever be taken for the next.
 """
 
@@ -35,13 +35,13 @@ class ConnectionBroken(ConnectionError):
 
 
 class NotHttp(ConnectionBroken):
-    """What came is not HTTP/1.1 as its rules are, so that nobody can say where an answer ends."""
+    """The bytes are not valid HTTP/1.1, so the end of an answer cannot be known."""
 
 
 class Response:
     """An answer, from the moment its head is there. `content` is read as it comes; `status` is 200 to 599.
 
-    The connection goes back by itself when the body has come whole; whoever leaves early calls `close`.
+    The connection goes back by itself when the body is complete; a reader that stops early calls `close`.
     """
 
     __slots__ = ("_connection", "content", "headers", "status")
@@ -58,7 +58,7 @@ class Response:
 
     @property
     def closed(self) -> bool:
-        """Whether it holds no connection any more: the body has come whole, or nobody wants the rest."""
+        """Whether it holds no connection any more: the body is complete, or the rest was given up."""
         return self._connection is None
 
     @property
@@ -77,7 +77,7 @@ class Response:
         return self.content.read_nowait() if self.content.is_eof() else await self.content.read()
 
     def release(self) -> None:
-        """Give the connection back when the body has come whole, else close it."""
+        """Give the connection back when the body is complete, else close it."""
         if self.content.is_eof():
             connection, self._connection = self._connection, None
             if connection is not None:
@@ -86,7 +86,7 @@ class Response:
             self.close()
 
     def close(self) -> None:
-        """Want no more of it; whoever still reads gets `ConnectionBroken`. Harmless at any time."""
+        """Give up the rest; a reader still waiting gets `ConnectionBroken`. Harmless at any time."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort(ConnectionBroken("had its answer closed by us"))
@@ -95,7 +95,7 @@ class Response:
 class Connection(asyncio.Protocol):
     """See the module. Written by the event loop and by the one exchange that is under way.
 
-    `finished` is told when an exchange is over and another may follow, `lost` once, when none may follow any more.
+    `finished` is called when an exchange is over and another may follow, `lost` once, when none may follow any more.
     """
 
     __slots__ = (
@@ -135,7 +135,8 @@ class Connection(asyncio.Protocol):
     def is_dead(self, *, used_before: bool) -> bool:
         """Whether it is over, or the kernel already knows so though the event loop has not read it yet.
 
-        On one that was used before, bytes that nobody asked for mean the same. By TLS they may be no answer's.
+        On one that was used before, unexpected bytes mean the same; not with TLS, where they may be no application
+        data.
         """
         transport = self._transport
         if self.failure is not None or transport is None or transport.is_closing():
@@ -214,7 +215,7 @@ class Connection(asyncio.Protocol):
             auto_decompress=False,
         )
 
-    # What the event loop tells
+    # Callbacks of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As `asyncio.Protocol`."""
@@ -262,7 +263,7 @@ class Connection(asyncio.Protocol):
         else:
             self.abort(ConnectionBroken("broke off in the middle of its answer"))
 
-    # What the parser and the reader of a body ask for
+    # For the parser and the reader of a body
 
     @property
     def connected(self) -> bool:

@@ -1,7 +1,7 @@
 """Dialling one host: its permitted addresses, a socket that notices a vanished other side, and TLS.
 
-Used by `http_pool` alone, one `Dialler` a target. The one rule: what was checked is what is dialled: a name is resolved
-here, through the guard, and what connects gets addresses only.
+Used by `agent.client.http.pool` alone, one `Dialler` a target. The one rule: what was checked is what is dialled: a
+name is resolved here, through the guard, and what connects gets addresses only.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from aiohttp.abc import AbstractResolver
 from agent import clock
 from agent.client.dial_guard import GuardedResolver
 
-# How long a resolved name is dialled again without asking; a peer that moves is found that soon.
+# How long a resolved name is reused; a peer that moves is found that soon.
 DNS_CACHE_S: Final = 5.0
-# How long one address may keep us before the next one is tried beside it (RFC 8305, section 5).
+# How long one address may take before the next one is tried beside it (RFC 8305, section 5).
 NEXT_ADDRESS_AFTER_S: Final = 0.25
 # TCP: a silent connection is probed after 5 s, then every 2 s, twice; unacknowledged data may wait 5 s. So a
-# half-open connection, whose other end has gone without a word, ends within 10 s.
+# half-open connection, whose other end has vanished, ends within 10 s.
 TCP_KEEPALIVE_IDLE_S: Final = 5
 TCP_KEEPALIVE_INTERVAL_S: Final = 2
 TCP_KEEPALIVE_PROBES: Final = 2
@@ -39,7 +39,7 @@ class DialFailed(OSError):
 class Dialler:
     """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together.
 
-    `resolver`: resolves the name, by default as the machine does; what it says is filtered (`GuardedResolver`).
+    `resolver`: resolves the name, by default as the machine does; its answers are filtered (`GuardedResolver`).
     """
 
     __slots__ = ("_literal", "_name", "_names", "_port", "_timeout_s", "tls")
@@ -91,19 +91,19 @@ class Dialler:
 
 
 class _Names:
-    """The addresses of one name, asked for once by however many dial at a time, and remembered for `DNS_CACHE_S`."""
+    """The addresses of one name, resolved once for all concurrent dials, and remembered for `DNS_CACHE_S`."""
 
     def __init__(self, host: str, port: int, resolver: GuardedResolver) -> None:
         self._host = host
         self._port = port
         self._resolver = resolver
-        self._asking = asyncio.Lock()
+        self._resolving = asyncio.Lock()
         self._found: list[AddrInfoType] = []
         self._fresh_until_s = 0.0
 
     async def addresses(self) -> list[AddrInfoType]:
         """All permitted ones; each dial begins with another, so that connections spread over them."""
-        async with self._asking:
+        async with self._resolving:
             if not self._found or clock.now_s() >= self._fresh_until_s:
                 try:
                     answers = await self._resolver.resolve(self._host, self._port)

@@ -27,14 +27,14 @@ KEEPALIVE_S: Final = 4.0
 # The last idle one waits on for what may be sent twice. A link probes every 6 s at most, and each time makes the server
 # wait anew: an idle link dials only where the server is the first to give up.
 LAST_KEEPALIVE_S: Final = 10.0
-# A name may lead elsewhere by now, though whoever had it still answers: no connection to one is used for longer.
+# A name may lead elsewhere by now, though the old address still answers: no connection to one is used for longer.
 NAMED_AGE_MAX_S: Final = 30.0
 
 # Set by us on every message; a target's own headers cannot change them.
 _OWN_HEADERS: Final = frozenset(
     {"accept", "accept-encoding", "content-type", "content-length", "connection", "transfer-encoding", "expect"}
 )
-# RFC 9110, sections 5.1 and 5.5: anything else would end a header early, or hide it from whoever checks it.
+# RFC 9110, sections 5.1 and 5.5: anything else would end a header early, or hide it from a proxy that checks it.
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
@@ -42,9 +42,9 @@ _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 class RequestBody:
     """A request's bytes, which know whether their request was handed to the socket. One per request.
 
-    They are let go then: whoever waits for hours on a stream need not hold what asked for it. A `harmless` one does
-    nothing but show that the server lives: it may take a connection that the server may be giving up at this moment,
-    and goes over a new one then.
+    They are released then: a stream that is open for hours need not hold its request. A `harmless` one only probes the
+    server: it may take an idle connection that the server may be closing at this moment, and is sent again over a new
+    one then.
     """
 
     __slots__ = ("data", "harmless", "sent")
@@ -55,7 +55,7 @@ class RequestBody:
         self.sent = False
 
     def __repr__(self) -> str:
-        return f"<OutgoingBody {len(self.data)} bytes{' sent' if self.sent else ''}>"
+        return f"<RequestBody {len(self.data)} bytes{' sent' if self.sent else ''}>"
 
 
 class HttpPool:
@@ -88,7 +88,7 @@ class HttpPool:
         self._other_token: str | None = None
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
-        self._idle: dict[Connection, float] = {}  # Since when; the one that waits longest comes first.
+        self._idle: dict[Connection, float] = {}  # Since when; the longest idle comes first.
         self._expiry: asyncio.TimerHandle | None = None
         self._over = False
 
@@ -97,9 +97,9 @@ class HttpPool:
         return f"<HttpPool {self.where} {len(self._connections)} connections, {len(self._idle)} idle>"
 
     def use_token(self, token: str) -> None:
-        """Show another token from the next request on; requests on their way keep theirs.
+        """Send another token from the next request on; requests under way keep theirs.
 
-        Whoever refuses it is shown the one of before, until that is refused: not all nodes learn of a token at once.
+        A server that refuses it gets the one of before, until that is refused: not all nodes learn of a token at once.
         """
         line, shown = _line("Authorization", f"Bearer {token}"), self._lines.get("authorization")
         if line != shown:
@@ -175,7 +175,7 @@ class HttpPool:
         return await (await self._new_one()).exchange(head, data)
 
     def _may_show_the_other(self, shown: str | None) -> bool:
-        """Change to the other token, if there is one and no other request has done so since `shown` was shown."""
+        """Change to the other token, if there is one and no other request has done so since `shown` was sent."""
         if self._other_token is not None and self._lines.get("authorization") == shown:
             self._lines["authorization"], self._other_token = self._other_token, shown
             return True
@@ -194,13 +194,13 @@ class HttpPool:
         if length is not None:
             lines["content-length"] = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
         text = f"{method} {self._target} HTTP/1.1\r\n{''.join(lines.values())}\r\n"
-        # What a caller's header held that is not UTF-8 goes on as it came.
+        # Bytes of a caller's header that are not UTF-8 are passed unchanged.
         return text.encode("utf-8", "surrogateescape")
 
     def _plain(self, response: Response) -> Response:
-        """Refuse what is compressed though we asked for it plain: nobody here unpacks it."""
+        """Refuse a compressed answer: we asked for none, and do not decompress."""
         coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if response.status == 200 and coding != "identity":  # noqa: PLR2004 - of a refusal the status is enough
+        if response.status == 200 and coding != "identity":  # noqa: PLR2004 - a refusal is judged by its status
             response.close()
             raise ProtocolBroken(f"{self.where} answers compressed ({coding[:40]!r}), though asked not to")
         return response

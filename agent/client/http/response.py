@@ -1,7 +1,7 @@
 """Reading one HTTP answer of an MCP server: its status, then a JSON body or a stream of events, within limits.
 
-Called by the HTTP clients with the response that `http_pool` got. The one rule: only a complete message is ever handed
-on; an answer that breaks off is `CallOutcomeUnknown`, one that is not MCP is `ProtocolBroken`.
+Called by the HTTP clients with the response that `agent.client.http.pool` got. The one rule: only a complete message is
+ever handed on; an answer that breaks off is `CallOutcomeUnknown`, one that is not MCP is `ProtocolBroken`.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ ERROR_BYTES_MAX: Final = 1024 * 1024
 # After the final event the server ends the stream by itself. The connection returns to the pool then, or is closed.
 STREAM_END_WAIT_S: Final = 1.0
 
-# Of what a refusal says: enough for a sentence and a URL.
+# Of the text of a refusal: enough for a sentence and a URL.
 SAID_LEN_MAX: Final = 300
 
 UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
-# What a person has to know of a status that says it of itself badly.
+# What an operator has to know of a status whose own text says it badly.
 _MEANINGS: Final = {
     UNAUTHORIZED: ", the token is missing or wrong",
     FORBIDDEN: ", access is refused",
@@ -59,9 +59,9 @@ OnMessage = Callable[[Json], Awaitable[None]]
 
 
 class HttpRefusal(Exception):
-    """An answer of 4xx or 5xx that is no matter of a token. Never leaves the HTTP clients.
+    """An answer of 4xx or 5xx that does not concern the token. Never leaves the HTTP clients.
 
-    `error`: the JSON-RPC error in its body, if it is one. `said`: what the body says, in one line; empty for pages.
+    `error`: the JSON-RPC error in its body, if it is one. `said`: the body's text in one line; empty for HTML pages.
     """
 
     def __init__(self, status: int, where: str, message: Json | None, said: str = "") -> None:
@@ -76,7 +76,7 @@ class HttpRefusal(Exception):
         """Whether a request with a session ID was refused because the server no longer knows that session.
 
         It restarted, or the session was idle for too long. The specification says 404, whatever its body: SDKs send
-        an error with no ID, the request's own, or a made-up one, or text. Others say 400 or 401 and name the session.
+        an error with no ID, the request's own, or an invented one, or text. Others say 400 or 401 and name the session.
         Only what is unknown in the request itself (a method, as of 2026-07-28, or what it names) is 404 otherwise.
         """
         if "session" in self._said:
@@ -84,7 +84,7 @@ class HttpRefusal(Exception):
         return self.status == NOT_FOUND and (self.error is None or self.error.code not in _UNKNOWN)
 
     def as_failure(self) -> RpcError | CallOutcomeUnknown | ProtocolBroken | AuthRefused:
-        """What a caller may be told: the server's own error, else what the status means for the request."""
+        """The failure to raise: the server's own error, else what the status means for the request."""
         if self.status == UNAUTHORIZED:
             return AuthRefused(str(self))
         if self.error is not None:
@@ -191,8 +191,8 @@ class MessageStream:
         return message
 
     def taken(self) -> Json | None:
-        """The next message of those that have come whole. Raises `ProtocolBroken`."""
-        for data in self._ready:  # Goes on where it was left.
+        """The next message of those that are complete. Raises `ProtocolBroken`."""
+        for data in self._ready:  # Continues where it stopped.
             message = jsonrpc.decode(data)
             if not jsonrpc.is_notification(message) or len(data) <= self._note_bytes_max:
                 return message
@@ -212,7 +212,7 @@ class MessageStream:
         return bool(chunk)
 
     def large_data(self) -> bytes | None:
-        """What has come of a large event, told once. Who passes that on reads on from the response, not from here."""
+        """The beginning of a large event, returned once. A reader that streams it continues from the response."""
         if self._parser.unfinished_bytes <= HELD_BYTES_MAX:
             self._judged = False
         elif not self._judged:
@@ -242,7 +242,7 @@ async def check_status(response: Response, pool: HttpPool) -> None:
 
 
 async def _refused_body(response: Response, pool: HttpPool) -> tuple[Json | None, str]:
-    """The message in the body of a refusal, if it is one, and what it says in one line; pages (HTML) say nothing."""
+    """The message in a refusal's body, if it is one, and the body's text in one line; empty for HTML pages."""
     if response.content_type not in (_JSON, _TEXT):
         return None, ""
     try:
@@ -283,7 +283,7 @@ def _matching(message: Json, request_id: int | str, pool: HttpPool) -> Json:
 
 
 async def _read_body(response: Response, pool: HttpPool, bytes_max: int, held: bytes = b"") -> bytes:
-    """The whole body, of which `held` was read before."""
+    """The whole body, beginning with `held`, which was read before."""
     declared = response.content_length
     if declared is not None and declared > bytes_max:
         raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")

@@ -1,8 +1,9 @@
 """The client to an HTTP server with sessions (2025-11-25 and before): initialize, `Mcp-Session-Id`, a GET stream.
 
-Made by `http_client` when `server/discover` is unknown; used through `session_router`. A session may serve many
-callers, so progress tokens are made unique; what it declares, and who is asked, its maker says. The one rule: a lost
-session is opened anew once, by whoever sees it first, and the refused request, which was not executed, is sent again.
+Made by `agent.client.http.connect` when `server/discover` is unknown; used through `agent.client.sessions.router`. A
+session may serve many callers, so progress tokens are made unique. Its declared capabilities and the receiver of server
+requests are passed in. The one rule: a lost session is opened anew once, by the first request that finds it lost, and a
+request that was refused for it, and so not executed, is sent again.
 """
 
 import asyncio
@@ -59,7 +60,7 @@ from agent.model import Json
 
 log = logging.getLogger(__name__)
 
-# Clean-up messages (cancelled, session end, answers to a server's own requests) are courtesy: they may not hold us up.
+# Clean-up messages (cancelled, session end, replies to server requests) are a courtesy: they may not delay anything.
 COURTESY_TIMEOUT_S: Final = 1.0
 SESSION_HEADER: Final = "Mcp-Session-Id"
 
@@ -67,8 +68,8 @@ SESSION_HEADER: Final = "Mcp-Session-Id"
 class HttpSessionClient:
     """One session over one pool. `open` first, `close` at the end.
 
-    `features`: what it declares of a caller. `on_server_request` takes what the server asks, and `on_notice` what it
-    tells, on the session's own stream, which names no request.
+    `features`: the client capabilities to declare. `on_server_request` takes the server requests, and `on_notice` the
+    notifications, of the session's own stream, which belongs to no request.
     """
 
     def __init__(
@@ -100,12 +101,12 @@ class HttpSessionClient:
         self._logs = SessionLogs(self.request)
 
     def __repr__(self) -> str:
-        return f"<LegacyHttpDoor {self._pool.where} session {self._generation}>"
+        return f"<HttpSessionClient {self._pool.where} session {self._generation}>"
 
     @property
     def server_info(self) -> ServerInfo:
         """What the server said when the present session was opened."""
-        assert self._server_info is not None, "the door is not open"
+        assert self._server_info is not None, "the client is not open"
         return self._server_info
 
     async def open(self) -> None:
@@ -125,10 +126,10 @@ class HttpSessionClient:
         self._generation += 1
         self._subscriptions.session_ended(f"{self._pool.where} opened another session")
         for stream in tuple(self._streams):
-            stream.close()  # It belongs to the session before; whoever listens has to list again anyway.
+            stream.close()  # It belongs to the session before; its listeners have to list again anyway.
 
     async def close(self) -> None:
-        """Tell the server that the session is over; bounded, failures are of no interest."""
+        """End the session at the server; bounded in time, failures are ignored."""
         if self._session_id is not None:
             with contextlib.suppress(LinkFailed, TimeoutError):
                 async with asyncio.timeout(COURTESY_TIMEOUT_S):
@@ -157,10 +158,10 @@ class HttpSessionClient:
                     await self._renew(generation)
                     message, _ = await send(body, self._headers | extra)
         except TimeoutError as exc:
-            await self._tell_cancelled(request_id, body, "the deadline passed")
+            await self._send_cancelled(request_id, body, "the deadline passed")
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
         except asyncio.CancelledError:
-            await self._tell_cancelled(request_id, body, "the caller went away")
+            await self._send_cancelled(request_id, body, "the caller went away")
             raise
         except HttpRefusal as exc:
             raise exc.as_failure() from exc
@@ -169,7 +170,7 @@ class HttpSessionClient:
         return jsonrpc.result_of(message)
 
     async def answer(self, reply: bytes, *, timeout_s: float) -> None:
-        """Send the answer to a request of the server's own. Raises `CallOutcomeUnknown`: it may never hear it."""
+        """Send the reply to a server request. Raises `CallOutcomeUnknown`: it may never arrive."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._post(reply)
@@ -237,7 +238,7 @@ class HttpSessionClient:
     def _receiver(
         self, token: object, on_notification: OnNotification | None, on_server_request: OnServerRequest
     ) -> Callable[[Json], Awaitable[None]]:
-        """What is done with each message on a request's stream that is not its response."""
+        """The receiver of each message on a request's stream other than its response."""
 
         async def on_message(message: Json) -> None:
             method = message["method"]
@@ -251,7 +252,7 @@ class HttpSessionClient:
         return on_message
 
     async def _take(self, message: Json, on_server_request: OnServerRequest) -> bool:
-        """Deal with what is not for whoever waits for a result: the server's own requests, list changes and updates."""
+        """Take a message that does not belong to one request: server requests, list changes and updates."""
         if jsonrpc.is_request(message):
             if (reply := on_server_request(message)) is not None:
                 with contextlib.suppress(CallFailed):
@@ -260,7 +261,7 @@ class HttpSessionClient:
         return self._subscriptions.take(message.get("method", ""), jsonrpc.params_of(message))
 
     async def _renew(self, generation: int) -> None:
-        """Open a new session unless somebody else has since `generation`. Raises `CallNotSent`, `AuthRefused`."""
+        """Open a new session unless another request has since `generation`. Raises `CallNotSent`, `AuthRefused`."""
         async with self._renewal:
             if self._generation != generation:
                 return
@@ -270,7 +271,7 @@ class HttpSessionClient:
                 except HttpRefusal as exc:
                     if exc.status != 404:  # noqa: PLR2004 - Not Found
                         raise
-                    await self.open()  # It restarted again, between our initialize and what follows.
+                    await self.open()  # It restarted again, right after our initialize.
             except AuthRefused as exc:
                 self._lose(str(exc))
                 raise
@@ -285,7 +286,7 @@ class HttpSessionClient:
         self.lost_reason = reason
         self.lost.set()
 
-    async def _tell_cancelled(self, request_id: int, body: RequestBody, reason: str) -> None:
+    async def _send_cancelled(self, request_id: int, body: RequestBody, reason: str) -> None:
         # In this era a closed connection does not cancel; only the notification does.
         if body.sent:
             with contextlib.suppress(LinkFailed, CallFailed, HttpRefusal, TimeoutError):

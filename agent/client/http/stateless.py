@@ -1,7 +1,8 @@
 """The client to a stateless HTTP server (2026-07-28 and later): every request is complete in itself.
 
-Made by `http_client` after `server/discover`; used through `agent.client.connect.McpClient`. The hot path of forwarded
-calls. The one rule: closing the connection of a request is what cancels it, so whoever stops waiting closes it.
+Made by `agent.client.http.connect` after `server/discover`; used through
+`agent.client.protocol.McpClient`. The hot path of forwarded calls. The one rule: closing a request's connection cancels
+the request, so a caller that stops waiting closes it.
 """
 
 import asyncio
@@ -57,7 +58,7 @@ class HttpStatelessClient:
 
     def __repr__(self) -> str:
         """Where it leads, and whether it is broken."""
-        return f"<ModernHttpDoor {self._pool.where}{' lost: ' + self.lost_reason if self.lost.is_set() else ''}>"
+        return f"<HttpStatelessClient {self._pool.where}{' lost: ' + self.lost_reason if self.lost.is_set() else ''}>"
 
     async def request(self, request: Request) -> Json:
         """As `McpClient.request`; a stateless server keeps nothing for an affinity."""
@@ -68,7 +69,7 @@ class HttpStatelessClient:
         on_notification, sink = request.on_notification, request.sink
 
         async def on_message(message: Json) -> None:
-            # A modern server never asks on a request's stream; what it tells there belongs to this request.
+            # A modern server sends no requests on a stream; its notifications there belong to this request.
             if on_notification is not None and jsonrpc.is_notification(message):
                 await on_notification(message["method"], jsonrpc.params_of(message))
 
@@ -130,11 +131,11 @@ class HttpStatelessClient:
         if isinstance(verdict, Handshake):
             raise self._lose(f"no longer speaks {self._stamp.version}")
         if _node_of(verdict) != _node_of(self.server_info):
-            # Requests are stateless, so nothing else would show that the address was given to somebody else.
+            # Requests are stateless, so nothing else would show that the address belongs to another node now.
             raise self._lose("is another node now")
         if is_leaving(verdict):
             raise self._lose("is stopping")
-        self.server_info = verdict  # What it can do may have changed, as a node's servers come and go.
+        self.server_info = verdict  # Its capabilities may have changed, as a node's servers come and go.
 
     def _lose(self, what: str) -> Unreachable:
         self.lost_reason = f"{self._pool.where} {what}"
@@ -142,7 +143,7 @@ class HttpStatelessClient:
         return Unreachable(self.lost_reason)
 
     async def _open_stream(self, listening: Listening) -> Response:
-        """Apart from its reading, so that the request is not held for as long as that goes on."""
+        """A function of its own, so that the request's body is not held while the stream is read."""
         stamped = self._stamp.params(listening.params)
         body = RequestBody(jsonrpc.encode_request(f"listen-{next(self._ids)}", LISTEN, stamped))
         return await self._pool.post(body, self._stamp.headers(LISTEN, stamped))
@@ -170,17 +171,17 @@ class HttpStatelessClient:
 
 
 def _node_of(server_info: ServerInfo) -> object:
-    """Who stands behind the client, as far as it says: None for a plain server. A node may come back renamed."""
+    """The identity of the other side as it claims it: None for a plain server. A node may come back renamed."""
     return (server_info.mesh.get("node_id"), server_info.mesh.get("name")) if server_info.mesh is not None else None
 
 
 def param_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of a caller's headers that may go on: `Mcp-Param-*`, which repeat arguments, and nothing else."""
+    """Those of a caller's headers that are forwarded: `Mcp-Param-*`, which repeat arguments, and no others."""
     return {name: value for name, value in headers.items() if name.lower().startswith(PARAM_HEADER_PREFIX)}
 
 
 def _short(headers: dict[str, str]) -> dict[str, str]:
-    """The same. Raises `RpcError` where servers would refuse them unread, and look broken for it."""
+    """`headers` unchanged. Raises `RpcError` for so many that a server would refuse the connection."""
     if sum(map(len, headers.values())) > HEADER_BYTES_MAX:
         said = f"What headers have to repeat of this request is longer than {HEADER_BYTES_MAX} bytes"
         raise RpcError(INVALID_PARAMS, said)
@@ -188,7 +189,7 @@ def _short(headers: dict[str, str]) -> dict[str, str]:
 
 
 def timed_out(pool: HttpPool, method: str, timeout_s: float, *, sent: bool) -> CallFailed:
-    """What a caller is told whose deadline passed."""
+    """The failure of a request whose deadline passed."""
     if sent:
         return CallTimedOut(f"{pool.where} did not answer {method} within {shown_s(timeout_s)}")
     return CallNotSent(f"{pool.where} did not accept the connection for {method} within {shown_s(timeout_s)}")

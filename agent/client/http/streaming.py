@@ -1,8 +1,9 @@
 """Passing a large result on while it comes, so that no node holds it whole.
 
-Used by `http_answer` for the requests whose caller takes parts. An answer is held up to `HELD_BYTES_MAX`; what goes on
-after that is streamed if the part that is held shows that it is a complete result. The one rule: until the first part
-goes to the caller a failure is an ordinary one; after that it is `AnswerCut`, and the caller's connection must break.
+Used by `agent.client.http.response` for the requests whose caller takes parts. An answer is held up to
+`HELD_BYTES_MAX`; what goes on after that is streamed if the part that is held shows that it is a complete result. The
+one rule: until the first part goes to the caller a failure is an ordinary one; after that it is `AnswerCut`, and the
+caller's connection must break.
 """
 
 import asyncio
@@ -18,22 +19,22 @@ from agent.lossless_json.raw import END_BYTES_MAX, ends_response, response_head
 from agent.lossless_json.rewriter import JsonRewriter, Place, RewriteBroken
 from agent.model import Json
 
-# Up to this size an answer is read whole: that keeps exact errors and, where it is safe, another attempt, and stalls
-# nobody (docs/adr/0009-large-answers.md).
+# Up to this size an answer is read whole: that keeps exact errors and, where it is safe, another attempt, and delays
+# no other call (docs/adr/0009-large-answers.md).
 HELD_BYTES_MAX: Final = 256 * 1024
-# A server that has begun a text and then is silent for so long has lost it; as long as its own patience with us.
+# A server that stops in the middle of a result for so long has failed; as long as it would wait for a slow reader.
 STALL_TIMEOUT_S: Final = 30.0
 
 # A rewriter through so much takes 10 ms where every other word is a URI to be changed, and 0.1 ms where it is one text.
 _STEP_BYTES: Final = 64 * 1024
 
-# What no result has that asks the caller, or is a task.
+# Members that neither an `input_required` result nor a task has.
 _SUBSTANCE: Final = frozenset({"content", "contents", "messages", "structuredContent"})
 _NOTED: Final = _SUBSTANCE | {"resultType", "isError", "ttlMs", "cacheScope"}
 
 
 class Rest(Protocol):
-    """What follows the part of an answer that is held."""
+    """The part of an answer that has not been read yet."""
 
     async def more(self) -> bytes:
         """The next part, nothing at the end. Raises `CallOutcomeUnknown` when the answer breaks off."""
@@ -89,7 +90,7 @@ async def pass_on(held: bytes, rest: Rest, request_id: int | str, where: str, la
     try:
         part = await _rewritten(held[head[1] :], rewriter)
     except RewriteBroken:
-        return None  # Who reads it whole will say what is wrong with it.
+        return None  # The reader of the whole answer reports what is wrong with it.
     if rewriter.rest is not None or not _shows_result(rewriter.noted) or not await large.begin():
         return None
     await large.part(part)
@@ -111,7 +112,7 @@ async def pass_on(held: bytes, rest: Rest, request_id: int | str, where: str, la
 
 
 def result_rewriter(places: Mapping[str, Place], added: Json) -> JsonRewriter:
-    """A rewriter through a result: it changes what `places` say, and notes what `pass_on` judges by.
+    """A rewriter for a result: it changes the values at `places`, and notes those that `pass_on` judges by.
 
     `added`: see `ResultStream`.
     """
@@ -120,14 +121,14 @@ def result_rewriter(places: Mapping[str, Place], added: Json) -> JsonRewriter:
 
 
 def _shows_result(noted: Json) -> bool:
-    """Whether what has come is a complete result, or one that does not say so but has what only those have."""
+    """Whether it is a complete result, by its `resultType` or by members that only those have."""
     if "resultType" in noted:
         return bool(noted["resultType"] == "complete")
     return not _SUBSTANCE.isdisjoint(noted)
 
 
 async def _more(rest: Rest, rewriter: JsonRewriter) -> bytes:
-    """The next part of the result that can go on, nothing at the end of the answer."""
+    """The next part of the result that can be passed on, empty at the end of the answer."""
     while True:
         async with asyncio.timeout(STALL_TIMEOUT_S):
             part = await rest.more()
@@ -138,7 +139,7 @@ async def _more(rest: Rest, rewriter: JsonRewriter) -> bytes:
 
 
 async def _rewritten(part: bytes, rewriter: JsonRewriter) -> bytes:
-    """What can go on of a part. Others get their turn meanwhile: a small part may hold thousands of texts to change."""
+    """What of a part can be passed on. Yields to other tasks: a small part may hold thousands of texts to change."""
     passed: list[bytes] = []
     for start in range(0, len(part), _STEP_BYTES):
         step = part[start : start + _STEP_BYTES]
@@ -154,7 +155,7 @@ async def _rewritten(part: bytes, rewriter: JsonRewriter) -> bytes:
 
 @contextmanager
 def _cutting(where: str) -> Iterator[None]:
-    """What fails now fails after a part has gone out."""
+    """Turn failures into `AnswerCut`: a part has gone out already."""
     try:
         yield
     except (CallOutcomeUnknown, RewriteBroken, TimeoutError) as exc:

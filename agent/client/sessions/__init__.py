@@ -1,1 +1,1 @@
-"""Sessions with one server, dedicated to the callers that its calls may ask."""
+"""Sessions with one server, dedicated to the callers that accept its server requests."""

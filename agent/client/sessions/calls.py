@@ -1,8 +1,9 @@
-"""The calls of callers that can be asked, to a server with sessions: each runs once, in a session of its caller's own.
+"""The calls of callers that accept server requests, to a server with sessions: each runs once, in a dedicated session.
 
-Kept by `session_router`. When a server asks while a call is open, the call's attempt ends with its questions, the call
-itself stays open (it is parked), and the caller's retry brings the answers and waits on. The one rule: the server's
-request runs exactly once, whatever its caller does.
+Owned by `agent.client.sessions.router`. `SessionCalls` runs each call in a task of its own. When the server sends a
+server request meanwhile, the caller's attempt ends with `input_required`, the call itself stays open and becomes
+pending, and the caller's retry brings the answers and waits for the result. `PendingCalls` is the bounded table of
+them, by `requestState`. The one rule: a call runs exactly once at the server, whatever its caller does.
 """
 
 import asyncio
@@ -33,28 +34,40 @@ from agent.client.streaming import lift
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
 from agent.model import PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
 
-# For users to think; as long as the front waits for a caller with a session (`agent.server.sessions.elicitation`).
+log = logging.getLogger(__name__)
+
+# For users to think; as long as the endpoint waits for a caller with a session (`agent.server.sessions.elicitation`).
 PATIENCE_S: Final = 600.0
-# Of one client. Each holds a request of the backend and its stream.
+# Of one client. Each holds a request at the backend and its stream.
 PENDING_MAX: Final = 256
+# A pending call lasts as long as its caller answers in time; this only keeps it from lasting for ever.
+CALL_LIFETIME_S: Final = 86_400.0
+# The last messages to a server when a call is over may not delay anything.
+FAREWELL_TIMEOUT_S: Final = 1.0
+
+# Servers list changed roots at once, if at all; later they do so during the caller's next call.
+ROOTS_WAIT_S: Final = 1.0
+ROOTS_CHANGED: Final = jsonrpc.encode_notification("notifications/roots/list_changed")
 
 _STATE_BYTES: Final = 32
 
+_Send: TypeAlias = Callable[[SessionClient], Awaitable[Json]]
+
 
 class PendingCalls:
-    """See the module. A call whose session was wanted by others stays, so that its caller can hear of it."""
+    """See the module. A call that was given up for others stays, so that its caller can get its failure."""
 
     def __init__(self, on_pending: OnPending) -> None:
         self._on_pending = on_pending
         self._calls: dict[str, tuple[PendingCall, asyncio.TimerHandle]] = {}
 
     def __repr__(self) -> str:
-        return f"<ParkedCalls {len(self._calls)}>"
+        return f"<PendingCalls {len(self._calls)}>"
 
     def make_room(self) -> bool:
-        """Whether one more can be parked.
+        """Whether there is room for one more.
 
-        That may be at the price of the one that has been left alone longest by a caller with more than its share.
+        For that, the call that a caller with more than its share has left unanswered longest may be given up.
         """
         if len(self._calls) < PENDING_MAX:
             return True
@@ -67,8 +80,8 @@ class PendingCalls:
         self._removed(state, "given_up").give_up(contested=True)
         return True
 
-    def park(self, call: PendingCall) -> Json:
-        """Keep a call that asks; returns the result that its caller gets."""
+    def add(self, call: PendingCall) -> Json:
+        """Keep a call with open server requests; returns the result that its caller gets."""
         state = secrets.token_urlsafe(_STATE_BYTES)
         loop = asyncio.get_running_loop()
         if call.away_since_s is None:
@@ -76,20 +89,20 @@ class PendingCalls:
         timer = loop.call_later(PATIENCE_S, self._expired, state)
         self._calls[state] = call, timer
         self._on_pending("parked", 1)
-        return _asked(call, state)
+        return _input_required(call, state)
 
-    def look(self, state: Any) -> Json | None:
-        """What the call that was parked under `state` asks by now; None when it is over. Raises `RpcError`."""
+    def poll(self, state: Any) -> Json | None:
+        """The present server requests of the pending call of `state`; None when it is over. Raises `RpcError`."""
         call, _ = self._found(state)
-        return None if call.is_over else _asked(call, state)
+        return None if call.is_over else _input_required(call, state)
 
     def take(self, state: Any, event: str = "resumed") -> PendingCall:
-        """The call that was parked under `state`, which is void from now on; `event` is counted. Raises `RpcError`."""
+        """Remove the pending call of `state`, and return it; `event` is counted. Raises `RpcError`."""
         self._found(state)
         return self._removed(state, event)
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Remove all."""
         for state in tuple(self._calls):
             self._removed(state, "lost")
 
@@ -113,17 +126,17 @@ class PendingCalls:
         return call
 
 
-def _asked(call: PendingCall, state: str) -> Json:
+def _input_required(call: PendingCall, state: str) -> Json:
     return {
         "resultType": "input_required",
-        "inputRequests": call.questions(),
+        "inputRequests": call.server_requests(),
         "requestState": state,
         "_meta": {PENDING_META_KEY: True},
     }
 
 
 def only_polls(params: Json) -> bool:
-    """Whether a retry asks no more than whether the questions still stand."""
+    """Whether a retry only polls whether the server requests are still open."""
     return (params.get("_meta") or {}).get(POLL_META_KEY) is True
 
 
@@ -138,7 +151,7 @@ def answers_of(params: Json) -> Json:
 
 
 def refused_in(params: Json) -> dict[str, RpcError] | None:
-    """The caller's errors of a retry, by question, for the server to hear; none at all give the call up."""
+    """The caller's errors of a retry, by server request, to be passed on; an empty object gives the call up."""
     errors = (params.get("_meta") or {}).get(REFUSED_META_KEY)
     if not isinstance(errors, dict):
         return None
@@ -146,7 +159,7 @@ def refused_in(params: Json) -> dict[str, RpcError] | None:
 
 
 def for_retry(on_notification: OnNotification, params: Json) -> OnNotification:
-    """Progress goes on under the progress token of the retry, and not at all where that has none."""
+    """Progress is sent with the progress token of the retry, and not at all where it has none."""
     token = (params.get("_meta") or {}).get("progressToken", jsonrpc.NO_TOKEN)
 
     async def hand_on(method: str, note: Json) -> None:
@@ -158,100 +171,86 @@ def for_retry(on_notification: OnNotification, params: Json) -> OnNotification:
     return hand_on
 
 
-log = logging.getLogger(__name__)
-
-# A call that asks may last as long as its caller answers in time; this only keeps it from lasting for ever.
-CALL_LIFETIME_S: Final = 86_400.0
-# What is left to tell the server when a call is over may not hold us up.
-FAREWELL_TIMEOUT_S: Final = 1.0
-
-# Servers ask for changed roots at once, if at all; later they hear them with the caller's next call.
-ROOTS_WAIT_S: Final = 1.0
-ROOTS_CHANGED: Final = jsonrpc.encode_notification("notifications/roots/list_changed")
-
-_Send: TypeAlias = Callable[[SessionClient], Awaitable[Json]]
-
-
 class SessionCalls:
-    """See the module. `own`: the sessions that there are. `fallback`: goes on without a session, or raises."""
+    """See the module. `pool`: the dedicated sessions. `fallback`: the shared client in place of one, or raises."""
 
     def __init__(
         self,
-        own: SessionPool,
+        pool: SessionPool,
         start_task: StartTask,
         fallback: Callable[[SessionRefused], SessionClient],
         on_pending: OnPending,
     ) -> None:
-        self._own = own
+        self._pool = pool
         self._start_task = start_task
         self._fallback = fallback
-        self._parked = PendingCalls(on_pending)
+        self._pending = PendingCalls(on_pending)
 
     def __repr__(self) -> str:
-        return repr(self._parked)
+        return repr(self._pending)
 
     async def begin(self, request: Request, features: Json) -> Json:
         """The first attempt of a call, of a caller with these features. As `McpClient.request`."""
         call = PendingCall(features, request.affinity)
         taken = None if request.sink is None else call.large_result(request.sink.make_rewriter)
-        # Nothing of this attempt's own, which ends before the call may.
+        # Without what belongs to this attempt, which may end before the call.
         lasting = replace(request, on_notification=call.notify, sink=taken)
 
         def send(client: SessionClient) -> Awaitable[Json]:
             deadline_s = asyncio.get_running_loop().time() + CALL_LIFETIME_S
             return client.request(replace(lasting, deadline_s=deadline_s), on_server_request=call.ask)
 
-        call.task = self._start_task(self._serve(call, request.affinity, send), "call that may ask")
+        call.task = self._start_task(self._serve(call, request.affinity, send), "call in a dedicated session")
         return await self._attend(call, request)
 
-    async def tell_of_roots(self, session: DedicatedSession, request: Request, *, can_be_asked: bool) -> Json:
-        """Tell the server of a session that its caller's roots have changed, as `request` says.
+    async def roots_changed(self, session: DedicatedSession, request: Request, *, can_be_asked: bool) -> Json:
+        """Notify the server of a session that its caller's roots have changed, as `request` says.
 
-        What it asks then is put to a caller that can be asked now, and the result is `input_required`, as a call's;
-        else it waits for the caller's next call.
+        If the caller accepts server requests now, those that follow make the result `input_required`, as a call's; else
+        they wait for the caller's next call.
         """
         caller = request.affinity
-        told: Json = {"resultType": "complete"}
+        complete: Json = {"resultType": "complete"}
         if not can_be_asked:
             assert session.client is not None, "it is open"
             await session.client.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
-            return told
+            return complete
         call = PendingCall(session.features, caller)
 
         async def send(client: SessionClient) -> Json:
             await client.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
             await call.asked_within(ROOTS_WAIT_S)
             await call.settled()
-            return told
+            return complete
 
-        call.task = self._start_task(self._serve(call, caller, send), "tell of changed roots")
+        call.task = self._start_task(self._serve(call, caller, send), "notify a server of changed roots")
         return await self._attend(call, request)
 
     async def retry(self, request: Request) -> Json:
-        """Another attempt of a call that is parked, with its caller's answers. As `McpClient.request`."""
+        """Another attempt of a pending call, with its caller's answers. As `McpClient.request`."""
         params = request.params or {}
-        if only_polls(params) and (asked := self._parked.look(params["requestState"])) is not None:
+        if only_polls(params) and (asked := self._pending.poll(params["requestState"])) is not None:
             return asked
         answers, refused = answers_of(params), refused_in(params)
-        parked = self._parked.take(params["requestState"], "cancelled" if refused == {} else "resumed")
+        call = self._pending.take(params["requestState"], "cancelled" if refused == {} else "resumed")
         if refused == {}:
-            parked.give_up()
+            call.give_up()
             raise RpcError(INTERNAL_ERROR, "The client gave the call up")
         try:
-            replies = parked.answer(answers, refused or {})
-        except RpcError:  # The answers cannot be written, and nobody can come with others.
-            parked.give_up()
+            replies = call.answer(answers, refused or {})
+        except RpcError:  # The answers cannot be serialized, and others cannot follow.
+            call.give_up()
             raise
         if request.on_notification is not None:
             request = replace(request, on_notification=for_retry(request.on_notification, params))
-        return await self._attend(parked, request, replies)
+        return await self._attend(call, request, replies)
 
     def end(self) -> None:
-        """Forget who is waited for; whoever owns the tasks ends them."""
-        self._parked.clear()
+        """Remove all pending calls; the owner of the tasks ends them."""
+        self._pending.clear()
 
     async def _attend(self, call: PendingCall, request: Request, replies: Sequence[bytes] = ()) -> Json:
-        """One attempt of the caller: hand in its replies and wait for the result, or park the call as it asks."""
+        """One attempt of the caller: send its replies and wait for the result or for server requests."""
         attended, timeout_s = False, request.left_s()
         try:
             async with asyncio.timeout_at(request.deadline_s) as deadline:
@@ -259,12 +258,12 @@ class SessionCalls:
                 await call.send(replies, timeout_s=timeout_s)
                 while True:
                     result = await call.news(request.on_notification, request.sink)
-                    if result is None and not self._parked.make_room():
-                        log.warning("MCP server's question refused: too many calls wait for input")
+                    if result is None and not self._pending.make_room():
+                        log.warning("MCP server request refused: too many calls wait for input")
                         await _refuse(call, "Too many calls wait for input already")
                         continue
                     attended = True
-                    return self._parked.park(call) if result is None else result
+                    return self._pending.add(call) if result is None else result
         except TimeoutError as exc:
             kind = CallNotSent if call.client is None else CallTimedOut
             raise kind(f"the server did not answer {request.method} within {shown_s(timeout_s)}") from exc
@@ -273,13 +272,13 @@ class SessionCalls:
                 call.give_up()
 
     async def _serve(self, call: PendingCall, affinity: str | None, send: _Send) -> None:
-        """Run one request of the server's to its end, whoever waits for it meanwhile."""
+        """Run one call to its end, whether an attempt waits for it or not."""
         outcome: Json | MeshError | None = None
         try:
             try:
-                async with self._own.lent(call.features, affinity) as session, session.serving(call) as client:
+                async with self._pool.lent(call.features, affinity) as session, session.serving(call) as client:
                     try:
-                        await call.settled()  # What was asked before the call may matter to it: the caller's roots.
+                        await call.settled()  # Earlier server requests may matter to the call: the caller's roots.
                         outcome = await send(client)
                     finally:
                         await _refuse(call, "The request that this question belongs to is over")
@@ -288,7 +287,7 @@ class SessionCalls:
                 outcome = await send(shared)
         except MeshError as exc:
             outcome = exc
-        except Exception as exc:  # A bug of ours ends this call and its session, and nobody else's.
+        except Exception as exc:  # A bug of ours ends this call and its session, and no other.
             log.exception("MCP call broke unexpectedly")
             outcome = ProtocolBroken(f"unexpected {type(exc).__name__}")
         finally:
@@ -297,6 +296,6 @@ class SessionCalls:
 
 
 async def _refuse(call: PendingCall, why: str) -> None:
-    """Answer what the server still asks, as far as it listens."""
-    with contextlib.suppress(CallOutcomeUnknown):  # As far as it listens.
+    """Refuse the open server requests, as far as the server still listens."""
+    with contextlib.suppress(CallOutcomeUnknown):
         await call.send(call.refuse(why), timeout_s=FAREWELL_TIMEOUT_S)

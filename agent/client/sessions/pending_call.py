@@ -1,8 +1,8 @@
-"""One request to a server with sessions, which may ask its caller while it works: what came of it so far.
+"""One call to a server with sessions, which may send server requests to its caller meanwhile: its state so far.
 
-Made by `session_router` for calls of callers that can be asked. The request runs in a task of its own, so that it goes
-on while nobody waits for it; each attempt of the caller waits for news here: questions, or the end. The one rule: a
-question is answered once, by the caller's answer or by a refusal, and none is left when the request is over.
+Made by `agent.client.sessions.calls` for calls of callers that accept server requests. The call runs in a task of its
+own, so that it continues between the caller's attempts; each attempt waits here for server requests or the end. The one
+rule: a server request gets one reply, the caller's or a refusal, and none is left open when the call is over.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
 
-# Notifications that nobody has taken yet; a stream that can wait does, of another the newest are dropped.
+# Notifications that no attempt has taken yet; a stream that can wait does, otherwise the newest are dropped.
 UNREAD_MAX: Final = 256
-# How long a caller may leave a question alone while another waits for its place: a form takes seconds to fill in.
+# How long a caller may leave a server request unanswered while another waits for its place: forms take seconds.
 CONTESTED_PATIENCE_S: Final = 15.0
-# Open questions of one call; no user answers more at a time.
+# Open server requests of one call; no user answers more at a time.
 SERVER_REQUESTS_MAX: Final = 16
-# A question passes through results that are written anew, which can be done 254 levels deep; forms are flat.
+# A server request passes through results that are serialized anew, which works 254 levels deep; forms are flat.
 SERVER_REQUEST_NESTING_MAX: Final = 200
 
 _TOO_DEEP: Final = (INVALID_PARAMS, f"The question is nested more than {SERVER_REQUEST_NESTING_MAX} levels deep")
@@ -46,35 +46,35 @@ class _ServerRequest:
     request_id: Any
     method: str
     params: Json
-    told: bool = False
+    reported: bool = False
 
 
-# Hears what becomes of calls that wait for their callers, by a word (docs/metrics.md), and how many more wait since.
+# Called with what happened to a pending call (the events of docs/metrics.md) and the change of their number.
 OnPending: TypeAlias = Callable[[str, int], None]
 
 
 def unheard(_event: str, _waiting: int) -> None:
-    """The `OnPending` of where nobody counts."""
+    """An `OnPending` that counts nothing."""
 
 
 class TakesAnswers(Protocol):
     """The session that a call was sent in."""
 
     async def answer(self, reply: bytes, *, timeout_s: float) -> None:
-        """Send a message that has no answer: the reply to a request of the server's own, or a notification.
+        """Send a message that has no answer: the reply to a server request, or a notification.
 
-        Raises `CallOutcomeUnknown`: it may never hear it.
+        Raises `CallOutcomeUnknown`: it may never arrive.
         """
         ...
 
 
 class PendingCall:
-    """See the module. `features` are the caller's, `caller` is its affinity: None for all who have no key.
+    """See the module. `features`: the caller's capabilities. `caller`: its affinity key, None for callers without one.
 
-    `task` runs the request, in `client` once it may have been sent.
+    `task` runs the call, in `client` once it may have been sent.
 
-    `answered`: the server knows something of this caller now. `away_since_s`: when its caller was asked what it has
-    not answered yet, in loop time. `given_up`: what a call that nobody waits for ends with, once that is decided.
+    `answered`: the server has had a reply of this caller. `away_since_s`: when the caller got a server request that it
+    has not answered yet, in loop time. `given_up`: the failure that an abandoned call ends with, once that is decided.
     """
 
     def __init__(self, features: Json, caller: str | None = None) -> None:
@@ -85,50 +85,50 @@ class PendingCall:
         self.given_up: MeshError | None = None
         self.client: TakesAnswers | None = None
         self.task: asyncio.Task[None] | None = None
-        self._questions: dict[str, _ServerRequest] = {}
+        self._requests: dict[str, _ServerRequest] = {}
         self._keys = itertools.count(1)
         self._unread: deque[tuple[str, Json]] = deque()
-        self._waited_for = False
+        self._attended = False
         self._outcome: Json | MeshError | None = None
-        self._asked = Event()
+        self._any_requested = Event()
         self._settled = Event()
-        self._beginning: asyncio.Future[bool] | None = None  # A large result waits for somebody who takes it.
+        self._beginning: asyncio.Future[bool] | None = None  # A large result waits for an attempt that takes it.
         self._taker: LargeResult | None = None
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
 
     def __repr__(self) -> str:
-        """What is open; never what it is about."""
+        """The number of open server requests; never their content."""
         state = "over" if self._outcome is not None else "open"
-        return f"<OpenCall {state}, {len(self._questions)} questions, {len(self._unread)} unread>"
+        return f"<PendingCall {state}, {len(self._requests)} server requests, {len(self._unread)} unread>"
 
     @property
     def is_over(self) -> bool:
-        """Whether the result or the failure is there, or comes as soon as somebody takes it."""
+        """Whether the result or the failure is there, or comes as soon as an attempt takes it."""
         return self._outcome is not None or self._beginning is not None
 
-    # What the session tells
+    # From the session
 
     def ask(self, message: Json) -> bytes | None:
-        """Take a server's request; as `OnServerRequest`."""
+        """Take a server request; as `OnServerRequest`."""
         method, params = message["method"], jsonrpc.params_of(message)
         if method == PING:
             return jsonrpc.encode_reply(message)
         refused = refusal(self.features, method, params)
         if refused is None and is_deeper_than(params, SERVER_REQUEST_NESTING_MAX):
             refused = _TOO_DEEP
-        if refused is None and len(self._questions) >= SERVER_REQUESTS_MAX:
+        if refused is None and len(self._requests) >= SERVER_REQUESTS_MAX:
             refused = _TOO_MANY
         if refused is not None:
             return jsonrpc.encode_error(message["id"], *refused)
-        self._questions[f"question-{next(self._keys)}"] = _ServerRequest(message["id"], method, params)
-        self._asked.set()
+        self._requests[f"question-{next(self._keys)}"] = _ServerRequest(message["id"], method, params)
+        self._any_requested.set()
         self._wake.set()
         return None
 
     async def notify(self, method: str, params: Json) -> None:
         """Take a notification of the request's own stream, which waits while the caller is slow."""
-        while self._waited_for and len(self._unread) >= UNREAD_MAX:
+        while self._attended and len(self._unread) >= UNREAD_MAX:
             self._room.clear()
             await self._room.wait()
         self.hear(method, params)
@@ -137,30 +137,30 @@ class PendingCall:
         """Take a notification from where nothing can wait."""
         if method == jsonrpc.CANCELLED_METHOD:
             self._withdraw(params.get("requestId"))
-        elif self._taker is None and len(self._unread) < UNREAD_MAX:  # In the middle of a result nothing can be told.
+        elif self._taker is None and len(self._unread) < UNREAD_MAX:  # Dropped in the middle of a result.
             self._unread.append((method, params))
             self._wake.set()
 
     def end(self, outcome: Json | MeshError) -> None:
-        """Take the result or the failure. Nobody is asked any more."""
+        """Take the result or the failure. No server request is open any more."""
         self._outcome = outcome
-        self._questions.clear()
+        self._requests.clear()
         self._wake.set()
 
     async def asked_within(self, wait_s: float) -> None:
-        """Wait for a first question, at most for so long."""
+        """Wait for a first server request, at most for so long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                await self._asked.wait()
+                await self._any_requested.wait()
 
     async def settled(self) -> None:
-        """Wait until nothing is asked any more, and the server has what was answered."""
-        while self._questions:
+        """Wait until no server request is open, and the server has the replies."""
+        while self._requests:
             self._settled.clear()
             await self._settled.wait()
 
     def large_result(self, make_rewriter: MakeRewriter) -> LargeResult:
-        """What its request is sent with: a result that comes in parts goes to the attempt that waits for news then."""
+        """The sink of its request: a result in parts goes to the attempt that waits for news then."""
         return LargeResult(ResultStream(self._begin, self._part, self._end, {}), make_rewriter)
 
     async def _begin(self) -> bool:
@@ -183,14 +183,14 @@ class PendingCall:
         except ConnectionError as exc:
             raise AnswerCut("the client went away at the end of a large result") from exc
 
-    # What attempts do
+    # For attempts
 
     async def news(self, on_notification: OnNotification | None, large: LargeResult | None) -> Json | None:
-        """Wait for the result; None when the caller is asked. Raises what the request ended with.
+        """Wait for the result; None when there are server requests. Raises the failure that the call ended with.
 
-        Once `large` has begun to take a result, nobody is asked any more.
+        Once `large` has begun to take a result, server requests are not returned any more.
         """
-        self._waited_for = True
+        self._attended = True
         try:
             while True:
                 while self._unread:
@@ -204,65 +204,65 @@ class PendingCall:
                     beginning, self._beginning = self._beginning, None
                     if large is not None and await large.begin():
                         self._taker = large
-                    if not beginning.done():  # Else the request was given up meanwhile.
+                    if not beginning.done():  # Else the call was given up meanwhile.
                         beginning.set_result(self._taker is not None)
-                if self._outcome is not None or (self._questions and self._taker is None):
+                if self._outcome is not None or (self._requests and self._taker is None):
                     return self._outcome
                 self._wake.clear()
                 await self._wake.wait()
         finally:
-            self._waited_for = False
+            self._attended = False
             self._room.set()
 
-    def questions(self) -> Json:
-        """The open questions as `inputRequests`: the server's own params, unchanged."""
-        for question in self._questions.values():
-            question.told = True
-        return {key: {"method": asked.method, "params": asked.params} for key, asked in self._questions.items()}
+    def server_requests(self) -> Json:
+        """The open server requests as `inputRequests`: the server's own params, unchanged."""
+        for request in self._requests.values():
+            request.reported = True
+        return {key: {"method": request.method, "params": request.params} for key, request in self._requests.items()}
 
     def answer(self, answers: Json, refused: Mapping[str, RpcError]) -> list[bytes]:
-        """The replies to the questions that the caller answered or refused; the others are asked again."""
-        told = {key for key, question in self._questions.items() if question.told}
+        """The replies to the server requests that the caller answered or refused; the others are reported again."""
+        reported = {key for key, request in self._requests.items() if request.reported}
         replies = [
-            jsonrpc.encode_result(self._questions.pop(key).request_id, answers[key]) for key in answers.keys() & told
+            jsonrpc.encode_result(self._requests.pop(key).request_id, answers[key]) for key in answers.keys() & reported
         ]
-        for key in (refused.keys() & told) - answers.keys():
+        for key in (refused.keys() & reported) - answers.keys():
             error = refused[key]
-            request_id = self._questions.pop(key).request_id
+            request_id = self._requests.pop(key).request_id
             replies.append(jsonrpc.encode_error(request_id, error.code, error.message, error.data))
         self.answered |= bool(replies)
-        if replies or not self._questions:
+        if replies or not self._requests:
             self.away_since_s = None
         return replies
 
     def refuse(self, why: str, code: int = INTERNAL_ERROR) -> list[bytes]:
-        """The replies to all open questions when nobody will answer them."""
-        replies = [jsonrpc.encode_error(asked.request_id, code, why) for asked in self._questions.values()]
-        self._questions.clear()
+        """Refusals of all open server requests."""
+        replies = [jsonrpc.encode_error(request.request_id, code, why) for request in self._requests.values()]
+        self._requests.clear()
         return replies
 
     def give_up(self, *, contested: bool = False) -> None:
-        """Nobody will come for it, or others need its place: the server is told by the request's own task."""
+        """End the call: its caller has gone, or others need its place. Its task cancels the request at the server."""
         if contested:
             why = "The client left a question unanswered while others waited; the call may have been executed in part"
             self.given_up = RpcError(OUTCOME_UNKNOWN, why, {"outcome": "unknown", "reason": GIVEN_UP})
         else:
             self.given_up = CallOutcomeUnknown("the call was given up")
-        if self.task is not None and not self.task.cancelling():  # A second time would cut its farewell short.
+        if self.task is not None and not self.task.cancelling():  # Another cancellation would cut its clean-up short.
             self.task.cancel()
 
     async def send(self, replies: Iterable[bytes], *, timeout_s: float) -> None:
-        """Send replies to the server's questions. Raises `CallOutcomeUnknown`: it may never hear them."""
+        """Send replies to server requests. Raises `CallOutcomeUnknown`: they may never arrive."""
         try:
             for reply in replies:
-                assert self.client is not None, "a server asks only about what it was sent"
+                assert self.client is not None, "a server request belongs to a call that was sent"
                 await self.client.answer(reply, timeout_s=timeout_s)
         finally:
             self._settled.set()
 
     def _withdraw(self, request_id: Any) -> None:
-        """The server no longer wants to know."""
-        for key, question in tuple(self._questions.items()):
-            if question.request_id == request_id:
-                del self._questions[key]
+        """Drop a server request that the server has cancelled."""
+        for key, request in tuple(self._requests.items()):
+            if request.request_id == request_id:
+                del self._requests[key]
                 self._settled.set()

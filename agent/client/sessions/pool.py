@@ -1,9 +1,10 @@
-"""Sessions of one's own with one server: opened when a call needs one, lent, kept for a while, and ended.
+"""Dedicated sessions with one server: opened when a call needs one, lent, kept for a while, and ended.
 
-Used by `session_router` alone. What a server asks in a session can come on a stream that names no call; so a session is
-lent to one call at a time, or serves the calls of one caller (the affinity key), to whom any question may be put. The
-one rule: a session that a call left unfinished, or in which a caller answered, never serves another caller: servers
-remember answers (roots, say) for as long as their session lasts.
+Used by `agent.client.sessions.router` and `.calls` alone. A server request can come on a session's standing stream,
+which names no call; so a session serves one call at a time, or the calls of one caller (the affinity key), which may
+get any of its server requests. `SessionPool` bounds the sessions; when all are in use, those of callers that leave
+server requests unanswered are reclaimed. The one rule: a session in which a call was left unfinished, or a caller has
+answered, never serves another caller: servers remember answers (roots, say) for as long as their session lasts.
 """
 
 import asyncio
@@ -34,34 +35,42 @@ from agent.client.sessions.pending_call import (
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.model import Json
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
 
-
-def over_share(held: Mapping[T, int], places: int) -> frozenset[T]:
-    """Those who hold more of `places` than each would if one more caller came; never empty while all are held."""
-    return frozenset(caller for caller, count in held.items() if count * (len(held) + 1) > places)
-
-
-# To refuse what was asked before there was a call.
+# To refuse server requests from before a call.
 EARLY_TIMEOUT_S: Final = 1.0
+# A server may use the session's standing stream, so a call waits for it; not for one that never opens.
+STREAM_WAIT_S: Final = 2.0
+# A stream that ends is opened again, ever more slowly.
+STREAM_PAUSE_MIN_S: Final = 1.0
+STREAM_PAUSE_MAX_S: Final = 30.0
+# A caller's capabilities are kept as long as its session; the largest honest ones are a few hundred bytes.
+FEATURES_BYTES_MAX: Final = 8 << 10
+# How often a waiting call looks for sessions to reclaim at most, while one of them is ending.
+POLL_AGAIN_MIN_S: Final = 1.0
 
 _NO_CALL: Final = (INVALID_REQUEST, "No request of this session is under way; ask while one is")
 
 
+T = TypeVar("T")
+
+StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+
 class SessionRefused(MeshError):
-    """The server does not open a session beside the one that there is. Never leaves the clients."""
+    """The server does not open a second session. Never leaves the clients."""
 
 
 class SessionClient(Requester, TakesAnswers, Protocol):
-    """One session (or child) that was opened with a caller's features."""
+    """One session (or child process) that was opened with a caller's capabilities."""
 
     async def request(self, request: Request, *, on_server_request: OnServerRequest | None = None) -> Json:
-        """As `Requester.request`; `on_server_request` takes what the server asks on the stream of this very request."""
+        """As `Requester.request`; `on_server_request` takes the server requests on the stream of this request."""
         ...
 
 
 class SharedClient(SessionClient, McpClient, Protocol):
-    """The session that everybody shares."""
+    """The session that all callers share."""
 
 
 OnNotice: TypeAlias = Callable[[str, Json], None]
@@ -73,8 +82,8 @@ OpenSession: TypeAlias = Callable[[Json, OnServerRequest, OnNotice], AbstractAsy
 class DedicatedSession:
     """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too.
 
-    `spent`: not to be lent to another caller; `over`: to nobody, after a bug of ours or when its caller is gone.
-    `early`: questions from before the call that they are put to.
+    `spent`: not to be lent to another caller; `over`: not to be lent at all, after a bug of ours or when its caller has
+    gone. `early`: server requests that wait for a call.
     """
 
     features: Json
@@ -93,7 +102,7 @@ class DedicatedSession:
 
     @property
     def away_since_s(self) -> float | None:
-        """Since when all whom it serves leave its questions alone, in loop time; None while somebody does not."""
+        """Since when all its callers leave server requests unanswered, in loop time; None while one does not."""
         if not self.calls or len(self.calls) < self.users:
             return None
         since_s = [call.away_since_s for call in self.calls if call.given_up is None]
@@ -102,7 +111,7 @@ class DedicatedSession:
 
     @asynccontextmanager
     async def serving(self, call: PendingCall) -> AsyncGenerator[SessionClient, None]:
-        """Take what the session asks and tells for what it asks and tells `call`, within the block."""
+        """Within the block, give the session's server requests and notifications to `call`."""
         assert self.client is not None, "it is open while it is lent"
         self.calls.append(call)
         self.used = True
@@ -116,10 +125,10 @@ class DedicatedSession:
             self.spent |= call.answered
 
     def ask(self, message: Json) -> bytes | None:
-        """Take a question that names no call: it is for the only caller, at its latest call.
+        """Take a server request that names no call: it goes to the caller's latest call.
 
-        Some servers ask as soon as a session is open; that waits for the call that it was opened for, or, where the
-        session belongs to one caller, for the next.
+        Some servers send one as soon as a session is open; it waits for the call that the session was opened for, or,
+        where the session belongs to one caller, for the next one.
         """
         if self.calls:
             return self.calls[-1].ask(message)
@@ -139,21 +148,6 @@ class DedicatedSession:
             call.hear(method, params)
 
 
-log = logging.getLogger(__name__)
-
-# A server may ask on the session's own stream, so a call waits for that; not for one that never comes up.
-STREAM_WAIT_S: Final = 2.0
-# A stream that ends is opened again, ever more slowly.
-STREAM_PAUSE_MIN_S: Final = 1.0
-STREAM_PAUSE_MAX_S: Final = 30.0
-# What a caller declares is kept as long as its session; the largest honest one is a few hundred bytes.
-FEATURES_BYTES_MAX: Final = 8 << 10
-# Who waits looks for unattended sessions, and not more often than that while one of them is ending.
-POLL_AGAIN_MIN_S: Final = 1.0
-
-StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
-
-
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
     """How many sessions there may be, how many of them unused, and for how long."""
@@ -164,9 +158,9 @@ class SessionLimits:
 
 
 class SessionPool:
-    """The sessions of one's own with one server. `on_change` hears of list changes in any of them.
+    """The dedicated sessions with one server. `on_change` is called for list changes in any of them.
 
-    `on_pending` is told of calls that were given up for others.
+    `on_pending` is called for calls that were given up for others.
     """
 
     def __init__(
@@ -182,13 +176,13 @@ class SessionPool:
         self._start_task = start_task
         self._on_change = on_change
         self._on_pending = on_pending
-        self._sessions: dict[DedicatedSession, None] = {}  # Those that were used last are last.
+        self._sessions: dict[DedicatedSession, None] = {}  # The last used one is last.
         self._freed = Event()
         self._stream_wait_s = STREAM_WAIT_S
 
     def __repr__(self) -> str:
         busy = sum(session.users > 0 for session in self._sessions)
-        return f"<OwnSessions {busy} of {len(self._sessions)} in use>"
+        return f"<SessionPool {busy} of {len(self._sessions)} in use>"
 
     @asynccontextmanager
     async def lent(self, features: Json, affinity: Hashable) -> AsyncGenerator[DedicatedSession, None]:
@@ -215,7 +209,7 @@ class SessionPool:
         return session if session is not None and session.client is not None else None
 
     def client_ended(self, affinity: str) -> None:
-        """Nobody comes back for what this caller has here: its sessions end, and its calls with them."""
+        """This caller has gone: end its sessions, and its calls with them."""
         for session in [one for one in self._sessions if one.key[1] == affinity]:
             if not session.users:
                 self._end(session)
@@ -224,7 +218,7 @@ class SessionPool:
                 call.give_up()
 
     def forget_timers(self) -> None:
-        """Let no session expire any more; whoever owns the tasks ends them all."""
+        """Cancel the expiry of all sessions; the owner of the tasks ends them."""
         for session in self._sessions:
             if session.expiry is not None:
                 session.expiry.cancel()
@@ -237,10 +231,10 @@ class SessionPool:
             if session is None and self._make_room():
                 session = DedicatedSession(features, key)
                 self._sessions[session] = None
-                session.keeper = self._start_task(self._keep(session), "session of one's own")
+                session.keeper = self._start_task(self._keep(session), "dedicated session")
             if session is not None:
                 break
-            if reclaimed not in self._sessions:  # Else it is on its way, or serves somebody who waited, too.
+            if reclaimed not in self._sessions:  # Else it is still ending, or serves another waiting call.
                 reclaimed = self._reclaim()
             self._freed.clear()
             with contextlib.suppress(TimeoutError):
@@ -251,12 +245,12 @@ class SessionPool:
             session.expiry.cancel()
         try:
             await session.opened.wait()
-        except asyncio.CancelledError:  # It may come in the very moment in which the session is open.
+        except asyncio.CancelledError:  # It may come at the moment the session opens.
             self._give_back(session)
             raise
         if session.client is None:
             self._give_back(session)
-            raise _told(session.failure)
+            raise _copied(session.failure)
         return session
 
     def _usable(self, key: tuple[bytes, Hashable]) -> DedicatedSession | None:
@@ -265,13 +259,13 @@ class SessionPool:
         return fitting[-1] if fitting else None
 
     def _make_room(self) -> bool:
-        """Whether one more session may be opened, at the price of the one that is idle longest."""
+        """Whether one more session may be opened, for which the longest idle one may be ended."""
         if len(self._sessions) < self._limits.sessions_max:
             return True
         return self._end_idle()
 
     def _longest_away(self) -> tuple[float, DedicatedSession] | None:
-        """Since when, and who, of the callers that have more than their share."""
+        """The session left unanswered longest, of callers with more than their share, and since when."""
         greedy = over_share(Counter(one.key[1] for one in self._sessions), self._limits.sessions_max)
         away = [
             (since_s, one)
@@ -285,14 +279,14 @@ class SessionPool:
         away = self._longest_away()
         if away is None or away[0] + CONTESTED_PATIENCE_S > clock.now_s():
             return None
-        log.warning("MCP calls given up: their clients left questions unanswered while others waited")
+        log.warning("MCP calls given up: their clients left server requests unanswered while others waited")
         for call in away[1].calls:
             call.give_up(contested=True)
             self._on_pending("given_up", 0)
         return away[1]
 
     def _until_reclaim_s(self) -> float:
-        """When to look again: whoever goes away from now on may stay away for as long as that takes at most."""
+        """Seconds until the next look at them: any session may become one to reclaim after that time."""
         away = self._longest_away()
         left_s = CONTESTED_PATIENCE_S if away is None else away[0] + CONTESTED_PATIENCE_S - clock.now_s()
         return max(left_s, POLL_AGAIN_MIN_S)
@@ -320,7 +314,7 @@ class SessionPool:
             self._end_idle()
 
     def _end(self, session: DedicatedSession) -> None:
-        """Let the keeper close it; what is in use never gets here."""
+        """Let the keeper close it; only for a session that is not in use."""
         self._sessions.pop(session, None)
         if session.expiry is not None:
             session.expiry.cancel()
@@ -335,8 +329,8 @@ class SessionPool:
                 await self._follow(session, client)
         except MeshError as exc:
             session.failure = exc
-        except Exception as exc:  # A bug of ours ends this session, and nobody else's.
-            log.exception("MCP session of one's own broke unexpectedly")
+        except Exception as exc:  # A bug of ours ends this session, and no other.
+            log.exception("MCP dedicated session broke unexpectedly")
             session.failure = ProtocolBroken(f"unexpected {type(exc).__name__}")
         finally:
             if session.expiry is not None:
@@ -346,7 +340,7 @@ class SessionPool:
             self._freed.set()
 
     async def _follow(self, session: DedicatedSession, client: SessionClient) -> None:
-        """Hold the session's own stream open where it has one; ends by cancellation or with the session's loss."""
+        """Hold the session's standing stream open where it has one; ends by cancellation or with the session's loss."""
 
         def on_change(kind: str) -> None:
             session.client = client
@@ -355,7 +349,7 @@ class SessionPool:
                 self._on_change(kind)
 
         def wait_no_longer() -> None:
-            self._stream_wait_s = 0.0  # Its streams come up with the first event; no other session need wait.
+            self._stream_wait_s = 0.0  # This server's streams open with the first event; do not wait for others.
             on_change("listening")
 
         late = asyncio.get_running_loop().call_later(self._stream_wait_s, wait_no_longer)
@@ -379,6 +373,11 @@ class SessionPool:
             late.cancel()
 
 
+def over_share(held: Mapping[T, int], places: int) -> frozenset[T]:
+    """The callers with more than a fair share of `places`, one more caller counted; not empty while all are held."""
+    return frozenset(caller for caller, count in held.items() if count * (len(held) + 1) > places)
+
+
 def _key(features: Json, affinity: Hashable) -> tuple[bytes, Hashable]:
     declared = orjson.dumps(features, option=orjson.OPT_SORT_KEYS)
     if len(declared) > FEATURES_BYTES_MAX:
@@ -388,8 +387,8 @@ def _key(features: Json, affinity: Hashable) -> tuple[bytes, Hashable]:
     return declared, affinity
 
 
-def _told(failure: MeshError | None) -> MeshError:
-    """The failure as one of many callers may raise it."""
+def _copied(failure: MeshError | None) -> MeshError:
+    """A copy of the failure: several calls may raise it."""
     match failure:
         case SessionRefused() | AuthRefused():
             return type(failure)(str(failure))

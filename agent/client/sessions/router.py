@@ -1,11 +1,10 @@
-"""The client to a server with sessions as links see it: calls of callers that can be asked get sessions of their own.
+"""The client to a server with sessions as links see it: it routes each request to the shared or a dedicated session.
 
-Made by the HTTP and stdio clients, around the session that they have opened. The one rule: a caller's question and a
-caller's answer pass in that caller's own session, and in no other (`asking_calls`).
-
-Everything else (probes, subscriptions, calls of callers that cannot be asked) goes over the one shared session, which
-declares no features. Lists are read in a session that declares them all, because many servers list only what a caller
-could use.
+Made by the HTTP and stdio clients, around the session that they have opened. Calls of callers that accept server
+requests run in dedicated sessions (`agent.client.sessions.calls`); everything else (probes, subscriptions, other calls)
+goes over the one shared session, which declares no capabilities. Lists are read in a session that declares all of them,
+because many servers list only what a caller could use. The one rule: server requests for a caller and its answers pass
+in that caller's session, and in no other.
 """
 
 import asyncio
@@ -43,13 +42,13 @@ LISTING_LIMITS: Final = SessionLimits(sessions_max=1, idle_max=1)
 
 _CALLS: Final = MAY_ASK | {"completion/complete"}
 _LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
-_FOR_LISTING: Final = object()  # The affinity of our own listing, which no caller's key can equal.
+_FOR_LISTING: Final = object()  # The affinity of our own listing, distinct from every caller's key.
 
 
 class SessionRouter:
     """As `McpClient`. Made by `asking`.
 
-    `own_for_all`: every call gets a session of its own, whatever its caller declared, or none at all.
+    `own_for_all`: every call needs a dedicated session, whatever its caller declared.
     `lists_apart`: lists are not read over the shared session.
     """
 
@@ -70,15 +69,15 @@ class SessionRouter:
         self._lists_apart = lists_apart
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: set[Callable[[str], None]] = set()
-        self._own = SessionPool(open_session, limits, self._start, self._changed, on_pending)
-        # Apart, so that no caller can keep us from listing.
+        self._pool = SessionPool(open_session, limits, self._start, self._changed, on_pending)
+        # A pool of its own, so that no caller can keep us from listing.
         self._listing = SessionPool(open_session, LISTING_LIMITS, self._start, self._changed, unheard)
-        self._calls = SessionCalls(self._own, self._start, self._go_on_shared, on_pending)
+        self._calls = SessionCalls(self._pool, self._start, self._go_on_shared, on_pending)
         self._refused = False
 
     def __repr__(self) -> str:
-        """The shared client, the others, and who waits."""
-        return f"<AskingDoor {self._shared!r} {self._own!r} {self._calls!r}>"
+        """The shared client, the dedicated sessions, and the pending calls."""
+        return f"<SessionRouter {self._shared!r} {self._pool!r} {self._calls!r}>"
 
     @property
     def server_info(self) -> ServerInfo:
@@ -116,10 +115,10 @@ class SessionRouter:
         await self._shared.probe(timeout_s)
 
     async def request(self, request: Request) -> Json:
-        """As `McpClient.request`; the result may be `input_required`, and then a retry of the same request goes on."""
+        """As `McpClient.request`; the result may be `input_required`, and a retry of the request continues it."""
         method, params = request.method, request.params
         if method == CLIENT_METHOD:
-            return await self._hear_of_client(request)
+            return await self._take_client_event(request)
         if method in _LISTS and self._lists_apart and not self._refused:
             return await self._list(request)
         features: Json = {}
@@ -133,30 +132,30 @@ class SessionRouter:
             return await self._shared.request(request)
         return await self._calls.begin(request, features)
 
-    async def _hear_of_client(self, request: Request) -> Json:
-        """A caller whose affinity is a session's did something; the result may be `input_required`."""
+    async def _take_client_event(self, request: Request) -> Json:
+        """Take an event of a caller with a session; the result may be `input_required`."""
         params, affinity = request.params or {}, request.affinity
         if params.get("requestState") is not None:
             return await self._calls.retry(request)
         if affinity is not None and is_of_session(affinity):
             match params.get("event"):
                 case ClientEvent.ENDED:
-                    self._own.client_ended(affinity)
+                    self._pool.client_ended(affinity)
                 case ClientEvent.ROOTS_CHANGED:
                     features = _features_of(params, affinity)
-                    session = self._own.of_client(features, affinity) if "roots" in features else None
+                    session = self._pool.of_client(features, affinity) if "roots" in features else None
                     if session is not None:
                         can_be_asked = params.get("canBeAsked") is True
-                        return await self._calls.tell_of_roots(session, request, can_be_asked=can_be_asked)
+                        return await self._calls.roots_changed(session, request, can_be_asked=can_be_asked)
         return {"resultType": "complete"}
 
     def end(self) -> None:
-        """End whatever is open; the group's owner waits for it."""
+        """End all that is open; the group's owner waits for it."""
         self._calls.end()
-        self._own.forget_timers()
+        self._pool.forget_timers()
         self._listing.forget_timers()
         for task in self._tasks:
-            if not task.cancelling():  # It says goodbye, within a second.
+            if not task.cancelling():  # One that is ending cleans up within a second.
                 task.cancel()
 
     async def _list(self, request: Request) -> Json:
@@ -167,7 +166,7 @@ class SessionRouter:
                 self._listing.lent(EVERY_FEATURE, _FOR_LISTING) as session,
             ):
                 assert session.client is not None, "it is open while it is lent"
-                opening.reschedule(None)  # From here on the deadline is the client's, which knows what it has sent.
+                opening.reschedule(None)  # From here on the client watches the deadline: it knows what it has sent.
                 return await session.client.request(request)
         except SessionRefused as exc:
             self._note_refusal(exc)
@@ -182,9 +181,11 @@ class SessionRouter:
         return self._shared
 
     def _note_refusal(self, exc: SessionRefused) -> None:
-        """Go on as well as one session allows: better no questions than no calls."""
+        """From now on use the shared session alone: calls without server requests are better than none."""
         if not self._refused:
-            log.warning("MCP server opens one session only: it cannot ask clients", extra={"reason": str(exc)})
+            log.warning(
+                "MCP server opens one session only, so it can send no server requests", extra={"reason": str(exc)}
+            )
         self._refused = not self._own_for_all
 
     def _changed(self, kind: str) -> None:
@@ -200,7 +201,7 @@ class SessionRouter:
 
 def _features_of(params: Json, affinity: str | None) -> Json:
     capabilities = (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY)
-    return declared_features(capabilities, tells_changes=is_of_session(affinity))
+    return declared_features(capabilities, sends_list_changed=is_of_session(affinity))
 
 
 @asynccontextmanager
@@ -213,7 +214,7 @@ async def asking(
     lists_apart: bool = True,
     on_pending: OnPending = unheard,
 ) -> AsyncGenerator[SessionRouter, None]:
-    """The client in front of `shared` and of the sessions that `open_session` opens; all but `shared` end with it."""
+    """The client over `shared` and the sessions that `open_session` opens; all but `shared` end with it."""
     group = asyncio.TaskGroup()
     await group.__aenter__()
     client = SessionRouter(

@@ -1,8 +1,8 @@
-"""Tells servers of what a client with a session did beside its calls: its session ended, its roots changed.
+"""Notifies servers of client events besides calls: a client's session ended, or its roots changed.
 
-Called by the sessions' table and the front of an endpoint. A server that asks for the roots then is answered by the
-client, on its standing stream. The one rule: nobody waits for it, and however often a client says that its roots have
-changed, each server is told one time after the other.
+Called by the session table and by the HTTP side of sessions. A server that then requests the roots gets them from the
+client, over its standing stream. The one rule: no request waits for these notifications, and however often a client's
+roots change, each server gets one notification at a time.
 """
 
 import asyncio
@@ -24,45 +24,45 @@ from agent.server.sessions.session import ServerSession
 
 log = logging.getLogger(__name__)
 
-# Roots are listed by a program, without a user; what is asked later waits for the next call.
+# Roots are listed by a program, without a user; later server requests wait for the next call.
 ROOTS_PATIENCE_S: Final = 30.0
-# Many sessions may end at once; the other nodes need not hear of all of them in the same moment.
-TOLD_AT_ONCE_MAX: Final = 16
-# Of more, servers hear nothing and let what they keep go when it has been idle for its time.
-UNTOLD_MAX: Final = 1_000
+# Many sessions may end at once; the other nodes need not be notified of all of them at the same moment.
+NOTIFIED_AT_ONCE_MAX: Final = 16
+# Of more, servers are not notified, and release what they keep when it has been idle for its time.
+WAITING_MAX: Final = 1_000
 
 StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
 class SessionNotifications:
-    """What one endpoint tells of its clients."""
+    """The client events of one endpoint."""
 
     def __init__(self, events: UpstreamEvents) -> None:
         self._events = events
-        self._room = asyncio.Semaphore(TOLD_AT_ONCE_MAX)
+        self._room = asyncio.Semaphore(NOTIFIED_AT_ONCE_MAX)
         self._waiting = 0
 
     async def session_ended(self, session: ServerSession) -> None:
-        """Let servers end what they keep for the client of a session that is over."""
-        if self._waiting >= UNTOLD_MAX:
+        """Let servers release what they keep for the client of a session that is over."""
+        if self._waiting >= WAITING_MAX:
             return
         self._waiting += 1
         try:
             for place in session.places:
                 async with self._room:
-                    await _logged(self._tell(session, place, ClientEvent.ENDED, {}))
+                    await _logged(self._notify(session, place, ClientEvent.ENDED, {}))
         finally:
             self._waiting -= 1
 
     def roots_changed(self, session: ServerSession, start_task: StartTask) -> None:
-        """Let servers that may have asked for the client's roots know that there are others now."""
-        session.roots_untold = True
+        """Notify servers that may have requested the client's roots that these have changed."""
+        session.roots_unreported = True
         if session.chore is None or session.chore.done():
-            session.chore = start_task(self._tell_of_roots(session), "tell of changed roots")
+            session.chore = start_task(self._notify_of_roots(session), "notify servers of changed roots")
 
-    async def _tell_of_roots(self, session: ServerSession) -> None:
-        while session.roots_untold:
-            session.roots_untold = False
+    async def _notify_of_roots(self, session: ServerSession) -> None:
+        while session.roots_unreported:
+            session.roots_unreported = False
             declared = session.declared_to_servers
             if "roots" in declared_features(declared):
                 for place in session.places:
@@ -70,8 +70,8 @@ class SessionNotifications:
 
     async def _roots_at(self, session: ServerSession, place: Place, declared: Json) -> None:
         async def send(params: Json) -> Forwarded:
-            told = {**params, "canBeAsked": session.stream is not None}
-            return await self._tell(session, place, ClientEvent.ROOTS_CHANGED, told)
+            event = {**params, "canBeAsked": session.stream is not None}
+            return await self._notify(session, place, ClientEvent.ROOTS_CHANGED, event)
 
         async def tell(message: bytes) -> None:
             session.tell(message)
@@ -82,7 +82,7 @@ class SessionNotifications:
         deadline = {"_meta": {DEADLINE_META_KEY: int(ROOTS_PATIENCE_S * 1000)}}
         await in_rounds(send, deadline, AskedClient(declared, ask))
 
-    async def _tell(self, session: ServerSession, place: Place, event: ClientEvent, params: Json) -> Forwarded:
+    async def _notify(self, session: ServerSession, place: Place, event: ClientEvent, params: Json) -> Forwarded:
         key = affinity_key({}, session.id)
         assert key is not None, "a session has one"
         try:
@@ -93,17 +93,17 @@ class SessionNotifications:
 
 
 def as_mcp_error(exc: MeshError) -> MCPError:
-    """Why an event was not taken, in the words of the protocol."""
+    """Why an event was not accepted, as the protocol's error."""
     if isinstance(exc, RpcError):
         return MCPError(code=exc.code, message=exc.message, data=exc.data)
     return MCPError(code=OUTCOME_UNKNOWN, message=str(exc), data={"outcome": "unknown"})
 
 
-async def _logged(telling: Coroutine[Any, Any, object]) -> None:
-    """Nobody waits for it, so a failure is told to the log alone."""
+async def _logged(notifying: Coroutine[Any, Any, object]) -> None:
+    """Log a failure, as no caller waits for the outcome."""
     try:
-        await telling
+        await notifying
     except MCPError as exc:
-        log.debug("MCP server was not told of its client", extra={"reason": exc.error.message})
+        log.debug("MCP server was not notified of a client event", extra={"reason": exc.error.message})
     except Exception:  # A bug of ours must not take the group of sessions, and so the node, down.
-        log.exception("MCP server was not told of its client")
+        log.exception("MCP server was not notified of a client event")

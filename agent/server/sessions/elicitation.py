@@ -1,9 +1,10 @@
-"""Puts questions of servers to the client of a session, which then sees one ordinary call.
+"""Puts server requests (elicitation, sampling, roots) to the client of a session, which sees one ordinary call.
 
-Called for clients from before 2026-07-28. Their servers ask with requests of their own while a call is open; a server
-of 2026-07-28 answers `input_required` and is called again, and so it looks when a server with sessions asks, whose call
-is parked by its client. The one rule: a client is asked only what it declared at initialize, within one deadline over
-all rounds; what may not be asked comes back to the caller as it is.
+Called for clients from before 2026-07-28, where a server sends requests of its own while a call is open. A server of
+2026-07-28 answers `input_required` and is called again, in rounds; a server with sessions looks the same here, because
+its call is kept pending (`agent.client.sessions.calls`). While the client answers for a pending call, the call is
+polled, so that a form that the server no longer needs is cancelled. The one rule: a client gets only requests that it
+declared at initialize, within one deadline over all rounds; a result with any other is returned as it is.
 """
 
 import asyncio
@@ -26,69 +27,19 @@ from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN
 from agent.model import DEADLINE_META_KEY, PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
 from discovery.backoff import Backoff
 
-# A form that is of no use any more may stay for that long; each look is one request.
+# A form that is no longer needed may stay open for that long; each poll is one request.
 POLL_EVERY_S: Final = 3.0
-# Looks in a row that got nowhere; a link that broke is there again within two, if ever.
+# Failed polls in a row; a link that broke is back within two, if ever.
 FAILED_MAX: Final = 3
-
-
-async def while_wanted(
-    asking: Coroutine[Any, Any, None], look: Callable[[], Awaitable[Forwarded]], keys: Collection[str]
-) -> Forwarded | None:
-    """Run `asking` to its end, which gives None; or until the questions `keys` are not all wanted any more.
-
-    It is cancelled then, and what the server says in their place returned: a result, or other questions.
-
-    Raises:
-        MCPError: the call ended so.
-    """
-    async with asyncio.TaskGroup() as group:
-        asked = group.create_task(asking, name="ask a client")
-        watched = group.create_task(_ended(look, frozenset(keys)), name="watch an open call")
-        await asyncio.wait((asked, watched), return_when=asyncio.FIRST_COMPLETED)
-        # An answer to a call that has ended is of no use; one that nobody waits for is called off.
-        over = watched.done()
-        (asked if over else watched).cancel()
-    if not over:
-        return None
-    ended = watched.result()
-    if isinstance(ended, MCPError):
-        raise ended
-    return ended
-
-
-async def _ended(look: Callable[[], Awaitable[Forwarded]], keys: frozenset[str]) -> Forwarded | MCPError:
-    """How it ended: errors as values, since a task group would wrap what is raised."""
-    failures: list[MCPError] = []
-    while True:
-        await asyncio.sleep(POLL_EVERY_S)
-        try:
-            forwarded = await look()
-        except MCPError as exc:
-            failures.append(exc)
-            if len(failures) == FAILED_MAX or not _may_pass(exc):
-                return failures[0]
-        else:
-            failures.clear()
-            if not asks(forwarded.result) or not keys <= (forwarded.result.get("inputRequests") or {}).keys():
-                return forwarded
-
-
-def _may_pass(exc: MCPError) -> bool:
-    """Whether the call may be open still, though nobody on the way could say so."""
-    data = exc.error.data
-    return isinstance(data, dict) and "outcome" in data and data.get("reason") != GIVEN_UP
-
-
 # As many rounds as the reference clients of 2026-07-28 allow.
 ROUNDS_MAX: Final = 10
-# Nobody fills in more forms for one call; a server's list of questions is not our loop's length.
+# No user fills in more forms for one call; a bound on our loop.
 SERVER_REQUESTS_MAX: Final = 16
-# For users to think, over all rounds; as long as the SDK's servers keep their question's state.
+# For users to think, over all rounds; as long as the SDK's servers keep their request state.
 PATIENCE_S: Final = 600.0
-# A round without questions means "come again": first soon, then every quarter of a second (as the SDK's client).
+# A round without server requests means "come again": first soon, then every quarter of a second (as the SDK's client).
 _COME_AGAIN: Final = Backoff(first_s=0.05, last_s=0.25)
-# A client that cancels waits for nobody; a server that is not told notices after ten minutes.
+# A client that cancels does not wait; a server that misses the cancellation notices after ten minutes.
 GIVE_UP_TIMEOUT_S: Final = 1.0
 
 Ask: TypeAlias = Callable[[str, Json], Awaitable[Json]]
@@ -99,32 +50,35 @@ Send: TypeAlias = Callable[[Json], Awaitable[Forwarded]]
 
 @dataclass(frozen=True, slots=True)
 class AskedClient:
-    """A client that can be asked: what it declared, and the way to it. `ask` raises `MCPError` with its refusal."""
+    """A client that accepts server requests: its capabilities, and a function that sends one.
+
+    `ask` raises `MCPError` with its refusal.
+    """
 
     capabilities: Json
     ask: Ask
 
 
 @dataclass(slots=True)
-class _Said:
-    """What the client said so far to the questions of one round, by their keys."""
+class _Answers:
+    """The client's answers so far to the server requests of one round, by their keys."""
 
-    answers: Json = field(default_factory=dict)
+    given: Json = field(default_factory=dict)
     refused: Json = field(default_factory=dict)
 
     def in_retry(self, params: Json) -> Json:
-        """The retry that carries it."""
+        """The retry that carries them."""
         params = _with_meta(params, REFUSED_META_KEY, self.refused) if self.refused else params
-        return {**params, "inputResponses": self.answers}
+        return {**params, "inputResponses": self.given}
 
 
 async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
-    """Send a request, put the questions that come back to the client, send it again, until there is an answer.
+    """Send a request, put the server requests that come back to the client, send it again, until there is a result.
 
-    The result still asks when this client may not be asked that.
+    The result is still `input_required` when this client does not accept such a request.
 
     Raises:
-        MCPError: `send`'s; or the client refused, or did not answer in time, or the questions have no end.
+        MCPError: `send`'s; or the client refused, or did not answer in time, or there were too many rounds.
     """
     params = _with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
     received_s = received_deadline_s(params)
@@ -132,27 +86,27 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
     forwarded = await send(params)
     rounds, empty_rounds = 0, 0
     while asks(forwarded.result):
-        questions = questions_for(client.capabilities, forwarded.result)
-        if questions is None:
+        requests = server_requests_for(client.capabilities, forwarded.result)
+        if requests is None:
             return forwarded
         if rounds == ROUNDS_MAX:
             raise _unfinished(forwarded, f"the server still asked after {ROUNDS_MAX} rounds")
-        rounds += not _is_parked(forwarded)
+        rounds += not _is_pending(forwarded)
         again = _retry_of(params, forwarded.result)
         try:
             async with asyncio.timeout_at(ends_s):
-                if questions:
-                    said = _Said()
-                    ended = await _ask_all(client.ask, questions, forwarded, said, partial(send, _looking(again)))
+                if requests:
+                    answers = _Answers()
+                    ended = await _ask_all(client.ask, requests, forwarded, answers, partial(send, _polling(again)))
                     if ended is not None:
                         return ended
-                    again = said.in_retry(again)
+                    again = answers.in_retry(again)
                     empty_rounds = 0
                 else:
                     empty_rounds += 1
                     await asyncio.sleep(_COME_AGAIN.step_s(empty_rounds))
         except BaseException as exc:
-            if _is_parked(forwarded):
+            if _is_pending(forwarded):
                 await _give_up(send, again)
             if isinstance(exc, TimeoutError):
                 raise _unfinished(forwarded, "the client did not answer in time", timed_out=True) from exc
@@ -170,31 +124,29 @@ def _retry_of(params: Json, result: Json) -> Json:
     return again if state is None else {**again, "requestState": state}
 
 
-def questions_for(capabilities: Json, result: Json) -> ServerRequests | None:
-    """The questions of a result, by key: method and params. None when one of them may not be put to such a client."""
+def server_requests_for(capabilities: Json, result: Json) -> ServerRequests | None:
+    """The server requests of a result, by key: method and params. None when the client does not accept one of them."""
     asked = result.get("inputRequests") or {}
     if not isinstance(asked, dict) or len(asked) > SERVER_REQUESTS_MAX:
         return None
-    questions: ServerRequests = {}
-    for key, question in asked.items():
-        method, params = (
-            (question.get("method"), question.get("params", {})) if isinstance(question, dict) else (None, {})
-        )
+    requests: ServerRequests = {}
+    for key, request in asked.items():
+        method, params = (request.get("method"), request.get("params", {})) if isinstance(request, dict) else (None, {})
         if not (isinstance(method, str) and isinstance(params, dict) and refusal(capabilities, method, params) is None):
             return None
-        questions[key] = (method, _as_before(method, params))
-    return questions
+        requests[key] = (method, _as_before(method, params))
+    return requests
 
 
 def _as_before(method: str, params: Json) -> Json:
-    """A question in the words of 2025-11-25."""
+    """A server request in the form of 2025-11-25."""
     if method == "elicitation/create" and params.get("mode") == "url" and "elicitationId" not in params:
         return {**params, "elicitationId": str(uuid4())}  # Required then, unknown now.
     return params
 
 
 async def _sent_again(send: Send, again: Json, forwarded: Forwarded) -> Forwarded:
-    """The next round. Where the server's call was open meanwhile, it has begun, whatever is said of the round."""
+    """The next round. Where the server's call was pending, it has begun, whatever the failure of the round says."""
     try:
         return await send(again)
     except MCPError as exc:
@@ -202,61 +154,113 @@ async def _sent_again(send: Send, again: Json, forwarded: Forwarded) -> Forwarde
 
 
 def _of_round(exc: MCPError, forwarded: Forwarded) -> MCPError:
-    """What the failure of a round means for the call."""
+    """The failure of a round as that of the call."""
     data = exc.error.data if isinstance(exc.error.data, dict) else {}
     went_nowhere = data.get("outcome") == "not_executed" or data.get("reason") == "invalid_request_state"
-    return _unfinished(forwarded, exc.error.message) if went_nowhere and _is_parked(forwarded) else exc
+    return _unfinished(forwarded, exc.error.message) if went_nowhere and _is_pending(forwarded) else exc
 
 
-def _looking(again: Json) -> Json:
-    """The retry that only asks whether the questions still stand."""
+def _polling(again: Json) -> Json:
+    """The retry that only polls whether the server requests are still open."""
     return _with_meta(again, POLL_META_KEY, value=True)
 
 
 async def _ask_all(
-    ask: Ask, questions: ServerRequests, forwarded: Forwarded, said: _Said, look: Callable[[], Awaitable[Forwarded]]
+    ask: Ask,
+    requests: ServerRequests,
+    forwarded: Forwarded,
+    answers: _Answers,
+    poll: Callable[[], Awaitable[Forwarded]],
 ) -> Forwarded | None:
-    """Ask as long as somebody wants to know; returns the result, if the call has one meanwhile."""
-    asking = _ask_in_turn(ask, questions, forwarded, said)
-    if not _is_parked(forwarded):
+    """Ask the client, as long as the server waits for it; returns the result, if the call ends meanwhile."""
+    asking = _ask_in_turn(ask, requests, forwarded, answers)
+    if not _is_pending(forwarded):
         await asking
         return None
     try:
-        ended = await while_wanted(asking, look, questions)
+        ended = await while_wanted(asking, poll, requests)
     except MCPError as exc:
         raise _of_round(exc, forwarded) from exc
     return None if ended is None or asks(ended.result) else ended
 
 
-async def _ask_in_turn(ask: Ask, questions: ServerRequests, forwarded: Forwarded, said: _Said) -> None:
+async def while_wanted(
+    asking: Coroutine[Any, Any, None], poll: Callable[[], Awaitable[Forwarded]], keys: Collection[str]
+) -> Forwarded | None:
+    """Run `asking` to its end, which gives None; or until one of the server requests `keys` is no longer open.
+
+    It is cancelled then, and the server's present answer returned: a result, or other server requests.
+
+    Raises:
+        MCPError: The call ended with it.
+    """
+    async with asyncio.TaskGroup() as group:
+        asked = group.create_task(asking, name="ask a client")
+        watched = group.create_task(_ended(poll, frozenset(keys)), name="watch an open call")
+        await asyncio.wait((asked, watched), return_when=asyncio.FIRST_COMPLETED)
+        # When the call has ended, the client's request is cancelled; when the client has answered, polling is.
+        over = watched.done()
+        (asked if over else watched).cancel()
+    if not over:
+        return None
+    ended = watched.result()
+    if isinstance(ended, MCPError):
+        raise ended
+    return ended
+
+
+async def _ended(poll: Callable[[], Awaitable[Forwarded]], keys: frozenset[str]) -> Forwarded | MCPError:
+    """How the call ended: errors as values, since a task group would wrap exceptions."""
+    failures: list[MCPError] = []
+    while True:
+        await asyncio.sleep(POLL_EVERY_S)
+        try:
+            forwarded = await poll()
+        except MCPError as exc:
+            failures.append(exc)
+            if len(failures) == FAILED_MAX or not _may_pass(exc):
+                return failures[0]
+        else:
+            failures.clear()
+            if not asks(forwarded.result) or not keys <= (forwarded.result.get("inputRequests") or {}).keys():
+                return forwarded
+
+
+def _may_pass(exc: MCPError) -> bool:
+    """Whether the call may still be open, though it could not be reached."""
+    data = exc.error.data
+    return isinstance(data, dict) and "outcome" in data and data.get("reason") != GIVEN_UP
+
+
+async def _ask_in_turn(ask: Ask, requests: ServerRequests, forwarded: Forwarded, answers: _Answers) -> None:
     """Ask one after the other: a user reads one form at a time.
 
-    A server whose call is open hears of a refusal; of others the first refusal ends the call and spares the rest.
+    A refusal is passed to a server whose call is pending; for others the first refusal ends the call.
     """
-    for key, (method, params) in questions.items():
+    for key, (method, params) in requests.items():
         try:
-            said.answers[key] = await ask(method, params)
+            answers.given[key] = await ask(method, params)
         except MCPError as exc:
-            if not _is_parked(forwarded):
+            if not _is_pending(forwarded):
                 raise _unfinished(forwarded, f"the client refused {method}: {exc.error.message}") from exc
-            said.refused[key] = exc.error.model_dump(by_alias=True, mode="json", exclude_none=True)
+            answers.refused[key] = exc.error.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
-def _is_parked(forwarded: Forwarded) -> bool:
-    """Whether a server with a session asks, whose call is open meanwhile: it may ask as often as it likes."""
+def _is_pending(forwarded: Forwarded) -> bool:
+    """Whether the call is pending at a server with sessions, which may send any number of server requests."""
     meta = forwarded.result.get("_meta")
     return isinstance(meta, dict) and meta.get(PENDING_META_KEY) is True
 
 
 async def _give_up(send: Send, again: Json) -> None:
-    """Let the server know that its open call is not waited for; bounded in time, the outcome is of no interest."""
+    """Give up the pending call at the server; bounded in time, the outcome is ignored."""
     with contextlib.suppress(MCPError, TimeoutError):
         async with asyncio.timeout(GIVE_UP_TIMEOUT_S):
             await send(_with_meta(again, REFUSED_META_KEY, {}))
 
 
 def _unfinished(forwarded: Forwarded, why: str, *, timed_out: bool = False) -> MCPError:
-    """The server began and was never given what it asked for."""
+    """The server began, and never got the input that it required."""
     replica = forwarded.replica.backend_key
     data: dict[str, Any] = {"outcome": "unknown", "timed_out": timed_out, "replica": replica, "bytes_sent": True}
     return MCPError(code=OUTCOME_UNKNOWN, message=f"The call was not completed: {why}", data=data)

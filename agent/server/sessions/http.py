@@ -1,8 +1,8 @@
 """The HTTP side of sessions: what clients from before 2026-07-28 send to an endpoint, and how it is answered.
 
-The endpoint gives every request here that names no version, or one of that era. POST carries one message, GET opens
-the standing stream, DELETE ends the session. The one rule: a client that drops its connection cancels nothing; it says
-so with `notifications/cancelled`, or ends its session.
+The endpoint passes every request here that names no version, or one of that era. POST carries one message, GET opens
+the standing stream, DELETE ends the session. The one rule: a dropped connection cancels nothing; a client cancels with
+`notifications/cancelled`, or ends its session.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 SESSION_HEADER: Final = "Mcp-Session-Id"
 VERSION_HEADER: Final = "MCP-Protocol-Version"
-# A client may send pictures of itself along, which nobody keeps.
+# A client may send icons of itself along, which are not kept.
 INITIALIZE_BYTES_MAX: Final = 64 << 10
-# What a client can do is kept as long as its session; the largest honest one is a few hundred bytes.
+# A client's capabilities are kept as long as its session; the largest honest ones are a few hundred bytes.
 DECLARED_BYTES_MAX: Final = 8 << 10
 _RETRY_AFTER_S: Final = 30
 
@@ -49,13 +49,13 @@ class _Refused(Exception):
 
 
 def is_legacy(request: web.Request) -> bool:
-    """Whether a request belongs to this era: by its header alone, as the SDK decides it."""
+    """Whether a request belongs to this era: by its version header alone, as in the SDK."""
     version = request.headers.get(VERSION_HEADER)
     return version is None or version in HANDSHAKE_PROTOCOL_VERSIONS
 
 
 class SessionServer:
-    """The handler of one endpoint. `initialize_result`: the result of `initialize` but for the version."""
+    """The handler of one endpoint. `initialize_result`: the result of `initialize`, without the version."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class SessionServer:
         try:
             validate_client_request("initialize", LATEST_HANDSHAKE_VERSION, params)
             declared = orjson.dumps(params["capabilities"])
-        except (ValidationError, orjson.JSONEncodeError):  # The latter: nested too deep to be told to any server.
+        except (ValidationError, orjson.JSONEncodeError):  # The latter: nested too deeply to be passed to any server.
             return await answer.error(MCPError(code=INVALID_PARAMS, message="Invalid request parameters"), 200)
         if len(declared) > DECLARED_BYTES_MAX:
             raise _Refused(413, f"capabilities have more than {DECLARED_BYTES_MAX} bytes")
@@ -189,8 +189,8 @@ class SessionServer:
             session.check_call(request_id)
         except MCPError as exc:
             return await answer.error(exc, 200)
-        line = ReplyChannel(session, answer.tell, outliving(answer.sink({})))
-        call = self._sessions.start_task(self._call(line, method, params), f"session's {method}")
+        channel = ReplyChannel(session, answer.tell, outliving(answer.sink({})))
+        call = self._sessions.start_task(self._call(channel, method, params), f"session's {method}")
         session.add_call(request_id, call)
         try:
             with self._slow.kept_alive(answer.ping):
@@ -203,10 +203,10 @@ class SessionServer:
             outcome = (orjson.dumps(result),)
         return await _ended(answer, outcome)
 
-    async def _call(self, line: ReplyChannel, method: str, params: Json) -> Outcome:
-        """Serve a call in a task of its own; whoever waits for it may go."""
+    async def _call(self, channel: ReplyChannel, method: str, params: Json) -> Outcome:
+        """Serve a call in a task of its own, which outlives the HTTP request."""
         try:
-            return await self._requests.routed(line, method, params)
+            return await self._requests.routed(channel, method, params)
         except (MCPError, AnswerCut) as exc:
             return exc
         except Exception:  # one request's failure must not take the group, and so the node, down

@@ -1,8 +1,8 @@
-"""What a session's requests are answered with: the same lists, routes and servers as stateless requests get.
+"""Serves the requests of sessions: from the same lists, routes and servers as stateless requests.
 
 Called by `agent.server.sessions.http` for each request. The one rule: a client from before 2026-07-28 sees one ordinary
-call, whatever era the server behind is of: questions go to it on the stream of the call, words it does not know stay
-out of its results.
+call, whatever the era of the server: server requests go to it on the stream of the call, and members that it does not
+know stay out of its results.
 """
 
 import contextlib
@@ -38,19 +38,19 @@ from agent.subscriptions.registry import Tell as TellNews
 from agent.tasks.ids import TAKES_TASKS, is_task
 from agent.tasks.versions import related, task_support
 
-# What may take its time; everything else is answered at once.
+# Requests that may take time; every other one is answered at once.
 ROUTED: Final = (
     frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"})
     | TASK_REQUESTS
 )
 _LOG_LEVELS: Final = get_args(LoggingLevel)
-# What most servers tell a client of theirs that sets no level.
+# The level of most servers for a client that sets none.
 UNSET_LOG_LEVEL: Final = "info"
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyChannel:
-    """The way back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer.
+    """The channel back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer.
 
     `sink` takes a large result while it comes.
     """
@@ -60,12 +60,12 @@ class ReplyChannel:
     sink: ResultStream
 
     async def notify(self, method: str, params: Json) -> None:
-        """Tell the client something; one that has gone needs not to know."""
+        """Send a notification, unless the client has gone."""
         with contextlib.suppress(ConnectionError):
             await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
     async def ask(self, method: str, params: Json) -> Json:
-        """Put a question to the client. Raises `MCPError`: its refusal, or it has gone."""
+        """Send a server request to the client. Raises `MCPError`: its refusal, or it has gone."""
         try:
             return await self.session.ask(self.tell, method, params)
         except ConnectionError as exc:
@@ -90,13 +90,13 @@ class SessionRequests:
         self._held = HeldResults()
 
     def has_tasks(self, version: str) -> bool:
-        """Whether a session of this version is told that calls may be made as tasks, and may make such calls."""
+        """Whether tasks are announced to a session of this version, so that it may make calls as tasks."""
         return version == TASKS_VERSION and self._list_index.has_tasks()
 
     def at_once(
         self, session: ServerSession, method: str, params: Json, query: Mapping[str, str], headers: Mapping[str, str]
     ) -> bytes:
-        """The result, as JSON, of a request that waits for nobody. Raises `MCPError`, for unknown methods too."""
+        """The result, as JSON, that this node gives at once. Raises `MCPError`, for unknown methods too."""
         with logged(method, params):
             if method in LISTS:
                 search = self._list_index.wants_search(query, headers)
@@ -117,36 +117,36 @@ class SessionRequests:
                 case _:
                     raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
 
-    async def routed(self, line: ReplyChannel, method: str, params: Json) -> tuple[Bytes, ...]:
-        """The result, as JSON in parts, of a request that somebody has to answer.
+    async def routed(self, channel: ReplyChannel, method: str, params: Json) -> tuple[Bytes, ...]:
+        """The result, as JSON in parts, of a request that may go to a server.
 
-        A result that went to the line's sink is not in them. Raises `MCPError`, `AnswerCut`.
+        A result that went to the channel's sink is not in them. Raises `MCPError`, `AnswerCut`.
         """
         with logged(method, params) as served:
             if method == "resources/subscribe":
-                await self._subscribe(line.session, _uri(params))
+                await self._subscribe(channel.session, _uri(params))
                 return (b"{}",)
             if method in TASK_REQUESTS:
-                return await self._about_task(line, method, params, served)
-            params, as_task = self._wished(line.session, method, unwrapped(method, params) or params)
+                return await self._about_task(channel, method, params, served)
+            params, as_task = self._task_requested(channel.session, method, unwrapped(method, params) or params)
             route = self._list_index.route(method, params)
             if as_task and (route is None or not may_be_task(route, has_tasks=self._list_index.makes_tasks(route))):
                 raise MCPError(code=METHOD_NOT_FOUND, message=f"{params['name']} cannot be called as a task")
             if route is None:
-                result = await own_answer(self._own, method, plain(params), line.session.version)
+                result = await own_answer(self._own, method, plain(params), channel.session.version)
                 return (orjson.dumps(result),)
             try:
-                forwarded = await self._forwarded(line, method, route, params, served, as_task=as_task)
+                forwarded = await self._forwarded(channel, method, route, params, served, as_task=as_task)
             except MCPError as exc:
                 if exc.error.code != MISSING_REQUIRED_CLIENT_CAPABILITY or task_support(route.definition) != "required":
                     raise
-                raise MCPError(code=METHOD_NOT_FOUND, message=exc.error.message) from exc  # As that era has it.
+                raise MCPError(code=METHOD_NOT_FOUND, message=exc.error.message) from exc  # The code of that era.
             return written(
-                method, route, self._as_task(line.session, route, forwarded) if as_task else forwarded, modern=False
+                method, route, self._as_task(channel.session, route, forwarded) if as_task else forwarded, modern=False
             )
 
-    def _wished(self, session: ServerSession, method: str, params: Json) -> tuple[Json, bool]:
-        """Whether a call is to be a task. Where none are announced, that word has to be ignored (MCP 2025-11-25)."""
+    def _task_requested(self, session: ServerSession, method: str, params: Json) -> tuple[Json, bool]:
+        """Params, and whether the call is to be a task; without tasks, `task` has to be ignored (MCP 2025-11-25)."""
         if method != "tools/call" or "task" not in params:
             return params, False
         if self.has_tasks(session.version) and isinstance(params["task"], dict):
@@ -164,9 +164,9 @@ class SessionRequests:
         now_s, failed = clock.now_s(), result.get("isError") is True
         return Forwarded({"task": self._held.keep(task_id, kept, session.id, now_s, failed=failed)}, forwarded.replica)
 
-    async def _about_task(self, line: ReplyChannel, method: str, params: Json, served: Served) -> tuple[Bytes, ...]:
-        """Answer what is asked about a task; `tasks/result` when that has ended."""
-        session = line.session
+    async def _about_task(self, channel: ReplyChannel, method: str, params: Json, served: Served) -> tuple[Bytes, ...]:
+        """Answer a request about a task; `tasks/result` when the task has ended."""
+        session = channel.session
         if not self.has_tasks(session.version):
             raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
         task_id = params.get("taskId")
@@ -178,14 +178,20 @@ class SessionRequests:
                 raise MCPError(code=INVALID_PARAMS, message="The task has ended, and cannot be cancelled")
             return (held.result if method == "tasks/result" else orjson.dumps(held.task),)
 
-        async def send(about: str, asked: Json) -> Forwarded:
-            route = self._list_index.route(about, asked)
+        async def send(task_method: str, task_params: Json) -> Forwarded:
+            route = self._list_index.route(task_method, task_params)
             assert route is not None, "a task is never our own"
             return await forward(
-                self._dispatch, about, route, asked, line.notify, list_index=self._list_index, served=served
+                self._dispatch,
+                task_method,
+                route,
+                task_params,
+                channel.notify,
+                list_index=self._list_index,
+                served=served,
             )
 
-        task = AskedTask(task_id, send, AskedClient(session.declared_to_servers, line.ask), session.task_talks)
+        task = AskedTask(task_id, send, AskedClient(session.declared_to_servers, channel.ask), session.task_talks)
         match method:
             case "tasks/get":
                 return (orjson.dumps(await task.get()),)
@@ -194,7 +200,7 @@ class SessionRequests:
             case _:
                 forwarded = await task.result()
                 route = self._list_index.route("tasks/get", {"taskId": task_id, "_meta": TAKES_TASKS})
-                assert route is not None, "it has just been asked"
+                assert route is not None, "it has just answered"
                 return written("tools/call", route, forwarded, modern=False)
 
     async def _subscribe(self, session: ServerSession, uri: str) -> None:
@@ -208,14 +214,14 @@ class SessionRequests:
             raise MCPError(code=refusal.code, message=refusal.message, data=refusal.data)
 
     async def _forwarded(
-        self, line: ReplyChannel, method: str, route: Route, params: Json, served: Served, *, as_task: bool
+        self, channel: ReplyChannel, method: str, route: Route, params: Json, served: Served, *, as_task: bool
     ) -> Forwarded:
-        """Forward a request, in as many rounds as the server has questions. What may be a task is got as a whole."""
-        session = line.session
+        """Forward a request, in rounds while there are server requests. A result that may be a task is not streamed."""
+        session = channel.session
 
         async def send(asked: Json) -> Forwarded:
-            # Looked up anew, because a user may think for minutes:
-            # The known one when the name is gone, so that dispatch says what that means.
+            # Looked up anew, because a user may think for minutes. When the name is gone, the route from before is
+            # used, and dispatch raises the error.
             now = self._list_index.present(method, asked) or route
             try:
                 return await forward(
@@ -223,23 +229,23 @@ class SessionRequests:
                     method,
                     now,
                     asked,
-                    line.notify,
+                    channel.notify,
                     list_index=self._list_index,
                     served=served,
                     session_id=session.id,
-                    sink=None if as_task or hides_structure(route.definition) else line.sink,
+                    sink=None if as_task or hides_structure(route.definition) else channel.sink,
                 )
             finally:
                 if served.backend is not None:
                     session.called(Place(served.backend, now.owner))
 
         declared = session.declared_to_servers
-        asked = AskedClient(with_extension(declared) if as_task else declared, line.ask)
+        asked = AskedClient(with_extension(declared) if as_task else declared, channel.ask)
         return await in_rounds(send, with_log_level(params, session.log_level), asked)
 
 
 def outliving(sink: ResultStream) -> ResultStream:
-    """The sink of a call that does not end with its connection: what nobody takes any more is dropped."""
+    """The sink of a call that outlives its connection: parts after the client has gone are dropped."""
     lost = False
 
     async def kept(step: Awaitable[object]) -> None:
@@ -272,9 +278,9 @@ def _uri(params: Json) -> str:
 
 
 def with_log_level(params: Json, level: str | None) -> Json:
-    """A session's level as 2026-07-28 says it, with each request; a request's own word wins.
+    """Add a session's log level to a request, as 2026-07-28 has it; a level of the request itself wins.
 
-    None: the client has set none, and leaves it to the server then (MCP 2025-11-25, logging).
+    None: the client has set none, which leaves it to the server (MCP 2025-11-25, logging).
     """
     level = level or UNSET_LOG_LEVEL
     return {**params, "_meta": {LOG_LEVEL_META_KEY: level, **(params.get("_meta") or {})}}

@@ -1,4 +1,4 @@
-"""Session IDs that say all that a node needs to take a session over: version, declared capabilities, expiry.
+"""Session IDs that hold all that a node needs to adopt a session: version, declared capabilities, expiry.
 
 Made and read by `agent.server.sessions.table`. A node that restarts, forgets an idle session or stands behind a
 balancer beside others finds in the ID what `initialize` had agreed, so that clients which never initialize again (most
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-# A client object may live as long as its process, and never asks for another ID.
+# A client object may live as long as its process, and never initializes again.
 LIFETIME_S: Final = 30 * 86_400
 # With the token of the request, well below the 8 KiB of header lines that proxies take. What is longer is not sealed.
 ID_LEN_MAX: Final = 2_048

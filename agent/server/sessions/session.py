@@ -1,7 +1,7 @@
-"""One client's session of the era before 2026-07-28: what it declared, what is under way, and the way back to it.
+"""One client's session of the era before 2026-07-28: its capabilities, its calls, and the messages to it.
 
-Made and ended by `agent.server.sessions.table`, looked up for every message that names it. The one rule: whatever waits
-on a session (a call, a question, a stream) ends with it.
+Made and ended by `agent.server.sessions.table`, looked up for every message that names it. The one rule: all that
+belongs to a session (calls, server requests, streams) ends with it.
 """
 
 import asyncio
@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 
 # As many as the largest hosts have open at once, tenfold; each may hold a body of 4 MiB and a connection.
 CALLS_MAX: Final = 256
-# What waits for a client that does not listen, each note once: changes of lists, and all that a client may subscribe to
-# (agent.subscriptions.registry) with as much again below that.
+# Notifications that wait for a client that does not listen, equal ones once: changes of lists, and all that a client
+# may subscribe to (agent.subscriptions.registry) with as much again below that.
 NOTES_MAX: Final = 2_010
-# What the reference clients take as one event.
+# The largest event of the reference clients.
 SERVER_REQUEST_BYTES_MAX: Final = 1 << 20
-# Servers that a client calls, and replicas of each.
+# Servers that a client has called, and replicas of each.
 PLACES_MAX: Final = 256
 # Declared at `initialize`, unknown to 2026-07-28 under this name.
 _GONE: Final = frozenset({"tasks"})
-# To tell a client that a question is off, before whoever called that off goes on.
+# The cancellation of a server request may not delay the caller that cancelled it.
 _CANCEL_NOTE_TIMEOUT_S: Final = 1.0
 
 RequestId: TypeAlias = str | int
-# A call's end: the parts of the result as JSON, or the error to answer with, or that a part of it went out and no more.
+# A call's end: the parts of the result as JSON, or the error to answer with, or `AnswerCut` after a part was sent.
 Outcome: TypeAlias = tuple[Bytes, ...] | MCPError | AnswerCut
 Tell: TypeAlias = Callable[[bytes], Awaitable[None]]
 
@@ -54,10 +54,10 @@ class ServerSession:
 
     `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
     `notices`: whether it is sent list changes.
-    `log_level`: what `logging/setLevel` asked for. `subscriber`: what stands for it since `resources/subscribe`.
-    `stream`: the open GET stream. `deaf`: no answer of the client can come any more.
-    `places`: where calls of the client went, the last one last. `chore`: tells servers that the client's roots have
-    changed, which they have not heard while `roots_untold`.
+    `log_level`: that of `logging/setLevel`. `subscriber`: its subscriptions, since the first `resources/subscribe`.
+    `stream`: the open GET stream. `deaf`: no answer of the client can arrive any more.
+    `places`: the backends of the client's calls, the last one last. `chore`: the task that notifies servers of changed
+    roots; `roots_unreported`: they have changed since it last did.
     """
 
     id: str
@@ -69,7 +69,7 @@ class ServerSession:
     stream: EventStream | None = None
     deaf: bool = False
     places: tuple[Place, ...] = ()
-    roots_untold: bool = False
+    roots_unreported: bool = False
     notices: bool = True
     chore: asyncio.Task[None] | None = None
     _task_talks: TaskTalks | None = None
@@ -78,43 +78,44 @@ class ServerSession:
     _notes_lost: bool = False
     # By the ID as it came: 1 and "1" are two.
     _calls: dict[RequestId, asyncio.Task[Outcome]] = field(default_factory=dict)
-    _questions: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
+    _server_requests: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
     _server_request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __repr__(self) -> str:
         listens = " listening" if self.stream is not None else ""
-        return f"<Session {self.version} calls={len(self._calls)} questions={len(self._questions)}{listens}>"
+        calls, requests = len(self._calls), len(self._server_requests)
+        return f"<Session {self.version} calls={calls} server_requests={requests}{listens}>"
 
     @property
     def capabilities(self) -> Json:
-        """What the client declared of itself."""
+        """The client's capabilities."""
         capabilities: Json = read_json(self.declared)
         return capabilities
 
     @property
     def declared_to_servers(self) -> Json:
-        """The same as servers hear it, whatever their era."""
+        """The client's capabilities as they are passed to servers of either era."""
         # A null is no feature; a server may take the member alone for one.
-        said = self.capabilities.items()
-        declared = {name: value for name, value in said if name not in _GONE and value is not None}
-        return without_tasks(declared)  # Nobody of this era can ask for a task of 2026-07-28.
+        known = self.capabilities.items()
+        declared = {name: value for name, value in known if name not in _GONE and value is not None}
+        return without_tasks(declared)  # No client of this era can request a task of 2026-07-28.
 
     @property
     def task_talks(self) -> TaskTalks:
-        """What its requests about tasks share; most sessions have none."""
+        """State that its requests about tasks share; most sessions have none."""
         if self._task_talks is None:
             self._task_talks = TaskTalks()
         return self._task_talks
 
     def called(self, place: Place) -> None:
-        """A call went there; of too many places, who is not called any more is forgotten first."""
+        """Note the backend of a call; of too many, the one called longest ago is forgotten."""
         if self.places[-1:] != (place,):
             others = (other for other in self.places if other != place)
             self.places = (*others, place)[-PLACES_MAX:]
 
     @property
     def busy(self) -> bool:
-        """Whether something is under way, so that the session is not idle however long nothing came."""
+        """Whether something is under way, so that the session is not idle however long ago its last request was."""
         return bool(self._calls) or self.stream is not None
 
     # Calls
@@ -137,31 +138,31 @@ class ServerSession:
         task.add_done_callback(lambda _: self._calls.pop(request_id, None))
 
     def cancel_call(self, request_id: object) -> None:
-        """The client needs no answer any more; an ID that is not known may be one that was answered meanwhile."""
+        """The client has cancelled a call; an unknown ID may be of one that was answered meanwhile."""
         # By exact type: true equals 1 as a key.
         if isinstance(request_id, bool) or not isinstance(request_id, str | int):
             return
         if (task := self._calls.get(request_id)) is not None:
             _cancel_once(task)
 
-    # ServerRequests
+    # Server requests
 
     async def ask(self, tell: Tell, method: str, params: Json) -> Json:
-        """Put a request to the client by `tell`, and wait for its answer as long as the caller likes.
+        """Send a request to the client with `tell`, and wait for its answer; the caller sets the deadline.
 
         Raises:
-            MCPError: the client's error, or the question cannot be put.
+            MCPError: the client's error, or the request cannot be sent.
             ConnectionError: `tell`'s.
         """
         if self.deaf:
             raise _never_answered()
         server_request_id = next(self._server_request_ids)
-        question = orjson.dumps({"jsonrpc": "2.0", "id": server_request_id, "method": method, "params": params})
-        if len(question) > SERVER_REQUEST_BYTES_MAX:
+        request = orjson.dumps({"jsonrpc": "2.0", "id": server_request_id, "method": method, "params": params})
+        if len(request) > SERVER_REQUEST_BYTES_MAX:
             raise MCPError(code=INTERNAL_ERROR, message=f"the question is larger than {SERVER_REQUEST_BYTES_MAX} bytes")
-        answered = self._questions[str(server_request_id)] = asyncio.get_running_loop().create_future()
+        answered = self._server_requests[str(server_request_id)] = asyncio.get_running_loop().create_future()
         try:
-            await tell(question)
+            await tell(request)
             answer: Json | MCPError = await answered
         except asyncio.CancelledError:
             off = {"requestId": server_request_id, "reason": "nobody waits for the answer any more"}
@@ -171,39 +172,40 @@ class ServerSession:
                     await tell(note)
             raise
         finally:
-            del self._questions[str(server_request_id)]
+            del self._server_requests[str(server_request_id)]
         if isinstance(answer, MCPError):
             raise answer
         return answer
 
     def take_answer(self, message: Json) -> None:
-        """Hand a response of the client to who asked; one that nobody waits for is dropped."""
-        answered = self._questions.get(str(message.get("id")))
+        """Give a response of the client to the task that waits for it; one without such a task is dropped."""
+        answered = self._server_requests.get(str(message.get("id")))
         if answered is None or answered.done():
             return
         result, error = message.get("result"), message.get("error")
-        # An error is a value until it is taken: a question that is called off meanwhile has nobody to raise it to.
+        # An error is a value until it is taken: it must not be raised for a server request that was cancelled
+        # meanwhile.
         answered.set_result(result if isinstance(result, dict) else _error_of(error if isinstance(error, dict) else {}))
 
     def go_deaf(self) -> None:
-        """No answer can come any more: whoever waits for one goes on without."""
+        """No answer can arrive any more: every open server request fails."""
         self.deaf = True
-        for answered in self._questions.values():
+        for answered in self._server_requests.values():
             if not answered.done():
                 answered.set_result(_never_answered())
 
-    # Notes
+    # Notifications
 
     def tell(self, note: bytes) -> None:
-        """Tell the client something, once, as soon as it listens and reads; never waits."""
+        """Send the client a notification, once, as soon as it listens and reads; never waits."""
         self._keep(note)
 
     def updated(self, uri: str) -> None:
-        """Tell the client that a resource which it subscribed to has changed."""
+        """Notify the client of a change of a resource that it has subscribed to."""
         self._keep(uri)
 
     def take_notes(self) -> list[bytes]:
-        """What is to be told now, in order of its first telling."""
+        """Take the waiting notifications, in the order of their first arrival."""
         notes, self._notes, self._notes_lost = self._notes, {}, False
         return [note if isinstance(note, bytes) else _update_of(note) for note in notes]
 
@@ -212,7 +214,7 @@ class ServerSession:
             self._notes[note] = None
         elif not self._notes_lost:
             self._notes_lost = True
-            log.warning("MCP notes dropped, their client does not listen", extra={"limit": NOTES_MAX})
+            log.warning("MCP notifications dropped, their client does not listen", extra={"limit": NOTES_MAX})
         if self.stream is not None:
             self.stream.nudge()
 
@@ -222,7 +224,7 @@ class ServerSession:
         """End all that is under way. The table does this when it forgets the session."""
         if self.subscriber is not None:
             self.subscriber.close()
-            self.subscriber = None  # They know each other; so both go at once, and not when garbage is looked for.
+            self.subscriber = None  # They refer to each other; else only the garbage collector would free them.
         self._notes.clear()
         for task in self._calls.values():
             _cancel_once(task)
@@ -233,7 +235,7 @@ class ServerSession:
 
 
 def _cancel_once(task: asyncio.Task[Outcome]) -> None:
-    """A call that is being cancelled still tells client and server so; being cancelled again would cut that short."""
+    """A call that is being cancelled still notifies client and server; another cancellation would cut that short."""
     if not task.cancelling():
         task.cancel()
 

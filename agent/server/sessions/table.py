@@ -1,10 +1,10 @@
 """The table of one endpoint's sessions, for clients from before 2026-07-28.
 
-`agent.server.sessions.http` opens and looks up sessions here, notices go out through `tell`, and the wiring runs
+`agent.server.sessions.http` opens and looks up sessions here, notifications are sent with `tell`, and the wiring runs
 `cleanup_ctx` around the server. A session belongs to the endpoint where it began. Its ID is no authentication: the
-token is checked before. An ID that is not in the table is adopted when its seal says what was agreed
+token is checked before. An ID that is not in the table is adopted when its seal is valid
 (`agent.server.sessions.sealed_id`). The one rule: sessions are bounded in number and idle time, and nothing of one
-outlives it but what its ID says.
+outlives it but its ID.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 # The SDK's own limits, which hosts are used to: a session costs some kilobytes, a laptop's user is away for less.
 SESSIONS_MAX: Final = 10_000
 IDLE_MAX_S: Final = 30 * 60.0
-# Sessions end up to this much later than their time; nobody waits for that.
+# Sessions may end this much later than their time, which delays nothing.
 SWEEP_EVERY_S: Final = 60.0
 # IDs that their clients ended (DELETE) stay unknown here; of more than these, the oldest could be adopted again.
 ENDED_MAX: Final = 10_000
 # Why a session ended: its client said so.
 BY_CLIENT: Final = "by_client"
-# Sent once to a client whose session was adopted: what changed meanwhile is not known here.
+# Sent once to a client whose session was adopted: changes in between are not known here.
 _LISTS_CHANGED: Final = tuple(
     orjson.dumps({"jsonrpc": "2.0", "method": f"notifications/{kind}/list_changed"})
     for kind in ("tools", "prompts", "resources")
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class NoRoom(Exception):
-    """None of the sessions that are there is idle, so that no other can be begun or adopted."""
+    """No session is idle, so that no other can be opened or adopted."""
 
 
 class Sessions:
@@ -59,7 +59,7 @@ class Sessions:
         sessions_max: int = SESSIONS_MAX,
         idle_max_s: float = IDLE_MAX_S,
     ) -> None:
-        """`record` counts what happens to sessions, by a word (docs/metrics.md); `ended` tells whom it concerns."""
+        """`record` counts the events of sessions (docs/metrics.md); `ended` notifies servers of an ended one."""
         self._record = record
         self._ended = ended
         self._seal = seal
@@ -90,7 +90,7 @@ class Sessions:
                     self.end(session, "stopped")
 
     async def on_shutdown(self, _app: web.Application) -> None:
-        """For `app.on_shutdown`: aiohttp calls it when nobody can connect any more, before it waits for requests.
+        """For `app.on_shutdown`: aiohttp calls it when no client can connect any more, before it waits for requests.
 
         A call may not wait until the end of the drain for an answer that would need a connection.
         """
@@ -112,7 +112,7 @@ class Sessions:
         return self._tasks is not None
 
     def start_task(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run something that its HTTP request may leave behind; it must not raise, and ends with the server."""
+        """Run work that may outlive its HTTP request; it must not raise, and ends with the server."""
         assert self._tasks is not None
         return self._tasks.create_task(work, name=name)
 
@@ -126,9 +126,9 @@ class Sessions:
     def find(self, session_id: str, *, notices: bool = True) -> ServerSession | None:
         """The session of that ID, used from now on; None when it has ended, or never was.
 
-        One that is not in the table and was begun here before, or by another node of the mesh, is adopted: its client
-        goes on, and hears that lists may have changed. `notices`: whether it is sent list changes from now on. Raises
-        `NoRoom`.
+        One that is not in the table but was opened here before, or by another node of the mesh, is adopted: its client
+        continues, and is notified that lists may have changed. `notices`: whether it is sent list changes from
+        now on. Raises `NoRoom`.
         """
         session = self._sessions.get(session_id)
         if session is not None:
@@ -168,9 +168,9 @@ class Sessions:
                 if len(self._ended_ids) > ENDED_MAX:
                     self._ended_ids.popitem(last=False)
             session.end()
-            # Servers keep nothing idle that long; and when the node ends, they let go in time.
+            # Servers keep nothing that long when idle; and when the node stops, they release it in time.
             if self._tasks is not None and why != "idle":
-                self.start_task(self._ended(session), "tell of a session that ended")
+                self.start_task(self._ended(session), "notify servers of an ended session")
 
     async def stream(self, session: ServerSession, request: web.Request) -> web.StreamResponse:
         """Serve the session's standing stream; it takes the place of one that a client may have lost."""

@@ -1,8 +1,11 @@
-"""What a client of 2025-11-25 asks about a task, in the words of 2026-07-28, in which its server is asked.
+"""Serves a client of 2025-11-25 that uses tasks, over the task requests of 2026-07-28.
 
-Called by `agent.server.sessions.requests`. `tasks/result` waits: it asks how the task stands at the interval that the
-server suggests, and puts what the task asks to the client, on the stream of that very request. The one rule: the client
-is asked only what it declared, and a task is left as it is when its client refuses, goes or is not answered in time.
+Called by `agent.server.sessions.requests`. `AskedTask` answers `tasks/get`, `tasks/result` and `tasks/cancel`:
+`tasks/result` waits, polls the task at the interval that the server suggests, and puts its input requests to the
+client, on the stream of that request. `TaskTalks` is what the requests of one session share about their tasks.
+`HeldResults` keeps results of calls that the client made as tasks and whose server answered at once. The one rule: the
+client gets only requests that it declared, and a task is left as it is when its client refuses, goes or does not answer
+in time.
 """
 
 import asyncio
@@ -21,16 +24,33 @@ from agent.errors import OUTCOME_UNKNOWN
 from agent.lossless_json.raw import exact
 from agent.model import TASKS_EXTENSION, Json
 from agent.routing.table import Route
-from agent.server.sessions.elicitation import AskedClient, questions_for
+from agent.server.sessions.elicitation import AskedClient, server_requests_for
 from agent.tasks.ids import ENDED, TAKES_TASKS
 from agent.tasks.versions import as_before, related, task_support
 
 HELD_S: Final = 600.0
-# Of one session: whoever lets more lie does not want them.
+# Of one session: a client that leaves more does not want them.
 OF_SESSION_MAX: Final = 32
-# Of one endpoint. One result has at most as much.
+# Of one endpoint. A single result is no larger.
 BYTES_MAX: Final = 64 << 20
 _POLL_MS: Final = 100
+# Of one session; of more, the oldest is reported as its server has it.
+CANCELLED_MAX: Final = 256
+
+TASK_REQUESTS: Final = frozenset({"tasks/get", "tasks/result", "tasks/cancel"})
+# The only version with a session that knows tasks.
+VERSION: Final = "2025-11-25"
+# The capability in the `initialize` result. Tasks cannot be listed: an ID is the key to a task, and servers have no
+# list.
+CAPABILITY: Final[Json] = {"cancel": {}, "requests": {"tools": {"call": {}}}}
+# A client may have gone without notice, so a request for a result lasts this long; another one may follow.
+RESULT_TIMEOUT_S: Final = 3_600.0
+POLL_S: Final = 1.0
+POLL_MIN_S: Final = 0.1
+POLL_MAX_S: Final = 30.0
+
+# Sends a request about the task; raises `MCPError`.
+Send: TypeAlias = Callable[[str, Json], Awaitable[Forwarded]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +75,7 @@ class HeldResults:
 
     @staticmethod
     def new_id() -> str:
-        """A task ID that no node gives to a task of a server, and that nobody guesses."""
+        """A task ID that no node gives to a task of a server, and that cannot be guessed."""
         return f"mesh1/held/{secrets.token_urlsafe(24)}"
 
     def keep(self, task_id: str, result: bytes, session_id: str, now_s: float, *, failed: bool) -> Json:
@@ -85,13 +105,9 @@ class HeldResults:
         self._bytes -= len(self._held.pop(task_id).result)
 
 
-# Of one session; beyond it the oldest is told as its server tells it.
-CANCELLED_MAX: Final = 256
-
-
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class Talk:
-    """What is put to the client about one task: whether that is being done, and the questions that were answered."""
+    """The input requests of one task to the client: whether they are under way, and the keys of the answered ones."""
 
     asking: bool = False
     answered: set[str] = field(default_factory=set)
@@ -108,47 +124,32 @@ class TaskTalks:
         return f"<TaskTalks {len(self._talks)} open, {len(self._cancelled)} cancelled>"
 
     def about(self, task_id: str) -> Talk:
-        """The one talk about a task, which lasts as long as somebody holds it."""
+        """The one `Talk` about a task, which lasts as long as a request holds it."""
         talk = self._talks.get(task_id)
         if talk is None:
             talk = self._talks[task_id] = Talk()
         return talk
 
     def is_cancelled(self, task_id: str) -> bool:
-        """Whether the client was told that its task is cancelled, whatever its server does with it."""
+        """Whether the task was reported to the client as cancelled, whatever its server does with it."""
         return task_id in self._cancelled
 
     def note_cancelled(self, task_id: str) -> None:
-        """The client is told so now."""
+        """It is reported so from now on."""
         self._cancelled[task_id] = None
         if len(self._cancelled) > CANCELLED_MAX:
             del self._cancelled[next(iter(self._cancelled))]
 
 
-TASK_REQUESTS: Final = frozenset({"tasks/get", "tasks/result", "tasks/cancel"})
-# The only version with a session that knows tasks.
-VERSION: Final = "2025-11-25"
-# What is announced at `initialize`. Nobody's tasks can be listed: an ID is the key to a task, and servers have no list.
-CAPABILITY: Final[Json] = {"cancel": {}, "requests": {"tools": {"call": {}}}}
-# A client that left without a word is asked for so long; another request for the result may follow.
-RESULT_TIMEOUT_S: Final = 3_600.0
-POLL_S: Final = 1.0
-POLL_MIN_S: Final = 0.1
-POLL_MAX_S: Final = 30.0
-
-# Sends a request about the task; raises `MCPError`.
-Send: TypeAlias = Callable[[str, Json], Awaitable[Forwarded]]
-
-
 def with_extension(capabilities: Json) -> Json:
-    """A client's capabilities as those of one that takes tasks."""
+    """A client's capabilities with the tasks extension of 2026-07-28."""
     extensions = capabilities.get("extensions")
     known = extensions if isinstance(extensions, dict) else {}
     return {**capabilities, "extensions": {**known, TASKS_EXTENSION: {}}}
 
 
 def may_be_task(route: Route, *, has_tasks: bool) -> bool:
-    """Whether a tool may be called as a task; one of 2026-07-28 does not say, so it may where its backend has any."""
+    """Whether a tool may be called as a task; one of 2026-07-28 may where its backend has tasks."""
     support = task_support(route.definition)
     return has_tasks if support is None else support in ("required", "optional")
 
@@ -160,7 +161,7 @@ def created(task: Json) -> Json:
 
 
 class AskedTask:
-    """One task as one request asks about it. `client`: who asks, and what it can be asked; `talks`: its session's."""
+    """One request about one task. `client`: takes input requests; `talks`: those of its session."""
 
     def __init__(self, task_id: str, send: Send, client: AskedClient, talks: TaskTalks) -> None:
         self._params: Json = {"taskId": task_id, "_meta": TAKES_TASKS}
@@ -183,7 +184,7 @@ class AskedTask:
         return as_before({**task, "status": "cancelled"})
 
     async def result(self) -> Forwarded:
-        """What the call would have been answered, once the task has ended."""
+        """The result of the call, once the task has ended."""
         try:
             async with asyncio.timeout(RESULT_TIMEOUT_S):
                 return await self._ended()
@@ -207,14 +208,14 @@ class AskedTask:
                     await asyncio.sleep(_pause_s(task))
 
     async def _now(self) -> Forwarded:
-        """The task as it is; one that its client cancelled stays so, whatever comes of it (MCP 2025-11-25, tasks)."""
+        """The task as it is; one that its client cancelled stays cancelled (MCP 2025-11-25, tasks)."""
         now = await self._send("tasks/get", self._params)
         if self._talks.is_cancelled(self._task_id):
             return Forwarded({**exact(now.result), "status": "cancelled"}, now.replica)
         return now
 
     async def _put(self, task: Json, talk: Talk) -> bool:
-        """Put what the task asks to the client; False where nothing is new, or another request is at it already."""
+        """Put the task's input requests to the client; False when none is new, or another request does so already."""
         if talk.asking:
             return False
         talk.asking = True
@@ -227,21 +228,21 @@ class AskedTask:
         return bool(answers)
 
     async def _answers(self, task: Json, answered: set[str]) -> Json:
-        """The client's answers to what the task asks now, but for what was answered before."""
+        """The client's answers to the task's input requests, except those answered before."""
         asked = task.get("inputRequests")
         new = {key: one for key, one in asked.items() if key not in answered} if isinstance(asked, dict) else {}
-        questions = questions_for(self._client.capabilities, {"inputRequests": new})
-        if questions is None:
+        requests = server_requests_for(self._client.capabilities, {"inputRequests": new})
+        if requests is None:
             text = "The task asks for client input that this client did not declare, or cannot be asked for."
             raise MCPError(code=INVALID_PARAMS, message=text)
         return {
             key: await self._client.ask(method, related(params, self._task_id))
-            for key, (method, params) in questions.items()
+            for key, (method, params) in requests.items()
         }
 
 
 def _failure(task: Json) -> MCPError:
-    """The error that a task has come to."""
+    """The error that a task has ended with."""
     if task.get("status") == "cancelled":
         return MCPError(code=INTERNAL_ERROR, message="The task was cancelled, and has no result")
     error = task.get("error")
@@ -255,7 +256,7 @@ def _failure(task: Json) -> MCPError:
 
 
 def _pause_s(task: Json) -> float:
-    """How long to wait before the task is looked at again."""
+    """Seconds until the next poll of the task."""
     received_ms = task.get("pollIntervalMs")
     wanted_s = received_ms / 1000 if isinstance(received_ms, int | float) else POLL_S
     return min(max(wanted_s, POLL_MIN_S), POLL_MAX_S)

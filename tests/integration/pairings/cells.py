@@ -17,7 +17,7 @@ import aiohttp
 from agent.client.http.sse import SseParser
 from agent.errors import RpcError
 from agent.model import Era, Json
-from tests.integration.servers.raw_session import ACCEPT, server_info
+from tests.integration.servers.raw_session import ACCEPT, initialize_request
 from tests.integration.stateless_requests import headers, request
 
 LEGACY_VERSION = "2025-11-25"
@@ -122,7 +122,7 @@ async def wire(cell: Cell, **capabilities: Any) -> AsyncIterator[Wire]:
     async with aiohttp.ClientSession(headers=ACCEPT) as http:
         client = Wire(http, cell)
         if cell.front is Era.LEGACY:
-            async with http.post(cell.url, json=server_info(LEGACY_VERSION, **capabilities)) as response:
+            async with http.post(cell.url, json=initialize_request(LEGACY_VERSION, **capabilities)) as response:
                 assert response.status == 200
                 client.session = {
                     "Mcp-Session-Id": response.headers["Mcp-Session-Id"],

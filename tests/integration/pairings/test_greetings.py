@@ -9,7 +9,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from agent.errors import RpcError
 from agent.model import Era, Json
 from tests.integration.pairings.cells import LEGACY_VERSION, Cell, Wire, wire
-from tests.integration.servers.raw_session import ACCEPT, server_info
+from tests.integration.servers.raw_session import ACCEPT, initialize_request
 from tests.integration.stateless_requests import headers, request
 
 MODERN_VERSION = "2026-07-28"
@@ -32,7 +32,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 async def test_initialize_is_answered_in_the_version_that_was_asked_for_or_the_latest(
     url: str, http: aiohttp.ClientSession, version: str
 ) -> None:
-    async with http.post(url, json=server_info(version)) as response:
+    async with http.post(url, json=initialize_request(version)) as response:
         result = (await response.json())["result"]
         assert response.headers["Mcp-Session-Id"]
     assert result["protocolVersion"] == (version if version in HANDSHAKE_PROTOCOL_VERSIONS else LEGACY_VERSION)
@@ -68,7 +68,7 @@ async def refusal(mcp: Wire, method: str, params: Json) -> int:
         ("logging/setLevel", {"level": "info"}),
         ("resources/subscribe", {"uri": "pair://modern-http/page/one"}),
         ("resources/unsubscribe", {"uri": "pair://modern-http/page/one"}),
-        ("initialize", server_info(MODERN_VERSION)["params"]),
+        ("initialize", initialize_request(MODERN_VERSION)["params"]),
         ("tasks/list", {}),
         ("nothing/known", {}),
     ],

@@ -126,18 +126,18 @@ class PairingServer:
             case _:
                 return self._page(ctx.method, params.get("cursor")) or _given(ctx.method, params)
 
-    def _with_tasks(self, initialize_result: Any) -> Json:
-        """A greeting that tells of tasks in the words of its era."""
-        told: Json = (
-            initialize_result
-            if isinstance(initialize_result, dict)
-            else initialize_result.model_dump(by_alias=True, exclude_none=True)
+    def _with_tasks(self, introduction: Any) -> Json:
+        """The initialize or discovery result with the tasks capability of its era."""
+        shown: Json = (
+            introduction
+            if isinstance(introduction, dict)
+            else introduction.model_dump(by_alias=True, exclude_none=True)
         )
         if self._legacy:
-            told["capabilities"]["tasks"] = {"cancel": {}, "requests": {"tools": {"call": {}}}}
+            shown["capabilities"]["tasks"] = {"cancel": {}, "requests": {"tools": {"call": {}}}}
         else:
-            told["capabilities"].setdefault("extensions", {})[TASKS_EXTENSION] = {}
-        return told
+            shown["capabilities"].setdefault("extensions", {})[TASKS_EXTENSION] = {}
+        return shown
 
     def _chore(self, ctx: Context, params: Json) -> Json:
         """What is a task and nothing else."""

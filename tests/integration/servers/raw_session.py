@@ -58,7 +58,7 @@ def call(tool: str, request_id: object = 9, **arguments: Any) -> Json:
     return request("tools/call", {"name": tool, "arguments": arguments}, request_id)
 
 
-def server_info(version: str = VERSION, **capabilities: Any) -> Json:
+def initialize_request(version: str = VERSION, **capabilities: Any) -> Json:
     client = {"name": "test", "version": "1"}
     return request("initialize", {"protocolVersion": version, "capabilities": capabilities, "clientInfo": client}, 1)
 
@@ -67,7 +67,7 @@ def server_info(version: str = VERSION, **capabilities: Any) -> Json:
 async def raw_session(url: str, version: str = VERSION, **capabilities: Any) -> AsyncIterator[RawSession]:
     """Open a session; it is left as it is."""
     async with aiohttp.ClientSession(headers=ACCEPT) as http:
-        async with http.post(url, json=server_info(version, **capabilities)) as response:
+        async with http.post(url, json=initialize_request(version, **capabilities)) as response:
             assert response.status == 200
             headers = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"], "MCP-Protocol-Version": version}
         session = RawSession(http, url, headers)

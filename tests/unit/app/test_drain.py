@@ -15,7 +15,7 @@ ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize("passes", range(4))
-async def test_nobody_who_came_to_the_door_before_it_closed_is_left_waiting_or_turned_away(passes: int) -> None:
+async def test_no_client_that_connected_before_the_socket_closed_is_left_waiting_or_refused(passes: int) -> None:
     async def greet(_request: web.Request) -> web.Response:
         return web.Response(text="hello")
 
@@ -33,7 +33,7 @@ async def test_nobody_who_came_to_the_door_before_it_closed_is_left_waiting_or_t
             await one_pass()
         await close_listener(runner, bound)
         with pytest.raises(ConnectionRefusedError), socket.create_connection(address, timeout=5):
-            pytest.fail("the door is closed")
+            pytest.fail("the socket is closed")
         await runner.cleanup()
         assert [answer(client) for client in clients] == ["hello"] * 20
 

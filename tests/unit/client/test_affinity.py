@@ -52,12 +52,12 @@ def test_of_two_ways_to_one_node_the_shorter_is_taken() -> None:
     assert rendezvous_choice([far, near], "k", exclude={near.backend_key}) is far
 
 
-def test_plain_peers_are_told_apart_by_their_links() -> None:
+def test_plain_peers_are_distinguished_by_their_links() -> None:
     plain = [Replica(f"peer:p{n}", "t", None, ours=False) for n in range(4)]
     assert len({rendezvous_choice(plain, f"key-{n}") for n in range(100)}) == 4
 
 
-def test_nobody_is_found_when_nobody_is_left() -> None:
+def test_no_replica_is_found_when_none_is_left() -> None:
     assert rendezvous_choice([], "k") is None
     assert rendezvous_choice(FLEET[:1], "k", exclude={"peer:0"}) is None
 

@@ -26,15 +26,13 @@ FORM, URL = {"message": "Word?"}, {"mode": "url", "message": "Sign", "url": "htt
         (EVERY_FEATURE, EVERY_FEATURE),
     ],
 )
-def test_a_server_hears_of_the_features_that_it_may_use_and_of_nothing_else(
-    capabilities: object, features: Json
-) -> None:
+def test_a_server_gets_the_capabilities_that_it_may_use_and_no_others(capabilities: object, features: Json) -> None:
     assert declared_features(capabilities) == features
 
 
 @pytest.mark.parametrize(("told", "passes"), [(True, True), (False, False), ("yes", False), (None, False)])
 def test_changes_of_roots_are_declared_for_a_client_that_can_tell_of_them(told: object, passes: bool) -> None:
-    features = declared_features({"roots": {"listChanged": told}, "sampling": {}}, tells_changes=True)
+    features = declared_features({"roots": {"listChanged": told}, "sampling": {}}, sends_list_changed=True)
     assert features == {"roots": {"listChanged": True} if passes else {}, "sampling": {}}
 
 
@@ -56,7 +54,9 @@ def test_changes_of_roots_are_declared_for_a_client_that_can_tell_of_them(told: 
         (EVERY_FEATURE, "tasks/list", {}, -32601),
     ],
 )
-def test_what_was_not_declared_may_not_be_asked(features: Json, method: str, params: Json, code: int | None) -> None:
+def test_undeclared_server_requests_are_not_permitted(
+    features: Json, method: str, params: Json, code: int | None
+) -> None:
     refused = refusal(features, method, params)
     assert (None if refused is None else refused[0]) == code
 
@@ -84,5 +84,7 @@ def test_what_was_not_declared_may_not_be_asked(features: Json, method: str, par
         ({}, None, {}),
     ],
 )
-def test_a_client_hears_what_it_would_have_to_declare(capabilities: object, questions: object, needed: Json) -> None:
+def test_the_error_names_the_capabilities_that_are_missing(
+    capabilities: object, questions: object, needed: Json
+) -> None:
     assert undeclared_features(capabilities, questions) == needed

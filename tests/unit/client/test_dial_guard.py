@@ -43,7 +43,7 @@ PERMITTED = ["127.0.0.1", "::1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "fd12:
 
 
 @pytest.mark.parametrize("ip", REFUSED)
-def test_an_address_that_nobody_should_dial_is_refused(ip: str) -> None:
+def test_an_address_that_must_not_be_dialled_is_refused(ip: str) -> None:
     assert refuse_address(ip) is not None
 
 

@@ -28,7 +28,7 @@ async def noted(waited: Awaitable[object], notes: list[str], name: str) -> None:
     notes.append(name)
 
 
-async def test_who_waits_goes_on_when_it_is_set_and_at_once_while_it_is(make: Callable[[], Event]) -> None:
+async def test_a_waiter_continues_when_it_is_set_and_at_once_while_it_is(make: Callable[[], Event]) -> None:
     flag, notes = make(), list[str]()
     async with asyncio.TaskGroup() as group:
         for name in ("a", "b"):
@@ -42,7 +42,7 @@ async def test_who_waits_goes_on_when_it_is_set_and_at_once_while_it_is(make: Ca
     await flag.wait()
 
 
-async def test_a_flag_that_is_lowered_at_once_still_wakes_who_waited_and_nobody_after(
+async def test_an_event_that_is_cleared_at_once_still_wakes_its_waiters_and_no_later_one(
     make: Callable[[], Event],
 ) -> None:
     flag, notes = make(), list[str]()
@@ -60,7 +60,7 @@ async def test_a_flag_that_is_lowered_at_once_still_wakes_who_waited_and_nobody_
     assert notes == ["before", "after"]
 
 
-async def test_who_gives_up_leaves_the_others_waiting(make: Callable[[], Event]) -> None:
+async def test_a_waiter_that_gives_up_leaves_the_others_waiting(make: Callable[[], Event]) -> None:
     flag, notes = make(), list[str]()
     async with asyncio.TaskGroup() as group:
         first = group.create_task(noted(flag.wait(), notes, "first"), name="first")
@@ -74,7 +74,7 @@ async def test_who_gives_up_leaves_the_others_waiting(make: Callable[[], Event])
     assert notes == ["second"]
 
 
-async def test_who_is_cancelled_as_it_is_set_gives_up(make: Callable[[], Event]) -> None:
+async def test_a_waiter_that_is_cancelled_as_it_is_set_gives_up(make: Callable[[], Event]) -> None:
     flag, notes = make(), list[str]()
     async with asyncio.TaskGroup() as group:
         task = group.create_task(noted(flag.wait(), notes, "x"), name="x")
@@ -84,17 +84,17 @@ async def test_who_is_cancelled_as_it_is_set_gives_up(make: Callable[[], Event])
     assert notes == []
 
 
-async def test_a_flag_says_its_state_and_keeps_nobody_who_left() -> None:
+async def test_an_event_shows_its_state_and_keeps_no_waiter_that_left() -> None:
     flag = Event()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
             await flag.wait()
-    assert repr(flag) == "<Flag unset, 0 waiting>"
+    assert repr(flag) == "<Event unset, 0 waiting>"
     flag.set()
-    assert repr(flag) == "<Flag set, 0 waiting>"
+    assert repr(flag) == "<Event set, 0 waiting>"
 
 
-async def test_the_first_of_several_flags_is_enough_and_none_remembers_who_waited() -> None:
+async def test_the_first_of_several_events_is_enough_and_none_keeps_its_waiters() -> None:
     flags, notes = [Event(), Event(), Event()], list[str]()
     async with asyncio.TaskGroup() as group:
         group.create_task(noted(first_of(*flags), notes, "any"), name="any")
@@ -103,8 +103,8 @@ async def test_the_first_of_several_flags_is_enough_and_none_remembers_who_waite
         flags[1].set()
     assert notes == ["any"]
     assert [repr(flag) for flag in flags] == [
-        "<Flag unset, 0 waiting>",
-        "<Flag set, 0 waiting>",
-        "<Flag unset, 0 waiting>",
+        "<Event unset, 0 waiting>",
+        "<Event set, 0 waiting>",
+        "<Event unset, 0 waiting>",
     ]
     await first_of(*flags)

@@ -65,7 +65,7 @@ class Server:
         return [method for method, _ in self.sent]
 
 
-async def test_a_task_that_waits_for_its_client_is_heard_out_for_a_second_and_works_then() -> None:
+async def test_a_task_that_waits_for_its_client_gets_a_second_for_its_request_and_works_then() -> None:
     server = Server(get=[{"taskId": "7", "status": "input_required", "ttl": 5}], result=[never])
     told = await server.asked("tasks/get")
     assert told == {"taskId": "7", "status": "working", "ttlMs": 5}
@@ -74,7 +74,7 @@ async def test_a_task_that_waits_for_its_client_is_heard_out_for_a_second_and_wo
     assert [params for _, params in server.sent] == [{"taskId": "7"}] * 3
 
 
-async def test_all_that_is_asked_has_one_deadline() -> None:
+async def test_all_server_requests_of_a_call_share_one_deadline() -> None:
     async def slow() -> Json:
         await asyncio.sleep(3)
         return {"taskId": "7", "status": "completed"}
@@ -113,7 +113,7 @@ async def test_an_answer_at_once_to_a_call_that_was_to_be_a_task_is_its_answer()
     }
 
 
-async def test_what_a_server_tells_of_tasks_by_its_own_ids_reaches_no_client() -> None:
+async def test_status_notifications_with_the_servers_own_task_ids_reach_no_client() -> None:
     told: list[str] = []
 
     async def hear(method: str, _params: Json) -> None:
@@ -124,7 +124,7 @@ async def test_what_a_server_tells_of_tasks_by_its_own_ids_reaches_no_client() -
     assert told == ["notifications/message"]
 
 
-async def test_a_door_whose_calls_share_no_session_announces_no_tasks() -> None:
+async def test_a_client_whose_calls_share_no_session_announces_no_tasks() -> None:
     server = Server()
     assert server.client().server_info is server.server_info
     assert server.client().server_info.has_tasks

@@ -17,7 +17,7 @@ async def test_what_is_left_of_a_request_gets_less_and_is_never_given_anew() -> 
     assert request.left_s() == -1.0
 
 
-async def test_nothing_of_a_caller_shows_in_the_words_for_a_request() -> None:
+async def test_the_repr_of_a_request_shows_no_data_of_its_caller() -> None:
     headers = {"mcp-param-a": "secret"}
     request = Request.within("tools/call", {"name": "secret"}, timeout_s=5.0, headers=headers, affinity="secret")
     assert repr(request) == f"Request(method='tools/call', deadline_s={request.deadline_s})"

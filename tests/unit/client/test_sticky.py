@@ -66,7 +66,7 @@ def test_a_server_is_sticky_when_its_entry_says_so(mesh: Json, *, sticky: bool) 
 
 
 @pytest.mark.parametrize("value", ["true", 1, None, []])
-def test_a_stickiness_that_is_no_flag_is_refused(value: object) -> None:
+def test_a_stickiness_that_is_no_boolean_is_refused(value: object) -> None:
     text = json.dumps({"mcpServers": {"kit": {"url": "http://192.0.2.1/mcp", "mesh": {"sticky": value}}}})
     (left_out,) = check_servers(text, Path("/etc/mesh/servers.json"), {}).left_out
     assert left_out.reasons[0].endswith("mesh.sticky: must be true or false")
@@ -106,7 +106,7 @@ def test_a_peers_word_of_any_other_type_counts_as_no(told: object) -> None:
     assert table.tools["kit__do"].sticky is False
 
 
-def test_a_change_of_stickiness_is_taken_without_a_new_link_and_told_to_peers() -> None:
+def test_a_change_of_stickiness_needs_no_new_link_and_reaches_peers() -> None:
     before, after = spec_of({}), spec_of({"sticky": True})
     assert reconcile({before.key: after}, {before.key: before}) == (RelabelLink(after, sighted=False),)
     old = build_routes([server(sticky=False)], HOME)

@@ -10,7 +10,7 @@ from agent.client.sessions.router import SessionRouter
 from agent.dispatch.client_events import Place
 from agent.errors import CallOutcomeUnknown
 from agent.model import CLIENT_METHOD, ClientEvent, Json
-from tests.unit.client.sessions.scripted_sessions import Server, call, door_to, question, retry
+from tests.unit.client.sessions.scripted_sessions import Server, call, client_to, question, retry
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
@@ -25,7 +25,7 @@ async def tell(mcp_client: SessionRouter, affinity: str, event: ClientEvent, **m
 
 async def test_the_end_of_a_client_ends_its_sessions_and_its_parked_calls_and_nobody_elses() -> None:
     server = Server()
-    async with door_to(server) as mcp_client:
+    async with client_to(server) as mcp_client:
         await call(mcp_client, "quick", affinity=ADA)
         gone = await call(mcp_client, "ask", affinity=ADA)
         kept = await call(mcp_client, "ask", affinity=BEN)
@@ -39,7 +39,7 @@ async def test_the_end_of_a_client_ends_its_sessions_and_its_parked_calls_and_no
 
 async def test_a_key_of_a_clients_own_ends_nothing() -> None:
     server = Server()
-    async with door_to(server) as mcp_client:
+    async with client_to(server) as mcp_client:
         await call(mcp_client, "quick", affinity="mine")
         await tell(mcp_client, "mine", ClientEvent.ENDED)
         assert (await call(mcp_client, "quick", affinity="mine"))["by"] == 0
@@ -47,7 +47,7 @@ async def test_a_key_of_a_clients_own_ends_nothing() -> None:
 
 async def test_other_roots_are_told_in_the_session_that_declared_them_and_open_no_other() -> None:
     server = Server()
-    async with door_to(server) as mcp_client:
+    async with client_to(server) as mcp_client:
         assert await tell(mcp_client, ADA, ClientEvent.ROOTS_CHANGED, canBeAsked=True) == {"resultType": "complete"}
         assert server.opened == []
         await call(mcp_client, "quick", affinity=ADA, _meta=ROOTED)
@@ -61,7 +61,7 @@ async def test_other_roots_are_told_in_the_session_that_declared_them_and_open_n
 
 async def test_what_a_server_asks_when_it_hears_of_other_roots_is_a_question_like_that_of_a_call() -> None:
     server = Server()
-    async with door_to(server) as mcp_client:
+    async with client_to(server) as mcp_client:
         await call(mcp_client, "quick", affinity=ADA, _meta=ROOTED)
         session = server.opened[0]
         session.on_heard = lambda: session.on_server_request({**question(5), "method": "roots/list", "params": {}})

@@ -87,7 +87,7 @@ def _only(wanted: BackendSpec, present: BackendSpec) -> Action:
     return action
 
 
-def test_a_link_that_dials_elsewhere_or_as_somebody_else_is_renewed() -> None:
+def test_a_link_to_another_target_or_identity_is_renewed() -> None:
     for wanted in (
         replace(PEER, target=HttpTarget("http://y/mcp")),
         replace(PEER, source=PeerSource.OVERRIDE, target=HttpTarget("http://x/mcp", token="t")),

@@ -34,7 +34,7 @@ async def test_quick_dials_wait_for_one_that_is_over() -> None:
     assert await turns(asyncio.Semaphore(2), 0.1, 0.2, 0.1, 0.1) == pytest.approx([0.0, 0.0, 0.1, 0.2])
 
 
-async def test_whoever_dials_somebody_silent_gives_the_place_to_the_next() -> None:
+async def test_a_dial_of_a_silent_peer_gives_its_place_to_the_next() -> None:
     began = await turns(asyncio.Semaphore(2), *[5.0] * 6, 0.1)
     assert began == pytest.approx([0.0, 0.0, TURN_S, TURN_S, 2 * TURN_S, 2 * TURN_S, 3 * TURN_S])
 

@@ -206,7 +206,7 @@ def ends_at(stop: asyncio.Event) -> Callable[[Callable[[str], None]], Awaitable[
     return listen
 
 
-async def test_a_peer_that_stops_may_answer_what_it_was_asked_but_is_asked_no_more() -> None:
+async def test_a_peer_that_stops_may_finish_its_calls_but_gets_no_new_ones() -> None:
     stop = asyncio.Event()
     side = OtherSide(listen=ends_at(stop))
     async with running_link(side) as rig, asyncio.TaskGroup() as group:
@@ -224,7 +224,7 @@ async def test_a_peer_that_stops_may_answer_what_it_was_asked_but_is_asked_no_mo
         assert side.closed == 1
 
 
-async def test_the_door_of_a_peer_that_stopped_is_kept_for_thirty_seconds_at_most_or_until_a_reload() -> None:
+async def test_the_client_of_a_peer_that_stopped_is_kept_for_thirty_seconds_at_most_or_until_a_reload() -> None:
     for reload_after_s in (None, 5):
         stop = asyncio.Event()
         side = OtherSide(listen=ends_at(stop))
@@ -306,7 +306,7 @@ async def test_a_sighting_of_a_connected_link_lists_again_and_does_not_shorten_a
         assert side.opened_at_s[-1] - first >= 15
 
 
-async def test_an_exception_that_nobody_expected_is_a_state_and_not_the_end() -> None:
+async def test_an_unexpected_exception_is_a_state_and_not_the_end() -> None:
     side = OtherSide(dial=failing_times(1, lambda: ZeroDivisionError("ours")))
     async with running_link(side) as rig:
         await rig.down()
@@ -324,7 +324,7 @@ async def test_a_bug_inside_the_session_is_a_state_too() -> None:
         assert "ZeroDivisionError" in rig.link.view.last_error
 
 
-async def test_a_door_that_cannot_be_closed_does_not_end_the_link() -> None:
+async def test_a_client_that_cannot_be_closed_does_not_end_the_link() -> None:
     side = OtherSide(closing=failing_times(1, lambda: ValueError("stuck")))
     async with running_link(side) as rig:
         await rig.ready()
@@ -334,7 +334,7 @@ async def test_a_door_that_cannot_be_closed_does_not_end_the_link() -> None:
         assert len(side.clients) == 2
 
 
-async def test_a_lost_link_counts_as_down_before_its_door_is_closed() -> None:
+async def test_a_lost_link_counts_as_down_before_its_client_is_closed() -> None:
     side = OtherSide(close_time_s=6.0)
     async with running_link(side) as rig:
         await rig.ready()
@@ -353,7 +353,7 @@ async def test_recovery_clears_what_went_wrong() -> None:
         assert view.reconnects == 0
 
 
-async def test_a_link_that_nobody_asks_of_resources_has_no_task_for_them_until_somebody_does() -> None:
+async def test_a_link_without_subscriptions_has_no_task_for_them_until_the_first() -> None:
     def tasks() -> set[str]:
         return {task.get_name() for task in asyncio.all_tasks()} & {"probe", "follow resourceSubscriptions"}
 
@@ -370,7 +370,7 @@ async def test_a_link_that_nobody_asks_of_resources_has_no_task_for_them_until_s
         assert wishes.told == ["notes://home"]
 
 
-async def test_what_somebody_wanted_before_the_link_was_up_is_looked_at_when_it_is() -> None:
+async def test_names_that_were_wanted_before_the_link_was_up_are_followed_when_it_is() -> None:
     wishes = Wishes("notes://home")
     async with running_link(OtherSide(), watch=wishes) as rig:
         await rig.ready()

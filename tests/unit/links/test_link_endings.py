@@ -10,7 +10,7 @@ from agent.errors import CallNotSent, Unreachable
 from agent.links.link import DRAIN_TIMEOUT_S
 from agent.links.listing import OfferReader
 from agent.model import Json, LinkState, ServerScope, ServerSpec, StdioTarget
-from tests.scripted_client import OtherSide, ScriptedDoor, now_s, running_link
+from tests.scripted_client import OtherSide, ScriptedClient, now_s, running_link
 
 pytestmark = pytest.mark.looptime
 
@@ -24,7 +24,7 @@ def unreachable() -> Unreachable:
 # Reload
 
 
-async def test_a_reload_of_a_ready_link_is_over_when_the_new_door_is_listed() -> None:
+async def test_a_reload_of_a_ready_link_is_over_when_the_new_client_is_listed() -> None:
     side = OtherSide()
     async with running_link(side) as rig:
         await rig.ready()
@@ -81,7 +81,7 @@ async def test_two_reloads_at_once_are_both_answered_by_one_dial() -> None:
         assert len(side.clients) == 2
 
 
-async def test_whoever_waits_for_the_first_attempt_is_freed_when_the_link_ends() -> None:
+async def test_waiters_for_the_first_attempt_are_freed_when_the_link_ends() -> None:
     async with running_link(OtherSide(dial_time_s=3600)) as rig:
         await asyncio.sleep(1)
         rig.task.cancel()
@@ -152,7 +152,7 @@ async def test_retiring_waits_no_longer_than_its_time() -> None:
             call.cancel()
 
 
-async def test_a_retiring_link_whose_door_breaks_does_not_dial_again() -> None:
+async def test_a_retiring_link_whose_client_breaks_does_not_dial_again() -> None:
     side = OtherSide()
     async with running_link(side) as rig:
         await rig.ready()
@@ -177,7 +177,7 @@ async def test_a_link_that_is_retired_while_it_reloads_does_not_dial_again() -> 
         assert len(side.opened_at_s) == 1
 
 
-async def test_a_link_without_a_door_has_nothing_to_drain() -> None:
+async def test_a_link_without_a_client_has_nothing_to_drain() -> None:
     async with running_link(OtherSide(dial=unreachable)) as rig:
         await rig.down()
         assert not rig.link.retire()
@@ -187,7 +187,7 @@ async def test_a_link_without_a_door_has_nothing_to_drain() -> None:
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.5, 1.0, 1.5, 2.5])
-async def test_a_link_that_is_cancelled_at_any_moment_ends_and_closes_its_door(after_s: float) -> None:
+async def test_a_link_that_is_cancelled_at_any_moment_ends_and_closes_its_client(after_s: float) -> None:
     side = OtherSide(dial_time_s=1.0, list_time_s=1.0)
     async with running_link(side) as rig:
         await asyncio.sleep(after_s)
@@ -197,7 +197,7 @@ async def test_a_link_that_is_cancelled_at_any_moment_ends_and_closes_its_door(a
     assert side.closed == len(side.clients)
 
 
-async def test_a_cancellation_that_meets_a_breaking_door_is_not_swallowed() -> None:
+async def test_a_cancellation_that_meets_a_breaking_client_is_not_swallowed() -> None:
     async def slow_to_end(on_change: Callable[[str], None]) -> None:
         on_change("listening")
         try:
@@ -216,7 +216,7 @@ async def test_a_cancellation_that_meets_a_breaking_door_is_not_swallowed() -> N
         assert len(side.opened_at_s) == 1
 
 
-async def test_a_request_without_a_door_was_not_sent() -> None:
+async def test_a_request_without_a_client_was_not_sent() -> None:
     async with running_link(OtherSide(dial=unreachable)) as rig:
         await rig.down()
         with pytest.raises(CallNotSent, match="peer:peer is not connected: refused"):
@@ -224,7 +224,7 @@ async def test_a_request_without_a_door_was_not_sent() -> None:
 
 
 async def test_a_listing_that_fails_in_the_moment_of_its_cancellation_is_cancelled_and_does_not_go_on() -> None:
-    class DoorThatBreaks(ScriptedDoor):
+    class ClientThatBreaks(ScriptedClient):
         async def request(self, _request: Request) -> Json:
             try:
                 return await asyncio.Event().wait()  # type: ignore[return-value]  # it never returns
@@ -232,7 +232,7 @@ async def test_a_listing_that_fails_in_the_moment_of_its_cancellation_is_cancell
                 raise Unreachable("broken in that very moment") from None
 
     async with asyncio.TaskGroup() as group:
-        reader = OfferReader(DoorThatBreaks(OtherSide()))
+        reader = OfferReader(ClientThatBreaks(OtherSide()))
         listing = group.create_task(reader.read(timeout_s=5), name="listing")
         await asyncio.sleep(1)
         listing.cancel()

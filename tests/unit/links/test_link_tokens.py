@@ -12,7 +12,7 @@ from tests.scripted_client import PEER, OtherSide, running_link
 pytestmark = pytest.mark.looptime
 
 
-async def test_a_rotated_token_is_shown_at_the_open_door() -> None:
+async def test_a_rotated_token_is_shown_at_the_open_client() -> None:
     side = OtherSide()
     async with running_link(side) as rig:
         await rig.ready()
@@ -24,7 +24,7 @@ async def test_a_rotated_token_is_shown_at_the_open_door() -> None:
 
 
 @pytest.mark.parametrize(("with_token", "shown"), [(True, ["new"]), (False, [])])
-async def test_the_peer_token_of_a_static_peer_is_shown_to_those_alone_who_have_seen_one(
+async def test_the_peer_token_is_sent_only_to_static_peers_that_got_one_before(
     with_token: bool, shown: list[str]
 ) -> None:
     fixed = replace(PEER, source=PeerSource.STATIC, local_token="old")
@@ -66,7 +66,7 @@ async def test_a_link_is_dialled_anew_where_the_catalog_knows_another_node(ident
         await rig.when(lambda: rig.link.view.failure == "IdentityRefused", within_s=1)
 
 
-async def test_a_token_that_is_rotated_during_a_dial_is_shown_once_the_door_is_open() -> None:
+async def test_a_token_that_is_rotated_during_a_dial_is_shown_once_the_client_is_open() -> None:
     side = OtherSide(dial_time_s=3)
     async with running_link(side) as rig:
         await asyncio.sleep(1)

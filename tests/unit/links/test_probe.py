@@ -92,7 +92,7 @@ async def test_a_server_that_is_busy_again_and_again_is_ready_whenever_it_answer
         assert len(side.clients) == 1
 
 
-async def test_a_server_that_never_answers_ping_but_lists_is_up_and_is_asked_by_its_list_from_then_on() -> None:
+async def test_a_server_that_never_answers_ping_but_lists_is_up_and_is_probed_with_its_list() -> None:
     side = OtherSide(identity=None, probe_time_s=3600.0)
     async with running_link(side) as rig:
         await rig.ready()

@@ -37,7 +37,7 @@ def known(offer: Offer) -> Relisting:
     return relisting
 
 
-async def test_nobody_asks_and_nothing_is_due() -> None:
+async def test_without_a_change_nothing_is_due() -> None:
     assert not await is_due(known(OLD))
 
 
@@ -58,7 +58,7 @@ async def test_a_sighting_of_the_offer_that_is_known_is_not_due_and_one_of_anoth
     assert await is_due(relisting), "who says nothing of its offer may have any"
 
 
-async def test_a_sighting_that_came_before_the_listing_it_tells_of_is_not_due_after_it() -> None:
+async def test_a_sighting_before_the_listing_that_it_announces_is_not_due_after_it() -> None:
     relisting = known(OLD)
     relisting.set()
     assert await is_due(relisting)
@@ -85,7 +85,7 @@ async def test_what_was_wanted_before_a_listing_began_is_answered_by_it() -> Non
     assert not await is_due(relisting)
 
 
-async def test_who_waits_through_a_needless_sighting_hears_of_the_next_change() -> None:
+async def test_a_waiter_through_a_needless_sighting_still_gets_the_next_change() -> None:
     relisting = known(OLD)
 
     async def waits(due: Awaitable[None]) -> float:
@@ -101,6 +101,6 @@ async def test_who_waits_through_a_needless_sighting_hears_of_the_next_change() 
     assert waiting.result() == 2.0
 
 
-def test_management_tools_do_not_count_in_what_is_told_of_an_offer() -> None:
+def test_management_tools_do_not_count_in_the_digest_of_an_offer() -> None:
     with_ours = Offer(tools=(*OLD.tools, {"name": "list_mcp_servers"}, {"name": "x", "_meta": 7}))
     assert exported_digest(with_ours) == exported_digest(OLD) != exported_digest(NEW)

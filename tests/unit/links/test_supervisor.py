@@ -68,7 +68,7 @@ async def test_no_more_than_fifty_begin_to_dial_at_once() -> None:
         assert len(side.clients) == 120
 
 
-async def test_a_closed_link_is_gone_at_once_and_its_door_is_closed() -> None:
+async def test_a_closed_link_is_gone_at_once_and_its_client_is_closed() -> None:
     async with running(OtherSide()) as rig:
         rig.supervisor.apply([OpenLink(SERVER)])
         await asyncio.sleep(1)
@@ -79,7 +79,7 @@ async def test_a_closed_link_is_gone_at_once_and_its_door_is_closed() -> None:
         assert rig.made[0].first_attempt.is_set()
 
 
-async def test_a_link_that_is_closed_before_it_ran_frees_whoever_waits() -> None:
+async def test_a_link_that_is_closed_before_it_ran_frees_its_waiters() -> None:
     async with running(OtherSide()) as rig:
         rig.supervisor.apply([OpenLink(PEER)])
         rig.supervisor.apply([CloseLink(PEER.key, "changed my mind")])
@@ -98,7 +98,7 @@ async def test_a_child_is_started_anew_only_when_the_old_one_has_ended() -> None
         assert side.opened_at_s == [0.0, 6.0]
 
 
-async def test_a_peer_is_dialled_anew_while_the_old_door_still_closes() -> None:
+async def test_a_peer_is_dialled_anew_while_the_old_client_still_closes() -> None:
     side = OtherSide(close_time_s=5.0)
     async with running(side) as rig:
         rig.supervisor.apply([OpenLink(PEER)])

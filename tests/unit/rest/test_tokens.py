@@ -86,7 +86,7 @@ def test_a_client_token_that_was_one_is_no_peers_token_afterwards() -> None:
     assert table.access("old") is None
 
 
-def test_a_rotation_never_opens_a_closed_door() -> None:
+def test_a_rotation_never_admits_callers_without_a_token() -> None:
     table = TokenTable(["old"])
     with pytest.raises(ValueError, match="at least one"):
         table.replace([], ["peer"])

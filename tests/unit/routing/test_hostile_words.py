@@ -21,9 +21,9 @@ from agent.model import (
     PeerSource,
     PeerSpec,
 )
-from agent.server.sessions.client_events import TOLD_AT_ONCE_MAX, UNTOLD_MAX, SessionNotifications
+from agent.server.sessions.client_events import NOTIFIED_AT_ONCE_MAX, WAITING_MAX, SessionNotifications
 from agent.server.sessions.session import PLACES_MAX, ServerSession
-from tests.unit.client.sessions.scripted_sessions import Server, call, door_to
+from tests.unit.client.sessions.scripted_sessions import Server, call, client_to
 
 PEER = PeerSpec("peer", HttpTarget("http://peer/mcp"), PeerSource.DISCOVERY)
 OPEN: Json = {"resultType": "input_required", "requestState": "s", "_meta": {PENDING_META_KEY: True, "theirs": 1}}
@@ -33,7 +33,7 @@ OPEN: Json = {"resultType": "input_required", "requestState": "s", "_meta": {PEN
     ("era", "identity", "is_believed"),
     [(Era.MODERN, None, False), (Era.MODERN, NodeIdentity("id-a", "a"), True), (Era.LEGACY, None, True)],
 )
-def test_only_nodes_and_our_own_doors_may_say_that_a_call_is_open(
+def test_only_nodes_and_our_own_clients_may_say_that_a_call_is_open(
     era: Era, identity: NodeIdentity | None, is_believed: bool
 ) -> None:
     result = believed(OPEN, LinkView(PEER, era=era, identity=identity))
@@ -65,7 +65,7 @@ def test_a_session_remembers_where_it_called_last_and_no_more_than_its_limit() -
 @pytest.mark.looptime
 async def test_what_a_client_declares_of_itself_is_kept_up_to_a_size() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         large = {"elicitation": {"form": {"x": "y" * FEATURES_BYTES_MAX}}}
         with pytest.raises(RpcError, match="declares more than") as caught:
             await call(client, "quick", _meta={"io.modelcontextprotocol/clientCapabilities": large})
@@ -95,9 +95,9 @@ async def test_sessions_that_end_faster_than_servers_can_be_told_do_not_pile_up(
     changes, ending = SessionNotifications(UpstreamEvents(lambda _: node)), session()
     ending.called(Place("peer:a", "service:kit"))
     async with asyncio.TaskGroup() as group:
-        for number in range(UNTOLD_MAX + 100):
+        for number in range(WAITING_MAX + 100):
             group.create_task(changes.session_ended(ending), name=f"end {number}")
         await asyncio.sleep(1)
-        assert node.told == TOLD_AT_ONCE_MAX
+        assert node.told == NOTIFIED_AT_ONCE_MAX
         node.goes_on.set()
-    assert node.told == UNTOLD_MAX
+    assert node.told == WAITING_MAX

@@ -61,7 +61,7 @@ class Streams:
         return await self.streams.serve(client, 1, {"notifications": {"toolsListChanged": True}, "_meta": {}})
 
 
-async def test_what_a_client_has_not_taken_is_told_once_and_in_order() -> None:
+async def test_unread_notifications_are_sent_once_and_in_order() -> None:
     client, all_of = Client(), Streams()
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(all_of.serve(client), name="serve")
@@ -124,7 +124,7 @@ async def test_one_stream_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -
         serving.cancel()
 
 
-async def test_the_limit_of_the_node_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_subscriptions_above_the_limit_of_the_node_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.subscriptions.registry.SUBSCRIPTIONS_MAX", 1)
     all_of = Streams()
     subscriber = all_of.new(lambda _: None, across_gateways=True)

@@ -94,7 +94,7 @@ def test_following_the_cursors_lists_everything_once_our_own_first(modern: bool)
     assert now.rest(cursor, modern=modern) == list("cdefgh")
 
 
-def test_pages_have_the_words_of_their_era_around_them() -> None:
+def test_pages_have_the_members_of_their_era_around_them() -> None:
     now = scene()
     modern, legacy = orjson.loads(now.raw()), orjson.loads(now.raw(modern=False))
     assert modern == {"resultType": "complete", "ttlMs": 0, "cacheScope": "private", **legacy}
@@ -112,7 +112,7 @@ def test_a_list_that_fits_has_no_cursor_not_even_when_it_just_fits() -> None:
     }
 
 
-def test_who_is_amid_paging_sees_one_list_whatever_joins_or_leaves() -> None:
+def test_a_client_amid_paging_sees_one_list_whatever_joins_or_leaves() -> None:
     now = scene()
     _, cursor = now.page()
     now.show(tool(name) for name in "Abdxyz")
@@ -122,7 +122,7 @@ def test_who_is_amid_paging_sees_one_list_whatever_joins_or_leaves() -> None:
     assert now.rest(cursor) == list("cdefgh")
 
 
-def test_pages_that_nobody_asked_for_before_the_change_are_still_those_of_the_old_list() -> None:
+def test_pages_that_were_not_read_before_the_change_are_still_those_of_the_old_list() -> None:
     now = scene()
     _, second = now.page()
     _, third = now.page(second)
@@ -166,7 +166,7 @@ def test_another_node_that_lists_the_same_knows_the_cursor() -> None:
     assert scene().rest(cursor) == list("fgh")
 
 
-def test_an_old_list_is_forgotten_after_its_time_and_the_client_is_told_to_list_again() -> None:
+def test_an_old_list_is_forgotten_after_its_time_and_the_client_has_to_list_again() -> None:
     now = scene()
     _, cursor = now.page()
     now.show(())

@@ -45,7 +45,7 @@ def now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def test_the_first_change_is_told_at_once_in_both_eras() -> None:
+async def test_the_first_change_is_reported_at_once_in_both_eras() -> None:
     async with running() as rig:
         rig.notices.changed({RouteKind.TOOL})
         await asyncio.sleep(0.01)
@@ -65,7 +65,7 @@ async def test_a_burst_is_two_notices_and_the_last_change_is_in_the_second() -> 
         assert last_change_at_s <= rig.told[1][0] <= 1.0 + INTERVAL_S + 0.01
 
 
-async def test_steady_change_is_told_at_most_four_times_a_second() -> None:
+async def test_steady_change_is_reported_at_most_four_times_a_second() -> None:
     async with running() as rig:
         for _ in range(1000):
             rig.notices.changed({RouteKind.TOOL, RouteKind.PROMPT})

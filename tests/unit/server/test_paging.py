@@ -67,7 +67,7 @@ def test_what_no_list_gave_is_no_cursor(text: object) -> None:
         read_cursor(text)
 
 
-def test_the_digest_tells_apart_what_is_listed_and_nothing_else() -> None:
+def test_the_digest_depends_on_the_listed_definitions_alone() -> None:
     own = [{"name": "status"}]
     same = list_digest("tools", own, [route("a"), route("b")])
     assert same == list_digest("tools", [{"name": "status"}], [route("a"), route("b")])

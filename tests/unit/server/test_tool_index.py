@@ -63,12 +63,12 @@ def test_a_tool_whose_name_had_to_be_changed_is_found_by_the_name_that_its_serve
         index.close()
 
 
-def test_nothing_is_found_for_words_that_no_tool_has(index: ToolIndex) -> None:
+def test_nothing_is_found_for_terms_that_no_tool_has(index: ToolIndex) -> None:
     assert index.search("submarine", 10) == []
 
 
 @given(st.text(max_size=200))
-def test_whatever_is_typed_is_words_and_never_an_error(query: str) -> None:
+def test_any_query_text_is_words_and_never_an_error(query: str) -> None:
     index = ToolIndex(TOOLS)
     try:
         assert set(index.search(query, 5)) <= {tool["name"] for tool in TOOLS}

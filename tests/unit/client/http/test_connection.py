@@ -224,7 +224,7 @@ async def test_a_connection_that_ends_before_an_answer_says_how() -> None:
     assert str((await ReplyChannel().ask(reset=True)).failure) == "cannot be reached: Connection reset by peer"
 
 
-async def test_bytes_that_nobody_asked_for_end_an_idle_connection() -> None:
+async def test_unexpected_bytes_end_an_idle_connection() -> None:
     line = ReplyChannel()
     await line.ask(FRAMED["length"])
     line.connection.data_received(b"HTTP/1.1 200 OK\r\n")
@@ -324,7 +324,7 @@ GARBAGE = st.one_of(
 
 
 @given(pieces=st.lists(GARBAGE, max_size=4), reset=st.booleans())
-def test_whatever_comes_ends_in_an_answer_or_a_reason_and_nobody_waits(pieces: list[bytes], reset: bool) -> None:
+def test_whatever_comes_ends_in_an_answer_or_a_reason_without_a_wait(pieces: list[bytes], reset: bool) -> None:
     async def feed() -> None:
         line = ReplyChannel()
         outcome = await line.ask(*pieces, end=not reset, reset=reset)

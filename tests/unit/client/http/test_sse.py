@@ -76,7 +76,7 @@ def test_a_finished_event_does_not_count_against_the_next() -> None:
     assert len(parse([b"data: xxxxxxxxxx\n\n"] * 100, limit=20)) == 100
 
 
-def test_repr_tells_how_much_is_held() -> None:
+def test_the_repr_shows_how_much_is_held() -> None:
     parser = SseParser(100)
     parser.feed(b"data: abc\ndata: de")
     assert repr(parser) == "<SseParser 1 data lines, 11 bytes held>"

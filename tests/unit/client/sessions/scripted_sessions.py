@@ -154,7 +154,7 @@ class Server:
 
 
 @asynccontextmanager
-async def door_to(server: Server, **more: Any) -> AsyncIterator[SessionRouter]:
+async def client_to(server: Server, **more: Any) -> AsyncIterator[SessionRouter]:
     async with asking(server.shared(), server.open, limits=LIMITS, **more) as client:
         yield client
 

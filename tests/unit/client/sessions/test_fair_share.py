@@ -19,12 +19,12 @@ from agent.client.sessions.pool import over_share
         ({}, 3, set()),
     ],
 )
-def test_who_keeps_to_its_share_is_not_named(held: Mapping[str, int], places: int, over: set[str]) -> None:
+def test_a_caller_within_its_share_is_not_named(held: Mapping[str, int], places: int, over: set[str]) -> None:
     assert over_share(held, places) == over
 
 
 @given(st.lists(st.integers(min_value=1, max_value=20), min_size=1, max_size=30))
-def test_when_all_places_are_taken_somebody_has_more_than_its_share(counts: list[int]) -> None:
+def test_when_all_places_are_taken_a_caller_has_more_than_its_share(counts: list[int]) -> None:
     held = dict(enumerate(counts))
     over = over_share(held, sum(counts))
     assert over

@@ -21,7 +21,7 @@ from tests.unit.client.sessions.scripted_sessions import (
     Session,
     all_at_once,
     call,
-    door_to,
+    client_to,
     nested,
     question,
     retry,
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 async def test_calls_after_each_other_share_a_session_and_calls_at_once_do_not() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         assert [(await call(client, "quick"))["by"] for _ in range(3)] == [0, 0, 0]
         server.go_on.set()
         at_once = await all_at_once(call(client, "hold"), call(client, "hold"))
@@ -43,14 +43,14 @@ async def test_calls_after_each_other_share_a_session_and_calls_at_once_do_not()
 async def test_calls_of_one_client_share_its_session_even_at_once() -> None:
     server = Server()
     server.go_on.set()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         results = await all_at_once(*(call(client, "hold", affinity=key) for key in "aabb"))
         assert [result["by"] for result in results] == [0, 0, 1, 1]
 
 
 async def test_a_call_waits_for_a_session_when_all_are_in_use_and_then_gets_one() -> None:
     server = Server()
-    async with door_to(server) as client, asyncio.TaskGroup() as group:
+    async with client_to(server) as client, asyncio.TaskGroup() as group:
         first = [group.create_task(call(client, "hold"), name="hold") for _ in range(LIMITS.sessions_max)]
         await asyncio.sleep(1)
         with pytest.raises(CallNotSent, match="did not answer"):
@@ -67,18 +67,18 @@ async def test_a_call_waits_for_a_session_when_all_are_in_use_and_then_gets_one(
 async def test_idle_sessions_end_at_once_beyond_the_limit_and_the_others_in_time() -> None:
     server = Server()
     server.go_on.set()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         await all_at_once(*(call(client, "hold") for _ in range(3)))
         await asyncio.sleep(1)
         assert (len(server.opened), server.closed) == (3, 1)
         await asyncio.sleep(LIMITS.idle_s)
         assert server.closed == 3
-        assert repr(client).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
+        assert repr(client).endswith("<SessionPool 0 of 0 in use> <PendingCalls 0>>")
 
 
 async def test_another_clients_session_makes_room_when_it_is_idle() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         for key in "abcdef":
             await call(client, "quick", affinity=key)
         assert len(server.opened) == 6
@@ -87,7 +87,7 @@ async def test_another_clients_session_makes_room_when_it_is_idle() -> None:
 
 async def test_a_lost_session_is_not_lent_again() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         await call(client, "quick", affinity="a")
         server.opened[0].lost_reason = "gone"
         server.opened[0].lost.set()
@@ -97,7 +97,7 @@ async def test_a_lost_session_is_not_lent_again() -> None:
 @pytest.mark.parametrize("name", ["ask", "ask aside"])
 async def test_an_answer_goes_on_with_the_call_and_spends_the_session(name: str) -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await call(client, name)
         assert list(asked["inputRequests"].values()) == [{"method": "elicitation/create", "params": FORM}]
         assert (await call(client, name, **retry(asked)))["heard"]["result"] == {"action": "accept"}
@@ -107,9 +107,9 @@ async def test_an_answer_goes_on_with_the_call_and_spends_the_session(name: str)
             await call(client, name, **retry(asked))
 
 
-async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_opened_for() -> None:
+async def test_a_server_request_on_opening_goes_to_the_call_that_the_session_was_opened_for() -> None:
     server = Server(asks_early=True, answering_s=0.5)
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await call(client, "heard so far")
         answered = await call(client, "heard so far", **retry(asked))
         # It may matter to the call, which waits for it.
@@ -120,10 +120,10 @@ async def test_what_a_server_asks_on_opening_is_put_to_the_call_that_it_was_open
         assert orjson.loads(refused)["error"]["code"] == -32600
 
 
-async def test_who_looks_whether_a_question_still_stands_changes_nothing() -> None:
+async def test_polling_a_pending_call_changes_nothing() -> None:
     server = Server()
     look: Json = {POLL_META_KEY: True}
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await call(client, "ask")
         state = asked["requestState"]
         for _ in range(2):
@@ -140,7 +140,7 @@ async def test_who_looks_whether_a_question_still_stands_changes_nothing() -> No
 
 async def test_answers_that_cannot_be_written_end_the_call_instead_of_leaving_it_open() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await call(client, "ask")
         told = retry(asked)
         told["inputResponses"] = {key: {"content": nested(300)} for key in asked["inputRequests"]}
@@ -148,12 +148,12 @@ async def test_answers_that_cannot_be_written_end_the_call_instead_of_leaving_it
             await call(client, "ask", **told)
         await asyncio.sleep(1)
         assert server.cancelled == 1
-        assert repr(client).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
+        assert repr(client).endswith("<SessionPool 0 of 0 in use> <PendingCalls 0>>")
 
 
-async def test_a_question_that_no_result_can_carry_is_refused_to_the_server() -> None:
+async def test_a_server_request_that_no_result_can_carry_is_refused() -> None:
     server = Server()
-    async with door_to(server) as client, asyncio.TaskGroup() as group:
+    async with client_to(server) as client, asyncio.TaskGroup() as group:
         held = group.create_task(call(client, "hold"), name="hold")
         await asyncio.sleep(1)
         refused = server.opened[0].on_server_request(question(1) | {"params": FORM | {"more": nested(300)}})
@@ -166,18 +166,18 @@ async def test_a_question_that_no_result_can_carry_is_refused_to_the_server() ->
 async def test_a_caller_that_leaves_in_the_moment_in_which_its_session_is_open_gives_it_back() -> None:
     def leave() -> None:
         for task in asyncio.all_tasks():
-            if task.get_name() == "call that may ask":
+            if task.get_name() == "call in a dedicated session":
                 task.cancel()
 
-    async with door_to(Server(on_open=leave)) as client:
+    async with client_to(Server(on_open=leave)) as client:
         with pytest.raises(CallOutcomeUnknown, match="given up"):
             await call(client, "quick")
-        assert "<OwnSessions 0 of 1 in use>" in repr(client)
+        assert "<SessionPool 0 of 1 in use>" in repr(client)
 
 
-async def test_a_question_between_calls_waits_for_the_same_client_and_for_no_other() -> None:
+async def test_a_server_request_between_calls_waits_for_the_same_client_and_for_no_other() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         await call(client, "quick")
         assert server.opened[0].on_server_request(question(7)) is not None
         server.go_on.set()
@@ -188,7 +188,7 @@ async def test_a_question_between_calls_waits_for_the_same_client_and_for_no_oth
 
 async def test_a_stream_that_comes_up_late_is_waited_for_once() -> None:
     server, loop = Server(streams_late=True), asyncio.get_running_loop()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         for key, waited_s in (("a", STREAM_WAIT_S), ("b", 0.0)):
             began_s = loop.time()
             await call(client, "quick", affinity=key)
@@ -197,7 +197,7 @@ async def test_a_stream_that_comes_up_late_is_waited_for_once() -> None:
 
 async def test_a_clients_own_session_outlives_its_answers() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await call(client, "ask", affinity="a")
         await call(client, "ask", affinity="a", **retry(asked))
         assert (await call(client, "quick", affinity="a"))["by"] == 0
@@ -205,7 +205,7 @@ async def test_a_clients_own_session_outlives_its_answers() -> None:
 
 async def test_a_client_that_never_comes_back_leaves_nothing() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await call(client, "ask")
         await asyncio.sleep(PATIENCE_S - 1)
         assert server.cancelled == 0
@@ -214,12 +214,12 @@ async def test_a_client_that_never_comes_back_leaves_nothing() -> None:
         assert server.opened[0].heard[0]["error"]["message"] == "The request that this question belongs to is over"
         with pytest.raises(RpcError, match="names no call"):
             await call(client, "ask", **retry(asked))
-        assert repr(client).endswith("<OwnSessions 0 of 0 in use> <ParkedCalls 0>>")
+        assert repr(client).endswith("<SessionPool 0 of 0 in use> <PendingCalls 0>>")
 
 
 async def test_a_deadline_counts_for_each_attempt_and_not_for_the_user() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await call(client, "ask", timeout_s=5.0)
         await asyncio.sleep(100)
         assert "heard" in await call(client, "ask", timeout_s=5.0, **retry(asked))
@@ -229,17 +229,17 @@ async def test_a_deadline_counts_for_each_attempt_and_not_for_the_user() -> None
         assert server.cancelled == 1
 
 
-async def test_a_door_that_closes_ends_what_is_parked() -> None:
+async def test_a_client_that_closes_ends_its_pending_calls() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         await call(client, "ask")
         await call(client, "ask", affinity="a")
     assert (server.cancelled, server.closed) == (2, 2)
 
 
-async def test_a_door_that_closes_while_a_server_is_told_that_its_call_is_over_lets_it_hear_that() -> None:
+async def test_a_client_that_closes_while_a_server_learns_that_its_call_is_over_finishes_that() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await call(client, "ask")
         with pytest.raises(RpcError, match="gave the call up"):
             await call(client, "ask", **retry(asked), _meta={REFUSED_META_KEY: {}})
@@ -253,7 +253,7 @@ async def test_a_bug_of_ours_ends_its_call_and_session_and_leaves_the_others(
     affinity: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await call(client, "ask", affinity="other")
         with pytest.raises(ProtocolBroken, match="unexpected ZeroDivisionError"):
             await call(client, "bug", affinity=affinity)
@@ -279,21 +279,21 @@ async def test_a_bug_of_ours_on_opening_a_session_fails_that_call_alone(caplog: 
         assert (await call(client, "quick"))["by"] == 0
 
 
-async def test_a_server_with_one_session_is_called_over_that_and_asked_for_another_once() -> None:
+async def test_a_server_with_one_session_is_called_over_it_after_one_try_for_another() -> None:
     server = Server(refuses=True)
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         assert (await call(client, "quick"))["by"] is None
         server.refuses = False
         assert (await call(client, "quick"))["by"] is None
         assert (await client.request(Request.within("tools/list", timeout_s=1.0)))["by"] is None
-    async with door_to(Server(refuses=True), own_for_all=True) as client:
+    async with client_to(Server(refuses=True), own_for_all=True) as client:
         with pytest.raises(CallNotSent, match="one is enough"):
             await call(client, "quick")
 
 
 async def test_lists_are_read_with_every_feature_and_calls_without_any_are_shared() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         await client.request(Request.within("tools/list", timeout_s=1.0))
         assert [session.features for session in server.opened] == [EVERY_FEATURE]
         assert (await client.request(Request.within("tools/call", {"name": "quick"}, timeout_s=1.0)))["by"] is None
@@ -302,10 +302,10 @@ async def test_lists_are_read_with_every_feature_and_calls_without_any_are_share
 
 async def test_a_list_is_not_sent_without_a_session_in_time_and_else_timed_by_that_session() -> None:
     late, server = Server(streams_late=True), Server()
-    async with door_to(late) as client:
+    async with client_to(late) as client:
         with pytest.raises(CallNotSent, match="no session to list in could be opened within 1 s"):
             await client.request(Request.within("tools/list", timeout_s=1.0))
-    async with door_to(server) as client, asyncio.TaskGroup() as group:
+    async with client_to(server) as client, asyncio.TaskGroup() as group:
         listing = group.create_task(
             client.request(Request.within("tools/list", {"name": "hold"}, timeout_s=1.0)), name="list"
         )
@@ -313,9 +313,9 @@ async def test_a_list_is_not_sent_without_a_session_in_time_and_else_timed_by_th
         assert (await listing)["by"] == 0  # This one does not look at the clock; only it knows what it has sent.
 
 
-async def test_a_change_that_any_session_announces_is_heard() -> None:
+async def test_a_list_change_in_any_session_reaches_the_listener() -> None:
     server, heard = Server(), list[str]()
-    async with door_to(server) as client, asyncio.TaskGroup() as group:
+    async with client_to(server) as client, asyncio.TaskGroup() as group:
         listening = group.create_task(client.listen(heard.append), name="listen")
         await call(client, "quick")
         server.opened[0].on_change("tools")
@@ -323,7 +323,7 @@ async def test_a_change_that_any_session_announces_is_heard() -> None:
         listening.cancel()
 
 
-async def test_too_many_parked_calls_have_their_questions_refused() -> None:
+async def test_too_many_pending_calls_have_their_server_requests_refused() -> None:
     server = Server()
     async with asking(server.shared(), server.open, limits=SessionLimits(PENDING_MAX + 1, 1)) as client:
         parked = await all_at_once(*(call(client, "ask") for _ in range(PENDING_MAX)))

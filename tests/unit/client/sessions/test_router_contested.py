@@ -11,22 +11,22 @@ from agent.client.sessions.pool import SessionLimits
 from agent.client.sessions.router import asking
 from agent.errors import GIVEN_UP, CallNotSent, RpcError
 from agent.model import REFUSED_META_KEY
-from tests.unit.client.sessions.scripted_sessions import LIMITS, Server, all_at_once, call, door_to, retry
+from tests.unit.client.sessions.scripted_sessions import LIMITS, Server, all_at_once, call, client_to, retry
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 
 async def test_listing_never_waits_for_callers_sessions() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         await all_at_once(*(call(client, "ask") for _ in range(LIMITS.sessions_max)))
         assert (await client.request(Request.within("tools/list", timeout_s=1.0)))["method"] == "tools/list"
 
 
 @pytest.mark.parametrize("affine", [False, True])
-async def test_who_waits_for_a_session_gets_that_of_the_client_that_ignores_questions_longest(affine: bool) -> None:
+async def test_a_waiting_call_gets_the_session_of_the_client_that_ignores_requests_longest(affine: bool) -> None:
     server, loop = Server(), asyncio.get_running_loop()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = []
         for n in range(LIMITS.sessions_max):
             asked.append(await call(client, "ask", affinity=str(n) if affine else None))
@@ -44,7 +44,7 @@ async def test_who_waits_for_a_session_gets_that_of_the_client_that_ignores_ques
 
 async def test_asking_again_without_an_answer_does_not_hold_a_session_against_others() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         asked = await all_at_once(*(call(client, "ask") for _ in range(LIMITS.sessions_max)))
         await asyncio.sleep(CONTESTED_PATIENCE_S - 1)
         for one in asked:
@@ -55,7 +55,7 @@ async def test_asking_again_without_an_answer_does_not_hold_a_session_against_ot
 
 async def test_a_client_that_answered_and_waits_for_its_call_keeps_its_session() -> None:
     server = Server(asks_early=True)
-    async with door_to(server) as client, asyncio.TaskGroup() as group:
+    async with client_to(server) as client, asyncio.TaskGroup() as group:
         asked = await all_at_once(*(call(client, "hold") for _ in range(LIMITS.sessions_max)))
         attended = [group.create_task(call(client, "hold", **retry(one)), name="hold") for one in asked]
         await asyncio.sleep(2 * CONTESTED_PATIENCE_S)
@@ -66,17 +66,17 @@ async def test_a_client_that_answered_and_waits_for_its_call_keeps_its_session()
         await asyncio.wait(attended)
 
 
-async def test_as_many_sessions_are_taken_back_as_there_are_who_wait() -> None:
+async def test_as_many_sessions_are_reclaimed_as_there_are_waiting_calls() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         await all_at_once(*(call(client, "ask") for _ in range(LIMITS.sessions_max)))
         await all_at_once(*(call(client, "hold", timeout_s=20.0) for _ in range(2)))
         await asyncio.sleep(1)
         assert server.cancelled == 2 + 2, "two that were ignored, and the two that ran out of time"
-        assert "<OwnSessions 1 of 1 in use>" in repr(client), "the third is still waited for"
+        assert "<SessionPool 1 of 1 in use>" in repr(client), "the third is still waited for"
 
 
-async def test_parked_calls_that_are_ignored_make_room_for_new_questions() -> None:
+async def test_pending_calls_that_are_ignored_make_room_for_new_ones() -> None:
     server = Server()
     async with asking(server.shared(), server.open, limits=SessionLimits(PENDING_MAX + 1, 1)) as client:
         await all_at_once(*(call(client, "ask") for _ in range(PENDING_MAX)))
@@ -84,9 +84,9 @@ async def test_parked_calls_that_are_ignored_make_room_for_new_questions() -> No
         assert "inputRequests" in await call(client, "ask")
 
 
-async def test_a_flood_of_questions_costs_its_own_calls_and_never_that_of_a_client_that_thinks_longer() -> None:
+async def test_a_flood_of_server_requests_costs_its_own_calls_and_never_that_of_a_slower_client() -> None:
     server = Server()
-    async with door_to(server) as client:
+    async with client_to(server) as client:
         honest = await call(client, "ask", affinity="honest")
         for _ in range(4):
             flood = await all_at_once(*(call(client, "ask", timeout_s=20.0) for _ in range(2)))
@@ -108,7 +108,7 @@ async def test_one_client_that_parks_calls_without_end_loses_its_own_and_not_tho
         assert "heard" in await call(client, "ask", affinity="honest", **retry(honest))
 
 
-async def test_what_becomes_of_parked_calls_is_counted() -> None:
+async def test_the_events_of_pending_calls_are_counted() -> None:
     server, told = Server(), list[str]()
     waiting = 0
 
@@ -117,7 +117,7 @@ async def test_what_becomes_of_parked_calls_is_counted() -> None:
         told.append(event)
         waiting += change
 
-    async with door_to(server, on_pending=on_pending) as client:
+    async with client_to(server, on_pending=on_pending) as client:
         asked = await call(client, "ask")
         assert waiting == 1
         await call(client, "ask", **retry(asked))

@@ -20,7 +20,7 @@ from agent.server.sessions.elicitation import (
     SERVER_REQUESTS_MAX,
     AskedClient,
     in_rounds,
-    questions_for,
+    server_requests_for,
 )
 
 FORM: Json = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}}
@@ -59,14 +59,14 @@ def asking(questions: object, **more: object) -> Json:
         ({"roots": {}}, "roots/list", False),
     ],
 )
-def test_a_client_may_be_asked_what_it_declared(capabilities: Json, question: object, may: bool) -> None:
-    assert (questions_for(capabilities, asking({"q": question})) is not None) is may
-    assert questions_for(capabilities, asking({"q": question, "other": {"method": "none/such"}})) is None
+def test_a_client_gets_the_server_requests_that_it_declared(capabilities: Json, question: object, may: bool) -> None:
+    assert (server_requests_for(capabilities, asking({"q": question})) is not None) is may
+    assert server_requests_for(capabilities, asking({"q": question, "other": {"method": "none/such"}})) is None
 
 
 def test_a_page_to_visit_gets_an_id_of_its_own_where_its_server_gave_none_as_clients_of_that_time_demand() -> None:
     given = {**URL, "params": {**URL["params"], "elicitationId": "given"}}
-    asked = questions_for({"elicitation": {"url": {}}}, asking({"a": URL, "b": URL, "c": given}))
+    asked = server_requests_for({"elicitation": {"url": {}}}, asking({"a": URL, "b": URL, "c": given}))
     assert asked is not None
     first, second, third = (params.pop("elicitationId") for _, params in asked.values())
     assert first
@@ -75,12 +75,12 @@ def test_a_page_to_visit_gets_an_id_of_its_own_where_its_server_gave_none_as_cli
     assert [params for _, params in asked.values()] == [URL["params"]] * 3
 
 
-def test_a_list_of_questions_is_an_object_of_bounded_size() -> None:
+def test_input_requests_are_an_object_of_bounded_size() -> None:
     many = {str(number): ROOTS for number in range(SERVER_REQUESTS_MAX)}
-    assert len(questions_for({"roots": {}}, asking(many)) or {}) == SERVER_REQUESTS_MAX
-    assert questions_for({"roots": {}}, asking({**many, "one more": ROOTS})) is None
-    assert questions_for({"roots": {}}, asking([ROOTS])) is None
-    assert questions_for({}, asking(None)) == {}
+    assert len(server_requests_for({"roots": {}}, asking(many)) or {}) == SERVER_REQUESTS_MAX
+    assert server_requests_for({"roots": {}}, asking({**many, "one more": ROOTS})) is None
+    assert server_requests_for({"roots": {}}, asking([ROOTS])) is None
+    assert server_requests_for({}, asking(None)) == {}
 
 
 @dataclass
@@ -140,7 +140,7 @@ async def test_an_open_call_whose_server_goes_away_while_its_client_thinks_has_a
     assert (caught.value.error.data.get("outcome") == "unknown") is is_open
 
 
-async def test_what_may_not_be_asked_comes_back_as_it_is() -> None:
+async def test_a_server_request_that_is_not_permitted_is_returned_unchanged() -> None:
     question = asking({"a": FORM})
     server = Server([question])
     assert (await in_rounds(server.send, {"name": "kit__do"}, client(roots={}))).result is question
@@ -205,7 +205,7 @@ FORGOTTEN = MCPError(code=-32602, message="names no call", data={"reason": "inva
     ("looks", "told", "looked"),
     [([FORGOTTEN], "names no call", 1), ([UNKNOWN, FORGOTTEN], "it broke", 2), ([GONE], "out of reach", FAILED_MAX)],
 )
-async def test_a_question_of_a_server_that_is_gone_is_called_off(
+async def test_a_server_request_of_a_server_that_is_gone_is_cancelled(
     looks: list[Json | MCPError], told: str, looked: int
 ) -> None:
     server = OpenServer(looks)
@@ -216,13 +216,13 @@ async def test_a_question_of_a_server_that_is_gone_is_called_off(
     assert asyncio.get_running_loop().time() == pytest.approx(1000.0 + looked * POLL_EVERY_S)
 
 
-async def test_a_call_that_ends_while_its_client_is_asked_is_answered_at_once() -> None:
+async def test_a_call_that_ends_during_a_server_request_is_answered_at_once() -> None:
     server = OpenServer([OPEN, DONE])
     assert (await server.served()).result is DONE
     assert (server.cancelled, len(server.sent)) == (1, 1)
 
 
-async def test_a_question_that_a_server_takes_back_goes_and_what_was_answered_is_told() -> None:
+async def test_a_server_request_that_the_server_withdraws_is_cancelled_and_given_answers_are_sent() -> None:
     server = OpenServer([*[OPEN] * 7, asking({"a": FORM}, requestState="s1", _meta={PENDING_META_KEY: True})])
     assert (await server.served()).result is DONE
     assert server.cancelled == 1
@@ -235,7 +235,7 @@ async def test_a_server_out_of_reach_for_a_moment_is_answered_by_the_same_client
     assert (server.cancelled, set(server.sent[1]["inputResponses"])) == (0, {"a", "b"})
 
 
-async def test_a_server_without_questions_is_asked_again_at_a_walk() -> None:
+async def test_a_round_without_server_requests_is_repeated_after_a_pause() -> None:
     server = Server([asking({}, requestState="later")])
     with pytest.raises(MCPError, match="rounds"):
         await in_rounds(server.send, {}, client())

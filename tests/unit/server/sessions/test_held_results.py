@@ -24,7 +24,7 @@ def test_a_result_is_there_for_its_session_and_for_ten_minutes() -> None:
     assert repr(held) == "<HeldResults 1 of 2 bytes>"
 
 
-def test_a_session_that_asks_for_nothing_loses_its_oldest_and_nobody_elses() -> None:
+def test_a_session_that_fetches_no_results_loses_its_oldest_and_no_other_ones() -> None:
     held = HeldResults()
     other = kept(held, "b")
     ids = [kept(held) for _ in range(OF_SESSION_MAX + 2)]

@@ -189,7 +189,7 @@ async def test_the_end_of_the_table_ends_every_call() -> None:
     assert repr(sessions) == "<Sessions idle 0>"
 
 
-async def test_a_question_that_nobody_waits_for_any_more_is_called_off() -> None:
+async def test_a_server_request_without_a_waiting_call_is_cancelled() -> None:
     told: list[Json] = []
 
     async def tell(message: bytes) -> None:
@@ -205,10 +205,10 @@ async def test_a_question_that_nobody_waits_for_any_more_is_called_off() -> None
         session.take_answer({"id": told[0]["id"], "result": {}})
         with pytest.raises(MCPError, match="larger"):
             await session.ask(tell, "roots/list", {"x": "y" * SERVER_REQUEST_BYTES_MAX})
-        assert repr(session) == "<Session 2025-06-18 calls=0 questions=0>"
+        assert repr(session) == "<Session 2025-06-18 calls=0 server_requests=0>"
 
 
-async def test_nobody_waits_for_answers_to_a_node_that_takes_no_connections_any_more() -> None:
+async def test_no_call_waits_for_answers_to_a_node_that_takes_no_connections_any_more() -> None:
     asked = asyncio.Event()
 
     async def tell(_: bytes) -> None:

@@ -65,14 +65,14 @@ def now_s() -> float:
 @pytest.mark.parametrize(
     ("told", "pause_s"), [(None, 1.0), (500, 0.5), (0, POLL_MIN_S), (10**9, POLL_MAX_S), ("soon", 1.0)]
 )
-async def test_a_task_is_asked_about_at_the_interval_that_its_server_suggests(told: Any, pause_s: float) -> None:
+async def test_a_task_is_polled_at_the_interval_that_its_server_suggests(told: Any, pause_s: float) -> None:
     server = Server([{"status": "working", "pollIntervalMs": told}, {"status": "completed", "result": {"content": []}}])
     ended = await server.task().result()
     assert ended.result["content"] == []
     assert now_s() == pause_s
 
 
-async def test_a_question_is_put_to_the_client_once_however_long_the_server_takes_to_notice() -> None:
+async def test_an_input_request_reaches_the_client_once_however_long_the_server_takes_to_notice() -> None:
     asking = {"status": "input_required", "inputRequests": {"a": FORM}}
     more = {"status": "input_required", "inputRequests": {"a": FORM, "b": FORM}}
     server = Server([asking, asking, more, {"status": "completed", "result": {}}])
@@ -106,13 +106,13 @@ async def test_a_task_without_a_result_ends_in_an_error(task: Json, code: int, t
     assert ended.value.error.code == code
 
 
-async def test_a_client_is_not_asked_what_it_did_not_declare() -> None:
+async def test_a_client_gets_no_server_request_that_it_did_not_declare() -> None:
     server = Server([{"status": "input_required", "inputRequests": {"a": FORM}}], capabilities={})
     with pytest.raises(MCPError, match="did not declare"):
         await server.task().result()
 
 
-async def test_of_two_requests_for_a_result_one_asks_the_client_and_both_get_it() -> None:
+async def test_of_two_requests_for_a_result_one_uses_the_client_and_both_get_it() -> None:
     asking = {"status": "input_required", "inputRequests": {"a": FORM}}
     server = Server([asking], thinks_s=5.0)
 
