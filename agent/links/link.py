@@ -19,7 +19,7 @@ from agent import clock
 from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
-from agent.errors import CallNotSent, MeshError, ProtocolBroken
+from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient, opened
 from agent.links.follower import Watch, followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
@@ -370,7 +370,8 @@ class Link:
     def _wait_s(self, retry_state: RetryCallState) -> float:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
-        return wait_s(self._record.standing, self._rng, retry_soon=retry_soon(failure))
+        asked_s = failure.retry_after_s if isinstance(failure, Unreachable) else None
+        return wait_s(self._record.standing, self._rng, retry_soon=retry_soon(failure), retry_after_s=asked_s)
 
     async def _pause(self, seconds: float) -> None:
         """Sleep for tenacity, cut short by a sighting or a reload."""

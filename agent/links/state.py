@@ -31,8 +31,14 @@ CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
 PARKED_DIALS: Final = Backoff(first_s=60.0, last_s=300.0)
 
 
-def wait_s(standing: "LinkStanding", rng: "random.Random", *, retry_soon: bool) -> float:
-    """Seconds until a link's next dial; none after a reload.
+# A server that answers 429 or 503 may say when to come again; one that says "in a week" is looked at all the same.
+RETRY_AFTER_MAX_S: Final = 300.0
+
+
+def wait_s(
+    standing: "LinkStanding", rng: "random.Random", *, retry_soon: bool, retry_after_s: float | None = None
+) -> float:
+    """Seconds until a link's next dial; none after a reload, and no fewer than the server asked for.
 
     Full jitter, but for a parked child, whose waits only grow. Without `retry_soon` (authentication, protocol,
     identity) only an operator can help, so the wait is drawn from the upper half of the longest at once.
@@ -45,7 +51,8 @@ def wait_s(standing: "LinkStanding", rng: "random.Random", *, retry_soon: bool) 
     backoff = CHILD_DIALS if standing.is_child else DIALS
     if not retry_soon:
         return rng.uniform(backoff.last_s / 2, backoff.last_s)
-    return backoff.jittered_s(max(1, standing.attempts), rng.random())
+    asked_s = min(retry_after_s or 0.0, RETRY_AFTER_MAX_S)
+    return max(asked_s, backoff.jittered_s(max(1, standing.attempts), rng.random()))
 
 
 # With a probe every 5 s and 1 s for its answer, a hung peer is down within 12 s of its last answer

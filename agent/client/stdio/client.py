@@ -196,7 +196,8 @@ class StdioClient:
                     await self.child.wait_writable()
             self._write(reply)
         except (TimeoutError, CallNotSent) as exc:
-            raise CallOutcomeUnknown(f"{self.label} could not be told the client's answer: {exc}") from exc
+            reason = str(exc) or "it took too long"
+            raise CallOutcomeUnknown(f"{self.label} could not be told the client's answer: {reason}") from exc
 
     def use_token(self, token: str) -> None:
         """As `McpClient.use_token`: a child has none."""

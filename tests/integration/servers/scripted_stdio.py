@@ -16,7 +16,8 @@ MODERN = "2026-07-28"
 
 
 class Server:
-    """Flags: modern, silent (ignores discover), dies (of discover), late (answers discover after initialize),
+    """Flags: modern, silent (ignores discover), dies (of discover), quits (silent, and dies of the line after it),
+    late (answers discover after initialize), pins (the same, and serves initialize), older (knows 2024-11-05 only),
     stubborn (ignores the end of its input and SIGTERM), junk, mute (never answers anything), crash, stray."""  # noqa: D205, D209 - one list
 
     def __init__(self, flags: set[str]) -> None:
@@ -51,7 +52,7 @@ class Server:
             case "server/discover":
                 self.discover(request_id)
             case "initialize":
-                self.initialize(request_id)
+                self.initialize(request_id, message["params"])
             case "notifications/cancelled":
                 self.cancelled.append(message["params"]["requestId"])
             case "ping":
@@ -67,20 +68,28 @@ class Server:
         if "dies" in self.flags:
             sys.stderr.write("Traceback: \x1b[31mno server/discover\x1b[0m here\n")
             sys.exit(3)
-        if "late" in self.flags and self.late is None:
+        if self.flags & {"late", "pins", "quits"} and self.late is None:
             self.late = request_id
         elif self.flags & {"modern", "late"}:
             self.result(request_id, supportedVersions=[MODERN], capabilities={"tools": {}})
         elif "silent" not in self.flags:
             self.error(request_id, -32602)
 
-    def initialize(self, request_id: Any) -> None:
+    def initialize(self, request_id: Any, params: dict[str, Any]) -> None:
+        if self.late is not None and "quits" in self.flags:
+            sys.stderr.write("a request before initialize\n")
+            sys.exit(1)
+        if "older" in self.flags and params["protocolVersion"] != "2024-11-05":
+            self.error(request_id, -32602, data={"supported": ["2024-11-05"]})
+            return
         if self.late is not None:
             self.result(self.late, supportedVersions=[MODERN], capabilities={})
+        if self.late is not None and "late" in self.flags:
             self.error(request_id, -32022, data={"supported": [MODERN]})
         else:
             info = {"name": "scripted", "version": "1"}
-            self.result(request_id, protocolVersion="2025-06-18", capabilities={}, serverInfo=info)
+            version = "2024-11-05" if "older" in self.flags else "2025-06-18"
+            self.result(request_id, protocolVersion=version, capabilities={}, serverInfo=info)
 
     def listen(self, request_id: Any) -> None:
         meta = {"io.modelcontextprotocol/subscriptionId": request_id}
