@@ -257,6 +257,7 @@ class LinkLifecycle:
 
     async def _probe(self, group: asyncio.TaskGroup) -> None:
         await self._offer.first_read.wait()  # Before that, the listing has a deadline of its own.
+        self._probes.listed(self._offer.first_took_s)
         await self._probes.run(group)
 
     def _busy(self) -> bool:

@@ -268,7 +268,7 @@ async def test_a_childs_death_fails_every_call_in_flight_and_tells_its_last_word
         assert how in str(fatal.result())
         assert str(fatal.result()).startswith("cheese shop ")
         if tool == "exit":
-            assert str(fatal.result()).endswith("its last words: out of cheese")
+            assert str(fatal.result()).endswith("its last words: noise; out of cheese")
         assert isinstance(listener.result(), Unreachable)
         assert client.lost.is_set()
         assert how in client.lost_reason

@@ -217,6 +217,4 @@ def _session(client: StdioClient, message: Json) -> ServerInfo:
 
 
 def _silence(client: StdioClient, start_timeout_s: float) -> str:
-    words = client.child.stderr_lines
-    said = f"; its last words: {words[-1]}" if words else ""
-    return f"{client.label} did not answer within {start_timeout_s:g} s{said}"
+    return f"{client.label} did not answer within {start_timeout_s:g} s{client.child.last_words()}"

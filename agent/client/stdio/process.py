@@ -26,6 +26,7 @@ from agent.client.stdio.environment import (
     missing_folder,
     not_executable,
 )
+from agent.client.stdio.last_words import last_words
 from agent.errors import Unreachable
 from agent.model import StdioTarget
 
@@ -60,7 +61,8 @@ log = logging.getLogger(__name__)
 
 # One message of a child; four times what a request may have, since files come as results.
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
-STDERR_LINES_KEPT: Final = 20
+# A traceback with its causes, so that what stands above its frames is there too.
+STDERR_LINES_KEPT: Final = 60
 STDERR_LINE_CHARS_MAX: Final = 500
 # Each step of ending a child: first its stdin is closed, then SIGTERM, then SIGKILL (MCP lifecycle, "Shutdown").
 STOP_STEP_S: Final = 2.0
@@ -101,11 +103,6 @@ class Child(asyncio.SubprocessProtocol):
         """The process ID, which is its group's too."""
         return self._transport.get_pid() if self._transport is not None else None
 
-    @property
-    def stderr_lines(self) -> tuple[str, ...]:
-        """The last lines that it wrote to stderr, without control characters."""
-        return tuple(self._stderr_lines)
-
     def obituary(self) -> str:
         """How it ended, with its last words, fit for an error message."""
         code = self._transport.get_returncode() if self._transport is not None else None
@@ -117,8 +114,12 @@ class Child(asyncio.SubprocessProtocol):
             how = f"was ended by {_signal_name(-code)}"
         else:
             how = f"exited with code {code}"
-        words = f"; its last words: {self._stderr_lines[-1]}" if self._stderr_lines else ""
-        return f"{self._label} {how}{words}"
+        return f"{self._label} {how}{self.last_words()}"
+
+    def last_words(self) -> str:
+        """What it wrote to stderr that may be the reason, to be put behind a sentence."""
+        words = last_words(self._stderr_lines)
+        return f"; its last words: {words}" if words else ""
 
     async def wait_writable(self) -> None:
         """Wait while the child does not read what it was sent."""
@@ -230,7 +231,7 @@ class Child(asyncio.SubprocessProtocol):
             self._on_end()
 
     def _keep_stderr(self, line: bytes) -> None:
-        text = _CONTROL.sub("", line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")).strip()
+        text = _CONTROL.sub("", line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")).rstrip()
         if text:
             self._stderr_lines.append(text[:STDERR_LINE_CHARS_MAX])
             log.debug("MCP server wrote to stderr", extra={"server": self._label, "line": self._stderr_lines[-1]})
