@@ -154,11 +154,29 @@ class Server:
                 self.result(request_id, pid=child.pid)
             case "big":
                 self.result(request_id, text="x" * params["arguments"]["size"])
+            case "huge":
+                self.huge(request_id, params["arguments"]["shape"])
             case "endless":
-                self.write("x" * 17 * 1024 * 1024)
+                for _ in range(257):
+                    self.write("x" * 1024 * 1024)
             case "deaf":
                 self.result(request_id)
                 threading.Event().wait()
+
+    def huge(self, request_id: Any, shape: str) -> None:
+        """Answer with 20 MB, in the order of members that an SDK has, or tell a note of that size before the answer."""
+        text = "x" * 20_000_000
+        version, result = '"jsonrpc":"2.0"', json.dumps({"content": [{"type": "text", "text": text}]})
+        match shape:
+            case "id first":
+                self.write(f'{{{version},"id":{request_id},"result":{result}}}\n')
+            case "id last":
+                self.write(f'{{"result":{result},{version},"id":{request_id}}}\n')
+            case "odd order":
+                self.write(f'{{"result":{result},"x":{{}},"id":{request_id},"y":{{}}}}\n')
+            case "note":
+                self.send({"method": "notifications/message", "params": {"level": "info", "data": text}})
+                self.result(request_id, done=True)
 
 
 def main() -> None:
