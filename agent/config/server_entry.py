@@ -250,7 +250,9 @@ class _Reader:
         table = self.table("mesh")
         for key in table:
             if key not in _MESH_KEYS:
-                self.fault((*at, key), "is not known; mesh has scope, call_timeout_s, start_timeout_s, sticky and sessions")
+                self.fault(
+                    (*at, key), "is not known; mesh has scope, call_timeout_s, start_timeout_s, sticky and sessions"
+                )
         scope = table.get("scope", spec.scope)
         if scope not in list(ServerScope):
             self.fault((*at, "scope"), f"must be one of {', '.join(ServerScope)}")

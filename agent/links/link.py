@@ -140,9 +140,10 @@ class LinkRecord:
     def failed(self, failure: MeshError) -> None:
         """A dial failed, or a session ended."""
         was_up = self.view.ready_at_s is not None
+        reason = str(failure) or type(failure).__name__
         self.advance(
             Lost() if was_up else OpenFailed(),
-            last_error=str(failure),
+            last_error=reason,
             failure=type(failure).__name__,
             ready_at_s=None,
             reconnects=self.view.reconnects + was_up,
@@ -152,7 +153,7 @@ class LinkRecord:
         else:
             self._hooks.dialled(type(failure).__name__)
         level = logging.WARNING if self.standing.attempts <= 1 else logging.DEBUG
-        log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": str(failure)})
+        log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": reason})
 
     def begin_anew(self) -> None:
         """A reload is no failure: it begins a new row of attempts, and a child that was about to be parked is not."""

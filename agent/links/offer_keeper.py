@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 # Every backend that is no node of ours is listed again this often: some cannot tell us sooner, and others could, by
 # their own word, and never do (the Python SDK's `add_tool` notifies nobody).
 RELIST_EVERY_S: Final = 30.0
-# One list, all its pages. In the first listing a server's lists have what is left of the time that it may take to start;
-# one that was slower than this, behind a gateway that starts a child for each request, may be so again.
+# One list, all its pages. In the first listing a server's lists have what is left of the time that it may take to
+# start; one that was slower than this, behind a gateway that starts a child for each request, may be so again.
 LIST_TIMEOUT_S: Final = 10.0
 # Listing waits for the change stream, so that no change falls between them, but not for one that never comes up.
 FIRST_LISTING_WAIT_S: Final = 2.0

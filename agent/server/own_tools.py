@@ -163,6 +163,8 @@ OtherNode = Annotated[str | None, Field(description="Another node of the mesh to
 
 # What every node lists beside the tools of its servers.
 MANAGEMENT_TOOLS: Final = 5
+# Those of them that wait until a server has started.
+RELOADS: Final = frozenset({"reload_mcp_server", "reload_all_mcp_servers"})
 
 
 class NodeOperations(Protocol):
