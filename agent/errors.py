@@ -30,7 +30,11 @@ class LinkFailed(MeshError):
 
 
 class Unreachable(LinkFailed):
-    """Refused, reset, unresolvable, or no answer in time."""
+    """Refused, reset, unresolvable, or no answer in time. `retry_after_s`: how long it asks us to wait (HTTP)."""
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class AuthRefused(LinkFailed):
@@ -88,7 +92,14 @@ class NoLongerOffered(CallFailed):
 
 
 class CallOutcomeUnknown(CallFailed):
-    """The request was written, at least in part, and no answer came: it may or may not have been executed."""
+    """The request was written, at least in part, and no answer came: it may or may not have been executed.
+
+    `retry_after_s`: how long the server asks to wait before the next request (HTTP 429 and 503).
+    """
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class CallTimedOut(CallOutcomeUnknown):
@@ -110,8 +121,10 @@ class CallUnanswered(CallOutcomeUnknown):
     `timed_out`: the time was over. `broken`: an answer came that is none.
     """
 
-    def __init__(self, message: str, *, backend: str, timed_out: bool, broken: bool) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, backend: str, timed_out: bool, broken: bool, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
         self.backend = backend
         self.bytes_sent = True
         self.timed_out = timed_out

@@ -41,6 +41,9 @@ CLIENT_METHOD = "mesh-agent/client"
 # An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
 TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
 
+# How long a server may take to start: an interpreter and its imports on a busy machine take seconds, not minutes.
+START_TIMEOUT_S = 60.0
+
 # Of a node among those that serve the same. More is no setting but a slip, and in the catalog a claim to every call.
 WEIGHT_MAX = 100
 
@@ -105,6 +108,7 @@ class HttpTarget:
 class ServerSpec:
     """One MCP server of the local configuration. `call_timeout_s` None: the node's own setting.
 
+    `start_timeout_s`: how long it may take from the dial, or the start of the child, to its first list.
     `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `session_pool`: in a
     session of their own, where the server has sessions. `configured_name`: what the servers file calls it where `name`
     is another, safe one.
@@ -118,6 +122,7 @@ class ServerSpec:
     sticky: bool = False
     session_pool: bool = False
     configured_name: str = ""
+    start_timeout_s: float = START_TIMEOUT_S
 
     @property
     def key(self) -> str:

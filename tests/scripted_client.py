@@ -81,6 +81,7 @@ class OtherSide:
     close_time_s: float = 0.0
     identity: NodeIdentity | None = None
     with_token: bool = False
+    start_deadline_s: float | None = None
     calls: asyncio.Event = field(default_factory=asyncio.Event)
     opened_at_s: list[float] = field(default_factory=list)
     closed: int = 0
@@ -98,7 +99,7 @@ class OtherSide:
         client = ScriptedClient(self)
         self.clients.append(client)
         try:
-            yield OpenClient(client, self.identity, with_token=self.with_token)
+            yield OpenClient(client, self.identity, with_token=self.with_token, start_deadline_s=self.start_deadline_s)
         finally:
             self.closed += 1  # Begun, it ends even when it is cancelled.
             await asyncio.sleep(self.close_time_s)

@@ -15,6 +15,7 @@ from agent.logs import one_line
 
 PEERS_PATH = "/api/v1/mcp/peers"
 NAMES_CHARS_MAX = 1000
+_WAITING = ("backoff", "parked")
 SERVERS_PATH = "/api/v1/mcp/servers"
 
 
@@ -80,11 +81,18 @@ def list_servers(args: Namespace) -> int:
     elif not servers:
         print("no servers")
     else:
-        heads = ["NAME", "CONFIGURED AS", "STATUS", "FUNCTIONS", "LAST ERROR"]
+        heads = ["NAME", "CONFIGURED AS", "STATUS", "FUNCTIONS", "NEXT TRY", "LAST ERROR"]
         print_table(
             heads,
             [
-                (row.get("name"), _configured_name(row), _state(row), _count(row), row.get("last_error"))
+                (
+                    row.get("name"),
+                    _configured_name(row),
+                    _state(row),
+                    _count(row),
+                    _next_try(row),
+                    row.get("last_error"),
+                )
                 for row in servers
             ],
         )
@@ -171,6 +179,9 @@ def _print_self(itself: dict[str, Any]) -> None:
     if servers:
         names = [f"{_server_name(row)} ({_server_state(row)})" for row in servers]
         print(f"servers: {', '.join(names)}")
+        for row in servers:
+            if row.get("last_error") and not row.get("connected"):
+                print(f"  {_text(row.get('name'))}: {_text(row['last_error'])}")
     left_out = [_table(entry) for entry in itself.get("servers_left_out") or ()]
     if left_out:
         print("entries of the servers file that are left out:")
@@ -207,14 +218,14 @@ def _self_row(itself: dict[str, Any]) -> list[Any]:
 
 
 def _peer_row(peer: dict[str, Any]) -> list[Any]:
-    latency_ms, wait = peer.get("latency_ms"), as_duration(peer.get("next_attempt_s"))
+    latency_ms = peer.get("latency_ms")
     return [
         peer.get("name"),
         peer.get("state"),
         peer.get("source"),
         peer.get("function_count"),
         f"{latency_ms:.1f} ms" if isinstance(latency_ms, int | float) else None,
-        f"in {wait}" if wait else None,
+        _next_try(peer),
         peer.get("url"),
         peer.get("last_error"),
     ]
@@ -234,7 +245,15 @@ def _server_name(server: dict[str, Any]) -> str:
 
 
 def _server_state(server: dict[str, Any]) -> str:
-    return _text(server.get("status") or server.get("state") or server.get("connected"))
+    """Its state in words, and of one that waits when it is tried again."""
+    next_try = _next_try(server)
+    return _text(_state(server)) + (f", next try {next_try}" if next_try else "")
+
+
+def _next_try(link: dict[str, Any]) -> str | None:
+    """When a link that waits is dialled again; None for one that is up, or is being dialled now."""
+    wait = as_duration(link.get("next_attempt_s"))
+    return f"in {wait}" if wait and link.get("state") in _WAITING else None
 
 
 def _words(value: Any) -> str:

@@ -103,7 +103,7 @@ async def _talk(node: Node, talk: Talk) -> Any:
         if faults:
             raise _status_fault(node, faults[0]) from exc
         if isinstance(exc, McpError):
-            raise CliFailed(Exit.TOOL, str(exc)) from exc
+            raise CliFailed(Exit.TOOL, str(exc) or "the node answered with an error that has no message") from exc
         # FastMCP wraps what goes wrong below it in a RuntimeError.
         cause = exc.__cause__ if isinstance(exc, RuntimeError) and exc.__cause__ else exc
         raise unreachable(node, str(cause) or type(cause).__name__) from exc

@@ -31,9 +31,10 @@ async def open_client(
 ) -> AsyncGenerator[McpClient, None]:
     """Connect, negotiate the era, and yield the client; everything it holds is released on leaving.
 
-    `connect_timeout_s` bounds the TCP connect and, per message, the negotiation over HTTP; over stdio it is how long
-    `server/discover` may stay unanswered before `initialize` is tried too. `start_timeout_s` bounds the start of a
-    child as a whole (`npx` and `uvx` download first). `label` names a child in logs and errors (default: its command).
+    `connect_timeout_s` bounds a TCP connect, and is how long `server/discover` may stay unanswered before `initialize`
+    is tried. `start_timeout_s` bounds all of it: children of `npx` and `uvx` download first, and a gateway may answer
+    its first request only when the server behind it has started. `label` names a child in logs and errors (default:
+    its command).
     `session_pool`: on a server with sessions, every caller gets a dedicated one (over stdio a child process), and so
     does every call without an affinity. `on_pending` is called for calls that wait for their callers' answers.
 
@@ -44,6 +45,7 @@ async def open_client(
         async with open_http_client(
             target,
             connect_timeout_s=connect_timeout_s,
+            start_timeout_s=start_timeout_s,
             client_name=client_name,
             session_pool=session_pool,
             on_pending=on_pending,

@@ -88,7 +88,7 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
     except orjson.JSONDecodeError as exc:
         reason = f"the answer is not JSON: {exc}"
         if (request_id := answered_id(bytes(data))) is not None:
-            return {"jsonrpc": "2.0", "id": request_id, _UNREADABLE: reason}
+            return unreadable(request_id, reason)
         raise ProtocolBroken(reason) from exc
     if not isinstance(message, dict):
         raise ProtocolBroken("the answer is JSON, but not a JSON-RPC message")
@@ -96,6 +96,11 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
     if type(message.get("id")) not in _ID_TYPES or not isinstance(message.get("method", ""), str):
         raise ProtocolBroken("the answer is a JSON object whose id or method no JSON-RPC message has")
     return message
+
+
+def unreadable(request_id: int, reason: str) -> Json:
+    """Stands for a response that could not be read; `result_of` raises `ProtocolBroken` with the reason."""
+    return {"jsonrpc": "2.0", "id": request_id, _UNREADABLE: reason}
 
 
 def is_request(message: Json) -> bool:

@@ -59,9 +59,10 @@ class ProbeAgain:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """Open a legacy session with `initialize`."""
+    """Open a legacy session with `initialize`. `unanswered`: there was no answer in time, so nothing is known yet."""
 
     reason: str
+    unanswered: bool = False
 
 
 def client_info(client_name: str) -> Json:
@@ -69,10 +70,10 @@ def client_info(client_name: str) -> Json:
     return {"name": client_name, "version": __version__}
 
 
-def initialize_params(client_name: str, features: Json) -> Json:
+def initialize_params(client_name: str, features: Json, version: str = LATEST_HANDSHAKE_VERSION) -> Json:
     """The handshake's params, with the client features (`agent.client.capabilities`) that the session shall have."""
     return {
-        "protocolVersion": LATEST_HANDSHAKE_VERSION,
+        "protocolVersion": version,
         "capabilities": features,
         "clientInfo": client_info(client_name),
     }
@@ -106,6 +107,22 @@ def modern_version_named(error: RpcError) -> str | None:
         return None
     supported = named_versions(error)
     return next((version for version in reversed(MODERN_PROTOCOL_VERSIONS) if version in supported), None)
+
+
+def handshake_version_named(error: RpcError) -> str | None:
+    """The version to initialize with once more after the latest one was refused, if the error names another.
+
+    Any code will do: the specification's own example (MCP 2025-11-25, lifecycle) is -32602, SDKs say others.
+    """
+    supported = named_versions(error)
+    return next(
+        (
+            version
+            for version in reversed(HANDSHAKE_PROTOCOL_VERSIONS)
+            if version in supported and version != LATEST_HANDSHAKE_VERSION
+        ),
+        None,
+    )
 
 
 def named_versions(error: RpcError) -> tuple[str, ...]:

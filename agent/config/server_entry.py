@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from agent.config.env_file import parse_env_file
 from agent.config.relaxed_json import JsonPath
+from agent.config.start_time import START_TIMEOUT_MAX_S, default_start_timeout_s
 from agent.config.values import CALL_TIMEOUT_MAX_S, url_fault
 from agent.config.variables import Expand, kept, untouched
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
@@ -37,7 +38,7 @@ _MISSED = {
         "signs in, which a node does not: a token goes into headers or env",
     ),
 }
-_MESH_KEYS = frozenset({"scope", "call_timeout_s", "sticky", "sessions"})
+_MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions"})
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ENV_FILE_BYTES_MAX = 1024 * 1024
 # `timeout` is milliseconds to Claude Code, Gemini CLI, FastMCP and Amazon Q, seconds (at most an hour) to Cline and Roo
@@ -100,6 +101,7 @@ def as_entry(spec: ServerSpec) -> Json:
     mesh = {
         "scope": spec.scope.value if spec.scope is not scope else None,
         "call_timeout_s": spec.call_timeout_s,
+        "start_timeout_s": spec.start_timeout_s if spec.start_timeout_s != default_start_timeout_s(target) else None,
         "sticky": spec.sticky or None,
         "sessions": "own" if spec.session_pool else None,
     }
@@ -248,7 +250,9 @@ class _Reader:
         table = self.table("mesh")
         for key in table:
             if key not in _MESH_KEYS:
-                self.fault((*at, key), "is not known; mesh has scope, call_timeout_s, sticky and sessions")
+                self.fault(
+                    (*at, key), "is not known; mesh has scope, call_timeout_s, start_timeout_s, sticky and sessions"
+                )
         scope = table.get("scope", spec.scope)
         if scope not in list(ServerScope):
             self.fault((*at, "scope"), f"must be one of {', '.join(ServerScope)}")
@@ -258,21 +262,23 @@ class _Reader:
             self.fault((*at, "sticky"), "must be true or false")
         if sessions not in ("shared", "own"):
             self.fault((*at, "sessions"), "must be shared or own")
-        timeout_s = self.call_timeout_s((*at, "call_timeout_s"), table.get("call_timeout_s"))
+        timeout_s = self.seconds((*at, "call_timeout_s"), table.get("call_timeout_s"), CALL_TIMEOUT_MAX_S)
+        start_s = self.seconds((*at, "start_timeout_s"), table.get("start_timeout_s"), START_TIMEOUT_MAX_S)
         return replace(
             spec,
             scope=ServerScope(scope),
             call_timeout_s=spec.call_timeout_s if timeout_s is None else timeout_s,
             sticky=sticky is True,
             session_pool=sessions == "own",
+            start_timeout_s=start_s or default_start_timeout_s(spec.target),
         )
 
-    def call_timeout_s(self, at: JsonPath, value: Any) -> float | None:
+    def seconds(self, at: JsonPath, value: Any, most_s: float) -> float | None:
         if value is None:
             return None
         right = isinstance(value, int | float) and not isinstance(value, bool)
-        if not right or not 0 < value <= CALL_TIMEOUT_MAX_S:
-            self.fault(at, f"must be seconds, more than 0 and at most {CALL_TIMEOUT_MAX_S:.0f}")
+        if not right or not 0 < value <= most_s:
+            self.fault(at, f"must be seconds, more than 0 and at most {most_s:.0f}")
             return None
         return float(value)
 

@@ -162,13 +162,17 @@ class Mesh:
             await self._stepped.wait()
 
     async def reload(self, name: str, timeout_s: float) -> None:
-        """Dial a server or peer anew and wait for the outcome, at most `timeout_s`. Raises `MeshError`: unknown."""
+        """Dial a server or peer anew and wait for the outcome. Raises `MeshError`: unknown.
+
+        At most `timeout_s`, and for a server as much more as it may take to start.
+        """
         await self.settled()
         link = self._supervisor.link(self.view_of(name).key)
         assert link is not None
         attempted = link.reload()
+        start_s = link.spec.start_timeout_s if isinstance(link.spec, ServerSpec) else 0.0
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s + start_s):
                 await attempted.wait()
         await self.settled()
 

@@ -122,7 +122,7 @@ def received_failure(
             return NoLongerOffered(f"{replica.backend_key} no longer offers it")
         case int(code), Fate.UNKNOWN if code == OUTCOME_UNKNOWN:
             kind = CallTimedOut if data.get("timed_out") is True else CallOutcomeUnknown
-            return kind(message)
+            return kind(message, retry_after_s=_seconds(data.get("retry_after_s")))
         case int(code), Fate.UNKNOWN if code == INTERNAL_ERROR:
             return ProtocolBroken(message)  # Its server's answer was no MCP.
         case _:
@@ -138,7 +138,12 @@ def ended(route: Route, replica: Replica, failure: MeshError, step: Step) -> Cal
         return CallRefused(text, backend=replica.backend_key, bytes_sent=not isinstance(failure, CallNotSent))
     timed_out = isinstance(failure, CallTimedOut)
     broken = not isinstance(failure, CallOutcomeUnknown)
-    return CallUnanswered(text, backend=replica.backend_key, timed_out=timed_out, broken=broken)
+    wait_s = failure.retry_after_s if isinstance(failure, CallOutcomeUnknown) else None
+    return CallUnanswered(text, backend=replica.backend_key, timed_out=timed_out, broken=broken, retry_after_s=wait_s)
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def own_error(params: Json, data: Json) -> Json:

@@ -102,9 +102,14 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
                     same = replace(same, expected_node_id=wanted.expected_node_id, is_mesh_node=wanted.is_mesh_node)
             return wanted == same
         case ServerSpec(), ServerSpec():
-            # The time limit is read anew for each call, stickiness with the routes; a changed scope only renames, but
-            # its routes must not mix.
-            return wanted == replace(present, call_timeout_s=wanted.call_timeout_s, sticky=wanted.sticky)
+            # Time limits are read anew for each call and each dial, stickiness with the routes; a changed scope only
+            # renames, but its routes must not mix.
+            return wanted == replace(
+                present,
+                call_timeout_s=wanted.call_timeout_s,
+                start_timeout_s=wanted.start_timeout_s,
+                sticky=wanted.sticky,
+            )
         case _:
             return False
 

@@ -8,16 +8,29 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
+from agent import clock
 from agent.client.connect import McpClient, ServerInfo, open_client
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
-from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerScope, PeerSpec, ServerSpec, node_mark
+from agent.model import (
+    START_TIMEOUT_S,
+    BackendSpec,
+    HttpTarget,
+    NodeIdentity,
+    PeerScope,
+    PeerSpec,
+    ServerSpec,
+    node_mark,
+)
 from agent.routing.names import is_valid_name
 
 LOCAL_SUFFIX = "/local"
+# A node answers `server/discover` at once; one that hangs is to be dialled again soon.
+NODE_START_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +38,13 @@ class OpenClient:
     """An open client and the identity of the other side, None for a plain MCP server.
 
     `with_token`: it was opened with a token, as the catalog or the settings had it.
+    `start_deadline_s`: when the first list of a server has to be there, in loop time; None for a node.
     """
 
     client: McpClient
     identity: NodeIdentity | None
     with_token: bool = False
+    start_deadline_s: float | None = None
 
     def serves(self, spec: BackendSpec) -> bool:
         """Whether it leads to the node that a new spec of the same URL expects."""
@@ -55,9 +70,15 @@ async def opened(
         LinkFailed: why there is none (`DialledOurselves`, `IdentityRefused`, and what `open_client` raises).
     """
     if not isinstance(spec, PeerSpec):
-        async with open_client(spec.target, session_pool=spec.session_pool, on_pending=on_pending) as client:
+        deadline_s = clock.now_s() + spec.start_timeout_s
+        async with open_client(
+            spec.target,
+            start_timeout_s=spec.start_timeout_s,
+            session_pool=spec.session_pool,
+            on_pending=on_pending,
+        ) as client:
             refuse_mesh_node(client.server_info, spec, own)
-            yield OpenClient(client, None)
+            yield OpenClient(client, None, start_deadline_s=deadline_s)
         return
     target = spec.target
     if spec.is_mesh_node and spec.scope is PeerScope.LOCAL:
@@ -67,7 +88,7 @@ async def opened(
         if opened_client.identity is None or spec.scope is PeerScope.MESH or url == local_target(spec.target).url:
             yield opened_client
             return
-    async with open_client(local_target(spec.target)) as client:
+    async with open_client(local_target(spec.target), start_timeout_s=NODE_START_TIMEOUT_S) as client:
         yield OpenClient(
             client, checked_identity(client.server_info, spec, own), with_token=spec.target.token is not None
         )
@@ -80,8 +101,12 @@ async def _first_client(
 
     A token is sent only to the host that was named, over the scheme that was named.
     """
+    start_timeout_s = NODE_START_TIMEOUT_S if spec.is_mesh_node else START_TIMEOUT_S
+    deadline_s = clock.now_s() + start_timeout_s
     try:
-        client = await stack.enter_async_context(open_client(target, on_pending=on_pending))
+        client = await stack.enter_async_context(
+            open_client(target, start_timeout_s=start_timeout_s, on_pending=on_pending)
+        )
     except AuthRefused as refused:
         if refused.node_mark == node_mark(own.node_id):
             raise DialledOurselves(f"{target.url} is this node itself") from refused
@@ -93,7 +118,12 @@ async def _first_client(
             raise
         return local.url, await _local_client(spec, local, own, stack, refused)
     identity = checked_identity(client.server_info, spec, own)
-    return target.url, OpenClient(client, identity, with_token=target.token is not None)
+    return target.url, OpenClient(
+        client,
+        identity,
+        with_token=target.token is not None,
+        start_deadline_s=deadline_s if identity is None else None,
+    )
 
 
 async def _local_client(
@@ -101,7 +131,7 @@ async def _local_client(
 ) -> OpenClient:
     """Open `local`; raises `refused` unless a node of the mesh answers there."""
     try:
-        client = await stack.enter_async_context(open_client(local))
+        client = await stack.enter_async_context(open_client(local, start_timeout_s=NODE_START_TIMEOUT_S))
         identity = checked_identity(client.server_info, spec, own)
     except DialledOurselves:
         raise

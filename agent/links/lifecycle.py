@@ -46,7 +46,9 @@ def one_failure(group: BaseExceptionGroup[BaseException]) -> Exception:
             return ProtocolBroken(f"unexpected {type(leaf).__name__}")
     first = leaves[0]
     assert isinstance(first, MeshError)
-    return Unreachable(str(first)) if isinstance(first, CallFailed) else first
+    if isinstance(first, CallFailed):
+        return Unreachable(str(first), retry_after_s=getattr(first, "retry_after_s", None))
+    return first
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -134,7 +136,12 @@ class LinkLifecycle:
         self._client = opened.client
         self._events = events
         self._offer = OfferKeeper(
-            opened.client, events, known, is_node=opened.identity is not None, stream_ended=self._ask_whether_dead
+            opened.client,
+            events,
+            known,
+            is_node=opened.identity is not None,
+            start_deadline_s=opened.start_deadline_s,
+            stream_ended=self._ask_whether_dead,
         )
         self._end = Event()
         self._ending: Exception = Unreachable("the session ended")
@@ -250,6 +257,7 @@ class LinkLifecycle:
 
     async def _probe(self, group: asyncio.TaskGroup) -> None:
         await self._offer.first_read.wait()  # Before that, the listing has a deadline of its own.
+        self._probes.listed(self._offer.first_took_s)
         await self._probes.run(group)
 
     def _busy(self) -> bool:

@@ -20,7 +20,7 @@ from agent import clock
 from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
-from agent.errors import CallNotSent, MeshError, ProtocolBroken
+from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient, opened
 from agent.links.follower import Watch, followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
@@ -145,9 +145,10 @@ class LinkRecord:
     def failed(self, failure: MeshError) -> None:
         """A dial failed, or the client was lost."""
         was_up = self.view.ready_at_s is not None
+        reason = str(failure) or type(failure).__name__
         self.advance(
             Lost() if was_up else OpenFailed(),
-            last_error=str(failure),
+            last_error=reason,
             failure=type(failure).__name__,
             ready_at_s=None,
             reconnects=self.view.reconnects + was_up,
@@ -157,7 +158,7 @@ class LinkRecord:
         else:
             self._hooks.dialled(type(failure).__name__)
         level = logging.WARNING if self.standing.attempts <= 1 else logging.DEBUG
-        log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": str(failure)})
+        log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": reason})
 
     def begin_anew(self) -> None:
         """A reload is no failure: it begins a new row of attempts, and keeps a failing child from being parked."""
@@ -368,7 +369,8 @@ class Link:
     def _wait_s(self, retry_state: RetryCallState) -> float:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
-        return wait_s(self._record.standing, self._rng, retry_soon=retry_soon(failure))
+        asked_s = failure.retry_after_s if isinstance(failure, Unreachable) else None
+        return wait_s(self._record.standing, self._rng, retry_soon=retry_soon(failure), retry_after_s=asked_s)
 
     async def _pause(self, seconds: float) -> None:
         """Sleep for tenacity, cut short by a sighting or a reload."""

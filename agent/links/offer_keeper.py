@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 # Every backend that is no node of ours is listed again this often: some cannot tell us sooner, and others could, by
 # their own word, and never do (the Python SDK's `add_tool` notifies nobody).
 RELIST_EVERY_S: Final = 30.0
-# One list, all its pages; a first listing in which no list takes less counts as a failed dial.
+# One list, all its pages. In the first listing a server's lists have what is left of the time that it may take to
+# start; one that was slower than this, behind a gateway that starts a child for each request, may be so again.
 LIST_TIMEOUT_S: Final = 10.0
 # Listing waits for the change stream, so that no change falls between them, but not for one that never comes up.
 FIRST_LISTING_WAIT_S: Final = 2.0
@@ -116,8 +117,10 @@ class OfferKeeper:
         "_read",
         "_reader",
         "_relist",
+        "_start_deadline_s",
         "_stream_ended",
         "first_read",
+        "first_took_s",
     )
 
     def __init__(
@@ -127,16 +130,19 @@ class OfferKeeper:
         known: Offer | None,
         *,
         is_node: bool,
+        start_deadline_s: float | None,
         stream_ended: Callable[[], Awaitable[None]],
     ) -> None:
         """`known`: what the backend listed before; `is_node`: it is one of ours, which notifies of each change.
 
+        `start_deadline_s`: until when the first listing may take, by the event loop's clock; None for `LIST_TIMEOUT_S`.
         `stream_ended`: awaited when the change stream ends; raises what ends the session.
         """
         self._stream_ended = stream_ended
         self._client = client
         self._hooks = hooks
         self._is_node = is_node
+        self._start_deadline_s = start_deadline_s
         self._relist = Relisting()
         self._reader = OfferReader(client, known)
         self._read = Event()  # Set for a moment after each listing, whatever came of it.
@@ -146,6 +152,7 @@ class OfferKeeper:
         self._hears_changes = False
         self._ended = False
         self.first_read = Event()
+        self.first_took_s = 0.0  # As soon as `first_read` is set.
 
     def __repr__(self) -> str:
         """What is known, and how many changes were told of."""
@@ -233,26 +240,32 @@ class OfferKeeper:
         """List now, and whenever that is due. Raises `MeshError` where that ends the session."""
         await within(self._relist, FIRST_LISTING_WAIT_S)
         self._relist.clear()
-        reading, all_read_at_s = Reading.ALL, 0.0
+        reading, all_read_at_s, began_at_s = Reading.ALL, 0.0, clock.now_s()
+        deadline_s, timeout_s = self._start_deadline_s, LIST_TIMEOUT_S
+        if deadline_s is not None:
+            timeout_s = max(0.0, deadline_s - began_at_s)
         while True:
             changes = self._changes
             if reading is not Reading.DUE:
                 all_read_at_s = clock.now_s()
             try:
-                await self._reader.read(timeout_s=LIST_TIMEOUT_S, reading=reading)
+                await self._reader.read(timeout_s=timeout_s, reading=reading)
             except (AuthRefused, CallNotSent):
                 raise
             except MeshError as exc:
                 if not self.first_read.is_set():
                     if isinstance(exc, CallFailed):
-                        raise Unreachable(str(exc)) from exc
+                        raise Unreachable(str(exc), retry_after_s=getattr(exc, "retry_after_s", None)) from exc
                     raise
                 # Whether it still lives is for probes and change stream to say; its old offer is better than none.
                 log.debug("MCP offer could not be listed again", extra={"reason": str(exc)})
             offer = self._reader.offer
             self._hooks.listed(offer)
             self._relist.taken(offer)
-            self.first_read.set()
+            if not self.first_read.is_set():
+                self.first_took_s = clock.now_s() - began_at_s
+                timeout_s = max(LIST_TIMEOUT_S, 2 * self.first_took_s)
+                self.first_read.set()
             if reading is Reading.ALL:
                 self._changes_read = changes
             self._read.set()

@@ -26,6 +26,8 @@ PROBE_AFTER_MISS_S: Final = 1.0
 DOUBT_PAUSE_S: Final = 0.2
 # A probe that was missed is still waited for this long: late is alive.
 LATE_S: Final = 10.0
+# A server whose list took longer than that has this many times as long for a probe.
+SLOW_FACTOR: Final = 1.5
 # The shortest timer: one of no length would fire again and again before the clock moves.
 TICK_S: Final = 0.01
 
@@ -55,7 +57,7 @@ class Probe:
     `lists`: whether to try a list where `ping` is not answered; a node always answers.
     """
 
-    __slots__ = ("_busy", "_client", "_hooks", "_lists", "_pings", "_rng", "doubt")
+    __slots__ = ("_busy", "_client", "_hooks", "_lists", "_patience_s", "_pings", "_rng", "doubt")
 
     def __init__(
         self, client: McpClient, hooks: ProbeHooks, rng: random.Random, busy: Callable[[], bool], *, lists: bool
@@ -66,7 +68,13 @@ class Probe:
         self._rng = rng
         self._busy = busy
         self._pings = True
+        self._patience_s = PROBE_TIMEOUT_S
         self.doubt = Event()
+
+    def listed(self, took_s: float) -> None:
+        """Take how long a listing took: a gateway that starts a child for each request answers no probe sooner."""
+        if took_s > LATE_S:
+            self._patience_s = SLOW_FACTOR * took_s
 
     async def run(self, group: asyncio.TaskGroup) -> NoReturn:
         """Probe for ever, in tasks of `group`. Raises `NoSignOfLife`."""
@@ -82,7 +90,7 @@ class Probe:
                 asked.add(group.create_task(self._ping(), name="ping"))
             if not self._pings or (missed and self._lists and not self._busy()):
                 asked.add(group.create_task(self._list(), name="list in place of a ping"))
-            failure, asked = await _first_answer(asked, PROBE_TIMEOUT_S)
+            failure, asked = await _first_answer(asked, self._patience_s)
             if failure is None:
                 missed = False
                 for late in asked:
@@ -98,7 +106,7 @@ class Probe:
 
     async def _ping(self) -> LinkFailed | None:
         try:
-            await self._client.probe(LATE_S)
+            await self._client.probe(max(LATE_S, self._patience_s))
         except LinkFailed as exc:
             return exc
         self._pings = True
@@ -108,7 +116,7 @@ class Probe:
         capabilities = self._client.server_info.capabilities
         method = next((method for kind, method in _LISTS if kind in capabilities), "tools/list")
         try:
-            await self._client.request(Request.within(method, timeout_s=LATE_S))
+            await self._client.request(Request.within(method, timeout_s=max(LATE_S, self._patience_s)))
         except RpcError:
             pass
         except LinkFailed as exc:

@@ -29,6 +29,8 @@ DIALS: Final = Backoff(first_s=0.5, last_s=30.0)
 CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
 # One that failed five times needs an operator, or a registry or network to come back, which takes minutes.
 PARKED_DIALS: Final = Backoff(first_s=60.0, last_s=300.0)
+# A server that answers 429 or 503 may say when to come again; one that says "in a week" is tried all the same.
+RETRY_AFTER_MAX_S: Final = 300.0
 
 # With a probe every 5 s and 1 s for its answer, a hung peer is down within 12 s of its last answer
 # to a call, and one lost probe changes nothing.
@@ -119,8 +121,10 @@ def advance(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStand
     return standing if step is None else step(standing, event, now_s)
 
 
-def wait_s(standing: LinkStanding, rng: "random.Random", *, retry_soon: bool) -> float:
-    """Seconds until a link's next dial; none after a reload.
+def wait_s(
+    standing: LinkStanding, rng: "random.Random", *, retry_soon: bool, retry_after_s: float | None = None
+) -> float:
+    """Seconds until a link's next dial; none after a reload, and no fewer than the server asked for.
 
     Full jitter, but for a parked child, whose waits only grow. Without `retry_soon` (authentication, protocol,
     identity) only an operator can help, so the wait is drawn from the upper half of the longest at once.
@@ -133,7 +137,8 @@ def wait_s(standing: LinkStanding, rng: "random.Random", *, retry_soon: bool) ->
     backoff = CHILD_DIALS if standing.is_child else DIALS
     if not retry_soon:
         return rng.uniform(backoff.last_s / 2, backoff.last_s)
-    return backoff.jittered_s(max(1, standing.attempts), rng.random())
+    asked_s = min(retry_after_s or 0.0, RETRY_AFTER_MAX_S)
+    return max(asked_s, backoff.jittered_s(max(1, standing.attempts), rng.random()))
 
 
 def _dials(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:

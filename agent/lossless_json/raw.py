@@ -32,6 +32,12 @@ _OPENING: Final = re.compile(
     + _SPACE
     + rb'"(?:result|error)"'
 )
+_ENDING: Final = re.compile(
+    _SPACE.join(
+        (rb",(?:" + _SPACE + _VERSION + _SPACE + rb",)?", _ID, rb"(?:," + _SPACE + _VERSION + rb")?", rb"\}", b"")
+    )
+    + rb"\Z"
+)
 # More than the longest end of an envelope in honest white space.
 END_BYTES_MAX: Final = 96
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
@@ -95,6 +101,19 @@ def answered_id(message: bytes) -> int | None:
         return int(opening[1])
     found = _result_in(message)
     return None if found is None else found[0]
+
+
+def answered_id_of_ends(head: bytes, tail: bytes | None) -> int | None:
+    """The ID of the request that a response answers, by its first and last bytes; `tail` None: no end has come yet.
+
+    Directly before the last brace stand members of the envelope, since no number is followed by the end of a text.
+    """
+    if (opening := _OPENING.match(head)) is not None:
+        return int(opening[1])
+    if tail is None or _RESULT_FIRST.match(head) is None:
+        return None
+    end = _ENDING.search(tail)
+    return None if end is None else int(end[1])
 
 
 def response_head(held: bytes) -> tuple[int | None, int] | None:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from agent import __version__, clock
 from agent.config.servers_file import LeftOut
+from agent.config.start_time import START_TIMEOUT_MAX_S
 from agent.control.membership import MembershipView
 from agent.control.operator import ask_node
 from agent.control.reconciler import Mesh
@@ -19,15 +20,18 @@ from agent.errors import MeshError
 from agent.model import ORIGIN_META_KEY, Json, LinkView, PeerSpec, ServerSpec, StdioTarget
 from agent.rest.envelope import success
 from agent.routing.table import LeftOutEntry, RouteTable
-from agent.server.own_tools import MANAGEMENT_TOOLS
+from agent.server.own_tools import MANAGEMENT_TOOLS, RELOADS
 
 # (backend key, the name as the backend itself knows it) -> name in the mesh
 PublicNames = Mapping[tuple[str, str], str]
 
-# A reload answers with the outcome of the new connection's first attempt, or after this long with the present state.
+# A reload answers with the outcome of the new connection's first attempt, or with the present state: after this long,
+# which the old child may take to end, and as long as the server may take to start.
 RELOAD_TIMEOUT_S: Final = 10.0
-# Another node needs as long for a reload as we do, and a hop.
-ASK_TIMEOUT_S: Final = RELOAD_TIMEOUT_S + 5.0
+# Another node reads its own snapshots, and it is a hop away.
+ASK_TIMEOUT_S: Final = 15.0
+# For a reload there; how long that server may take is not known here.
+ASK_RELOAD_TIMEOUT_S: Final = START_TIMEOUT_MAX_S + RELOAD_TIMEOUT_S + 5.0
 
 
 class NodeStatus:
@@ -90,7 +94,8 @@ class NodeStatus:
 
     async def ask(self, node: str, tool: str, arguments: Json) -> Json:
         """Have another node's management tool answer. Raises `MeshError`."""
-        return await ask_node(self._mesh, node, tool, arguments, timeout_s=ASK_TIMEOUT_S)
+        timeout_s = ASK_RELOAD_TIMEOUT_S if tool in RELOADS else ASK_TIMEOUT_S
+        return await ask_node(self._mesh, node, tool, arguments, timeout_s=timeout_s)
 
     async def reload(self, server_name: str) -> Json:
         """Dial one server or peer anew; waits for the outcome."""
@@ -134,7 +139,7 @@ class NodeStatus:
             "function_count": view.function_count if view.connected else 0,
             "message": "; ".join((f"Server '{name}' reloaded", *(fault.reason for fault in view.offer.faults)))
             if view.connected
-            else f"Server '{name}': {view.last_error}",
+            else f"Server '{name}': {_why_not(view)}",
         }
 
     def config(self) -> Json:
@@ -203,6 +208,11 @@ class NodeStatus:
             "holding_removals": view.source.holding_removals,
             "instances": len(self._mesh.catalog.instances),
         }
+
+
+def _why_not(view: LinkView) -> str:
+    """Why a reload has no connection to show: the last failure, or that it has not come to any end."""
+    return view.last_error or f"still {view.state.value}, without an answer"
 
 
 def public_names(table: RouteTable) -> PublicNames:

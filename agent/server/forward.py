@@ -113,14 +113,9 @@ async def forward(
         data = {"outcome": "not_executed", "replica": exc.backend, "bytes_sent": exc.bytes_sent}
         raise MCPError(code=NOT_EXECUTED, message=str(exc), data=own_error(params, data)) from exc
     except CallUnanswered as exc:
-        data = {
-            "outcome": "unknown",
-            "timed_out": exc.timed_out,
-            "replica": exc.backend,
-            "bytes_sent": exc.bytes_sent,
-        }
         code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
-        raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=own_error(params, data)) from exc
+        data = own_error(params, _unknown_outcome(exc))
+        raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
     if asks(forwarded.result):
         _refuse_undeclared(forwarded.result, params, route)
     served.tool_error = forwarded.result.get("isError") is True
@@ -132,6 +127,17 @@ def _concerns_caller(method: str, note: Json, params: Json) -> bool:
     if method == LOG_MESSAGE:
         return is_wanted(note, asked_level(params))
     return is_asked_by_node(params) or not is_for_nodes(note)
+
+
+def _unknown_outcome(exc: CallUnanswered) -> Json:
+    wait: Json = {} if exc.retry_after_s is None else {"retry_after_s": exc.retry_after_s}
+    return {
+        "outcome": "unknown",
+        "timed_out": exc.timed_out,
+        "replica": exc.backend,
+        "bytes_sent": exc.bytes_sent,
+        **wait,
+    }
 
 
 def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:

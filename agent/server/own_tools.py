@@ -39,6 +39,8 @@ from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIde
 
 # The tools that every node lists beside those of its servers.
 MANAGEMENT_TOOLS: Final = 5
+# Those of them that wait until a server has started.
+RELOADS: Final = frozenset({"reload_mcp_server", "reload_all_mcp_servers"})
 _INSTRUCTIONS: Final = (
     "This is a node of an MCP mesh. Its tools are those of every MCP server in the mesh, named server__tool or "
     "node__server__tool. list_mcp_servers tells where they live and whether they are reachable."

@@ -152,6 +152,30 @@ async def test_status_shows_self_first_then_peers_then_conflicts(capsys: pytest.
     assert "server:clock  tool  tick  inputSchema is no schema, but 1" in lines
 
 
+async def test_status_tells_when_a_server_that_is_down_is_tried_again_and_why_it_is_down(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    down = {"connected": False, "next_attempt_s": 125.0, "last_error": "files exited with code 1"}
+    servers = [
+        {"name": "clock", "status": "connected", "state": "ready", "connected": True, "last_error": "old"},
+        {"name": "files", "status": "parked", "state": "parked", **down},
+        {"name": "web", "status": "dialing", "state": "dialing", **down, "last_error": ""},
+    ]
+    async with serve(
+        Requests(), good({**STATUS, "self": {"name": "n", "servers": servers}, "servers": servers})
+    ) as url:
+        assert await run(url, "status") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[3] == "servers: clock (connected), files (parked, next try in 2 min 5 s), web (dialing)"
+        assert lines[4] == "  files: files exited with code 1"
+        assert lines[5] == ""
+        assert await run(url, "servers", "ls") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "NEXT TRY" in lines[0]
+    assert "in 2 min 5 s" in lines[2]
+    assert "in 2 min 5 s" not in lines[3]
+
+
 async def test_status_as_json_is_the_nodes_own_with_a_schema_number(capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(Requests(), good(STATUS)) as url:
         assert await run(url, "status", "--json") == 0

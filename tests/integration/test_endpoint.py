@@ -1,6 +1,7 @@
 """Both endpoints as clients of either era find them: paths, management tools and resources, what REST shows."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,15 @@ import pytest
 
 from agent.client.connect import McpClient
 from agent.client.protocol import Request
-from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.errors import RpcError
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+from agent.rest import status
+from tests.integration.servers import scripted_stdio
 from tests.integration.servers.fastmcp_server import make_server
+from tests.integration.servers.hosting import Seen, discovered, http, rpc_result, scripted
 from tests.integration.servers.nodes import client, running_node, served
 
+SCRIPTED = Path(scripted_stdio.__file__)
 eras = pytest.mark.parametrize("era", list(Era))
 
 
@@ -58,6 +64,32 @@ async def test_reloads_are_waited_for_and_report_how_it_went(era: Era, tmp_path:
             everything = (await manage(mcp, "reload_all_mcp_servers"))["structuredContent"]
             assert [(s["server_name"], s["success"]) for s in everything["servers"]] == [("kit", True), ("gone", False)]
             assert "refuses the connection" in everything["servers"][1]["message"]
+
+
+async def test_a_reload_waits_as_long_as_the_server_may_take_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "RELOAD_TIMEOUT_S", 2.0)  # The child needs 5 s: it does not answer server/discover.
+    command = StdioTarget(sys.executable, (str(SCRIPTED), "silent"))
+    async with running_node("one", tmp_path) as node:
+        node.servers_file.append(ServerSpec("slow", command, ServerScope.NODE))
+        assert (await node.node_status.reload("slow"))["message"] == "Server 'slow' reloaded"
+
+
+async def test_a_reload_of_a_server_that_does_not_start_tells_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "RELOAD_TIMEOUT_S", 2.0)
+    command = StdioTarget(sys.executable, (str(SCRIPTED), "mute"))
+    async with running_node("one", tmp_path) as node:
+        node.servers_file.append(ServerSpec("mute", command, ServerScope.NODE, start_timeout_s=1.0))
+        told = await node.node_status.reload("mute")
+        assert told["success"] is False
+        assert "did not answer within 1 s" in told["message"]
+        monkeypatch.setattr(status, "RELOAD_TIMEOUT_S", 0.0)
+        node.servers_file.clear()
+        node.servers_file.append(ServerSpec("other", command, ServerScope.NODE, start_timeout_s=0.1))
+        assert (await node.node_status.reload("other"))["message"].removeprefix("Server 'other': ")
 
 
 async def test_a_server_that_was_just_written_into_the_file_can_be_reloaded_by_name(tmp_path: Path) -> None:
@@ -147,3 +179,34 @@ async def test_the_management_tools_ask_another_node_when_told_to(era: Era, tmp_
         # What peers reach answers for itself: a request to it never goes on to another node.
         passed_on = await manage(local, "list_mcp_servers", node="two")
         assert passed_on["isError"] is True
+
+
+async def test_how_long_a_server_asks_to_wait_is_in_the_error_on_both_sides_of_a_hop(tmp_path: Path) -> None:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "server/discover":
+                return discovered(request), True
+            case "tools/list":
+                return rpc_result(request, {"tools": [{"name": "t", "inputSchema": {"type": "object"}}]}), True
+            case "tools/call":
+                return http(429, b"slow down", "text/plain", Retry_After="7"), True
+        return http(404), True
+
+    async with (
+        scripted(answer) as script,
+        running_node("one", tmp_path / "one", servers=[kit_at(script.url)]) as one,
+        running_node("two", tmp_path / "two") as two,
+    ):
+        await one.connected("kit")
+        await two.add_peer("one", one.url)
+        await two.connected("one")
+        await two.when(lambda: "one__kit__t" in two.tool_names())
+        for node in (one, two):
+            async with client(node.url, Era.MODERN) as mcp:
+                with pytest.raises(RpcError, match="slow down") as refused:
+                    await manage(mcp, "one__kit__t")
+            assert refused.value.data["retry_after_s"] == 7.0
+
+
+def kit_at(url: str) -> ServerSpec:
+    return ServerSpec("kit", HttpTarget(url), ServerScope.NODE)

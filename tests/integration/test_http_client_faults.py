@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from agent.client.connect import open_client
+from agent.client.http.response import retry_after_s
 from agent.client.protocol import Request
 from agent.errors import (
     AuthRefused,
@@ -62,8 +63,8 @@ async def test_a_bad_url_opens_no_client() -> None:
 
 async def test_a_server_that_never_answers_is_unreachable_in_time() -> None:
     async with scripted(always(b"")) as script:
-        with pytest.raises(Unreachable, match=r"did not answer within 0\.2 s"):
-            await open_and_call(script, connect_timeout_s=0.2)
+        with pytest.raises(Unreachable, match=r"did not answer within 0\.6 s"):
+            await open_and_call(script, connect_timeout_s=0.2, start_timeout_s=0.6)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -314,3 +315,39 @@ async def test_a_notification_beyond_the_limit_is_dropped_and_the_result_still_c
             Request.within("tools/call", CALL, timeout_s=10, on_notification=on_notification)
         ) == {"ok": True}
     assert seen == [{"data": "small"}]
+
+
+@pytest.mark.parametrize(
+    ("value", "asks_s"),
+    [
+        ("7", 7.0),
+        (" 120 ", 120.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 40.0),
+        ("Sun, 06 Nov 1994 08:48:37 GMT", None),
+        ("99999999999", 86_400.0),
+        ("soon", None),
+        ("-5", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str, asks_s: float | None) -> None:
+    assert retry_after_s(value, 784_111_737.0) == asks_s
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_handshake_that_is_put_off_says_for_how_long(status: int) -> None:
+    async with scripted(always(http(status, Retry_After="7"))) as script:
+        with pytest.raises(Unreachable, match=str(status)) as put_off:
+            await open_and_call(script)
+        assert put_off.value.retry_after_s == 7.0
+
+
+async def test_a_servers_own_error_keeps_its_words_and_gets_the_wait() -> None:
+    def busy(request: Seen) -> bytes:
+        error = {"jsonrpc": "2.0", "id": request.body["id"], "error": {"code": -32000, "message": "busy"}}
+        return http(503, orjson.dumps(error), Retry_After="7")
+
+    async with scripted(modern(busy)) as script:
+        with pytest.raises(RpcError, match="busy") as refused:
+            await open_and_call(script)
+        assert refused.value.data == {"retry_after_s": 7.0}

@@ -13,6 +13,7 @@ from agent.model import MESH_EXTENSION, Era, HttpTarget, Json
 from tests.integration.servers.client_scripts import CALL, legacy, modern, open_and_call
 from tests.integration.servers.hosting import (
     Seen,
+    discovered,
     http,
     initialized,
     rpc_error,
@@ -213,6 +214,76 @@ async def test_a_server_that_never_answers_discover_is_asked_to_initialize() -> 
         return http(202), True
 
     async with scripted(answer) as script, open_client(HttpTarget(script.url), connect_timeout_s=0.5) as client:
+        assert client.server_info.era is Era.LEGACY
+        assert await client.request(Request.within("tools/call", CALL, timeout_s=10)) == {"ok": True}
+
+
+async def test_a_server_may_take_longer_to_initialize_than_to_connect() -> None:
+    started = asyncio.Event()
+
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "server/discover":
+                asyncio.get_running_loop().call_later(0.5, started.set)
+                return b"", True
+            case "initialize":
+                await started.wait()
+                return initialized(request), True
+            case "tools/call":
+                return rpc_result(request, {"ok": True}), True
+        return http(202), True
+
+    async with scripted(answer) as script:
+        assert await open_and_call(script, connect_timeout_s=0.1, start_timeout_s=10) == {"ok": True}
+
+
+async def test_a_modern_server_that_was_starting_when_it_was_asked_is_asked_again() -> None:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "server/discover" if len(script.seen) == 1:
+                return b"", True
+            case "server/discover":
+                return discovered(request), True
+            case "initialize":
+                return rpc_error(request, 400, -32601, "unknown"), True
+        return rpc_result(request, {"ok": True}), True
+
+    async with scripted(answer) as script:
+        assert await open_and_call(script, connect_timeout_s=0.2) == {"ok": True}
+
+
+async def test_initialize_is_tried_once_with_a_version_that_its_refusal_names() -> None:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "server/discover":
+                return http(400), True
+            case "initialize" if request.body["params"]["protocolVersion"] == "2025-03-26":
+                return initialized(request, "2025-03-26"), True
+            case "initialize":
+                supported = {"supported": ["2024-11-05", "2025-03-26"]}
+                return rpc_error(request, 400, -32602, "Unsupported protocol version", supported), True
+            case "tools/call":
+                return rpc_result(request, {"ok": True}), True
+        return http(202), True
+
+    async with scripted(answer) as script:
+        assert await open_and_call(script) == {"ok": True}
+
+
+async def test_a_discovery_that_names_only_older_versions_leads_to_a_session() -> None:
+    async def answer(request: Seen) -> tuple[bytes | None, bool]:
+        match request.body.get("method"):
+            case "server/discover":
+                return rpc_result(
+                    request, {"supportedVersions": ["2025-11-25", "2025-06-18"], "capabilities": {}}
+                ), True
+            case "initialize":
+                return initialized(request), True
+            case "tools/call":
+                return rpc_result(request, {"ok": True}), True
+        return http(202), True
+
+    async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
         assert client.server_info.era is Era.LEGACY
         assert await client.request(Request.within("tools/call", CALL, timeout_s=10)) == {"ok": True}
 

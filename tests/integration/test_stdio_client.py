@@ -88,7 +88,11 @@ async def test_a_real_fastmcp_child_speaks_the_modern_era_and_sees_no_secret_of_
         ((), Era.LEGACY),
         (("silent",), Era.LEGACY),
         (("dies",), Era.LEGACY),
+        (("quits",), Era.LEGACY),
         (("late",), Era.MODERN),
+        (("pins",), Era.LEGACY),
+        (("older",), Era.LEGACY),
+        (("silent", "older"), Era.LEGACY),
         (("junk",), Era.LEGACY),
         (("junk", "modern"), Era.MODERN),
     ],
@@ -264,7 +268,7 @@ async def test_a_childs_death_fails_every_call_in_flight_and_tells_its_last_word
         assert how in str(fatal.result())
         assert str(fatal.result()).startswith("cheese shop ")
         if tool == "exit":
-            assert str(fatal.result()).endswith("its last words: out of cheese")
+            assert str(fatal.result()).endswith("its last words: noise; out of cheese")
         assert isinstance(listener.result(), Unreachable)
         assert client.lost.is_set()
         assert how in client.lost_reason
@@ -292,10 +296,44 @@ async def _listen_failure(client: McpClient) -> Exception:
 
 async def test_an_endless_line_ends_the_child() -> None:
     async with open_client(scripted()) as client:
-        with pytest.raises(CallOutcomeUnknown, match="larger than"):
+        with pytest.raises(CallOutcomeUnknown, match="a line of more than 268435456 bytes"):
             await client.request(Request.within("tools/call", call("endless"), timeout_s=30))
         async with asyncio.timeout(10):
             await client.lost.wait()
+
+
+@pytest.mark.parametrize("shape", ["id first", "id last"])
+async def test_an_answer_that_is_too_large_fails_its_call_and_the_child_and_its_other_calls_go_on(shape: str) -> None:
+    async with open_client(scripted(), label="files") as client, asyncio.timeout(50), asyncio.TaskGroup() as group:
+        pid = child_of(client)
+        held = group.create_task(client.request(Request.within("tools/call", call("hold"), timeout_s=50)), name="hold")
+        with pytest.raises(ProtocolBroken, match="files answered with a message of more than 16777216 bytes"):
+            await client.request(Request.within("tools/call", call("huge", shape=shape), timeout_s=50))
+        await client.request(Request.within("tools/call", call("release"), timeout_s=50))
+        await held
+        assert child_of(client) == pid
+        assert not client.lost.is_set()
+
+
+async def test_a_too_large_answer_without_a_known_id_fails_the_call_that_is_alone() -> None:
+    async with open_client(scripted()) as client:
+        with pytest.raises(ProtocolBroken, match="more than 16777216 bytes"):
+            await client.request(Request.within("tools/call", call("huge", shape="odd order"), timeout_s=50))
+
+
+async def test_a_too_large_answer_without_a_known_id_fails_none_of_several_calls_before_its_time() -> None:
+    async with open_client(scripted()) as client, asyncio.timeout(50), asyncio.TaskGroup() as group:
+        held = group.create_task(client.request(Request.within("tools/call", call("hold"), timeout_s=50)), name="hold")
+        with pytest.raises(CallTimedOut):
+            await client.request(Request.within("tools/call", call("huge", shape="odd order"), timeout_s=2))
+        await client.request(Request.within("tools/call", call("release"), timeout_s=50))
+        await held
+
+
+async def test_a_too_large_note_is_dropped_and_fails_no_call() -> None:
+    async with open_client(scripted()) as client:
+        answer = await client.request(Request.within("tools/call", call("huge", shape="note"), timeout_s=50))
+        assert answer == {"done": True}
 
 
 async def test_a_child_that_does_not_read_times_out_as_not_sent_once_the_pipe_is_full(

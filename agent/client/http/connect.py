@@ -20,6 +20,7 @@ from agent.client.negotiation import (
     Handshake,
     ModernStamp,
     ProbeAgain,
+    handshake_version_named,
     judge_discovery,
     judge_refusal,
     modern_version_named,
@@ -42,6 +43,7 @@ async def open_http_client(
     target: HttpTarget,
     *,
     connect_timeout_s: float,
+    start_timeout_s: float,
     client_name: str,
     session_pool: bool = False,
     on_pending: OnPending = unheard,
@@ -49,9 +51,10 @@ async def open_http_client(
     """As `agent.client.connect.open_client`, for a URL."""
     with open_pool(target, connect_timeout_s=connect_timeout_s) as pool:
         try:
-            client = await _negotiate(pool, client_name, connect_timeout_s)
+            async with asyncio.timeout(start_timeout_s):
+                client = await _negotiate(pool, client_name, connect_timeout_s, start_timeout_s)
         except TimeoutError as exc:
-            raise Unreachable(f"{pool.where} did not answer within {connect_timeout_s:g} s") from exc
+            raise Unreachable(f"{pool.where} did not answer within {start_timeout_s:g} s") from exc
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
         if isinstance(client, HttpStatelessClient):
@@ -66,7 +69,8 @@ async def open_http_client(
                     HttpSessionClient(
                         pool,
                         client_name,
-                        connect_timeout_s,
+                        start_timeout_s,
+                        version=client.asked_version,
                         features=features,
                         on_server_request=on_server_request,
                         on_notice=on_notice,
@@ -101,24 +105,35 @@ async def _one_more(client: HttpSessionClient) -> AsyncGenerator[HttpSessionClie
         await client.close()
 
 
-async def _negotiate(pool: HttpPool, client_name: str, timeout_s: float) -> HttpStatelessClient | HttpSessionClient:
-    verdict = await _discover(pool, client_name, FIRST_VERSION, timeout_s, probed_again=False)
+async def _negotiate(
+    pool: HttpPool, client_name: str, probe_wait_s: float, start_timeout_s: float
+) -> HttpStatelessClient | HttpSessionClient:
+    verdict = await _discover(pool, client_name, FIRST_VERSION, probe_wait_s, probed_again=False)
     if isinstance(verdict, ProbeAgain):
-        verdict = await _discover(pool, client_name, verdict.version, timeout_s, probed_again=True)
+        verdict = await _discover(pool, client_name, verdict.version, probe_wait_s, probed_again=True)
     assert not isinstance(verdict, ProbeAgain), "only the first probe may ask for another"
     if isinstance(verdict, ServerInfo):
         return _modern(pool, client_name, verdict)
-    client = HttpSessionClient(pool, client_name, timeout_s)
+    client = HttpSessionClient(pool, client_name, start_timeout_s)
     try:
         await client.open()
     except (RpcError, HttpRefusal) as exc:
         error = exc if isinstance(exc, RpcError) else exc.error
         version = modern_version_named(error) if error is not None else None
+        if version is None and verdict.unanswered:
+            version = FIRST_VERSION  # It may have been starting, and know nothing else.
         if version is not None:
-            again = await _discover(pool, client_name, version, timeout_s, probed_again=True)
+            again = await _discover(pool, client_name, version, start_timeout_s, probed_again=True)
             if isinstance(again, ServerInfo):
                 return _modern(pool, client_name, again)
-        raise _no_handshake(exc, verdict, pool) from exc
+        version = handshake_version_named(error) if error is not None else None
+        if version is None:
+            raise _no_handshake(exc, verdict, pool) from exc
+        client = HttpSessionClient(pool, client_name, start_timeout_s, version=version)
+        try:
+            await client.open()
+        except (RpcError, HttpRefusal) as again_refused:
+            raise _no_handshake(again_refused, verdict, pool) from again_refused
     return client
 
 
@@ -138,14 +153,14 @@ async def _discover(
         if exc.error is not None:
             return judge_refusal(exc.error, probed_again=probed_again)
         if exc.status in _OUTAGE:
-            raise Unreachable(str(exc)) from exc
+            raise Unreachable(str(exc), retry_after_s=exc.retry_after_s) from exc
         return Handshake(f"it answered server/discover with HTTP {exc.status}")
     except ProtocolBroken as exc:
         # A server that knows only sessions may answer anything at all here; the handshake will tell.
         return Handshake(str(exc))
     except TimeoutError:
         # Gateways in front of a server over stdio pass on what it never answers.
-        return Handshake(f"it did not answer server/discover within {timeout_s:g} s")
+        return Handshake(f"it did not answer server/discover within {timeout_s:g} s", unanswered=True)
 
 
 def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpStatelessClient:
@@ -154,5 +169,5 @@ def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpSt
 
 def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPool) -> ProtocolBroken | Unreachable:
     if isinstance(exc, HttpRefusal) and exc.error is None and (exc.status in _OUTAGE or exc.status >= 500):  # noqa: PLR2004 - server errors
-        return Unreachable(str(exc))
+        return Unreachable(str(exc), retry_after_s=exc.retry_after_s)
     return ProtocolBroken(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")

@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from mcp_types.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
@@ -47,6 +49,11 @@ _MEANINGS: Final = {
     421: ", its Host check does not know the name that we dial it by",
 }
 
+# The statuses whose `Retry-After` says when to come again (RFC 9110, section 10.2.3; RFC 6585, section 4).
+_ASKS_TO_WAIT: Final = (429, 503)
+# A longer wait is a slip of somebody's clock or of a unit.
+_WAIT_MAX_S: Final = 86_400.0
+
 # A JSON-RPC error of these codes under HTTP 404 is about the request, not about its session.
 _UNKNOWN: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS, RESOURCE_NOT_FOUND})
 
@@ -62,11 +69,20 @@ class HttpRefusal(Exception):
     """An answer of 4xx or 5xx that does not concern the token. Never leaves the HTTP clients.
 
     `error`: the JSON-RPC error in its body, if it is one. `said`: the body's text in one line; empty for HTML pages.
+    `retry_after_s`: how long the server asks to wait (429 and 503).
     """
 
-    def __init__(self, status: int, where: str, message: Json | None, said: str = "") -> None:
+    def __init__(
+        self,
+        status: int,
+        where: str,
+        message: Json | None,
+        said: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(f"{where} answered HTTP {status}{_MEANINGS.get(status, '')}{': ' if said else ''}{said}")
         self.status = status
+        self.retry_after_s = retry_after_s
         error = message.get("error") if message is not None else None
         self.error: RpcError | None = jsonrpc.error_of(error) if isinstance(error, dict) else None
         self._said = said.lower()
@@ -88,12 +104,18 @@ class HttpRefusal(Exception):
         if self.status == UNAUTHORIZED:
             return AuthRefused(str(self))
         if self.error is not None:
-            return self.error
+            return self._with_wait(self.error)
         if self.status == 413:  # noqa: PLR2004 - Content Too Large: this one request is wrong, not the link
             return RpcError(INVALID_REQUEST, "The server refuses the request as too large (HTTP 413)")
         if self.status in (408, 429) or self.status >= 500:  # noqa: PLR2004 - the server's or a proxy's trouble
-            return CallOutcomeUnknown(str(self))
+            return CallOutcomeUnknown(str(self), retry_after_s=self.retry_after_s)
         return ProtocolBroken(f"{self}: no MCP endpoint")
+
+    def _with_wait(self, error: RpcError) -> RpcError:
+        """The server's own error, and what only the answer's head says."""
+        if self.retry_after_s is None or not isinstance(error.data, dict | None):
+            return error
+        return RpcError(error.code, error.message, {"retry_after_s": self.retry_after_s} | (error.data or {}))
 
 
 async def exchange(
@@ -232,13 +254,25 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     if status < 400:  # noqa: PLR2004 - 1xx and 2xx
         raise ProtocolBroken(f"{pool.where} answered a request with HTTP {status} and no content")
     message, said = await _refused_body(response, pool)
-    refusal = HttpRefusal(status, pool.where, message, said)
+    wait_s = retry_after_s(response.headers.get("Retry-After", ""), time.time()) if status in _ASKS_TO_WAIT else None
+    refusal = HttpRefusal(status, pool.where, message, said, wait_s)
     challenge = response.headers.get("WWW-Authenticate", "")
     if status == FORBIDDEN or (status == UNAUTHORIZED and (challenge or not refusal.forgets_session)):
         by_node = f'realm="{AUTH_REALM}"' in challenge
         marked = _NODE_MARK.search(challenge) if by_node else None
         raise AuthRefused(str(refusal), by_node=by_node, node_mark=marked[1] if marked is not None else None)
     raise refusal
+
+
+def retry_after_s(value: str, now_s: float) -> float | None:
+    """The seconds that a `Retry-After` header asks for: a number, or a date after `now_s` (Unix time); else None."""
+    if value.strip().isdecimal():
+        return min(float(value), _WAIT_MAX_S)
+    try:
+        wait_s = parsedate_to_datetime(value).timestamp() - now_s
+    except (ValueError, OverflowError):
+        return None
+    return min(wait_s, _WAIT_MAX_S) if wait_s > 0 else None
 
 
 async def _refused_body(response: Response, pool: HttpPool) -> tuple[Json | None, str]:

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
+
 from agent.client import jsonrpc
 from agent.client.event import Event
 from agent.client.http.pool import HttpPool, RequestBody, Response
@@ -68,8 +70,8 @@ SESSION_HEADER: Final = "Mcp-Session-Id"
 class HttpSessionClient:
     """One session over one pool. `open` first, `close` at the end.
 
-    `features`: the client capabilities to declare. `on_server_request` takes the server requests, and `on_notice` the
-    notifications, of the session's own stream, which belongs to no request.
+    `version`: the one to ask for. `features`: the client capabilities to declare. `on_server_request` takes the server
+    requests, and `on_notice` the notifications, of the session's own stream, which belongs to no request.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class HttpSessionClient:
         client_name: str,
         handshake_timeout_s: float,
         *,
+        version: str = LATEST_HANDSHAKE_VERSION,
         features: Json | None = None,
         on_server_request: OnServerRequest = jsonrpc.encode_reply,
         on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
     ) -> None:
         self.lost = Event()
         self.lost_reason = ""
+        self.asked_version = version
         self._pool = pool
         self._client_name = client_name
         self._handshake_timeout_s = handshake_timeout_s
@@ -112,7 +116,7 @@ class HttpSessionClient:
     async def open(self) -> None:
         """Initialize a session. Raises `RpcError`, `HttpRefusal`, `CallFailed`, `LinkFailed`, `TimeoutError`."""
         request_id = next(self._ids)
-        params = initialize_params(self._client_name, self._features)
+        params = initialize_params(self._client_name, self._features, self.asked_version)
         body = RequestBody(jsonrpc.encode_request(request_id, INITIALIZE, params))
         async with asyncio.timeout(self._handshake_timeout_s):
             message, headers = await exchange(self._pool, body, {}, request_id)
@@ -175,7 +179,8 @@ class HttpSessionClient:
             async with asyncio.timeout(timeout_s):
                 await self._post(reply)
         except (LinkFailed, CallFailed, HttpRefusal, TimeoutError) as exc:
-            raise CallOutcomeUnknown(f"{self._pool.where} could not be told the client's answer: {exc}") from exc
+            reason = str(exc) or "it took too long"
+            raise CallOutcomeUnknown(f"{self._pool.where} could not be told the client's answer: {reason}") from exc
 
     def use_token(self, token: str) -> None:
         """As `McpClient.use_token`."""
@@ -279,7 +284,8 @@ class HttpSessionClient:
                 self._lose(f"{self._pool.where} forgot our session and refuses another: {exc}")
                 raise CallNotSent(self.lost_reason) from exc
             except (CallFailed, LinkFailed, TimeoutError) as exc:
-                raise CallNotSent(f"{self._pool.where} forgot our session; opening another failed: {exc}") from exc
+                reason = str(exc) or "it did not answer in time"
+                raise CallNotSent(f"{self._pool.where} forgot our session; opening another failed: {reason}") from exc
             log.info("MCP session opened anew", extra={"where": self._pool.where})
 
     def _lose(self, reason: str) -> None:

@@ -24,6 +24,7 @@ from agent.client.server_info import (
     ServerInfo,
     listen_failure,
 )
+from agent.client.stdio.lines import LINE_BYTES_MAX, LineCutter
 from agent.client.stdio.process import Child, start_child
 from agent.client.streams import LISTEN, Heard, ListChanges, Listening, Updates, subscription_of
 from agent.errors import (
@@ -35,6 +36,7 @@ from agent.errors import (
     RpcError,
     Unreachable,
 )
+from agent.lossless_json.raw import answered_id_of_ends
 from agent.model import Era, Json, StdioTarget
 
 # Progress that a caller has not taken yet; beyond it the newest is dropped.
@@ -139,7 +141,7 @@ class StdioClient:
 
     async def start(self, target: StdioTarget) -> None:
         """Start the child. Raises `Unreachable`."""
-        self._child = await start_child(target, self.label, self._on_line, self._on_end)
+        self._child = await start_child(target, self.label, LineCutter(self._on_line, self._on_too_long), self._on_end)
 
     def adopt(self, server_info: ServerInfo) -> None:
         """Speak as `server_info` says from now on."""
@@ -196,7 +198,8 @@ class StdioClient:
                     await self.child.wait_writable()
             self._write(reply)
         except (TimeoutError, CallNotSent) as exc:
-            raise CallOutcomeUnknown(f"{self.label} could not be told the client's answer: {exc}") from exc
+            reason = str(exc) or "it took too long"
+            raise CallOutcomeUnknown(f"{self.label} could not be told the client's answer: {reason}") from exc
 
     def use_token(self, token: str) -> None:
         """As `McpClient.use_token`: a child has none."""
@@ -319,6 +322,24 @@ class StdioClient:
                 self.child.write(reply)
         else:
             self._on_notification(message, jsonrpc.params_of(message))
+
+    def _on_too_long(self, head: bytes, tail: bytes | None) -> bool:
+        """Fail the call that a line answers which is too long to be held; any other call than that goes on.
+
+        One that cannot be told, among several, keeps its deadline: no other may be said to have failed.
+        """
+        request_id = answered_id_of_ends(head, tail)
+        if request_id is None and tail is not None and head.lstrip().startswith(b"{") and b'"method"' not in head:
+            calls = [known for known, pending in self._pending.items() if pending.listener is None]
+            request_id = calls[0] if len(calls) == 1 else None
+        pending = None if request_id is None else self._pending.get(request_id)
+        if request_id is None or pending is None:
+            if tail is not None:
+                log.warning("MCP message dropped, larger than the limit", extra={"server": self.label})
+            return False
+        reason = f"{self.label} answered with a message of more than {LINE_BYTES_MAX} bytes"
+        pending.settle(jsonrpc.unreadable(request_id, reason))
+        return True
 
     def _on_notification(self, message: Json, params: Json) -> None:
         method = message["method"]

@@ -1,8 +1,9 @@
 """Opening a client to a child process: start it, find out the era, hand out the client, and end the child on leaving.
 
 Called by `agent.client.connect.open_client`. A child may be slow to start, may ignore `server/discover` for ever, or
-may die of it. So `initialize` follows when the probe stays unanswered, the first usable answer to either wins, and a
-child that hung up on the probe is started once more without it. The one rule: a started child is always ended here.
+may die of it, at once or at the next line. So `initialize` follows when the probe stays unanswered, and a child that
+ended before either was answered is started once more without the probe. The one rule: a started child is
+always ended here.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from agent.client.negotiation import (
     Handshake,
     ModernStamp,
     ProbeAgain,
+    handshake_version_named,
     initialize_params,
     judge_discovery,
     judge_initialize,
@@ -38,8 +40,8 @@ from agent.model import Era, Json, StdioTarget
 CHILD_LIMITS: Final = SessionLimits(sessions_max=8, idle_max=8)
 
 
-class _HungUpOnProbe(Exception):
-    """The child ended while `server/discover` was all that it had been asked."""
+class _ChildEnded(Unreachable):
+    """The child ended before it had answered what it was asked."""
 
 
 @asynccontextmanager
@@ -63,14 +65,14 @@ async def open_stdio_client(
                 await client.start(target)
                 try:
                     server_info = await _negotiate(client, client_name, probe_wait_s, features)
-                except _HungUpOnProbe:
+                except _ChildEnded:
                     await client.close()
                     client = StdioClient(label, client_name)
                     await client.start(target)
-                    server_info = await _handshake(client, client_name, None, features)
+                    server_info = await _initialize(client, client_name, features)
         except TimeoutError as exc:
             raise Unreachable(_silence(client, start_timeout_s)) from exc
-        except CallFailed as exc:
+        except (_ChildEnded, CallFailed) as exc:
             raise Unreachable(str(exc)) from exc
         client.adopt(server_info)
         if not session_pool or server_info.era is Era.MODERN:
@@ -100,7 +102,7 @@ async def _one_more(
         try:
             async with asyncio.timeout(start_timeout_s):
                 await client.start(target)
-                client.adopt(await _handshake(client, client_name, None, features))
+                client.adopt(await _initialize(client, client_name, features))
         except TimeoutError as exc:
             raise CallNotSent(_silence(client, start_timeout_s)) from exc
         except (LinkFailed, CallFailed) as exc:
@@ -116,44 +118,86 @@ async def _negotiate(client: StdioClient, client_name: str, probe_wait_s: float,
         probe = client.ask(DISCOVER, ModernStamp(version, client_name).params(None))
         await asyncio.wait((probe,), timeout=probe_wait_s)
         if not probe.done():
-            return await _handshake(client, client_name, probe, features)
-        message = probe.result()
-        if message is None:
-            raise _HungUpOnProbe
-        verdict = _judge_probe(message, version, probed_again=probed_again)
+            return await _initialize_beside(client, client_name, probe, features, probe_wait_s)
+        verdict = _judge_probe(_answer(client, probe), version, probed_again=probed_again)
         if isinstance(verdict, ServerInfo):
             return verdict
         if isinstance(verdict, Handshake):
-            return await _handshake(client, client_name, None, features)
+            return await _initialize(client, client_name, features)
         version, probed_again = verdict.version, True
 
 
-async def _handshake(
-    client: StdioClient, client_name: str, probe: asyncio.Future[Json | None] | None, features: Json
-) -> ServerInfo:
-    """Initialize; the answer to a `probe` that is still out may come first and then decides."""
+async def _initialize(client: StdioClient, client_name: str, features: Json) -> ServerInfo:
     opening = client.ask(INITIALIZE, initialize_params(client_name, features))
-    waiting = {opening} if probe is None else {opening, probe}
+    await asyncio.wait((opening,))
     try:
-        while True:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if probe is not None and probe in done:
-                waiting.discard(probe)
-                message = probe.result()
-                verdict = _judge_probe(message, FIRST_VERSION, probed_again=True) if message is not None else None
-                if isinstance(verdict, ServerInfo):
-                    return verdict
+        return _session(client, _answer(client, opening))
+    except RpcError as refusal:
+        return await _as_named(client, client_name, refusal, features)
+
+
+async def _initialize_beside(
+    client: StdioClient, client_name: str, probe: asyncio.Future[Json | None], features: Json, patience_s: float
+) -> ServerInfo:
+    """Initialize while the answer to `probe` is out.
+
+    The server may act on both, in this order, so a result of `initialize` decides: the session is of that era then,
+    whatever the answer to the probe says (TypeScript SDK 2.0 serves nothing else on that pipe any more). Once one of
+    the two is answered otherwise, the other may take `patience_s`.
+    """
+    opening = client.ask(INITIALIZE, initialize_params(client_name, features))
+    waiting = {opening, probe}
+    modern: ServerInfo | None = None
+    refusal: RpcError | None = None
+    try:
+        while waiting:
+            # A refusal that names the modern version says that the answer to the probe is on its way.
+            certain = modern is None and (refusal is None or modern_version_named(refusal) is not None)
+            done, _ = await asyncio.wait(
+                waiting, timeout=None if certain else patience_s, return_when=asyncio.FIRST_COMPLETED
+            )
             if opening in done:
-                waiting.discard(opening)
-                server_info = _judge_opening(client, opening.result(), probe_is_out=probe in waiting)
-                if server_info is not None:
-                    return server_info
-            if not waiting:
-                raise ProtocolBroken(f"{client.label} refuses both server/discover and initialize")
+                try:
+                    return _session(client, _answer(client, opening))
+                except RpcError as exc:
+                    refusal = exc
+            if probe in done:
+                verdict = _judge_probe(_answer(client, probe), FIRST_VERSION, probed_again=True)
+                modern = verdict if isinstance(verdict, ServerInfo) else None
+            waiting = waiting - done if done else set()
+        if modern is not None:
+            return modern
+        assert refusal is not None, "the wait for initialize has no end of its own"
+        return await _as_named(client, client_name, refusal, features)
     finally:
         opening.cancel()
-        if probe is not None:
-            probe.cancel()
+        probe.cancel()
+
+
+async def _as_named(client: StdioClient, client_name: str, refusal: RpcError, features: Json) -> ServerInfo:
+    """Try one of the versions that a refused `initialize` names, once."""
+    fault = ProtocolBroken(f"{client.label} refuses initialize: {refusal.message[:200]}")
+    if (version := modern_version_named(refusal)) is not None:
+        probe = client.ask(DISCOVER, ModernStamp(version, client_name).params(None))
+        await asyncio.wait((probe,))
+        verdict = _judge_probe(_answer(client, probe), version, probed_again=True)
+        if isinstance(verdict, ServerInfo):
+            return verdict
+    if (version := handshake_version_named(refusal)) is None:
+        raise fault from refusal
+    opening = client.ask(INITIALIZE, initialize_params(client_name, features, version))
+    await asyncio.wait((opening,))
+    try:
+        return _session(client, _answer(client, opening))
+    except RpcError as exc:
+        raise fault from exc
+
+
+def _answer(client: StdioClient, asked: asyncio.Future[Json | None]) -> Json:
+    message = asked.result()
+    if message is None:
+        raise _ChildEnded(client.lost_reason)
+    return message
 
 
 def _judge_probe(message: Json, version: str, *, probed_again: bool) -> ServerInfo | ProbeAgain | Handshake:
@@ -165,21 +209,12 @@ def _judge_probe(message: Json, version: str, *, probed_again: bool) -> ServerIn
         return Handshake(str(exc))
 
 
-def _judge_opening(client: StdioClient, message: Json | None, *, probe_is_out: bool) -> ServerInfo | None:
-    """What the server says of itself, or None when the child is modern and its answer to the probe is on its way."""
-    if message is None:
-        raise Unreachable(client.lost_reason)
-    try:
-        server_info = judge_initialize(jsonrpc.result_of(message))
-    except RpcError as exc:
-        if probe_is_out and modern_version_named(exc) is not None:
-            return None
-        raise ProtocolBroken(f"{client.label} refuses initialize: {exc.message[:200]}") from exc
+def _session(client: StdioClient, message: Json) -> ServerInfo:
+    """The session that an answered `initialize` opens. Raises `RpcError` where it is refused."""
+    server_info = judge_initialize(jsonrpc.result_of(message))
     client.notify(INITIALIZED)
     return server_info
 
 
 def _silence(client: StdioClient, start_timeout_s: float) -> str:
-    words = client.child.stderr_lines
-    said = f"; its last words: {words[-1]}" if words else ""
-    return f"{client.label} did not answer within {start_timeout_s:g} s{said}"
+    return f"{client.label} did not answer within {start_timeout_s:g} s{client.child.last_words()}"

@@ -1,4 +1,4 @@
-"""One child process that speaks newline-delimited JSON: starting it, cutting its output into lines, ending it.
+"""One child process that speaks newline-delimited JSON: starting it, reading its output, ending it.
 
 Used by `stdio_client` alone. Callbacks of an asyncio subprocess protocol, no tasks: a line is handed on in the same
 loop turn in which it arrived. The one rule: whatever happens, also when opening is cancelled midway, neither the child
@@ -26,6 +26,8 @@ from agent.client.stdio.environment import (
     missing_folder,
     not_executable,
 )
+from agent.client.stdio.last_words import last_words
+from agent.client.stdio.lines import LINE_BYTES_MAX, LINE_BYTES_SKIPPED_MAX, LineCutter
 from agent.errors import Unreachable
 from agent.model import StdioTarget
 
@@ -58,9 +60,8 @@ def _prefix() -> tuple[str, ...]:
 
 log = logging.getLogger(__name__)
 
-# One message of a child; four times what a request may have, since files come as results.
-LINE_BYTES_MAX: Final = 16 * 1024 * 1024
-STDERR_LINES_KEPT: Final = 20
+# A traceback with its causes, so that what stands above its frames is there too.
+STDERR_LINES_KEPT: Final = 60
 STDERR_LINE_CHARS_MAX: Final = 500
 # Each step of ending a child: first its stdin is closed, then SIGTERM, then SIGKILL (MCP lifecycle, "Shutdown").
 STOP_STEP_S: Final = 2.0
@@ -74,11 +75,11 @@ _CONTROL: Final = re.compile(
 
 
 class Child(asyncio.SubprocessProtocol):
-    """A running child. `on_line` gets each line of its stdout, `on_end` is called once when no more can come."""
+    """A running child. `lines` gets its stdout, `on_end` is called once when no more can come."""
 
-    def __init__(self, label: str, on_line: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+    def __init__(self, label: str, lines: LineCutter, on_end: Callable[[], None]) -> None:
         self._label = label
-        self._on_line = on_line
+        self._lines = lines
         self._on_end = on_end
         self._transport: asyncio.SubprocessTransport | None = None
         self._stdin: asyncio.WriteTransport | None = None
@@ -86,8 +87,7 @@ class Child(asyncio.SubprocessProtocol):
         self._exited = asyncio.Event()
         self._released = asyncio.Event()
         self._stdout_closed = False
-        self._partial: dict[int, list[bytes]] = {_STDOUT: [], _STDERR: []}
-        self._partial_bytes = 0
+        self._partial: list[bytes] = []  # of a line of stderr
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
         self.ended = False
         self.broken = ""
@@ -101,11 +101,6 @@ class Child(asyncio.SubprocessProtocol):
         """The process ID, which is its group's too."""
         return self._transport.get_pid() if self._transport is not None else None
 
-    @property
-    def stderr_lines(self) -> tuple[str, ...]:
-        """The last lines that it wrote to stderr, without control characters."""
-        return tuple(self._stderr_lines)
-
     def obituary(self) -> str:
         """How it ended, with its last words, fit for an error message."""
         code = self._transport.get_returncode() if self._transport is not None else None
@@ -117,8 +112,12 @@ class Child(asyncio.SubprocessProtocol):
             how = f"was ended by {_signal_name(-code)}"
         else:
             how = f"exited with code {code}"
-        words = f"; its last words: {self._stderr_lines[-1]}" if self._stderr_lines else ""
-        return f"{self._label} {how}{words}"
+        return f"{self._label} {how}{self.last_words()}"
+
+    def last_words(self) -> str:
+        """What it wrote to stderr that may be the reason, to be put behind a sentence."""
+        words = last_words(self._stderr_lines)
+        return f"; its last words: {words}" if words else ""
 
     async def wait_writable(self) -> None:
         """Wait while the child does not read what it was sent."""
@@ -165,26 +164,20 @@ class Child(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Output came, cut anywhere."""
-        first, *more = data.split(b"\n")
-        pieces = self._partial[fd]
-        pieces.append(first)
         if fd == _STDOUT:
-            self._partial_bytes += len(first)
+            self._lines.feed(data)
+            if self._lines.endless:
+                self.broken = f"wrote a line of more than {LINE_BYTES_SKIPPED_MAX} bytes"
+                self._finish()
+                self._signal(signal.SIGKILL)
+            return
+        first, *more = data.split(b"\n")
+        self._partial.append(first)
         for following in more:
-            line = b"".join(pieces) if len(pieces) > 1 else pieces[0]
-            pieces[:] = [following]
-            if fd == _STDOUT:
-                self._partial_bytes = len(following)
-                if line and not line.isspace():
-                    self._on_line(line)
-            else:
-                self._keep_stderr(line)
-        if self._partial_bytes > LINE_BYTES_MAX:
-            self.broken = f"sent a message larger than {LINE_BYTES_MAX} bytes"
-            self._finish()
-            self._signal(signal.SIGKILL)
-        elif fd == _STDERR and sum(map(len, pieces)) > LINE_BYTES_MAX:
-            pieces.clear()
+            self._keep_stderr(b"".join(self._partial))
+            self._partial[:] = [following]
+        if sum(map(len, self._partial)) > LINE_BYTES_MAX:
+            self._partial.clear()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """A pipe was closed by the child."""
@@ -193,9 +186,9 @@ class Child(asyncio.SubprocessProtocol):
         elif fd == _STDOUT:
             self._stdout_closed = True
             self._finish_soon()
-        elif self._partial[_STDERR]:
-            self._keep_stderr(b"".join(self._partial[_STDERR]))
-            self._partial[_STDERR].clear()
+        elif self._partial:
+            self._keep_stderr(b"".join(self._partial))
+            self._partial.clear()
 
     def process_exited(self) -> None:
         """The child is dead and reaped."""
@@ -230,7 +223,7 @@ class Child(asyncio.SubprocessProtocol):
             self._on_end()
 
     def _keep_stderr(self, line: bytes) -> None:
-        text = _CONTROL.sub("", line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")).strip()
+        text = _CONTROL.sub("", line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")).rstrip()
         if text:
             self._stderr_lines.append(text[:STDERR_LINE_CHARS_MAX])
             log.debug("MCP server wrote to stderr", extra={"server": self._label, "line": self._stderr_lines[-1]})
@@ -242,14 +235,12 @@ class Child(asyncio.SubprocessProtocol):
                 os.killpg(pid, number)
 
 
-async def start_child(
-    target: StdioTarget, label: str, on_line: Callable[[bytes], None], on_end: Callable[[], None]
-) -> Child:
+async def start_child(target: StdioTarget, label: str, lines: LineCutter, on_end: Callable[[], None]) -> Child:
     """Start the command in a process group of its own. Raises `Unreachable` with the fix when it cannot be started."""
     environment = child_environment(os.environ, target)
     try:
         _, child = await asyncio.get_running_loop().subprocess_exec(
-            lambda: Child(label, on_line, on_end),
+            lambda: Child(label, lines, on_end),
             *parent_death_signal(target.command, target.cwd, environment),
             target.command,
             *target.args,

@@ -50,7 +50,8 @@ def legacy(to_call: Callable[[Seen], bytes], **headers: str) -> Answer:
 
 
 async def open_and_call(script: Script, **options: float) -> Json:
-    async with open_client(HttpTarget(script.url), connect_timeout_s=options.pop("connect_timeout_s", 5.0)) as client:
+    times = {name: options[name] for name in ("connect_timeout_s", "start_timeout_s") if name in options}
+    async with open_client(HttpTarget(script.url), **times) as client:
         return await client.request(Request.within("tools/call", CALL, timeout_s=options.get("timeout_s", 10.0)))
 
 

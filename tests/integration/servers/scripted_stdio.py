@@ -16,7 +16,8 @@ MODERN = "2026-07-28"
 
 
 class Server:
-    """Flags: modern, silent (ignores discover), dies (of discover), late (answers discover after initialize),
+    """Flags: modern, silent (ignores discover), dies (of discover), quits (silent, and dies of the line after it),
+    late (answers discover after initialize), pins (the same, and serves initialize), older (knows 2024-11-05 only),
     stubborn (ignores the end of its input and SIGTERM), junk, mute (never answers anything), crash, stray."""  # noqa: D205, D209 - one list
 
     def __init__(self, flags: set[str]) -> None:
@@ -51,7 +52,7 @@ class Server:
             case "server/discover":
                 self.discover(request_id)
             case "initialize":
-                self.initialize(request_id)
+                self.initialize(request_id, message["params"])
             case "notifications/cancelled":
                 self.cancelled.append(message["params"]["requestId"])
             case "ping":
@@ -67,20 +68,28 @@ class Server:
         if "dies" in self.flags:
             sys.stderr.write("Traceback: \x1b[31mno server/discover\x1b[0m here\n")
             sys.exit(3)
-        if "late" in self.flags and self.late is None:
+        if self.flags & {"late", "pins", "quits"} and self.late is None:
             self.late = request_id
         elif self.flags & {"modern", "late"}:
             self.result(request_id, supportedVersions=[MODERN], capabilities={"tools": {}})
         elif "silent" not in self.flags:
             self.error(request_id, -32602)
 
-    def initialize(self, request_id: Any) -> None:
+    def initialize(self, request_id: Any, params: dict[str, Any]) -> None:
+        if self.late is not None and "quits" in self.flags:
+            sys.stderr.write("a request before initialize\n")
+            sys.exit(1)
+        if "older" in self.flags and params["protocolVersion"] != "2024-11-05":
+            self.error(request_id, -32602, data={"supported": ["2024-11-05"]})
+            return
         if self.late is not None:
             self.result(self.late, supportedVersions=[MODERN], capabilities={})
+        if self.late is not None and "late" in self.flags:
             self.error(request_id, -32022, data={"supported": [MODERN]})
         else:
             info = {"name": "scripted", "version": "1"}
-            self.result(request_id, protocolVersion="2025-06-18", capabilities={}, serverInfo=info)
+            version = "2024-11-05" if "older" in self.flags else "2025-06-18"
+            self.result(request_id, protocolVersion=version, capabilities={}, serverInfo=info)
 
     def listen(self, request_id: Any) -> None:
         meta = {"io.modelcontextprotocol/subscriptionId": request_id}
@@ -145,11 +154,29 @@ class Server:
                 self.result(request_id, pid=child.pid)
             case "big":
                 self.result(request_id, text="x" * params["arguments"]["size"])
+            case "huge":
+                self.huge(request_id, params["arguments"]["shape"])
             case "endless":
-                self.write("x" * 17 * 1024 * 1024)
+                for _ in range(257):
+                    self.write("x" * 1024 * 1024)
             case "deaf":
                 self.result(request_id)
                 threading.Event().wait()
+
+    def huge(self, request_id: Any, shape: str) -> None:
+        """Answer with 20 MB, in the order of members that an SDK has, or tell a note of that size before the answer."""
+        text = "x" * 20_000_000
+        version, result = '"jsonrpc":"2.0"', json.dumps({"content": [{"type": "text", "text": text}]})
+        match shape:
+            case "id first":
+                self.write(f'{{{version},"id":{request_id},"result":{result}}}\n')
+            case "id last":
+                self.write(f'{{"result":{result},{version},"id":{request_id}}}\n')
+            case "odd order":
+                self.write(f'{{"result":{result},"x":{{}},"id":{request_id},"y":{{}}}}\n')
+            case "note":
+                self.send({"method": "notifications/message", "params": {"level": "info", "data": text}})
+                self.result(request_id, done=True)
 
 
 def main() -> None:

@@ -67,6 +67,32 @@ def test_mesh_part_sets_scope_and_time_out_and_disabled_is_kept() -> None:
     assert (spec.scope, spec.call_timeout_s, spec.enabled) == (ServerScope.PRIVATE, 3.0, False)
 
 
+@pytest.mark.parametrize(
+    ("command", "args", "mesh", "limit_s"),
+    [
+        ("python", [], {}, 60.0),
+        ("npx", ["-y", "@modelcontextprotocol/server-memory"], {}, 300.0),
+        ("/usr/local/bin/npx", [], {}, 300.0),
+        ("C:\\Program Files\\nodejs\\npx.cmd", [], {}, 300.0),
+        ("uvx", ["mcp-server-time"], {}, 300.0),
+        ("bunx", ["x"], {}, 300.0),
+        ("npm", ["--silent", "exec", "x"], {}, 300.0),
+        ("npm", ["start"], {}, 60.0),
+        ("pnpm", ["dlx", "x"], {}, 300.0),
+        ("uv", ["tool", "run", "x"], {}, 300.0),
+        ("uv", ["run", "x"], {}, 60.0),
+        ("env", ["A=b", "npx", "x"], {}, 300.0),
+        ("npx", [], {"start_timeout_s": 20}, 20.0),
+        ("python", [], {"start_timeout_s": 400}, 400.0),
+    ],
+)
+def test_a_command_that_may_download_its_server_gets_more_time_to_start(
+    command: str, args: list[str], mesh: dict[str, object], limit_s: float
+) -> None:
+    (spec,) = parse_servers(entry(command=command, args=args, mesh=mesh), PATH, {})
+    assert spec.start_timeout_s == limit_s
+
+
 def test_servers_keep_the_order_of_the_file() -> None:
     text = json.dumps({"mcpServers": {name: {"command": "x"} for name in ("b", "a", "c")}})
     assert [spec.name for spec in parse_servers(text, PATH, {})] == ["b", "a", "c"]
@@ -138,7 +164,7 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"scop": 1}}}}',
             "2: mcpServers.files.mesh.scop",
-            "scope, call_timeout_s, sticky and sessions",
+            "scope, call_timeout_s, start_timeout_s, sticky and sessions",
         ),
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"scope": []}}}}',
@@ -149,6 +175,11 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"sessions": ["own"]}}}}',
             "2: mcpServers.files.mesh.sessions",
             "shared or own",
+        ),
+        (
+            '{"mcpServers": {"files": {"command": "a",\n"mesh": {"start_timeout_s": 601}}}}',
+            "2: mcpServers.files.mesh.start_timeout_s",
+            "more than 0 and at most 600",
         ),
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"call_timeout_s": true}}}}',

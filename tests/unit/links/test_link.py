@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -9,7 +10,7 @@ from agent.client.protocol import Request
 from agent.client.streams import RESOURCES
 from agent.errors import AuthRefused, CallNotSent, CallTimedOut, RpcError, Unreachable
 from agent.links.listing import RETRY_PAUSES_S
-from agent.model import Json, LinkState, NodeIdentity
+from agent.model import HttpTarget, Json, LinkState, NodeIdentity, ServerScope, ServerSpec
 from tests.scripted_client import (
     OtherSide,
     Rig,
@@ -24,6 +25,7 @@ from tests.scripted_client import (
 pytestmark = pytest.mark.looptime
 
 NODE = NodeIdentity("id-peer", "peer")
+SERVER = ServerSpec("kit", HttpTarget("http://kit.test/mcp"), ServerScope.NODE)
 
 
 class Wishes:
@@ -78,6 +80,33 @@ async def test_a_listing_that_hangs_is_a_failed_dial_after_ten_seconds() -> None
         assert await rig.down() == 10.0
         assert rig.link.view.last_error == "listing took too long"
         assert rig.link.first_attempt.is_set()
+
+
+async def test_the_first_listing_of_a_server_has_the_time_that_is_left_to_start() -> None:
+    async with running_link(OtherSide(list_time_s=25.0, start_deadline_s=30.0), SERVER) as rig:
+        assert await rig.ready() == 25.0
+
+
+async def test_a_server_that_lists_slowly_may_list_as_slowly_later() -> None:
+    side = OtherSide(listen=cannot_listen, list_time_s=25.0, start_deadline_s=30.0)
+    async with running_link(side, SERVER) as rig:
+        await rig.ready()
+        side.tools = [{"name": "another", "inputSchema": {}}]
+        assert await rig.when(lambda: rig.link.view.offer.tools[0]["name"] == "another", within_s=90.0) > 25.0
+
+
+async def test_a_server_that_has_not_listed_when_its_time_to_start_is_over_is_a_failed_dial() -> None:
+    async with running_link(OtherSide(list_time_s=3600, start_deadline_s=4.0), SERVER) as rig:
+        assert await rig.down() == 4.0
+        assert rig.link.view.last_error == "listing took too long"
+
+
+async def test_a_dial_waits_as_long_as_the_server_asked_for_and_no_longer_than_five_minutes() -> None:
+    for asked_s, waits_s in ((40.0, 40.0), (86_400.0, 300.0)):
+        side = OtherSide(dial=failing_times(1, partial(Unreachable, "HTTP 503", retry_after_s=asked_s)))
+        async with running_link(side) as rig:
+            began_s = now_s()
+            assert await rig.ready() - began_s == pytest.approx(waits_s)
 
 
 async def test_a_slow_first_listing_is_not_probed_to_death() -> None:

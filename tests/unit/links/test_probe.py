@@ -7,7 +7,7 @@ import pytest
 from agent.client.protocol import Request
 from agent.errors import CallTimedOut, MeshError, ProtocolBroken, Unreachable
 from agent.model import LinkState, NodeIdentity
-from tests.scripted_client import OtherSide, failing_times, now_s, running_link, unreachable
+from tests.scripted_client import OtherSide, cannot_listen, failing_times, now_s, running_link, unreachable
 
 pytestmark = pytest.mark.looptime
 
@@ -131,3 +131,12 @@ async def test_a_suspect_that_answers_again_is_ready() -> None:
         await rig.when(lambda: rig.link.view.state is LinkState.SUSPECT)
         await rig.when(lambda: rig.link.view.state is LinkState.READY)
         assert len(side.clients) == 1
+
+
+async def test_a_server_that_needs_twelve_seconds_for_each_answer_stays_up() -> None:
+    side = OtherSide(listen=cannot_listen, list_time_s=12.0, probe_time_s=12.0, start_deadline_s=60.0)
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(300)
+        assert set(rig.told.states) == {"dialing", "ready"}
+        assert side.closed == 0

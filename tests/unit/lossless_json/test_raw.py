@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.client import jsonrpc as rpc
 from agent.errors import ProtocolBroken
-from agent.lossless_json.raw import RawObject, answered_id, exact, read_response
+from agent.lossless_json.raw import RawObject, answered_id, answered_id_of_ends, exact, read_response
 
 PYTHON = b'{"jsonrpc":"2.0","id":7,"result":%s}'
 SPACED = b' {"jsonrpc": "2.0", "id": 7, "result": %s}\n'
@@ -128,3 +128,22 @@ def test_an_answer_that_is_no_json_still_says_whose_it_is(line: bytes, answered:
         assert message["id"] == answered
         with pytest.raises(ProtocolBroken, match="not JSON"):
             rpc.result_of(message)
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "request_id"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"result":{"a', None, 7),
+        (b'{"id": 7, "jsonrpc": "2.0", "error": {"code', None, 7),
+        (b'{"result":{"a":"x', None, None),
+        (b'{"result":{"a":"x', b'x"},"jsonrpc":"2.0","id":7}', 7),
+        (b'{ "result": {"a":"x', b'x"}, "id": 7, "jsonrpc": "2.0" }\r', 7),
+        (b'{"result":{"a":"x', b'x"},"id":7}', 7),
+        (b'{"result":{"a":"x', b'x","id":7}}', None),
+        (b'{"jsonrpc":"2.0","id":7,"method":"roots/list"', b',"id":8}', None),
+        (b'{"method":"sampling/createMessage","params":{"a', b'x"},"jsonrpc":"2.0","id":7}', None),
+        (b"Loading", b',"id":7}', None),
+    ],
+)
+def test_the_ends_of_a_response_tell_whose_it_is(head: bytes, tail: bytes | None, request_id: int | None) -> None:
+    assert answered_id_of_ends(head, tail) == request_id
