@@ -51,7 +51,7 @@ _MEANINGS: Final = {
 
 # The statuses whose `Retry-After` says when to come again (RFC 9110, section 10.2.3; RFC 6585, section 4).
 _ASKS_TO_WAIT: Final = (429, 503)
-# A longer wait is a slip of somebody's clock or of a unit.
+# A longer wait is an error of a clock or of a unit.
 _WAIT_MAX_S: Final = 86_400.0
 
 # A JSON-RPC error of these codes under HTTP 404 is about the request, not about its session.
