@@ -35,6 +35,8 @@ REFUSED_META_KEY = "mesh-agent/refused"
 POLL_META_KEY = "mesh-agent/look"
 # In a notice of changed lists on the stream of a call: true where the server told of it by another way. For nodes only.
 CHANGE_META_KEY = "mesh-agent/changed"
+# In a request's `_meta`: true where the caller has another replica, so that one that is away is not waited for.
+ALTERNATIVES_META_KEY = "mesh-agent/alternatives"
 AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
 # A request of ours between nodes, and to clients: a client of the sender's, named by its affinity, did something.
 CLIENT_METHOD = "mesh-agent/client"

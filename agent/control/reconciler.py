@@ -14,6 +14,7 @@ from typing import Final
 
 from agent import clock
 from agent.config.values import StaticPeer
+from agent.control.absence import AbsenceTracker
 from agent.control.candidates import Selection
 from agent.control.selection import select
 from agent.errors import DialledOurselves, MeshError, OverrideRefused
@@ -21,6 +22,7 @@ from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
 from agent.model import BackendSpec, LinkView, NodeIdentity, Offer, PeerSpec, ServerSpec
+from agent.routing.away import Absence, with_away, without_private
 from agent.routing.build import build_routes, changed_kinds, is_outdated, is_read, local_contributions
 from agent.routing.claims import read_contribution
 from agent.routing.digest import offer_digest
@@ -67,19 +69,23 @@ class Mesh:
         statics: Sequence[StaticPeer],
         peer_token: Callable[[], str | None],
         hooks: MeshHooks,
+        waits_for_catalog: bool = False,
     ) -> None:
+        """`waits_for_catalog`: discovery is on, so the node has only begun before the first catalog is there."""
         self.own = own
         self.statics = tuple(statics)
         self.catalog = Catalog()
         self.servers: tuple[ServerSpec, ...] = ()
-        self.routes = RouteTable()
-        self.local_routes = RouteTable()
+        self.routes = RouteTable(starting=True)
+        self.local_routes = RouteTable(starting=True)
         self.selection = Selection()
         self._supervisor = supervisor
         self._store = store
         self._peer_token = peer_token
         self._hooks = hooks
         self._learned: dict[str, str] = {}
+        self._absences = AbsenceTracker(waits_for_catalog=waits_for_catalog)
+        self._absence = Absence(starting=True)
         self._contributions: tuple[Contribution, ...] = ()
         self._wake = asyncio.Event()
         self._generation = 0
@@ -119,6 +125,11 @@ class Mesh:
             (v for v in nodes if isinstance(v.spec, PeerSpec) and name in (v.spec.name, *v.spec.aliases)), None
         )
 
+    @property
+    def starting(self) -> bool:
+        """Whether first attempts are still open: of our own servers, and of the links of the first catalog."""
+        return self._absences.starting
+
     def view_of(self, name: str) -> LinkView:
         """The link of a server, else of a peer, found by its name or one of its aliases. Raises `MeshError`."""
         servers = {view.spec.name: view for view in self.views() if isinstance(view.spec, ServerSpec)}
@@ -142,6 +153,7 @@ class Mesh:
     def take_catalog(self, catalog: Catalog) -> None:
         """A new snapshot from discovery."""
         self.catalog = catalog
+        self._absences.caught_catalog()
         self.wake()
 
     def take_servers(self, servers: Sequence[ServerSpec]) -> None:
@@ -184,7 +196,8 @@ class Mesh:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RESYNC_EVERY_S):
+                    left_s = self._absences.start_left_s(clock.now_s())
+                    async with asyncio.timeout(RESYNC_EVERY_S if left_s is None else left_s):
                         await self._wake.wait()
                 self._wake.clear()
                 generation, began_at_s = self._generation, clock.now_s()
@@ -225,7 +238,9 @@ class Mesh:
         desired = {spec.key: spec for spec in [*wanted, *self.selection.peers]}
         actual = self._supervisor.actual
         self._supervisor.apply(reconcile(desired, actual))
-        for key in actual.keys() - desired.keys():
+        removed = actual.keys() - desired.keys()
+        self._absences.note(desired, [actual[key] for key in removed], self._store.suppressions, clock.now_s())
+        for key in removed:
             self._hooks.backend_gone(key)
 
     def _learn(self, views: Sequence[LinkView]) -> None:
@@ -249,13 +264,28 @@ class Mesh:
         known = await read_large(self._contributed(), self.own, self.routes.parts)
         contributions = self._contributed()  # Read again after the await.
         now_s = clock.now_s()
-        if contributions == self._contributions and not is_outdated(self.routes, now_s):
-            return
-        self._contributions = contributions
+        absence = self._absences.absence(self.views(), self._tried(), now_s)
         before, before_local = self.routes, self.local_routes
-        self.routes = build_routes(contributions, self.own, before, now_s, known)
-        local_parts, known = local_contributions(contributions), self.routes.parts
-        self.local_routes = build_routes(local_parts, self.own, before_local, now_s, known)
+        if contributions != self._contributions or is_outdated(before, now_s):
+            self._contributions = contributions
+            routes = build_routes(contributions, self.own, before, now_s, known)
+            local = build_routes(local_contributions(contributions), self.own, before_local, now_s, routes.parts)
+        elif absence.leaves_as_is(self._absence):
+            return
+        else:
+            routes, local = before, before_local
+        self._absence = absence
+        self.routes = with_away(before, routes, absence, self.own, now_s)
+        self.local_routes = with_away(before_local, local, without_private(absence), self.own, now_s)
+        self._notify(before, before_local)
+
+    def _tried(self) -> frozenset[str]:
+        """The links whose first attempt has an outcome; looked at while this node has only begun."""
+        links = {key: self._supervisor.link(key) for key in self._supervisor.actual} if self.starting else {}
+        return frozenset(key for key, link in links.items() if link is not None and link.first_attempt.is_set())
+
+    def _notify(self, before: RouteTable, before_local: RouteTable) -> None:
+        """Notify of new tables."""
         self._hooks.routes_changed()
         self._hooks.mesh_changed(changed_kinds(before, self.routes))
         local = changed_kinds(before_local, self.local_routes)

@@ -4,78 +4,45 @@ Called by the MCP endpoints with a route of the route table; sends over links. T
 only as `agent.dispatch.retry` allows, and a failure always says whether the request may have been executed.
 """
 
-import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from agent import clock
 from agent.client.affinity import affinity_key
-from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.next_hop import believed, ended, large_result, outgoing, received_failure
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.param_headers import ParamHeaders
+from agent.dispatch.renewals import Present, RouteRenewals
 from agent.dispatch.replicas import Attempt, BalanceView, Recorder, ReplicaStats
 from agent.dispatch.request_state import RequestStates
 from agent.dispatch.retry import Fate, Step, fate_of, is_repeatable, next_step, received_deadline_s
-from agent.errors import AnswerCut, CallNotSent, CallRefused, MeshError, NoLongerOffered, RefusedElsewhere, RpcError
+from agent.errors import (
+    AnswerCut,
+    CallNotSent,
+    CallOutcomeUnknown,
+    CallRefused,
+    MeshError,
+    NoLongerOffered,
+    RefusedElsewhere,
+    RpcError,
+)
 from agent.lossless_json.raw import Bytes, RawObject
-from agent.model import BackendSpec, Json, LinkView, PeerSpec, ServerSpec
+from agent.model import ALTERNATIVES_META_KEY, BackendSpec, Json, LinkState, LinkView, PeerSpec, ServerSpec
+from agent.routing.away import away_words
 from agent.routing.table import Replica, Route
 from agent.tasks.ids import shown_task
 from agent.tasks.versions import with_task
 
 log = logging.getLogger(__name__)
 
-# The route table follows a closed link within one step of the mesh, and a changed list within one listing.
-WAIT_S: Final = 0.5
-
 # A replica that no longer listens, or no longer offers it, is soon out of the table.
 _GONE: Final = (CallNotSent, NoLongerOffered, RefusedElsewhere)
-
-# Gives the route of a request as it is now, None when there is none.
-Present: TypeAlias = Callable[[], Route | None]
-
-
-class RouteRenewals:
-    """Lets a call wait for the next route table. The mesh calls `routes_changed` for each new one."""
-
-    def __init__(self) -> None:
-        self._changed = Event()
-
-    def __repr__(self) -> str:
-        return f"<RouteRenewals {self._changed!r}>"
-
-    def routes_changed(self) -> None:
-        """There are new route tables."""
-        self._changed.set()
-        self._changed.clear()
-
-    async def renewed(
-        self, route: Route, present: Present, tried: Collection[str], failure: MeshError, within_s: float
-    ) -> Route:
-        """The present route if it has a replica that was not `tried`; else `route`.
-
-        `failure`: that of the last attempt. `within_s`: what is left of the call's time.
-        """
-        if isinstance(failure, _GONE):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(WAIT_S, within_s)):
-                    while (now := present()) is not None and not _leads_on(now, route, tried):
-                        await self._changed.wait()
-        now = present()
-        return now if now is not None and _leads_on(now, route, tried) else route
-
-
-def _leads_on(now: Route, before: Route, tried: Collection[str]) -> bool:
-    """Whether it has a new replica; another owner's tool of that name is another tool."""
-    return now.owner == before.owner and any(replica.backend_key not in tried for replica in now.replicas)
 
 
 class CallableLink(Protocol):
@@ -89,6 +56,10 @@ class CallableLink(Protocol):
     @property
     def view(self) -> LinkView:
         """Its present state."""
+        ...
+
+    def called(self) -> None:
+        """A call waits for it: it dials now, if it waits to dial."""
         ...
 
     async def request(self, request: Request) -> Json:
@@ -123,6 +94,7 @@ class _Call:
     param_headers: Mapping[str, str] | None
     began_s: float
     deadline_s: float | None
+    unknown: bool = False  # its name was away, and has become unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +121,7 @@ class Dispatch:
         self._recorder = recorder
         self._call_timeout_s = call_timeout_s
         self._own_weight = own_weight
-        self._stats = ReplicaStats(recorder, rng, self._up_since_s, self._weight_of)
+        self._stats = ReplicaStats(recorder, rng, self._up_since_s, self._weight_of, self._is_ready)
         self._param_headers = ParamHeaders()
         self._states = RequestStates()
         self.renewals = RouteRenewals()
@@ -191,6 +163,7 @@ class Dispatch:
             StateRefused: the `requestState` is none that this node gave for this request; nothing was sent.
             RpcError: the backend's own error, to be passed on.
             CallRefused: not executed, and no other replica may be tried.
+            NoLongerOffered: its name was away, and is unknown now.
             CallUnanswered: sent, and no answer came; not to be sent again.
             AnswerCut: `sink` got a part of the result, and will get no more.
         """
@@ -206,18 +179,20 @@ class Dispatch:
         anew = present if route is known else None
         call = _Call(method, route, anew, params, on_notification, sink, affinity, param_headers, now_s, deadline_s)
         self._stats.called(route, now_s)
-        tried: set[str] = set()
+        tried: dict[str, float] = {}
+        attempts = 0
         failed: _Failed | None = None
         told: _Failed | None = None  # The caller's error: a later "not executed" must not hide an unknown outcome.
         while (replica := await self._next(call, tried, key, told)) is not None:
             if failed is not None:
-                step = self._next_step(call, replica, failed, attempts=len(tried))
+                step = self._next_step(call, replica, failed, attempts=attempts)
                 if step is not Step.AGAIN:
                     break
-            tried.add(replica.backend_key)
+            tried[replica.backend_key] = clock.now_s()
+            attempts += 1
             on_attempt(replica.backend_key)
             try:
-                return Forwarded(await self._send(call, replica), replica)
+                return Forwarded(await self._send(call, replica, tried), replica)
             except (RpcError, AnswerCut):
                 raise
             except MeshError as exc:
@@ -225,19 +200,80 @@ class Dispatch:
                 told = failed if told is None or fate_of(told.failure) is Fate.NOT_EXECUTED else told
         else:
             step = Step.ENOUGH
-        if told is None:
-            raise CallRefused(f"{route.public_name} was not executed: no replica is connected")
-        raise ended(call.route, told.replica, told.failure, step) from told.failure
+        raise self._refused(call, told, step) from (None if told is None else told.failure)
 
-    async def _next(self, call: _Call, tried: Collection[str], key: str | None, told: _Failed | None) -> Replica | None:
-        """The next replica; when none is left and nothing was executed, one that the present route has added."""
+    def _refused(self, call: _Call, told: _Failed | None, step: Step) -> MeshError:
+        """The error of a call that nothing answered; `told`: the failure to report, None when it was never sent."""
+        route, is_away = call.route, call.route.away_since_s is not None
+        if call.unknown or (told and isinstance(told.failure, NoLongerOffered) and is_away):
+            return NoLongerOffered(f"{route.public_name} is unknown")
+        if told is not None and not (is_away and isinstance(told.failure, CallNotSent)):
+            return ended(route, told.replica, told.failure, step)
+        if not route.replicas and route.owner:
+            return CallRefused(f"{route.public_name} was not executed: no replica is connected")
+        backend = next((replica.backend_key for replica in route.replicas), None)
+        return CallRefused(f"{route.public_name} was not executed: {away_words(route, clock.now_s())}", backend=backend)
+
+    async def _next(
+        self, call: _Call, tried: dict[str, float], key: str | None, told: _Failed | None
+    ) -> Replica | None:
+        """The next replica; when none is left and the call may be sent again, one that has come back or is new."""
         replica = self._stats.choose(call.route, tried, key, clock.now_s())
-        present, call.present = call.present, None if replica is None else call.present
-        if replica is not None or present is None or told is None or fate_of(told.failure) is Fate.UNKNOWN:
+        if call.present is None or (told is not None and not _may_repeat(call, told)):
             return replica
-        left_s = _deadline_s(call, self._call_timeout_s) - clock.now_s()
-        call.route = await self.renewals.renewed(call.route, present, tried, told.failure, left_s)
-        return self._stats.choose(call.route, tried, key, clock.now_s())
+        if replica is not None and (self._takes_calls(call.route, replica) or self._leads_on(call.route, tried)):
+            return replica
+        if not call.route.replicas and call.route.owner:
+            return None
+        present, call.present = call.present, None
+        for known in call.route.replicas:
+            if (link := self._link(known.backend_key)) is not None:
+                link.called()
+        owner = call.route.owner
+        now = await self.renewals.renewed(
+            present,
+            lambda route: _is_same(route, owner) and self._leads_on(route, tried),
+            self._is_dialled,
+            self._may_wait_s(call, told),
+        )
+        call.unknown = now is None and told is None
+        if now is None or not _is_same(now, owner):
+            return None
+        call.route = now
+        for known in now.replicas:
+            if self._is_back(known, tried):
+                del tried[known.backend_key]
+        return self._stats.choose(now, tried, key, clock.now_s()) if self._leads_on(now, tried) else None
+
+    def _may_wait_s(self, call: _Call, told: _Failed | None) -> float:
+        """Seconds that the call may wait for another route table: 0 where that is of no use."""
+        if told is None:
+            useful = (call.params.get("_meta") or {}).get(ALTERNATIVES_META_KEY) is not True
+        else:  # A node that refused an away call has waited already.
+            waited = call.route.away_since_s is not None and not isinstance(told.failure, CallNotSent)
+            useful = isinstance(told.failure, (*_GONE, CallOutcomeUnknown)) and not waited
+        return max(0.0, _deadline_s(call, self._call_timeout_s) - clock.now_s()) if useful else 0.0
+
+    def _takes_calls(self, route: Route, replica: Replica) -> bool:
+        """Whether it can be sent a call now. A server of ours that was away is listed first."""
+        link = self._link(replica.backend_key)
+        return link is not None and link.view.connected and (route.away_since_s is None or replica.hops > 0)
+
+    def _is_back(self, replica: Replica, tried: dict[str, float]) -> bool:
+        tried_at_s, up_since_s = tried.get(replica.backend_key), self._up_since_s(replica.backend_key)
+        return tried_at_s is not None and up_since_s is not None and up_since_s > tried_at_s
+
+    def _leads_on(self, route: Route, tried: dict[str, float]) -> bool:
+        """Whether one of its replicas can be sent a call that was not sent to it yet, or has come back since."""
+        return any(
+            self._takes_calls(route, replica) and (replica.backend_key not in tried or self._is_back(replica, tried))
+            for replica in route.replicas
+        )
+
+    def _is_dialled(self, route: Route) -> bool:
+        """Whether a dial is under way that may lead to it."""
+        links = [self._link(replica.backend_key) for replica in route.replicas]
+        return not route.owner or any(link is not None and link.view.state is LinkState.DIALING for link in links)
 
     def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
         """Decide whether `replica` gets the call now, and charge that to the budget."""
@@ -265,7 +301,7 @@ class Dispatch:
             )
         return step
 
-    async def _send(self, call: _Call, replica: Replica) -> Json:
+    async def _send(self, call: _Call, replica: Replica, tried: Collection[str]) -> Json:
         link, now_s = self._link(replica.backend_key), clock.now_s()
         if link is None:
             raise CallNotSent(f"{replica.backend_key} is gone")
@@ -275,7 +311,14 @@ class Dispatch:
         if timeout_s <= 0:
             raise CallNotSent("the deadline passed before it could be sent")
         params = outgoing(
-            call.method, call.params, replica, view.spec, node_id=self._node_id, timeout_s=timeout_s, key=call.affinity
+            call.method,
+            call.params,
+            replica,
+            view.spec,
+            node_id=self._node_id,
+            timeout_s=timeout_s,
+            key=call.affinity,
+            alternatives=any(one.backend_key not in tried for one in call.route.replicas),
         )
         params = with_task(call.method, call.route, params, view)
         headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
@@ -314,9 +357,22 @@ class Dispatch:
         link = self._link(backend_key)
         return link.spec.weight if link is not None and isinstance(link.spec, PeerSpec) else self._own_weight
 
+    def _is_ready(self, backend_key: str) -> bool:
+        link = self._link(backend_key)
+        return link is not None and link.view.state is LinkState.READY
+
     def _up_since_s(self, backend_key: str) -> float | None:
         link = self._link(backend_key)
         return None if link is None else link.view.ready_at_s
+
+
+def _may_repeat(call: _Call, failed: _Failed) -> bool:
+    return fate_of(failed.failure) is Fate.NOT_EXECUTED or is_repeatable(call.method, call.route, failed.replica)
+
+
+def _is_same(now: Route, owner: str) -> bool:
+    """Whether a route is still that of `owner`, or of whichever it was whose owner is not known yet."""
+    return owner in ("", now.owner)
 
 
 def _deadline_s(call: _Call, own_timeout_s: float) -> float:

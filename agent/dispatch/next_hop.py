@@ -27,6 +27,7 @@ from agent.errors import (
 from agent.lossless_json.rewriter import JsonRewriter
 from agent.model import (
     AFFINITY_META_KEY,
+    ALTERNATIVES_META_KEY,
     CHANGE_META_KEY,
     DEADLINE_META_KEY,
     OWN_ERROR_KEY,
@@ -49,13 +50,23 @@ HOPS_MAX: Final = 3
 # Added to the failure in the client's error.
 _WHY_NOT_AGAIN: Final = {Step.LATE: "; the deadline has passed", Step.SPENT: "; the retry budget is spent"}
 
-_OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY)
+_OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY, ALTERNATIVES_META_KEY)
 
 
 def outgoing(
-    method: str, params: Json, replica: Replica, spec: BackendSpec, *, node_id: str, timeout_s: float, key: str | None
+    method: str,
+    params: Json,
+    replica: Replica,
+    spec: BackendSpec,
+    *,
+    node_id: str,
+    timeout_s: float,
+    key: str | None,
+    alternatives: bool = False,
 ) -> Json:
     """A copy of `params` for the backend; `timeout_s` is how long we shall wait, `key` the affinity.
+
+    `alternatives`: another replica may take the call, so the next node need not wait for a server that is away.
 
     Raises:
         CallNotSent: the request has come round in a circle, or passed too many gateways.
@@ -67,6 +78,8 @@ def outgoing(
         meta[DEADLINE_META_KEY] = deadline_ms_to_tell(timeout_s)
         if key is not None:
             meta[AFFINITY_META_KEY] = key
+        if alternatives:
+            meta[ALTERNATIVES_META_KEY] = True
     if isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH:
         meta[PATH_META_KEY] = [*checked_path(told.get(PATH_META_KEY), node_id), node_id]
     named["_meta"] = meta

@@ -91,6 +91,7 @@ class ReplicaStats:
     """See the module.
 
     `up_since_s(backend key)`: since when its link is up, None when it is not. `weight_of(backend key)`: its node's.
+    `is_ready(backend key)`: whether its link is up and answers its probes.
     """
 
     def __init__(
@@ -99,7 +100,9 @@ class ReplicaStats:
         rng: random.Random,
         up_since_s: Callable[[str], float | None],
         weight_of: Callable[[str], int],
+        is_ready: Callable[[str], bool] = lambda _key: True,
     ) -> None:
+        self._is_ready = is_ready
         self._recorder = recorder
         self._rng = rng
         self._up_since_s = up_since_s
@@ -142,15 +145,21 @@ class ReplicaStats:
             chances = {one: chance(group.healths[one], now_s) for one in keys & group.healths.keys()}
         if key is not None:
             return rendezvous_choice(route.replicas, key, exclude)
-        return choose(
-            route.replicas,
-            group.loads,
-            self._rng,
-            now_s=now_s,
-            exclude=exclude,
-            chances=chances,
-            weight_of=self._weight_of,
-        )
+
+        weight_of = self._weight_of
+
+        def chosen(exclude: Collection[str]) -> Replica | None:
+            known = route.replicas, group.loads, self._rng
+            return choose(*known, now_s=now_s, exclude=exclude, chances=chances, weight_of=weight_of)
+
+        first = chosen(exclude)
+        if first is None or self._is_ready(first.backend_key):
+            return first
+        # One that misses probes while it is busy gets new calls only where no other is ready; one that is down, none.
+        keys = {replica.backend_key for replica in route.replicas}
+        unready = {one for one in keys if not self._is_ready(one)}
+        down = {one for one in unready if self._up_since_s(one) is None}
+        return chosen(unready.union(exclude)) or chosen(down.union(exclude)) or first
 
     def begin(self, attempt: Attempt) -> None:
         """Note that a request goes out."""

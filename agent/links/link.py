@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 # A dial within one network takes some milliseconds. Behind 200 peers that do not answer, for 5 s each, one that does
 # waited 20 s for its turn; now it is 2 s.
 TURN_S: Final = 0.5
+# A call that finds a link down makes it dial now, but calls in a row do not make it dial without a pause ...
+CALLED_EVERY_S: Final = 1.0
+# ... and hardly hurry what only an operator can mend: a refused token, a program that keeps exiting.
+CALLED_IN_VAIN_EVERY_S: Final = 30.0
 # Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
 # answers its calls.
 DRAIN_TIMEOUT_S: Final = 30.0
@@ -178,6 +182,7 @@ class Link:
     """
 
     __slots__ = (
+        "_called_at_s",
         "_cut_short",
         "_dial",
         "_dials",
@@ -185,6 +190,7 @@ class Link:
         "_own",
         "_record",
         "_retiring",
+        "_retry_soon",
         "_rng",
         "_session",
         "first_attempt",
@@ -208,6 +214,8 @@ class Link:
         self._record = LinkRecord(spec, hooks)
         self._session: LinkLifecycle | None = None
         self._retiring = False
+        self._retry_soon = True
+        self._called_at_s = float("-inf")
         self._cut_short = Event()
         self.first_attempt = Event()
 
@@ -237,6 +245,16 @@ class Link:
         if self._session is not None:
             self._session.sighted(getattr(self.spec, "sighting", ""))
         if not self.view.connected:
+            self._cut_short.set()
+
+    def called(self) -> None:
+        """A call waits for it: dial now instead of waiting on, not more often than `CALLED_EVERY_S`."""
+        state, now_s = self._record.standing.state, clock.now_s()
+        if state not in (LinkState.BACKOFF, LinkState.PARKED):
+            return
+        in_vain = state is LinkState.PARKED or not self._retry_soon
+        if now_s - self._called_at_s >= (CALLED_IN_VAIN_EVERY_S if in_vain else CALLED_EVERY_S):
+            self._called_at_s = now_s
             self._cut_short.set()
 
     def look_at_subscriptions(self) -> None:
@@ -363,6 +381,7 @@ class Link:
     # State
 
     def _failed(self, failure: MeshError) -> None:
+        self._retry_soon = retry_soon(failure)
         self._record.failed(failure)
         self.first_attempt.set()
 

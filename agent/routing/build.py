@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from agent.model import ORIGIN_META_KEY, NodeIdentity, ServerScope
+from agent.routing.away import is_over
 from agent.routing.claims import read_contribution
 from agent.routing.names import node_alias
 from agent.routing.origins import NODE_OWNER
@@ -93,8 +94,8 @@ def build_routes(
 
 
 def is_outdated(table: RouteTable, now_s: float) -> bool:
-    """Whether an absent node's names have been kept for long enough."""
-    return any(until_s <= now_s for until_s in table.kept.values())
+    """Whether an absent node's names have been kept, or a name been away, for long enough."""
+    return is_over(table, now_s) or any(until_s <= now_s for until_s in table.kept.values())
 
 
 def local_contributions(contributions: Sequence[Contribution]) -> tuple[Contribution, ...]:

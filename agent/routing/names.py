@@ -50,6 +50,11 @@ def public_name(*parts: str) -> str:
     return f"{readable}-{_short_digest(joined)}"
 
 
+def name_beginning(*parts: str) -> str:
+    """What every public name below `parts` begins with, shortened ones too."""
+    return _ILLEGAL_RUN.sub("-", SEPARATOR.join(parts) + SEPARATOR)[: PUBLIC_NAME_LEN_MAX - _DIGEST_LEN - 1]
+
+
 def node_alias(node_name: str, node_id: str) -> str:
     """The name that tells two nodes of one name apart: `<name>-<first 8 hex digits of node_id>`.
 

@@ -1,7 +1,8 @@
 """The shapes of routing: what a connected backend contributes, a route with its replicas, the whole table.
 
 Built by `agent.routing.build`; read by dispatch, by the MCP endpoints and by whoever describes the node. The one rule:
-a name is looked up as it stands and never parsed apart; only a URI that no route lists is read by its namespace.
+a name is looked up as it stands and never parsed apart; only a URI that no route lists is read by its namespace, and
+a name below a server that was never listed by its beginning.
 """
 
 from collections.abc import Mapping
@@ -104,6 +105,8 @@ class Route:
     belongs to: `service:<server>`, `node:<node_id>/<server>` or `plain:<peer>` (`plain:<peer>@<node_id>` behind a
     gateway). `sticky`: a client's calls stay on one replica. `namespace`: what we put into the URIs that come with it.
     `hides_schema`: earlier clients, with sessions, are not shown its output schema.
+    `away_since_s`: of a route that no connected backend offers now; monotonic seconds, None while one does. Its owner
+    is empty where nothing is known of the name but that this node has only begun to look for others.
     """
 
     kind: RouteKind
@@ -116,6 +119,7 @@ class Route:
     sticky: bool = False
     namespace: str = ""
     hides_schema: bool = False
+    away_since_s: float | None = None
 
     def uris(self, replica: Replica) -> UriCodec:
         """The codec of the URIs in this replica's answers."""
@@ -187,7 +191,8 @@ class RouteTable:
 
     `namespaces`: first part of a public URI -> the backends that may know it. `roots`, `kept` and `parts` are the
     memory that the next build starts from. `kept`: roots of absent nodes that a namesake may not have yet -> until
-    when, in monotonic seconds.
+    when, in monotonic seconds. `away`, `unlisted` (the public names are what theirs begin with) and `starting`: see
+    `agent.routing.away`; `find` and `find_uri` read them.
     """
 
     tools: Mapping[str, Route] = field(default_factory=_no_routes)
@@ -200,6 +205,9 @@ class RouteTable:
     roots: Mapping[Root, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     kept: Mapping[Root, float] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     parts: Mapping[str, Imported] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    away: Mapping[tuple[RouteKind, str], Route] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    unlisted: tuple[Route, ...] = field(default=(), repr=False)
+    starting: bool = False
 
     def of_kind(self, kind: RouteKind) -> Mapping[str, Route]:
         """All routes of one kind by public name."""
@@ -236,6 +244,24 @@ class RouteTable:
         """The resource templates that clients are shown, sorted by template."""
         return self.listed(RouteKind.TEMPLATE)
 
+    def find(self, kind: RouteKind, name: str) -> Route | None:
+        """The route of a tool, a prompt or a template, also of one that is away. None: unknown."""
+        return self.of_kind(kind).get(name) or self.away.get((kind, name)) or self._possible(kind, name)
+
+    def find_uri(self, uri: str) -> Route | None:
+        """As `resolve_uri`, also of what is away."""
+        away = self.away.get((RouteKind.RESOURCE, uri))
+        holder = self.away.get((RouteKind.NAMESPACE, uri_namespace(uri) or ""))
+        return self.resolve_uri(uri) or away or _of_namespace(holder, uri) or self._possible(RouteKind.RESOURCE, uri)
+
+    def _possible(self, kind: RouteKind, name: str) -> Route | None:
+        """A route without a way yet: of a server that was never listed, or of anything while we have only begun."""
+        by_name, space = kind in (RouteKind.TOOL, RouteKind.PROMPT), uri_namespace(name)
+        for route in self.unlisted:
+            if name.startswith(route.public_name) if by_name else route.namespace == space:
+                return replace(route, kind=kind, public_name=name)
+        return Route(kind, name, {}, "", (), listed=False, owner="", away_since_s=0.0) if self.starting else None
+
     def resolve_uri(self, uri: str) -> Route | None:
         """Who can read `uri`: the resource of that URI, else whoever has its namespace (expanded templates).
 
@@ -245,12 +271,16 @@ class RouteTable:
         if known is not None:
             return known
         namespace = uri_namespace(uri)
-        holder = None if namespace is None else self.namespaces.get(namespace)
-        if namespace is None or holder is None:
-            return None
-        replicas = []
-        for replica in holder.replicas:
-            remote = holder.uris(replica).remote(uri)
-            assert remote is not None
-            replicas.append(replace(replica, remote_name=remote))
-        return replace(holder, kind=RouteKind.RESOURCE, public_name=uri, replicas=tuple(replicas))
+        return None if namespace is None else _of_namespace(self.namespaces.get(namespace), uri)
+
+
+def _of_namespace(holder: Route | None, uri: str) -> Route | None:
+    """The route of a URI that `holder` has by its namespace."""
+    if holder is None:
+        return None
+    replicas = []
+    for replica in holder.replicas:
+        remote = holder.uris(replica).remote(uri)
+        assert remote is not None
+        replicas.append(replace(replica, remote_name=remote))
+    return replace(holder, kind=RouteKind.RESOURCE, public_name=uri, replicas=tuple(replicas))

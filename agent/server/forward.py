@@ -23,13 +23,13 @@ from agent.client.streaming import ResultStream
 from agent.dispatch.dispatcher import Dispatch, Forwarded
 from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, servers_word
 from agent.dispatch.request_state import StateRefused, asks
-from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, RpcError
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, NoLongerOffered, RpcError
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
 from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
-from agent.routing.table import Route
+from agent.routing.table import Route, RouteKind
 from agent.server.earlier_clients import without_later_structure
-from agent.server.lists import LIST_HINTS, ListIndex
+from agent.server.lists import LIST_HINTS, ListIndex, unknown
 
 log = logging.getLogger("agent.mcp")
 
@@ -109,13 +109,8 @@ async def forward(
         raise MCPError(code=exc.code, message=exc.message, data=data) from exc
     except StateRefused as exc:
         raise MCPError(code=INVALID_PARAMS, message=str(exc), data={"reason": "invalid_request_state"}) from exc
-    except CallRefused as exc:
-        data = {"outcome": "not_executed", "replica": exc.backend, "bytes_sent": exc.bytes_sent}
-        raise MCPError(code=NOT_EXECUTED, message=str(exc), data=own_error(params, data)) from exc
-    except CallUnanswered as exc:
-        code = INTERNAL_ERROR if exc.broken else OUTCOME_UNKNOWN
-        data = own_error(params, _unknown_outcome(exc))
-        raise MCPError(code=code, message=f"{route.public_name}: {exc}", data=data) from exc
+    except (NoLongerOffered, CallRefused, CallUnanswered) as exc:
+        raise _own_refusal(exc, route, params) from exc
     if asks(forwarded.result):
         _refuse_undeclared(forwarded.result, params, route)
     served.tool_error = forwarded.result.get("isError") is True
@@ -138,6 +133,21 @@ def _unknown_outcome(exc: CallUnanswered) -> Json:
         "bytes_sent": exc.bytes_sent,
         **wait,
     }
+
+
+def _own_refusal(failure: NoLongerOffered | CallRefused | CallUnanswered, route: Route, params: Json) -> MCPError:
+    """Our own error for a request without an answer."""
+    match failure:
+        case NoLongerOffered():
+            kind = str(route.kind) if route.kind in (RouteKind.TOOL, RouteKind.PROMPT) else "resource"
+            return unknown(kind, route.public_name, params)
+        case CallRefused():
+            data: Json = {"outcome": "not_executed", "replica": failure.backend, "bytes_sent": failure.bytes_sent}
+            return MCPError(code=NOT_EXECUTED, message=str(failure), data=own_error(params, data))
+        case CallUnanswered():
+            data = _unknown_outcome(failure)
+            code = INTERNAL_ERROR if failure.broken else OUTCOME_UNKNOWN
+            return MCPError(code=code, message=f"{route.public_name}: {failure}", data=own_error(params, data))
 
 
 def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:

@@ -132,7 +132,7 @@ class ListIndex:
 
     def input_schema(self, tool_name: str) -> Json | None:
         """A tool's schema, None for an unknown tool or one without."""
-        route = self._routes().tools.get(tool_name)
+        route = self._routes().find(RouteKind.TOOL, tool_name)
         known = self._own_tools.get(tool_name) or (route.definition if route is not None else {})
         schema = known.get("inputSchema")
         return schema if isinstance(schema, dict) else None
@@ -157,36 +157,42 @@ class ListIndex:
         return any(source.has_tasks for source in known)
 
     def present(self, method: str, params: Json) -> Route | None:
-        """As `route`, of a request that was routed before; None when its name is gone."""
+        """As `route`, of a request that was routed before; None when its name has become unknown."""
         try:
             return self.route(method, params)
         except MCPError:
             return None
 
     def route(self, method: str, params: Json) -> Route | None:
-        """Who answers; None means the management server. Raises `MCPError` for unknown names and wrong shapes."""
+        """The route, which may be away; None means the management server.
+
+        Raises `MCPError` for unknown names and wrong shapes.
+        """
         check_object(params, "_meta")
         table = self._routes()
         match method:
             case "tools/call":
                 name = _text(params, "name")
                 check_object(params, "arguments")
-                return None if name in self._own_tools else _known(table.tools.get(name), "tool", name, params)
+                if name in self._own_tools:
+                    return None
+                return _known(table.find(RouteKind.TOOL, name), "tool", name, params)
             case "prompts/get":
                 name = _text(params, "name")
                 check_object(params, "arguments")
-                return _known(table.prompts.get(name), "prompt", name, params)
+                return _known(table.find(RouteKind.PROMPT, name), "prompt", name, params)
             case "resources/read":
                 uri = _text(params, "uri")
-                return None if uri in self._own_uris else _known(table.resolve_uri(uri), "resource", uri, params)
+                return None if uri in self._own_uris else _known(table.find_uri(uri), "resource", uri, params)
             case "completion/complete":
                 ref = params.get("ref")
                 if not isinstance(ref, dict):
                     raise MCPError(code=INVALID_PARAMS, message="ref: an object is required")
                 if ref.get("type") == "ref/prompt":
-                    return _known(table.prompts.get(_text(ref, "name")), "prompt", ref["name"], params)
+                    return _known(table.find(RouteKind.PROMPT, _text(ref, "name")), "prompt", ref["name"], params)
                 uri = _text(ref, "uri")
-                return _known(table.templates.get(uri) or table.resolve_uri(uri), "resource", uri, params)
+                known = table.templates.get(uri) or table.resolve_uri(uri) or table.find(RouteKind.TEMPLATE, uri)
+                return _known(known or table.find_uri(uri), "resource", uri, params)
             case _:
                 return route_of_task(method, params, table, self._node_id)
 
@@ -197,11 +203,16 @@ def check_object(params: Json, field: str) -> None:
         raise MCPError(code=INVALID_PARAMS, message=f"{field}: an object is required")
 
 
+def unknown(kind: str, name: str, params: Json) -> MCPError:
+    """The error of a request whose name is in no list. `kind`: tool, prompt or resource."""
+    # MCP 2026-07-28 wants the URI of a resource that is not there by this word.
+    field = "uri" if kind == "resource" else "name"
+    return MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data=own_error(params, {field: name}))
+
+
 def _known(route: Route | None, kind: str, name: str, params: Json) -> Route:
     if route is None:
-        # MCP 2026-07-28 wants the URI of a resource that is not there by this word.
-        field = "uri" if kind == "resource" else "name"
-        raise MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data=own_error(params, {field: name}))
+        raise unknown(kind, name, params)
     return route
 
 

@@ -41,10 +41,16 @@ class ScriptedLink:
     asked: list[Json] = field(default_factory=list)
     affinities: list[str | None] = field(default_factory=list)
     time_limits_s: list[float] = field(default_factory=list)
+    state: LinkState = LinkState.READY
+    calls_waiting: int = 0
 
     @property
     def view(self) -> LinkView:
-        return LinkView(self.spec, LinkState.READY, ready_at_s=self.up_since_s)
+        up = self.state in (LinkState.READY, LinkState.SUSPECT)
+        return LinkView(self.spec, self.state, ready_at_s=self.up_since_s if up else None)
+
+    def called(self) -> None:
+        self.calls_waiting += 1
 
     async def request(self, request: Request) -> Json:
         assert (request.headers, request.on_notification, request.sink) == (None, None, None)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.dispatch.dispatcher import WAIT_S
+from agent.dispatch.renewals import WAIT_S
 from agent.errors import (
     NOT_EXECUTED,
     AuthRefused,

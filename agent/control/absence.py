@@ -1,0 +1,83 @@
+"""Which backends may come back, and whether this node has only begun: what makes a name away and not unknown.
+
+Asked by the mesh once a step. The one rule: what an operator took away is expected no more; what the catalog took away
+may be restarting, and is.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+from agent.model import BackendSpec, LinkView, Offer, PeerSource, PeerSpec, ServerSpec, Suppression
+from agent.routing.away import AWAY_FOR_S, AWAY_MAX, Absence
+
+# A first dial has failed by then, or its server takes longer than anything should wait for.
+START_S: Final = 10.0
+
+
+class AbsenceTracker:
+    """See the module. Sole writer: the mesh. `waits_for_catalog`: there is one, so that others are known only by it."""
+
+    def __init__(self, *, waits_for_catalog: bool) -> None:
+        self._waits_for_catalog = waits_for_catalog
+        self._left: dict[str, tuple[PeerSpec, float]] = {}
+        self._unlisted: dict[str, tuple[ServerSpec, float]] = {}
+        self._first: set[str] | None = None
+        self._start_until_s: float | None = None
+        self.starting = True
+
+    def __repr__(self) -> str:
+        return f"<AbsenceTracker starting={self.starting} left={sorted(self._left)} unlisted={sorted(self._unlisted)}>"
+
+    def start_left_s(self, now_s: float) -> float | None:
+        """Seconds until this node counts as started whatever is still open; None when it does already."""
+        if not self.starting:
+            return None
+        if self._start_until_s is None:
+            self._start_until_s = now_s + START_S
+        return max(0.0, self._start_until_s - now_s)
+
+    def caught_catalog(self) -> None:
+        """The first catalog is there."""
+        self._waits_for_catalog = False
+
+    def note(
+        self,
+        desired: Mapping[str, BackendSpec],
+        removed: Iterable[BackendSpec],
+        suppressions: Sequence[Suppression],
+        now_s: float,
+    ) -> None:
+        """Take what is wanted now, and which links have just been closed."""
+        for spec in removed:
+            if isinstance(spec, PeerSpec) and spec.source is PeerSource.DISCOVERY:
+                self._left[spec.key] = spec, now_s
+        known = list(self._left.items())[-AWAY_MAX:]
+        self._left = {
+            key: (spec, at_s)
+            for key, (spec, at_s) in known
+            if key not in desired and now_s - at_s < AWAY_FOR_S and not _is_suppressed(spec, suppressions)
+        }
+
+    def absence(self, views: Sequence[LinkView], tried: Collection[str], now_s: float) -> Absence:
+        """What may come back. `tried`: the keys of the links whose first attempt has an outcome."""
+        wanted = {view.key for view in views}
+        if self.starting:
+            if self._first is None and not self._waits_for_catalog:
+                self._first = set(wanted)
+            pending = self._first is None or self._first & wanted - set(tried)
+            self.starting = bool(pending) and self.start_left_s(now_s) != 0.0
+        unlisted: dict[str, tuple[ServerSpec, float]] = {}
+        for view in views:
+            spec = view.spec
+            if isinstance(spec, ServerSpec) and not view.connected and view.offer == Offer():
+                since_s = self._unlisted.get(view.key, (spec, now_s))[1]
+                unlisted[view.key] = spec, since_s
+        self._unlisted = unlisted
+        recent = tuple(entry for entry in unlisted.values() if now_s - entry[1] < AWAY_FOR_S)
+        return Absence(frozenset(wanted | self._left.keys()), recent, self.starting)
+
+
+def _is_suppressed(spec: PeerSpec, suppressions: Sequence[Suppression]) -> bool:
+    return any(
+        s.name == spec.name or (s.node_id is not None and s.node_id == spec.expected_node_id) for s in suppressions
+    )

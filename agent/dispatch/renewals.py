@@ -1,0 +1,62 @@
+"""Lets a call that no backend can take now wait for the next route table: its server restarts, or a node takes over.
+
+Used by dispatch before a call that was not executed is refused. The one rule: a wait ends with the call's own time at
+the latest, and goes on beyond `WAIT_S` only while a dial is under way that may end it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from agent import clock
+from agent.client.event import Event
+from agent.routing.table import Route
+
+# The route table follows a closed link within one step of the mesh, and a changed list within one listing.
+WAIT_S: Final = 0.5
+# A server that is just starting is worth waiting for: a Python server takes a second, on a busy machine two.
+DIAL_WAIT_S: Final = 3.0
+
+# Gives the route of a request as it is now, None when its name has become unknown.
+Present: TypeAlias = Callable[[], Route | None]
+
+
+class RouteRenewals:
+    """Wakes the calls that wait. The mesh calls `routes_changed` for each new route table."""
+
+    def __init__(self) -> None:
+        self._changed = Event()
+
+    def __repr__(self) -> str:
+        return f"<RouteRenewals {self._changed!r}>"
+
+    def routes_changed(self) -> None:
+        """There are new route tables."""
+        self._changed.set()
+        self._changed.clear()
+
+    async def renewed(
+        self,
+        present: Present,
+        leads_on: Callable[[Route], bool],
+        is_dialled: Callable[[Route], bool],
+        within_s: float,
+    ) -> Route | None:
+        """The present route as soon as it `leads_on`, else as it is at the end; None when its name is unknown now.
+
+        `within_s`: what is left of the call's time; 0 only looks. `is_dialled`: whether one of its links dials now.
+        """
+        now_s = clock.now_s()
+        end_s = now_s + min(DIAL_WAIT_S, within_s)
+        while (route := present()) is not None and not leads_on(route) and now_s < end_s:
+            # In steps of `WAIT_S`: after each, only a dial under way is a reason to wait on.
+            step_end_s = min(now_s + WAIT_S, end_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(step_end_s):
+                    while (route := present()) is not None and not leads_on(route):
+                        await self._changed.wait()
+            now_s = clock.now_s()
+            if route is not None and not leads_on(route) and not is_dialled(route):
+                break
+        return route

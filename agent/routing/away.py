@@ -1,0 +1,121 @@
+"""Names that are away: known until lately, of backends that may come back, or of servers that were never listed yet.
+
+Called by the mesh with every new route table, and by dispatch for the words of a refusal. The one rule: only an
+operator, or the backend itself, makes a known name unknown at once; time does so after `AWAY_FOR_S`.
+
+A name that vanishes stays with those of its replicas whose backend is wanted, or has left by itself. A connected server
+says by its list what it has; a connected node does not, for a server of its own may be away there: it is asked.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from types import MappingProxyType
+from typing import Final
+
+from agent.model import ORIGIN_META_KEY, NodeIdentity, ServerScope, ServerSpec
+from agent.routing.names import name_beginning, public_name
+from agent.routing.origins import Origin, places_of
+from agent.routing.table import ContributionKind, Replica, Route, RouteKind, RouteTable
+
+# Longer than a restart or an upgrade takes; after that an agent had better look at the list again.
+AWAY_FOR_S: Final = 600.0
+# What names that come and go may cost: some hundred bytes each, and their definitions.
+AWAY_MAX: Final = 10_000
+
+_KINDS: Final = (RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind.TEMPLATE, RouteKind.NAMESPACE)
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """What may come back. `expected`: the keys of backends that are wanted, or have left by themselves.
+
+    `unlisted`: our own servers of which nothing is known yet, each with the time since when, in monotonic seconds.
+    `starting`: this node has not tried all of its first links yet, so what it does not know may exist.
+    """
+
+    expected: frozenset[str] = frozenset()
+    unlisted: tuple[tuple[ServerSpec, float], ...] = ()
+    starting: bool = False
+
+    def leaves_as_is(self, before: "Absence") -> bool:
+        """Whether no name changes by it: that more is expected than before makes none unknown."""
+        same = self.unlisted == before.unlisted and self.starting == before.starting
+        return same and before.expected <= self.expected
+
+
+def with_away(before: RouteTable, after: RouteTable, absence: Absence, own: NodeIdentity, now_s: float) -> RouteTable:
+    """`after` with the names that are away; `before` is the table that it replaces, or `after` itself."""
+    kinds = {key: part.source.kind for key, part in after.parts.items()}
+    away: dict[tuple[RouteKind, str], Route] = {}
+    for (kind, name), route in [*before.away.items(), *_vanished(before, after, now_s)]:
+        since_s = route.away_since_s
+        assert since_s is not None
+        if now_s - since_s >= AWAY_FOR_S or name in after.of_kind(kind):
+            continue
+        kept = tuple(replica for replica in route.replicas if _may_return(replica, absence.expected, kinds))
+        if kept:
+            away[kind, name] = route if len(kept) == len(route.replicas) else replace(route, replicas=kept)
+    away = dict(islice(away.items(), max(0, len(away) - AWAY_MAX), None))
+    unlisted = tuple(route for spec, since_s in absence.unlisted for route in _places(spec, since_s, own))
+    return replace(after, away=MappingProxyType(away), unlisted=unlisted, starting=absence.starting)
+
+
+def is_over(table: RouteTable, now_s: float) -> bool:
+    """Whether the name that has been away longest has been so for long enough."""
+    return any(now_s - (route.away_since_s or 0.0) >= AWAY_FOR_S for route in islice(table.away.values(), 1))
+
+
+def without_private(absence: Absence) -> Absence:
+    """What other nodes may hear of."""
+    public = tuple(entry for entry in absence.unlisted if entry[0].scope is not ServerScope.PRIVATE)
+    return replace(absence, unlisted=public)
+
+
+def away_words(route: Route, now_s: float) -> str:
+    """Why a call of this route cannot be sent to any backend now; never an address."""
+    if not route.owner:
+        return "this node is starting, and does not know yet who has it"
+    server = route.owner.partition(":")[2].rpartition("/")[2].partition("@")[0]
+    since_s = max(0, int(now_s - route.away_since_s)) if route.away_since_s is not None else 0
+    return f"server {server}{_on(route.replicas, route)} is away since {since_s} s"
+
+
+def _on(replicas: Collection[Replica], route: Route) -> str:
+    if len(replicas) != 1 or route.owner.startswith("plain:"):
+        return ""
+    origin = (route.definition.get("_meta") or {}).get(ORIGIN_META_KEY)
+    known = origin.get("node") if isinstance(origin, dict) else None
+    (only,) = replicas
+    return f" on {known or only.backend_key.partition(':')[2]}"
+
+
+def _vanished(before: RouteTable, after: RouteTable, now_s: float) -> Iterable[tuple[tuple[RouteKind, str], Route]]:
+    for kind in _KINDS:
+        known = before.of_kind(kind)
+        for name in known.keys() - after.of_kind(kind).keys():
+            yield (kind, name), replace(known[name], away_since_s=now_s)
+
+
+def _may_return(replica: Replica, expected: Collection[str], kinds: Mapping[str, ContributionKind]) -> bool:
+    connected_as = kinds.get(replica.backend_key)
+    return replica.backend_key in expected and connected_as in (None, ContributionKind.MESH_PEER)
+
+
+def _places(spec: ServerSpec, since_s: float, own: NodeIdentity) -> Iterator[Route]:
+    """Routes that say whose the names are; theirs are what those begin with."""
+    origin = Origin(own, spec.name, "", spec.scope, (), spec.sticky)
+    definition = {"_meta": {ORIGIN_META_KEY: origin.as_json()}}
+    replica = Replica(spec.key, "", own.node_id, ours=True, hops=0)
+    for place in places_of(origin):
+        yield Route(
+            RouteKind.NAMESPACE,
+            name_beginning(*place.parts),
+            definition,
+            "",
+            (replica,),
+            listed=False,
+            owner=place.owner,
+            namespace=public_name(*place.parts),
+            away_since_s=since_s,
+        )

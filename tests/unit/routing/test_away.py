@@ -1,0 +1,160 @@
+"""Which names stay away when they vanish from the route table, for how long, and what makes them unknown at once."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent.model import HttpTarget, Json, NodeIdentity, Offer, ServerScope, ServerSpec
+from agent.routing.away import AWAY_FOR_S, AWAY_MAX, Absence, away_words, is_over, with_away, without_private
+from agent.routing.build import Contribution, ContributionKind, RouteKind, RouteTable, build_routes, is_outdated
+
+OWN = NodeIdentity("11111111-0000-4000-8000-000000000000", "one")
+TWO = NodeIdentity("22222222-0000-4000-8000-000000000000", "two")
+KIT = ServerSpec("kit", HttpTarget("http://192.0.2.1/mcp"), ServerScope.SERVICE)
+SECRET = replace(KIT, name="secret", scope=ServerScope.PRIVATE)
+
+
+def tool(name: str, **more: object) -> Json:
+    return {"name": name, "inputSchema": {"type": "object"}, **more}
+
+
+def server(*names: str) -> Contribution:
+    offer = Offer(
+        tools=tuple(map(tool, names)),
+        prompts=({"name": "ask"},) if names else (),
+        resources=({"name": "now", "uri": "time://now"},) if names else (),
+        templates=({"name": "at", "uriTemplate": "time://{at}"},) if names else (),
+        digest=str(names),
+    )
+    return Contribution("server:kit", ContributionKind.SERVER, "kit", OWN, ServerScope.SERVICE, offer)
+
+
+def peer(*names: str) -> Contribution:
+    origin = {"node": "two", "node_id": TWO.node_id, "server": "far", "scope": "service", "via": []}
+    tools = (tool(f"far__{name}", _meta={"mesh-agent/origin": {**origin, "tool": name}}) for name in names)
+    return Contribution(
+        "peer:two", ContributionKind.MESH_PEER, "two", TWO, None, Offer(tuple(tools), digest=str(names))
+    )
+
+
+def expected(*keys: str) -> Absence:
+    return Absence(frozenset(keys))
+
+
+def after(table: RouteTable, now_s: float, absence: Absence, *contributions: Contribution) -> RouteTable:
+    built = build_routes(contributions, OWN, table, now_s)
+    return with_away(table, built, absence, OWN, now_s)
+
+
+BOTH = expected("server:kit", "peer:two")
+FULL = after(RouteTable(), 0.0, BOTH, server("do"), peer("go"))
+
+
+def test_all_that_a_lost_server_offered_is_away_and_not_listed() -> None:
+    table = after(FULL, 5.0, BOTH, peer("go"))
+    for kind, name in [(RouteKind.TOOL, "kit__do"), (RouteKind.PROMPT, "kit__ask"), (RouteKind.TOOL, "one__kit__do")]:
+        route = table.find(kind, name)
+        assert route is not None
+        assert (route.away_since_s, name in table.of_kind(kind)) == (5.0, False)
+    for uri in ("time://kit/now", "time://kit/then"):
+        found = table.find_uri(uri)
+        assert found is not None
+        assert (found.away_since_s, found.replicas[0].remote_name) == (5.0, "time://" + uri.rpartition("/")[2])
+    assert table.find(RouteKind.TEMPLATE, "time://kit/{at}") is not None
+    assert table.find(RouteKind.TOOL, "kit__other") is None
+    assert [route.public_name for route in table.listed_tools()] == ["far__go"]
+
+
+def test_a_name_that_comes_back_is_away_no_more() -> None:
+    table = after(after(FULL, 5.0, BOTH), 6.0, BOTH, server("do"), peer("go"))
+    assert not table.away
+    found = table.find(RouteKind.TOOL, "kit__do")
+    assert found is not None
+    assert found.away_since_s is None
+
+
+def test_what_a_connected_server_no_longer_lists_is_unknown_at_once() -> None:
+    assert after(FULL, 5.0, BOTH, server("other"), peer("go")).find(RouteKind.TOOL, "kit__do") is None
+    restarted = after(after(FULL, 5.0, BOTH), 6.0, BOTH, server("other"))
+    assert restarted.find(RouteKind.TOOL, "kit__do") is None
+    assert restarted.find(RouteKind.TOOL, "far__go") is not None
+
+
+def test_what_a_connected_node_no_longer_lists_may_be_away_there() -> None:
+    found = after(FULL, 5.0, BOTH, server("do"), peer()).find(RouteKind.TOOL, "far__go")
+    assert found is not None
+    assert found.replicas[0].backend_key == "peer:two"
+
+
+def test_what_an_operator_took_away_is_unknown_at_once() -> None:
+    assert after(FULL, 5.0, expected("peer:two"), peer("go")).find(RouteKind.TOOL, "kit__do") is None
+    down = after(FULL, 5.0, BOTH)
+    removed = with_away(down, down, expected("server:kit"), OWN, 6.0)
+    assert removed.find(RouteKind.TOOL, "far__go") is None
+    assert removed.find(RouteKind.TOOL, "kit__do") is not None
+
+
+def test_only_that_less_is_expected_changes_a_table() -> None:
+    assert BOTH.leaves_as_is(expected("server:kit"))
+    assert not expected("server:kit").leaves_as_is(BOTH)
+    assert not replace(BOTH, starting=True).leaves_as_is(BOTH)
+    assert not replace(BOTH, unlisted=((KIT, 1.0),)).leaves_as_is(BOTH)
+
+
+def test_after_ten_minutes_a_name_is_unknown() -> None:
+    down = after(FULL, 5.0, BOTH)
+    assert not is_over(down, 4.0 + AWAY_FOR_S)
+    assert is_outdated(down, 5.0 + AWAY_FOR_S)
+    assert not after(down, 5.0 + AWAY_FOR_S, BOTH).away
+
+
+def test_no_more_names_are_kept_than_the_limit_and_the_latest_stay() -> None:
+    table = after(RouteTable(), 0.0, BOTH, server("first"))
+    table = after(table, 1.0, BOTH)
+    many = after(table, 2.0, BOTH, peer(*(f"n{number}" for number in range(AWAY_MAX // 3))))
+    gone = after(many, 3.0, BOTH)
+    assert len(gone.away) == AWAY_MAX
+    assert gone.find(RouteKind.TOOL, "kit__first") is None
+
+
+def test_a_server_that_was_never_listed_has_all_names_below_its_own() -> None:
+    absence = Absence(frozenset({"server:kit"}), ((KIT, 7.0), (SECRET, 7.0)))
+    table = with_away(RouteTable(), RouteTable(), absence, OWN, 7.0)
+    for kind, name in [(RouteKind.TOOL, "kit__any"), (RouteKind.PROMPT, "one__kit__any")]:
+        route = table.find(kind, name)
+        assert route is not None
+        assert (route.public_name, route.away_since_s, away_words(route, 9.5)) == (
+            name,
+            7.0,
+            "server kit on one is away since 2 s",
+        )
+    assert table.find_uri("time://kit/now") is not None
+    assert table.find(RouteKind.TOOL, "kite__any") is None
+    assert table.find(RouteKind.TOOL, "one__secret__any") is not None
+    public = with_away(RouteTable(), RouteTable(), without_private(absence), OWN, 7.0)
+    assert public.find(RouteKind.TOOL, "one__secret__any") is None
+
+
+def test_while_a_node_starts_any_name_may_still_turn_up() -> None:
+    route = RouteTable(starting=True).find(RouteKind.TOOL, "any")
+    assert route is not None
+    assert (route.owner, route.replicas) == ("", ())
+    assert away_words(route, 1.0).startswith("this node is starting")
+    assert RouteTable().find(RouteKind.TOOL, "any") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("far__go", "server far on two is away since 12 s"), ("kit__do", "server kit on one is away since 12 s")],
+)
+def test_the_words_name_the_server_and_its_node_and_the_time(name: str, words: str) -> None:
+    route = after(FULL, 5.0, BOTH).find(RouteKind.TOOL, name)
+    assert route is not None
+    assert away_words(route, 17.9) == words
+
+
+def test_a_server_that_several_nodes_had_is_on_none_of_them() -> None:
+    route = after(FULL, 5.0, BOTH).find(RouteKind.TOOL, "kit__do")
+    assert route is not None
+    two = replace(route, replicas=route.replicas * 2)
+    assert away_words(two, 5.0) == "server kit is away since 0 s"
