@@ -137,6 +137,7 @@ class Node:
                 statics=self._settings.peers,
                 peer_token=lambda: next(iter(self._peer_tokens), None),
                 hooks=hooks,
+                waits_for_catalog=plan.mode != "off",
             )
             metrics, watches = self._metrics, self._updates.watches
             self._link_hooks = LinkHooks(
@@ -179,7 +180,7 @@ class Node:
         node_status = NodeStatus(
             mesh=self._mesh,
             membership=lambda: self._membership.view,
-            state=lambda: self.state,
+            state=self._readiness,
             settings=lambda: shown(self._settings),
             url=self._url(),
             reread_servers=self._read_servers,
@@ -205,7 +206,7 @@ class Node:
                     preferences=self._preferences() if path == MCP_PATH else USUAL,
                 )
             )
-        probes = Probes(state=lambda: self.state, metrics=self._metrics, refresh=self._refresh_metrics)
+        probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
         policy = edge_policy(self._settings, self._identity, self._tokens, self._metrics.auth_failed)
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
@@ -239,6 +240,10 @@ class Node:
 
     def _preferences(self) -> Preferences:
         return Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
+
+    def _readiness(self) -> str:
+        """Starting, while first attempts to link are open; ready or draining."""
+        return "starting" if self.state == "ready" and self._mesh.starting else self.state
 
     def _url(self) -> str:
         return f"http://{display_host(self._settings.host)}:{self._port}/mcp"

@@ -12,7 +12,7 @@ from agent.metrics import Metrics
 
 
 class Probes:
-    """Handlers; `state` tells starting, ready or draining; `refresh` sets the gauges that mirror state."""
+    """Handlers; `state` says starting, ready or draining; `refresh` sets the gauges that mirror state."""
 
     def __init__(self, *, state: Callable[[], str], metrics: Metrics, refresh: Callable[[], None]) -> None:
         self._state = state
