@@ -11,7 +11,7 @@ from fastmcp import FastMCP
 
 from agent.client.protocol import Request
 from agent.config.values import StaticPeer
-from agent.errors import MeshError, OverrideRefused, RpcError
+from agent.errors import NOT_EXECUTED, MeshError, OverrideRefused, RpcError
 from agent.model import Era, HttpTarget, Json, LinkState, ServerScope, ServerSpec
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.hosting import Seen, http, scripted
@@ -295,7 +295,8 @@ async def test_a_peer_that_stops_gets_no_new_calls_though_its_port_is_open_and_a
         await one.when(lambda: "is stopping" in one.view("two").last_error)
         with pytest.raises(RpcError) as refused:
             await mcp.request(Request.within("tools/call", params, timeout_s=5))
-        assert refused.value.code == -32602  # Nobody else has it, so the name is gone.
+        assert refused.value.code == NOT_EXECUTED  # No other node has it, so the name is away.
+        assert "server kit on two is away" in refused.value.message
         _, again = await one.add_peer("again", two.url)
         assert "is stopping" in again["message"]
         async with client(two.url, Era.MODERN) as direct:

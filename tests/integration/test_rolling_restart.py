@@ -149,9 +149,10 @@ async def test_a_peer_that_is_restarted_is_never_unknown(tmp_path: Path, leaves:
                 now.front.mesh.take_catalog(Catalog())
                 await now.front.when(lambda: "kit__pid" not in now.front.tool_names())
             await first.aclose()
-            while callers.outcomes[NOT_EXECUTED] < 20:
-                callers.changed.clear()
-                await callers.changed.wait()
+            async with asyncio.timeout(30):
+                while callers.outcomes[NOT_EXECUTED] < 20:
+                    callers.changed.clear()
+                    await callers.changed.wait()
             await stack.enter_async_context(now.two())
             now.front.mesh.take_catalog(known)
             await callers.more()
