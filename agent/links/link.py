@@ -8,6 +8,7 @@ becomes a state of the link, never an exception of the node.
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -187,10 +188,10 @@ class Link:
         "_dial",
         "_dials",
         "_hooks",
+        "_hurry_every_s",
         "_own",
         "_record",
         "_retiring",
-        "_retry_soon",
         "_rng",
         "_session",
         "first_attempt",
@@ -214,8 +215,8 @@ class Link:
         self._record = LinkRecord(spec, hooks)
         self._session: LinkLifecycle | None = None
         self._retiring = False
-        self._retry_soon = True
-        self._called_at_s = float("-inf")
+        self._hurry_every_s = CALLED_EVERY_S
+        self._called_at_s = -CALLED_IN_VAIN_EVERY_S
         self._cut_short = Event()
         self.first_attempt = Event()
 
@@ -248,12 +249,13 @@ class Link:
             self._cut_short.set()
 
     def called(self) -> None:
-        """A call waits for it: dial now instead of waiting on, not more often than `CALLED_EVERY_S`."""
+        """A call waits for it: dial now instead of waiting on, not more often than `CALLED_EVERY_S`.
+
+        A server that asked for a pause (HTTP's Retry-After) gets it.
+        """
         state, now_s = self._record.standing.state, clock.now_s()
-        if state not in (LinkState.BACKOFF, LinkState.PARKED):
-            return
-        in_vain = state is LinkState.PARKED or not self._retry_soon
-        if now_s - self._called_at_s >= (CALLED_IN_VAIN_EVERY_S if in_vain else CALLED_EVERY_S):
+        every_s = CALLED_IN_VAIN_EVERY_S if state is LinkState.PARKED else self._hurry_every_s
+        if state in (LinkState.BACKOFF, LinkState.PARKED) and now_s - self._called_at_s >= every_s:
             self._called_at_s = now_s
             self._cut_short.set()
 
@@ -381,7 +383,9 @@ class Link:
     # State
 
     def _failed(self, failure: MeshError) -> None:
-        self._retry_soon = retry_soon(failure)
+        self._hurry_every_s = CALLED_EVERY_S if retry_soon(failure) else CALLED_IN_VAIN_EVERY_S
+        if isinstance(failure, Unreachable) and failure.retry_after_s:
+            self._hurry_every_s = math.inf
         self._record.failed(failure)
         self.first_attempt.set()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.control.absence import START_S
-from agent.errors import MeshError
+from agent.errors import MeshError, Unreachable
 from agent.model import HttpTarget, NodeIdentity, Override, ServerScope, ServerSpec, Suppression
 from agent.routing.away import AWAY_FOR_S
 from agent.routing.table import Route, RouteKind
@@ -164,6 +164,19 @@ async def test_a_node_with_discovery_waits_for_the_first_catalog_and_its_links(t
         await asyncio.sleep(1.5)
         assert not rig.mesh.starting
         assert not is_away(rig, "far__go")
+
+
+async def test_no_call_hurries_a_server_that_asked_for_a_pause(tmp_path: Path) -> None:
+    other = OtherSide(dial=lambda: Unreachable("503", retry_after_s=60.0))
+    async with running(tmp_path, other) as rig:
+        rig.mesh.take_servers([SERVER])
+        await asyncio.sleep(1)
+        link = rig.mesh.link(SERVER.key)
+        assert link is not None
+        for _ in range(50):
+            link.called()
+            await asyncio.sleep(1)
+        assert len(other.opened_at_s) == 1
 
 
 async def test_calls_hurry_a_link_at_most_once_a_second(tmp_path: Path) -> None:
