@@ -88,7 +88,7 @@ class RefusedElsewhere(CallFailed):
 
 
 class NoLongerOffered(CallFailed):
-    """The node that was asked has no such thing any more, by its own word: not executed, may be tried elsewhere."""
+    """The node that was asked says that it no longer has such a thing: not executed, may be tried elsewhere."""
 
 
 class CallOutcomeUnknown(CallFailed):

@@ -1,6 +1,6 @@
 """One log format for everything in the process: a line of text on a terminal, else one JSON object a line.
 
-Configured once by the command line; everybody else writes `log.info("link ready", extra={"peer": name})`, a constant
+Configured once by the command line; all other code writes `log.info("link ready", extra={"peer": name})`, a constant
 event with fields. The one rule: a record is one harmless line (a traceback's lines are indented), and no secret that
 the process was given leaves through it.
 """
@@ -53,7 +53,7 @@ def _clean_row(row: str) -> str:
 
 # Every MCP request is a line of this logger; its lines carry the word MCP, so that `docker logs … | grep MCP` has them.
 TRAFFIC_LOGGER = "agent.mcp"
-VALUE_CHARS_MAX = 2000  # A field is a name, an address or a reason. Whoever logs more logs a payload.
+VALUE_CHARS_MAX = 2000  # A field is a name, an address or a reason; a longer value is a payload.
 TRACEBACK_CHARS_MAX = 20_000
 SECRET_CHARS_MIN = 8  # Shorter ones are ordinary words, and hiding those would only spoil the log.
 # Third parties that have formats of their own, write payloads at DEBUG, or write a line a request.
@@ -69,7 +69,7 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None, *, sec
     """Take over the root logger; later calls replace earlier ones.
 
     `level` is debug, info, warning or error; `fmt` auto, text or json; `stream` stderr by default. `secrets` are values
-    that are masked wherever they turn up, as a second net below the rule that nobody logs them.
+    that are masked wherever they turn up, as a second net below the rule that no code logs them.
     """
     out = sys.stderr if stream is None else stream
     as_text = fmt == "text" or (fmt == "auto" and out.isatty())

@@ -115,8 +115,10 @@ class Metrics:
             "mesh_session_events", "What happened to sessions.", ["event"], registry=registry
         )
         self._parked = Gauge("mesh_parked_calls", "Calls that wait for their client's answers.", registry=registry)
-        self._pending_events = Counter("mesh_parked_call_events", "What became of them.", ["event"], registry=registry)
-        # What clients of this node are subscribed to: how many now, and that one of them was told.
+        self._pending_events = Counter(
+            "mesh_parked_call_events", "Pending calls by what became of them.", ["event"], registry=registry
+        )
+        # Subscriptions of this node's clients: how many there are now, and how many updates they brought.
         self.resources_followed = Gauge(
             "mesh_resource_subscriptions", "Resources that clients follow.", registry=registry
         ).set
@@ -179,7 +181,7 @@ class Metrics:
         self._reconnects.labels(backend).inc()
 
     def list_changed(self, kind: str) -> None:
-        """Clients were told that their `tools`, `prompts` or `resources` list changed."""
+        """The node notified clients that their `tools`, `prompts` or `resources` list changed."""
         self._list_changes.labels(kind).inc()
 
     def auth_failed(self) -> None:

@@ -33,7 +33,7 @@ PENDING_META_KEY = "mesh-agent/parked"
 REFUSED_META_KEY = "mesh-agent/refused"
 # In the retry of such a call: true where it only asks whether the questions still stand, and answers none.
 POLL_META_KEY = "mesh-agent/look"
-# In a notice of changed lists on the stream of a call: true where the server told of it by another way. For nodes only.
+# In a notice of changed lists on the stream of a call: true where the server announced it elsewhere. For nodes only.
 CHANGE_META_KEY = "mesh-agent/changed"
 # In a request's `_meta`: true where the caller has another replica, so that one that is away is not waited for.
 ALTERNATIVES_META_KEY = "mesh-agent/alternatives"

@@ -146,7 +146,7 @@ Shown: TypeAlias = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one node is told. Each field's unit, default and trade-off stand in `agent.config.table`.
+    """The settings of one node. Each field's unit, default and trade-off stand in `agent.config.table`.
 
     `tokens` and `peer_tokens` are all that are accepted (two during a rotation), `token` and `peer_token` the current
     ones, None without authentication. With a token file set the app may call `read_token_file` again at any time.

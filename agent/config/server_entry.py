@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What became of an entry: a spec, or the faults because of which there is none. `notes` are only odd."""
+    """What became of an entry: a spec, or the faults that prevent one. `notes` are only odd."""
 
     spec: ServerSpec | None
     faults: tuple[Finding, ...]

@@ -16,8 +16,8 @@ from agent.model import WEIGHT_MAX
 
 # One grammar for nodes, peers and servers: they share a namespace, and `__` parts the words of a public tool name.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-CALL_TIMEOUT_MAX_S = 86_400.0  # A day: whoever needs longer wants a task, not a call.
-COUNT_MAX = 1_000_000  # More than anybody means; a figure with too many zeros is a slip.
+CALL_TIMEOUT_MAX_S = 86_400.0  # A day: work that takes longer should be a task, not a call.
+COUNT_MAX = 1_000_000  # More than any operator means; a figure with too many zeros is a slip.
 _HOST_PATTERN = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
@@ -60,7 +60,7 @@ def url_fault(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether listening on `host` keeps everybody else out. A name other than localhost counts as reachable."""
+    """Whether only this machine can reach a listener on `host`. A name other than localhost counts as reachable."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:

@@ -1,7 +1,7 @@
 """An example MCP server that tells the time: `python -m agent.examples.clock`.
 
-Started by the demo, by tests and by whoever wants a harmless server to try. The one rule: zones are IANA names, times
-are ISO 8601 with an offset.
+The demo and tests start it, and so can any user who would like to try a harmless server. The one rule: zones are IANA
+names, times are ISO 8601 with an offset.
 """
 
 from datetime import UTC, datetime

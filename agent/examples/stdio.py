@@ -17,7 +17,7 @@ _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
 class Refused(Exception):
-    """A tool's arguments make no sense; the text is for whoever called."""
+    """A tool's arguments make no sense; the text is for the caller."""
 
 
 class RpcFault(Exception):

@@ -1,4 +1,4 @@
-"""One life of an open client: its offer is listed and kept current, it is probed, and what ends it is told.
+"""One life of an open client: lists its offer and keeps it current, probes the backend, and reports what ended it.
 
 Made by a link for every client that it opened, and run to its end in the link's task. The one rule: whatever happens,
 `run` ends with exactly one reason, an exception that the link turns into state, and a cancellation stays one.
@@ -34,7 +34,7 @@ class ReloadAsked(MeshError):
 
 
 def one_failure(group: BaseExceptionGroup[BaseException]) -> Exception:
-    """The one failure that a group stands for: what was asked for, then a bug of ours (not to be hidden), then any."""
+    """The failure to report for a group: a retirement or reload first, then a bug of ours (never hidden), then any."""
     leaves = list(_leaves(group))
     for kind in (Retired, ReloadAsked):
         for leaf in leaves:

@@ -186,8 +186,8 @@ class OfferReader:
                     for task in tasks.values():
                         task.cancel()
         except ExceptionGroup as failed:
-            # A task group prefers its children's failures to a cancellation that came at the same time; whoever goes
-            # on after a failed listing would never end then.
+            # A task group prefers its children's failures to a cancellation that came at the same time; a caller
+            # that goes on after a failed listing would then never end.
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise asyncio.CancelledError from failed

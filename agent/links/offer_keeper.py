@@ -1,7 +1,7 @@
 """Keeps what a link knows of its server's lists current: when they are read, and what has to wait for that.
 
 Made by a session for its client, which runs `follow` and `keep` beside its probes. The one rule: a change that the
-server has told of is read and shown to clients before anything that the server said after it goes on, within bounds.
+server announced is read and shown to clients before anything that the server sent after it goes on, within bounds.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from agent.routing.digest import exported_digest
 
 log = logging.getLogger(__name__)
 
-# Every backend that is no node of ours is listed again this often: some cannot tell us sooner, and others could, by
-# their own word, and never do (the Python SDK's `add_tool` notifies nobody).
+# Every backend that is no node of ours is listed again this often: some cannot announce a change,
+# and others declare that they can but never do (the Python SDK's `add_tool` sends no notification).
 RELIST_EVERY_S: Final = 30.0
 # One list, all its pages. In the first listing a server's lists have what is left of the time that it may take to
 # start; one that was slower than this, behind a gateway that starts a child for each request, may be so again.
@@ -40,7 +40,7 @@ CHANGE_WAIT_S: Final = 2.0
 
 
 class Relisting(Event):
-    """Raised while somebody wants a listing."""
+    """Set while a listing is wanted."""
 
     __slots__ = ("_certain", "_offer", "_sighting")
 
@@ -56,7 +56,7 @@ class Relisting(Event):
         super().set()
 
     def clear(self) -> None:
-        """Forget who wanted one."""
+        """Forget that a listing was wanted."""
         self._certain = False
         super().clear()
 
@@ -90,7 +90,7 @@ class Listener:
 
 
 class OfferHooks(Protocol):
-    """Whom it tells: the link."""
+    """What the keeper reports to the link."""
 
     def listed(self, offer: Offer) -> None:
         """Lists were read; what is known now."""
@@ -146,7 +146,7 @@ class OfferKeeper:
         self._relist = Relisting()
         self._reader = OfferReader(client, known)
         self._read = Event()  # Set for a moment after each listing, whatever came of it.
-        # How many changes were told of, how many of them listings know, and clients are shown.
+        # How many changes the server announced, how many of them listings cover, and how many of them clients see.
         self._changes = self._changes_read = self._changes_shown_up_to = 0
         self._last_change = ""
         self._hears_changes = False
@@ -155,7 +155,7 @@ class OfferKeeper:
         self.first_took_s = 0.0  # As soon as `first_read` is set.
 
     def __repr__(self) -> str:
-        """What is known, and how many changes were told of."""
+        """What is known, and how many changes the server announced."""
         return f"<OfferKeeper {self._reader!r} changes={self._changes}>"
 
     def sighted(self, sighting: str) -> None:
@@ -163,7 +163,7 @@ class OfferKeeper:
         self._relist.sighted(sighting)
 
     def end(self) -> None:
-        """Nothing is read any more: nobody waits for it either."""
+        """The keeper reads nothing any more, so no call waits for it."""
         self._ended = True
         self._read.set()
 
@@ -172,7 +172,7 @@ class OfferKeeper:
         return Listener(hand_on, self._changes)
 
     def has_changed(self, listener: Listener) -> bool:
-        """Whether the server told of a change since that call began."""
+        """Whether the server announced a change since that call began."""
         return self._changes != listener.began
 
     async def show_changes(self, listener: Listener, large: LargeResult | None) -> None:
@@ -196,7 +196,7 @@ class OfferKeeper:
         await listener.hand_on(self._last_change, {"_meta": {CHANGE_META_KEY: True}})
 
     def _changed(self, kind: str) -> None:
-        """The server told of a change, or ("listening") that it will."""
+        """The server announced a change, or ("listening") that it will announce them."""
         if kind == "listening":
             self._hears_changes = True
         else:

@@ -30,7 +30,7 @@ _KINDS: Final = (RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind
 class Absence:
     """What may come back. `expected`: the keys of backends that are wanted, or have left by themselves.
 
-    `unlisted`: our own servers of which nothing is known yet, each with the time since when, in monotonic seconds.
+    `unlisted`: our own servers that have listed nothing yet, each with the time since when, in monotonic seconds.
     `starting`: this node has not tried all of its first links yet, so what it does not know may exist.
     """
 

@@ -154,7 +154,7 @@ def _same(one: Contribution, other: Contribution) -> bool:
 def _kept(claims: Sequence[Claims], own: NodeIdentity, before: RouteTable, now_s: float) -> dict[Root, float]:
     """The node names that stay with an absent node: those that a namesake wanted when it went.
 
-    One that nobody else wanted is free at once, for a node that was set up anew has another ID.
+    A name that no other node wanted is free at once, for a node that was set up anew has another ID.
     """
     present = {(claimed.root, claimed.owner) for claimed in claims}
     never_gone = NODE_OWNER + own.node_id
@@ -202,7 +202,7 @@ def _share_roots(
 
 
 def _holder(owners: Mapping[str, bool], present: str | None) -> str:
-    """Who gets a name: whoever holds it, else our own servers, else the first by name. `owners`: owner -> ours."""
+    """The owner of a name: its present one, else one of our own, else the first by name. `owners`: owner -> ours."""
     if present in owners:
         assert present is not None
         return present
@@ -272,7 +272,7 @@ def _agreed_digest(by_digest: Mapping[str, list[Route]], known: Route | None) ->
 
     def order(digest: str) -> tuple[int, bool, int, str]:
         group = by_digest[digest]
-        # A node's own word on what it serves beats what a gateway remembers of it.
+        # What a node itself lists of its servers beats what a gateway remembers of it.
         hops = group[0].replicas[0].hops if group[0].owner.startswith(NODE_OWNER) else 0
         nodes = {claim.replicas[0].node_id for claim in group}
         return hops, known is None or known.digest != digest, -len(nodes), digest

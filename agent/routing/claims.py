@@ -1,7 +1,8 @@
-"""Reads one backend's offer into claims: the public names it would have if nobody else wanted them.
+"""Reads one backend's offer into claims: the public names it would have if no other backend wanted them.
 
-Called by `agent.routing.build` for every backend whose offer is new. The one rule: whose a name is follows from the
-configuration of whoever serves it; a peer's listing is believed only where its names are those that its origins give.
+Called by `agent.routing.build` for every backend whose offer is new. The one rule: the configuration of
+the node that serves a name decides who owns it; a peer's listing is believed only where its names are those that its
+origins give.
 """
 
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from agent.routing.uris import UriCodec
 
 # As many tools (prompts, resources, templates) as one backend may have; a bound on memory and list size.
 ENTRIES_MAX: Final = 10_000
-# A peer that gets everything wrong is told so with this many examples and one LIMIT conflict for the rest.
+# The conflicts of a peer that gets everything wrong are this many examples and one LIMIT conflict for the rest.
 REFUSALS_MAX: Final = 20
 
 _SHOWN_LEN: Final = 100

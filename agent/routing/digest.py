@@ -13,7 +13,7 @@ import orjson
 from agent.model import ORIGIN_META_KEY, Json, Offer
 from agent.routing.table import NAME_MEMBER, RouteKind
 
-# 128 bits: nobody finds two definitions of one digest by trying.
+# 128 bits: no attacker finds two definitions of one digest by trying.
 _DIGEST_LEN: Final = 32
 
 

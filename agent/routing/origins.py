@@ -20,7 +20,7 @@ PLAIN_SCOPE: Final = "plain"
 # How the owner of a node's own names begins; its node ID follows, then a slash and the server.
 NODE_OWNER: Final = "node:"
 
-# Longer names, URIs and node IDs are nobody's honest ones.
+# No honest node sends longer names, URIs or node IDs.
 _TEXT_LEN_MAX: Final = 4096
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _KNOWN_SCOPES: Final = frozenset({*ServerScope, PLAIN_SCOPE})

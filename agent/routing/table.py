@@ -1,8 +1,8 @@
 """The shapes of routing: what a connected backend contributes, a route with its replicas, the whole table.
 
-Built by `agent.routing.build`; read by dispatch, by the MCP endpoints and by whoever describes the node. The one rule:
-a name is looked up as it stands and never parsed apart; only a URI that no route lists is read by its namespace, and
-a name below a server that was never listed by its beginning.
+Built by `agent.routing.build`; read by dispatch, by the MCP endpoints and by the code that describes the node. The one
+rule: a name is looked up as it stands and never parsed apart; only a URI that no route lists is read by its namespace,
+and a name below a server that was never listed by its beginning.
 """
 
 from collections.abc import Mapping
@@ -98,7 +98,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A public name (or URI, or template) and whoever answers for it; all replicas have the same `digest`.
+    """A public name (or URI, or template) and the replicas that answer for it, all with the same `digest`.
 
     `definition` is the backend's own object with its name replaced and `_meta[ORIGIN_META_KEY]` set; never change it.
     Unlisted routes are aliases: they resolve, and carry the definition as it is listed. `owner` is what the name
@@ -128,7 +128,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A name (or entry) that was not taken as claimed: who holds it, empty when nobody; who else wanted it; why."""
+    """A name (or entry) that was not taken as claimed: its holder (empty: none), the others that wanted it, and why."""
 
     name: str
     holder: str
@@ -138,7 +138,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class LeftOutEntry:
-    """An entry of a backend's list that no strict client could read: listed by nobody, whoever else has the name.
+    """An entry that no strict client could read: the node does not list it, whichever other backend has the name.
 
     `kind`: a `RouteKind`, empty where the rest of many is counted. `name`: as the backend calls it, else its number.
     """
@@ -263,9 +263,9 @@ class RouteTable:
         return Route(kind, name, {}, "", (), listed=False, owner="", away_since_s=0.0) if self.starting else None
 
     def resolve_uri(self, uri: str) -> Route | None:
-        """Who can read `uri`: the resource of that URI, else whoever has its namespace (expanded templates).
+        """The route that can read `uri`: the resource of that URI, else that of its namespace (expanded templates).
 
-        The replicas' `remote_name` is the URI as each backend knows it. None: nobody.
+        The replicas' `remote_name` is the URI as each backend knows it. None: no route can.
         """
         known = self.resources.get(uri)
         if known is not None:

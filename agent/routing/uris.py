@@ -1,6 +1,6 @@
 """One reversible codec for the URIs of a backend, wherever they stand: lists, reads, results, questions, definitions.
 
-Made for a route and the replica that answered, by whoever forwards and by the route table. The one rule: a URI that is
+The forwarder and the route table make one for a route and the replica that answered. The one rule: a URI that is
 shown to a client leads, read through this node, back to the backend and the URI that it stands for.
 
 What a client can fetch by itself (`http`, `https`) or holds already (`data`) is left alone in results: the address is
@@ -69,7 +69,7 @@ class UriCodec:
         """A result with every URI of a resource as clients know it; the same object when none has to change.
 
         `asked`: the URI that the backend was asked for, and the one that its client asked for. Texts and
-        `structuredContent` are the tool's own words and stay.
+        `structuredContent` belong to the tool and stay unchanged.
         """
         if self.changes_nothing and (asked is None or asked[0] == asked[1]):
             return result

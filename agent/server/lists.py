@@ -1,4 +1,4 @@
-"""What one endpoint lists, and whom it asks: the route table and the management server's own definitions together.
+"""What one endpoint lists, and where it looks it up: the route table together with the management server's definitions.
 
 Read by the ways of both eras (`agent.server.stateless`, `agent.server.sessions.requests`), so that they cannot
 disagree. The one rule: a name of our own is never shadowed by a routed one, and an unknown name is refused here, by
@@ -54,7 +54,7 @@ class ListIndex:
     ) -> None:
         """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
 
-        `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of who asks for none.
+        `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of clients that ask for none.
         `limits` of one page; None: the usual ones. `node_id`: ours, by which we know our own tasks.
         """
         self._routes = routes

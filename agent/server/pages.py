@@ -93,8 +93,8 @@ KEPT_S: Final = 120.0
 KEPT_MAX: Final = 16
 
 # The words around the entries. 2026-07-28 demands all three; earlier clients know none of them. A list may change at
-# any moment, and only clients that listen are told: the SDK's client caches by `ttlMs` unless told otherwise, so a
-# positive value would keep the truth from all others for so long, and from page one its cursors, which live shorter.
+# any moment, and only clients that listen hear of it: the SDK's client caches by `ttlMs` unless a notification comes,
+# so a positive value would hide the change from all others for that long, and page one would outlive its cursors.
 _MODERN_HEAD: Final = b'{"resultType":"complete","ttlMs":0,"cacheScope":"private",'
 _LEGACY_HEAD: Final = b"{"
 
@@ -158,7 +158,7 @@ class Snapshot:
         return result
 
     def retire(self) -> None:
-        """Hold only what pages are cut from: what is asked for from now on is written for the one who asks."""
+        """Hold only what pages are cut from: from now on each request has its page written anew."""
         assert self.digest  # Remembered, as the routes are let go.
         self._routes = ()
         self._keeps_bytes = False
@@ -175,7 +175,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots of one list. Sole writer: the list_index that owns it."""
+    """The snapshots of one list. Sole writer: the list index that owns it."""
 
     def __init__(self, key: str, own: Sequence[Json], limits: PageLimits) -> None:
         self._key = key

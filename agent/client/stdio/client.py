@@ -1,8 +1,9 @@
-"""The client to a child process: many requests in flight over one pair of pipes, told apart by ID.
+"""The client to a child process: many requests in flight over one pair of pipes, matched by ID.
 
-Opened by `stdio_open`; used through `agent.client.connect.McpClient` in both eras. Each line of the child is
-routed in the loop turn in which it arrives; a request only waits for its own messages. The one rule: what the child
-asks, and what names no request of ours, goes to whom the child was started for; of one that all share, to nobody.
+Opened by `agent.client.stdio.connect`; used through `agent.client.connect.McpClient` in both eras. Each
+line of the child is routed in the loop turn in which it arrives; a request only waits for its own messages. The one
+rule: the child's own requests, and messages that name no request of ours, go to the caller that the child was
+started for; if all callers share the child, they go to no caller.
 """
 
 import asyncio
@@ -92,7 +93,7 @@ log = logging.getLogger(__name__)
 
 
 class StdioClient:
-    """Requests, answers and notifications over one child. `stdio_open` negotiates and then sets `server_info`.
+    """Requests, answers and notifications over one child. `open_stdio_client` negotiates and sets `server_info`.
 
     `on_server_request` takes what a legacy child asks, and `on_notice` what it tells that belongs to no request or
     list.
@@ -130,13 +131,13 @@ class StdioClient:
     @property
     def server_info(self) -> ServerInfo:
         """What the child said of itself."""
-        assert self._server_info is not None, "the door is not open"
+        assert self._server_info is not None, "the client is not open"
         return self._server_info
 
     @property
     def child(self) -> Child:
         """The process behind."""
-        assert self._child is not None, "the door is not open"
+        assert self._child is not None, "the client is not open"
         return self._child
 
     async def start(self, target: StdioTarget) -> None:
@@ -308,7 +309,7 @@ class StdioClient:
         try:
             message = jsonrpc.decode(line)
         except ProtocolBroken:
-            # Libraries print to stdout; a log line among the messages harms nobody.
+            # Libraries print to stdout; a log line among the messages does no harm.
             self.junk_lines += 1
             log.debug("MCP server wrote a line that is no message", extra={"server": self.label})
             return
@@ -326,7 +327,8 @@ class StdioClient:
     def _on_too_long(self, head: bytes, tail: bytes | None) -> bool:
         """Fail the call that a line answers which is too long to be held; any other call than that goes on.
 
-        One that cannot be told, among several, keeps its deadline: no other may be said to have failed.
+        Where several calls are open and the line does not show its ID, each keeps its deadline: the wrong one must not
+        fail.
         """
         request_id = answered_id_of_ends(head, tail)
         if request_id is None and tail is not None and head.lstrip().startswith(b"{") and b'"method"' not in head:

@@ -1,7 +1,8 @@
 """What of a child's stderr tells a person why it failed: the last few lines that say something, in one line.
 
 Called with the tail of the output when a child ended or was too slow. Launchers put the reason above hints and the path
-of a log, interpreters above or below their frames. Pure. The one rule: where anything was written, something is told.
+of a log, interpreters above or below their frames. Pure. The one rule: if the child wrote anything, the result says
+something.
 """
 
 import re

@@ -1,7 +1,8 @@
 """Cuts what a child writes to stdout into lines, within limits.
 
 Used by `agent.client.stdio.process`, fed with pieces that are cut anywhere. The one rule: a line that is too long to be
-held costs nothing but itself: its ends are told, so that the call that it answers can fail, and the next line is read.
+held costs nothing but itself: the cutter reports its two ends, so that the call that it answers can fail, and reads the
+next line.
 """
 
 from collections.abc import Callable

@@ -144,7 +144,7 @@ class Child(asyncio.SubprocessProtocol):
                 self._signal(signal.SIGTERM)
                 await _within(STOP_STEP_S, self._exited)
         finally:
-            # Also when it exited by itself: what is left of its group is nobody's any more.
+            # Also when it exited by itself: the rest of its group has no owner any more.
             self._signal(signal.SIGKILL)
             try:
                 await _within(STOP_STEP_S, self._exited)
@@ -182,7 +182,7 @@ class Child(asyncio.SubprocessProtocol):
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """A pipe was closed by the child."""
         if fd == _STDIN:
-            self._writable.set()  # Whoever waits finds out that nothing can be written any more.
+            self._writable.set()  # A writer that waits learns that it cannot write any more.
         elif fd == _STDOUT:
             self._stdout_closed = True
             self._finish_soon()
