@@ -81,7 +81,7 @@ def _digests(tokens: Sequence[str], peer_tokens: Sequence[str]) -> Entries:
     if len(given) > TOKENS_MAX:
         raise ValueError(f"at most {TOKENS_MAX} tokens may be valid at once")
     if not all(token for token, _ in given):
-        raise ValueError("an empty token would open the door to everybody")
+        raise ValueError("an empty token would let everyone in")
     return tuple((_digest(token), access) for token, access in given)
 
 

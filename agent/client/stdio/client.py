@@ -126,7 +126,7 @@ class StdioClient:
 
     def __repr__(self) -> str:
         """The child, how much is in flight, and what it wrote that is no message."""
-        return f"<StdioDoor {self._child!r} {len(self._pending)} in flight, {self.junk_lines} junk lines>"
+        return f"<StdioClient {self._child!r} {len(self._pending)} in flight, {self.junk_lines} junk lines>"
 
     @property
     def server_info(self) -> ServerInfo:
