@@ -117,27 +117,32 @@ FORGOTTEN: dict[str, Callable[[Seen], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("refusal", FORGOTTEN.values(), ids=FORGOTTEN.keys())
-async def test_a_session_that_was_forgotten_is_opened_anew_however_the_server_says_it(
-    refusal: Callable[[Seen], bytes],
-) -> None:
-    sessions = 0
+class RefusingServer:
+    """Refuses every call of its first session in one way, and answers those of the next; `sessions` were opened."""
 
-    async def answer(request: Seen) -> tuple[bytes | None, bool]:
-        nonlocal sessions
+    def __init__(self, refusal: Callable[[Seen], bytes]) -> None:
+        self._refusal = refusal
+        self.sessions = 0
+
+    async def answer(self, request: Seen) -> tuple[bytes | None, bool]:
         match request.body.get("method"):
             case "server/discover":
                 return http(405), True
             case "initialize":
-                sessions += 1
-                return initialized(request, Mcp_Session_Id=f"s{sessions}"), True
+                self.sessions += 1
+                return initialized(request, Mcp_Session_Id=f"s{self.sessions}"), True
             case "tools/call" if request.headers["mcp-session-id"] == "s1":
-                return refusal(request), True
+                return self._refusal(request), True
             case "tools/call":
                 return rpc_result(request, {"session": request.headers["mcp-session-id"]}), True
         return http(202), True
 
-    async with scripted(answer) as script:
+
+@pytest.mark.parametrize("refusal", FORGOTTEN.values(), ids=FORGOTTEN.keys())
+async def test_a_session_that_was_forgotten_is_opened_anew_however_the_server_says_it(
+    refusal: Callable[[Seen], bytes],
+) -> None:
+    async with scripted(RefusingServer(refusal).answer) as script:
         assert await open_and_call(script) == {"session": "s2"}
 
 
@@ -167,24 +172,11 @@ OTHER_REFUSALS: dict[str, tuple[Callable[[Seen], bytes], type[Exception], str]] 
 async def test_another_refusal_keeps_the_session_and_says_what_the_server_said(
     refusal: Callable[[Seen], bytes], kind: type[Exception], text: str
 ) -> None:
-    sessions = 0
-
-    async def answer(request: Seen) -> tuple[bytes | None, bool]:
-        nonlocal sessions
-        match request.body.get("method"):
-            case "server/discover":
-                return http(405), True
-            case "initialize":
-                sessions += 1
-                return initialized(request, Mcp_Session_Id="s"), True
-            case "tools/call":
-                return refusal(request), True
-        return http(202), True
-
-    async with scripted(answer) as script:
+    server = RefusingServer(refusal)
+    async with scripted(server.answer) as script:
         with pytest.raises(kind, match=text):
             await open_and_call(script)
-        assert sessions == 1
+        assert server.sessions == 1
 
 
 async def test_a_session_that_is_refused_for_good_makes_the_client_lost_and_the_call_not_sent() -> None:
