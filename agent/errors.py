@@ -145,6 +145,21 @@ class RpcError(MeshError):
         self.data = data
 
 
+class MCPError(MeshError):
+    """The JSON-RPC error that a client is answered with, or that it answered a server request with."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = int(code)  # Servers may say `true`, which Python takes for a number.
+        self.message = message
+        self.data = data
+
+    def to_json(self) -> dict[str, Any]:
+        """The error object: without `data` where there are none."""
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        return error if self.data is None else {**error, "data": self.data}
+
+
 class OverrideRefused(MeshError):
     """An operator's request conflicts with what is there; `status` is the HTTP status, `code` the envelope's."""
 

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Final
 
 import orjson
-from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from agent.client.capabilities import undeclared_features
@@ -23,7 +22,7 @@ from agent.client.streaming import ResultStream
 from agent.dispatch.dispatcher import Dispatch, Forwarded
 from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, servers_word
 from agent.dispatch.request_state import StateRefused, asks
-from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, NoLongerOffered, RpcError
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, MCPError, NoLongerOffered, RpcError
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
 from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
@@ -258,7 +257,7 @@ def _outcome(served: Served, failure: BaseException | None) -> str:
         case None:
             return "tool_error" if served.tool_error else "ok"
         case MCPError():
-            return f"error {failure.error.code}"
+            return f"error {failure.code}"
         case asyncio.CancelledError():
             return "ended by the client"  # Also how a stream of list changes ends.
         case _:

@@ -13,11 +13,10 @@ from typing import Any, Final, Protocol
 
 import orjson
 from aiohttp import web
-from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, SubscriptionsListenRequestParams
 
 from agent.client.streams import RESOURCES, TASKS
-from agent.errors import RpcError
+from agent.errors import MCPError, RpcError
 from agent.lossless_json.exact import read_json
 from agent.model import PATH_META_KEY, Json
 from agent.routing.table import RouteKind

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 
 from agent.dispatch.next_hop import own_error
 from agent.dispatch.param_headers import asks_for_headers
+from agent.errors import MCPError
 from agent.model import Json
 from agent.routing.table import Route, RouteKind, RouteTable
 from agent.server.earlier_clients import without_output_schema

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 import orjson
 from fastmcp import FastMCP
-from fastmcp.exceptions import FastMCPError, ToolError, to_mcp_error
-from mcp.shared.exceptions import MCPError
+from fastmcp.exceptions import FastMCPError, McpError, ToolError, to_mcp_error
 from mcp_types import (
     INVALID_PARAMS,
     SERVER_INFO_META_KEY,
@@ -33,7 +32,7 @@ from mcp_types.methods import serialize_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
 
-from agent.errors import MeshError
+from agent.errors import MCPError, MeshError
 from agent.lossless_json.exact import with_own_numbers
 from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIdentity
 
@@ -126,8 +125,9 @@ async def own_answer(server: FastMCP, method: str, params: Json, version: str) -
         case "resources/read":
             try:
                 read = await server.read_resource(params["uri"])
-            except FastMCPError as exc:
-                raise to_mcp_error(exc) from exc
+            except (FastMCPError, McpError) as exc:
+                error = to_mcp_error(exc)
+                raise MCPError(error.code, error.message, error.data) from exc
             result = read.to_mcp_result(params["uri"])
         case _:
             raise AssertionError(method)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
-from mcp.shared.exceptions import MCPError
 
-from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, MCPError
 from agent.model import ERROR_META_KEY, Json
 from agent.server.request import refuse
 
@@ -45,13 +44,12 @@ class Preferences:
         """What is answered in place of `failure`; None where the error is."""
         if not self.errors_as_results or method != "tools/call":
             return None
-        error = failure.error
-        if error.code not in (NOT_EXECUTED, OUTCOME_UNKNOWN):
+        if failure.code not in (NOT_EXECUTED, OUTCOME_UNKNOWN):
             return None
         return {
-            "content": [{"type": "text", "text": error.message}],
+            "content": [{"type": "text", "text": failure.message}],
             "isError": True,
-            "_meta": {ERROR_META_KEY: {"code": error.code, "data": error.data}},
+            "_meta": {ERROR_META_KEY: {"code": failure.code, "data": failure.data}},
         }
 
 

@@ -12,10 +12,10 @@ from typing import Final, NoReturn, TypeAlias
 
 import orjson
 from aiohttp import web
-from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 
 from agent.client.streaming import ResultStream
+from agent.errors import MCPError
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
 from agent.server.write_deadline import WRITE_TIMEOUT_S, drop_client
@@ -94,11 +94,8 @@ class Answer:
 
     async def error(self, exc: MCPError, status: int | None = None) -> web.StreamResponse:
         """End with a JSON-RPC error. The HTTP status, if not sent yet, is `status`, by default that of the code."""
-        error: Json = {"code": exc.error.code, "message": exc.error.message}
-        if exc.error.data is not None:
-            error["data"] = exc.error.data
-        body = b'{"jsonrpc":"2.0","id":' + self._request_id + b',"error":' + orjson.dumps(error) + b"}"
-        return await self._finish(body, ERROR_CODE_HTTP_STATUS.get(exc.error.code, 200) if status is None else status)
+        body = b'{"jsonrpc":"2.0","id":' + self._request_id + b',"error":' + orjson.dumps(exc.to_json()) + b"}"
+        return await self._finish(body, ERROR_CODE_HTTP_STATUS.get(exc.code, 200) if status is None else status)
 
     async def _finish(self, body: bytes, status: int) -> web.StreamResponse:
         if self._stream is None:

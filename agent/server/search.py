@@ -17,10 +17,10 @@ from typing import Annotated, Any, Final
 
 from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
-from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 from pydantic import Field
 
+from agent.errors import MCPError
 from agent.lossless_json.exact import with_own_numbers
 from agent.model import ORIGIN_META_KEY, Json
 from agent.routing.table import RouteTable

@@ -12,14 +12,13 @@ from typing import Final
 import orjson
 from aiohttp import web
 from fastmcp import FastMCP
-from mcp.shared.exceptions import MCPError
 from mcp_types import PROTOCOL_VERSION_META_KEY
 from multidict import CIMultiDictProxy
 
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.param_headers import disagreement, received_headers
-from agent.errors import AnswerCut, MeshError
+from agent.errors import AnswerCut, MCPError, MeshError
 from agent.model import CLIENT_METHOD, Json
 from agent.routing.table import Route
 from agent.server.forward import Served, added, forward, logged, written

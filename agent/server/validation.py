@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import web
-from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import (
     ERROR_CODE_HTTP_STATUS,
     MCP_PROTOCOL_VERSION_HEADER,
@@ -25,6 +24,7 @@ from mcp_types.methods import parse_client_request
 from multidict import CIMultiDictProxy
 from pydantic import ValidationError
 
+from agent.errors import MCPError
 from agent.lossless_json.exact import read_json
 from agent.model import Json
 from agent.server.request import refuse, speaks_json

@@ -5,8 +5,8 @@ import logging
 from typing import Any
 
 import pytest
-from mcp.shared.exceptions import MCPError
 
+from agent.errors import MCPError
 from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
 from agent.server.forward import NAME_LEN_LOGGED, Served, logged
 

@@ -10,13 +10,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeAlias
 
-from mcp.shared.exceptions import MCPError
-
 from agent.client.affinity import affinity_key
 from agent.client.capabilities import declared_features
 from agent.dispatch.client_events import Place, UpstreamEvents
 from agent.dispatch.dispatcher import Forwarded
-from agent.errors import OUTCOME_UNKNOWN, MeshError, RpcError
+from agent.errors import OUTCOME_UNKNOWN, MCPError, MeshError, RpcError
 from agent.model import DEADLINE_META_KEY, ClientEvent, Json
 from agent.routing.table import Replica
 from agent.server.sessions.elicitation import AskedClient, in_rounds
@@ -104,6 +102,6 @@ async def _logged(notifying: Coroutine[Any, Any, object]) -> None:
     try:
         await notifying
     except MCPError as exc:
-        log.debug("MCP server was not notified of a client event", extra={"reason": exc.error.message})
+        log.debug("MCP server was not notified of a client event", extra={"reason": exc.message})
     except Exception:  # A bug of ours must not take the group of sessions, and so the node, down.
         log.exception("MCP server was not notified of a client event")

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
-from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
 from agent import clock
@@ -23,7 +22,7 @@ from agent.client.capabilities import refusal
 from agent.dispatch.dispatcher import Forwarded
 from agent.dispatch.request_state import asks
 from agent.dispatch.retry import received_deadline_s
-from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN
+from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, MCPError
 from agent.model import DEADLINE_META_KEY, PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
 from discovery.backoff import Backoff
 
@@ -155,9 +154,9 @@ async def _sent_again(send: Send, again: Json, forwarded: Forwarded) -> Forwarde
 
 def _of_round(exc: MCPError, forwarded: Forwarded) -> MCPError:
     """The failure of a round as that of the call."""
-    data = exc.error.data if isinstance(exc.error.data, dict) else {}
+    data = exc.data if isinstance(exc.data, dict) else {}
     went_nowhere = data.get("outcome") == "not_executed" or data.get("reason") == "invalid_request_state"
-    return _unfinished(forwarded, exc.error.message) if went_nowhere and _is_pending(forwarded) else exc
+    return _unfinished(forwarded, exc.message) if went_nowhere and _is_pending(forwarded) else exc
 
 
 def _polling(again: Json) -> Json:
@@ -228,7 +227,7 @@ async def _ended(poll: Callable[[], Awaitable[Forwarded]], keys: frozenset[str])
 
 def _may_pass(exc: MCPError) -> bool:
     """Whether the call may still be open, though it could not be reached."""
-    data = exc.error.data
+    data = exc.data
     return isinstance(data, dict) and "outcome" in data and data.get("reason") != GIVEN_UP
 
 
@@ -242,8 +241,8 @@ async def _ask_in_turn(ask: Ask, requests: ServerRequests, forwarded: Forwarded,
             answers.given[key] = await ask(method, params)
         except MCPError as exc:
             if not _is_pending(forwarded):
-                raise _unfinished(forwarded, f"the client refused {method}: {exc.error.message}") from exc
-            answers.refused[key] = exc.error.model_dump(by_alias=True, mode="json", exclude_none=True)
+                raise _unfinished(forwarded, f"the client refused {method}: {exc.message}") from exc
+            answers.refused[key] = exc.to_json()
 
 
 def _is_pending(forwarded: Forwarded) -> bool:

@@ -11,13 +11,12 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import web
-from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 from mcp_types.methods import validate_client_request
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
 
-from agent.errors import AnswerCut
+from agent.errors import AnswerCut, MCPError
 from agent.lossless_json.exact import read_json
 from agent.model import Json
 from agent.server.preferences import Preferences

@@ -12,7 +12,6 @@ from typing import Final, get_args
 
 import orjson
 from fastmcp import FastMCP
-from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, LoggingLevel
 from mcp_types.jsonrpc import MISSING_REQUIRED_CLIENT_CAPABILITY
 
@@ -20,7 +19,7 @@ from agent import clock
 from agent.client.streaming import ResultStream
 from agent.dispatch.client_events import Place
 from agent.dispatch.dispatcher import Dispatch, Forwarded
-from agent.errors import RpcError
+from agent.errors import MCPError, RpcError
 from agent.lossless_json.raw import Bytes, exact
 from agent.model import Json
 from agent.routing.table import Route
@@ -138,9 +137,9 @@ class SessionRequests:
             try:
                 forwarded = await self._forwarded(channel, method, route, params, served, as_task=as_task)
             except MCPError as exc:
-                if exc.error.code != MISSING_REQUIRED_CLIENT_CAPABILITY or task_support(route.definition) != "required":
+                if exc.code != MISSING_REQUIRED_CLIENT_CAPABILITY or task_support(route.definition) != "required":
                     raise
-                raise MCPError(code=METHOD_NOT_FOUND, message=exc.error.message) from exc  # The code of that era.
+                raise MCPError(code=METHOD_NOT_FOUND, message=exc.message) from exc  # The code of that era.
             return written(
                 method, route, self._as_task(channel.session, route, forwarded) if as_task else forwarded, modern=False
             )

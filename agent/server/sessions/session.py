@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import orjson
-from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 
 from agent.dispatch.client_events import Place
-from agent.errors import NOT_EXECUTED, AnswerCut
+from agent.errors import NOT_EXECUTED, AnswerCut, MCPError
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import Bytes
 from agent.model import Json

@@ -16,11 +16,10 @@ from datetime import UTC, datetime
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
-from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from agent.dispatch.dispatcher import Forwarded
-from agent.errors import OUTCOME_UNKNOWN
+from agent.errors import OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact
 from agent.model import TASKS_EXTENSION, Json
 from agent.routing.table import Route

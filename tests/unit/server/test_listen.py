@@ -8,9 +8,8 @@ import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from mcp.shared.exceptions import MCPError
 
-from agent.errors import RpcError
+from agent.errors import MCPError, RpcError
 from agent.routing.table import RouteTable
 from agent.server import listen
 from agent.server.listen import PENDING_MAX, ListenStreams

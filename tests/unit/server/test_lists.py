@@ -6,8 +6,8 @@ from types import MappingProxyType
 
 import orjson
 import pytest
-from mcp.shared.exceptions import MCPError
 
+from agent.errors import MCPError
 from agent.routing.table import Route, RouteKind, RouteTable
 from agent.server.lists import ListIndex
 from agent.server.pages import KEPT_MAX, KEPT_S, PageLimits
@@ -68,8 +68,8 @@ class Scene:
     def refusal(self, cursor: object, method: str = LIST, *, search: bool = False) -> str:
         with pytest.raises(MCPError) as caught:
             self.raw(cursor, method, search=search)
-        assert caught.value.error.code == -32602
-        return caught.value.error.message
+        assert caught.value.code == -32602
+        return caught.value.message
 
 
 def scene(names: str = "abcdefgh") -> Scene:

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from mcp.shared.exceptions import MCPError
 
+from agent.errors import MCPError
 from agent.model import Json, NodeIdentity, Offer, ServerScope
 from agent.routing.build import build_routes
 from agent.routing.table import Contribution, ContributionKind, RouteTable

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
 from agent.dispatch.dispatcher import Forwarded
-from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, MCPError
 from agent.model import DEADLINE_META_KEY, PENDING_META_KEY, POLL_META_KEY, Json
 from agent.routing.table import Replica
 from agent.server.sessions.elicitation import (
@@ -136,8 +135,8 @@ async def test_an_open_call_whose_server_goes_away_while_its_client_thinks_has_a
 
     with pytest.raises(MCPError, match="it is gone") as caught:
         await in_rounds(send, {}, client(elicitation={}))
-    assert caught.value.error.code == (OUTCOME_UNKNOWN if is_open else code)
-    assert (caught.value.error.data.get("outcome") == "unknown") is is_open
+    assert caught.value.code == (OUTCOME_UNKNOWN if is_open else code)
+    assert (caught.value.data.get("outcome") == "unknown") is is_open
 
 
 async def test_a_server_request_that_is_not_permitted_is_returned_unchanged() -> None:
@@ -153,8 +152,8 @@ async def test_users_may_think_for_ten_minutes_over_all_rounds_and_no_longer() -
         await in_rounds(server.send, {}, client(thinks_s=PATIENCE_S * 0.4, elicitation={}))
     assert asyncio.get_running_loop().time() == pytest.approx(1000.0 + PATIENCE_S)
     assert len(server.sent) == 3
-    assert caught.value.error.code == OUTCOME_UNKNOWN
-    assert caught.value.error.data == {"outcome": "unknown", "timed_out": True, "replica": "peer:a", "bytes_sent": True}
+    assert caught.value.code == OUTCOME_UNKNOWN
+    assert caught.value.data == {"outcome": "unknown", "timed_out": True, "replica": "peer:a", "bytes_sent": True}
 
 
 async def test_a_callers_own_deadline_counts_for_all_rounds() -> None:
@@ -211,7 +210,7 @@ async def test_a_server_request_of_a_server_that_is_gone_is_cancelled(
     server = OpenServer(looks)
     with pytest.raises(MCPError, match=told) as caught:
         await server.served()
-    assert caught.value.error.code == OUTCOME_UNKNOWN
+    assert caught.value.code == OUTCOME_UNKNOWN
     assert server.cancelled == 1
     assert asyncio.get_running_loop().time() == pytest.approx(1000.0 + looked * POLL_EVERY_S)
 

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import orjson
 import pytest
 from aiohttp import web
-from mcp.shared.exceptions import MCPError
 
+from agent.errors import MCPError
 from agent.model import Json
 from agent.routing.table import RouteTable
 from agent.server.sessions.sealed_id import SessionSeal
@@ -117,7 +117,7 @@ async def test_a_session_takes_no_second_call_of_an_id_and_no_more_than_its_limi
             session.check_call(0)
         with pytest.raises(MCPError, match="limit") as caught:
             session.check_call("another")
-        assert caught.value.error.data["outcome"] == "not_executed"
+        assert caught.value.data["outcome"] == "not_executed"
         session.cancel_call(0)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -226,7 +226,7 @@ async def test_no_call_waits_for_answers_to_a_node_that_takes_no_connections_any
 async def _refusal(session: ServerSession, tell: Tell) -> str:
     with pytest.raises(MCPError) as caught:
         await session.ask(tell, "roots/list", {})
-    return caught.value.error.message
+    return caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ async def test_an_answer_without_a_result_is_a_refusal(message: Json, code: int,
 
         with pytest.raises(MCPError, match=text) as caught:
             await session.ask(refuse, "roots/list", {})
-        assert caught.value.error.code == code
+        assert caught.value.code == code
 
 
 async def test_notes_wait_for_a_client_that_does_not_listen_each_once_and_no_more_than_the_limit(

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from mcp.shared.exceptions import MCPError
 
 from agent.dispatch.dispatcher import Forwarded
+from agent.errors import MCPError
 from agent.model import Json
 from agent.routing.table import Replica
 from agent.server.sessions.elicitation import AskedClient
@@ -85,7 +85,7 @@ async def test_a_task_that_never_ends_is_waited_for_for_an_hour_and_left() -> No
     server = Server([{"status": "working", "pollIntervalMs": 30_000}])
     with pytest.raises(MCPError, match="goes on") as late:
         await server.task().result()
-    assert (late.value.error.code, late.value.error.data["timed_out"]) == (-32001, True)
+    assert (late.value.code, late.value.data["timed_out"]) == (-32001, True)
     assert now_s() == RESULT_TIMEOUT_S
     assert {method for method, _ in server.sent} == {"tasks/get"}
 
@@ -103,7 +103,7 @@ async def test_a_task_that_never_ends_is_waited_for_for_an_hour_and_left() -> No
 async def test_a_task_without_a_result_ends_in_an_error(task: Json, code: int, text: str) -> None:
     with pytest.raises(MCPError, match=text) as ended:
         await Server([task]).task().result()
-    assert ended.value.error.code == code
+    assert ended.value.code == code
 
 
 async def test_a_client_gets_no_server_request_that_it_did_not_declare() -> None:
