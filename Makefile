@@ -25,7 +25,7 @@ WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test outside static consul-binary bench lock from-lock clean
+.PHONY: help demo run check test outside static consul-binary definitions bench lock from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ static: $(VENV)/.dev
 consul-binary: $(VENV)/.dev
 	$(SAY) "a real Consul for the tests"
 	$(BIN)/python -m tests.consul_binary
+
+definitions: $(VENV)/.dev ## Write the definitions of the node's own tools anew
+	$(BIN)/python -m tests.own_definitions
 
 bench: $(VENV)/.dev ## Measure calls, discovery and recovery
 	$(BIN)/python -m bench $(ARGS)

@@ -189,7 +189,7 @@ class Node:
         tables = {"/mcp": lambda: self._mesh.routes, "/mcp/local": lambda: self._mesh.local_routes}
         for path, routes in tables.items():
             self._endpoints.append(
-                await build_endpoint(
+                build_endpoint(
                     path,
                     identity=self._identity,
                     node_status=node_status,

@@ -7,10 +7,9 @@ gets only the requests that it declared; for any other, the server or the caller
 
 from typing import Final
 
-from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
-
 from agent.lossless_json.exact import is_deeper_than
 from agent.model import Json
+from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 
 # The requests that a server may answer with `input_required` (MCP 2026-07-28, multi-round-trip requests).
 MAY_ASK: Final = frozenset({"tools/call", "prompts/get", "resources/read"})

@@ -7,12 +7,12 @@ and errors passes unchanged; only the envelope and the progress token are ours.
 from typing import Any, Final
 
 import orjson
-from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agent.errors import ProtocolBroken, RpcError
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import answered_id, read_response
 from agent.model import Json
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 LIST_CHANGES: Final = {
     "notifications/tools/list_changed": "tools",

@@ -18,10 +18,10 @@ from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
 from agent.client.streams import UPDATED, Updates
 from agent.errors import CallFailed, MeshError, RpcError, Unreachable
+from agent.mcp_terms import LOG_LEVEL_META_KEY
 from agent.model import Json
 
 LOG_MESSAGE: Final = "notifications/message"
-LOG_LEVEL_META_KEY: Final = "io.modelcontextprotocol/logLevel"
 # From the most verbose on (RFC 5424, as MCP has them).
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 SET_LEVEL: Final = "logging/setLevel"

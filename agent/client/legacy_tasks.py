@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, INVALID_PARAMS, METHOD_NOT_FOUND
-
 from agent import clock
 from agent.client.event import Event
 from agent.client.protocol import McpClient, Request
@@ -21,7 +19,9 @@ from agent.client.server_info import OnNotification, ServerInfo
 from agent.client.streams import Updates
 from agent.errors import CallFailed, RpcError
 from agent.lossless_json.raw import exact
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import Json
+from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 from agent.tasks.ids import TASK_METHODS
 from agent.tasks.versions import as_now, unrelated
 

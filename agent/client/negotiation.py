@@ -10,26 +10,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
-from mcp_types import (
-    CLIENT_CAPABILITIES_META_KEY,
-    CLIENT_INFO_META_KEY,
-    LOG_LEVEL_META_KEY,
-    PROTOCOL_VERSION_META_KEY,
-    SERVER_INFO_META_KEY,
-)
-from mcp_types.jsonrpc import UNSUPPORTED_PROTOCOL_VERSION
-from mcp_types.version import (
-    HANDSHAKE_PROTOCOL_VERSIONS,
-    LATEST_HANDSHAKE_VERSION,
-    LATEST_MODERN_VERSION,
-    MODERN_PROTOCOL_VERSIONS,
-)
-
 from agent import __version__
 from agent.client.server_info import ServerInfo, mesh_entry
 from agent.errors import ProtocolBroken, RpcError
+from agent.mcp_headers import encode_header_value
+from agent.mcp_terms import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    HANDSHAKE_PROTOCOL_VERSIONS,
+    LATEST_HANDSHAKE_VERSION,
+    LATEST_MODERN_VERSION,
+    LOG_LEVEL_META_KEY,
+    MODERN_PROTOCOL_VERSIONS,
+    NAME_BEARING_METHODS,
+    PROTOCOL_VERSION_META_KEY,
+    SERVER_INFO_META_KEY,
+)
 from agent.model import Era, Json
+from agent.rpc_codes import UNSUPPORTED_PROTOCOL_VERSION
 from agent.tasks.ids import TASK_METHODS
 
 DISCOVER: Final = "server/discover"

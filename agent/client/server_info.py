@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from mcp_types.jsonrpc import METHOD_NOT_FOUND
-
 from agent.errors import CallFailed, MeshError, RpcError, Unreachable
 from agent.model import DRAINING, MESH_EXTENSION, Era, Json
+from agent.rpc_codes import METHOD_NOT_FOUND
 from agent.tasks.ids import announces_tasks
 
 # A server acknowledges a subscription before anything else; one that has not by then never will.

@@ -8,16 +8,16 @@ a Consul before waits for it a while with the cached catalog, as the other nodes
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from agent.errors import ConfigRefused
+from agent.late import Late
 from agent.state.catalog_cache import CatalogCache
 from discovery.consul.advertise import advertised_address, route_ip_to
 from discovery.consul.environment import ConsulSettings
-from discovery.consul.session import open_session
 from discovery.embedded.server import embedded_catalog
 from discovery.model import (
     Catalog,
@@ -29,6 +29,9 @@ from discovery.model import (
     SettingsRefused,
     SourceStatus,
 )
+
+if TYPE_CHECKING:
+    from discovery.consul.session import ConsulConnection
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,15 @@ ADDRESS_AGAIN_S: Final = 1.0
 # A node that restarts while its Consul is away would be alone in the embedded catalog: the others keep Consul's last
 # catalog. Longer than it takes to repair a Consul by a restart; short enough where Consul was given up for good.
 WAIT_FOR_CONSUL_S: Final = 300.0
+
+
+def _session_opener() -> "Callable[[ConsulSettings], AbstractAsyncContextManager[ConsulConnection]]":
+    from discovery.consul.session import open_session  # noqa: PLC0415 - Consul's library brings requests along
+
+    return open_session
+
+
+_OPEN_SESSION: Final = Late(_session_opener)
 
 RouteTo = Callable[[str], Awaitable[str | None]]
 
@@ -162,7 +174,7 @@ class Membership:
         if plan.mode == "consul":
             self._say("consul", f"MESH_DISCOVERY=consul, and CONSUL_HTTP_ADDR is not set: {plan.consul.url}")
             return True
-        async with open_session(plan.consul) as session:
+        async with (await _OPEN_SESSION.get())(plan.consul) as session:
             answers = await session.answers()
         if answers:
             self._say("consul", f"a Consul answers at {plan.consul.url}")
@@ -187,7 +199,7 @@ class Membership:
     async def _follow(self, settings: ConsulSettings, *, look_for_consul: bool) -> None:
         """Stay with one catalog; returns when another is to be used."""
         self._url = settings.url
-        async with open_session(settings) as session:
+        async with (await _OPEN_SESSION.get())(settings) as session:
             try:
                 address = await own_address(self._plan, settings, self._route_to)
             except CatalogUnavailable as exc:
@@ -237,7 +249,7 @@ class Membership:
                     cache.take(self._url, self._plan.service_name, catalog)
 
     async def _look_for_consul(self) -> None:
-        async with open_session(self._plan.consul) as session:
+        async with (await _OPEN_SESSION.get())(self._plan.consul) as session:
             while not await session.answers():  # noqa: ASYNC110 - nothing here could set an event
                 await asyncio.sleep(LOOK_FOR_CONSUL_EVERY_S)
         raise _ConsulAppeared

@@ -9,14 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import orjson
-from mcp.shared.inbound import (
-    InboundLadderRejection,
-    find_invalid_x_mcp_header,
-    mcp_param_headers,
-    validate_mcp_param_headers,
-    x_mcp_header_map,
-)
 
+from agent.mcp_headers import ParamPath, param_disagreement, param_header_map, param_headers
 from agent.model import PARAM_HEADER_PREFIX, Json
 from agent.routing.table import Route
 
@@ -26,7 +20,7 @@ MEMORY_MAX: Final = 10_000
 # Python's own limit of digits; a longer number is in no header, here and at the other end.
 _INTEGER: Final = re.compile(rb"-?[0-9]{1,4300}")
 
-HeaderMap = Mapping[tuple[str, ...], str]
+HeaderMap = Mapping[ParamPath, str]
 
 
 def received_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -44,9 +38,9 @@ def asks_for_headers(schema: Json) -> bool:
     return b"x-mcp-header" in orjson.dumps(schema)
 
 
-def disagreement(schema: Json, params: Json, headers: Mapping[str, str]) -> InboundLadderRejection | None:
+def disagreement(schema: Json, params: Json, headers: Mapping[str, str]) -> str | None:
     """Where a client's headers do not say what the arguments of its call say, if its tool's schema asks for headers."""
-    return validate_mcp_param_headers(schema, with_whole_numbers(params.get("arguments") or {}), headers)
+    return param_disagreement(schema, with_whole_numbers(params.get("arguments") or {}), headers)
 
 
 class ParamHeaders:
@@ -68,7 +62,7 @@ class ParamHeaders:
             return told or None
         known = {PARAM_HEADER_PREFIX + token.lower() for token in asked_for.values()}
         arguments = params.get("arguments")
-        repeated = mcp_param_headers(asked_for, with_whole_numbers(arguments)) if isinstance(arguments, dict) else {}
+        repeated = param_headers(asked_for, with_whole_numbers(arguments)) if isinstance(arguments, dict) else {}
         return {name: value for name, value in (told or {}).items() if name not in known} | repeated or None
 
     def _asked_for(self, route: Route) -> HeaderMap:
@@ -100,4 +94,4 @@ def _header_map(schema: object) -> HeaderMap:
     if not isinstance(schema, dict) or not asks_for_headers(schema):
         return {}
     # An invalid annotation counts as none: its server checks none either (MCP 2026-07-28, custom headers).
-    return x_mcp_header_map(schema) if find_invalid_x_mcp_header(schema) is None else {}
+    return param_header_map(schema)

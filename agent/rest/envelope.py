@@ -7,13 +7,13 @@ the client sent or a detail of ours that it need not know.
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from pydantic import ValidationError
 
 from agent.errors import (
     AuthRefused,
@@ -28,6 +28,9 @@ from agent.errors import (
 )
 from agent.logs import one_line
 from agent.lossless_json.exact import is_deeper_than
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +142,7 @@ def describe_failure(exc: Exception, request: web.Request) -> web.StreamResponse
     match exc:
         case OverrideRefused() | RequestRefused():
             return failure(exc.status, exc.code, str(exc))
-        case ValidationError():
+        case _ if _is_invalid(exc):
             faults = _faults(exc)
             shown = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in faults)
             return failure(422, "invalid_input", f"Invalid input: {shown}", detail=faults)
@@ -165,7 +168,13 @@ def _describe_http(exc: web.HTTPException, request: web.Request) -> web.StreamRe
     return failure(exc.status, _CODES.get(exc.status, "http_error"), message, headers=headers)
 
 
-def _faults(exc: ValidationError) -> list[dict[str, str]]:
+def _is_invalid(exc: Exception) -> "TypeGuard[ValidationError]":
+    """Whether pydantic refused the input; it is imported only when there is some (`agent.rest.peer_request`)."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(exc, pydantic.ValidationError)
+
+
+def _faults(exc: "ValidationError") -> list[dict[str, str]]:
     """Name each bad field; values stay out, for one may be a token in the wrong place."""
     faults = []
     for error in exc.errors(include_input=False, include_url=False, include_context=False)[:ERRORS_SHOWN_MAX]:

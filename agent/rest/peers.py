@@ -4,50 +4,28 @@ Registered by the wiring on the aiohttp application. The one rule: an answer is 
 (`agent.control.operator`), and a handler never touches a link.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from agent import clock
 from agent.client.dial_guard import check_url
 from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh
 from agent.errors import DialRefused, OverrideRefused
-from agent.model import HttpTarget, LinkView, Override, PeerScope
+from agent.late import Late
+from agent.model import HttpTarget, LinkView, Override
 from agent.rest.envelope import read_json, success
 from agent.rest.status import describe_peer
 from agent.routing.names import is_valid_name
 
+if TYPE_CHECKING:
+    from agent.rest.peer_request import PeerRequest
+
+
 NAME_RULE: Final = (
     "must be 1 to 63 letters, digits, dots, dashes or underscores, start with a letter or digit, and have no __"
 )
-
-
-class PeerRequest(BaseModel):
-    """The body of POST /api/v1/mcp/peers. A command for a stdio server has no place here, by design."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    peer_name: str = Field(min_length=1, max_length=63)
-    peer_url: str = Field(min_length=1, max_length=2048)
-    auth_token: SecretStr | None = Field(default=None, max_length=4096)
-    scope: PeerScope = PeerScope.LOCAL
-
-    @field_validator("peer_name")
-    @classmethod
-    def _name_is_legal(cls, name: str) -> str:
-        if not is_valid_name(name):
-            raise ValueError(NAME_RULE)
-        return name
-
-    @field_validator("auth_token")
-    @classmethod
-    def _token_is_sendable(cls, token: SecretStr | None) -> SecretStr | None:
-        text = token.get_secret_value() if token is not None else None
-        if text is not None and not (text.isascii() and text.isprintable() and " " not in text):
-            raise ValueError("must be printable ASCII without spaces")
-        return token if text else None
 
 
 class PeersApi:
@@ -56,6 +34,7 @@ class PeersApi:
     def __init__(self, mesh: Mesh, overrides: OverrideService) -> None:
         self._mesh = mesh
         self._overrides = overrides
+        self._peer_request = Late(_peer_request)
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the application."""
@@ -74,7 +53,8 @@ class PeersApi:
 
     async def add_peer(self, request: web.Request) -> web.Response:
         """POST /api/v1/mcp/peers."""
-        body = PeerRequest.model_validate(await read_json(request))
+        sent = await read_json(request)
+        body = (await self._peer_request.get()).model_validate(sent)
         try:
             url = check_url(body.peer_url)
         except DialRefused as exc:
@@ -94,6 +74,12 @@ class PeersApi:
         await self._overrides.remove(name)
         data = {"success": True, "peer_name": name, "message": f"Peer node '{name}' removed successfully"}
         return success(data, f"Peer node '{name}' disconnected")
+
+
+def _peer_request() -> "type[PeerRequest]":
+    from agent.rest.peer_request import PeerRequest  # noqa: PLC0415 - imports pydantic
+
+    return PeerRequest
 
 
 def _added(override: Override, view: LinkView | None, *, created: bool) -> web.Response:

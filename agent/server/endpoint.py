@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import web
-from fastmcp import FastMCP
 
 from agent import __version__
 from agent.dispatch.client_events import UpstreamEvents
@@ -17,11 +16,12 @@ from agent.model import PEER_PATH, Json, NodeIdentity
 from agent.routing.table import RouteTable
 from agent.server.listen import ListenStreams, Notices
 from agent.server.lists import ListIndex
-from agent.server.own_tools import NodeOperations, build_management, discovery, session_initialize_result, with_card
+from agent.server.node_operations import NodeOperations
+from agent.server.own_tools import OwnTools, with_card
 from agent.server.pages import PageLimits
 from agent.server.preferences import USUAL, Preferences
 from agent.server.request import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX
-from agent.server.search import SEARCH_TOOLS, ToolSearch, add_search_tools
+from agent.server.search import ToolSearch
 from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.http import SessionServer, is_legacy
 from agent.server.sessions.requests import SessionRequests
@@ -67,7 +67,7 @@ class Endpoint:
         await self.sessions.on_shutdown(app)
 
 
-async def build_endpoint(
+def build_endpoint(
     path: str,
     *,
     identity: NodeIdentity,
@@ -90,31 +90,26 @@ async def build_endpoint(
     no search tools. `draining`: whether peers are to use another node. `limits`: of one page of a list; None: the usual
     ones. `preferences`: of clients that do not say.
     """
-    server = build_management(identity.name, __version__, node_status, asks_others=path != PEER_PATH)
-    if search_mode is not None:
-        add_search_tools(server, ToolSearch(routes))
+    search = None if search_mode is None else ToolSearch(routes)
+    own = OwnTools(identity.name, __version__, node_status, search=search, asks_others=path != PEER_PATH)
     events = UpstreamEvents(dispatch.link)
     changes = SessionNotifications(events)
     sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys))
-    own = await _own_definitions(server)
-    search_tools = [tool for tool in own["tools"] if tool["name"] in SEARCH_TOOLS]
-    own["tools"] = [tool for tool in own["tools"] if tool["name"] not in SEARCH_TOOLS]
+    listed, search_tools = own.definitions()
     list_index = ListIndex(
-        routes, own, search_tools, search_mode=bool(search_mode), limits=limits, node_id=identity.node_id
+        routes, listed, search_tools, search_mode=bool(search_mode), limits=limits, node_id=identity.node_id
     )
     subscriber = partial(updates.resources.subscriber, routes)
     streams = ListenStreams(subscriber, partial(updates.tasks.subscriber, routes))
-    initialize_result = discovery(server)
+    discovery = own.discovery()
 
     def discover() -> Json:
-        return with_card(
-            initialize_result, identity, "extensions", draining=draining(), has_tasks=list_index.has_tasks()
-        )
+        return with_card(discovery, identity, "extensions", draining=draining(), has_tasks=list_index.has_tasks())
 
     stateless = StatelessServer(
         list_index=list_index,
         dispatch=dispatch,
-        own=server,
+        own=own,
         streams=streams,
         discover=discover,
         events=events,
@@ -123,19 +118,9 @@ async def build_endpoint(
     )
     legacy = SessionServer(
         sessions=sessions,
-        requests=SessionRequests(list_index=list_index, dispatch=dispatch, own=server, subscriber=subscriber),
+        requests=SessionRequests(list_index=list_index, dispatch=dispatch, own=own, subscriber=subscriber),
         changes=changes,
-        initialize_result=session_initialize_result(server, identity),
+        initialize_result=own.initialize_result(identity),
     )
     notices = Notices((streams.tell, sessions.tell), list_changed)
     return Endpoint(path, stateless, legacy, sessions, streams, notices, preferences)
-
-
-async def _own_definitions(server: FastMCP) -> dict[str, list[Json]]:
-    """The management server's tools and resources as clients see them."""
-    tools = [tool.to_mcp_tool(name=tool.name) for tool in await server.list_tools()]
-    resources = [resource.to_mcp_resource(uri=str(resource.uri)) for resource in await server.list_resources()]
-    return {
-        "tools": [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools],
-        "resources": [resource.model_dump(by_alias=True, mode="json", exclude_none=True) for resource in resources],
-    }

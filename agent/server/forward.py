@@ -13,7 +13,6 @@ from functools import partial
 from typing import Final
 
 import orjson
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from agent.client.capabilities import undeclared_features
 from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wanted
@@ -25,8 +24,10 @@ from agent.dispatch.request_state import StateRefused, asks
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, MCPError, NoLongerOffered, RpcError
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
 from agent.routing.table import Route, RouteKind
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.earlier_clients import without_later_structure
 from agent.server.lists import LIST_HINTS, ListIndex, unknown
 

@@ -13,13 +13,13 @@ from typing import Any, Final, Protocol
 
 import orjson
 from aiohttp import web
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, SubscriptionsListenRequestParams
 
 from agent.client.streams import RESOURCES, TASKS
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.exact import read_json
 from agent.model import PATH_META_KEY, Json
 from agent.routing.table import RouteKind
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.request import refuse
 from agent.server.response import Answer
 from agent.subscriptions.registry import News, Subscriber, Tell
@@ -188,8 +188,7 @@ class ListenStreams:
             return refuse(503, message, INTERNAL_ERROR, request_id=request_id)
         if len(self._streams) >= STREAMS_MAX:
             raise MCPError(code=INTERNAL_ERROR, message=f"Subscription limit reached: {STREAMS_MAX} streams")
-        wanted = SubscriptionsListenRequestParams.model_validate(params, by_name=False).notifications
-        asked = wanted.model_dump(by_alias=True, mode="json", exclude_none=True)
+        asked: Json = {name: value for name, value in params["notifications"].items() if value is not None}
         if not notices:
             asked = {kind: value for kind, value in asked.items() if kind not in _LIST_KINDS.values()}
         stream = _Stream(asked)

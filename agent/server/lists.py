@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from mcp_types import INVALID_PARAMS
-
 from agent.dispatch.next_hop import own_error
 from agent.dispatch.param_headers import asks_for_headers
 from agent.errors import MCPError
 from agent.model import Json
 from agent.routing.table import Route, RouteKind, RouteTable
+from agent.rpc_codes import INVALID_PARAMS
 from agent.server.earlier_clients import without_output_schema
 from agent.server.pages import PageLimits, Snapshots, read_cursor
 from agent.server.search import wants_search

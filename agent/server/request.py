@@ -11,7 +11,8 @@ from typing import Final
 
 import orjson
 from aiohttp import web
-from mcp_types import INVALID_REQUEST
+
+from agent.rpc_codes import INVALID_REQUEST
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # For requests of nodes: to a client's body they add an envelope, a deadline and a session's capabilities (8 KiB).

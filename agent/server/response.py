@@ -12,12 +12,12 @@ from typing import Final, NoReturn, TypeAlias
 
 import orjson
 from aiohttp import web
-from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 
 from agent.client.streaming import ResultStream
 from agent.errors import MCPError
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
+from agent.rpc_codes import ERROR_CODE_HTTP_STATUS
 from agent.server.write_deadline import WRITE_TIMEOUT_S, drop_client
 
 # An answer that takes longer becomes a stream with pings, so that no proxy on the way times out.

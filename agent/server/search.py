@@ -1,9 +1,9 @@
 """Finding a tool among thousands: the three tools that stand for all others when a client asks for search mode.
 
-Added to the management server of `/mcp`; listed only in search mode (`MESH_TOOL_MODE=search`, `?tools=search` on the
-endpoint, or the header `Mesh-Tools: search`), callable always. `ToolIndex` is the full-text index (SQLite FTS5),
-`ToolSearch` keeps one for the present list. The one rule: `call_tool` bypasses no check, it is unwrapped before routing
-and handled as the call that it names.
+The tools themselves are made in `agent.server.management`, for `/mcp`. Listed only in search mode
+(`MESH_TOOL_MODE=search`, `?tools=search` on the endpoint, or the header `Mesh-Tools: search`), callable always.
+`ToolIndex` is the full-text index (SQLite FTS5), `ToolSearch` keeps one for the present list. The one rule: `call_tool`
+bypasses no check, it is unwrapped before routing and handled as the call that it names.
 """
 
 import asyncio
@@ -13,17 +13,13 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Final
-
-from fastmcp import FastMCP
-from fastmcp.exceptions import ToolError
-from mcp_types import INVALID_PARAMS
-from pydantic import Field
+from typing import Final
 
 from agent.errors import MCPError
 from agent.lossless_json.exact import with_own_numbers
 from agent.model import ORIGIN_META_KEY, Json
 from agent.routing.table import RouteTable
+from agent.rpc_codes import INVALID_PARAMS
 
 CALL_TOOL: Final = "call_tool"
 SEARCH_TOOLS: Final = frozenset({"search_tools", "describe_tool", CALL_TOOL})
@@ -140,32 +136,6 @@ class ToolSearch:
         """A routed tool's whole definition, None for an unknown name."""
         route = self._routes().tools.get(name)
         return None if route is None else with_own_numbers(route.definition)
-
-
-def add_search_tools(server: FastMCP, search: ToolSearch) -> None:
-    """Register the three tools."""
-
-    @server.tool
-    async def search_tools(
-        query: Annotated[str, Field(description="What the tool should do, in a few words; empty lists by name")],
-        limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = 10,
-    ) -> dict[str, Any]:
-        """Find tools of the mesh by what they do, best first. describe_tool shows their arguments, call_tool calls."""
-        return await search.search(query, limit)
-
-    @server.tool
-    async def describe_tool(name: str) -> dict[str, Any]:
-        """Show the whole definition of a tool: description, input schema, annotations."""
-        if (routed := search.describe(name)) is not None:
-            return routed
-        if (own := await server.get_tool(name)) is not None:
-            return own.to_mcp_tool().model_dump(by_alias=True, exclude_none=True, mode="json")
-        raise ToolError(f"There is no tool named {name!r}; search_tools finds the right name")
-
-    @server.tool
-    async def call_tool(name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Call a tool of the mesh by its name, with the arguments that describe_tool shows."""
-        raise AssertionError(f"unwrapped before it gets here: {name} {arguments is None}")
 
 
 def _row(tool: Json) -> tuple[str, str, str, str, str]:

@@ -11,27 +11,27 @@ from typing import Final
 
 import orjson
 from aiohttp import web
-from fastmcp import FastMCP
-from mcp_types import PROTOCOL_VERSION_META_KEY
 from multidict import CIMultiDictProxy
 
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.param_headers import disagreement, received_headers
 from agent.errors import AnswerCut, MCPError, MeshError
+from agent.mcp_terms import PROTOCOL_VERSION_META_KEY
 from agent.model import CLIENT_METHOD, Json
 from agent.routing.table import Route
+from agent.rpc_codes import HEADER_MISMATCH
 from agent.server.forward import Served, added, forward, logged, written
 from agent.server.listen import ListenStreams
 from agent.server.lists import LISTS, ListIndex
-from agent.server.own_tools import own_answer, plain
+from agent.server.own_tools import OwnTools, plain
 from agent.server.preferences import Preferences
 from agent.server.request import BODY_BYTES_MAX, read_body
 from agent.server.response import Answer, SlowAnswers, StartTask
 from agent.server.search import unwrapped
 from agent.server.sessions.client_events import as_mcp_error
 from agent.server.task_requests import check_task_header
-from agent.server.validation import check_shape, read_message, refused_by_head, unknown_method
+from agent.server.validation import read_message, refused_by_head, shaped, unknown_method
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +46,14 @@ class StatelessServer:
         *,
         list_index: ListIndex,
         dispatch: Dispatch,
-        own: FastMCP,
+        own: OwnTools,
         streams: ListenStreams,
         discover: Callable[[], Json],
         events: UpstreamEvents,
         start_task: StartTask,
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
-        """`own`: the management server. `discover` gives the result of `server/discover` as of now."""
+        """`discover` gives the result of `server/discover` as of now."""
         self._body_bytes_max = body_bytes_max
         self._list_index = list_index
         self._dispatch = dispatch
@@ -127,8 +127,7 @@ class StatelessServer:
         self, method: str, params: Json, answer: Answer, request_id: object, preferences: Preferences
     ) -> web.StreamResponse:
         """Answer a request that is not routed, with an error for unknown methods."""
-        params = plain(params)
-        check_shape(method, params)
+        params = await shaped(method, plain(params))
         with self._slow.kept_alive(answer.ping):
             if method == "subscriptions/listen":
                 return await self._streams.serve(answer, request_id, params, notices=preferences.notices)
@@ -136,7 +135,7 @@ class StatelessServer:
                 result = self._discover()
             elif method in _OWN:
                 version = params["_meta"][PROTOCOL_VERSION_META_KEY]
-                result = await own_answer(self._own, method, params, version)
+                result = await self._own.answer(method, params, version)
             else:
                 raise unknown_method(method)
         return await answer.result(orjson.dumps(result))
@@ -147,9 +146,9 @@ class StatelessServer:
         # A schema without header parameters needs no check.
         if schema is None or not self._list_index.has_param_headers(schema):
             return
-        rejection = disagreement(schema, params, headers)
-        if rejection is not None:
-            raise MCPError(code=rejection.code, message=rejection.message, data=rejection.data)
+        differs = disagreement(schema, params, headers)
+        if differs is not None:
+            raise MCPError(code=HEADER_MISMATCH, message=differs)
 
 
 async def _failed(answer: Answer, failure: MCPError, result: Json | None) -> web.StreamResponse:

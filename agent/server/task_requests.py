@@ -6,13 +6,11 @@ rule: a client that does not declare the extension gets that error before anythi
 
 from collections.abc import Mapping
 
-from mcp.shared.inbound import decode_header_value
-from mcp_types import INVALID_PARAMS
-from mcp_types.jsonrpc import HEADER_MISMATCH
-
 from agent.errors import MCPError
+from agent.mcp_headers import decode_header_value
 from agent.model import Json
 from agent.routing.table import Route, RouteTable
+from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
 from agent.tasks.ids import TASK_METHODS, TaskIdRefused, declares_tasks, missing_tasks, task_route
 
 

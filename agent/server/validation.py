@@ -1,36 +1,37 @@
 """Checks a stateless request before anything is done for it: one POST of one JSON-RPC message.
 
 Called by `agent.server.stateless` for each request. The protocol's demands on message, headers and envelope are checked
-by the SDK's pure functions; a request that is refused here is answered at once.
+by pure functions of their own rooms; a request that is refused here is answered at once.
 The one rule: a message that passes has a method, an ID, an envelope of a version that is served, and headers that say
 the same.
 """
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
-from mcp.shared.inbound import (
-    ERROR_CODE_HTTP_STATUS,
-    MCP_PROTOCOL_VERSION_HEADER,
-    InboundLadderRejection,
-    classify_inbound_request,
-    find_duplicated_routing_header,
-    unsupported_protocol_version_rejection,
-)
-from mcp_types import HEADER_MISMATCH, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR, PROTOCOL_VERSION_META_KEY
-from mcp_types.methods import parse_client_request
 from multidict import CIMultiDictProxy
-from pydantic import ValidationError
 
 from agent.errors import MCPError
+from agent.late import Late
 from agent.lossless_json.exact import read_json
+from agent.mcp_terms import MODERN_METHODS
 from agent.model import Json
+from agent.rpc_codes import ERROR_CODE_HTTP_STATUS, HEADER_MISMATCH, METHOD_NOT_FOUND, PARSE_ERROR
+from agent.server.inbound import VERSION_HEADER, envelope_error, repeated_header, unsupported_version
 from agent.server.request import refuse, speaks_json
+from agent.server.shapes import surely_initialize, surely_request
 
-# An error about params contains the place, whose names are the client's own.
-_PLACE_LEN_MAX: Final = 128
+
+def _sdk_shapes() -> ModuleType:
+    from agent.server import sdk_shapes  # noqa: PLC0415 - imports the SDK, which only unusual params need
+
+    return sdk_shapes
+
+
+_SDK: Final = Late(_sdk_shapes)
 
 
 def refused_by_head(request: web.Request) -> web.Response | None:
@@ -64,34 +65,30 @@ def read_message(body: bytes, headers: CIMultiDictProxy[str], by_name: Mapping[s
     ):
         return refuse(400, "A request has a text as method, an object as params, and a text or a whole number as id")
     if not has_id:
-        rejection = unsupported_protocol_version_rejection(headers.get(MCP_PROTOCOL_VERSION_HEADER, ""))
-        return web.Response(status=202) if rejection is None else _rejected(None, rejection)
-    rejected = _rejection(message, headers, by_name)
-    return message if rejected is None else rejected
-
-
-def _rejection(message: Json, headers: CIMultiDictProxy[str], by_name: Mapping[str, str]) -> web.Response | None:
-    if len(by_name) < len(headers) and (twice := find_duplicated_routing_header(headers.items())) is not None:
+        error = unsupported_version(headers.get(VERSION_HEADER, ""))
+        return web.Response(status=202) if error is None else _rejected(None, error)
+    if len(by_name) < len(headers) and (twice := repeated_header(headers.items())) is not None:
         return refuse(400, f"{twice} header appears more than once", HEADER_MISMATCH, request_id=message["id"])
-    verdict = classify_inbound_request(message, headers=by_name)
-    return _rejected(message["id"], verdict) if isinstance(verdict, InboundLadderRejection) else None
+    error = envelope_error(message, by_name)
+    return message if error is None else _rejected(message["id"], error)
 
 
-def check_shape(method: str, params: Json) -> None:
-    """Refuse what the protocol does not have, or has in another shape. Raises `MCPError`.
+async def shaped(method: str, params: Json) -> Json:
+    """The params in the protocol's shape: as they are, unless the SDK reads one otherwise. Raises `MCPError`.
 
     `params` hold Python's own numbers, and the envelope that names the version.
     """
-    try:
-        parse_client_request(method, params["_meta"][PROTOCOL_VERSION_META_KEY], params)
-    except KeyError as exc:
-        raise unknown_method(method) from exc
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))[:_PLACE_LEN_MAX]
-        # Pydantic lists the allowed values in an order that depends on what was imported first.
-        reason = "Not a word of the protocol" if first["type"] == "literal_error" else first["msg"]
-        raise MCPError(code=INVALID_PARAMS, message=f"{place}: {reason}") from exc
+    if method not in MODERN_METHODS:
+        raise unknown_method(method)
+    if surely_request(method, params):
+        return params
+    read: Json = (await _SDK.get()).shaped(method, params)
+    return read
+
+
+async def is_initialize(params: Json) -> bool:
+    """Whether these are params of `initialize`."""
+    return surely_initialize(params) or bool((await _SDK.get()).is_initialize(params))
 
 
 def unknown_method(method: str) -> MCPError:
@@ -99,9 +96,9 @@ def unknown_method(method: str) -> MCPError:
     return MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
 
 
-def _rejected(request_id: object, rejection: InboundLadderRejection) -> web.Response:
-    status = ERROR_CODE_HTTP_STATUS[rejection.code]
-    return refuse(status, rejection.message, rejection.code, request_id=request_id, data=rejection.data)
+def _rejected(request_id: object, error: MCPError) -> web.Response:
+    status = ERROR_CODE_HTTP_STATUS[error.code]
+    return refuse(status, error.message, error.code, request_id=request_id, data=error.data)
 
 
 def _is_id(value: object) -> bool:

@@ -10,12 +10,12 @@ import logging
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.state.durable_file import write_durably
+from agent.state.saved_shape import Misshapen, list_of, object_of, one_of, text, texts_by_name, whole_number
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
 log = logging.getLogger(__name__)
@@ -27,27 +27,23 @@ WRITE_PAUSE_S: Final = 1.0
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024  # 10,000 instances with every entry of Meta that Consul allows are smaller.
 
 
-class _SavedInstance(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    datacenter: str
-    node: str
-    service_id: str
-    address: str
-    port: int
-    health: Literal["passing", "warning", "critical"]
-    meta: dict[str, str]
-    tags: list[str]
-    weight: int = 1  # Missing in files of earlier versions.
-
-
-class _SavedCatalog(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    version: Literal[1] = Field(alias="schema")
-    url: str
-    service: str
-    instances: list[_SavedInstance]
+_SAVED_INSTANCE: Final = object_of(
+    {
+        "datacenter": text,
+        "node": text,
+        "service_id": text,
+        "address": text,
+        "port": whole_number,
+        "health": one_of(*(health.value for health in Health)),
+        "meta": texts_by_name,
+        "tags": list_of(text),
+        "weight": whole_number,
+    },
+    optional=frozenset({"weight"}),  # Missing in files of earlier versions.
+)
+_SAVED: Final = object_of(
+    {"schema": one_of(SCHEMA), "url": text, "service": text, "instances": list_of(_SAVED_INSTANCE)}
+)
 
 
 class CatalogCache:
@@ -119,26 +115,27 @@ def _read(path: Path, url: str, service_name: str) -> Catalog | None:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX)
         # Cut off, a larger file is no JSON any more.
-        saved = _SavedCatalog.model_validate(orjson.loads(content))
+        saved = orjson.loads(content)
+        _SAVED(saved, "")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as exc:
-        # A validation error repeats untrusted text of the catalog.
-        reason = "it is damaged" if isinstance(exc, ValidationError) else str(exc)
+        # The place of a fault may repeat untrusted text of the catalog.
+        reason = "it is damaged" if isinstance(exc, Misshapen) else str(exc)
         log.warning("the cached catalog is ignored", extra={"path": str(path), "reason": reason})
         return None
-    if (saved.url, saved.service) != (url, service_name):
+    if (saved["url"], saved["service"]) != (url, service_name):
         return None
     instances = (
         Instance(
-            InstanceKey(entry.datacenter, entry.node, entry.service_id),
-            entry.address,
-            entry.port,
-            Health(entry.health),
-            entry.meta,
-            tuple(entry.tags),
-            entry.weight,
+            InstanceKey(entry["datacenter"], entry["node"], entry["service_id"]),
+            entry["address"],
+            entry["port"],
+            Health(entry["health"]),
+            entry["meta"],
+            tuple(entry["tags"]),
+            entry.get("weight", 1),
         )
-        for entry in saved.instances
+        for entry in saved["instances"]
     )
     return Catalog(tuple(sorted(instances, key=lambda instance: instance.key)))

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from uuid import UUID, uuid4
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.errors import ConfigRefused
 from agent.routing.names import valid_name
 from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
+from agent.state.saved_shape import object_of, one_of, text, whole_number
 
 CLAIMS = "names"
 
@@ -37,12 +36,7 @@ class NodeState:
     epoch: int
 
 
-class _SavedNode(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    version: Literal[1] = Field(alias="schema")
-    node_id: UUID
-    epoch: int = Field(ge=0)
+_SAVED = object_of({"schema": one_of(SCHEMA), "node_id": text, "epoch": whole_number})
 
 
 @contextmanager
@@ -129,13 +123,21 @@ def _count_start(folder: Path) -> NodeState:
 
 def _read(path: Path) -> tuple[str, int]:
     try:
-        saved = _SavedNode.model_validate_json(path.read_bytes())
+        saved = orjson.loads(path.read_bytes())
+        _SAVED(saved, "")
+        node_id, epoch = str(UUID(saved["node_id"])), saved["epoch"]
+        _check_epoch(epoch)
     except FileNotFoundError:
         return str(uuid4()), 0
-    except ValidationError:
+    except ValueError:
         # A silent new identity would make a stranger of this node, with its names and its entry in the catalog.
         raise ConfigRefused(
             f"{path}: the node's identity is damaged or of a newer version; "
             "repair it, or move it away to become a new node"
         ) from None
-    return str(saved.node_id), saved.epoch
+    return node_id, epoch
+
+
+def _check_epoch(epoch: int) -> None:
+    if epoch < 0:
+        raise ValueError("a number of starts is not negative")

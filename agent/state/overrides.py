@@ -11,14 +11,13 @@ removed, and the next write would destroy the only copy; refusing loses nothing,
 import asyncio
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.errors import ConfigRefused, OverrideRefused
-from agent.model import HttpTarget, Override, PeerScope, Suppression
+from agent.model import HttpTarget, Json, Override, PeerScope, Suppression
 from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
+from agent.state.saved_shape import Misshapen, list_of, object_of, one_of, optional_text, pair_of_texts, text
 
 FILE_NAME = "overrides.json"
 SCHEMA = 1
@@ -26,30 +25,23 @@ ENTRIES_MAX = 1000  # Of each kind. A mesh of that size is discovered, not typed
 FILE_BYTES_MAX = 32 * 1024 * 1024  # ENTRIES_MAX entries with the longest URLs, tokens and some headers.
 
 
-class _SavedOverride(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    url: str
-    scope: Literal["local", "mesh"]
-    token: str | None = Field(default=None, repr=False)
-    headers: list[tuple[str, str]] = Field(default=[], repr=False)
-
-
-class _SavedSuppression(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    node_id: str | None = None
-    service_id: str | None = None
-
-
-class _SavedFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    version: Literal[1] = Field(alias="schema")
-    overrides: list[_SavedOverride]
-    suppressions: list[_SavedSuppression]
+_SAVED_OVERRIDE = object_of(
+    {
+        "name": text,
+        "url": text,
+        "scope": one_of("local", "mesh"),
+        "token": optional_text,
+        "headers": list_of(pair_of_texts),
+    },
+    optional=frozenset({"token", "headers"}),
+)
+_SAVED_SUPPRESSION = object_of(
+    {"name": text, "node_id": optional_text, "service_id": optional_text},
+    optional=frozenset({"node_id", "service_id"}),
+)
+_SAVED = object_of(
+    {"schema": one_of(SCHEMA), "overrides": list_of(_SAVED_OVERRIDE), "suppressions": list_of(_SAVED_SUPPRESSION)}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,17 +170,18 @@ def _read(path: Path) -> _Kept:
     if isinstance(schema, int) and schema > SCHEMA:
         raise _refused(path, f"was written by a newer version (schema {schema}, this one knows {SCHEMA})")
     try:
-        saved = _SavedFile.model_validate_json(content)
-    except ValidationError as exc:
-        first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise _refused(path, f"is damaged: {place}: {first['msg']}") from None  # The cause would show the values.
-    overrides = tuple(
-        Override(entry.name, HttpTarget(entry.url, tuple(entry.headers), entry.token), PeerScope(entry.scope))
-        for entry in saved.overrides
+        _SAVED(parsed, "")
+    except Misshapen as exc:
+        raise _refused(path, f"is damaged: {exc}") from None
+    suppressions = tuple(
+        Suppression(entry["name"], entry.get("node_id"), entry.get("service_id")) for entry in parsed["suppressions"]
     )
-    suppressions = tuple(Suppression(entry.name, entry.node_id, entry.service_id) for entry in saved.suppressions)
-    return _Kept(overrides, suppressions)
+    return _Kept(tuple(map(_override, parsed["overrides"])), suppressions)
+
+
+def _override(entry: Json) -> Override:
+    headers = tuple((name, value) for name, value in entry.get("headers", ()))
+    return Override(entry["name"], HttpTarget(entry["url"], headers, entry.get("token")), PeerScope(entry["scope"]))
 
 
 def _refused(path: Path, why: str) -> ConfigRefused:

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 from agent.errors import MeshError, ProtocolBroken, RpcError
 from agent.lossless_json.raw import exact
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import TASKS_EXTENSION, BackendSpec, Json, LinkView, NodeIdentity, ServerSpec
 from agent.routing.table import Contribution, ContributionKind, Imported, Replica, Route, RouteKind, RouteTable
 from agent.rpc_codes import MISSING_REQUIRED_CLIENT_CAPABILITY
@@ -23,9 +24,8 @@ ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 # In UTF-8. It travels as a header too (`Mcp-Name`), where servers take 8 KB, and base64 makes a third more of it.
 TASK_ID_BYTES_MAX: Final = 4096
 
-_CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 # The `_meta` of a request whose client accepts tasks.
-TAKES_TASKS: Final[Json] = {_CAPABILITIES: {"extensions": {TASKS_EXTENSION: {}}}}
+TAKES_TASKS: Final[Json] = {CLIENT_CAPABILITIES_META_KEY: {"extensions": {TASKS_EXTENSION: {}}}}
 _VERSION: Final = "mesh1"
 _PUBLIC_ID: Final = re.compile(rf"{_VERSION}/(?:server/([^/]+)/([^/]+)|gateway/([^/]+)|peer/([^/]+))/(.*)", re.DOTALL)
 
@@ -43,7 +43,7 @@ def announces_tasks(capabilities: Json) -> bool:
 def declares_tasks(params: Json) -> bool:
     """Whether the client of this request accepts a task as an answer."""
     meta = params.get("_meta")
-    capabilities = meta.get(_CAPABILITIES) if isinstance(meta, dict) else None
+    capabilities = meta.get(CLIENT_CAPABILITIES_META_KEY) if isinstance(meta, dict) else None
     return isinstance(capabilities, dict) and announces_tasks(capabilities)
 
 

@@ -99,7 +99,7 @@ LISTEN = listen({"toolsListChanged": True})
 @asynccontextmanager
 async def scene(*, drain_s: float = 5.0) -> AsyncIterator[Scene]:
     node_status, metrics, identity = NodeStatus(), Metrics("test"), NodeIdentity("node-id", "one")
-    endpoint = await build_endpoint(
+    endpoint = build_endpoint(
         "/mcp",
         identity=identity,
         node_status=node_status,

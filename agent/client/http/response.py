@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from mcp_types.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
-
 from agent.client import jsonrpc
 from agent.client.http.pool import HttpPool, RequestBody, Response
 from agent.client.http.sse import EventTooLarge, SseParser
@@ -23,6 +21,7 @@ from agent.client.streaming import LargeResult
 from agent.errors import RESOURCE_NOT_FOUND, AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
 from agent.logs import one_line
 from agent.model import AUTH_REALM, Json
+from agent.rpc_codes import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
-
 from agent.client import jsonrpc
 from agent.client.event import Event
 from agent.client.http.pool import HttpPool, RequestBody, Response
@@ -58,6 +56,7 @@ from agent.errors import (
     RpcError,
     Unreachable,
 )
+from agent.mcp_terms import LATEST_HANDSHAKE_VERSION
 from agent.model import Json
 
 log = logging.getLogger(__name__)

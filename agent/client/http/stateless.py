@@ -10,8 +10,6 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
-
 from agent.client import jsonrpc
 from agent.client.event import Event
 from agent.client.http.pool import HttpPool, RequestBody, Response
@@ -38,6 +36,7 @@ from agent.client.streaming import lift
 from agent.client.streams import LISTEN, ListChanges, Listening, Updates
 from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
 from agent.model import HEADER_BYTES_MAX, PARAM_HEADER_PREFIX, PROBE_META_KEY, Json
+from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
 _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})

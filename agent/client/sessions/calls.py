@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
-
 from agent import clock
 from agent.client import jsonrpc
 from agent.client.protocol import Request, shown_s
@@ -33,6 +31,7 @@ from agent.client.sessions.pool import (
 from agent.client.streaming import lift
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
 from agent.model import PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 
 log = logging.getLogger(__name__)
 

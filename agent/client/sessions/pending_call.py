@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
-from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
-
 from agent.client import jsonrpc
 from agent.client.capabilities import refusal
 from agent.client.event import Event
@@ -25,6 +23,7 @@ from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, AnswerCut, CallOutcomeUnknow
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 
 # Notifications that no attempt has taken yet; a stream that can wait does, otherwise the newest are dropped.
 UNREAD_MAX: Final = 256

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import orjson
-from mcp_types.jsonrpc import INVALID_PARAMS, INVALID_REQUEST
 
 from agent import clock
 from agent.client import jsonrpc
@@ -34,6 +33,7 @@ from agent.client.sessions.pending_call import (
 )
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.model import Json
+from agent.rpc_codes import INVALID_PARAMS, INVALID_REQUEST
 
 log = logging.getLogger(__name__)
 

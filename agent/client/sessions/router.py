@@ -13,9 +13,6 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from mcp_types import CLIENT_CAPABILITIES_META_KEY
-from mcp_types.jsonrpc import INVALID_PARAMS
-
 from agent.client.affinity import is_of_session
 from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, declared_features
 from agent.client.event import Event
@@ -33,7 +30,9 @@ from agent.client.sessions.pool import (
 )
 from agent.client.streams import Updates
 from agent.errors import CallNotSent, RpcError
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import CLIENT_METHOD, ClientEvent, Json
+from agent.rpc_codes import INVALID_PARAMS
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,13 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
-from mcp_types import CLIENT_CAPABILITIES_META_KEY
-
 from agent import clock
 from agent.client.capabilities import refusal
 from agent.dispatch.dispatcher import Forwarded
 from agent.dispatch.request_state import asks
 from agent.dispatch.retry import received_deadline_s
 from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, MCPError
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import DEADLINE_META_KEY, PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
 from discovery.backoff import Backoff
 

@@ -11,14 +11,12 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import web
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
-from mcp_types.methods import validate_client_request
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
-from pydantic import ValidationError
 
 from agent.errors import AnswerCut, MCPError
 from agent.lossless_json.exact import read_json
+from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from agent.model import Json
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 from agent.server.preferences import Preferences
 from agent.server.request import accepts_events, read_body, refuse, speaks_json
 from agent.server.response import Answer, SlowAnswers
@@ -27,6 +25,7 @@ from agent.server.sessions.requests import ROUTED, ReplyChannel, SessionRequests
 from agent.server.sessions.session import Outcome, ServerSession
 from agent.server.sessions.table import BY_CLIENT, NoRoom, Sessions
 from agent.server.sessions.tasks import CAPABILITY as TASKS_CAPABILITY
+from agent.server.validation import is_initialize
 
 log = logging.getLogger(__name__)
 
@@ -149,9 +148,10 @@ class SessionServer:
     ) -> web.StreamResponse:
         answer = Answer(request, request_id)
         try:
-            validate_client_request("initialize", LATEST_HANDSHAKE_VERSION, params)
-            declared = orjson.dumps(params["capabilities"])
-        except (ValidationError, orjson.JSONEncodeError):  # The latter: nested too deeply to be passed to any server.
+            declared = orjson.dumps(params["capabilities"]) if await is_initialize(params) else None
+        except orjson.JSONEncodeError:  # Nested too deeply to be passed to any server.
+            declared = None
+        if declared is None:
             return await answer.error(MCPError(code=INVALID_PARAMS, message="Invalid request parameters"), 200)
         if len(declared) > DECLARED_BYTES_MAX:
             raise _Refused(413, f"capabilities have more than {DECLARED_BYTES_MAX} bytes")

@@ -8,12 +8,9 @@ know stay out of its results.
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final
 
 import orjson
-from fastmcp import FastMCP
-from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, LoggingLevel
-from mcp_types.jsonrpc import MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from agent import clock
 from agent.client.streaming import ResultStream
@@ -21,12 +18,14 @@ from agent.dispatch.client_events import Place
 from agent.dispatch.dispatcher import Dispatch, Forwarded
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.raw import Bytes, exact
+from agent.mcp_terms import LOG_LEVEL_META_KEY, LOG_LEVELS
 from agent.model import Json
 from agent.routing.table import Route
+from agent.rpc_codes import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.earlier_clients import hides_structure
 from agent.server.forward import Served, forward, logged, written
 from agent.server.lists import LISTS, ListIndex
-from agent.server.own_tools import own_answer, plain
+from agent.server.own_tools import OwnTools, plain
 from agent.server.search import unwrapped
 from agent.server.sessions.elicitation import AskedClient, in_rounds
 from agent.server.sessions.session import ServerSession, Tell
@@ -42,7 +41,6 @@ ROUTED: Final = (
     frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"})
     | TASK_REQUESTS
 )
-_LOG_LEVELS: Final = get_args(LoggingLevel)
 # The level of most servers for a client that sets none.
 UNSET_LOG_LEVEL: Final = "info"
 
@@ -79,7 +77,7 @@ class SessionRequests:
         *,
         list_index: ListIndex,
         dispatch: Dispatch,
-        own: FastMCP,
+        own: OwnTools,
         subscriber: Callable[[TellNews[str]], Subscriber[str]],
     ) -> None:
         self._list_index = list_index
@@ -105,8 +103,8 @@ class SessionRequests:
                     return b"{}"
                 case "logging/setLevel":
                     level = params.get("level")
-                    if level not in _LOG_LEVELS:
-                        raise MCPError(code=INVALID_PARAMS, message=f"level: one of {', '.join(_LOG_LEVELS)}")
+                    if level not in LOG_LEVELS:
+                        raise MCPError(code=INVALID_PARAMS, message=f"level: one of {', '.join(LOG_LEVELS)}")
                     session.log_level = level
                     return b"{}"
                 case "resources/unsubscribe":
@@ -132,7 +130,7 @@ class SessionRequests:
             if as_task and (route is None or not may_be_task(route, has_tasks=self._list_index.makes_tasks(route))):
                 raise MCPError(code=METHOD_NOT_FOUND, message=f"{params['name']} cannot be called as a task")
             if route is None:
-                result = await own_answer(self._own, method, plain(params), channel.session.version)
+                result = await self._own.answer(method, plain(params), channel.session.version)
                 return (orjson.dumps(result),)
             try:
                 forwarded = await self._forwarded(channel, method, route, params, served, as_task=as_task)

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import orjson
-from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 
 from agent.dispatch.client_events import Place
 from agent.errors import NOT_EXECUTED, AnswerCut, MCPError
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
+from agent.rpc_codes import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 from agent.server.response import EventStream
 from agent.server.sessions.tasks import TaskTalks
 from agent.subscriptions.registry import Subscriber

@@ -16,13 +16,12 @@ from datetime import UTC, datetime
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
-
 from agent.dispatch.dispatcher import Forwarded
 from agent.errors import OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact
 from agent.model import TASKS_EXTENSION, Json
 from agent.routing.table import Route
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.sessions.elicitation import AskedClient, server_requests_for
 from agent.tasks.ids import ENDED, TAKES_TASKS
 from agent.tasks.versions import as_before, related, task_support

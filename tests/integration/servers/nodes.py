@@ -194,7 +194,7 @@ class _Wiring:
                 reread_servers=lambda: mesh.take_servers(self.servers),
             )
             mesh.take_servers(self.servers)
-            await self._build_endpoints(mesh, node_status, dispatch, metrics, updates)
+            self._build_endpoints(mesh, node_status, dispatch, metrics, updates)
             runner, base = await self._serve([*PeersApi(mesh, orders).routes(), *node_status.routes()], port)
             mesh_task = tasks.create_task(mesh.run(), name="mesh")
             standing = [mesh_task] + [tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints]
@@ -229,11 +229,11 @@ class _Wiring:
         for endpoint in self.endpoints:
             endpoint.close_streams()
 
-    async def _build_endpoints(
+    def _build_endpoints(
         self, mesh: Mesh, node_status: NodeStatus, dispatch: Dispatch, metrics: Metrics, updates: ClientUpdates
     ) -> None:
         for path, routes in {"/mcp": lambda: mesh.routes, "/mcp/local": lambda: mesh.local_routes}.items():
-            endpoint = await build_endpoint(
+            endpoint = build_endpoint(
                 path,
                 identity=self.identity,
                 node_status=node_status,

@@ -1,0 +1,34 @@
+"""A value that takes a second to make, because an import does: made in a thread when it is first needed.
+
+For what only some requests or settings need of FastMCP, the SDK, pydantic or Consul's library, so that a node starts
+without them and the loop never stands still. The one rule: a value is made once, however many requests wait for it.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Late(Generic[T]):
+    """`make` is called in a thread, by the first of those that wait for the value."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._turn = threading.Lock()
+        self._made: list[T] = []
+
+    def __repr__(self) -> str:
+        return f"<Late made={bool(self._made)}>"
+
+    async def get(self) -> T:
+        """The value. Raises what `make` raises, and tries again at the next call then."""
+        return self._made[0] if self._made else await asyncio.to_thread(self._once)
+
+    def _once(self) -> T:
+        with self._turn:
+            if not self._made:
+                self._made.append(self._make())
+            return self._made[0]
