@@ -110,9 +110,16 @@ def _is_level(value: object) -> bool:
 _ROOTS: Final[Mapping[str, _Check]] = {"listChanged": _is_bool}
 _SAMPLING: Final[Mapping[str, _Check]] = {"context": _is_object, "tools": _is_object}
 _ELICITATION: Final[Mapping[str, _Check]] = {"form": _is_object, "url": _is_object}
+_TASK_REQUESTS: Final[Mapping[str, _Check]] = {"elicitation": _is_object_of_objects, "sampling": _is_object_of_objects}
+_TASKS: Final[Mapping[str, _Check]] = {
+    "list": _is_object,
+    "cancel": _is_object,
+    "requests": lambda value: _members(value, _TASK_REQUESTS, others=_is_text),
+}
+_ICON: Final[Mapping[str, _Check]] = {"src": _is_text, "mimeType": _is_text, "sizes": _are_texts}
 _IMPLEMENTATION: Final[Mapping[str, _Check]] = {
     **dict.fromkeys(("name", "version", "title", "description", "websiteUrl"), _is_text),
-    "icons": _no_other,
+    "icons": lambda value: isinstance(value, list) and all(map(_is_icon, value)),
 }
 # Those of both eras, for the other one ignores what one has; what neither has, both ignore.
 _CAPABILITIES: Final[Mapping[str, _Check]] = {
@@ -121,8 +128,12 @@ _CAPABILITIES: Final[Mapping[str, _Check]] = {
     "elicitation": lambda value: _members(value, _ELICITATION, others=_is_text),
     "experimental": _is_object_of_objects,
     "extensions": _is_object_of_objects,
-    "tasks": _no_other,
+    "tasks": lambda value: _members(value, _TASKS, others=_is_text),
 }
+
+
+def _is_icon(value: object) -> bool:
+    return _members(value, _ICON, ("src",))
 
 
 def _is_implementation(value: object) -> bool:
@@ -134,7 +145,7 @@ def _are_capabilities(value: object) -> bool:
 
 
 def _is_plain_meta(value: object) -> bool:
-    return _members(value, {"progressToken": _is_token})
+    return _members(value, {"progressToken": _is_token}, others=_has_prefix)
 
 
 _ENVELOPE: Final[Mapping[str, _Check]] = {
