@@ -5,6 +5,7 @@ without them and the loop never stands still. The one rule: a value is made once
 """
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -31,4 +32,6 @@ class Late(Generic[T]):
         with self._turn:
             if not self._made:
                 self._made.append(self._make())
+                if gc.get_freeze_count():  # As the node's start did: the collector need not walk what stays.
+                    gc.freeze()
             return self._made[0]

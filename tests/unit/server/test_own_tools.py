@@ -1,6 +1,7 @@
 """The node's own tools as its lists have them, and its introduction: the same as FastMCP and the SDK make of them."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -96,6 +97,16 @@ async def test_what_is_made_late_is_made_once_in_a_thread_however_many_wait() ->
         waiting = [group.create_task(late.get()) for _ in range(5)]
     assert {id(task.result()) for task in waiting} == {id(await late.get())}
     assert [thread is threading.main_thread() for thread in threads] == [False]
+
+
+async def test_what_is_made_late_is_kept_from_the_collector_where_the_start_was() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        made = await Late(lambda: [[number] for number in range(1_000)]).get()
+        assert gc.get_freeze_count() >= frozen + len(made)
+    finally:
+        gc.unfreeze()
 
 
 async def test_what_could_not_be_made_is_tried_again() -> None:
