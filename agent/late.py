@@ -8,9 +8,11 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+# One for all: threads that import packages which need each other may find them half made.
+_TURN: Final = threading.Lock()
 
 
 class Late(Generic[T]):
@@ -18,7 +20,6 @@ class Late(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._turn = threading.Lock()
         self._made: list[T] = []
 
     def __repr__(self) -> str:
@@ -29,7 +30,7 @@ class Late(Generic[T]):
         return self._made[0] if self._made else await asyncio.to_thread(self._once)
 
     def _once(self) -> T:
-        with self._turn:
+        with _TURN:
             if not self._made:
                 self._made.append(self._make())
                 if gc.get_freeze_count():  # As the node's start did: the collector need not walk what stays.
