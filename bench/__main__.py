@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import eras, floor, hop, join, listing, memory, proxy
+from bench import eras, floor, hop, join, listing, memory, proxy, start
 from bench.report import Surroundings, document, report
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "eras": eras.measure,
     "listing": listing.measure,
     "memory": memory.measure,
+    "start": start.measure,
     "join": join.measure,
 }
 RESULTS = Path(".cache/bench.json")

@@ -8,11 +8,10 @@ import asyncio
 import statistics
 import sys
 from functools import partial
-from pathlib import Path
 
 from bench.figures import Figure
 from bench.loads import rate
-from bench.processes import canned_server, canned_servers, node_process
+from bench.processes import canned_server, canned_servers, node_process, resident_bytes
 from bench.raw_client import RawClient
 
 LINKS = 200
@@ -67,7 +66,7 @@ async def _settled(urls: list[str]) -> int:
         while not wanted <= await client.tool_names():
             await asyncio.sleep(0.2)
         await asyncio.sleep(SETTLE_S)
-        return _resident(process_id)
+        return resident_bytes(process_id)
 
 
 async def _growth() -> list[Figure]:
@@ -94,14 +93,6 @@ async def _before_and_after() -> tuple[int, int]:
             await asyncio.sleep(0.05)
         way = partial(client.call, "canned__echo", {"text": "sixteen bytes ok"})
         await rate(way, FEW_CALLS)
-        few = _resident(process_id)
+        few = resident_bytes(process_id)
         await rate(way, MANY_CALLS - FEW_CALLS)
-        return few, _resident(process_id)
-
-
-def _resident(process_id: int) -> int:
-    """Bytes of memory that a process holds now."""
-    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"the kernel tells no VmRSS of {process_id}")
+        return few, resident_bytes(process_id)

@@ -95,6 +95,29 @@ def byte_hop(target: str) -> AbstractAsyncContextManager[str]:
 
 
 @asynccontextmanager
+async def byte_hop_process(target: str) -> AsyncGenerator[int, None]:
+    """Run such a hop; yields its process's id."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.byte_hop", str(port), target]
+    async with _process(command, {}, f"http://127.0.0.1:{port}/healthz") as process_id:
+        yield process_id
+
+
+def resident_bytes(process_id: int) -> int:
+    """Bytes of memory that a process holds now."""
+    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"the kernel tells no VmRSS of {process_id}")
+
+
+def cpu_s(process_id: int) -> float:
+    """Seconds of processor time that a process has used, on its own behalf and in the kernel."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@asynccontextmanager
 async def _server(module: str, *arguments: str) -> AsyncGenerator[str, None]:
     port = free_port()
     async with _process([sys.executable, "-m", module, str(port), *arguments], {}, f"http://127.0.0.1:{port}/healthz"):
