@@ -40,11 +40,17 @@ ALTERNATIVES_META_KEY = "mesh-agent/alternatives"
 AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
 # A request of ours between nodes, and to clients: a client of the sender's, named by its affinity, did something.
 CLIENT_METHOD = "mesh-agent/client"
+# In a request's `_meta`: true where its client has a session, whose server may send requests of its own meanwhile.
+IN_SESSION_META_KEY = "mesh-agent/in-session"
 # An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
 TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
 
 # How long a server may take to start: an interpreter and its imports on a busy machine take seconds, not minutes.
 START_TIMEOUT_S = 60.0
+
+# The versions that `mesh.protocol` may name: those that open a session, and the stateless one (MCP, versioning).
+SESSION_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+STATELESS_VERSIONS = ("2026-07-28",)
 
 # Of a node among those that serve the same. More is no setting but a slip, and in the catalog a claim to every call.
 WEIGHT_MAX = 100
@@ -113,7 +119,7 @@ class ServerSpec:
     `start_timeout_s`: how long it may take from the dial, or the start of the child, to its first list.
     `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `session_pool`: in a
     session of their own, where the server has sessions. `configured_name`: what the servers file calls it where `name`
-    is another, safe one.
+    is another, safe one. `protocol`: the only version to speak, None for what the server speaks.
     """
 
     name: str
@@ -125,6 +131,7 @@ class ServerSpec:
     session_pool: bool = False
     configured_name: str = ""
     start_timeout_s: float = START_TIMEOUT_S
+    protocol: str | None = None
 
     @property
     def key(self) -> str:
@@ -228,6 +235,7 @@ class LinkView:
     offer: Offer = Offer()
     identity: NodeIdentity | None = None
     era: Era | None = None
+    protocol_version: str | None = None  # of that era, as negotiated
     has_tasks: bool = False  # it announces that calls may be answered with tasks
     server_info: Mapping[str, Any] = field(default_factory=dict)
     function_count: int = 0

@@ -27,6 +27,7 @@ async def open_client(
     client_name: str = "mcp-mesh-agent",
     label: str | None = None,
     session_pool: bool = False,
+    protocol: str | None = None,
     on_pending: OnPending = unheard,
 ) -> AsyncGenerator[McpClient, None]:
     """Connect, negotiate the era, and yield the client; everything it holds is released on leaving.
@@ -36,7 +37,9 @@ async def open_client(
     its first request only when the server behind it has started. `label` names a child in logs and errors (default:
     its command).
     `session_pool`: on a server with sessions, every caller gets a dedicated one (over stdio a child process), and so
-    does every call without an affinity. `on_pending` is called for calls that wait for their callers' answers.
+    does every call without an affinity. `protocol`: the only version to speak (`agent.model`); by default what the
+    server speaks, and beside 2026-07-28 sessions for callers that have one. `on_pending` is called for calls that wait
+    for their callers' answers.
 
     Raises:
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no client.
@@ -48,6 +51,7 @@ async def open_client(
             start_timeout_s=start_timeout_s,
             client_name=client_name,
             session_pool=session_pool,
+            protocol=protocol,
             on_pending=on_pending,
         ) as http_client:
             yield _with_tasks(http_client, session_pool=session_pool)
@@ -59,6 +63,7 @@ async def open_client(
         client_name=client_name,
         label=label or target.command.rpartition("/")[2],
         session_pool=session_pool,
+        protocol=protocol,
         on_pending=on_pending,
     ) as stdio_client:
         yield _with_tasks(stdio_client, session_pool=session_pool)

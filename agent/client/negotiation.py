@@ -137,6 +137,11 @@ def judge_initialize(result: Json) -> ServerInfo:
     return _server_info(Era.LEGACY, version, result, None)
 
 
+def forced_in_vain(where: str, protocol: str, reason: str) -> ProtocolBroken:
+    """The failure of a server that does not speak the one version that its entry allows (`mesh.protocol`)."""
+    return ProtocolBroken(f"no MCP {protocol} at {where}: {reason}; mesh.protocol allows nothing else, leave it out")
+
+
 def without_envelope(params: Json | None) -> Json | None:
     """`params` as a legacy server may see them: without a modern caller's per-request envelope."""
     meta = params.get("_meta") if params is not None else None

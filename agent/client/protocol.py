@@ -25,7 +25,8 @@ class Request:
     `params` is never changed in place. `deadline_s` is when the answer has to be there, in loop time: absolute, so that
     no layer gives the request time anew; only the transport sets a timer by it. `headers`: `Mcp-Param-*` only (ignored
     on stdio). `affinity`: the key of the caller, or its explicit key; a server with sessions may have a dedicated
-    one for it. `on_notification(method, params)` is awaited for each notification that belongs to this request, in
+    one for it. `in_session`: that caller has a session itself, and accepts server requests while a call is open.
+    `on_notification(method, params)` is awaited for each notification that belongs to this request, in
     order, before the result is returned. `sink` may take a large result while it comes; the returned result then
     only says how it ended.
 
@@ -39,6 +40,7 @@ class Request:
     affinity: str | None = field(default=None, repr=False)
     on_notification: OnNotification | None = field(default=None, repr=False)
     sink: LargeResult | None = field(default=None, repr=False)
+    in_session: bool = field(default=False, repr=False)
 
     @classmethod
     def within(
@@ -51,10 +53,11 @@ class Request:
         affinity: str | None = None,
         on_notification: OnNotification | None = None,
         sink: LargeResult | None = None,
+        in_session: bool = False,
     ) -> Self:
         """A request that begins now and may take `timeout_s` seconds."""
         deadline_s = asyncio.get_running_loop().time() + timeout_s
-        return cls(method, params, deadline_s, headers, affinity, on_notification, sink)
+        return cls(method, params, deadline_s, headers, affinity, on_notification, sink, in_session)
 
     def left_s(self) -> float:
         """Seconds until the deadline, less than 0 after it."""

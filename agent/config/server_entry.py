@@ -16,7 +16,15 @@ from agent.config.relaxed_json import JsonPath
 from agent.config.start_time import START_TIMEOUT_MAX_S, default_start_timeout_s
 from agent.config.values import CALL_TIMEOUT_MAX_S, url_fault
 from agent.config.variables import Expand, kept, untouched
-from agent.model import HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+from agent.model import (
+    SESSION_VERSIONS,
+    STATELESS_VERSIONS,
+    HttpTarget,
+    Json,
+    ServerScope,
+    ServerSpec,
+    StdioTarget,
+)
 
 _TYPE_KEYS = ("type", "transport", "transportType")  # most programs; FastMCP and LangChain; older Cline
 _URL_KEYS = ("httpUrl", "serverUrl", "url")  # Gemini CLI's, which beats its `url`; Windsurf's; that of all others
@@ -38,7 +46,8 @@ _MISSED = {
         "signs in, which a node does not: a token goes into headers or env",
     ),
 }
-_MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions"})
+_MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol"})
+_PROTOCOLS = (*SESSION_VERSIONS, *STATELESS_VERSIONS)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ENV_FILE_BYTES_MAX = 1024 * 1024
 # `timeout` is milliseconds to Claude Code, Gemini CLI, FastMCP and Amazon Q, seconds (at most an hour) to Cline and Roo
@@ -104,6 +113,7 @@ def as_entry(spec: ServerSpec) -> Json:
         "start_timeout_s": spec.start_timeout_s if spec.start_timeout_s != default_start_timeout_s(target) else None,
         "sticky": spec.sticky or None,
         "sessions": "own" if spec.session_pool else None,
+        "protocol": spec.protocol,
     }
     optional |= {"disabled": not spec.enabled, "mesh": {key: value for key, value in mesh.items() if value is not None}}
     return entry | {key: value for key, value in optional.items() if value}
@@ -250,9 +260,8 @@ class _Reader:
         table = self.table("mesh")
         for key in table:
             if key not in _MESH_KEYS:
-                self.fault(
-                    (*at, key), "is not known; mesh has scope, call_timeout_s, start_timeout_s, sticky and sessions"
-                )
+                known = "scope, call_timeout_s, start_timeout_s, sticky, sessions and protocol"
+                self.fault((*at, key), f"is not known; mesh has {known}")
         scope = table.get("scope", spec.scope)
         if scope not in list(ServerScope):
             self.fault((*at, "scope"), f"must be one of {', '.join(ServerScope)}")
@@ -262,6 +271,11 @@ class _Reader:
             self.fault((*at, "sticky"), "must be true or false")
         if sessions not in ("shared", "own"):
             self.fault((*at, "sessions"), "must be shared or own")
+        protocol = table.get("protocol")
+        if protocol is not None and protocol not in _PROTOCOLS:
+            fix = "leave it out, and the node speaks what the server does"
+            self.fault((*at, "protocol"), f"must be one of {', '.join(_PROTOCOLS)}, in quotes; {fix}")
+            protocol = None
         timeout_s = self.seconds((*at, "call_timeout_s"), table.get("call_timeout_s"), CALL_TIMEOUT_MAX_S)
         start_s = self.seconds((*at, "start_timeout_s"), table.get("start_timeout_s"), START_TIMEOUT_MAX_S)
         return replace(
@@ -271,6 +285,7 @@ class _Reader:
             sticky=sticky is True,
             session_pool=sessions == "own",
             start_timeout_s=start_s or default_start_timeout_s(spec.target),
+            protocol=protocol,
         )
 
     def seconds(self, at: JsonPath, value: Any, most_s: float) -> float | None:

@@ -14,7 +14,7 @@ from agent.client.affinity import is_of_session
 from agent.client.protocol import Request
 from agent.dispatch.dispatcher import CallableLink
 from agent.errors import RpcError
-from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Era, HttpTarget, Json, ServerSpec
+from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, STATELESS_VERSIONS, ClientEvent, HttpTarget, Json, ServerSpec
 from agent.rpc_codes import INVALID_PARAMS
 
 # A server gets the event within a second, and sends its own requests at once, if any.
@@ -67,5 +67,9 @@ class UpstreamEvents:
 def _keeps_sessions(link: CallableLink) -> bool:
     """Whether its client may hold dedicated sessions (`agent.client.connect.open_client`)."""
     spec = link.spec
+    if link.view.era is None or link.view.identity is not None:
+        return False
+    if isinstance(spec, ServerSpec) and spec.protocol in STATELESS_VERSIONS:
+        return False
     own = isinstance(spec, ServerSpec) and spec.session_pool
-    return link.view.era is Era.LEGACY and (own or isinstance(spec.target, HttpTarget))
+    return own or isinstance(spec.target, HttpTarget)

@@ -15,7 +15,7 @@ from agent.client.affinity import affinity_key
 from agent.client.protocol import Request
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
-from agent.dispatch.next_hop import believed, ended, large_result, outgoing, received_failure
+from agent.dispatch.next_hop import believed, comes_in_session, ended, large_result, outgoing, received_failure
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.param_headers import ParamHeaders
 from agent.dispatch.renewals import Present, RouteRenewals
@@ -92,6 +92,7 @@ class _Call:
     sink: ResultStream | None
     affinity: str | None
     param_headers: Mapping[str, str] | None
+    in_session: bool
     began_s: float
     deadline_s: float | None
     unknown: bool = False  # its name was away, and has become unknown
@@ -176,8 +177,19 @@ class Dispatch:
         deadline_s = None if received_s is None else now_s + received_s
         affinity = affinity_key(params, session_id)
         key = affinity if route.sticky else None
-        anew = present if route is known else None
-        call = _Call(method, route, anew, params, on_notification, sink, affinity, param_headers, now_s, deadline_s)
+        call = _Call(
+            method,
+            route,
+            present if route is known else None,
+            params,
+            on_notification,
+            sink,
+            affinity,
+            param_headers,
+            session_id is not None or comes_in_session(params, affinity),
+            now_s,
+            deadline_s,
+        )
         self._stats.called(route, now_s)
         tried: dict[str, float] = {}
         attempts = 0
@@ -318,6 +330,7 @@ class Dispatch:
             node_id=self._node_id,
             timeout_s=timeout_s,
             key=call.affinity,
+            in_session=call.in_session,
             alternatives=any(one.backend_key not in tried for one in call.route.replicas),
         )
         params = with_task(call.method, call.route, params, view)
@@ -328,7 +341,9 @@ class Dispatch:
         sink = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
         if sink is not None:
             sink.when_begun(lambda: self._stats.answered(attempt, clock.now_s()))
-        request = Request(call.method, params, deadline_s, headers, call.affinity, call.on_notification, sink)
+        request = Request(
+            call.method, params, deadline_s, headers, call.affinity, call.on_notification, sink, call.in_session
+        )
         try:
             result = await link.request(request)
         except RpcError as exc:

@@ -6,7 +6,9 @@ to mesh nodes only, and a server's error that imitates a node's is never taken f
 
 from typing import Final
 
+from agent.client.affinity import is_of_session
 from agent.client.http.streaming import result_rewriter
+from agent.client.sessions.pending_call import PendingResult
 from agent.client.streaming import LargeResult, ResultStream
 from agent.dispatch.retry import Fate, Step, deadline_ms_to_tell, fate_of, is_trusted
 from agent.errors import (
@@ -30,6 +32,7 @@ from agent.model import (
     ALTERNATIVES_META_KEY,
     CHANGE_META_KEY,
     DEADLINE_META_KEY,
+    IN_SESSION_META_KEY,
     OWN_ERROR_KEY,
     PATH_META_KEY,
     PENDING_META_KEY,
@@ -50,7 +53,13 @@ HOPS_MAX: Final = 3
 # Added to the failure in the client's error.
 _WHY_NOT_AGAIN: Final = {Step.LATE: "; the deadline has passed", Step.SPENT: "; the retry budget is spent"}
 
-_OWN_KEYS: Final = (PATH_META_KEY, DEADLINE_META_KEY, AFFINITY_META_KEY, ALTERNATIVES_META_KEY)
+_OWN_KEYS: Final = (
+    PATH_META_KEY,
+    DEADLINE_META_KEY,
+    AFFINITY_META_KEY,
+    ALTERNATIVES_META_KEY,
+    IN_SESSION_META_KEY,
+)
 
 
 def outgoing(
@@ -62,10 +71,12 @@ def outgoing(
     node_id: str,
     timeout_s: float,
     key: str | None,
+    in_session: bool = False,
     alternatives: bool = False,
 ) -> Json:
     """A copy of `params` for the backend; `timeout_s` is how long we shall wait, `key` the affinity.
 
+    `in_session`: the client has a session, so its server may be called in one as well.
     `alternatives`: another replica may take the call, so the next node need not wait for a server that is away.
 
     Raises:
@@ -78,12 +89,19 @@ def outgoing(
         meta[DEADLINE_META_KEY] = deadline_ms_to_tell(timeout_s)
         if key is not None:
             meta[AFFINITY_META_KEY] = key
+        if in_session:
+            meta[IN_SESSION_META_KEY] = True
         if alternatives:
             meta[ALTERNATIVES_META_KEY] = True
     if isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH:
         meta[PATH_META_KEY] = [*checked_path(told.get(PATH_META_KEY), node_id), node_id]
     named["_meta"] = meta
     return named
+
+
+def comes_in_session(params: Json, affinity: str | None) -> bool:
+    """Whether another node sent the request for a client with a session."""
+    return is_of_session(affinity) or (params.get("_meta") or {}).get(IN_SESSION_META_KEY) is True
 
 
 def asked_uri(method: str, params: Json, replica: Replica) -> tuple[str, str] | None:
@@ -110,6 +128,7 @@ def believed(result: Json, view: LinkView) -> Json:
     meta = result.get("_meta")
     if (
         view.era is Era.LEGACY
+        or isinstance(result, PendingResult)
         or view.identity is not None
         or not isinstance(meta, dict)
         or PENDING_META_KEY not in meta

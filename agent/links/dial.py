@@ -75,6 +75,7 @@ async def opened(
             spec.target,
             start_timeout_s=spec.start_timeout_s,
             session_pool=spec.session_pool,
+            protocol=spec.protocol,
             on_pending=on_pending,
         ) as client:
             refuse_mesh_node(client.server_info, spec, own)

@@ -129,6 +129,7 @@ class LinkRecord:
             function_count=len(offer.tools),
             identity=identity,
             era=server_info.era,
+            protocol_version=server_info.protocol_version,
             has_tasks=server_info.has_tasks,
             server_info=server_info.server_info,
             last_error="",

@@ -254,6 +254,7 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: 
             "scope": spec.scope.value,
             "sticky": spec.sticky,
             "sessions": _sessions(spec),
+            "protocol": spec.protocol,
             "enabled": spec.enabled,
             **_configured_name(spec),
         }
@@ -297,6 +298,7 @@ def describe_disabled(spec: ServerSpec) -> Json:
         "scope": spec.scope.value,
         "sticky": spec.sticky,
         "sessions": _sessions(spec),
+        "protocol": spec.protocol,
         "enabled": False,
         **_configured_name(spec),
         "function_count": 0,
@@ -380,6 +382,7 @@ def _standing(view: LinkView, now_s: float) -> Json:
         else round(max(0.0, view.next_attempt_at_s - now_s), 3),
         "latency_ms": None if view.latency_s is None else round(view.latency_s * 1000, 3),
         "protocol_era": view.era.value if view.era else None,
+        "protocol_version": view.protocol_version,
         "failed_lists": [{"list": fault.method, "reason": fault.reason} for fault in view.offer.faults]
         if view.connected
         else [],

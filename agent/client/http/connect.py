@@ -20,17 +20,20 @@ from agent.client.negotiation import (
     Handshake,
     ModernStamp,
     ProbeAgain,
+    forced_in_vain,
     handshake_version_named,
     judge_discovery,
     judge_refusal,
     modern_version_named,
 )
 from agent.client.server_info import OnServerRequest, ServerInfo
+from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.client.sessions.pool import OnNotice, SessionLimits, SessionRefused
+from agent.client.sessions.pool import OnNotice, OpenSession, SessionLimits, SessionRefused
 from agent.client.sessions.router import SessionRouter, asking
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
-from agent.model import HttpTarget, Json
+from agent.mcp_terms import LATEST_HANDSHAKE_VERSION
+from agent.model import STATELESS_VERSIONS, HttpTarget, Json
 
 # A session of one's own is a header here and a little memory there; servers forget idle ones after minutes, too.
 SESSION_LIMITS: Final = SessionLimits(sessions_max=64, idle_max=16)
@@ -46,37 +49,33 @@ async def open_http_client(
     start_timeout_s: float,
     client_name: str,
     session_pool: bool = False,
+    protocol: str | None = None,
     on_pending: OnPending = unheard,
-) -> AsyncGenerator[HttpStatelessClient | SessionRouter, None]:
+) -> AsyncGenerator[HttpStatelessClient | DualEraRouter | SessionRouter, None]:
     """As `agent.client.connect.open_client`, for a URL."""
     with open_pool(target, connect_timeout_s=connect_timeout_s) as pool:
         try:
             async with asyncio.timeout(start_timeout_s):
-                client = await _negotiate(pool, client_name, connect_timeout_s, start_timeout_s)
+                client = await (
+                    _negotiate(pool, client_name, connect_timeout_s, start_timeout_s)
+                    if protocol is None
+                    else _forced(pool, client_name, start_timeout_s, protocol)
+                )
         except TimeoutError as exc:
             raise Unreachable(f"{pool.where} did not answer within {start_timeout_s:g} s") from exc
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
         if isinstance(client, HttpStatelessClient):
-            yield client
+            if protocol is not None or client.server_info.mesh is not None:
+                yield client
+                return
+            timeout_s = min(start_timeout_s, OPEN_TIMEOUT_S)
+            open_session = _opener(pool, client_name, timeout_s, LATEST_HANDSHAKE_VERSION, beside_stateless=True)
+            async with in_both_eras(client, open_session, limits=SESSION_LIMITS, on_pending=on_pending) as router:
+                yield router
             return
         try:
-
-            def open_session(
-                features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
-            ) -> AbstractAsyncContextManager[HttpSessionClient]:
-                return _one_more(
-                    HttpSessionClient(
-                        pool,
-                        client_name,
-                        start_timeout_s,
-                        version=client.asked_version,
-                        features=features,
-                        on_server_request=on_server_request,
-                        on_notice=on_notice,
-                    )
-                )
-
+            open_session = _opener(pool, client_name, start_timeout_s, client.asked_version)
             async with asking(
                 client, open_session, limits=SESSION_LIMITS, own_for_all=session_pool, on_pending=on_pending
             ) as session_router:
@@ -85,9 +84,31 @@ async def open_http_client(
             await client.close()
 
 
+def _opener(
+    pool: HttpPool, client_name: str, timeout_s: float, version: str, *, beside_stateless: bool = False
+) -> OpenSession:
+    """Opens sessions that ask for `version`. `beside_stateless`: only those with an ID are better than none."""
+
+    def open_session(
+        features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
+    ) -> AbstractAsyncContextManager[HttpSessionClient]:
+        client = HttpSessionClient(
+            pool,
+            client_name,
+            timeout_s,
+            version=version,
+            features=features,
+            on_server_request=on_server_request,
+            on_notice=on_notice,
+        )
+        return _one_more(client, needs_id=beside_stateless)
+
+    return open_session
+
+
 @asynccontextmanager
-async def _one_more(client: HttpSessionClient) -> AsyncGenerator[HttpSessionClient, None]:
-    """Open one more session with a server that has one with us, as `OpenSession` does."""
+async def _one_more(client: HttpSessionClient, *, needs_id: bool) -> AsyncGenerator[HttpSessionClient, None]:
+    """Open one more session with a server that has one with us, or is stateless, as `OpenSession` does."""
     try:
         try:
             await client.open()
@@ -96,13 +117,34 @@ async def _one_more(client: HttpSessionClient) -> AsyncGenerator[HttpSessionClie
         except (RpcError, ProtocolBroken) as exc:
             raise SessionRefused(str(exc)) from exc
         except HttpRefusal as exc:
-            is_outage = exc.status in _OUTAGE or exc.status >= 500  # noqa: PLR2004 - server errors
-            raise CallNotSent(str(exc)) if is_outage else SessionRefused(str(exc)) from exc
+            raise CallNotSent(str(exc)) if _may_pass(exc) else SessionRefused(str(exc)) from exc
         except (LinkFailed, CallFailed, TimeoutError) as exc:
             raise CallNotSent(str(exc) or "the server did not open another session in time") from exc
+        if needs_id and not client.has_id:
+            raise SessionRefused("it answers initialize, and keeps no session")
         yield client
     finally:
         await client.close()
+
+
+async def _forced(
+    pool: HttpPool, client_name: str, start_timeout_s: float, protocol: str
+) -> HttpStatelessClient | HttpSessionClient:
+    """The client of the one version that may be spoken."""
+    if protocol in STATELESS_VERSIONS:
+        verdict = await _discover(pool, client_name, protocol, start_timeout_s, probed_again=True)
+        if isinstance(verdict, ServerInfo):
+            return _modern(pool, client_name, verdict)
+        assert isinstance(verdict, Handshake), "it was probed at the only version"
+        raise forced_in_vain(pool.where, protocol, verdict.reason)
+    client = HttpSessionClient(pool, client_name, start_timeout_s, version=protocol)
+    try:
+        await client.open()
+    except (RpcError, HttpRefusal) as exc:
+        if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
+            raise Unreachable(str(exc), retry_after_s=exc.retry_after_s) from exc
+        raise forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}") from exc
+    return client
 
 
 async def _negotiate(
@@ -168,6 +210,11 @@ def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpSt
 
 
 def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPool) -> ProtocolBroken | Unreachable:
-    if isinstance(exc, HttpRefusal) and exc.error is None and (exc.status in _OUTAGE or exc.status >= 500):  # noqa: PLR2004 - server errors
+    if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
         return Unreachable(str(exc), retry_after_s=exc.retry_after_s)
     return ProtocolBroken(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
+
+
+def _may_pass(refusal: HttpRefusal) -> bool:
+    """Whether it is the server's or a proxy's trouble, which says nothing about what the server speaks."""
+    return refusal.status in _OUTAGE or refusal.status >= 500  # noqa: PLR2004 - server errors

@@ -112,6 +112,11 @@ class HttpSessionClient:
         assert self._server_info is not None, "the client is not open"
         return self._server_info
 
+    @property
+    def has_id(self) -> bool:
+        """Whether the server gave the session an ID; one without keeps nothing between two requests."""
+        return self._session_id is not None
+
     async def open(self) -> None:
         """Initialize a session. Raises `RpcError`, `HttpRefusal`, `CallFailed`, `LinkFailed`, `TimeoutError`."""
         request_id = next(self._ids)

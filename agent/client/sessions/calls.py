@@ -19,7 +19,7 @@ from agent import clock
 from agent.client import jsonrpc
 from agent.client.protocol import Request, shown_s
 from agent.client.server_info import OnNotification
-from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, OnPending, PendingCall
+from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, OnPending, PendingCall, PendingResult
 from agent.client.sessions.pool import (
     DedicatedSession,
     SessionClient,
@@ -49,6 +49,8 @@ ROOTS_WAIT_S: Final = 1.0
 ROOTS_CHANGED: Final = jsonrpc.encode_notification("notifications/roots/list_changed")
 
 _STATE_BYTES: Final = 32
+# Tells our states from those of a stateless server that opens sessions too (`agent.client.sessions.dual_era`).
+_STATE_PREFIX: Final = "mesh-agent/pending."
 
 _Send: TypeAlias = Callable[[SessionClient], Awaitable[Json]]
 
@@ -81,7 +83,7 @@ class PendingCalls:
 
     def add(self, call: PendingCall) -> Json:
         """Keep a call with open server requests; returns the result that its caller gets."""
-        state = secrets.token_urlsafe(_STATE_BYTES)
+        state = _STATE_PREFIX + secrets.token_urlsafe(_STATE_BYTES)
         loop = asyncio.get_running_loop()
         if call.away_since_s is None:
             call.away_since_s = loop.time()
@@ -126,12 +128,17 @@ class PendingCalls:
 
 
 def _input_required(call: PendingCall, state: str) -> Json:
-    return {
-        "resultType": "input_required",
-        "inputRequests": call.server_requests(),
-        "requestState": state,
-        "_meta": {PENDING_META_KEY: True},
-    }
+    return PendingResult(
+        resultType="input_required",
+        inputRequests=call.server_requests(),
+        requestState=state,
+        _meta={PENDING_META_KEY: True},
+    )
+
+
+def is_pending_state(state: object) -> bool:
+    """Whether a `requestState` is one of a pending call, perhaps of one that is over."""
+    return isinstance(state, str) and state.startswith(_STATE_PREFIX)
 
 
 def only_polls(params: Json) -> bool:

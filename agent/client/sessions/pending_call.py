@@ -38,6 +38,10 @@ _TOO_DEEP: Final = (INVALID_PARAMS, f"The question is nested more than {SERVER_R
 _TOO_MANY: Final = (INTERNAL_ERROR, "Too many questions are open already")
 
 
+class PendingResult(dict[str, Any]):
+    """An `input_required` result of a pending call; the type shows that our own client made it, and no server."""
+
+
 @dataclass(slots=True)
 class _ServerRequest:
     """A server's request, and whether the caller has seen it."""

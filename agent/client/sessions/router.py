@@ -9,16 +9,12 @@ in that caller's session, and in no other.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from contextlib import AbstractAsyncContextManager
+from typing import Final
 
-from agent.client.affinity import is_of_session
-from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, declared_features
-from agent.client.event import Event
+from agent.client.capabilities import EVERY_FEATURE, MAY_ASK
 from agent.client.protocol import Request, shown_s
-from agent.client.server_info import ServerInfo
-from agent.client.sessions.calls import SessionCalls
+from agent.client.sessions.beside import BesideSessions, features_of, grouped
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import (
     OpenSession,
@@ -28,10 +24,8 @@ from agent.client.sessions.pool import (
     SessionRefused,
     SharedClient,
 )
-from agent.client.streams import Updates
 from agent.errors import CallNotSent, RpcError
-from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
-from agent.model import CLIENT_METHOD, ClientEvent, Json
+from agent.model import CLIENT_METHOD, Json
 from agent.rpc_codes import INVALID_PARAMS
 
 log = logging.getLogger(__name__)
@@ -44,7 +38,7 @@ _LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "reso
 _FOR_LISTING: Final = object()  # The affinity of our own listing, distinct from every caller's key.
 
 
-class SessionRouter:
+class SessionRouter(BesideSessions[SharedClient]):
     """As `McpClient`. Made by `asking`.
 
     `own_for_all`: every call needs a dedicated session, whatever its caller declared.
@@ -62,56 +56,12 @@ class SessionRouter:
         lists_apart: bool,
         on_pending: OnPending,
     ) -> None:
-        self._shared = shared
-        self._group = group
+        super().__init__(shared, open_session, group, limits=limits, on_pending=on_pending)
         self._own_for_all = own_for_all
         self._lists_apart = lists_apart
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listeners: set[Callable[[str], None]] = set()
-        self._pool = SessionPool(open_session, limits, self._start, self._changed, on_pending)
         # A pool of its own, so that no caller can keep us from listing.
         self._listing = SessionPool(open_session, LISTING_LIMITS, self._start, self._changed, unheard)
-        self._calls = SessionCalls(self._pool, self._start, self._go_on_shared, on_pending)
         self._refused = False
-
-    def __repr__(self) -> str:
-        """The shared client, the dedicated sessions, and the pending calls."""
-        return f"<SessionRouter {self._shared!r} {self._pool!r} {self._calls!r}>"
-
-    @property
-    def server_info(self) -> ServerInfo:
-        """As `McpClient.server_info`."""
-        return self._shared.server_info
-
-    @property
-    def lost(self) -> Event:
-        """As `McpClient.lost`."""
-        return self._shared.lost
-
-    @property
-    def lost_reason(self) -> str:
-        """As `McpClient.lost_reason`."""
-        return self._shared.lost_reason
-
-    def use_token(self, token: str) -> None:
-        """As `McpClient.use_token`."""
-        self._shared.use_token(token)
-
-    async def listen(self, on_change: Callable[[str], None]) -> None:
-        """As `McpClient.listen`; changes that are announced in any session count."""
-        self._listeners.add(on_change)
-        try:
-            await self._shared.listen(on_change)
-        finally:
-            self._listeners.discard(on_change)
-
-    async def follow(self, updates: Updates) -> None:
-        """As `McpClient.follow`."""
-        await self._shared.follow(updates)
-
-    async def probe(self, timeout_s: float) -> None:
-        """As `McpClient.probe`."""
-        await self._shared.probe(timeout_s)
 
     async def request(self, request: Request) -> Json:
         """As `McpClient.request`; the result may be `input_required`, and a retry of the request continues it."""
@@ -126,36 +76,15 @@ class SessionRouter:
                 return await self._calls.retry(request)
             if params.get("inputResponses") is not None:
                 raise RpcError(INVALID_PARAMS, "inputResponses came without the requestState that they answer")
-            features = _features_of(params, request.affinity)
+            features = features_of(params, request.affinity)
         if method not in _CALLS or self._refused or not (features or self._own_for_all):
             return await self._shared.request(request)
         return await self._calls.begin(request, features)
 
-    async def _take_client_event(self, request: Request) -> Json:
-        """Take an event of a caller with a session; the result may be `input_required`."""
-        params, affinity = request.params or {}, request.affinity
-        if params.get("requestState") is not None:
-            return await self._calls.retry(request)
-        if affinity is not None and is_of_session(affinity):
-            match params.get("event"):
-                case ClientEvent.ENDED:
-                    self._pool.client_ended(affinity)
-                case ClientEvent.ROOTS_CHANGED:
-                    features = _features_of(params, affinity)
-                    session = self._pool.of_client(features, affinity) if "roots" in features else None
-                    if session is not None:
-                        can_be_asked = params.get("canBeAsked") is True
-                        return await self._calls.roots_changed(session, request, can_be_asked=can_be_asked)
-        return {"resultType": "complete"}
-
     def end(self) -> None:
-        """End all that is open; the group's owner waits for it."""
-        self._calls.end()
-        self._pool.forget_timers()
+        """As `BesideSessions.end`."""
         self._listing.forget_timers()
-        for task in self._tasks:
-            if not task.cancelling():  # One that is ending cleans up within a second.
-                task.cancel()
+        super().end()
 
     async def _list(self, request: Request) -> Json:
         timeout_s = request.left_s()
@@ -173,7 +102,7 @@ class SessionRouter:
         except TimeoutError as exc:
             raise CallNotSent(f"no session to list in could be opened within {shown_s(timeout_s)}") from exc
 
-    def _go_on_shared(self, exc: SessionRefused) -> SessionClient:
+    def _without_session(self, exc: SessionRefused) -> SessionClient:
         if self._own_for_all:
             raise CallNotSent(str(exc)) from exc
         self._note_refusal(exc)
@@ -187,24 +116,8 @@ class SessionRouter:
             )
         self._refused = not self._own_for_all
 
-    def _changed(self, kind: str) -> None:
-        for listener in tuple(self._listeners):
-            listener(kind)
 
-    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = self._group.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-
-def _features_of(params: Json, affinity: str | None) -> Json:
-    capabilities = (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY)
-    return declared_features(capabilities, sends_list_changed=is_of_session(affinity))
-
-
-@asynccontextmanager
-async def asking(
+def asking(
     shared: SharedClient,
     open_session: OpenSession,
     *,
@@ -212,22 +125,16 @@ async def asking(
     own_for_all: bool = False,
     lists_apart: bool = True,
     on_pending: OnPending = unheard,
-) -> AsyncGenerator[SessionRouter, None]:
+) -> AbstractAsyncContextManager[SessionRouter]:
     """The client over `shared` and the sessions that `open_session` opens; all but `shared` end with it."""
-    group = asyncio.TaskGroup()
-    await group.__aenter__()
-    client = SessionRouter(
-        shared,
-        open_session,
-        group,
-        limits=limits,
-        own_for_all=own_for_all,
-        lists_apart=lists_apart,
-        on_pending=on_pending,
+    return grouped(
+        lambda group: SessionRouter(
+            shared,
+            open_session,
+            group,
+            limits=limits,
+            own_for_all=own_for_all,
+            lists_apart=lists_apart,
+            on_pending=on_pending,
+        )
     )
-    try:
-        yield client
-    finally:
-        client.end()
-        # By hand, so that what ended the client's life is not wrapped into a group of exceptions.
-        await group.__aexit__(None, None, None)

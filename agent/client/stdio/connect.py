@@ -21,6 +21,7 @@ from agent.client.negotiation import (
     Handshake,
     ModernStamp,
     ProbeAgain,
+    forced_in_vain,
     handshake_version_named,
     initialize_params,
     judge_discovery,
@@ -29,12 +30,13 @@ from agent.client.negotiation import (
     modern_version_named,
 )
 from agent.client.server_info import OnServerRequest, ServerInfo
+from agent.client.sessions.dual_era import DualEraRouter, in_both_eras
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.client.sessions.pool import OnNotice, SessionLimits
+from agent.client.sessions.pool import OnNotice, SessionLimits, SessionRefused
 from agent.client.sessions.router import SessionRouter, asking
 from agent.client.stdio.client import StdioClient
 from agent.errors import CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
-from agent.model import Era, Json, StdioTarget
+from agent.model import STATELESS_VERSIONS, Era, Json, StdioTarget
 
 # A child costs tens of megabytes; who needs more callers at once runs the server over HTTP.
 CHILD_LIMITS: Final = SessionLimits(sessions_max=8, idle_max=8)
@@ -53,8 +55,9 @@ async def open_stdio_client(
     client_name: str,
     label: str,
     session_pool: bool = False,
+    protocol: str | None = None,
     on_pending: OnPending = unheard,
-) -> AsyncGenerator[StdioClient | SessionRouter, None]:
+) -> AsyncGenerator[StdioClient | DualEraRouter | SessionRouter, None]:
     """As `agent.client.connect.open_client`, for a command."""
     # Where every caller gets a child of its own, the first one is there to list what a caller with all features sees.
     features = EVERY_FEATURE if session_pool else {}
@@ -64,8 +67,14 @@ async def open_stdio_client(
             async with asyncio.timeout(start_timeout_s):
                 await client.start(target)
                 try:
-                    server_info = await _negotiate(client, client_name, probe_wait_s, features)
+                    server_info = await (
+                        _negotiate(client, client_name, probe_wait_s, features)
+                        if protocol is None
+                        else _forced(client, client_name, protocol, features)
+                    )
                 except _ChildEnded:
+                    if protocol is not None:
+                        raise
                     await client.close()
                     client = StdioClient(label, client_name)
                     await client.start(target)
@@ -75,16 +84,23 @@ async def open_stdio_client(
         except (_ChildEnded, CallFailed) as exc:
             raise Unreachable(str(exc)) from exc
         client.adopt(server_info)
-        if not session_pool or server_info.era is Era.MODERN:
-            yield client  # A stateless server asks in its answers, and keeps nothing for anybody.
+        stateless = server_info.era is Era.MODERN
+        if not session_pool or (stateless and (protocol is not None or server_info.mesh is not None)):
+            yield client
             return
 
         def open_session(
             features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
         ) -> AbstractAsyncContextManager[StdioClient]:
             child = StdioClient(label, client_name, on_server_request=on_server_request, on_notice=on_notice)
-            return _one_more(child, target, client_name, features, start_timeout_s)
+            return _one_more(child, target, client_name, features, start_timeout_s=start_timeout_s, protocol=protocol)
 
+        if stateless:
+            # A stateless server asks in its answers and keeps nothing for a caller, so that callers share the child,
+            # but for those that only a session lets be asked meanwhile.
+            async with in_both_eras(client, open_session, limits=CHILD_LIMITS, on_pending=on_pending) as router:
+                yield router
+            return
         async with asking(
             client, open_session, limits=CHILD_LIMITS, own_for_all=True, lists_apart=False, on_pending=on_pending
         ) as session_router:
@@ -95,18 +111,31 @@ async def open_stdio_client(
 
 @asynccontextmanager
 async def _one_more(
-    client: StdioClient, target: StdioTarget, client_name: str, features: Json, start_timeout_s: float
+    client: StdioClient,
+    target: StdioTarget,
+    client_name: str,
+    features: Json,
+    *,
+    start_timeout_s: float,
+    protocol: str | None,
 ) -> AsyncGenerator[StdioClient, None]:
-    """Start one more child of a server whose era is known, as `OpenSession` does."""
+    """Start one more child, which has to open a session, as `OpenSession` does."""
     try:
         try:
             async with asyncio.timeout(start_timeout_s):
                 await client.start(target)
-                client.adopt(await _initialize(client, client_name, features))
+                if protocol is None:
+                    client.adopt(await _initialize(client, client_name, features))
+                else:
+                    client.adopt(await _forced(client, client_name, protocol, features))
         except TimeoutError as exc:
             raise CallNotSent(_silence(client, start_timeout_s)) from exc
+        except ProtocolBroken as exc:
+            raise SessionRefused(str(exc)) from exc
         except (LinkFailed, CallFailed) as exc:
             raise CallNotSent(str(exc)) from exc
+        if client.server_info.era is Era.MODERN:
+            raise SessionRefused(f"{client.label} speaks {client.server_info.protocol_version} alone")
         yield client
     finally:
         await client.close()
@@ -125,6 +154,24 @@ async def _negotiate(client: StdioClient, client_name: str, probe_wait_s: float,
         if isinstance(verdict, Handshake):
             return await _initialize(client, client_name, features)
         version, probed_again = verdict.version, True
+
+
+async def _forced(client: StdioClient, client_name: str, protocol: str, features: Json) -> ServerInfo:
+    """What the child says in the one version that may be spoken."""
+    if protocol in STATELESS_VERSIONS:
+        probe = client.ask(DISCOVER, ModernStamp(protocol, client_name).params(None))
+        await asyncio.wait((probe,))
+        verdict = _judge_probe(_answer(client, probe), protocol, probed_again=True)
+        if isinstance(verdict, ServerInfo):
+            return verdict
+        assert isinstance(verdict, Handshake), "it was probed at the only version"
+        raise forced_in_vain(client.label, protocol, verdict.reason)
+    opening = client.ask(INITIALIZE, initialize_params(client_name, features, protocol))
+    await asyncio.wait((opening,))
+    try:
+        return _session(client, _answer(client, opening))
+    except RpcError as exc:
+        raise forced_in_vain(client.label, protocol, f"initialize failed: {exc.message[:200]}") from exc
 
 
 async def _initialize(client: StdioClient, client_name: str, features: Json) -> ServerInfo:

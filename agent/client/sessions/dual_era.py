@@ -1,0 +1,173 @@
+"""The client to a stateless server (2026-07-28) that may open sessions too: which of the two ways each request goes.
+
+Made by the HTTP and stdio clients around their stateless client. Only a session lets a server such as FastMCP's send
+requests of its own while a call is open (`ctx.elicit`), so a call of a caller that has a session itself, and declared
+that it accepts them, runs in a dedicated session with what it declared. `server/discover` does not tell whether a
+server opens sessions (the SDKs name stateless versions alone), so the first such call tries. The one rule: every other
+request, and all requests to a server that opens no session, go the stateless way as if this client were not there.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+from agent import clock
+from agent.client.capabilities import MAY_ASK
+from agent.client.protocol import McpClient, Request
+from agent.client.server_info import OnServerRequest
+from agent.client.sessions.beside import BesideSessions, features_of, grouped
+from agent.client.sessions.calls import is_pending_state
+from agent.client.sessions.pending_call import OnPending
+from agent.client.sessions.pool import OnNotice, OpenSession, SessionClient, SessionLimits, SessionRefused
+from agent.errors import AuthRefused, CallNotSent, RpcError
+from agent.model import CLIENT_METHOD, Json
+from agent.rpc_codes import INTERNAL_ERROR
+from agent.tasks.ids import declares_tasks
+
+log = logging.getLogger(__name__)
+
+# A server that is up opens a session at once; one that starts a program for each may take this long.
+OPEN_TIMEOUT_S: Final = 15.0
+# When a server that did not answer `initialize`, or no longer opens sessions, is tried again.
+TRY_AGAIN_S: Final = 60.0
+# Tools (prompts, resources) of one server that ask in rounds alone; each costs at most one call that is sent twice.
+IN_ROUNDS_MAX: Final = 1_000
+
+# In a session's error (FastMCP 4) where what was called asks in rounds, as only 2026-07-28 can. The call ended with its
+# questions, and 2026-07-28 has such a call made again from its beginning.
+_WANTS_ROUNDS: Final = "InputRequiredResult"
+# The SDK's error (mcp 2) for the same, and for every other result that the session's version does not have. The call
+# may have done its work, so only the next one goes the other way.
+_UNFIT_RESULT: Final = "Handler returned an invalid result"
+
+
+class SecondEra:
+    """Whether a stateless server opens sessions too. Written by `learning`; times are loop time."""
+
+    def __init__(self) -> None:
+        self._opened = False
+        self._not_before_s = -math.inf
+
+    def __repr__(self) -> str:
+        state = "opens sessions" if self._opened else "not known to open sessions"
+        return f"<SecondEra {state}, tried from {self._not_before_s:g} s>"
+
+    @property
+    def has_opened(self) -> bool:
+        """Whether it has opened one."""
+        return self._opened
+
+    def is_worth_trying(self, now_s: float) -> bool:
+        """Whether a session may be asked for."""
+        return now_s >= self._not_before_s
+
+    def opened(self) -> None:
+        """It has opened a session."""
+        self._opened = True
+        self._not_before_s = -math.inf
+
+    def refused(self, now_s: float) -> None:
+        """It has refused one. A server that never opened any speaks one era alone, as long as this client lives."""
+        self._not_before_s = now_s + TRY_AGAIN_S if self._opened else math.inf
+
+    def silent(self, now_s: float) -> None:
+        """It could not be asked, which says nothing about it."""
+        self._not_before_s = now_s + TRY_AGAIN_S
+
+
+def learning(open_session: OpenSession, era: SecondEra) -> OpenSession:
+    """`open_session`, whose outcomes teach `era`. An outage of a server that never opened one counts as a refusal."""
+
+    @asynccontextmanager
+    async def opened(
+        features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
+    ) -> AsyncGenerator[SessionClient, None]:
+        is_open = False
+        try:
+            async with open_session(features, on_server_request, on_notice) as client:
+                is_open = True
+                era.opened()
+                yield client
+        except SessionRefused as exc:
+            if not is_open:
+                log.info("MCP server opens no sessions beside 2026-07-28", extra={"reason": str(exc)})
+                era.refused(clock.now_s())
+            raise
+        except (AuthRefused, CallNotSent) as exc:
+            if is_open or era.has_opened:
+                raise
+            era.silent(clock.now_s())
+            raise SessionRefused(str(exc)) from exc
+
+    return opened
+
+
+class DualEraRouter(BesideSessions[McpClient]):
+    """As `McpClient`. Made by `in_both_eras`."""
+
+    def __init__(
+        self,
+        stateless: McpClient,
+        open_session: OpenSession,
+        group: asyncio.TaskGroup,
+        *,
+        limits: SessionLimits,
+        on_pending: OnPending,
+    ) -> None:
+        self._era = SecondEra()
+        super().__init__(stateless, learning(open_session, self._era), group, limits=limits, on_pending=on_pending)
+        self._in_rounds: set[tuple[str, object]] = set()
+
+    async def request(self, request: Request) -> Json:
+        """As `McpClient.request`; the result of a call in a session may be `input_required`, as of a pending call."""
+        params = request.params
+        if request.method not in MAY_ASK or params is None:
+            if request.method == CLIENT_METHOD:
+                return await self._take_client_event(request)
+            return await self._shared.request(request)
+        if is_pending_state(params.get("requestState")):
+            return await self._calls.retry(request)
+        if request.in_session and (features := self._features_for_session(request, params)):
+            try:
+                return await self._calls.begin(request, features)
+            except SessionRefused:
+                pass  # Nothing was sent.
+            except RpcError as exc:
+                if not self._wants_rounds(request.method, params, exc):
+                    raise
+        return await self._shared.request(request)
+
+    def _features_for_session(self, request: Request, params: Json) -> Json:
+        """The capabilities of the session that a call shall run in; empty where it goes the stateless way.
+
+        Answers without a state of ours belong to a call that asks in rounds; a task is found again without sessions
+        alone.
+        """
+        if params.get("requestState") is not None or params.get("inputResponses") is not None:
+            return {}
+        if not self._era.is_worth_trying(clock.now_s()) or _subject(request.method, params) in self._in_rounds:
+            return {}
+        return {} if declares_tasks(params) else features_of(params, request.affinity)
+
+    def _wants_rounds(self, method: str, params: Json, error: RpcError) -> bool:
+        """Whether a call in a session ended with this error because it asks in rounds; the next ones go so at once."""
+        asked = _WANTS_ROUNDS in error.message
+        unfit = error.code == INTERNAL_ERROR and error.message == _UNFIT_RESULT
+        if (asked or unfit) and len(self._in_rounds) < IN_ROUNDS_MAX:
+            self._in_rounds.add(_subject(method, params))
+        return asked
+
+
+def _subject(method: str, params: Json) -> tuple[str, object]:
+    name = params.get("name", params.get("uri"))
+    return method, name if isinstance(name, str) else None
+
+
+def in_both_eras(
+    stateless: McpClient, open_session: OpenSession, *, limits: SessionLimits, on_pending: OnPending
+) -> AbstractAsyncContextManager[DualEraRouter]:
+    """The client over `stateless` and the sessions that `open_session` opens; all but `stateless` end with it."""
+    return grouped(lambda group: DualEraRouter(stateless, open_session, group, limits=limits, on_pending=on_pending))
