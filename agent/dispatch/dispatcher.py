@@ -177,18 +177,10 @@ class Dispatch:
         deadline_s = None if received_s is None else now_s + received_s
         affinity = affinity_key(params, session_id)
         key = affinity if route.sticky else None
+        anew = present if route is known else None
+        in_session = session_id is not None or comes_in_session(params, affinity)
         call = _Call(
-            method,
-            route,
-            present if route is known else None,
-            params,
-            on_notification,
-            sink,
-            affinity,
-            param_headers,
-            session_id is not None or comes_in_session(params, affinity),
-            now_s,
-            deadline_s,
+            method, route, anew, params, on_notification, sink, affinity, param_headers, in_session, now_s, deadline_s
         )
         self._stats.called(route, now_s)
         tried: dict[str, float] = {}

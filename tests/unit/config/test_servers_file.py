@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 
+from agent.config.server_entry import as_entry
 from agent.config.servers_file import (
     SERVERS_MAX,
     check_servers,
@@ -265,6 +267,25 @@ def test_all_faults_of_all_entries_are_told_at_once() -> None:
 def test_sessions_are_shared_unless_the_entry_says_otherwise(mesh: dict[str, str], *, own: bool) -> None:
     (spec,) = parse_servers(json.dumps({"mcpServers": {"files": {"command": "a", "mesh": mesh}}}), PATH, {})
     assert spec.session_pool is own
+
+
+@pytest.mark.parametrize("version", [None, *KNOWN_PROTOCOL_VERSIONS])
+def test_mesh_protocol_may_be_every_version_that_the_sdk_knows(version: str | None) -> None:
+    text = json.dumps({"mcpServers": {"files": {"command": "a", "mesh": {"protocol": version}}}})
+    (spec,) = parse_servers(text, PATH, {})
+    assert spec.protocol == version
+    assert parse_servers(json.dumps({"mcpServers": {"files": as_entry(spec)}}), PATH, {}) == (spec,)
+
+
+@pytest.mark.parametrize("wrong", ["2025", "modern", 2025, True, ["2025-11-25"], {}])
+def test_mesh_protocol_that_no_version_has_is_refused_with_field_and_fix(wrong: object) -> None:
+    text = json.dumps({"mcpServers": {"files": {"command": "a", "mesh": {"protocol": wrong}}}})
+    (left_out,) = check_servers(text, PATH, {}).left_out
+    (reason,) = left_out.reasons
+    assert reason.endswith(
+        "mcpServers.files.mesh.protocol: must be one of 2024-11-05, 2025-03-26, 2025-06-18, 2025-11-25, 2026-07-28, "
+        "in quotes; leave it out, and the node speaks what the server does"
+    )
 
 
 def test_more_servers_than_allowed_are_refused() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from agent.client.affinity import KEY_LEN_MAX, affinity_key
 from agent.client.protocol import Request
+from agent.client.sessions.pending_call import PendingResult
 from agent.client.sessions.pool import FEATURES_BYTES_MAX
 from agent.dispatch.client_events import Place, UpstreamEvents
 from agent.dispatch.next_hop import believed
@@ -38,6 +39,11 @@ def test_only_nodes_and_our_own_clients_may_say_that_a_call_is_open(
 ) -> None:
     result = believed(OPEN, LinkView(PEER, era=era, identity=identity))
     assert result is OPEN if is_believed else result == {**OPEN, "_meta": {"theirs": 1}}
+
+
+def test_a_pending_call_of_our_own_client_is_believed_beside_a_stateless_server() -> None:
+    result = PendingResult(OPEN)
+    assert believed(result, LinkView(PEER, era=Era.MODERN)) is result
 
 
 def test_a_key_of_any_length_stands_for_one_client_and_costs_little() -> None:
