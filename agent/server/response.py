@@ -78,6 +78,11 @@ class Answer:
         """The response whose result has begun; None before."""
         return self._stream if self._result_begun else None
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether a message or a ping has been sent, so that all that follows are events."""
+        return self._stream is not None
+
     async def cut(self) -> NoReturn:
         """Break the connection, so that a part of a result is not taken for the whole."""
         if self._request.transport is not None:
@@ -94,8 +99,12 @@ class Answer:
 
     async def error(self, exc: MCPError, status: int | None = None) -> web.StreamResponse:
         """End with a JSON-RPC error. The HTTP status, if not sent yet, is `status`, by default that of the code."""
-        body = b'{"jsonrpc":"2.0","id":' + self._request_id + b',"error":' + orjson.dumps(exc.to_json()) + b"}"
+        body = error_message(self._request_id, exc)
         return await self._finish(body, ERROR_CODE_HTTP_STATUS.get(exc.code, 200) if status is None else status)
+
+    async def whole(self, body: bytes, status: int) -> web.StreamResponse:
+        """End with what is a message already, or an array of messages, before anything else was sent."""
+        return await self._finish(body, status)
 
     async def _finish(self, body: bytes, status: int) -> web.StreamResponse:
         if self._stream is None:
@@ -170,6 +179,11 @@ class Answer:
             self._stream = web.StreamResponse(headers=STREAM_HEADERS)
             await self._stream.prepare(self._request)
         return self._stream
+
+
+def error_message(request_id: bytes, exc: MCPError) -> bytes:
+    """The response with an error; `request_id` as JSON."""
+    return b'{"jsonrpc":"2.0","id":' + request_id + b',"error":' + orjson.dumps(exc.to_json()) + b"}"
 
 
 class SlowAnswers:

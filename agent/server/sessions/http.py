@@ -1,8 +1,8 @@
 """The HTTP side of sessions: what clients from before 2026-07-28 send to an endpoint, and how it is answered.
 
-The endpoint passes every request here that names no version, or one of that era. POST carries one message, GET opens
-the standing stream, DELETE ends the session. The one rule: a dropped connection cancels nothing; a client cancels with
-`notifications/cancelled`, or ends its session.
+The endpoint passes every request here that names no version, or one of that era. POST carries one message, or in a
+session of 2025-03-26 a batch; GET opens the standing stream, DELETE ends the session. The one rule: a dropped
+connection cancels nothing; a client cancels with `notifications/cancelled`, or ends its session.
 """
 
 import asyncio
@@ -19,7 +19,9 @@ from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 from agent.server.preferences import Preferences
 from agent.server.request import accepts_events, read_body, refuse, speaks_json
-from agent.server.response import Answer, SlowAnswers
+from agent.server.response import Answer, SlowAnswers, error_message
+from agent.server.sessions.batch import BATCH_LEN_MAX, BatchedCall, Refusal, answer_batch, result_message
+from agent.server.sessions.batch import VERSION as BATCH_VERSION
 from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.requests import ROUTED, ReplyChannel, SessionRequests, outliving
 from agent.server.sessions.session import Outcome, ServerSession
@@ -106,7 +108,10 @@ class SessionServer:
             return body
         # Only now, as a session may end while a body comes, and nothing may be done in one that has ended.
         session = self._session(request, preferences) if is_of_session else None
-        message = _parsed(body)
+        read = _read(body)
+        if isinstance(read, list) and session is not None and session.version == BATCH_VERSION:
+            return await self._batch(request, session, read, preferences)
+        message = _checked(read)
         method, params = message.get("method"), message.get("params") or {}
         if method == "initialize" and "id" in message:
             if session is not None:
@@ -189,8 +194,7 @@ class SessionServer:
         except MCPError as exc:
             return await answer.error(exc, 200)
         channel = ReplyChannel(session, answer.tell, outliving(answer.sink({})))
-        call = self._sessions.start_task(self._call(channel, method, params), f"session's {method}")
-        session.add_call(request_id, call)
+        call = self._begun(channel, request_id, method, params)
         try:
             with self._slow.kept_alive(answer.ping):
                 await asyncio.wait([call])
@@ -201,6 +205,47 @@ class SessionServer:
         if isinstance(outcome, MCPError) and (result := preferences.as_result(method, outcome)) is not None:
             outcome = (orjson.dumps(result),)
         return await _ended(answer, outcome)
+
+    async def _batch(
+        self, request: web.Request, session: ServerSession, batch: list[Any], preferences: Preferences
+    ) -> web.StreamResponse:
+        if not 0 < len(batch) <= BATCH_LEN_MAX:
+            raise _Refused(413 if batch else 400, f"A batch has 1 to {BATCH_LEN_MAX} messages")
+        answer = Answer(request, None)
+        members = [self._taken(request, session, answer, member) for member in batch]
+        return await answer_batch(members, answer, self._slow, preferences)
+
+    def _taken(
+        self, request: web.Request, session: ServerSession, answer: Answer, member: Any
+    ) -> BatchedCall | bytes | Refusal | None:
+        """Let a member of a batch take effect. A request that is no call is answered at once."""
+        try:
+            message = _checked(member)
+        except _Refused as exc:
+            return Refusal(str(exc))
+        method, params = message.get("method"), message.get("params") or {}
+        if method is None:
+            session.take_answer(message)
+            return None
+        if "id" not in message:
+            self._take_note(session, method, params)
+            return None
+        if method == "initialize":
+            return Refusal("initialize may not be part of a batch", message["id"])
+        try:
+            if method in ROUTED:
+                session.check_call(message["id"])
+                channel = ReplyChannel(session, answer.tell, None)
+                return BatchedCall(message, self._begun(channel, message["id"], method, params))
+            result = self._requests.at_once(session, method, params, request.query, request.headers)
+            return result_message(message["id"], result)
+        except MCPError as exc:
+            return error_message(orjson.dumps(message["id"]), exc)
+
+    def _begun(self, channel: ReplyChannel, request_id: str | int, method: str, params: Json) -> asyncio.Task[Outcome]:
+        call = self._sessions.start_task(self._call(channel, method, params), f"session's {method}")
+        channel.session.add_call(request_id, call)
+        return call
 
     async def _call(self, channel: ReplyChannel, method: str, params: Json) -> Outcome:
         """Serve a call in a task of its own, which outlives the HTTP request."""
@@ -236,12 +281,16 @@ def _nothing(status: int) -> web.Response:
     return web.Response(status=status, content_type="application/json")
 
 
-def _parsed(body: bytes) -> Json:
-    """One JSON-RPC message. Raises `_Refused` for everything else; batches went with 2025-06-18."""
+def _read(body: bytes) -> Any:
+    """A body as JSON. Raises `_Refused`."""
     try:
-        message: Any = read_json(body)
+        return read_json(body)
     except orjson.JSONDecodeError as exc:
         raise _Refused(400, f"Parse error: {exc}", PARSE_ERROR) from exc
+
+
+def _checked(message: Any) -> Json:
+    """One JSON-RPC message. Raises `_Refused` for everything else; batches belong to 2025-03-26 alone."""
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
         raise _Refused(400, "The body must be one JSON-RPC 2.0 message")
     if "method" in message:

@@ -49,12 +49,12 @@ UNSET_LOG_LEVEL: Final = "info"
 class ReplyChannel:
     """The channel back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer.
 
-    `sink` takes a large result while it comes.
+    `sink` takes a large result while it comes; None where results are only taken whole.
     """
 
     session: ServerSession
     tell: Tell
-    sink: ResultStream
+    sink: ResultStream | None
 
     async def notify(self, method: str, params: Json) -> None:
         """Send a notification, unless the client has gone."""
