@@ -20,7 +20,7 @@ from tests.integration.servers.both_eras_server import URL, both_eras_server
 from tests.integration.servers.hops import front_before, front_of, replicas
 from tests.integration.servers.hosting import Asgi, Front, http_app, serving
 from tests.integration.servers.nodes import RunningNode, client, running_node
-from tests.integration.servers.raw_session import raw_session
+from tests.integration.servers.raw_session import messages, raw_session, request
 from tests.waiting import eventually
 
 # Servers of that era ask by these requests, and the SDK says that they are of the past.
@@ -28,6 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprec
 
 ROOT = Path(__file__).parents[2]
 SESSION, STATELESS = "2025-11-25", "2026-07-28"
+# More than is read as one object before it is passed on.
+LARGE = 2_000_000
 # What each tool says when its client was asked and answered.
 ANSWERED = {
     "fill": "Ada-1 to Ada-2",
@@ -262,6 +264,17 @@ async def test_the_session_of_a_client_that_leaves_is_ended_at_the_server(hops: 
         async with session.http.delete(front.url, headers=session.headers) as response:
             assert response.status == 200
         await eventually(partial(has_ended_one, gate))
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_large_result_of_a_call_in_a_session_arrives_whole(hops: int, tmp_path: Path) -> None:
+    async with gated() as (url, gate), front_of(tmp_path, over_http(url), hops=hops) as front:
+        async with raw_session(front.url, elicitation={}) as session:
+            params = {"name": "kit__large", "arguments": {"size": LARGE}}
+            async with session.post(request("tools/call", params)) as response:
+                (answer,) = [message async for message in messages(response, 2 * LARGE)]
+        assert answer["result"]["content"][0]["text"] == "x" * LARGE
+        assert gate.opened == 1
 
 
 @pytest.mark.parametrize("hops", [1, 2])

@@ -35,6 +35,10 @@ def both_eras_server(runs: list[str] | None = None) -> FastMCP:
         began.append("rounds")
         return asking({"who": form("Who?")}, "asked") if ctx.request_state is None else f"rounds: {word(ctx, 'who')}"
 
+    @server.tool(output_schema=None)
+    def large(size: int) -> str:
+        return "x" * size
+
     @server.prompt
     async def introduce(ctx: Context) -> str:
         return f"I am {await _word(ctx, 'Who?')}"
