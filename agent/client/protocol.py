@@ -26,6 +26,7 @@ class Request:
     no layer gives the request time anew; only the transport sets a timer by it. `headers`: `Mcp-Param-*` only (ignored
     on stdio). `affinity`: the key of the caller, or its explicit key; a server with sessions may have a dedicated
     one for it. `in_session`: that caller has a session itself, and accepts server requests while a call is open.
+    `repeatable`: executing it twice does no harm; only known of requests with `in_session`.
     `on_notification(method, params)` is awaited for each notification that belongs to this request, in
     order, before the result is returned. `sink` may take a large result while it comes; the returned result then
     only says how it ended.
@@ -41,6 +42,7 @@ class Request:
     on_notification: OnNotification | None = field(default=None, repr=False)
     sink: LargeResult | None = field(default=None, repr=False)
     in_session: bool = field(default=False, repr=False)
+    repeatable: bool = field(default=False, repr=False)
 
     @classmethod
     def within(

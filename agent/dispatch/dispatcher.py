@@ -7,7 +7,7 @@ only as `agent.dispatch.retry` allows, and a failure always says whether the req
 import logging
 import random
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from agent import clock
@@ -333,9 +333,10 @@ class Dispatch:
         sink = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
         if sink is not None:
             sink.when_begun(lambda: self._stats.answered(attempt, clock.now_s()))
-        request = Request(
-            call.method, params, deadline_s, headers, call.affinity, call.on_notification, sink, call.in_session
-        )
+        request = Request(call.method, params, deadline_s, headers, call.affinity, call.on_notification, sink)
+        if call.in_session:
+            repeatable = is_repeatable(call.method, call.route, replica)
+            request = replace(request, in_session=True, repeatable=repeatable)
         try:
             result = await link.request(request)
         except RpcError as exc:

@@ -11,11 +11,14 @@ from typing import Any
 import mcp_types as types
 import pytest
 from mcp.client import Client
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.shared.exceptions import MCPError
 
 from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.model import AFFINITY_META_KEY, IN_SESSION_META_KEY, Era, HttpTarget, ServerScope, ServerSpec, StdioTarget
 from tests.integration.servers.answering_client import FEATURES, answering_client
+from tests.integration.servers.asking_server import asking, form, word
 from tests.integration.servers.both_eras_server import URL, both_eras_server
 from tests.integration.servers.hops import front_before, front_of, replicas
 from tests.integration.servers.hosting import Asgi, Front, http_app, serving
@@ -121,6 +124,25 @@ def words(result: types.CallToolResult) -> str:
     return result.content[0].text
 
 
+def sdk_server(runs: list[str]) -> MCPServer:
+    """The SDK's own server, with tools that ask in rounds: one that reads, and one that may not be called twice."""
+    server = MCPServer("kit")
+
+    def add(name: str, *, reads: bool) -> None:
+        async def tool(ctx: Context) -> str | types.InputRequiredResult:
+            runs.append(name)
+            if ctx.request_state is None:
+                return asking({"who": form("Who?")}, "asked")
+            return f"{name}: {word(ctx, 'who')}"
+
+        hints = types.ToolAnnotations(read_only_hint=reads)
+        server.add_tool(tool, name=name, annotations=hints, structured_output=False)
+
+    add("look", reads=True)
+    add("book", reads=False)
+    return server
+
+
 async def has_ended_one(gate: Gate) -> bool:
     return gate.ended == 1
 
@@ -171,6 +193,24 @@ async def test_what_asks_in_rounds_does_so_for_clients_with_sessions_too(hops: i
         assert len(runs) == 3, "once in the session, which said so, and two rounds"
         assert words(await mcp.call_tool("kit__rounds", {})).startswith("rounds: Ada-")
         assert len(runs) == 5, "it is remembered"
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_server_that_does_not_say_why_its_session_failed_is_called_again_for_reads_alone(
+    hops: int, tmp_path: Path
+) -> None:
+    app = sdk_server(runs := []).streamable_http_app(host="127.0.0.1")
+    async with (
+        app.router.lifespan_context(app),
+        serving(app) as base,
+        front_of(tmp_path, over_http(f"{base}/mcp"), hops=hops) as front,
+        answering_client(front.url, Era.LEGACY, Human()) as mcp,
+    ):
+        assert words(await mcp.call_tool("kit__look", {})) == "look: Ada-1"
+        with pytest.raises(MCPError, match="invalid result"):
+            await mcp.call_tool("kit__book", {})
+        assert runs == [*["look"] * 3, "book"]
+        assert words(await mcp.call_tool("kit__book", {})) == "book: Ada-2"
 
 
 @pytest.mark.parametrize("hops", [1, 2])

@@ -40,7 +40,7 @@ IN_ROUNDS_MAX: Final = 1_000
 # questions, and 2026-07-28 has such a call made again from its beginning.
 _WANTS_ROUNDS: Final = "InputRequiredResult"
 # The SDK's error (mcp 2) for the same, and for every other result that the session's version does not have. The call
-# may have done its work, so only the next one goes the other way.
+# may have done its work, so one that may not be repeated is not; the next one goes the other way.
 _UNFIT_RESULT: Final = "Handler returned an invalid result"
 
 
@@ -136,7 +136,7 @@ class DualEraRouter(BesideSessions[McpClient]):
             except SessionRefused:
                 pass  # Nothing was sent.
             except RpcError as exc:
-                if not self._wants_rounds(request.method, params, exc):
+                if not self._goes_again(request, params, exc):
                     raise
         return await self._shared.request(request)
 
@@ -152,13 +152,13 @@ class DualEraRouter(BesideSessions[McpClient]):
             return {}
         return {} if declares_tasks(params) else features_of(params, request.affinity)
 
-    def _wants_rounds(self, method: str, params: Json, error: RpcError) -> bool:
-        """Whether a call in a session ended with this error because it asks in rounds; the next ones go so at once."""
-        asked = _WANTS_ROUNDS in error.message
-        unfit = error.code == INTERNAL_ERROR and error.message == _UNFIT_RESULT
-        if (asked or unfit) and len(self._in_rounds) < IN_ROUNDS_MAX:
-            self._in_rounds.add(_subject(method, params))
-        return asked
+    def _goes_again(self, request: Request, params: Json, error: RpcError) -> bool:
+        """Whether a call that ended in a session with this error is made the stateless way now; the next ones are."""
+        wants_rounds = _WANTS_ROUNDS in error.message
+        is_unfit = error.code == INTERNAL_ERROR and error.message == _UNFIT_RESULT
+        if (wants_rounds or is_unfit) and len(self._in_rounds) < IN_ROUNDS_MAX:
+            self._in_rounds.add(_subject(request.method, params))
+        return wants_rounds or (is_unfit and request.repeatable)
 
 
 def _subject(method: str, params: Json) -> tuple[str, object]:

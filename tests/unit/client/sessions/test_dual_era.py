@@ -66,10 +66,12 @@ class Scene:
     stateless: Stateless
     sessions: "Opening"
 
-    async def call(self, name: str = "quick", *, in_session: bool = True, **more: Any) -> Json:
+    async def call(
+        self, name: str = "quick", *, in_session: bool = True, repeatable: bool = False, **more: Any
+    ) -> Json:
         params = {"name": name, **META, **more}
         request = Request.within("tools/call", params, timeout_s=60.0, affinity="session:a", in_session=in_session)
-        return await self.client.request(request)
+        return await self.client.request(replace(request, repeatable=repeatable))
 
 
 class Opening(Server):
@@ -194,7 +196,13 @@ async def test_what_wants_to_ask_in_rounds_is_called_again_and_from_then_on_the_
         assert (await it.call("another"))["by"] == 1, "it is learnt for each name"
 
 
-async def test_a_result_that_does_not_fit_a_session_is_never_a_reason_to_send_the_call_twice() -> None:
+async def test_a_call_whose_result_does_not_fit_a_session_is_made_again_where_that_does_no_harm() -> None:
+    async with scene() as it:
+        it.sessions.answers = UNFIT
+        assert await it.call(repeatable=True) == {"by": "stateless"}
+
+
+async def test_a_call_whose_result_does_not_fit_a_session_is_not_made_again_where_that_may_do_harm() -> None:
     async with scene() as it:
         it.sessions.answers = UNFIT
         with pytest.raises(RpcError, match="invalid result"):
