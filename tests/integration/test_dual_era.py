@@ -31,6 +31,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprec
 
 ROOT = Path(__file__).parents[2]
 SESSION, STATELESS = "2025-11-25", "2026-07-28"
+# A call whose client gets a child of its own waits for that to start.
+CHILD_S = 60.0
 # More than is read as one object before it is passed on.
 LARGE = 2_000_000
 # What each tool says when its client was asked and answered.
@@ -331,7 +333,7 @@ async def test_an_affinity_key_of_a_client_with_a_session_keeps_its_session(hops
 @pytest.mark.parametrize("hops", [1, 2])
 async def test_a_stdio_server_with_sessions_of_their_own_asks_clients_with_sessions(hops: int, tmp_path: Path) -> None:
     human = Human()
-    async with front_of(tmp_path, child(session_pool=True), hops=hops) as front:
+    async with front_of(tmp_path, child(session_pool=True), hops=hops, call_timeout_s=CHILD_S) as front:
         async with answering_client(front.url, Era.LEGACY, human) as mcp:
             assert await said(mcp) == ANSWERED
             assert words(await mcp.call_tool("kit__rounds", {})).startswith("rounds: Ada-")
@@ -353,8 +355,9 @@ async def test_mesh_protocol_of_2025_11_25_makes_every_call_one_of_a_session(
 ) -> None:
     async with gated() as (url, _):
         spec = over_http(url, protocol=SESSION) if transport == "http" else child(protocol=SESSION, session_pool=True)
-        async with front_of(tmp_path, spec, hops=hops) as front:
-            for era in Era:
+        async with front_of(tmp_path, spec, hops=hops, call_timeout_s=CHILD_S) as front:
+            # Each call of a stateless client would start a child, as with every server of that version.
+            for era in Era if transport == "http" else (Era.LEGACY,):
                 async with answering_client(front.url, era, human := Human()) as mcp:
                     assert words(await mcp.call_tool("kit__version", {})) == ANSWERED["version"]
                     assert words(await mcp.call_tool("kit__fill", {})) == "Ada-1 to Ada-2"

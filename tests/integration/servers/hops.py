@@ -9,30 +9,38 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from agent.model import ServerSpec
-from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
+from tests.integration.servers.nodes import CALL_TIMEOUT_S, RunningNode, catalog, instance, running_node
 
 
 @asynccontextmanager
-async def front_of(folder: Path, *specs: ServerSpec, hops: int = 1) -> AsyncIterator[RunningNode]:
+async def front_of(
+    folder: Path, *specs: ServerSpec, hops: int = 1, call_timeout_s: float = CALL_TIMEOUT_S
+) -> AsyncIterator[RunningNode]:
     """With one hop a node with these servers; with two a node before nodes that have one of them each."""
     async with AsyncExitStack() as stack:
         if hops == 1:
-            front = await stack.enter_async_context(running_node("front", folder / "front", servers=specs))
+            front = await stack.enter_async_context(
+                running_node("front", folder / "front", servers=specs, call_timeout_s=call_timeout_s)
+            )
             await front.connected(*(spec.name for spec in specs))
             yield front
             return
         nodes = []
         for number, spec in enumerate(specs):
-            node = await stack.enter_async_context(running_node(f"n{number}", folder / f"n{number}", servers=[spec]))
+            node = await stack.enter_async_context(
+                running_node(f"n{number}", folder / f"n{number}", servers=[spec], call_timeout_s=call_timeout_s)
+            )
             await node.connected(spec.name)
             nodes.append(node)
-        yield await stack.enter_async_context(front_before(folder, *nodes))
+        yield await stack.enter_async_context(front_before(folder, *nodes, call_timeout_s=call_timeout_s))
 
 
 @asynccontextmanager
-async def front_before(folder: Path, *nodes: RunningNode) -> AsyncIterator[RunningNode]:
+async def front_before(
+    folder: Path, *nodes: RunningNode, call_timeout_s: float = CALL_TIMEOUT_S
+) -> AsyncIterator[RunningNode]:
     """A node without servers that is linked to these and has their tools."""
-    async with running_node("front", folder / "front") as front:
+    async with running_node("front", folder / "front", call_timeout_s=call_timeout_s) as front:
         front.mesh.take_catalog(catalog(*map(instance, nodes)))
         names = {name for node in nodes for name in node.tool_names()}
         counts = {name: sum(name in node.tool_names() for node in nodes) for name in names}

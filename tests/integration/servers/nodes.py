@@ -47,6 +47,7 @@ from discovery.model import Catalog, Instance, InstanceKey
 from tests.integration.servers.hosting import http_app, serving
 
 PATIENCE_S = 20.0
+CALL_TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -121,12 +122,14 @@ async def running_node(
     peer_token: str | None = None,
     limits: PageLimits | None = None,
     search_mode: bool | None = None,
+    call_timeout_s: float = CALL_TIMEOUT_S,
 ) -> AsyncIterator[RunningNode]:
     """Run a node until the context ends; its state goes to `folder`. `limits`: of the pages of its lists.
 
-    `search_mode`: as in `build_endpoint`, for `/mcp`.
+    `search_mode`: as in `build_endpoint`, for `/mcp`. `call_timeout_s`: as the setting.
     """
-    wiring = _Wiring(NodeIdentity(node_id or str(uuid4()), name), list(servers), limits, search_mode)
+    identity = NodeIdentity(node_id or str(uuid4()), name)
+    wiring = _Wiring(identity, list(servers), limits, search_mode, call_timeout_s)
     async with wiring.running(folder, tuple(statics), port, peer_token) as node:
         yield node
 
@@ -145,6 +148,7 @@ class _Wiring:
     servers: list[ServerSpec]
     limits: PageLimits | None = None
     search_mode: bool | None = None
+    call_timeout_s: float = CALL_TIMEOUT_S
     endpoints: list[Endpoint] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     draining: bool = False
@@ -167,7 +171,7 @@ class _Wiring:
                 node_id=self.identity.node_id,
                 link=supervisor.link,
                 recorder=metrics,
-                call_timeout_s=10.0,
+                call_timeout_s=self.call_timeout_s,
                 rng=self.rng,
             )
             mesh = Mesh(
