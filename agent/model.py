@@ -103,13 +103,22 @@ class StdioTarget:
     cwd: str | None = None
 
 
+class HttpTransport(StrEnum):
+    """How a server speaks at its URL. `ANY`: streamable HTTP, else the old HTTP+SSE if it answers so."""
+
+    ANY = "any"
+    STREAMABLE = "http"
+    SSE = "sse"
+
+
 @dataclass(frozen=True, slots=True)
 class HttpTarget:
-    """A streamable HTTP endpoint. `headers` and `token` may be secrets and are kept out of `repr`."""
+    """An MCP endpoint by URL. `headers` and `token` may be secrets and are kept out of `repr`."""
 
     url: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     token: str | None = field(default=None, repr=False)
+    transport: HttpTransport = HttpTransport.ANY
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ one rule: transport and era stay hidden behind the client; `agent.client.protoco
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from agent.client.http.connect import open_http_client
+from agent.client.http.sse_connect import open_client_by_url
 from agent.client.legacy_tasks import LegacyTaskClient
 from agent.client.protocol import McpClient
 from agent.client.server_info import ListenNotSupported, ServerInfo
@@ -45,7 +45,7 @@ async def open_client(
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no client.
     """
     if isinstance(target, HttpTarget):
-        async with open_http_client(
+        async with open_client_by_url(
             target,
             connect_timeout_s=connect_timeout_s,
             start_timeout_s=start_timeout_s,

@@ -20,6 +20,7 @@ from agent.model import (
     SESSION_VERSIONS,
     STATELESS_VERSIONS,
     HttpTarget,
+    HttpTransport,
     Json,
     ServerScope,
     ServerSpec,
@@ -34,7 +35,6 @@ _KNOWN = frozenset({*_TYPE_KEYS, *_STDIO_KEYS, *_HTTP_KEYS, "disabled", "enabled
 # Without blanks, dashes and underscores, in lower case: "streamableHttp", "streamable_http" and "streamable-http" are
 # one. GitHub's Copilot calls a command "local".
 _TYPES = {"stdio": "stdio", "local": "stdio", "http": "http", "streamablehttp": "http", "sse": "sse"}
-_SSE = "sse is the transport that MCP gave up in 2025; use the server's streamable HTTP URL"
 # Keys of other programs that change what a server offers or who may use it: leaving them out is worth more words.
 _MISSED = {
     **dict.fromkeys(
@@ -104,7 +104,8 @@ def as_entry(spec: ServerSpec) -> Json:
         optional: Json = {"args": list(target.args), "env": dict(target.env), "cwd": target.cwd}
         scope = ServerScope.NODE
     else:
-        entry = {"type": "http", "url": target.url}
+        entry = {} if target.transport is HttpTransport.ANY else {"type": target.transport.value}
+        entry["url"] = target.url
         optional = {"headers": dict(target.headers)}
         scope = ServerScope.SERVICE
     mesh = {
@@ -142,7 +143,7 @@ class _Reader:
             if key not in _KNOWN:
                 self.note(key, f"is ignored: it {_MISSED[key]}" if key in _MISSED else "is not known and is ignored")
         kind = self.kind()
-        target = None if kind is None else self.stdio_target() if kind == "stdio" else self.http_target()
+        target = None if kind is None else self.stdio_target() if kind == "stdio" else self.http_target(kind)
         default = ServerScope.NODE if kind == "stdio" else ServerScope.SERVICE
         # Read also for an entry that is of no use, so that all its faults are found.
         draft = ServerSpec(self.name, target or HttpTarget(""), default, enabled=self.enabled)
@@ -155,19 +156,19 @@ class _Reader:
         return not self.flag("disabled", default=False) and self.flag("enabled", default=True)
 
     def kind(self) -> str | None:
-        """`stdio` or `http`, from `type` or from which of `command` and a URL is there; None after a fault."""
+        """`stdio`, `http`, `sse` or `any` (by URL); from `type` or from what is there; None after a fault."""
         said = next((key for key in _TYPE_KEYS if key in self.fields), None)
         has_url, has_command = any(key in self.fields for key in _URL_KEYS), "command" in self.fields
         if said is None:
             if has_url == has_command:
                 self.fault(self.at, "must have either command or url")
                 return None
-            kind = "stdio" if has_command else "http"
+            kind = "stdio" if has_command else HttpTransport.ANY.value
         else:
             word = self.fields[said]
             kind = _TYPES.get(re.sub(r"[-_ ]", "", word).lower(), "") if isinstance(word, str) else ""
-            if kind in ("", "sse"):
-                self.fault((*self.at, said), _SSE if kind else "must be stdio, http or streamable-http")
+            if not kind:
+                self.fault((*self.at, said), "must be stdio, http or sse")
                 return None
         if not (has_command if kind == "stdio" else has_url):
             self.fault((*self.at, "command" if kind == "stdio" else "url"), f"is missing; type {kind} needs it")
@@ -188,7 +189,7 @@ class _Reader:
             cwd = str(self.around.folder / cwd)  # Beside the file, wherever the node was started from.
         return StdioTarget(command, args, tuple(env.items()), cwd)
 
-    def http_target(self) -> HttpTarget:
+    def http_target(self, kind: str) -> HttpTarget:
         key, *others = [key for key in _URL_KEYS if key in self.fields]
         for other in others:
             if self.fields[other] != self.fields[key]:
@@ -196,13 +197,18 @@ class _Reader:
         url = self.text(key)
         if self.enabled and url and not self.unknown_yet(url) and (fault := url_fault(url)):
             self.fault((*self.at, key), fault)
-        if url.partition("?")[0].rstrip("/").endswith("/sse"):
-            self.note(key, "looks like the transport that MCP gave up in 2025; it is used as streamable HTTP")
+        transport = HttpTransport(kind)
+        if transport is HttpTransport.ANY and key == "httpUrl":
+            transport = HttpTransport.STREAMABLE  # As to Gemini CLI, where `url` is the old transport.
+        if transport is HttpTransport.STREAMABLE and url.partition("?")[0].rstrip("/").endswith("/sse"):
+            self.note(
+                key, "looks like the old HTTP+SSE transport; if it is, write type sse, or none to have both tried"
+            )
         headers = self.pairs("headers", self.table("headers"))
         for name, value in headers:
             if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
                 self.fault((*self.at, "headers", name), "is not an HTTP header")
-        return HttpTarget(url, headers)
+        return HttpTarget(url, headers, transport=transport)
 
     def env(self) -> dict[str, str]:
         """`env`; as VS Code has it, a number or switch is written out, and null takes a variable away."""

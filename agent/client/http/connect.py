@@ -39,6 +39,11 @@ from agent.model import STATELESS_VERSIONS, HttpTarget, Json
 SESSION_LIMITS: Final = SessionLimits(sessions_max=64, idle_max=16)
 
 _OUTAGE: Final = frozenset({408, 429, 502, 503, 504})
+_NOT_IMPLEMENTED: Final = 501
+
+
+class NotStreamable(ProtocolBroken):
+    """The URL takes no POST of `initialize`, as one of the old HTTP+SSE transport does not. It is no MCP otherwise."""
 
 
 @asynccontextmanager
@@ -143,7 +148,8 @@ async def _forced(
     except (RpcError, HttpRefusal) as exc:
         if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
             raise Unreachable(str(exc), retry_after_s=exc.retry_after_s) from exc
-        raise forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}") from exc
+        failure = forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}")
+        raise NotStreamable(str(failure)) if _refuses_the_post(exc) else failure from exc
     return client
 
 
@@ -212,7 +218,12 @@ def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpSt
 def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPool) -> ProtocolBroken | Unreachable:
     if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
         return Unreachable(str(exc), retry_after_s=exc.retry_after_s)
-    return ProtocolBroken(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
+    kind = NotStreamable if _refuses_the_post(exc) else ProtocolBroken
+    return kind(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
+
+
+def _refuses_the_post(exc: RpcError | HttpRefusal) -> bool:
+    return isinstance(exc, HttpRefusal) and (400 <= exc.status < 500 or exc.status == _NOT_IMPLEMENTED)  # noqa: PLR2004 - client errors
 
 
 def _may_pass(refusal: HttpRefusal) -> bool:

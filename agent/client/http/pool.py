@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from agent import __version__, clock
 from agent.client.dial_guard import check_url
@@ -73,13 +73,15 @@ class HttpPool:
         "_other_token",
         "_over",
         "_target",
+        "_url",
         "where",
     )
 
     def __init__(self, url: str, headers: Mapping[str, str], dialler: Dialler) -> None:
         parts = urlsplit(url)
         self.where = url.partition("?")[0]
-        self._target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        self._url = url
+        self._target = _target(parts)
         # Most are the same in every pool. Those of single requests are not interned: they would crowd the
         # interpreter's table, which grows by a megabyte at a time and never shrinks.
         # A configured Host, for a server that checks it, stands in the place of the URL's: two are refused (RFC 9112).
@@ -96,6 +98,13 @@ class HttpPool:
         """Where it leads and how many connections it has; never the headers."""
         return f"<HttpPool {self.where} {len(self._connections)} connections, {len(self._idle)} idle>"
 
+    def target_of(self, reference: str) -> str:
+        """The path and query that a URL reference means here. Raises `ValueError` for one that leads elsewhere."""
+        base, parts = urlsplit(self._url), urlsplit(urljoin(self._url, reference))
+        if (parts.scheme, parts.hostname, _port(parts)) != (base.scheme, base.hostname, _port(base)) or parts.username:
+            raise ValueError(f"is another origin than {base.scheme}://{base.netloc}")
+        return _target(parts)
+
     def use_token(self, token: str) -> None:
         """Send another token from the next request on; requests under way keep theirs.
 
@@ -105,10 +114,11 @@ class HttpPool:
         if line != shown:
             self._lines["authorization"], self._other_token = line, shown
 
-    async def post(self, body: RequestBody, headers: Mapping[str, str]) -> Response:
+    async def post(self, body: RequestBody, headers: Mapping[str, str], target: str | None = None) -> Response:
         """Send `body` and wait for the answer's head; the caller reads and closes the response.
 
-        `body.sent` is true as soon as the request may have been executed, also when this call is cancelled.
+        `target`: another path (and query) of the same origin. `body.sent` is true as soon as the request may have been
+        executed, also when this call is cancelled.
 
         Raises:
             CallNotSent: No connection could be made, or the headers cannot be sent.
@@ -119,11 +129,11 @@ class HttpPool:
         data = body.data
         try:
             shown = self._lines.get("authorization")
-            response = await self._exchange(headers, data, body)
+            response = await self._exchange(headers, data, body, target)
             if response.status == 401 and self._may_show_the_other(shown):  # noqa: PLR2004 - Unauthorized: not executed
                 response.release()
                 body.sent = False
-                response = await self._exchange(headers, data, body)
+                response = await self._exchange(headers, data, body, target)
         except NotHttp as exc:
             raise ProtocolBroken(self.explain(exc)) from exc
         except (OSError, ValueError) as exc:
@@ -161,8 +171,10 @@ class HttpPool:
 
     # Requests
 
-    async def _exchange(self, headers: Mapping[str, str], data: bytes, body: RequestBody) -> Response:
-        head = self._head("POST", headers, len(data))
+    async def _exchange(
+        self, headers: Mapping[str, str], data: bytes, body: RequestBody, target: str | None
+    ) -> Response:
+        head = self._head("POST", headers, len(data), target)
         connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
         may_be_stale = connection is not None and body.harmless
         connection = connection or await self._new_one()
@@ -186,14 +198,14 @@ class HttpPool:
         connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
         return await connection.exchange(head, b"")
 
-    def _head(self, method: str, headers: Mapping[str, str], length: int | None) -> bytes:
+    def _head(self, method: str, headers: Mapping[str, str], length: int | None, target: str | None = None) -> bytes:
         """Everything before the body. Raises `ValueError` for a header that cannot be sent as it is."""
         lines = dict(self._lines)
         for name, value in headers.items():
             lines[name.lower()] = _line(name, value)
         if length is not None:
             lines["content-length"] = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
-        text = f"{method} {self._target} HTTP/1.1\r\n{''.join(lines.values())}\r\n"
+        text = f"{method} {target or self._target} HTTP/1.1\r\n{''.join(lines.values())}\r\n"
         # Bytes of a caller's header that are not UTF-8 are passed unchanged.
         return text.encode("utf-8", "surrogateescape")
 
@@ -263,7 +275,7 @@ def open_pool(target: HttpTarget, *, connect_timeout_s: float) -> AbstractContex
     parts = urlsplit(url)
     tls = parts.scheme == "https"
     assert parts.hostname is not None, "the URL was checked"
-    dialler = Dialler(parts.hostname, parts.port or (443 if tls else 80), tls=tls, timeout_s=connect_timeout_s)
+    dialler = Dialler(parts.hostname, _port(parts), tls=tls, timeout_s=connect_timeout_s)
     try:
         return closing(HttpPool(url, _headers(target), dialler))
     except ValueError as exc:
@@ -281,6 +293,14 @@ def _headers(target: HttpTarget) -> dict[str, str]:
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
         headers["Authorization"] = f"Bearer {target.token}"
     return headers
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _target(parts: SplitResult) -> str:
+    return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
 
 
 def _line(name: str, value: str) -> str:

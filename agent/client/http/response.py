@@ -211,6 +211,11 @@ class MessageStream:
             pass
         return message
 
+    @property
+    def endpoint(self) -> str | None:
+        """Where messages are to be posted, as the old HTTP+SSE transport says it; None before it has."""
+        return None if self._parser.endpoint is None else self._parser.endpoint.decode(errors="replace").strip()
+
     def taken(self) -> Json | None:
         """The next message of those that are complete. Raises `ProtocolBroken`."""
         for data in self._ready:  # Continues where it stopped.

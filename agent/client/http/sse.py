@@ -1,14 +1,19 @@
 """An incremental parser of server-sent events (WHATWG HTML, "Event stream interpretation"). Pure.
 
-Called by the HTTP client with the bytes of an answer as they come. Hands out the `data` of each complete `message`
-event; comments, event IDs and retry hints are of no use to a client that never resumes a stream. The one rule: an event
-that is not complete is never handed out, so a stream that breaks in mid-event loses that event whole.
+Called by the HTTP clients with the bytes of an answer as they come. Hands out the `data` of each complete `message`
+event, and keeps what a client needs to resume a stream (event ID, `retry`) and to open a session of the old HTTP+SSE
+transport (`endpoint`). The one rule: an event that is not complete is never handed out, so a stream that breaks in
+mid-event loses that event whole, its ID too.
 """
 
 from typing import Final
 
 _MESSAGE: Final = (b"", b"message")
+_ENDPOINT: Final = b"endpoint"
 _BOM: Final = b"\xef\xbb\xbf"
+# Longer IDs are no IDs: they travel in a header.
+_ID_BYTES_MAX: Final = 1024
+_RETRY_DIGITS_MAX: Final = 9
 
 
 class EventTooLarge(ValueError):
@@ -18,11 +23,17 @@ class EventTooLarge(ValueError):
 class SseParser:
     """Fed with chunks cut anywhere, also between CR and LF or within the byte-order mark.
 
-    `event_bytes_max` bounds what is held for one event, unfinished line included.
+    `event_bytes_max` bounds what is held for one event, unfinished line included. `last_id` is the ID of the last
+    complete event that has one, `retry_ms` the pause before a reconnection that the server asks for, `endpoint` the
+    data of the last event of that name.
     """
 
     def __init__(self, event_bytes_max: int) -> None:
+        self.last_id = b""
+        self.retry_ms: int | None = None
+        self.endpoint: bytes | None = None
         self._event_bytes_max = event_bytes_max
+        self._id = b""
         self._pending: list[bytes] = []  # Pieces of the unfinished line; joined once, so large events stay linear.
         self._pending_bytes = 0
         self._data: list[bytes] = []
@@ -92,9 +103,16 @@ class SseParser:
             self._check_size()
         elif name == b"event":
             self._event = value
+        elif name == b"id" and b"\0" not in value:
+            self._id = value if len(value) <= _ID_BYTES_MAX else b""
+        elif name == b"retry" and value.isdigit() and len(value) <= _RETRY_DIGITS_MAX:
+            self.retry_ms = int(value)
 
     def _dispatch(self, events: list[bytes]) -> None:
-        if self._data and self._event in _MESSAGE:
+        self.last_id = self._id  # Of an event without data, too: a priming event (MCP 2025-11-25, transports).
+        if self._data and self._event == _ENDPOINT:
+            self.endpoint = b"\n".join(self._data)
+        elif self._data and self._event in _MESSAGE:
             data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
             # An event without data is a priming event of resumable servers.
             if data:

@@ -10,24 +10,23 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Any, Final
 
 from agent.client import jsonrpc
 from agent.client.event import Event
-from agent.client.legacy_notifications import LOG_MESSAGE, SessionLogs, SessionSubscriptions
+from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
 from agent.client.negotiation import DISCOVER, PING, ModernStamp, without_envelope
+from agent.client.pending import Pending, PendingRequests
 from agent.client.protocol import Request, shown_s
 from agent.client.server_info import (
     ACKNOWLEDGE_TIMEOUT_S,
     ListenNotSupported,
-    OnNotification,
     OnServerRequest,
     ServerInfo,
     listen_failure,
 )
 from agent.client.stdio.lines import LINE_BYTES_MAX, LineCutter
 from agent.client.stdio.process import Child, start_child
-from agent.client.streams import LISTEN, Heard, ListChanges, Listening, Updates, subscription_of
+from agent.client.streams import LISTEN, Heard, ListChanges, Listening, Updates
 from agent.errors import (
     CallFailed,
     CallNotSent,
@@ -39,55 +38,6 @@ from agent.errors import (
 )
 from agent.lossless_json.raw import answered_id_of_ends
 from agent.model import Era, Json, StdioTarget
-
-# Progress that a caller has not taken yet; beyond it the newest is dropped.
-UNREAD_MAX: Final = 256
-
-
-class Pending:
-    """See the module. `response` is None when the child ended first; `listener` takes what a subscription brings."""
-
-    __slots__ = ("listener", "response", "token", "unread", "wake")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, takes_notifications: bool = False) -> None:
-        self.response: asyncio.Future[Json | None] = loop.create_future()
-        self.token: Any = jsonrpc.NO_TOKEN
-        self.unread: list[Json] = []
-        self.wake = asyncio.Event() if takes_notifications else None
-        self.listener: Callable[[Json], None] | None = None
-
-    def settle(self, message: Json | None) -> None:
-        """Take the response; only the first counts."""
-        if not self.response.done():
-            self.response.set_result(message)
-            if self.wake is not None:
-                self.wake.set()
-
-    def tell(self, notification: Json) -> bool:
-        """Keep a notification for the caller; False when too many wait already."""
-        if self.wake is None:
-            return True
-        if len(self.unread) >= UNREAD_MAX:
-            return False
-        self.unread.append(notification)
-        self.wake.set()
-        return True
-
-    async def hand_on(self, on_notification: OnNotification) -> None:
-        """Await `on_notification` for each message until the response is there."""
-        assert self.wake is not None, "it was made for a caller who takes notifications"
-        while True:
-            while self.unread:
-                message = self.unread.pop(0)
-                method, params = message["method"], jsonrpc.params_of(message)
-                if method == jsonrpc.PROGRESS_METHOD:
-                    params = jsonrpc.restore_progress_token(params, self.token)
-                await on_notification(method, params)
-            if self.response.done():
-                return
-            self.wake.clear()
-            await self.wake.wait()
-
 
 log = logging.getLogger(__name__)
 
@@ -111,17 +61,14 @@ class StdioClient:
         self.lost = Event()
         self.lost_reason = ""
         self.junk_lines = 0
-        self.dropped_notifications = 0
         self._child: Child | None = None
         self._server_info: ServerInfo | None = None
         self._stamp: ModernStamp | None = None
         self._client_name = client_name
         self._on_server_request = on_server_request
-        self._on_notice = on_notice
-        self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
-        self._pending: dict[int, Pending] = {}
         self._subscriptions = SessionSubscriptions(self.request)
+        self._pending = PendingRequests(self._subscriptions, on_notice)
         self._logs = SessionLogs(self.request)
 
     def __repr__(self) -> str:
@@ -133,6 +80,11 @@ class StdioClient:
         """What the child said of itself."""
         assert self._server_info is not None, "the client is not open"
         return self._server_info
+
+    @property
+    def dropped_notifications(self) -> int:
+        """How many notifications found no place or no owner."""
+        return self._pending.dropped_notifications
 
     @property
     def child(self) -> Child:
@@ -163,7 +115,7 @@ class StdioClient:
         """
         request_id, method, on_notification = next(self._ids), request.method, request.on_notification
         timeout_s = request.left_s()
-        pending = Pending(self._loop, takes_notifications=on_notification is not None)
+        pending = Pending(takes_notifications=on_notification is not None)
         sent_params, pending.token = jsonrpc.swap_progress_token(self._stamped(request.params), request_id)
         line = jsonrpc.encode_request(request_id, method, sent_params)
         self._pending[request_id] = pending
@@ -255,7 +207,7 @@ class StdioClient:
     def ask(self, method: str, params: Json) -> asyncio.Future[Json | None]:
         """Send a request of the negotiation; the future gives its response, or None when the child ended first."""
         request_id = next(self._ids)
-        pending = self._pending[request_id] = Pending(self._loop)
+        pending = self._pending[request_id] = Pending()
         try:
             self._write(jsonrpc.encode_request(request_id, method, params))
         except CallNotSent:
@@ -266,7 +218,7 @@ class StdioClient:
     async def _listen(self, listening: Listening) -> None:
         """Hold one `subscriptions/listen` request; always ends with an exception."""
         request_id = next(self._ids)
-        pending = self._pending[request_id] = Pending(self._loop)
+        pending = self._pending[request_id] = Pending()
         heard = Heard(listening)
         pending.listener = heard.take
         pending.response.add_done_callback(lambda _: heard.word.set())
@@ -314,15 +266,13 @@ class StdioClient:
             log.debug("MCP server wrote a line that is no message", extra={"server": self.label})
             return
         if "method" not in message:
-            pending = self._pending.get(message.get("id"))  # type: ignore[arg-type]  # a text or null finds nothing
-            if pending is not None:
-                pending.settle(message)
+            self._pending.take_response(message)
         elif jsonrpc.is_request(message):
             reply = self._on_server_request(message)
             if reply is not None and self.child.can_write:  # One that asks but does not read may not fill our memory.
                 self.child.write(reply)
         else:
-            self._on_notification(message, jsonrpc.params_of(message))
+            self._pending.take_notification(message)
 
     def _on_too_long(self, head: bytes, tail: bytes | None) -> bool:
         """Fail the call that a line answers which is too long to be held; any other call than that goes on.
@@ -343,37 +293,7 @@ class StdioClient:
         pending.settle(jsonrpc.unreadable(request_id, reason))
         return True
 
-    def _on_notification(self, message: Json, params: Json) -> None:
-        method = message["method"]
-        if method == jsonrpc.PROGRESS_METHOD:
-            self._on_progress(message, params)
-            return
-        if (subscription := subscription_of(params)) is not None:
-            pending = self._pending.get(subscription)
-            if pending is not None and pending.listener is not None:
-                pending.listener(message)
-        elif not (self._subscriptions.take(method, params) or (method == LOG_MESSAGE and self._on_log(message))):
-            self._on_notice(method, params)
-
-    def _on_progress(self, message: Json, params: Json) -> None:
-        token = params.get("progressToken")
-        pending = self._pending.get(token) if isinstance(token, int) else None
-        if pending is not None and not pending.tell(message):
-            self.dropped_notifications += 1
-
-    def _on_log(self, message: Json) -> bool:
-        """A pipe does not say whose a log message is; only a call that is alone must have caused it."""
-        callers = [pending for pending in self._pending.values() if pending.wake is not None]
-        if len(callers) != 1:
-            self.dropped_notifications += len(callers) > 1
-            return False
-        if not callers[0].tell(message):
-            self.dropped_notifications += 1
-        return True
-
     def _on_end(self) -> None:
         self.lost_reason = self.child.obituary()
         self.lost.set()
-        self._subscriptions.session_ended(self.lost_reason)
-        for pending in tuple(self._pending.values()):
-            pending.settle(None)
+        self._pending.end(self.lost_reason)

@@ -154,7 +154,7 @@ def test_config_check_names_every_fault_and_starts_nothing(tmp_path: Path, capsy
         "folder": {"command": sys.executable, "cwd": "nowhere"},
         "off": {"command": "no-such-command-here", "disabled": True},
         "broken": {"command": "x", "args": "no"},
-        "old": {"type": "sse", "url": "http://h/sse", "disabled": True},
+        "old": {"type": "grpc", "url": "http://h/sse", "disabled": True},
         "key": {"url": "https://h/mcp?key=canary"},
     }
     (tmp_path / "bin").mkdir()

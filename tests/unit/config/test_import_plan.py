@@ -74,14 +74,13 @@ def test_claude_code_file_gives_the_users_servers_and_those_of_each_project() ->
             "url": "https://api.example/mcp",
             "headers": {"Authorization": "Bearer ${GH:-none}"},
         },
+        "linear": {"type": "sse", "url": "https://mcp.example/sse"},
         "slow": {"command": "slow", "mesh": {"call_timeout_s": 1.0}},
         "db": {"command": "node", "args": ["db.js"], "cwd": "/home/me/a"},
         "db-claude-code": {"command": "node", "args": ["db.js"], "cwd": "/home/me/b"},
     }
     assert [(one.name, one.differs) for one in plan.known] == [("slow", ("cwd",))]
-    (left_out,) = plan.left_out
-    assert left_out.found.name == "linear"
-    assert left_out.reasons[0].startswith("mcpServers.linear.type: sse is the transport that MCP gave up in 2025")
+    assert not plan.left_out
 
 
 def test_cursor_files_know_the_folder_that_is_open() -> None:
@@ -100,7 +99,7 @@ def test_cursor_files_know_the_folder_that_is_open() -> None:
     [
         '{"servers": {"a": {"type": "http", "url": "https://h/mcp"}}, "inputs": [{"id": "k"}] /* typed in */}',
         '{"editor.tabSize": 2, "mcp": {"servers": {"a": {"type": "http", "url": "https://h/mcp"},}}}',
-        '{"mcp.servers": {"a": {"url": "https://h/mcp"}}, // flat\n}',
+        '{"mcp.servers": {"a": {"type": "streamable-http", "url": "https://h/mcp"}}, // flat\n}',
     ],
 )
 def test_vs_code_files_and_settings_are_read_with_their_comments(text: str) -> None:
@@ -111,9 +110,7 @@ def test_windsurf_file_keeps_url_and_switch() -> None:
     text = """{"mcpServers": {"remote": {"serverUrl": "https://h/mcp", "headers": {"K": "${env:K}"}, "disabled": true,
       "disabledTools": ["x"]}}}"""
     plan = planned(text, WINDSURF)
-    assert taken(plan) == {
-        "remote": {"type": "http", "url": "https://h/mcp", "headers": {"K": "${env:K}"}, "disabled": True}
-    }
+    assert taken(plan) == {"remote": {"url": "https://h/mcp", "headers": {"K": "${env:K}"}, "disabled": True}}
     assert "all of them are offered" in plan.taken[0].notes[0]
 
 

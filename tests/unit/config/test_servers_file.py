@@ -18,7 +18,7 @@ from agent.config.servers_file import (
 )
 from agent.config.values import name_fault
 from agent.errors import ConfigRefused
-from agent.model import HttpTarget, ServerScope, ServerSpec, StdioTarget
+from agent.model import HttpTarget, HttpTransport, ServerScope, ServerSpec, StdioTarget
 
 PATH = Path("/etc/mesh/servers.json")
 
@@ -48,20 +48,31 @@ def test_command_becomes_a_child_process_that_belongs_to_its_node() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "transport"),
     [
-        {},
-        *({"type": word} for word in ("http", "streamable-http", "streamableHttp", "streamable_http", "HTTP")),
-        {"transport": "streamable_http"},
-        {"transportType": "streamableHttp"},
+        ({}, HttpTransport.ANY),
+        *(
+            ({"type": word}, HttpTransport.STREAMABLE)
+            for word in ("http", "streamable-http", "streamableHttp", "streamable_http", "HTTP")
+        ),
+        ({"transport": "streamable_http"}, HttpTransport.STREAMABLE),
+        ({"transportType": "streamableHttp"}, HttpTransport.STREAMABLE),
+        ({"type": "sse"}, HttpTransport.SSE),
+        ({"transport": "SSE"}, HttpTransport.SSE),
     ],
 )
 @pytest.mark.parametrize("key", ["url", "serverUrl", "httpUrl"])
-def test_url_becomes_an_endpoint_that_means_the_same_everywhere(kind: dict[str, str], key: str) -> None:
+def test_url_becomes_an_endpoint_that_means_the_same_everywhere(
+    kind: dict[str, str], transport: HttpTransport, key: str
+) -> None:
     text = entry(**kind, **{key: "https://h.example/mcp"}, headers={"X-Key": "v"}, command="", args=[], env=None)
     (spec,) = parse_servers(text, PATH, {})
-    assert spec.target == HttpTarget("https://h.example/mcp", (("X-Key", "v"),))
+    if not kind and key == "httpUrl":
+        transport = HttpTransport.STREAMABLE
+    assert spec.target == HttpTarget("https://h.example/mcp", (("X-Key", "v"),), transport=transport)
     assert spec.scope is ServerScope.SERVICE
+    (again,) = parse_servers(json.dumps({"mcpServers": {"files": as_entry(spec)}}), PATH, {})
+    assert again == spec
 
 
 def test_mesh_part_sets_scope_and_time_out_and_disabled_is_kept() -> None:
@@ -152,7 +163,7 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
         ('{"mcpServers": {\n"files": {"command": "", "url": null}}}', "2: mcpServers.files", "either command or url"),
         ('{"mcpServers": {\n"files": []}}', "2: mcpServers.files", "must be an object"),
         ('{"mcpServers": {\n"files": {"command": "a", "url": "b"}}}', "2: mcpServers.files", "either command or url"),
-        ('{"mcpServers": {"files": {\n"type": "sse", "url": "http://h/"}}}', "2: mcpServers.files.type", "gave up"),
+        ('{"mcpServers": {"files": {\n"type": "sse", "command": "a"}}}', "1: mcpServers.files.url", "is missing"),
         ('{"mcpServers": {"files": {\n"type": ["http"]}}}', "2: mcpServers.files.type", "stdio, http or"),
         ('{"mcpServers": {"files": {\n"type": "grpc"}}}', "2: mcpServers.files.type", "stdio, http or"),
         ('{"mcpServers": {"files":\n {"type": "stdio"}}}', "1: mcpServers.files.command", "is missing"),
@@ -413,15 +424,16 @@ def test_files_of_other_programs_are_read_as_they_are(text: str, names: list[str
 
 def test_streamable_url_beats_the_older_one_beside_it() -> None:
     file = check_servers(entry(httpUrl="http://h/mcp", url="http://h/sse"), PATH, {})
-    assert file.servers[0].target == HttpTarget("http://h/mcp")
+    assert file.servers[0].target == HttpTarget("http://h/mcp", transport=HttpTransport.STREAMABLE)
     assert file.notes == (f"{PATH}:1: mcpServers.files.url: is ignored: httpUrl is there too",)
 
 
-def test_url_of_the_older_transport_without_a_type_is_used_with_a_note() -> None:
-    file = check_servers(entry(url="http://h/sse/?key=canary"), PATH, {})
-    assert file.servers[0].target == HttpTarget("http://h/sse/?key=canary")
-    assert file.notes[0].startswith(f"{PATH}:1: mcpServers.files.url: looks like the transport that MCP gave up")
+def test_url_that_looks_like_the_older_transport_is_noted_where_its_type_says_otherwise() -> None:
+    file = check_servers(entry(type="http", url="http://h/sse/?key=canary"), PATH, {})
+    assert file.servers[0].target == HttpTarget("http://h/sse/?key=canary", transport=HttpTransport.STREAMABLE)
+    assert file.notes[0].startswith(f"{PATH}:1: mcpServers.files.url: looks like the old HTTP+SSE transport")
     assert "canary" not in file.notes[0]
+    assert not check_servers(entry(url="http://h/sse/?key=canary"), PATH, {}).notes
 
 
 def test_fields_that_would_narrow_a_server_say_what_is_lost() -> None:

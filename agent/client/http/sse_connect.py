@@ -1,0 +1,173 @@
+"""Opening a client by URL: of streamable HTTP, or of the old HTTP+SSE transport that some gateways still speak.
+
+Called by `agent.client.connect.open_client`. Where the target does not say which, a URL that refuses to be posted
+`initialize` is asked for a stream, as the specification has it (MCP 2025-11-25, transports, backwards compatibility).
+The one rule: what a URL without either says is why streamable HTTP failed, which is what most of them should be.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from agent.client.http.connect import SESSION_LIMITS, NotStreamable, open_http_client
+from agent.client.http.pool import HttpPool, open_pool
+from agent.client.http.response import HttpRefusal
+from agent.client.http.sse_session import SseSessionClient
+from agent.client.http.stateless import HttpStatelessClient
+from agent.client.negotiation import forced_in_vain
+from agent.client.server_info import OnServerRequest
+from agent.client.sessions.dual_era import DualEraRouter
+from agent.client.sessions.pending_call import OnPending, unheard
+from agent.client.sessions.pool import OnNotice, SessionRefused
+from agent.client.sessions.router import SessionRouter, asking
+from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
+from agent.mcp_terms import LATEST_HANDSHAKE_VERSION
+from agent.model import STATELESS_VERSIONS, HttpTarget, HttpTransport, Json
+
+
+@asynccontextmanager
+async def open_client_by_url(
+    target: HttpTarget,
+    *,
+    connect_timeout_s: float,
+    start_timeout_s: float,
+    client_name: str,
+    session_pool: bool = False,
+    protocol: str | None = None,
+    on_pending: OnPending = unheard,
+) -> AsyncGenerator[HttpStatelessClient | DualEraRouter | SessionRouter, None]:
+    """As `agent.client.connect.open_client`, for a URL."""
+    client: HttpStatelessClient | DualEraRouter | SessionRouter
+
+    def by_sse(endpoint_timeout_s: float) -> AbstractAsyncContextManager[SessionRouter]:
+        return _open_sse_client(
+            target,
+            connect_timeout_s=connect_timeout_s,
+            endpoint_timeout_s=endpoint_timeout_s,
+            start_timeout_s=start_timeout_s,
+            client_name=client_name,
+            session_pool=session_pool,
+            protocol=protocol,
+            on_pending=on_pending,
+        )
+
+    async with AsyncExitStack() as stack:
+        if target.transport is HttpTransport.SSE:
+            client = await stack.enter_async_context(by_sse(start_timeout_s))
+        else:
+            try:
+                client = await stack.enter_async_context(
+                    open_http_client(
+                        target,
+                        connect_timeout_s=connect_timeout_s,
+                        start_timeout_s=start_timeout_s,
+                        client_name=client_name,
+                        session_pool=session_pool,
+                        protocol=protocol,
+                        on_pending=on_pending,
+                    )
+                )
+            except NotStreamable as exc:
+                if target.transport is HttpTransport.STREAMABLE:
+                    raise
+                try:
+                    # A stream that is silent is one of streamable HTTP: `endpoint` is the first word of the old one.
+                    client = await stack.enter_async_context(by_sse(connect_timeout_s))
+                except AuthRefused:
+                    raise
+                except LinkFailed:
+                    raise exc from None
+        yield client
+
+
+@asynccontextmanager
+async def _open_sse_client(
+    target: HttpTarget,
+    *,
+    connect_timeout_s: float,
+    endpoint_timeout_s: float,
+    start_timeout_s: float,
+    client_name: str,
+    session_pool: bool,
+    protocol: str | None,
+    on_pending: OnPending,
+) -> AsyncGenerator[SessionRouter, None]:
+    """A server of the old transport, within `start_timeout_s`."""
+    with open_pool(target, connect_timeout_s=connect_timeout_s) as pool:
+        if protocol in STATELESS_VERSIONS:
+            raise forced_in_vain(pool.where, protocol, "HTTP+SSE has sessions alone")
+        version = protocol or LATEST_HANDSHAKE_VERSION
+
+        def open_session(
+            features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
+        ) -> AbstractAsyncContextManager[SseSessionClient]:
+            def make(group: asyncio.TaskGroup) -> SseSessionClient:
+                return SseSessionClient(
+                    pool,
+                    client_name,
+                    group,
+                    version=version,
+                    features=features,
+                    on_server_request=on_server_request,
+                    on_notice=on_notice,
+                )
+
+            return _one_more(make, pool, start_timeout_s)
+
+        async with _grouped() as group:
+            client = SseSessionClient(pool, client_name, group, version=version)
+            try:
+                await _opened(client, pool, start_timeout_s, endpoint_timeout_s)
+                async with asking(
+                    client, open_session, limits=SESSION_LIMITS, own_for_all=session_pool, on_pending=on_pending
+                ) as session_router:
+                    yield session_router
+            finally:
+                client.close()
+
+
+async def _opened(client: SseSessionClient, pool: HttpPool, start_timeout_s: float, endpoint_timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(start_timeout_s):
+            await client.open(endpoint_timeout_s)
+    except TimeoutError as exc:
+        raise Unreachable(f"{pool.where} did not answer within {start_timeout_s:g} s") from exc
+    except HttpRefusal as exc:
+        failure = exc.as_failure()
+        raise Unreachable(str(failure)) if isinstance(failure, CallFailed) else failure from exc
+    except CallFailed as exc:
+        raise Unreachable(str(exc)) from exc
+    except RpcError as exc:
+        raise ProtocolBroken(f"{pool.where} refuses initialize: {str(exc)[:200]}") from exc
+
+
+@asynccontextmanager
+async def _one_more(
+    make: Callable[[asyncio.TaskGroup], SseSessionClient], pool: HttpPool, start_timeout_s: float
+) -> AsyncGenerator[SseSessionClient, None]:
+    """Open one more session, as `OpenSession` does: one more stream, with its own memory at the server."""
+    async with _grouped() as group:
+        client = make(group)
+        try:
+            try:
+                await _opened(client, pool, start_timeout_s, start_timeout_s)
+            except AuthRefused:
+                raise
+            except ProtocolBroken as exc:
+                raise SessionRefused(str(exc)) from exc
+            except LinkFailed as exc:
+                raise CallNotSent(str(exc)) from exc
+            yield client
+        finally:
+            client.close()
+
+
+@asynccontextmanager
+async def _grouped() -> AsyncGenerator[asyncio.TaskGroup, None]:
+    """A group whose owner ends its tasks; by hand, so that what ended the block is not wrapped."""
+    group = asyncio.TaskGroup()
+    await group.__aenter__()
+    try:
+        yield group
+    finally:
+        await group.__aexit__(None, None, None)

@@ -1,0 +1,315 @@
+"""The client to a server of the old HTTP+SSE transport (MCP 2024-11-05): one stream brings all, messages are posted.
+
+Made by `agent.client.http.sse_connect`; used through `agent.client.sessions.router`, as the client of a session of
+streamable HTTP is. The server's `endpoint` event says where to post, and whatever it has to say comes on the stream,
+answers too, matched by ID. The one rule: the stream is the session, so when it ends, or the server does not know it any
+more, the client is lost, and what was posted and not answered has an unknown outcome.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from agent.client import jsonrpc
+from agent.client.event import Event
+from agent.client.http.pool import HttpPool, RequestBody, Response
+from agent.client.http.response import ANSWER_BYTES_MAX, SSE_TYPE, HttpRefusal, MessageStream, check_status
+from agent.client.http.session import COURTESY_TIMEOUT_S
+from agent.client.http.stateless import param_headers, timed_out
+from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
+from agent.client.negotiation import (
+    INITIALIZE,
+    INITIALIZED,
+    PING,
+    initialize_params,
+    judge_initialize,
+    without_envelope,
+)
+from agent.client.pending import Pending, PendingRequests
+from agent.client.protocol import Request
+from agent.client.server_info import OnServerRequest, ServerInfo
+from agent.client.streams import Updates
+from agent.errors import (
+    CallFailed,
+    CallNotSent,
+    CallOutcomeUnknown,
+    DialRefused,
+    LinkFailed,
+    MeshError,
+    ProtocolBroken,
+    RpcError,
+    Unreachable,
+)
+from agent.mcp_terms import LATEST_HANDSHAKE_VERSION
+from agent.model import Json
+
+log = logging.getLogger(__name__)
+
+# Replies to the server's own requests that are under way; beyond it the server gets none.
+REPLIES_MAX: Final = 64
+
+
+class SseSessionClient:
+    """One session, from `open` to `close`; its tasks run in the group that it is given.
+
+    `version` is what `initialize` asks for. `on_server_request` takes the server's requests, and `on_notice` what it
+    says that belongs to no request or list.
+    """
+
+    def __init__(
+        self,
+        pool: HttpPool,
+        client_name: str,
+        group: asyncio.TaskGroup,
+        *,
+        version: str = LATEST_HANDSHAKE_VERSION,
+        features: Json | None = None,
+        on_server_request: OnServerRequest = jsonrpc.encode_reply,
+        on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
+    ) -> None:
+        self.lost = Event()
+        self.lost_reason = ""
+        self._pool = pool
+        self._client_name = client_name
+        self._group = group
+        self._version = version
+        self._features = features or {}
+        self._on_server_request = on_server_request
+        self._endpoint = ""
+        self._server_info: ServerInfo | None = None
+        self._ids = itertools.count(1)
+        self._reader: asyncio.Task[None] | None = None
+        self._replies: set[asyncio.Task[None]] = set()
+        self._subscriptions = SessionSubscriptions(self.request)
+        self._pending = PendingRequests(self._subscriptions, on_notice)
+        self._logs = SessionLogs(self.request)
+
+    def __repr__(self) -> str:
+        lost = f" lost: {self.lost_reason}" if self.lost.is_set() else ""
+        return f"<SseSessionClient {self._pool.where} {len(self._pending)} in flight{lost}>"
+
+    @property
+    def server_info(self) -> ServerInfo:
+        """What the server said when the session was opened."""
+        assert self._server_info is not None, "the client is not open"
+        return self._server_info
+
+    async def open(self, endpoint_timeout_s: float) -> None:
+        """Open the stream and initialize the session.
+
+        `endpoint_timeout_s` bounds the wait for the stream's first word; the caller bounds all of it. Raises
+        `RpcError`, `HttpRefusal`, `CallFailed`, `LinkFailed`, `TimeoutError`.
+        """
+        async with asyncio.timeout(endpoint_timeout_s):
+            response = await self._pool.get({"Accept": SSE_TYPE})
+            try:
+                stream = await self._endpoint_of(response)
+            except BaseException:
+                response.close()
+                raise
+        self._reader = self._group.create_task(self._read(response, stream), name="stream of an HTTP+SSE session")
+        params = initialize_params(self._client_name, self._features, self._version)
+        self._server_info = judge_initialize(jsonrpc.result_of(await self._answered(INITIALIZE, params)))
+        await self._post(RequestBody(jsonrpc.encode_notification(INITIALIZED)))
+
+    def close(self) -> None:
+        """End the session by the end of its stream; this transport has no other word for it."""
+        if self._reader is not None:
+            self._reader.cancel()
+        for task in self._replies:
+            task.cancel()
+
+    async def request(
+        self,
+        request: Request,
+        *,
+        on_server_request: OnServerRequest | None = None,  # noqa: ARG002 - the stream does not say which request a question is about
+    ) -> Json:
+        """As `SessionClient.request`; a large result is held, since what follows it on the stream is for others."""
+        request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
+        on_notification = request.on_notification
+        pending = Pending(takes_notifications=on_notification is not None)
+        sent_params, pending.token = jsonrpc.swap_progress_token(without_envelope(request.params), request_id)
+        body = RequestBody(jsonrpc.encode_request(request_id, method, sent_params))
+        extra = param_headers(request.headers) if request.headers else {}
+        self._pending[request_id] = pending
+        posting: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout_at(request.deadline_s):
+                await self._logs.show(request.params, self.server_info)
+                # Beside the wait for the answer: some servers answer the POST only when they are done.
+                posting = self._start(self._deliver(body, extra, pending))
+                if on_notification is not None:
+                    await pending.hand_on(on_notification)
+                message = await pending.response
+        except TimeoutError as exc:
+            self._send_cancelled(request_id, body, "the deadline passed")
+            raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
+        except asyncio.CancelledError:
+            self._send_cancelled(request_id, body, "the caller went away")
+            raise
+        finally:
+            del self._pending[request_id]
+            if posting is not None:
+                posting.cancel()
+            _forget(pending)
+        if message is None:
+            raise (CallOutcomeUnknown if body.sent else CallNotSent)(self.lost_reason)
+        return jsonrpc.result_of(message)
+
+    async def answer(self, reply: bytes, *, timeout_s: float) -> None:
+        """Send the reply to a server request. Raises `CallOutcomeUnknown`: it may never arrive."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._post(RequestBody(reply))
+        except (MeshError, HttpRefusal, TimeoutError) as exc:
+            reason = str(exc) or "it took too long"
+            raise CallOutcomeUnknown(f"{self._pool.where} could not be told the client's answer: {reason}") from exc
+
+    def use_token(self, token: str) -> None:
+        """As `McpClient.use_token`."""
+        self._pool.use_token(token)
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `McpClient.listen`: the session's one stream, which is open."""
+        self._subscriptions.listeners.add(on_change)
+        try:
+            on_change("listening")
+            await self.lost.wait()
+            raise Unreachable(self.lost_reason)
+        finally:
+            self._subscriptions.listeners.discard(on_change)
+
+    async def follow(self, updates: Updates) -> None:
+        """As `McpClient.follow`."""
+        await self._subscriptions.follow(updates)
+
+    async def probe(self, timeout_s: float) -> None:
+        """As `McpClient.probe`."""
+        try:
+            with contextlib.suppress(RpcError):
+                await self.request(Request.within(PING, timeout_s=timeout_s))
+        except CallFailed as exc:
+            raise Unreachable(str(exc)) from exc
+
+    # The stream
+
+    async def _endpoint_of(self, response: Response) -> MessageStream:
+        """Read until the server has said where to post."""
+        await check_status(response, self._pool)
+        if response.content_type != SSE_TYPE:
+            raise ProtocolBroken(f"{self._pool.where} answers GET with {response.content_type[:80]!r}, not a stream")
+        stream = MessageStream(response, self._pool, ANSWER_BYTES_MAX)
+        while stream.endpoint is None:
+            if not await stream.read_on():
+                raise ProtocolBroken(f"{self._pool.where} ended its stream without an endpoint event")
+        try:
+            self._endpoint = self._pool.target_of(stream.endpoint)
+        except ValueError as exc:
+            # Our headers and the arguments of calls would go there.
+            raise ProtocolBroken(f"{self._pool.where} names an endpoint for messages that {exc}") from exc
+        return stream
+
+    async def _read(self, response: Response, stream: MessageStream) -> None:
+        """Take what comes until the stream ends; whatever ends it is the reason of the loss."""
+        reason = f"{self._pool.where} had its session closed by us"
+        try:
+            while (message := await stream.next()) is not None:
+                self._take(message)
+            reason = f"{self._pool.where} ended the stream of its session"
+        except (MeshError, HttpRefusal) as exc:
+            reason = str(exc)
+        except Exception as exc:  # A bug of ours ends this session, and no other.
+            log.exception("MCP session broke unexpectedly")
+            reason = f"unexpected {type(exc).__name__}"
+        finally:
+            response.close()
+            self._lose(reason)
+
+    def _take(self, message: Json) -> None:
+        if "method" not in message:
+            self._pending.take_response(message)
+        elif not jsonrpc.is_request(message):
+            self._pending.take_notification(message)
+        elif (reply := self._on_server_request(message)) is not None:
+            self._send_soon(reply)
+
+    def _lose(self, reason: str) -> None:
+        if not self.lost.is_set():
+            self.lost_reason = reason
+            self.lost.set()
+            self._pending.end(reason)
+
+    # Messages to the server
+
+    async def _answered(self, method: str, params: Json) -> Json:
+        """One request of the handshake; the caller bounds it in time."""
+        request_id, pending = next(self._ids), Pending()
+        self._pending[request_id] = pending
+        body = RequestBody(jsonrpc.encode_request(request_id, method, params))
+        posting = self._start(self._deliver(body, {}, pending))
+        try:
+            message = await pending.response
+        finally:
+            del self._pending[request_id]
+            posting.cancel()
+            _forget(pending)
+        if message is None:
+            raise Unreachable(self.lost_reason)
+        return message
+
+    async def _deliver(self, body: RequestBody, headers: dict[str, str], pending: Pending) -> None:
+        """Post a request; a refusal is its answer, anything else comes on the stream."""
+        try:
+            await self._post(body, headers)
+        except HttpRefusal as exc:
+            if exc.forgets_session:
+                reason = f"{self._pool.where} forgot our session: {exc}"
+                pending.fail(CallNotSent(reason))  # This one was refused; what becomes of the others is not known.
+                self._lose(reason)
+            else:
+                pending.fail(exc.as_failure())
+        except DialRefused as exc:
+            pending.fail(CallNotSent(str(exc)))
+        except MeshError as exc:
+            pending.fail(exc)
+
+    async def _post(self, body: RequestBody, headers: dict[str, str] | None = None) -> None:
+        if self.lost.is_set():
+            raise CallNotSent(self.lost_reason)
+        response = await self._pool.post(body, headers or {}, self._endpoint)
+        try:
+            if response.status not in (200, 202, 204):
+                await check_status(response, self._pool)
+        finally:
+            response.close() if response.content_length else response.release()
+
+    async def _courtesy(self, message: bytes) -> None:
+        with contextlib.suppress(LinkFailed, CallFailed, HttpRefusal, TimeoutError):
+            async with asyncio.timeout(COURTESY_TIMEOUT_S):
+                await self._post(RequestBody(message))
+
+    def _send_cancelled(self, request_id: int, body: RequestBody, reason: str) -> None:
+        """In this era the end of a POST does not cancel; only the notification does."""
+        if body.sent:
+            self._send_soon(jsonrpc.encode_cancelled(request_id, reason))
+
+    def _send_soon(self, message: bytes) -> None:
+        """Send what has no answer, as a courtesy: a server that takes none of them loses what is too much."""
+        if not self.lost.is_set() and len(self._replies) < REPLIES_MAX:
+            task = self._start(self._courtesy(message))
+            self._replies.add(task)
+            task.add_done_callback(self._replies.discard)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._group.create_task(work, name="message of an HTTP+SSE session")
+
+
+def _forget(pending: Pending) -> None:
+    """Leave no failure unread and no future waiting."""
+    if pending.response.done() and not pending.response.cancelled():
+        pending.response.exception()
+    pending.response.cancel()

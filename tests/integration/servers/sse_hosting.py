@@ -1,0 +1,104 @@
+"""Servers of the old HTTP+SSE transport: FastMCP's own application for it, and one by hand for what that never does.
+
+Used by the tests of that transport. The one rule: whatever is misbehaviour is said by the test.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import orjson
+from aiohttp import web
+from fastmcp import FastMCP
+
+from agent.model import Json
+from tests.integration.servers.hosting import Front, serving
+
+
+@asynccontextmanager
+async def sse_served(server: FastMCP, seen: list[dict[str, str]] | None = None) -> AsyncIterator[str]:
+    """The URL of the stream; `seen` takes the heads of all requests."""
+    app = server.http_app(transport="sse")
+    async with app.router.lifespan_context(app):
+        front = Front(app)
+        front.seen = front.seen if seen is None else seen
+        async with serving(front) as base:
+            yield f"{base}/sse"
+
+
+@dataclass
+class OldServer:
+    """A hand-written server of the old transport under aiohttp, for what SDKs do not do.
+
+    `endpoint`: what its streams name, `{session}` put in. `answers`: from a call's name to what
+    it does before the POST is answered.
+    """
+
+    endpoint: str = "/messages?session={session}"
+    answers: dict[str, Callable[["OldServer", str], Awaitable[Json]]] = field(default_factory=dict)
+    streams: dict[str, web.StreamResponse] = field(default_factory=dict)
+    ended: dict[str, asyncio.Event] = field(default_factory=dict)
+    posted: list[Json] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    url: str = ""
+
+    async def open_stream(self, request: web.Request) -> web.StreamResponse:
+        session = str(len(self.ended) + 1)
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        self.streams[session], self.ended[session] = stream, asyncio.Event()
+        await stream.write(f"event: endpoint\ndata: {self.endpoint.format(session=session)}\n\n".encode())
+        await self.ended[session].wait()
+        return stream
+
+    async def take(self, request: web.Request) -> web.Response:
+        session, message = request.query.get("session", ""), await request.json()
+        if session not in self.streams:
+            return web.Response(status=404, text="Could not find session")
+        self.posted.append(message)
+        self.changed.set()
+        if message.get("method") == "initialize":
+            info: Json = {"protocolVersion": "2024-11-05", "capabilities": {"tools": {}}, "serverInfo": {"name": "old"}}
+            await self.send(session, {"id": message["id"], "result": info})
+        elif "id" in message and "method" in message:
+            answer = self.answers.get((message.get("params") or {}).get("name", ""))
+            result = {"content": []} if answer is None else await answer(self, session)
+            await self.send(session, {"id": message["id"], "result": result})
+        return web.Response(status=202, text="Accepted")
+
+    async def send(self, session: str, message: Json) -> None:
+        if session in self.streams:
+            await self.streams[session].write(b"data: " + orjson.dumps({"jsonrpc": "2.0", **message}) + b"\n\n")
+
+    def forget(self) -> None:
+        """Know no session any more, as after a restart behind a proxy that holds the streams."""
+        self.streams.clear()
+
+    def end_streams(self) -> None:
+        self.streams.clear()
+        for ended in self.ended.values():
+            ended.set()
+
+    async def when(self, condition: Callable[[], bool]) -> None:
+        """Wait for what is posted."""
+        async with asyncio.timeout(20):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@asynccontextmanager
+async def old_server(server: OldServer) -> AsyncIterator[OldServer]:
+    app = web.Application()
+    app.router.add_get("/sse", server.open_stream)
+    app.router.add_post("/messages", server.take)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/sse"
+    try:
+        yield server
+    finally:
+        server.end_streams()
+        await runner.cleanup()
