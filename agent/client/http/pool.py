@@ -1,8 +1,8 @@
 """One backend's pool of HTTP connections, and the exact answer to "was any byte of this request written?".
 
-Used by the HTTP clients alone. No cookies, no redirects, no proxies, no compression. The one rule: a request counts as
-sent from the moment its first byte is handed to the socket, so whatever fails before that is `CallNotSent`, and
-whatever fails after it is never sent again.
+Used by the HTTP clients alone. No redirect is followed but one that adds or drops a slash at the end. The one rule: a
+request counts as sent from the moment its first byte is handed to the socket, so whatever fails before that is
+`CallNotSent`, and whatever fails after it is never sent again.
 """
 
 import asyncio
@@ -11,12 +11,13 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from typing import Final
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from agent import __version__, clock
 from agent.client.dial_guard import check_url
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
 from agent.client.http.dial import Dialler
+from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
 from agent.model import HttpTarget
 
@@ -81,7 +82,7 @@ class HttpPool:
         parts = urlsplit(url)
         self.where = url.partition("?")[0]
         self._url = url
-        self._target = _target(parts)
+        self._target = target_of(url, url)
         # Most are the same in every pool. Those of single requests are not interned: they would crowd the
         # interpreter's table, which grows by a megabyte at a time and never shrinks.
         # A configured Host, for a server that checks it, stands in the place of the URL's: two are refused (RFC 9112).
@@ -100,10 +101,7 @@ class HttpPool:
 
     def target_of(self, reference: str) -> str:
         """The path and query that a URL reference means here. Raises `ValueError` for one that leads elsewhere."""
-        base, parts = urlsplit(self._url), urlsplit(urljoin(self._url, reference))
-        if (parts.scheme, parts.hostname, _port(parts)) != (base.scheme, base.hostname, _port(base)) or parts.username:
-            raise ValueError(f"is another origin than {base.scheme}://{base.netloc}")
-        return _target(parts)
+        return target_of(self._url, reference)
 
     def use_token(self, token: str) -> None:
         """Send another token from the next request on; requests under way keep theirs.
@@ -134,6 +132,10 @@ class HttpPool:
                 response.release()
                 body.sent = False
                 response = await self._exchange(headers, data, body, target)
+            if (moved := self._moved(response, target)) is not None:
+                response.release()
+                body.sent = False
+                response = await self._exchange(headers, data, body, moved)
         except NotHttp as exc:
             raise ProtocolBroken(self.explain(exc)) from exc
         except (OSError, ValueError) as exc:
@@ -194,9 +196,25 @@ class HttpPool:
         return self._lines.get("authorization") != shown
 
     async def _bodyless(self, method: str, headers: Mapping[str, str]) -> Response:
+        response = await self._exchange_bodyless(method, headers)
+        if self._moved(response, None) is not None:
+            response.release()
+            response = await self._exchange_bodyless(method, headers)
+        return response
+
+    async def _exchange_bodyless(self, method: str, headers: Mapping[str, str]) -> Response:
         head = self._head(method, headers, None)
         connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
         return await connection.exchange(head, b"")
+
+    def _moved(self, response: Response, target: str | None) -> str | None:
+        """Where to send the request once more, which was not executed; our own path is remembered for the next."""
+        if response.status not in SAME_REQUEST:
+            return None
+        moved = slash_only(self._url, target or self._target, response.headers.get("Location", ""))
+        if moved is not None and target is None:
+            self._target = moved
+        return moved
 
     def _head(self, method: str, headers: Mapping[str, str], length: int | None, target: str | None = None) -> bytes:
         """Everything before the body. Raises `ValueError` for a header that cannot be sent as it is."""
@@ -275,7 +293,7 @@ def open_pool(target: HttpTarget, *, connect_timeout_s: float) -> AbstractContex
     parts = urlsplit(url)
     tls = parts.scheme == "https"
     assert parts.hostname is not None, "the URL was checked"
-    dialler = Dialler(parts.hostname, _port(parts), tls=tls, timeout_s=connect_timeout_s)
+    dialler = Dialler(parts.hostname, port_of(parts), tls=tls, timeout_s=connect_timeout_s)
     try:
         return closing(HttpPool(url, _headers(target), dialler))
     except ValueError as exc:
@@ -293,14 +311,6 @@ def _headers(target: HttpTarget) -> dict[str, str]:
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
         headers["Authorization"] = f"Bearer {target.token}"
     return headers
-
-
-def _port(parts: SplitResult) -> int:
-    return parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def _target(parts: SplitResult) -> str:
-    return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
 
 
 def _line(name: str, value: str) -> str:

@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from agent.client import jsonrpc
+from agent.client.http.origin import redirect_fault
 from agent.client.http.pool import HttpPool, RequestBody, Response
 from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
@@ -253,8 +254,7 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     if status == 200:  # noqa: PLR2004 - the only status that carries an answer
         return
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
-        location = response.headers.get("Location", "")[:200]
-        raise ProtocolBroken(f"{pool.where} redirects to {location!r}; use the final URL")
+        raise ProtocolBroken(one_line(redirect_fault(pool.where, status, response.headers.get("Location"))))
     if status < 400:  # noqa: PLR2004 - 1xx and 2xx
         raise ProtocolBroken(f"{pool.where} answered a request with HTTP {status} and no content")
     message, said = await _refused_body(response, pool)
