@@ -8,20 +8,23 @@ request counts as sent from the moment its first byte is handed to the socket, s
 import asyncio
 import re
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
 from agent import __version__, clock
 from agent.client.dial_guard import check_url
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
+from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import Dialler
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
 from agent.model import HttpTarget
 
-__all__ = ["HttpPool", "RequestBody", "Response", "open_pool"]
+__all__ = ["HttpPool", "RequestBody", "Response", "Route", "open_pool"]
 
 # Shorter than uvicorn's 5 s, the shortest common one, so that we give up an idle connection before the server does.
 KEEPALIVE_S: Final = 4.0
@@ -59,6 +62,14 @@ class RequestBody:
         return f"<RequestBody {len(self.data)} bytes{' sent' if self.sent else ''}>"
 
 
+@dataclass(slots=True)
+class Route:
+    """What a session has of its own on the way to its server: its cookies, and another path where it has one."""
+
+    target: str | None = None
+    cookies: CookieJar = field(default_factory=CookieJar)
+
+
 class HttpPool:
     """Sends to one URL. Made by `open_pool`; safe for concurrent use.
 
@@ -67,12 +78,14 @@ class HttpPool:
 
     __slots__ = (
         "_connections",
+        "_cookie",
         "_dialler",
         "_expiry",
         "_idle",
         "_lines",
         "_other_token",
         "_over",
+        "_route",
         "_target",
         "_url",
         "where",
@@ -83,6 +96,8 @@ class HttpPool:
         self.where = url.partition("?")[0]
         self._url = url
         self._target = target_of(url, url)
+        self._route = Route()
+        self._cookie = next((value for name, value in headers.items() if name.lower() == "cookie"), "")
         # Most are the same in every pool. Those of single requests are not interned: they would crowd the
         # interpreter's table, which grows by a megabyte at a time and never shrinks.
         # A configured Host, for a server that checks it, stands in the place of the URL's: two are refused (RFC 9112).
@@ -112,11 +127,11 @@ class HttpPool:
         if line != shown:
             self._lines["authorization"], self._other_token = line, shown
 
-    async def post(self, body: RequestBody, headers: Mapping[str, str], target: str | None = None) -> Response:
+    async def post(self, body: RequestBody, headers: Mapping[str, str], route: Route | None = None) -> Response:
         """Send `body` and wait for the answer's head; the caller reads and closes the response.
 
-        `target`: another path (and query) of the same origin. `body.sent` is true as soon as the request may have been
-        executed, also when this call is cancelled.
+        `route`: of a session, which does not share its cookies. `body.sent` is true as soon as the request may have
+        been executed, also when this call is cancelled.
 
         Raises:
             CallNotSent: No connection could be made, or the headers cannot be sent.
@@ -124,37 +139,37 @@ class HttpPool:
             CallOutcomeUnknown: The connection broke after the request was written.
             ProtocolBroken: The answer is not HTTP, or compressed.
         """
-        data = body.data
+        data, route = body.data, route or self._route
         try:
             shown = self._lines.get("authorization")
-            response = await self._exchange(headers, data, body, target)
+            response = await self._exchange(headers, data, body, route)
             if response.status == 401 and self._may_show_the_other(shown):  # noqa: PLR2004 - Unauthorized: not executed
                 response.release()
                 body.sent = False
-                response = await self._exchange(headers, data, body, target)
-            if (moved := self._moved(response, target)) is not None:
+                response = await self._exchange(headers, data, body, route)
+            if self._is_moved(response, route):
                 response.release()
                 body.sent = False
-                response = await self._exchange(headers, data, body, moved)
+                response = await self._exchange(headers, data, body, route)
         except NotHttp as exc:
             raise ProtocolBroken(self.explain(exc)) from exc
         except (OSError, ValueError) as exc:
             raise (CallOutcomeUnknown if body.sent else CallNotSent)(self.explain(exc)) from exc
         return self._plain(response)
 
-    async def get(self, headers: Mapping[str, str]) -> Response:
+    async def get(self, headers: Mapping[str, str], route: Route | None = None) -> Response:
         """Open a stream of events. Raises `Unreachable`, `DialRefused`, `ProtocolBroken`."""
         try:
-            return self._plain(await self._bodyless("GET", headers))
+            return self._plain(await self._bodyless("GET", headers, route or self._route))
         except NotHttp as exc:
             raise ProtocolBroken(self.explain(exc)) from exc
         except (OSError, ValueError) as exc:
             raise Unreachable(self.explain(exc)) from exc
 
-    async def delete(self, headers: Mapping[str, str]) -> None:
+    async def delete(self, headers: Mapping[str, str], route: Route | None = None) -> None:
         """Tell the server that a session is over. Raises `Unreachable`; any answer will do."""
         try:
-            response = await self._bodyless("DELETE", headers)
+            response = await self._bodyless("DELETE", headers, route or self._route)
         except (OSError, ValueError, DialRefused) as exc:
             raise Unreachable(self.explain(exc)) from exc
         response.release()
@@ -173,20 +188,18 @@ class HttpPool:
 
     # Requests
 
-    async def _exchange(
-        self, headers: Mapping[str, str], data: bytes, body: RequestBody, target: str | None
-    ) -> Response:
-        head = self._head("POST", headers, len(data), target)
+    async def _exchange(self, headers: Mapping[str, str], data: bytes, body: RequestBody, route: Route) -> Response:
+        head = self._head("POST", headers, len(data), route)
         connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
         may_be_stale = connection is not None and body.harmless
         connection = connection or await self._new_one()
         body.data, body.sent = b"", True
         try:
-            return await connection.exchange(head, data)
+            return self._noted(await connection.exchange(head, data), route)
         except ConnectionBroken as exc:
             if not may_be_stale or self._over or isinstance(exc, NotHttp):
                 raise
-        return await (await self._new_one()).exchange(head, data)
+        return self._noted(await (await self._new_one()).exchange(head, data), route)
 
     def _may_show_the_other(self, shown: str | None) -> bool:
         """Change to the other token, if there is one and no other request has done so since `shown` was sent."""
@@ -195,35 +208,53 @@ class HttpPool:
             return True
         return self._lines.get("authorization") != shown
 
-    async def _bodyless(self, method: str, headers: Mapping[str, str]) -> Response:
-        response = await self._exchange_bodyless(method, headers)
-        if self._moved(response, None) is not None:
+    async def _bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
+        response = await self._exchange_bodyless(method, headers, route)
+        if self._is_moved(response, route):
             response.release()
-            response = await self._exchange_bodyless(method, headers)
+            response = await self._exchange_bodyless(method, headers, route)
         return response
 
-    async def _exchange_bodyless(self, method: str, headers: Mapping[str, str]) -> Response:
-        head = self._head(method, headers, None)
+    async def _exchange_bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
+        head = self._head(method, headers, None, route)
         connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
-        return await connection.exchange(head, b"")
+        return self._noted(await connection.exchange(head, b""), route)
 
-    def _moved(self, response: Response, target: str | None) -> str | None:
-        """Where to send the request once more, which was not executed; our own path is remembered for the next."""
+    def _noted(self, response: Response, route: Route) -> Response:
+        """Keep the cookies of an answer."""
+        if "Set-Cookie" in response.headers:
+            origin = urlsplit(self._url)
+            route.cookies.take(
+                response.headers.getall("Set-Cookie"),
+                origin.hostname or "",
+                route.target or self._target,
+                time.time(),
+                secure=origin.scheme == "https",
+            )
+        return response
+
+    def _is_moved(self, response: Response, route: Route) -> bool:
+        """Whether to send the request once more, which was not executed, to the path that is remembered from now on."""
         if response.status not in SAME_REQUEST:
-            return None
-        moved = slash_only(self._url, target or self._target, response.headers.get("Location", ""))
-        if moved is not None and target is None:
+            return False
+        moved = slash_only(self._url, route.target or self._target, response.headers.get("Location", ""))
+        if moved is not None and route.target is None:
             self._target = moved
-        return moved
+        elif moved is not None:
+            route.target = moved
+        return moved is not None
 
-    def _head(self, method: str, headers: Mapping[str, str], length: int | None, target: str | None = None) -> bytes:
+    def _head(self, method: str, headers: Mapping[str, str], length: int | None, route: Route) -> bytes:
         """Everything before the body. Raises `ValueError` for a header that cannot be sent as it is."""
         lines = dict(self._lines)
         for name, value in headers.items():
             lines[name.lower()] = _line(name, value)
+        target = route.target or self._target
+        if len(route.cookies) and (cookies := route.cookies.header(target, time.time(), self._cookie)):
+            lines["cookie"] = f"Cookie: {cookies}\r\n"
         if length is not None:
             lines["content-length"] = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
-        text = f"{method} {target or self._target} HTTP/1.1\r\n{''.join(lines.values())}\r\n"
+        text = f"{method} {target} HTTP/1.1\r\n{''.join(lines.values())}\r\n"
         # Bytes of a caller's header that are not UTF-8 are passed unchanged.
         return text.encode("utf-8", "surrogateescape")
 

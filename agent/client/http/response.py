@@ -15,7 +15,7 @@ from typing import Final
 
 from agent.client import jsonrpc
 from agent.client.http.origin import redirect_fault
-from agent.client.http.pool import HttpPool, RequestBody, Response
+from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
 from agent.client.streaming import LargeResult
@@ -126,6 +126,7 @@ async def exchange(
     on_message: OnMessage | None = None,
     *,
     large: LargeResult | None = None,
+    route: Route | None = None,
 ) -> tuple[Json, Mapping[str, str]]:
     """Send a request; return its response message and the answer's headers.
 
@@ -138,7 +139,7 @@ async def exchange(
         ProtocolBroken: A redirect, an unknown content type, no JSON, the wrong ID, or a limit broken.
         CallOutcomeUnknown: The answer ended before it was complete (`AnswerCut`: `large` has got a part).
     """
-    response = await pool.post(body, headers)
+    response = await pool.post(body, headers, route)
     try:
         message = await _read_response(response, request_id, pool, on_message, large)
     except BaseException:

@@ -16,7 +16,7 @@ from typing import Final
 
 from agent.client import jsonrpc
 from agent.client.event import Event
-from agent.client.http.pool import HttpPool, RequestBody, Response
+from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.response import (
     NOTIFICATION_BYTES_MAX,
     SSE_TYPE,
@@ -88,6 +88,8 @@ class HttpSessionClient:
         self.lost_reason = ""
         self.asked_version = version
         self._pool = pool
+        # A balancer that keeps a session on one machine does so by the session's own cookies.
+        self._route = Route()
         self._client_name = client_name
         self._handshake_timeout_s = handshake_timeout_s
         self._features = features or {}
@@ -123,7 +125,7 @@ class HttpSessionClient:
         params = initialize_params(self._client_name, self._features, self.asked_version)
         body = RequestBody(jsonrpc.encode_request(request_id, INITIALIZE, params))
         async with asyncio.timeout(self._handshake_timeout_s):
-            message, headers = await exchange(self._pool, body, {}, request_id)
+            message, headers = await exchange(self._pool, body, {}, request_id, route=self._route)
             server_info = judge_initialize(jsonrpc.result_of(message))
             self._session_id = headers.get(SESSION_HEADER)
             self._headers = {"MCP-Protocol-Version": server_info.protocol_version}
@@ -141,7 +143,7 @@ class HttpSessionClient:
         if self._session_id is not None:
             with contextlib.suppress(LinkFailed, TimeoutError):
                 async with asyncio.timeout(COURTESY_TIMEOUT_S):
-                    await self._pool.delete(self._headers)
+                    await self._pool.delete(self._headers, self._route)
 
     async def request(self, request: Request, *, on_server_request: OnServerRequest | None = None) -> Json:
         """As `SessionClient.request`, in a session that is chosen already, whatever the affinity."""
@@ -150,7 +152,9 @@ class HttpSessionClient:
         data = jsonrpc.encode_request(request_id, method, sent_params)
         extra = param_headers(request.headers) if request.headers else {}
         on_message = self._receiver(token, request.on_notification, on_server_request or self._on_server_request)
-        send = partial(exchange, self._pool, request_id=request_id, on_message=on_message, large=request.sink)
+        send = partial(
+            exchange, self._pool, request_id=request_id, on_message=on_message, large=request.sink, route=self._route
+        )
         body = RequestBody(data, harmless=method == PING)
         try:
             async with asyncio.timeout_at(request.deadline_s) as deadline:
@@ -227,7 +231,7 @@ class HttpSessionClient:
 
     async def _follow(self, on_change: Callable[[str], None]) -> None:
         async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
-            response = await self._pool.get({"Accept": SSE_TYPE, **self._headers})
+            response = await self._pool.get({"Accept": SSE_TYPE, **self._headers}, self._route)
             self._streams.add(response)
             try:
                 await check_status(response, self._pool)
@@ -305,7 +309,7 @@ class HttpSessionClient:
 
     async def _post(self, data: bytes) -> None:
         """Send a message that has no answer."""
-        response = await self._pool.post(RequestBody(data), self._headers)
+        response = await self._pool.post(RequestBody(data), self._headers, self._route)
         try:
             if response.status not in (202, 204):
                 await check_status(response, self._pool)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from agent.client import jsonrpc
 from agent.client.event import Event
-from agent.client.http.pool import HttpPool, RequestBody, Response
+from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.response import ANSWER_BYTES_MAX, SSE_TYPE, HttpRefusal, MessageStream, check_status
 from agent.client.http.session import COURTESY_TIMEOUT_S
 from agent.client.http.stateless import param_headers, timed_out
@@ -78,7 +78,7 @@ class SseSessionClient:
         self._version = version
         self._features = features or {}
         self._on_server_request = on_server_request
-        self._endpoint = ""
+        self._route = Route()  # To the endpoint; the stream has the same cookies.
         self._server_info: ServerInfo | None = None
         self._ids = itertools.count(1)
         self._reader: asyncio.Task[None] | None = None
@@ -104,7 +104,7 @@ class SseSessionClient:
         `RpcError`, `HttpRefusal`, `CallFailed`, `LinkFailed`, `TimeoutError`.
         """
         async with asyncio.timeout(endpoint_timeout_s):
-            response = await self._pool.get({"Accept": SSE_TYPE})
+            response = await self._pool.get({"Accept": SSE_TYPE}, self._route)
             try:
                 stream = await self._endpoint_of(response)
             except BaseException:
@@ -207,7 +207,7 @@ class SseSessionClient:
             if not await stream.read_on():
                 raise ProtocolBroken(f"{self._pool.where} ended its stream without an endpoint event")
         try:
-            self._endpoint = self._pool.target_of(stream.endpoint)
+            self._route.target = self._pool.target_of(stream.endpoint)
         except ValueError as exc:
             # Our headers and the arguments of calls would go there.
             raise ProtocolBroken(f"{self._pool.where} names an endpoint for messages that {exc}") from exc
@@ -280,7 +280,7 @@ class SseSessionClient:
     async def _post(self, body: RequestBody, headers: dict[str, str] | None = None) -> None:
         if self.lost.is_set():
             raise CallNotSent(self.lost_reason)
-        response = await self._pool.post(body, headers or {}, self._endpoint)
+        response = await self._pool.post(body, headers or {}, self._route)
         try:
             if response.status not in (200, 202, 204):
                 await check_status(response, self._pool)
