@@ -284,8 +284,8 @@ async def test_modern_requests_carry_the_version_of_the_link_and_the_callers_own
     }
 
 
-async def test_cookies_are_neither_kept_nor_sent() -> None:
-    answer = modern(lambda request: http(200, rpc_body(request, {}), Set_Cookie="sid=1"))
+async def test_cookies_of_another_host_are_neither_kept_nor_sent() -> None:
+    answer = modern(lambda request: http(200, rpc_body(request, {}), Set_Cookie="sid=1; Domain=other.example"))
     async with scripted(answer) as script, open_client(HttpTarget(script.url)) as client:
         for _ in range(2):
             await client.request(Request.within("tools/call", CALL, timeout_s=10))

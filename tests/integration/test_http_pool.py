@@ -13,6 +13,7 @@ from contextlib import closing
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from agent.client.http.coding import CODINGS
 from agent.client.http.dial import Dialler
 from agent.client.http.pool import HttpPool, RequestBody, open_pool
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
@@ -50,7 +51,7 @@ async def test_a_request_says_what_it_is_and_no_more() -> None:
     assert first.headers == {
         "host": host,
         "accept": "application/json, text/event-stream",
-        "accept-encoding": "identity",
+        "accept-encoding": ", ".join(CODINGS),
         "authorization": "Bearer t",
         "content-type": "application/json",
         "content-length": "7",
@@ -252,9 +253,9 @@ async def test_a_slow_reader_slows_the_server_down() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 500])
-async def test_a_compressed_answer_is_refused_unless_its_status_says_enough(status: int) -> None:
+async def test_an_answer_in_a_coding_of_its_own_is_refused_unless_its_status_says_enough(status: int) -> None:
     async def answer(_: Seen) -> tuple[bytes | None, bool]:
-        return http(status, b"\x1f\x8b", Content_Encoding="gzip"), True
+        return http(status, b"\x1f\x9d", Content_Encoding="compress"), True
 
     async with scripted(answer) as script, pool_of(script.url) as pool:
         if status == 200:

@@ -9,11 +9,13 @@ byte of one answer can ever be taken for the next.
 import asyncio
 import contextlib
 import select
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser
+
+from agent.client.http.coding import BadCoding, Unpacker
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawResponseMessage
@@ -41,16 +43,18 @@ class NotHttp(ConnectionBroken):
 class Response:
     """An answer, from the moment its head is there. `content` is read as it comes; `status` is 200 to 599.
 
-    The connection goes back by itself when the body is complete; a reader that stops early calls `close`.
+    The connection goes back by itself when the body is complete; a reader that stops early calls `close`. `content` is
+    as it was sent: where the body is compressed (`unpack`), `more` and `read` give what it was.
     """
 
-    __slots__ = ("_connection", "content", "headers", "status")
+    __slots__ = ("_connection", "_unpacker", "content", "headers", "status")
 
     def __init__(self, connection: "Connection", message: "RawResponseMessage", content: "StreamReader") -> None:
         self.status: int = message.code
         self.headers: CIMultiDictProxy[str] = message.headers
         self.content = content
         self._connection: Connection | None = connection
+        self._unpacker: Unpacker | None = None
         content.on_eof(self.release)
 
     def __repr__(self) -> str:
@@ -68,13 +72,41 @@ class Response:
 
     @property
     def content_length(self) -> int | None:
-        """The declared length in bytes; None for a body that is chunked or ends with the connection."""
-        declared = self.headers.get("Content-Length")
+        """The declared length in bytes; None for a body that is compressed, chunked or ends with the connection."""
+        declared = self.headers.get("Content-Length") if self._unpacker is None else None
         return int(declared) if declared is not None else None
 
+    def unpack(self, coding: str) -> None:
+        """Undo one of `CODINGS`; before anything is read."""
+        self._unpacker = Unpacker(coding)
+
+    async def more(self) -> bytes:
+        """What has come of the body since, waiting for some; empty at its end. Raises `ConnectionBroken`."""
+        if self._unpacker is None:
+            return await self.content.readany()
+        while True:
+            try:
+                part = self._unpacker.part()
+            except BadCoding as exc:
+                self.close()
+                raise ConnectionBroken(str(exc)) from exc
+            if part:
+                await asyncio.sleep(0)  # A small body may be a large one: others have their turn.
+                return part
+            packed = await self.content.readany()
+            if not packed:
+                return b""
+            self._unpacker.feed(packed)
+
     async def read(self) -> bytes:
-        """The whole body. Raises `ConnectionBroken`."""
+        """The whole body, of a size that the caller knows. Raises `ConnectionBroken`."""
+        if self._unpacker is not None:
+            return b"".join([part async for part in self._parts()])
         return self.content.read_nowait() if self.content.is_eof() else await self.content.read()
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        while part := await self.more():
+            yield part
 
     def release(self) -> None:
         """Give the connection back when the body is complete, else close it."""
@@ -205,7 +237,7 @@ class Connection(asyncio.Protocol):
         """One for each answer: it keeps every header, which an idle connection need not hold.
 
         It counts and bounds the head: 128 fields, 8,190 bytes each. Only what ends with the connection may lack a
-        length; what we asked not to be compressed is not unpacked.
+        length. A compressed body is unpacked by its reader, which counts.
         """
         return HttpResponseParser(
             self,  # type: ignore[arg-type]  # it asks for aiohttp's own protocol and uses the last three members below

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from agent import __version__, clock
 from agent.client.dial_guard import check_url
+from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
 from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import Dialler
@@ -137,7 +138,7 @@ class HttpPool:
             CallNotSent: No connection could be made, or the headers cannot be sent.
             DialRefused: The name leads to an address that may not be dialled; not sent.
             CallOutcomeUnknown: The connection broke after the request was written.
-            ProtocolBroken: The answer is not HTTP, or compressed.
+            ProtocolBroken: The answer is not HTTP, or compressed as it was not offered.
         """
         data, route = body.data, route or self._route
         try:
@@ -244,11 +245,12 @@ class HttpPool:
             route.target = moved
         return moved is not None
 
-    def _head(self, method: str, headers: Mapping[str, str], length: int | None, route: Route) -> bytes:
+    def _head(self, method: str, headers: Mapping[str, str], length: int | None, route: Route | None = None) -> bytes:
         """Everything before the body. Raises `ValueError` for a header that cannot be sent as it is."""
         lines = dict(self._lines)
         for name, value in headers.items():
             lines[name.lower()] = _line(name, value)
+        route = route or self._route
         target = route.target or self._target
         if len(route.cookies) and (cookies := route.cookies.header(target, time.time(), self._cookie)):
             lines["cookie"] = f"Cookie: {cookies}\r\n"
@@ -259,11 +261,13 @@ class HttpPool:
         return text.encode("utf-8", "surrogateescape")
 
     def _plain(self, response: Response) -> Response:
-        """Refuse a compressed answer: we asked for none, and do not decompress."""
-        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if response.status == 200 and coding != "identity":  # noqa: PLR2004 - a refusal is judged by its status
+        """Have a compressed answer unpacked while it is read; refuse one that we cannot unpack and did not ask for."""
+        coding = coding_of(response.headers.get("Content-Encoding", ""))
+        if coding in CODINGS:
+            response.unpack(coding)
+        elif coding and response.status == 200:  # noqa: PLR2004 - a refusal is judged by its status
             response.close()
-            raise ProtocolBroken(f"{self.where} answers compressed ({coding[:40]!r}), though asked not to")
+            raise ProtocolBroken(f"{self.where} answers compressed in a way that it was not offered ({coding[:40]!r})")
         return response
 
     # Connections
@@ -336,8 +340,7 @@ def _headers(target: HttpTarget) -> dict[str, str]:
     headers = {name: value for name, value in target.headers if name.lower() not in _OWN_HEADERS}
     if not any(name.lower() == "user-agent" for name in headers):
         headers["User-Agent"] = f"mcp-mesh-agent/{__version__}"
-    # Compressed answers would cost both ends more than they save between machines of one network.
-    headers |= {"Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
+    headers |= {"Accept": "application/json, text/event-stream", "Accept-Encoding": ", ".join(CODINGS)}
     if target.token is not None:
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
         headers["Authorization"] = f"Bearer {target.token}"

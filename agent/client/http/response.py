@@ -230,7 +230,7 @@ class MessageStream:
     async def read_on(self) -> bool:
         """Wait for more, False at the end. Raises as `next`."""
         try:
-            chunk = await self._response.content.readany()
+            chunk = await self._response.more()
         except OSError as exc:
             raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
         try:
@@ -332,7 +332,7 @@ async def _read_body(response: Response, pool: HttpPool, bytes_max: int, held: b
         # Chunked, or until the connection ends: counted as it comes.
         chunks = [held]
         size = len(held)
-        while chunk := await response.content.readany():
+        while chunk := await response.more():
             size += len(chunk)
             if size > bytes_max:
                 raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")

@@ -45,13 +45,13 @@ class RestOfBody:
     """As `Rest`, of a body that is nothing but the answer."""
 
     def __init__(self, response: Response, pool: HttpPool) -> None:
-        self._content = response.content
+        self._response = response
         self._pool = pool
 
     async def more(self) -> bytes:
         """As `Rest.more`."""
         try:
-            return await self._content.readany()
+            return await self._response.more()
         except OSError as exc:
             raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
 

@@ -13,15 +13,17 @@ from aiohttp import web
 from fastmcp import FastMCP
 
 from agent.model import Json
-from tests.integration.servers.hosting import Front, serving
+from tests.integration.servers.hosting import Asgi, Front, serving
 
 
 @asynccontextmanager
-async def sse_served(server: FastMCP, seen: list[dict[str, str]] | None = None) -> AsyncIterator[str]:
-    """The URL of the stream; `seen` takes the heads of all requests."""
+async def sse_served(
+    server: FastMCP, seen: list[dict[str, str]] | None = None, wrap: Callable[[Asgi], Asgi] = lambda app: app
+) -> AsyncIterator[str]:
+    """The URL of the stream; `seen` takes the heads of all requests. `wrap`: what stands in front."""
     app = server.http_app(transport="sse")
     async with app.router.lifespan_context(app):
-        front = Front(app)
+        front = Front(wrap(app))
         front.seen = front.seen if seen is None else seen
         async with serving(front) as base:
             yield f"{base}/sse"
