@@ -1,7 +1,7 @@
 """PURE: where a reference in an answer leads, seen from the URL that was dialled.
 
 Used by `agent.client.http.pool` for redirects and for the endpoint that a server of HTTP+SSE names, and by
-`agent.client.http.response` for what is said of a refused redirect. The one rule: nothing is ever sent to another
+`agent.client.http.response` for the text about a refused one. The one rule: nothing is ever sent to another
 origin (scheme, host and port; RFC 6454) than that of the configured URL.
 """
 

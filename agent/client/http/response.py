@@ -16,6 +16,7 @@ from typing import Final
 from agent.client import jsonrpc
 from agent.client.http.origin import redirect_fault
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
+from agent.client.http.resumption import Resumption
 from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
 from agent.client.streaming import LargeResult
@@ -127,11 +128,13 @@ async def exchange(
     *,
     large: LargeResult | None = None,
     route: Route | None = None,
+    resumption: Resumption | None = None,
 ) -> tuple[Json, Mapping[str, str]]:
     """Send a request; return its response message and the answer's headers.
 
     Every other message of the answer's stream goes to `on_message`, in order. A large result goes to `large`
-    while it comes, and the message only says how it ended. Cancellation closes the connection.
+    while it comes, and the message only says how it ended. Cancellation closes the connection. `resumption` takes a
+    stream up again that ends before its time.
 
     Raises:
         CallNotSent, DialRefused: No connection could be made.
@@ -140,33 +143,39 @@ async def exchange(
         CallOutcomeUnknown: The answer ended before it was complete (`AnswerCut`: `large` has got a part).
     """
     response = await pool.post(body, headers, route)
+    stream: MessageStream | None = None
     try:
-        message = await _read_response(response, request_id, pool, on_message, large)
+        await check_status(response, pool)
+        if response.content_type == SSE_TYPE:
+            stream = MessageStream(response, pool, ANSWER_BYTES_MAX, resumption=resumption)
+            message = await _read_stream(stream, request_id, pool, on_message, large)
+        else:
+            message = await _read_response(response, request_id, pool, large)
     except BaseException:
-        response.close()
+        (response if stream is None else stream.response).close()
         raise
-    finish(response)
+    finish(response if stream is None else stream.response)
     return message, response.headers
 
 
-async def _read_response(
-    response: Response,
+async def _read_response(response: Response, request_id: int | str, pool: HttpPool, large: LargeResult | None) -> Json:
+    kind = response.content_type
+    if kind != _JSON:
+        raise ProtocolBroken(f"{pool.where} answered HTTP {response.status} with {kind[:80]!r} instead of MCP")
+    return await _read_message(response, request_id, pool, large)
+
+
+async def _read_stream(
+    stream: "MessageStream",
     request_id: int | str,
     pool: HttpPool,
     on_message: OnMessage | None,
     large: LargeResult | None,
 ) -> Json:
-    await check_status(response, pool)
-    kind = response.content_type
-    if kind == _JSON:
-        return await _read_message(response, request_id, pool, large)
-    if kind != SSE_TYPE:
-        raise ProtocolBroken(f"{pool.where} answered HTTP {response.status} with {kind[:80]!r} instead of MCP")
-    stream = MessageStream(response, pool, ANSWER_BYTES_MAX)
     while (message := stream.taken()) is not None or await stream.read_on():
         if message is None:
             if large is not None and (held := stream.large_data()) is not None:
-                rest = RestOfLine(response, pool)
+                rest = RestOfLine(stream.response, pool)
                 if (passed := await pass_on(held, rest, request_id, pool.where, large)) is not None:
                     return passed
             continue
@@ -197,11 +206,22 @@ class MessageStream:
     """The messages of one event stream. Not a generator: one that is left early would be closed in a stray task."""
 
     def __init__(
-        self, response: Response, pool: HttpPool, event_bytes_max: int, note_bytes_max: int = NOTIFICATION_BYTES_MAX
+        self,
+        response: Response,
+        pool: HttpPool,
+        event_bytes_max: int,
+        note_bytes_max: int = NOTIFICATION_BYTES_MAX,
+        *,
+        resumption: Resumption | None = None,
     ) -> None:
-        """`note_bytes_max`: of a notification; a larger one is dropped, where a larger event ends the stream."""
-        self._response = response
+        """`note_bytes_max`: of a notification; a larger one is dropped, where a larger event ends the stream.
+
+        `response` becomes another when `resumption` takes the stream up again.
+        """
+        self.response = response
         self._pool = pool
+        self._resumption = resumption
+        self._event_bytes_max = event_bytes_max
         self._note_bytes_max = note_bytes_max
         self._parser = SseParser(event_bytes_max)
         self._ready: Iterator[bytes] = iter(())
@@ -230,14 +250,32 @@ class MessageStream:
     async def read_on(self) -> bool:
         """Wait for more, False at the end. Raises as `next`."""
         try:
-            chunk = await self._response.more()
+            chunk = await self.response.more()
         except OSError as exc:
+            if await self._taken_up():
+                return True
             raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
+        if not chunk:
+            return await self._taken_up()
         try:
             self._ready = iter(self._parser.feed(chunk))
         except EventTooLarge as exc:
             raise ProtocolBroken(f"{self._pool.where}: {exc}") from exc
-        return bool(chunk)
+        return True
+
+    async def _taken_up(self) -> bool:
+        """Go on with another connection, if the server lets us."""
+        if self._resumption is None:
+            return False
+        ended = self._parser
+        response = await self._resumption.next(ended.last_id, ended.retry_ms)
+        if response is None:
+            return False
+        self.response.close()
+        self.response = response
+        self._judged = False
+        self._parser = SseParser(self._event_bytes_max, ended.last_id, ended.retry_ms)
+        return True
 
     def large_data(self) -> bytes | None:
         """The beginning of a large event, returned once. A reader that streams it continues from the response."""

@@ -25,6 +25,7 @@ from agent.client.http.response import (
     check_status,
     exchange,
 )
+from agent.client.http.resumption import Resumption
 from agent.client.http.stateless import param_headers, timed_out
 from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
 from agent.client.negotiation import (
@@ -101,7 +102,7 @@ class HttpSessionClient:
         self._generation = 0
         self._renewal = asyncio.Lock()
         self._ids = itertools.count(1)
-        self._streams: set[Response] = set()
+        self._streams: set[MessageStream] = set()
         self._subscriptions = SessionSubscriptions(self.request)
         self._logs = SessionLogs(self.request)
 
@@ -136,7 +137,7 @@ class HttpSessionClient:
         self._generation += 1
         self._subscriptions.session_ended(f"{self._pool.where} opened another session")
         for stream in tuple(self._streams):
-            stream.close()  # It belongs to the session before; its listeners have to list again anyway.
+            stream.response.close()  # It belongs to the session before; its listeners have to list again anyway.
 
     async def close(self) -> None:
         """End the session at the server; bounded in time, failures are ignored."""
@@ -162,13 +163,13 @@ class HttpSessionClient:
                 await self._logs.show(request.params, self.server_info)
                 generation = self._generation
                 try:
-                    message, _ = await send(body, self._headers | extra)
+                    message, _ = await send(body, self._headers | extra, resumption=self._resumption())
                 except HttpRefusal as exc:
                     if self._session_id is None or not exc.forgets_session:
                         raise
                     body = RequestBody(data)
                     await self._renew(generation)
-                    message, _ = await send(body, self._headers | extra)
+                    message, _ = await send(body, self._headers | extra, resumption=self._resumption())
         except TimeoutError as exc:
             await self._send_cancelled(request_id, body, "the deadline passed")
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
@@ -232,21 +233,33 @@ class HttpSessionClient:
     async def _follow(self, on_change: Callable[[str], None]) -> None:
         async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
             response = await self._pool.get({"Accept": SSE_TYPE, **self._headers}, self._route)
-            self._streams.add(response)
+            stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX, resumption=self._resumption())
+            self._streams.add(stream)
             try:
                 await check_status(response, self._pool)
                 if response.content_type != SSE_TYPE:
                     raise ListenNotSupported(f"{self._pool.where} answers GET without a stream")
                 deadline.reschedule(None)
                 on_change("listening")
-                stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX)
                 while (message := await stream.next()) is not None:
                     if not await self._take(message, self._on_server_request) and "method" in message:
                         self._on_notice(message["method"], jsonrpc.params_of(message))
                 raise Unreachable(f"{self._pool.where} ended the stream of list changes")
             finally:
-                self._streams.discard(response)
-                response.close()
+                self._streams.discard(stream)
+                stream.response.close()
+
+    def _resumption(self) -> Resumption:
+        """Takes streams of the present session up again, and of no other."""
+        session = self._headers
+
+        async def open_behind(last_id: bytes) -> Response:
+            if session is not self._headers:
+                raise ProtocolBroken(f"{self._pool.where} opened another session")
+            headers = {"Accept": SSE_TYPE, "Last-Event-ID": last_id.decode("utf-8", "surrogateescape")}
+            return await self._pool.get(headers | session, self._route)
+
+        return Resumption(open_behind)
 
     def _receiver(
         self, token: object, on_notification: OnNotification | None, on_server_request: OnServerRequest

@@ -28,12 +28,13 @@ class SseParser:
     data of the last event of that name.
     """
 
-    def __init__(self, event_bytes_max: int) -> None:
-        self.last_id = b""
-        self.retry_ms: int | None = None
+    def __init__(self, event_bytes_max: int, last_id: bytes = b"", retry_ms: int | None = None) -> None:
+        """`last_id`, `retry_ms`: of the connection before, where a stream is taken up again."""
+        self.last_id = last_id
+        self.retry_ms = retry_ms
         self.endpoint: bytes | None = None
         self._event_bytes_max = event_bytes_max
-        self._id = b""
+        self._id = last_id
         self._pending: list[bytes] = []  # Pieces of the unfinished line; joined once, so large events stay linear.
         self._pending_bytes = 0
         self._data: list[bytes] = []
