@@ -103,6 +103,15 @@ class StdioTarget:
     cwd: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Paths of PEM files: authorities that vouch for a server, our certificate and its key (None: in `cert`)."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
 class HttpTransport(StrEnum):
     """How a server speaks at its URL. `ANY`: streamable HTTP, else the old HTTP+SSE if it answers so."""
 
@@ -113,12 +122,16 @@ class HttpTransport(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HttpTarget:
-    """An MCP endpoint by URL. `headers` and `token` may be secrets and are kept out of `repr`."""
+    """An MCP endpoint by URL. `headers` and `token` may be secrets and are kept out of `repr`.
+
+    `tls`: its own files, in place of the node's; its `ca` in place of the system's authorities, too.
+    """
 
     url: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     token: str | None = field(default=None, repr=False)
     transport: HttpTransport = HttpTransport.ANY
+    tls: TlsFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from agent import __version__
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration
 from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
+from agent.client.outbound import Outbound
 from agent.config.load import Settings, read_tokens_again, shown
 from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node, read_servers
 from agent.control.membership import Membership, own_address
@@ -235,7 +236,7 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        dial = dialler(self._metrics.pending_call)
+        dial = dialler(self._metrics.pending_call, Outbound(tls=self._settings.tls))
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
 
     def _preferences(self) -> Preferences:

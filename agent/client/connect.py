@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from agent.client.http.sse_connect import open_client_by_url
 from agent.client.legacy_tasks import LegacyTaskClient
+from agent.client.outbound import DIRECT, Outbound
 from agent.client.protocol import McpClient
 from agent.client.server_info import ListenNotSupported, ServerInfo
 from agent.client.sessions.pending_call import OnPending, unheard
@@ -29,6 +30,7 @@ async def open_client(
     session_pool: bool = False,
     protocol: str | None = None,
     on_pending: OnPending = unheard,
+    outbound: Outbound = DIRECT,
 ) -> AsyncGenerator[McpClient, None]:
     """Connect, negotiate the era, and yield the client; everything it holds is released on leaving.
 
@@ -39,7 +41,7 @@ async def open_client(
     `session_pool`: on a server with sessions, every caller gets a dedicated one (over stdio a child process), and so
     does every call without an affinity. `protocol`: the only version to speak (`agent.model`); by default what the
     server speaks, and beside 2026-07-28 sessions for callers that have one. `on_pending` is called for calls that wait
-    for their callers' answers.
+    for their callers' answers. `outbound`: how a URL is dialled.
 
     Raises:
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no client.
@@ -53,6 +55,7 @@ async def open_client(
             session_pool=session_pool,
             protocol=protocol,
             on_pending=on_pending,
+            outbound=outbound,
         ) as http_client:
             yield _with_tasks(http_client, session_pool=session_pool)
         return

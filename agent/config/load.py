@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from agent.config.table import BY_NAME, CLIENT_VARIABLES, FILE_TWINS, SETTINGS, Setting
 from agent.config.values import StaticPeer, is_loopback, parse_token
 from agent.errors import ConfigRefused
+from agent.model import TlsFiles
 from discovery.model import SettingsRefused
 
 if TYPE_CHECKING:
@@ -174,6 +175,9 @@ class Settings:
     peers: tuple[StaticPeer, ...]
     peer_tokens: tuple[str, ...] = field(repr=False)
     peer_token_file: Path | None
+    tls_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
     call_timeout_s: float
     cors_origins: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
@@ -193,6 +197,11 @@ class Settings:
     def token(self) -> str | None:
         """The current token of clients and operators."""
         return self.tokens[0] if self.tokens else None
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The TLS files for all that is dialled."""
+        return _tls_files(self.tls_ca, self.tls_cert, self.tls_key)
 
     @property
     def peer_token(self) -> str | None:
@@ -215,6 +224,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         origins["peer_token"] = DERIVED
     values["state_dir"] = (values["state_dir"] or default_state_dir(environ)).absolute()
     _refuse_open_client(values, found, tokens)
+    _refuse_tls_files(values, found)
     del values["token"], values["peer_token"]
     return Settings(
         **values,
@@ -316,6 +326,21 @@ def _refuse_open_client(values: Mapping[str, Any], found: Mapping[str, Found], t
         " whoever reaches this node could run its tools. Set MESH_TOKEN or MESH_TOKEN_FILE, or HOST=127.0.0.1; on a"
         " network that nobody else is on, MESH_ALLOW_ANONYMOUS=1"
     )
+
+
+def _refuse_tls_files(values: Mapping[str, Any], found: Mapping[str, Found]) -> None:
+    files = _tls_files(values["tls_ca"], values["tls_cert"], values["tls_key"])
+    if files != TlsFiles():
+        # Imported here as below: most nodes have none.
+        from agent.config.tls_files import tls_fault  # noqa: PLC0415 - see above
+
+        if (fault := tls_fault(files)) is not None:
+            at = found[f"tls_{fault.field}"]
+            raise ConfigRefused(f"{at.name} ({at.origin}): {fault}")
+
+
+def _tls_files(*paths: Path | None) -> TlsFiles:
+    return TlsFiles(*(None if path is None else str(path.absolute()) for path in paths))
 
 
 def _warnings(values: Mapping[str, Any], tokens: tuple[str, ...]) -> list[str]:

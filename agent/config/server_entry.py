@@ -14,6 +14,7 @@ from typing import Any, Final
 from agent.config.env_file import parse_env_file
 from agent.config.relaxed_json import JsonPath
 from agent.config.start_time import START_TIMEOUT_MAX_S, default_start_timeout_s
+from agent.config.tls_files import tls_fault
 from agent.config.values import CALL_TIMEOUT_MAX_S, url_fault
 from agent.config.variables import Expand, kept, untouched
 from agent.model import (
@@ -25,6 +26,7 @@ from agent.model import (
     ServerScope,
     ServerSpec,
     StdioTarget,
+    TlsFiles,
 )
 
 _TYPE_KEYS = ("type", "transport", "transportType")  # most programs; FastMCP and LangChain; older Cline
@@ -46,8 +48,9 @@ _MISSED = {
         "signs in, which a node does not: a token goes into headers or env",
     ),
 }
-_MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol"})
+_MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol", "tls"})
 _PROTOCOLS = (*SESSION_VERSIONS, *STATELESS_VERSIONS)
+_TLS_KEYS = ("ca", "cert", "key")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ENV_FILE_BYTES_MAX = 1024 * 1024
 # `timeout` is milliseconds to Claude Code, Gemini CLI, FastMCP and Amazon Q, seconds (at most an hour) to Cline and Roo
@@ -115,9 +118,15 @@ def as_entry(spec: ServerSpec) -> Json:
         "sticky": spec.sticky or None,
         "sessions": "own" if spec.session_pool else None,
         "protocol": spec.protocol,
+        "tls": _tls_entry(target),
     }
     optional |= {"disabled": not spec.enabled, "mesh": {key: value for key, value in mesh.items() if value is not None}}
     return entry | {key: value for key, value in optional.items() if value}
+
+
+def _tls_entry(target: StdioTarget | HttpTarget) -> Json | None:
+    files = target.tls if isinstance(target, HttpTarget) else None
+    return None if files is None else {key: path for key in _TLS_KEYS if (path := getattr(files, key)) is not None}
 
 
 class _Reader:
@@ -266,7 +275,7 @@ class _Reader:
         table = self.table("mesh")
         for key in table:
             if key not in _MESH_KEYS:
-                known = "scope, call_timeout_s, start_timeout_s, sticky, sessions and protocol"
+                known = "scope, call_timeout_s, start_timeout_s, sticky, sessions, protocol and tls"
                 self.fault((*at, key), f"is not known; mesh has {known}")
         scope = table.get("scope", spec.scope)
         if scope not in list(ServerScope):
@@ -284,8 +293,12 @@ class _Reader:
             protocol = None
         timeout_s = self.seconds((*at, "call_timeout_s"), table.get("call_timeout_s"), CALL_TIMEOUT_MAX_S)
         start_s = self.seconds((*at, "start_timeout_s"), table.get("start_timeout_s"), START_TIMEOUT_MAX_S)
+        target = spec.target
+        if "tls" in table:
+            target = self.with_tls((*at, "tls"), table["tls"], target)
         return replace(
             spec,
+            target=target,
             scope=ServerScope(scope),
             call_timeout_s=spec.call_timeout_s if timeout_s is None else timeout_s,
             sticky=sticky is True,
@@ -293,6 +306,27 @@ class _Reader:
             start_timeout_s=start_s or default_start_timeout_s(spec.target),
             protocol=protocol,
         )
+
+    def with_tls(self, at: JsonPath, value: Any, target: StdioTarget | HttpTarget) -> StdioTarget | HttpTarget:
+        """The target with its files for TLS, which have to be there and of use; relative ones beside the file."""
+        if isinstance(target, StdioTarget) or not isinstance(value, dict):
+            self.fault(at, "must be an object" if isinstance(target, HttpTarget) else "is for a server with a url")
+            return target
+        before = len(self.faults)
+        paths: dict[str, str] = {}
+        for key, part in value.items():
+            if key not in _TLS_KEYS:
+                self.fault((*at, key), "is not known; tls has ca, cert and key")
+            elif part not in (None, ""):
+                text = self.expanded((*at, key), part)
+                paths[key] = text if self.unknown_yet(text) else str(self.around.folder / Path(text).expanduser())
+        files = TlsFiles(**paths)
+        knows_all = self.enabled and not any(map(self.unknown_yet, paths.values()))
+        if len(self.faults) == before and knows_all and (fault := tls_fault(files)) is not None:
+            self.fault((*at, fault.field), str(fault))
+        if self.enabled and target.url.startswith("http:"):
+            self.note("mesh", "has tls, which does nothing for a url with http:")
+        return replace(target, tls=files) if paths else target
 
     def seconds(self, at: JsonPath, value: Any, most_s: float) -> float | None:
         if value is None:

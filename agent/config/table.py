@@ -204,6 +204,29 @@ SETTINGS: tuple[Setting, ...] = (
         unset_means="no file",
     ),
     Setting(
+        "tls_ca",
+        parse_path,
+        None,
+        "A PEM file of certificate authorities that are trusted for servers and peers by https, besides the system's."
+        " Each of them can vouch for any host.",
+        unset_means="the system's alone, or those of SSL_CERT_FILE and SSL_CERT_DIR",
+    ),
+    Setting(
+        "tls_cert",
+        parse_path,
+        None,
+        "A PEM file with the certificate that is shown to servers and peers by https that ask for one; each of those"
+        " learns the name in it.",
+        unset_means="none is shown",
+    ),
+    Setting(
+        "tls_key",
+        parse_path,
+        None,
+        "The PEM file with that certificate's key, without a password; only the node should be able to read it.",
+        unset_means="the key stands in `tls_cert`",
+    ),
+    Setting(
         "call_timeout_s",
         parse_seconds,
         "600",

@@ -8,11 +8,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from agent import clock
 from agent.client.connect import McpClient, ServerInfo, open_client
+from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
@@ -31,6 +32,8 @@ from agent.routing.names import is_valid_name
 LOCAL_SUFFIX = "/local"
 # A node answers `server/discover` at once; one that hangs is to be dialled again soon.
 NODE_START_TIMEOUT_S: Final = 10.0
+
+_Opening: TypeAlias = AbstractAsyncContextManager[McpClient]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class OpenClient:
 
 @asynccontextmanager
 async def opened(
-    spec: BackendSpec, own: NodeIdentity, *, on_pending: OnPending = unheard
+    spec: BackendSpec, own: NodeIdentity, *, on_pending: OnPending = unheard, outbound: Outbound = DIRECT
 ) -> AsyncGenerator[OpenClient, None]:
     """Dial `spec` and yield the client that a link may use. `on_pending`: see there.
 
@@ -77,6 +80,7 @@ async def opened(
             session_pool=spec.session_pool,
             protocol=spec.protocol,
             on_pending=on_pending,
+            outbound=outbound,
         ) as client:
             refuse_mesh_node(client.server_info, spec, own)
             yield OpenClient(client, None, start_deadline_s=deadline_s)
@@ -85,18 +89,22 @@ async def opened(
     if spec.is_mesh_node and spec.scope is PeerScope.LOCAL:
         target = local_target(target)
     async with AsyncExitStack() as stack:
-        url, opened_client = await _first_client(spec, target, own, stack, on_pending)
+        url, opened_client = await _first_client(
+            spec, target, own, stack, partial(open_client, on_pending=on_pending, outbound=outbound)
+        )
         if opened_client.identity is None or spec.scope is PeerScope.MESH or url == local_target(spec.target).url:
             yield opened_client
             return
-    async with open_client(local_target(spec.target), start_timeout_s=NODE_START_TIMEOUT_S) as client:
+    async with open_client(
+        local_target(spec.target), start_timeout_s=NODE_START_TIMEOUT_S, outbound=outbound
+    ) as client:
         yield OpenClient(
             client, checked_identity(client.server_info, spec, own), with_token=spec.target.token is not None
         )
 
 
 async def _first_client(
-    spec: PeerSpec, target: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, on_pending: OnPending
+    spec: PeerSpec, target: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, open_it: Callable[..., _Opening]
 ) -> tuple[str, OpenClient]:
     """The client at `target`, or the local one of a node that refuses us at `target`; and the URL where it was opened.
 
@@ -105,9 +113,7 @@ async def _first_client(
     start_timeout_s = NODE_START_TIMEOUT_S if spec.is_mesh_node else START_TIMEOUT_S
     deadline_s = clock.now_s() + start_timeout_s
     try:
-        client = await stack.enter_async_context(
-            open_client(target, start_timeout_s=start_timeout_s, on_pending=on_pending)
-        )
+        client = await stack.enter_async_context(open_it(target, start_timeout_s=start_timeout_s))
     except AuthRefused as refused:
         if refused.node_mark == node_mark(own.node_id):
             raise DialledOurselves(f"{target.url} is this node itself") from refused
@@ -117,7 +123,8 @@ async def _first_client(
         local = replace(local_target(target), token=target.token or trusted)
         if spec.scope is PeerScope.MESH or local.token is None or target == local:
             raise
-        return local.url, await _local_client(spec, local, own, stack, refused)
+        opening = open_it(local, start_timeout_s=NODE_START_TIMEOUT_S)
+        return local.url, await _local_client(spec, opening, own, stack, refused)
     identity = checked_identity(client.server_info, spec, own)
     return target.url, OpenClient(
         client,
@@ -128,11 +135,11 @@ async def _first_client(
 
 
 async def _local_client(
-    spec: PeerSpec, local: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, refused: AuthRefused
+    spec: PeerSpec, opening: _Opening, own: NodeIdentity, stack: AsyncExitStack, refused: AuthRefused
 ) -> OpenClient:
-    """Open `local`; raises `refused` unless a node of the mesh answers there."""
+    """Open the local endpoint; raises `refused` unless a node of the mesh answers there."""
     try:
-        client = await stack.enter_async_context(open_client(local, start_timeout_s=NODE_START_TIMEOUT_S))
+        client = await stack.enter_async_context(opening)
         identity = checked_identity(client.server_info, spec, own)
     except DialledOurselves:
         raise
@@ -143,9 +150,11 @@ async def _local_client(
     return OpenClient(client, identity, with_token=True)
 
 
-def dialler(on_pending: OnPending) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:
-    """`opened` for links whose pending calls are counted."""
-    return partial(opened, on_pending=on_pending)
+def dialler(
+    on_pending: OnPending, outbound: Outbound = DIRECT
+) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:
+    """`opened` for links whose pending calls are counted, and which dial as the node's surroundings have it."""
+    return partial(opened, on_pending=on_pending, outbound=outbound)
 
 
 def local_target(target: HttpTarget) -> HttpTarget:

@@ -26,6 +26,7 @@ from agent.client.negotiation import (
     judge_refusal,
     modern_version_named,
 )
+from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import OnServerRequest, ServerInfo
 from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
 from agent.client.sessions.pending_call import OnPending, unheard
@@ -56,9 +57,10 @@ async def open_http_client(
     session_pool: bool = False,
     protocol: str | None = None,
     on_pending: OnPending = unheard,
+    outbound: Outbound = DIRECT,
 ) -> AsyncGenerator[HttpStatelessClient | DualEraRouter | SessionRouter, None]:
     """As `agent.client.connect.open_client`, for a URL."""
-    with open_pool(target, connect_timeout_s=connect_timeout_s) as pool:
+    with open_pool(target, connect_timeout_s=connect_timeout_s, outbound=outbound) as pool:
         try:
             async with asyncio.timeout(start_timeout_s):
                 client = await (

@@ -10,6 +10,7 @@ import functools
 import socket
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 from aiohappyeyeballs import AddrInfoType, start_connection
@@ -17,6 +18,8 @@ from aiohttp.abc import AbstractResolver
 
 from agent import clock
 from agent.client.dial_guard import GuardedResolver
+from agent.config.tls_files import load_authorities, load_certificate
+from agent.model import TlsFiles
 
 # How long a resolved name is reused; a peer that moves is found that soon.
 DNS_CACHE_S: Final = 5.0
@@ -29,6 +32,10 @@ TCP_KEEPALIVE_INTERVAL_S: Final = 2
 TCP_KEEPALIVE_PROBES: Final = 2
 TCP_USER_TIMEOUT_MS: Final = 5_000
 
+# Contexts with files of servers, which many links to them share.
+_CONTEXTS_MAX: Final = 64
+_NO_FILES: Final = TlsFiles()
+
 _P = TypeVar("_P", bound=asyncio.Protocol)
 
 
@@ -39,15 +46,24 @@ class DialFailed(OSError):
 class Dialler:
     """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together.
 
+    `context`: what TLS trusts and shows; by default the system's authorities, and nothing.
     `resolver`: resolves the name, by default as the machine does; its answers are filtered (`GuardedResolver`).
     """
 
-    __slots__ = ("_literal", "_name", "_names", "_port", "_timeout_s", "tls")
+    __slots__ = ("_context", "_literal", "_name", "_names", "_port", "_timeout_s", "tls")
 
     def __init__(
-        self, host: str, port: int, *, tls: bool, timeout_s: float, resolver: AbstractResolver | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: bool,
+        timeout_s: float,
+        resolver: AbstractResolver | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.tls = tls
+        self._context = context
         self._port = port
         self._timeout_s = timeout_s
         self._name = host.rstrip(".")
@@ -79,7 +95,7 @@ class Dialler:
                 )
                 if self.tls:
                     _, protocol = await loop.create_connection(
-                        make, sock=sock, ssl=_tls_context(), server_hostname=self._name
+                        make, sock=sock, ssl=self._context or _tls_context(), server_hostname=self._name
                     )
                 else:
                     _, protocol = await loop.create_connection(make, sock=sock)
@@ -156,6 +172,34 @@ def _socket(address: AddrInfoType) -> socket.socket:
         if option is not None:
             made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
+
+
+def tls_context(own: TlsFiles | None, common: TlsFiles) -> ssl.SSLContext | None:
+    """The context for a server with files of its own, on a node with common ones; None where there are neither.
+
+    Raises `TlsFault`. Files that were replaced are read again with the next link.
+    """
+    files = (own or _NO_FILES, common)
+    if files == (_NO_FILES, _NO_FILES):
+        return None
+    paths = [path for one in files for path in (one.ca, one.cert, one.key) if path is not None]
+    return _context_of(*files, tuple(_changed_at(path) for path in paths))
+
+
+@functools.lru_cache(maxsize=_CONTEXTS_MAX)
+def _context_of(own: TlsFiles, common: TlsFiles, changed_at: tuple[int, ...]) -> ssl.SSLContext:  # noqa: ARG001 - a part of the key
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if own.ca is not None else ssl.create_default_context()
+    load_authorities(context, own if own.ca is not None else common)
+    load_certificate(context, own if own.cert is not None or own.key is not None else common)
+    context.set_alpn_protocols(("http/1.1",))
+    return context
+
+
+def _changed_at(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except (OSError, ValueError):
+        return 0  # Reading it says why.
 
 
 @functools.cache

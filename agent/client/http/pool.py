@@ -20,8 +20,10 @@ from agent.client.dial_guard import check_url
 from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
 from agent.client.http.cookies import CookieJar
-from agent.client.http.dial import Dialler
+from agent.client.http.dial import Dialler, tls_context
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
+from agent.client.outbound import DIRECT, Outbound
+from agent.config.tls_files import TlsFault
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
 from agent.model import HttpTarget
 
@@ -316,10 +318,12 @@ class HttpPool:
             connection.abort(ConnectionBroken("closed the connection"))
 
 
-def open_pool(target: HttpTarget, *, connect_timeout_s: float) -> AbstractContextManager[HttpPool]:
+def open_pool(
+    target: HttpTarget, *, connect_timeout_s: float, outbound: Outbound = DIRECT
+) -> AbstractContextManager[HttpPool]:
     """The pool of one target, closed on leaving; nothing is dialled yet.
 
-    Raises `DialRefused`, and `ProtocolBroken` for a bad URL, before it is entered.
+    Raises `DialRefused`, and `ProtocolBroken` for a bad URL or a TLS file that cannot be used, before it is entered.
     """
     try:
         url = check_url(target.url)
@@ -328,11 +332,13 @@ def open_pool(target: HttpTarget, *, connect_timeout_s: float) -> AbstractContex
     parts = urlsplit(url)
     tls = parts.scheme == "https"
     assert parts.hostname is not None, "the URL was checked"
-    dialler = Dialler(parts.hostname, port_of(parts), tls=tls, timeout_s=connect_timeout_s)
     try:
+        context = tls_context(target.tls, outbound.tls) if tls else None
+        dialler = Dialler(parts.hostname, port_of(parts), tls=tls, timeout_s=connect_timeout_s, context=context)
         return closing(HttpPool(url, _headers(target), dialler))
     except ValueError as exc:
-        raise ProtocolBroken(f"{url.partition('?')[0]} {exc}") from exc
+        what = f"has a TLS file that cannot be used: {exc.field}: " if isinstance(exc, TlsFault) else ""
+        raise ProtocolBroken(f"{url.partition('?')[0]} {what}{exc}") from exc
 
 
 def _headers(target: HttpTarget) -> dict[str, str]:

@@ -15,6 +15,7 @@ from agent.client.http.response import HttpRefusal
 from agent.client.http.sse_session import SseSessionClient
 from agent.client.http.stateless import HttpStatelessClient
 from agent.client.negotiation import forced_in_vain
+from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import OnServerRequest
 from agent.client.sessions.dual_era import DualEraRouter
 from agent.client.sessions.pending_call import OnPending, unheard
@@ -35,6 +36,7 @@ async def open_client_by_url(
     session_pool: bool = False,
     protocol: str | None = None,
     on_pending: OnPending = unheard,
+    outbound: Outbound = DIRECT,
 ) -> AsyncGenerator[HttpStatelessClient | DualEraRouter | SessionRouter, None]:
     """As `agent.client.connect.open_client`, for a URL."""
     client: HttpStatelessClient | DualEraRouter | SessionRouter
@@ -49,6 +51,7 @@ async def open_client_by_url(
             session_pool=session_pool,
             protocol=protocol,
             on_pending=on_pending,
+            outbound=outbound,
         )
 
     async with AsyncExitStack() as stack:
@@ -65,6 +68,7 @@ async def open_client_by_url(
                         session_pool=session_pool,
                         protocol=protocol,
                         on_pending=on_pending,
+                        outbound=outbound,
                     )
                 )
             except NotStreamable as exc:
@@ -91,9 +95,10 @@ async def _open_sse_client(
     session_pool: bool,
     protocol: str | None,
     on_pending: OnPending,
+    outbound: Outbound,
 ) -> AsyncGenerator[SessionRouter, None]:
     """A server of the old transport, within `start_timeout_s`."""
-    with open_pool(target, connect_timeout_s=connect_timeout_s) as pool:
+    with open_pool(target, connect_timeout_s=connect_timeout_s, outbound=outbound) as pool:
         if protocol in STATELESS_VERSIONS:
             raise forced_in_vain(pool.where, protocol, "HTTP+SSE has sessions alone")
         version = protocol or LATEST_HANDSHAKE_VERSION
