@@ -7,6 +7,7 @@ and stopped in the opposite one.
 import asyncio
 import gc
 import logging
+import os
 import random
 import socket
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from agent import __version__
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration
 from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
+from agent.client.http.proxies import proxies_of
 from agent.client.outbound import Outbound
 from agent.config.load import Settings, read_tokens_again, shown
 from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node, read_servers
@@ -105,6 +107,7 @@ class Node:
         self._metrics = Metrics(__version__)
         self._tokens = TokenTable(settings.tokens, settings.peer_tokens)
         self._peer_tokens = settings.peer_tokens
+        self._outbound = Outbound(settings.tls, proxies_of(os.environ), proxies_for_peers=settings.proxy_peers)
         self._rotations = 0
         self._endpoints: list[Endpoint] = []
         self.state = "starting"
@@ -236,7 +239,7 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        dial = dialler(self._metrics.pending_call, Outbound(tls=self._settings.tls))
+        dial = dialler(self._metrics.pending_call, self._outbound)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
 
     def _preferences(self) -> Preferences:

@@ -4,8 +4,9 @@ Made by `agent.app.node` from the settings and the environment, handed through `
 The one rule: an entry's own files beat these, and nothing here changes while the node runs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from agent.client.http.proxies import NO_PROXIES, Proxies
 from agent.model import TlsFiles
 
 _NO_FILES = TlsFiles()
@@ -13,9 +14,20 @@ _NO_FILES = TlsFiles()
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """`tls`: authorities to trust besides the system's, and the certificate to show where none is configured."""
+    """`tls`: authorities to trust besides the system's, and the certificate to show where none is configured.
+
+    `proxies`: for servers; for peers only with `proxies_for_peers`. `judges_names`: a name has to be known here, and to
+    lead where the dial guard permits, though a proxy will resolve it.
+    """
 
     tls: TlsFiles = _NO_FILES
+    proxies: Proxies = NO_PROXIES
+    proxies_for_peers: bool = False
+    judges_names: bool = False
+
+    def for_peers(self) -> "Outbound":
+        """The same for peers, whose URLs come from others: a catalog, or a caller of the REST API."""
+        return replace(self, proxies=self.proxies if self.proxies_for_peers else NO_PROXIES, judges_names=True)
 
 
 DIRECT = Outbound()

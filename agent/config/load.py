@@ -178,6 +178,7 @@ class Settings:
     tls_ca: Path | None
     tls_cert: Path | None
     tls_key: Path | None
+    proxy_peers: bool
     call_timeout_s: float
     cors_origins: tuple[str, ...]
     allowed_hosts: tuple[str, ...]

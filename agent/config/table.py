@@ -227,6 +227,13 @@ SETTINGS: tuple[Setting, ...] = (
         unset_means="the key stands in `tls_cert`",
     ),
     Setting(
+        "proxy_peers",
+        parse_flag,
+        "0",
+        "Whether peers are reached through HTTP_PROXY and HTTPS_PROXY, as servers by URL are. Peers are mostly of the"
+        " same network, and a proxy is one more thing that can fail between them.",
+    ),
+    Setting(
         "call_timeout_s",
         parse_seconds,
         "600",

@@ -85,7 +85,7 @@ async def opened(
             refuse_mesh_node(client.server_info, spec, own)
             yield OpenClient(client, None, start_deadline_s=deadline_s)
         return
-    target = spec.target
+    target, outbound = spec.target, outbound.for_peers()
     if spec.is_mesh_node and spec.scope is PeerScope.LOCAL:
         target = local_target(target)
     async with AsyncExitStack() as stack:

@@ -18,6 +18,8 @@ from aiohttp.abc import AbstractResolver
 
 from agent import clock
 from agent.client.dial_guard import GuardedResolver
+from agent.client.http.proxies import Proxy
+from agent.client.http.tunnel import TunnelRefused, open_tunnel
 from agent.config.tls_files import load_authorities, load_certificate
 from agent.model import TlsFiles
 
@@ -46,11 +48,24 @@ class DialFailed(OSError):
 class Dialler:
     """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together.
 
-    `context`: what TLS trusts and shows; by default the system's authorities, and nothing.
-    `resolver`: resolves the name, by default as the machine does; its answers are filtered (`GuardedResolver`).
+    `context`: what TLS trusts and shows; by default the system's authorities, and nothing. `proxy`: what is
+    dialled in its place, and asked for a tunnel to what speaks TLS. `judges_name`: the name is resolved here too then,
+    and refused as if it were dialled. `resolver`: resolves names, by default as the machine does; its answers are
+    filtered (`GuardedResolver`).
     """
 
-    __slots__ = ("_context", "_literal", "_name", "_names", "_port", "_timeout_s", "tls")
+    __slots__ = (
+        "_context",
+        "_judges_name",
+        "_literal",
+        "_name",
+        "_names",
+        "_port",
+        "_proxy_names",
+        "_timeout_s",
+        "proxy",
+        "tls",
+    )
 
     def __init__(
         self,
@@ -61,14 +76,19 @@ class Dialler:
         timeout_s: float,
         resolver: AbstractResolver | None = None,
         context: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
+        judges_name: bool = True,
     ) -> None:
         self.tls = tls
+        self.proxy = proxy
         self._context = context
         self._port = port
         self._timeout_s = timeout_s
         self._name = host.rstrip(".")
+        self._judges_name = judges_name
+        self._proxy_names = None if proxy is None else _names_of(proxy.host, proxy.port, resolver)
         # A literal was judged when the URL was checked; only a name can lead elsewhere.
-        self._names = None if _is_literal(host) else _Names(host, port, GuardedResolver(resolver))
+        self._names = _names_of(host, port, resolver)
         self._literal = [_address(host, port)] if self._names is None else []
 
     def __repr__(self) -> str:
@@ -77,7 +97,7 @@ class Dialler:
     @property
     def by_name(self) -> bool:
         """Whether a name is dialled, which may lead to another address tomorrow."""
-        return self._names is not None
+        return self._names is not None or self.proxy is not None
 
     async def dial(self, make: Callable[[], _P]) -> _P:
         """Connect; returns the protocol that `make` made, with its transport.
@@ -89,10 +109,7 @@ class Dialler:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
-                addresses = await self._names.addresses() if self._names is not None else self._literal
-                sock = await start_connection(
-                    addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=_socket
-                )
+                sock = await (self._connected() if self.proxy is None else self._connected_by(self.proxy))
                 if self.tls:
                     _, protocol = await loop.create_connection(
                         make, sock=sock, ssl=self._context or _tls_context(), server_hostname=self._name
@@ -104,6 +121,39 @@ class Dialler:
         except OSError as exc:
             raise DialFailed(_reason(exc)) from exc
         return protocol
+
+    async def _connected(self) -> socket.socket:
+        addresses = await self._names.addresses() if self._names is not None else self._literal
+        return await _connect(addresses)
+
+    async def _connected_by(self, proxy: Proxy) -> socket.socket:
+        """A socket to the proxy, and through it to what speaks TLS."""
+        if self._judges_name and self._names is not None:
+            await self._names.addresses()
+        try:
+            addresses = [_address(proxy.host, proxy.port)]
+            if self._proxy_names is not None:
+                addresses = await self._proxy_names.addresses()
+            sock = await _connect(addresses)
+        except DialFailed as exc:
+            raise DialFailed(f"is reached through the proxy {proxy}, which {exc}") from exc
+        except OSError as exc:
+            raise DialFailed(f"is reached through the proxy {proxy}, which {_reason(exc)}") from exc
+        if not self.tls:
+            return sock
+        try:
+            await open_tunnel(sock, self._name, self._port, proxy.authorization)
+        except BaseException as exc:
+            sock.close()
+            if isinstance(exc, OSError):
+                reason = str(exc) if isinstance(exc, TunnelRefused) else _reason(exc)
+                raise DialFailed(f"is reached through the proxy {proxy}, which {reason}") from exc
+            raise
+        return sock
+
+
+async def _connect(addresses: list[AddrInfoType]) -> socket.socket:
+    return await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=_socket)
 
 
 class _Names:
@@ -132,6 +182,10 @@ class _Names:
             found = self._found
             self._found = [*found[1:], found[0]]
             return found
+
+
+def _names_of(host: str, port: int, resolver: AbstractResolver | None) -> _Names | None:
+    return None if _is_literal(host) else _Names(host, port, GuardedResolver(resolver))
 
 
 def _reason(exc: OSError) -> str:

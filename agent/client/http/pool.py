@@ -22,6 +22,7 @@ from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, 
 from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import Dialler, tls_context
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
+from agent.client.http.proxies import ProxyFault
 from agent.client.outbound import DIRECT, Outbound
 from agent.config.tls_files import TlsFault
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
@@ -80,6 +81,7 @@ class HttpPool:
     """
 
     __slots__ = (
+        "_before_target",
         "_connections",
         "_cookie",
         "_dialler",
@@ -106,6 +108,11 @@ class HttpPool:
         # A configured Host, for a server that checks it, stands in the place of the URL's: two are refused (RFC 9112).
         named = {"Host": parts.netloc, **headers}
         self._lines = {name.lower(): sys.intern(_line(name, value)) for name, value in named.items()}
+        # A proxy in between needs the whole URL (RFC 9112, section 3.2.2); by TLS it is a tunnel, and knows no more.
+        proxy = dialler.proxy if parts.scheme == "http" else None
+        self._before_target = "" if proxy is None else f"http://{parts.netloc}"
+        if proxy is not None and proxy.authorization is not None:
+            self._lines["proxy-authorization"] = _line("Proxy-Authorization", proxy.authorization)
         self._other_token: str | None = None
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
@@ -258,7 +265,7 @@ class HttpPool:
             lines["cookie"] = f"Cookie: {cookies}\r\n"
         if length is not None:
             lines["content-length"] = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
-        text = f"{method} {target} HTTP/1.1\r\n{''.join(lines.values())}\r\n"
+        text = f"{method} {self._before_target}{target} HTTP/1.1\r\n{''.join(lines.values())}\r\n"
         # Bytes of a caller's header that are not UTF-8 are passed unchanged.
         return text.encode("utf-8", "surrogateescape")
 
@@ -334,10 +341,22 @@ def open_pool(
     assert parts.hostname is not None, "the URL was checked"
     try:
         context = tls_context(target.tls, outbound.tls) if tls else None
-        dialler = Dialler(parts.hostname, port_of(parts), tls=tls, timeout_s=connect_timeout_s, context=context)
+        dialler = Dialler(
+            parts.hostname,
+            port_of(parts),
+            tls=tls,
+            timeout_s=connect_timeout_s,
+            context=context,
+            proxy=outbound.proxies.of(url),
+            judges_name=outbound.judges_names,
+        )
         return closing(HttpPool(url, _headers(target), dialler))
     except ValueError as exc:
-        what = f"has a TLS file that cannot be used: {exc.field}: " if isinstance(exc, TlsFault) else ""
+        what = ""
+        if isinstance(exc, TlsFault):
+            what = f"has a TLS file that cannot be used: {exc.field}: "
+        elif isinstance(exc, ProxyFault):
+            what = "would be reached through a proxy, but "
         raise ProtocolBroken(f"{url.partition('?')[0]} {what}{exc}") from exc
 
 

@@ -47,6 +47,7 @@ NOT_FOUND: Final = 404
 _MEANINGS: Final = {
     UNAUTHORIZED: ", the token is missing or wrong",
     FORBIDDEN: ", access is refused",
+    407: ", the proxy wants a user and a password in its URL (HTTP_PROXY)",
     421: ", its Host check does not know the name that we dial it by",
 }
 
