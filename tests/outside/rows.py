@@ -36,7 +36,7 @@ class Server:
     tools: int  # At least so many are listed.
     language: str = "Python"
     sdk: str = ""  # Of a Python server, the lock says it.
-    transport: str = "stdio"  # Or http; then `command` listens on {port}.
+    transport: str = "stdio"  # Or http, or sse (2024-11-05); then `command` listens on {port}.
     path: str = "/mcp"
     environment: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)

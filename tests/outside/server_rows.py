@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmcp import Client
-from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
+from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
 from fastmcp.exceptions import McpError
 
 from tests.e2e.processes import ROOT, environment_of
@@ -61,8 +61,8 @@ class Prepared:
     def entry(self) -> dict[str, Any]:
         """Its entry of a servers file."""
         mesh = {"mesh": {"scope": "service"}}
-        if self.row.transport == "http":
-            return {"url": self.url, **mesh}
+        if self.row.transport != "stdio":
+            return {"type": self.row.transport, "url": self.url, **mesh}
         command, *arguments = self.command
         named = {"command": command, "args": arguments, "env": self.environment, "cwd": str(self.folder)}
         return {**named, **mesh}
@@ -117,7 +117,7 @@ async def check_server(prepared: Prepared, *, full: bool) -> dict[str, Check]:
     """All checks of the row, or the quick ones."""
     row = prepared.row
     direct, busy_directly = await _directly(prepared, full=full)
-    if row.transport == "http":
+    if row.transport != "stdio":
         async with AsyncExitStack() as stack:
             process = await _serve(prepared)
             stack.push_async_callback(lambda: end(process))
@@ -128,11 +128,12 @@ async def check_server(prepared: Prepared, *, full: bool) -> dict[str, Check]:
 async def _directly(prepared: Prepared, *, full: bool) -> tuple[Seen, str]:
     log = prepared.folder / "direct.log"
     async with AsyncExitStack() as stack:
-        transport: StdioTransport | StreamableHttpTransport
-        if prepared.row.transport == "http":
+        transport: StdioTransport | StreamableHttpTransport | SSETransport
+        if prepared.row.transport != "stdio":
             served = listening(prepared.command, prepared.whole_environment, prepared.folder, log, prepared.port)
             await stack.enter_async_context(served)
-            transport = StreamableHttpTransport(prepared.url)
+            by_sse = prepared.row.transport == "sse"
+            transport = SSETransport(prepared.url) if by_sse else StreamableHttpTransport(prepared.url)
         else:
             command, *arguments = prepared.command
             transport = StdioTransport(
