@@ -210,6 +210,34 @@ async def test_an_answer_counts_though_its_post_is_never_answered() -> None:
         assert said(await client.request(call("hang"))) == "here"
 
 
+async def test_a_server_that_knows_only_the_stream_opened_last_answers_each_request_all_the_same() -> None:
+    async def echo(server: OldServer, _: str) -> Json:
+        params = server.posted[-1]["params"]
+        token = params["_meta"]["progressToken"]
+        await server.send(
+            list(server.streams)[-1],
+            {"method": "notifications/progress", "params": {"progressToken": token, "progress": 1}},
+        )
+        return {"content": [{"type": "text", "text": params["arguments"]["word"]}]}
+
+    heard: list[object] = []
+
+    async def on_notification(_: str, params: Json) -> None:
+        heard.append(params["progressToken"])
+
+    async with (
+        old_server(OldServer(knows_one_stream=True, answers={"echo": echo})) as server,
+        client_of(server.url) as client,
+    ):
+        await client.request(Request.within("tools/list", timeout_s=5))
+        assert len(server.ended) == 2, "lists are read in a session of their own"
+        params = {"name": "echo", "arguments": {"word": "here"}, "_meta": {"progressToken": "mine"}}
+        request = Request.within("tools/call", params, timeout_s=10, on_notification=on_notification)
+        assert said(await client.request(request)) == "here"
+        await client.probe(5)
+    assert heard == ["mine"]
+
+
 async def test_its_pings_are_answered_and_other_requests_refused_where_nobody_can_be_asked() -> None:
     async def ask(server: OldServer, session: str) -> Json:
         await server.send(session, {"id": "p", "method": "ping"})

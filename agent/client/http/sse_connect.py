@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from agent.client.http.connect import SESSION_LIMITS, NotStreamable, open_http_client
 from agent.client.http.pool import HttpPool, open_pool
 from agent.client.http.response import HttpRefusal
-from agent.client.http.sse_session import SseSessionClient
+from agent.client.http.sse_session import Siblings, SseSessionClient
 from agent.client.http.stateless import HttpStatelessClient
 from agent.client.negotiation import forced_in_vain
 from agent.client.outbound import DIRECT, Outbound
@@ -102,6 +102,7 @@ async def _open_sse_client(
         if protocol in STATELESS_VERSIONS:
             raise forced_in_vain(pool.where, protocol, "HTTP+SSE has sessions alone")
         version = protocol or LATEST_HANDSHAKE_VERSION
+        siblings = Siblings()
 
         def open_session(
             features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
@@ -111,6 +112,7 @@ async def _open_sse_client(
                     pool,
                     client_name,
                     group,
+                    siblings,
                     version=version,
                     features=features,
                     on_server_request=on_server_request,
@@ -120,7 +122,7 @@ async def _open_sse_client(
             return _one_more(make, pool, start_timeout_s)
 
         async with _grouped() as group:
-            client = SseSessionClient(pool, client_name, group, version=version)
+            client = SseSessionClient(pool, client_name, group, siblings, version=version)
             try:
                 await _opened(client, pool, start_timeout_s, endpoint_timeout_s)
                 async with asking(

@@ -52,6 +52,19 @@ log = logging.getLogger(__name__)
 REPLIES_MAX: Final = 64
 
 
+class Siblings:
+    """The sessions over one pool. IDs are unique among them, because some servers know one stream only.
+
+    Those answer whatever is posted on the stream that was opened last; its session hands the answer on.
+    """
+
+    __slots__ = ("ids", "pending")
+
+    def __init__(self) -> None:
+        self.ids = itertools.count(1)
+        self.pending: list[PendingRequests] = []
+
+
 class SseSessionClient:
     """One session, from `open` to `close`; its tasks run in the group that it is given.
 
@@ -64,6 +77,7 @@ class SseSessionClient:
         pool: HttpPool,
         client_name: str,
         group: asyncio.TaskGroup,
+        siblings: Siblings,
         *,
         version: str = LATEST_HANDSHAKE_VERSION,
         features: Json | None = None,
@@ -80,7 +94,8 @@ class SseSessionClient:
         self._on_server_request = on_server_request
         self._route = Route()  # To the endpoint; the stream has the same cookies.
         self._server_info: ServerInfo | None = None
-        self._ids = itertools.count(1)
+        self._siblings = siblings
+        self._ids = siblings.ids
         self._reader: asyncio.Task[None] | None = None
         self._replies: set[asyncio.Task[None]] = set()
         self._subscriptions = SessionSubscriptions(self.request)
@@ -110,6 +125,7 @@ class SseSessionClient:
             except BaseException:
                 response.close()
                 raise
+        self._siblings.pending.append(self._pending)
         self._reader = self._group.create_task(self._read(response, stream), name="stream of an HTTP+SSE session")
         params = initialize_params(self._client_name, self._features, self._version)
         self._server_info = judge_initialize(jsonrpc.result_of(await self._answered(INITIALIZE, params)))
@@ -117,6 +133,7 @@ class SseSessionClient:
 
     def close(self) -> None:
         """End the session by the end of its stream; this transport has no other word for it."""
+        self._siblings.pending = [one for one in self._siblings.pending if one is not self._pending]
         if self._reader is not None:
             self._reader.cancel()
         for task in self._replies:
@@ -231,11 +248,17 @@ class SseSessionClient:
 
     def _take(self, message: Json) -> None:
         if "method" not in message:
-            self._pending.take_response(message)
+            self._owner(message.get("id")).take_response(message)
         elif not jsonrpc.is_request(message):
-            self._pending.take_notification(message)
+            self._owner(jsonrpc.params_of(message).get("progressToken")).take_notification(message)
         elif (reply := self._on_server_request(message)) is not None:
             self._send_soon(reply)
+
+    def _owner(self, request_id: object) -> PendingRequests:
+        """The requests of the session with this one: ours, but for servers that know one stream only."""
+        if not isinstance(request_id, int) or request_id in self._pending:
+            return self._pending
+        return next((one for one in self._siblings.pending if request_id in one), self._pending)
 
     def _lose(self, reason: str) -> None:
         if not self.lost.is_set():

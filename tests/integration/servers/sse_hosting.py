@@ -38,6 +38,7 @@ class OldServer:
     """
 
     endpoint: str = "/messages?session={session}"
+    knows_one_stream: bool = False
     answers: dict[str, Callable[["OldServer", str], Awaitable[Json]]] = field(default_factory=dict)
     streams: dict[str, web.StreamResponse] = field(default_factory=dict)
     ended: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -58,6 +59,8 @@ class OldServer:
         session, message = request.query.get("session", ""), await request.json()
         if session not in self.streams:
             return web.Response(status=404, text="Could not find session")
+        if self.knows_one_stream:
+            session = list(self.streams)[-1]
         self.posted.append(message)
         self.changed.set()
         if message.get("method") == "initialize":

@@ -80,3 +80,20 @@ def test_the_repr_shows_how_much_is_held() -> None:
     parser = SseParser(100)
     parser.feed(b"data: abc\ndata: de")
     assert repr(parser) == "<SseParser 1 data lines, 11 bytes held>"
+
+
+def test_what_resumes_a_stream_is_kept_of_whole_events_only() -> None:
+    parser = SseParser(1000)
+    assert parser.feed(b"retry: 250\nid: 1\ndata:\n\nid: 2\ndata: x\n\ndata: y\n\nid: 3\ndata: half") == [b"x", b"y"]
+    assert (parser.last_id, parser.retry_ms) == (b"2", 250)
+    for odd in (b"id: a\0b\n", b"retry: soon\n", b"retry: 1e9\n", b"retry: -1\n", b"retry: 12345678901\n"):
+        parser = SseParser(1000, b"2", 250)
+        parser.feed(odd + b"data: z\n\n")
+        assert (parser.last_id, parser.retry_ms) == (b"2", 250)
+
+
+def test_an_endpoint_is_kept_and_is_no_message() -> None:
+    parser = SseParser(1000)
+    assert parser.endpoint is None
+    assert parser.feed(b"event: endpoint\r\ndata: /messages?id=1\r\n\r\n") == []
+    assert parser.endpoint == b"/messages?id=1"
