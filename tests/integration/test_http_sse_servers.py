@@ -309,3 +309,23 @@ async def test_a_silent_stream_is_no_server_of_the_old_transport() -> None:
         with pytest.raises(LinkFailed, match="no MCP at"):
             async with open_client(HttpTarget(script.url), connect_timeout_s=0.3):
                 pass
+
+
+@pytest.mark.parametrize("transport", [HttpTransport.SSE, HttpTransport.ANY])
+async def test_the_only_version_of_an_entry_is_what_a_server_of_http_sse_is_asked_for(transport: HttpTransport) -> None:
+    async with old_server(OldServer()) as server, asyncio.timeout(PATIENCE_S):
+        target = HttpTarget(server.url, transport=transport)
+        async with open_client(target, protocol="2025-03-26") as client:
+            assert client.server_info.protocol_version == "2024-11-05"  # As it answers, whatever it is asked for.
+    (opening,) = [message for message in server.posted if message.get("method") == "initialize"]
+    assert opening["params"]["protocolVersion"] == "2025-03-26"
+
+
+@pytest.mark.parametrize("transport", [HttpTransport.SSE, HttpTransport.ANY])
+async def test_a_server_of_http_sse_is_not_linked_where_its_entry_allows_2026_alone(transport: HttpTransport) -> None:
+    async with old_server(OldServer()) as server, asyncio.timeout(PATIENCE_S):
+        target = HttpTarget(server.url, transport=transport)
+        with pytest.raises(ProtocolBroken, match=r"no MCP 2026-07-28 at .*mesh\.protocol allows nothing else"):
+            async with open_client(target, protocol="2026-07-28"):
+                pass
+    assert not server.posted
