@@ -141,7 +141,10 @@ async def _opened(client: SseSessionClient, pool: HttpPool, start_timeout_s: flo
         raise Unreachable(f"{pool.where} did not answer within {start_timeout_s:g} s") from exc
     except HttpRefusal as exc:
         failure = exc.as_failure()
-        raise Unreachable(str(failure)) if isinstance(failure, CallFailed) else failure from exc
+        if isinstance(failure, CallFailed):
+            raise Unreachable(str(failure)) from exc
+        # A stream is no request, so that what refuses it is no server of this transport, whatever its error says.
+        raise failure if isinstance(failure, LinkFailed) else ProtocolBroken(str(exc)) from exc
     except CallFailed as exc:
         raise Unreachable(str(exc)) from exc
     except RpcError as exc:
