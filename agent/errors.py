@@ -2,9 +2,12 @@
 
 Raised by clients, links, dispatch and configuration; turned into an envelope by `agent.rest`, or into a JSON-RPC error
 by `agent.server`. The one rule: every failed call says whether the request may have been executed.
+
+A failure has two texts: `str` of it is for operators (log, REST, command line) and may name addresses, commands and
+what a server wrote; `words` are for clients, and hold nothing that was not written for them.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Self
 
 # Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/calls.md).
 NOT_EXECUTED: Final = -32000
@@ -17,6 +20,27 @@ GIVEN_UP: Final = "question_given_up"
 
 class MeshError(Exception):
     """Base of everything that `agent` raises."""
+
+    what = "gave no answer"
+    is_for_clients = False
+
+    @classmethod
+    def about(cls, subject: str, what: str, detail: str = "", **more: Any) -> Self:
+        """The failure whose text is `subject what` and `detail`; clients read `what` alone, after the server's name."""
+        failure = cls(f"{subject} {what}{detail}", **more)
+        failure.what = what or cls.what
+        return failure
+
+    @classmethod
+    def for_clients(cls, text: str, **more: Any) -> Self:
+        """The failure with a text that clients may read as it is: it names no address and no command."""
+        failure = cls(text, **more)
+        failure.is_for_clients = True
+        return failure
+
+    def words(self, subject: str) -> str:
+        """What clients may read of it; `subject` is what they know the server as."""
+        return str(self) if self.is_for_clients else f"{subject} {self.what}"
 
 
 class ConfigRefused(MeshError):
@@ -32,6 +56,8 @@ class LinkFailed(MeshError):
 class Unreachable(LinkFailed):
     """Refused, reset, unresolvable, or no answer in time. `retry_after_s`: how long it asks us to wait (HTTP)."""
 
+    what = "cannot be reached"
+
     def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
@@ -44,6 +70,7 @@ class AuthRefused(LinkFailed):
     """
 
     retry_soon = False
+    what = "refuses this node"
 
     def __init__(self, message: str, *, by_node: bool = False, node_mark: str | None = None) -> None:
         super().__init__(message)
@@ -55,6 +82,7 @@ class ProtocolBroken(LinkFailed):
     """The other side does not speak MCP as we know it, or broke a limit of ours."""
 
     retry_soon = False
+    what = "gave an answer that is not MCP"
 
 
 class DialRefused(LinkFailed):
@@ -82,13 +110,19 @@ class CallFailed(MeshError):
 class CallNotSent(CallFailed):
     """No byte of the request was written: it was certainly not executed and may be tried elsewhere."""
 
+    what = "could not be sent the request"
+
 
 class RefusedElsewhere(CallFailed):
     """The node that was asked says that it did not execute the request either: it may be tried elsewhere."""
 
+    is_for_clients = True
+
 
 class NoLongerOffered(CallFailed):
     """The node that was asked says that it no longer has such a thing: not executed, may be tried elsewhere."""
+
+    what = "no longer offers it"
 
 
 class CallOutcomeUnknown(CallFailed):
@@ -97,6 +131,8 @@ class CallOutcomeUnknown(CallFailed):
     `retry_after_s`: how long the server asks to wait before the next request (HTTP 429 and 503).
     """
 
+    what = "gave no complete answer"
+
     def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
@@ -104,6 +140,8 @@ class CallOutcomeUnknown(CallFailed):
 
 class CallTimedOut(CallOutcomeUnknown):
     """The deadline passed after the request was written."""
+
+    what = "did not answer in time"
 
 
 class CallRefused(CallFailed):

@@ -26,6 +26,7 @@ _ID_TYPES: Final = frozenset({int, str, float, type(None)})
 
 # Our own member of a response that cannot be parsed: the reason. A server that sends it itself gains nothing.
 _UNREADABLE: Final = "unreadable"
+_NO_JSON: Final = "gave an answer that is not JSON"
 
 NO_TOKEN: Final = object()  # "The caller requested no progress", which a null token does not mean.
 
@@ -86,10 +87,9 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
     try:
         message = read_json(data)
     except orjson.JSONDecodeError as exc:
-        reason = f"the answer is not JSON: {exc}"
         if (request_id := answered_id(bytes(data))) is not None:
-            return unreadable(request_id, reason)
-        raise ProtocolBroken(reason) from exc
+            return unreadable(request_id, "the server", _NO_JSON, f": {exc}")
+        raise ProtocolBroken.about("the server", _NO_JSON, f": {exc}") from exc
     if not isinstance(message, dict):
         raise ProtocolBroken("the answer is JSON, but not a JSON-RPC message")
     # By exact type: true equals 1 as a key, and would match the ID of an open request.
@@ -98,9 +98,9 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
     return message
 
 
-def unreadable(request_id: int, reason: str) -> Json:
-    """Stands for a response that could not be read; `result_of` raises `ProtocolBroken` with the reason."""
-    return {"jsonrpc": "2.0", "id": request_id, _UNREADABLE: reason}
+def unreadable(request_id: int, subject: str, what: str, detail: str = "") -> Json:
+    """Stands for a response that could not be read; `result_of` raises that as `ProtocolBroken.about`."""
+    return {"jsonrpc": "2.0", "id": request_id, _UNREADABLE: (subject, what, detail[:200])}
 
 
 def is_request(message: Json) -> bool:
@@ -127,8 +127,8 @@ def result_of(message: Json) -> Json:
     error = message.get("error")
     if isinstance(error, dict):
         raise error_of(error)
-    if isinstance(reason := message.get(_UNREADABLE), str):
-        raise ProtocolBroken(reason[:200])
+    if isinstance(reason := message.get(_UNREADABLE), tuple):
+        raise ProtocolBroken.about(*reason)
     raise ProtocolBroken("the answer has neither a result object nor an error object")
 
 

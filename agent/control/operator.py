@@ -171,6 +171,8 @@ async def ask_node(mesh: Mesh, node: str, tool: str, arguments: Json, *, timeout
         result = await link.request(Request.within("tools/call", params, timeout_s=timeout_s))
     except RpcError as exc:
         raise MeshError(f"Node {node!r}: {exc.message}") from exc
+    except MeshError as exc:
+        raise MeshError(f"Node {node!r}: {exc.words('it')}") from exc
     told = result.get("structuredContent")
     if result.get("isError") is True or not isinstance(told, dict):
         texts = [str(part.get("text", "")) for part in result.get("content") or () if isinstance(part, dict)]

@@ -308,12 +308,12 @@ class Dispatch:
     async def _send(self, call: _Call, replica: Replica, tried: Collection[str]) -> Json:
         link, now_s = self._link(replica.backend_key), clock.now_s()
         if link is None:
-            raise CallNotSent(f"{replica.backend_key} is gone")
+            raise CallNotSent.about(replica.backend_key, "is gone")
         own_timeout_s = self._own_timeout_s(link)
         deadline_s, view = _deadline_s(call, own_timeout_s), link.view
         timeout_s = deadline_s - now_s
         if timeout_s <= 0:
-            raise CallNotSent("the deadline passed before it could be sent")
+            raise CallNotSent.for_clients("the deadline passed before it could be sent")
         params = outgoing(
             call.method,
             call.params,

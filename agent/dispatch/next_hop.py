@@ -43,6 +43,7 @@ from agent.model import (
     PeerScope,
     PeerSpec,
 )
+from agent.routing.away import server_words
 from agent.routing.table import Replica, Route
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.tasks.ids import TASK_METHODS
@@ -151,19 +152,19 @@ def received_failure(
         case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:
             return RefusedElsewhere(error.message)
         case int(code), None if code == INVALID_PARAMS:
-            return NoLongerOffered(f"{replica.backend_key} no longer offers it")
+            return NoLongerOffered.about(replica.backend_key, NoLongerOffered.what)
         case int(code), Fate.UNKNOWN if code == OUTCOME_UNKNOWN:
             kind = CallTimedOut if data.get("timed_out") is True else CallOutcomeUnknown
-            return kind(message, retry_after_s=_seconds(data.get("retry_after_s")))
+            return kind.for_clients(message, retry_after_s=_seconds(data.get("retry_after_s")))
         case int(code), Fate.UNKNOWN if code == INTERNAL_ERROR:
-            return ProtocolBroken(message)  # Its server's answer was no MCP.
+            return ProtocolBroken.for_clients(message)  # Its server's answer was no MCP.
         case _:
             return None
 
 
 def ended(route: Route, replica: Replica, failure: MeshError, step: Step) -> CallRefused | CallUnanswered:
-    """The one clear error of a call without an answer; `step`: why it was not sent again."""
-    text = f"{failure}{_WHY_NOT_AGAIN.get(step, '')}"
+    """The one clear error of a call without an answer, as clients may read it; `step`: why it was not sent again."""
+    text = f"{failure.words(server_words(route, replica))}{_WHY_NOT_AGAIN.get(step, '')}"
     if fate_of(failure) is Fate.NOT_EXECUTED:
         if not isinstance(failure, RefusedElsewhere):  # The other node's message already begins so.
             text = f"{route.public_name} was not executed: {text}"
@@ -223,7 +224,7 @@ def checked_path(path: object, node_id: str) -> list[str]:
     """The node IDs that a request has passed; refuses loops. Only requests across gateways carry any."""
     passed = [entry for entry in path if isinstance(entry, str)] if isinstance(path, list) else []
     if node_id in passed:
-        raise CallNotSent("the request has passed this node before: two gateways import each other")
+        raise CallNotSent.for_clients("the request has passed this node before: two gateways import each other")
     if len(passed) >= HOPS_MAX:
-        raise CallNotSent(f"the request has passed {HOPS_MAX} gateways, which is the limit")
+        raise CallNotSent.for_clients(f"the request has passed {HOPS_MAX} gateways, which is the limit")
     return passed

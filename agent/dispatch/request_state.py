@@ -55,9 +55,9 @@ class RequestStates:
         if state is None or method not in MAY_ASK or not asks(result):
             return result
         if not isinstance(state, str):
-            raise ProtocolBroken("the server's requestState is no text")
+            raise ProtocolBroken.about("the server", "gave a requestState that is no text")
         if len(state) > STATE_LEN_MAX:
-            raise ProtocolBroken(f"the server's requestState is longer than {STATE_LEN_MAX} characters")
+            raise ProtocolBroken.about("the server", f"gave a requestState of more than {STATE_LEN_MAX} characters")
         head = _encoded(json.dumps([int(now_s) + STATE_TTL_S, place_of(replica)]).encode())
         return {**result, "requestState": f"{_VERSION}.{head}.{self._mac(head, method, route, state)}.{state}"}
 

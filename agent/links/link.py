@@ -290,7 +290,8 @@ class Link:
         """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when there is no client."""
         session = self._session
         if session is None or session.over:
-            raise CallNotSent(f"{self.view.key} is not connected: {self.view.last_error or self.view.state}")
+            why = f": {self.view.last_error or self.view.state}"
+            raise CallNotSent.about(self.view.key, "is not connected", why)
         return await session.request(request)
 
     async def run(self) -> None:

@@ -76,18 +76,17 @@ def away_words(route: Route, now_s: float) -> str:
     """Why a call of this route cannot be sent to any backend now; never an address."""
     if not route.owner:
         return "this node is starting, and does not know yet who has it"
-    server = route.owner.partition(":")[2].rpartition("/")[2].partition("@")[0]
     since_s = max(0, int(now_s - route.away_since_s)) if route.away_since_s is not None else 0
-    return f"server {server}{_on(route.replicas, route)} is away since {since_s} s"
+    only = route.replicas[0] if len(route.replicas) == 1 else None
+    return f"{server_words(route, only)} is away since {since_s} s"
 
 
-def _on(replicas: Collection[Replica], route: Route) -> str:
-    if len(replicas) != 1 or route.owner.startswith("plain:"):
-        return ""
-    origin = (route.definition.get("_meta") or {}).get(ORIGIN_META_KEY)
-    known = origin.get("node") if isinstance(origin, dict) else None
-    (only,) = replicas
-    return f" on {known or only.backend_key.partition(':')[2]}"
+def server_words(route: Route, replica: Replica | None) -> str:
+    """What clients know the server of a route as, on the node of `replica`: "server fx on node-b"."""
+    server = route.owner.partition(":")[2].rpartition("/")[2].partition("@")[0]
+    if replica is None or route.owner.startswith("plain:"):
+        return f"server {server}"
+    return f"server {server} on {replica.node_name or replica.backend_key.partition(':')[2]}"
 
 
 def _vanished(before: RouteTable, after: RouteTable, now_s: float) -> Iterable[tuple[tuple[RouteKind, str], Route]]:
@@ -106,7 +105,7 @@ def _places(spec: ServerSpec, since_s: float, own: NodeIdentity) -> Iterator[Rou
     """Routes that say whose the names are; theirs are what those begin with."""
     origin = Origin(own, spec.name, "", spec.scope, (), spec.sticky)
     definition = {"_meta": {ORIGIN_META_KEY: origin.as_json()}}
-    replica = Replica(spec.key, "", own.node_id, ours=True, hops=0)
+    replica = Replica(spec.key, "", own.node_id, ours=True, hops=0, node_name=own.name)
     for place in places_of(origin):
         yield Route(
             RouteKind.NAMESPACE,

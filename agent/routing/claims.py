@@ -176,7 +176,8 @@ class _Reading:
         plain = self._contribution.kind is ContributionKind.PLAIN_PEER
         hops = 0 if self._ours else max(1, len(origin.path))
         node_id = None if plain else origin.node.node_id
-        return Replica(self._contribution.backend_key, remote_name, node_id, self._ours, hops, namespace)
+        node_name = "" if plain else origin.node.name
+        return Replica(self._contribution.backend_key, remote_name, node_id, self._ours, hops, namespace, node_name)
 
     def _remote_parts(self, place: Place, places: list[Place], origin: Origin) -> tuple[str, ...] | None:
         """How the backend is asked for this place; None: by the name it lists."""

@@ -85,7 +85,7 @@ class Replica:
     """One way to a route's target. `remote_name` is the name or URI that the backend itself knows.
 
     `node_id`: the node that runs it, None for a plain peer. `hops`: nodes that a call passes; 0 for our own servers.
-    `namespace`: what the backend itself puts into this server's URIs; empty for none.
+    `namespace`: what the backend itself puts into this server's URIs; empty for none. `node_name`: of `node_id`.
     """
 
     backend_key: str
@@ -94,6 +94,7 @@ class Replica:
     ours: bool
     hops: int = 1
     namespace: str = ""
+    node_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
+from agent.routing.away import server_words
 from agent.routing.table import Route, RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.earlier_clients import without_later_structure
@@ -51,11 +52,13 @@ _DISCOVER: Final = "server/discover"
 class Served:
     """The backend that served a request, and the outcome, for its line in the log.
 
-    `backend`: the last one tried, None when there was none. `tool_error`: the result has `isError`.
+    `backend`: the last one tried, None when there was none. `tool_error`: the result has `isError`. `reason`: what
+    went wrong, for operators.
     """
 
     backend: str | None = "own"
     tool_error: bool = False
+    reason: str = ""
 
     def asked(self, backend: str) -> None:
         """Note the backend of an attempt."""
@@ -110,6 +113,7 @@ async def forward(
     except StateRefused as exc:
         raise MCPError(code=INVALID_PARAMS, message=str(exc), data={"reason": "invalid_request_state"}) from exc
     except (NoLongerOffered, CallRefused, CallUnanswered) as exc:
+        served.reason = str(exc.__cause__ or exc)
         raise _own_refusal(exc, route, params) from exc
     if asks(forwarded.result):
         _refuse_undeclared(forwarded.result, params, route)
@@ -248,6 +252,7 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
                 "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
                 "backend": self._served.backend,
                 "outcome": _outcome(self._served, failure),
+                **({"reason": self._served.reason} if self._served.reason else {}),
                 "ms": round((time.monotonic() - self._started_s) * 1000, 2),
             },
         )
@@ -274,10 +279,10 @@ def _only_polls(method: str, params: Json) -> bool:
 
 
 def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:
-    backend = forwarded.replica.backend_key
+    backend, server = forwarded.replica.backend_key, server_words(route, forwarded.replica)
     return MCPError(
         code=INTERNAL_ERROR,
-        message=f"{route.public_name}: {backend} answered with more than {ANSWER_NESTING_MAX} levels of nesting",
+        message=f"{route.public_name}: {server} answered with more than {ANSWER_NESTING_MAX} levels of nesting",
         data={"outcome": "unknown", "timed_out": False, "replica": backend, "bytes_sent": True},
     )
 

@@ -111,7 +111,7 @@ async def test_a_host_that_the_proxy_does_not_know_is_an_outage_of_that_server(s
 async def test_a_proxy_that_is_down_is_named_with_its_variable(scheme: str) -> None:
     port = free_port()
     outbound = Outbound(proxies=proxies_of({f"{scheme}_proxy": f"http://me:canary@127.0.0.1:{port}"}))
-    words = rf"is reached through the proxy 127\.0\.0\.1:{port} \({scheme}_proxy\), which refuses the connection"
+    words = rf"cannot be reached through its proxy: 127\.0\.0\.1:{port} \({scheme}_proxy\) refuses the connection"
     with pytest.raises(Unreachable, match=words):
         async with open_client(HttpTarget(f"{scheme}://kit.example/mcp"), outbound=outbound):
             pass

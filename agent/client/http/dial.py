@@ -136,9 +136,9 @@ class Dialler:
                 addresses = await self._proxy_names.addresses()
             sock = await _connect(addresses)
         except DialFailed as exc:
-            raise DialFailed(f"is reached through the proxy {proxy}, which {exc}") from exc
+            raise DialFailed(f"cannot be reached through its proxy: {proxy} {exc}") from exc
         except OSError as exc:
-            raise DialFailed(f"is reached through the proxy {proxy}, which {_reason(exc)}") from exc
+            raise DialFailed(f"cannot be reached through its proxy: {proxy} {_reason(exc)}") from exc
         if not self.tls:
             return sock
         try:
@@ -147,7 +147,7 @@ class Dialler:
             sock.close()
             if isinstance(exc, OSError):
                 reason = str(exc) if isinstance(exc, TunnelRefused) else _reason(exc)
-                raise DialFailed(f"is reached through the proxy {proxy}, which {reason}") from exc
+                raise DialFailed(f"cannot be reached through its proxy: {proxy} {reason}") from exc
             raise
         return sock
 

@@ -49,17 +49,14 @@ def slash_only(url: str, asked: str, location: str) -> str | None:
     return moved if moved == (f"{other}?{query}" if query else other) else None
 
 
-def redirect_fault(url: str, status: int, location: str | None) -> str:
-    """What to say of a redirect that is not followed, and what to configure; no query, which may be a secret."""
-    said = f"{url} answered HTTP {status}, a redirect"
+def redirect_detail(url: str, location: str | None) -> str:
+    """Where a redirect leads that is not followed, and what to configure; no query, which may be a secret."""
     try:
         parts = urlsplit(urljoin(url, location or ""))
         host, port = parts.hostname or "", f":{parts.port}" if parts.port is not None else ""
     except ValueError:
         host = port = ""
     if not host or not location:
-        return f"{said} that does not say where to"
+        return "that does not say where to"
     named = f"[{host}]" if ":" in host else host
-    return (
-        f"{said} to {parts.scheme}://{named}{port}{parts.path}, not followed; if that is the server, configure this URL"
-    )
+    return f"to {parts.scheme}://{named}{port}{parts.path}, not followed; if that is the server, configure this URL"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from agent import __version__, clock
@@ -20,15 +20,17 @@ from agent.client.dial_guard import check_url
 from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
 from agent.client.http.cookies import CookieJar
-from agent.client.http.dial import Dialler, tls_context
+from agent.client.http.dial import DialFailed, Dialler, tls_context
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.client.http.proxies import ProxyFault
 from agent.client.outbound import DIRECT, Outbound
 from agent.config.tls_files import TlsFault
-from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
+from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, MeshError, ProtocolBroken, Unreachable
 from agent.model import HttpTarget
 
 __all__ = ["HttpPool", "RequestBody", "Response", "Route", "open_pool"]
+
+_F = TypeVar("_F", bound=MeshError)
 
 # Shorter than uvicorn's 5 s, the shortest common one, so that we give up an idle connection before the server does.
 KEEPALIVE_S: Final = 4.0
@@ -162,9 +164,9 @@ class HttpPool:
                 body.sent = False
                 response = await self._exchange(headers, data, body, route)
         except NotHttp as exc:
-            raise ProtocolBroken(self.explain(exc)) from exc
+            raise self.failure(ProtocolBroken, exc) from exc
         except (OSError, ValueError) as exc:
-            raise (CallOutcomeUnknown if body.sent else CallNotSent)(self.explain(exc)) from exc
+            raise self.failure(CallOutcomeUnknown if body.sent else CallNotSent, exc) from exc
         return self._plain(response)
 
     async def get(self, headers: Mapping[str, str], route: Route | None = None) -> Response:
@@ -172,21 +174,24 @@ class HttpPool:
         try:
             return self._plain(await self._bodyless("GET", headers, route or self._route))
         except NotHttp as exc:
-            raise ProtocolBroken(self.explain(exc)) from exc
+            raise self.failure(ProtocolBroken, exc) from exc
         except (OSError, ValueError) as exc:
-            raise Unreachable(self.explain(exc)) from exc
+            raise self.failure(Unreachable, exc) from exc
 
     async def delete(self, headers: Mapping[str, str], route: Route | None = None) -> None:
         """Tell the server that a session is over. Raises `Unreachable`; any answer will do."""
         try:
             response = await self._bodyless("DELETE", headers, route or self._route)
         except (OSError, ValueError, DialRefused) as exc:
-            raise Unreachable(self.explain(exc)) from exc
+            raise self.failure(Unreachable, exc) from exc
         response.release()
 
-    def explain(self, exc: BaseException) -> str:
-        """Why the other side could not be reached, or what it did, in one sentence."""
-        return f"{self.where} {exc}"
+    def failure(self, kind: type[_F], exc: BaseException) -> _F:
+        """Why the other side could not be reached, or what it did; what stands behind a colon is for operators."""
+        what, colon, detail = str(exc).partition(":")
+        if not isinstance(exc, DialFailed | ConnectionBroken):  # The words of a library may hold anything.
+            what, colon, detail = kind.what, ": ", str(exc)
+        return kind.about(self.where, what, colon + detail)
 
     def close(self) -> None:
         """Close every connection; exchanges under way fail."""
@@ -276,7 +281,8 @@ class HttpPool:
             response.unpack(coding)
         elif coding and response.status == 200:  # noqa: PLR2004 - a refusal is judged by its status
             response.close()
-            raise ProtocolBroken(f"{self.where} answers compressed in a way that it was not offered ({coding[:40]!r})")
+            what = "answers compressed in a way that it was not offered"
+            raise ProtocolBroken.about(self.where, what, f" ({coding[:40]!r})")
         return response
 
     # Connections

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from agent.client import jsonrpc
-from agent.client.http.origin import redirect_fault
+from agent.client.http.origin import redirect_detail
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.resumption import Resumption
 from agent.client.http.sse import EventTooLarge, SseParser
@@ -70,6 +70,7 @@ OnMessage = Callable[[Json], Awaitable[None]]
 class HttpRefusal(Exception):
     """An answer of 4xx or 5xx that does not concern the token. Never leaves the HTTP clients.
 
+    `about`: what `MeshError.about` takes, for the failure that it becomes.
     `error`: the JSON-RPC error in its body, if it is one. `said`: the body's text in one line; empty for HTML pages.
     `retry_after_s`: how long the server asks to wait (429 and 503).
     """
@@ -82,7 +83,8 @@ class HttpRefusal(Exception):
         said: str = "",
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(f"{where} answered HTTP {status}{_MEANINGS.get(status, '')}{': ' if said else ''}{said}")
+        self.about = (where, f"answered HTTP {status}{_MEANINGS.get(status, '')}", f"{': ' if said else ''}{said}")
+        super().__init__("{} {}{}".format(*self.about))
         self.status = status
         self.retry_after_s = retry_after_s
         error = message.get("error") if message is not None else None
@@ -104,14 +106,15 @@ class HttpRefusal(Exception):
     def as_failure(self) -> RpcError | CallOutcomeUnknown | ProtocolBroken | AuthRefused:
         """The failure to raise: the server's own error, else what the status means for the request."""
         if self.status == UNAUTHORIZED:
-            return AuthRefused(str(self))
+            return AuthRefused.about(*self.about)
         if self.error is not None:
             return self._with_wait(self.error)
         if self.status == 413:  # noqa: PLR2004 - Content Too Large: this one request is wrong, not the link
             return RpcError(INVALID_REQUEST, "The server refuses the request as too large (HTTP 413)")
         if self.status in (408, 429) or self.status >= 500:  # noqa: PLR2004 - the server's or a proxy's trouble
-            return CallOutcomeUnknown(str(self), retry_after_s=self.retry_after_s)
-        return ProtocolBroken(f"{self}: no MCP endpoint")
+            return CallOutcomeUnknown.about(*self.about, retry_after_s=self.retry_after_s)
+        where, what, said = self.about
+        return ProtocolBroken.about(where, what, f"{said}: no MCP endpoint")
 
     def _with_wait(self, error: RpcError) -> RpcError:
         """The server's own error, and what only the answer's head says."""
@@ -162,7 +165,8 @@ async def exchange(
 async def _read_response(response: Response, request_id: int | str, pool: HttpPool, large: LargeResult | None) -> Json:
     kind = response.content_type
     if kind != _JSON:
-        raise ProtocolBroken(f"{pool.where} answered HTTP {response.status} with {kind[:80]!r} instead of MCP")
+        what = f"answered HTTP {response.status} with something else than MCP"
+        raise ProtocolBroken.about(pool.where, what, f": {kind[:80]!r}")
     return await _read_message(response, request_id, pool, large)
 
 
@@ -184,7 +188,7 @@ async def _read_stream(
             return _matching(message, request_id, pool)
         if on_message is not None:
             await on_message(message)
-    raise CallOutcomeUnknown(f"{pool.where} ended its stream without an answer")
+    raise CallOutcomeUnknown.about(pool.where, "ended its stream without an answer")
 
 
 async def _read_message(response: Response, request_id: int | str, pool: HttpPool, large: LargeResult | None) -> Json:
@@ -255,13 +259,15 @@ class MessageStream:
         except OSError as exc:
             if await self._taken_up():
                 return True
-            raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
+            raise self._pool.failure(CallOutcomeUnknown, exc) from exc
         if not chunk:
             return await self._taken_up()
         try:
             self._ready = iter(self._parser.feed(chunk))
         except EventTooLarge as exc:
-            raise ProtocolBroken(f"{self._pool.where}: {exc}") from exc
+            raise ProtocolBroken.about(
+                self._pool.where, "answered with an event that is too large", f": {exc}"
+            ) from exc
         return True
 
     async def _taken_up(self) -> bool:
@@ -294,9 +300,10 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     if status == 200:  # noqa: PLR2004 - the only status that carries an answer
         return
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
-        raise ProtocolBroken(one_line(redirect_fault(pool.where, status, response.headers.get("Location"))))
+        detail = one_line(redirect_detail(pool.where, response.headers.get("Location")))
+        raise ProtocolBroken.about(pool.where, f"answered HTTP {status}, a redirect", f" {detail}")
     if status < 400:  # noqa: PLR2004 - 1xx and 2xx
-        raise ProtocolBroken(f"{pool.where} answered a request with HTTP {status} and no content")
+        raise ProtocolBroken.about(pool.where, f"answered a request with HTTP {status} and no content")
     message, said = await _refused_body(response, pool)
     wait_s = retry_after_s(response.headers.get("Retry-After", ""), time.time()) if status in _ASKS_TO_WAIT else None
     refusal = HttpRefusal(status, pool.where, message, said, wait_s)
@@ -304,7 +311,7 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     if status == FORBIDDEN or (status == UNAUTHORIZED and (challenge or not refusal.forgets_session)):
         by_node = f'realm="{AUTH_REALM}"' in challenge
         marked = _NODE_MARK.search(challenge) if by_node else None
-        raise AuthRefused(str(refusal), by_node=by_node, node_mark=marked[1] if marked is not None else None)
+        raise AuthRefused.about(*refusal.about, by_node=by_node, node_mark=marked[1] if marked is not None else None)
     raise refusal
 
 
@@ -357,14 +364,18 @@ def finish(response: Response) -> None:
 def _matching(message: Json, request_id: int | str, pool: HttpPool) -> Json:
     if message.get("id") == request_id or (message.get("id") is None and "error" in message):
         return message
-    raise ProtocolBroken(f"{pool.where} answered another request than the one that was sent")
+    raise ProtocolBroken.about(pool.where, "answered another request than the one that was sent")
+
+
+def _too_large(pool: HttpPool, bytes_max: int) -> ProtocolBroken:
+    return ProtocolBroken.about(pool.where, f"gave an answer larger than {bytes_max} bytes")
 
 
 async def _read_body(response: Response, pool: HttpPool, bytes_max: int, held: bytes = b"") -> bytes:
     """The whole body, beginning with `held`, which was read before."""
     declared = response.content_length
     if declared is not None and declared > bytes_max:
-        raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
+        raise _too_large(pool, bytes_max)
     try:
         if declared is not None:
             return held + await response.read()
@@ -374,8 +385,8 @@ async def _read_body(response: Response, pool: HttpPool, bytes_max: int, held: b
         while chunk := await response.more():
             size += len(chunk)
             if size > bytes_max:
-                raise ProtocolBroken(f"{pool.where}: the answer is larger than {bytes_max} bytes")
+                raise _too_large(pool, bytes_max)
             chunks.append(chunk)
     except OSError as exc:
-        raise CallOutcomeUnknown(pool.explain(exc)) from exc
+        raise pool.failure(CallOutcomeUnknown, exc) from exc
     return b"".join(chunks)

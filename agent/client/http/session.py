@@ -188,8 +188,8 @@ class HttpSessionClient:
             async with asyncio.timeout(timeout_s):
                 await self._post(reply)
         except (LinkFailed, CallFailed, HttpRefusal, TimeoutError) as exc:
-            reason = str(exc) or "it took too long"
-            raise CallOutcomeUnknown(f"{self._pool.where} could not be told the client's answer: {reason}") from exc
+            what, reason = "could not be told the client's answer", str(exc) or "it took too long"
+            raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
 
     def use_token(self, token: str) -> None:
         """As `McpClient.use_token`."""
@@ -302,11 +302,12 @@ class HttpSessionClient:
                 self._lose(str(exc))
                 raise
             except (RpcError, HttpRefusal, ProtocolBroken) as exc:
-                self._lose(f"{self._pool.where} forgot our session and refuses another: {exc}")
-                raise CallNotSent(self.lost_reason) from exc
+                refused = CallNotSent.about(self._pool.where, "forgot our session and refuses another", f": {exc}")
+                self._lose(str(refused))
+                raise refused from exc
             except (CallFailed, LinkFailed, TimeoutError) as exc:
-                reason = str(exc) or "it did not answer in time"
-                raise CallNotSent(f"{self._pool.where} forgot our session; opening another failed: {reason}") from exc
+                what, reason = "forgot our session; opening another failed", str(exc) or "it did not answer in time"
+                raise CallNotSent.about(self._pool.where, what, f": {reason}") from exc
             log.info("MCP session opened anew", extra={"where": self._pool.where})
 
     def _lose(self, reason: str) -> None:

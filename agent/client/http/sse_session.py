@@ -184,7 +184,8 @@ class SseSessionClient:
                 await self._post(RequestBody(reply))
         except (MeshError, HttpRefusal, TimeoutError) as exc:
             reason = str(exc) or "it took too long"
-            raise CallOutcomeUnknown(f"{self._pool.where} could not be told the client's answer: {reason}") from exc
+            what = "could not be told the client's answer"
+            raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
 
     def use_token(self, token: str) -> None:
         """As `McpClient.use_token`."""

@@ -190,5 +190,6 @@ def _short(headers: dict[str, str]) -> dict[str, str]:
 def timed_out(pool: HttpPool, method: str, timeout_s: float, *, sent: bool) -> CallFailed:
     """The failure of a request whose deadline passed."""
     if sent:
-        return CallTimedOut(f"{pool.where} did not answer {method} within {shown_s(timeout_s)}")
-    return CallNotSent(f"{pool.where} did not accept the connection for {method} within {shown_s(timeout_s)}")
+        return CallTimedOut.about(pool.where, f"did not answer {method} within {shown_s(timeout_s)}")
+    what = f"did not accept the connection for {method} within {shown_s(timeout_s)}"
+    return CallNotSent.about(pool.where, what)

@@ -53,7 +53,7 @@ class RestOfBody:
         try:
             return await self._response.more()
         except OSError as exc:
-            raise CallOutcomeUnknown(self._pool.explain(exc)) from exc
+            raise self._pool.failure(CallOutcomeUnknown, exc) from exc
 
 
 class RestOfLine:
@@ -70,7 +70,7 @@ class RestOfLine:
             return b""
         part = await self._body.more()
         if not part:
-            raise CallOutcomeUnknown(f"{self._pool.where} broke off in the middle of its answer")
+            raise CallOutcomeUnknown.about(self._pool.where, "broke off in the middle of its answer")
         ends = [at for at in (part.find(b"\n"), part.find(b"\r")) if at >= 0]
         if not ends:
             return part

@@ -272,7 +272,7 @@ class SessionCalls:
                     return self._pending.add(call) if result is None else result
         except TimeoutError as exc:
             kind = CallNotSent if call.client is None else CallTimedOut
-            raise kind(f"the server did not answer {request.method} within {shown_s(timeout_s)}") from exc
+            raise kind.about("the server", f"did not answer {request.method} within {shown_s(timeout_s)}") from exc
         finally:
             if not attended:
                 call.give_up()

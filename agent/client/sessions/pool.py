@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -391,6 +392,7 @@ def _copied(failure: MeshError | None) -> MeshError:
     """A copy of the failure: several calls may raise it."""
     match failure:
         case SessionRefused() | AuthRefused():
-            return type(failure)(str(failure))
+            return copy(failure)
         case _:
-            return CallNotSent(f"no session of its own could be opened: {failure or 'the connection was closed'}")
+            why = failure or "the connection was closed"
+            return CallNotSent.about("the server", "opened no session of its own for the call", f": {why}")

@@ -100,7 +100,8 @@ class SessionRouter(BesideSessions[SharedClient]):
             self._note_refusal(exc)
             return await self._shared.request(request)
         except TimeoutError as exc:
-            raise CallNotSent(f"no session to list in could be opened within {shown_s(timeout_s)}") from exc
+            what = f"opened no session to list in within {shown_s(timeout_s)}"
+            raise CallNotSent.about("the server", what) from exc
 
     def _without_session(self, exc: SessionRefused) -> SessionClient:
         if self._own_for_all:

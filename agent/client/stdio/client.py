@@ -133,8 +133,9 @@ class StdioClient:
         except TimeoutError as exc:
             self._tell_cancelled(request_id, "the deadline passed", sent=sent)
             if not sent:
-                raise CallNotSent(f"the server does not read its input; {method} was not sent") from exc
-            raise CallTimedOut(f"the server did not answer {method} within {shown_s(timeout_s)}") from exc
+                raise CallNotSent.about("the server", f"does not read its input; {method} was not sent") from exc
+            what = f"did not answer {method} within {shown_s(timeout_s)}"
+            raise CallTimedOut.about("the server", what) from exc
         except asyncio.CancelledError:
             self._tell_cancelled(request_id, "the caller went away", sent=sent)
             raise
@@ -151,8 +152,8 @@ class StdioClient:
                     await self.child.wait_writable()
             self._write(reply)
         except (TimeoutError, CallNotSent) as exc:
-            reason = str(exc) or "it took too long"
-            raise CallOutcomeUnknown(f"{self.label} could not be told the client's answer: {reason}") from exc
+            what, reason = "could not be told the client's answer", str(exc) or "it took too long"
+            raise CallOutcomeUnknown.about(self.label, what, f": {reason}") from exc
 
     def use_token(self, token: str) -> None:
         """As `McpClient.use_token`: a child has none."""
@@ -242,7 +243,7 @@ class StdioClient:
 
     def _result_of(self, message: Json | None) -> Json:
         if message is None:
-            raise CallOutcomeUnknown(self.lost_reason)
+            raise self.child.ended_as(CallOutcomeUnknown)
         return jsonrpc.result_of(message)
 
     def _stamped(self, params: Json | None) -> Json | None:
@@ -250,7 +251,7 @@ class StdioClient:
 
     def _write(self, line: bytes) -> bool:
         if not self.child.write(line):
-            raise CallNotSent(self.lost_reason or self.child.obituary())
+            raise self.child.ended_as(CallNotSent)
         return True
 
     def _tell_cancelled(self, request_id: int, reason: str, *, sent: bool) -> None:
@@ -289,11 +290,11 @@ class StdioClient:
             if tail is not None:
                 log.warning("MCP message dropped, larger than the limit", extra={"server": self.label})
             return False
-        reason = f"{self.label} answered with a message of more than {LINE_BYTES_MAX} bytes"
-        pending.settle(jsonrpc.unreadable(request_id, reason))
+        what = f"answered with a message of more than {LINE_BYTES_MAX} bytes"
+        pending.settle(jsonrpc.unreadable(request_id, self.label, what))
         return True
 
     def _on_end(self) -> None:
-        self.lost_reason = self.child.obituary()
+        self.lost_reason = str(self.child.ended_as(Unreachable))
         self.lost.set()
         self._pending.end(self.lost_reason)

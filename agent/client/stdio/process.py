@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from agent.client.stdio.environment import (
     child_environment,
@@ -28,8 +28,10 @@ from agent.client.stdio.environment import (
 )
 from agent.client.stdio.last_words import last_words
 from agent.client.stdio.lines import LINE_BYTES_MAX, LINE_BYTES_SKIPPED_MAX, LineCutter
-from agent.errors import Unreachable
+from agent.errors import MeshError, Unreachable
 from agent.model import StdioTarget
+
+_F = TypeVar("_F", bound=MeshError)
 
 _PROGRAM = "setpriv"
 # SIGTERM, as in an orderly end after a closed stdin: a server may still tidy up.
@@ -101,8 +103,8 @@ class Child(asyncio.SubprocessProtocol):
         """The process ID, which is its group's too."""
         return self._transport.get_pid() if self._transport is not None else None
 
-    def obituary(self) -> str:
-        """How it ended, with its last words, fit for an error message."""
+    def ended_as(self, kind: type[_F]) -> _F:
+        """How it ended, as a failure of this kind; its last words are for operators."""
         code = self._transport.get_returncode() if self._transport is not None else None
         if self.broken:
             how = self.broken
@@ -112,7 +114,7 @@ class Child(asyncio.SubprocessProtocol):
             how = f"was ended by {_signal_name(-code)}"
         else:
             how = f"exited with code {code}"
-        return f"{self._label} {how}{self.last_words()}"
+        return kind.about(self._label, how, self.last_words())
 
     def last_words(self) -> str:
         """What it wrote to stderr that may be the reason, to be put behind a sentence."""

@@ -94,7 +94,7 @@ def as_mcp_error(exc: MeshError) -> MCPError:
     """Why an event was not accepted, as the protocol's error."""
     if isinstance(exc, RpcError):
         return MCPError(code=exc.code, message=exc.message, data=exc.data)
-    return MCPError(code=OUTCOME_UNKNOWN, message=str(exc), data={"outcome": "unknown"})
+    return MCPError(code=OUTCOME_UNKNOWN, message=exc.words("the server"), data={"outcome": "unknown"})
 
 
 async def _logged(notifying: Coroutine[Any, Any, object]) -> None:

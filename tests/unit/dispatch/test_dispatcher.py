@@ -127,14 +127,16 @@ async def test_a_node_that_no_longer_offers_it_is_asked_less_and_nothing_is_held
 
 async def test_when_the_only_node_no_longer_offers_it_the_client_may_try_again() -> None:
     now = fleet(a=[SAID_GONE])
-    with pytest.raises(CallRefused, match=r"^kit__do was not executed: peer:a no longer offers it$") as caught:
+    with pytest.raises(CallRefused, match=r"^kit__do was not executed: server kit on a no longer offers it$") as caught:
         await now.call()
     assert caught.value.bytes_sent
 
 
 async def test_no_replica_is_asked_twice_and_no_more_than_three() -> None:
     now = fleet(**alike("abcde", CallNotSent("refused")))
-    with pytest.raises(CallRefused, match="kit__do was not executed: refused") as caught:
+    with pytest.raises(
+        CallRefused, match="kit__do was not executed: server kit on a could not be sent the request"
+    ) as caught:
         await now.call()
     assert sorted(now.counts().values()) == [0, 0, 1, 1, 1]
     assert caught.value.backend in now.links
@@ -443,7 +445,7 @@ async def test_a_backend_that_went_while_it_was_asked_leaves_nothing_behind() ->
 async def test_nobody_to_ask_is_said_as_not_executed() -> None:
     now = fleet(a=[OK])
     now.links.clear()
-    with pytest.raises(CallRefused, match="peer:a is gone") as caught:
+    with pytest.raises(CallRefused, match="server kit on a is gone") as caught:
         await now.call()
     assert caught.value.bytes_sent is False
 

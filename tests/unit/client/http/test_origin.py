@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.client.http.origin import redirect_fault, slash_only, target_of
+from agent.client.http.origin import redirect_detail, slash_only, target_of
 
 URL = "https://h.example/mcp?key=canary"
 
@@ -63,10 +63,7 @@ def test_only_a_slash_at_the_end_is_followed(asked: str, location: str, moved: s
 
 
 def test_a_refused_redirect_names_its_target_without_credentials_and_query() -> None:
-    said = redirect_fault("http://h/mcp", 302, "https://user:canary@[2001:db8::1]:8443/sign-in?token=canary#canary")
-    assert said == (
-        "http://h/mcp answered HTTP 302, a redirect to https://[2001:db8::1]:8443/sign-in, not followed;"
-        " if that is the server, configure this URL"
-    )
+    said = redirect_detail("http://h/mcp", "https://user:canary@[2001:db8::1]:8443/sign-in?token=canary#canary")
+    assert said == "to https://[2001:db8::1]:8443/sign-in, not followed; if that is the server, configure this URL"
     for none in (None, "", "http://[", "mailto:x"):
-        assert redirect_fault("http://h/mcp", 308, none).endswith("a redirect that does not say where to")
+        assert redirect_detail("http://h/mcp", none) == "that does not say where to"
