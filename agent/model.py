@@ -52,6 +52,11 @@ START_TIMEOUT_S = 60.0
 SESSION_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 STATELESS_VERSIONS = ("2026-07-28",)
 
+# docs/architecture.md, "Names": clients in the field refuse longer tool names (the protocol itself allows 128).
+PUBLIC_NAME_LEN_MAX = 64
+# Less would leave a shortened name hardly anything but its digest.
+PUBLIC_NAME_LEN_MIN = 32
+
 # Of a node among those that serve the same. More is no setting but a slip, and in the catalog a claim to every call.
 WEIGHT_MAX = 100
 

@@ -142,6 +142,7 @@ class Node:
                 peer_token=lambda: next(iter(self._peer_tokens), None),
                 hooks=hooks,
                 waits_for_catalog=plan.mode != "off",
+                name_len_max=self._settings.name_len_max,
             )
             metrics, watches = self._metrics, self._updates.watches
             self._link_hooks = LinkHooks(

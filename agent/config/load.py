@@ -168,6 +168,7 @@ class Settings:
     notices: str
     errors: str
     list_page_size: int
+    name_len_max: int
     weight: int
     service_name: str
     advertise_address: str | None

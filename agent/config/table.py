@@ -15,6 +15,7 @@ from agent.config.values import (
     parse_host,
     parse_hosts,
     parse_name,
+    parse_name_len,
     parse_origins,
     parse_path,
     parse_peers,
@@ -148,9 +149,19 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "list_page_size",
         parse_count,
-        "1000",
-        "How many entries a page of a list may have; it also ends at 1 MB. Clients that never ask for a second page see"
-        " no more than this, and a page costs its client that much memory and, in a model's context, that many tokens.",
+        "10000",
+        "How many entries a page of a list may have; it ends at 1 MB in any case, some 3,000 tools. Clients that never"
+        " ask for a second page see no more than the first, and a page costs its client that much memory and, in a"
+        " model's context, that many tokens; for those, search mode is the better way.",
+    ),
+    Setting(
+        "name_len_max",
+        parse_name_len,
+        "64",
+        "How long the names of tools and prompts may be that this node shows its clients, 32 to 64; longer ones are"
+        " shortened. 48 leaves room for clients that put a prefix of their own before each name (`mcp__mesh__`) and"
+        " refuse more than 64 characters in all. Nodes may differ in it: between them names have up to 64, and those"
+        " resolve everywhere.",
     ),
     Setting(
         "service_name",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent.model import WEIGHT_MAX
+from agent.model import PUBLIC_NAME_LEN_MAX, PUBLIC_NAME_LEN_MIN, WEIGHT_MAX
 
 # One grammar for nodes, peers and servers: they share a namespace, and `__` parts the words of a public tool name.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -118,6 +118,13 @@ def parse_weight(text: str) -> int:
     """What a node can take in comparison with others."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= WEIGHT_MAX):
         raise ValueError(f"must be a whole number, 1 to {WEIGHT_MAX}")
+    return int(text)
+
+
+def parse_name_len(text: str) -> int:
+    """How long a public name may be."""
+    if not (text.isascii() and text.isdigit() and PUBLIC_NAME_LEN_MIN <= int(text) <= PUBLIC_NAME_LEN_MAX):
+        raise ValueError(f"must be a whole number, {PUBLIC_NAME_LEN_MIN} to {PUBLIC_NAME_LEN_MAX}")
     return int(text)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent import clock
@@ -21,7 +21,7 @@ from agent.errors import DialledOurselves, MeshError, OverrideRefused
 from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
-from agent.model import BackendSpec, LinkView, NodeIdentity, Offer, PeerSpec, ServerSpec
+from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, Offer, PeerSpec, ServerSpec
 from agent.routing.away import Absence, with_away, without_private
 from agent.routing.build import build_routes, changed_kinds, is_outdated, is_read, local_contributions
 from agent.routing.claims import read_contribution
@@ -70,8 +70,12 @@ class Mesh:
         peer_token: Callable[[], str | None],
         hooks: MeshHooks,
         waits_for_catalog: bool = False,
+        name_len_max: int = PUBLIC_NAME_LEN_MAX,
     ) -> None:
-        """`waits_for_catalog`: discovery is on, so the node has only begun before the first catalog is there."""
+        """`waits_for_catalog`: discovery is on, so the node has only begun before the first catalog is there.
+
+        `name_len_max`: of the names of tools and prompts that clients see.
+        """
         self.own = own
         self.statics = tuple(statics)
         self.catalog = Catalog()
@@ -82,6 +86,7 @@ class Mesh:
         self._supervisor = supervisor
         self._store = store
         self._peer_token = peer_token
+        self._name_len_max = name_len_max
         self._hooks = hooks
         self._learned: dict[str, str] = {}
         self._absences = AbsenceTracker(waits_for_catalog=waits_for_catalog)
@@ -258,7 +263,7 @@ class Mesh:
 
     def _contributed(self) -> tuple[Contribution, ...]:
         connected = sorted((view for view in self.views() if view.connected), key=lambda view: view.key)
-        return tuple(contribution_of(view, self.own) for view in connected)
+        return tuple(replace(contribution_of(view, self.own), name_len_max=self._name_len_max) for view in connected)
 
     async def _rebuild_routes(self) -> None:
         known = await read_large(self._contributed(), self.own, self.routes.parts)
@@ -268,7 +273,7 @@ class Mesh:
         before, before_local = self.routes, self.local_routes
         if contributions != self._contributions or is_outdated(before, now_s):
             self._contributions = contributions
-            routes = build_routes(contributions, self.own, before, now_s, known)
+            routes = build_routes(contributions, self.own, before, now_s, known, for_clients=True)
             local = build_routes(local_contributions(contributions), self.own, before_local, now_s, routes.parts)
         elif absence.leaves_as_is(self._absence):
             return

@@ -147,10 +147,11 @@ def received_failure(
         return None
     if data.get(OWN_ERROR_KEY) is not True:
         return None
-    message = error.message.removeprefix(f"{route.public_name}: ")  # We add that ourselves.
+    said = error.message.removeprefix(replica.remote_name)  # Its name for it; ours may be another.
+    message = said.removeprefix(": ")  # We add that ourselves.
     match error.code, data.get("outcome"):
         case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:
-            return RefusedElsewhere(error.message)
+            return RefusedElsewhere(error.message if said == error.message else f"{route.public_name}{said}")
         case int(code), None if code == INVALID_PARAMS:
             return NoLongerOffered.about(replica.backend_key, NoLongerOffered.what)
         case int(code), Fate.UNKNOWN if code == OUTCOME_UNKNOWN:

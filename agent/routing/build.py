@@ -61,12 +61,15 @@ def build_routes(
     previous: RouteTable | None = None,
     now_s: float = 0.0,
     known: Mapping[str, Imported] | None = None,
+    *,
+    for_clients: bool = False,
 ) -> RouteTable:
     """Join all contributions into one table; `previous` says who holds which name, and saves work.
 
     `own` is this node; names under its own name are never another node's. Backend keys must be unique. `now_s`:
     monotonic seconds; `is_outdated` says when time alone changes the table. `known`: what was read of offers already,
-    by backend key; None: what `previous` was made of.
+    by backend key; None: what `previous` was made of. `for_clients`: list tools and prompts by the names that clients
+    see; those between nodes resolve all the same.
     """
     before = RouteTable() if previous is None else previous
     known = before.parts if known is None else known
@@ -78,6 +81,9 @@ def build_routes(
     held = (claimed for claimed in claims if roots[claimed.root] == claimed.owner)
     tables, name_conflicts = _join(held, before)
     handed = _handed_over(tables, before, root_conflicts)
+    if for_clients:
+        for kind in (RouteKind.TOOL, RouteKind.PROMPT):
+            _show(tables[kind])
     refused = (conflict for part in parts.values() for conflict in part.refused)
     return RouteTable(
         tools=MappingProxyType(tables[RouteKind.TOOL]),
@@ -239,6 +245,17 @@ def _handed_over(
                 continue
             if (_root_owner(earlier.owner), _root_owner(now.owner)) not in said:
                 yield Conflict(name, now.owner, (earlier.owner,), ConflictReason.HANDED_OVER)
+
+
+def _show(table: _Named) -> None:
+    """List what has another name for clients by that; its name between nodes becomes an alias."""
+    for name, route in sorted((name, route) for name, route in table.items() if route.shown is not None):
+        assert route.shown is not None
+        shown_name, definition = route.shown
+        if shown_name != name and shown_name in table:  # A name that another owner made up: both keep theirs.
+            continue
+        table[name] = replace(route, definition=definition, listed=route.listed and shown_name == name, shown=None)
+        table[shown_name] = replace(route, public_name=shown_name, definition=definition, shown=None)
 
 
 def _root_owner(owner: str) -> str:

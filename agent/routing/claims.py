@@ -8,10 +8,10 @@ origins give.
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agent.model import ORIGIN_META_KEY, Json, NodeIdentity, Offer, ServerScope
+from agent.model import ORIGIN_META_KEY, PUBLIC_NAME_LEN_MAX, Json, NodeIdentity, Offer, ServerScope
 from agent.routing.definitions import LeftOut, mended
 from agent.routing.digest import definition_digest
-from agent.routing.names import public_name, public_uri
+from agent.routing.names import is_name_of, public_name, public_uri, shown_name
 from agent.routing.origins import PLAIN_SCOPE, Origin, Place, Refused, check_path, is_text, places_of, received_origin
 from agent.routing.output_schemas import is_shown_in_sessions
 from agent.routing.table import (
@@ -134,7 +134,7 @@ class _Reading:
         places = self._places_of(origin)
         listed_as = _named(kind, places[0].parts, origin.tool)
         imported = self._contribution.kind is ContributionKind.MESH_PEER
-        if imported and listed_as != name:
+        if imported and not _may_be_named(name, kind, places[0].parts, origin.tool):
             raise Refused(ConflictReason.MISNAMED, name)
         entry = mended(kind, entry)
         meta = entry.get("_meta")
@@ -144,6 +144,8 @@ class _Reading:
             kept = UriCodec(public_name(*places[0].parts)).meta(kept)
         digest = definition_digest(kind, entry | {"_meta": kept})
         definition = entry | {NAME_MEMBER[kind]: listed_as, "_meta": kept | {ORIGIN_META_KEY: origin.as_json()}}
+        listed_shown = self._shown(kind, places[0], origin, listed_as)
+        seen = definition if listed_shown == listed_as else definition | {NAME_MEMBER[kind]: listed_shown}
         hides_schema = "outputSchema" in definition and not is_shown_in_sessions(definition["outputSchema"])
         for place in places:
             remote = self._remote_parts(place, places, origin)
@@ -152,10 +154,20 @@ class _Reading:
             public = listed_as if place is places[0] else _named(kind, place.parts, origin.tool)
             space = public_name(*place.parts)
             more = (place.listed, place.owner, origin.sticky, space, hides_schema)
-            self._claim(place, Route(kind, public, definition, digest, (replica,), *more))
+            by_limit = self._shown(kind, place, origin, public)
+            shown = None if by_limit == public and seen is definition else (by_limit, seen)
+            self._claim(place, Route(kind, public, definition, digest, (replica,), *more, shown=shown))
             # A server that lists no resource may link to one in a result.
             knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])
             self._claim(place, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
+
+    def _shown(self, kind: RouteKind, place: Place, origin: Origin, public: str) -> str:
+        """The form of a public name that clients see."""
+        len_max = self._contribution.name_len_max
+        # One below the limit was not cut, and is the same in both forms.
+        if kind not in (RouteKind.TOOL, RouteKind.PROMPT) or len(public) <= min(len_max, PUBLIC_NAME_LEN_MAX - 1):
+            return public
+        return shown_name(*place.parts, origin.tool, len_max=len_max)
 
     def _places_of(self, origin: Origin) -> list[Place]:
         # One server's tools share them: naming is most of the work of reading a large offer.
@@ -199,6 +211,13 @@ def _own_name(kind: RouteKind, entry: Any, seen: set[str]) -> str:
         raise Refused(ConflictReason.DUPLICATE, name)
     seen.add(name)
     return name
+
+
+def _may_be_named(name: str, kind: RouteKind, parts: tuple[str, ...], own: str) -> bool:
+    """Whether a peer may list a thing so; one that is a gateway may have another limit for names than we."""
+    if kind in (RouteKind.TOOL, RouteKind.PROMPT):
+        return is_name_of(name, *parts, own)
+    return name == _named(kind, parts, own)
 
 
 def _named(kind: RouteKind, parts: tuple[str, ...], name: str) -> str:

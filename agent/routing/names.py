@@ -2,14 +2,17 @@
 
 Called by selection and by the route table, on every node with the same result. The one rule: a public name is a
 function of configuration alone, so nothing in here looks at who happens to be connected.
+
+A tool or prompt has two names: the one between nodes, of at most 64 characters, which all releases make alike; and the
+one that a node shows its clients, which is the same where that fits into the node's own limit.
 """
 
 import hashlib
 import re
 from typing import Final
 
-# docs/architecture.md, "Names": clients in the field refuse longer tool names (the protocol itself allows 128).
-PUBLIC_NAME_LEN_MAX: Final = 64
+from agent.model import PUBLIC_NAME_LEN_MAX, PUBLIC_NAME_LEN_MIN
+
 SEPARATOR: Final = "__"
 # What `is_valid_name` demands, in words for those whose name was refused.
 NAME_RULE: Final = "a name starts with a letter or digit, has at most 63 letters, digits, '.', '_' or '-', and no '__'"
@@ -17,6 +20,10 @@ NAME_RULE: Final = "a name starts with a letter or digit, has at most 63 letters
 _DIGEST_LEN: Final = 10
 _NODE_ID_LEN: Final = 8
 
+# What even the shortest limit leaves of the beginning of a name.
+_HEAD_LEN_MIN: Final = ((PUBLIC_NAME_LEN_MIN - _DIGEST_LEN - 1 - len(SEPARATOR)) // 3 - 1) // 2
+
+_SHORTENED: Final = re.compile(rf"-[0-9a-f]{{{_DIGEST_LEN}}}$")
 _VALID_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LEGAL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ILLEGAL_RUN: Final = re.compile(r"[^A-Za-z0-9_-]+")
@@ -50,9 +57,47 @@ def public_name(*parts: str) -> str:
     return f"{readable}-{_short_digest(joined)}"
 
 
+def shown_name(*parts: str, len_max: int = PUBLIC_NAME_LEN_MAX) -> str:
+    """Join `parts`, the tool's own name last, with `__`; at most `len_max` characters of [A-Za-z0-9_-].
+
+    A legal result that fits stays as it is. Others keep the beginning and the end of what stands before the tool, the
+    tool's own name or its beginning and end, and get the digest of `public_name`: what tells siblings apart stands at
+    an end of a name more often than in its middle. The tool has two thirds of the room, if it needs them.
+    """
+    joined = SEPARATOR.join(parts)
+    if len(joined) <= len_max and _LEGAL.fullmatch(joined):
+        return joined
+    before, own = (_ILLEGAL_RUN.sub("-", part) for part in (SEPARATOR.join(parts[:-1]), parts[-1]))
+    room = len_max - _DIGEST_LEN - 1 - len(SEPARATOR)
+    own_room = max(room - min(len(before), room // 3), room - len(before))
+    before_room = room - min(len(own), own_room)
+    return f"{_elided(before, before_room)}{SEPARATOR}{_elided(own, own_room)}-{_short_digest(joined)}"
+
+
+def is_name_of(name: str, *parts: str) -> bool:
+    """Whether a node of any release, with any limit, may call `parts` so."""
+    joined = SEPARATOR.join(parts)
+    return _LEGAL.fullmatch(name) is not None and (name == joined or name.endswith(f"-{_short_digest(joined)}"))
+
+
 def name_beginning(*parts: str) -> str:
-    """What every public name below `parts` begins with, shortened ones too."""
-    return _ILLEGAL_RUN.sub("-", SEPARATOR.join(parts) + SEPARATOR)[: PUBLIC_NAME_LEN_MAX - _DIGEST_LEN - 1]
+    """What every public name below `parts` begins with, but for shortened ones: see `may_begin_with`."""
+    return _ILLEGAL_RUN.sub("-", SEPARATOR.join(parts) + SEPARATOR)
+
+
+def may_begin_with(name: str, beginning: str) -> bool:
+    """Whether a public name may be one below `beginning`, by what can be seen of it."""
+    return name.startswith(beginning) or (
+        _SHORTENED.search(name) is not None and name.startswith(beginning[:_HEAD_LEN_MIN])
+    )
+
+
+def _elided(text: str, len_max: int) -> str:
+    """`text`, or its beginning and its end; the end is the longer one."""
+    if len(text) <= len_max:
+        return text
+    head = (len_max - 1) // 2
+    return f"{text[:head]}-{text[head + 1 - len_max :]}"
 
 
 def node_alias(node_name: str, node_id: str) -> str:

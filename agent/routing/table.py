@@ -11,8 +11,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from agent.model import Json, NodeIdentity, Offer, PeerScope, ServerScope
-from agent.routing.names import uri_namespace
+from agent.model import PUBLIC_NAME_LEN_MAX, Json, NodeIdentity, Offer, PeerScope, ServerScope
+from agent.routing.names import may_begin_with, uri_namespace
 from agent.routing.uris import UriCodec
 
 
@@ -66,7 +66,7 @@ class Contribution:
     `label` is the first part of its public names: the server's name (ours) or the peer's (plain); unused for mesh
     peers, whose names say who they are. `node` is ours for a server, the peer's for a mesh peer, None for a plain one.
     `scope` and `sticky` are set for servers. `peer_scope` MESH: the peer is a gateway and may list other nodes' things.
-    `has_tasks`: it announces that calls may be answered with tasks.
+    `has_tasks`: it announces that calls may be answered with tasks. `name_len_max`: of the names that clients see.
     """
 
     backend_key: str
@@ -78,6 +78,7 @@ class Contribution:
     peer_scope: PeerScope = PeerScope.LOCAL
     sticky: bool = False
     has_tasks: bool = False
+    name_len_max: int = PUBLIC_NAME_LEN_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ class Route:
     gateway). `sticky`: a client's calls stay on one replica. `namespace`: what we put into the URIs that come with it.
     `hides_schema`: earlier clients, with sessions, are not shown its output schema.
     `away_since_s`: of a route that no connected backend offers now; monotonic seconds, None while one does. Its owner
-    is empty where nothing is known of the name but that this node has only begun to look for others.
+    is empty where nothing is known of the name but that this node has only begun to look for others. `shown`: the name
+    and the definition that clients of `/mcp` get in place of these; None for the same.
     """
 
     kind: RouteKind
@@ -121,6 +123,7 @@ class Route:
     namespace: str = ""
     hides_schema: bool = False
     away_since_s: float | None = None
+    shown: tuple[str, Json] | None = None
 
     def uris(self, replica: Replica) -> UriCodec:
         """The codec of the URIs in this replica's answers."""
@@ -259,7 +262,7 @@ class RouteTable:
         """A route without a way yet: of a server that was never listed, or of anything while we have only begun."""
         by_name, space = kind in (RouteKind.TOOL, RouteKind.PROMPT), uri_namespace(name)
         for route in self.unlisted:
-            if name.startswith(route.public_name) if by_name else route.namespace == space:
+            if may_begin_with(name, route.public_name) if by_name else route.namespace == space:
                 return replace(route, kind=kind, public_name=name)
         return Route(kind, name, {}, "", (), listed=False, owner="", away_since_s=0.0) if self.starting else None
 

@@ -19,8 +19,8 @@ from agent.lossless_json.raw import write_definition
 from agent.model import Json
 from agent.routing.table import Route
 
-# Many clients never ask for a second page, so one is as large as all of them can take; a model sees far fewer tools.
-PAGE_ENTRIES_MAX: Final = 1_000
+# Many clients never ask for a second page, so the bytes alone end one: this is what one backend may list.
+PAGE_ENTRIES_MAX: Final = 10_000
 # The reference client takes no event of more than 1 MiB, and a page may be one; this leaves room for its envelope.
 PAGE_BYTES_MAX: Final = 1_000_000
 

@@ -14,7 +14,7 @@ from agent.model import Era, HttpTarget, Json, NodeIdentity, ServerScope, Server
 from agent.routing import build as routes
 from agent.routing.claims import read_contribution
 from agent.routing.table import Contribution, Imported
-from agent.server.pages import PAGE_ENTRIES_MAX, PageLimits
+from agent.server.pages import PageLimits
 from tests.integration.servers.hosting import Seen, discovered, http, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 
@@ -69,7 +69,7 @@ async def settled(node: RunningNode, *servers: ServerSpec) -> None:
 async def test_a_node_reads_a_peers_list_of_many_pages_whole_and_goes_on_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = names("tool", 2 * PAGE_ENTRIES_MAX + 500)
+    many, page = names("tool", 2_500), PageLimits(1_000)
     read_in_the_loop: list[int] = []
 
     def noted(contribution: Contribution, own: NodeIdentity) -> Imported:
@@ -79,18 +79,32 @@ async def test_a_node_reads_a_peers_list_of_many_pages_whole_and_goes_on_meanwhi
     monkeypatch.setattr(routes, "read_contribution", noted)
     async with (
         server_of(many) as url,
-        running_node("two", tmp_path / "two", servers=[server("kit", url)]) as two,
+        running_node("two", tmp_path / "two", servers=[server("kit", url)], limits=page) as two,
         running_node("one", tmp_path / "one") as one,
     ):
         await two.when(lambda: len(two.tool_names()) == len(many))
         async with client(two.local_url, Era.MODERN) as mcp:
             first = await mcp.request(Request.within("tools/list", {}, timeout_s=10))
-            assert len(first["tools"]) == PAGE_ENTRIES_MAX
+            assert len(first["tools"]) == page.entries_max
             assert "nextCursor" in first
         one.mesh.take_catalog(catalog(instance(two)))
         await one.when(lambda: one.tool_names() == [f"kit__{name}" for name in many])
         assert one.view("two").function_count == MANAGEMENT_TOOLS + len(many)
         assert max(read_in_the_loop, default=0) <= LARGE, "a large offer would hold up every call"
+
+
+@eras
+async def test_a_client_that_never_pages_sees_as_much_as_fits_into_a_megabyte(mode: str, tmp_path: Path) -> None:
+    many = names("tool", 2_500)
+    async with (
+        server_of(many) as url,
+        running_node("one", tmp_path, servers=[server("kit", url)]) as node,
+        Client(node.url, mode=mode) as mcp,
+    ):
+        await node.when(lambda: len(node.tool_names()) == len(many))
+        result = await mcp.list_tools_mcp(cursor=None)
+        assert result.next_cursor is None
+        assert len(result.tools) == MANAGEMENT_TOOLS + len(many)
 
 
 @eras

@@ -32,7 +32,7 @@ from agent.links.dial import dialler
 from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
-from agent.model import BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerSpec
+from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerSpec
 from agent.rest.envelope import envelope_middleware
 from agent.rest.peers import PeersApi
 from agent.rest.status import NodeStatus
@@ -123,13 +123,15 @@ async def running_node(
     limits: PageLimits | None = None,
     search_mode: bool | None = None,
     call_timeout_s: float = CALL_TIMEOUT_S,
+    name_len_max: int = PUBLIC_NAME_LEN_MAX,
 ) -> AsyncIterator[RunningNode]:
     """Run a node until the context ends; its state goes to `folder`. `limits`: of the pages of its lists.
 
-    `search_mode`: as in `build_endpoint`, for `/mcp`. `call_timeout_s`: as the setting.
+    `search_mode`: as in `build_endpoint`, for `/mcp`. `call_timeout_s`: as the setting. `name_len_max`: of the names
+    that its clients see.
     """
     identity = NodeIdentity(node_id or str(uuid4()), name)
-    wiring = _Wiring(identity, list(servers), limits, search_mode, call_timeout_s)
+    wiring = _Wiring(identity, list(servers), limits, search_mode, call_timeout_s, name_len_max)
     async with wiring.running(folder, tuple(statics), port, peer_token) as node:
         yield node
 
@@ -149,6 +151,7 @@ class _Wiring:
     limits: PageLimits | None = None
     search_mode: bool | None = None
     call_timeout_s: float = CALL_TIMEOUT_S
+    name_len_max: int = PUBLIC_NAME_LEN_MAX
     endpoints: list[Endpoint] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     draining: bool = False
@@ -180,6 +183,7 @@ class _Wiring:
                 store=store,
                 statics=statics,
                 peer_token=lambda: peer_token,
+                name_len_max=self.name_len_max,
                 hooks=MeshHooks(
                     self._changed(0),
                     self._changed(1),

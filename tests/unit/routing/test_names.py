@@ -6,7 +6,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.routing.names import is_valid_name, local_uri, node_alias, public_name, public_uri, uri_namespace, valid_name
+from agent.model import PUBLIC_NAME_LEN_MAX, PUBLIC_NAME_LEN_MIN
+from agent.routing.names import (
+    is_name_of,
+    is_valid_name,
+    local_uri,
+    may_begin_with,
+    name_beginning,
+    node_alias,
+    public_name,
+    public_uri,
+    shown_name,
+    uri_namespace,
+    valid_name,
+)
 
 LEGAL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAMESPACES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,30}", fullmatch=True)
@@ -75,6 +88,72 @@ def test_a_long_public_name_keeps_its_beginning_and_is_told_apart_by_its_end() -
 def test_shortened_names_are_the_same_in_every_release() -> None:
     """Other nodes compute them too, so a change of the form would rename tools in the middle of an upgrade."""
     assert public_name("node.local", "fs", "read") == "node-local__fs__read-97d64e1ecc"
+
+
+LIMITS = st.integers(PUBLIC_NAME_LEN_MIN, PUBLIC_NAME_LEN_MAX)
+PARTS = st.lists(st.text("abXY19_-.", min_size=1, max_size=50), min_size=2, max_size=3)
+
+
+@given(PARTS, LIMITS)
+def test_a_shown_name_is_legal_fits_the_limit_and_stands_for_its_parts(parts: list[str], len_max: int) -> None:
+    shown = shown_name(*parts, len_max=len_max)
+    assert LEGAL.fullmatch(shown)
+    assert len(shown) <= len_max
+    assert is_name_of(shown, *parts)
+    assert is_name_of(public_name(*parts), *parts)
+    assert may_begin_with(shown, name_beginning(*parts[:-1]))
+    assert may_begin_with(public_name(*parts), name_beginning(*parts[:-1]))
+
+
+@given(PARTS, PARTS, LIMITS)
+def test_two_shown_names_never_become_one(one: list[str], other: list[str], len_max: int) -> None:
+    if "__".join(one) != "__".join(other):
+        assert shown_name(*one, len_max=len_max) != shown_name(*other, len_max=len_max)
+        assert not is_name_of(shown_name(*one, len_max=len_max), *other)
+
+
+@given(PARTS)
+def test_a_name_that_fits_is_the_same_between_nodes_and_for_clients(parts: list[str]) -> None:
+    if len(public_name(*parts)) < PUBLIC_NAME_LEN_MAX:
+        assert shown_name(*parts) == public_name(*parts)
+
+
+# One of each pair differs from the other where a bare cut takes the difference away.
+@pytest.mark.parametrize("len_max", [48, 64])
+@pytest.mark.parametrize(
+    ("parts", "sibling", "told_apart_by"),
+    [
+        (
+            ("production-frankfurt-node-1", "github-enterprise-server", "create_pull_request_review"),
+            ("production-frankfurt-node-1", "github-enterprise-server", "delete_pull_request_review"),
+            ("create", "delete"),
+        ),
+        (
+            ("warehouse", "list_all_invoices_of_one_customer_by_date_of_payment_with_archived"),
+            ("warehouse", "list_all_invoices_of_one_customer_by_date_of_payment_without_archived"),
+            ("with_archived", "hout_archived"),
+        ),
+        (
+            ("production-frankfurt-node-1", "observability-and-tracing", "query_traces"),
+            ("production-frankfurt-node-1", "observability-and-logging", "query_traces"),
+            ("tracing__", "logging__"),
+        ),
+    ],
+)
+def test_shortening_keeps_what_tells_siblings_apart(
+    parts: tuple[str, ...], sibling: tuple[str, ...], told_apart_by: tuple[str, str], len_max: int
+) -> None:
+    for name, part in zip((parts, sibling), told_apart_by, strict=True):
+        assert part in shown_name(*name, len_max=len_max)
+    one, other = (shown_name(*name, len_max=len_max).rpartition("-")[0] for name in (parts, sibling))
+    assert one != other, "without the digest, which no reader can tell"
+
+
+def test_shortened_names_for_clients_are_the_same_in_every_release() -> None:
+    """A model remembers them, and people write them into lists of what is allowed."""
+    parts = ("production-frankfurt-node-1", "github-enterprise", "create_pull_request_review")
+    assert shown_name(*parts) == "production-f-b-enterprise__create_pull_request_review-1820adb0d9"
+    assert shown_name(*parts, len_max=48) == "produ-prise__create_pull-quest_review-1820adb0d9"
 
 
 @given(NAMESPACES, URIS)
