@@ -1,0 +1,74 @@
+"""Servers that do one thing at a time, and a tool that takes longer than any missing pong is forgiven otherwise.
+
+Real nodes and servers, over stdio and HTTP, called on their own node and over two hops, all at once. BUSY_TOOL_S sets
+another time for the tool, in seconds (20 and 120 were run by hand). The one rule: while a call is open, silence ends
+nothing.
+"""
+
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import one_at_a_time_server
+from tests.e2e.processes import environment_of, spawn
+from tests.e2e.running import CLIENT_TIMEOUT_S, RunningNode, StartNode
+from tests.ports import free_ports
+from tests.waiting import all_of, eventually
+
+# docs/reliability.md: what answers no probe is down within 12 s.
+BUSY_S = float(os.environ.get("BUSY_TOOL_S", "14"))
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120 + BUSY_S)]
+
+# One for each way: what waits for one of them holds up no other.
+STDIO, HTTP = ("near_stdio", "far_stdio"), ("near_http", "far_http")
+
+
+@asynccontextmanager
+async def http_servers(folder: Path) -> AsyncGenerator[dict[str, str], None]:
+    """The URLs of the servers over HTTP, by name."""
+    ports = dict(zip(HTTP, free_ports(len(HTTP)), strict=True))
+    processes = [
+        spawn(("tests.e2e.one_at_a_time_server", str(port)), folder / f"{name}.log", environment_of({}))
+        for name, port in ports.items()
+    ]
+    try:
+        yield {name: f"http://127.0.0.1:{port}/mcp" for name, port in ports.items()}
+    finally:
+        for process in processes:
+            process.kill_and_reap()
+
+
+async def pid_after(node: RunningNode, server: str, seconds: float) -> str:
+    """The process ID that a call of this length is answered with."""
+    async with node.client("legacy", init_timeout=CLIENT_TIMEOUT_S) as client:
+        result = await client.call_tool(f"{server}__wait", {"seconds": seconds}, timeout=CLIENT_TIMEOUT_S + seconds)
+    return str(result.content[0].text)
+
+
+async def test_a_tool_may_take_longer_than_a_hung_server_is_waited_for(start: StartNode, tmp_path: Path) -> None:
+    command = {
+        "command": sys.executable,
+        "args": [str(one_at_a_time_server.__file__)],
+        "mesh": {"scope": "service"},
+    }
+    settings = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_ports(1)[0])}
+    async with http_servers(tmp_path) as urls:
+        servers = dict.fromkeys(STDIO, command) | {name: {"url": url} for name, url in urls.items()}
+        home = await start("home", tmp_path / "home", servers=servers, **settings)
+        front = await start("front", tmp_path / "front", **settings)
+        tools = [f"{name}__wait" for name in servers]
+        for node in (home, front):
+            await eventually(partial(node.offers, *tools))
+        node_of = {name: front if name.startswith("far") else home for name in servers}
+        before = await all_of(pid_after(node, name, 0) for name, node in node_of.items())
+        answered = await all_of(pid_after(node, name, BUSY_S) for name, node in node_of.items())
+        assert answered == before, "each was answered, by the process that was there"
+        assert await all_of(pid_after(node, name, 0) for name, node in node_of.items()) == before
+        assert {name: (await home.servers())[name]["reconnects"] for name in servers} == dict.fromkeys(servers, 0)
+        assert (await front.peers())["home"]["reconnects"] == 0
