@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import eras, floor, hop, join, listing, memory, proxy, start
+from bench import adopting, eras, floor, hop, join, listing, memory, proxy, start
 from bench.report import Surroundings, document, report
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "listing": listing.measure,
     "memory": memory.measure,
     "start": start.measure,
+    "adopting": adopting.measure,
     "join": join.measure,
 }
 RESULTS = Path(".cache/bench.json")

@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 # A client object may live as long as its process, and never initializes again.
@@ -87,5 +88,10 @@ def seal_keys(peer_tokens: Sequence[str], service: str) -> tuple[bytes, ...]:
     A mesh without tokens derives one from the name of its service: there, anyone may open sessions anyway, and the
     seal only keeps damaged IDs and those of other meshes out.
     """
+    return _derived(tuple(peer_tokens), service)
+
+
+@lru_cache(maxsize=4)  # Needed for each session that is adopted, and a third of what that costs.
+def _derived(peer_tokens: tuple[str, ...], service: str) -> tuple[bytes, ...]:
     tokens = [token.encode() for token in peer_tokens] or [b""]
     return tuple(hmac.digest(_PURPOSE + token, service.encode(), hashlib.sha256) for token in tokens)

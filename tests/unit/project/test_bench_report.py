@@ -5,7 +5,7 @@ import re
 import orjson
 import pytest
 
-from bench import eras, floor, listing, memory, proxy, start
+from bench import adopting, eras, floor, listing, memory, proxy, start
 from bench.figures import Figure
 from bench.report import Surroundings, document, report
 
@@ -37,7 +37,7 @@ def test_the_document_says_which_way_a_goal_goes() -> None:
 
 
 @pytest.mark.parametrize(
-    "batches", [floor.BATCHES, proxy.BATCHES, eras.BATCHES, listing.BATCHES, memory.RUNS, start.RUNS]
+    "batches", [floor.BATCHES, proxy.BATCHES, eras.BATCHES, listing.BATCHES, memory.RUNS, start.RUNS, adopting.RUNS]
 )
 def test_a_figure_is_the_median_of_at_least_five(batches: int) -> None:
     assert batches >= 5
