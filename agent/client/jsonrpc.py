@@ -91,10 +91,11 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
             return unreadable(request_id, "the server", _NO_JSON, f": {exc}")
         raise ProtocolBroken.about("the server", _NO_JSON, f": {exc}") from exc
     if not isinstance(message, dict):
-        raise ProtocolBroken("the answer is JSON, but not a JSON-RPC message")
+        raise ProtocolBroken.about("the server", "gave an answer that is JSON, but not a JSON-RPC message")
     # By exact type: true equals 1 as a key, and would match the ID of an open request.
     if type(message.get("id")) not in _ID_TYPES or not isinstance(message.get("method", ""), str):
-        raise ProtocolBroken("the answer is a JSON object whose id or method no JSON-RPC message has")
+        what = "gave an answer whose id or method no JSON-RPC message has"
+        raise ProtocolBroken.about("the server", what)
     return message
 
 
@@ -129,7 +130,7 @@ def result_of(message: Json) -> Json:
         raise error_of(error)
     if isinstance(reason := message.get(_UNREADABLE), tuple):
         raise ProtocolBroken.about(*reason)
-    raise ProtocolBroken("the answer has neither a result object nor an error object")
+    raise ProtocolBroken.about("the server", "gave an answer with neither a result object nor an error object")
 
 
 def error_of(error: Json) -> RpcError:

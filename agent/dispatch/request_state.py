@@ -74,7 +74,9 @@ class RequestStates:
         place, state = self._opened(method, route, token, now_s)
         asked = [replica for replica in route.replicas if place_of(replica) == place]
         if not asked:
-            raise CallNotSent("the replica that asked for input is gone, and no other knows its requestState")
+            raise CallNotSent.for_clients(
+                "the replica that asked for input is gone, and no other knows its requestState"
+            )
         return replace(route, replicas=(asked[0],)), {**params, "requestState": state}
 
     def _opened(self, method: str, route: Route, token: object, now_s: float) -> tuple[str, str]:

@@ -102,18 +102,19 @@ def shown_task(method: str, params: Json, result: Json, replica: Replica, view: 
         if "taskId" not in result or replica.remote_name == params["taskId"]:
             return result
         if result["taskId"] != replica.remote_name:
-            raise ProtocolBroken("the server answered about another task")
+            raise ProtocolBroken.about("the server", "answered about another task")
         return {**exact(result), "taskId": params["taskId"]}
     if not is_task(result):
         return result
     if method != "tools/call" or not declares_tasks(params):
-        raise ProtocolBroken("the server answered with a task, which the client did not say that it takes")
+        what = "answered with a task, which the client did not say that it takes"
+        raise ProtocolBroken.about("the server", what)
     theirs = result.get("taskId")
     if not isinstance(theirs, str):
-        raise ProtocolBroken("the server's task has no ID")
+        raise ProtocolBroken.about("the server", "made a task with no ID")
     ours = _public_id(theirs, view.spec, view.identity, own_node_id)
     if not _is_short(ours):
-        raise ProtocolBroken(f"the server's task has an ID of nearly {TASK_ID_BYTES_MAX} bytes or more")
+        raise ProtocolBroken.about("the server", f"made a task with an ID of nearly {TASK_ID_BYTES_MAX} bytes or more")
     return result if ours == theirs else {**exact(result), "taskId": ours}
 
 

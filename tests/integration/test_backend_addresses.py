@@ -49,7 +49,7 @@ FAILURES = {
     "nothing": "answered a request with HTTP 204 and no content",
     "page": "answered HTTP 200 with something else than MCP",
     "no JSON": "gave an answer that is not JSON",
-    "no message": "gave an answer that is not MCP",
+    "no message": "gave an answer that is JSON, but not a JSON-RPC message",
     "other ID": "answered another request than the one that was sent",
     "no HTTP": "does not speak HTTP",
     "compressed": "answers compressed in a way that it was not offered",

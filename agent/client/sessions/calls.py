@@ -295,9 +295,9 @@ class SessionCalls:
             outcome = exc
         except Exception as exc:  # A bug of ours ends this call and its session, and no other.
             log.exception("MCP call broke unexpectedly")
-            outcome = ProtocolBroken(f"unexpected {type(exc).__name__}")
+            outcome = ProtocolBroken.for_clients(f"unexpected {type(exc).__name__}")
         finally:
-            lost = call.given_up or CallOutcomeUnknown("the call was given up")
+            lost = call.given_up or CallOutcomeUnknown.for_clients("the call was given up")
             call.end(lost if outcome is None else outcome)
 
 

@@ -250,7 +250,7 @@ class PendingCall:
             why = "The client left a question unanswered while others waited; the call may have been executed in part"
             self.given_up = RpcError(OUTCOME_UNKNOWN, why, {"outcome": "unknown", "reason": GIVEN_UP})
         else:
-            self.given_up = CallOutcomeUnknown("the call was given up")
+            self.given_up = CallOutcomeUnknown.for_clients("the call was given up")
         if self.task is not None and not self.task.cancelling():  # Another cancellation would cut its clean-up short.
             self.task.cancel()
 
