@@ -138,6 +138,9 @@ class Metrics:
         self._call_seconds = _Limited(seconds, BACKENDS_MAX, names=1)
         self._dials = _Limited(dials, EVENT_LABEL_SETS_MAX, names=1)
         self._reconnects = _Limited(reconnects, EVENT_LABEL_SETS_MAX, names=1)
+        self._own_names = Counter(
+            "mesh_own_name_requests", "Requests by a name that only its server gave.", ["method"], registry=registry
+        )
         self._list_changes = _Limited(changes, EVENT_LABEL_SETS_MAX, names=1)
 
     def session_event(self, event: str) -> None:
@@ -183,6 +186,10 @@ class Metrics:
     def list_changed(self, kind: str) -> None:
         """The node notified clients that their `tools`, `prompts` or `resources` list changed."""
         self._list_changes.labels(kind).inc()
+
+    def named_by_server(self, method: str) -> None:
+        """A request named something as its server does, as the pages of MCP Apps do."""
+        self._own_names.labels(method).inc()
 
     def auth_failed(self) -> None:
         """A request had no valid token."""

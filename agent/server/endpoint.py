@@ -82,13 +82,14 @@ def build_endpoint(
     draining: Callable[[], bool] = lambda: False,
     limits: PageLimits | None = None,
     preferences: Preferences = USUAL,
+    by_own_name: Callable[[str], None] | None = None,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
     `list_changed` counts the notifications sent, `session_event` the events of sessions. `session_keys`: see
     `SessionSeal`. `search_mode`: whether clients get the search tools in place of all tools by default; None: there are
     no search tools. `draining`: whether peers are to use another node. `limits`: of one page of a list; None: the usual
-    ones. `preferences`: of clients that do not say.
+    ones. `preferences`: of clients that do not say. `by_own_name`: see `ListIndex`.
     """
     search = None if search_mode is None else ToolSearch(routes)
     own = OwnTools(identity.name, __version__, node_status, search=search, asks_others=path != PEER_PATH)
@@ -97,7 +98,13 @@ def build_endpoint(
     sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys))
     listed, search_tools = own.definitions()
     list_index = ListIndex(
-        routes, listed, search_tools, search_mode=bool(search_mode), limits=limits, node_id=identity.node_id
+        routes,
+        listed,
+        search_tools,
+        search_mode=bool(search_mode),
+        limits=limits,
+        node_id=identity.node_id,
+        by_own_name=by_own_name,
     )
     subscriber = partial(updates.resources.subscriber, routes)
     streams = ListenStreams(subscriber, partial(updates.tasks.subscriber, routes))

@@ -30,7 +30,7 @@ from agent.routing.away import server_words
 from agent.routing.table import Route, RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.earlier_clients import without_later_structure
-from agent.server.lists import LIST_HINTS, ListIndex, unknown
+from agent.server.lists import LIST_HINTS, ListIndex, is_by_own_name, unknown
 
 log = logging.getLogger("agent.mcp")
 
@@ -53,12 +53,13 @@ class Served:
     """The backend that served a request, and the outcome, for its line in the log.
 
     `backend`: the last one tried, None when there was none. `tool_error`: the result has `isError`. `reason`: what
-    went wrong, for operators.
+    went wrong, for operators. `public_name`: what the mesh calls it, where the client used its server's own name.
     """
 
     backend: str | None = "own"
     tool_error: bool = False
     reason: str = ""
+    public_name: str | None = None
 
     def asked(self, backend: str) -> None:
         """Note the backend of an attempt."""
@@ -84,6 +85,8 @@ async def forward(
     A large result may go to `sink` while it comes; `AnswerCut` then means that it will never be complete.
     """
     served.backend = None
+    if is_by_own_name(method, params, route):
+        served.public_name = route.public_name
 
     async def pass_on(note_method: str, note: Json) -> None:
         if not _concerns_caller(note_method, note, params):
@@ -243,13 +246,14 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         level = logging.DEBUG if _only_polls(self._method, self._params) else logging.INFO
         if not log.isEnabledFor(level):
             return
-        name = self._params.get("name") or self._params.get("uri")
+        name, public = self._params.get("name") or self._params.get("uri"), self._served.public_name
         log.log(
             level,
             "MCP request",
             extra={
                 "method": self._method,
                 "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
+                **({} if public is None else {"public_name": public[:NAME_LEN_LOGGED]}),
                 "backend": self._served.backend,
                 "outcome": _outcome(self._served, failure),
                 **({"reason": self._served.reason} if self._served.reason else {}),

@@ -14,6 +14,7 @@ from agent.dispatch.next_hop import own_error
 from agent.dispatch.param_headers import asks_for_headers
 from agent.errors import MCPError
 from agent.model import Json
+from agent.routing.own_names import OwnNames, candidates
 from agent.routing.table import Route, RouteKind, RouteTable
 from agent.rpc_codes import INVALID_PARAMS
 from agent.server.earlier_clients import without_output_schema
@@ -35,6 +36,8 @@ LISTS: Final[Mapping[str, tuple[str, RouteKind]]] = {
     "resources/list": ("resources", RouteKind.RESOURCE),
     "resources/templates/list": ("resourceTemplates", RouteKind.TEMPLATE),
 }
+# How the methods that name one thing name it.
+_NAMED_BY: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 
 
 class ListIndex:
@@ -49,14 +52,18 @@ class ListIndex:
         search_mode: bool = False,
         limits: PageLimits | None = None,
         node_id: str = "",
+        by_own_name: Callable[[str], object] | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
 
         `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of clients that ask for none.
-        `limits` of one page; None: the usual ones. `node_id`: ours, by which we know our own tasks.
+        `limits` of one page; None: the usual ones. `node_id`: ours, by which we know our own tasks. `by_own_name`:
+        called with the method of a request by a name that only its server gave; None: such names are unknown here.
         """
         self._routes = routes
+        self._by_own_name = by_own_name
+        self._own_names: tuple[RouteTable, OwnNames] | None = None
         self._node_id = node_id
         self._own = own
         self._search_tools = search_tools
@@ -158,7 +165,7 @@ class ListIndex:
     def present(self, method: str, params: Json) -> Route | None:
         """As `route`, of a request that was routed before; None when its name has become unknown."""
         try:
-            return self.route(method, params)
+            return self._route(method, params)
         except MCPError:
             return None
 
@@ -167,6 +174,12 @@ class ListIndex:
 
         Raises `MCPError` for unknown names and wrong shapes.
         """
+        route = self._route(method, params)
+        if route is not None and self._by_own_name is not None and is_by_own_name(method, params, route):
+            self._by_own_name(method)
+        return route
+
+    def _route(self, method: str, params: Json) -> Route | None:
         check_object(params, "_meta")
         table = self._routes()
         match method:
@@ -175,25 +188,42 @@ class ListIndex:
                 check_object(params, "arguments")
                 if name in self._own_tools:
                     return None
-                return _known(table.find(RouteKind.TOOL, name), "tool", name, params)
+                return table.find(RouteKind.TOOL, name) or self._named_by_server(RouteKind.TOOL, name, params)
             case "prompts/get":
                 name = _text(params, "name")
                 check_object(params, "arguments")
-                return _known(table.find(RouteKind.PROMPT, name), "prompt", name, params)
+                return table.find(RouteKind.PROMPT, name) or self._named_by_server(RouteKind.PROMPT, name, params)
             case "resources/read":
                 uri = _text(params, "uri")
-                return None if uri in self._own_uris else _known(table.find_uri(uri), "resource", uri, params)
+                if uri in self._own_uris:
+                    return None
+                return table.find_uri(uri) or self._named_by_server(RouteKind.RESOURCE, uri, params)
             case "completion/complete":
                 ref = params.get("ref")
                 if not isinstance(ref, dict):
                     raise MCPError(code=INVALID_PARAMS, message="ref: an object is required")
                 if ref.get("type") == "ref/prompt":
-                    return _known(table.find(RouteKind.PROMPT, _text(ref, "name")), "prompt", ref["name"], params)
+                    name = _text(ref, "name")
+                    return table.find(RouteKind.PROMPT, name) or self._named_by_server(RouteKind.PROMPT, name, params)
                 uri = _text(ref, "uri")
                 known = table.templates.get(uri) or table.resolve_uri(uri) or table.find(RouteKind.TEMPLATE, uri)
-                return _known(known or table.find_uri(uri), "resource", uri, params)
+                return known or table.find_uri(uri) or self._named_by_server(RouteKind.TEMPLATE, uri, params)
             case _:
                 return route_of_task(method, params, table, self._node_id)
+
+    def _named_by_server(self, kind: RouteKind, name: str, params: Json) -> Route:
+        """The route of a name that is in no list, but that exactly one server gave. Raises `MCPError`."""
+        named = str(kind) if kind in (RouteKind.TOOL, RouteKind.PROMPT) else "resource"
+        if self._by_own_name is None:
+            raise unknown(named, name, params)
+        table = self._routes()
+        if self._own_names is None or self._own_names[0] is not table:
+            self._own_names = table, OwnNames.of_table(table)
+        names = self._own_names[1]
+        found = names.find_uri(name, table) if kind is RouteKind.RESOURCE else names.find(kind, name)
+        if len(found) != 1:
+            raise unknown(named, name, params, candidates(found))
+        return found[0]
 
 
 def check_object(params: Json, field: str) -> None:
@@ -202,17 +232,24 @@ def check_object(params: Json, field: str) -> None:
         raise MCPError(code=INVALID_PARAMS, message=f"{field}: an object is required")
 
 
-def unknown(kind: str, name: str, params: Json) -> MCPError:
-    """The error of a request whose name is in no list. `kind`: tool, prompt or resource."""
+def is_by_own_name(method: str, params: Json, route: Route) -> bool:
+    """Whether a request names what `route` leads to as its server does, not as the mesh does."""
+    member = _NAMED_BY.get(method)
+    return member is not None and params[member] != route.public_name
+
+
+def unknown(kind: str, name: str, params: Json, meant: Sequence[str] = ()) -> MCPError:
+    """The error of a request whose name is in no list. `kind`: tool, prompt or resource.
+
+    `meant`: the public names of those that several servers call so.
+    """
     # MCP 2026-07-28 wants the URI of a resource that is not there by this word.
-    field = "uri" if kind == "resource" else "name"
-    return MCPError(code=INVALID_PARAMS, message=f"Unknown {kind}: {name!r}", data=own_error(params, {field: name}))
-
-
-def _known(route: Route | None, kind: str, name: str, params: Json) -> Route:
-    if route is None:
-        raise unknown(kind, name, params)
-    return route
+    data: Json = {"uri" if kind == "resource" else "name": name}
+    message = f"Unknown {kind}: {name!r}"
+    if meant:
+        data["candidates"] = list(meant)
+        message += f"; several servers call one so: {', '.join(meant)}"
+    return MCPError(code=INVALID_PARAMS, message=message, data=own_error(params, data))
 
 
 def _text(params: Mapping[str, Any], field: str) -> str:
