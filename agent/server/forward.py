@@ -29,6 +29,7 @@ from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
 from agent.routing.away import server_words
 from agent.routing.table import Route, RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
+from agent.server.apps import is_for_models, page_of, with_page
 from agent.server.earlier_clients import without_later_structure
 from agent.server.lists import LIST_HINTS, ListIndex, is_by_own_name, unknown
 
@@ -54,12 +55,14 @@ class Served:
 
     `backend`: the last one tried, None when there was none. `tool_error`: the result has `isError`. `reason`: what
     went wrong, for operators. `public_name`: what the mesh calls it, where the client used its server's own name.
+    `by_search`: a model calls a tool in search mode, where no list has told its client of the tool's page.
     """
 
     backend: str | None = "own"
     tool_error: bool = False
     reason: str = ""
     public_name: str | None = None
+    by_search: bool = False
 
     def asked(self, backend: str) -> None:
         """Note the backend of an attempt."""
@@ -84,6 +87,9 @@ async def forward(
     `list_index`: the source of the route, which is looked up again before a call that was not executed is given up.
     A large result may go to `sink` while it comes; `AnswerCut` then means that it will never be complete.
     """
+    if served.by_search and not is_for_models(route.definition):
+        raise unknown("tool", route.public_name, params)
+    names_page = served.by_search and page_of(route.definition) is not None
     served.backend = None
     if is_by_own_name(method, params, route):
         served.public_name = route.public_name
@@ -103,16 +109,12 @@ async def forward(
             pass_on,
             session_id=session_id,
             on_attempt=served.asked,
-            sink=sink,
+            sink=None if names_page else sink,
             present=partial(list_index.present, method, params),
             param_headers=param_headers,
         )
     except RpcError as exc:
-        said = servers_word(exc.data)
-        data = _named_as_asked(said, route, params) if method == "resources/read" else said
-        if is_deeper_than(data, ANSWER_NESTING_MAX):
-            data = {"outcome": "unknown"}
-        raise MCPError(code=exc.code, message=exc.message, data=data) from exc
+        raise _servers_error(exc, method, route, params) from exc
     except StateRefused as exc:
         raise MCPError(code=INVALID_PARAMS, message=str(exc), data={"reason": "invalid_request_state"}) from exc
     except (NoLongerOffered, CallRefused, CallUnanswered) as exc:
@@ -121,7 +123,17 @@ async def forward(
     if asks(forwarded.result):
         _refuse_undeclared(forwarded.result, params, route)
     served.tool_error = forwarded.result.get("isError") is True
-    return _named_for_clients(method, route, forwarded, params)
+    named = _named_for_clients(method, route, forwarded, params)
+    return Forwarded(with_page(route, named.result), named.replica) if names_page else named
+
+
+def _servers_error(failure: RpcError, method: str, route: Route, params: Json) -> MCPError:
+    """The server's own error, as its client may read it."""
+    said = servers_word(failure.data)
+    data = _named_as_asked(said, route, params) if method == "resources/read" else said
+    if is_deeper_than(data, ANSWER_NESTING_MAX):
+        data = {"outcome": "unknown"}
+    return MCPError(code=failure.code, message=failure.message, data=data)
 
 
 def _concerns_caller(method: str, note: Json, params: Json) -> bool:

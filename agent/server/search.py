@@ -20,6 +20,7 @@ from agent.lossless_json.exact import with_own_numbers
 from agent.model import ORIGIN_META_KEY, Json
 from agent.routing.table import RouteTable
 from agent.rpc_codes import INVALID_PARAMS
+from agent.server.apps import is_for_models
 
 CALL_TOOL: Final = "call_tool"
 SEARCH_TOOLS: Final = frozenset({"search_tools", "describe_tool", CALL_TOOL})
@@ -122,7 +123,8 @@ class ToolSearch:
         table, index = self._routes(), self._index
         if index is not None and table is self._table:
             return index
-        listed = {route.public_name: route.definition for route in table.listed_tools()}
+        tools = (route for route in table.listed_tools() if is_for_models(route.definition))
+        listed = {route.public_name: route.definition for route in tools}
         if index is not None and _same(listed, self._listed):
             self._table = table
             return index
@@ -133,9 +135,9 @@ class ToolSearch:
         return fresh
 
     def describe(self, name: str) -> Json | None:
-        """A routed tool's whole definition, None for an unknown name."""
+        """A routed tool's whole definition, None for a name that is unknown, or not for models."""
         route = self._routes().tools.get(name)
-        return None if route is None else with_own_numbers(route.definition)
+        return with_own_numbers(route.definition) if route is not None and is_for_models(route.definition) else None
 
 
 def _row(tool: Json) -> tuple[str, str, str, str, str]:

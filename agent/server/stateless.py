@@ -84,7 +84,7 @@ class StatelessServer:
                 check_task_header(method, params, headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
                 inner = unwrapped(method, params)
-                params = inner or params
+                params, served.by_search = inner or params, inner is not None
                 route = self._list_index.route(method, params)
                 if method in LISTS:
                     search = self._list_index.wants_search(request.query, headers)

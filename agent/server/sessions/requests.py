@@ -125,7 +125,9 @@ class SessionRequests:
                 return (b"{}",)
             if method in TASK_REQUESTS:
                 return await self._about_task(channel, method, params, served)
-            params, as_task = self._task_requested(channel.session, method, unwrapped(method, params) or params)
+            inner = unwrapped(method, params)
+            served.by_search = inner is not None
+            params, as_task = self._task_requested(channel.session, method, inner or params)
             route = self._list_index.route(method, params)
             if as_task and (route is None or not may_be_task(route, has_tasks=self._list_index.makes_tasks(route))):
                 raise MCPError(code=METHOD_NOT_FOUND, message=f"{params['name']} cannot be called as a task")
