@@ -265,6 +265,7 @@ class LinkView:
     protocol_version: str | None = None  # of that era, as negotiated
     has_tasks: bool = False  # it announces that calls may be answered with tasks
     server_info: Mapping[str, Any] = field(default_factory=dict)
+    about: Json = field(default_factory=dict)  # its word of itself, see agent.routing.about
     function_count: int = 0
     last_error: str = ""
     failure: str = ""  # the class of the last failure, see agent.errors

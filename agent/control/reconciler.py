@@ -294,6 +294,8 @@ class Mesh:
         self._hooks.routes_changed()
         self._hooks.mesh_changed(changed_kinds(before, self.routes))
         local = changed_kinds(before_local, self.local_routes)
+        if RouteKind.SERVER in local:
+            local |= {RouteKind.RESOURCE}  # Other nodes read it there.
         self._hooks.local_changed(local)
         if local:
             self._hooks.offer_changed(table_digest(self.local_routes))
@@ -322,16 +324,27 @@ def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
             view.offer,
             sticky=spec.sticky,
             has_tasks=view.has_tasks,
+            about=view.about,
         )
     kind = ContributionKind.PLAIN_PEER if view.identity is None else ContributionKind.MESH_PEER
+    about = view.about if view.identity is None else {}
     return Contribution(
-        view.key, kind, view.spec.name, view.identity, None, view.offer, view.spec.scope, has_tasks=view.has_tasks
+        view.key,
+        kind,
+        view.spec.name,
+        view.identity,
+        None,
+        view.offer,
+        view.spec.scope,
+        has_tasks=view.has_tasks,
+        about=about,
     )
 
 
 def table_digest(table: RouteTable) -> str:
     """A digest of all that a table lists; an equal digest saves other nodes a listing."""
-    listed = (table.listed_tools(), table.listed_prompts(), table.listed_resources(), table.listed_templates())
+    resources = (*table.listed_resources(), *table.listed(RouteKind.SERVER))
+    listed = (table.listed_tools(), table.listed_prompts(), resources, table.listed_templates())
     return offer_digest(*([route.definition for route in routes] for routes in listed))
 
 

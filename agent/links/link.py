@@ -42,6 +42,7 @@ from agent.links.state import (
     wait_s,
 )
 from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
+from agent.routing.about import about_of
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ class LinkRecord:
             protocol_version=server_info.protocol_version,
             has_tasks=server_info.has_tasks,
             server_info=server_info.server_info,
+            about=about_of(server_info.server_info, server_info.instructions, server_info.capabilities),
             last_error="",
             failure="",
             next_attempt_at_s=None,

@@ -91,6 +91,7 @@ def build_routes(
         resources=MappingProxyType(tables[RouteKind.RESOURCE]),
         templates=MappingProxyType(tables[RouteKind.TEMPLATE]),
         namespaces=MappingProxyType(tables[RouteKind.NAMESPACE]),
+        servers=MappingProxyType(tables[RouteKind.SERVER]),
         conflicts=tuple(sorted({*root_conflicts, *name_conflicts, *handed, *refused}, key=_conflict_order)),
         left_out=tuple(left for key in sorted(parts) for left in parts[key].left_out),
         roots=MappingProxyType(roots),

@@ -5,10 +5,11 @@ the node that serves a name decides who owns it; a peer's listing is believed on
 origins give.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from agent.model import ORIGIN_META_KEY, PUBLIC_NAME_LEN_MAX, Json, NodeIdentity, Offer, ServerScope
+from agent.model import ORIGIN_META_KEY, PUBLIC_NAME_LEN_MAX, Json, NodeIdentity, ServerScope
+from agent.routing.about import ABOUT_META_KEY, about_entry, is_about, read_about
 from agent.routing.definitions import LeftOut, mended
 from agent.routing.digest import definition_digest
 from agent.routing.names import is_name_of, public_name, public_uri, shown_name
@@ -41,15 +42,21 @@ _SHOWN_LEN: Final = 100
 def read_contribution(contribution: Contribution, own: NodeIdentity) -> Imported:
     """All names that this backend claims, grouped by who must hold their first part, and what was refused of it."""
     reading = _Reading(contribution, own)
-    for kind, entries in _entries_of(contribution.offer):
+    for kind, entries in _entries_of(contribution):
         reading.read_all(kind, entries)
     return reading.result()
 
 
-def _entries_of(offer: Offer) -> Iterator[tuple[RouteKind, tuple[Json, ...]]]:
+def _entries_of(contribution: Contribution) -> Iterator[tuple[RouteKind, Sequence[Json]]]:
+    offer, resources = contribution.offer, contribution.offer.resources
     yield RouteKind.TOOL, offer.tools
     yield RouteKind.PROMPT, offer.prompts
-    yield RouteKind.RESOURCE, offer.resources
+    if contribution.kind is ContributionKind.MESH_PEER:
+        yield RouteKind.RESOURCE, [entry for entry in resources if not is_about(entry)]
+        yield RouteKind.SERVER, [entry for entry in resources if is_about(entry)]
+    else:
+        yield RouteKind.RESOURCE, resources
+        yield RouteKind.SERVER, (about_entry(contribution.label, contribution.about),)
     yield RouteKind.TEMPLATE, offer.templates
 
 
@@ -67,7 +74,7 @@ class _Reading:
         self._left_out: list[LeftOutEntry] = []
         self._left_out_count = 0
 
-    def read_all(self, kind: RouteKind, entries: tuple[Json, ...]) -> None:
+    def read_all(self, kind: RouteKind, entries: Sequence[Json]) -> None:
         """Take the entries of one kind, up to the limit, each name once."""
         seen: set[str] = set()
         room = ENTRIES_MAX
@@ -142,7 +149,10 @@ class _Reading:
         if not imported:
             # Before the digest is taken: another node lists it so, and its replica must not look like another tool.
             kept = UriCodec(public_name(*places[0].parts)).meta(kept)
-        digest = definition_digest(kind, entry | {"_meta": kept})
+        is_server = kind is RouteKind.SERVER
+        kept = _about_kept(kept, is_server=is_server)
+        # Replicas of a service may be of different releases, so what they say of themselves need not agree.
+        digest = "" if is_server else definition_digest(kind, entry | {"_meta": kept})
         definition = entry | {NAME_MEMBER[kind]: listed_as, "_meta": kept | {ORIGIN_META_KEY: origin.as_json()}}
         listed_shown = self._shown(kind, places[0], origin, listed_as)
         seen = definition if listed_shown == listed_as else definition | {NAME_MEMBER[kind]: listed_shown}
@@ -153,6 +163,8 @@ class _Reading:
             replica = self._replica(name if remote is None else _named(kind, remote, origin.tool), origin, inner)
             public = listed_as if place is places[0] else _named(kind, place.parts, origin.tool)
             space = public_name(*place.parts)
+            if is_server:
+                public = space
             more = (place.listed, place.owner, origin.sticky, space, hides_schema)
             by_limit = self._shown(kind, place, origin, public)
             shown = None if by_limit == public and seen is definition else (by_limit, seen)
@@ -197,6 +209,17 @@ class _Reading:
             return None
         # Behind a gateway the listed name of a service means any node; the alias by ID is the one that means this one.
         return places[-1].parts
+
+
+def _about_kept(meta: Json, *, is_server: bool) -> Json:
+    """A `_meta` with what an entry about a server may say, and no other entry."""
+    if is_server:
+        return {ABOUT_META_KEY: read_about(meta.get(ABOUT_META_KEY))}
+    return (
+        {member: value for member, value in meta.items() if member != ABOUT_META_KEY}
+        if ABOUT_META_KEY in meta
+        else meta
+    )
 
 
 def _own_name(kind: RouteKind, entry: Any, seen: set[str]) -> str:

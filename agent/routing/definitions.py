@@ -288,6 +288,7 @@ _MEMBERS: Final[Mapping[RouteKind, Mapping[str, _Mend]]] = {
     RouteKind.PROMPT: {**_COMMON, "arguments": _arguments},
     RouteKind.RESOURCE: {**_CONTENT, "size": _size},
     RouteKind.TEMPLATE: _CONTENT,
+    RouteKind.SERVER: {},
 }
 # A member that must be a text, and the one that stands in for it: a resource without a name is known by its URI.
 _NEEDED: Final[Mapping[RouteKind, tuple[tuple[str, str], ...]]] = {
@@ -295,4 +296,5 @@ _NEEDED: Final[Mapping[RouteKind, tuple[tuple[str, str], ...]]] = {
     RouteKind.PROMPT: (),
     RouteKind.RESOURCE: (("name", "uri"),),
     RouteKind.TEMPLATE: (("name", "uriTemplate"),),
+    RouteKind.SERVER: (("name", "uri"),),
 }

@@ -25,13 +25,17 @@ class ContributionKind(StrEnum):
 
 
 class RouteKind(StrEnum):
-    """What a route leads to. A namespace stands for the URIs that a backend may read but does not list."""
+    """What a route leads to. A namespace stands for the URIs that a backend may read but does not list.
+
+    A server has its namespace as name, and its word of itself as definition (`agent.routing.about`).
+    """
 
     TOOL = "tool"
     PROMPT = "prompt"
     RESOURCE = "resource"
     TEMPLATE = "template"
     NAMESPACE = "namespace"
+    SERVER = "server"
 
 
 # The member of a definition that names it, by kind; the only member that is rewritten when it is listed.
@@ -41,6 +45,7 @@ NAME_MEMBER: Final[Mapping[RouteKind, str]] = MappingProxyType(
         RouteKind.PROMPT: "name",
         RouteKind.RESOURCE: "uri",
         RouteKind.TEMPLATE: "uriTemplate",
+        RouteKind.SERVER: "uri",
     }
 )
 
@@ -67,6 +72,7 @@ class Contribution:
     peers, whose names say who they are. `node` is ours for a server, the peer's for a mesh peer, None for a plain one.
     `scope` and `sticky` are set for servers. `peer_scope` MESH: the peer is a gateway and may list other nodes' things.
     `has_tasks`: it announces that calls may be answered with tasks. `name_len_max`: of the names that clients see.
+    `about`: its word of itself (`agent.routing.about`); a mesh peer's has no place, its servers speak for themselves.
     """
 
     backend_key: str
@@ -79,6 +85,7 @@ class Contribution:
     sticky: bool = False
     has_tasks: bool = False
     name_len_max: int = PUBLIC_NAME_LEN_MAX
+    about: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +200,8 @@ def _no_routes() -> Mapping[str, Route]:
 class RouteTable:
     """Everything that resolves, listed or not, by public name; immutable, replaced whole.
 
-    `namespaces`: first part of a public URI -> the backends that may know it. `roots`, `kept` and `parts` are the
+    `namespaces`: first part of a public URI -> the backends that may know it. `servers`: the same first part -> who it
+    is. `roots`, `kept` and `parts` are the
     memory that the next build starts from. `kept`: roots of absent nodes that a namesake may not have yet -> until
     when, in monotonic seconds. `away`, `unlisted` (the public names are what theirs begin with) and `starting`: see
     `agent.routing.away`; `find` and `find_uri` read them.
@@ -204,6 +212,7 @@ class RouteTable:
     resources: Mapping[str, Route] = field(default_factory=_no_routes)
     templates: Mapping[str, Route] = field(default_factory=_no_routes)
     namespaces: Mapping[str, Route] = field(default_factory=_no_routes)
+    servers: Mapping[str, Route] = field(default_factory=_no_routes)
     conflicts: tuple[Conflict, ...] = ()
     left_out: tuple[LeftOutEntry, ...] = ()
     roots: Mapping[Root, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
@@ -226,6 +235,8 @@ class RouteTable:
                 return self.templates
             case RouteKind.NAMESPACE:
                 return self.namespaces
+            case RouteKind.SERVER:
+                return self.servers
 
     def listed(self, kind: RouteKind) -> tuple[Route, ...]:
         """What clients are shown of one kind, sorted by public name."""

@@ -105,6 +105,7 @@ def build_endpoint(
         limits=limits,
         node_id=identity.node_id,
         by_own_name=by_own_name,
+        for_nodes=path == PEER_PATH,
     )
     subscriber = partial(updates.resources.subscriber, routes)
     streams = ListenStreams(subscriber, partial(updates.tasks.subscriber, routes))

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 # docs/calls.md: a burst of joins must not become a burst of notifications; 250 ms is below what a person notices.
 INTERVAL_S: Final = 0.25
 
-# What a client re-reads when routes of a kind differ; a namespace is in no list.
+# What a client re-reads when routes of a kind differ; a namespace is in no list, and a server in another node's.
 _LIST_OF: Final = {
     RouteKind.TOOL: "tools",
     RouteKind.PROMPT: "prompts",

@@ -53,6 +53,7 @@ class ListIndex:
         limits: PageLimits | None = None,
         node_id: str = "",
         by_own_name: Callable[[str], object] | None = None,
+        for_nodes: bool = False,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
@@ -60,9 +61,11 @@ class ListIndex:
         `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of clients that ask for none.
         `limits` of one page; None: the usual ones. `node_id`: ours, by which we know our own tasks. `by_own_name`:
         called with the method of a request by a name that only its server gave; None: such names are unknown here.
+        `for_nodes`: other nodes list here, what servers say of themselves too.
         """
         self._routes = routes
         self._by_own_name = by_own_name
+        self._for_nodes = for_nodes
         self._own_names: tuple[RouteTable, OwnNames] | None = None
         self._node_id = node_id
         self._own = own
@@ -109,6 +112,8 @@ class ListIndex:
             return known[1]
         snapshots = known[1] if known is not None else Snapshots(key, self._own.get(key, ()), self._limits)
         listed = table.listed(kind)
+        if kind is RouteKind.RESOURCE and self._for_nodes:
+            listed += table.listed(RouteKind.SERVER)
         snapshots.renew(self._all_in_sessions(listed, table) if in_sessions else listed, self._now_s())
         self._lists[method, in_sessions] = (table, snapshots)
         return snapshots

@@ -477,8 +477,8 @@ def test_clients_are_told_of_the_lists_that_look_different_and_of_no_others() ->
     files = _server("files", _tools("read"))
     assert _kinds([files], [_server("files", _tools("read"))]) == set()
     assert _kinds([files], [_server("files", _tools("read", text="x"))]) == {RouteKind.TOOL}
-    assert _kinds([files], []) == {RouteKind.TOOL}
-    assert _kinds([], [_server("notes", NOTES)]) == {RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind.TEMPLATE}
+    assert _kinds([files], []) == {RouteKind.TOOL, RouteKind.SERVER}
+    assert _kinds([], [_server("notes", NOTES)]) == set(RouteKind) - {RouteKind.TOOL, RouteKind.NAMESPACE}
 
 
 def test_sessions_are_told_when_other_tools_may_be_tasks() -> None:

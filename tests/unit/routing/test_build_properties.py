@@ -41,8 +41,9 @@ def _server(node: NodeIdentity, name: str, scope: ServerScope, offer: Offer) -> 
 def _exported(node: NodeIdentity, sees: list[Contribution], scope: PeerScope) -> Contribution:
     shown = sees if scope is PeerScope.MESH else list(local_contributions(sees))
     table = build_routes(shown, node)
-    kinds = (RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind.TEMPLATE)
-    offer = Offer(*(tuple(route.definition for route in table.listed(kind)) for kind in kinds))
+    resources = (RouteKind.RESOURCE, RouteKind.SERVER)  # Nodes tell each other of servers among those.
+    parts = ((RouteKind.TOOL,), (RouteKind.PROMPT,), resources, (RouteKind.TEMPLATE,))
+    offer = Offer(*(tuple(route.definition for kind in kinds for route in table.listed(kind)) for kinds in parts))
     return Contribution("peer:x", ContributionKind.MESH_PEER, "", node, None, offer, scope)
 
 

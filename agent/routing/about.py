@@ -1,0 +1,88 @@
+"""What a server says of itself: name, title, version, website, icons, instructions, capabilities and extensions.
+
+Read from its handshake by links; between nodes it travels as one more entry of the list of resources at `/mcp/local`
+(`about_entry`), with an origin like every other, so that it has the same owner, way and time as the server's tools.
+The one rule: it is bounded and has the protocol's shapes, whoever wrote it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from agent.model import ORIGIN_META_KEY, Json
+
+# In the entry's `_meta`: the server's word, as `about_of` gives it.
+ABOUT_META_KEY: Final = "mesh-agent/about"
+# The own name of such an entry; in a list the server's namespace stands in it like in any URI.
+ABOUT_URI: Final = "mesh-server:about"
+
+# Texts beyond these are cut; instructions of well-known servers have 2,000 to 8,000 characters.
+TEXT_LEN_MAX: Final = 512
+INSTRUCTIONS_LEN_MAX: Final = 16_384
+# Icons may be data URIs. What is larger, as JSON, is left out: it is in every list that nodes read of each other.
+ICONS_BYTES_MAX: Final = 32_768
+EXTENSIONS_BYTES_MAX: Final = 8_192
+
+_TEXTS: Final = ("name", "title", "version", "description", "websiteUrl")
+_FEATURES: Final = ("tools", "prompts", "resources", "completions", "logging")
+
+
+def about_of(info: Mapping[str, Any], instructions: str | None, capabilities: Mapping[str, Any]) -> Json:
+    """A server's word of itself, from the `serverInfo`, instructions and capabilities of its handshake."""
+    told = {**info, "instructions": instructions, "extensions": capabilities.get("extensions")}
+    return read_about({**told, "features": [name for name in _FEATURES if name in capabilities]})
+
+
+def read_about(told: object) -> Json:
+    """What of `told` is such a word; empty where nothing is.
+
+    Members: those of `serverInfo`, `instructions`, `extensions` (an object by name) and `features` (the names of the
+    capabilities that it has).
+    """
+    if not isinstance(told, dict):
+        return {}
+    about: Json = {}
+    for member in _TEXTS:
+        if isinstance(text := told.get(member), str) and text:
+            about[member] = text[:TEXT_LEN_MAX]
+    if not about.get("websiteUrl", "https:").startswith(("https:", "http:")):
+        del about["websiteUrl"]
+    if isinstance(text := told.get("instructions"), str) and text.strip():
+        about["instructions"] = text if len(text) <= INSTRUCTIONS_LEN_MAX else f"{text[:INSTRUCTIONS_LEN_MAX]}…"
+    icons = told.get("icons")
+    if isinstance(icons, list):
+        icons = [icon for icon in icons if isinstance(icon, dict) and isinstance(icon.get("src"), str)]
+        about |= {"icons": icons} if icons and _fits(icons, ICONS_BYTES_MAX) else {}
+    extensions = told.get("extensions")
+    if isinstance(extensions, dict):
+        extensions = {name: value for name, value in extensions.items() if isinstance(value, dict)}
+        about |= {"extensions": extensions} if extensions and _fits(extensions, EXTENSIONS_BYTES_MAX) else {}
+    features = told.get("features")
+    if isinstance(features, list):
+        about["features"] = [name for name in _FEATURES if name in features]
+    return about
+
+
+def about_entry(label: str, about: Json) -> Json:
+    """An entry as a backend's own list of resources would have it."""
+    return {"uri": ABOUT_URI, "name": label, "_meta": {ABOUT_META_KEY: about}}
+
+
+def is_about(entry: object) -> bool:
+    """Whether an entry of another node's list of resources is such a word."""
+    meta = entry.get("_meta") if isinstance(entry, dict) else None
+    return isinstance(meta, dict) and ABOUT_META_KEY in meta and ORIGIN_META_KEY in meta
+
+
+def about_in(definition: Json) -> Json:
+    """The word in the definition of a route of kind SERVER."""
+    told: Json = definition.get("_meta", {}).get(ABOUT_META_KEY, {})
+    return told
+
+
+def _fits(value: object, bytes_max: int) -> bool:
+    try:
+        return len(orjson.dumps(value)) <= bytes_max
+    except TypeError:  # orjson.JSONEncodeError is one: nested too deep, or half a surrogate pair.
+        return False
