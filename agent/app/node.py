@@ -209,6 +209,7 @@ class Node:
                     draining=lambda: self.state == "draining",
                     limits=PageLimits(self._settings.list_page_size) if path == MCP_PATH else None,
                     preferences=self._preferences() if path == MCP_PATH else USUAL,
+                    instructions=self._settings.instructions if path == MCP_PATH else None,
                     # Peers have our own names from our lists.
                     by_own_name=self._metrics.named_by_server if path == MCP_PATH else None,
                 )

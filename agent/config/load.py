@@ -167,6 +167,7 @@ class Settings:
     tool_mode: str
     notices: str
     errors: str
+    instructions: str
     list_page_size: int
     name_len_max: int
     weight: int

@@ -147,6 +147,13 @@ SETTINGS: tuple[Setting, ...] = (
         " A client may choose with `?errors=result` or `?errors=protocol` on the endpoint.",
     ),
     Setting(
+        "instructions",
+        one_of("merged", "names", "off"),
+        "merged",
+        "What clients read of the servers when they begin: `merged`, each server's own instructions under its name,"
+        " at most 32,768 characters together; `names`, the names alone; `off`, nothing.",
+    ),
+    Setting(
         "list_page_size",
         parse_count,
         "10000",

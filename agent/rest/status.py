@@ -90,7 +90,9 @@ class NodeStatus:
         names = public_names(self._mesh.routes)
         functions = describe_functions(view, names) if view.connected else []
         status = "connected" if view.connected else view.state.value
-        return {"server_name": server_name, "status": status, "functions": functions, "function_count": len(functions)}
+        about = dict(view.about) if view.connected and view.identity is None else {}
+        counted = {"functions": functions, "function_count": len(functions)}
+        return {"server_name": server_name, "status": status, "about": about, **counted}
 
     async def ask(self, node: str, tool: str, arguments: Json) -> Json:
         """Have another node's management tool answer. Raises `MeshError`."""
@@ -265,6 +267,7 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: 
         "status": "connected" if view.connected else view.state.value,
         "connected": view.connected,
         **kind,
+        "about": dict(view.about) if view.connected and isinstance(spec, ServerSpec) else {},
         "function_count": view.function_count if view.connected else 0,
         "functions": describe_functions(view, names) if view.connected else [],
         "left_out": [

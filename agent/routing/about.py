@@ -2,7 +2,7 @@
 
 Read from its handshake by links; between nodes it travels as one more entry of the list of resources at `/mcp/local`
 (`about_entry`), with an origin like every other, so that it has the same owner, way and time as the server's tools.
-The one rule: it is bounded and has the protocol's shapes, whoever wrote it.
+The one rule: what is taken is bounded and has the protocol's shapes, for a server may write anything.
 """
 
 from collections.abc import Mapping

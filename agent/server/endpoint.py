@@ -14,6 +14,7 @@ from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.model import PEER_PATH, Json, NodeIdentity
 from agent.routing.table import RouteTable
+from agent.server.introduction import Introducer
 from agent.server.listen import ListenStreams, Notices
 from agent.server.lists import ListIndex
 from agent.server.node_operations import NodeOperations
@@ -83,13 +84,15 @@ def build_endpoint(
     limits: PageLimits | None = None,
     preferences: Preferences = USUAL,
     by_own_name: Callable[[str], None] | None = None,
+    instructions: str | None = None,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
     `list_changed` counts the notifications sent, `session_event` the events of sessions. `session_keys`: see
     `SessionSeal`. `search_mode`: whether clients get the search tools in place of all tools by default; None: there are
     no search tools. `draining`: whether peers are to use another node. `limits`: of one page of a list; None: the usual
-    ones. `preferences`: of clients that do not say. `by_own_name`: see `ListIndex`.
+    ones. `preferences`: of clients that do not say. `by_own_name`: see `ListIndex`. `instructions`: what clients
+    hear of the servers when they begin (`agent.server.introduction`); None: nothing.
     """
     search = None if search_mode is None else ToolSearch(routes)
     own = OwnTools(identity.name, __version__, node_status, search=search, asks_others=path != PEER_PATH)
@@ -109,10 +112,11 @@ def build_endpoint(
     )
     subscriber = partial(updates.resources.subscriber, routes)
     streams = ListenStreams(subscriber, partial(updates.tasks.subscriber, routes))
-    discovery = own.discovery()
+    introduced = Introducer(routes, instructions)
 
     def discover() -> Json:
-        return with_card(discovery, identity, "extensions", draining=draining(), has_tasks=list_index.has_tasks())
+        has_tasks = list_index.has_tasks()
+        return with_card(own.discovery(introduced()), identity, "extensions", draining=draining(), has_tasks=has_tasks)
 
     stateless = StatelessServer(
         list_index=list_index,
@@ -128,7 +132,7 @@ def build_endpoint(
         sessions=sessions,
         requests=SessionRequests(list_index=list_index, dispatch=dispatch, own=own, subscriber=subscriber),
         changes=changes,
-        initialize_result=own.initialize_result(identity),
+        initialize_result=lambda: own.initialize_result(identity, introduced()),
     )
     notices = Notices((streams.tell, sessions.tell), list_changed)
     return Endpoint(path, stateless, legacy, sessions, streams, notices, preferences)

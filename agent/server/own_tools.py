@@ -20,6 +20,7 @@ from agent.mcp_terms import (
 )
 from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIdentity
 from agent.rpc_codes import INVALID_PARAMS
+from agent.server.introduction import NO_SERVERS, Introduction
 from agent.server.node_operations import NodeOperations
 from agent.server.search import SEARCH_TOOLS, ToolSearch
 
@@ -43,8 +44,6 @@ _CAPABILITIES: Final[Json] = {
     "tools": {"listChanged": True},
     "completions": {},
 }
-# Pages of MCP Apps pass unchanged, with their public URIs (docs/architecture.md).
-_EXTENSIONS: Final[Json] = {"io.modelcontextprotocol/ui": {}}
 
 
 class OwnTools:
@@ -97,25 +96,25 @@ class OwnTools:
             shaped["_meta"] = {SERVER_INFO_META_KEY: self.server_info, **shaped.get("_meta", {})}
         return shaped
 
-    def discovery(self) -> Json:
-        """The result of `server/discover`, without the card."""
+    def discovery(self, servers: Introduction = NO_SERVERS) -> Json:
+        """The result of `server/discover`, without the card; `servers`: those behind the endpoint."""
         return {
             "resultType": "complete",
             "supportedVersions": list(MODERN_PROTOCOL_VERSIONS),
-            "capabilities": {**_CAPABILITIES, "extensions": _EXTENSIONS},
-            "instructions": _INSTRUCTIONS,
+            "capabilities": _capabilities(servers),
+            "instructions": _instructions(servers),
             "cacheScope": "private",
             "ttlMs": 0,
             "_meta": {SERVER_INFO_META_KEY: self.server_info},
         }
 
-    def initialize_result(self, identity: NodeIdentity) -> Json:
+    def initialize_result(self, identity: NodeIdentity, servers: Introduction = NO_SERVERS) -> Json:
         """The result of `initialize`; its `protocolVersion` is the one to offer, unless another was agreed."""
         result = {
             "protocolVersion": LATEST_HANDSHAKE_VERSION,
-            "capabilities": _CAPABILITIES,
+            "capabilities": _capabilities(servers),
             "serverInfo": self.server_info,
-            "instructions": _INSTRUCTIONS,
+            "instructions": _instructions(servers),
         }
         return with_card(result, identity, "experimental")
 
@@ -123,6 +122,14 @@ class OwnTools:
         from agent.server.management import Management  # noqa: PLC0415 - imports FastMCP
 
         return Management(self._name, self._node_status, self._search, asks_others=self._asks_others)
+
+
+def _capabilities(servers: Introduction) -> Json:
+    return {**_CAPABILITIES, "extensions": servers.extensions} if servers.extensions else _CAPABILITIES
+
+
+def _instructions(servers: Introduction) -> str:
+    return f"{_INSTRUCTIONS}\n\n{servers.instructions}" if servers.instructions else _INSTRUCTIONS
 
 
 def plain(params: Json) -> Json:

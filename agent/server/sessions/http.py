@@ -7,6 +7,7 @@ connection cancels nothing; a client cancels with `notifications/cancelled`, or 
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -55,7 +56,7 @@ def is_legacy(request: web.Request) -> bool:
 
 
 class SessionServer:
-    """The handler of one endpoint. `initialize_result`: the result of `initialize`, without the version."""
+    """The handler of one endpoint. `initialize_result` gives the present result of `initialize` but for its version."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class SessionServer:
         sessions: Sessions,
         requests: SessionRequests,
         changes: SessionNotifications,
-        initialize_result: Json,
+        initialize_result: Callable[[], Json],
     ) -> None:
         self._sessions = sessions
         self._changes = changes
@@ -167,7 +168,7 @@ class SessionServer:
         log.info(
             "MCP session opened", extra={"version": version, "client_name": str(params["clientInfo"]["name"])[:64]}
         )
-        initialize_result = {**self._initialize_result, "protocolVersion": version}
+        initialize_result = {**self._initialize_result(), "protocolVersion": version}
         if self._requests.has_tasks(version):
             initialize_result["capabilities"] = {**initialize_result["capabilities"], "tasks": TASKS_CAPABILITY}
         response = await answer.result(orjson.dumps(initialize_result))

@@ -254,6 +254,7 @@ class _Wiring:
                 limits=self.limits,
                 updates=updates,
                 search_mode=self.search_mode if path == "/mcp" else None,
+                instructions="merged" if path == "/mcp" else None,
                 by_own_name=metrics.named_by_server if path == "/mcp" else None,
             )
             self.endpoints.append(endpoint)

@@ -28,6 +28,7 @@ from agent.mcp_terms import (
 )
 from agent.model import Json, NodeIdentity
 from agent.routing.table import RouteTable
+from agent.server.introduction import Introduction
 from agent.server.node_operations import NodeOperations
 from agent.server.own_tools import DEFINITIONS, MANAGEMENT_TOOLS, OwnTools, with_card
 from agent.server.search import SEARCH_TOOLS, ToolSearch
@@ -65,7 +66,9 @@ def as_the_sdk_writes(method: str, version: str, result: BaseModel) -> Json:
 
 def test_the_introduction_is_what_the_sdk_writes() -> None:
     tools = own()
-    discovery = tools.discovery()
+    servers = Introduction("## Server kit\nBe kind.", {"io.modelcontextprotocol/ui": {}})
+    discovery = tools.discovery(servers)
+    assert discovery["instructions"].endswith("\n\n## Server kit\nBe kind.")
     found = DiscoverResult(
         supported_versions=list(MODERN_PROTOCOL_VERSIONS),
         capabilities=CAPABILITIES,
@@ -82,7 +85,9 @@ def test_the_introduction_is_what_the_sdk_writes() -> None:
         instructions=discovery["instructions"],
     )
     written = as_the_sdk_writes("initialize", LATEST_HANDSHAKE_VERSION, opened)
-    assert tools.initialize_result(IDENTITY) == with_card(written, IDENTITY, "experimental")
+    # The protocol of sessions names no extensions, and clients look for them there all the same (SEP-1865).
+    written["capabilities"]["extensions"] = servers.extensions
+    assert tools.initialize_result(IDENTITY, servers) == with_card(written, IDENTITY, "experimental")
 
 
 async def test_what_is_made_late_is_made_once_in_a_thread_however_many_wait() -> None:
