@@ -312,6 +312,7 @@ class Suppression:
 
 
 PEER_PATH = "/mcp/local"
+SINGLE_PATH = "/mcp/s/"  # The name of a server follows.
 
 
 def node_mark(node_id: str) -> str:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -34,7 +35,7 @@ from agent.links.dial import dialler
 from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
-from agent.model import BackendSpec, NodeIdentity
+from agent.model import PEER_PATH, BackendSpec, NodeIdentity
 from agent.rest.envelope import envelope_middleware
 from agent.rest.peers import PeersApi
 from agent.rest.probes import Probes
@@ -44,8 +45,9 @@ from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
-from agent.server.preferences import ERRORS, NOTICES, USUAL, Preferences
+from agent.server.preferences import ERRORS, NOTICES, Preferences
 from agent.server.sessions.sealed_id import seal_keys
+from agent.server.single import SingleServers
 from agent.server.write_deadline import write_deadline_middleware
 from agent.state.catalog_cache import CatalogCache
 from agent.state.durable_file import watch_file
@@ -191,29 +193,31 @@ class Node:
             reread_servers=self._read_servers,
             left_out=lambda: self._servers_file.left_out,
         )
-        tables = {"/mcp": lambda: self._mesh.routes, "/mcp/local": lambda: self._mesh.local_routes}
-        for path, routes in tables.items():
-            self._endpoints.append(
-                build_endpoint(
-                    path,
-                    identity=self._identity,
-                    node_status=node_status,
-                    routes=routes,
-                    dispatch=self._dispatch,
-                    list_changed=self._metrics.list_changed,
-                    session_event=self._metrics.session_event,
-                    session_keys=lambda: seal_keys(self._peer_tokens, self._settings.service_name),
-                    updates=self._updates,
-                    # Peers list all tools, whichever mode this node's own clients get.
-                    search_mode=self._settings.tool_mode == "search" if path == MCP_PATH else None,
-                    draining=lambda: self.state == "draining",
-                    limits=PageLimits(self._settings.list_page_size) if path == MCP_PATH else None,
-                    preferences=self._preferences() if path == MCP_PATH else USUAL,
-                    instructions=self._settings.instructions if path == MCP_PATH else None,
-                    # Peers have our own names from our lists.
-                    by_own_name=self._metrics.named_by_server if path == MCP_PATH else None,
-                )
-            )
+        build = partial(
+            build_endpoint,
+            identity=self._identity,
+            node_status=node_status,
+            dispatch=self._dispatch,
+            list_changed=self._metrics.list_changed,
+            session_event=self._metrics.session_event,
+            session_keys=lambda: seal_keys(self._peer_tokens, self._settings.service_name),
+            updates=self._updates,
+            draining=lambda: self.state == "draining",
+        )
+        limits = PageLimits(self._settings.list_page_size)
+        for_clients = partial(build, limits=limits, preferences=self._preferences())
+        self._endpoints = [
+            for_clients(
+                MCP_PATH,
+                routes=lambda: self._mesh.routes,
+                search_mode=self._settings.tool_mode == "search",
+                instructions=self._settings.instructions,
+                by_own_name=self._metrics.named_by_server,
+            ),
+            # Peers list all tools, whichever mode this node's own clients get, and have our own names from our lists.
+            build(PEER_PATH, routes=lambda: self._mesh.local_routes),
+        ]
+        self._single = SingleServers(lambda: self._mesh.routes, for_clients)
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
         policy = edge_policy(self._settings, self._identity, self._tokens, self._metrics.auth_failed)
@@ -222,6 +226,7 @@ class Node:
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
         for endpoint in self._endpoints:
             endpoint.add_to(app)
+        self._single.add_to(app)
         app.add_routes(
             [*PeersApi(self._mesh, self._override_service).routes(), *node_status.routes(), *probes.routes()]
         )
@@ -237,6 +242,7 @@ class Node:
         # A link whose stream of list changes ends discovers that we drain: of a static peer no catalog says so.
         for endpoint in self._endpoints:
             endpoint.close_streams()
+        self._single.close_streams()
         await drain(runner, self._socket, member, signals)
         log.info("node stopped", extra={"node": self._identity.name})
 
@@ -265,6 +271,7 @@ class Node:
         self._endpoints[1].notices.changed(kinds)
 
     def _routes_changed(self) -> None:
+        self._single.routes_changed()
         self._updates.routes_changed()
         self._dispatch.renewals.routes_changed()
 

@@ -21,7 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agent import clock
 from agent.logs import one_line
-from agent.model import AUTH_REALM, PARAM_HEADER_PREFIX, PEER_PATH
+from agent.model import AUTH_REALM, PARAM_HEADER_PREFIX, PEER_PATH, SINGLE_PATH
 from agent.rest.envelope import failure
 from agent.rest.tokens import Access, TokenTable
 from agent.server.request import refuse
@@ -178,11 +178,16 @@ def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | No
     return _refused(request, 421, "misdirected_request", message)
 
 
+def is_mcp_path(path: str) -> bool:
+    """Whether MCP is spoken there."""
+    return path in MCP_PATHS or path.startswith(SINGLE_PATH)
+
+
 def _refused(
     request: web.Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """A refusal in the words of its route: clients of MCP show the text of a JSON-RPC error alone."""
-    if request.rel_url.raw_path in MCP_PATHS:
+    if is_mcp_path(request.rel_url.raw_path):
         return refuse(status, message, headers=headers, data={"code": code})
     return failure(status, code, message, headers=headers)
 

@@ -201,10 +201,10 @@ class RouteTable:
     """Everything that resolves, listed or not, by public name; immutable, replaced whole.
 
     `namespaces`: first part of a public URI -> the backends that may know it. `servers`: the same first part -> who it
-    is. `roots`, `kept` and `parts` are the
-    memory that the next build starts from. `kept`: roots of absent nodes that a namesake may not have yet -> until
-    when, in monotonic seconds. `away`, `unlisted` (the public names are what theirs begin with) and `starting`: see
-    `agent.routing.away`; `find` and `find_uri` read them.
+    is. `only`: of a table of one server alone, that server, which every URI is asked for. `roots`, `kept` and `parts`
+    are the memory that the next build starts from. `kept`: roots of absent nodes that a namesake may not have yet ->
+    until when, in monotonic seconds. `away`, `unlisted` (the public names are what theirs begin with) and `starting`:
+    see `agent.routing.away`; `find` and `find_uri` read them.
     """
 
     tools: Mapping[str, Route] = field(default_factory=_no_routes)
@@ -213,6 +213,7 @@ class RouteTable:
     templates: Mapping[str, Route] = field(default_factory=_no_routes)
     namespaces: Mapping[str, Route] = field(default_factory=_no_routes)
     servers: Mapping[str, Route] = field(default_factory=_no_routes)
+    only: Route | None = None
     conflicts: tuple[Conflict, ...] = ()
     left_out: tuple[LeftOutEntry, ...] = ()
     roots: Mapping[Root, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
@@ -285,6 +286,8 @@ class RouteTable:
         known = self.resources.get(uri)
         if known is not None:
             return known
+        if self.only is not None:
+            return _of_namespace(self.only, uri)
         namespace = uri_namespace(uri)
         return None if namespace is None else _of_namespace(self.namespaces.get(namespace), uri)
 

@@ -27,7 +27,7 @@ _Block: TypeAlias = Any
 
 @dataclass(frozen=True, slots=True)
 class UriCodec:
-    """`ours`: the namespace under which clients know the backend's URIs, as in lists.
+    """`ours`: the namespace under which clients know the backend's URIs, as in lists; empty where they see it alone.
 
     `theirs`: the one that the backend itself puts there, as another node does; empty for none.
     """
@@ -45,11 +45,13 @@ class UriCodec:
         if self.changes_nothing or uri.lower().startswith(FETCHED_BY_CLIENTS):
             return uri
         bare = local_uri(self.theirs, uri) if self.theirs else uri
-        return uri if bare is None else public_uri(self.ours, bare)
+        if bare is None:
+            return uri
+        return public_uri(self.ours, bare) if self.ours else bare
 
     def remote(self, uri: str) -> str | None:
         """What the backend is asked for in the place of a client's URI; None: it is not of this namespace."""
-        bare = local_uri(self.ours, uri)
+        bare = local_uri(self.ours, uri) if self.ours else uri
         if bare is None:
             return None
         return public_uri(self.theirs, bare) if self.theirs else bare

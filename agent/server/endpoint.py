@@ -1,6 +1,7 @@
 """One MCP endpoint, assembled: the servers of both eras, the management server behind them, and notifications.
 
-Built by the wiring twice, for `/mcp` and `/mcp/local`. The one rule: the two differ in their route table alone.
+Built by the wiring for `/mcp` and `/mcp/local`, and by `agent.server.single` for each server that is asked for as
+itself. The one rule: they differ in their route table and in what they say of themselves alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ from agent.server.introduction import Introducer
 from agent.server.listen import ListenStreams, Notices
 from agent.server.lists import ListIndex
 from agent.server.node_operations import NodeOperations
-from agent.server.own_tools import OwnTools, with_card
+from agent.server.one_server import OneServer
+from agent.server.own_tools import OwnTools
 from agent.server.pages import PageLimits
 from agent.server.preferences import USUAL, Preferences
 from agent.server.request import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX
@@ -47,7 +49,7 @@ class Endpoint:
     def add_to(self, app: web.Application) -> None:
         """Register routes, lifespan and shutdown."""
         app.cleanup_ctx.append(self.sessions.cleanup_ctx)
-        app.on_shutdown.append(self._on_shutdown)
+        app.on_shutdown.append(self.shut_down)
         for path in (self.path, f"{self.path}/"):
             app.router.add_route("*", path, self.handle)
 
@@ -63,7 +65,8 @@ class Endpoint:
             return preferences
         return await (self.legacy if is_legacy(request) else self.stateless).handle(request, preferences)
 
-    async def _on_shutdown(self, app: web.Application) -> None:
+    async def shut_down(self, app: web.Application) -> None:
+        """For `app.on_shutdown`: no client can connect any more."""
         self.streams.close()
         await self.sessions.on_shutdown(app)
 
@@ -85,6 +88,7 @@ def build_endpoint(
     preferences: Preferences = USUAL,
     by_own_name: Callable[[str], None] | None = None,
     instructions: str | None = None,
+    alone: OneServer | None = None,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
@@ -92,10 +96,11 @@ def build_endpoint(
     `SessionSeal`. `search_mode`: whether clients get the search tools in place of all tools by default; None: there are
     no search tools. `draining`: whether peers are to use another node. `limits`: of one page of a list; None: the usual
     ones. `preferences`: of clients that do not say. `by_own_name`: see `ListIndex`. `instructions`: what clients
-    hear of the servers when they begin (`agent.server.introduction`); None: nothing.
+    hear of the servers when they begin (`agent.server.introduction`); None: nothing. `alone`: the only server, which
+    stands in the place of the node's own tools.
     """
     search = None if search_mode is None else ToolSearch(routes)
-    own = OwnTools(identity.name, __version__, node_status, search=search, asks_others=path != PEER_PATH)
+    own = alone or OwnTools(identity.name, __version__, node_status, search=search, asks_others=path != PEER_PATH)
     events = UpstreamEvents(dispatch.link)
     changes = SessionNotifications(events)
     sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys))
@@ -115,8 +120,7 @@ def build_endpoint(
     introduced = Introducer(routes, instructions)
 
     def discover() -> Json:
-        has_tasks = list_index.has_tasks()
-        return with_card(own.discovery(introduced()), identity, "extensions", draining=draining(), has_tasks=has_tasks)
+        return own.discovery(identity, introduced(), draining=draining(), has_tasks=list_index.has_tasks())
 
     stateless = StatelessServer(
         list_index=list_index,

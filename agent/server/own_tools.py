@@ -96,9 +96,16 @@ class OwnTools:
             shaped["_meta"] = {SERVER_INFO_META_KEY: self.server_info, **shaped.get("_meta", {})}
         return shaped
 
-    def discovery(self, servers: Introduction = NO_SERVERS) -> Json:
-        """The result of `server/discover`, without the card; `servers`: those behind the endpoint."""
-        return {
+    def discovery(
+        self,
+        identity: NodeIdentity,
+        servers: Introduction = NO_SERVERS,
+        *,
+        draining: bool = False,
+        has_tasks: bool = False,
+    ) -> Json:
+        """The result of `server/discover`; `servers`: those behind the endpoint. The rest: see `with_card`."""
+        result = {
             "resultType": "complete",
             "supportedVersions": list(MODERN_PROTOCOL_VERSIONS),
             "capabilities": _capabilities(servers),
@@ -107,6 +114,7 @@ class OwnTools:
             "ttlMs": 0,
             "_meta": {SERVER_INFO_META_KEY: self.server_info},
         }
+        return with_card(result, identity, "extensions", draining=draining, has_tasks=has_tasks)
 
     def initialize_result(self, identity: NodeIdentity, servers: Introduction = NO_SERVERS) -> Json:
         """The result of `initialize`; its `protocolVersion` is the one to offer, unless another was agreed."""

@@ -24,6 +24,7 @@ from agent.rpc_codes import HEADER_MISMATCH
 from agent.server.forward import Served, added, forward, logged, written
 from agent.server.listen import ListenStreams
 from agent.server.lists import LISTS, ListIndex
+from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
 from agent.server.preferences import Preferences
 from agent.server.request import BODY_BYTES_MAX, read_body
@@ -46,7 +47,7 @@ class StatelessServer:
         *,
         list_index: ListIndex,
         dispatch: Dispatch,
-        own: OwnTools,
+        own: OwnTools | OneServer,
         streams: ListenStreams,
         discover: Callable[[], Json],
         events: UpstreamEvents,

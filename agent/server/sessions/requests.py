@@ -25,6 +25,7 @@ from agent.rpc_codes import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND,
 from agent.server.earlier_clients import hides_structure
 from agent.server.forward import Served, forward, logged, written
 from agent.server.lists import LISTS, ListIndex
+from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
 from agent.server.search import unwrapped
 from agent.server.sessions.elicitation import AskedClient, in_rounds
@@ -77,7 +78,7 @@ class SessionRequests:
         *,
         list_index: ListIndex,
         dispatch: Dispatch,
-        own: OwnTools,
+        own: OwnTools | OneServer,
         subscriber: Callable[[TellNews[str]], Subscriber[str]],
     ) -> None:
         self._list_index = list_index

@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -40,6 +41,7 @@ from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
 from agent.server.sessions.sealed_id import seal_keys
+from agent.server.single import SingleServers
 from agent.server.write_deadline import write_deadline_middleware
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
@@ -136,10 +138,10 @@ async def running_node(
         yield node
 
 
-def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], None]:
+def _each(*callbacks: Callable[[], None]) -> Callable[[], None]:
     def call() -> None:
-        one()
-        other()
+        for callback in callbacks:
+            callback()
 
     return call
 
@@ -153,6 +155,7 @@ class _Wiring:
     call_timeout_s: float = CALL_TIMEOUT_S
     name_len_max: int = PUBLIC_NAME_LEN_MAX
     endpoints: list[Endpoint] = field(default_factory=list)
+    single: list[SingleServers] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     draining: bool = False
     rng: random.Random = field(default_factory=lambda: random.Random(1))
@@ -189,7 +192,7 @@ class _Wiring:
                     self._changed(1),
                     self.digests.append,
                     dispatch.forget,
-                    _both(updates.routes_changed, dispatch.renewals.routes_changed),
+                    _each(updates.routes_changed, dispatch.renewals.routes_changed, self._routes_changed),
                 ),
             )
             orders = OverrideService(mesh, store, tasks)
@@ -232,37 +235,48 @@ class _Wiring:
         # The endpoints are built after the mesh that tells them.
         return lambda kinds: self.endpoints[number].notices.changed(kinds)  # noqa: PLW0108 - looked up when called
 
+    def _routes_changed(self) -> None:
+        for single in self.single:
+            single.routes_changed()
+
     def _begin_to_drain(self) -> None:
         self.draining = True
         for endpoint in self.endpoints:
             endpoint.close_streams()
+        for single in self.single:
+            single.close_streams()
 
     def _build_endpoints(
         self, mesh: Mesh, node_status: NodeStatus, dispatch: Dispatch, metrics: Metrics, updates: ClientUpdates
     ) -> None:
-        for path, routes in {"/mcp": lambda: mesh.routes, "/mcp/local": lambda: mesh.local_routes}.items():
-            endpoint = build_endpoint(
-                path,
-                identity=self.identity,
-                node_status=node_status,
-                routes=routes,
-                dispatch=dispatch,
-                list_changed=metrics.list_changed,
-                session_event=metrics.session_event,
-                session_keys=lambda: seal_keys((), "mcp-node"),
-                draining=lambda: self.draining,
-                limits=self.limits,
-                updates=updates,
-                search_mode=self.search_mode if path == "/mcp" else None,
-                instructions="merged" if path == "/mcp" else None,
-                by_own_name=metrics.named_by_server if path == "/mcp" else None,
-            )
-            self.endpoints.append(endpoint)
+        build = partial(
+            build_endpoint,
+            identity=self.identity,
+            node_status=node_status,
+            dispatch=dispatch,
+            list_changed=metrics.list_changed,
+            session_event=metrics.session_event,
+            session_keys=lambda: seal_keys((), "mcp-node"),
+            draining=lambda: self.draining,
+            limits=self.limits,
+            updates=updates,
+        )
+        mcp = build(
+            "/mcp",
+            routes=lambda: mesh.routes,
+            search_mode=self.search_mode,
+            instructions="merged",
+            by_own_name=metrics.named_by_server,
+        )
+        self.endpoints += [mcp, build("/mcp/local", routes=lambda: mesh.local_routes)]
+        self.single.append(SingleServers(lambda: mesh.routes, build))
 
     async def _serve(self, rest: list[web.RouteDef], port: int) -> tuple[web.AppRunner, str]:
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware])
         for endpoint in self.endpoints:
             endpoint.add_to(app)
+        for single in self.single:
+            single.add_to(app)
         app.add_routes(rest)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=2)
         await runner.setup()

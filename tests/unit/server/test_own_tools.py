@@ -67,17 +67,18 @@ def as_the_sdk_writes(method: str, version: str, result: BaseModel) -> Json:
 def test_the_introduction_is_what_the_sdk_writes() -> None:
     tools = own()
     servers = Introduction("## Server kit\nBe kind.", {"io.modelcontextprotocol/ui": {}})
-    discovery = tools.discovery(servers)
+    discovery = tools.discovery(IDENTITY, servers)
     assert discovery["instructions"].endswith("\n\n## Server kit\nBe kind.")
     found = DiscoverResult(
         supported_versions=list(MODERN_PROTOCOL_VERSIONS),
         capabilities=CAPABILITIES,
         instructions=discovery["instructions"],
     )
-    assert discovery == {
+    result = {
         **as_the_sdk_writes("server/discover", LATEST_MODERN_VERSION, found),
         "_meta": {SERVER_INFO_META_KEY: {"name": "one", "version": "1.0"}},
     }
+    assert discovery == with_card(result, IDENTITY, "extensions")
     opened = InitializeResult(
         protocol_version=LATEST_HANDSHAKE_VERSION,
         capabilities=CAPABILITIES,

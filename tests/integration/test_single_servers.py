@@ -1,0 +1,182 @@
+"""`/mcp/s/NAME` shows one server of the mesh as itself, from any node and in both eras."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from fastmcp import FastMCP
+from mcp_types import ResourceLink
+
+from agent.client.connect import McpClient
+from agent.client.protocol import Request
+from agent.errors import RpcError
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.hops import front_of
+from tests.integration.servers.nodes import RunningNode, client, running_node, served
+
+eras = pytest.mark.parametrize("era", list(Era))
+hops = pytest.mark.parametrize("hops", [1, 2])
+PAGE = "ui://clock/page.html"
+
+
+def clock_server(says: str = "twelve") -> FastMCP:
+    server: FastMCP = FastMCP(
+        "Grandfather", instructions="Wind it daily.", version="1.2", website_url="https://x.example"
+    )
+
+    @server.tool(name="get-time", meta={"ui": {"resourceUri": PAGE}})
+    def get_time() -> list[Any]:
+        return [says, ResourceLink(name="page", uri=PAGE, type="resource_link")]
+
+    @server.resource(PAGE)
+    def page() -> str:
+        return "<p>the page</p>"
+
+    @server.resource("videos://{number}")
+    def video(number: str) -> str:
+        return f"video {number}"
+
+    @server.prompt
+    def wind_up() -> str:
+        return "wind it up"
+
+    return server
+
+
+def service(name: str, url: str) -> ServerSpec:
+    return ServerSpec(name, HttpTarget(url), ServerScope.SERVICE)
+
+
+async def ask(mcp: McpClient, method: str, **params: Any) -> Json:
+    return await mcp.request(Request.within(method, params, timeout_s=10))
+
+
+def single(node: RunningNode, name: str) -> str:
+    return f"{node.base}/mcp/s/{name}"
+
+
+@eras
+@hops
+async def test_a_server_is_shown_as_itself(era: Era, hops: int, tmp_path: Path) -> None:
+    async with (
+        served(clock_server()) as wall,
+        served(clock_server("noon")) as wrist,
+        front_of(tmp_path, service("wall", wall), service("wrist", wrist), hops=hops) as node,
+        client(single(node, "wall"), era) as mcp,
+        client(wall, era) as direct,
+    ):
+        assert mcp.server_info.instructions == direct.server_info.instructions == "Wind it daily."
+        for member in ("name", "version", "websiteUrl"):
+            assert mcp.server_info.server_info[member] == direct.server_info.server_info[member]
+        assert mcp.server_info.mesh is None
+        for method, key, name in (
+            ("tools/list", "tools", "name"),
+            ("prompts/list", "prompts", "name"),
+            ("resources/list", "resources", "uri"),
+            ("resources/templates/list", "resourceTemplates", "uriTemplate"),
+        ):
+            shown, own = (await ask(mcp, method))[key], (await ask(direct, method))[key]
+            assert [entry[name] for entry in shown] == [entry[name] for entry in own]
+            pages = [entry.get("_meta", {}).get("ui") for entry in shown]
+            assert pages == [entry.get("_meta", {}).get("ui") for entry in own]
+        called = await ask(mcp, "tools/call", name="get-time", arguments={})
+        assert called["content"] == (await ask(direct, "tools/call", name="get-time", arguments={}))["content"]
+        for uri, text in {PAGE: "<p>the page</p>", "videos://7": "video 7"}.items():
+            (part,) = (await ask(mcp, "resources/read", uri=uri))["contents"]
+            assert (part["uri"], part["text"]) == (uri, text)
+        prompt = await ask(mcp, "prompts/get", name="wind_up")
+        assert prompt["messages"][0]["content"]["text"] == "wind it up"
+
+
+@eras
+@hops
+async def test_nothing_of_other_servers_or_of_the_node_is_there(era: Era, hops: int, tmp_path: Path) -> None:
+    other: FastMCP = FastMCP("other")
+
+    @other.tool
+    def shout() -> str:
+        return "hey"
+
+    async with (
+        served(clock_server()) as wall,
+        served(other) as elsewhere,
+        front_of(tmp_path, service("wall", wall), service("other", elsewhere), hops=hops) as node,
+        client(single(node, "wall"), era) as mcp,
+    ):
+        for name in ("shout", "other__shout", "list_mcp_servers", "search_tools"):
+            with pytest.raises(RpcError, match="Unknown tool"):
+                await ask(mcp, "tools/call", name=name, arguments={})
+        with pytest.raises(RpcError):
+            await ask(mcp, "resources/read", uri="config://app")
+
+
+async def test_an_unknown_server_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
+    async with (
+        served(clock_server()) as wall,
+        front_of(tmp_path, service("wall", wall)) as node,
+        aiohttp.ClientSession() as http,
+        http.post(single(node, "nope"), json={"jsonrpc": "2.0", "id": 1, "method": "ping"}) as answer,
+    ):
+        assert answer.status == 404
+        assert "no server named 'nope' in the mesh; there are wall" in (await answer.json())["error"]["message"]
+
+
+async def test_a_server_of_a_node_has_its_short_name_while_it_is_the_only_one(tmp_path: Path) -> None:
+    async with served(clock_server()) as url:
+        spec = ServerSpec("wall", HttpTarget(url), ServerScope.NODE)
+        async with running_node("one", tmp_path, servers=[spec]) as node:
+            await node.connected("wall")
+            for name in ("wall", "one__wall"):
+                async with client(single(node, name), Era.MODERN) as mcp:
+                    assert [tool["name"] for tool in (await ask(mcp, "tools/list"))["tools"]] == ["get-time"]
+
+
+@eras
+async def test_its_clients_hear_of_changes_of_its_lists_alone(era: Era, tmp_path: Path) -> None:
+    growing = clock_server()
+    async with (
+        served(growing) as wall,
+        served(clock_server("noon")) as wrist,
+        front_of(tmp_path, service("wall", wall), service("wrist", wrist)) as node,
+        client(single(node, "wall"), era) as one,
+        client(single(node, "wrist"), era) as two,
+    ):
+        heard = await _heard_while(node, {"wall": one, "wrist": two}, growing)
+        assert "tools" in heard["wall"]
+        assert heard["wrist"] == []
+
+
+async def _heard_while(node: RunningNode, clients: dict[str, McpClient], growing: FastMCP) -> dict[str, list[str]]:
+
+    heard: dict[str, list[str]] = {name: [] for name in clients}
+    listening = {name: asyncio.Event() for name in clients}
+    told = asyncio.Event()
+
+    def hear(name: str, what: str) -> None:
+        if what == "listening":
+            listening[name].set()
+        else:
+            heard[name].append(what)
+            told.set()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(mcp.listen(lambda what, name=name: hear(name, what)), name=name)
+            for name, mcp in clients.items()
+        ]
+        for event in listening.values():
+            await event.wait()
+
+        @growing.tool
+        def chime() -> str:
+            return "ding"
+
+        await node.mesh.reload("wall", 10)
+        async with asyncio.timeout(10):
+            await told.wait()
+        await node.mesh.settled()
+        for task in tasks:
+            task.cancel()
+    return heard
