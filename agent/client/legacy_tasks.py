@@ -21,7 +21,7 @@ from agent.errors import CallFailed, RpcError
 from agent.lossless_json.raw import exact
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import Json
-from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 from agent.tasks.ids import TASK_METHODS
 from agent.tasks.versions import as_now, unrelated
 
@@ -117,13 +117,22 @@ class _TaskRequest:
             case "completed":
                 return {**task, "result": await self._result()}
             case "failed":  # Also the status of a tool whose result has `isError`.
-                try:
-                    return {**task, "status": "completed", "result": await self._result()}
-                except RpcError as exc:
-                    error = {"code": exc.code, "message": exc.message}
-                    return {**task, "error": error if exc.data is None else {**error, "data": exc.data}}
+                return {**task, **await self._failure(task)}
             case _:
                 return task
+
+    async def _failure(self, task: Json) -> Json:
+        """What a failed task adds: the result of its tool, else an error."""
+        try:
+            result = await self._result()
+        except RpcError as exc:
+            error = {"code": exc.code, "message": exc.message}
+            return {"error": error if exc.data is None else {**error, "data": exc.data}}
+        if "content" in result:
+            return {"status": "completed", "result": result}
+        # The Python SDK 1 has no result of a tool that raised, only the words in the task's status.
+        said = task.get("statusMessage")
+        return {"error": {"code": INTERNAL_ERROR, "message": said if isinstance(said, str) else "The task failed"}}
 
     async def _result(self) -> Json:
         return unrelated(exact(await self._send("tasks/result")))

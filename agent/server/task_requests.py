@@ -17,11 +17,12 @@ from agent.tasks.ids import TASK_METHODS, TaskIdRefused, declares_tasks, missing
 def check_task_header(method: str, params: Json, headers: Mapping[str, str]) -> None:
     """Refuse a request whose `Mcp-Name` is not its task; the SDK checks only the names that it knows.
 
-    `headers` are looked up whatever their case. Raises `MCPError`.
+    Without the header it is taken as it is: no release of fastmcp-tasks 4.0 to 4.1.4 sends one. `headers` are looked up
+    whatever their case. Raises `MCPError`.
     """
     if method not in TASK_METHODS or not isinstance(task_id := params.get("taskId"), str):
         return
-    if decode_header_value(headers.get("Mcp-Name")) != task_id:
+    if "Mcp-Name" in headers and decode_header_value(headers["Mcp-Name"]) != task_id:
         message = "Mcp-Name header does not match the request body's 'taskId' parameter"
         raise MCPError(code=HEADER_MISMATCH, message=message)
 

@@ -208,6 +208,21 @@ async def test_a_task_lives_behind_a_gateway_and_with_a_plain_peer_and_with_a_pl
         assert len(tasks.asked) == 6
 
 
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_clients_that_name_no_task_in_a_header_are_answered(hops: int, tmp_path: Path) -> None:
+    async with (
+        scene(tmp_path, hops) as it,
+        client(it.front.url, Era.MODERN) as mcp,
+        aiohttp.ClientSession() as http_client,
+    ):
+        task_id = (await call(mcp, "asks"))["taskId"]
+        await about(mcp, "tasks/get", task_id)
+        answer = {"inputResponses": {"branch": {"action": "accept", "content": {"branch": "main"}}}}
+        for method, more in {"tasks/get": {}, "tasks/update": answer, "tasks/cancel": {}}.items():
+            status, body = await post(http_client, it.front.url, method, None, taskId=task_id, **more)
+            assert (status, b'"error"' in body) == (200, False), body
+
+
 async def test_a_task_lives_in_a_child_process(tmp_path: Path) -> None:
     target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.task_server"), cwd=str(ROOT))
     async with running_node("one", tmp_path, servers=[ServerSpec("shop", target, ServerScope.NODE)]) as node:

@@ -94,6 +94,17 @@ async def test_a_result_that_is_gone_is_the_servers_error_and_the_error_of_a_fai
     assert (await failed.asked("tasks/get"))["error"] == {"code": 5, "message": "broke"}
 
 
+async def test_a_failed_task_without_a_result_has_its_status_message_as_error() -> None:
+    told = {"taskId": "7", "status": "failed", "statusMessage": "disk full"}
+    of_sdk_1 = {"_meta": {"io.modelcontextprotocol/related-task": {"taskId": "7"}}}
+    failed = await Server(get=[told], result=[of_sdk_1]).asked("tasks/get")
+    assert (failed["status"], failed["error"]) == ("failed", {"code": -32603, "message": "disk full"})
+    assert "result" not in failed
+    of_tool = {"content": [], "isError": True}
+    ended = await Server(get=[told], result=[of_tool]).asked("tasks/get")
+    assert (ended["status"], ended["result"]) == ("completed", of_tool)
+
+
 async def test_a_call_is_made_as_a_task_only_by_its_word_and_over_the_session_that_declares_nothing() -> None:
     meta = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}, "progressToken": 1}
     server = Server(call=[{"task": {"taskId": "7", "status": "working"}}])
