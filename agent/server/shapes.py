@@ -159,7 +159,10 @@ _ENVELOPE: Final[Mapping[str, _Check]] = {
 
 def _is_envelope(value: object) -> bool:
     """Whether it is `_meta` with its envelope; names with a prefix are free, and those of other nodes have one."""
-    return _members(value, _ENVELOPE, (PROTOCOL_VERSION_META_KEY, CLIENT_CAPABILITIES_META_KEY), others=_has_prefix)
+    required = (PROTOCOL_VERSION_META_KEY, CLIENT_CAPABILITIES_META_KEY)
+    # Unlike every other member, a token may not be null, which is for the SDK to say.
+    has_token = not isinstance(value, dict) or value.get("progressToken", "") is not None
+    return has_token and _members(value, _ENVELOPE, required, others=_has_prefix)
 
 
 _INITIALIZE: Final[Mapping[str, _Check]] = {

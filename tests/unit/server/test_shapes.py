@@ -21,8 +21,10 @@ from agent.server.sdk_shapes import shaped
 from agent.server.shapes import surely_initialize, surely_request
 
 # What JSON gives, half pairs of surrogates too, and what Python makes of numbers beyond all bounds.
+# JSON has no others.
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.sampled_from(["a", "2026-07-28", "é", "\ud800", "info", ""])
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
+scalars = st.none() | st.booleans() | st.integers() | FLOATS | texts
 json_values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2), max_leaves=6
 )
@@ -98,6 +100,13 @@ def test_a_request_that_is_nearly_usual_passes_only_where_the_sdk_accepts_it(met
     params = data.draw(nearly(USUAL[method]))
     if isinstance(params, dict) and surely_request(method, params):
         parse_client_request(method, LATEST_MODERN_VERSION, params)
+
+
+@pytest.mark.parametrize("member", ["progressToken", CLIENT_INFO_META_KEY, LOG_LEVEL_META_KEY])
+def test_a_null_in_the_envelope_passes_only_where_the_sdk_accepts_it(member: str) -> None:
+    params = {**USUAL["tools/call"], "_meta": {**USUAL_META, member: None}}
+    if surely_request("tools/call", params):
+        parse_client_request("tools/call", LATEST_MODERN_VERSION, params)
 
 
 @given(nearly(USUAL_INITIALIZE))
