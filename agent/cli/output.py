@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any
 
-from agent.logs import one_line
+from agent.harmless_text import one_line
 
 JSON_SCHEMA = 1  # Fields may be added under one number; a renamed or dropped field makes it the next.
 CELL_CHARS_MAX = 90

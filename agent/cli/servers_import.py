@@ -20,7 +20,7 @@ from agent.config.other_programs import Found, Source, entries_of, source_of, us
 from agent.config.relaxed_json import dotted, parse_relaxed
 from agent.config.servers_file import check_servers, map_of, read_text
 from agent.errors import ConfigRefused
-from agent.logs import one_line
+from agent.harmless_text import one_line
 from agent.state.durable_file import write_durably
 
 _SOURCE_BYTES_MAX = 64 * 1024 * 1024  # Claude Code keeps the histories of all projects in the same file.

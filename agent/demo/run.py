@@ -37,7 +37,7 @@ from agent.demo.plan import (
     read_status,
     servers_json,
 )
-from agent.logs import many_lines
+from agent.harmless_text import many_lines
 
 START_DEADLINE_S: Final = 60.0  # Starting takes 3 s; a machine that is busy with something else may need this.
 STOP_DEADLINE_S: Final = 15.0

@@ -26,7 +26,7 @@ from agent.errors import (
     ProtocolBroken,
     Unreachable,
 )
-from agent.logs import one_line
+from agent.harmless_text import one_line
 from agent.lossless_json.exact import is_deeper_than
 
 if TYPE_CHECKING:

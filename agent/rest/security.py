@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from agent import clock
-from agent.logs import one_line
+from agent.harmless_text import one_line
 from agent.model import AUTH_REALM, PARAM_HEADER_PREFIX, PEER_PATH, SINGLE_PATH
 from agent.rest.envelope import failure
 from agent.rest.tokens import Access, TokenTable

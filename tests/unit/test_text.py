@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.logs import many_lines, one_line
+from agent.harmless_text import many_lines, one_line
 
 CORPUS = {
     "plain": ("pay — 支付 ✓", "pay — 支付 ✓"),
