@@ -7,11 +7,24 @@ redirects and proxies of the environment are off.
 import json
 import os
 import sys
+import time
 from argparse import Namespace
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from http.client import (
+    BadStatusLine,
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+    RemoteDisconnected,
+)
 from pathlib import Path
+from socket import SHUT_RDWR, gaierror, socket
+from threading import Timer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from agent.cli.output import CliFailed, Exit
 from agent.config.load import read_token_file
@@ -21,6 +34,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 # A POST of a peer waits up to 5 s for the first attempt; twice that and a little is an answer that will not come.
 REQUEST_TIMEOUT_S = 15.0
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
+# What a URL may hold as it is; anything else is percent-encoded, as a browser does it.
+_URL_SAFE = "/%?&=:;@!$'()*+,~[]"
 _AUTH_STATUSES = (401, 403)
 _GATEWAY_STATUSES = (502, 503, 504)
 
@@ -63,21 +78,76 @@ def token_from(source: str) -> str:
     return token
 
 
-async def ask(node: Node, method: str, path: str, body: Any = None) -> tuple[Any, str]:
+def ask(node: Node, method: str, path: str, body: Any = None) -> tuple[Any, str]:
     """Make one REST request; return the envelope's `data` and `message`. Raises `CliFailed`."""
-    import aiohttp  # noqa: PLC0415 - a fifth of a second that `version` and `--help` need not wait for
-
     headers = {"Authorization": f"Bearer {node.token}"} if node.token else {}
-    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+    data = None if body is None else json.dumps(body).encode()
+    if data is not None:
+        headers["Content-Type"] = "application/json"
+    due_s = time.monotonic() + REQUEST_TIMEOUT_S
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=False) as session,
-            session.request(method, node.url + path, json=body, allow_redirects=False) as response,
-        ):
-            status, raw = response.status, await response.content.read(ANSWER_BYTES_MAX)
-    except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-        raise unreachable(node, str(exc) or "no answer in time") from exc
+        status, raw = _exchange(node.url + path, method, data, headers)
+    except (OSError, HTTPException) as exc:
+        late = isinstance(exc, TimeoutError) or time.monotonic() >= due_s
+        raise unreachable(node, f"it did not answer within {REQUEST_TIMEOUT_S:g} s" if late else _reason(exc)) from exc
     return _opened(node, status, raw)
+
+
+def _exchange(url: str, method: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    """One exchange over a connection of its own; returns the status and the whole body.
+
+    The standard library's blocking client: asyncio and aiohttp cost more than all the rest of such a command.
+    Raises `OSError`, `HTTPException`.
+    """
+    parts = urlsplit(url)
+    make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    assert parts.hostname is not None, "the URL was checked"
+    connection = make(parts.hostname, parts.port, timeout=REQUEST_TIMEOUT_S)
+    due_s = time.monotonic() + REQUEST_TIMEOUT_S
+    with closing(connection):
+        connection.connect()
+        # A socket's own time-out bounds each read, and begins anew with each byte that comes.
+        limit = Timer(due_s - time.monotonic(), _cut, [connection.sock])
+        limit.daemon = True
+        limit.start()
+        try:
+            target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+            connection.request(method, quote(target, safe=_URL_SAFE), data, headers)
+            response = connection.getresponse()
+            return response.status, _body(response)
+        finally:
+            limit.cancel()
+
+
+def _cut(sock: socket) -> None:
+    with suppress(OSError):  # It has just ended by itself.
+        sock.shutdown(SHUT_RDWR)
+
+
+def _body(response: HTTPResponse) -> bytes:
+    """The whole body. Raises `HTTPException` where it is cut off or larger than `ANSWER_BYTES_MAX`."""
+    if response.length is not None and response.length <= ANSWER_BYTES_MAX:
+        return response.read()  # Without a size, which would have it take a part for the whole.
+    body = response.read(ANSWER_BYTES_MAX + 1)
+    if len(body) > ANSWER_BYTES_MAX:
+        raise HTTPException(f"its answer is larger than {ANSWER_BYTES_MAX} bytes")
+    return body
+
+
+def _reason(exc: OSError | HTTPException) -> str:
+    match exc:
+        case gaierror():
+            return "it has a host name that cannot be resolved"
+        case ConnectionRefusedError():
+            return "it refuses the connection"
+        case RemoteDisconnected():
+            return "it closed the connection without an answer"
+        case IncompleteRead():
+            return "it broke off in the middle of its answer"
+        case OSError():
+            return f"it cannot be reached: {exc.strerror or exc}"
+        case _:
+            return f"it does not speak HTTP: {exc}" if isinstance(exc, BadStatusLine) else str(exc)
 
 
 def unreachable(node: Node, reason: str) -> CliFailed:

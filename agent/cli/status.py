@@ -4,14 +4,13 @@ Called by `agent.cli.parser`. The one rule: a field that an older or newer node 
 traceback.
 """
 
-import asyncio
 from argparse import Namespace
 from typing import Any
 from urllib.parse import quote
 
 from agent.cli.client import ask, node_of, token_from
 from agent.cli.output import Exit, as_duration, print_json, print_table
-from agent.logs import one_line
+from agent.harmless_text import one_line
 
 PEERS_PATH = "/api/v1/mcp/peers"
 NAMES_CHARS_MAX = 1000
@@ -21,7 +20,7 @@ SERVERS_PATH = "/api/v1/mcp/servers"
 
 def list_peers(args: Namespace) -> int:
     """Print the peers."""
-    data, _ = asyncio.run(ask(node_of(args), "GET", PEERS_PATH))
+    data, _ = ask(node_of(args), "GET", PEERS_PATH)
     peers, suppressed = _rows(data, "peers"), suppressed_names(data)
     if args.json:
         print_json(peers=peers, suppressed=suppressed)
@@ -60,21 +59,21 @@ def add_peer(args: Namespace) -> int:
         body["auth_token"] = token_from("-")
     if args.scope:
         body["scope"] = args.scope
-    data, message = asyncio.run(ask(node_of(args), "POST", PEERS_PATH, body))
+    data, message = ask(node_of(args), "POST", PEERS_PATH, body)
     _say(args, data, message)
     return Exit.OK
 
 
 def remove_peer(args: Namespace) -> int:
     """Remove a peer."""
-    data, message = asyncio.run(ask(node_of(args), "DELETE", f"{PEERS_PATH}/{quote(args.name, safe='')}"))
+    data, message = ask(node_of(args), "DELETE", f"{PEERS_PATH}/{quote(args.name, safe='')}")
     _say(args, data, message)
     return Exit.OK
 
 
 def list_servers(args: Namespace) -> int:
     """Print the servers of the node, its peers among them."""
-    data, _ = asyncio.run(ask(node_of(args), "GET", SERVERS_PATH))
+    data, _ = ask(node_of(args), "GET", SERVERS_PATH)
     servers = _rows(data, "servers")
     if args.json:
         print_json(servers=servers)
@@ -124,12 +123,12 @@ def _count(server: dict[str, Any]) -> Any:
 def show_status(args: Namespace) -> int:
     """Ask the node for its status and print it."""
     node = node_of(args)
-    data, _ = asyncio.run(ask(node, "GET", "/api/v1/mcp/status"))
+    data, _ = ask(node, "GET", "/api/v1/mcp/status")
     status = _table(data)
     if args.json:
         print_json(**status)
         return Exit.OK
-    listed, _ = asyncio.run(ask(node, "GET", PEERS_PATH))  # The status does not list suppressed peers.
+    listed, _ = ask(node, "GET", PEERS_PATH)  # The status does not list suppressed peers.
     itself = _table(status.get("self"))
     peers = [_table(peer) for peer in status.get("peers") or ()]
     _print_self(itself)
