@@ -1,8 +1,8 @@
 """The `mesh-agent` command: its subcommands, its flags and its exit codes.
 
-The entry point of the package. Each command is named as text and imported when it is called, so that `version` and
-`status` do not pay for FastMCP. The one rule: every failure that the user can mend is one line on stderr and an exit
-code of `agent.cli.output.Exit`; only a bug of ours ends in a traceback.
+The entry point of the package. Each command is named as text and imported when it is called, and its flags are made
+when its words are read, so that `version` pays for no other command. The one rule: every failure that the user can mend
+is one line on stderr and an exit code of `agent.cli.output.Exit`; only a bug of ours ends in a traceback.
 """
 
 import argparse
@@ -10,11 +10,10 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from agent import __version__
 from agent.cli.output import CliFailed, Exit, print_fault, print_json, tolerate_any_encoding
-from agent.config.table import SETTINGS
 from agent.errors import ConfigRefused
 
 _INTERRUPTED = 130  # What a shell reports for a program that ended by SIGINT.
@@ -23,13 +22,31 @@ _EPILOG = "exit codes: 0 done, 1 usage, 2 configuration refused, 3 not authorise
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with our exit code for a usage error (its own, 2, means a refused configuration here)."""
+    """argparse with our exit code for a usage error (its own, 2, means a refused configuration here).
+
+    `arguments`: each adds some of a command's arguments, once that command is the one to read.
+    """
+
+    def __init__(self, prog: str | None = None, *, arguments: Sequence["_Arguments"] = (), **options: Any) -> None:
+        super().__init__(prog, allow_abbrev=False, **options)
+        self._put_off = arguments
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which calls it for a subcommand too."""
+        put_off, self._put_off = self._put_off, ()
+        for add in put_off:
+            add(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         # Without a command, the user wants to see which there are.
         print_what = self.print_help if message.endswith(_NO_COMMAND) else self.print_usage
         print_what(sys.stderr)
         self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
+
+
+_Arguments: TypeAlias = Callable[[_Parser], None]
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 - for its type
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,51 +83,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the whole command line."""
-    parser = _Parser("mesh-agent", description="MCP nodes that find each other.", epilog=_EPILOG, allow_abbrev=False)
+    """Build the command line: every command, and the flags of the one that is named when it is read."""
+    parser = _Parser("mesh-agent", description="MCP nodes that find each other.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"mesh-agent {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    settings, client, output = _settings_flags(), _client_flags(), _output_flags()
+    commands = _commands(parser)
+    settings, client, output = _settings_flags, _client_flags, _output_flags
 
     _add(commands, "run", "agent.cli.run:run_node", "start a node and stay", settings)
-    demo = _add(commands, "demo", "agent.demo.run:run_demo", "start three nodes on this machine and show them at work")
-    demo.add_argument("--once", action="store_true", help="stop after the call from node to node")
+    demo = "start three nodes on this machine and show them at work"
+    _add(commands, "demo", "agent.demo.run:run_demo", demo, _demo_flags)
     _add(commands, "status", "agent.cli.status:show_status", "show a running node and its peers", client, output)
 
     peers = _group(commands, "peers", "list, add and remove peers of a running node")
     _add(peers, "ls", "agent.cli.status:list_peers", "list the peers", client, output)
-    added = _add(peers, "add", "agent.cli.status:add_peer", "add a peer", client, output)
-    added.add_argument("name", metavar="NAME")
-    added.add_argument("peer_url", metavar="URL", help="like http://10.0.0.7:8000/mcp")
-    source = added.add_mutually_exclusive_group()
-    source.add_argument("--auth-token-file", metavar="FILE", help="the token that this peer wants")
-    source.add_argument("--auth-token", choices=["-"], help="read that token from stdin")
-    added.add_argument("--scope", choices=["local", "mesh"], help="import what it serves itself, or all that it sees")
-    removed = _add(peers, "rm", "agent.cli.status:remove_peer", "remove a peer", client, output)
-    removed.add_argument("name", metavar="NAME")
+    _add(peers, "add", "agent.cli.status:add_peer", "add a peer", client, output, _peer_arguments)
+    _add(peers, "rm", "agent.cli.status:remove_peer", "remove a peer", client, output, _name_argument)
 
     servers = _group(commands, "servers", "list, reload and import the MCP servers of a node")
     _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", client, output)
-    reloaded = _add(servers, "reload", "agent.cli.tools:reload_servers", "connect servers anew", client, output)
-    reloaded.add_argument("name", metavar="NAME", nargs="?", help="all of them when left out")
-
-    imported = _add(
-        servers,
-        "import",
-        "agent.cli.servers_import:import_servers",
-        "take over other programs' servers",
-        settings,
-        output,
-    )
-    imported.add_argument(
-        "--from", dest="source", metavar="FILE", action="append", help="this file, not the usual ones"
-    )
-    imported.add_argument("--project", metavar="DIR", help="look for a project's own files in DIR as well")
-    imported.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
+    reload = "agent.cli.tools:reload_servers"
+    _add(servers, "reload", reload, "connect servers anew", client, output, _reload_arguments)
+    taken = "agent.cli.servers_import:import_servers"
+    _add(servers, "import", taken, "take over other programs' servers", settings, output, _import_flags)
 
     tools = _group(commands, "tools", "list and call the tools of the mesh")
     _add(tools, "ls", "agent.cli.tools:list_tools", "list the tools", client, output)
-    _tool_call(_add(tools, "call", "agent.cli.tools:call_tool", "call a tool", client, output))
+    _add(tools, "call", "agent.cli.tools:call_tool", "call a tool", client, output, _call_arguments)
 
     config = _group(commands, "config", "look at the configuration without starting a node")
     _add(config, "show", "agent.cli.run:show_config", "show each setting and its origin", settings, output)
@@ -128,32 +126,68 @@ def show_version(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _add(
-    commands: "argparse._SubParsersAction[_Parser]", name: str, command: str, about: str, *parents: _Parser
-) -> _Parser:
-    parser = commands.add_parser(name, help=about, description=about, parents=parents, allow_abbrev=False)
-    parser.set_defaults(command=command)
-    return parser
-
-
-def _group(
-    commands: "argparse._SubParsersAction[_Parser]", name: str, about: str
-) -> "argparse._SubParsersAction[_Parser]":
-    parser = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+def _commands(parser: _Parser) -> _Commands:
     return parser.add_subparsers(metavar="COMMAND", required=True)
 
 
-def _tool_call(parser: _Parser) -> None:
+def _add(commands: _Commands, name: str, command: str, about: str, *arguments: _Arguments) -> None:
+    parser = commands.add_parser(name, help=about, description=about, arguments=arguments)
+    parser.set_defaults(command=command)
+
+
+def _group(commands: _Commands, name: str, about: str) -> _Commands:
+    return _commands(commands.add_parser(name, help=about, description=about))
+
+
+def _demo_flags(parser: _Parser) -> None:
+    parser.add_argument("--once", action="store_true", help="stop after the call from node to node")
+
+
+def _name_argument(parser: _Parser) -> None:
     parser.add_argument("name", metavar="NAME")
+
+
+def _peer_arguments(parser: _Parser) -> None:
+    _name_argument(parser)
+    parser.add_argument("peer_url", metavar="URL", help="like http://10.0.0.7:8000/mcp")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--auth-token-file", metavar="FILE", help="the token that this peer wants")
+    source.add_argument("--auth-token", choices=["-"], help="read that token from stdin")
+    parser.add_argument("--scope", choices=["local", "mesh"], help="import what it serves itself, or all that it sees")
+
+
+def _reload_arguments(parser: _Parser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="all of them when left out")
+
+
+def _import_flags(parser: _Parser) -> None:
+    parser.add_argument("--from", dest="source", metavar="FILE", action="append", help="this file, not the usual ones")
+    parser.add_argument("--project", metavar="DIR", help="look for a project's own files in DIR as well")
+    parser.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
+
+
+def _call_arguments(parser: _Parser) -> None:
+    _name_argument(parser)
     parser.add_argument(
         "pairs", metavar="KEY=VALUE", nargs="*", help="arguments; a value that is JSON is taken as such"
     )
     parser.add_argument("--args", metavar="JSON", help="the arguments as one object")
-    parser.add_argument("--timeout", metavar="S", type=float, help="seconds to wait for the result")
+    parser.add_argument("--timeout", metavar="S", type=_seconds, help="seconds to wait for the result")
 
 
-def _settings_flags() -> _Parser:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:  # Nor is NaN.
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def _settings_flags(parser: _Parser) -> None:
+    from agent.config.table import SETTINGS  # noqa: PLC0415 - costs more than all the rest of `version`
+
     group = parser.add_argument_group("settings", "each one is also an environment variable (docs/settings.md)")
     for setting in SETTINGS:
         if not setting.flag:
@@ -168,18 +202,13 @@ def _settings_flags() -> _Parser:
             const="1" if is_switch else None,
             help=about,
         )
-    return parser
 
 
-def _client_flags() -> _Parser:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+def _client_flags(parser: _Parser) -> None:
     parser.add_argument("--url", help="the node, default MESH_URL or http://127.0.0.1:8000")
     parser.add_argument("--token", help="its token; others see it in the process list, so prefer MESH_TOKEN")
     parser.add_argument("--token-file", metavar="FILE", help="a file with its token, default MESH_TOKEN_FILE")
-    return parser
 
 
-def _output_flags() -> _Parser:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+def _output_flags(parser: _Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
-    return parser

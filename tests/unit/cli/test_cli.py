@@ -59,6 +59,8 @@ def test_quick_commands_import_neither_fastmcp_nor_the_node(command: str) -> Non
         ["tools", "call", "x", "deep=" + "[" * 100_000],
         ["tools", "call", "x", "no-pair"],
         ["tools", "call", "x", "--timeout", "1", "no-pair"],
+        ["tools", "call", "x", "--timeout", "nan"],
+        ["tools", "call", "x", "--timeout", "0"],
         ["tools", "call", "x", "a=1", "--nonsense", "b=2"],
         ["version", "--json", "a=1"],
         ["status", "--url", "ftp://x"],
