@@ -66,16 +66,17 @@ class Unreachable(LinkFailed):
 class AuthRefused(LinkFailed):
     """The other side answered 401 or 403: the token is missing or wrong.
 
-    `by_node`: as a node of a mesh does it. `node_mark`: which one, as `agent.model.node_mark` has it.
+    `by_node`: as a node of a mesh does it. `node_mark`: which one, as `agent.model.node_mark` has it. `status`: HTTP's.
     """
 
     retry_soon = False
     what = "refuses this node"
 
-    def __init__(self, message: str, *, by_node: bool = False, node_mark: str | None = None) -> None:
+    def __init__(self, message: str, *, by_node: bool = False, node_mark: str | None = None, status: int = 401) -> None:
         super().__init__(message)
         self.by_node = by_node
         self.node_mark = node_mark
+        self.status = status
 
 
 class ProtocolBroken(LinkFailed):

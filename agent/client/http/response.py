@@ -21,7 +21,7 @@ from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
 from agent.client.streaming import LargeResult
 from agent.errors import RESOURCE_NOT_FOUND, AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
-from agent.logs import one_line
+from agent.harmless_text import one_line
 from agent.model import AUTH_REALM, Json
 from agent.rpc_codes import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 
@@ -311,7 +311,8 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     if status == FORBIDDEN or (status == UNAUTHORIZED and (challenge or not refusal.forgets_session)):
         by_node = f'realm="{AUTH_REALM}"' in challenge
         marked = _NODE_MARK.search(challenge) if by_node else None
-        raise AuthRefused.about(*refusal.about, by_node=by_node, node_mark=marked[1] if marked is not None else None)
+        mark = marked[1] if marked is not None else None
+        raise AuthRefused.about(*refusal.about, by_node=by_node, node_mark=mark, status=status)
     raise refusal
 
 
