@@ -27,7 +27,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from agent.cli.output import CliFailed, Exit
-from agent.config.load import read_token_file
 from agent.config.values import parse_token, url_fault
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -56,7 +55,7 @@ def node_of(args: Namespace) -> Node:
     if args.token and args.token_file:
         raise CliFailed(Exit.USAGE, "--token and --token-file are both given; leave one out")
     path = args.token_file or ("" if args.token else os.environ.get("MESH_TOKEN_FILE"))
-    token = read_token_file(Path(path).expanduser())[0] if path else args.token or os.environ.get("MESH_TOKEN")
+    token = _first_token(path) if path else args.token or os.environ.get("MESH_TOKEN")
     return Node(url, checked_token(token) if token else None)
 
 
@@ -71,11 +70,17 @@ def checked_token(token: str) -> str:
 def token_from(source: str) -> str:
     """Read a token from a file, or from stdin when `source` is `-`. Raises `CliFailed`, `ConfigRefused`."""
     if source != "-":
-        return read_token_file(Path(source).expanduser())[0]
+        return _first_token(source)
     token = checked_token(sys.stdin.readline())
     if not token:
         raise CliFailed(Exit.USAGE, "no token came from stdin")
     return token
+
+
+def _first_token(path: str) -> str:
+    from agent.config.load import read_token_file  # noqa: PLC0415 - loads all that settings need, for one file
+
+    return read_token_file(Path(path).expanduser())[0]
 
 
 def ask(node: Node, method: str, path: str, body: Any = None) -> tuple[Any, str]:
@@ -87,7 +92,7 @@ def ask(node: Node, method: str, path: str, body: Any = None) -> tuple[Any, str]
     due_s = time.monotonic() + REQUEST_TIMEOUT_S
     try:
         status, raw = _exchange(node.url + path, method, data, headers)
-    except (OSError, HTTPException) as exc:
+    except (OSError, HTTPException, UnicodeError) as exc:
         late = isinstance(exc, TimeoutError) or time.monotonic() >= due_s
         raise unreachable(node, f"it did not answer within {REQUEST_TIMEOUT_S:g} s" if late else _reason(exc)) from exc
     return _opened(node, status, raw)
@@ -97,12 +102,12 @@ def _exchange(url: str, method: str, data: bytes | None, headers: dict[str, str]
     """One exchange over a connection of its own; returns the status and the whole body.
 
     The standard library's blocking client: asyncio and aiohttp cost more than all the rest of such a command.
-    Raises `OSError`, `HTTPException`.
+    Raises `OSError`, `HTTPException`, `UnicodeError` (a host name that DNS cannot hold).
     """
     parts = urlsplit(url)
     make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     assert parts.hostname is not None, "the URL was checked"
-    connection = make(parts.hostname, parts.port, timeout=REQUEST_TIMEOUT_S)
+    connection = make(parts.hostname, parts.port or make.default_port, timeout=REQUEST_TIMEOUT_S)
     due_s = time.monotonic() + REQUEST_TIMEOUT_S
     with closing(connection):
         connection.connect()
@@ -114,7 +119,10 @@ def _exchange(url: str, method: str, data: bytes | None, headers: dict[str, str]
             target = f"{parts.path}?{parts.query}" if parts.query else parts.path
             connection.request(method, quote(target, safe=_URL_SAFE), data, headers)
             response = connection.getresponse()
-            return response.status, _body(response)
+            body = _body(response)
+            if time.monotonic() >= due_s:
+                raise TimeoutError  # What was cut may look like an end.
+            return response.status, body
         finally:
             limit.cancel()
 
@@ -134,9 +142,9 @@ def _body(response: HTTPResponse) -> bytes:
     return body
 
 
-def _reason(exc: OSError | HTTPException) -> str:
+def _reason(exc: OSError | HTTPException | UnicodeError) -> str:
     match exc:
-        case gaierror():
+        case gaierror() | UnicodeError():
             return "it has a host name that cannot be resolved"
         case ConnectionRefusedError():
             return "it refuses the connection"

@@ -244,3 +244,36 @@ async def test_call_ends_at_its_time_limit_and_at_an_interrupt_and_the_node_hear
         _, err = await process.communicate()
         await ended.wait()
     assert (process.returncode, err) == (130, b"")
+
+
+async def test_command_that_waits_for_rest_ends_at_an_interrupt() -> None:
+    begun = asyncio.Event()
+
+    async def endless(_request: web.Request) -> web.StreamResponse:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serving(endless) as url:
+        command = [sys.executable, "-m", "agent", "status", "--url", url]
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        await begun.wait()
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (130, b"")
+
+
+@pytest.mark.parametrize("command", [["status"], ["tools", "ls"]])
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("[::1]:9", "refuses the connection"),
+        ("name.invalid", "host name that cannot be resolved"),
+        ("x" * 80, "host name that cannot be resolved"),
+    ],
+)
+async def test_address_that_leads_nowhere_is_told_alike_by_rest_and_mcp_commands(
+    place: str, words: str, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(f"http://{place}", *command) == 4
+    assert re.search(f"no node answers at .*: it .*{words}", capsys.readouterr().err)

@@ -173,7 +173,7 @@ class _Names:
             if not self._found or clock.now_s() >= self._fresh_until_s:
                 try:
                     answers = await self._resolver.resolve(self._host, self._port)
-                except OSError as exc:
+                except (OSError, UnicodeError) as exc:  # UnicodeError: a label that DNS cannot hold.
                     raise DialFailed("has a host name that cannot be resolved") from exc
                 if not answers:
                     raise DialFailed("has a host name that cannot be resolved")
