@@ -83,38 +83,48 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the command line: every command, and the flags of the one that is named when it is read."""
+    """Build the command line: its commands, and what follows one when that one is read."""
     parser = _Parser("mesh-agent", description="MCP nodes that find each other.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"mesh-agent {__version__}")
     commands = _commands(parser)
-    settings, client, output = _settings_flags, _client_flags, _output_flags
-
-    _add(commands, "run", "agent.cli.run:run_node", "start a node and stay", settings)
     demo = "start three nodes on this machine and show them at work"
+    _add(commands, "run", "agent.cli.run:run_node", "start a node and stay", _settings_flags)
     _add(commands, "demo", "agent.demo.run:run_demo", demo, _demo_flags)
-    _add(commands, "status", "agent.cli.status:show_status", "show a running node and its peers", client, output)
-
-    peers = _group(commands, "peers", "list, add and remove peers of a running node")
-    _add(peers, "ls", "agent.cli.status:list_peers", "list the peers", client, output)
-    _add(peers, "add", "agent.cli.status:add_peer", "add a peer", client, output, _peer_arguments)
-    _add(peers, "rm", "agent.cli.status:remove_peer", "remove a peer", client, output, _name_argument)
-
-    servers = _group(commands, "servers", "list, reload and import the MCP servers of a node")
-    _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", client, output)
-    reload = "agent.cli.tools:reload_servers"
-    _add(servers, "reload", reload, "connect servers anew", client, output, _reload_arguments)
-    taken = "agent.cli.servers_import:import_servers"
-    _add(servers, "import", taken, "take over other programs' servers", settings, output, _import_flags)
-
-    tools = _group(commands, "tools", "list and call the tools of the mesh")
-    _add(tools, "ls", "agent.cli.tools:list_tools", "list the tools", client, output)
-    _add(tools, "call", "agent.cli.tools:call_tool", "call a tool", client, output, _call_arguments)
-
-    config = _group(commands, "config", "look at the configuration without starting a node")
-    _add(config, "show", "agent.cli.run:show_config", "show each setting and its origin", settings, output)
-    _add(config, "check", "agent.cli.run:check_config", "check settings and servers file", settings, output)
-    _add(commands, "version", "agent.cli.parser:show_version", "show the version", output)
+    _add(commands, "status", "agent.cli.status:show_status", "show a running node and its peers", *_OF_CLIENTS)
+    _group(commands, "peers", "list, add and remove peers of a running node", _peers)
+    _group(commands, "servers", "list, reload and import the MCP servers of a node", _servers)
+    _group(commands, "tools", "list and call the tools of the mesh", _tools)
+    _group(commands, "config", "look at the configuration without starting a node", _config)
+    _add(commands, "version", "agent.cli.parser:show_version", "show the version", _output_flags)
     return parser
+
+
+def _peers(parser: _Parser) -> None:
+    peers = _commands(parser)
+    _add(peers, "ls", "agent.cli.status:list_peers", "list the peers", *_OF_CLIENTS)
+    _add(peers, "add", "agent.cli.status:add_peer", "add a peer", *_OF_CLIENTS, _peer_arguments)
+    _add(peers, "rm", "agent.cli.status:remove_peer", "remove a peer", *_OF_CLIENTS, _name_argument)
+
+
+def _servers(parser: _Parser) -> None:
+    servers = _commands(parser)
+    _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", *_OF_CLIENTS)
+    reload = "agent.cli.tools:reload_servers"
+    _add(servers, "reload", reload, "connect servers anew", *_OF_CLIENTS, _reload_arguments)
+    taken = "agent.cli.servers_import:import_servers"
+    _add(servers, "import", taken, "take over other programs' servers", _settings_flags, _output_flags, _import_flags)
+
+
+def _tools(parser: _Parser) -> None:
+    tools = _commands(parser)
+    _add(tools, "ls", "agent.cli.tools:list_tools", "list the tools", *_OF_CLIENTS)
+    _add(tools, "call", "agent.cli.tools:call_tool", "call a tool", *_OF_CLIENTS, _call_arguments)
+
+
+def _config(parser: _Parser) -> None:
+    config, flags = _commands(parser), (_settings_flags, _output_flags)
+    _add(config, "show", "agent.cli.run:show_config", "show each setting and its origin", *flags)
+    _add(config, "check", "agent.cli.run:check_config", "check settings and servers file", *flags)
 
 
 def show_version(args: argparse.Namespace) -> int:
@@ -135,8 +145,8 @@ def _add(commands: _Commands, name: str, command: str, about: str, *arguments: _
     parser.set_defaults(command=command)
 
 
-def _group(commands: _Commands, name: str, about: str) -> _Commands:
-    return _commands(commands.add_parser(name, help=about, description=about))
+def _group(commands: _Commands, name: str, about: str, members: _Arguments) -> None:
+    commands.add_parser(name, help=about, description=about, arguments=[members])
 
 
 def _demo_flags(parser: _Parser) -> None:
@@ -212,3 +222,6 @@ def _client_flags(parser: _Parser) -> None:
 
 def _output_flags(parser: _Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+_OF_CLIENTS = (_client_flags, _output_flags)
