@@ -48,9 +48,6 @@ TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
 # How long a server may take to start: an interpreter and its imports on a busy machine take seconds, not minutes.
 START_TIMEOUT_S = 60.0
 
-# The versions that `mesh.protocol` may name: those that open a session, and the stateless one (MCP, versioning).
-SESSION_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
-STATELESS_VERSIONS = ("2026-07-28",)
 
 # docs/architecture.md, "Names": clients in the field refuse longer tool names (the protocol itself allows 128).
 PUBLIC_NAME_LEN_MAX = 64

@@ -17,9 +17,8 @@ from agent.config.start_time import START_TIMEOUT_MAX_S, default_start_timeout_s
 from agent.config.tls_files import tls_fault
 from agent.config.values import CALL_TIMEOUT_MAX_S, url_fault
 from agent.config.variables import Expand, kept, untouched
+from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from agent.model import (
-    SESSION_VERSIONS,
-    STATELESS_VERSIONS,
     HttpTarget,
     HttpTransport,
     Json,
@@ -49,7 +48,7 @@ _MISSED = {
     ),
 }
 _MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol", "tls"})
-_PROTOCOLS = (*SESSION_VERSIONS, *STATELESS_VERSIONS)
+_PROTOCOLS = (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
 _TLS_KEYS = ("ca", "cert", "key")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ENV_FILE_BYTES_MAX = 1024 * 1024

@@ -14,7 +14,8 @@ from agent.client.affinity import is_of_session
 from agent.client.protocol import Request
 from agent.dispatch.dispatcher import CallableLink
 from agent.errors import RpcError
-from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, STATELESS_VERSIONS, ClientEvent, HttpTarget, Json, ServerSpec
+from agent.mcp_terms import MODERN_PROTOCOL_VERSIONS
+from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, HttpTarget, Json, ServerSpec
 from agent.rpc_codes import INVALID_PARAMS
 
 # A server gets the event within a second, and sends its own requests at once, if any.
@@ -69,7 +70,7 @@ def _keeps_sessions(link: CallableLink) -> bool:
     spec = link.spec
     if link.view.era is None or link.view.identity is not None:
         return False
-    if isinstance(spec, ServerSpec) and spec.protocol in STATELESS_VERSIONS:
+    if isinstance(spec, ServerSpec) and spec.protocol in MODERN_PROTOCOL_VERSIONS:
         return False
     own = isinstance(spec, ServerSpec) and spec.session_pool
     return own or isinstance(spec.target, HttpTarget)

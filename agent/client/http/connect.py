@@ -33,8 +33,8 @@ from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import OnNotice, OpenSession, SessionLimits, SessionRefused
 from agent.client.sessions.router import SessionRouter, asking
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
-from agent.mcp_terms import LATEST_HANDSHAKE_VERSION
-from agent.model import STATELESS_VERSIONS, HttpTarget, Json
+from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
+from agent.model import HttpTarget, Json
 
 # A session of one's own is a header here and a little memory there; servers forget idle ones after minutes, too.
 SESSION_LIMITS: Final = SessionLimits(sessions_max=64, idle_max=16)
@@ -138,7 +138,7 @@ async def _forced(
     pool: HttpPool, client_name: str, start_timeout_s: float, protocol: str
 ) -> HttpStatelessClient | HttpSessionClient:
     """The client of the one version that may be spoken."""
-    if protocol in STATELESS_VERSIONS:
+    if protocol in MODERN_PROTOCOL_VERSIONS:
         verdict = await _discover(pool, client_name, protocol, start_timeout_s, probed_again=True)
         if isinstance(verdict, ServerInfo):
             return _modern(pool, client_name, verdict)

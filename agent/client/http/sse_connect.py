@@ -22,8 +22,8 @@ from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import OnNotice, SessionRefused
 from agent.client.sessions.router import SessionRouter, asking
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
-from agent.mcp_terms import LATEST_HANDSHAKE_VERSION
-from agent.model import STATELESS_VERSIONS, HttpTarget, HttpTransport, Json
+from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
+from agent.model import HttpTarget, HttpTransport, Json
 
 
 @asynccontextmanager
@@ -99,7 +99,7 @@ async def _open_sse_client(
 ) -> AsyncGenerator[SessionRouter, None]:
     """A server of the old transport, within `start_timeout_s`."""
     with open_pool(target, connect_timeout_s=connect_timeout_s, outbound=outbound) as pool:
-        if protocol in STATELESS_VERSIONS:
+        if protocol in MODERN_PROTOCOL_VERSIONS:
             raise forced_in_vain(pool.where, protocol, "HTTP+SSE has sessions alone")
         version = protocol or LATEST_HANDSHAKE_VERSION
         siblings = Siblings()

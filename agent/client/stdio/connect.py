@@ -36,7 +36,8 @@ from agent.client.sessions.pool import OnNotice, SessionLimits, SessionRefused
 from agent.client.sessions.router import SessionRouter, asking
 from agent.client.stdio.client import StdioClient
 from agent.errors import CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
-from agent.model import STATELESS_VERSIONS, Era, Json, StdioTarget
+from agent.mcp_terms import MODERN_PROTOCOL_VERSIONS
+from agent.model import Era, Json, StdioTarget
 
 # A child costs tens of megabytes; who needs more callers at once runs the server over HTTP.
 CHILD_LIMITS: Final = SessionLimits(sessions_max=8, idle_max=8)
@@ -158,7 +159,7 @@ async def _negotiate(client: StdioClient, client_name: str, probe_wait_s: float,
 
 async def _forced(client: StdioClient, client_name: str, protocol: str, features: Json) -> ServerInfo:
     """What the child says in the one version that may be spoken."""
-    if protocol in STATELESS_VERSIONS:
+    if protocol in MODERN_PROTOCOL_VERSIONS:
         probe = client.ask(DISCOVER, ModernStamp(protocol, client_name).params(None))
         await asyncio.wait((probe,))
         verdict = _judge_probe(_answer(client, probe), protocol, probed_again=True)
