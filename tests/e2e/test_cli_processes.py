@@ -173,7 +173,7 @@ async def test_import_takes_over_what_other_programs_have_and_a_running_node_sta
     home = tmp_path / "home"
     files: dict[str, object] = {
         ".cursor/mcp.json": {"mcpServers": {"clock": CLOCK["clock"], "my dice": example("dice")}},
-        ".claude.json": {"mcpServers": {"old": {"type": "sse", "url": "http://127.0.0.1:9/sse?key=canary"}}},
+        ".claude.json": {"mcpServers": {"old": {"type": "ws", "url": "http://127.0.0.1:9/sse?key=canary"}}},
         ".gemini/settings.json": {
             "mcpServers": {"clock": {"command": "other", "env": {"KEY": "canary", "A": "$NONE"}}}
         },

@@ -128,7 +128,7 @@ BOMB = gzipped(b'{"jsonrpc": "2.0", "id": 1, "result": {"content": "', *[b"x" * 
 @pytest.mark.parametrize(
     ("body", "kind", "words_"),
     [
-        (BOMB, "application/json", "the answer is larger than 67108864 bytes"),
+        (BOMB, "application/json", "gave an answer larger than 67108864 bytes"),
         (gzipped(b"data: ", *[b"x" * MIB] * 200), "text/event-stream", "one server-sent event is larger than"),
     ],
     ids=["body", "stream"],
