@@ -14,6 +14,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -131,6 +132,10 @@ class ConsulRegistrar:
         self._registrations_total += 1
         self._sent = wanted
         self._compare_at_s = clock.now_s() + self._compare_s
+        if wanted.http_check_url is None:
+            # The agent ignores `Status` for a check that it holds already: one that had run out stays critical.
+            with suppress(RegistrationLost):  # The next heartbeat finds the same, and registers again.
+                await self._client.pass_check(check_id(wanted))
         if not self._registered:
             log.info("registered", extra={"service_id": wanted.service_id, "service": wanted.service_name})
         self._registered = self._presence_expected = True

@@ -132,6 +132,20 @@ async def test_a_lapsed_ttl_turns_critical_and_a_heartbeat_turns_it_back(
     await client.deregister(ours.service_id)
 
 
+async def test_a_node_whose_check_had_run_out_is_passing_as_soon_as_it_registers(
+    session: ConsulConnection, client: ConsulClient, name: str
+) -> None:
+    await client.register(register_payload(registration(name, ttl_s=0.6)))
+    follower = Follower(session.source(name))
+    registrar = session.registrar(registration(name, meta={"epoch": "2"}, heartbeat_s=60.0))
+    async with running(follower.run()):
+        await follower.until(lambda seen: health_of(seen, registrar.service_id) == "critical", within_s=5)
+        async with running(registrar.keep()):
+            await follower.until(lambda seen: health_of(seen, registrar.service_id) == "passing", within_s=2)
+    assert registrar.status.registrations_total == 1
+    await registrar.leave()
+
+
 async def test_a_heartbeat_for_an_unknown_check_says_that_the_registration_is_lost(
     client: ConsulClient, name: str
 ) -> None:
