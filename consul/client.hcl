@@ -23,7 +23,9 @@ disable_update_check = true
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Gossip encryption, TLS and access control: the same three blocks as in server.hcl, plus, for access control, the
-# agent's own token (node write for its own name, service read), which is not the nodes' token.
+# agent's own token (node write for its own name, service read), which is not the nodes' token. Where the
+# agent has none, Consul 1.21 answers 200 to a node that deregisters and keeps its entry, passing, for ever
+# ("deregistration blocked by ACLs"): calls would go to a node that is gone.
 
 # encrypt = "<key>"
 

@@ -48,9 +48,14 @@ disable_update_check = true
 # }
 
 # 3. Access control. Without it whoever reaches Consul decides where the mesh sends its calls. Create a token for the
-#    nodes from policies/mesh-node.hcl and give it to them as CONSUL_HTTP_TOKEN_FILE.
+#    nodes from policies/mesh-node.hcl and give it to them as CONSUL_HTTP_TOKEN_FILE. The agent needs a token of its own
+#    (node write for its name, service read): where it has none, Consul 1.21 answers 200 to a node that
+#    deregisters and keeps its entry, passing, for ever ("deregistration blocked by ACLs").
 # acl {
 #   enabled                  = true
 #   default_policy           = "deny"
 #   enable_token_persistence = true
+#   tokens {
+#     agent = "<the agent's own token>"
+#   }
 # }

@@ -94,13 +94,17 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """How far the catalog can be trusted now. Times are the event loop's monotonic seconds, None when never."""
+    """How far the catalog can be trusted now. Times are the event loop's monotonic seconds, None when never.
+
+    `filtered`: Consul left rows out that our ACL token may not see.
+    """
 
     up: bool = False
     last_error: str = ""
     last_answer_at_s: float | None = None
     changes_total: int = 0
     holding_removals: bool = False
+    filtered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

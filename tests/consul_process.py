@@ -31,6 +31,13 @@ POLL_S = 0.05
 LOG_LINES_SHOWN = 40
 MASTER_TOKEN = "11111111-2222-3333-4444-555555555555"  # known to this one throw-away process alone
 
+# The least that a node needs, as in consul/policies/mesh-node.hcl.
+NODE_RULES = """
+service "mcp-node" { policy = "write" }
+service_prefix "mcp-node" { policy = "read" }
+node_prefix "" { policy = "read" }
+"""
+
 
 @dataclass
 class RunningConsul:
@@ -88,9 +95,9 @@ class RunningConsul:
         if wipe:
             shutil.rmtree(self.folder / "data", ignore_errors=True)
 
-    async def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Make one API call as an operator; return its JSON. Raises when it is refused."""
-        headers = {"X-Consul-Token": MASTER_TOKEN} if self.acl else {}
+    async def call(self, method: str, path: str, body: Any = None, *, token: str = MASTER_TOKEN) -> Any:
+        """Make one API call as an operator, or with another token; return its JSON. Raises when it is refused."""
+        headers = {"X-Consul-Token": token} if self.acl else {}
         async with (
             aiohttp.ClientSession(headers=headers) as session,
             session.request(method, f"{self.url}{path}", json=body) as answer,
@@ -106,6 +113,11 @@ class RunningConsul:
         await self.call("PUT", "/v1/acl/policy", {"Name": name, "Rules": rules})
         token = await self.call("PUT", "/v1/acl/token", {"Policies": [{"Name": name}]})
         return str(token["SecretID"])
+
+    async def revoke(self, token: str) -> None:
+        """Delete a token."""
+        accessor = (await self.call("GET", "/v1/acl/token/self", token=token))["AccessorID"]
+        await self.call("DELETE", f"/v1/acl/token/{accessor}")
 
     def log_tail(self) -> str:
         """The last lines of Consul's own log."""

@@ -208,6 +208,7 @@ class NodeStatus:
             "last_error": view.source.last_error or view.registrar.last_error,
             "catalog_age_s": None if answered is None else round(clock.now_s() - answered, 1),
             "holding_removals": view.source.holding_removals,
+            "filtered_by_acls": view.source.filtered,
             "instances": len(self._mesh.catalog.instances),
         }
 

@@ -33,6 +33,7 @@ CONNECT_TIMEOUT_S = 3.0
 BODY_BYTES_MAX = 32 * 1024 * 1024  # 1,000 instances take under 2 MiB; anything near this is no catalog of ours.
 _READ_BYTES = 256 * 1024
 _ERROR_CHARS_MAX = 200
+_WORD_CHARS_MAX = 32
 
 T = TypeVar("T")
 _Callback = Callable[[Response], T]
@@ -41,10 +42,16 @@ _Params = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of a health query: Consul's index, and the rows unchanged."""
+    """One answer of a health query: Consul's index, and the rows unchanged.
+
+    `filtered`: Consul left rows out that our ACL token may not see (said by 1.11 and later, without an index only).
+    `backend`: what answered, `streaming` or `blocking-query`; empty where Consul does not say (before 1.10).
+    """
 
     index: int
     rows: list[Any]
+    filtered: bool = False
+    backend: str = ""
 
 
 class ConsulClient:
@@ -74,13 +81,33 @@ class ConsulClient:
             right=f'service_prefix "{service_name}" {{ policy = "read" }}',
         )
 
+    async def holders(self, service_name: str, service_id: str) -> tuple[str, ...]:
+        """The names of the Consul nodes under which the catalog lists the instance; read at its leader."""
+        answer = await self._call(
+            lambda token: self._transport.get(
+                _answer,
+                f"/v1/health/service/{service_name}",
+                # The embedded catalog knows no filter, so the rows are looked through all the same.
+                params=[("consistent", ""), ("filter", f"Service.ID == {orjson.dumps(service_id).decode()}")],
+                headers=_headers(token),
+            ),
+            right=f'service_prefix "{service_name}" {{ policy = "read" }}',
+        )
+        return tuple(
+            str(node)
+            for row in answer.rows
+            if isinstance(row, dict)
+            for node, service in [((row.get("Node") or {}).get("Node"), row.get("Service") or {})]
+            if service.get("ID") == service_id
+        )
+
     async def register(self, payload: Mapping[str, Any]) -> None:
-        """PUT one service definition, replacing its checks. `payload` is Consul's own JSON shape."""
+        """PUT one service definition with its check. `payload` is Consul's own JSON shape."""
         accepted = await self._call(
             lambda token: self._transport.put(
                 CB.bool(),
                 "/v1/agent/service/register",
-                params=[("replace-existing-checks", "true")],
+                # No replace-existing-checks: it deletes the operator's maintenance and checks. Ours goes by its ID.
                 headers=_headers(token),
                 data=orjson.dumps(payload),
             ),
@@ -314,7 +341,12 @@ def _answer(response: Response) -> Answer:
     text = response.headers.get("X-Consul-Index", "")
     if not (text.isascii() and text.isdigit()):
         raise CatalogUnavailable(f"the answer has no usable X-Consul-Index ({text[:20]!r})")
-    return Answer(int(text), rows)
+    return Answer(
+        int(text),
+        rows,
+        filtered=response.headers.get("X-Consul-Results-Filtered-By-Acls") == "true",
+        backend=response.headers.get("X-Consul-Query-Backend", "")[:_WORD_CHARS_MAX],
+    )
 
 
 async def _bounded_body(answer: aiohttp.ClientResponse) -> bytes:

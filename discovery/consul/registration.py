@@ -4,6 +4,7 @@ Opened by `discovery.consul.session`, run by one task of the wiring. Theory: `wa
 `sent` the one that the agent last accepted. Each turn takes the first step that is due:
 
     wanted differs from sent                 -> register (at most once per 250 ms)
+    the ACL token is another than then       -> register: the agent acts with the token of the registration
     the comparison is due, or requested      -> read the agent's own list; register when it differs
     otherwise                                -> heartbeat; register at once when the agent lost us
 
@@ -19,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from discovery import clock
+from discovery.backoff import Backoff
 from discovery.consul import blocking_query
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import POLL_S
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 CHANGE_SPACING_S = 0.25  # Leading edge at once, then at most one registration per 250 ms while changes keep coming.
 COMPARE_S = 30.0  # Repairs a registration that another process changed; heartbeats show a lost one sooner.
 LEAVE_TIMEOUT_S = 2.0  # Of the drain's 30 s; a Consul that is away times us out by the TTL.
+# How often it is checked whether leaving has arrived in the catalog: it takes the agent a few milliseconds.
+_LOOK_AGAIN = Backoff(first_s=0.02, last_s=0.25)
 _HEARTBEAT_JITTER = 0.1  # Nodes that were started together need not send heartbeats together.
 _DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own; an embedded catalog of an earlier version shows none.
 EPOCH_META_KEY = "epoch"  # Two processes that share a service ID differ in it.
@@ -46,7 +50,8 @@ class ConsulRegistrar:
         self._sent_at_s: float | None = None
         self._wake = asyncio.Event()
         self._verify = False
-        self._refused_token: str | None = None
+        self._token: str | None = None  # The one that the last registration was sent with.
+        self._notes_total = 0
         self._failures = 0
         self._down_since_s: float | None = None
         self._registered = False
@@ -106,31 +111,54 @@ class ConsulRegistrar:
         self._presence_expected = False
         if self._sent_at_s is None:
             return  # Nothing was ever sent; a registration that was cut short may have arrived.
+        accepted = False
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                if self._token != self._client.token:
+                    await self._send(self._wanted)  # With the old token the agent could no longer deregister us.
                 await self._client.deregister(self.service_id)
+                accepted = True
+                await self._until_gone()
         except (CatalogUnavailable, TimeoutError) as exc:
-            log.warning("deregistering failed, the catalog will time us out", extra={"reason": str(exc) or "time-out"})
+            self._last_error = _why_still_there(exc, accepted=accepted)
+            level = logging.INFO if accepted and isinstance(exc, CatalogUnavailable) else logging.WARNING
+            log.log(level, self._last_error, extra={"service_id": self.service_id, "reason": str(exc) or "time-out"})
         else:
             log.info("deregistered", extra={"service_id": self.service_id})
         self._sent, self._registered = None, False
 
+    async def _until_gone(self) -> None:
+        """Read the catalog until it lacks us: the agent's 200 says only what the agent itself will try."""
+        looks = 0
+        while await self._client.holders(self._wanted.service_name, self.service_id):
+            looks += 1
+            await asyncio.sleep(_LOOK_AGAIN.step_s(looks))
+
     async def _turn(self) -> None:
         """Take the one step that is due."""
         verify, self._verify = self._verify, False
-        if self._sent != self._wanted:
+        if self._sent is not None and self._token != self._client.token:
+            log.info("the ACL token was replaced, registering with the new one")
+            await self._register(changed_notes=True)
+        elif self._sent != self._wanted:
             await self._register()
         elif verify or clock.now_s() >= self._compare_at_s or self._wanted.http_check_url is not None:
             await self._compare()
         else:
             await self._heartbeat()
 
-    async def _register(self) -> None:
-        wanted = self._wanted
+    async def _send(self, wanted: Registration) -> None:
         self._sent_at_s = clock.now_s()
-        await self._client.register(register_payload(wanted))
+        self._token = self._client.token
+        await self._client.register(register_payload(wanted, self._notes_total))
         self._registrations_total += 1
         self._sent = wanted
+
+    async def _register(self, *, changed_notes: bool = False) -> None:
+        """Register, and be passing at once. With `changed_notes` the agent sends it on whatever it believes."""
+        wanted = self._wanted
+        self._notes_total += changed_notes
+        await self._send(wanted)
         self._compare_at_s = clock.now_s() + self._compare_s
         if wanted.http_check_url is None:
             # The agent ignores `Status` for a check that it holds already: one that had run out stays critical.
@@ -174,7 +202,6 @@ class ConsulRegistrar:
         self._registered = self._presence_expected = False
         self._sent = None
         self._failed(exc)
-        self._refused_token = self._client.token if self._client.token_rotates else None
         return blocking_query.ASK_AGAIN.last_s * random.random()  # noqa: S311 - jitter
 
     def _failed(self, exc: Exception) -> float:
@@ -197,12 +224,14 @@ class ConsulRegistrar:
 
     async def _wait(self, delay_s: float) -> None:
         """Wait for the delay, a change or a new token; then keep the spacing to the last registration."""
-        refused, self._refused_token = self._refused_token, None
-        while refused is not None and delay_s > POLL_S and self._client.token == refused and not self._wake.is_set():
+        used = self._token
+        while self._client.token_rotates and delay_s > POLL_S and not self._wake.is_set():
+            if self._client.token != used:
+                delay_s = 0.0
+                break
             await self._doze(POLL_S)
             delay_s -= POLL_S
-        if refused is None or self._client.token == refused:
-            await self._doze(delay_s)
+        await self._doze(delay_s)
         self._wake.clear()
         if self._sent_at_s is not None and self._sent != self._wanted:
             await asyncio.sleep(max(0.0, self._sent_at_s + CHANGE_SPACING_S - clock.now_s()))
@@ -220,14 +249,20 @@ def check_id(registration: Registration) -> str:
     return f"service:{registration.service_id}"
 
 
-def register_payload(registration: Registration) -> dict[str, Any]:
-    """Consul's JSON for a registration. The check starts as passing, or every start would flap."""
+def register_payload(registration: Registration, notes_total: int = 0) -> dict[str, Any]:
+    """Consul's JSON for a registration. The check starts as passing, or every start would flap.
+
+    `notes_total`: another number makes other Notes. Consul's agent passes on only what differs from what it believes
+    the catalog to hold; a check with other Notes always does, and takes its service along.
+    """
     check: dict[str, Any] = {
         "CheckID": check_id(registration),
         "Name": "mesh node",
         "Status": "passing",
         "DeregisterCriticalServiceAfter": f"{registration.deregister_after_s:g}s",
     }
+    if notes_total:
+        check["Notes"] = f"sent again, {notes_total}"
     if registration.http_check_url is None:
         check["TTL"] = f"{registration.ttl_s:g}s"
     else:
@@ -244,6 +279,17 @@ def register_payload(registration: Registration) -> dict[str, Any]:
         **({} if registration.weight == 1 else {"Weights": _weights(registration)}),
         "Check": check,
     }
+
+
+def _why_still_there(exc: Exception, *, accepted: bool) -> str:
+    if not accepted:
+        return "deregistering failed, the catalog will time us out"
+    if isinstance(exc, TimeoutError):
+        return (
+            "the agent took our deregistration and the catalog still lists us: "
+            "was our old ACL token deleted, or does the agent lack a token of its own (acl.tokens.agent)?"
+        )
+    return "the agent took our deregistration; whether it arrived in the catalog cannot be read"
 
 
 def agrees(held: Any, sent: Registration) -> bool:

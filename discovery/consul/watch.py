@@ -82,6 +82,7 @@ class ConsulWatch:
         self._last_error = ""
         self._answered_at_s: float | None = None
         self._changes_total = 0
+        self._filtered = False
 
     def __repr__(self) -> str:
         count = len(self._shown.instances) if self._shown else 0
@@ -96,6 +97,7 @@ class ConsulWatch:
             last_answer_at_s=self._answered_at_s,
             changes_total=self._changes_total,
             holding_removals=bool(self._suspects),
+            filtered=self._filtered,
         )
 
     async def watch(self) -> AsyncGenerator[Catalog, None]:
@@ -133,6 +135,8 @@ class ConsulWatch:
             log.debug("catalog rows left out", extra={"broken_rows": broken_rows})
         now_s = clock.now_s()
         self._note_answer(answer.index, now_s)
+        if not query.index:
+            self._note_filter(filtered=answer.filtered)
         verdict = weigh(
             self._shown,
             catalog,
@@ -166,6 +170,14 @@ class ConsulWatch:
         self._index = index
         self._recovered(now_s)
 
+    def _note_filter(self, *, filtered: bool) -> None:
+        """Consul says whether access control left rows out; in answers without an index alone."""
+        if filtered and not self._filtered:
+            log.warning(
+                "consul leaves out rows that our ACL token may not see: does it lack node:read or service:read?"
+            )
+        self._filtered = filtered
+
     def _show(self, verdict: Verdict, *, quick: bool, now_s: float) -> Catalog | None:
         """Keep the catalog to show from now on; return it if it changed."""
         self._confirm = verdict.trust is Trust.CONFIRM
@@ -198,9 +210,10 @@ class ConsulWatch:
         self._distrusts += 1
         self._settle_until_s = now_s + self._settle_s
         self._up = False
-        self._last_error = (
-            "the answer lacks our own registration and is not trusted: "
-            "is it lost, or does the ACL token lack node:read or service:read?"
+        self._last_error = "the answer lacks our own registration and is not trusted: " + (
+            "rows were left out that our ACL token may not see, it lacks node:read or service:read"
+            if self._filtered
+            else "is it lost, or does the ACL token lack node:read or service:read?"
         )
         # Once is ordinary: the agent's own list reaches the servers some milliseconds later.
         log.log(_REPEAT_LEVELS.get(self._distrusts, logging.DEBUG), self._last_error)

@@ -27,7 +27,8 @@ WAIT_DEFAULT_S = 300.0
 WAIT_MAX_S = 600.0
 _IDLE_MAX_S = 3600.0
 _INDEX_DIGITS_MAX = 19
-_READ_PARAMETERS = frozenset({"index", "wait", "passing", "consistent", "stale"})
+_READ_PARAMETERS = frozenset({"index", "wait", "passing", "consistent", "stale", "filter"})
+_BY_SERVICE_ID = re.compile(r'Service\.ID == "([^"\\]*)"')  # The one filter expression that our client sends.
 _VERBS = {"pass": "passing", "warn": "warning", "fail": "critical"}
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -85,7 +86,13 @@ class CatalogServer:
         if index:
             wait_s = min(WAIT_MAX_S, parse_duration_s(query["wait"])) if "wait" in query else WAIT_DEFAULT_S
             await self._wait_beyond(name, index, wait_s * (1.0 + random.random() / 16.0))  # noqa: S311 - jitter
-        if "passing" in query:
+        if "filter" in query:
+            wanted = _BY_SERVICE_ID.fullmatch(query["filter"])
+            if wanted is None:
+                raise Refused(400, "Failed to create boolean expression evaluator: only Service.ID is known")
+            rows = [row for row in self._catalog.health_rows(name) if row["Service"]["ID"] == wanted[1]]
+            body = orjson.dumps(rows)
+        elif "passing" in query:
             body = orjson.dumps(self._catalog.health_rows(name, passing_only=True))
         else:
             body = self._body(name)

@@ -31,6 +31,13 @@ def real_consul(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Gener
         yield consul
 
 
+@pytest.fixture(scope="session")
+def guarded(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningConsul, None, None]:
+    """A Consul that denies by default."""
+    with shared_consul(binary, tmp_path_factory.mktemp("guarded"), acl=True) as consul:
+        yield consul
+
+
 @pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.consul)])
 def shared_settings(request: pytest.FixtureRequest) -> ConsulSettings | None:
     """The settings of the real Consul, or None for an embedded catalog; set up before descriptors are counted."""

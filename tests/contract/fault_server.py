@@ -43,6 +43,11 @@ class FaultServer:
         self.registered[body["ID"]] = {"Service": body["Name"], **body}
         return web.Response()
 
+    async def deregister(self, request: web.Request) -> web.Response:
+        """Accept any deregistration."""
+        self.registered.pop(request.match_info["service_id"], None)
+        return web.Response()
+
     async def services(self, _request: web.Request) -> web.Response:
         """List what was accepted."""
         return web.json_response(self.registered)
@@ -72,6 +77,7 @@ async def serving(server: FaultServer, unix_path: Path | None = None) -> AsyncGe
     app.router.add_get("/v1/agent/services", server.services)
     app.router.add_get("/v1/status/leader", server.leader)
     app.router.add_put("/v1/agent/service/register", server.register)
+    app.router.add_put("/v1/agent/service/deregister/{service_id}", server.deregister)
     app.router.add_put("/v1/agent/check/pass/{check_id}", server.beat)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()

@@ -3,7 +3,6 @@
 import logging
 import subprocess
 import time
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,12 @@ from discovery.consul.environment import ConsulSettings
 from discovery.consul.registration import register_payload
 from discovery.consul.session import open_session
 from discovery.model import AccessRefused, Registration, SettingsRefused
-from tests.consul_process import RunningConsul, running_consul, shared_consul
+from tests.consul_process import NODE_RULES, RunningConsul, running_consul
 from tests.contract.following import MACHINE_S, Follower, ids, running, until
 
 pytestmark = pytest.mark.consul
 
 NAME = "mcp-node"
-LEAST_PRIVILEGE = f"""
-service "{NAME}" {{ policy = "write" }}
-service_prefix "{NAME}" {{ policy = "read" }}
-node_prefix "" {{ policy = "read" }}
-"""
 WITHOUT_NODE_READ = f"""
 service "{NAME}" {{ policy = "write" }}
 service_prefix "{NAME}" {{ policy = "read" }}
@@ -36,15 +30,8 @@ node_prefix "" {{ policy = "read" }}
 """
 
 
-@pytest.fixture(scope="module")
-def guarded(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningConsul, None, None]:
-    """A Consul that denies by default."""
-    with shared_consul(binary, tmp_path_factory.mktemp("guarded"), acl=True) as consul:
-        yield consul
-
-
 async def test_the_least_privilege_policy_is_enough_for_everything_we_do(guarded: RunningConsul) -> None:
-    settings = guarded.settings(await guarded.token_for(LEAST_PRIVILEGE))
+    settings = guarded.settings(await guarded.token_for(NODE_RULES))
     ours = Registration("least-1", NAME, 8000, meta={"digest": "a"}, heartbeat_s=0.2)
     async with open_session(settings) as session:
         assert await session.answers()
@@ -97,7 +84,7 @@ async def test_a_rotated_token_file_is_picked_up_within_two_seconds(guarded: Run
         async with running(follower.run(), registrar.keep()):
             await until(lambda: "refused our ACL token" in registrar.status.last_error, what="refused")
             await until(lambda: "refused our ACL token" in follower.source.status.last_error, what="refused")
-            token_file.write_text(await guarded.token_for(LEAST_PRIVILEGE))
+            token_file.write_text(await guarded.token_for(NODE_RULES))
             rotated_at_s = time.monotonic()
             await follower.until(lambda seen: "rotated-1" in ids(seen))
             assert time.monotonic() - rotated_at_s < 3.0 + MACHINE_S

@@ -101,6 +101,21 @@ def test_image_runs_as_an_ordinary_user_from_the_hashed_lock() -> None:
 
 @pytest.mark.consul
 @pytest.mark.parametrize("role", ["server", "client"])
+def test_access_control_as_described_gives_the_agent_a_token_of_its_own(role: str, tmp_path: Path) -> None:
+    binary = consul_binary(fetch=False)
+    if binary is None:
+        pytest.skip("NO CONSUL BINARY: the HCL files were not validated")
+    text = (ROOT / "consul" / f"{role}.hcl").read_text()
+    (described,) = re.findall(r"^# acl \{\n(?:# .*\n)*?# \}\n", text, re.MULTILINE)
+    block = re.sub("^# ", "", described, flags=re.MULTILINE)
+    assert 'agent = "<the agent\'s own token>"' in block
+    (tmp_path / f"{role}.hcl").write_text(text.replace(described, block).replace("{{ GetPrivateIP }}", "127.0.0.1"))
+    seen = subprocess.run([binary, "validate", tmp_path], capture_output=True, text=True, timeout=30, check=False)
+    assert seen.returncode == 0, seen.stdout + seen.stderr
+
+
+@pytest.mark.consul
+@pytest.mark.parametrize("role", ["server", "client"])
 def test_consul_accepts_the_configuration(role: str, tmp_path: Path) -> None:
     binary = consul_binary(fetch=False)
     if binary is None:
