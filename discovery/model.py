@@ -96,7 +96,8 @@ class Registration:
 class SourceStatus:
     """How far the catalog can be trusted now. Times are the event loop's monotonic seconds, None when never.
 
-    `filtered`: Consul left rows out that our ACL token may not see.
+    `filtered`: Consul left rows out that our ACL token may not see. `backend`: what answered last, `streaming` for the
+    agent's own cache; empty where it does not say. `confirmed_at_s`: the last good answer of a server, not of a cache.
     """
 
     up: bool = False
@@ -105,6 +106,8 @@ class SourceStatus:
     changes_total: int = 0
     holding_removals: bool = False
     filtered: bool = False
+    backend: str = ""
+    confirmed_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,10 @@ class Registrar(Protocol):
 
     def verify(self) -> None:
         """Let `keep` check at once whether the catalog still knows us. A watch calls it when an answer lacks us."""
+        ...
+
+    def repair(self) -> None:
+        """Let `keep` register again though the agent knows us. A watch calls it when the catalog goes on lacking us."""
         ...
 
     @property

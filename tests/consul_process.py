@@ -114,6 +114,16 @@ class RunningConsul:
         token = await self.call("PUT", "/v1/acl/token", {"Policies": [{"Name": name}]})
         return str(token["SecretID"])
 
+    async def snapshot(self) -> bytes:
+        """All of its state."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/v1/snapshot") as answer:
+            return await answer.read()
+
+    async def restore(self, snapshot: bytes) -> None:
+        """Replace all of its state."""
+        async with aiohttp.ClientSession() as session, session.put(f"{self.url}/v1/snapshot", data=snapshot) as answer:
+            answer.raise_for_status()
+
     async def revoke(self, token: str) -> None:
         """Delete a token."""
         accessor = (await self.call("GET", "/v1/acl/token/self", token=token))["AccessorID"]

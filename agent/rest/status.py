@@ -198,7 +198,7 @@ class NodeStatus:
 
     def _discovery(self) -> Json:
         view = self._membership()
-        answered = view.source.last_answer_at_s
+        answered, confirmed = view.source.last_answer_at_s, view.source.confirmed_at_s
         return {
             "mode": view.mode,
             "reason": view.reason,
@@ -207,6 +207,8 @@ class NodeStatus:
             "registered": view.registrar.registered,
             "last_error": view.source.last_error or view.registrar.last_error,
             "catalog_age_s": None if answered is None else round(clock.now_s() - answered, 1),
+            "backend": view.source.backend,
+            "confirmed_s": None if confirmed is None else round(clock.now_s() - confirmed, 1),
             "holding_removals": view.source.holding_removals,
             "filtered_by_acls": view.source.filtered,
             "instances": len(self._mesh.catalog.instances),

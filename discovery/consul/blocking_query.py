@@ -7,11 +7,11 @@ departure.
 """
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from discovery.backoff import Backoff
-from discovery.model import Catalog, InstanceKey
+from discovery.model import Catalog, Health, InstanceKey
 
 # A quarter of a second hides a lost packet; an outage of hours costs Consul one question of each node in 30 s.
 ASK_AGAIN = Backoff(first_s=0.25, last_s=30.0)
@@ -20,7 +20,17 @@ ASK_AGAIN = Backoff(first_s=0.25, last_s=30.0)
 ASK_YOUNG_OUTAGE = Backoff(first_s=0.25, last_s=2.0)
 YOUNG_OUTAGE_S = 60.0
 
-WAIT_S = 30.0  # An abandoned wait holds a slot of the agent until its end; Consul's own default of 300 s is too long.
+# A restored state is seen at the end of a wait, which Consul does not cut short for it; an abandoned wait holds a slot
+# of the agent until its end; and some proxies cut answers at 30 s.
+WAIT_S = 25.0
+# A 200 to a wait proves no server: Consul's agent may answer it from a cache of its own (1.10 and later, streaming). A
+# read without an index goes to a server; one every other wait costs less than waits that all do (docs/reliability.md).
+CONFIRM_EVERY_S = 50.0
+# Consul's own anti-entropy takes up to two minutes to repair a restored state, and agents that lag a little longer.
+RESTORED_S = 180.0
+# How soon we register again while the catalog lacks us though the agent does not. Where a token without rights is the
+# cause it never helps, and each time wakes every watch.
+REPAIR_AGAIN = Backoff(first_s=5.0, last_s=600.0)
 UPDATE_SPACING_S = 0.1  # At most one update per 100 ms while changes keep coming; the first one is never delayed.
 # How long others may need to register again after an outage: a heartbeat interval.
 SETTLE_S = 5.0
@@ -36,6 +46,7 @@ class Trust(Enum):
     BELIEVED = "believed"
     DISTRUSTED = "distrusted"  # the canary is missing: nothing in it counts
     SETTLING = "settling"  # absence is not believed yet
+    DOUBTED = "doubted"  # absence is believed of those alone that do not answer
     CONFIRM = "confirm"  # too many vanished: query a second time
 
 
@@ -82,6 +93,7 @@ def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) 
 #   lacks our own registration (the canary)  | the catalog shown before | wait for a better answer
 #   none vanished, or a lone one             | the answer               |
 #   some vanished, the state may be young    | the answer + the missing | query again when it has settled
+#   some vanished, the index went back       | the same, as critical    | query again when that is long ago
 #   more than half or all others vanished    | the answer + the missing | query now, index-less, consistent
 #   the same ones vanished in that answer    | the answer               |
 def weigh(
@@ -92,6 +104,7 @@ def weigh(
     settling: bool,
     suspects: AbstractSet[InstanceKey],
     confirming: bool,
+    restored: bool = False,
 ) -> Verdict:
     """Compare one answer with the shown catalog.
 
@@ -102,6 +115,8 @@ def weigh(
         settling: an outage or a restored state was so recent that others may not be registered again.
         suspects: instances that the previous answer lacked but that are still shown.
         confirming: this answer came from an index-less, consistent read.
+        restored: the index went back lately. Critical instances keep a link that is up and get no new one, so those
+            that answer stay, and those that left do not.
     """
     if canary is not None and all(instance.key.service_id != canary for instance in answer.instances):
         return Verdict(Trust.DISTRUSTED, shown, frozenset(suspects))
@@ -113,6 +128,8 @@ def weigh(
         return Verdict(Trust.BELIEVED, answer)
     if settling:
         return Verdict(Trust.SETTLING, _with_missing(shown, answer, vanished), vanished)
+    if restored:
+        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, Health.CRITICAL), vanished)
     # Suspects stay until a confirming answer lacks them too, even where newcomers have made a minority of them.
     in_doubt = _is_mass(shown, vanished, canary) or not vanished.isdisjoint(suspects)
     if in_doubt and not (confirming and vanished <= suspects):
@@ -126,6 +143,10 @@ def _is_mass(shown: Catalog, vanished: AbstractSet[InstanceKey], canary: str | N
     return 2 * len(vanished) > others
 
 
-def _with_missing(shown: Catalog, answer: Catalog, missing: AbstractSet[InstanceKey]) -> Catalog:
+def _with_missing(
+    shown: Catalog, answer: Catalog, missing: AbstractSet[InstanceKey], health: Health | None = None
+) -> Catalog:
     kept = [instance for instance in shown.instances if instance.key in missing]
+    if health is not None:
+        kept = [replace(instance, health=health) for instance in kept]
     return Catalog(tuple(sorted((*answer.instances, *kept), key=lambda instance: instance.key)))

@@ -34,6 +34,7 @@ BODY_BYTES_MAX = 32 * 1024 * 1024  # 1,000 instances take under 2 MiB; anything 
 _READ_BYTES = 256 * 1024
 _ERROR_CHARS_MAX = 200
 _WORD_CHARS_MAX = 32
+_SERF_ALIVE = 1  # 2 leaving, 3 left, 4 failed (Serf, MemberStatus).
 
 T = TypeVar("T")
 _Callback = Callable[[Response], T]
@@ -141,6 +142,29 @@ class ConsulClient:
         if not isinstance(services, dict):
             raise CatalogUnavailable("the agent's list of services is not an object")
         return services
+
+    async def is_member(self, check_id: str) -> bool:
+        """Whether the agent that holds the check is a living member of its cluster, as itself and our token say."""
+        try:
+            checks = await self._read_object("/v1/agent/checks", 'service "read"')
+            members = await self._call(
+                lambda token: self._transport.get(CB.json(), "/v1/agent/members", headers=_headers(token)),
+                right='node_prefix "" { policy = "read" }',
+            )
+        except RegistrationLost:  # 404: the embedded catalog has no cluster.
+            return False
+        check = checks.get(check_id)
+        node = check.get("Node") if isinstance(check, dict) else None
+        found = [m for m in members if isinstance(m, dict)] if isinstance(members, list) else []
+        return any(node and member.get("Name") == node and member.get("Status") == _SERF_ALIVE for member in found)
+
+    async def _read_object(self, path: str, right: str) -> Mapping[str, Any]:
+        answer = await self._call(
+            lambda token: self._transport.get(CB.json(), path, headers=_headers(token)), right=right
+        )
+        if not isinstance(answer, dict):
+            raise CatalogUnavailable(f"the answer of {path} is not an object")
+        return answer
 
     async def leader(self, timeout_s: float) -> str:
         """The address of the cluster's leader; empty when there is none."""

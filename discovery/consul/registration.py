@@ -5,6 +5,7 @@ Opened by `discovery.consul.session`, run by one task of the wiring. Theory: `wa
 
     wanted differs from sent                 -> register (at most once per 250 ms)
     the ACL token is another than then       -> register: the agent acts with the token of the registration
+    the catalog lacks us, the agent does not -> register with changed Notes, unless the agent is leaving its cluster
     the comparison is due, or requested      -> read the agent's own list; register when it differs
     otherwise                                -> heartbeat; register at once when the agent lost us
 
@@ -49,7 +50,7 @@ class ConsulRegistrar:
         self._compare_at_s = 0.0
         self._sent_at_s: float | None = None
         self._wake = asyncio.Event()
-        self._verify = False
+        self._verify = self._repair = False
         self._token: str | None = None  # The one that the last registration was sent with.
         self._notes_total = 0
         self._failures = 0
@@ -87,6 +88,11 @@ class ConsulRegistrar:
     def verify(self) -> None:
         """Compare with the agent's own list at once, also in the middle of a wait."""
         self._verify = True
+        self._wake.set()
+
+    def repair(self) -> None:
+        """Register again though the agent's list has us: the catalog has not."""
+        self._repair = True
         self._wake.set()
 
     async def keep(self) -> None:
@@ -137,11 +143,14 @@ class ConsulRegistrar:
     async def _turn(self) -> None:
         """Take the one step that is due."""
         verify, self._verify = self._verify, False
+        repair, self._repair = self._repair, False
         if self._sent is not None and self._token != self._client.token:
             log.info("the ACL token was replaced, registering with the new one")
             await self._register(changed_notes=True)
         elif self._sent != self._wanted:
             await self._register()
+        elif repair:
+            await self._repair_catalog()
         elif verify or clock.now_s() >= self._compare_at_s or self._wanted.http_check_url is not None:
             await self._compare()
         else:
@@ -160,13 +169,13 @@ class ConsulRegistrar:
         self._notes_total += changed_notes
         await self._send(wanted)
         self._compare_at_s = clock.now_s() + self._compare_s
+        if not self._registered:
+            log.info("registered", extra={"service_id": wanted.service_id, "service": wanted.service_name})
+        self._registered = self._presence_expected = True
         if wanted.http_check_url is None:
             # The agent ignores `Status` for a check that it holds already: one that had run out stays critical.
             with suppress(RegistrationLost):  # The next heartbeat finds the same, and registers again.
                 await self._client.pass_check(check_id(wanted))
-        if not self._registered:
-            log.info("registered", extra={"service_id": wanted.service_id, "service": wanted.service_name})
-        self._registered = self._presence_expected = True
 
     async def _heartbeat(self) -> None:
         try:
@@ -187,6 +196,16 @@ class ConsulRegistrar:
             await self._register_again("the agent's list differs from what we sent")
         elif self._wanted.http_check_url is None:
             await self._heartbeat()
+
+    async def _repair_catalog(self) -> None:
+        """Make the agent send us to the catalog once more; its own list says that we are there."""
+        if await self._client.is_member(check_id(self._wanted)):
+            log.warning("the catalog has lost us, registering again", extra={"service_id": self.service_id})
+            await self._register(changed_notes=True)
+        else:
+            # A registration now would outlive the agent, passing and without an agent that could take it back.
+            log.info("the catalog lacks us: Consul's agent is leaving, or our ACL token may not see its node")
+            await self._compare()
 
     async def _register_again(self, reason: str) -> None:
         log.warning("registration lost, registering again", extra={"reason": reason})

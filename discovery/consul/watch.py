@@ -15,7 +15,18 @@ from typing import Any
 
 from discovery import clock
 from discovery.consul import blocking_query
-from discovery.consul.blocking_query import SETTLE_S, WAIT_S, Trust, Verdict, next_index, pause_s, weigh
+from discovery.consul.blocking_query import (
+    CONFIRM_EVERY_S,
+    REPAIR_AGAIN,
+    RESTORED_S,
+    SETTLE_S,
+    WAIT_S,
+    Trust,
+    Verdict,
+    next_index,
+    pause_s,
+    weigh,
+)
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import POLL_S
 from discovery.model import (
@@ -38,7 +49,9 @@ _SEVERITY = {Health.PASSING: 0, Health.WARNING: 1, Health.CRITICAL: 2}
 
 QUICK_RETURN_S = 0.25  # A query that returns sooner and without news did not wait.
 _WAIT_MIN_S = 0.05
-_DISTRUST_WAIT_S = 2.0  # The wait after a first distrusted answer; a second one gets a warning.
+# The wait after a first distrusted answer, an agent's time to reach its servers; at a second one we register again.
+_DISTRUST_WAIT_S = 0.5
+_DISTRUSTS_OF_LOSS = 2
 _REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
 
 
@@ -70,6 +83,8 @@ class ConsulWatch:
         self._shown = known
         self._suspects: frozenset[InstanceKey] = frozenset()
         self._index = 0
+        self._last_index = 0  # The last answer's, over outages too.
+        self._restored_until_s = 0.0
         self._confirm = False
         self._idle_returns = 0
         self._settle_until_s: float | None = None
@@ -83,6 +98,11 @@ class ConsulWatch:
         self._answered_at_s: float | None = None
         self._changes_total = 0
         self._filtered = False
+        self._backend = ""
+        self._read_plain_at_s: float | None = None
+        self._confirmed_at_s: float | None = None
+        self._repairs = 0
+        self._repair_at_s = 0.0
 
     def __repr__(self) -> str:
         count = len(self._shown.instances) if self._shown else 0
@@ -98,6 +118,8 @@ class ConsulWatch:
             changes_total=self._changes_total,
             holding_removals=bool(self._suspects),
             filtered=self._filtered,
+            backend=self._backend,
+            confirmed_at_s=self._confirmed_at_s,
         )
 
     async def watch(self) -> AsyncGenerator[Catalog, None]:
@@ -118,7 +140,7 @@ class ConsulWatch:
         queried_at_s = clock.now_s()
         query = self._next_query(queried_at_s)
         # Read before the query: an answer from before our registration is no reason for distrust.
-        canary = self._own.service_id if self._own is not None and self._own.status.presence_expected else None
+        expected = self._presence_expected
         try:
             answer = await self._client.health(
                 self._service_name, index=query.index, wait_s=query.wait_s, consistent=query.consistent
@@ -135,39 +157,66 @@ class ConsulWatch:
             log.debug("catalog rows left out", extra={"broken_rows": broken_rows})
         now_s = clock.now_s()
         self._note_answer(answer.index, now_s)
+        # A wait may have begun before the registration's answer, and may have shown us before that.
+        expected = expected or (self._presence_expected and self._shows_us)
+        self._backend = answer.backend
         if not query.index:
+            self._read_plain_at_s = now_s
             self._note_filter(filtered=answer.filtered)
         verdict = weigh(
             self._shown,
             catalog,
-            canary=canary,
+            canary=self._own.service_id if expected and self._own is not None else None,
             settling=self._settle_until_s is not None and now_s < self._settle_until_s,
             suspects=self._suspects,
             confirming=query.consistent,
+            restored=now_s < self._restored_until_s,
         )
         self._note_trust(verdict, now_s)
+        if not query.index and verdict.trust is not Trust.DISTRUSTED:
+            self._confirmed_at_s = now_s
         return self._show(verdict, quick=now_s - queried_at_s < QUICK_RETURN_S, now_s=now_s)
+
+    @property
+    def _presence_expected(self) -> bool:
+        return self._own is not None and self._own.status.presence_expected
+
+    @property
+    def _shows_us(self) -> bool:
+        own_id = self._own.service_id if self._own is not None else None
+        return self._shown is not None and any(one.key.service_id == own_id for one in self._shown.instances)
 
     def _next_query(self, now_s: float) -> _Query:
         if self._confirm:
             return _Query(consistent=True)
         if self._distrusts == 1:
             return _Query(self._index, min(self._wait_s, _DISTRUST_WAIT_S))
-        if not self._suspects or self._settle_until_s is None:
-            return _Query(self._index, self._wait_s)
-        settle_left_s = self._settle_until_s - now_s
-        if settle_left_s <= 0:
-            return _Query(consistent=True)
-        return _Query(self._index, max(_WAIT_MIN_S, min(self._wait_s, settle_left_s)))
+        if self._distrusts:
+            return self._wait_until(self._repair_at_s, now_s)
+        held_until_s = 0.0
+        if self._suspects and self._settle_until_s is not None:
+            held_until_s = self._settle_until_s if now_s < self._settle_until_s else self._restored_until_s
+            if now_s >= held_until_s:
+                return _Query(consistent=True)
+        if self._read_plain_at_s is not None and now_s >= self._read_plain_at_s + CONFIRM_EVERY_S:
+            return _Query()
+        return self._wait_until(held_until_s, now_s) if held_until_s else _Query(self._index, self._wait_s)
+
+    def _wait_until(self, due_s: float, now_s: float) -> _Query:
+        return _Query(self._index, max(_WAIT_MIN_S, min(self._wait_s, due_s - now_s)))
 
     def _note_answer(self, answered_index: int, now_s: float) -> None:
         """Advance the index; a restored state and the end of an outage begin a time of settling."""
         index = next_index(self._index, answered_index)
-        if index == 0:
-            log.info("the catalog's index went back, its state was restored", extra={"index": answered_index})
-        if index == 0 or self._down_since_s is not None:
+        went_back = answered_index < self._last_index
+        if went_back:
+            # It may be no restore: newer agents have two indexes for a name that was never registered. Nothing is lost.
+            level = logging.DEBUG if now_s < self._restored_until_s else logging.INFO
+            log.log(level, "the catalog's index went back", extra={"index": answered_index})
+            self._restored_until_s = now_s + RESTORED_S
+        if index == 0 or went_back or self._down_since_s is not None:
             self._settle_until_s = now_s + self._settle_s
-        self._index = index
+        self._index, self._last_index = index, answered_index
         self._recovered(now_s)
 
     def _note_filter(self, *, filtered: bool) -> None:
@@ -201,11 +250,12 @@ class ConsulWatch:
             log.log(level, "holding removals until they are confirmed", extra={"instances": len(verdict.suspects)})
         if not self._up:
             log.info("the catalog is followed", extra={"service": self._service_name})
-        self._distrusts = 0
+        self._distrusts = self._repairs = 0
+        self._repair_at_s = 0.0
         self._up, self._last_error, self._answered_at_s = True, "", now_s
 
     def _distrust(self, now_s: float) -> None:
-        """Our own registration is missing: nothing counts, and the registrar has to check."""
+        """Our own registration is missing: nothing counts, and the registrar has to check, or to register again."""
         assert self._own is not None
         self._distrusts += 1
         self._settle_until_s = now_s + self._settle_s
@@ -217,7 +267,12 @@ class ConsulWatch:
         )
         # Once is ordinary: the agent's own list reaches the servers some milliseconds later.
         log.log(_REPEAT_LEVELS.get(self._distrusts, logging.DEBUG), self._last_error)
-        self._own.verify()
+        if self._distrusts < _DISTRUSTS_OF_LOSS:
+            self._own.verify()
+        elif now_s >= self._repair_at_s:
+            self._repairs += 1
+            self._repair_at_s = now_s + REPAIR_AGAIN.step_s(self._repairs)
+            self._own.repair()
 
     def _recovered(self, now_s: float) -> None:
         if self._down_since_s is None:

@@ -32,8 +32,10 @@ class ScriptedClient:
         self.queries: list[dict[str, Any]] = []
         self.calls: list[tuple[float, str]] = []
         self.held: dict[str, Any] = {}
+        self.payloads: list[Mapping[str, Any]] = []
         self.token: str | None = None
         self.token_rotates = False
+        self.member = True
 
     async def health(self, _name: str, **query: Any) -> Answer:
         self.asked_at_s.append(now_s())
@@ -49,6 +51,7 @@ class ScriptedClient:
 
     async def register(self, payload: Mapping[str, Any]) -> None:
         self._call("register")
+        self.payloads.append(payload)
         self.held[payload["ID"]] = {"Service": payload["Name"], **payload}
 
     async def pass_check(self, check_id: str) -> None:
@@ -59,6 +62,13 @@ class ScriptedClient:
     async def agent_services(self) -> Mapping[str, Any]:
         self._call("list")
         return self.held
+
+    async def is_member(self, _check_id: str) -> bool:
+        self._call("member")
+        return self.member
+
+    async def holders(self, _service_name: str, service_id: str) -> tuple[str, ...]:
+        return ("n",) if service_id in self.held else ()
 
     async def deregister(self, service_id: str) -> None:
         self._call("deregister")
@@ -158,7 +168,8 @@ async def test_an_index_of_zero_or_one_that_jumps_never_makes_a_busy_loop() -> N
 async def test_a_wait_without_news_is_asked_again_with_the_same_index() -> None:
     client = ScriptedClient(lambda _number, query: None if query["index"] else Answer(5, []))
     await watched(watch_of(client, "mcp-node"), 100)
-    assert [query["index"] for query in client.queries] == [0, 5, 5, 5, 5]
+    # Every other wait is followed by a read without an index, which no cache answers.
+    assert [query["index"] for query in client.queries] == [0, 5, 5, 0, 5, 5]
 
 
 async def test_changes_that_keep_coming_are_shown_ten_times_a_second_and_a_lone_one_at_once() -> None:
@@ -181,11 +192,58 @@ async def test_after_an_outage_removals_wait_until_the_state_has_settled_and_new
 
     client = ScriptedClient(script)
     watch = watch_of(client, "mcp-node", settle_s=5.0)
-    shown = await watched(watch, 20)
-    assert [_ids(catalog) for catalog in shown] == ["ab", "abc", "c"]
+    shown = await watched(watch, 200)
+    # Its index went back as well: for three minutes those that answer keep their links, which critical ones may.
+    assert [_ids(catalog) for catalog in shown] == ["ab", "abc", "abc", "c"]
+    assert [one.health.value for one in shown[2].instances] == ["critical", "critical", "passing"]
     assert client.queries[3]["wait_s"] <= 5.0
     assert any(query["consistent"] for query in client.queries)
     assert not watch.status.holding_removals
+
+
+async def test_an_outage_alone_holds_removals_no_longer_than_it_takes_to_settle() -> None:
+    def script(number: int, query: dict[str, Any]) -> Answer | Exception | None:
+        match number:
+            case 1:
+                return Answer(9, rows("a", "b"))
+            case 2:
+                return AgentUnreachable("reset")
+        return None if query["index"] else Answer(50, rows("c"))
+
+    shown = await watched(watch_of(ScriptedClient(script), "mcp-node", settle_s=5.0), 20)
+    assert [_ids(catalog) for catalog in shown] == ["ab", "abc", "c"]
+
+
+async def test_a_catalog_that_lacks_us_for_good_is_repaired_at_once_and_then_ever_more_seldom() -> None:
+    client = ScriptedClient(lambda number, query: None if query["index"] and number > 4 else Answer(7, rows("a")))
+    registrar = registrar_of(client, OURS)
+    watch = watch_of(client, "mcp-node", own=registrar)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(kept(registrar, 3600), name="keep")
+        group.create_task(_when_registered(registrar, watch, 3590), name="watch")
+    sent_at_s = [at_s for at_s, call in client.calls if call == "register"]
+    assert sent_at_s[1] - sent_at_s[0] < 2.0
+    assert 3 <= len(sent_at_s) <= 15
+    notes = [payload["Check"].get("Notes") for payload in client.payloads]
+    assert len(set(notes)) == len(notes)
+
+
+async def test_nothing_is_registered_again_while_consuls_agent_leaves_its_cluster() -> None:
+    client = ScriptedClient(lambda number, query: None if query["index"] and number > 4 else Answer(7, rows("a")))
+    client.member = False
+    registrar = registrar_of(client, OURS)
+    watch = watch_of(client, "mcp-node", own=registrar)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(kept(registrar, 60), name="keep")
+        group.create_task(_when_registered(registrar, watch, 50), name="watch")
+    assert client.count("member") >= 2
+    assert client.count("register") == 1
+
+
+async def _when_registered(registrar: ConsulRegistrar, watch: ConsulWatch, seconds: float) -> None:
+    await asyncio.sleep(0.1)  # Loop time: its first turn is over.
+    assert registrar.status.registered
+    assert await watched(watch, seconds) == []
 
 
 async def test_a_known_catalog_is_shown_first_and_outlives_a_consul_that_is_away() -> None:

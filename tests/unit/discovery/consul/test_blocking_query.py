@@ -16,7 +16,7 @@ from discovery.consul.blocking_query import (
     request_timeout_s,
     weigh,
 )
-from discovery.model import Catalog, Instance, InstanceKey
+from discovery.model import Catalog, Health, Instance, InstanceKey
 
 
 def key(service_id: str) -> InstanceKey:
@@ -94,6 +94,19 @@ def test_while_the_state_settles_newcomers_are_shown_and_nobody_is_removed() -> 
     assert verdict.trust is Trust.SETTLING
     assert verdict.catalog == catalog("a", "b", "c", "d")
     assert verdict.suspects == {key("b"), key("c")}
+
+
+def test_who_is_missing_after_the_index_went_back_is_kept_as_critical_for_links_that_answer() -> None:
+    shown, answer, gone = catalog("a", "b", "c", "d"), catalog("a", "b", "e"), {key("c"), key("d")}
+    verdict = weigh(shown, answer, canary=None, settling=False, suspects=frozenset(), confirming=False, restored=True)
+    assert (verdict.trust, verdict.suspects) == (Trust.DOUBTED, gone)
+    assert verdict.catalog is not None
+    assert {one.key for one in verdict.catalog.instances if one.health is Health.CRITICAL} == gone
+    everybody = catalog("a", "b", "c", "d", "e")
+    back = weigh(
+        verdict.catalog, everybody, canary=None, settling=False, suspects=gone, confirming=False, restored=True
+    )
+    assert back == Verdict(Trust.BELIEVED, everybody)
 
 
 def test_an_answer_without_our_own_registration_counts_for_nothing() -> None:
