@@ -51,6 +51,10 @@ class ObservedMesh(Protocol):
     def routes(self) -> Any:
         """The route table; its `conflicts` and what is `left_out` are counted."""
 
+    @property
+    def maintenance(self) -> Any:
+        """The operator's maintenance: `own` of this node, `peers` of others."""
+
 
 class ObservedMembership(Protocol):
     """What `observe` reads of `agent.control.membership.MembershipView`."""
@@ -277,6 +281,8 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
     )
     yield _gauge("mesh_name_conflicts", "Public names that more than one backend wants.", len(mesh.routes.conflicts))
     yield _gauge("mesh_entries_left_out", "Listed entries that no client could read.", len(mesh.routes.left_out))
+    yield _gauge("mesh_maintenance", "Whether this node is in maintenance.", float(bool(mesh.maintenance.own)))
+    yield _gauge("mesh_peers_in_maintenance", "Peers in maintenance.", len(mesh.maintenance.peers))
     states = Tally(view.state for view in views)
     links = GaugeMetricFamily("mesh_links", "Links by state.", labels=["state"])
     for state in LinkState:

@@ -170,7 +170,8 @@ class PeerSpec:
     `expected_node_id`: what the catalog's Meta says; another answer is refused. `is_mesh_node`: the catalog says that
     it is one of us, so `/local` is dialled directly. `sighting` changes whenever the catalog says something new about
     it (appeared, passing again, another epoch); a change cuts a back-off short. `weight`: how much it can take in
-    comparison with other nodes, by the catalog's word. `local_token`: for the local endpoint
+    comparison with other nodes, by the catalog's word. `maintenance`: the operator's reason for no new calls, empty
+    without one. `local_token`: for the local endpoint
     below `target` alone, once `target` has refused to answer without a token.
     """
 
@@ -183,6 +184,7 @@ class PeerSpec:
     is_mesh_node: bool = False
     sighting: str = ""
     weight: int = 1
+    maintenance: str = ""
     local_token: str | None = field(default=None, repr=False)
 
     @property

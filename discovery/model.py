@@ -57,6 +57,7 @@ class Instance:
     """One registered instance. `address` is Service.Address, or Node.Address where that is empty.
 
     `weight`: how many calls it can take in comparison with others, at its present health (Consul, service weights).
+    `maintenance`: the operator's reason, empty while it is in none; `health` is that of all other checks.
     """
 
     key: InstanceKey
@@ -66,6 +67,7 @@ class Instance:
     meta: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     tags: tuple[str, ...] = ()
     weight: int = 1
+    maintenance: str = ""
 
 
 @dataclass(frozen=True, slots=True)

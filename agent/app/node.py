@@ -135,7 +135,7 @@ class Node:
                 own_weight=self._settings.weight,
             )
             changed = (self._mesh_changed, self._local_changed, self._offer_changed)
-            hooks = MeshHooks(*changed, self._dispatch.forget, self._routes_changed)
+            hooks = MeshHooks(*changed, self._dispatch.forget, self._routes_changed, self._dispatch.drain)
             self._mesh = Mesh(
                 own=self._identity,
                 supervisor=supervisor,

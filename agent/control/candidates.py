@@ -69,7 +69,7 @@ class DiscoveredPeer:
     empty. `node_id`: that of its Meta, None for a plain server. `learned_id`: the node that answered at its URL, where
     its Meta names none. `unique`: hexadecimal digits that distinguish it from all others of its name. `up`: passing or
     warning. `offer_digest`: the digest of its offer. `rotations`: changes when its tokens do. `weight`: its node's, 1
-    to `WEIGHT_MAX`.
+    to `WEIGHT_MAX`. `maintenance`: the operator's reason, empty without one.
     """
 
     name: str
@@ -84,6 +84,7 @@ class DiscoveredPeer:
     offer_digest: str
     rotations: str
     weight: int
+    maintenance: str
     key: InstanceKey
 
     @property
@@ -167,6 +168,7 @@ def _read(
         offer_digest=meta.get("offer_digest", "")[:_WORD_LEN_MAX],
         rotations=meta.get("rotations", "")[:_WORD_LEN_MAX],
         weight=min(max(1, instance.weight), WEIGHT_MAX),
+        maintenance=instance.maintenance,
         key=instance.key,
     )
 

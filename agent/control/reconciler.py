@@ -16,6 +16,7 @@ from agent import clock
 from agent.config.values import StaticPeer
 from agent.control.absence import AbsenceTracker
 from agent.control.candidates import Selection
+from agent.control.maintenance import Maintenance, log_changes, maintenance_of
 from agent.control.selection import select
 from agent.errors import DialledOurselves, MeshError, OverrideRefused
 from agent.links.actions import reconcile
@@ -47,7 +48,8 @@ QUICK_STEP_S: Final = 0.01
 class MeshHooks:
     """Who is notified: clients of both endpoints of changed lists, discovery of our offer's digest.
 
-    `routes_changed` is called with every new pair of route tables, also where no list has changed.
+    `routes_changed` is called with every new pair of route tables, also where no list has changed. `drained`: the
+    backends in maintenance, after each change of them.
     """
 
     mesh_changed: Callable[[frozenset[RouteKind]], None]
@@ -55,6 +57,7 @@ class MeshHooks:
     offer_changed: Callable[[str], None]
     backend_gone: Callable[[str], None]
     routes_changed: Callable[[], None] = lambda: None
+    drained: Callable[[frozenset[str]], None] = lambda _backends: None
 
 
 class Mesh:
@@ -83,6 +86,7 @@ class Mesh:
         self.routes = RouteTable(starting=True)
         self.local_routes = RouteTable(starting=True)
         self.selection = Selection()
+        self.maintenance = Maintenance()
         self._supervisor = supervisor
         self._store = store
         self._peer_token = peer_token
@@ -241,12 +245,19 @@ class Mesh:
         )
         wanted: list[BackendSpec] = [server for server in self.servers if server.enabled]
         desired = {spec.key: spec for spec in [*wanted, *self.selection.peers]}
+        self._note_maintenance(desired.values())
         actual = self._supervisor.actual
         self._supervisor.apply(reconcile(desired, actual))
         removed = actual.keys() - desired.keys()
         self._absences.note(desired, [actual[key] for key in removed], self._store.suppressions, clock.now_s())
         for key in removed:
             self._hooks.backend_gone(key)
+
+    def _note_maintenance(self, desired: Iterable[BackendSpec]) -> None:
+        before, self.maintenance = self.maintenance, maintenance_of(self.catalog, self.own.node_id, desired)
+        if self.maintenance != before:
+            log_changes(before, self.maintenance)
+            self._hooks.drained(self.maintenance.backends)
 
     def _learn(self, views: Sequence[LinkView]) -> None:
         """Remember which node answered at which URL, so that one node named twice gets one link."""

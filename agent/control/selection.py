@@ -70,6 +70,7 @@ class PeerBuilder:
     suppressions: list[Suppression] = field(default_factory=list)
     nodes: set[str] = field(default_factory=set)
     weight: int = 1
+    maintenance: str = ""
 
     def spec(self, peer_token: str | None) -> PeerSpec:
         """The finished peer.
@@ -87,6 +88,7 @@ class PeerBuilder:
             aliases=tuple(self.aliases),
             sighting=" | ".join(sorted(self.sightings - {""})),
             weight=self.weight,
+            maintenance=self.maintenance,
             local_token=local_token,
         )
         # The peer token is good for what a node serves itself, so it is of no use to a gateway.
@@ -278,6 +280,7 @@ def fold_in(builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer]) ->
         builder.sightings.add(candidate.sighting)
         if candidate.up:
             builder.weight = max(builder.weight, candidate.weight)
+            builder.maintenance = candidate.maintenance
         if candidate.node_id is not None and url_key(candidate.url) == url_key(builder.target.url):
             builder.nodes.add(candidate.node_id)
         builder.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))
@@ -366,4 +369,5 @@ def _spec(candidate: DiscoveredPeer, name: str, peer_token: str | None) -> PeerS
         is_mesh_node=is_mesh_node,
         sighting=candidate.sighting,
         weight=candidate.weight,
+        maintenance=candidate.maintenance,
     )

@@ -134,6 +134,10 @@ class Dispatch:
         """Drop what is remembered of a backend that is gone."""
         self._stats.forget(backend_key)
 
+    def drain(self, backends: frozenset[str]) -> None:
+        """Give these backends no new calls while another replica is there, until the next call of this."""
+        self._stats.drained = backends
+
     def balance(self) -> BalanceView:
         """How calls are spread, for metrics. Call it in the event loop."""
         return self._stats.view(clock.now_s())

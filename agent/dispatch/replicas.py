@@ -91,7 +91,8 @@ class ReplicaStats:
     """See the module.
 
     `up_since_s(backend key)`: since when its link is up, None when it is not. `weight_of(backend key)`: its node's.
-    `is_ready(backend key)`: whether its link is up and answers its probes.
+    `is_ready(backend key)`: whether its link is up and answers its probes. `drained`: the backends in maintenance,
+    which get new calls only where no other replica is there; set by dispatch.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class ReplicaStats:
         self._rng = rng
         self._up_since_s = up_since_s
         self._weight_of = weight_of
+        self.drained: frozenset[str] = frozenset()
         self._groups: dict[str, _Group] = {}
 
     def __repr__(self) -> str:
@@ -143,6 +145,8 @@ class ReplicaStats:
             # Better an ejected one, which may be back by now, than to give up the call.
             exclude = tried if keys <= left_out else left_out
             chances = {one: chance(group.healths[one], now_s) for one in keys & group.healths.keys()}
+        if self.drained:
+            exclude = self._without_drained(route, exclude)
         if key is not None:
             return rendezvous_choice(route.replicas, key, exclude)
 
@@ -160,6 +164,13 @@ class ReplicaStats:
         unready = {one for one in keys if not self._is_ready(one)}
         down = {one for one in unready if self._up_since_s(one) is None}
         return chosen(unready.union(exclude)) or chosen(down.union(exclude)) or first
+
+    def _without_drained(self, route: Route, exclude: Collection[str]) -> Collection[str]:
+        """What to exclude so that none in maintenance is chosen; `exclude` where no other is there."""
+        others = {r.backend_key for r in route.replicas} - self.drained - set(exclude)
+        if any(self._up_since_s(other) is not None for other in others):
+            return self.drained.union(exclude)
+        return exclude
 
     def begin(self, attempt: Attempt) -> None:
         """Note that a request goes out."""

@@ -90,6 +90,7 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
                 sighting=wanted.sighting,
                 source=wanted.source,
                 weight=wanted.weight,  # Read anew for each call.
+                maintenance=wanted.maintenance,
                 local_token=wanted.local_token,
             )
             if _has_no_token_of_its_own(wanted) and _has_no_token_of_its_own(present):

@@ -173,6 +173,7 @@ class NodeStatus:
                 "node_id": own.node_id,
                 "version": __version__,
                 "state": self._state(),
+                "maintenance": self._mesh.maintenance.own,
                 "url": self._url,
                 "uptime_s": round(now_s - self._started_at_s, 1),
                 "discovery": self._discovery(),
@@ -244,6 +245,7 @@ def describe_peer(view: LinkView, now_s: float) -> Json:
         "scope": spec.scope.value,
         "aliases": list(spec.aliases),
         "weight": spec.weight,
+        "maintenance": spec.maintenance,
         "node_id": view.identity.node_id if view.identity else spec.expected_node_id,
         **_standing(view, now_s),
     }

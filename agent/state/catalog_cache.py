@@ -38,8 +38,9 @@ _SAVED_INSTANCE: Final = object_of(
         "meta": texts_by_name,
         "tags": list_of(text),
         "weight": whole_number,
+        "maintenance": text,
     },
-    optional=frozenset({"weight"}),  # Missing in files of earlier versions.
+    optional=frozenset({"weight", "maintenance"}),  # Missing in files of earlier versions.
 )
 _SAVED: Final = object_of(
     {"schema": one_of(SCHEMA), "url": text, "service": text, "instances": list_of(_SAVED_INSTANCE)}
@@ -103,6 +104,7 @@ def _dump(url: str, service_name: str, catalog: Catalog) -> bytes:
             "meta": dict(instance.meta),
             "tags": list(instance.tags),
             "weight": instance.weight,
+            "maintenance": instance.maintenance,
         }
         for instance in catalog.instances
     ]
@@ -135,6 +137,7 @@ def _read(path: Path, url: str, service_name: str) -> Catalog | None:
             entry["meta"],
             tuple(entry["tags"]),
             entry.get("weight", 1),
+            entry.get("maintenance", ""),
         )
         for entry in saved["instances"]
     )

@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 
 PORT_MAX = 65_535
 _HEALTHS = {health.value: health for health in Health}
+# Of the Consul node, and of one service (Consul, maintenance mode).
+_MAINTENANCE = ("_node_maintenance", "_service_maintenance:")
+_REASON_CHARS_MAX = 200
 _SEVERITY = {Health.PASSING: 0, Health.WARNING: 1, Health.CRITICAL: 2}
 
 QUICK_RETURN_S = 0.25  # A query that returns sooner and without news did not wait.
@@ -85,6 +88,7 @@ class ConsulWatch:
         self._index = 0
         self._last_index = 0  # The last answer's, over outages too.
         self._restored_until_s = 0.0
+        self._own_created: int | None = None
         self._confirm = False
         self._idle_returns = 0
         self._settle_until_s: float | None = None
@@ -157,6 +161,7 @@ class ConsulWatch:
             log.debug("catalog rows left out", extra={"broken_rows": broken_rows})
         now_s = clock.now_s()
         self._note_answer(answer.index, now_s)
+        self._note_loss(answer.rows, now_s)
         # A wait may have begun before the registration's answer, and may have shown us before that.
         expected = expected or (self._presence_expected and self._shows_us)
         self._backend = answer.backend
@@ -194,8 +199,9 @@ class ConsulWatch:
         if self._distrusts:
             return self._wait_until(self._repair_at_s, now_s)
         held_until_s = 0.0
-        if self._suspects and self._settle_until_s is not None:
-            held_until_s = self._settle_until_s if now_s < self._settle_until_s else self._restored_until_s
+        if self._suspects:
+            settle_until_s = self._settle_until_s or 0.0
+            held_until_s = settle_until_s if now_s < settle_until_s else self._restored_until_s
             if now_s >= held_until_s:
                 return _Query(consistent=True)
         if self._read_plain_at_s is not None and now_s >= self._read_plain_at_s + CONFIRM_EVERY_S:
@@ -218,6 +224,16 @@ class ConsulWatch:
             self._settle_until_s = now_s + self._settle_s
         self._index, self._last_index = index, answered_index
         self._recovered(now_s)
+
+    def _note_loss(self, rows: Iterable[Any], now_s: float) -> None:
+        """Our own entry is missing, or was made anew: others may be lost with it, and not back yet.
+
+        Their registrations make the index rise again, so that it need not have gone back for us.
+        """
+        created = created_index(rows, self._own.service_id) if self._own is not None else None
+        if self._own_created not in (None, created):
+            self._restored_until_s = now_s + RESTORED_S
+        self._own_created = created if created is not None else self._own_created
 
     def _note_filter(self, *, filtered: bool) -> None:
         """Consul says whether access control left rows out; in answers without an index alone."""
@@ -326,6 +342,15 @@ def parse_catalog(rows: Iterable[Any]) -> tuple[Catalog, int]:
     return Catalog(tuple(found[key] for key in sorted(found))), skipped
 
 
+def created_index(rows: Iterable[Any], service_id: str) -> int | None:
+    """Consul's index of an entry's making; None where it is missing or says nothing."""
+    for row in rows:
+        match row:
+            case {"Service": {"ID": str(found), "CreateIndex": int(created)}} if found == service_id:
+                return created
+    return None
+
+
 def parse_row(row: Any) -> Instance | None:
     """Read one row; None when it lacks the identity or the address of an instance."""
     match row:
@@ -338,7 +363,8 @@ def parse_row(row: Any) -> Instance | None:
             address = service_fields.get("Address") or node_fields.get("Address")
             if not isinstance(address, str):
                 return None
-            health = worst_health(others.get("Checks"))
+            checks, maintenance = split_checks(others.get("Checks"))
+            health = worst_health(checks)
             return Instance(
                 key=InstanceKey(_text(node_fields.get("Datacenter")), node, service_id),
                 address=address,
@@ -347,9 +373,27 @@ def parse_row(row: Any) -> Instance | None:
                 meta=MappingProxyType(_texts(service_fields.get("Meta"))),
                 tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
                 weight=_weight(service_fields.get("Weights"), health),
+                maintenance=maintenance,
             )
         case _:
             return None
+
+
+def split_checks(checks: Any) -> tuple[list[Any], str]:
+    """The checks that tell an instance's health, and the operator's reason for its maintenance, empty without one.
+
+    Consul keeps maintenance as a critical check with the reason in its Notes. It asks for no new calls; it says nothing
+    about the instance.
+    """
+    health: list[Any] = []
+    reasons: list[str] = []
+    for check in checks if isinstance(checks, list) else ():
+        check_id = check.get("CheckID") if isinstance(check, dict) else None
+        if isinstance(check_id, str) and check_id.startswith(_MAINTENANCE):
+            reasons.append(" ".join(_text(check.get("Notes")).split())[:_REASON_CHARS_MAX] or "no reason given")
+        else:
+            health.append(check)
+    return health, "; ".join(reasons)
 
 
 def worst_health(checks: Any) -> Health:

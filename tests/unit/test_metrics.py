@@ -22,6 +22,7 @@ class Mesh:
 
     links: tuple[LinkView, ...] = ()
     routes: Any = field(default_factory=lambda: SimpleNamespace(conflicts=(), left_out=()))
+    maintenance: Any = field(default_factory=lambda: SimpleNamespace(own="", peers={}))
 
     def views(self) -> tuple[LinkView, ...]:
         return self.links
@@ -109,7 +110,11 @@ async def test_a_scrape_mirrors_the_state_of_its_own_moment() -> None:
     child = LinkView(ServerSpec("files", StdioTarget("x"), ServerScope.NODE), LinkState.BACKOFF, reconnects=3)
     source = SourceStatus(up=True, last_answer_at_s=90.0, changes_total=4)
     metrics.observe(
-        Mesh((peer("a"), peer("b"), child), SimpleNamespace(conflicts=("one",), left_out=("two", "three"))),
+        Mesh(
+            (peer("a"), peer("b"), child),
+            SimpleNamespace(conflicts=("one",), left_out=("two", "three")),
+            SimpleNamespace(own="new disks", peers={"a": "new disks", "b": "no reason given"}),
+        ),
         Membership("consul", source, RegistrarStatus(registrations_total=2)),
     )
     found = series(metrics)
@@ -123,6 +128,7 @@ async def test_a_scrape_mirrors_the_state_of_its_own_moment() -> None:
     assert found["mesh_registrations_total"] == 2
     assert found["mesh_name_conflicts"] == 1
     assert found["mesh_entries_left_out"] == 2
+    assert (found["mesh_maintenance"], found["mesh_peers_in_maintenance"]) == (1, 2)
     metrics.observe(Mesh(), Membership("off"))
     found = series(metrics)
     assert found['mesh_links{state="ready"}'] == 0

@@ -61,6 +61,15 @@ def test_a_peer_has_the_weight_that_the_catalog_tells_whoever_names_it() -> None
     assert _only(select(_catalog(), OWN, overrides=[override])).weight == 1
 
 
+def test_a_peer_in_maintenance_is_dialled_as_ever_and_marked_whoever_names_it() -> None:
+    resting = replace(_node("node-b", ID_B), maintenance="new disks")
+    override = Override("mine", HttpTarget("http://10.0.0.2:8000/mcp"))
+    for spec in (_only(select(_catalog(resting), OWN)), _only(select(_catalog(resting), OWN, overrides=[override]))):
+        assert spec.maintenance == "new disks"
+        (back,) = select(_catalog(replace(resting, maintenance="")), OWN, previous=[spec]).peers
+        assert back.maintenance == ""
+
+
 @pytest.mark.parametrize(("told", "weight"), [(0, 1), (-5, 1), (100, 100), (10**9, 100)])
 def test_a_weight_in_the_catalog_is_no_claim_to_every_call(told: int, weight: int) -> None:
     assert _only(select(_catalog(replace(_node("node-b", ID_B), weight=told)), OWN)).weight == weight

@@ -214,6 +214,22 @@ async def test_an_outage_alone_holds_removals_no_longer_than_it_takes_to_settle(
     assert [_ids(catalog) for catalog in shown] == ["ab", "abc", "c"]
 
 
+async def test_an_entry_of_ours_that_was_made_anew_keeps_the_others_that_are_not_back_yet() -> None:
+    def script(number: int, query: dict[str, Any]) -> Answer | Exception | None:
+        everybody = rows("own", "a", "b")
+        everybody[0]["Service"]["CreateIndex"] = 5
+        again = rows("own")
+        again[0]["Service"]["CreateIndex"] = 40
+        return Answer(30, everybody) if number == 1 else None if number > 2 and query["index"] else Answer(41, again)
+
+    client = ScriptedClient(script)
+    registrar = registrar_of(client, OURS)
+    watch = watch_of(client, "mcp-node", own=registrar)
+    shown = await watched(watch, 200)
+    assert [_ids(catalog) for catalog in shown] == ["abown", "abown", "own"]
+    assert {one.health.value for one in shown[1].instances if one.key.service_id != "own"} == {"critical"}
+
+
 async def test_a_catalog_that_lacks_us_for_good_is_repaired_at_once_and_then_ever_more_seldom() -> None:
     client = ScriptedClient(lambda number, query: None if query["index"] and number > 4 else Answer(7, rows("a")))
     registrar = registrar_of(client, OURS)

@@ -112,6 +112,12 @@ def test_a_new_weight_keeps_the_session_and_is_no_reason_to_dial() -> None:
     assert reconcile({"peer:a": heavier}, {"peer:a": PEER}) == (RelabelLink(heavier),)
 
 
+def test_maintenance_keeps_the_session_and_is_no_reason_to_dial() -> None:
+    resting = replace(PEER, maintenance="new disks")
+    assert reconcile({"peer:a": resting}, {"peer:a": PEER}) == (RelabelLink(resting),)
+    assert reconcile({"peer:a": PEER}, {"peer:a": resting}) == (RelabelLink(PEER),)
+
+
 def test_a_new_alias_or_source_keeps_the_session() -> None:
     for wanted in (replace(PEER, aliases=("b",)), replace(PEER, source=PeerSource.OVERRIDE)):
         assert _only(wanted, PEER) == RelabelLink(wanted, sighted=False)

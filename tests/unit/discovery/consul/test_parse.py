@@ -26,6 +26,20 @@ def test_a_row_becomes_an_instance_with_the_nodes_address_when_it_has_none() -> 
     assert (dict(instance.meta), instance.tags) == ({"k": "v"}, ("t",))
 
 
+def test_maintenance_is_a_reason_and_says_nothing_of_the_health() -> None:
+    node = {"CheckID": "_node_maintenance", "Status": "critical", "Notes": "new\n disks"}
+    service = {"CheckID": "_service_maintenance:a", "Status": "critical"}
+    critical = {"CheckID": "service:a", "Status": "critical"}
+    seen = [parse_row(row() | {"Checks": checks}) for checks in ([], [node], [node, service, {}], [service, critical])]
+    assert [one.maintenance for one in seen if one] == [
+        "",
+        "new disks",
+        "new disks; no reason given",
+        "no reason given",
+    ]
+    assert [one.health.value for one in seen if one] == ["passing", "passing", "critical", "critical"]
+
+
 def test_an_address_of_its_own_wins() -> None:
     instance = parse_row(row(Address="10.0.0.9"))
     assert instance is not None

@@ -1,0 +1,57 @@
+"""The operator's maintenance of this node and of its peers, as the catalog tells it: which backends get no new calls.
+
+Called by the mesh once a step; dispatch gets the backends. Maintenance (`consul maint`) asks for no new calls and is no
+failure: links stay or are made, so that every node lists the same, and a call for which no other replica is there goes
+through. The one rule: only the catalog's present word counts, so the end of a maintenance takes effect as soon as its
+beginning does.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from agent.model import BackendSpec, PeerSpec
+from discovery.model import Catalog
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Maintenance:
+    """The operator's reasons: `own` of this node, empty without one; `peers`, name -> reason.
+
+    `backends`: the backend keys that get no new calls while another replica is there.
+    """
+
+    own: str = ""
+    peers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    backends: frozenset[str] = frozenset()
+
+
+def maintenance_of(catalog: Catalog, own_node_id: str, desired: Iterable[BackendSpec]) -> Maintenance:
+    """What the catalog says now. In our own maintenance, our servers leave calls to other nodes' replicas of them."""
+    own = next((i.maintenance for i in catalog.instances if i.meta.get("node_id") == own_node_id and i.maintenance), "")
+    peers: dict[str, str] = {}
+    backends: set[str] = set()
+    for spec in desired:
+        if isinstance(spec, PeerSpec) and spec.maintenance:
+            peers[spec.name] = spec.maintenance
+            backends.add(spec.key)
+        elif own and not isinstance(spec, PeerSpec):
+            backends.add(spec.key)
+    return Maintenance(own, MappingProxyType(peers), frozenset(backends))
+
+
+def log_changes(before: Maintenance, after: Maintenance) -> None:
+    """Log what began, with its reason, and what ended."""
+    if after.own != before.own:
+        if after.own:
+            log.warning("this node is in maintenance and gets no new calls", extra={"reason": after.own})
+        else:
+            log.info("this node is back from maintenance")
+    for name, reason in after.peers.items():
+        if before.peers.get(name) != reason:
+            log.warning("a peer is in maintenance and gets no new calls", extra={"peer": name, "reason": reason})
+    for name in before.peers.keys() - after.peers.keys():
+        log.info("a peer is back from maintenance", extra={"peer": name})

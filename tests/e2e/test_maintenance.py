@@ -1,0 +1,91 @@
+"""An operator takes a node into maintenance and out of it, in a real Consul: where calls go, and what is said.
+
+The one rule: no call fails, and every node lists the same throughout.
+"""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.consul_process import RunningConsul, running_consul
+from tests.e2e.running import RunningNode, StartNode
+from tests.e2e.servers_files import example
+from tests.e2e.steady_calls import steady_calls
+from tests.waiting import all_of, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(120)]
+
+REASON = "new disks"
+
+
+@pytest.fixture
+async def consul(consul_program: Path, tmp_path: Path) -> AsyncIterator[RunningConsul]:
+    """A Consul of the test's own."""
+    folder = tmp_path / "consul"
+    folder.mkdir()
+    async with running_consul(consul_program, folder) as running:
+        yield running
+
+
+async def test_a_node_in_maintenance_gets_no_calls_while_another_serves_them_and_is_back_at_once(
+    consul: RunningConsul, start: StartNode, tmp_path: Path
+) -> None:
+    dice = {"dice": example("dice", "service")}
+    caller, resting, busy = await all_of(
+        start(name, tmp_path / name, servers=servers, CONSUL_HTTP_ADDR=consul.url)
+        for name, servers in (("caller", {}), ("resting", dice), ("busy", dice))
+    )
+    for node in (caller, resting, busy):
+        await eventually(partial(node.offers, "dice__roll"))
+        await eventually(partial(node.sees, *sorted({"caller", "resting", "busy"} - {node.name})))
+    listed = await caller.tool_names()
+    await maintain(consul, resting, enable=True)
+    await eventually(partial(peer_rests, caller, "resting", REASON))
+    await eventually(partial(rests, resting, REASON))
+    before = await calls_of(caller, "peer:resting"), await calls_of(resting, "server:dice")
+    async with steady_calls(caller, "dice__roll") as tally, steady_calls(resting, "dice__roll") as own_tally:
+        await tally.grows(30)
+        await own_tally.grows(30)  # Its own clients' calls go to the other node as well.
+        assert (await calls_of(caller, "peer:resting"), await calls_of(resting, "server:dice")) == before
+        late = await start("late", tmp_path / "late", servers={}, CONSUL_HTTP_ADDR=consul.url)
+        await eventually(partial(late.sees, "caller", "resting", "busy"))
+        await eventually(partial(late.offers, *listed))
+        assert await late.tool_names() == await caller.tool_names() == listed
+        assert (await late.peers())["resting"]["maintenance"] == REASON
+        await maintain(consul, resting, enable=False)
+        await eventually(partial(peer_rests, caller, "resting", ""))
+        await eventually(partial(rests, resting, ""))
+
+        async def called_again() -> bool:
+            return await calls_of(caller, "peer:resting") > before[0]
+
+        await eventually(called_again)
+    assert (tally.failures, own_tally.failures) == ([], [])
+    for node, event in ((caller, "a peer is in maintenance"), (resting, "this node is in maintenance")):
+        (said,) = [record for record in node.events() if record["event"].startswith(event)]
+        assert said["reason"] == REASON
+
+
+async def maintain(consul: RunningConsul, node: RunningNode, *, enable: bool) -> None:
+    rows = await consul.call("GET", "/v1/health/service/mcp-node")
+    (service_id,) = [row["Service"]["ID"] for row in rows if row["Service"]["Meta"]["name"] == node.name]
+    query = f"enable={str(enable).lower()}&reason=new+disks"
+    await consul.call("PUT", f"/v1/agent/service/maintenance/{service_id}?{query}")
+
+
+async def peer_rests(node: RunningNode, peer: str, reason: str) -> bool:
+    seen = (await node.peers())[peer]["maintenance"]
+    return bool(seen == reason and await node.metric("mesh_peers_in_maintenance") == bool(reason))
+
+
+async def rests(node: RunningNode, reason: str) -> bool:
+    seen = (await node.status())["self"]["maintenance"]
+    return bool(seen == reason and await node.metric("mesh_maintenance") == bool(reason))
+
+
+async def calls_of(node: RunningNode, backend: str) -> float:
+    _, text = await node.request("GET", "/metrics")
+    wanted = f'mesh_calls_total{{backend="{backend}"'
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(wanted))
