@@ -31,6 +31,10 @@ class RegistrationLost(DiscoveryError):
     """The agent no longer knows our registration; register again at once."""
 
 
+class AgentSlow(CatalogUnavailable):
+    """No answer in time; the request may have been carried out all the same."""
+
+
 class AgentUnreachable(CatalogUnavailable):
     """No connection at all: the Consul agent is stopped or restarting. Cheap to try again."""
 

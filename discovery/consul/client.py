@@ -25,9 +25,18 @@ from consul.base import (
     Response,
 )
 
+from discovery import clock
 from discovery.consul.blocking_query import request_timeout_s
 from discovery.consul.environment import ConsulSettings, TokenSource
-from discovery.model import AccessRefused, AgentUnreachable, CatalogUnavailable, RegistrationLost, SettingsRefused
+from discovery.consul.patience import Patience, kind_of
+from discovery.model import (
+    AccessRefused,
+    AgentSlow,
+    AgentUnreachable,
+    CatalogUnavailable,
+    RegistrationLost,
+    SettingsRefused,
+)
 
 CONNECT_TIMEOUT_S = 3.0
 BODY_BYTES_MAX = 32 * 1024 * 1024  # 1,000 instances take under 2 MiB; anything near this is no catalog of ours.
@@ -294,6 +303,7 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
         self.base_uri = "http://localhost" if settings.socket_path else settings.url
         self._session = session
         self._server_name = settings.tls_server_name
+        self._patience = Patience()
         scope = (("ns", settings.namespace), ("partition", settings.partition))
         self._scope = tuple((name, value) for name, value in scope if value)
 
@@ -318,6 +328,9 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
         data: str | bytes = b"",
         timeout_s: float = request_timeout_s(0.0),
     ) -> T:
+        kind, usual_s, began_s = kind_of(method, path), timeout_s, clock.now_s()
+        if usual_s >= request_timeout_s(0.0):  # A shorter one is its caller's own limit.
+            timeout_s += self._patience.more_s(kind)
         try:
             async with self._session.request(
                 method,
@@ -331,13 +344,15 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
                 content = await _bounded_body(answer)
                 response = Response(answer.status, answer.headers, content.decode("utf-8", "replace"), content)
         except TimeoutError as exc:
-            raise CatalogUnavailable(f"no answer within {timeout_s:.1f} s") from exc
+            self._patience.note_late(kind)
+            raise AgentSlow(f"no answer within {timeout_s:.1f} s") from exc
         except (aiohttp.ClientSSLError, aiohttp.ClientPayloadError, aiohttp.InvalidURL) as exc:
             raise CatalogUnavailable(_text(exc)) from exc
         except (aiohttp.ClientConnectionError, OSError) as exc:
             raise AgentUnreachable(_text(exc)) from exc
         except aiohttp.ClientError as exc:
             raise CatalogUnavailable(_text(exc)) from exc
+        self._patience.note_answer(kind, in_usual_time=clock.now_s() - began_s < usual_s)
         return callback(response)
 
 

@@ -25,7 +25,14 @@ from discovery.backoff import Backoff
 from discovery.consul import blocking_query
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import POLL_S
-from discovery.model import AccessRefused, CatalogUnavailable, RegistrarStatus, Registration, RegistrationLost
+from discovery.model import (
+    AccessRefused,
+    AgentSlow,
+    CatalogUnavailable,
+    RegistrarStatus,
+    Registration,
+    RegistrationLost,
+)
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +166,12 @@ class ConsulRegistrar:
     async def _send(self, wanted: Registration) -> None:
         self._sent_at_s = clock.now_s()
         self._token = self._client.token
-        await self._client.register(register_payload(wanted, self._notes_total))
+        try:
+            await self._client.register(register_payload(wanted, self._notes_total))
+        except AgentSlow:
+            # It may have been done; sending it again and again would keep a slow agent slow.
+            if not agrees((await self._client.agent_services()).get(wanted.service_id), wanted):
+                raise
         self._registrations_total += 1
         self._sent = wanted
 
