@@ -19,14 +19,15 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from agent import clock
-from agent.model import LinkState, LinkView, ServerSpec, StdioTarget
-from discovery.model import RegistrarStatus, SourceStatus
+from agent.model import LinkState, LinkView, PeerSpec, ServerSpec, StdioTarget
+from discovery.model import Catalog, Health, Instance, RegistrarStatus, SourceStatus
 
 # Together they keep a node under 2,000 series, whatever names its peers think up.
 CALL_LABEL_SETS_MAX: Final = 1000
 BACKENDS_MAX: Final = 50  # Of the histogram, 14 series each.
 EVENT_LABEL_SETS_MAX: Final = 100
 OTHER: Final = "other"
+MAINTENANCE: Final = "maintenance"
 
 # From one hop on a loopback (3 ms) to the longest call that is allowed (600 s).
 CALL_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -50,6 +51,10 @@ class ObservedMesh(Protocol):
     @property
     def routes(self) -> Any:
         """The route table; its `conflicts` and what is `left_out` are counted."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog in use."""
 
     @property
     def maintenance(self) -> Any:
@@ -272,6 +277,12 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
     if membership.mode != "off":
         # Without discovery there is no catalog that could be down.
         yield _gauge("mesh_consul_up", "Whether the catalog answers.", float(source.up))
+        yield _gauge("mesh_registered", "Whether the catalog lists us.", float(registrar.registered))
+        healths = Tally(_health_word(instance) for instance in mesh.catalog.instances)
+        instances = GaugeMetricFamily("mesh_instances", "Instances in the catalog, ours too.", labels=["health"])
+        for word in (*Health, MAINTENANCE):
+            instances.add_metric([str(word)], healths[str(word)])
+        yield instances
     if source.last_answer_at_s is not None:
         age_s = max(0.0, now_s - source.last_answer_at_s)
         yield _gauge("mesh_catalog_age_seconds", "Time since the catalog's last good answer.", age_s)
@@ -288,6 +299,11 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
     for state in LinkState:
         links.add_metric([state.value], states[state])
     yield links
+    ups = GaugeMetricFamily("mesh_peer_up", "Whether calls may go to this peer.", labels=["peer"])
+    peers = [v for v in views if isinstance(v.spec, PeerSpec) and _LABEL.fullmatch(v.spec.name)]
+    for view in peers[:EVENT_LABEL_SETS_MAX]:
+        ups.add_metric([view.spec.name], float(view.connected))
+    yield ups
     restarts = CounterMetricFamily(
         "mesh_stdio_restarts", "Times that a child process was lost and started again.", labels=["server"]
     )
@@ -295,6 +311,10 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
     for view in children[:EVENT_LABEL_SETS_MAX]:
         restarts.add_metric([view.spec.name], view.reconnects)
     yield restarts
+
+
+def _health_word(instance: Instance) -> str:
+    return MAINTENANCE if instance.maintenance else instance.health.value
 
 
 def _balance_families(balance: ObservedBalance) -> Iterator[Metric]:

@@ -26,6 +26,7 @@ _HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0
 _PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _WORD_LEN_MAX: Final = 64
+_ENTRIES_TOO_MANY: Final = 2
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -36,6 +37,7 @@ class FindingKind(StrEnum):
     NAME_TAKEN = "name_taken"  # another peer, server or node has that name; `detail` is the one it got, if any
     NAME_ILLEGAL = "name_illegal"  # `detail` is the name made of it
     SAME_NODE = "same_node"  # another entry leads to the same node; `detail` is the one whose link they share
+    OWN_ENTRY_TWICE = "own_entry_twice"  # the catalog lists this node more than once; `detail` is the Consul node
     UNUSABLE = "unusable"  # no URL can be made of what the catalog says; `detail` is why
 
 
@@ -124,6 +126,14 @@ def read_catalog(
         for instance in catalog.instances
         if instance.meta.get("node_id") != own_node_id
     )
+
+
+def own_entries(catalog: Catalog, own_node_id: str) -> tuple[Finding, ...]:
+    """A finding for each entry of this node where it has several: its Consul agent was renamed, or its state copied."""
+    own = [i.key for i in catalog.instances if i.meta.get("node_id") == own_node_id]
+    if len(own) < _ENTRIES_TOO_MANY:
+        return ()
+    return tuple(Finding(key.service_id, FindingKind.OWN_ENTRY_TWICE, f"Consul node {key.node}") for key in own)
 
 
 @lru_cache(maxsize=URLS_REMEMBERED)

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from agent.control.candidates import DiscoveredPeer, Finding, FindingKind, Selection, Unusable, read_catalog, url_key
+from agent.control.candidates import (
+    DiscoveredPeer,
+    Finding,
+    FindingKind,
+    Selection,
+    Unusable,
+    own_entries,
+    read_catalog,
+    url_key,
+)
 from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec, Suppression
 from agent.routing.names import is_valid_name, node_alias, valid_name
 from discovery.model import Catalog, InstanceKey
@@ -125,7 +134,7 @@ def select(
     their names. `peer_token` goes to discovered mesh nodes only, also where one is named again at its URL without a
     token.
     """
-    findings: set[Finding] = set()
+    findings: set[Finding] = set(own_entries(catalog, own.node_id))
     last = LastChosen(previous)
     found = _usable(read_catalog(catalog, own.node_id, learned), own, findings)
     builders = peer_builders(overrides, statics, previous)

@@ -13,7 +13,7 @@ from agent.dispatch.replicas import BalanceView
 from agent.dispatch.retry import BUDGET_RESERVE
 from agent.metrics import Metrics
 from agent.model import HttpTarget, LinkState, LinkView, PeerSource, PeerSpec, ServerScope, ServerSpec, StdioTarget
-from discovery.model import RegistrarStatus, SourceStatus
+from discovery.model import Catalog, Instance, InstanceKey, RegistrarStatus, SourceStatus
 
 
 @dataclass
@@ -22,6 +22,7 @@ class Mesh:
 
     links: tuple[LinkView, ...] = ()
     routes: Any = field(default_factory=lambda: SimpleNamespace(conflicts=(), left_out=()))
+    catalog: Catalog = field(default_factory=Catalog)
     maintenance: Any = field(default_factory=lambda: SimpleNamespace(own="", peers={}))
 
     def views(self) -> tuple[LinkView, ...]:
@@ -33,6 +34,10 @@ class Membership:
     mode: str = "consul"
     source: SourceStatus = field(default_factory=SourceStatus)
     registrar: RegistrarStatus = field(default_factory=RegistrarStatus)
+
+
+def entry(name: str, maintenance: str = "") -> Instance:
+    return Instance(InstanceKey("dc1", "machine", name), "10.9.8.7", 8000, maintenance=maintenance)
 
 
 def peer(name: str, state: LinkState = LinkState.READY) -> LinkView:
@@ -113,9 +118,10 @@ async def test_a_scrape_mirrors_the_state_of_its_own_moment() -> None:
         Mesh(
             (peer("a"), peer("b"), child),
             SimpleNamespace(conflicts=("one",), left_out=("two", "three")),
+            Catalog((entry("a"), entry("b"), entry("c", "new disks"))),
             SimpleNamespace(own="new disks", peers={"a": "new disks", "b": "no reason given"}),
         ),
-        Membership("consul", source, RegistrarStatus(registrations_total=2)),
+        Membership("consul", source, RegistrarStatus(registered=True, registrations_total=2)),
     )
     found = series(metrics)
     assert found['mesh_links{state="ready"}'] == 2
@@ -128,6 +134,11 @@ async def test_a_scrape_mirrors_the_state_of_its_own_moment() -> None:
     assert found["mesh_registrations_total"] == 2
     assert found["mesh_name_conflicts"] == 1
     assert found["mesh_entries_left_out"] == 2
+    assert found["mesh_registered"] == 1
+    assert found['mesh_instances{health="passing"}'] == 2
+    assert found['mesh_instances{health="critical"}'] == 0
+    assert found['mesh_instances{health="maintenance"}'] == 1
+    assert found['mesh_peer_up{peer="a"}'] == 1
     assert (found["mesh_maintenance"], found["mesh_peers_in_maintenance"]) == (1, 2)
     metrics.observe(Mesh(), Membership("off"))
     found = series(metrics)

@@ -61,6 +61,18 @@ def test_a_peer_has_the_weight_that_the_catalog_tells_whoever_names_it() -> None
     assert _only(select(_catalog(), OWN, overrides=[override])).weight == 1
 
 
+def test_an_entry_of_our_own_that_the_catalog_lists_more_than_once_is_a_finding() -> None:
+    ours = _node(OWN.name, OWN.node_id)
+    renamed = replace(ours, key=replace(ours.key, node="renamed"))
+    assert select(_catalog(ours), OWN).findings == ()
+    found = select(_catalog(ours, renamed), OWN)
+    assert found.peers == ()
+    assert [(one.kind, one.detail) for one in found.findings] == [
+        (FindingKind.OWN_ENTRY_TWICE, "Consul node machine"),
+        (FindingKind.OWN_ENTRY_TWICE, "Consul node renamed"),
+    ]
+
+
 def test_a_peer_in_maintenance_is_dialled_as_ever_and_marked_whoever_names_it() -> None:
     resting = replace(_node("node-b", ID_B), maintenance="new disks")
     override = Override("mine", HttpTarget("http://10.0.0.2:8000/mcp"))
