@@ -12,7 +12,7 @@ from discovery.consul.client import open_client
 from discovery.consul.registration import ConsulRegistrar
 from discovery.consul.watch import ConsulWatch
 from discovery.embedded.server import EmbeddedSettings, embedded_catalog
-from discovery.model import Catalog, Registration
+from discovery.model import Catalog, Health, Registration
 
 SERVICE_NAME = "mcp-node"
 
@@ -32,7 +32,8 @@ async def main(port: int, service_id: str) -> None:
 
 def _report(settings: EmbeddedSettings, catalog: Catalog) -> None:
     shown = sorted(instance.key.service_id for instance in catalog.instances)
-    sys.stdout.write(json.dumps({"serving": settings.serving, "ids": shown}) + "\n")
+    critical = [one.key.service_id for one in catalog.instances if one.health is Health.CRITICAL]
+    sys.stdout.write(json.dumps({"serving": settings.serving, "ids": shown, "critical": critical}) + "\n")
     sys.stdout.flush()
 
 
