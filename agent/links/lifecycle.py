@@ -148,7 +148,7 @@ class LinkLifecycle:
         self._drain_s = 0.0
         self._in_flight = 0
         is_node = opened.identity is not None
-        self._probes = Probe(opened.client, events, rng, self._busy, lists=not is_node)
+        self._probes = Probe(opened.client, events, rng, self._may_be_busy, lists=not is_node)
         self._stall: StallDetector | None = None
         if is_node:
             self._stall = StallDetector(lambda: self._in_flight > 0 and not self.over, self._probes.doubt.set)
@@ -163,13 +163,19 @@ class LinkLifecycle:
         A list change that the server tells of meanwhile is read before the caller hears of it or gets the result.
         """
         listener = self._offer.listener(request.on_notification)
+        begun_at_s = clock.now_s()
         self._in_flight += 1
         if self._stall is not None:
             self._stall.begun()
         try:
             result = await self._client.request(replace(request, on_notification=partial(self._offer.notice, listener)))
-        except (CallFailed, ProtocolBroken):
+        except (CallFailed, ProtocolBroken) as exc:
+            if isinstance(exc, CallTimedOut):
+                self._given_up(begun_at_s, request)
             self._probes.doubt.set()
+            raise
+        except asyncio.CancelledError:
+            self._given_up(begun_at_s, request)
             raise
         else:
             if self._stall is not None:
@@ -260,9 +266,13 @@ class LinkLifecycle:
         self._probes.listed(self._offer.first_took_s)
         await self._probes.run(group)
 
-    def _busy(self) -> bool:
+    def _may_be_busy(self) -> bool:
         """Whether a call is open that may be all that a server does; a node does many things at once."""
         return self._in_flight > 0 and self.opened.identity is None
+
+    def _given_up(self, begun_at_s: float, request: Request) -> None:
+        if self.opened.identity is None:
+            self._probes.given_up(begun_at_s, request.deadline_s)
 
     async def _watch_end(self) -> None:
         await first_of(self._end, self._client.lost)

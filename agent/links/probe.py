@@ -1,13 +1,15 @@
 """Whether the other side of an open client lives: it is probed every few seconds, and any answer counts.
 
 Run by `agent.links.lifecycle` for every client. An error counts, a late answer, one that is not MCP. A server that
-never answers `ping` but lists is up, and is probed with its shortest list from then on. The one rule: only missing
-answers end a client, and only while no other request to the server is open.
+never answers `ping` but lists is up, and is probed with its shortest list from then on. A request that was given up
+(cancelled, timed out) may still keep its server busy. The one rule: only missing answers end a client, and only while
+the server is at work on no other request.
 """
 
 import asyncio
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Final, NoReturn, Protocol
 
 from agent import clock
@@ -47,26 +49,38 @@ class ProbeHooks(Protocol):
         ...
 
     def missed(self, *, busy: bool) -> bool:
-        """A probe was not answered in time. `busy`: a call is open. Returns whether the client may be kept."""
+        """A probe was not answered in time. `busy`: at work on a call. Returns whether the client may be kept."""
         ...
 
 
 class Probe:
-    """The probes of one client. `busy`: whether a call is open, which may be all that the server does.
+    """The probes of one client. `calls_open`: whether a call is, which may be all that the server does.
 
     `lists`: whether to try a list where `ping` is not answered; a node always answers.
     """
 
-    __slots__ = ("_busy", "_client", "_hooks", "_lists", "_patience_s", "_pings", "_rng", "doubt")
+    __slots__ = (
+        "_at_work_until_s",
+        "_calls_open",
+        "_client",
+        "_given_up_since_s",
+        "_hooks",
+        "_lists",
+        "_patience_s",
+        "_pings",
+        "_rng",
+        "doubt",
+    )
 
     def __init__(
-        self, client: McpClient, hooks: ProbeHooks, rng: random.Random, busy: Callable[[], bool], *, lists: bool
+        self, client: McpClient, hooks: ProbeHooks, rng: random.Random, calls_open: Callable[[], bool], *, lists: bool
     ) -> None:
         self._lists = lists
         self._client = client
         self._hooks = hooks
         self._rng = rng
-        self._busy = busy
+        self._calls_open = calls_open
+        self._given_up_since_s = self._at_work_until_s = -math.inf
         self._pings = True
         self._patience_s = PROBE_TIMEOUT_S
         self.doubt = Event()
@@ -76,6 +90,18 @@ class Probe:
         if took_s > LATE_S:
             self._patience_s = SLOW_FACTOR * took_s
 
+    def given_up(self, begun_at_s: float, deadline_s: float) -> None:
+        """Take that a request was given up: its server may be at work on it until its deadline.
+
+        It has done it once a probe that was sent later is answered. After the deadline too, its silence counts as late
+        as that of an idle server, which is probed every few seconds.
+        """
+        self._given_up_since_s = max(self._given_up_since_s, begun_at_s)
+        self._at_work_until_s = max(self._at_work_until_s, deadline_s, clock.now_s() + PROBE_EVERY_S)
+
+    def _busy(self) -> bool:
+        return self._calls_open() or clock.now_s() < self._at_work_until_s
+
     async def run(self, group: asyncio.TaskGroup) -> NoReturn:
         """Probe for ever, in tasks of `group`. Raises `NoSignOfLife`."""
         asked: set[asyncio.Task[LinkFailed | None]] = set()
@@ -84,12 +110,12 @@ class Probe:
             usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
             await within(self.doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
             asked_at_s = clock.now_s()
-            if self._busy() and asked:
-                pass  # It has a probe to answer when it is free; more of them would only fill its pipe.
-            elif self._pings:
-                asked.add(group.create_task(self._ping(), name="ping"))
-            if not self._pings or (missed and self._lists and not self._busy()):
-                asked.add(group.create_task(self._list(), name="list in place of a ping"))
+            busy = self._busy()
+            if not (busy and asked):  # Else it has one to answer when it is free; more would only fill its pipe.
+                if self._pings:
+                    asked.add(group.create_task(self._ask(self._ping), name="ping"))
+                if not self._pings or (missed and self._lists and not busy):
+                    asked.add(group.create_task(self._ask(self._list), name="list in place of a ping"))
             failure, asked = await _first_answer(asked, self._patience_s)
             if failure is None:
                 missed = False
@@ -99,10 +125,22 @@ class Probe:
                 self.doubt.clear()
                 self._hooks.alive(clock.now_s() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
                 continue
-            if not self._hooks.missed(busy=self._busy()):
+            busy = busy or self._busy()
+            if not self._hooks.missed(busy=busy):
                 raise NoSignOfLife(f"no sign of life: {failure}") from failure
+            if busy:
+                self.doubt.clear()  # There is a reason for its silence.
             missed = True
             await asyncio.sleep(DOUBT_PAUSE_S)
+
+    async def _ask(self, probe: Callable[[], Coroutine[None, None, LinkFailed | None]]) -> LinkFailed | None:
+        asked_at_s = clock.now_s()
+        failure = await probe()
+        # A busy server is silent; one that refuses at once is not busy, but gone.
+        is_silent = failure is not None and clock.now_s() - asked_at_s >= PROBE_TIMEOUT_S
+        if asked_at_s > self._given_up_since_s and not is_silent:
+            self._at_work_until_s = -math.inf
+        return failure
 
     async def _ping(self) -> LinkFailed | None:
         try:

@@ -2,12 +2,12 @@
 
 Theory of operation. A link wants to be READY. IDLE means that a dial is due; the link's task dials (DIALING), lists
 what the backend offers, and is READY. Probes run while it is up: the second miss in a row makes it SUSPECT (new calls
-prefer other replicas), the third ends the session, unless a call is open there: a server that does one thing at a time
-answers nothing meanwhile, and only the call's own deadline ends that. A failed dial or an ended session is BACKOFF; the
+prefer other replicas), the third ends the session. Misses while the server is at work on a call end nothing, then or
+later: one that does one thing at a time answers nothing meanwhile. A failed dial or an ended session is BACKOFF; the
 task waits there for `wait_s`, or until a sighting, and the link is IDLE again. Failures in a row lengthen the wait; a
 minute of READY makes a new failure the first one again. A child process that fails five times in a row is PARKED: it is
-tried again every few minutes only, or at once after a sighting (a reload, a changed file). A reload is no failure: the
-link is IDLE as if it were new. CLOSED is the end. An event that means nothing in a state is left out of the table.
+tried again every few minutes only, or at once after a sighting (a reload, a changed file); silence does not count for
+that. A reload is no failure: the link is IDLE as if it were new. CLOSED is the end. What means nothing is left out.
 
 Links call `advance` alone. The one rule: nothing but `_TABLE` says which state comes next.
 """
@@ -46,14 +46,17 @@ CRASHES_MAX: Final = 5
 class LinkStanding:
     """Where a link stands. `is_child`: a stdio process, which may be parked.
 
-    `attempts`: failures in a row. `misses`: probes missed in a row. `ready_at_s`: when the present session became
-    ready, in the event loop's monotonic seconds.
+    `attempts`: failures in a row; `hangs`: how many of them were silence, which parks no child. `misses`: probes missed
+    in a row; `excused`: how many of them the server was busy for. `ready_at_s`: when the present session became ready,
+    in the event loop's monotonic seconds.
     """
 
     state: LinkState = LinkState.IDLE
     is_child: bool = False
     attempts: int = 0
+    hangs: int = 0
     misses: int = 0
+    excused: int = 0
     ready_at_s: float | None = None
 
 
@@ -79,7 +82,7 @@ class ProbeAnswered:
 
 @dataclass(frozen=True, slots=True)
 class ProbeMissed:
-    """No answer to a probe in time. `busy`: a call is open there, which may be all that the server does."""
+    """No answer to a probe in time. `busy`: the server is at work on a call, which may be all that it does."""
 
     busy: bool = False
 
@@ -133,7 +136,7 @@ def wait_s(
         case LinkState.IDLE:
             return 0.0
         case LinkState.PARKED:
-            return PARKED_DIALS.step_s(standing.attempts - CRASHES_MAX + 1)
+            return PARKED_DIALS.step_s(standing.attempts - standing.hangs - CRASHES_MAX + 1)
     backoff = CHILD_DIALS if standing.is_child else DIALS
     if not retry_soon:
         return rng.uniform(backoff.last_s / 2, backoff.last_s)
@@ -158,32 +161,36 @@ def _is_ready(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkSt
 
 
 def _is_alive(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
-    attempts = 0 if _is_steady(standing, now_s) else standing.attempts
-    return replace(standing, state=LinkState.READY, misses=0, attempts=attempts)
+    return replace(_row(standing, now_s), state=LinkState.READY, misses=0, excused=0)
 
 
 def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
-    misses = standing.misses + 1
+    misses, excused = standing.misses + 1, standing.excused
     if isinstance(event, ProbeMissed) and event.busy:
-        misses = min(misses, MISSES_SUSPECT)
-    if misses >= MISSES_DOWN:
+        misses = excused = min(misses, MISSES_SUSPECT)
+    if misses - excused >= MISSES_DOWN:
         return _fails(standing, event, now_s)
     state = LinkState.SUSPECT if misses >= MISSES_SUSPECT else LinkState.READY
-    return replace(standing, state=state, misses=misses)
+    return replace(standing, state=state, misses=misses, excused=excused)
 
 
-def _fails(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
-    attempts = 1 if _is_steady(standing, now_s) else standing.attempts + 1
-    state = LinkState.PARKED if standing.is_child and attempts >= CRASHES_MAX else LinkState.BACKOFF
-    return replace(standing, state=state, attempts=attempts, misses=0, ready_at_s=None)
+def _fails(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
+    row = _row(standing, now_s)
+    hung = isinstance(event, ProbeMissed)
+    attempts, hangs = row.attempts + 1, row.hangs + hung
+    parks = standing.is_child and not hung and attempts - hangs >= CRASHES_MAX
+    state = LinkState.PARKED if parks else LinkState.BACKOFF
+    return replace(row, state=state, attempts=attempts, hangs=hangs, misses=0, excused=0, ready_at_s=None)
 
 
 def _closes(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
-    return replace(standing, state=LinkState.CLOSED, misses=0, ready_at_s=None)
+    return replace(standing, state=LinkState.CLOSED, misses=0, excused=0, ready_at_s=None)
 
 
-def _is_steady(standing: LinkStanding, now_s: float) -> bool:
-    return standing.ready_at_s is not None and now_s - standing.ready_at_s >= STEADY_AFTER_S
+def _row(standing: LinkStanding, now_s: float) -> LinkStanding:
+    """The standing with the failures that still count as in a row."""
+    is_steady = standing.ready_at_s is not None and now_s - standing.ready_at_s >= STEADY_AFTER_S
+    return replace(standing, attempts=0, hangs=0) if is_steady else standing
 
 
 # What is not listed stays as it is.

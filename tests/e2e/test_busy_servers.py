@@ -1,13 +1,14 @@
 """Servers that do one thing at a time, and a tool that takes longer than any missing pong is forgiven otherwise.
 
 Real nodes and servers, over stdio and HTTP, called on their own node and over two hops, all at once. BUSY_TOOL_S sets
-another time for the tool, in seconds (20 and 120 were run by hand). The one rule: while a call is open, silence ends
-nothing.
+another time for the tool, in seconds (20 and 120 were run by hand). The one rule: while a server works, silence ends
+nothing, whether the caller still waits or has left.
 """
 
+import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import one_at_a_time_server
+from tests.e2e.by_hand import modern_request
 from tests.e2e.processes import environment_of, spawn
 from tests.e2e.running import CLIENT_TIMEOUT_S, RunningNode, StartNode
+from tests.integration.servers.raw_session import call, raw_session
 from tests.ports import free_ports
 from tests.waiting import all_of, eventually
 
@@ -25,6 +28,7 @@ BUSY_S = float(os.environ.get("BUSY_TOOL_S", "14"))
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120 + BUSY_S)]
 
+COMMAND = {"command": sys.executable, "args": [str(one_at_a_time_server.__file__)], "mesh": {"scope": "service"}}
 # One for each way: what waits for one of them holds up no other.
 STDIO, HTTP = ("near_stdio", "far_stdio"), ("near_http", "far_http")
 
@@ -51,15 +55,36 @@ async def pid_after(node: RunningNode, server: str, seconds: float) -> str:
     return str(result.content[0].text)
 
 
+async def leaves(node: RunningNode, server: str) -> None:
+    """Call without a session, and close the connection long before the answer."""
+    params = {"name": f"{server}__wait", "arguments": {"seconds": BUSY_S}}
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(BUSY_S / 4):
+            await modern_request(node.url, "tools/call", params)
+
+
+async def cancels(node: RunningNode, server: str) -> None:
+    """Call in a session, and cancel the call long before the answer."""
+    asked = call(f"{server}__wait", request_id=5, seconds=BUSY_S)
+    async with raw_session(node.url) as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(BUSY_S / 4), session.post(asked) as response:
+                await response.read()
+        await session.note("notifications/cancelled", {"requestId": 5})
+
+
+async def all_are(node: RunningNode, state: str) -> bool:
+    """Whether all servers are in this state; fails at once when one was dialled again."""
+    servers = await node.servers()
+    if any(server["reconnects"] for server in servers.values()):
+        raise RuntimeError(f"one was ended: {servers}")
+    return all(server["state"] == state for server in servers.values())
+
+
 async def test_a_tool_may_take_longer_than_a_hung_server_is_waited_for(start: StartNode, tmp_path: Path) -> None:
-    command = {
-        "command": sys.executable,
-        "args": [str(one_at_a_time_server.__file__)],
-        "mesh": {"scope": "service"},
-    }
     settings = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_ports(1)[0])}
     async with http_servers(tmp_path) as urls:
-        servers = dict.fromkeys(STDIO, command) | {name: {"url": url} for name, url in urls.items()}
+        servers = dict.fromkeys(STDIO, COMMAND) | {name: {"url": url} for name, url in urls.items()}
         home = await start("home", tmp_path / "home", servers=servers, **settings)
         front = await start("front", tmp_path / "front", **settings)
         tools = [f"{name}__wait" for name in servers]
@@ -72,3 +97,19 @@ async def test_a_tool_may_take_longer_than_a_hung_server_is_waited_for(start: St
         assert await all_of(pid_after(node, name, 0) for name, node in node_of.items()) == before
         assert {name: (await home.servers())[name]["reconnects"] for name in servers} == dict.fromkeys(servers, 0)
         assert (await front.peers())["home"]["reconnects"] == 0
+
+
+@pytest.mark.parametrize("gives_up", [leaves, cancels])
+async def test_a_server_may_finish_a_call_that_its_client_gave_up(
+    gives_up: Callable[[RunningNode, str], Awaitable[None]], start: StartNode, tmp_path: Path
+) -> None:
+    async with http_servers(tmp_path) as urls:
+        servers = {"stdio": COMMAND, "http": {"url": urls[HTTP[0]]}}
+        home = await start("home", tmp_path / "home", servers=servers, MESH_DISCOVERY="off")
+        await eventually(partial(home.offers, *(f"{name}__wait" for name in servers)))
+        before = await all_of(pid_after(home, name, 0) for name in servers)
+        await all_of(gives_up(home, name) for name in servers)
+        # Nothing else is called meanwhile: an open call would excuse the silence.
+        await eventually(partial(all_are, home, "suspect"))
+        await eventually(partial(all_are, home, "ready"))
+        assert await all_of(pid_after(home, name, 0) for name in servers) == before

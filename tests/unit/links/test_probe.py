@@ -7,7 +7,7 @@ import pytest
 from agent.client.protocol import Request
 from agent.errors import CallTimedOut, MeshError, ProtocolBroken, Unreachable
 from agent.model import LinkState, NodeIdentity
-from tests.scripted_client import OtherSide, cannot_listen, failing_times, now_s, running_link, unreachable
+from tests.scripted_client import OtherSide, Rig, cannot_listen, failing_times, now_s, running_link, unreachable
 
 pytestmark = pytest.mark.looptime
 
@@ -81,6 +81,60 @@ async def test_a_server_that_is_busy_with_a_call_is_never_taken_down_and_is_foun
         began_at_s = now_s()
         assert await rig.down() - began_at_s < 12
         assert len(side.clients) == 1
+
+
+async def test_a_call_that_its_client_gives_up_keeps_its_server_until_the_calls_deadline() -> None:
+    side = OtherSide(identity=None)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe, side.probe_time_s, side.list_time_s = unreachable, 3600.0, 3600.0
+        began_at_s = now_s()
+        await _gives_up_after(rig, 4.0, timeout_s=100)
+        ended_at_s = await rig.down()
+        assert 100 < ended_at_s - began_at_s < 100 + 12
+        assert len(side.probes) <= 100 / 10 + 6, "its pipe is not filled with questions"
+
+
+async def test_a_probe_that_is_answered_ends_the_work_on_a_call_that_was_given_up() -> None:
+    side = OtherSide(identity=None)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe_time_s = 5.0
+        await _gives_up_after(rig, 1.0, timeout_s=600)
+        await rig.when(lambda: rig.link.view.state is LinkState.SUSPECT)
+        await rig.when(lambda: rig.link.view.state is LinkState.READY)
+        side.probe, side.probe_time_s, side.list_time_s = unreachable, 3600.0, 3600.0
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 12
+        assert len(side.clients) == 1
+
+
+async def test_a_server_that_refuses_connections_is_not_at_work_on_a_call_that_was_given_up() -> None:
+    side = OtherSide(identity=None)
+    async with running_link(side) as rig:
+        await rig.ready()
+        await _gives_up_after(rig, 1.0, timeout_s=600)
+        side.probe = side.listing = side.dial = unreachable
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 12
+
+
+async def test_after_a_call_that_timed_out_silence_is_waited_for_as_long_as_in_the_quiet() -> None:
+    side = OtherSide(identity=None)
+    side.calling = lambda: CallTimedOut("no answer")
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe, side.probe_time_s, side.list_time_s = unreachable, 3600.0, 3600.0
+        with pytest.raises(CallTimedOut):
+            await rig.link.request(Request.within("tools/call", {}, timeout_s=0))
+        began_at_s = now_s()
+        assert 9 < await rig.down() - began_at_s < 12
+
+
+async def _gives_up_after(rig: Rig, seconds: float, *, timeout_s: float) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await rig.link.request(Request.within("tools/call", {}, timeout_s=timeout_s))
 
 
 async def test_a_server_that_is_busy_again_and_again_is_ready_whenever_it_answers() -> None:

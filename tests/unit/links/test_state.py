@@ -210,7 +210,21 @@ def test_a_server_that_is_busy_with_a_call_is_suspect_at_most_until_the_call_is_
     busy = _after(READY, *[(5.0 * n, ProbeMissed(busy=True)) for n in range(1, 120)])
     assert (busy.state, busy.misses) == (LinkState.SUSPECT, 2)
     assert advance(busy, ProbeAnswered(), 601.0).state is LinkState.READY
-    assert advance(busy, ProbeMissed(), 601.0).state is LinkState.BACKOFF
+    over = _after(busy, (601, ProbeMissed()), (603, ProbeMissed()))
+    assert over.state is LinkState.SUSPECT, "what it missed while it was busy does not count"
+    assert advance(over, ProbeMissed(busy=True), 605.0) == busy
+    assert advance(over, ProbeMissed(), 605.0).state is LinkState.BACKOFF
+
+
+def test_a_child_that_hangs_again_and_again_waits_longer_and_is_never_parked() -> None:
+    standing = CHILD
+    for n in range(20):
+        misses = [(n + 0.1 * m, ProbeMissed()) for m in range(1, 4)]
+        standing = _after(standing, (n, DialStarted()), (n, Opened()), *misses)
+        assert (standing.state, standing.attempts) == (LinkState.BACKOFF, n + 1)
+        standing = _after(standing, (n + 0.5, WaitOver()))
+    crashed = _after(standing, *[step for n in range(4) for step in _failed_dial(20.0 + n)])
+    assert _after(crashed, (30, DialStarted()), (30, OpenFailed())).state is LinkState.PARKED, "five of its own"
 
 
 def test_a_parked_child_that_is_sighted_gets_five_new_tries() -> None:
