@@ -157,9 +157,9 @@ OTHER_REFUSALS: dict[str, tuple[Callable[[Seen], bytes], type[Exception], str]] 
     ),
     "400, an invalid request": (lambda r: http(400, _error(r.body["id"], -32602, "no such tool")), RpcError, "no such"),
     "401 with a challenge": (
-        lambda _: http(401, b"session expired", "text/plain", **{"WWW-Authenticate": "Bearer"}),
+        lambda _: http(401, b"the token expired", "text/plain", **{"WWW-Authenticate": "Bearer"}),
         AuthRefused,
-        "session expired",
+        "the token expired",
     ),
     "401, text": (lambda _: http(401, b"the key is unknown", "text/plain"), AuthRefused, "the key is unknown"),
     "403, text": (

@@ -14,16 +14,17 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from agent.client import jsonrpc
+from agent.client.http.forgetting import Refused, Standing
 from agent.client.http.origin import redirect_detail
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.resumption import Resumption
 from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
 from agent.client.streaming import LargeResult
-from agent.errors import RESOURCE_NOT_FOUND, AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
+from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
 from agent.harmless_text import one_line
 from agent.model import AUTH_REALM, Json
-from agent.rpc_codes import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
+from agent.rpc_codes import INVALID_REQUEST
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ SAID_LEN_MAX: Final = 300
 
 UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
-NOT_FOUND: Final = 404
 # What an operator has to know of a status whose own text says it badly.
 _MEANINGS: Final = {
     UNAUTHORIZED: ", the token is missing or wrong",
@@ -56,21 +56,19 @@ _ASKS_TO_WAIT: Final = (429, 503)
 # A longer wait is an error of a clock or of a unit.
 _WAIT_MAX_S: Final = 86_400.0
 
-# A JSON-RPC error of these codes under HTTP 404 is about the request, not about its session.
-_UNKNOWN: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS, RESOURCE_NOT_FOUND})
-
 _NODE_MARK: Final = re.compile(r'node="([0-9a-f]{16})"')
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain"
 SSE_TYPE: Final = "text/event-stream"
+SESSION_HEADER: Final = "Mcp-Session-Id"
 
 OnMessage = Callable[[Json], Awaitable[None]]
 
 
 class HttpRefusal(Exception):
-    """An answer of 4xx or 5xx that does not concern the token. Never leaves the HTTP clients.
+    """An answer of 4xx or 5xx that does not concern the token, or a JSON-RPC error that may concern the session.
 
-    `about`: what `MeshError.about` takes, for the failure that it becomes.
+    Never leaves the HTTP clients. `about`: what `MeshError.about` takes, for the failure that it becomes.
     `error`: the JSON-RPC error in its body, if it is one. `said`: the body's text in one line; empty for HTML pages.
     `retry_after_s`: how long the server asks to wait (429 and 503).
     """
@@ -89,24 +87,20 @@ class HttpRefusal(Exception):
         self.retry_after_s = retry_after_s
         error = message.get("error") if message is not None else None
         self.error: RpcError | None = jsonrpc.error_of(error) if isinstance(error, dict) else None
-        self._said = said.lower()
+        self.refused = Refused(status, self.error, said)
 
     @property
     def forgets_session(self) -> bool:
-        """Whether a request with a session ID was refused because the server no longer knows that session.
+        """Whether it is clear that the server no longer knows the session that the request was sent in.
 
-        It restarted, or the session was idle for too long. The specification says 404, whatever its body: SDKs send
-        an error with no ID, the request's own, or an invented one, or text. Others say 400 or 401 and name the session.
-        Only what is unknown in the request itself (a method, as of 2026-07-28, or what it names) is 404 otherwise.
+        It restarted, or the session was idle for too long.
         """
-        if "session" in self._said:
-            return self.status in (400, UNAUTHORIZED, NOT_FOUND)
-        return self.status == NOT_FOUND and (self.error is None or self.error.code not in _UNKNOWN)
+        return self.refused.standing is Standing.FORGOTTEN
 
     def as_failure(self) -> RpcError | CallOutcomeUnknown | ProtocolBroken | AuthRefused:
         """The failure to raise: the server's own error, else what the status means for the request."""
-        if self.status == UNAUTHORIZED:
-            return AuthRefused.about(*self.about)
+        if self.status in (UNAUTHORIZED, FORBIDDEN):
+            return AuthRefused.about(*self.about, status=self.status)
         if self.error is not None:
             return self._with_wait(self.error)
         if self.status == 413:  # noqa: PLR2004 - Content Too Large: this one request is wrong, not the link
@@ -149,7 +143,7 @@ async def exchange(
     response = await pool.post(body, headers, route)
     stream: MessageStream | None = None
     try:
-        await check_status(response, pool)
+        await check_status(response, pool, in_session=SESSION_HEADER in headers)
         if response.content_type == SSE_TYPE:
             stream = MessageStream(response, pool, ANSWER_BYTES_MAX, resumption=resumption)
             message = await _read_stream(stream, request_id, pool, on_message, large)
@@ -294,8 +288,11 @@ class MessageStream:
         return None
 
 
-async def check_status(response: Response, pool: HttpPool) -> None:
-    """Pass 200 on. Raises `AuthRefused`, `ProtocolBroken` (a redirect, or an answer without content), `HttpRefusal`."""
+async def check_status(response: Response, pool: HttpPool, *, in_session: bool = False) -> None:
+    """Pass 200 on. Raises `AuthRefused`, `ProtocolBroken` (a redirect, or an answer without content), `HttpRefusal`.
+
+    `in_session`: the request had a session ID, so that 401 or 403 may be about that in place of the token.
+    """
     status = response.status
     if status == 200:  # noqa: PLR2004 - the only status that carries an answer
         return
@@ -308,12 +305,17 @@ async def check_status(response: Response, pool: HttpPool) -> None:
     wait_s = retry_after_s(response.headers.get("Retry-After", ""), time.time()) if status in _ASKS_TO_WAIT else None
     refusal = HttpRefusal(status, pool.where, message, said, wait_s)
     challenge = response.headers.get("WWW-Authenticate", "")
-    if status == FORBIDDEN or (status == UNAUTHORIZED and (challenge or not refusal.forgets_session)):
-        by_node = f'realm="{AUTH_REALM}"' in challenge
+    by_node = f'realm="{AUTH_REALM}"' in challenge
+    if status in (UNAUTHORIZED, FORBIDDEN) and not _is_of_session(refusal, challenge, in_session and not by_node):
         marked = _NODE_MARK.search(challenge) if by_node else None
         mark = marked[1] if marked is not None else None
         raise AuthRefused.about(*refusal.about, by_node=by_node, node_mark=mark, status=status)
     raise refusal
+
+
+def _is_of_session(refusal: HttpRefusal, challenge: str, in_session: bool) -> bool:
+    """Whether a 401 or 403 is about the session: the one that is forgotten, or, without one, that none was opened."""
+    return refusal.forgets_session and (in_session or (refusal.status == UNAUTHORIZED and not challenge))
 
 
 def retry_after_s(value: str, now_s: float) -> float | None:

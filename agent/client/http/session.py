@@ -11,14 +11,16 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Final
 
+from agent import clock
 from agent.client import jsonrpc
 from agent.client.event import Event
+from agent.client.http.forgetting import DOUBT_PAUSE_S, REFUSED_PINGS_PAUSE_S, Doubts, Refused, Standing
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.response import (
     NOTIFICATION_BYTES_MAX,
+    SESSION_HEADER,
     SSE_TYPE,
     HttpRefusal,
     MessageStream,
@@ -64,7 +66,8 @@ log = logging.getLogger(__name__)
 
 # Clean-up messages (cancelled, session end, replies to server requests) are a courtesy: they may not delay anything.
 COURTESY_TIMEOUT_S: Final = 1.0
-SESSION_HEADER: Final = "Mcp-Session-Id"
+# A ping that only tells whether the session is known; servers answer it at once.
+DOUBT_TIMEOUT_S: Final = 5.0
 
 
 class HttpSessionClient:
@@ -101,6 +104,7 @@ class HttpSessionClient:
         self._headers: dict[str, str] = {}
         self._generation = 0
         self._renewal = asyncio.Lock()
+        self._doubts = Doubts()
         self._ids = itertools.count(1)
         self._streams: set[MessageStream] = set()
         self._subscriptions = SessionSubscriptions(self.request)
@@ -153,23 +157,34 @@ class HttpSessionClient:
         data = jsonrpc.encode_request(request_id, method, sent_params)
         extra = param_headers(request.headers) if request.headers else {}
         on_message = self._receiver(token, request.on_notification, on_server_request or self._on_server_request)
-        send = partial(
-            exchange, self._pool, request_id=request_id, on_message=on_message, large=request.sink, route=self._route
-        )
         body = RequestBody(data, harmless=method == PING)
+
+        async def send() -> Json:
+            message, _ = await exchange(
+                self._pool,
+                body,
+                self._headers | extra,
+                request_id,
+                on_message,
+                large=request.sink,
+                route=self._route,
+                resumption=self._resumption(),
+            )
+            return self._without_doubt(message)
+
         try:
             async with asyncio.timeout_at(request.deadline_s) as deadline:
                 lift(deadline, request.sink)
                 await self._logs.show(request.params, self.server_info)
                 generation = self._generation
                 try:
-                    message, _ = await send(body, self._headers | extra, resumption=self._resumption())
+                    message = await send()
                 except HttpRefusal as exc:
-                    if self._session_id is None or not exc.forgets_session:
+                    if not await self._is_forgotten(exc.refused, generation, method):
                         raise
                     body = RequestBody(data)
                     await self._renew(generation)
-                    message, _ = await send(body, self._headers | extra, resumption=self._resumption())
+                    message = await self._sent_again(send, method)
         except TimeoutError as exc:
             await self._send_cancelled(request_id, body, "the deadline passed")
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
@@ -203,16 +218,17 @@ class HttpSessionClient:
             try:
                 await self._follow(on_change)
             except HttpRefusal as exc:
-                if self._session_id is None or not exc.forgets_session:
+                if not await self._is_forgotten(exc.refused, generation):
                     raise
                 await self._renew(generation)
                 await self._follow(on_change)
         except TimeoutError as exc:
             raise Unreachable(f"{self._pool.where} did not open the stream of list changes in time") from exc
         except HttpRefusal as exc:
-            if exc.status in (400, 404, 405, 406, 501):
+            if exc.status in (400, 404, 405, 406, 410, 422, 501):
                 raise ListenNotSupported(str(exc)) from exc
-            raise Unreachable(str(exc)) from exc
+            failure = exc.as_failure()
+            raise failure if isinstance(failure, AuthRefused) else Unreachable(str(exc)) from exc
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
         finally:
@@ -236,7 +252,7 @@ class HttpSessionClient:
             stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX, resumption=self._resumption())
             self._streams.add(stream)
             try:
-                await check_status(response, self._pool)
+                await check_status(response, self._pool, in_session=self.has_id)
                 if response.content_type != SSE_TYPE:
                     raise ListenNotSupported(f"{self._pool.where} answers GET without a stream")
                 deadline.reschedule(None)
@@ -286,6 +302,61 @@ class HttpSessionClient:
             return True
         return self._subscriptions.take(message.get("method", ""), jsonrpc.params_of(message))
 
+    # A session that the server forgot
+
+    def _without_doubt(self, message: Json) -> Json:
+        """An answer of HTTP 200; one that may say that the session is forgotten is raised as `HttpRefusal`."""
+        error = message.get("error")
+        if isinstance(error, dict) and self.has_id:
+            refusal = HttpRefusal(200, self._pool.where, message, str(error.get("message", "")))
+            if refusal.refused.standing is Standing.DOUBTFUL:
+                raise refusal
+        return message
+
+    async def _is_forgotten(self, refused: Refused, generation: int, method: str = "") -> bool:
+        """Whether a request in the session of `generation` was refused because the server forgot that session."""
+        if not self.has_id or refused.standing is not Standing.DOUBTFUL:
+            return self.has_id and refused.standing is Standing.FORGOTTEN
+        async with self._renewal:
+            if self._generation != generation:
+                return refused.may_be_of_old_session
+            if self._doubts.are_settled(refused.status, clock.now_s()):
+                return False
+            asked_s = clock.now_s()
+            if refused.confirmed_by(refused if method == PING else await self._refusal_of_ping()):
+                return True
+            self._doubts.settle(refused.status, asked_s + DOUBT_PAUSE_S)
+            return False
+
+    async def _refusal_of_ping(self) -> Refused | None:
+        """How the server refuses a ping in the present session; None when it does not, or gives no answer."""
+        request_id = next(self._ids)
+        body = RequestBody(jsonrpc.encode_request(request_id, PING, None), harmless=True)
+        on_message = self._receiver(jsonrpc.NO_TOKEN, None, self._on_server_request)
+        try:
+            async with asyncio.timeout(DOUBT_TIMEOUT_S):
+                message, _ = await exchange(self._pool, body, self._headers, request_id, on_message, route=self._route)
+            self._without_doubt(message)
+        except HttpRefusal as exc:
+            return exc.refused
+        except (CallFailed, LinkFailed, TimeoutError):
+            return None
+        return None
+
+    async def _sent_again(self, send: Callable[[], Awaitable[Json]], method: str) -> Json:
+        """Send in the session that was opened for it. Raises `CallNotSent` where that one is forgotten already."""
+        try:
+            return await send()
+        except HttpRefusal as exc:
+            refused = exc.refused
+            if method != PING and refused.is_unexecuted and not isinstance(exc.as_failure(), AuthRefused):
+                what = "forgot the session that was opened a moment before"
+                raise CallNotSent.about(self._pool.where, what, f": {exc}") from exc
+            if refused.standing is Standing.DOUBTFUL:
+                pause_s = REFUSED_PINGS_PAUSE_S if method == PING else DOUBT_PAUSE_S
+                self._doubts.settle(refused.status, clock.now_s() + pause_s)
+            raise
+
     async def _renew(self, generation: int) -> None:
         """Open a new session unless another request has since `generation`. Raises `CallNotSent`, `AuthRefused`."""
         async with self._renewal:
@@ -295,7 +366,7 @@ class HttpSessionClient:
                 try:
                     await self.open()
                 except HttpRefusal as exc:
-                    if exc.status != 404:  # noqa: PLR2004 - Not Found
+                    if not exc.forgets_session:
                         raise
                     await self.open()  # It restarted again, right after our initialize.
             except AuthRefused as exc:
