@@ -4,6 +4,7 @@ Called by both clients for every message. Pure. The one rule: what the caller or
 and errors passes unchanged; only the envelope and the progress token are ours.
 """
 
+import re
 from typing import Any, Final
 
 import orjson
@@ -23,6 +24,9 @@ PROGRESS_METHOD: Final = "notifications/progress"
 CANCELLED_METHOD: Final = "notifications/cancelled"
 
 _ID_TYPES: Final = frozenset({int, str, float, type(None)})
+
+# The text of a number as JSON writes it. SDKs read such an ID as the number, so servers that write it are in use.
+_NUMBER_AS_TEXT: Final = re.compile("0|[1-9][0-9]{0,17}", re.ASCII)
 
 # Our own member of a response that cannot be parsed: the reason. A server that sends it itself gains nothing.
 _UNREADABLE: Final = "unreadable"
@@ -112,6 +116,14 @@ def is_request(message: Json) -> bool:
 def is_notification(message: Json) -> bool:
     """Whether it is a notification."""
     return "method" in message and message.get("id") is None
+
+
+def answered(message: Json) -> Any:
+    """The ID of the request that a response answers: ours are numbers, which some servers write back as texts."""
+    request_id = message.get("id")
+    if isinstance(request_id, str) and _NUMBER_AS_TEXT.fullmatch(request_id) is not None:
+        return int(request_id)
+    return request_id
 
 
 def params_of(message: Json) -> Json:

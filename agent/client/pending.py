@@ -82,7 +82,7 @@ class PendingRequests(dict[int, Pending]):
 
     def take_response(self, message: Json) -> None:
         """Give a response to its request; one that names none is dropped."""
-        pending = self.get(message.get("id"))  # type: ignore[arg-type]  # a text or null finds nothing
+        pending = self.get(jsonrpc.answered(message))  # Another text, or null, finds nothing.
         if pending is not None:
             pending.settle(message)
 

@@ -191,6 +191,21 @@ async def test_an_answer_to_another_request_is_refused() -> None:
             await open_and_call(script)
 
 
+async def test_the_number_of_a_request_may_come_back_as_a_text() -> None:
+    async with scripted(
+        modern(lambda asked: http(200, b'{"id":"%d","result":{"done":true}}' % asked.body["id"]))
+    ) as one:
+        assert (await open_and_call(one))["done"] is True
+
+
+@pytest.mark.parametrize("padded", [b"0%d", b"+%d", b" %d", b"%d.0"])
+async def test_a_text_that_is_not_exactly_the_number_answers_another_request(padded: bytes) -> None:
+    body = b'{"id":"%b","result":{}}' % padded
+    async with scripted(modern(lambda asked: http(200, body % asked.body["id"]))) as script:
+        with pytest.raises(ProtocolBroken, match="another request"):
+            await open_and_call(script)
+
+
 async def test_an_answer_that_is_declared_too_large_is_refused_before_it_is_read() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n"
     async with scripted(modern(lambda _: head)) as script:

@@ -92,6 +92,8 @@ async def test_a_real_fastmcp_child_speaks_the_modern_era_and_sees_no_secret_of_
         (("late",), Era.MODERN),
         (("pins",), Era.LEGACY),
         (("older",), Era.LEGACY),
+        (("texts",), Era.LEGACY),
+        (("texts", "modern"), Era.MODERN),
         (("silent", "older"), Era.LEGACY),
         (("junk",), Era.LEGACY),
         (("junk", "modern"), Era.MODERN),

@@ -365,7 +365,9 @@ def finish(response: Response) -> None:
 
 
 def _matching(message: Json, request_id: int | str, pool: HttpPool) -> Json:
-    if message.get("id") == request_id or (message.get("id") is None and "error" in message):
+    if request_id in (message.get("id"), jsonrpc.answered(message)) or (
+        message.get("id") is None and "error" in message
+    ):
         return message
     raise ProtocolBroken.about(pool.where, "answered another request than the one that was sent")
 

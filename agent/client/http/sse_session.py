@@ -249,7 +249,7 @@ class SseSessionClient:
 
     def _take(self, message: Json) -> None:
         if "method" not in message:
-            self._owner(message.get("id")).take_response(message)
+            self._owner(jsonrpc.answered(message)).take_response(message)
         elif not jsonrpc.is_request(message):
             self._owner(jsonrpc.params_of(message).get("progressToken")).take_notification(message)
         elif (reply := self._on_server_request(message)) is not None:

@@ -18,7 +18,8 @@ MODERN = "2026-07-28"
 class Server:
     """Flags: modern, silent (ignores discover), dies (of discover), quits (silent, and dies of the line after it),
     late (answers discover after initialize), pins (the same, and serves initialize), older (knows 2024-11-05 only),
-    stubborn (ignores the end of its input and SIGTERM), junk, mute (never answers anything), crash, stray."""  # noqa: D205, D209 - one list
+    stubborn (ignores the end of its input and SIGTERM), junk, texts (answers the number 2 as "2"),
+    mute (never answers anything), crash, stray."""  # noqa: D205, D209 - one list
 
     def __init__(self, flags: set[str]) -> None:
         self.flags = flags
@@ -189,7 +190,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     server = Server(flags)
     for line in sys.stdin:
-        server.take(json.loads(line))
+        message = json.loads(line)
+        server.take(message | {"id": str(message["id"])} if "texts" in flags and "id" in message else message)
     if "stubborn" in flags:
         threading.Event().wait()
 
