@@ -86,6 +86,10 @@ class ProtocolBroken(LinkFailed):
     what = "gave an answer that is not MCP"
 
 
+class AnswerUnreadable(ProtocolBroken):
+    """The answer to one request cannot be read (no JSON, nested too deep, too large); the next one may be."""
+
+
 class DialRefused(LinkFailed):
     """The dial guard forbids the address (metadata, link-local, multicast, unspecified)."""
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from agent.errors import ProtocolBroken, RpcError
+from agent.errors import AnswerUnreadable, ProtocolBroken, RpcError
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import answered_id, read_response
 from agent.model import Json
@@ -27,6 +27,9 @@ _ID_TYPES: Final = frozenset({int, str, float, type(None)})
 
 # The text of a number as JSON writes it. SDKs read such an ID as the number, so servers that write it are in use.
 _NUMBER_AS_TEXT: Final = re.compile("0|[1-9][0-9]{0,17}", re.ASCII)
+
+# What Python and JavaScript name where JSON has no number; orjson stops at it, or behind its sign.
+_NO_NUMBER: Final = re.compile("-?(?:NaN|Infinity)")
 
 # Our own member of a response that cannot be parsed: the reason. A server that sends it itself gains nothing.
 _UNREADABLE: Final = "unreadable"
@@ -84,7 +87,7 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
 
     The result of a response comes as a `RawObject` where the message is laid out as usual. A response that is no JSON
     (Python writes NaN, and orjson refuses more than 1,024 levels) still carries its ID, so that its request ends;
-    `result_of` refuses it. Raises `ProtocolBroken` for anything else.
+    `result_of` refuses it. Raises `AnswerUnreadable` for other bytes, `ProtocolBroken` for other JSON.
     """
     if (response := read_response(bytes(data))) is not None:
         return response
@@ -92,8 +95,8 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
         message = read_json(data)
     except orjson.JSONDecodeError as exc:
         if (request_id := answered_id(bytes(data))) is not None:
-            return unreadable(request_id, "the server", _NO_JSON, f": {exc}")
-        raise ProtocolBroken.about("the server", _NO_JSON, f": {exc}") from exc
+            return unreadable(request_id, "the server", _NO_JSON, f": {_fault(exc)}")
+        raise AnswerUnreadable.about("the server", _NO_JSON, f": {_fault(exc)}") from exc
     if not isinstance(message, dict):
         raise ProtocolBroken.about("the server", "gave an answer that is JSON, but not a JSON-RPC message")
     # By exact type: true equals 1 as a key, and would match the ID of an open request.
@@ -103,8 +106,14 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
     return message
 
 
+def _fault(exc: orjson.JSONDecodeError) -> str:
+    """What is wrong, in words where it is a number that only some programs write."""
+    found = _NO_NUMBER.search(exc.doc[max(0, exc.pos - 1) : exc.pos + 8])
+    return f"{exc}" if found is None else f"{found[0]} is no JSON: line {exc.lineno} column {exc.colno}"
+
+
 def unreadable(request_id: int, subject: str, what: str, detail: str = "") -> Json:
-    """Stands for a response that could not be read; `result_of` raises that as `ProtocolBroken.about`."""
+    """Stands for a response that could not be read; `result_of` raises that as `AnswerUnreadable.about`."""
     return {"jsonrpc": "2.0", "id": request_id, _UNREADABLE: (subject, what, detail[:200])}
 
 
@@ -133,7 +142,10 @@ def params_of(message: Json) -> Json:
 
 
 def result_of(message: Json) -> Json:
-    """The result object of a response. Raises `RpcError` as the server said it, `ProtocolBroken` for neither."""
+    """The result object of a response. Raises `RpcError` as the server said it, `ProtocolBroken` for neither.
+
+    Raises `AnswerUnreadable` for what `unreadable` made.
+    """
     result = message.get("result")
     if isinstance(result, dict):
         return result
@@ -141,7 +153,7 @@ def result_of(message: Json) -> Json:
     if isinstance(error, dict):
         raise error_of(error)
     if isinstance(reason := message.get(_UNREADABLE), tuple):
-        raise ProtocolBroken.about(*reason)
+        raise AnswerUnreadable.about(*reason)
     raise ProtocolBroken.about("the server", "gave an answer with neither a result object nor an error object")
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from agent.client.connect import McpClient
 from agent.client.protocol import Request
-from agent.errors import MeshError, RpcError, Unreachable
+from agent.errors import AnswerUnreadable, MeshError, RpcError, Unreachable
 from agent.lossless_json.raw import keep_schemas
 from agent.model import Era, Json, ListFault, Offer
 from agent.routing.digest import offer_digest
@@ -53,7 +53,7 @@ class Reading(StrEnum):
 
 
 class _ListRefused(Unreachable):
-    """An answer came, but no list."""
+    """An answer came, but no list that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,15 +236,9 @@ async def _read_pages(client: McpClient, one: _Known, timeout_s: float, entries:
     params: Json = {}
     cursors: set[str] = set()
     while len(cursors) < PAGES_MAX:
-        try:
-            page = await client.request(Request.within(one.method, params, timeout_s=timeout_s))
-        except RpcError as exc:
-            if exc.code == METHOD_NOT_FOUND and one.announced and not cursors:
-                # Many servers announce resources and serve no templates; an absent list is an empty one.
-                return _Outcome(())
-            if exc.code == INVALID_PARAMS and cursors:
-                raise _CursorRefused from exc
-            raise _ListRefused(f"{one.method} was answered with error {exc.code}: {exc.message[:200]}") from exc
+        page = await _page(client, one, params, timeout_s)
+        if page is None:
+            return _Outcome(())
         listed = keep_schemas(page, one.key)
         if not isinstance(listed, list):
             raise _ListRefused(f"{one.method} was answered without a list under {one.key!r}")
@@ -267,6 +261,20 @@ async def _read_pages(client: McpClient, one: _Known, timeout_s: float, entries:
         params = {"cursor": cursor}
     kept = f"{one.method} has more than {PAGES_MAX} pages; the entries of those are kept"
     return _Outcome(tuple(entries), kept, again=True)
+
+
+async def _page(client: McpClient, one: _Known, params: Json, timeout_s: float) -> Json | None:
+    """One page; None for a list that is announced and unknown, as many servers announce resources without templates."""
+    try:
+        return await client.request(Request.within(one.method, params, timeout_s=timeout_s))
+    except RpcError as exc:
+        if exc.code == METHOD_NOT_FOUND and one.announced and not params:
+            return None
+        if exc.code == INVALID_PARAMS and params:
+            raise _CursorRefused from exc
+        raise _ListRefused(f"{one.method} was answered with error {exc.code}: {exc.message[:200]}") from exc
+    except AnswerUnreadable as exc:
+        raise _ListRefused(f"{one.method} cannot be read: {exc}") from exc
 
 
 def _names(entries: Sequence[Any]) -> list[Any]:

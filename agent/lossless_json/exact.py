@@ -9,6 +9,7 @@ text does not count as a name. The one rule: all other values, and all errors, a
 import json
 import math
 import re
+import sys
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -29,6 +30,10 @@ _OVERFLOWING_RUN: Final = b"0" * 309
 _LARGE_EXPONENT: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
 # orjson's own message; Python's json goes deeper from 3.12 on, and later steps would not.
 _TOO_DEEP: Final = "depth limit exceeded"
+# As many levels as orjson reads, and the calls in which Python's json reads them: Python 3.11 counts those with all
+# others, up to 1,000.
+_LEVELS_MAX: Final = 1_024
+_CALLS_MAX: Final = 4_000
 # A surrogate as a JSON escape, and half a pair as a character of a Python string.
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
@@ -109,27 +114,36 @@ def _holds_huge_float(pending: list[Any], values_max: int) -> bool | None:
 
 
 def _read_exactly(data: bytes) -> Any:
+    if sys.getrecursionlimit() < _CALLS_MAX:
+        sys.setrecursionlimit(_CALLS_MAX)  # And left there: another thread may read, too.
     try:
         text = data.decode()
         value = json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_refuse)
         if _SURROGATE_ESCAPE.search(data) is not None:
             value = _without_half_pairs(value)
-    except (ValueError, RecursionError) as exc:
+    except ValueError as exc:
         raise orjson.JSONDecodeError(str(exc), "", 0) from exc
+    except RecursionError as exc:
+        raise orjson.JSONDecodeError(_TOO_DEEP, "", 0) from exc
+    if is_deeper_than(value, _LEVELS_MAX):
+        raise orjson.JSONDecodeError(_TOO_DEEP, "", 0)
     return value
 
 
 def _without_half_pairs(value: Any) -> Any:
-    """The value with each text that UTF-8 cannot hold as JSON. Raises ValueError for such a member's name."""
-    if isinstance(value, str):
-        return orjson.Fragment(json.dumps(value)) if _HALF_PAIR.search(value) else value
-    if isinstance(value, list):
-        return [_without_half_pairs(item) for item in value]
-    if isinstance(value, dict):
-        for name in value:
-            name.encode()
-        return {name: _without_half_pairs(item) for name, item in value.items()}
-    return value
+    """The value, changed in place: each text that UTF-8 cannot hold as JSON. Raises ValueError for such a name."""
+    whole = [value]
+    pending: list[Any] = [whole]
+    while pending:
+        parent = pending.pop()
+        for place, child in parent.items() if isinstance(parent, dict) else enumerate(parent):
+            if isinstance(place, str):
+                place.encode()
+            if isinstance(child, (dict, list)):
+                pending.append(child)
+            elif isinstance(child, str) and _HALF_PAIR.search(child) is not None:
+                parent[place] = orjson.Fragment(json.dumps(child))
+    return whole[0]
 
 
 def _integer(text: str) -> Any:

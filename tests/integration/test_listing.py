@@ -205,6 +205,46 @@ async def test_one_failing_list_takes_no_other_away_and_is_shown(failing: str, c
         assert (sizes(healed), healed.faults) == ((1, 1, 1, 1), ())
 
 
+def deep_tool(levels: int, also: str) -> str:
+    schema = '{"properties":{"a":' * levels + also + "}}" * levels
+    return f'{{"tools":[{{"name":"deep","inputSchema":{schema}}},{{"name":"a"}}]}}'
+
+
+def as_written(result: str) -> Answer:
+    """A modern server whose list of tools is that text, and which lists nothing else."""
+
+    async def answer(request: Seen) -> tuple[bytes, bool]:
+        if request.body["method"] == "server/discover":
+            return discovered(request), True
+        return http(200, f'{{"jsonrpc":"2.0","id":{request.body["id"]},"result":{result}}}'.encode()), True
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("result", "why"),
+    [
+        (deep_tool(900, "1"), "depth limit exceeded"),
+        (deep_tool(900, str(2**70)), "depth limit exceeded"),
+        ('{"tools":[{"name":"a","_meta":{"mean":NaN}}]}', "NaN is no JSON"),
+        ('{"tools":[{"name":"a","_meta":{"mean":-Infinity,"big":1e400}}]}', "-Infinity is no JSON"),
+    ],
+)
+async def test_a_list_that_cannot_be_read_fails_alone_and_says_why(result: str, why: str) -> None:
+    async with scripted(as_written(result)) as script, client(script.url, Era.MODERN) as mcp_client:
+        offer = await OfferReader(mcp_client).read(timeout_s=10)
+        assert sizes(offer) == (0, 0, 0, 0)
+        assert f"tools/list cannot be read: the server gave an answer that is not JSON: {why}" in str(reasons(offer))
+
+
+@pytest.mark.parametrize("also", ["1", str(2**70), '"\\ud800"', f'["\\ud800",{2**70}]'])
+@pytest.mark.parametrize("levels", [300, 500])
+async def test_a_deep_schema_takes_no_other_tool_away(levels: int, also: str) -> None:
+    async with scripted(as_written(deep_tool(levels, also))) as script, client(script.url, Era.MODERN) as mcp_client:
+        offer = await OfferReader(mcp_client).read(timeout_s=10)
+        assert (names(offer), offer.faults) == (["deep", "a"], ())
+
+
 async def test_what_was_listed_before_stays_while_its_list_fails() -> None:
     answers = dict(LISTED)
     async with scripted(lists(answers, ALL)) as script, client(script.url, Era.MODERN) as mcp_client:

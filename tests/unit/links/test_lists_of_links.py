@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.client.protocol import Request
-from agent.errors import RpcError
+from agent.errors import AnswerUnreadable, RpcError
 from agent.links.listing import LATE_S, RETRY_PAUSES_S
 from agent.links.offer_keeper import CHANGE_WAIT_S, LIST_TIMEOUT_S, RELIST_EVERY_S
 from agent.model import Json, ListFault, NodeIdentity
@@ -52,6 +52,14 @@ async def test_a_failing_list_of_tools_leaves_the_link_up_and_heals() -> None:
         failure[0] = None
         await rig.when(lambda: rig.link.view.function_count == 1)
         assert len(side.opened_at_s) == 1, "a server that is still loading is not started anew"
+
+
+async def test_a_list_that_cannot_be_read_leaves_the_link_up() -> None:
+    side = OtherSide(listing=lambda: AnswerUnreadable.about("the server", "gave an answer that is not JSON"))
+    async with running_link(side) as rig:
+        await rig.ready()
+        assert [fault.method for fault in rig.link.view.offer.faults] == ["tools/list"]
+        assert "backoff" not in rig.told.states
 
 
 async def test_a_list_that_hangs_does_not_hold_the_tools_back_and_is_given_its_time_later() -> None:

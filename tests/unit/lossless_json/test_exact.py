@@ -99,5 +99,16 @@ def test_very_many_values_without_a_long_number_are_not_looked_at_one_by_one() -
     assert not may_have_changed(text, value)
 
 
+@pytest.mark.parametrize("inner", ["1", "1e400", str(2**70), '"\\ud800"'])
+@pytest.mark.parametrize(("opening", "closing"), ["[]", ('{"a":', "}")])
+def test_as_many_levels_are_read_on_every_path(inner: str, opening: str, closing: str) -> None:
+    value = read_json(f"{opening * 1024}{inner}{closing * 1024}".encode())
+    for _ in range(1024):
+        (value,) = value if isinstance(value, list) else value.values()
+    assert orjson.dumps(value) == inner.encode()
+    with pytest.raises(orjson.JSONDecodeError, match="depth limit exceeded"):
+        read_json(f"{opening * 1025}{inner}{closing * 1025}".encode())
+
+
 def test_of_two_members_of_one_name_the_last_one_counts_as_in_orjson() -> None:
     assert orjson.dumps(read_json(b'{"a":1e400,"b":2,"a":1e401}')) == b'{"a":1e401,"b":2}'
