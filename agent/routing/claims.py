@@ -8,6 +8,7 @@ origins give.
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from agent.lossless_json.raw import write_definition
 from agent.model import ORIGIN_META_KEY, PUBLIC_NAME_LEN_MAX, Json, NodeIdentity, ServerScope
 from agent.routing.about import ABOUT_META_KEY, about_entry, is_about, read_about
 from agent.routing.definitions import LeftOut, mended
@@ -33,6 +34,9 @@ from agent.routing.uris import UriCodec
 
 # As many tools (prompts, resources, templates) as one backend may have; a bound on memory and list size.
 ENTRIES_MAX: Final = 10_000
+# Of a definition as JSON. The reference client takes no event of more than 1 MiB, and a page of a list may be one; this
+# leaves room for its envelope.
+ENTRY_BYTES_MAX: Final = 1_000_000
 # The conflicts of a peer that gets everything wrong are this many examples and one LIMIT conflict for the rest.
 REFUSALS_MAX: Final = 20
 
@@ -156,6 +160,9 @@ class _Reading:
         definition = entry | {NAME_MEMBER[kind]: listed_as, "_meta": kept | {ORIGIN_META_KEY: origin.as_json()}}
         listed_shown = self._shown(kind, places[0], origin, listed_as)
         seen = definition if listed_shown == listed_as else definition | {NAME_MEMBER[kind]: listed_shown}
+        too_large = len(write_definition(definition)) > ENTRY_BYTES_MAX
+        if too_large:
+            self._leave_out(kind, name, "larger than a page of a list; it can be used all the same")
         hides_schema = "outputSchema" in definition and not is_shown_in_sessions(definition["outputSchema"])
         for place in places:
             remote = self._remote_parts(place, places, origin)
@@ -168,7 +175,8 @@ class _Reading:
             more = (place.listed, place.owner, origin.sticky, space, hides_schema)
             by_limit = self._shown(kind, place, origin, public)
             shown = None if by_limit == public and seen is definition else (by_limit, seen)
-            self._claim(place, Route(kind, public, definition, digest, (replica,), *more, shown=shown))
+            route = Route(kind, public, definition, digest, (replica,), *more, too_large=too_large, shown=shown)
+            self._claim(place, route)
             # A server that lists no resource may link to one in a result.
             knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])
             self._claim(place, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))

@@ -114,6 +114,7 @@ class Route:
     belongs to: `service:<server>`, `node:<node_id>/<server>` or `plain:<peer>` (`plain:<peer>@<node_id>` behind a
     gateway). `sticky`: a client's calls stay on one replica. `namespace`: what we put into the URIs that come with it.
     `hides_schema`: earlier clients, with sessions, are not shown its output schema.
+    `too_large`: clients are not shown it, since many read the first page alone and it would fill one.
     `away_since_s`: of a route that no connected backend offers now; monotonic seconds, None while one does. Its owner
     is empty where nothing is known of the name but that this node has only begun to look for others. `shown`: the name
     and the definition that clients of `/mcp` get in place of these; None for the same.
@@ -130,6 +131,7 @@ class Route:
     namespace: str = ""
     hides_schema: bool = False
     away_since_s: float | None = None
+    too_large: bool = False
     shown: tuple[str, Json] | None = None
 
     def uris(self, replica: Replica) -> UriCodec:
@@ -149,7 +151,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class LeftOutEntry:
-    """An entry that no strict client could read: the node does not list it, whichever other backend has the name.
+    """An entry that no strict client could read, or no page hold: it is not listed, whichever other backend has it.
 
     `kind`: a `RouteKind`, empty where the rest of many is counted. `name`: as the backend calls it, else its number.
     """

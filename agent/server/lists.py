@@ -112,6 +112,8 @@ class ListIndex:
             return known[1]
         snapshots = known[1] if known is not None else Snapshots(key, self._own.get(key, ()), self._limits)
         listed = table.listed(kind)
+        if not self._for_nodes:
+            listed = tuple(route for route in listed if not route.too_large)
         if kind is RouteKind.RESOURCE and self._for_nodes:
             listed += table.listed(RouteKind.SERVER)
         snapshots.renew(self._all_in_sessions(listed, table) if in_sessions else listed, self._now_s())

@@ -17,12 +17,13 @@ import orjson
 
 from agent.lossless_json.raw import write_definition
 from agent.model import Json
+from agent.routing.claims import ENTRY_BYTES_MAX
 from agent.routing.table import Route
 
 # Many clients never ask for a second page, so the bytes alone end one: this is what one backend may list.
 PAGE_ENTRIES_MAX: Final = 10_000
-# The reference client takes no event of more than 1 MiB, and a page may be one; this leaves room for its envelope.
-PAGE_BYTES_MAX: Final = 1_000_000
+# What is larger than that by itself is not shown (`agent.routing.claims`), so a first page ends before no such entry.
+PAGE_BYTES_MAX: Final = ENTRY_BYTES_MAX
 
 # 64 bits tell the lists of one endpoint apart. A cursor opens nothing that is not listed anyway.
 _DIGEST_LEN: Final = 16

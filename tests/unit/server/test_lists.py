@@ -8,9 +8,11 @@ import orjson
 import pytest
 
 from agent.errors import MCPError
-from agent.routing.table import Route, RouteKind, RouteTable
+from agent.model import NodeIdentity, Offer, ServerScope
+from agent.routing.build import build_routes
+from agent.routing.table import Contribution, ContributionKind, Route, RouteKind, RouteTable
 from agent.server.lists import ListIndex
-from agent.server.pages import KEPT_MAX, KEPT_S, PageLimits
+from agent.server.pages import KEPT_MAX, KEPT_S, PAGE_BYTES_MAX, PageLimits
 
 LIST = "tools/list"
 
@@ -245,3 +247,26 @@ def test_sessions_are_shown_a_tool_without_the_output_schema_that_is_hidden_from
     before = now.raw(modern=False)
     now.show([hidden, shown])
     assert now.raw(modern=False) is before, "another table of the same definitions changes nothing"
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_what_no_page_holds_is_hidden_from_clients_alone_and_hides_nothing(modern: bool) -> None:
+    own = NodeIdentity("0a" * 16, "home")
+    sizes = {"a": 0, "b": PAGE_BYTES_MAX, "c": 0}
+    tools = tuple({"name": name, "description": "d" * size} for name, size in sizes.items())
+    server = Contribution("server:s", ContributionKind.SERVER, "s", own, ServerScope.NODE, Offer(tools=tools))
+    table = build_routes([server], own)
+    assert [(left.name, left.why) for left in table.left_out] == [
+        ("b", "larger than a page of a list; it can be used all the same")
+    ]
+    first, rest = {}, {}
+    for for_nodes in (False, True):
+        lists = ListIndex(lambda: table, {}, for_nodes=for_nodes)
+        result = orjson.loads(lists.listing(LIST, {}, search=False, modern=modern))
+        first[for_nodes] = [entry["name"].rpartition("_")[2] for entry in result["tools"]]
+        rest[for_nodes] = "nextCursor" in result
+        route = lists.route("tools/call", {"name": next(name for name in table.tools if name.endswith("_b"))})
+        assert route is not None
+        assert route.replicas[0].remote_name == "b"
+    assert (first[False], rest[False]) == (["a", "c"], False)
+    assert (first[True], rest[True]) == (["a"], True)
