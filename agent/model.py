@@ -95,6 +95,18 @@ class Era(StrEnum):
     LEGACY = "legacy"
 
 
+class Sessions(StrEnum):
+    """Which clients get a session of their own with a server, over stdio a child process (`mesh.sessions`).
+
+    `AUTO`: those that can be asked, but over stdio only beside a child that speaks 2026-07-28. `SHARED`: the same over
+    HTTP; over stdio there is one child and never a second one. `OWN`: all, where the server has sessions.
+    """
+
+    AUTO = "auto"
+    SHARED = "shared"
+    OWN = "own"
+
+
 @dataclass(frozen=True, slots=True)
 class StdioTarget:
     """A child process that speaks MCP on its stdin and stdout."""
@@ -141,9 +153,9 @@ class ServerSpec:
     """One MCP server of the local configuration. `call_timeout_s` None: the node's own setting.
 
     `start_timeout_s`: how long it may take from the dial, or the start of the child, to its first list.
-    `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `session_pool`: in a
-    session of their own, where the server has sessions. `configured_name`: what the servers file calls it where `name`
-    is another, safe one. `protocol`: the only version to speak, None for what the server speaks.
+    `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `configured_name`:
+    what the servers file calls it where `name` is another, safe one. `protocol`: the only version to speak, None for
+    what the server speaks.
     """
 
     name: str
@@ -152,7 +164,7 @@ class ServerSpec:
     enabled: bool = True
     call_timeout_s: float | None = None
     sticky: bool = False
-    session_pool: bool = False
+    sessions: Sessions = Sessions.AUTO
     configured_name: str = ""
     start_timeout_s: float = START_TIMEOUT_S
     protocol: str | None = None

@@ -14,7 +14,7 @@ from agent.client.protocol import McpClient
 from agent.client.server_info import ListenNotSupported, ServerInfo
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.stdio.connect import open_stdio_client
-from agent.model import Era, HttpTarget, StdioTarget
+from agent.model import Era, HttpTarget, Sessions, StdioTarget
 
 __all__ = ["ListenNotSupported", "McpClient", "ServerInfo", "open_client"]
 
@@ -27,7 +27,7 @@ async def open_client(
     start_timeout_s: float = 60.0,
     client_name: str = "mcp-mesh-agent",
     label: str | None = None,
-    session_pool: bool = False,
+    sessions: Sessions = Sessions.AUTO,
     protocol: str | None = None,
     on_pending: OnPending = unheard,
     outbound: Outbound = DIRECT,
@@ -38,26 +38,27 @@ async def open_client(
     is tried. `start_timeout_s` bounds all of it: children of `npx` and `uvx` download first, and a gateway may answer
     its first request only when the server behind it has started. `label` names a child in logs and errors (default:
     its command).
-    `session_pool`: on a server with sessions, every caller gets a dedicated one (over stdio a child process), and so
-    does every call without an affinity. `protocol`: the only version to speak (`agent.model`); by default what the
-    server speaks, and beside 2026-07-28 sessions for callers that have one. `on_pending` is called for calls that wait
-    for their callers' answers. `outbound`: how a URL is dialled.
+    `sessions`: `OWN` on a server with sessions gives every caller a dedicated one (over stdio a child process), and
+    every call without an affinity too. `protocol`: the only version to speak (`agent.model`); by default what the
+    server speaks, and beside 2026-07-28 sessions for callers that have one (over stdio not where `sessions` is
+    `SHARED`). `on_pending` is called for calls that wait for their callers' answers. `outbound`: how a URL is dialled.
 
     Raises:
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no client.
     """
+    own = sessions is Sessions.OWN
     if isinstance(target, HttpTarget):
         async with open_client_by_url(
             target,
             connect_timeout_s=connect_timeout_s,
             start_timeout_s=start_timeout_s,
             client_name=client_name,
-            session_pool=session_pool,
+            session_pool=own,
             protocol=protocol,
             on_pending=on_pending,
             outbound=outbound,
         ) as http_client:
-            yield _with_tasks(http_client, session_pool=session_pool)
+            yield _with_tasks(http_client, session_pool=own)
         return
     async with open_stdio_client(
         target,
@@ -65,11 +66,11 @@ async def open_client(
         start_timeout_s=start_timeout_s,
         client_name=client_name,
         label=label or target.command.rpartition("/")[2],
-        session_pool=session_pool,
+        sessions=sessions,
         protocol=protocol,
         on_pending=on_pending,
     ) as stdio_client:
-        yield _with_tasks(stdio_client, session_pool=session_pool)
+        yield _with_tasks(stdio_client, session_pool=own)
 
 
 def _with_tasks(client: McpClient, *, session_pool: bool) -> McpClient:

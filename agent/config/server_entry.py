@@ -24,6 +24,7 @@ from agent.model import (
     Json,
     ServerScope,
     ServerSpec,
+    Sessions,
     StdioTarget,
     TlsFiles,
 )
@@ -115,7 +116,7 @@ def as_entry(spec: ServerSpec) -> Json:
         "call_timeout_s": spec.call_timeout_s,
         "start_timeout_s": spec.start_timeout_s if spec.start_timeout_s != default_start_timeout_s(target) else None,
         "sticky": spec.sticky or None,
-        "sessions": "own" if spec.session_pool else None,
+        "sessions": spec.sessions.value if spec.sessions is not Sessions.AUTO else None,
         "protocol": spec.protocol,
         "tls": _tls_entry(target),
     }
@@ -280,11 +281,12 @@ class _Reader:
         if scope not in list(ServerScope):
             self.fault((*at, "scope"), f"must be one of {', '.join(ServerScope)}")
             scope = spec.scope
-        sticky, sessions = table.get("sticky", False), table.get("sessions", "shared")
+        sticky, sessions = table.get("sticky", False), table.get("sessions", Sessions.AUTO)
         if not isinstance(sticky, bool):
             self.fault((*at, "sticky"), "must be true or false")
-        if sessions not in ("shared", "own"):
-            self.fault((*at, "sessions"), "must be shared or own")
+        if sessions not in list(Sessions):
+            self.fault((*at, "sessions"), "must be auto, shared or own")
+            sessions = spec.sessions
         protocol = table.get("protocol")
         if protocol is not None and protocol not in _PROTOCOLS:
             fix = "leave it out, and the node speaks what the server does"
@@ -301,7 +303,7 @@ class _Reader:
             scope=ServerScope(scope),
             call_timeout_s=spec.call_timeout_s if timeout_s is None else timeout_s,
             sticky=sticky is True,
-            session_pool=sessions == "own",
+            sessions=Sessions(sessions),
             start_timeout_s=start_s or default_start_timeout_s(spec.target),
             protocol=protocol,
         )

@@ -15,7 +15,7 @@ from agent.client.protocol import Request
 from agent.dispatch.dispatcher import CallableLink
 from agent.errors import RpcError
 from agent.mcp_terms import MODERN_PROTOCOL_VERSIONS
-from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, HttpTarget, Json, ServerSpec
+from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Era, HttpTarget, Json, ServerSpec, Sessions
 from agent.rpc_codes import INVALID_PARAMS
 
 # A server gets the event within a second, and sends its own requests at once, if any.
@@ -72,5 +72,6 @@ def _keeps_sessions(link: CallableLink) -> bool:
         return False
     if isinstance(spec, ServerSpec) and spec.protocol in MODERN_PROTOCOL_VERSIONS:
         return False
-    own = isinstance(spec, ServerSpec) and spec.session_pool
-    return own or isinstance(spec.target, HttpTarget)
+    if isinstance(spec.target, HttpTarget):
+        return True
+    return spec.sessions is Sessions.OWN or (spec.sessions is Sessions.AUTO and link.view.era is Era.MODERN)

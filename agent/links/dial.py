@@ -77,7 +77,7 @@ async def opened(
         async with open_client(
             spec.target,
             start_timeout_s=spec.start_timeout_s,
-            session_pool=spec.session_pool,
+            sessions=spec.sessions,
             protocol=spec.protocol,
             on_pending=on_pending,
             outbound=outbound,

@@ -260,7 +260,7 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: 
             "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
             "scope": spec.scope.value,
             "sticky": spec.sticky,
-            "sessions": _sessions(spec),
+            "sessions": spec.sessions.value,
             "protocol": spec.protocol,
             "enabled": spec.enabled,
             **_configured_name(spec),
@@ -305,7 +305,7 @@ def describe_disabled(spec: ServerSpec) -> Json:
         "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
         "scope": spec.scope.value,
         "sticky": spec.sticky,
-        "sessions": _sessions(spec),
+        "sessions": spec.sessions.value,
         "protocol": spec.protocol,
         "enabled": False,
         **_configured_name(spec),
@@ -343,11 +343,6 @@ def _unused_server(entry: LeftOut) -> Json:
 def _configured_name(spec: ServerSpec) -> Json:
     """What the servers file calls it, where that is another name."""
     return {"configured_name": spec.configured_name} if spec.configured_name else {}
-
-
-def _sessions(spec: ServerSpec) -> str:
-    """The value of `mesh.sessions` in the servers file."""
-    return "own" if spec.session_pool else "shared"
 
 
 def describe_conflicts(tables: Iterable[RouteTable]) -> list[Json]:

@@ -1,5 +1,6 @@
 """Servers that speak 2026-07-28 and open sessions too (FastMCP 4), directly, behind one node and behind two."""
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,8 +16,18 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
 
 from agent.client.protocol import Request
+from agent.client.stdio import connect as stdio_connect
 from agent.errors import RpcError
-from agent.model import AFFINITY_META_KEY, IN_SESSION_META_KEY, Era, HttpTarget, ServerScope, ServerSpec, StdioTarget
+from agent.model import (
+    AFFINITY_META_KEY,
+    IN_SESSION_META_KEY,
+    Era,
+    HttpTarget,
+    ServerScope,
+    ServerSpec,
+    Sessions,
+    StdioTarget,
+)
 from tests.integration.servers.answering_client import FEATURES, answering_client
 from tests.integration.servers.asking_server import asking, form, word
 from tests.integration.servers.both_eras_server import URL, both_eras_server
@@ -44,6 +55,11 @@ ANSWERED = {
     "version": f"{SESSION} {','.join(sorted(FEATURES))}",
 }
 ASKED = ["From where?", "To where?", f"Sign {URL}", "A greeting?", "roots"]
+
+
+@pytest.fixture(autouse=True)
+def children_have_time_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stdio_connect, "OPEN_TIMEOUT_S", CHILD_S)
 
 
 @dataclass
@@ -121,6 +137,17 @@ def child(**more: Any) -> ServerSpec:
     return ServerSpec("kit", target, ServerScope.SERVICE, **more)
 
 
+def counted_child(module: str, starts: Path, starts_max: int | None = None) -> ServerSpec:
+    """A module as a child that adds a character to a file at each start, and ends at once beyond so many."""
+    code = (
+        "import runpy, sys; from pathlib import Path; module, name, most = sys.argv[1:4]; starts = Path(name);"
+        "starts.open('a').write('.'); most and len(starts.read_text()) > int(most) and sys.exit(3);"
+        "sys.argv = [module, 'modern']; runpy.run_module(module, run_name='__main__')"
+    )
+    args = ("-c", code, module, str(starts), str(starts_max or ""))
+    return ServerSpec("kit", StdioTarget(sys.executable, args, cwd=str(ROOT)), ServerScope.SERVICE)
+
+
 def words(result: types.CallToolResult) -> str:
     assert isinstance(result.content[0], types.TextContent)
     return result.content[0].text
@@ -147,6 +174,14 @@ def sdk_server(runs: list[str]) -> MCPServer:
 
 async def has_ended_one(gate: Gate) -> bool:
     return gate.ended == 1
+
+
+async def has_ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 async def said(mcp: Client, prefix: str = "kit__") -> dict[str, str]:
@@ -330,10 +365,13 @@ async def test_an_affinity_key_of_a_client_with_a_session_keeps_its_session(hops
         assert gate.opened == 1
 
 
+@pytest.mark.parametrize("sessions", [Sessions.AUTO, Sessions.OWN])
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_a_stdio_server_with_sessions_of_their_own_asks_clients_with_sessions(hops: int, tmp_path: Path) -> None:
+async def test_a_stdio_server_asks_clients_with_sessions_by_children_of_their_own(
+    hops: int, sessions: Sessions, tmp_path: Path
+) -> None:
     human = Human()
-    async with front_of(tmp_path, child(session_pool=True), hops=hops, call_timeout_s=CHILD_S) as front:
+    async with front_of(tmp_path, child(sessions=sessions), hops=hops, call_timeout_s=CHILD_S) as front:
         async with answering_client(front.url, Era.LEGACY, human) as mcp:
             assert await said(mcp) == ANSWERED
             assert words(await mcp.call_tool("kit__rounds", {})).startswith("rounds: Ada-")
@@ -342,8 +380,47 @@ async def test_a_stdio_server_with_sessions_of_their_own_asks_clients_with_sessi
             assert words(await mcp.call_tool("kit__version", {})).startswith(STATELESS)
 
 
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_second_child_starts_for_the_first_client_that_can_be_asked_and_ends_with_it(
+    hops: int, tmp_path: Path
+) -> None:
+    spec = counted_child("tests.integration.servers.both_eras_server", starts := tmp_path / "starts")
+    async with front_of(tmp_path, spec, hops=hops, call_timeout_s=CHILD_S) as front:
+        async with (
+            answering_client(front.url, Era.MODERN, Human()) as stateless,
+            answering_client(front.url, Era.LEGACY, Human(), ()) as silent,
+        ):
+            (shared,) = {words(await mcp.call_tool("kit__process", {})) for mcp in (stateless, silent, silent)}
+            assert len(starts.read_text()) == 1
+            async with answering_client(front.url, Era.LEGACY, Human()) as mcp:
+                (asked,) = {words(await mcp.call_tool("kit__process", {})) for _ in range(2)}
+                assert words(await mcp.call_tool("kit__fill", {})) == "Ada-1 to Ada-2"
+            await eventually(partial(has_ended, int(asked)))
+            assert words(await silent.call_tool("kit__process", {})) == shared != asked
+        assert len(starts.read_text()) == 2
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("starts_max", [None, 1])
+async def test_a_command_whose_second_child_opens_no_session_is_tried_once_and_called_as_before(
+    starts_max: int | None, hops: int, tmp_path: Path
+) -> None:
+    # One refuses `initialize`; the other one's second child fails.
+    module = "growing_server" if starts_max is None else "both_eras_server"
+    spec = counted_child(f"tests.integration.servers.{module}", starts := tmp_path / "starts", starts_max)
+    async with front_of(tmp_path, spec, hops=hops, call_timeout_s=CHILD_S) as front:
+        for number in (1, 2):
+            async with answering_client(front.url, Era.LEGACY, Human()) as mcp:
+                if starts_max is None:
+                    assert words(await mcp.call_tool("kit__grow", {})) == str(number)
+                else:
+                    assert words(await mcp.call_tool("kit__version", {})).startswith(STATELESS)
+    assert len(starts.read_text()) == 2
+
+
 async def test_a_stdio_server_that_is_shared_speaks_what_was_negotiated(tmp_path: Path) -> None:
-    async with front_of(tmp_path, child()) as front, answering_client(front.url, Era.LEGACY, Human()) as mcp:
+    spec = child(sessions=Sessions.SHARED)
+    async with front_of(tmp_path, spec) as front, answering_client(front.url, Era.LEGACY, Human()) as mcp:
         assert words(await mcp.call_tool("kit__version", {})).startswith(STATELESS)
         assert "unavailable on 2026-07-28" in words(await mcp.call_tool("kit__fill", {}))
 
@@ -354,7 +431,9 @@ async def test_mesh_protocol_of_2025_11_25_makes_every_call_one_of_a_session(
     hops: int, transport: str, tmp_path: Path
 ) -> None:
     async with gated() as (url, _):
-        spec = over_http(url, protocol=SESSION) if transport == "http" else child(protocol=SESSION, session_pool=True)
+        spec = (
+            over_http(url, protocol=SESSION) if transport == "http" else child(protocol=SESSION, sessions=Sessions.OWN)
+        )
         async with front_of(tmp_path, spec, hops=hops, call_timeout_s=CHILD_S) as front:
             # Each call of a stateless client would start a child, as with every server of that version.
             for era in Era if transport == "http" else (Era.LEGACY,):
@@ -364,24 +443,23 @@ async def test_mesh_protocol_of_2025_11_25_makes_every_call_one_of_a_session(
                     assert len(human.asked) == 2
 
 
+@pytest.mark.parametrize("protocol", ["2025-06-18", STATELESS, None])
 @pytest.mark.parametrize("transport", ["http", "stdio"])
 async def test_mesh_protocol_is_what_status_shows_and_what_the_server_is_spoken_to(
-    transport: str, tmp_path: Path
+    transport: str, protocol: str | None, tmp_path: Path
 ) -> None:
     async with gated() as (url, gate):
-        for protocol in ("2025-06-18", STATELESS, None):
-            spec = over_http(url, protocol=protocol) if transport == "http" else child(protocol=protocol)
-            async with front_of(tmp_path / str(protocol), spec) as front:
-                _, answer = await front.rest("GET", "/servers")
-                (row,) = [row for row in answer["data"]["servers"] if row["name"] == "kit"]
-                spoken = protocol or STATELESS
-                assert (row["protocol"], row["protocol_version"]) == (protocol, spoken)
-                opened = gate.opened
-                async with answering_client(front.url, Era.LEGACY, Human()) as mcp:
-                    version = words(await mcp.call_tool("kit__version", {})).split()[0]
-                sessions = transport == "http" and protocol is None
-                assert version == (SESSION if sessions else spoken)
-                assert gate.opened == opened + (transport == "http" and protocol != STATELESS)
+        spec = over_http(url, protocol=protocol) if transport == "http" else child(protocol=protocol)
+        async with front_of(tmp_path, spec, call_timeout_s=CHILD_S) as front:
+            _, answer = await front.rest("GET", "/servers")
+            (row,) = [row for row in answer["data"]["servers"] if row["name"] == "kit"]
+            spoken = protocol or STATELESS
+            assert (row["protocol"], row["protocol_version"]) == (protocol, spoken)
+            opened = gate.opened
+            async with answering_client(front.url, Era.LEGACY, Human()) as mcp:
+                version = words(await mcp.call_tool("kit__version", {})).split()[0]
+            assert version == (SESSION if protocol is None else spoken)
+            assert gate.opened == opened + (transport == "http" and protocol != STATELESS)
 
 
 @pytest.mark.parametrize("transport", ["http", "stdio"])

@@ -17,7 +17,7 @@ from mcp.client import Client
 from agent.client.connect import McpClient
 from agent.client.protocol import Request
 from agent.errors import RpcError
-from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, Sessions, StdioTarget
 from tests.integration.servers.answering_client import answering_client
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Front, http_app, serving
@@ -33,7 +33,7 @@ EVERYTHING: Json = {"elicitation": {}, "sampling": {}, "roots": {}}
 async def children(folder: Path, *, own: bool, hops: int = 1) -> AsyncIterator[RunningNode]:
     """A node that runs the server itself, over stdio, or with two hops one in front of it."""
     target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.session_asking_server"), cwd=str(ROOT))
-    spec = ServerSpec("kit", target, ServerScope.SERVICE, session_pool=own)
+    spec = ServerSpec("kit", target, ServerScope.SERVICE, sessions=Sessions.OWN if own else Sessions.AUTO)
     async with front_of(folder, spec, hops=hops) as node:
         yield node
 
@@ -52,7 +52,9 @@ async def scene(
         app = await stack.enter_async_context(http_app(session_asking_server(diary or Diary())))
         base = await stack.enter_async_context(serving(asked := Front(app, refuse_modern=400)))
         asked.seen = asked.seen if seen is None else seen
-        spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, session_pool=own)
+        spec = ServerSpec(
+            "kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, sessions=Sessions.OWN if own else Sessions.AUTO
+        )
         yield await stack.enter_async_context(front_of(folder, spec, hops=hops))
 
 

@@ -13,7 +13,7 @@ from agent.client.connect import McpClient
 from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.lossless_json.raw import exact
-from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, Sessions, StdioTarget
 from tests.integration.servers.hosting import Front, serving
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 from tests.integration.servers.session_task_server import LARGE, SessionTasks
@@ -190,7 +190,7 @@ async def test_a_tool_that_needs_a_task_which_nobody_could_find_again_is_refused
     own = how == "sessions of their own"
     tasks = SessionTasks() if own else SessionTasks(capability=None)
     async with (
-        backend("http", tasks, session_pool=own) as spec,
+        backend("http", tasks, sessions=Sessions.OWN if own else Sessions.AUTO) as spec,
         scene(tmp_path, spec) as node,
         client(node.url, Era.MODERN) as mcp,
     ):

@@ -45,9 +45,13 @@ _UNFIT_RESULT: Final = "Handler returned an invalid result"
 
 
 class SecondEra:
-    """Whether a stateless server opens sessions too. Written by `learning`; times are loop time."""
+    """Whether a stateless server opens sessions too. Written by `learning`; times are loop time.
 
-    def __init__(self) -> None:
+    `tries_again`: a server that could not be asked is asked later.
+    """
+
+    def __init__(self, *, tries_again: bool = True) -> None:
+        self._tries_again = tries_again
         self._opened = False
         self._not_before_s = -math.inf
 
@@ -75,7 +79,11 @@ class SecondEra:
 
     def silent(self, now_s: float) -> None:
         """It could not be asked, which says nothing about it."""
-        self._not_before_s = now_s + TRY_AGAIN_S
+        self._not_before_s = now_s + TRY_AGAIN_S if self._tries_again else math.inf
+
+    def cut_short(self, now_s: float) -> None:
+        """The caller did not wait for its answer; the next ones shall not lose their time in the same way."""
+        self._not_before_s = max(self._not_before_s, now_s + TRY_AGAIN_S)
 
 
 def learning(open_session: OpenSession, era: SecondEra) -> OpenSession:
@@ -99,8 +107,13 @@ def learning(open_session: OpenSession, era: SecondEra) -> OpenSession:
         except (AuthRefused, CallNotSent) as exc:
             if is_open or era.has_opened:
                 raise
+            log.info("MCP server could not open a session beside 2026-07-28", extra={"reason": str(exc)})
             era.silent(clock.now_s())
             raise SessionRefused(str(exc)) from exc
+        except asyncio.CancelledError:
+            if not is_open and not era.has_opened:
+                era.cut_short(clock.now_s())
+            raise
 
     return opened
 
@@ -116,8 +129,9 @@ class DualEraRouter(BesideSessions[McpClient]):
         *,
         limits: SessionLimits,
         on_pending: OnPending,
+        tries_again: bool = True,
     ) -> None:
-        self._era = SecondEra()
+        self._era = SecondEra(tries_again=tries_again)
         super().__init__(stateless, learning(open_session, self._era), group, limits=limits, on_pending=on_pending)
         self._in_rounds: set[tuple[str, object]] = set()
 
@@ -167,7 +181,19 @@ def _subject(method: str, params: Json) -> tuple[str, object]:
 
 
 def in_both_eras(
-    stateless: McpClient, open_session: OpenSession, *, limits: SessionLimits, on_pending: OnPending
+    stateless: McpClient,
+    open_session: OpenSession,
+    *,
+    limits: SessionLimits,
+    on_pending: OnPending,
+    tries_again: bool = True,
 ) -> AbstractAsyncContextManager[DualEraRouter]:
-    """The client over `stateless` and the sessions that `open_session` opens; all but `stateless` end with it."""
-    return grouped(lambda group: DualEraRouter(stateless, open_session, group, limits=limits, on_pending=on_pending))
+    """The client over `stateless` and the sessions that `open_session` opens; all but `stateless` end with it.
+
+    `tries_again`: a server that has opened no session yet, and could not be asked for one, is asked again later.
+    """
+    return grouped(
+        lambda group: DualEraRouter(
+            stateless, open_session, group, limits=limits, on_pending=on_pending, tries_again=tries_again
+        )
+    )

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
+from agent import clock
 from agent.client import jsonrpc
 from agent.client.capabilities import EVERY_FEATURE
 from agent.client.negotiation import (
@@ -30,14 +31,14 @@ from agent.client.negotiation import (
     modern_version_named,
 )
 from agent.client.server_info import OnServerRequest, ServerInfo
-from agent.client.sessions.dual_era import DualEraRouter, in_both_eras
+from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import OnNotice, SessionLimits, SessionRefused
 from agent.client.sessions.router import SessionRouter, asking
 from agent.client.stdio.client import StdioClient
 from agent.errors import CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import MODERN_PROTOCOL_VERSIONS
-from agent.model import Era, Json, StdioTarget
+from agent.model import Era, Json, Sessions, StdioTarget
 
 # A child costs tens of megabytes; who needs more callers at once runs the server over HTTP.
 CHILD_LIMITS: Final = SessionLimits(sessions_max=8, idle_max=8)
@@ -55,14 +56,15 @@ async def open_stdio_client(
     start_timeout_s: float,
     client_name: str,
     label: str,
-    session_pool: bool = False,
+    sessions: Sessions = Sessions.AUTO,
     protocol: str | None = None,
     on_pending: OnPending = unheard,
 ) -> AsyncGenerator[StdioClient | DualEraRouter | SessionRouter, None]:
     """As `agent.client.connect.open_client`, for a command."""
     # Where every caller gets a child of its own, the first one is there to list what a caller with all features sees.
-    features = EVERY_FEATURE if session_pool else {}
-    client = StdioClient(label, client_name)
+    own = sessions is Sessions.OWN
+    features = EVERY_FEATURE if own else {}
+    client, began_s = StdioClient(label, client_name), clock.now_s()
     try:
         try:
             async with asyncio.timeout(start_timeout_s):
@@ -86,20 +88,27 @@ async def open_stdio_client(
             raise Unreachable(str(exc)) from exc
         client.adopt(server_info)
         stateless = server_info.era is Era.MODERN
-        if not session_pool or (stateless and (protocol is not None or server_info.mesh is not None)):
+        one_child = protocol is not None or server_info.mesh is not None or sessions is Sessions.SHARED
+        if one_child if stateless else not own:
             yield client
             return
+        # A caller waits for a child that it did not ask for, so only about as long as the first one took.
+        open_timeout_s = start_timeout_s
+        if not own:
+            open_timeout_s = min(start_timeout_s, max(OPEN_TIMEOUT_S, 2 * (clock.now_s() - began_s)))
 
         def open_session(
             features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
         ) -> AbstractAsyncContextManager[StdioClient]:
             child = StdioClient(label, client_name, on_server_request=on_server_request, on_notice=on_notice)
-            return _one_more(child, target, client_name, features, start_timeout_s=start_timeout_s, protocol=protocol)
+            return _one_more(child, target, client_name, features, start_timeout_s=open_timeout_s, protocol=protocol)
 
         if stateless:
             # A stateless server asks in its answers and keeps nothing for a caller, so that callers share the child,
             # but for those that only a session lets be asked meanwhile.
-            async with in_both_eras(client, open_session, limits=CHILD_LIMITS, on_pending=on_pending) as router:
+            async with in_both_eras(
+                client, open_session, limits=CHILD_LIMITS, on_pending=on_pending, tries_again=own
+            ) as router:
                 yield router
             return
         async with asking(

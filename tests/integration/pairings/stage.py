@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from agent.model import Era, HttpTarget, ServerScope, ServerSpec, StdioTarget
+from agent.model import Era, HttpTarget, ServerScope, ServerSpec, Sessions, StdioTarget
 from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Front, http_app, serving
 from tests.integration.servers.nodes import running_node
@@ -33,7 +33,7 @@ def child(era: Era, *, own: bool = False) -> ServerSpec:
     """A server over stdio, shared by its callers or with children of their own."""
     target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.pairing_server", era), cwd=str(ROOT))
     name = f"{era}-own" if own else f"{era}-stdio"
-    return ServerSpec(name, target, ServerScope.SERVICE, session_pool=own)
+    return ServerSpec(name, target, ServerScope.SERVICE, sessions=Sessions.OWN if own else Sessions.AUTO)
 
 
 async def main() -> None:

@@ -4,6 +4,7 @@ Its tools ask their client while a call is open, which only a session lets them,
 lets them. The one rule: what a tool was answered, and in which version it was called, is in its result.
 """
 
+import os
 from typing import Any
 
 import mcp_types as types
@@ -34,6 +35,10 @@ def both_eras_server(runs: list[str] | None = None) -> FastMCP:
         """Asks as only 2026-07-28 can."""
         began.append("rounds")
         return asking({"who": form("Who?")}, "asked") if ctx.request_state is None else f"rounds: {word(ctx, 'who')}"
+
+    @server.tool(output_schema=None)
+    def process() -> str:
+        return str(os.getpid())
 
     @server.tool(output_schema=None)
     def large(size: int) -> str:

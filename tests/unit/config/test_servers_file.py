@@ -18,7 +18,7 @@ from agent.config.servers_file import (
 )
 from agent.config.values import name_fault
 from agent.errors import ConfigRefused
-from agent.model import HttpTarget, HttpTransport, ServerScope, ServerSpec, StdioTarget
+from agent.model import HttpTarget, HttpTransport, ServerScope, ServerSpec, Sessions, StdioTarget
 
 PATH = Path("/etc/mesh/servers.json")
 
@@ -274,10 +274,14 @@ def test_all_faults_of_all_entries_are_told_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize(("mesh", "own"), [({}, False), ({"sessions": "shared"}, False), ({"sessions": "own"}, True)])
-def test_sessions_are_shared_unless_the_entry_says_otherwise(mesh: dict[str, str], *, own: bool) -> None:
+@pytest.mark.parametrize("sessions", [None, *Sessions])
+def test_clients_that_can_be_asked_alone_have_sessions_unless_the_entry_says_otherwise(
+    sessions: Sessions | None,
+) -> None:
+    mesh = {} if sessions is None else {"sessions": sessions.value}
     (spec,) = parse_servers(json.dumps({"mcpServers": {"files": {"command": "a", "mesh": mesh}}}), PATH, {})
-    assert spec.session_pool is own
+    assert spec.sessions is (sessions or Sessions.AUTO)
+    assert parse_servers(json.dumps({"mcpServers": {"files": as_entry(spec)}}), PATH, {}) == (spec,)
 
 
 @pytest.mark.parametrize("version", [None, *KNOWN_PROTOCOL_VERSIONS])

@@ -14,6 +14,7 @@ from agent.model import (
     PeerSpec,
     ServerScope,
     ServerSpec,
+    Sessions,
     StdioTarget,
 )
 from agent.rest.status import (
@@ -95,10 +96,10 @@ def test_a_server_says_whether_it_is_sticky() -> None:
 
 
 def test_a_server_says_whether_clients_share_its_session() -> None:
-    for own, said in ((True, "own"), (False, "shared")):
-        spec = ServerSpec("kit", StdioTarget("kit"), ServerScope.SERVICE, session_pool=own)
-        assert describe_server(LinkView(spec), {}, 0.0)["sessions"] == said
-        assert describe_disabled(spec)["sessions"] == said
+    for sessions in Sessions:
+        spec = ServerSpec("kit", StdioTarget("kit"), ServerScope.SERVICE, sessions=sessions)
+        assert describe_server(LinkView(spec), {}, 0.0)["sessions"] == sessions.value
+        assert describe_disabled(spec)["sessions"] == sessions.value
 
 
 def test_a_disabled_server_is_shown_without_a_link() -> None:

@@ -75,10 +75,14 @@ class Scene:
 
 
 class Opening(Server):
-    """The sessions of the server. `fails`: what opening one ends with; `answers`: what a call in one ends with."""
+    """The sessions of the server. `fails`: what opening one ends with; `answers`: what a call in one ends with.
+
+    `opens`: until when opening one takes.
+    """
 
     fails: MeshError | None = None
     answers: RpcError | None = None
+    opens: asyncio.Event | None = None
     tried = 0
 
     @asynccontextmanager
@@ -86,6 +90,8 @@ class Opening(Server):
         self, features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
     ) -> AsyncIterator[Session]:
         self.tried += 1
+        if self.opens is not None:
+            await self.opens.wait()
         if self.fails is not None:
             raise self.fails
         async with super().open(features, on_server_request, on_notice) as session:
@@ -99,9 +105,11 @@ class Opening(Server):
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
+async def scene(*, tries_again: bool = True) -> AsyncIterator[Scene]:
     stateless, sessions = Stateless(), Opening()
-    async with in_both_eras(stateless, sessions.open, limits=LIMITS, on_pending=unheard) as client:
+    async with in_both_eras(
+        stateless, sessions.open, limits=LIMITS, on_pending=unheard, tries_again=tries_again
+    ) as client:
         yield Scene(client, stateless, sessions)
 
 
@@ -150,6 +158,29 @@ async def test_a_server_that_refuses_the_first_session_is_never_tried_again() ->
             assert await it.call() == {"by": "stateless"}
             await asyncio.sleep(10 * TRY_AGAIN_S)
         assert it.sessions.tried == 1
+
+
+async def test_a_server_whose_second_child_fails_is_not_tried_again_where_that_is_agreed() -> None:
+    async with scene(tries_again=False) as it:
+        it.sessions.fails = CallNotSent("it ended")
+        for _ in range(3):
+            assert await it.call() == {"by": "stateless"}
+            await asyncio.sleep(10 * TRY_AGAIN_S)
+        assert it.sessions.tried == 1
+
+
+async def test_a_session_that_a_caller_did_not_wait_for_costs_the_next_callers_nothing() -> None:
+    async with scene(tries_again=False) as it:
+        it.sessions.opens = asyncio.Event()
+        impatient = asyncio.create_task(it.call())
+        await asyncio.sleep(5.0)
+        impatient.cancel()
+        await asyncio.wait((impatient,))
+        assert await it.call() == {"by": "stateless"}
+        it.sessions.opens.set()
+        await asyncio.sleep(TRY_AGAIN_S)
+        assert (await it.call())["by"] == 0
+        assert it.sessions.tried == 2
 
 
 @pytest.mark.parametrize("failure", [CallNotSent("it is away"), AuthRefused("not you")])
