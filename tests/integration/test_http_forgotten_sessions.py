@@ -1,5 +1,6 @@
 """Sessions that servers forget, said in every way that was seen: renewed, and each request executed at most once."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,16 @@ async def test_a_forgotten_session_is_renewed_and_the_refused_call_executed_once
         server.forget()
         assert (await call(client))["session"] == f"s{opened + 1}"
         assert server.executed == [before, f"s{opened + 1}"]
+        assert server.pings <= 1
+
+
+@pytest.mark.parametrize("refusal", FORGOTTEN.values(), ids=FORGOTTEN.keys())
+async def test_calls_refused_together_share_one_ping_and_one_new_session(refusal: Refusal) -> None:
+    server = ForgetfulServer(refusal)
+    async with scripted(server.answer) as script, open_client(HttpTarget(script.url)) as client:
+        server.forget()
+        assert await asyncio.gather(*(call(client) for _ in range(5))) == [{"session": "s2"}] * 5
+        assert server.executed == ["s2"] * 5
         assert server.pings <= 1
 
 

@@ -105,6 +105,8 @@ class HttpSessionClient:
         self._generation = 0
         self._renewal = asyncio.Lock()
         self._doubts = Doubts()
+        # The session that a ping showed to be forgotten, by generation, and how the ping was refused.
+        self._forgotten: tuple[int, Refused | None] = (-1, None)
         self._ids = itertools.count(1)
         self._streams: set[MessageStream] = set()
         self._subscriptions = SessionSubscriptions(self.request)
@@ -318,12 +320,17 @@ class HttpSessionClient:
         if not self.has_id or refused.standing is not Standing.DOUBTFUL:
             return self.has_id and refused.standing is Standing.FORGOTTEN
         async with self._renewal:
+            forgotten, ping = self._forgotten
+            if forgotten == generation:
+                return refused.confirmed_by(ping)
             if self._generation != generation:
                 return refused.may_be_of_old_session
             if self._doubts.are_settled(refused.status, clock.now_s()):
                 return False
             asked_s = clock.now_s()
-            if refused.confirmed_by(refused if method == PING else await self._refusal_of_ping()):
+            ping = refused if method == PING else await self._refusal_of_ping()
+            if refused.confirmed_by(ping):
+                self._forgotten = generation, ping
                 return True
             self._doubts.settle(refused.status, asked_s + DOUBT_PAUSE_S)
             return False
