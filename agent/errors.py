@@ -38,6 +38,13 @@ class MeshError(Exception):
         failure.is_for_clients = True
         return failure
 
+    @classmethod
+    def of(cls, failure: "MeshError", **more: Any) -> Self:
+        """A failure of this class with both texts of another one."""
+        same = cls(str(failure), **more)
+        same.what, same.is_for_clients = failure.what, failure.is_for_clients
+        return same
+
     def words(self, subject: str) -> str:
         """What clients may read of it; `subject` is what they know the server as."""
         return str(self) if self.is_for_clients else f"{subject} {self.what}"
@@ -94,18 +101,21 @@ class DialRefused(LinkFailed):
     """The dial guard forbids the address (metadata, link-local, multicast, unspecified)."""
 
     retry_soon = False
+    what = "has an address that is never dialled"
 
 
 class IdentityRefused(LinkFailed):
     """The node that answered is not the one that was asked for."""
 
     retry_soon = False
+    what = "is not the node or server that was asked for"
 
 
 class DialledOurselves(LinkFailed):
     """The other side is this very node."""
 
     retry_soon = False
+    what = "is this node itself"
 
 
 class CallFailed(MeshError):

@@ -218,10 +218,14 @@ class NodeIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ListFault:
-    """A list of a backend that could not be read, or not to its end: the method that asks for it, and why."""
+    """A list of a backend that could not be read, or not to its end: the method that asks for it, and why.
+
+    `said`: the reason for clients, without addresses; empty where `reason` has none.
+    """
 
     method: str
     reason: str
+    said: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -278,7 +282,8 @@ class LinkView:
     server_info: Mapping[str, Any] = field(default_factory=dict)
     about: Json = field(default_factory=dict)  # its word of itself, see agent.routing.about
     function_count: int = 0
-    last_error: str = ""
+    last_error: str = ""  # for operators
+    said_error: str = ""  # the same for clients, without addresses and commands (agent.errors)
     failure: str = ""  # the class of the last failure, see agent.errors
     attempts: int = 0
     next_attempt_at_s: float | None = None

@@ -47,7 +47,7 @@ def one_failure(group: BaseExceptionGroup[BaseException]) -> Exception:
     first = leaves[0]
     assert isinstance(first, MeshError)
     if isinstance(first, CallFailed):
-        return Unreachable(str(first), retry_after_s=getattr(first, "retry_after_s", None))
+        return Unreachable.of(first, retry_after_s=getattr(first, "retry_after_s", None))
     return first
 
 

@@ -135,6 +135,7 @@ class LinkRecord:
             server_info=server_info.server_info,
             about=about_of(server_info.server_info, server_info.instructions, server_info.capabilities),
             last_error="",
+            said_error="",
             failure="",
             next_attempt_at_s=None,
             ready_at_s=clock.now_s(),
@@ -157,6 +158,7 @@ class LinkRecord:
         self.advance(
             Lost() if was_up else OpenFailed(),
             last_error=reason,
+            said_error=failure.words("it"),
             failure=type(failure).__name__,
             ready_at_s=None,
             reconnects=self.view.reconnects + was_up,
@@ -171,7 +173,7 @@ class LinkRecord:
     def begin_anew(self) -> None:
         """A reload is no failure: it begins a new row of attempts, and keeps a failing child from being parked."""
         log.info("MCP link reloaded", extra={"backend": self.view.key})
-        self.advance(Reloaded(), last_error="", failure="", ready_at_s=None)
+        self.advance(Reloaded(), last_error="", said_error="", failure="", ready_at_s=None)
 
 
 def retry_soon(failure: BaseException | None) -> bool:

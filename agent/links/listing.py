@@ -60,13 +60,15 @@ class _ListRefused(Unreachable):
 class _Outcome:
     """How one reading of a list ended. `fault`: what is wrong with it, empty for nothing.
 
-    `failure`: why there is no whole list; `entries` then are those of the pages that came. `again`: worth another try.
+    `said`: the same for clients, where it differs. `failure`: why there is no whole list; `entries` then are those of
+    the pages that came. `again`: worth another try.
     """
 
     entries: tuple[Any, ...]
     fault: str = ""
     failure: MeshError | None = None
     again: bool = False
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class _Known:
     entries: tuple[Any, ...] = ()
     is_read: bool = False
     fault: str = ""
+    said: str = ""
     failures: int = 0
     retry_at_s: float | None = None
 
@@ -109,6 +112,7 @@ class _Known:
             entries=self.entries if keeps else outcome.entries,
             is_read=self.is_read or outcome.failure is None,
             fault=outcome.fault,
+            said=outcome.said,
             failures=failures,
             retry_at_s=now_s + pause_s if outcome.again else None,
         )
@@ -139,7 +143,7 @@ class OfferReader:
     def offer(self) -> Offer:
         """Everything that is known now."""
         parts = [one.entries if one.announced or one.asked else () for one in self._lists.values()]
-        faults = tuple(ListFault(one.method, one.fault) for one in self._lists.values() if one.fault)
+        faults = tuple(ListFault(one.method, one.fault, one.said) for one in self._lists.values() if one.fault)
         tools, prompts, resources, templates = parts
         return Offer(tools, prompts, resources, templates, offer_digest(*parts), faults)
 
@@ -192,7 +196,7 @@ class OfferReader:
             if current is not None and current.cancelling():
                 raise asyncio.CancelledError from failed
             raise failed.exceptions[0] from failed
-        late = Unreachable("listing took too long")
+        late = Unreachable.for_clients("listing took too long")
         return {
             method: _failed(pages[method], late) if task.cancelled() else task.result()
             for method, task in tasks.items()
@@ -217,7 +221,7 @@ async def _read_list(client: McpClient, one: _Known, timeout_s: float, pages: li
                 pages.clear()
                 return await _read_pages(client, one, timeout_s, pages)
     except TimeoutError:
-        return _failed(pages, Unreachable("listing took too long"))
+        return _failed(pages, Unreachable.for_clients("listing took too long"))
     except _CursorRefused:
         return _failed(pages, _ListRefused(f"{one.method} refused its own cursor, twice"))
     except MeshError as exc:
@@ -225,7 +229,9 @@ async def _read_list(client: McpClient, one: _Known, timeout_s: float, pages: li
 
 
 def _failed(pages: Sequence[Any], failure: MeshError) -> _Outcome:
-    return _Outcome(tuple(pages), str(failure), failure, again=True)
+    # Of an answer that is no list the reason is ours, or the words of the server itself.
+    said = str(failure) if isinstance(failure, _ListRefused) else failure.words("the server")
+    return _Outcome(tuple(pages), str(failure), failure, again=True, said=said)
 
 
 class _CursorRefused(Exception):

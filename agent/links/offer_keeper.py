@@ -255,7 +255,7 @@ class OfferKeeper:
             except MeshError as exc:
                 if not self.first_read.is_set():
                     if isinstance(exc, CallFailed):
-                        raise Unreachable(str(exc), retry_after_s=getattr(exc, "retry_after_s", None)) from exc
+                        raise Unreachable.of(exc, retry_after_s=getattr(exc, "retry_after_s", None)) from exc
                     raise
                 # Whether it still lives is for probes and change stream to say; its old offer is better than none.
                 log.debug("MCP offer could not be listed again", extra={"reason": str(exc)})

@@ -6,6 +6,7 @@ Built by the wiring. The one rule: everything shown comes from snapshots, and no
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -73,16 +74,17 @@ class NodeStatus:
         """GET /api/v1/mcp/status."""
         return success(self.status(), f"Node '{self._mesh.own.name}' is {self._state()}")
 
-    def servers(self) -> list[Json]:
-        """Every configured server and every peer, with its functions."""
+    def servers(self, *, for_clients: bool = False) -> list[Json]:
+        """Every configured server and every peer, with its functions; `for_clients`: failures in their words."""
         names, left_out = public_names(self._mesh.routes), self._mesh.routes.left_out
         servers, peers = split_views(self._mesh.views())
         now_s = clock.now_s()
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
         unused = [_unused_server(entry) for entry in self._left_out() if not entry.keeps_running]
-        return [*(describe_server(view, names, now_s, left_out) for view in servers), *disabled, *unused] + [
-            describe_server(view, names, now_s, left_out) for view in peers
+        described = [
+            describe_server(_said(view) if for_clients else view, names, now_s, left_out) for view in (*servers, *peers)
         ]
+        return [*described[: len(servers)], *disabled, *unused, *described[len(servers) :]]
 
     def functions(self, server_name: str) -> Json:
         """The functions of one server or peer."""
@@ -125,7 +127,7 @@ class NodeStatus:
 
     def _reloaded(self, name: str) -> Json:
         try:
-            view = self._mesh.view_of(name)
+            view = _said(self._mesh.view_of(name))
         except MeshError as exc:
             return {
                 "server_name": name,
@@ -214,6 +216,13 @@ class NodeStatus:
             "filtered_by_acls": view.source.filtered,
             "instances": len(self._mesh.catalog.instances),
         }
+
+
+def _said(view: LinkView) -> LinkView:
+    """The view with its failures in the words for clients: those of operators may hold addresses and commands."""
+    offer = view.offer
+    faults = tuple(replace(fault, reason=fault.said or fault.reason) for fault in offer.faults)
+    return replace(view, last_error=view.said_error, offer=replace(offer, faults=faults) if faults else offer)
 
 
 def _why_not(view: LinkView) -> str:

@@ -118,7 +118,8 @@ def _add_listings(server: FastMCP, node_status: NodeOperations, ask: _Answerer) 
 
         async def here() -> Json:
             servers = [
-                {key: value for key, value in entry.items() if key != "functions"} for entry in node_status.servers()
+                {key: value for key, value in entry.items() if key != "functions"}
+                for entry in node_status.servers(for_clients=True)
             ]
             return {"servers": servers, "count": len(servers)}
 
@@ -138,7 +139,7 @@ def _add_listings(server: FastMCP, node_status: NodeOperations, ask: _Answerer) 
         """List the names of the MCP servers and peers that are connected now."""
 
         async def here() -> Json:
-            names = [entry["name"] for entry in node_status.servers() if entry["connected"]]
+            names = [entry["name"] for entry in node_status.servers(for_clients=True) if entry["connected"]]
             return {"servers": names, "count": len(names)}
 
         return await ask(node, "get_available_mcp_servers", {}, here)

@@ -11,8 +11,8 @@ from agent.model import Json
 class NodeOperations(Protocol):
     """The node's state to read, and what may be asked of it."""
 
-    def servers(self) -> list[Json]:
-        """Every configured server and every peer, as `data.servers` shows them."""
+    def servers(self, *, for_clients: bool = False) -> list[Json]:
+        """Every configured server and every peer as `data.servers` shows them; or failures in words for clients."""
         ...
 
     def functions(self, server_name: str) -> Json:

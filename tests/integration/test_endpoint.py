@@ -64,6 +64,13 @@ async def test_reloads_are_waited_for_and_report_how_it_went(era: Era, tmp_path:
             everything = (await manage(mcp, "reload_all_mcp_servers"))["structuredContent"]
             assert [(s["server_name"], s["success"]) for s in everything["servers"]] == [("kit", True), ("gone", False)]
             assert "refuses the connection" in everything["servers"][1]["message"]
+            listed = (await manage(mcp, "list_mcp_servers"))["structuredContent"]["servers"]
+            assert "refuses the connection" in next(s["last_error"] for s in listed if s["name"] == "gone")
+            # Only operators read where a server is.
+            assert "127.0.0.1:9" in node.view("gone").last_error
+            assert "127.0.0.1:9" not in f"{everything} {listed}"
+            _, body = await node.rest("GET", "/servers")
+            assert "127.0.0.1:9" in next(s["last_error"] for s in body["data"]["servers"] if s["name"] == "gone")
 
 
 async def test_a_reload_waits_as_long_as_the_server_may_take_to_start(

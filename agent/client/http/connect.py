@@ -69,9 +69,9 @@ async def open_http_client(
                     else _forced(pool, client_name, start_timeout_s, protocol)
                 )
         except TimeoutError as exc:
-            raise Unreachable(f"{pool.where} did not answer within {start_timeout_s:g} s") from exc
+            raise Unreachable.about(pool.where, f"did not answer within {start_timeout_s:g} s") from exc
         except CallFailed as exc:
-            raise Unreachable(str(exc)) from exc
+            raise Unreachable.of(exc) from exc
         if isinstance(client, HttpStatelessClient):
             if protocol is not None or client.server_info.mesh is not None:
                 yield client
@@ -149,7 +149,7 @@ async def _forced(
         await client.open()
     except (RpcError, HttpRefusal) as exc:
         if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
-            raise Unreachable(str(exc), retry_after_s=exc.retry_after_s) from exc
+            raise Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s) from exc
         failure = forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}")
         raise NotStreamable(str(failure)) if _refuses_the_post(exc) else failure from exc
     return client
@@ -203,7 +203,7 @@ async def _discover(
         if exc.error is not None:
             return judge_refusal(exc.error, probed_again=probed_again)
         if exc.status in _OUTAGE:
-            raise Unreachable(str(exc), retry_after_s=exc.retry_after_s) from exc
+            raise Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s) from exc
         return Handshake(f"it answered server/discover with HTTP {exc.status}")
     except ProtocolBroken as exc:
         # A server that knows only sessions may answer anything at all here; the handshake will tell.
@@ -219,7 +219,7 @@ def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpSt
 
 def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPool) -> ProtocolBroken | Unreachable:
     if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
-        return Unreachable(str(exc), retry_after_s=exc.retry_after_s)
+        return Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s)
     kind = NotStreamable if _refuses_the_post(exc) else ProtocolBroken
     return kind(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
 

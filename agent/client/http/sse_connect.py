@@ -138,15 +138,15 @@ async def _opened(client: SseSessionClient, pool: HttpPool, start_timeout_s: flo
         async with asyncio.timeout(start_timeout_s):
             await client.open(endpoint_timeout_s)
     except TimeoutError as exc:
-        raise Unreachable(f"{pool.where} did not answer within {start_timeout_s:g} s") from exc
+        raise Unreachable.about(pool.where, f"did not answer within {start_timeout_s:g} s") from exc
     except HttpRefusal as exc:
         failure = exc.as_failure()
         if isinstance(failure, CallFailed):
-            raise Unreachable(str(failure)) from exc
+            raise Unreachable.of(failure) from exc
         # A stream is no request, so that what refuses it is no server of this transport, whatever its error says.
         raise failure if isinstance(failure, LinkFailed) else ProtocolBroken(str(exc)) from exc
     except CallFailed as exc:
-        raise Unreachable(str(exc)) from exc
+        raise Unreachable.of(exc) from exc
     except RpcError as exc:
         raise ProtocolBroken(f"{pool.where} refuses initialize: {str(exc)[:200]}") from exc
 

@@ -83,9 +83,9 @@ async def open_stdio_client(
                     await client.start(target)
                     server_info = await _initialize(client, client_name, features)
         except TimeoutError as exc:
-            raise Unreachable(_silence(client, start_timeout_s)) from exc
+            raise Unreachable.about(*_silence(client, start_timeout_s)) from exc
         except (_ChildEnded, CallFailed) as exc:
-            raise Unreachable(str(exc)) from exc
+            raise Unreachable.of(exc) from exc
         client.adopt(server_info)
         stateless = server_info.era is Era.MODERN
         one_child = protocol is not None or server_info.mesh is not None or sessions is Sessions.SHARED
@@ -139,11 +139,11 @@ async def _one_more(
                 else:
                     client.adopt(await _forced(client, client_name, protocol, features))
         except TimeoutError as exc:
-            raise CallNotSent(_silence(client, start_timeout_s)) from exc
+            raise CallNotSent.about(*_silence(client, start_timeout_s)) from exc
         except ProtocolBroken as exc:
             raise SessionRefused(str(exc)) from exc
         except (LinkFailed, CallFailed) as exc:
-            raise CallNotSent(str(exc)) from exc
+            raise CallNotSent.of(exc) from exc
         if client.server_info.era is Era.MODERN:
             raise SessionRefused(f"{client.label} speaks {client.server_info.protocol_version} alone")
         yield client
@@ -253,7 +253,7 @@ async def _as_named(client: StdioClient, client_name: str, refusal: RpcError, fe
 def _answer(client: StdioClient, asked: asyncio.Future[Json | None]) -> Json:
     message = asked.result()
     if message is None:
-        raise _ChildEnded(client.lost_reason)
+        raise client.child.ended_as(_ChildEnded)
     return message
 
 
@@ -273,5 +273,6 @@ def _session(client: StdioClient, message: Json) -> ServerInfo:
     return server_info
 
 
-def _silence(client: StdioClient, start_timeout_s: float) -> str:
-    return f"{client.label} did not answer within {start_timeout_s:g} s{client.child.last_words()}"
+def _silence(client: StdioClient, start_timeout_s: float) -> tuple[str, str, str]:
+    """What `MeshError.about` takes."""
+    return client.label, f"did not answer within {start_timeout_s:g} s", client.child.last_words()
