@@ -14,6 +14,8 @@ NOT_EXECUTED: Final = -32000
 OUTCOME_UNKNOWN: Final = -32001
 # Of MCP before 2026-07-28, which retired it; servers of that time still say it, and the SDK has no name for it.
 RESOURCE_NOT_FOUND: Final = -32002
+# The SDKs' transports, for a session ID that they do not know; without a name there, and not ours by the same number.
+SESSION_NOT_FOUND: Final = -32001
 # In the error's data: the client left a question unanswered while others waited. It says nothing of the server.
 GIVEN_UP: Final = "question_given_up"
 

@@ -18,8 +18,6 @@ MISSING_REQUIRED_CLIENT_CAPABILITY: Final = -32021
 UNSUPPORTED_PROTOCOL_VERSION: Final = -32022
 # No code of the protocol: the SDK's, for a request whose connection has gone.
 CONNECTION_CLOSED: Final = -32000
-# The same, for a session ID that the transport does not know.
-SESSION_NOT_FOUND: Final = -32001
 
 # Every other error comes with 200: the protocol assigns it no status.
 ERROR_CODE_HTTP_STATUS: Final[Mapping[int, int]] = MappingProxyType(

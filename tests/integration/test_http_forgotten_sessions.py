@@ -9,7 +9,7 @@ import pytest
 from agent.client.connect import McpClient, open_client
 from agent.client.protocol import Request
 from agent.errors import AuthRefused, CallNotSent, CallOutcomeUnknown, RpcError
-from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, Sessions
 from tests.integration.servers.client_scripts import CALL
 from tests.integration.servers.hosting import Seen, http, initialized, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import client as client_of
@@ -95,7 +95,10 @@ async def test_a_forgotten_session_is_renewed_and_the_refused_call_executed_once
     refusal: Refusal, pooled: bool
 ) -> None:
     server = ForgetfulServer(refusal)
-    async with scripted(server.answer) as script, open_client(HttpTarget(script.url), session_pool=pooled) as client:
+    async with (
+        scripted(server.answer) as script,
+        open_client(HttpTarget(script.url), sessions=Sessions.OWN if pooled else Sessions.AUTO) as client,
+    ):
         before = (await call(client))["session"]
         opened = server.sessions
         server.forget()
@@ -132,7 +135,10 @@ FORGOTTEN_AGAIN = ("TypeScript 1.32 with one transport", "400, nothing", "200, i
 @pytest.mark.parametrize("refusal", [of_error(404, -32600, SESSION_NOT_FOUND), *map(FORGOTTEN.get, FORGOTTEN_AGAIN)])
 async def test_a_call_whose_new_session_is_forgotten_as_well_was_not_sent(refusal: Refusal, pooled: bool) -> None:
     server = ForgetfulServer(refusal)
-    async with scripted(server.answer) as script, open_client(HttpTarget(script.url), session_pool=pooled) as client:
+    async with (
+        scripted(server.answer) as script,
+        open_client(HttpTarget(script.url), sessions=Sessions.OWN if pooled else Sessions.AUTO) as client,
+    ):
         server.lasting = False
         server.forget()
         with pytest.raises(CallNotSent, match="forgot"):

@@ -11,6 +11,7 @@ import pytest
 from agent.client.connect import McpClient, open_client
 from agent.client.legacy_tasks import LegacyTaskClient
 from agent.client.protocol import Request
+from agent.client.sessions.dual_era import DualEraRouter
 from agent.client.stdio import process as stdio_child
 from agent.client.stdio.client import StdioClient
 from agent.client.stdio.environment import child_environment
@@ -31,6 +32,7 @@ def call(tool: str, **arguments: object) -> Json:
 def pipes_of(client: McpClient) -> StdioClient:
     """The client to the child itself."""
     inner = client._client if isinstance(client, LegacyTaskClient) else client
+    inner = inner._shared if isinstance(inner, DualEraRouter) else inner
     assert isinstance(inner, StdioClient)
     return inner
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
-from agent.errors import RESOURCE_NOT_FOUND, RpcError
-from agent.rpc_codes import CONNECTION_CLOSED, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, SESSION_NOT_FOUND
+from agent.errors import RESOURCE_NOT_FOUND, SESSION_NOT_FOUND, RpcError
+from agent.rpc_codes import CONNECTION_CLOSED, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 
 # How long a kind of refusal is taken to be about the request, after a ping in the same session was answered.
 DOUBT_PAUSE_S: Final = 10.0

@@ -251,19 +251,24 @@ async def start_child(target: StdioTarget, label: str, lines: LineCutter, on_end
             start_new_session=True,
         )
     except (OSError, ValueError) as exc:
-        raise Unreachable(_start_failure(target, exc)) from exc
+        reason, for_clients = _start_failure(target, exc)
+        failure = Unreachable(reason)
+        failure.what = f"cannot be started: its {for_clients}"
+        raise failure from exc
     return child
 
 
-def _start_failure(target: StdioTarget, exc: OSError | ValueError) -> str:
+def _start_failure(target: StdioTarget, exc: OSError | ValueError) -> tuple[str, str]:
+    """Why, for operators and for clients, who learn no path."""
     command = target.command
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         if target.cwd is not None and not os.path.isdir(target.cwd):  # noqa: PTH112 - one look, no path arithmetic
-            return missing_folder(target.cwd, command)
-        return missing_command(command)
+            return missing_folder(target.cwd, command), "working directory does not exist"
+        return missing_command(command), "command was not found"
     if isinstance(exc, PermissionError):
-        return not_executable(command)
-    return f"the command {command} cannot be started: {getattr(exc, 'strerror', None) or exc}"
+        return not_executable(command), "command may not be executed"
+    reason = f"the command {command} cannot be started: {getattr(exc, 'strerror', None) or exc}"
+    return reason, "command cannot be run"
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:
