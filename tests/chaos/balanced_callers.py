@@ -131,7 +131,10 @@ class Callers:
 async def calling(nodes: Sequence[RunningNode], tools: Sequence[str]) -> AsyncGenerator[Tally, None]:
     """Call the tools in turn through all nodes, until the context is left."""
     timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as http, asyncio.TaskGroup() as group:
+    # A connection each: one that is kept may be closed just as the next request goes out, and HTTP leaves it to the
+    # client then whether to repeat a POST (RFC 9112, section 9.3.1). A new one is refused or served.
+    connector = aiohttp.TCPConnector(force_close=True, limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http, asyncio.TaskGroup() as group:
         callers = Callers(http, nodes, tools)
         for number in range(CALLERS_EACH):
             group.create_task(callers.recorded(callers.stateless()), name=f"stateless {number}")
