@@ -48,7 +48,6 @@ TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
 # How long a server may take to start: an interpreter and its imports on a busy machine take seconds, not minutes.
 START_TIMEOUT_S = 60.0
 
-
 # docs/architecture.md, "Names": clients in the field refuse longer tool names (the protocol itself allows 128).
 PUBLIC_NAME_LEN_MAX = 64
 # Less would leave a shortened name hardly anything but its digest.

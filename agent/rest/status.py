@@ -18,8 +18,9 @@ from agent.control.membership import MembershipView
 from agent.control.operator import ask_node
 from agent.control.reconciler import Mesh
 from agent.errors import MeshError
-from agent.model import ORIGIN_META_KEY, Json, LinkView, PeerSpec, ServerSpec, StdioTarget
+from agent.model import Json, LinkView, PeerSpec, ServerSpec, StdioTarget
 from agent.rest.envelope import success
+from agent.routing.origins import told_origin
 from agent.routing.table import LeftOutEntry, RouteTable
 from agent.server.own_tools import MANAGEMENT_TOOLS, RELOADS
 
@@ -402,7 +403,5 @@ def _standing(view: LinkView, now_s: float) -> Json:
 
 
 def _own_name(tool: Json) -> str:
-    meta = tool.get("_meta")
-    origin = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
-    own = origin.get("tool") if isinstance(origin, dict) else None
+    own = told_origin(tool).get("tool")
     return own if isinstance(own, str) else str(tool.get("name"))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from agent.model import ORIGIN_META_KEY, Json
+from agent.routing.origins import told_origin
 from agent.routing.table import NAME_MEMBER, Route, RouteKind, RouteTable
 from agent.routing.uris import UriCodec
 
@@ -18,7 +18,11 @@ def find_server(table: RouteTable, name: str) -> Route | None:
     known = table.servers.get(name)
     if known is not None:
         return known
-    called_so = [route for route in table.servers.values() if route.listed and _origin(route).get("server") == name]
+    called_so = [
+        route
+        for route in table.servers.values()
+        if route.listed and told_origin(route.definition).get("server") == name
+    ]
     return called_so[0] if len(called_so) == 1 else None
 
 
@@ -57,11 +61,5 @@ def _alone(kind: RouteKind, route: Route) -> Route:
 
 
 def _own_name(route: Route) -> str:
-    name = _origin(route).get("tool")
+    name = told_origin(route.definition).get("tool")
     return name if isinstance(name, str) else route.public_name
-
-
-def _origin(route: Route) -> Json:
-    meta = route.definition.get("_meta")
-    origin = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
-    return origin if isinstance(origin, dict) else {}

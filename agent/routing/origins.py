@@ -70,6 +70,13 @@ class Place:
     listed: bool
 
 
+def told_origin(definition: Json) -> Json:
+    """What a listed definition says of its origin, as `Origin.as_json` writes it; empty where it says nothing."""
+    meta = definition.get("_meta")
+    told = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
+    return told if isinstance(told, dict) else {}
+
+
 def received_origin(entry: Json, name: str, exporter: NodeIdentity) -> Origin | None:
     """What a mesh peer says of an entry's origin; None when it says nothing."""
     meta = entry.get("_meta")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from agent.model import ORIGIN_META_KEY, Json
+from agent.model import Json
 from agent.routing.names import public_uri
+from agent.routing.origins import told_origin
 from agent.routing.table import Route, RouteKind, RouteTable
 
 # An error names so many of those that it may mean.
@@ -77,9 +78,7 @@ def _away(table: RouteTable, kind: RouteKind) -> list[Route]:
 
 
 def _own_name(route: Route) -> str | None:
-    meta = route.definition.get("_meta")
-    origin = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
-    name = origin.get("tool") if isinstance(origin, dict) else None
+    name = told_origin(route.definition).get("tool")
     return name if isinstance(name, str) else None
 
 
