@@ -1,4 +1,4 @@
-"""This node's identity across restarts: its state folder, its `node_id`, its name and how often it has started.
+"""This node's identity across restarts: its state folder, its key, its name and how often it has started.
 
 Entered by the wiring before anything else touches the disk. The one rule: a state folder belongs to one process at a
 time; two nodes with one `node_id` would be one node to every peer.
@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import orjson
 
 from agent.errors import ConfigRefused
+from agent.identity.node_key import NodeKey
 from agent.routing.names import valid_name
 from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
 from agent.state.saved_shape import object_of, one_of, text, whole_number
@@ -24,7 +25,7 @@ CLAIMS = "names"
 
 LOCK_NAME = "lock"
 FILE_NAME = "node.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,12 @@ class NodeState:
     folder: Path
     node_id: str
     epoch: int
+    key: NodeKey
 
 
-_SAVED = object_of({"schema": one_of(SCHEMA), "node_id": text, "epoch": whole_number})
+_SAVED = object_of({"schema": one_of(SCHEMA), "node_id": text, "epoch": whole_number, "key": text})
+# Of builds whose node IDs were random numbers. Nothing proves such an ID, so the node gets a key and the ID of that.
+_SAVED_WITHOUT_KEY = object_of({"schema": one_of(1), "node_id": text, "epoch": whole_number})
 
 
 @contextmanager
@@ -113,29 +117,37 @@ def _lock(path: Path) -> int:
 def _count_start(folder: Path) -> NodeState:
     path = folder / FILE_NAME
     try:
-        node_id, epoch = _read(path)
-        saved = {"schema": SCHEMA, "node_id": node_id, "epoch": epoch + 1}
+        node_id, epoch, key = _read(path)
+        saved = {"schema": SCHEMA, "node_id": node_id, "epoch": epoch + 1, "key": key.seed.hex()}
         write_durably(path, orjson.dumps(saved, option=orjson.OPT_APPEND_NEWLINE))
     except OSError as exc:
         raise ConfigRefused(f"{path}: the node's identity cannot be kept: {exc.strerror}") from exc
-    return NodeState(folder, node_id, epoch + 1)
+    return NodeState(folder, node_id, epoch + 1, key)
 
 
-def _read(path: Path) -> tuple[str, int]:
+def _read(path: Path) -> tuple[str, int, NodeKey]:
     try:
         saved = orjson.loads(path.read_bytes())
-        _SAVED(saved, "")
-        node_id, epoch = str(UUID(saved["node_id"])), saved["epoch"]
+        if isinstance(saved, dict) and saved.get("schema") == 1:
+            _SAVED_WITHOUT_KEY(saved, "")
+            key = NodeKey.new()
+            node_id = key.node_id
+        else:
+            _SAVED(saved, "")
+            # Not worked out again: that would import the cryptography at each start, which many nodes never need.
+            node_id, key = str(UUID(saved["node_id"])), NodeKey(bytes.fromhex(saved["key"]))
+        epoch = saved["epoch"]
         _check_epoch(epoch)
     except FileNotFoundError:
-        return str(uuid4()), 0
+        key = NodeKey.new()
+        return key.node_id, 0, key
     except ValueError:
         # A silent new identity would make a stranger of this node, with its names and its entry in the catalog.
         raise ConfigRefused(
             f"{path}: the node's identity is damaged or of a newer version; "
             "repair it, or move it away to become a new node"
         ) from None
-    return node_id, epoch
+    return node_id, epoch, key
 
 
 def _check_epoch(epoch: int) -> None:

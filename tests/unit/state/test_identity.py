@@ -70,7 +70,9 @@ def test_a_second_process_is_refused_by_the_first_ones_pid_until_it_is_killed(tm
         "{}",
         "[]",
         '{"schema": 2, "node_id": "6f1c2a34-0000-4000-8000-000000000000", "epoch": 1}',
-        '{"schema": 1, "node_id": "x", "epoch": 1}',
+        '{"schema": 2, "node_id": "6f1c2a34-0000-4000-8000-000000000000", "epoch": 1, "key": "00ff"}',
+        '{"schema": 3, "node_id": "6f1c2a34-0000-4000-8000-000000000000", "epoch": 1}',
+        '{"schema": 1, "node_id": 7, "epoch": 1}',
         '{"schema": 1, "node_id": "6f1c2a34-0000-4000-8000-000000000000", "epoch": -1}',
         '{"schema": 1, "node_id": "6f1c2a34-0000-4000-8000-000000000000", "epoch": 1, "more": 1}',
     ],
@@ -89,3 +91,13 @@ def test_a_folder_that_cannot_be_used_is_refused_with_the_fix(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigRefused, match="MESH_STATE_DIR"), open_state(tmp_path / "file", 8000):
         pass
+
+
+def test_an_identity_without_a_key_gets_one_and_the_node_id_that_follows_from_it(tmp_path: Path) -> None:
+    with open_state(tmp_path, 8000) as state:
+        path = state.folder / FILE_NAME
+    path.write_text('{"schema": 1, "node_id": "6f1c2a34-0000-4000-8000-000000000000", "epoch": 7}')
+    with open_state(tmp_path, 8000) as state:
+        assert (state.epoch, state.node_id) == (8, state.key.node_id)
+    with open_state(tmp_path, 8000) as again:
+        assert (again.node_id, again.key.seed) == (state.node_id, state.key.seed)
