@@ -61,6 +61,21 @@ def with_away(before: RouteTable, after: RouteTable, absence: Absence, own: Node
     return replace(after, away=MappingProxyType(away), unlisted=unlisted, starting=absence.starting)
 
 
+def awaited_owners(
+    before: RouteTable, kinds: Mapping[str, ContributionKind], absence: Absence, now_s: float
+) -> dict[str, float]:
+    """Owners of names of whose backends some may come back, or bring them back: until when that is awaited.
+
+    `before`: the table up to now; `kinds`: of the backends that are connected now, by key.
+    """
+    awaited: dict[str, float] = {}
+    for route in [*before.away.values(), *before.namespaces.values()]:
+        if any(_may_return(replica, absence.expected, kinds) for replica in route.replicas):
+            since_s = now_s if route.away_since_s is None else route.away_since_s
+            awaited[route.owner] = max(awaited.get(route.owner, 0.0), since_s + AWAY_FOR_S)
+    return {owner: until_s for owner, until_s in awaited.items() if until_s > now_s}
+
+
 def is_over(table: RouteTable, now_s: float) -> bool:
     """Whether the name that has been away longest has been so for long enough."""
     return any(now_s - (route.away_since_s or 0.0) >= AWAY_FOR_S for route in islice(table.away.values(), 1))

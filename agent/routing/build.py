@@ -51,6 +51,7 @@ _Named: TypeAlias = dict[str, Route]
 
 # Longer than a restart, an upgrade or a repair takes. Until then a namesake's things go by its name and ID.
 KEPT_FOR_S: Final = 3600.0
+_NONE_AWAITED: Final[Mapping[str, float]] = MappingProxyType({})
 # What a peer that claims ever new names may cost.
 KEPT_MAX: Final = 1000
 
@@ -62,21 +63,23 @@ def build_routes(
     now_s: float = 0.0,
     known: Mapping[str, Imported] | None = None,
     *,
+    awaited: Mapping[str, float] = _NONE_AWAITED,
     for_clients: bool = False,
 ) -> RouteTable:
     """Join all contributions into one table; `previous` says who holds which name, and saves work.
 
     `own` is this node; names under its own name are never another node's. Backend keys must be unique. `now_s`:
     monotonic seconds; `is_outdated` says when time alone changes the table. `known`: what was read of offers already,
-    by backend key; None: what `previous` was made of. `for_clients`: list tools and prompts by the names that clients
-    see; those between nodes resolve all the same.
+    by backend key; None: what `previous` was made of. `awaited`: owners of names who are away and may come back, each
+    with the time until which no other gets the names of their servers. `for_clients`: list tools and prompts by the
+    names that clients see; those between nodes resolve all the same.
     """
     before = RouteTable() if previous is None else previous
     known = before.parts if known is None else known
     parts = {part.backend_key: _read(part, own, known.get(part.backend_key)) for part in contributions}
     assert len(parts) == len(contributions)
     claims = [claimed for part in parts.values() for claimed in part.claims]
-    kept = _kept(claims, own, before, now_s)
+    kept = _kept(claims, own, before, now_s) | _awaited(claims, before, awaited)
     roots, root_conflicts = _share_roots(claims, own, before.roots, kept)
     held = (claimed for claimed in claims if roots[claimed.root] == claimed.owner)
     tables, name_conflicts = _join(held, before)
@@ -178,6 +181,17 @@ def _kept(claims: Sequence[Claims], own: NodeIdentity, before: RouteTable, now_s
         if until_s is not None and until_s > now_s:
             kept[root] = until_s
     return dict(sorted(kept.items(), key=lambda entry: entry[1])[:KEPT_MAX])
+
+
+def _awaited(claims: Sequence[Claims], before: RouteTable, awaited: Mapping[str, float]) -> dict[Root, float]:
+    """The names of servers that stay with who is away, but for those that a server of our own claims."""
+    present = {claimed.owner for claimed in claims}
+    ours = {claimed.root for claimed in claims if claimed.ours}
+    return {
+        root: awaited[owner]
+        for root, owner in before.roots.items()
+        if owner in awaited and not root.of_node and owner not in present and root not in ours
+    }
 
 
 def _share_roots(

@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 
 from agent.model import HttpTarget, Json, NodeIdentity, Offer, ServerScope, ServerSpec
-from agent.routing.away import AWAY_FOR_S, AWAY_MAX, Absence, away_words, is_over, with_away, without_private
+from agent.routing.away import (
+    AWAY_FOR_S,
+    AWAY_MAX,
+    Absence,
+    awaited_owners,
+    away_words,
+    is_over,
+    with_away,
+    without_private,
+)
 from agent.routing.build import Contribution, ContributionKind, RouteKind, RouteTable, build_routes, is_outdated
 
 OWN = NodeIdentity("11111111-0000-4000-8000-000000000000", "one")
@@ -42,7 +51,8 @@ def expected(*keys: str) -> Absence:
 
 
 def after(table: RouteTable, now_s: float, absence: Absence, *contributions: Contribution) -> RouteTable:
-    built = build_routes(contributions, OWN, table, now_s)
+    awaited = awaited_owners(table, {part.backend_key: part.kind for part in contributions}, absence, now_s)
+    built = build_routes(contributions, OWN, table, now_s, awaited=awaited)
     return with_away(table, built, absence, OWN, now_s)
 
 
@@ -158,3 +168,43 @@ def test_a_server_that_several_nodes_had_is_on_none_of_them() -> None:
     assert route is not None
     two = replace(route, replicas=route.replicas * 2)
     assert away_words(two, 5.0) == "server kit is away since 0 s"
+
+
+def plain(name: str, *tools: str) -> Contribution:
+    offer = Offer(tuple(map(tool, tools)), digest=str(tools))
+    return Contribution(f"peer:{name}", ContributionKind.PLAIN_PEER, name, None, None, offer)
+
+
+def holder(table: RouteTable, name: str) -> str | None:
+    route = table.find(RouteKind.TOOL, name)
+    return None if route is None else route.owner
+
+
+@pytest.mark.parametrize("present", [(), (peer(),)], ids=["its node is away", "its node is here without it"])
+def test_a_plain_peer_does_not_take_the_name_of_a_service_while_that_may_come_back(
+    present: tuple[Contribution, ...],
+) -> None:
+    wanted = expected("server:kit", "peer:two", "peer:far")
+    table = after(FULL, 5.0, wanted, server("do"), plain("far", "go"), *present)
+    assert (holder(table, "far__go"), table.tools.get("far__go")) == ("service:far", None)
+    assert [conflict.name for conflict in table.conflicts if conflict.holder == "service:far"] == ["far"]
+    back = after(table, 6.0, wanted, server("do"), plain("far", "go"), peer("go"))
+    assert (holder(back, "far__go"), "far__go" in back.tools) == ("service:far", True)
+    late = 5.0 + AWAY_FOR_S
+    assert is_outdated(table, late)
+    over = after(table, late, wanted, server("do"), plain("far", "go"), *present)
+    assert (holder(over, "far__go"), "far__go" in over.tools) == ("plain:far", True)
+
+
+def test_a_name_is_free_at_once_when_an_operator_took_its_holder_away_and_for_our_own_servers() -> None:
+    table = after(FULL, 5.0, expected("server:kit", "peer:far"), server("do"), plain("far", "go"))
+    assert holder(table, "far__go") == "plain:far"
+    ours = replace(server("go"), backend_key="server:far", label="far")
+    own = after(FULL, 5.0, expected("server:kit", "server:far", "peer:two"), ours)
+    assert (holder(own, "far__go"), "far__go" in own.tools) == ("service:far", True)
+
+
+def test_a_service_does_not_take_the_name_of_a_plain_peer_while_that_may_come_back() -> None:
+    wanted = expected("peer:two", "peer:far")
+    table = after(after(RouteTable(), 0.0, wanted, plain("far", "go")), 5.0, wanted, peer("go"))
+    assert (holder(table, "far__go"), "far__go" in table.tools) == ("plain:far", False)
