@@ -7,7 +7,7 @@ is refused here, with the variable's name and the fix in the message.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,8 +32,8 @@ class ConsulSettings:
     """How to reach one Consul agent.
 
     `url` is `http://host:port[/prefix]`, `https://host:port[/prefix]` or `unix:///path/to/socket`. `token_file` beats
-    `token` and is read again whenever it changes. `explicit`: the address was set, so falling back to another one would
-    be a surprise.
+    `token` and is read again whenever it changes; `token_now` beats both. `explicit`: the address was set, so falling
+    back to another one would be a surprise.
     """
 
     url: str = DEFAULT_URL
@@ -47,6 +47,7 @@ class ConsulSettings:
     partition: str | None = None
     explicit: bool = False
     token_file: str | None = None
+    token_now: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def socket_path(self) -> str | None:
@@ -172,10 +173,13 @@ class TokenSource:
     def __init__(self, settings: ConsulSettings) -> None:
         self._path = Path(settings.token_file) if settings.token_file else None
         self._token = settings.token
+        self._token_now = settings.token_now
         self._stamp: _Stamp | None = None
 
     def current(self) -> str | None:
         """The token to send now, or None for anonymous requests."""
+        if self._token_now is not None:
+            return self._token_now()
         if self._path is None:
             return self._token
         try:
@@ -192,4 +196,4 @@ class TokenSource:
     @property
     def rotates(self) -> bool:
         """Whether the token can change while we run."""
-        return self._path is not None
+        return self._path is not None or self._token_now is not None

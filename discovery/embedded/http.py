@@ -5,9 +5,10 @@ client sees in a real Consul, it sees here: indexes, waits, status codes, the te
 """
 
 import asyncio
+import hmac
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
 import orjson
@@ -35,10 +36,14 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class CatalogServer:
-    """Answers for one `LocalCatalog` and wakes the queries that wait for a change; the one writer of that catalog."""
+    """Answers for one `LocalCatalog` and wakes the queries that wait for a change; the one writer of that catalog.
 
-    def __init__(self, catalog: LocalCatalog) -> None:
+    `tokens`: what callers have to show as Consul's token, one of them; none: all of the machine may use it.
+    """
+
+    def __init__(self, catalog: LocalCatalog, tokens: Callable[[], Sequence[str]] = tuple) -> None:
         self._catalog = catalog
+        self._tokens = tokens
         self._bells: dict[str, asyncio.Event] = {}
         self._bodies: dict[str, bytes] = {}
         self._waiters = 0
@@ -47,7 +52,7 @@ class CatalogServer:
 
     def application(self) -> web.Application:
         """Build the aiohttp application."""
-        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_guard])
+        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[self._guard])
         app.router.add_get("/v1/health/service/{name}", self._health)
         app.router.add_get("/v1/agent/services", self._services)
         app.router.add_get("/v1/status/leader", _leader)
@@ -72,6 +77,33 @@ class CatalogServer:
     def probed(self, check_id: str, status: str, output: str) -> None:
         """Take the result of one HTTP check."""
         self._wake(self._catalog.probed(check_id, status, output, clock.now_s()))
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Refuse foreign Host names and tokens, turn refusals into Consul's answers, and mark every answer as ours."""
+        response: web.StreamResponse
+        # A web page whose name was rebound to 127.0.0.1 could register services here; its Host names the page.
+        host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+        if not is_loopback_host(host):
+            response = web.Response(status=403, text="Permission denied: this catalog is for one machine only")
+        elif not self._is_admitted(request):
+            text = "Permission denied: another mesh's catalog; another MESH_EMBEDDED_PORT gives this mesh its own"
+            response = web.Response(status=403, text=text)
+        else:
+            try:
+                response = await handler(request)
+            except Refused as exc:
+                response = web.Response(status=exc.status, text=str(exc))
+            except web.HTTPException as exc:
+                allow = {"Allow": exc.headers.get("Allow", "")}
+                response = web.Response(status=exc.status, text=exc.reason, headers=allow)
+        response.headers[MARK_HEADER] = MARK
+        return response
+
+    def _is_admitted(self, request: web.Request) -> bool:
+        tokens = self._tokens()
+        shown = request.headers.get("X-Consul-Token", "").encode("utf-8", "surrogateescape")
+        return not tokens or any(hmac.compare_digest(token.encode(), shown) for token in tokens)
 
     async def _health(self, request: web.Request) -> web.Response:
         query = request.query
@@ -157,25 +189,6 @@ class CatalogServer:
                 bell.set()
         if names:
             self.changed.set()
-
-
-@web.middleware
-async def _guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Refuse foreign Host names, turn refusals into Consul's answers, and mark every answer as ours."""
-    # A web page whose name was rebound to 127.0.0.1 could register services here; its Host names the page.
-    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
-    response: web.StreamResponse
-    if not is_loopback_host(host):
-        response = web.Response(status=403, text="Permission denied: this catalog is for one machine only")
-    else:
-        try:
-            response = await handler(request)
-        except Refused as exc:
-            response = web.Response(status=exc.status, text=str(exc))
-        except web.HTTPException as exc:
-            response = web.Response(status=exc.status, text=exc.reason, headers={"Allow": exc.headers.get("Allow", "")})
-    response.headers[MARK_HEADER] = MARK
-    return response
 
 
 async def _leader(_request: web.Request) -> web.Response:

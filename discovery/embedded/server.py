@@ -16,13 +16,16 @@ import logging
 import random
 import socket
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 import aiohttp
 from aiohttp import web
+from aiohttp.abc import AbstractResolver
+from aiohttp.resolver import DefaultResolver
 
 from discovery import clock
 from discovery.consul.environment import ConsulSettings, is_loopback_host
@@ -67,9 +70,25 @@ class EmbeddedSettings(ConsulSettings):
         return self.role.serving
 
 
+@dataclass(frozen=True, slots=True)
+class CatalogGuard:
+    """What protects an embedded catalog from other programs of the machine.
+
+    `tokens`: of its nodes, the current one first; none: all may use it. `resolver`: makes the one for the HTTP checks
+    that are registered. `refuses`: why the URL of such a check is not asked, empty where it is.
+    """
+
+    tokens: Callable[[], Sequence[str]] = tuple
+    resolver: Callable[[], AbstractResolver] = DefaultResolver
+    refuses: Callable[[str], str] = lambda _: ""
+
+
+OPEN_TO_ALL: Final = CatalogGuard()
+
+
 @asynccontextmanager
 async def embedded_catalog(
-    port: int, *, host: str = "127.0.0.1", join_timeout_s: float = JOIN_TIMEOUT_S
+    port: int, *, host: str = "127.0.0.1", join_timeout_s: float = JOIN_TIMEOUT_S, guard: CatalogGuard = OPEN_TO_ALL
 ) -> AsyncGenerator[EmbeddedSettings, None]:
     """Serve or join the embedded catalog on a loopback port for as long as the context is open.
 
@@ -79,13 +98,13 @@ async def embedded_catalog(
     if not is_loopback_host(host):
         raise SettingsRefused(f"the embedded catalog is for one machine only and refuses {host}: use 127.0.0.1")
     netloc = f"[{host}]" if ":" in host else host
-    settings = EmbeddedSettings(url=f"http://{netloc}:{port}")
+    settings = EmbeddedSettings(url=f"http://{netloc}:{port}", token_now=lambda: next(iter(guard.tokens()), None))
     listener = await _listen_or_join(host, port, settings.url, join_timeout_s)
     failure: Exception | None = None
     async with asyncio.TaskGroup() as group:
         ready = asyncio.Event()
         keeper = group.create_task(
-            _keep_place(host, port, listener, settings.role, ready), name=f"embedded catalog {port}"
+            _keep_place(host, port, listener, _Serving(settings.role, ready, guard)), name=f"embedded catalog {port}"
         )
         try:
             await ready.wait()
@@ -125,26 +144,33 @@ async def _listen_or_join(host: str, port: int, url: str, timeout_s: float) -> s
     )
 
 
-async def _keep_place(host: str, port: int, listener: socket.socket | None, role: _Role, ready: asyncio.Event) -> None:
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    role: _Role
+    ready: asyncio.Event
+    guard: CatalogGuard
+
+
+async def _keep_place(host: str, port: int, listener: socket.socket | None, serving: _Serving) -> None:
     """Serve while we hold the port, wait for it while another node does; until cancelled."""
     while True:
         try:
             if listener is None:
                 log.info("embedded catalog: joined, for one machine only", extra={"port": port})
-                ready.set()
+                serving.ready.set()
                 listener = await _until_ours(host, port)
-            await _serve(listener, role, ready)
+            await _serve(listener, serving)
         except Exception:
             log.exception("the embedded catalog failed and is tried anew")
-            ready.set()
+            serving.ready.set()
             await asyncio.sleep(_FAILURE_PAUSE_S)
         listener = None
 
 
-async def _serve(listener: socket.socket, role: _Role, ready: asyncio.Event) -> None:
+async def _serve(listener: socket.socket, serving: _Serving) -> None:
     """Serve a new, empty catalog on the socket; until cancelled."""
     catalog = LocalCatalog(socket.gethostname(), first_index=first_index_at(time.time()))
-    server = CatalogServer(catalog)
+    server = CatalogServer(catalog, serving.guard.tokens)
     runner = web.AppRunner(
         server.application(),
         access_log=None,
@@ -154,14 +180,14 @@ async def _serve(listener: socket.socket, role: _Role, ready: asyncio.Event) -> 
     try:
         await runner.setup()
         await web.SockSite(runner, listener).start()
-        role.serving = True
+        serving.role.serving = True
         log.info("embedded catalog: serving, for one machine only", extra={"port": listener.getsockname()[1]})
-        ready.set()
+        serving.ready.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(server.expire_forever(), name="embedded expiry")
-            group.create_task(probe_forever(catalog, server), name="embedded checks")
+            group.create_task(probe_forever(catalog, server, serving.guard), name="embedded checks")
     finally:
-        role.serving = False
+        serving.role.serving = False
         await runner.cleanup()
         listener.close()
 
@@ -224,9 +250,10 @@ async def _who_answers(url: str, timeout_s: float) -> _Holder:
         return _Holder.FOREIGN
 
 
-async def probe_forever(catalog: LocalCatalog, server: CatalogServer) -> None:
+async def probe_forever(catalog: LocalCatalog, server: CatalogServer, guard: CatalogGuard = OPEN_TO_ALL) -> None:
     """Keep one probe running for every HTTP check that is registered; until cancelled."""
-    session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+    connector = aiohttp.TCPConnector(resolver=guard.resolver())
+    session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
     async with session, asyncio.TaskGroup() as group:
         running: dict[CheckSpec, asyncio.Task[None]] = {}
         while True:
@@ -236,14 +263,16 @@ async def probe_forever(catalog: LocalCatalog, server: CatalogServer) -> None:
                 running.pop(check).cancel()
             for check in wanted - running.keys():
                 running[check] = group.create_task(
-                    _probe(session, check, server), name=f"embedded check {check.check_id}"
+                    _probe(session, check, server, guard), name=f"embedded check {check.check_id}"
                 )
             await server.checks_changed.wait()
 
 
-async def _probe(session: aiohttp.ClientSession, check: CheckSpec, server: CatalogServer) -> None:
+async def _probe(session: aiohttp.ClientSession, check: CheckSpec, server: CatalogServer, guard: CatalogGuard) -> None:
+    assert check.http_url is not None
+    refusal = guard.refuses(check.http_url)
     while True:
-        status, output = await _run_check(session, check)
+        status, output = ("critical", refusal) if refusal else await _run_check(session, check)
         server.probed(check.check_id, status, output)
         await asyncio.sleep(check.interval_s)
 

@@ -17,7 +17,7 @@ import pytest
 from discovery.consul.client import open_client
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.session import open_session
-from discovery.embedded.server import embedded_catalog, try_listen
+from discovery.embedded.server import CatalogGuard, embedded_catalog, try_listen
 from discovery.model import Registration, SettingsRefused
 from tests.contract.embedded_node import SERVICE_NAME
 from tests.contract.following import MACHINE_S, Follower, ids, running, until, until_catalog_holds
@@ -79,6 +79,45 @@ async def test_a_page_that_rebinds_its_name_to_loopback_is_refused(host: str) ->
         register = http.put(f"{settings.url}/v1/agent/service/register", data=b'{"Name": "x"}', headers={"Host": host})
         async with register as answer:
             assert answer.status == 403
+
+
+async def test_a_program_without_the_token_of_the_mesh_reads_and_writes_nothing() -> None:
+    tokens = ["new", "old"]
+    guard = CatalogGuard(tokens=lambda: tokens)
+    async with embedded_catalog(free_ports(1)[0], guard=guard) as settings, aiohttp.ClientSession() as http:
+        for shown, status in ((None, 403), ("", 403), ("other", 403), ("new", 200), ("old", 200)):
+            headers = {} if shown is None else {"X-Consul-Token": shown}
+            url = f"{settings.url}/v1/agent/service/register"
+            async with http.put(url, data=b'{"Name": "x"}', headers=headers) as answer:
+                assert answer.status == status, shown
+            async with http.get(f"{settings.url}/v1/agent/services", headers=headers) as answer:
+                assert answer.status == status, shown
+                assert status == 200 or "MESH_EMBEDDED_PORT" in await answer.text()
+        async with open_client(settings) as client:
+            for current in ("newer", "newest"):
+                tokens[:] = [current]
+                assert set(await client.agent_services()) == {"x"}
+
+
+async def test_a_check_is_not_asked_at_an_address_that_is_never_dialled() -> None:
+    asked: list[str] = []
+
+    def refuses(url: str) -> str:
+        asked.append(url)
+        return "is never dialled"
+
+    guard = CatalogGuard(refuses=refuses)
+    async with embedded_catalog(free_ports(1)[0], guard=guard) as settings, aiohttp.ClientSession() as http:
+        check = b'{"Name": "x", "Check": {"HTTP": "http://127.0.0.1:9/healthz", "Interval": "1s"}}'
+        async with http.put(f"{settings.url}/v1/agent/service/register", data=check) as answer:
+            assert answer.status == 200
+        index = "1"
+        async with asyncio.timeout(5 + MACHINE_S):
+            said = b""
+            while b"is never dialled" not in said:
+                async with http.get(f"{settings.url}/v1/health/service/x?wait=2s&index={index}") as answer:
+                    index, said = answer.headers["X-Consul-Index"], await answer.read()
+        assert asked == ["http://127.0.0.1:9/healthz"]
 
 
 async def test_unknown_fields_parameters_and_huge_bodies_are_refused() -> None:
