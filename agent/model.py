@@ -182,8 +182,7 @@ class PeerSpec:
     it is one of us, so `/local` is dialled directly. `sighting` changes whenever the catalog says something new about
     it (appeared, passing again, another epoch); a change cuts a back-off short. `weight`: how much it can take in
     comparison with other nodes, by the catalog's word. `maintenance`: the operator's reason for no new calls, empty
-    without one. `local_token`: for the local endpoint
-    below `target` alone, once `target` has refused to answer without a token.
+    without one.
     """
 
     name: str
@@ -196,7 +195,6 @@ class PeerSpec:
     sighting: str = ""
     weight: int = 1
     maintenance: str = ""
-    local_token: str | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:
@@ -327,6 +325,8 @@ class Suppression:
 
 
 PEER_PATH = "/mcp/local"
+HANDSHAKE_SUFFIX = "/handshake"  # Behind the local endpoint; see `agent.identity.handshake`.
+HANDSHAKE_PATH = PEER_PATH + HANDSHAKE_SUFFIX
 SINGLE_PATH = "/mcp/s/"  # The name of a server follows.
 
 

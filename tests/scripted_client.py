@@ -80,7 +80,6 @@ class OtherSide:
     probe_time_s: float = 0.0
     close_time_s: float = 0.0
     identity: NodeIdentity | None = None
-    with_token: bool = False
     start_deadline_s: float | None = None
     calls: asyncio.Event = field(default_factory=asyncio.Event)
     opened_at_s: list[float] = field(default_factory=list)
@@ -99,7 +98,7 @@ class OtherSide:
         client = ScriptedClient(self)
         self.clients.append(client)
         try:
-            yield OpenClient(client, self.identity, with_token=self.with_token, start_deadline_s=self.start_deadline_s)
+            yield OpenClient(client, self.identity, start_deadline_s=self.start_deadline_s)
         finally:
             self.closed += 1  # Begun, it ends even when it is cancelled.
             await asyncio.sleep(self.close_time_s)
@@ -115,11 +114,6 @@ class ScriptedClient:
         self.server_info = ServerInfo(Era.MODERN, "2026-07-28", side.capabilities, {"name": "script"}, None, None)
         self.lost = Event()
         self.lost_reason = ""
-
-        self.tokens: list[str] = []
-
-    def use_token(self, token: str) -> None:
-        self.tokens.append(token)
 
     def lose(self, reason: str) -> None:
         self.lost_reason = reason

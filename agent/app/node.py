@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import socket
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -20,8 +21,10 @@ from aiohttp import web
 
 from agent import __version__
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
-from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration
+from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration, own_addresses
 from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
+from agent.client.dial_guard import GuardedResolver, refusal_of_url
+from agent.client.http.prover import Credentials
 from agent.client.http.proxies import proxies_of
 from agent.client.outbound import Outbound
 from agent.config.load import Settings, read_tokens_again, shown
@@ -31,12 +34,15 @@ from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
 from agent.errors import ConfigRefused
-from agent.links.dial import dialler
+from agent.identity.keeper import AssociationKeeper
+from agent.identity.mesh_secret import catalog_tokens, mesh_secrets
+from agent.links.dial import Dialling, dialler
 from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
 from agent.model import PEER_PATH, BackendSpec, NodeIdentity
 from agent.rest.envelope import envelope_middleware
+from agent.rest.handshake import HandshakeRoute
 from agent.rest.peers import PeersApi
 from agent.rest.probes import Probes
 from agent.rest.security import security_headers, security_middleware
@@ -52,8 +58,10 @@ from agent.server.write_deadline import write_deadline_middleware
 from agent.state.catalog_cache import CatalogCache
 from agent.state.durable_file import watch_file
 from agent.state.identity import NodeState, default_node_name, open_state
+from agent.state.mesh_secret import own_secret
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
+from discovery.embedded.server import CatalogGuard
 from discovery.model import CatalogUnavailable
 
 log = logging.getLogger(__name__)
@@ -107,8 +115,9 @@ class Node:
         self._port: int = listening.getsockname()[1]
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self._metrics = Metrics(__version__)
-        self._tokens = TokenTable(settings.tokens, settings.peer_tokens)
-        self._peer_tokens = settings.peer_tokens
+        self._tokens = TokenTable(settings.tokens)
+        self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
+        self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
         self._outbound = Outbound(settings.tls, proxies_of(os.environ), proxies_for_peers=settings.proxy_peers)
         self._rotations = 0
         self._endpoints: list[Endpoint] = []
@@ -118,7 +127,8 @@ class Node:
         """Start, serve until a signal, stop; returns the exit code."""
         signals = StopSignals()
         bind_host = listened_host(self._socket, self._settings.host)
-        plan = replace(membership_plan(self._settings, self._port), bind_host=bind_host)
+        plan = membership_plan(self._settings, self._port)
+        plan = replace(plan, bind_host=bind_host, embedded_guard=self._catalog_guard())
         if plan.mode == "consul" or plan.consul.explicit:
             with suppress(CatalogUnavailable):  # An outage: the membership reports it and tries again.
                 await own_address(plan, plan.consul)  # Refused before anything starts.
@@ -141,7 +151,6 @@ class Node:
                 supervisor=supervisor,
                 store=store,
                 statics=self._settings.peers,
-                peer_token=lambda: next(iter(self._peer_tokens), None),
                 hooks=hooks,
                 waits_for_catalog=plan.mode != "off",
                 name_len_max=self._settings.name_len_max,
@@ -200,7 +209,7 @@ class Node:
             dispatch=self._dispatch,
             list_changed=self._metrics.list_changed,
             session_event=self._metrics.session_event,
-            session_keys=lambda: seal_keys(self._peer_tokens, self._settings.service_name),
+            session_keys=lambda: seal_keys(self._secrets, self._settings.service_name),
             updates=self._updates,
             draining=lambda: self.state == "draining",
         )
@@ -220,16 +229,18 @@ class Node:
         self._single = SingleServers(lambda: self._mesh.routes, for_clients)
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
-        policy = edge_policy(self._settings, self._identity, self._tokens, self._metrics.auth_failed)
+        policy = edge_policy(
+            self._settings, self._identity, self._tokens, self._associations, self._metrics.auth_failed
+        )
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
         for endpoint in self._endpoints:
             endpoint.add_to(app)
         self._single.add_to(app)
-        app.add_routes(
-            [*PeersApi(self._mesh, self._override_service).routes(), *node_status.routes(), *probes.routes()]
-        )
+        handshake = HandshakeRoute(self._associations, own_addresses(self._settings, self._identity, self._port))
+        peers = PeersApi(self._mesh, self._override_service)
+        app.add_routes([*handshake.routes(), *peers.routes(), *node_status.routes(), *probes.routes()])
         runner = runner_of(app)
         await runner.setup()
         await web.SockSite(runner, self._socket, backlog=BACKLOG).start()
@@ -249,8 +260,17 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        dial = dialler(self._metrics.pending_call, self._outbound)
+        credentials = Credentials(self._node_state.key, self._associations.valid_secrets)
+        dial = dialler(Dialling(credentials, self._metrics.pending_call, self._outbound))
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
+
+    def _catalog_guard(self) -> CatalogGuard:
+        """Of the embedded catalog: the nodes of this mesh alone."""
+        return CatalogGuard(
+            tokens=lambda: catalog_tokens(self._associations.valid_secrets()),
+            resolver=GuardedResolver,
+            refuses=refusal_of_url,
+        )
 
     def _preferences(self) -> Preferences:
         return Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
@@ -317,12 +337,14 @@ class Node:
         except ConfigRefused as exc:
             log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
             return
-        if peer_tokens != self._peer_tokens:
+        self._tokens.replace(tokens)
+        secrets = mesh_secrets(peer_tokens, tokens)
+        if secrets != self._secrets:
+            self._secrets = secrets
+            self._associations.replace_secrets(secrets)
             self._rotations += 1
-            # A peer that was refused with the old token, or with a new one, dials again.
+            # A peer that was refused with the old secret, or with a new one, dials again.
             self._membership.describe_ourselves(rotations=str(self._rotations))
-        self._tokens.replace(tokens, peer_tokens)
-        self._peer_tokens = peer_tokens
         self._mesh.wake()
         log.info("token file read again", extra={"valid": len(tokens)})
 

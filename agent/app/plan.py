@@ -11,7 +11,9 @@ from agent import __version__
 from agent.app.sockets import display_host
 from agent.config.load import Settings
 from agent.control.membership import MembershipPlan
+from agent.identity.keeper import AssociationKeeper
 from agent.model import NodeIdentity, node_mark
+from agent.rest.handshake import OwnAddresses
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
 from agent.routing.names import node_alias
@@ -58,8 +60,24 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
     )
 
 
+def own_addresses(settings: Settings, own: NodeIdentity, port: int) -> OwnAddresses:
+    """Where others reach this node; `port` is the one that is listened on."""
+    names = {socket.gethostname().lower(), own.name.lower()}
+    if settings.advertise_address:
+        names.add(settings.advertise_address.lower())
+    return OwnAddresses(
+        names=frozenset(names),
+        ports=frozenset({port, settings.advertise_port or port}),
+        proxied=frozenset(settings.allowed_hosts),
+    )
+
+
 def edge_policy(
-    settings: Settings, own: NodeIdentity, tokens: TokenTable, on_auth_failure: Callable[[], None]
+    settings: Settings,
+    own: NodeIdentity,
+    tokens: TokenTable,
+    associations: AssociationKeeper,
+    on_auth_failure: Callable[[], None],
 ) -> EdgePolicy:
     """Which names and origins the edge answers to."""
     names = {socket.gethostname(), own.name, *settings.allowed_hosts}
@@ -69,6 +87,7 @@ def edge_policy(
         host_names=frozenset(names),
         origins=frozenset(settings.cors_origins),
         tokens=tokens,
+        associations=associations,
         metrics_public=settings.metrics_public,
         node_mark=node_mark(own.node_id),
         on_auth_failure=on_auth_failure,

@@ -87,6 +87,15 @@ def check_url(url: str) -> str:
     return _normal_form(parts, _checked_host(parts), port)
 
 
+def refusal_of_url(url: str) -> str:
+    """Why `url` is not dialled, as far as its text says; empty where it may be."""
+    try:
+        check_url(url)
+    except (ValueError, DialRefused) as exc:
+        return str(exc)
+    return ""
+
+
 class GuardedResolver(AbstractResolver):
     """Resolves names for one connector and lets only permitted addresses through."""
 

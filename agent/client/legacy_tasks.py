@@ -59,10 +59,6 @@ class LegacyTaskClient:
         """As `McpClient.lost_reason`."""
         return self._client.lost_reason
 
-    def use_token(self, token: str) -> None:
-        """As `McpClient.use_token`."""
-        self._client.use_token(token)
-
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`."""
         await self._client.listen(on_change)

@@ -4,12 +4,26 @@ Made by `agent.app.node` from the settings and the environment, handed through `
 The one rule: an entry's own files beat these, and nothing here changes while the node runs.
 """
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from agent.client.http.proxies import NO_PROXIES, Proxies
+from agent.identity.association import Association
 from agent.model import TlsFiles
 
 _NO_FILES = TlsFiles()
+
+
+class ProverLike(Protocol):
+    """What a pool needs of `agent.client.http.prover.Prover`."""
+
+    @property
+    def association(self) -> Association:
+        """The present one."""
+
+    def renew(self, stale: Association) -> Awaitable[None]:
+        """Have another one than `stale`. Raises `LinkFailed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +31,15 @@ class Outbound:
     """`tls`: authorities to trust besides the system's, and the certificate to show where none is configured.
 
     `proxies`: for servers; for peers only with `proxies_for_peers`. `judges_names`: a name has to be known here, and to
-    lead where the dial guard permits, though a proxy will resolve it.
+    lead where the dial guard permits, though a proxy will resolve it. `prover`: of the node that is dialled, whose
+    answers alone are believed; None for all that is no node.
     """
 
     tls: TlsFiles = _NO_FILES
     proxies: Proxies = NO_PROXIES
     proxies_for_peers: bool = False
     judges_names: bool = False
+    prover: ProverLike | None = None
 
     def for_peers(self) -> "Outbound":
         """The same for peers, whose URLs come from others: a catalog, or a caller of the REST API."""

@@ -121,10 +121,6 @@ class McpClient(Requester, Protocol):
         """What the other side said when the client opened (renewed when a legacy session is opened anew)."""
         ...
 
-    def use_token(self, token: str) -> None:
-        """Show another token from the next request on; nothing happens over stdio."""
-        ...
-
     async def follow(self, updates: Updates) -> None:
         """Follow updates of resources until the stream, or the session that they were subscribed on, ends.
 

@@ -5,8 +5,6 @@ The one rule: a value that cannot be used is refused with its name, its origin a
 """
 
 import difflib
-import hashlib
-import hmac
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -131,10 +129,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-__all__ = ["Settings", "StaticPeer", "derive_peer_token", "load_settings", "read_token_file", "shown"]
+__all__ = ["Settings", "StaticPeer", "load_settings", "read_token_file", "shown"]
 
-# Part of the wire contract: every node derives the same peer token from the same token. Never change it.
-PEER_TOKEN_LABEL = b"mesh-agent peer token v1"
 TOKEN_CHARS_MIN = 16  # Fewer is guessable over a network within the life of a token; a warning, not a refusal.
 TOKEN_FILE_BYTES_MAX = 8192
 TOKENS_MAX = 2  # The current one and its predecessor or successor.
@@ -149,8 +145,9 @@ Shown: TypeAlias = str | int | float | bool | None
 class Settings:
     """The settings of one node. Each field's unit, default and trade-off stand in `agent.config.table`.
 
-    `tokens` and `peer_tokens` are all that are accepted (two during a rotation), `token` and `peer_token` the current
-    ones, None without authentication. With a token file set the app may call `read_token_file` again at any time.
+    `tokens` are all that are accepted (two during a rotation), `token` the current one, None without authentication;
+    `peer_tokens` are the secrets of the mesh as given, none where they follow from the tokens. With a token file set,
+    the app may call `read_token_file` again at any time.
     `consul_environment` lists Consul's own variables for `shown`, already masked.
     `origins` tells for each field where its value came from; `warnings` are sentences for the log.
     """
@@ -206,11 +203,6 @@ class Settings:
         """The TLS files for all that is dialled."""
         return _tls_files(self.tls_ca, self.tls_cert, self.tls_key)
 
-    @property
-    def peer_token(self) -> str | None:
-        """The token that this node sends to discovered peers."""
-        return self.peer_tokens[0] if self.peer_tokens else None
-
 
 def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
     """Work out the settings; `flags` maps setting names (`"port"`) to text.
@@ -223,7 +215,6 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
     tokens = _tokens("token", values, found)
     peer_tokens = _tokens("peer_token", values, found)
     if not peer_tokens and tokens:
-        peer_tokens = tuple(derive_peer_token(token) for token in tokens)
         origins["peer_token"] = DERIVED
     values["state_dir"] = (values["state_dir"] or default_state_dir(environ)).absolute()
     _refuse_open_client(values, found, tokens)
@@ -239,11 +230,6 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         origins=MappingProxyType(origins),
         warnings=(*unknown_variables(environ), *_warnings(values, tokens)),
     )
-
-
-def derive_peer_token(token: str) -> str:
-    """Derive the token between nodes from the clients' token: HMAC-SHA256 of a fixed label, 64 hex digits."""
-    return hmac.new(token.encode(), PEER_TOKEN_LABEL, hashlib.sha256).hexdigest()
 
 
 def read_token_file(path: Path) -> tuple[str, ...]:
@@ -268,12 +254,10 @@ def read_token_file(path: Path) -> tuple[str, ...]:
 
 
 def read_tokens_again(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The clients' and the peers' tokens that are valid now, by the files as they are now. Raises `ConfigRefused`."""
+    """The clients' tokens and the mesh's, valid now by the files as they are now. Raises `ConfigRefused`."""
     tokens = read_token_file(settings.token_file) if settings.token_file else settings.tokens
     if settings.peer_token_file:
         return tokens, read_token_file(settings.peer_token_file)
-    if settings.origins["peer_token"] == DERIVED:
-        return tokens, tuple(derive_peer_token(token) for token in tokens)
     return tokens, settings.peer_tokens
 
 
@@ -290,7 +274,7 @@ def shown(settings: Settings) -> list[tuple[str, Shown, str]]:
     rows: list[tuple[str, Shown, str]] = []
     for setting in SETTINGS:
         if setting.secret:
-            known = settings.tokens if setting.name == "token" else settings.peer_tokens
+            known = settings.tokens if setting.name == "token" else settings.peer_tokens or settings.tokens
             value: Shown = " ".join([MASK] * len(known)) or None
         else:
             value = _shown(getattr(settings, setting.name))

@@ -203,22 +203,22 @@ SETTINGS: tuple[Setting, ...] = (
         parse_peers,
         "",
         "Peers to link whatever discovery says, as `name=url` parted by commas. They cannot be removed over REST. "
-        "One that discovery knows at the same URL as a node of the mesh keeps the peer token; one that refuses us as "
-        "a node does is shown it at its `/mcp/local`. Anybody can answer so: name nobody here who must not see it.",
+        "One that is a node of this mesh proves it, and needs no token.",
     ),
     Setting(
         "peer_token",
         parse_token,
         None,
-        "The token between nodes, good for `/mcp/local` alone. Set it when nodes must not know the clients' token.",
-        unset_means="derived from the token; none without one",
+        "The secret of the mesh: its nodes prove to each other that they know it, and it is never sent. Set it when"
+        " clients' tokens must not make a node of anybody.",
+        unset_means="derived from the token; without one, a random one that this user's nodes on this machine share",
         secret=True,
     ),
     Setting(
         "peer_token_file",
         parse_path,
         None,
-        "A file with that token; two lines as in `token_file`.",
+        "A file with that secret; two lines as in `token_file`.",
         unset_means="no file",
     ),
     Setting(
@@ -269,8 +269,9 @@ SETTINGS: tuple[Setting, ...] = (
         "allowed_hosts",
         parse_hosts,
         "",
-        "Further host names under which this node may be addressed, without ports, parted by commas. Every name here is"
-        " one that a DNS rebinding page could use.",
+        "Further host names under which this node may be addressed, without ports, parted by commas; also an address"
+        " that other nodes dial and this one does not know to be its own. Every name here is one that a DNS rebinding"
+        " page could use.",
     ),
     Setting(
         "embedded_port",

@@ -18,7 +18,7 @@ from agent.late import Late
 from agent.state.catalog_cache import CatalogCache
 from discovery.consul.advertise import advertised_address, route_ip_to
 from discovery.consul.environment import ConsulSettings
-from discovery.embedded.server import embedded_catalog
+from discovery.embedded.server import OPEN_TO_ALL, CatalogGuard, embedded_catalog
 from discovery.model import (
     Catalog,
     CatalogSource,
@@ -71,6 +71,7 @@ class MembershipPlan:
     port: int
     advertise_address: str | None
     advertise_port: int | None
+    embedded_guard: CatalogGuard = OPEN_TO_ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class Membership:
         if await self._use_consul():
             await self._follow(self._plan.consul, look_for_consul=False)
             return
-        async with embedded_catalog(self._plan.embedded_port) as settings:
+        async with embedded_catalog(self._plan.embedded_port, guard=self._plan.embedded_guard) as settings:
             await self._follow(settings, look_for_consul=self._plan.mode == "auto")
 
     async def _use_consul(self) -> bool:

@@ -23,7 +23,7 @@ from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
 from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, Offer, PeerSpec, ServerSpec
-from agent.routing.away import Absence, with_away, without_private
+from agent.routing.away import Absence, awaited_owners, with_away, without_private
 from agent.routing.build import build_routes, changed_kinds, is_outdated, is_read, local_contributions
 from agent.routing.claims import read_contribution
 from agent.routing.digest import offer_digest
@@ -70,7 +70,6 @@ class Mesh:
         supervisor: Supervisor,
         store: OverrideStore,
         statics: Sequence[StaticPeer],
-        peer_token: Callable[[], str | None],
         hooks: MeshHooks,
         waits_for_catalog: bool = False,
         name_len_max: int = PUBLIC_NAME_LEN_MAX,
@@ -89,7 +88,6 @@ class Mesh:
         self.maintenance = Maintenance()
         self._supervisor = supervisor
         self._store = store
-        self._peer_token = peer_token
         self._name_len_max = name_len_max
         self._hooks = hooks
         self._learned: dict[str, str] = {}
@@ -241,7 +239,6 @@ class Mesh:
             learned=self._learned,
             connected=frozenset(v.key for v in views if v.connected),
             previous=self.selection.peers,
-            peer_token=self._peer_token(),
         )
         wanted: list[BackendSpec] = [server for server in self.servers if server.enabled]
         desired = {spec.key: spec for spec in [*wanted, *self.selection.peers]}
@@ -284,7 +281,9 @@ class Mesh:
         before, before_local = self.routes, self.local_routes
         if contributions != self._contributions or is_outdated(before, now_s):
             self._contributions = contributions
-            routes = build_routes(contributions, self.own, before, now_s, known, for_clients=True)
+            kinds = {part.backend_key: part.kind for part in contributions}
+            awaited = awaited_owners(before, kinds, absence, now_s)
+            routes = build_routes(contributions, self.own, before, now_s, known, awaited=awaited, for_clients=True)
             local = build_routes(local_contributions(contributions), self.own, before_local, now_s, routes.parts)
         elif absence.leaves_as_is(self._absence):
             return

@@ -65,7 +65,7 @@ class PeerBuilder:
     """An added, static or discovered peer while it is put together.
 
     `identity`: the node that it is believed to lead to. `twin_urls`: where others that were merged into it would dial.
-    `nodes`: the node IDs that the catalog knows at its own URL. `weight`: that of the catalog, 1 where it has none.
+    `weight`: that of the catalog, 1 where it has none.
     """
 
     name: str
@@ -77,19 +77,12 @@ class PeerBuilder:
     twin_urls: list[str] = field(default_factory=list)
     sightings: set[str] = field(default_factory=set)
     suppressions: list[Suppression] = field(default_factory=list)
-    nodes: set[str] = field(default_factory=set)
     weight: int = 1
     maintenance: str = ""
 
-    def spec(self, peer_token: str | None) -> PeerSpec:
-        """The finished peer.
-
-        A discovered node that an operator or the settings name again at its own URL is still one: it gets the peer
-        token, as without that, and is held to its node ID. Of all others the link finds out by itself whether they are
-        mesh nodes; a static peer, which has no token of its own, may be tried with the peer token where it demands one.
-        """
-        local_token = peer_token if self.source is PeerSource.STATIC and self.scope is PeerScope.LOCAL else None
-        spec = PeerSpec(
+    def spec(self) -> PeerSpec:
+        """The finished peer. Whether it is a node, and which, its link finds out: what the catalog says binds none."""
+        return PeerSpec(
             self.name,
             self.target,
             self.source,
@@ -98,18 +91,6 @@ class PeerBuilder:
             sighting=" | ".join(sorted(self.sightings - {""})),
             weight=self.weight,
             maintenance=self.maintenance,
-            local_token=local_token,
-        )
-        # The peer token is good for what a node serves itself, so it is of no use to a gateway.
-        if peer_token is None or self.target.token is not None or self.scope is PeerScope.MESH or not self.nodes:
-            return spec
-        expected = self.identity if self.identity in self.nodes else min(self.nodes)
-        return replace(
-            spec,
-            target=replace(self.target, token=peer_token),
-            expected_node_id=expected,
-            is_mesh_node=True,
-            local_token=None,
         )
 
 
@@ -124,15 +105,13 @@ def select(
     learned: Mapping[str, str] = _NOTHING_LEARNED,
     connected: Collection[str] = (),
     previous: Sequence[PeerSpec] = (),
-    peer_token: str | None = None,
 ) -> Selection:
     """Choose the peers.
 
     `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the spec)
     -> node ID that answered there last; keep it while any source names the URL, also when its link has been folded into
     another. `connected`: backend keys of links that are up. `previous`: the peers selected last, so that they keep
-    their names. `peer_token` goes to discovered mesh nodes only, also where one is named again at its URL without a
-    token.
+    their names.
     """
     findings: set[Finding] = set(own_entries(catalog, own.node_id))
     last = LastChosen(previous)
@@ -147,8 +126,8 @@ def select(
     wanted = [c for c in rest if c.key not in hidden and (c.up or _is_linked(c, last, connected))]
     named = give_names(wanted, {own.name, *server_names, *(d.name for d in builders)}, last, findings)
     peers = [
-        *(builder.spec(peer_token) for builder in builders),
-        *(_spec(candidate, name, peer_token) for candidate, name in named),
+        *(builder.spec() for builder in builders),
+        *(_spec(candidate, name) for candidate, name in named),
     ]
     discovered = {builder.name: tuple(builder.suppressions) for builder in builders if builder.suppressions}
     discovered |= {name: (Suppression(name, c.node_id, c.service_id),) for c, name in named}
@@ -290,8 +269,6 @@ def fold_in(builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer]) ->
         if candidate.up:
             builder.weight = max(builder.weight, candidate.weight)
             builder.maintenance = candidate.maintenance
-        if candidate.node_id is not None and url_key(candidate.url) == url_key(builder.target.url):
-            builder.nodes.add(candidate.node_id)
         builder.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))
     return rest
 
@@ -367,15 +344,14 @@ def _is_proven(
     return candidate.node_id is not None and learned.get(candidate.url) == candidate.node_id
 
 
-def _spec(candidate: DiscoveredPeer, name: str, peer_token: str | None) -> PeerSpec:
-    is_mesh_node = candidate.node_id is not None
+def _spec(candidate: DiscoveredPeer, name: str) -> PeerSpec:
     return PeerSpec(
         name,
-        HttpTarget(candidate.url, token=peer_token if is_mesh_node else None),
+        HttpTarget(candidate.url),
         PeerSource.DISCOVERY,
         aliases=(candidate.service_id,),
         expected_node_id=candidate.node_id,
-        is_mesh_node=is_mesh_node,
+        is_mesh_node=candidate.node_id is not None,
         sighting=candidate.sighting,
         weight=candidate.weight,
         maintenance=candidate.maintenance,

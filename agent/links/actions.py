@@ -35,7 +35,7 @@ class CloseLink:
 
 @dataclass(frozen=True, slots=True)
 class RenewLink:
-    """Close, then open: the target or the trust in its answers has changed."""
+    """Close, then open: the target has changed, or which node is expected there."""
 
     spec: BackendSpec
 
@@ -47,7 +47,7 @@ class RenewLink:
 
 @dataclass(frozen=True, slots=True)
 class RelabelLink:
-    """Replace the spec of a link that stays up: only its description changed, or the peer token.
+    """Replace the spec of a link that stays up: only its description changed.
 
     `sighted`: the catalog reported a change, which cuts a back-off short.
     """
@@ -91,16 +91,12 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
                 source=wanted.source,
                 weight=wanted.weight,  # Read anew for each call.
                 maintenance=wanted.maintenance,
-                local_token=wanted.local_token,
             )
-            if _has_no_token_of_its_own(wanted) and _has_no_token_of_its_own(present):
-                # A rotated peer token: the client sends it from the next request on, so no call fails meanwhile.
-                same = replace(same, target=replace(present.target, token=wanted.target.token))
-                nodes = {wanted.expected_node_id, present.expected_node_id} - {None}
-                if PeerSource.DISCOVERY not in (wanted.source, present.source) and len(nodes) <= 1:
-                    # The catalog has learnt which node it is, or no longer knows it. The link knows the node that
-                    # answered.
-                    same = replace(same, expected_node_id=wanted.expected_node_id, is_mesh_node=wanted.is_mesh_node)
+            by_catalog_alone = wanted.source is present.source is PeerSource.DISCOVERY
+            if not by_catalog_alone and len({wanted.expected_node_id, present.expected_node_id} - {None}) <= 1:
+                # An operator names what the catalog knows, or no longer does. The link has the proof of the node that
+                # answered.
+                same = replace(same, expected_node_id=wanted.expected_node_id, is_mesh_node=wanted.is_mesh_node)
             return wanted == same
         case ServerSpec(), ServerSpec():
             # Time limits are read anew for each call and each dial, stickiness with the routes; a changed scope only
@@ -115,15 +111,8 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
             return False
 
 
-def _has_no_token_of_its_own(spec: PeerSpec) -> bool:
-    """Whether it gets the peer token or none, not one of its own, given by an operator, which is tried at once."""
-    return spec.is_mesh_node or spec.target.token is None
-
-
 def _sighted(wanted: BackendSpec, present: BackendSpec) -> bool:
     if not (isinstance(wanted, PeerSpec) and isinstance(present, PeerSpec)):
         return False
-    if (wanted.target.token, wanted.local_token) != (present.target.token, present.local_token):
-        return True  # A peer that refused the old one may accept the new one.
     # An empty sighting means that the catalog has no good news: no reason to dial.
     return wanted.sighting not in ("", present.sighting)

@@ -1,22 +1,25 @@
 """Opens the right client of a backend: of a mesh node the local endpoint, of anything else the endpoint as given.
 
-Called by a link at every dial. The one rule: a link never imports what the other node merely forwards, unless an
-operator added it as a gateway, and never uses a node other than the one that was named.
+Called by a link at every dial. What says that it is a node has to prove it (`agent.identity`), or is not linked at all:
+as a plain server, a node of another mesh would list our own offer back to us, ever longer. The one rule: a link never
+imports what the other node merely forwards, unless an operator added it as a gateway, and never uses a node other than
+the one that was named.
 """
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from agent import clock
 from agent.client.connect import McpClient, ServerInfo, open_client
+from agent.client.http.prover import Credentials, Prover
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
+from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, Unreachable
 from agent.model import (
     START_TIMEOUT_S,
     BackendSpec,
@@ -33,20 +36,16 @@ LOCAL_SUFFIX = "/local"
 # A node answers `server/discover` at once; one that hangs is to be dialled again soon.
 NODE_START_TIMEOUT_S: Final = 10.0
 
-_Opening: TypeAlias = AbstractAsyncContextManager[McpClient]
-
 
 @dataclass(frozen=True, slots=True)
 class OpenClient:
-    """An open client and the identity of the other side, None for a plain MCP server.
+    """An open client and the identity of the other side, as it has proven it; None for a plain MCP server.
 
-    `with_token`: it was opened with a token, as the catalog or the settings had it.
     `start_deadline_s`: when the first list of a server has to be there, in loop time; None for a node.
     """
 
     client: McpClient
     identity: NodeIdentity | None
-    with_token: bool = False
     start_deadline_s: float | None = None
 
     def serves(self, spec: BackendSpec) -> bool:
@@ -56,18 +55,27 @@ class OpenClient:
         node_id = self.identity.node_id if self.identity is not None else None
         return spec.expected_node_id in (None, node_id) and (node_id is not None or not spec.is_mesh_node)
 
-    def token(self, spec: BackendSpec) -> str | None:
-        """The token to send from now on: the peer token only to a known node, or where a token was sent before."""
-        if not isinstance(spec.target, HttpTarget):
-            return None
-        return spec.target.token or (spec.local_token if self.with_token and isinstance(spec, PeerSpec) else None)
+
+@dataclass(frozen=True, slots=True)
+class Dialling:
+    """What is the same for all that a node dials. `on_pending`: see `open_client`.
+
+    `credentials`: None for a node that proves nothing, and so has no other node for a peer.
+    """
+
+    credentials: Credentials | None = None
+    on_pending: OnPending = unheard
+    outbound: Outbound = DIRECT
+
+
+ALONE: Final = Dialling()
 
 
 @asynccontextmanager
 async def opened(
-    spec: BackendSpec, own: NodeIdentity, *, on_pending: OnPending = unheard, outbound: Outbound = DIRECT
+    spec: BackendSpec, own: NodeIdentity, *, dialling: Dialling = ALONE
 ) -> AsyncGenerator[OpenClient, None]:
-    """Dial `spec` and yield the client that a link may use. `on_pending`: see there.
+    """Dial `spec` and yield the client that a link may use.
 
     Raises:
         LinkFailed: why there is none (`DialledOurselves`, `IdentityRefused`, and what `open_client` raises).
@@ -79,82 +87,87 @@ async def opened(
             start_timeout_s=spec.start_timeout_s,
             sessions=spec.sessions,
             protocol=spec.protocol,
-            on_pending=on_pending,
-            outbound=outbound,
+            on_pending=dialling.on_pending,
+            outbound=dialling.outbound,
         ) as client:
             refuse_mesh_node(client.server_info, spec, own)
             yield OpenClient(client, None, start_deadline_s=deadline_s)
         return
-    target, outbound = spec.target, outbound.for_peers()
-    if spec.is_mesh_node and spec.scope is PeerScope.LOCAL:
-        target = local_target(target)
-    async with AsyncExitStack() as stack:
-        url, opened_client = await _first_client(
-            spec, target, own, stack, partial(open_client, on_pending=on_pending, outbound=outbound)
-        )
-        if opened_client.identity is None or spec.scope is PeerScope.MESH or url == local_target(spec.target).url:
-            yield opened_client
-            return
-    async with open_client(
-        local_target(spec.target), start_timeout_s=NODE_START_TIMEOUT_S, outbound=outbound
-    ) as client:
-        yield OpenClient(
-            client, checked_identity(client.server_info, spec, own), with_token=spec.target.token is not None
-        )
+    dialling = replace(dialling, outbound=dialling.outbound.for_peers())
+    if not (spec.is_mesh_node and spec.scope is PeerScope.LOCAL):
+        deadline_s = clock.now_s() + START_TIMEOUT_S
+        async with AsyncExitStack() as stack:
+            plain = await _plain_client(spec, own, dialling, stack)
+            if plain is not None:
+                yield OpenClient(plain, None, start_deadline_s=deadline_s)
+                return
+    async with _node(spec, own, dialling) as opened_node:
+        yield opened_node
 
 
-async def _first_client(
-    spec: PeerSpec, target: HttpTarget, own: NodeIdentity, stack: AsyncExitStack, open_it: Callable[..., _Opening]
-) -> tuple[str, OpenClient]:
-    """The client at `target`, or the local one of a node that refuses us at `target`; and the URL where it was opened.
-
-    A token is sent only to the host that was named, over the scheme that was named.
-    """
-    start_timeout_s = NODE_START_TIMEOUT_S if spec.is_mesh_node else START_TIMEOUT_S
-    deadline_s = clock.now_s() + start_timeout_s
-    try:
-        client = await stack.enter_async_context(open_it(target, start_timeout_s=start_timeout_s))
-    except AuthRefused as refused:
-        if refused.node_mark == node_mark(own.node_id):
-            raise DialledOurselves(f"{target.url} is this node itself") from refused
-        # A token between nodes is valid for the local endpoint alone, which operators need not spell out. The peer
-        # token is sent to servers that refuse as nodes do; an impostor can, but no plain server does so by accident.
-        trusted = spec.local_token if refused.by_node else None
-        local = replace(local_target(target), token=target.token or trusted)
-        if spec.scope is PeerScope.MESH or local.token is None or target == local:
-            raise
-        opening = open_it(local, start_timeout_s=NODE_START_TIMEOUT_S)
-        return local.url, await _local_client(spec, opening, own, stack, refused)
-    identity = checked_identity(client.server_info, spec, own)
-    return target.url, OpenClient(
-        client,
-        identity,
-        with_token=target.token is not None,
-        start_deadline_s=deadline_s if identity is None else None,
+async def _plain_client(
+    spec: PeerSpec, own: NodeIdentity, dialling: Dialling, stack: AsyncExitStack
+) -> McpClient | None:
+    """The client of a peer at its URL as it is; None where the other side says that it is a node."""
+    opening = open_client(
+        spec.target, start_timeout_s=START_TIMEOUT_S, on_pending=dialling.on_pending, outbound=dialling.outbound
     )
-
-
-async def _local_client(
-    spec: PeerSpec, opening: _Opening, own: NodeIdentity, stack: AsyncExitStack, refused: AuthRefused
-) -> OpenClient:
-    """Open the local endpoint; raises `refused` unless a node of the mesh answers there."""
     try:
         client = await stack.enter_async_context(opening)
-        identity = checked_identity(client.server_info, spec, own)
-    except DialledOurselves:
+    except AuthRefused as refused:
+        if refused.node_mark == node_mark(own.node_id):
+            raise DialledOurselves(f"{spec.target.url} is this node itself") from refused
+        # A node wants no token of other nodes, at its local endpoint, which operators need not spell out.
+        if refused.by_node and spec.scope is PeerScope.LOCAL:
+            return None
         raise
-    except LinkFailed:
-        raise refused from None
-    if identity is None:
-        raise refused
-    return OpenClient(client, identity, with_token=True)
+    if client.server_info.mesh is None:
+        if spec.expected_node_id is not None:
+            raise IdentityRefused(f"{spec.target.url} is no mesh node, but the catalog says it is one")
+        return client
+    checked_identity(client.server_info, spec, own)
+    return None
 
 
-def dialler(
-    on_pending: OnPending, outbound: Outbound = DIRECT
-) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:
-    """`opened` for links whose pending calls are counted, and which dial as the node's surroundings have it."""
-    return partial(opened, on_pending=on_pending, outbound=outbound)
+@asynccontextmanager
+async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncGenerator[OpenClient, None]:
+    """Have a node prove who it is, then open its local endpoint, or all of it as a gateway.
+
+    Only a gateway may be of another mesh; it is sent the token that an operator gave for it, a node of ours none.
+    """
+    is_gateway = spec.scope is PeerScope.MESH
+    local = local_target(spec.target)
+    if dialling.credentials is None:
+        raise IdentityRefused(f"{spec.target.url} is a node, and this one cannot prove who it is")
+    if not is_gateway:
+        local = replace(local, token=None)
+    prover = Prover(
+        local,
+        dialling.credentials,
+        members=not is_gateway,
+        connect_timeout_s=NODE_START_TIMEOUT_S / 2,
+        outbound=dialling.outbound,
+    )
+    proven = (await prover.prove()).peer.node_id
+    if proven == own.node_id:
+        raise DialledOurselves(f"{spec.target.url} is this node itself")
+    if spec.expected_node_id not in (None, proven):
+        raise IdentityRefused(f"{spec.target.url} is node {proven}, but the catalog says {spec.expected_node_id}")
+    async with open_client(
+        spec.target if is_gateway else local,
+        start_timeout_s=NODE_START_TIMEOUT_S,
+        on_pending=dialling.on_pending,
+        outbound=replace(dialling.outbound, prover=prover),
+    ) as client:
+        identity = checked_identity(client.server_info, spec, own)
+        if identity is None or identity.node_id != proven:
+            raise IdentityRefused(f"{spec.target.url} says that it is another node than it has proven to be")
+        yield OpenClient(client, identity)
+
+
+def dialler(dialling: Dialling) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:
+    """`opened` for the links of one node."""
+    return partial(opened, dialling=dialling)
 
 
 def local_target(target: HttpTarget) -> HttpTarget:

@@ -198,11 +198,9 @@ class LinkLifecycle:
             following.look()
 
     def relabel(self, spec: BackendSpec) -> None:
-        """Go on under new words about the backend: another token from the next request on, or another client."""
+        """Go on under new words about the backend, or end for another client."""
         if not self.opened.serves(spec):
             self.end(ReloadAsked("the catalog knows another node there"))
-        elif (token := self.opened.token(spec)) is not None:
-            self._client.use_token(token)
 
     def end(self, reason: Exception, *, drain_s: float = 0.0) -> None:
         """Let `run` raise `reason`, after what is in flight or after `drain_s` seconds. The first reason stays.

@@ -21,9 +21,12 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agent import clock
 from agent.harmless_text import one_line
-from agent.model import AUTH_REALM, PARAM_HEADER_PREFIX, PEER_PATH, SINGLE_PATH
+from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
+from agent.identity.keeper import AssociationKeeper
+from agent.model import AUTH_REALM, HANDSHAKE_PATH, PARAM_HEADER_PREFIX, PEER_PATH, SINGLE_PATH
 from agent.rest.envelope import failure
-from agent.rest.tokens import Access, TokenTable
+from agent.rest.handshake import FOR_CLIENTS
+from agent.rest.tokens import TokenTable
 from agent.server.request import refuse
 
 log = logging.getLogger(__name__)
@@ -43,7 +46,9 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 _OAUTH_PATH = re.compile(
     r"(?:/[\w/-]*)?/\.well-known/(?:oauth-[a-z-]+|openid-configuration)(?:/[\w/.-]*)?|/(?:register|authorize|token)"
 )
-MCP_PATHS = frozenset({"/mcp", "/mcp/", PEER_PATH, f"{PEER_PATH}/"})
+_PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
+MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
+_PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
 METRICS_PATH = "/metrics"
 
 # A wrong token is answered late, which costs a guesser time and us one timer; with 256 bits a token is safe anyway.
@@ -73,8 +78,9 @@ class EdgePolicy:
     """Which requests may pass.
 
     `host_names`: names of ours beside IP literals and localhost. `origins`: browser origins beside loopback pages.
-    `tokens` may change while it is used. `metrics_public`: /metrics needs no token. `node_mark`: what tells a node that
-    it has dialled itself when it is refused (`agent.model.node_mark`). `on_auth_failure` counts refused tokens.
+    `tokens` may change while it is used. `associations`: with other nodes, known by their proofs. `metrics_public`:
+    /metrics needs no token. `node_mark`: what tells a node that it has dialled itself when it is refused
+    (`agent.model.node_mark`). `on_auth_failure` counts refused tokens.
     `failure_delay_s` 0 answers them at once, for tests.
     """
 
@@ -82,6 +88,7 @@ class EdgePolicy:
     origins: frozenset[str]
     tokens: TokenTable
     metrics_public: bool
+    associations: AssociationKeeper | None = None
     node_mark: str = ""
     on_auth_failure: Callable[[], None] | None = None
     failure_delay_s: float = FAILURE_DELAY_S
@@ -97,7 +104,8 @@ class Verdict(Enum):
     ALLOWED = auto()
     NO_TOKEN = auto()
     BAD_TOKEN = auto()
-    WRONG_ROUTE = auto()
+    WRONG_ROUTE = auto()  # A node's proof, where clients alone are let in.
+    FORGOTTEN = auto()  # A node's proof that is not known, any more or at all.
 
 
 def security_middleware(policy: EdgePolicy) -> Middleware:
@@ -116,6 +124,12 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
         authorization = request.headers.getall("Authorization", ())
         path = request.rel_url.raw_path
         verdict = judge(path, authorization, policy.tokens, metrics_public=policy.metrics_public)
+        if (proof := request.headers.get(PROOF_HEADER)) is not None:
+            keeper = policy.associations
+            verdict = _with_proof(request, verdict, keeper.of(proof) if keeper is not None else None)
+        if path == HANDSHAKE_PATH:
+            request[FOR_CLIENTS] = verdict is Verdict.ALLOWED
+            return await handler(request)
         if verdict is Verdict.ALLOWED:
             return await handler(request)
         return await _token_refusal(request, verdict, policy, brake)
@@ -128,6 +142,8 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(_ANSWER_HEADERS)
+        if (proof := request.get(_PROOF)) is not None:
+            response.headers[PROOF_HEADER] = proof
         response.headers.setdefault("Cache-Control", "no-store")
         origins = request.headers.getall("Origin", ())
         if not origins:
@@ -151,13 +167,18 @@ def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, me
     scheme, _, presented = authorization[0].partition(" ")
     if len(authorization) > 1 or scheme.lower() != "bearer":
         return Verdict.BAD_TOKEN
-    match tokens.access(presented.strip()):
-        case Access.FULL:
-            return Verdict.ALLOWED
-        case Access.PEER:
-            return Verdict.ALLOWED if raw_path in (PEER_PATH, f"{PEER_PATH}/") else Verdict.WRONG_ROUTE
-        case None:
-            return Verdict.BAD_TOKEN
+    return Verdict.ALLOWED if tokens.accepts(presented.strip()) else Verdict.BAD_TOKEN
+
+
+def _with_proof(request: web.Request, verdict: Verdict, found: tuple[Association, int] | None) -> Verdict:
+    """The verdict over a request that shows a node's proof; its answer will carry ours."""
+    if found is None:
+        return Verdict.FORGOTTEN
+    association, number = found
+    request[_PROOF] = association.answer_proof(number)
+    if verdict is Verdict.ALLOWED or not association.peer.member:
+        return verdict
+    return Verdict.ALLOWED if request.rel_url.raw_path in _PEER_PATHS else Verdict.WRONG_ROUTE
 
 
 def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | None:
@@ -219,13 +240,17 @@ async def _token_refusal(
     request: web.Request, verdict: Verdict, policy: EdgePolicy, brake: "FailureBrake"
 ) -> web.Response:
     client = request.remote or "unknown"
+    if verdict is Verdict.FORGOTTEN:
+        # Without delay: after a restart, each node that is linked to us comes with one of before.
+        request[_PROOF] = FORGOTTEN
+        return _refused(request, 401, "unknown_proof", "The proof is of no handshake that this node knows of")
     if policy.on_auth_failure is not None:
         policy.on_auth_failure()
     level = logging.WARNING if brake.is_news(client, clock.now_s()) else logging.DEBUG
     reason = verdict.name.lower()
     log.log(level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason})
     if verdict is Verdict.WRONG_ROUTE:
-        return _refused(request, 403, "forbidden", f"A peer's token is good for {PEER_PATH} alone")
+        return _refused(request, 403, "forbidden", f"Another node may use {PEER_PATH} alone")
     if not await brake.hold(client):
         message = "Too many requests with wrong tokens; wait a second"
         return _refused(request, 429, "too_many_failures", message, {"Retry-After": "1"})

@@ -156,6 +156,9 @@ class RunningNode:
 
 # What a failing test shows (conftest.py); nodes leave it when they are stopped.
 LIVING: list[RunningNode] = []
+# Nodes with state folders of their own, as on several machines, are one mesh by a secret that they are given.
+ONE_MESH = "one-mesh-for-all-nodes-of-a-test"
+_MESH_SECRETS = ("MESH_TOKEN", "MESH_TOKEN_FILE", "MESH_PEER_TOKEN", "MESH_PEER_TOKEN_FILE")
 
 
 async def start_node(
@@ -166,6 +169,8 @@ async def start_node(
     environment = environment_of(
         {"PORT": str(port), "MESH_NODE_NAME": name, "MESH_STATE_DIR": str(folder / "state"), **settings}
     )
+    if not any(name in settings for name in _MESH_SECRETS):
+        environment["MESH_PEER_TOKEN"] = ONE_MESH
     if servers is not None:
         environment["MESH_SERVERS_FILE"] = str(write_servers(folder, servers))
     return await _started(name, port, folder / f"{name}.log", environment)

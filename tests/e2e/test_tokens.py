@@ -12,10 +12,8 @@ import orjson
 import pytest
 from mcp.shared.exceptions import MCPError
 
-from agent.config.load import derive_peer_token
-from tests.e2e.by_hand import modern_request
 from tests.e2e.meshes import RunningKit
-from tests.e2e.running import ERAS, MANAGEMENT_TOOLS, RunningNode, StartNode, nodes_below, start_node
+from tests.e2e.running import ERAS, RunningNode, StartNode, nodes_below, start_node
 from tests.e2e.servers_files import example, replace_file
 from tests.e2e.steady_calls import steady_calls
 from tests.ports import free_port
@@ -24,7 +22,6 @@ from tests.waiting import all_of, eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 TOKEN = "canary-3f9a1c7e5b2d4860-token-of-clients"
-PEER_TOKEN = derive_peer_token(TOKEN)
 REST = ("/api/v1/mcp/peers", "/api/v1/mcp/servers", "/api/v1/mcp/status")
 GUARDED = (*REST, "/mcp", "/mcp/", "/mcp/local", "/metrics", "/", "/no/such/page")
 OPEN = ("/healthz", "/readyz")
@@ -87,7 +84,7 @@ async def test_clients_with_the_token_call_through_peers(guarded: Guarded, era: 
 
 
 @pytest.mark.parametrize("era", ERAS)
-@pytest.mark.parametrize("token", [None, "not-the-token-0123456789", PEER_TOKEN])
+@pytest.mark.parametrize("token", [None, "not-the-token-0123456789"])
 async def test_clients_without_the_token_are_not_let_in(guarded: Guarded, era: str, token: str | None) -> None:
     refused = await guarded.front.metric("mesh_auth_failures_total") or 0
     with pytest.raises(MCPError, match="token"):
@@ -111,16 +108,6 @@ async def test_everything_but_the_probes_wants_the_token(guarded: Guarded, heade
     for path in OPEN:
         assert (await ask(guarded.front, path, **headers))[0] == 200
     assert (await ask(guarded.front, "/metrics", **bearer(TOKEN)))[0] == 200
-
-
-async def test_peer_token_opens_the_local_endpoint_and_nothing_else(guarded: Guarded) -> None:
-    listed = await modern_request(f"{guarded.back.url}/local", "tools/list", token=PEER_TOKEN)
-    assert {tool["name"] for tool in listed["tools"]} >= {*MANAGEMENT_TOOLS, "kit__add"}
-    for path in GUARDED:
-        if path != "/mcp/local":
-            status, answer = await ask(guarded.back, path, **bearer(PEER_TOKEN))
-            code = answer["error"]["data"]["code"] if path.startswith("/mcp") else answer["error"]["code"]
-            assert (status, code) == (403, "forbidden"), path
 
 
 @pytest.mark.parametrize("path", [*GUARDED, *OPEN])
@@ -160,15 +147,14 @@ async def test_a_discovered_node_that_is_named_again_at_its_url_stays_connected(
     await renamed_and_back(guarded, {"peer_name": "renamed", "peer_url": guarded.back.url})
 
 
-async def test_the_peer_token_of_an_added_peer_is_tried_at_the_local_endpoint(guarded: Guarded) -> None:
-    # Another spelling of the URL: nothing that the catalog says helps this dial.
+async def test_a_node_of_the_mesh_is_added_by_another_spelling_of_its_url_without_a_token(guarded: Guarded) -> None:
+    # Nothing that the catalog says helps this dial.
     url = guarded.back.url.replace("127.0.0.1", "localhost")
-    await renamed_and_back(guarded, {"peer_name": "renamed", "peer_url": url, "auth_token": PEER_TOKEN})
-    for fault in ({"auth_token": f"not-{PEER_TOKEN}"}, {"auth_token": PEER_TOKEN, "scope": "mesh"}):
-        code, answer = await guarded.front.request("POST", REST[0], {"peer_name": "no", "peer_url": url, **fault})
-        await guarded.front.request("DELETE", f"{REST[0]}/no")
-        assert (code, answer["data"]["connected"]) == (202, False)
-        assert_silent(answer["message"])
+    await renamed_and_back(guarded, {"peer_name": "renamed", "peer_url": url})
+    code, answer = await guarded.front.request("POST", REST[0], {"peer_name": "no", "peer_url": url, "scope": "mesh"})
+    await guarded.front.request("DELETE", f"{REST[0]}/no")
+    assert (code, answer["data"]["connected"]) == (202, False), "all of a node is for clients with a token"
+    assert_silent(answer["message"])
 
 
 async def renamed_and_back(guarded: Guarded, body: dict[str, str]) -> None:
@@ -217,9 +203,8 @@ async def test_no_token_reaches_a_backend_a_log_or_an_answer(guarded: Guarded) -
 
 def assert_silent(*texts: str) -> None:
     for text in texts:
-        for secret in (TOKEN, PEER_TOKEN):
-            at = text.find(secret)
-            assert at < 0, f"…{text[max(0, at - 200) : at]}<the token>"
+        at = text.find(TOKEN)
+        assert at < 0, f"…{text[max(0, at - 200) : at]}<the token>"
 
 
 async def test_token_is_replaced_without_a_failed_request(start: StartNode, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import aiohttp
 from multidict import CIMultiDict
 
 from agent.client.http.sse import SseParser
+from agent.identity.node_key import NodeKey
 from agent.model import Json
 
 EXPECTED: Final = Path(__file__).with_name("expected_stateless_answers.json")
@@ -27,7 +28,7 @@ ENVELOPE: Final[Json] = {
 }
 TAKES_TASKS: Final[Json] = {f"{PREFIX}clientCapabilities": {"extensions": {f"{PREFIX}tasks": {}}}}
 BOTH: Final = "application/json, text/event-stream"
-NODE_ID: Final = "11111111-1111-4111-8111-111111111111"
+KEY: Final = NodeKey(bytes(32))
 
 # HTTP method, headers, body as JSON or as it stands.
 Sent = tuple[str, list[tuple[str, str]], Any]

@@ -1,6 +1,6 @@
 """Large results of other nodes pass while they come: whole or visibly broken, as slowly as the client reads.
 
-The other nodes are scripts that say they are nodes, so that a test holds each byte in its hand. The one rule: a client
+The other nodes are scripts, so that a test holds each byte in its hand. The one rule: a client
 never takes a part of a result for the whole.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -21,6 +21,7 @@ from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, HttpTarget, Json, Serve
 from discovery.model import Instance, InstanceKey
 from tests.integration.servers.hosting import Script, Seen, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
+from tests.integration.servers.proving import ProvenWriter, Proving, with_proof
 from tests.integration.stateless_requests import headers, request
 from tests.waiting import eventually
 
@@ -57,19 +58,27 @@ all_forms = pytest.mark.parametrize("form", [answer_to, chunks_to, events_to], i
 
 
 @dataclass
-class FalseNode:
-    """Says that it is a node with one service, and writes its answers to calls itself."""
+class ScriptedNode:
+    """A node with one service, which writes its answers to calls itself."""
 
     name: str
     write: Write
     asked: int = 0
     script: Script | None = None
-    node_id: str = field(init=False)
+    proving: Proving = field(default_factory=Proving)
 
-    def __post_init__(self) -> None:
-        self.node_id = f"node-{self.name}"
+    @property
+    def node_id(self) -> str:
+        return self.proving.key.node_id
 
     async def answer(self, seen: Seen) -> tuple[bytes | None, bool]:
+        if (answer := await self.proving.handshake(seen)) is not None:
+            return answer, True
+        proof = self.proving.proof(seen)
+        answer, keep = await self._answer(seen, proof)
+        return with_proof(answer, proof), keep
+
+    async def _answer(self, seen: Seen, proof: bytes) -> tuple[bytes, bool]:
         match seen.body.get("method"):
             case "server/discover":
                 card = {"node_id": self.node_id, "name": self.name}
@@ -80,7 +89,8 @@ class FalseNode:
             case "tools/call":
                 self.asked += 1
                 assert self.script is not None
-                await self.write(seen, self.script.writers[seen.connection - 1])
+                writer = ProvenWriter(self.script.writers[seen.connection - 1], proof)
+                await self.write(seen, cast("asyncio.StreamWriter", writer))
                 return b"", False
             case _:
                 return rpc_error(seen, 404, -32601, "Method not found"), True
@@ -102,7 +112,7 @@ class FalseNode:
 
 
 @asynccontextmanager
-async def front_of(folder: Path, *peers: FalseNode) -> AsyncIterator[RunningNode]:
+async def front_of(folder: Path, *peers: ScriptedNode) -> AsyncIterator[RunningNode]:
     async with AsyncExitStack() as stack:
         for peer in peers:
             peer.script = await stack.enter_async_context(scripted(peer.answer))
@@ -159,7 +169,7 @@ async def test_a_large_result_arrives_byte_for_byte_and_is_counted_as_it_ended(
         writer.write(form(seen, result))
         await writer.drain()
 
-    async with front_of(tmp_path, FalseNode("one", write)) as front, calling(front.url) as response:
+    async with front_of(tmp_path, ScriptedNode("one", write)) as front, calling(front.url) as response:
         assert await response.read() == b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"
         await settled(front)
         assert outcomes(front) == {outcome: 1.0}
@@ -220,8 +230,8 @@ async def test_one_that_breaks_off_early_is_asked_for_again_elsewhere(form: Answ
         writer.write(answer_to(seen, result))
         await writer.drain()
 
-    broken = FalseNode("one", break_off)
-    async with front_of(tmp_path, broken, FalseNode("two", write)) as front:
+    broken = ScriptedNode("one", break_off)
+    async with front_of(tmp_path, broken, ScriptedNode("two", write)) as front:
         while not broken.asked:
             async with calling(front.url, "kit__look") as response:
                 assert json.loads(await response.read())["result"] == json.loads(result)
@@ -236,7 +246,7 @@ async def test_one_that_breaks_off_late_breaks_the_clients_connection_and_is_nev
         writer.write(form(seen, result_of(4 * MIB))[: 3 * MIB])
         await writer.drain()
 
-    peers = FalseNode("one", break_off), FalseNode("two", break_off)
+    peers = ScriptedNode("one", break_off), ScriptedNode("two", break_off)
     async with front_of(tmp_path, *peers) as front:
         async with calling(front.url, f"kit__{tool}") as response:
             with pytest.raises(aiohttp.ClientError):
@@ -259,7 +269,7 @@ async def test_a_node_cannot_smuggle_members_into_our_envelope(form: AnswerTo, l
         writer.write(form(seen, body))
         await writer.drain()
 
-    async with front_of(tmp_path, FalseNode("one", smuggle)) as front, calling(front.url) as response:
+    async with front_of(tmp_path, ScriptedNode("one", smuggle)) as front, calling(front.url) as response:
         if late:
             with pytest.raises(aiohttp.ClientError):
                 await response.read()
@@ -290,7 +300,7 @@ async def test_what_a_slow_client_does_not_read_is_not_read_from_the_other_node(
             written += 1
         stalled.set()
 
-    async with front_of(tmp_path, FalseNode("one", write)) as front, calling(front.url) as response:
+    async with front_of(tmp_path, ScriptedNode("one", write)) as front, calling(front.url) as response:
         await stalled.wait()
         assert written < 40, "MiB; the kernel's buffers of two connections hold the rest"
         assert len(await response.read()) > 64 * MIB
@@ -309,7 +319,7 @@ async def test_an_answer_that_was_kept_alive_carries_a_large_result_as_one_event
             writer.write(view[start : start + MIB // 4])
             await writer.drain()
 
-    async with front_of(tmp_path, FalseNode("one", write)) as front, calling(front.url) as response:
+    async with front_of(tmp_path, ScriptedNode("one", write)) as front, calling(front.url) as response:
         content = await response.content.readany()
         pinged.set()
         content += await response.read()
@@ -330,7 +340,7 @@ async def test_a_client_that_goes_ends_the_reading_and_blames_nobody(tmp_path: P
             gone.set()
             raise
 
-    async with front_of(tmp_path, FalseNode("one", write)) as front:
+    async with front_of(tmp_path, ScriptedNode("one", write)) as front:
         async with calling(front.url) as response:
             await response.content.readany()
         await gone.wait()

@@ -216,10 +216,10 @@ async def test_another_node_behind_a_known_address_is_noticed(tmp_path: Path) ->
 async def test_a_node_that_moves_is_dialled_at_its_new_place(tmp_path: Path) -> None:
     async with nodes(tmp_path, {"one": []}) as (one,):
         async with running_node("two", tmp_path / "two") as two:
-            identity = two.identity
+            key = two.key
             one.mesh.take_catalog(catalog(instance(two)))
             await one.connected("two")
-        async with running_node("two", tmp_path / "two", node_id=identity.node_id) as moved:
+        async with running_node("two", tmp_path / "two", key=key) as moved:
             one.mesh.take_catalog(catalog(instance(moved, epoch="2")))
             await one.when(lambda: one.is_up("two") and one.view("two").spec.target.url == moved.url)  # type: ignore[union-attr]  # a peer's
 

@@ -52,14 +52,14 @@ async def test_two_nodes_may_add_each_other_at_once(tmp_path: Path) -> None:
 
 async def test_a_peer_that_is_away_is_kept_and_connected_when_it_comes(tmp_path: Path) -> None:
     async with running_node("two", tmp_path / "two") as two:
-        port, identity = int(two.base.rpartition(":")[2]), two.identity
+        port, key = int(two.base.rpartition(":")[2]), two.key
     async with running_node("one", tmp_path / "one") as one:
         status, body = await one.add_peer("two", f"http://127.0.0.1:{port}/mcp")
         assert status == 202
         assert body["success"] is body["data"]["success"] is True
         assert body["data"]["connected"] is False
         assert body["message"].startswith("Peer node 'two' saved, not connected: ")
-        async with running_node("two", tmp_path / "two", port=port, node_id=identity.node_id):
+        async with running_node("two", tmp_path / "two", port=port, key=key):
             status, _ = await one.add_peer("two", f"http://127.0.0.1:{port}/mcp")
             assert status == 200  # An operator's repeated word does not wait for the back-off.
 
@@ -306,35 +306,33 @@ async def test_a_peer_that_stops_gets_no_new_calls_though_its_port_is_open_and_a
 
 
 @pytest.mark.parametrize(
-    ("status", "challenge", "shown_at"),
+    ("status", "challenge", "asked_to_prove"),
     [
-        (401, 'Bearer realm="mcp-mesh-agent"', {"/mcp/local"}),
-        (401, 'Bearer realm="mcp-mesh-agent", error="invalid_token"', {"/mcp/local"}),
-        (401, 'Bearer realm="somebody-else"', set()),
-        (401, 'Bearer resource_metadata="https://x.example/oauth"', set()),
-        (401, None, set()),
-        (403, None, set()),
-        (404, 'Bearer realm="mcp-mesh-agent"', set()),
-        (503, None, set()),
+        (401, 'Bearer realm="mcp-mesh-agent"', True),
+        (401, 'Bearer realm="mcp-mesh-agent", error="invalid_token"', True),
+        (401, 'Bearer realm="somebody-else"', False),
+        (401, 'Bearer resource_metadata="https://x.example/oauth"', False),
+        (401, None, False),
+        (403, None, False),
+        (404, 'Bearer realm="mcp-mesh-agent"', False),
+        (503, None, False),
     ],
 )
-async def test_a_static_peer_is_shown_the_peer_token_only_where_it_refuses_as_a_node_and_at_its_local_endpoint(
-    status: int, challenge: str | None, shown_at: set[str], tmp_path: Path
+async def test_a_static_peer_that_refuses_as_nodes_do_is_asked_for_its_proof_and_shown_no_secret(
+    status: int, challenge: str | None, asked_to_prove: bool, tmp_path: Path
 ) -> None:
-    asked: list[tuple[str, str]] = []
+    asked: list[Seen] = []
 
     async def answer(request: Seen) -> tuple[bytes, bool]:
-        asked.append((request.path, request.headers.get("authorization", "")))
+        asked.append(request)
         return http(status, **({"WWW_Authenticate": challenge} if challenge else {})), True
 
-    async with (
-        scripted(answer) as script,
-        running_node(
-            "one", tmp_path / "one", statics=[StaticPeer("fixed", script.url)], peer_token="between-nodes"
-        ) as one,
-    ):
-        await one.when(lambda: one.view("fixed").last_error)
-        assert not one.view("fixed").connected
-    assert asked[0] == ("/mcp", "")
-    assert {path for path, authorization in asked if authorization} == shown_at
-    assert {authorization for _, authorization in asked} - {""} == ({"Bearer between-nodes"} if shown_at else set())
+    async with scripted(answer) as script:
+        statics = [StaticPeer("fixed", script.url)]
+        async with running_node("one", tmp_path / "one", statics=statics, secret=b"between-nodes") as one:
+            await one.when(lambda: one.view("fixed").last_error)
+            assert not one.view("fixed").connected
+    assert asked[0].path == "/mcp"
+    assert ("/mcp/local/handshake" in [request.path for request in asked]) is asked_to_prove
+    assert not any(request.headers.get("authorization") for request in asked)
+    assert not any(b"between-nodes" in request.raw for request in asked)

@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from agent.client.connect import McpClient
 from agent.client.protocol import Request
 from agent.errors import NOT_EXECUTED, RpcError
+from agent.identity.node_key import NodeKey
 from agent.model import Era, Json, ServerScope, ServerSpec, StdioTarget
 from discovery.model import Catalog
 from tests.integration.servers import pid_server
@@ -89,11 +89,11 @@ class Rolling:
 
     folder: Path
     front: RunningNode
-    node_id: str = field(default_factory=lambda: str(uuid4()))
+    key: NodeKey = field(default_factory=NodeKey.new)
     port: int = field(default_factory=free_port)
 
     def two(self) -> AbstractAsyncContextManager[RunningNode]:
-        return running_node("two", self.folder / "two", servers=[KIT], node_id=self.node_id, port=self.port)
+        return running_node("two", self.folder / "two", servers=[KIT], key=self.key, port=self.port)
 
     async def pid(self, node: RunningNode) -> int:
         async with client(node.url, Era.MODERN) as mcp:

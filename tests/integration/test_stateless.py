@@ -113,7 +113,7 @@ async def scene(*, drain_s: float = 5.0) -> AsyncIterator[Scene]:
         ),
         list_changed=metrics.list_changed,
         session_event=metrics.session_event,
-        session_keys=lambda: seal_keys((), "mcp-node"),
+        session_keys=lambda: seal_keys((b"secret",), "mcp-node"),
         updates=ClientUpdates.of_node(identity.node_id, lambda _: None, metrics),
     )
     app = web.Application(middlewares=[envelope_middleware])

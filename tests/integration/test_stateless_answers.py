@@ -17,7 +17,7 @@ from pydantic import Field
 from agent.model import HttpTarget, ServerScope, ServerSpec
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.nodes import RunningNode, running_node, served
-from tests.integration.stateless_requests import ALL, EXPECTED, NODE_ID, answer
+from tests.integration.stateless_requests import ALL, EXPECTED, KEY, answer
 
 
 def kit() -> FastMCP:
@@ -44,7 +44,7 @@ async def node_with_kit(folder: Path) -> AsyncIterator[RunningNode]:
     """A node with that server, and with the search tools for clients that ask for them."""
     async with served(kit()) as url:
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
-        async with running_node("one", folder, servers=[spec], node_id=NODE_ID, search_mode=False) as node:
+        async with running_node("one", folder, servers=[spec], key=KEY, search_mode=False) as node:
             await node.connected("kit")
             yield node
 

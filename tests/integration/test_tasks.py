@@ -305,8 +305,8 @@ async def test_an_id_is_good_on_every_node_and_after_the_restart_of_each(tmp_pat
                 assert {(await about(mcp, "tasks/get", one))["status"] for one in ids} == {"working"}
         east = it.places[0]
         servers = [view.spec for view in east.node.mesh.views() if isinstance(view.spec, ServerSpec)]
-        node_id = east.node.identity.node_id
-        async with running_node("east", tmp_path / "again", servers=servers, node_id=node_id) as again:
+        node_id, key = east.node.identity.node_id, east.node.key
+        async with running_node("east", tmp_path / "again", servers=servers, key=key) as again:
             await again.connected("shop")
             async with client(again.url, Era.MODERN) as mcp:
                 of_east = [one for one in ids if node_id in one]

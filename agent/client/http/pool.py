@@ -23,9 +23,18 @@ from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import DialFailed, Dialler, tls_context
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.client.http.proxies import ProxyFault
-from agent.client.outbound import DIRECT, Outbound
+from agent.client.outbound import DIRECT, Outbound, ProverLike
 from agent.config.tls_files import TlsFault
-from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, MeshError, ProtocolBroken, Unreachable
+from agent.errors import (
+    CallNotSent,
+    CallOutcomeUnknown,
+    DialRefused,
+    LinkFailed,
+    MeshError,
+    ProtocolBroken,
+    Unreachable,
+)
+from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 from agent.model import HttpTarget
 
 __all__ = ["HttpPool", "RequestBody", "Response", "Route", "open_pool"]
@@ -90,15 +99,17 @@ class HttpPool:
         "_expiry",
         "_idle",
         "_lines",
-        "_other_token",
         "_over",
+        "_prover",
         "_route",
         "_target",
         "_url",
         "where",
     )
 
-    def __init__(self, url: str, headers: Mapping[str, str], dialler: Dialler) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], dialler: Dialler, prover: ProverLike | None = None
+    ) -> None:
         parts = urlsplit(url)
         self.where = url.partition("?")[0]
         self._url = url
@@ -115,7 +126,7 @@ class HttpPool:
         self._before_target = "" if proxy is None else f"http://{parts.netloc}"
         if proxy is not None and proxy.authorization is not None:
             self._lines["proxy-authorization"] = _line("Proxy-Authorization", proxy.authorization)
-        self._other_token: str | None = None
+        self._prover = prover
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
         self._idle: dict[Connection, float] = {}  # Since when; the longest idle comes first.
@@ -129,15 +140,6 @@ class HttpPool:
     def target_of(self, reference: str) -> str:
         """The path and query that a URL reference means here. Raises `ValueError` for one that leads elsewhere."""
         return target_of(self._url, reference)
-
-    def use_token(self, token: str) -> None:
-        """Send another token from the next request on; requests under way keep theirs.
-
-        A server that refuses it gets the one of before, until that is refused: not all nodes learn of a token at once.
-        """
-        line, shown = _line("Authorization", f"Bearer {token}"), self._lines.get("authorization")
-        if line != shown:
-            self._lines["authorization"], self._other_token = line, shown
 
     async def post(self, body: RequestBody, headers: Mapping[str, str], route: Route | None = None) -> Response:
         """Send `body` and wait for the answer's head; the caller reads and closes the response.
@@ -153,12 +155,7 @@ class HttpPool:
         """
         data, route = body.data, route or self._route
         try:
-            shown = self._lines.get("authorization")
             response = await self._exchange(headers, data, body, route)
-            if response.status == 401 and self._may_show_the_other(shown):  # noqa: PLR2004 - Unauthorized: not executed
-                response.release()
-                body.sent = False
-                response = await self._exchange(headers, data, body, route)
             if self._is_moved(response, route):
                 response.release()
                 body.sent = False
@@ -204,24 +201,50 @@ class HttpPool:
     # Requests
 
     async def _exchange(self, headers: Mapping[str, str], data: bytes, body: RequestBody, route: Route) -> Response:
-        head = self._head("POST", headers, len(data), route)
+        association = self._association()
+        response = await self._exchange_once(headers, data, body, route, association)
+        if association is not None and _forgets_us(response):
+            response.release()
+            body.sent = False
+            response = await self._exchange_once(headers, data, body, route, await self._renewed(association))
+        return response
+
+    async def _exchange_once(
+        self,
+        headers: Mapping[str, str],
+        data: bytes,
+        body: RequestBody,
+        route: Route,
+        association: Association | None,
+    ) -> Response:
         connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
         may_be_stale = connection is not None and body.harmless
         connection = connection or await self._new_one()
+        number = 0 if association is None else association.next_number()
+        head = self._head("POST", headers, len(data), route, _proof(association, number))
         body.data, body.sent = b"", True
         try:
-            return self._noted(await connection.exchange(head, data), route)
+            response = await connection.exchange(head, data)
         except ConnectionBroken as exc:
             if not may_be_stale or self._over or isinstance(exc, NotHttp):
                 raise
-        return self._noted(await (await self._new_one()).exchange(head, data), route)
+            connection = await self._new_one()
+            number = 0 if association is None else association.next_number()
+            head = self._head("POST", headers, len(data), route, _proof(association, number))
+            response = await connection.exchange(head, data)
+        return self._noted(_proven(response, association, number), route)
 
-    def _may_show_the_other(self, shown: str | None) -> bool:
-        """Change to the other token, if there is one and no other request has done so since `shown` was sent."""
-        if self._other_token is not None and self._lines.get("authorization") == shown:
-            self._lines["authorization"], self._other_token = self._other_token, shown
-            return True
-        return self._lines.get("authorization") != shown
+    def _association(self) -> Association | None:
+        return None if self._prover is None else self._prover.association
+
+    async def _renewed(self, stale: Association) -> Association:
+        """Raises `CallNotSent`: the other side cannot prove any more who it is."""
+        assert self._prover is not None, "there was an association"
+        try:
+            await self._prover.renew(stale)
+        except LinkFailed as exc:
+            raise CallNotSent.of(exc) from exc
+        return self._prover.association
 
     async def _bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
         response = await self._exchange_bodyless(method, headers, route)
@@ -231,9 +254,11 @@ class HttpPool:
         return response
 
     async def _exchange_bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
-        head = self._head(method, headers, None, route)
+        association = self._association()
+        number = 0 if association is None else association.next_number()
+        head = self._head(method, headers, None, route, _proof(association, number))
         connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
-        return self._noted(await connection.exchange(head, b""), route)
+        return self._noted(_proven(await connection.exchange(head, b""), association, number), route)
 
     def _noted(self, response: Response, route: Route) -> Response:
         """Keep the cookies of an answer."""
@@ -259,8 +284,18 @@ class HttpPool:
             route.target = moved
         return moved is not None
 
-    def _head(self, method: str, headers: Mapping[str, str], length: int | None, route: Route | None = None) -> bytes:
-        """Everything before the body. Raises `ValueError` for a header that cannot be sent as it is."""
+    def _head(
+        self,
+        method: str,
+        headers: Mapping[str, str],
+        length: int | None,
+        route: Route | None = None,
+        proof: str = "",
+    ) -> bytes:
+        """Everything before the body; `proof`: the header line of one.
+
+        Raises `ValueError` for a header that cannot be sent as it is.
+        """
         lines = dict(self._lines)
         for name, value in headers.items():
             lines[name.lower()] = _line(name, value)
@@ -270,7 +305,7 @@ class HttpPool:
             lines["cookie"] = f"Cookie: {cookies}\r\n"
         if length is not None:
             lines["content-length"] = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
-        text = f"{method} {self._before_target}{target} HTTP/1.1\r\n{''.join(lines.values())}\r\n"
+        text = f"{method} {self._before_target}{target} HTTP/1.1\r\n{''.join(lines.values())}{proof}\r\n"
         # Bytes of a caller's header that are not UTF-8 are passed unchanged.
         return text.encode("utf-8", "surrogateescape")
 
@@ -356,7 +391,7 @@ def open_pool(
             proxy=outbound.proxies.of(url),
             judges_name=outbound.judges_names,
         )
-        return closing(HttpPool(url, _headers(target), dialler))
+        return closing(HttpPool(url, _headers(target), dialler, outbound.prover))
     except ValueError as exc:
         what = ""
         if isinstance(exc, TlsFault):
@@ -376,6 +411,28 @@ def _headers(target: HttpTarget) -> dict[str, str]:
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
         headers["Authorization"] = f"Bearer {target.token}"
     return headers
+
+
+def _proof(association: Association | None, number: int) -> str:
+    return "" if association is None else f"{PROOF_HEADER}: {association.request_proof(number)}\r\n"
+
+
+def _proven(response: Response, association: Association | None, number: int) -> Response:
+    """The answer, if it is of the node that the association is with. Raises `ConnectionBroken` for any other."""
+    if association is None or association.is_answer(number, response.headers.get(PROOF_HEADER, "")):
+        return response
+    if not _forgets_us(response):
+        response.close()
+        raise ConnectionBroken("answered without proving that it is the node of before")
+    return response
+
+
+def _forgets_us(response: Response) -> bool:
+    """Whether a node says that it knows no such association: it restarted. The request was not executed.
+
+    Anybody can say so; what follows is another handshake, and the request is sent again to that same node alone.
+    """
+    return response.status == 401 and response.headers.get(PROOF_HEADER) == FORGOTTEN  # noqa: PLR2004 - Unauthorized
 
 
 def _line(name: str, value: str) -> str:

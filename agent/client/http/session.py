@@ -208,10 +208,6 @@ class HttpSessionClient:
             what, reason = "could not be told the client's answer", str(exc) or "it took too long"
             raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
 
-    def use_token(self, token: str) -> None:
-        """As `McpClient.use_token`."""
-        self._pool.use_token(token)
-
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`: the session's GET stream."""
         generation = self._generation

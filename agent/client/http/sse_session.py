@@ -187,10 +187,6 @@ class SseSessionClient:
             what = "could not be told the client's answer"
             raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
 
-    def use_token(self, token: str) -> None:
-        """As `McpClient.use_token`."""
-        self._pool.use_token(token)
-
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`: the session's one stream, which is open."""
         self._subscriptions.listeners.add(on_change)

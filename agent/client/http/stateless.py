@@ -84,10 +84,6 @@ class HttpStatelessClient:
             raise CallNotSent(str(exc)) from exc
         return jsonrpc.result_of(message)
 
-    def use_token(self, token: str) -> None:
-        """As `McpClient.use_token`."""
-        self._pool.use_token(token)
-
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`."""
         try:

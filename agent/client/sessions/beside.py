@@ -63,10 +63,6 @@ class BesideSessions(Generic[Main]):
         """As `McpClient.lost_reason`."""
         return self._shared.lost_reason
 
-    def use_token(self, token: str) -> None:
-        """As `McpClient.use_token`."""
-        self._shared.use_token(token)
-
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`; changes that are announced in any session count."""
         self._listeners.add(on_change)

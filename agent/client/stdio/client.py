@@ -155,9 +155,6 @@ class StdioClient:
             what, reason = "could not be told the client's answer", str(exc) or "it took too long"
             raise CallOutcomeUnknown.about(self.label, what, f": {reason}") from exc
 
-    def use_token(self, token: str) -> None:
-        """As `McpClient.use_token`: a child has none."""
-
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`: a modern child is asked for a subscription, and may tell without one."""
         self._subscriptions.listeners.add(on_change)

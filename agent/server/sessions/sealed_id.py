@@ -3,7 +3,7 @@
 Made and read by `agent.server.sessions.table`. A node that restarts, forgets an idle session or stands behind a
 balancer beside others finds in the ID what `initialize` had agreed, so that clients which never initialize again (most
 of 2025) go on. The ID is readable and cannot be forged: it carries a MAC under a key that all nodes of a mesh derive
-from their peer token. It is no authentication, which the token is. The one rule: nothing of an ID is read before its
+from their secret. It is no authentication, which the token is. The one rule: nothing of an ID is read before its
 MAC was verified.
 """
 
@@ -82,16 +82,11 @@ class SessionSeal:
         return hmac.digest(key, self._endpoint + b"\0" + raw, hashlib.sha256)[:_MAC_BYTES]
 
 
-def seal_keys(peer_tokens: Sequence[str], service: str) -> tuple[bytes, ...]:
-    """The keys of a mesh, one for each valid peer token, the current one first.
-
-    A mesh without tokens derives one from the name of its service: there, anyone may open sessions anyway, and the
-    seal only keeps damaged IDs and those of other meshes out.
-    """
-    return _derived(tuple(peer_tokens), service)
+def seal_keys(secrets: Sequence[bytes], service: str) -> tuple[bytes, ...]:
+    """The keys of a mesh, one for each valid secret, the current one first."""
+    return _derived(tuple(secrets), service)
 
 
 @lru_cache(maxsize=4)  # Needed for each session that is adopted, and a third of what that costs.
-def _derived(peer_tokens: tuple[str, ...], service: str) -> tuple[bytes, ...]:
-    tokens = [token.encode() for token in peer_tokens] or [b""]
-    return tuple(hmac.digest(_PURPOSE + token, service.encode(), hashlib.sha256) for token in tokens)
+def _derived(secrets: tuple[bytes, ...], service: str) -> tuple[bytes, ...]:
+    return tuple(hmac.digest(_PURPOSE + secret, service.encode(), hashlib.sha256) for secret in secrets)

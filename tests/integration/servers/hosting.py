@@ -145,10 +145,12 @@ class Script:
 
 
 @contextlib.asynccontextmanager
-async def scripted(answer: Callable[[Seen], Awaitable[tuple[bytes | None, bool]]]) -> AsyncIterator[Script]:
-    """Run a script on a port of its own; open connections are reset at the end."""
+async def scripted(
+    answer: Callable[[Seen], Awaitable[tuple[bytes | None, bool]]], *, port: int = 0
+) -> AsyncIterator[Script]:
+    """Run a script on a port of its own, or on one that is free again; open connections are reset at the end."""
     script = Script(answer)
-    server = script.server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
+    server = script.server = await asyncio.start_server(script.serve, "127.0.0.1", port)
     script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
     try:
         yield script

@@ -1,19 +1,19 @@
 """Whole nodes in the test's own process: mesh, links, both endpoints and the REST API on a real port.
 
-Wired as `agent.app.node` does it, without signals, tokens and discovery: a test hands catalogs over itself. The one
-rule: everything is waited for by steps of the mesh, never by the clock.
+Wired as `agent.app.node` does it, without signals, clients' tokens and discovery: a test hands catalogs over itself.
+The one rule: everything is waited for by steps of the mesh, never by the clock.
 """
 
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import aiohttp
 from aiohttp import web
@@ -22,6 +22,7 @@ from mcp.server.lowlevel import Server
 
 from agent.client.connect import McpClient, open_client
 from agent.client.http.pool import open_pool
+from agent.client.http.prover import Credentials
 from agent.client.http.session import HttpSessionClient
 from agent.config.values import StaticPeer
 from agent.control.membership import MembershipView
@@ -29,14 +30,19 @@ from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
 from agent.errors import MeshError
-from agent.links.dial import dialler
+from agent.identity.keeper import AssociationKeeper
+from agent.identity.node_key import NodeKey
+from agent.links.dial import Dialling, dialler
 from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
 from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerSpec
 from agent.rest.envelope import envelope_middleware
+from agent.rest.handshake import HandshakeRoute, OwnAddresses
 from agent.rest.peers import PeersApi
+from agent.rest.security import EdgePolicy, security_headers, security_middleware
 from agent.rest.status import NodeStatus
+from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
@@ -50,6 +56,7 @@ from tests.integration.servers.hosting import http_app, serving
 
 PATIENCE_S = 20.0
 CALL_TIMEOUT_S = 10.0
+SECRET = b"one mesh for all nodes of a test"
 
 
 @dataclass
@@ -57,6 +64,7 @@ class RunningNode:
     """A node and what a test may look at. `told` lists what clients of `/mcp` were told, `digests` our offers."""
 
     identity: NodeIdentity
+    key: NodeKey
     base: str
     mesh: Mesh
     node_status: NodeStatus
@@ -119,9 +127,9 @@ async def running_node(
     *,
     servers: Iterable[ServerSpec] = (),
     statics: Sequence[StaticPeer] = (),
-    node_id: str | None = None,
+    key: NodeKey | None = None,
     port: int = 0,
-    peer_token: str | None = None,
+    secret: bytes = SECRET,
     limits: PageLimits | None = None,
     search_mode: bool | None = None,
     call_timeout_s: float = CALL_TIMEOUT_S,
@@ -129,12 +137,15 @@ async def running_node(
 ) -> AsyncIterator[RunningNode]:
     """Run a node until the context ends; its state goes to `folder`. `limits`: of the pages of its lists.
 
+    `key`: of a node that was there before, `secret`: of its mesh.
+
     `search_mode`: as in `build_endpoint`, for `/mcp`. `call_timeout_s`: as the setting. `name_len_max`: of the names
     that its clients see.
     """
-    identity = NodeIdentity(node_id or str(uuid4()), name)
-    wiring = _Wiring(identity, list(servers), limits, search_mode, call_timeout_s, name_len_max)
-    async with wiring.running(folder, tuple(statics), port, peer_token) as node:
+    key = key or NodeKey.new()
+    identity = NodeIdentity(key.node_id, name)
+    wiring = _Wiring(identity, key, secret, list(servers), limits, search_mode, call_timeout_s, name_len_max)
+    async with wiring.running(folder, tuple(statics), port) as node:
         yield node
 
 
@@ -149,6 +160,8 @@ def _each(*callbacks: Callable[[], None]) -> Callable[[], None]:
 @dataclass
 class _Wiring:
     identity: NodeIdentity
+    key: NodeKey
+    secret: bytes
     servers: list[ServerSpec]
     limits: PageLimits | None = None
     search_mode: bool | None = None
@@ -161,15 +174,14 @@ class _Wiring:
     rng: random.Random = field(default_factory=lambda: random.Random(1))
 
     @asynccontextmanager
-    async def running(
-        self, folder: Path, statics: tuple[StaticPeer, ...], port: int, peer_token: str | None
-    ) -> AsyncIterator[RunningNode]:
+    async def running(self, folder: Path, statics: tuple[StaticPeer, ...], port: int) -> AsyncIterator[RunningNode]:
         metrics = Metrics("test")
         store = OverrideStore.open(folder)
+        dial = dialler(Dialling(Credentials(self.key, lambda: (self.secret,)), metrics.pending_call))
 
         def make_link(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
             hooks = LinkHooks(mesh.wake, metrics.dialled, metrics.link_reconnected, updates.watches, mesh.settled)
-            return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng, dial=dialler(metrics.pending_call))
+            return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng, dial=dial)
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
             updates = ClientUpdates.of_node(self.identity.node_id, supervisor.link, metrics)
@@ -185,7 +197,6 @@ class _Wiring:
                 supervisor=supervisor,
                 store=store,
                 statics=statics,
-                peer_token=lambda: peer_token,
                 name_len_max=self.name_len_max,
                 hooks=MeshHooks(
                     self._changed(0),
@@ -212,6 +223,7 @@ class _Wiring:
             try:
                 yield RunningNode(
                     self.identity,
+                    self.key,
                     base,
                     mesh,
                     node_status,
@@ -256,7 +268,7 @@ class _Wiring:
             dispatch=dispatch,
             list_changed=metrics.list_changed,
             session_event=metrics.session_event,
-            session_keys=lambda: seal_keys((), "mcp-node"),
+            session_keys=lambda: seal_keys((self.secret,), "mcp-node"),
             draining=lambda: self.draining,
             limits=self.limits,
             updates=updates,
@@ -272,7 +284,13 @@ class _Wiring:
         self.single.append(SingleServers(lambda: mesh.routes, build))
 
     async def _serve(self, rest: list[web.RouteDef], port: int) -> tuple[web.AppRunner, str]:
-        app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware])
+        names = frozenset({self.identity.name})
+        keeper = AssociationKeeper(self.key, (self.secret,), time.monotonic)
+        policy = EdgePolicy(names, frozenset(), TokenTable(), metrics_public=False, associations=keeper)
+        middlewares = [write_deadline_middleware, envelope_middleware, security_middleware(policy)]
+        app = web.Application(middlewares=middlewares)
+        app.on_response_prepare.append(security_headers(policy))
+        app.add_routes(HandshakeRoute(keeper, OwnAddresses(names, frozenset())).routes())
         for endpoint in self.endpoints:
             endpoint.add_to(app)
         for single in self.single:

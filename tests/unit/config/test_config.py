@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.load import MASK, StaticPeer, derive_peer_token, load_settings, read_token_file, shown
+from agent.config.load import MASK, StaticPeer, load_settings, read_token_file, shown
 from agent.config.table import SETTINGS
 from agent.errors import ConfigRefused
 
@@ -16,7 +16,7 @@ def test_nothing_set_gives_the_documented_defaults_on_loopback() -> None:
     settings = load_settings({}, {"HOME": "/home/someone"})
     assert (settings.host, settings.port, settings.port_explicit) == ("127.0.0.1", 8000, False)
     assert settings.state_dir == Path("/home/someone/.local/state/mesh-agent")
-    assert (settings.token, settings.peer_token, settings.tokens) == (None, None, ())
+    assert (settings.token, settings.peer_tokens, settings.tokens) == (None, (), ())
     assert (settings.discovery, settings.service_name, settings.embedded_port) == ("auto", "mcp-node", 8520)
     assert settings.call_timeout_s == 600.0
     assert settings.peers == ()
@@ -114,11 +114,10 @@ def test_binding_beyond_loopback_is_allowed_with_a_token_and_warned_about_withou
     assert any("anybody" in warning for warning in anonymous.warnings)
 
 
-def test_peer_token_is_derived_from_the_token_and_does_not_tell_it() -> None:
+def test_the_secret_of_the_mesh_follows_from_the_token_where_none_is_given() -> None:
     settings = load_settings({}, {"MESH_TOKEN": TOKEN})
-    # Part of the wire contract: nodes of other versions must derive the same.
-    assert settings.peer_token == "4dbb094ae2421315b4d4a4f0f8ae73bb9619e054e30ac9e9aa0842ad39cf651f"
-    assert settings.peer_token == derive_peer_token(TOKEN)
+    assert settings.peer_tokens == ()
+    assert ("peer_token", MASK, "derived from the token") in shown(settings)
     assert settings.origins["peer_token"] == "derived from the token"
     own = load_settings({}, {"MESH_TOKEN": TOKEN, "MESH_PEER_TOKEN": "another-token-0123456789"})
     assert own.peer_tokens == ("another-token-0123456789",)
@@ -131,7 +130,7 @@ def test_token_file_with_two_lines_gives_two_valid_tokens_the_first_current(tmp_
     assert settings.token == "new-token-0123456789"
     assert settings.tokens == ("new-token-0123456789", "old-token-0123456789")
     assert settings.token_file == file
-    assert settings.peer_tokens == tuple(derive_peer_token(token) for token in settings.tokens)
+    assert ("peer_token", f"{MASK} {MASK}", "derived from the token") in shown(settings)
 
 
 @pytest.mark.parametrize("text", ["", "\n \n", "canary\n" * 3, "two canaries\n", "canary\tcanary\n", "canary-ü\n"])

@@ -50,7 +50,6 @@ async def running(folder: Path, side: OtherSide | None = None) -> AsyncIterator[
             supervisor=supervisor,
             store=OverrideStore.open(folder),
             statics=(),
-            peer_token=lambda: None,
             hooks=MeshHooks(told.append, lambda _: None, lambda _: None, gone.append),
         )
         task = group.create_task(mesh.run(), name="mesh")

@@ -127,7 +127,6 @@ async def chaos(seed: int, folder: Path) -> AsyncIterator[Chaos]:
             supervisor=supervisor,
             store=store,
             statics=(),
-            peer_token=lambda: None,
             hooks=MeshHooks(lambda _: None, lambda _: None, lambda _: None, lambda _: None),
         )
         loop_task = group.create_task(mesh.run(), name="mesh")

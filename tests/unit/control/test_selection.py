@@ -87,10 +87,10 @@ def test_a_weight_in_the_catalog_is_no_claim_to_every_call(told: int, weight: in
     assert _only(select(_catalog(replace(_node("node-b", ID_B), weight=told)), OWN)).weight == weight
 
 
-def test_a_discovered_node_is_dialled_where_its_meta_says_with_the_peer_token() -> None:
-    selection = select(_catalog(_node("node-b", ID_B, scheme="https", mcp_path="/x/mcp")), OWN, peer_token=TOKEN)
+def test_a_discovered_node_is_dialled_where_its_meta_says_and_sent_no_token() -> None:
+    selection = select(_catalog(_node("node-b", ID_B, scheme="https", mcp_path="/x/mcp")), OWN)
     spec = _only(selection)
-    assert spec.target == HttpTarget("https://10.0.0.2:8000/x/mcp", token=TOKEN)
+    assert spec.target == HttpTarget("https://10.0.0.2:8000/x/mcp")
     assert (spec.name, spec.source, spec.scope) == ("node-b", PeerSource.DISCOVERY, PeerScope.LOCAL)
     assert (spec.expected_node_id, spec.is_mesh_node) == (ID_B, True)
     assert spec.aliases == ("node-b-bbbbbbbb",)
@@ -98,7 +98,7 @@ def test_a_discovered_node_is_dialled_where_its_meta_says_with_the_peer_token() 
 
 
 def test_an_instance_without_meta_is_a_plain_peer_named_by_its_service_id_and_gets_no_token() -> None:
-    spec = _only(select(_catalog(_plain("node-2")), OWN, peer_token=TOKEN))
+    spec = _only(select(_catalog(_plain("node-2")), OWN))
     assert (spec.name, spec.target) == ("node-2", HttpTarget("http://10.0.0.9:9000/mcp"))
     assert (spec.expected_node_id, spec.is_mesh_node, spec.aliases) == (None, False, ())
 
@@ -282,7 +282,7 @@ def _override(name: str, url: str, token: str | None = None, scope: PeerScope = 
 )
 def test_an_override_beats_the_catalog_where_both_name_one_url(url: str) -> None:
     override = _override("mine", url, "secret", PeerScope.MESH)
-    selection = select(_catalog(_node("node-b", ID_B)), OWN, overrides=[override], peer_token=TOKEN)
+    selection = select(_catalog(_node("node-b", ID_B)), OWN, overrides=[override])
     spec = _only(selection)
     assert (spec.name, spec.source, spec.scope) == ("mine", PeerSource.OVERRIDE, PeerScope.MESH)
     assert spec.target == override.target
@@ -299,15 +299,15 @@ def test_an_override_beats_the_catalog_where_both_lead_to_one_node() -> None:
     assert selection.peers[0].target.url == "http://balancer/mcp"
 
 
-def test_the_peer_token_goes_to_discovered_nodes_only() -> None:
+def test_a_token_goes_where_an_operator_has_given_it_and_nowhere_else() -> None:
     selection = select(
         _catalog(_node("node-b", ID_B)),
         OWN,
-        overrides=[_override("mine", "http://a/mcp")],
+        overrides=[_override("mine", "http://a/mcp", "its-own")],
         statics=[StaticPeer("fixed", "http://b/mcp")],
-        peer_token=TOKEN,
     )
-    assert {spec.name: spec.target.token for spec in selection.peers} == {"mine": None, "fixed": None, "node-b": TOKEN}
+    tokens = {spec.name: spec.target.token for spec in selection.peers}
+    assert tokens == {"mine": "its-own", "fixed": None, "node-b": None}
 
 
 def test_an_override_beats_a_static_peer_of_its_name_or_place_and_that_beats_the_catalog() -> None:

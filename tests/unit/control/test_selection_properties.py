@@ -64,7 +64,7 @@ WORLDS = st.fixed_dictionaries(
 
 def _selected(world: dict[str, Any], before: Selection, connected: set[str]) -> Selection:
     rest = {key: value for key, value in world.items() if key != "catalog"}
-    return select(world["catalog"], OWN, previous=before.peers, connected=connected, peer_token="token", **rest)
+    return select(world["catalog"], OWN, previous=before.peers, connected=connected, **rest)
 
 
 # The same world twice is how it mostly goes: things stay, links come up.
@@ -137,14 +137,13 @@ def test_every_override_is_dialled_as_written_or_is_an_alias_of_one_or_leads_to_
 
 @settings(max_examples=150)
 @given(STEPS)
-def test_the_token_goes_to_discovered_nodes_and_to_nobody_else(steps: Any) -> None:
+def test_a_token_goes_where_an_operator_has_given_it_and_a_node_id_is_expected_where_the_catalog_says_so(
+    steps: Any,
+) -> None:
     world, selection = _steps(steps)
     given = {override.name: override.target.token for override in world["overrides"]}
     for spec in selection.peers:
-        if spec.expected_node_id is not None:
-            assert spec.target.token == "token"
-        else:
-            assert spec.target.token == (given[spec.name] if spec.source is PeerSource.OVERRIDE else None)
+        assert spec.target.token == (given[spec.name] if spec.source is PeerSource.OVERRIDE else None)
     expected = {(url_key(s.target.url), s.expected_node_id) for s in selection.peers if s.expected_node_id is not None}
     found = read_catalog(world["catalog"], OWN.node_id, {})
     assert expected <= {(url_key(c.url), c.node_id) for c in found if isinstance(c, DiscoveredPeer)}

@@ -123,38 +123,24 @@ def test_a_new_alias_or_source_keeps_the_session() -> None:
         assert _only(wanted, PEER) == RelabelLink(wanted, sighted=False)
 
 
-def test_a_rotated_peer_token_keeps_the_session_and_is_reason_to_dial() -> None:
-    node = replace(PEER, is_mesh_node=True)
-    rotated = replace(node, target=HttpTarget("http://x/mcp", token="t"))
-    assert _only(rotated, node) == RelabelLink(rotated, sighted=True)
+def test_another_token_is_tried_at_once_at_a_client_of_its_own() -> None:
     given = replace(PEER, source=PeerSource.OVERRIDE)
     changed = replace(given, target=HttpTarget("http://x/mcp", token="t"))
-    assert _only(changed, given) == RenewLink(changed), "an operator's token is tried at once"
+    assert _only(changed, given) == RenewLink(changed)
     assert _only(given, changed) == RenewLink(given)
 
 
 @pytest.mark.parametrize("source", [PeerSource.OVERRIDE, PeerSource.STATIC])
 def test_a_node_that_the_catalog_knows_too_or_no_longer_keeps_its_session(source: PeerSource) -> None:
-    alone = replace(PEER, source=source, local_token="t" if source is PeerSource.STATIC else None)
-    known = replace(
-        alone,
-        target=HttpTarget("http://x/mcp", token="t"),
-        is_mesh_node=True,
-        expected_node_id="id1",
-        local_token=None,
-    )
-    assert _only(known, alone) == RelabelLink(known, sighted=True)
-    assert _only(alone, known) == RelabelLink(alone, sighted=True)
-    rotated = replace(known, target=HttpTarget("http://x/mcp", token="u"))
-    assert _only(rotated, known) == RelabelLink(rotated, sighted=True)
+    alone = replace(PEER, source=source)
+    known = replace(alone, is_mesh_node=True, expected_node_id="id1")
+    assert _only(known, alone) == RelabelLink(known, sighted=False)
+    assert _only(alone, known) == RelabelLink(alone, sighted=False)
     another = replace(known, expected_node_id="id2")
     assert _only(another, known) == RenewLink(another)
-
-
-def test_a_rotated_token_of_a_static_peer_keeps_its_session_and_is_reason_to_dial() -> None:
-    fixed = replace(PEER, source=PeerSource.STATIC, local_token="t")
-    rotated = replace(fixed, local_token="u")
-    assert _only(rotated, fixed) == RelabelLink(rotated, sighted=True)
+    discovered = replace(known, source=PeerSource.DISCOVERY)
+    assert _only(alone, discovered) == RelabelLink(alone, sighted=False)
+    assert _only(discovered, alone) == RelabelLink(discovered, sighted=False)
 
 
 def test_a_new_sighting_cuts_a_wait_short_and_a_lost_one_does_not() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from agent.identity.association import Association
+from agent.identity.handshake import Initiator
+from agent.identity.keeper import AssociationKeeper
+from agent.identity.node_key import NodeKey
 from agent.rest.envelope import envelope_middleware, success
 from agent.rest.security import (
     FAILURES_WAITING_PER_CLIENT_MAX,
@@ -39,7 +44,6 @@ PRESENTED: dict[str, str | None] = {
     "none": None,
     "client": "Bearer client-token",
     "second client": "bearer  second-token",
-    "peer": "Bearer peer-token",
     "wrong": "Bearer wrong",
     "empty": "Bearer ",
     "basic": "Basic client-token",
@@ -48,7 +52,22 @@ PRESENTED: dict[str, str | None] = {
 
 
 def table() -> TokenTable:
-    return TokenTable(["client-token", "second-token"], ["peer-token"])
+    return TokenTable(["client-token", "second-token"])
+
+
+SECRET = b"of this mesh"
+
+
+async def associated(keeper: AssociationKeeper, secret: bytes = SECRET) -> Association:
+    """The half of another node, which has shaken hands with the keeper's."""
+    initiator = Initiator(NodeKey.new(), secret, "127.0.0.1:8000")
+    last, association = initiator.confirm(await keeper.reply(initiator.opening(), strangers=True))
+    await keeper.reply(last, strangers=True)
+    return association
+
+
+def keeper_of_one() -> AssociationKeeper:
+    return AssociationKeeper(NodeKey.new(), (SECRET,), time.monotonic)
 
 
 def policy(tokens: TokenTable | None = None, **changes: Any) -> EdgePolicy:
@@ -116,9 +135,40 @@ def expected(path: str, presented: str, *, metrics_public: bool) -> int:
         return 200
     if presented in ("client", "second client"):
         return 200 if path in ROUTES else 404
-    if presented == "peer":
+    if presented == "node":
         return 200 if path in ("/mcp/local", "/mcp/local/") else 403
     return 401
+
+
+@pytest.mark.parametrize("metrics_public", [False, True])
+async def test_a_node_of_the_mesh_enters_by_its_proof_what_is_for_nodes_alone(metrics_public: bool) -> None:
+    keeper = keeper_of_one()
+    member, stranger = await associated(keeper), await associated(keeper, b"")
+    wrong = []
+    async with serve(policy(table(), metrics_public=metrics_public, associations=keeper)) as edge:
+        for path in ROUTES + UNROUTED:
+            for kind, association in (("node", member), ("stranger", stranger)):
+                number = association.next_number()
+                status, headers, _ = await edge.ask(path, Mesh_Proof=association.request_proof(number))
+                if status != expected(path, kind, metrics_public=metrics_public):
+                    wrong.append((path, kind, status))
+                if status != 404:  # The router's own, before the checks of the edge.
+                    assert association.is_answer(number, headers["Mesh-Proof"]), "refusals are proven too"
+    assert wrong == []
+
+
+async def test_a_proof_opens_once_and_none_that_is_not_known_opens_anything() -> None:
+    keeper = keeper_of_one()
+    member = await associated(keeper)
+    async with serve(policy(table(), associations=keeper)) as edge, serve(policy()) as open_edge:
+        proof = member.request_proof(member.next_number())
+        assert (await edge.ask("/mcp/local", Mesh_Proof=proof))[0] == 200
+        for shown in (proof, "a.1.b", ""):
+            for asked in (edge, open_edge):
+                status, headers, body = await asked.ask("/mcp/local", Mesh_Proof=shown)
+                assert (status, headers["Mesh-Proof"]) == (401, "unknown")
+                assert '"code":"unknown_proof"' in body
+        assert (await edge.ask("/mcp", Mesh_Proof="", Authorization="Bearer client-token"))[0] == 401
 
 
 @pytest.mark.parametrize("metrics_public", [False, True])
@@ -147,7 +197,7 @@ async def test_two_authorization_headers_are_refused() -> None:
 
 
 async def test_without_client_tokens_every_route_is_open() -> None:
-    async with serve(policy(TokenTable([], ["peer-token"]))) as edge:
+    async with serve(policy(TokenTable())) as edge:
         statuses = {(await edge.ask(path, Authorization=PRESENTED["wrong"]))[0] for path in ROUTES}
     assert statuses == {200}
 
@@ -156,7 +206,7 @@ async def test_a_rotation_takes_effect_on_the_next_request() -> None:
     tokens = table()
     async with serve(policy(tokens)) as edge:
         assert (await edge.ask("/mcp", Authorization="Bearer client-token"))[0] == 200
-        tokens.replace(["third-token"], ["peer-token"])
+        tokens.replace(["third-token"])
         assert (await edge.ask("/mcp", Authorization="Bearer client-token"))[0] == 401
         assert (await edge.ask("/mcp", Authorization="Bearer third-token"))[0] == 200
 

@@ -115,9 +115,6 @@ class Session:
         self.answered.set()
         self.on_heard()
 
-    def use_token(self, token: str) -> None:
-        """Nothing is shown."""
-
     async def probe(self, timeout_s: float) -> None:
         """It lives."""
 

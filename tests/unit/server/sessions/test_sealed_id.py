@@ -12,8 +12,8 @@ AGREED = Agreed("2025-11-25", b'{"elicitation":{},"roots":{"listChanged":true},"
 NOW_S = 1_800_000_000.0
 
 
-def seal(*peer_tokens: str, service: str = "mcp-node", endpoint: str = "/mcp") -> SessionSeal:
-    return SessionSeal(endpoint, lambda: seal_keys(peer_tokens, service))
+def seal(*secrets: str, service: str = "mcp-node", endpoint: str = "/mcp") -> SessionSeal:
+    return SessionSeal(endpoint, lambda: seal_keys([secret.encode() for secret in secrets], service))
 
 
 @given(version=st.sampled_from(["2024-11-05", "2025-03-26", "2025-11-25"]), declared=st.binary(max_size=300))
@@ -36,7 +36,12 @@ def test_two_ids_of_the_same_agreement_differ() -> None:
 
 def test_an_id_of_another_mesh_endpoint_or_service_opens_nothing() -> None:
     session_id = seal("secret").seal(AGREED, NOW_S)
-    for other in (seal("another"), seal(), seal("secret", endpoint="/mcp/local"), seal("secret", service="other")):
+    for other in (
+        seal("another"),
+        seal("x", "y"),
+        seal("secret", endpoint="/mcp/local"),
+        seal("secret", service="other"),
+    ):
         assert other.open(session_id, NOW_S) is None
 
 
