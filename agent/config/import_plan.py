@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.config.other_programs import Found
 from agent.config.relaxed_json import JsonPath, closing_bracket, dotted, parse_relaxed
-from agent.config.server_entry import Surroundings, as_entry, read_entry
+from agent.config.server_entry import Surroundings, as_entry, home_folder, read_entry
 from agent.config.server_names import NAME_CHARS_MAX, safe_names
 from agent.config.servers_file import map_of
 from agent.config.values import name_fault
@@ -75,13 +75,14 @@ def plan_import(
     Two servers of one name are the same where command and arguments, or the URL, are: the first one found is taken. A
     different one gets the program's name behind its own. Reads the `envFile`s that entries name.
     """
-    present = {name: _spec(name, value, own_folder) for name, value in own.items()}
+    home = home_folder(environ)
+    present = {name: _spec(name, value, own_folder, home) for name, value in own.items()}
     present |= {name: None for name in (*safe_names(own).values(), *reserved) if name not in present}
     taken: list[Taken] = []
     known: list[Known] = []
     left_out: list[NotTaken] = []
     for one in found:
-        around = Surroundings(one.folder, kept, one.source.program.timeout_unit_s)
+        around = Surroundings(one.folder, kept, home, one.source.program.timeout_unit_s)
         entry = read_entry(one.name, one.entry, one.at, around)
         if entry.spec is None:
             left_out.append(NotTaken(one, tuple(f"{dotted(fault.path)}: {fault.text}" for fault in entry.faults)))
@@ -150,8 +151,8 @@ def _names(found: Found) -> Iterator[str]:
         yield f"{safe[: NAME_CHARS_MAX - len(tail) - 1]}-{tail}"
 
 
-def _spec(name: str, value: Any, folder: Path) -> ServerSpec | None:
-    return read_entry(name, value, (name,), Surroundings(folder, kept)).spec
+def _spec(name: str, value: Any, folder: Path, home: str) -> ServerSpec | None:
+    return read_entry(name, value, (name,), Surroundings(folder, kept, home)).spec
 
 
 def _started_in(spec: ServerSpec, found: Found) -> ServerSpec:

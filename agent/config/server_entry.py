@@ -7,6 +7,7 @@ an entry is used as a whole or not at all, and every fault of it is collected, n
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from agent.config.env_file import parse_env_file
 from agent.config.relaxed_json import JsonPath
 from agent.config.start_time import START_TIMEOUT_MAX_S, default_start_timeout_s
 from agent.config.tls_files import tls_fault
-from agent.config.values import CALL_TIMEOUT_MAX_S, url_fault
+from agent.config.values import CALL_TIMEOUT_MAX_S, parse_flag, url_fault
 from agent.config.variables import Expand, kept, untouched
 from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from agent.model import (
@@ -82,12 +83,18 @@ class Entry:
 class Surroundings:
     """What an entry is read with: the folder that relative paths start at, how variables are put in, `timeout`'s unit.
 
-    `timeout_unit_s` None: inferred from the size of the number.
+    `home`: what a leading `~` stands for. `timeout_unit_s` None: inferred from the size of the number.
     """
 
     folder: Path
     expand: Expand
+    home: str
     timeout_unit_s: float | None = None
+
+
+def home_folder(environ: Mapping[str, str]) -> str:
+    """What `~` and `${userHome}` stand for."""
+    return environ.get("HOME") or str(Path.home())
 
 
 def read_entry(name: str, value: Any, at: JsonPath, around: Surroundings) -> Entry:
@@ -190,8 +197,8 @@ class _Reader:
     # Targets
 
     def stdio_target(self) -> StdioTarget:
-        cwd = self.text("cwd") if "cwd" in self.fields else None
-        command = self.text("command")
+        cwd = self.path("cwd") if "cwd" in self.fields else None
+        command = self.path("command")
         args = self.arguments()
         env = {**self.env_file(), **self.env()}
         if cwd is not None and not self.unknown_yet(cwd):
@@ -220,12 +227,8 @@ class _Reader:
         return HttpTarget(url, headers, transport=transport)
 
     def env(self) -> dict[str, str]:
-        """`env`; as VS Code has it, a number or switch is written out, and null takes a variable away."""
-        table = {
-            name: json.dumps(value) if isinstance(value, bool | int | float) else value
-            for name, value in self.table("env").items()
-            if value is not None
-        }
+        """`env`; as VS Code has it, null takes a variable away."""
+        table = {name: value for name, value in self.table("env").items() if value is not None}
         for name in table:
             if not name or "=" in name or "\0" in name:
                 self.fault((*self.at, "env", name), "is not the name of an environment variable")
@@ -235,7 +238,7 @@ class _Reader:
         """The variables of `envFile`, which `env` beats. Not read for a server that is switched off."""
         if "envFile" not in self.fields or not self.enabled:
             return {}
-        at, named = (*self.at, "envFile"), self.text("envFile")
+        at, named = (*self.at, "envFile"), self.path("envFile")
         if self.unknown_yet(named):
             self.fault(at, "has a variable in its path; write the path")
             return {}
@@ -320,7 +323,7 @@ class _Reader:
                 self.fault((*at, key), "is not known; tls has ca, cert and key")
             elif part not in (None, ""):
                 text = self.expanded((*at, key), part)
-                paths[key] = text if self.unknown_yet(text) else str(self.around.folder / Path(text).expanduser())
+                paths[key] = text if self.unknown_yet(text) else str(self.around.folder / self.from_home(text))
         files = TlsFiles(**paths)
         knows_all = self.enabled and not any(map(self.unknown_yet, paths.values()))
         if len(self.faults) == before and knows_all and (fault := tls_fault(files)) is not None:
@@ -345,11 +348,13 @@ class _Reader:
         return self.expand is kept and "${" in text
 
     def flag(self, key: str, *, default: bool) -> bool:
+        """A switch; a text says it as one of a setting does, since a person may have put quotes around the word."""
         value = self.fields.get(key, default)
-        if not isinstance(value, bool):
+        try:
+            return value if isinstance(value, bool) else parse_flag(_written_out(value))
+        except (ValueError, AttributeError):
             self.fault((*self.at, key), "must be true or false")
             return default
-        return value
 
     def table(self, key: str) -> Json:
         value = self.fields.get(key, {})
@@ -363,10 +368,10 @@ class _Reader:
         if not isinstance(value, list):
             self.fault(at, "must be an array of texts")
             return ()
-        return tuple(self.expanded((*at, index), part) for index, part in enumerate(value))
+        return tuple(self.expanded((*at, index), _written_out(part)) for index, part in enumerate(value))
 
     def pairs(self, key: str, table: Json) -> tuple[tuple[str, str], ...]:
-        return tuple((name, self.expanded((*self.at, key, name), value)) for name, value in table.items())
+        return tuple((name, self.expanded((*self.at, key, name), _written_out(value))) for name, value in table.items())
 
     def text(self, key: str) -> str:
         """A text that may not end up empty, as a command or a URL."""
@@ -375,6 +380,13 @@ class _Reader:
         if not text and len(self.faults) == before:
             self.fault((*self.at, key), "must be text and not empty")
         return text
+
+    def path(self, key: str) -> str:
+        """A path or the name of a program; no shell is there to put the home folder in."""
+        return self.from_home(self.text(key))
+
+    def from_home(self, text: str) -> str:
+        return self.around.home + text[1:] if text == "~" or text.startswith("~/") else text
 
     def expanded(self, path: JsonPath, value: Any) -> str:
         """A text with its variables put in; empty after a fault."""
@@ -385,6 +397,11 @@ class _Reader:
         for fault in expanded.faults:
             self.fault(path, fault)
         return "" if expanded.faults else expanded.text
+
+
+def _written_out(value: Any) -> Any:
+    """A number or switch as the text that a person meant by it; anything else as it is."""
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
 def _timeout_unit_s(value: float) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config.relaxed_json import JsonPath, dotted, find_places, parse_relaxed, place_of
-from agent.config.server_entry import Finding, Surroundings, read_entry
+from agent.config.server_entry import Finding, Surroundings, home_folder, read_entry
 from agent.config.server_names import safe_names
 from agent.config.variables import from_environment
 from agent.errors import ConfigRefused
@@ -80,8 +80,8 @@ def check_servers(text: str, path: Path, environ: Mapping[str, str]) -> ServersF
     Reads the `envFile`s that entries name. Raises `ConfigRefused` where the file as a whole cannot be used.
     """
     file = _File(text, path)
-    home = environ.get("HOME") or str(Path.home())
-    return file.read(Surroundings(path.absolute().parent, from_environment(environ, home)))
+    home = home_folder(environ)
+    return file.read(Surroundings(path.absolute().parent, from_environment(environ, home), home))
 
 
 def leave_out_name_of_node(file: ServersFile, node_name: str | None, path: Path) -> ServersFile:

@@ -1,9 +1,10 @@
 """How a client wants to be served, by the query of the endpoint's URL: for clients that cannot bear what is usual.
 
 Read by both ways into an endpoint, `agent.server.stateless` and `agent.server.sessions.http`. `?notices=off`: no
-`list_changed`, for frameworks that stop at the first one. `?errors=result`: a call that was not executed, or whose
-outcome is unknown, is a result with `isError` that a model can read, for frameworks that raise at errors. The settings
-`MESH_NOTICES` and `MESH_ERRORS` hold for clients that do not say. The one rule: a word that is not known is refused.
+`list_changed`, neither sent nor promised, for frameworks that stop at the first one. `?errors=result`: a call that was
+not executed, or whose outcome is unknown, is a result with `isError` that a model can read, for frameworks that raise
+at errors. The settings `MESH_NOTICES` and `MESH_ERRORS` hold for clients that do not say. The one rule: a word that is
+not known is refused.
 """
 
 from collections.abc import Mapping
@@ -51,6 +52,16 @@ class Preferences:
             "isError": True,
             "_meta": {ERROR_META_KEY: {"code": failure.code, "data": failure.data}},
         }
+
+    def promised(self, introduction: Json) -> Json:
+        """The result of `initialize` or `server/discover`; a client that wants no list changes is promised none."""
+        if self.notices:
+            return introduction
+        capabilities = {
+            name: {key: value for key, value in feature.items() if key != "listChanged"}
+            for name, feature in introduction["capabilities"].items()
+        }
+        return {**introduction, "capabilities": capabilities}
 
 
 # What clients get that do not say, in a node that does not either.

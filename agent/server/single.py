@@ -7,6 +7,7 @@ the mesh adds (failover, both eras, tokens, sessions that survive) holds here to
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -55,13 +56,23 @@ class _Single:
         return about_in(self.server.definition)
 
 
+@dataclass(slots=True)
+class _Opened:
+    """One server's endpoint. `shown`: the table that its clients know of. `ready`: it serves requests."""
+
+    single: _Single
+    endpoint: Endpoint
+    shown: RouteTable
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class SingleServers:
     """The endpoints of single servers. `routes`: all that clients of `/mcp` see."""
 
     def __init__(self, routes: Callable[[], RouteTable], build: BuildEndpoint) -> None:
         self._routes = routes
         self._build = build
-        self._endpoints: dict[str, tuple[_Single, Endpoint, RouteTable]] = {}
+        self._endpoints: dict[str, _Opened] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._living: list[asyncio.Task[None]] = []
         self._closing = False
@@ -79,39 +90,38 @@ class SingleServers:
     def close_streams(self) -> None:
         """As `Endpoint.close_streams`."""
         self._closing = True
-        for _, endpoint, _ in self._endpoints.values():
-            endpoint.close_streams()
+        for opened in self._endpoints.values():
+            opened.endpoint.close_streams()
 
     def routes_changed(self) -> None:
         """There is a new route table: tell the clients of each server whose lists look different."""
-        for name, (single, endpoint, before) in self._endpoints.items():
-            after = single.table()
+        for opened in self._endpoints.values():
+            before, after = opened.shown, opened.single.table()
             if after is not before:
-                self._endpoints[name] = single, endpoint, after
-                endpoint.notices.changed(changed_kinds(before, after))
+                opened.shown = after
+                opened.endpoint.notices.changed(changed_kinds(before, after))
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         name, table = request.match_info["name"], self._routes()
         server = find_server(table, name)
-        known = self._endpoints.get(name if server is None else server.public_name)
-        if known is not None:
-            return await known[1].handle(request)
-        if server is None or self._tasks is None:
-            return _unknown(name, table)
-        return await (await self._open(server, self._tasks)).handle(request)
+        opened = self._endpoints.get(name if server is None else server.public_name)
+        if opened is None:
+            if server is None or self._tasks is None:
+                return _unknown(name, table)
+            opened = self._open(server, self._tasks)
+        await opened.ready.wait()  # Not for its first request alone: others may come before its task has begun.
+        return await opened.endpoint.handle(request)
 
-    async def _open(self, server: Route, tasks: asyncio.TaskGroup) -> Endpoint:
+    def _open(self, server: Route, tasks: asyncio.TaskGroup) -> "_Opened":
         single = _Single(server, self._routes)
         path = f"{SINGLE_PATH}{server.public_name}"
         alone = OneServer(server.public_name, single.about)
         endpoint = self._build(path, routes=single.table, alone=alone)
-        self._endpoints[server.public_name] = single, endpoint, single.table()
+        opened = self._endpoints[server.public_name] = _Opened(single, endpoint, single.table())
         if self._closing:
             endpoint.close_streams()
-        opened = asyncio.Event()
-        self._living.append(tasks.create_task(_live(endpoint, opened), name=path))
-        await opened.wait()
-        return endpoint
+        self._living.append(tasks.create_task(_live(endpoint, opened.ready), name=path))
+        return opened
 
     async def _cleanup_ctx(self, _app: web.Application) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
@@ -124,13 +134,13 @@ class SingleServers:
                     task.cancel()
 
     async def _on_shutdown(self, app: web.Application) -> None:
-        for _, endpoint, _ in self._endpoints.values():
-            await endpoint.shut_down(app)
+        for opened in self._endpoints.values():
+            await opened.endpoint.shut_down(app)
 
 
-async def _live(endpoint: Endpoint, opened: asyncio.Event) -> None:
+async def _live(endpoint: Endpoint, ready: asyncio.Event) -> None:
     async with asynccontextmanager(endpoint.sessions.cleanup_ctx)(web.Application()):
-        opened.set()
+        ready.set()
         await endpoint.notices.run()
 
 

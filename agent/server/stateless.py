@@ -133,7 +133,7 @@ class StatelessServer:
             if method == "subscriptions/listen":
                 return await self._streams.serve(answer, request_id, params, notices=preferences.notices)
             if method == "server/discover":
-                result = self._discover()
+                result = preferences.promised(self._discover())
             elif method in _OWN:
                 version = params["_meta"][PROTOCOL_VERSION_META_KEY]
                 result = await self._own.answer(method, params, version)

@@ -16,7 +16,7 @@ from fastmcp import FastMCP
 from agent.errors import OUTCOME_UNKNOWN
 from agent.model import ERROR_META_KEY, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.nodes import RunningNode, running_node, served
-from tests.integration.servers.raw_session import call, messages, raw_session
+from tests.integration.servers.raw_session import ACCEPT, call, initialize_request, messages, raw_session
 from tests.integration.stateless_requests import headers, request
 
 ERAS = pytest.mark.parametrize("era", ["sessions", "stateless"])
@@ -115,3 +115,25 @@ async def test_a_stream_without_notices_is_granted_none_of_changed_lists(tmp_pat
         ):
             acknowledged = await anext(messages(stream))
             assert acknowledged["params"]["notifications"] == granted
+
+
+@ERAS
+async def test_a_client_without_notices_is_promised_no_list_changes_in_its_capabilities(
+    era: str, tmp_path: Path
+) -> None:
+    async with running_node("one", tmp_path) as node:
+        for query, promised in (("", True), ("?notices=off", None)):
+            capabilities = await _capabilities(f"{node.url}{query}", era)
+            assert [capabilities[kind].get("listChanged") for kind in ("tools", "prompts", "resources")] == [
+                promised
+            ] * 3
+            assert capabilities["resources"]["subscribe"] is True
+
+
+async def _capabilities(url: str, era: str) -> Json:
+    sessions = era == "sessions"
+    message = initialize_request() if sessions else request("server/discover", {})
+    more = ACCEPT if sessions else dict(headers("server/discover"))
+    async with aiohttp.ClientSession() as http, http.post(url, json=message, headers=more) as response:
+        capabilities: Json = (await response.json())["result"]["capabilities"]
+    return capabilities

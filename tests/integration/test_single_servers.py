@@ -15,6 +15,7 @@ from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
+from tests.integration.servers.raw_session import ACCEPT, initialize_request
 
 eras = pytest.mark.parametrize("era", list(Era))
 hops = pytest.mark.parametrize("hops", [1, 2])
@@ -121,6 +122,25 @@ async def test_an_unknown_server_is_refused_with_those_that_are_there(tmp_path: 
     ):
         assert answer.status == 404
         assert "no server named 'nope' in the mesh; there are wall" in (await answer.json())["error"]["message"]
+
+
+async def test_first_requests_that_come_together_are_all_served(tmp_path: Path) -> None:
+    async with (
+        served(clock_server()) as wall,
+        front_of(tmp_path, service("wall", wall)) as node,
+        aiohttp.ClientSession(headers=ACCEPT) as http,
+    ):
+        # Connected before, so that the requests reach the node in one pass of its loop.
+        url, first = single(node, "wall"), initialize_request()
+        for _ in range(2):
+            await asyncio.gather(*(_status(http, node.url, first) for _ in range(8)))
+        assert await asyncio.gather(*(_status(http, url, first) for _ in range(8))) == [200] * 8
+
+
+async def _status(http: aiohttp.ClientSession, url: str, message: Json) -> int:
+    async with http.post(url, json=message) as response:
+        await response.read()
+        return response.status
 
 
 async def test_a_server_of_a_node_has_its_short_name_while_it_is_the_only_one(tmp_path: Path) -> None:

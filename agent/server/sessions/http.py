@@ -168,7 +168,7 @@ class SessionServer:
         log.info(
             "MCP session opened", extra={"version": version, "client_name": str(params["clientInfo"]["name"])[:64]}
         )
-        initialize_result = {**self._initialize_result(), "protocolVersion": version}
+        initialize_result = {**preferences.promised(self._initialize_result()), "protocolVersion": version}
         if self._requests.has_tasks(version):
             initialize_result["capabilities"] = {**initialize_result["capabilities"], "tasks": TASKS_CAPABILITY}
         response = await answer.result(orjson.dumps(initialize_result))

@@ -147,7 +147,7 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
         ('{"mcpServers": {"files":\n {"command": 1}}}', "2: mcpServers.files.command", "must be text"),
         ('{"mcpServers": {"files":\n {"command": "${A:-}"}}}', "2: mcpServers.files.command", "not empty"),
         (
-            '{"mcpServers": {"files": {"command": "a",\n "args": ["x",\n 5]}}}',
+            '{"mcpServers": {"files": {"command": "a",\n "args": ["x",\n null]}}}',
             "3: mcpServers.files.args[1]",
             "must be text",
         ),
@@ -157,8 +157,12 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
             "2: mcpServers.files.env.A=B",
             "variable",
         ),
-        ('{"mcpServers": {"files": {"command": "a",\n "disabled": "no"}}}', "2: mcpServers.files.disabled", "true or"),
-        ('{"mcpServers": {"files": {"command": "a",\n "enabled": 1}}}', "2: mcpServers.files.enabled", "true or"),
+        (
+            '{"mcpServers": {"files": {"command": "a",\n "disabled": "maybe"}}}',
+            "2: mcpServers.files.disabled",
+            "true or",
+        ),
+        ('{"mcpServers": {"files": {"command": "a",\n "enabled": 2}}}', "2: mcpServers.files.enabled", "true or"),
         ('{"mcpServers": {\n"files": {}}}', "2: mcpServers.files", "either command or url"),
         ('{"mcpServers": {\n"files": {"command": "", "url": null}}}', "2: mcpServers.files", "either command or url"),
         ('{"mcpServers": {\n"files": []}}', "2: mcpServers.files", "must be an object"),
@@ -258,7 +262,7 @@ def test_file_without_entries_to_tell_apart_is_refused_with_path_and_line(text: 
 
 def test_all_faults_of_all_entries_are_told_at_once() -> None:
     text = """{"mcpServers": {
-      "a": {"command": "x", "args": [1, "${NONE}", "${input:k}"], "disabled": "no"},
+      "a": {"command": "x", "args": [{}, "${NONE}", "${input:k}"], "disabled": "maybe"},
       "b": {"url": "ftp://h/", "headers": {"A B": "v"}, "mesh": {"scope": "all", "extra": 1}},
       "c": {"command": "fine"}
     }}"""
@@ -382,6 +386,10 @@ def test_names_that_tools_cannot_carry_get_a_safe_one_and_none_is_lost() -> None
         ({"enabled": True}, True),
         ({"enabled": True, "disabled": True}, False),
         ({"disabled": None}, True),
+        ({"disabled": "false"}, True),
+        ({"disabled": "True"}, False),
+        ({"enabled": "off"}, False),
+        ({"enabled": 0}, False),
     ],
 )
 def test_both_words_for_switching_a_server_off_are_known(switch: dict[str, Any], *, enabled: bool) -> None:
@@ -459,6 +467,28 @@ def test_variables_of_a_child_may_be_numbers_switches_null_or_in_a_file(tmp_path
     (left_out,) = read_servers(path, {}).left_out
     assert f"mcpServers.files.envFile: {tmp_path / 'my.env'}:2 is not NAME=value" in left_out.reasons[0]
     assert "canary" not in left_out.reasons[0]
+
+
+def test_numbers_and_switches_among_arguments_and_headers_are_written_out() -> None:
+    (child,) = parse_servers(entry(command="x", args=["--port", 8080, 0.5, True, "1"]), PATH, {})
+    assert child.target == StdioTarget("x", ("--port", "8080", "0.5", "true", "1"))
+    (endpoint,) = parse_servers(entry(url="http://h/mcp", headers={"X-Tenant": 7, "X-Debug": False}), PATH, {})
+    assert endpoint.target == HttpTarget("http://h/mcp", (("X-Tenant", "7"), ("X-Debug", "false")))
+
+
+@pytest.mark.parametrize(
+    ("command", "cwd", "expected"),
+    [
+        ("~/bin/run", "~", ("/home/me/bin/run", "/home/me")),
+        ("run", "~/work", ("run", "/home/me/work")),
+        ("~other/run", "a~", ("~other/run", "/etc/mesh/a~")),
+    ],
+)
+def test_home_folder_is_put_in_for_a_tilde_as_no_shell_does_it(
+    command: str, cwd: str, expected: tuple[str, str]
+) -> None:
+    (spec,) = parse_servers(entry(command=command, cwd=cwd, args=["~/kept"]), PATH, {"HOME": "/home/me"})
+    assert spec.target == StdioTarget(expected[0], ("~/kept",), (), expected[1])
 
 
 def test_editors_words_for_variables_are_put_in_where_a_node_has_them() -> None:
