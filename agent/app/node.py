@@ -57,6 +57,7 @@ from agent.server.single import SingleServers
 from agent.server.write_deadline import write_deadline_middleware
 from agent.state.catalog_cache import CatalogCache
 from agent.state.durable_file import watch_file
+from agent.state.ended_sessions import EndedSessions
 from agent.state.identity import NodeState, default_node_name, open_state
 from agent.state.mesh_secret import own_secret
 from agent.state.overrides import OverrideStore
@@ -212,6 +213,7 @@ class Node:
             session_keys=lambda: seal_keys(self._secrets, self._settings.service_name),
             updates=self._updates,
             draining=lambda: self.state == "draining",
+            ended_ids=EndedSessions(self._node_state.folder),
         )
         limits = PageLimits(self._settings.list_page_size)
         for_clients = partial(build, limits=limits, preferences=self._preferences())

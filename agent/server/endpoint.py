@@ -31,6 +31,7 @@ from agent.server.sessions.requests import SessionRequests
 from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.sessions.table import Sessions
 from agent.server.stateless import StatelessServer
+from agent.state.ended_sessions import EndedSessions
 from agent.subscriptions.resources import ClientUpdates
 
 
@@ -89,6 +90,7 @@ def build_endpoint(
     by_own_name: Callable[[str], None] | None = None,
     instructions: str | None = None,
     alone: OneServer | None = None,
+    ended_ids: EndedSessions | None = None,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
@@ -97,13 +99,13 @@ def build_endpoint(
     no search tools. `draining`: whether peers are to use another node. `limits`: of one page of a list; None: the usual
     ones. `preferences`: of clients that do not say. `by_own_name`: see `ListIndex`. `instructions`: what clients
     hear of the servers when they begin (`agent.server.introduction`); None: nothing. `alone`: the only server, which
-    stands in the place of the node's own tools.
+    stands in the place of the node's own tools. `ended_ids`: see `Sessions`.
     """
     search = None if search_mode is None else ToolSearch(routes)
     own = alone or OwnTools(identity.name, __version__, node_status, search=search, asks_others=path != PEER_PATH)
     events = UpstreamEvents(dispatch.link)
     changes = SessionNotifications(events)
-    sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys))
+    sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys), ended_ids=ended_ids)
     listed, search_tools = own.definitions()
     list_index = ListIndex(
         routes,

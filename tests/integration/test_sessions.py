@@ -27,6 +27,7 @@ from tests.integration.servers.raw_session import (
     raw_session,
     request,
 )
+from tests.ports import free_port
 
 
 class Kit:
@@ -431,3 +432,18 @@ async def test_a_session_goes_on_at_another_node_of_the_mesh_and_hears_once_that
         assert told == [f"notifications/{kind}/list_changed" for kind in ("tools", "prompts", "resources")]
         assert 'mesh_session_events_total{event="adopted"} 1.0' in two.metrics.render()[0].decode()
         assert await error(mcp.http.post(two.local_url, json=request("ping"), headers=mcp.headers)) == (404, -32600)
+
+
+async def test_a_session_that_its_client_ended_is_refused_after_a_restart_and_others_go_on(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        running_node("one", tmp_path, port=port) as node,
+        raw_session(node.url) as ended,
+        raw_session(node.url) as lasting,
+    ):
+        ids = [ended.headers, lasting.headers]
+        assert await status(ended.http.delete(node.url, headers=ended.headers)) == 200
+    async with running_node("one", tmp_path, port=port) as node, aiohttp.ClientSession(headers=ACCEPT) as http:
+        answers = [await status(http.post(node.url, json=request("ping"), headers=one)) for one in ids]
+        assert answers == [404, 200]
+        assert [await status(http.delete(node.url, headers=one)) for one in ids] == [404, 200]

@@ -26,7 +26,7 @@ from agent.server.sessions.batch import VERSION as BATCH_VERSION
 from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.requests import ROUTED, ReplyChannel, SessionRequests, outliving
 from agent.server.sessions.session import Outcome, ServerSession
-from agent.server.sessions.table import BY_CLIENT, NoRoom, Sessions
+from agent.server.sessions.table import NoRoom, Sessions
 from agent.server.sessions.tasks import CAPABILITY as TASKS_CAPABILITY
 from agent.server.validation import is_initialize
 
@@ -83,7 +83,7 @@ class SessionServer:
                 case "GET":
                     return await self._listen(request, preferences)
                 case "DELETE":
-                    self._sessions.end(self._session(request, preferences), BY_CLIENT)
+                    await self._sessions.end_by_client(self._session(request, preferences))
                     return _nothing(200)
                 case _:
                     allowed = {"Allow": "GET, POST, DELETE"}

@@ -20,8 +20,9 @@ from aiohttp import web
 
 from agent import clock
 from agent.server.response import EventStream
-from agent.server.sessions.sealed_id import Agreed, SessionSeal
+from agent.server.sessions.sealed_id import LIFETIME_S, Agreed, SessionSeal
 from agent.server.sessions.session import ServerSession
+from agent.state.ended_sessions import EndedSessions
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ SESSIONS_MAX: Final = 10_000
 IDLE_MAX_S: Final = 30 * 60.0
 # Sessions may end this much later than their time, which delays nothing.
 SWEEP_EVERY_S: Final = 60.0
-# IDs that their clients ended (DELETE) stay unknown here; of more than these, the oldest could be adopted again.
-ENDED_MAX: Final = 10_000
 # Why a session ended: its client said so.
 BY_CLIENT: Final = "by_client"
 # Sent once to a client whose session was adopted: changes in between are not known here.
@@ -56,10 +55,14 @@ class Sessions:
         ended: Callable[[ServerSession], Coroutine[Any, Any, None]],
         seal: SessionSeal,
         *,
+        ended_ids: EndedSessions | None = None,
         sessions_max: int = SESSIONS_MAX,
         idle_max_s: float = IDLE_MAX_S,
     ) -> None:
-        """`record` counts the events of sessions (docs/metrics.md); `ended` notifies servers of an ended one."""
+        """`record` counts the events of sessions (docs/metrics.md); `ended` notifies servers of an ended one.
+
+        `ended_ids`: those of all endpoints that clients ended; None: this table's alone, and until the node's end.
+        """
         self._record = record
         self._ended = ended
         self._seal = seal
@@ -67,7 +70,7 @@ class Sessions:
         self._idle_max_s = idle_max_s
         # Longest unused first.
         self._sessions: OrderedDict[str, ServerSession] = OrderedDict()
-        self._ended_ids: OrderedDict[str, None] = OrderedDict()
+        self._ended_ids = EndedSessions() if ended_ids is None else ended_ids
         self._tasks: asyncio.TaskGroup | None = None
         self._closing = False
         self._deaf = False
@@ -163,14 +166,15 @@ class Sessions:
         if self._sessions.pop(session.id, None) is not None:
             log.info("MCP session ended", extra={"why": why, "age_idle_s": round(clock.now_s() - session.used_at_s)})
             self._record(why)
-            if why == BY_CLIENT:
-                self._ended_ids[session.id] = None
-                if len(self._ended_ids) > ENDED_MAX:
-                    self._ended_ids.popitem(last=False)
             session.end()
             # Servers keep nothing that long when idle; and when the node stops, they release it in time.
             if self._tasks is not None and why != "idle":
                 self.start_task(self._ended(session), "notify servers of an ended session")
+
+    async def end_by_client(self, session: ServerSession) -> None:
+        """End a session at its client's word: no node that can know of that adopts it again."""
+        self.end(session, BY_CLIENT)
+        await self._ended_ids.add(session.id, int(time.time()) + LIFETIME_S)
 
     async def stream(self, session: ServerSession, request: web.Request) -> web.StreamResponse:
         """Serve the session's standing stream; it takes the place of one that a client may have lost."""

@@ -49,6 +49,7 @@ from agent.server.pages import PageLimits
 from agent.server.sessions.sealed_id import seal_keys
 from agent.server.single import SingleServers
 from agent.server.write_deadline import write_deadline_middleware
+from agent.state.ended_sessions import EndedSessions
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
 from discovery.model import Catalog, Instance, InstanceKey
@@ -216,7 +217,7 @@ class _Wiring:
                 reread_servers=lambda: mesh.take_servers(self.servers),
             )
             mesh.take_servers(self.servers)
-            self._build_endpoints(mesh, node_status, dispatch, metrics, updates)
+            self._build_endpoints(mesh, node_status, dispatch, metrics, updates, ended_ids=EndedSessions(folder))
             runner, base = await self._serve([*PeersApi(mesh, orders).routes(), *node_status.routes()], port)
             mesh_task = tasks.create_task(mesh.run(), name="mesh")
             standing = [mesh_task] + [tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints]
@@ -259,7 +260,14 @@ class _Wiring:
             single.close_streams()
 
     def _build_endpoints(
-        self, mesh: Mesh, node_status: NodeStatus, dispatch: Dispatch, metrics: Metrics, updates: ClientUpdates
+        self,
+        mesh: Mesh,
+        node_status: NodeStatus,
+        dispatch: Dispatch,
+        metrics: Metrics,
+        updates: ClientUpdates,
+        *,
+        ended_ids: EndedSessions,
     ) -> None:
         build = partial(
             build_endpoint,
@@ -272,6 +280,7 @@ class _Wiring:
             draining=lambda: self.draining,
             limits=self.limits,
             updates=updates,
+            ended_ids=ended_ids,
         )
         mcp = build(
             "/mcp",

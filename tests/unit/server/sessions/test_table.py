@@ -15,7 +15,7 @@ from agent.model import Json
 from agent.routing.table import RouteTable
 from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.sessions.session import CALLS_MAX, NOTES_MAX, SERVER_REQUEST_BYTES_MAX, Outcome, ServerSession, Tell
-from agent.server.sessions.table import BY_CLIENT, IDLE_MAX_S, SWEEP_EVERY_S, NoRoom, Sessions
+from agent.server.sessions.table import IDLE_MAX_S, SWEEP_EVERY_S, NoRoom, Sessions
 from agent.subscriptions.registry import Counts
 from agent.subscriptions.resources import ResourceUpdates
 
@@ -102,7 +102,7 @@ async def test_another_table_adopts_a_session_and_says_once_that_lists_may_have_
 async def test_a_session_that_its_client_ended_is_not_adopted_again() -> None:
     async with table() as sessions:
         session = opened(sessions)
-        sessions.end(session, BY_CLIENT)
+        await sessions.end_by_client(session)
         assert sessions.find(session.id) is None
         assert sessions.find("guessed") is None
 
