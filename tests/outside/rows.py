@@ -68,7 +68,6 @@ class Client:
     calls: bool = True  # Whether it can call a tool without a model.
     program: list[dict[str, Any]] = field(default_factory=list)  # A command line: its steps instead of a script.
     environment: dict[str, str] = field(default_factory=dict)  # Of a command line.
-    wrong_today: list[str] = field(default_factory=list)  # Checks that `make test` leaves out until they are right.
     selected: bool = False
     note: str = ""
 
