@@ -220,7 +220,13 @@ class Dispatch:
         if not route.replicas and route.owner:
             return CallRefused(f"{route.public_name} was not executed: no replica is connected")
         backend = next((replica.backend_key for replica in route.replicas), None)
-        return CallRefused(f"{route.public_name} was not executed: {away_words(route, clock.now_s())}", backend=backend)
+        words = f"{away_words(route, clock.now_s())}{self._why_away(route)}"
+        return CallRefused(f"{route.public_name} was not executed: {words}", backend=backend)
+
+    def _why_away(self, route: Route) -> str:
+        """Why its backend is not there, as clients may read it: what its link failed with; empty where none did."""
+        links = (self._link(replica.backend_key) for replica in route.replicas)
+        return next((f": {link.view.said_error}" for link in links if link and link.view.said_error), "")
 
     async def _next(
         self, call: _Call, tried: dict[str, float], key: str | None, told: _Failed | None

@@ -43,11 +43,13 @@ async def _serve(client: Any, answers: Any) -> None:
 def told(exc: BaseException) -> str:
     """The failure as a person would look for it: every text in its chain and group, the innermost too."""
     found: list[str] = []
+    seen: set[int] = set()  # A failure that is raised again out of its own group is its own context.
     waiting: list[BaseException | None] = [exc]
     while waiting and len(found) < 8:
         one = waiting.pop(0)
-        if one is None:
+        if one is None or id(one) in seen:
             continue
+        seen.add(id(one))
         text = f"{type(one).__name__}: {one}"
         if text not in found:
             found.append(text)
