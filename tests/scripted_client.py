@@ -113,7 +113,7 @@ class ScriptedClient:
         self._side = side
         self.server_info = ServerInfo(Era.MODERN, "2026-07-28", side.capabilities, {"name": "script"}, None, None)
         self.lost = Event()
-        self.lost_reason = ""
+        self.lost_reason = self.lost_what = ""
 
     def lose(self, reason: str) -> None:
         self.lost_reason = reason

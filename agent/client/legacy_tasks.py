@@ -59,6 +59,11 @@ class LegacyTaskClient:
         """As `McpClient.lost_reason`."""
         return self._client.lost_reason
 
+    @property
+    def lost_what(self) -> str:
+        """As `McpClient.lost_what`."""
+        return self._client.lost_what
+
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`."""
         await self._client.listen(on_change)

@@ -15,6 +15,7 @@ from agent.client.event import Event
 from agent.client.server_info import OnNotification, ServerInfo
 from agent.client.streaming import LargeResult
 from agent.client.streams import Updates
+from agent.errors import Unreachable
 from agent.model import Json
 
 
@@ -71,6 +72,13 @@ def shown_s(left_s: float) -> str:
     return f"{max(0.0, round(left_s, 2)):g} s"
 
 
+def why_lost(client: "Requester") -> Unreachable:
+    """The failure of a client that is lost, with both texts."""
+    failure = Unreachable(client.lost_reason)
+    failure.what = client.lost_what or failure.what
+    return failure
+
+
 class Requester(Protocol):
     """Where requests go and list changes come from. Safe for concurrent use within one event loop."""
 
@@ -81,7 +89,12 @@ class Requester(Protocol):
 
     @property
     def lost_reason(self) -> str:
-        """Why `lost` is set, fit for an error message; empty before."""
+        """Why `lost` is set, for operators; empty before."""
+        ...
+
+    @property
+    def lost_what(self) -> str:
+        """The same for clients, after the server's name (`agent.errors`); empty where it only cannot be reached."""
         ...
 
     async def request(self, request: Request) -> Json:

@@ -14,7 +14,7 @@ from typing import Final, NoReturn, Protocol
 
 from agent import clock
 from agent.client.event import Event, first_of, within
-from agent.client.protocol import Request
+from agent.client.protocol import Request, why_lost
 from agent.errors import CallFailed, CallTimedOut, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Follower, begin_to_follow
@@ -277,7 +277,7 @@ class LinkLifecycle:
         if self._end.is_set():
             await self._drain(self._drain_s)
             raise self._ending
-        raise Unreachable(self._client.lost_reason)
+        raise why_lost(self._client)
 
     async def _drain(self, timeout_s: float) -> None:
         if self._in_flight:

@@ -89,7 +89,7 @@ class HttpSessionClient:
         on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
     ) -> None:
         self.lost = Event()
-        self.lost_reason = ""
+        self.lost_reason = self.lost_what = ""
         self.asked_version = version
         self._pool = pool
         # A balancer that keeps a session on one machine does so by the session's own cookies.

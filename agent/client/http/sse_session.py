@@ -85,7 +85,7 @@ class SseSessionClient:
         on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
     ) -> None:
         self.lost = Event()
-        self.lost_reason = ""
+        self.lost_reason = self.lost_what = ""
         self._pool = pool
         self._client_name = client_name
         self._group = group

@@ -24,7 +24,7 @@ from agent.client.http.response import (
     exchange,
 )
 from agent.client.negotiation import DISCOVER, Handshake, ModernStamp, judge_discovery
-from agent.client.protocol import Request, shown_s
+from agent.client.protocol import Request, shown_s, why_lost
 from agent.client.server_info import (
     ACKNOWLEDGE_TIMEOUT_S,
     ListenNotSupported,
@@ -45,12 +45,12 @@ _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
 class HttpStatelessClient:
     """Stateless requests over one pool. Nothing to close but the pool."""
 
-    __slots__ = ("_ids", "_pool", "_stamp", "lost", "lost_reason", "server_info")
+    __slots__ = ("_ids", "_pool", "_stamp", "lost", "lost_reason", "lost_what", "server_info")
 
     def __init__(self, pool: HttpPool, stamp: ModernStamp, server_info: ServerInfo) -> None:
         self.server_info = server_info
         self.lost = Event()
-        self.lost_reason = ""
+        self.lost_reason = self.lost_what = ""
         self._pool = pool
         self._stamp = stamp
         self._ids = itertools.count(1)
@@ -133,9 +133,9 @@ class HttpStatelessClient:
         self.server_info = verdict  # Its capabilities may have changed, as a node's servers come and go.
 
     def _lose(self, what: str) -> Unreachable:
-        self.lost_reason = f"{self._pool.where} {what}"
+        self.lost_reason, self.lost_what = f"{self._pool.where} {what}", what
         self.lost.set()
-        return Unreachable(self.lost_reason)
+        return why_lost(self)
 
     async def _open_stream(self, listening: Listening) -> Response:
         """A function of its own, so that the request's body is not held while the stream is read."""

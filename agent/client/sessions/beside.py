@@ -63,6 +63,11 @@ class BesideSessions(Generic[Main]):
         """As `McpClient.lost_reason`."""
         return self._shared.lost_reason
 
+    @property
+    def lost_what(self) -> str:
+        """As `McpClient.lost_what`."""
+        return self._shared.lost_what
+
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`; changes that are announced in any session count."""
         self._listeners.add(on_change)

@@ -23,7 +23,7 @@ from agent import clock
 from agent.client import jsonrpc
 from agent.client.event import Event
 from agent.client.negotiation import PING
-from agent.client.protocol import McpClient, Request, Requester
+from agent.client.protocol import McpClient, Request, Requester, why_lost
 from agent.client.server_info import ListenNotSupported, OnServerRequest
 from agent.client.sessions.pending_call import (
     CONTESTED_PATIENCE_S,
@@ -365,7 +365,7 @@ class SessionPool:
                 except Unreachable:
                     on_change("listening")
                 if client.lost.is_set():
-                    raise Unreachable(client.lost_reason)
+                    raise why_lost(client)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await client.lost.wait()

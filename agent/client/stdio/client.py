@@ -16,7 +16,7 @@ from agent.client.event import Event
 from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
 from agent.client.negotiation import DISCOVER, PING, ModernStamp, without_envelope
 from agent.client.pending import Pending, PendingRequests
-from agent.client.protocol import Request, shown_s
+from agent.client.protocol import Request, shown_s, why_lost
 from agent.client.server_info import (
     ACKNOWLEDGE_TIMEOUT_S,
     ListenNotSupported,
@@ -59,7 +59,7 @@ class StdioClient:
     ) -> None:
         self.label = label
         self.lost = Event()
-        self.lost_reason = ""
+        self.lost_reason = self.lost_what = ""
         self.junk_lines = 0
         self._child: Child | None = None
         self._server_info: ServerInfo | None = None
@@ -163,7 +163,7 @@ class StdioClient:
                 await self._subscribe(on_change)
             on_change("listening")
             await self.lost.wait()
-            raise Unreachable(self.lost_reason)
+            raise why_lost(self)
         finally:
             self._subscriptions.listeners.discard(on_change)
 
@@ -292,6 +292,7 @@ class StdioClient:
         return True
 
     def _on_end(self) -> None:
-        self.lost_reason = str(self.child.ended_as(Unreachable))
+        how = self.child.ended_as(Unreachable)
+        self.lost_reason, self.lost_what = str(how), how.what
         self.lost.set()
         self._pending.end(self.lost_reason)

@@ -30,7 +30,7 @@ class Server:
         capabilities: Json = {"tools": {}, "tasks": ANNOUNCED}
         self.server_info = ServerInfo(Era.LEGACY, "2025-11-25", capabilities, {}, None, None)
         self.lost = Event()
-        self.lost_reason = ""
+        self.lost_reason = self.lost_what = ""
         self.sent: list[tuple[str, Json | None]] = []
         self._answers = answers
 

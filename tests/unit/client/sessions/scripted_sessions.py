@@ -36,6 +36,7 @@ class Session:
     on_notice: OnNotice
     lost: Event = field(default_factory=Event)
     lost_reason: str = ""
+    lost_what: str = ""
     calls: int = 0
     heard: list[Json] = field(default_factory=list)
     answered: asyncio.Event = field(default_factory=asyncio.Event)

@@ -36,6 +36,7 @@ class Stateless:
     result: Json = field(default_factory=lambda: {"by": "stateless"})
     lost: Event = field(default_factory=Event)
     lost_reason: str = ""
+    lost_what: str = ""
 
     @property
     def server_info(self) -> ServerInfo:
