@@ -19,7 +19,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from agent import __version__
+from agent import __version__, clock
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration, own_addresses
 from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
@@ -60,6 +60,7 @@ from agent.state.durable_file import watch_file
 from agent.state.ended_sessions import EndedSessions
 from agent.state.identity import NodeState, default_node_name, open_state
 from agent.state.mesh_secret import own_secret
+from agent.state.known_names import KnownNames
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
 from discovery.embedded.server import CatalogGuard
@@ -133,7 +134,7 @@ class Node:
         if plan.mode == "consul" or plan.consul.explicit:
             with suppress(CatalogUnavailable):  # An outage: the membership reports it and tries again.
                 await own_address(plan, plan.consul)  # Refused before anything starts.
-        store = OverrideStore.open(self._node_state.folder)
+        store, self._known_names = OverrideStore.open(self._node_state.folder), KnownNames(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor
             self._updates = ClientUpdates.of_node(self._identity.node_id, supervisor.link, self._metrics)
@@ -155,6 +156,7 @@ class Node:
                 hooks=hooks,
                 waits_for_catalog=plan.mode != "off",
                 name_len_max=self._settings.name_len_max,
+                remembered=self._known_names.load(clock.now_s()),
             )
             metrics, watches = self._metrics, self._updates.watches
             self._link_hooks = LinkHooks(
@@ -171,6 +173,7 @@ class Node:
             runner = await self._start_serving()
             standing = [
                 tasks.create_task(self._mesh.run(), name="mesh"),
+                tasks.create_task(self._known_names.keep(), name="known names"),
                 tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
                 *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
                 *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
@@ -293,6 +296,7 @@ class Node:
         self._endpoints[1].notices.changed(kinds)
 
     def _routes_changed(self) -> None:
+        self._known_names.take(self._mesh.routes)
         self._single.routes_changed()
         self._updates.routes_changed()
         self._dispatch.renewals.routes_changed()

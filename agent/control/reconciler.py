@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from agent import clock
@@ -27,7 +28,7 @@ from agent.routing.away import Absence, awaited_owners, with_away, without_priva
 from agent.routing.build import build_routes, changed_kinds, is_outdated, is_read, local_contributions
 from agent.routing.claims import read_contribution
 from agent.routing.digest import offer_digest
-from agent.routing.table import Contribution, ContributionKind, Imported, RouteKind, RouteTable
+from agent.routing.table import Contribution, ContributionKind, Imported, Route, RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog
 
@@ -73,10 +74,12 @@ class Mesh:
         hooks: MeshHooks,
         waits_for_catalog: bool = False,
         name_len_max: int = PUBLIC_NAME_LEN_MAX,
+        remembered: Mapping[tuple[RouteKind, str], Route] | None = None,
     ) -> None:
         """`waits_for_catalog`: discovery is on, so the node has only begun before the first catalog is there.
 
-        `name_len_max`: of the names of tools and prompts that clients see.
+        `name_len_max`: of the names of tools and prompts that clients see. `remembered`: names of peers' things that
+        were known before this node was started, as away.
         """
         self.own = own
         self.statics = tuple(statics)
@@ -89,6 +92,7 @@ class Mesh:
         self._supervisor = supervisor
         self._store = store
         self._name_len_max = name_len_max
+        self._remembered = remembered or {}
         self._hooks = hooks
         self._learned: dict[str, str] = {}
         self._absences = AbsenceTracker(waits_for_catalog=waits_for_catalog)
@@ -279,6 +283,9 @@ class Mesh:
         now_s = clock.now_s()
         absence = self._absences.absence(self.views(), self._tried(), now_s)
         before, before_local = self.routes, self.local_routes
+        if self._remembered and not absence.starting:
+            # Only now is it known which of their backends are wanted; until now every name might exist.
+            before, self._remembered = replace(before, away=MappingProxyType({**self._remembered, **before.away})), {}
         if contributions != self._contributions or is_outdated(before, now_s):
             self._contributions = contributions
             kinds = {part.backend_key: part.kind for part in contributions}

@@ -23,7 +23,8 @@ AWAY_FOR_S: Final = 600.0
 # What names that come and go may cost: some hundred bytes each, and their definitions.
 AWAY_MAX: Final = 10_000
 
-_KINDS: Final = (RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind.TEMPLATE, RouteKind.NAMESPACE)
+# What a name can be away as.
+KINDS: Final = (RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind.TEMPLATE, RouteKind.NAMESPACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def server_words(route: Route, replica: Replica | None) -> str:
 
 
 def _vanished(before: RouteTable, after: RouteTable, now_s: float) -> Iterable[tuple[tuple[RouteKind, str], Route]]:
-    for kind in _KINDS:
+    for kind in KINDS:
         known = before.of_kind(kind)
         for name in known.keys() - after.of_kind(kind).keys():
             yield (kind, name), replace(known[name], away_since_s=now_s)

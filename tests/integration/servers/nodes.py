@@ -20,6 +20,7 @@ from aiohttp import web
 from fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 
+from agent import clock
 from agent.client.connect import McpClient, open_client
 from agent.client.http.pool import open_pool
 from agent.client.http.prover import Credentials
@@ -50,6 +51,7 @@ from agent.server.sessions.sealed_id import seal_keys
 from agent.server.single import SingleServers
 from agent.server.write_deadline import write_deadline_middleware
 from agent.state.ended_sessions import EndedSessions
+from agent.state.known_names import KnownNames
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
 from discovery.model import Catalog, Instance, InstanceKey
@@ -186,6 +188,7 @@ class _Wiring:
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
             updates = ClientUpdates.of_node(self.identity.node_id, supervisor.link, metrics)
+            known = KnownNames(folder)
             dispatch = Dispatch(
                 node_id=self.identity.node_id,
                 link=supervisor.link,
@@ -199,12 +202,18 @@ class _Wiring:
                 store=store,
                 statics=statics,
                 name_len_max=self.name_len_max,
+                remembered=known.load(clock.now_s()),
                 hooks=MeshHooks(
                     self._changed(0),
                     self._changed(1),
                     self.digests.append,
                     dispatch.forget,
-                    _each(updates.routes_changed, dispatch.renewals.routes_changed, self._routes_changed),
+                    _each(
+                        updates.routes_changed,
+                        dispatch.renewals.routes_changed,
+                        self._routes_changed,
+                        lambda: known.take(mesh.routes),
+                    ),
                 ),
             )
             orders = OverrideService(mesh, store, tasks)
@@ -220,7 +229,10 @@ class _Wiring:
             self._build_endpoints(mesh, node_status, dispatch, metrics, updates, ended_ids=EndedSessions(folder))
             runner, base = await self._serve([*PeersApi(mesh, orders).routes(), *node_status.routes()], port)
             mesh_task = tasks.create_task(mesh.run(), name="mesh")
-            standing = [mesh_task] + [tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints]
+            keeping = tasks.create_task(known.keep(), name="known names")
+            standing = [mesh_task, keeping] + [
+                tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints
+            ]
             try:
                 yield RunningNode(
                     self.identity,

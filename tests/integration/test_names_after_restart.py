@@ -1,0 +1,76 @@
+"""A restart of this node makes no name of a configured peer unknown, though the peer is down meanwhile.
+
+Real nodes in the test's own process. The one rule: what the peer's link or an operator says counts more than the file.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+from fastmcp import FastMCP
+
+from agent.client.protocol import Request
+from agent.config.values import StaticPeer
+from agent.errors import NOT_EXECUTED, RpcError
+from agent.model import Era, HttpTarget, ServerScope, ServerSpec
+from agent.state import known_names
+from agent.state.known_names import FILE_NAME, KnownNames
+from tests.integration.servers.nodes import RunningNode, client, running_node, served
+from tests.ports import free_port
+from tests.waiting import eventually
+
+
+async def called(node: RunningNode, tool: str) -> RpcError:
+    """The error of a call."""
+    async with client(node.url, Era.MODERN) as mcp:
+        with pytest.raises(RpcError) as caught:
+            await mcp.request(Request.within("tools/call", {"name": tool, "arguments": {}}, timeout_s=10))
+    return caught.value
+
+
+async def test_a_peer_that_was_not_linked_since_our_restart_is_away_and_not_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_names, "WRITE_PAUSE_S", 0.02)
+    server: FastMCP = FastMCP("kit")
+    server.tool(name="do")(lambda: "done")
+    port = free_port()
+    statics = [StaticPeer("far", f"http://127.0.0.1:{port}/mcp")]
+    async with asyncio.timeout(60), served(server) as url:
+        kit = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
+        async with (
+            running_node("two", tmp_path / "two", servers=[kit], port=port) as two,
+            running_node("one", tmp_path / "one", statics=statics) as one,
+        ):
+            await two.connected("kit")
+            await one.when(lambda: "kit__do" in one.tool_names())
+            file = tmp_path / "one" / FILE_NAME
+
+            async def is_kept() -> bool:
+                return b'"kit__do"' in await asyncio.to_thread(file.read_bytes)
+
+            await eventually(is_kept, 10)
+        async with running_node("one", tmp_path / "one", statics=statics) as again:
+            await again.when(lambda: not again.mesh.starting)
+            away = await called(again, "kit__do")
+            assert away.code == NOT_EXECUTED
+            assert "server kit is away since " in away.message or "server kit on two is away since " in away.message
+            assert (await called(again, "kit__other")).code == -32602
+            assert "kit__do" not in again.tool_names()
+        async with running_node("one", tmp_path / "one") as without:
+            await without.when(lambda: not without.mesh.starting)
+            assert (await called(without, "kit__do")).code == -32602, "the operator took the peer away"
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b'{"schema": 2, "names": []}', b'{"schema": 1, "names": [{"kind": "canary"}]}']
+)
+async def test_names_that_cannot_be_read_are_ignored_with_a_warning(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert KnownNames(tmp_path).load(0.0) == {}
+    assert [record.message for record in caplog.records] == ["the names of before are ignored"]
+    assert "canary" not in str(caplog.records[0].__dict__)
