@@ -22,6 +22,16 @@ LIST_CHANGES: Final = {
 }
 PROGRESS_METHOD: Final = "notifications/progress"
 CANCELLED_METHOD: Final = "notifications/cancelled"
+# Our own questions, whose answers cost a server nothing: they are awaited or dropped, never called off. A server on the
+# Python SDK 1 may end at the cancellation of what it is just answering (mcp 1.30.0).
+NEVER_CANCELLED: Final = frozenset(
+    {
+        "initialize",
+        "ping",
+        "server/discover",
+        *(f"{kind}/list" for kind in ("tools", "prompts", "resources", "resources/templates")),
+    }
+)
 
 _ID_TYPES: Final = frozenset({int, str, float, type(None)})
 

@@ -214,6 +214,16 @@ async def test_a_cancelled_and_a_timed_out_call_are_cancelled_in_the_child() -> 
         assert len(result["ids"]) == 2
 
 
+async def test_a_probe_that_is_given_up_is_never_cancelled_since_that_may_end_a_server() -> None:
+    async with open_client(scripted("busy")) as client:
+        with pytest.raises(Unreachable):
+            await client.probe(0.1)
+        with pytest.raises(CallTimedOut):
+            await client.request(Request.within("tools/call", call("hold"), timeout_s=0.1))
+        result = await client.request(Request.within("tools/call", call("cancelled"), timeout_s=10))
+        assert len(result["ids"]) == 1, "the call alone"
+
+
 async def test_the_childs_own_requests_are_answered_without_any_feature() -> None:
     async with open_client(scripted()) as client:
         await client.request(Request.within("tools/call", call("ask"), timeout_s=10))

@@ -34,6 +34,14 @@ LINKED_WITHIN_S = 120.0
 MANY = 250
 TOOLS = ("--tools", str(MANY), "--page", "100")
 ECHO = "echo: grüße"
+# Nothing is sent to anybody but the loopback.
+NO_TELEMETRY = {
+    "DO_NOT_TRACK": "1",
+    "OTEL_SDK_DISABLED": "true",
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "AGNO_TELEMETRY": "false",
+    "MCP_USE_ANONYMIZED_TELEMETRY": "false",
+}
 # What a refusal says, whatever is around it; a client that shows it helps its user.
 REFUSAL = re.compile(r"(?i)token|unauthori[sz]ed")
 
@@ -68,17 +76,28 @@ class Driven:
             async with asyncio.timeout(within_s + LATE_S):
                 # An earlier step that was given up may still answer.
                 while answer.get("number") != self._number:
-                    answer = json.loads(await self._process.stdout.readline())
+                    answer = _answer_of(await self._process.stdout.readline())
         except TimeoutError:
             return False, f"no answer within {within_s + LATE_S:g} s"
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return False, "the client's process ended"
         return answer["ok"], answer["value"] if answer["ok"] else answer["error"]
 
 
+def _answer_of(line: bytes) -> dict[str, Any]:
+    """An answer of a script; empty for what a library prints when it is imported. Raises `EOFError`."""
+    if not line:
+        raise EOFError
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
 def command_of(row: Client) -> tuple[list[str], dict[str, str]]:
     """The script's command and environment; installs the client. Raises `NotInstalled`."""
-    environment = environment_of({"PYTHONPATH": ""})
+    environment = environment_of({"PYTHONPATH": "", **NO_TELEMETRY})
     if row.registry == "pypi":
         return [str(python_group(row.group) / "python"), str(CLIENTS / row.script)], environment
     group = node_group(row.group)

@@ -188,10 +188,10 @@ class HttpSessionClient:
                     await self._renew(generation)
                     message = await self._sent_again(send, method)
         except TimeoutError as exc:
-            await self._send_cancelled(request_id, body, "the deadline passed")
+            await self._send_cancelled(request_id, method, body, "the deadline passed")
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
         except asyncio.CancelledError:
-            await self._send_cancelled(request_id, body, "the caller went away")
+            await self._send_cancelled(request_id, method, body, "the caller went away")
             raise
         except HttpRefusal as exc:
             raise exc.as_failure() from exc
@@ -388,9 +388,9 @@ class HttpSessionClient:
         self.lost_reason = reason
         self.lost.set()
 
-    async def _send_cancelled(self, request_id: int, body: RequestBody, reason: str) -> None:
+    async def _send_cancelled(self, request_id: int, method: str, body: RequestBody, reason: str) -> None:
         # In this era a closed connection does not cancel; only the notification does.
-        if body.sent:
+        if body.sent and method not in jsonrpc.NEVER_CANCELLED:
             with contextlib.suppress(LinkFailed, CallFailed, HttpRefusal, TimeoutError):
                 async with asyncio.timeout(COURTESY_TIMEOUT_S):
                     await self._post(jsonrpc.encode_cancelled(request_id, reason))

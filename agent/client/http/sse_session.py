@@ -163,10 +163,10 @@ class SseSessionClient:
                     await pending.hand_on(on_notification)
                 message = await pending.response
         except TimeoutError as exc:
-            self._send_cancelled(request_id, body, "the deadline passed")
+            self._send_cancelled(request_id, method, body, "the deadline passed")
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
         except asyncio.CancelledError:
-            self._send_cancelled(request_id, body, "the caller went away")
+            self._send_cancelled(request_id, method, body, "the caller went away")
             raise
         finally:
             del self._pending[request_id]
@@ -312,9 +312,9 @@ class SseSessionClient:
             async with asyncio.timeout(COURTESY_TIMEOUT_S):
                 await self._post(RequestBody(message))
 
-    def _send_cancelled(self, request_id: int, body: RequestBody, reason: str) -> None:
+    def _send_cancelled(self, request_id: int, method: str, body: RequestBody, reason: str) -> None:
         """In this era the end of a POST does not cancel; only the notification does."""
-        if body.sent:
+        if body.sent and method not in jsonrpc.NEVER_CANCELLED:
             self._send_soon(jsonrpc.encode_cancelled(request_id, reason))
 
     def _send_soon(self, message: bytes) -> None:

@@ -131,13 +131,13 @@ class StdioClient:
                     await pending.hand_on(on_notification)
                 message = await pending.response
         except TimeoutError as exc:
-            self._tell_cancelled(request_id, "the deadline passed", sent=sent)
+            self._tell_cancelled(request_id, method, "the deadline passed", sent=sent)
             if not sent:
                 raise CallNotSent.about("the server", f"does not read its input; {method} was not sent") from exc
             what = f"did not answer {method} within {shown_s(timeout_s)}"
             raise CallTimedOut.about("the server", what) from exc
         except asyncio.CancelledError:
-            self._tell_cancelled(request_id, "the caller went away", sent=sent)
+            self._tell_cancelled(request_id, method, "the caller went away", sent=sent)
             raise
         finally:
             del self._pending[request_id]
@@ -234,7 +234,7 @@ class StdioClient:
             raise Unreachable(str(exc)) from exc
         finally:
             answered = pending.response.done() and not pending.response.cancelled()
-            self._tell_cancelled(request_id, "nobody listens any more", sent=not answered)
+            self._tell_cancelled(request_id, LISTEN, "nobody listens any more", sent=not answered)
             del self._pending[request_id]
             pending.response.cancel()
 
@@ -251,8 +251,8 @@ class StdioClient:
             raise self.child.ended_as(CallNotSent)
         return True
 
-    def _tell_cancelled(self, request_id: int, reason: str, *, sent: bool) -> None:
-        if sent and not self.lost.is_set():
+    def _tell_cancelled(self, request_id: int, method: str, reason: str, *, sent: bool) -> None:
+        if sent and not self.lost.is_set() and method not in jsonrpc.NEVER_CANCELLED:
             self.child.write(jsonrpc.encode_cancelled(request_id, reason))
 
     def _on_line(self, line: bytes) -> None:

@@ -189,6 +189,10 @@ class _Wiring:
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
             updates = ClientUpdates.of_node(self.identity.node_id, supervisor.link, metrics)
             known = KnownNames(folder)
+
+            def keep_names() -> None:
+                known.take(mesh.routes)
+
             dispatch = Dispatch(
                 node_id=self.identity.node_id,
                 link=supervisor.link,
@@ -208,31 +212,17 @@ class _Wiring:
                     self._changed(1),
                     self.digests.append,
                     dispatch.forget,
-                    _each(
-                        updates.routes_changed,
-                        dispatch.renewals.routes_changed,
-                        self._routes_changed,
-                        lambda: known.take(mesh.routes),
-                    ),
+                    _each(updates.routes_changed, dispatch.renewals.routes_changed, self._routes_changed, keep_names),
                 ),
             )
             orders = OverrideService(mesh, store, tasks)
-            node_status = NodeStatus(
-                mesh=mesh,
-                membership=MembershipView,
-                state=lambda: "ready",
-                settings=lambda: [("port", "8000", "default")],
-                url="http://127.0.0.1/mcp",
-                reread_servers=lambda: mesh.take_servers(self.servers),
-            )
+            node_status = self._status(mesh)
             mesh.take_servers(self.servers)
             self._build_endpoints(mesh, node_status, dispatch, metrics, updates, ended_ids=EndedSessions(folder))
             runner, base = await self._serve([*PeersApi(mesh, orders).routes(), *node_status.routes()], port)
             mesh_task = tasks.create_task(mesh.run(), name="mesh")
-            keeping = tasks.create_task(known.keep(), name="known names")
-            standing = [mesh_task, keeping] + [
-                tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints
-            ]
+            standing = [mesh_task, tasks.create_task(known.keep(), name="known names")]
+            standing += [tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints]
             try:
                 yield RunningNode(
                     self.identity,
@@ -255,6 +245,16 @@ class _Wiring:
                 await runner.cleanup()
                 for task in standing:
                     task.cancel()
+
+    def _status(self, mesh: Mesh) -> NodeStatus:
+        return NodeStatus(
+            mesh=mesh,
+            membership=MembershipView,
+            state=lambda: "ready",
+            settings=lambda: [("port", "8000", "default")],
+            url="http://127.0.0.1/mcp",
+            reread_servers=lambda: mesh.take_servers(self.servers),
+        )
 
     def _changed(self, number: int) -> Callable[[Iterable[RouteKind]], None]:
         # The endpoints are built after the mesh that tells them.

@@ -19,7 +19,7 @@ class Server:
     """Flags: modern, silent (ignores discover), dies (of discover), quits (silent, and dies of the line after it),
     late (answers discover after initialize), pins (the same, and serves initialize), older (knows 2024-11-05 only),
     stubborn (ignores the end of its input and SIGTERM), junk, texts (answers the number 2 as "2"),
-    mute (never answers anything), crash, stray."""  # noqa: D205, D209 - one list
+    busy (holds pings), mute (never answers anything), crash, stray."""  # noqa: D205, D209 - one list
 
     def __init__(self, flags: set[str]) -> None:
         self.flags = flags
@@ -57,7 +57,7 @@ class Server:
             case "notifications/cancelled":
                 self.cancelled.append(message["params"]["requestId"])
             case "ping":
-                self.result(request_id)
+                self.held.append(request_id) if "busy" in self.flags else self.result(request_id)
             case "subscriptions/listen" if "modern" in self.flags:
                 self.listen(request_id)
             case "tools/call":

@@ -12,7 +12,9 @@ class CrewAi:
         return [tool.name for tool in self.adapter.tools]
 
     def call(self, name: str, arguments: dict[str, object]) -> tuple[str, str]:
-        tool = next(tool for tool in self.adapter.tools if tool.name == name)
+        # It gives tools names of its own, in which two underscores are one.
+        own = name.replace("__", "_")
+        tool = next(tool for tool in self.adapter.tools if tool.name.replace("__", "_") == own)
         return "text", str(tool.run(**arguments))
 
     def close(self) -> None:
