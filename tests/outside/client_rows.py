@@ -143,7 +143,7 @@ async def check_client(row: Client, folder: Path, *, full: bool, direct: bool = 
     if direct:
         async with direct_place(folder) as place:
             alone = await _observe(row, folder, place, full=full)
-    async with node_place(folder) as place:
+    async with node_place(folder, row.query) as place:
         through = await _observe(row, folder, place, full=full)
     return judge(row, alone, through)
 
@@ -182,7 +182,7 @@ async def direct_place(folder: Path) -> AsyncGenerator[Place, None]:
 
 
 @asynccontextmanager
-async def node_place(folder: Path) -> AsyncGenerator[Place, None]:
+async def node_place(folder: Path, query: str = "") -> AsyncGenerator[Place, None]:
     servers = {"plain": _plain()}
     running = await start_node("front", folder / "node", servers=servers, **_mesh())
 
@@ -206,7 +206,7 @@ async def node_place(folder: Path) -> AsyncGenerator[Place, None]:
 
     try:
         await linked("plain")
-        yield Place("plain__", running.url, TOKEN, restart, change)
+        yield Place("plain__", running.url + query, TOKEN, restart, change)
     finally:
         await stop_node(running)
 

@@ -68,6 +68,7 @@ class Client:
     calls: bool = True  # Whether it can call a tool without a model.
     program: list[dict[str, Any]] = field(default_factory=list)  # A command line: its steps instead of a script.
     environment: dict[str, str] = field(default_factory=dict)  # Of a command line.
+    query: str = ""  # Behind the node's URL, for a client that needs one of its choices.
     selected: bool = False
     note: str = ""
 
