@@ -151,7 +151,7 @@ class DualEraRouter(BesideSessions[McpClient]):
                 pass  # Nothing was sent.
             except RpcError as exc:
                 if not self._goes_again(request, params, exc):
-                    raise
+                    raise (_explained(exc) if _is_unfit(exc) else exc) from exc
         return await self._shared.request(request)
 
     def _features_for_session(self, request: Request, params: Json) -> Json:
@@ -168,11 +168,20 @@ class DualEraRouter(BesideSessions[McpClient]):
 
     def _goes_again(self, request: Request, params: Json, error: RpcError) -> bool:
         """Whether a call that ended in a session with this error is made the stateless way now; the next ones are."""
-        wants_rounds = _WANTS_ROUNDS in error.message
-        is_unfit = error.code == INTERNAL_ERROR and error.message == _UNFIT_RESULT
+        wants_rounds, is_unfit = _WANTS_ROUNDS in error.message, _is_unfit(error)
         if (wants_rounds or is_unfit) and len(self._in_rounds) < IN_ROUNDS_MAX:
             self._in_rounds.add(_subject(request.method, params))
         return wants_rounds or (is_unfit and request.repeatable)
+
+
+def _is_unfit(error: RpcError) -> bool:
+    return error.code == INTERNAL_ERROR and error.message == _UNFIT_RESULT
+
+
+def _explained(error: RpcError) -> RpcError:
+    """The error with what its caller can make of it: the SDK's words do not say that another call may go well."""
+    why = "it was called in a session, where nothing can ask in rounds; further calls of it are made without one"
+    return RpcError(error.code, f"{error.message}: {why}", error.data)
 
 
 def _subject(method: str, params: Json) -> tuple[str, object]:
