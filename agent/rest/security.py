@@ -106,6 +106,8 @@ class Verdict(Enum):
     BAD_TOKEN = auto()
     WRONG_ROUTE = auto()  # A node's proof, where clients alone are let in.
     FORGOTTEN = auto()  # A node's proof that is not known, any more or at all.
+    WRONG_ROUTE = auto()
+    NO_OAUTH = auto()
 
 
 def security_middleware(policy: EdgePolicy) -> Middleware:
@@ -132,6 +134,8 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             return await handler(request)
         if verdict is Verdict.ALLOWED:
             return await handler(request)
+        if verdict is Verdict.NO_OAUTH:
+            return _no_oauth(policy.tokens)
         return await _token_refusal(request, verdict, policy, brake)
 
     return check
@@ -158,10 +162,10 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
 
 def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, metrics_public: bool) -> Verdict:
     """Decide whether a request may pass, by its undecoded path and all of its Authorization header values."""
+    if raw_path not in MCP_PATHS and _OAUTH_PATH.fullmatch(raw_path):
+        return Verdict.NO_OAUTH
     if tokens.anonymous or raw_path in OPEN_PATHS or (metrics_public and raw_path == METRICS_PATH):
         return Verdict.ALLOWED
-    if _OAUTH_PATH.fullmatch(raw_path):
-        return Verdict.ALLOWED  # Nothing is there.
     if not authorization:
         return Verdict.NO_TOKEN
     scheme, _, presented = authorization[0].partition(" ")
@@ -211,6 +215,13 @@ def _refused(
     if is_mcp_path(request.rel_url.raw_path):
         return refuse(status, message, headers=headers, data={"code": code})
     return failure(status, code, message, headers=headers)
+
+
+def _no_oauth(tokens: TokenTable) -> web.Response:
+    """404 in the form of OAuth's errors (RFC 6749, section 5.2), of which its clients show the description."""
+    wants = "no token" if tokens.anonymous else "a token of its own: Authorization: Bearer <MESH_TOKEN>"
+    error = {"error": "invalid_request", "error_description": f"This node has no OAuth. It wants {wants}"}
+    return web.json_response(error, status=404)
 
 
 def _origin_answer(request: web.Request, policy: EdgePolicy) -> web.Response | None:

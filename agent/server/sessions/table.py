@@ -74,6 +74,7 @@ class Sessions:
         self._tasks: asyncio.TaskGroup | None = None
         self._closing = False
         self._deaf = False
+        self._has_adopted = False
 
     def __repr__(self) -> str:
         stage = "closing" if self._closing else "open" if self._tasks is not None else "idle"
@@ -145,7 +146,9 @@ class Sessions:
         session.notices = notices
         for note in _LISTS_CHANGED if notices else ():
             session.tell(note)
-        log.info("MCP session adopted", extra={"version": agreed.version})
+        # After a restart thousands come, and a line costs more than all the rest; the metric counts them.
+        level, self._has_adopted = logging.DEBUG if self._has_adopted else logging.INFO, True
+        log.log(level, "MCP session adopted", extra={"version": agreed.version})
         self._record("adopted")
         return session
 

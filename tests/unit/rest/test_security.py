@@ -261,7 +261,13 @@ OAUTH_PATHS = [
 async def test_a_client_that_looks_for_oauth_hears_that_there_is_none(path: str) -> None:
     async with serve(policy(table())) as edge:
         for method in ("GET", "POST"):
-            assert (await edge.ask(path, method=method))[0] == 404
+            status, _, body = await edge.ask(path, method=method)
+            assert status == 404
+            assert json.loads(body) == {
+                "error": "invalid_request",
+                "error_description": "This node has no OAuth. It wants a token of its own: "
+                "Authorization: Bearer <MESH_TOKEN>",
+            }, "as OAuth's clients read and show it"
         assert (await edge.ask(f"{path}%2f..%2fmcp"))[0] in (401, 404)
 
 
