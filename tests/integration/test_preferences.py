@@ -13,8 +13,9 @@ import aiohttp
 import pytest
 from fastmcp import FastMCP
 
-from agent.errors import OUTCOME_UNKNOWN
+from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, MCPError
 from agent.model import ERROR_META_KEY, HttpTarget, Json, ServerScope, ServerSpec
+from agent.server.preferences import Preferences
 from tests.integration.servers.nodes import RunningNode, running_node, served
 from tests.integration.servers.raw_session import ACCEPT, call, initialize_request, messages, raw_session
 from tests.integration.stateless_requests import headers, request
@@ -69,6 +70,17 @@ async def test_a_call_without_a_known_outcome_is_a_result_for_a_client_that_asks
         assert result["_meta"][ERROR_META_KEY]["code"] == OUTCOME_UNKNOWN
         unknown = await answered(f"{node.url}?errors=result", era, call("kit__no"))
         assert unknown["error"]["code"] == -32602, "the client's own mistake stays an error"
+
+
+@pytest.mark.parametrize("code", [NOT_EXECUTED, OUTCOME_UNKNOWN])
+def test_only_failures_of_a_call_that_got_no_answer_become_results(code: int) -> None:
+    wanted, failure = Preferences(errors_as_results=True), MCPError(code=code, message="server fx on two is away")
+    result = wanted.as_result("tools/call", failure)
+    assert result is not None
+    assert (result["isError"], result["content"][0]["text"]) == (True, "server fx on two is away")
+    assert wanted.as_result("prompts/get", failure) is None
+    assert wanted.as_result("tools/call", MCPError(code=-32602, message="Unknown tool")) is None
+    assert Preferences().as_result("tools/call", failure) is None
 
 
 @ERAS
