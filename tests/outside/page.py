@@ -66,7 +66,7 @@ def _section(
     for name, row in rows.items():
         own = found.get(name, {})
         kinds = (row.language, row.sdk, row.transport) if isinstance(row, Server) else (row.language,)
-        cells = [_cell(own, check) for check in checks]
+        cells = [_cell(row, own, check) for check in checks]
         yield f"| {' | '.join((name, row.package.rpartition('==')[2], *kinds, *cells, own.get('date', 'never run')))} |"
     notes = [f"- {name}: {row.note}" for name, row in rows.items() if row.note]
     if notes:
@@ -75,10 +75,11 @@ def _section(
     yield ""
 
 
-def _cell(own: Mapping[str, Any], check: str) -> str:
+def _cell(row: Client | Server, own: Mapping[str, Any], check: str) -> str:
     if "failed" in own:
         return "failed"
-    if check not in own.get("checks", {}):
+    cannot = check == "refused" and isinstance(row, Client) and not row.refusal
+    if cannot or check not in own.get("checks", {}):
         return "-"
     return "yes" if own["checks"][check]["right"] else "**no**"
 
