@@ -218,7 +218,7 @@ def _refused(
 
 
 def _no_oauth(tokens: TokenTable) -> web.Response:
-    """404 in the form of OAuth's errors (RFC 6749, section 5.2), of which its clients show the description."""
+    """404 in the form of an OAuth error, whose description clients show (RFC 6749, section 5.2)."""
     wants = "no token" if tokens.anonymous else "a token of its own: Authorization: Bearer <MESH_TOKEN>"
     error = {"error": "invalid_request", "error_description": f"This node has no OAuth. It wants {wants}"}
     return web.json_response(error, status=404)
