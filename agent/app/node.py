@@ -59,8 +59,8 @@ from agent.state.catalog_cache import CatalogCache
 from agent.state.durable_file import watch_file
 from agent.state.ended_sessions import EndedSessions
 from agent.state.identity import NodeState, default_node_name, open_state
-from agent.state.mesh_secret import own_secret
 from agent.state.known_names import KnownNames
+from agent.state.mesh_secret import own_secret
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
 from discovery.embedded.server import CatalogGuard

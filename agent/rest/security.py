@@ -106,7 +106,6 @@ class Verdict(Enum):
     BAD_TOKEN = auto()
     WRONG_ROUTE = auto()  # A node's proof, where clients alone are let in.
     FORGOTTEN = auto()  # A node's proof that is not known, any more or at all.
-    WRONG_ROUTE = auto()
     NO_OAUTH = auto()
 
 
