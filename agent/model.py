@@ -35,6 +35,8 @@ REFUSED_META_KEY = "mesh-agent/refused"
 POLL_META_KEY = "mesh-agent/look"
 # In a notice of changed lists on the stream of a call: true where the server announced it elsewhere. For nodes only.
 CHANGE_META_KEY = "mesh-agent/changed"
+# In the request of a list: true where a node reads it, to import what is behind a gateway.
+FOR_NODE_META_KEY = "mesh-agent/for-node"
 # In a request's `_meta`: true where the caller has another replica, so that one that is away is not waited for.
 ALTERNATIVES_META_KEY = "mesh-agent/alternatives"
 AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls of one key on one replica, if sticky
@@ -70,6 +72,7 @@ class ServerScope(StrEnum):
     SERVICE = "service"
     NODE = "node"
     PRIVATE = "private"
+    FLEET = "fleet"
 
 
 class PeerScope(StrEnum):
@@ -154,7 +157,7 @@ class ServerSpec:
     `start_timeout_s`: how long it may take from the dial, or the start of the child, to its first list.
     `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `configured_name`:
     what the servers file calls it where `name` is another, safe one. `protocol`: the only version to speak, None for
-    what the server speaks.
+    what the server speaks. `tags`: words by which views select it (docs/views.md).
     """
 
     name: str
@@ -167,6 +170,7 @@ class ServerSpec:
     configured_name: str = ""
     start_timeout_s: float = START_TIMEOUT_S
     protocol: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -203,6 +207,27 @@ class PeerSpec:
 
 
 BackendSpec: TypeAlias = ServerSpec | PeerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSpec:
+    """A selection of the mesh for clients (docs/views.md).
+
+    `servers` are globs of the names of servers: public ones (`node-b__files`), and those that their nodes give them
+    (`files`, on every node). `tags`: of servers; one that has any of them is shown too. Neither: all servers. `tools`
+    are globs of public names, with `!` before those to leave out; where there are some, and no servers, only servers
+    with such a tool are shown. `aliases` and `descriptions`: of tools, by public name. `alone`: the only server is
+    shown under its own names. `title` and `description` introduce the view to clients.
+    """
+
+    servers: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    alone: bool = False
+    title: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +353,7 @@ PEER_PATH = "/mcp/local"
 HANDSHAKE_SUFFIX = "/handshake"  # Behind the local endpoint; see `agent.identity.handshake`.
 HANDSHAKE_PATH = PEER_PATH + HANDSHAKE_SUFFIX
 SINGLE_PATH = "/mcp/s/"  # The name of a server follows.
+VIEW_PATH = "/mcp/v/"  # The name of a view follows.
 
 
 def node_mark(node_id: str) -> str:

@@ -29,6 +29,7 @@ from agent.client.http.proxies import proxies_of
 from agent.client.outbound import Outbound
 from agent.config.load import Settings, read_tokens_again, shown
 from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node, read_servers
+from agent.config.views_file import log_faults, read_views
 from agent.control.membership import Membership, own_address
 from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
@@ -53,7 +54,7 @@ from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
 from agent.server.preferences import ERRORS, NOTICES, Preferences
 from agent.server.sessions.sealed_id import seal_keys
-from agent.server.single import SingleServers
+from agent.server.views import Views
 from agent.server.write_deadline import write_deadline_middleware
 from agent.state.catalog_cache import CatalogCache
 from agent.state.durable_file import watch_file
@@ -122,6 +123,8 @@ class Node:
         self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
         self._outbound = Outbound(settings.tls, proxies_of(os.environ), proxies_for_peers=settings.proxy_peers)
         self._rotations = 0
+        self._named_views = read_views(settings.views_file, settings.servers_file)
+        log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
         self.state = "starting"
 
@@ -147,7 +150,8 @@ class Node:
                 own_weight=self._settings.weight,
             )
             changed = (self._mesh_changed, self._local_changed, self._offer_changed)
-            hooks = MeshHooks(*changed, self._dispatch.forget, self._routes_changed, self._dispatch.drain)
+            also = (self._routes_changed, self._fleets_changed)
+            hooks = MeshHooks(*changed, self._dispatch.forget, *also, self._dispatch.drain)
             self._mesh = Mesh(
                 own=self._identity,
                 supervisor=supervisor,
@@ -157,6 +161,7 @@ class Node:
                 waits_for_catalog=plan.mode != "off",
                 name_len_max=self._settings.name_len_max,
                 remembered=self._known_names.load(clock.now_s()),
+                fleet_writes=self._settings.fleet_writes,
             )
             metrics, watches = self._metrics, self._updates.watches
             self._link_hooks = LinkHooks(
@@ -220,18 +225,20 @@ class Node:
         )
         limits = PageLimits(self._settings.list_page_size)
         for_clients = partial(build, limits=limits, preferences=self._preferences())
+        for_mesh = partial(
+            for_clients,
+            search_mode=self._settings.tool_mode == "search",
+            instructions=self._settings.instructions,
+            by_own_name=self._metrics.named_by_server,
+        )
         self._endpoints = [
-            for_clients(
-                MCP_PATH,
-                routes=lambda: self._mesh.routes,
-                search_mode=self._settings.tool_mode == "search",
-                instructions=self._settings.instructions,
-                by_own_name=self._metrics.named_by_server,
-            ),
+            for_mesh(MCP_PATH, routes=lambda: self._mesh.routes, node_routes=lambda: self._mesh.node_routes),
             # Peers list all tools, whichever mode this node's own clients get, and have our own names from our lists.
             build(PEER_PATH, routes=lambda: self._mesh.local_routes),
         ]
-        self._single = SingleServers(lambda: self._mesh.routes, for_clients)
+        self._views = Views(
+            lambda: self._mesh.routes, lambda: self._named_views.views, single=for_clients, build=for_mesh
+        )
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
         policy = edge_policy(
@@ -240,9 +247,9 @@ class Node:
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
-        for endpoint in self._endpoints:
-            endpoint.add_to(app)
-        self._single.add_to(app)
+        mesh, local = self._endpoints
+        self._views.add_to(app, mesh)
+        local.add_to(app)
         handshake = HandshakeRoute(self._associations, own_addresses(self._settings, self._identity, self._port))
         peers = PeersApi(self._mesh, self._override_service)
         app.add_routes([*handshake.routes(), *peers.routes(), *node_status.routes(), *probes.routes()])
@@ -258,7 +265,7 @@ class Node:
         # A link whose stream of list changes ends discovers that we drain: of a static peer no catalog says so.
         for endpoint in self._endpoints:
             endpoint.close_streams()
-        self._single.close_streams()
+        self._views.close_streams()
         await drain(runner, self._socket, member, signals)
         log.info("node stopped", extra={"node": self._identity.name})
 
@@ -292,12 +299,15 @@ class Node:
     def _mesh_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[0].notices.changed(kinds)
 
+    def _fleets_changed(self) -> None:
+        self._endpoints[0].notices.fleets_changed()
+
     def _local_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[1].notices.changed(kinds)
 
     def _routes_changed(self) -> None:
-        self._known_names.take(self._mesh.routes)
-        self._single.routes_changed()
+        self._known_names.take(self._mesh.node_routes)
+        self._views.routes_changed()
         self._updates.routes_changed()
         self._dispatch.renewals.routes_changed()
 
@@ -307,10 +317,19 @@ class Node:
     def _files(self) -> list[tuple[Path, Callable[[], None]]]:
         pairs: list[tuple[Path | None, Callable[[], None]]] = [
             (self._settings.servers_file, self._reread_servers),
+            (self._settings.views_file, self._reread_views),
             (self._settings.token_file, self._reread_tokens),
             (self._settings.peer_token_file, self._reread_tokens),
         ]
         return [(path, then) for path, then in pairs if path is not None]
+
+    def _reread_views(self) -> None:
+        before, settings = self._named_views, self._settings
+        self._named_views = read_views(settings.views_file, settings.servers_file, before)
+        if self._named_views != before:
+            log.info("views read", extra={"views": len(self._named_views.views)})
+            log_faults(self._named_views)
+            self._views.routes_changed()
 
     def _read_servers(self) -> None:
         """Raises `ConfigRefused`; the running configuration stays as it is then."""
@@ -330,6 +349,7 @@ class Node:
             log.warning("servers file: an entry is left out", extra=extra)
 
     def _reread_servers(self) -> None:
+        self._reread_views()
         try:
             self._read_servers()
             left_out = len(self._servers_file.left_out)

@@ -182,6 +182,9 @@ def _call_arguments(parser: _Parser) -> None:
         "pairs", metavar="KEY=VALUE", nargs="*", help="arguments; a value that is JSON is taken as such"
     )
     parser.add_argument("--args", metavar="JSON", help="the arguments as one object")
+    parser.add_argument(
+        "--node", metavar="NODE", help="of a fleet's tool: a node, several parted by commas, any or all"
+    )
     parser.add_argument("--timeout", metavar="S", type=_seconds, help="seconds to wait for the result")
 
 

@@ -16,6 +16,7 @@ from agent.client.stdio.environment import command_fault
 from agent.config.load import MASK, Settings, Shown, load_settings, shown
 from agent.config.servers_file import ServersFile, check_servers, leave_out_name_of_node, read_text
 from agent.config.table import SETTINGS
+from agent.config.views_file import read_views
 from agent.logs import configure_logging, log_uncaught
 from agent.model import ServerSpec, StdioTarget
 
@@ -40,29 +41,38 @@ def show_config(args: Namespace) -> int:
 
 
 def check_config(args: Namespace) -> int:
-    """Validate the settings and the servers file, and look for the commands; all faults are printed."""
+    """Validate the settings, the servers file and the views, and look for the commands; all faults are printed."""
     settings = load_settings(flags_of(args), os.environ)
     file = _servers(settings)
     warnings = (*settings.warnings, *file.notes)
     faults = [reason for entry in file.left_out if entry.enabled for reason in entry.reasons]
     faults += [f"server {name}: {fault}" for name, fault in _unstartable(file.servers)]
+    views = read_views(settings.views_file, settings.servers_file)
+    faults += views.faults
     if args.json:
         listed = [{"name": spec.name, "scope": spec.scope, "enabled": spec.enabled} for spec in file.servers]
         left_out = [
             {"name": entry.configured_name, "reasons": entry.reasons, "enabled": entry.enabled}
             for entry in file.left_out
         ]
-        print_json(ok=not faults, servers=listed, left_out=left_out, faults=faults, warnings=warnings)
+        named = sorted(views.views)
+        print_json(ok=not faults, servers=listed, left_out=left_out, views=named, faults=faults, warnings=warnings)
         return Exit.CONFIG if faults else Exit.OK
     for spec in file.servers:
         print(f"server {spec.name}: {spec.scope}, {_shown_target(spec)}" + ("" if spec.enabled else " (disabled)"))
+    for name in sorted(views.views):
+        print(f"view {name}: /mcp/v/{name}")
     _print_warnings(warnings)
     for entry in file.left_out:
         if not entry.enabled:
             _print_warnings(tuple(f"{reason} (disabled)" for reason in entry.reasons))
     for fault in faults:
         print_fault(fault)
-    print("the configuration is good" if not faults else "the configuration has faults; the other servers would run")
+    print(
+        "the configuration is good"
+        if not faults
+        else "the configuration has faults; the other servers and views would run"
+    )
     return Exit.CONFIG if faults else Exit.OK
 
 

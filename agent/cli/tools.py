@@ -28,7 +28,8 @@ from agent.errors import (
 from agent.harmless_text import many_lines, one_line
 from agent.lossless_json.exact import with_own_numbers
 from agent.mcp_headers import param_header_map, param_headers
-from agent.model import HttpTarget, Json
+from agent.model import HttpTarget, Json, ServerScope
+from agent.routing.origins import told_origin
 from agent.rpc_codes import HEADER_MISMATCH
 
 CONNECT_TIMEOUT_S = 15.0
@@ -52,7 +53,12 @@ def call_tool(args: Namespace) -> int:
     """Call a tool and print what it says."""
     arguments = read_arguments(args.args, args.pairs)
     timeout_s = CALL_TIMEOUT_MAX_S if args.timeout is None else min(args.timeout, CALL_TIMEOUT_MAX_S)
-    result = asyncio.run(_talk(node_of(args), lambda client: _call(client, args.name, arguments, timeout_s)))
+
+    async def call(client: McpClient) -> Json:
+        named = {} if args.node is None else await _node_argument(client, args.name, args.node)
+        return await _call(client, args.name, arguments | named, timeout_s)
+
+    result = asyncio.run(_talk(node_of(args), call))
     _show(args, result)
     return Exit.TOOL if result["isError"] else Exit.OK
 
@@ -163,6 +169,15 @@ async def _call(client: McpClient, name: str, arguments: Json, timeout_s: float 
         raise CliFailed(Exit.TOOL, f"the tool did not complete, and the command line cannot go on with {kind!r}")
     blocks = [_plain(block) for block in content if isinstance(block, dict)] if isinstance(content, list) else []
     return {**_plain(result), "content": blocks, "isError": result.get("isError") is True}
+
+
+async def _node_argument(client: McpClient, name: str, nodes: str) -> Json:
+    """The argument by which a fleet's tool names nodes. Raises `CliFailed`: the tool is of no fleet."""
+    tool = next((tool for tool in await _tools(client) if tool.get("name") == name), {})
+    origin = told_origin(tool)
+    if origin.get("scope") != ServerScope.FLEET:
+        raise CliFailed(Exit.USAGE, f"--node is for tools of a fleet, and {name!r} is none")
+    return {str(origin.get("argument", "node")): nodes.split(",") if "," in nodes else nodes}
 
 
 async def _request(

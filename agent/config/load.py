@@ -158,6 +158,7 @@ class Settings:
     node_name: str | None
     state_dir: Path
     servers_file: Path | None
+    views_file: Path | None
     tokens: tuple[str, ...] = field(repr=False)
     token_file: Path | None
     discovery: str
@@ -167,6 +168,7 @@ class Settings:
     instructions: str
     list_page_size: int
     name_len_max: int
+    fleet_writes: tuple[str, ...]
     weight: int
     service_name: str
     advertise_address: str | None

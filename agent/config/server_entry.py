@@ -18,6 +18,7 @@ from agent.config.start_time import START_TIMEOUT_MAX_S, default_start_timeout_s
 from agent.config.tls_files import tls_fault
 from agent.config.values import CALL_TIMEOUT_MAX_S, parse_flag, url_fault
 from agent.config.variables import Expand, kept, untouched
+from agent.config.view_entry import TAG, TAG_RULE, TAGS_MAX
 from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from agent.model import (
     HttpTarget,
@@ -49,7 +50,7 @@ _MISSED = {
         "signs in, which a node does not: a token goes into headers or env",
     ),
 }
-_MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol", "tls"})
+_MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol", "tls", "tags"})
 _PROTOCOLS = (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
 _TLS_KEYS = ("ca", "cert", "key")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -125,6 +126,7 @@ def as_entry(spec: ServerSpec) -> Json:
         "sticky": spec.sticky or None,
         "sessions": spec.sessions.value if spec.sessions is not Sessions.AUTO else None,
         "protocol": spec.protocol,
+        "tags": list(spec.tags) or None,
         "tls": _tls_entry(target),
     }
     optional |= {"disabled": not spec.enabled, "mesh": {key: value for key, value in mesh.items() if value is not None}}
@@ -278,7 +280,7 @@ class _Reader:
         table = self.table("mesh")
         for key in table:
             if key not in _MESH_KEYS:
-                known = "scope, call_timeout_s, start_timeout_s, sticky, sessions, protocol and tls"
+                known = "scope, call_timeout_s, start_timeout_s, sticky, sessions, protocol, tls and tags"
                 self.fault((*at, key), f"is not known; mesh has {known}")
         scope = table.get("scope", spec.scope)
         if scope not in list(ServerScope):
@@ -309,6 +311,7 @@ class _Reader:
             sessions=Sessions(sessions),
             start_timeout_s=start_s or default_start_timeout_s(spec.target),
             protocol=protocol,
+            tags=self.tags((*at, "tags"), table.get("tags")),
         )
 
     def with_tls(self, at: JsonPath, value: Any, target: StdioTarget | HttpTarget) -> StdioTarget | HttpTarget:
@@ -331,6 +334,18 @@ class _Reader:
         if self.enabled and target.url.startswith("http:"):
             self.note("mesh", "has tls, which does nothing for a url with http:")
         return replace(target, tls=files) if paths else target
+
+    def tags(self, at: JsonPath, value: Any) -> tuple[str, ...]:
+        if value is None:
+            return ()
+        if not isinstance(value, list) or len(value) > TAGS_MAX:
+            self.fault(at, f"must be an array of at most {TAGS_MAX} texts")
+            return ()
+        for number, tag in enumerate(value):
+            if not isinstance(tag, str) or not TAG.fullmatch(tag):
+                self.fault((*at, number), f"must be text, {TAG_RULE}")
+                return ()
+        return tuple(dict.fromkeys(value))
 
     def seconds(self, at: JsonPath, value: Any, most_s: float) -> float | None:
         if value is None:

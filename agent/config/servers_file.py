@@ -139,8 +139,8 @@ class _File:
         names = safe_names(entries)
         servers: list[ServerSpec] = []
         left_out = list(self.twice(at, names))
-        # An editor's settings have hundreds of members that are about something else.
-        others = [key for key in self.root if key != at[0]] if len(at) == 1 else []
+        # An editor's settings have hundreds of members that are about something else. Views: agent.config.views_file.
+        others = [key for key in self.root if key not in (at[0], "views")] if len(at) == 1 else []
         notes = [self.sentence((key,), "is not ours and is ignored") for key in others]
         for configured_name, value in entries.items():
             name = names[configured_name]

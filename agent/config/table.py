@@ -18,6 +18,7 @@ from agent.config.values import (
     parse_name_len,
     parse_origins,
     parse_path,
+    parse_patterns,
     parse_peers,
     parse_port,
     parse_seconds,
@@ -99,6 +100,15 @@ SETTINGS: tuple[Setting, ...] = (
         unset_means="no servers of its own",
     ),
     Setting(
+        "views_file",
+        parse_path,
+        None,
+        "The JSON file with `views`: named selections of servers and tools, each an endpoint of its own at"
+        " `/mcp/v/NAME` (docs/views.md). Read again when it changes. The servers file may have a section `views` as"
+        " well; a view of this file beats one of that.",
+        unset_means="the views of the servers file alone",
+    ),
+    Setting(
         "token",
         parse_token,
         None,
@@ -169,6 +179,14 @@ SETTINGS: tuple[Setting, ...] = (
         " shortened. 48 leaves room for clients that put a prefix of their own before each name (`mcp__mesh__`) and"
         " refuse more than 64 characters in all. Nodes may differ in it: between them names have up to 64, and those"
         " resolve everywhere.",
+    ),
+    Setting(
+        "fleet_writes",
+        parse_patterns,
+        "",
+        "Tools of fleets that one call may run on several nodes although they are not read-only, by the names that"
+        " clients see, parted by commas; `*` stands for any characters (docs/fleets.md). Whatever such a tool does, one"
+        " wrong call does it everywhere.",
     ),
     Setting(
         "service_name",

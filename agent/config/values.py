@@ -16,6 +16,7 @@ from agent.model import PUBLIC_NAME_LEN_MAX, PUBLIC_NAME_LEN_MIN, WEIGHT_MAX
 
 # One grammar for nodes, peers and servers: they share a namespace, and `__` parts the words of a public tool name.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_PATTERN = re.compile(r"[A-Za-z0-9_*?-]{1,128}")  # Of names of tools.
 CALL_TIMEOUT_MAX_S = 86_400.0  # A day: work that takes longer should be a task, not a call.
 COUNT_MAX = 1_000_000  # More than any operator means; a figure with too many zeros is a slip.
 _HOST_PATTERN = re.compile(
@@ -165,6 +166,15 @@ def parse_token(text: str) -> str:
 def parse_origins(text: str) -> tuple[str, ...]:
     """Origins of browsers and desktop programs: scheme, host and port, nothing after them; or null."""
     return tuple(_parse_origin(part) for part in _parts(text))
+
+
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Names of tools, in which `*` and `?` may stand, parted by commas."""
+    patterns = tuple(_parts(text))
+    for pattern in patterns:
+        if not _PATTERN.fullmatch(pattern):
+            raise ValueError(f"has {pattern!r}, which is no name of a tool; * stands for any characters")
+    return patterns
 
 
 def parse_peers(text: str) -> tuple[StaticPeer, ...]:

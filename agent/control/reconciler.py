@@ -28,6 +28,7 @@ from agent.routing.away import Absence, awaited_owners, with_away, without_priva
 from agent.routing.build import build_routes, changed_kinds, is_outdated, is_read, local_contributions
 from agent.routing.claims import read_contribution
 from agent.routing.digest import offer_digest
+from agent.routing.fleet import changed_only_in_fleets, with_fleets
 from agent.routing.table import Contribution, ContributionKind, Imported, Route, RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog
@@ -49,7 +50,8 @@ QUICK_STEP_S: Final = 0.01
 class MeshHooks:
     """Who is notified: clients of both endpoints of changed lists, discovery of our offer's digest.
 
-    `routes_changed` is called with every new pair of route tables, also where no list has changed. `drained`: the
+    `routes_changed` is called with every new pair of route tables, also where no list has changed. `fleets_changed`: in
+    the place of `mesh_changed`, where tools differ only in the nodes of fleets. `drained`: the
     backends in maintenance, after each change of them.
     """
 
@@ -58,6 +60,7 @@ class MeshHooks:
     offer_changed: Callable[[str], None]
     backend_gone: Callable[[str], None]
     routes_changed: Callable[[], None] = lambda: None
+    fleets_changed: Callable[[], None] = lambda: None
     drained: Callable[[frozenset[str]], None] = lambda _backends: None
 
 
@@ -75,17 +78,19 @@ class Mesh:
         waits_for_catalog: bool = False,
         name_len_max: int = PUBLIC_NAME_LEN_MAX,
         remembered: Mapping[tuple[RouteKind, str], Route] | None = None,
+        fleet_writes: Sequence[str] = (),
     ) -> None:
         """`waits_for_catalog`: discovery is on, so the node has only begun before the first catalog is there.
 
         `name_len_max`: of the names of tools and prompts that clients see. `remembered`: names of peers' things that
-        were known before this node was started, as away.
+        were known before this node was started, as away. `fleet_writes`: see `agent.routing.fleet`.
         """
         self.own = own
         self.statics = tuple(statics)
         self.catalog = Catalog()
         self.servers: tuple[ServerSpec, ...] = ()
         self.routes = RouteTable(starting=True)
+        self.node_routes = self.routes  # The same with the tools of fleets by their nodes, as other nodes list them.
         self.local_routes = RouteTable(starting=True)
         self.selection = Selection()
         self.maintenance = Maintenance()
@@ -93,6 +98,7 @@ class Mesh:
         self._store = store
         self._name_len_max = name_len_max
         self._remembered = remembered or {}
+        self._fleet_writes = tuple(fleet_writes)
         self._hooks = hooks
         self._learned: dict[str, str] = {}
         self._absences = AbsenceTracker(waits_for_catalog=waits_for_catalog)
@@ -282,7 +288,7 @@ class Mesh:
         contributions = self._contributed()  # Read again after the await.
         now_s = clock.now_s()
         absence = self._absences.absence(self.views(), self._tried(), now_s)
-        before, before_local = self.routes, self.local_routes
+        before, before_local, before_shown = self.node_routes, self.local_routes, self.routes
         if self._remembered and not absence.starting:
             # Only now is it known which of their backends are wanted; until now every name might exist.
             before, self._remembered = replace(before, away=MappingProxyType({**self._remembered, **before.away})), {}
@@ -297,9 +303,10 @@ class Mesh:
         else:
             routes, local = before, before_local
         self._absence = absence
-        self.routes = with_away(before, routes, absence, self.own, now_s)
+        self.node_routes = with_away(before, routes, absence, self.own, now_s)
+        self.routes = with_fleets(self.node_routes, self._fleet_writes, self._name_len_max, before_shown)
         self.local_routes = with_away(before_local, local, without_private(absence), self.own, now_s)
-        self._notify(before, before_local)
+        self._notify(before_shown, before_local)
 
     def _tried(self) -> frozenset[str]:
         """The links whose first attempt has an outcome; looked at while this node has only begun."""
@@ -309,7 +316,11 @@ class Mesh:
     def _notify(self, before: RouteTable, before_local: RouteTable) -> None:
         """Notify of new tables."""
         self._hooks.routes_changed()
-        self._hooks.mesh_changed(changed_kinds(before, self.routes))
+        changed = changed_kinds(before, self.routes)
+        if RouteKind.TOOL in changed and changed_only_in_fleets(before, self.routes):
+            changed -= {RouteKind.TOOL}
+            self._hooks.fleets_changed()
+        self._hooks.mesh_changed(changed)
         local = changed_kinds(before_local, self.local_routes)
         if RouteKind.SERVER in local:
             local |= {RouteKind.RESOURCE}  # Other nodes read it there.
@@ -341,7 +352,7 @@ def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
             view.offer,
             sticky=spec.sticky,
             has_tasks=view.has_tasks,
-            about=view.about,
+            about={**view.about, "tags": list(spec.tags)} if spec.tags else view.about,
         )
     kind = ContributionKind.PLAIN_PEER if view.identity is None else ContributionKind.MESH_PEER
     about = view.about if view.identity is None else {}

@@ -120,7 +120,7 @@ class Dispatch:
         self._node_id = node_id
         self.link = self._link = link
         self._recorder = recorder
-        self._call_timeout_s = call_timeout_s
+        self.call_timeout_s = self._call_timeout_s = call_timeout_s
         self._own_weight = own_weight
         self._stats = ReplicaStats(recorder, rng, self._up_since_s, self._weight_of, self._is_ready)
         self._param_headers = ParamHeaders()

@@ -18,7 +18,7 @@ from agent.client.connect import McpClient
 from agent.client.protocol import Request
 from agent.errors import AnswerUnreadable, MeshError, RpcError, Unreachable
 from agent.lossless_json.raw import keep_schemas
-from agent.model import Era, Json, ListFault, Offer
+from agent.model import FOR_NODE_META_KEY, Era, Json, ListFault, Offer
 from agent.routing.digest import offer_digest
 from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 
@@ -239,7 +239,9 @@ class _CursorRefused(Exception):
 
 
 async def _read_pages(client: McpClient, one: _Known, timeout_s: float, entries: list[Any]) -> _Outcome:
-    params: Json = {}
+    # A node lists for another one what it lists for clients otherwise: fleets by their nodes, and servers' own words.
+    for_node: Json = {"_meta": {FOR_NODE_META_KEY: True}} if client.server_info.mesh is not None else {}
+    params = for_node
     cursors: set[str] = set()
     while len(cursors) < PAGES_MAX:
         page = await _page(client, one, params, timeout_s)
@@ -264,7 +266,7 @@ async def _read_pages(client: McpClient, one: _Known, timeout_s: float, entries:
         if cursor in cursors:
             return _Outcome(tuple(entries), f"{one.method} gave the same cursor twice, which was taken for its end")
         cursors.add(cursor)
-        params = {"cursor": cursor}
+        params = {**for_node, "cursor": cursor}
     kept = f"{one.method} has more than {PAGES_MAX} pages; the entries of those are kept"
     return _Outcome(tuple(entries), kept, again=True)
 
@@ -274,9 +276,9 @@ async def _page(client: McpClient, one: _Known, params: Json, timeout_s: float) 
     try:
         return await client.request(Request.within(one.method, params, timeout_s=timeout_s))
     except RpcError as exc:
-        if exc.code == METHOD_NOT_FOUND and one.announced and not params:
+        if exc.code == METHOD_NOT_FOUND and one.announced and "cursor" not in params:
             return None
-        if exc.code == INVALID_PARAMS and params:
+        if exc.code == INVALID_PARAMS and "cursor" in params:
             raise _CursorRefused from exc
         raise _ListRefused(f"{one.method} was answered with error {exc.code}: {exc.message[:200]}") from exc
     except AnswerUnreadable as exc:

@@ -272,6 +272,7 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: 
             "sticky": spec.sticky,
             "sessions": spec.sessions.value,
             "protocol": spec.protocol,
+            "tags": list(spec.tags),
             "enabled": spec.enabled,
             **_configured_name(spec),
         }
@@ -317,6 +318,7 @@ def describe_disabled(spec: ServerSpec) -> Json:
         "sticky": spec.sticky,
         "sessions": spec.sessions.value,
         "protocol": spec.protocol,
+        "tags": list(spec.tags),
         "enabled": False,
         **_configured_name(spec),
         "function_count": 0,

@@ -23,6 +23,9 @@ INSTRUCTIONS_LEN_MAX: Final = 16_384
 # Icons may be data URIs. What is larger, as JSON, is left out: it is in every list that nodes read of each other.
 ICONS_BYTES_MAX: Final = 32_768
 EXTENSIONS_BYTES_MAX: Final = 8_192
+# Of tags: words by which an operator sorts servers.
+TAGS_MAX: Final = 32
+TAG_LEN_MAX: Final = 64
 
 _TEXTS: Final = ("name", "title", "version", "description", "websiteUrl")
 _FEATURES: Final = ("tools", "prompts", "resources", "completions", "logging")
@@ -31,14 +34,15 @@ _FEATURES: Final = ("tools", "prompts", "resources", "completions", "logging")
 def about_of(info: Mapping[str, Any], instructions: str | None, capabilities: Mapping[str, Any]) -> Json:
     """A server's word of itself, from the `serverInfo`, instructions and capabilities of its handshake."""
     told = {**info, "instructions": instructions, "extensions": capabilities.get("extensions")}
-    return read_about({**told, "features": [name for name in _FEATURES if name in capabilities]})
+    # Tags are the word of the operator of its node.
+    return read_about({**told, "features": [name for name in _FEATURES if name in capabilities], "tags": None})
 
 
 def read_about(told: object) -> Json:
     """What of `told` is such a word; empty where nothing is.
 
     Members: those of `serverInfo`, `instructions`, `extensions` (an object by name) and `features` (the names of the
-    capabilities that it has).
+    capabilities that it has), and `tags`, which its node's configuration gives it.
     """
     if not isinstance(told, dict):
         return {}
@@ -61,6 +65,10 @@ def read_about(told: object) -> Json:
     features = told.get("features")
     if isinstance(features, list):
         about["features"] = [name for name in _FEATURES if name in features]
+    tags = told.get("tags")
+    if isinstance(tags, list):
+        tags = [tag for tag in tags if isinstance(tag, str) and 0 < len(tag) <= TAG_LEN_MAX][:TAGS_MAX]
+        about |= {"tags": tags} if tags else {}
     return about
 
 

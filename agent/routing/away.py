@@ -24,7 +24,7 @@ AWAY_FOR_S: Final = 600.0
 AWAY_MAX: Final = 10_000
 
 # What a name can be away as.
-KINDS: Final = (RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind.TEMPLATE, RouteKind.NAMESPACE)
+KINDS: Final = tuple(RouteKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def _may_return(replica: Replica, expected: Collection[str], kinds: Mapping[str,
 
 def _places(spec: ServerSpec, since_s: float, own: NodeIdentity) -> Iterator[Route]:
     """Routes that say whose the names are; theirs are what those begin with."""
-    origin = Origin(own, spec.name, "", spec.scope, (), spec.sticky)
+    origin = Origin.of_own(own, spec.name, "", spec.scope, sticky=spec.sticky)
     definition = {"_meta": {ORIGIN_META_KEY: origin.as_json()}}
     replica = Replica(spec.key, "", own.node_id, ours=True, hops=0, node_name=own.name)
     for place in places_of(origin):

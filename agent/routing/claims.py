@@ -6,6 +6,7 @@ origins give.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from agent.lossless_json.raw import write_definition
@@ -128,7 +129,9 @@ class _Reading:
         match contribution.kind:
             case ContributionKind.SERVER:
                 assert contribution.scope is not None
-                return Origin(self._own, contribution.label, name, contribution.scope, (), contribution.sticky)
+                return Origin.of_own(
+                    self._own, contribution.label, name, contribution.scope, sticky=contribution.sticky
+                )
             case ContributionKind.PLAIN_PEER:
                 return Origin(self._own, contribution.label, name, PLAIN_SCOPE, ())
             case ContributionKind.MESH_PEER:
@@ -176,6 +179,8 @@ class _Reading:
             by_limit = self._shown(kind, place, origin, public)
             shown = None if by_limit == public and seen is definition else (by_limit, seen)
             route = Route(kind, public, definition, digest, (replica,), *more, too_large=too_large, shown=shown)
+            if origin.fleet and kind is RouteKind.TOOL and place is places[0]:
+                route = replace(route, in_fleet=True)
             self._claim(place, route)
             # A server that lists no resource may link to one in a result.
             knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])

@@ -23,7 +23,7 @@ NODE_OWNER: Final = "node:"
 # No honest node sends longer names, URIs or node IDs.
 _TEXT_LEN_MAX: Final = 4096
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_KNOWN_SCOPES: Final = frozenset({*ServerScope, PLAIN_SCOPE})
+_KNOWN_SCOPES: Final = frozenset({*ServerScope, PLAIN_SCOPE}) - {ServerScope.FLEET}
 
 
 class Refused(Exception):
@@ -45,6 +45,13 @@ class Origin:
     scope: str
     path: tuple[str, ...]
     sticky: bool = False  # its server wants a client's calls on one replica
+    fleet: bool = False  # clients see its tools once for all nodes
+
+    @classmethod
+    def of_own(cls, own: NodeIdentity, server: str, tool: str, scope: str, *, sticky: bool) -> "Origin":
+        """Of a server of ours. Between nodes a fleet is a server of each node, and its word is one more member."""
+        fleet = scope == ServerScope.FLEET
+        return cls(own, server, tool, ServerScope.NODE if fleet else scope, (), sticky, fleet)
 
     def as_json(self) -> Json:
         """The value under `ORIGIN_META_KEY`; `via` is what an importer appends the exporting node to."""
@@ -56,6 +63,7 @@ class Origin:
             "scope": str(self.scope),
             "via": list(self.path),
             **({"sticky": True} if self.sticky else {}),
+            **({"fleet": True} if self.fleet else {}),
         }
 
 
@@ -93,7 +101,8 @@ def received_origin(entry: Json, name: str, exporter: NodeIdentity) -> Origin | 
     if not (is_valid_name(node_name) and is_valid_name(server) and scope in _KNOWN_SCOPES):
         raise Refused(ConflictReason.MALFORMED, name)
     path = (*(str(word) for word in via), exporter.node_id)
-    return Origin(NodeIdentity(node_id, node_name), server, tool, scope, path, told.get("sticky") is True)
+    fleet = told.get("fleet") is True and scope == ServerScope.NODE
+    return Origin(NodeIdentity(node_id, node_name), server, tool, scope, path, told.get("sticky") is True, fleet)
 
 
 def check_path(origin: Origin, name: str, contribution: Contribution) -> None:

@@ -106,6 +106,25 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """One tool on the nodes of a fleet, as one (`agent.routing.fleet`). Routes are by the names of their nodes.
+
+    `argument`: of the call, which names nodes. `members`: those that agree on the definition that is shown. `others`:
+    nodes whose definition differs, and which are not called. `away`: as in `agent.routing.away`. `several`: whether one
+    call may ask several nodes. `namespaces`: of the URIs of each node, by its ID.
+    """
+
+    server: str
+    tool: str
+    argument: str
+    members: Mapping[str, "Route"]
+    others: tuple[str, ...]
+    away: Mapping[str, "Route"]
+    several: bool
+    namespaces: Mapping[str | None, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A public name (or URI, or template) and the replicas that answer for it, all with the same `digest`.
 
@@ -117,7 +136,8 @@ class Route:
     `too_large`: clients are not shown it, since many read the first page alone and it would fill one.
     `away_since_s`: of a route that no connected backend offers now; monotonic seconds, None while one does. Its owner
     is empty where nothing is known of the name but that this node has only begun to look for others. `shown`: the name
-    and the definition that clients of `/mcp` get in place of these; None for the same.
+    and the definition that clients of `/mcp` get in place of these; None for the same. `in_fleet`: of a tool that
+    clients see once for all nodes; `fleet`: of that one.
     """
 
     kind: RouteKind
@@ -133,9 +153,13 @@ class Route:
     away_since_s: float | None = None
     too_large: bool = False
     shown: tuple[str, Json] | None = None
+    in_fleet: bool = False
+    fleet: Fleet | None = field(default=None, repr=False, compare=False)
 
     def uris(self, replica: Replica) -> UriCodec:
         """The codec of the URIs in this replica's answers."""
+        if self.fleet is not None:
+            return UriCodec(self.fleet.namespaces.get(replica.node_id, self.namespace), replica.namespace)
         return UriCodec(self.namespace, replica.namespace)
 
 

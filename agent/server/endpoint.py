@@ -1,12 +1,13 @@
 """One MCP endpoint, assembled: the servers of both eras, the management server behind them, and notifications.
 
-Built by the wiring for `/mcp` and `/mcp/local`, and by `agent.server.single` for each server that is asked for as
-itself. The one rule: they differ in their route table and in what they say of themselves alone.
+Built by the wiring for `/mcp` and `/mcp/local`, and by `agent.server.views` for each view of the mesh. The one rule:
+they differ in their route table and in what they say of themselves alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from aiohttp import web
 
@@ -31,8 +32,13 @@ from agent.server.sessions.requests import SessionRequests
 from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.sessions.table import Sessions
 from agent.server.stateless import StatelessServer
+from agent.server.view_tools import ViewTools
 from agent.state.ended_sessions import EndedSessions
 from agent.subscriptions.resources import ClientUpdates
+
+# What stands in the place of the node's own tools, made of what searches the endpoint's tools.
+OwnOf: TypeAlias = Callable[[ToolSearch | None], OneServer | ViewTools]
+_Serve: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +53,17 @@ class Endpoint:
     notices: Notices
     preferences: Preferences
 
-    def add_to(self, app: web.Application) -> None:
-        """Register routes, lifespan and shutdown."""
+    @property
+    def has_clients(self) -> bool:
+        """Whether any client has a session or a stream."""
+        return self.sessions.count > 0 or self.streams.count > 0
+
+    def add_to(self, app: web.Application, serve: _Serve | None = None) -> None:
+        """Register routes, lifespan and shutdown. `serve`: in place of `handle`, which it may call."""
         app.cleanup_ctx.append(self.sessions.cleanup_ctx)
         app.on_shutdown.append(self.shut_down)
         for path in (self.path, f"{self.path}/"):
-            app.router.add_route("*", path, self.handle)
+            app.router.add_route("*", path, serve or self.handle)
 
     def close_streams(self) -> None:
         """End standing streams of both eras now and later; other requests go on. May be repeated."""
@@ -89,45 +100,45 @@ def build_endpoint(
     preferences: Preferences = USUAL,
     by_own_name: Callable[[str], None] | None = None,
     instructions: str | None = None,
-    alone: OneServer | None = None,
+    own: OwnOf | None = None,
+    node_routes: Callable[[], RouteTable] | None = None,
     ended_ids: EndedSessions | None = None,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
     `list_changed` counts the notifications sent, `session_event` the events of sessions. `session_keys`: see
     `SessionSeal`. `search_mode`: whether clients get the search tools in place of all tools by default; None: there are
-    no search tools. `draining`: whether peers are to use another node. `limits`: of one page of a list; None: the usual
-    ones. `preferences`: of clients that do not say. `by_own_name`: see `ListIndex`. `instructions`: what clients
-    hear of the servers when they begin (`agent.server.introduction`); None: nothing. `alone`: the only server, which
-    stands in the place of the node's own tools. `ended_ids`: see `Sessions`.
+    none. `draining`: whether peers are to use another node. `limits`: of one page of a list; None: the usual ones.
+    `preferences`: of clients that do not say. `by_own_name`, `node_routes`: see `ListIndex`. `instructions`: see
+    `Introducer`. `own`: what stands in the place of the node's own tools. `ended_ids`: see `Sessions`.
     """
     search = None if search_mode is None else ToolSearch(routes)
-    own = alone or OwnTools(identity.name, __version__, node_status, search=search, asks_others=path != PEER_PATH)
-    events = UpstreamEvents(dispatch.link)
-    changes = SessionNotifications(events)
+    usual = partial(OwnTools, identity.name, __version__, node_status, asks_others=path != PEER_PATH)
+    said = own(search) if own else usual(search=search)
+    changes = SessionNotifications(events := UpstreamEvents(dispatch.link))
     sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys), ended_ids=ended_ids)
-    listed, search_tools = own.definitions()
     list_index = ListIndex(
         routes,
-        listed,
-        search_tools,
+        *said.definitions(),
         search_mode=bool(search_mode),
         limits=limits,
         node_id=identity.node_id,
         by_own_name=by_own_name,
         for_nodes=path == PEER_PATH,
+        node_routes=node_routes,
+        view="" if own is None else path,
     )
     subscriber = partial(updates.resources.subscriber, routes)
     streams = ListenStreams(subscriber, partial(updates.tasks.subscriber, routes))
     introduced = Introducer(routes, instructions)
 
     def discover() -> Json:
-        return own.discovery(identity, introduced(), draining=draining(), has_tasks=list_index.has_tasks())
+        return said.discovery(identity, introduced(), draining=draining(), has_tasks=list_index.has_tasks())
 
     stateless = StatelessServer(
         list_index=list_index,
         dispatch=dispatch,
-        own=own,
+        own=said,
         streams=streams,
         discover=discover,
         events=events,
@@ -136,9 +147,9 @@ def build_endpoint(
     )
     legacy = SessionServer(
         sessions=sessions,
-        requests=SessionRequests(list_index=list_index, dispatch=dispatch, own=own, subscriber=subscriber),
+        requests=SessionRequests(list_index=list_index, dispatch=dispatch, own=said, subscriber=subscriber),
         changes=changes,
-        initialize_result=lambda: own.initialize_result(identity, introduced()),
+        initialize_result=lambda: said.initialize_result(identity, introduced()),
     )
     notices = Notices((streams.tell, sessions.tell), list_changed)
     return Endpoint(path, stateless, legacy, sessions, streams, notices, preferences)

@@ -7,7 +7,7 @@ a backend's own result or error passes unchanged, its bytes too where nothing ha
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -31,6 +31,7 @@ from agent.routing.table import Route, RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.apps import is_for_models, page_of, with_page
 from agent.server.earlier_clients import without_later_structure
+from agent.server.fleet_calls import FleetCall
 from agent.server.lists import LIST_HINTS, ListIndex, is_by_own_name, unknown
 
 log = logging.getLogger("agent.mcp")
@@ -81,36 +82,35 @@ async def forward(
     session_id: str | None = None,
     sink: ResultStream | None = None,
     param_headers: Mapping[str, str] | None = None,
+    present: Callable[[], Route | None] | None = None,
 ) -> Forwarded:
     """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result.
 
     `list_index`: the source of the route, which is looked up again before a call that was not executed is given up.
-    A large result may go to `sink` while it comes; `AnswerCut` then means that it will never be complete.
+    A large result may go to `sink` while it comes; `AnswerCut` then means that it will never be complete. `present`:
+    looks up the route of one node of a fleet.
     """
     if served.by_search and not is_for_models(route.definition):
         raise unknown("tool", route.public_name, params)
+    if route.fleet is not None and present is None:
+        send = partial(forward, dispatch, method, on_notification=on_notification, list_index=list_index, served=served)
+        call = FleetCall(method, route, params, on_notification, dispatch.call_timeout_s)
+        alone = partial(send, session_id=session_id, sink=sink, param_headers=param_headers)
+        return await call.answered(alone, partial(send, served=Served()), partial(list_index.present, method, params))
     names_page = served.by_search and page_of(route.definition) is not None
     served.backend = None
     if is_by_own_name(method, params, route):
         served.public_name = route.public_name
-
-    async def pass_on(note_method: str, note: Json) -> None:
-        if not _concerns_caller(note_method, note, params):
-            return
-        # One that cannot be serialized must not cost the call its result.
-        if not is_deeper_than(note, ANSWER_NESTING_MAX):
-            await on_notification(note_method, note)
-
     try:
         forwarded = await dispatch.forward(
             method,
             route,
             params,
-            pass_on,
+            _passing_on(on_notification, params),
             session_id=session_id,
             on_attempt=served.asked,
             sink=None if names_page else sink,
-            present=partial(list_index.present, method, params),
+            present=present or partial(list_index.present, method, params),
             param_headers=param_headers,
         )
     except RpcError as exc:
@@ -134,6 +134,15 @@ def _servers_error(failure: RpcError, method: str, route: Route, params: Json) -
     if is_deeper_than(data, ANSWER_NESTING_MAX):
         data = {"outcome": "unknown"}
     return MCPError(code=failure.code, message=failure.message, data=data)
+
+
+def _passing_on(on_notification: OnNotification, params: Json) -> OnNotification:
+    async def pass_on(method: str, note: Json) -> None:
+        # One that cannot be serialized must not cost the call its result.
+        if _concerns_caller(method, note, params) and not is_deeper_than(note, ANSWER_NESTING_MAX):
+            await on_notification(method, note)
+
+    return pass_on
 
 
 def _concerns_caller(method: str, note: Json, params: Json) -> bool:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # docs/calls.md: a burst of joins must not become a burst of notifications; 250 ms is below what a person notices.
 INTERVAL_S: Final = 0.25
+# Where only nodes of fleets come and go: a client that lists anew reads all tools again for one name.
+FLEET_INTERVAL_S: Final = 2.0
 
 # What a client re-reads when routes of a kind differ; a namespace is in no list, and a server in another node's.
 _LIST_OF: Final = {
@@ -67,6 +69,8 @@ class Notices:
         self._sent = sent
         self._pending: set[str] = set()
         self._wake = asyncio.Event()
+        self._fleets_due: asyncio.TimerHandle | None = None
+        self._fleets_noted_s = -FLEET_INTERVAL_S
 
     def __repr__(self) -> str:
         return f"<Notices pending={sorted(self._pending)}>"
@@ -76,6 +80,21 @@ class Notices:
         self._pending |= {_LIST_OF[kind] for kind in kinds if kind in _LIST_OF}
         if self._pending:
             self._wake.set()
+
+    def fleets_changed(self) -> None:
+        """Note that tools differ in the nodes of fleets alone, which come and go by the dozen."""
+        loop = asyncio.get_running_loop()
+        if self._fleets_due is not None:
+            return
+        wait_s = self._fleets_noted_s + FLEET_INTERVAL_S - loop.time()
+        if wait_s <= 0:
+            self._note_fleets()
+        else:
+            self._fleets_due = loop.call_later(wait_s, self._note_fleets)
+
+    def _note_fleets(self) -> None:
+        self._fleets_due, self._fleets_noted_s = None, asyncio.get_running_loop().time()
+        self.changed([RouteKind.TOOL])
 
     async def run(self) -> None:
         """Send notifications until cancelled."""
@@ -163,6 +182,11 @@ class ListenStreams:
 
     def __repr__(self) -> str:
         return f"<ListenStreams {len(self._streams)} open{', closing' if self._closing else ''}>"
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._streams)
 
     def tell(self, method: str) -> None:
         """Send a list change to every stream that has it in its filter; never waits."""

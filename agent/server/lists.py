@@ -13,7 +13,7 @@ from typing import Any, Final
 from agent.dispatch.next_hop import own_error
 from agent.dispatch.param_headers import asks_for_headers
 from agent.errors import MCPError
-from agent.model import Json
+from agent.model import FOR_NODE_META_KEY, Json
 from agent.routing.own_names import OwnNames, candidates
 from agent.routing.table import Route, RouteKind, RouteTable
 from agent.rpc_codes import INVALID_PARAMS
@@ -54,6 +54,8 @@ class ListIndex:
         node_id: str = "",
         by_own_name: Callable[[str], object] | None = None,
         for_nodes: bool = False,
+        node_routes: Callable[[], RouteTable] | None = None,
+        view: str = "",
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
@@ -61,11 +63,15 @@ class ListIndex:
         `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of clients that ask for none.
         `limits` of one page; None: the usual ones. `node_id`: ours, by which we know our own tasks. `by_own_name`:
         called with the method of a request by a name that only its server gave; None: such names are unknown here.
-        `for_nodes`: other nodes list here, what servers say of themselves too.
+        `for_nodes`: other nodes list here, what servers say of themselves too. `node_routes`: what a
+        node lists here that imports all that we see; None: the same as clients. `view`: the path of the view whose
+        lists these are, since cursors of one view are not another's; empty for the whole mesh.
         """
         self._routes = routes
         self._by_own_name = by_own_name
         self._for_nodes = for_nodes
+        self._node_routes = node_routes
+        self._view = view
         self._own_names: tuple[RouteTable, OwnNames] | None = None
         self._node_id = node_id
         self._own = own
@@ -75,11 +81,11 @@ class ListIndex:
         self._own_uris = frozenset(resource["uri"] for resource in own.get("resources", ()))
         self._now_s = now_s
         self._limits = limits or PageLimits()
-        # method, and whether it is for sessions -> the table that was last looked at, and its snapshots
-        self._lists: dict[tuple[str, bool], tuple[RouteTable, Snapshots]] = {}
+        # method, whether it is for sessions, and for a node -> the table that was last looked at, and its snapshots
+        self._lists: dict[tuple[str, bool, bool], tuple[RouteTable, Snapshots]] = {}
         # As below: by identity, beside the definition itself; and whether it is said that a call may be a task.
         self._of_sessions: dict[tuple[int, bool], tuple[Json, Json]] = {}
-        self._search_list = Snapshots("tools", (*own.get("tools", ()), *search_tools), self._limits)
+        self._search_list = Snapshots("tools", (*own.get("tools", ()), *search_tools), self._limits, view)
         self._asks_for_headers: dict[int, tuple[Json, bool]] = {}
 
     def wants_search(self, query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
@@ -91,7 +97,10 @@ class ListIndex:
 
         Written once for each change of what is listed. Raises `MCPError` for a cursor that is none, or is too old.
         """
-        snapshots = self._search_list if search and method == "tools/list" else self._snapshots(method, modern=modern)
+        meta = params.get("_meta")
+        for_node = self._node_routes is not None and isinstance(meta, dict) and meta.get(FOR_NODE_META_KEY) is True
+        is_search = search and method == "tools/list" and not for_node
+        snapshots = self._search_list if is_search else self._snapshots(method, modern=modern, for_node=for_node)
         if params.get("cursor") is None:
             return snapshots.first_page(modern=modern)
         try:
@@ -102,22 +111,24 @@ class ListIndex:
             message = "cursor: the list has changed since; list again without a cursor"
             raise MCPError(code=INVALID_PARAMS, message=message) from exc
 
-    def _snapshots(self, method: str, *, modern: bool) -> Snapshots:
+    def _snapshots(self, method: str, *, modern: bool, for_node: bool = False) -> Snapshots:
         """The snapshots of a list, the present one as the route table has it now."""
-        table = self._routes()
+        table = self._node_routes() if for_node and self._node_routes is not None else self._routes()
         key, kind = LISTS[method]
         in_sessions = kind is RouteKind.TOOL and not modern
-        known = self._lists.get((method, in_sessions))
+        asked = method, in_sessions, for_node
+        known = self._lists.get(asked)
         if known is not None and known[0] is table:
             return known[1]
-        snapshots = known[1] if known is not None else Snapshots(key, self._own.get(key, ()), self._limits)
+        snapshots = known[1] if known is not None else Snapshots(key, self._own.get(key, ()), self._limits, self._view)
         listed = table.listed(kind)
-        if not self._for_nodes:
+        for_node = for_node or self._for_nodes
+        if not for_node:
             listed = tuple(route for route in listed if not route.too_large)
-        if kind is RouteKind.RESOURCE and self._for_nodes:
+        if kind is RouteKind.RESOURCE and for_node:
             listed += table.listed(RouteKind.SERVER)
         snapshots.renew(self._all_in_sessions(listed, table) if in_sessions else listed, self._now_s())
-        self._lists[method, in_sessions] = (table, snapshots)
+        self._lists[asked] = (table, snapshots)
         return snapshots
 
     def _all_in_sessions(self, listed: Sequence[Route], table: RouteTable) -> tuple[Route, ...]:
@@ -182,7 +193,9 @@ class ListIndex:
         Raises `MCPError` for unknown names and wrong shapes.
         """
         route = self._route(method, params)
-        if route is not None and self._by_own_name is not None and is_by_own_name(method, params, route):
+        if route is None or self._by_own_name is None or not is_by_own_name(method, params, route):
+            return route
+        if params[_NAMED_BY[method]] not in self._routes().of_kind(route.kind):  # Else it is an alias of a view.
             self._by_own_name(method)
         return route
 

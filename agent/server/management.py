@@ -27,15 +27,17 @@ class Management:
     """A FastMCP server with the tools and resources of one endpoint; the arguments are those of `OwnTools`."""
 
     def __init__(
-        self, name: str, node_status: NodeOperations, search: ToolSearch | None, *, asks_others: bool = True
+        self, name: str, node_status: NodeOperations | None, search: ToolSearch | None, *, asks_others: bool = True
     ) -> None:
+        """`node_status` None: of a view, which has the search tools alone."""
         # Schemas stay as they are declared, and FastMCP's own host guard is off: the edge checks every route.
         self._server: FastMCP = FastMCP(name, dereference_schemas=False)
-        ask = _Answerer(name, node_status, asks_others=asks_others)
         # All are coroutines: FastMCP runs plain functions in threads, where `node_status` would have no event loop.
-        _add_listings(self._server, node_status, ask)
-        _add_reloads(self._server, node_status, ask)
-        _add_resources(self._server, node_status)
+        if node_status is not None:
+            ask = _Answerer(name, node_status, asks_others=asks_others)
+            _add_listings(self._server, node_status, ask)
+            _add_reloads(self._server, node_status, ask)
+            _add_resources(self._server, node_status)
         if search is not None:
             _add_search_tools(self._server, search)
 

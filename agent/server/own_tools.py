@@ -37,7 +37,7 @@ _INSTRUCTIONS: Final = (
     "This is a node of an MCP mesh. Its tools are those of every MCP server in the mesh, named server__tool or "
     "node__server__tool. list_mcp_servers tells where they live and whether they are reachable."
 )
-_CAPABILITIES: Final[Json] = {
+CAPABILITIES: Final[Json] = {
     "logging": {},
     "prompts": {"listChanged": True},
     "resources": {"subscribe": True, "listChanged": True},
@@ -76,9 +76,8 @@ class OwnTools:
     def definitions(self) -> tuple[dict[str, list[Json]], list[Json]]:
         """What is listed always, by kind, and the tools that are listed in search mode."""
         kinds: dict[str, list[Json]] = orjson.loads(DEFINITIONS.read_bytes())
-        search_tools = [tool for tool in kinds["tools"] if tool["name"] in SEARCH_TOOLS]
         tools = [tool for tool in kinds["tools"] if tool["name"] not in SEARCH_TOOLS]
-        return {**kinds, "tools": tools}, [] if self._search is None else search_tools
+        return {**kinds, "tools": tools}, [] if self._search is None else search_definitions()
 
     async def answer(self, method: str, params: Json, version: str) -> Json:
         """The result of `tools/call` or `resources/read` of one of them, in the shape of that version.
@@ -87,14 +86,7 @@ class OwnTools:
         result with `isError`; raises `MCPError` for a resource that cannot be read, and for a `requestState`, since
         none is ever given here.
         """
-        modern = version in MODERN_PROTOCOL_VERSIONS
-        if modern and params.get("requestState") is not None:
-            message, why = "requestState: nothing here has given it", {"reason": "invalid_request_state"}
-            raise MCPError(code=INVALID_PARAMS, message=message, data=why)
-        shaped = await (await self._management.get()).answer(method, params, version)
-        if modern:
-            shaped["_meta"] = {SERVER_INFO_META_KEY: self.server_info, **shaped.get("_meta", {})}
-        return shaped
+        return await answered(self._management, method, params, version, self.server_info)
 
     def discovery(
         self,
@@ -132,8 +124,26 @@ class OwnTools:
         return Management(self._name, self._node_status, self._search, asks_others=self._asks_others)
 
 
+async def answered(management: "Late[Management]", method: str, params: Json, version: str, server_info: Json) -> Json:
+    """See `OwnTools.answer`. `server_info`: what 2026-07-28 requires in each result."""
+    modern = version in MODERN_PROTOCOL_VERSIONS
+    if modern and params.get("requestState") is not None:
+        message, why = "requestState: nothing here has given it", {"reason": "invalid_request_state"}
+        raise MCPError(code=INVALID_PARAMS, message=message, data=why)
+    shaped = await (await management.get()).answer(method, params, version)
+    if modern:
+        shaped["_meta"] = {SERVER_INFO_META_KEY: server_info, **shaped.get("_meta", {})}
+    return shaped
+
+
+def search_definitions() -> list[Json]:
+    """The search tools as clients see them."""
+    kinds: dict[str, list[Json]] = orjson.loads(DEFINITIONS.read_bytes())
+    return [tool for tool in kinds["tools"] if tool["name"] in SEARCH_TOOLS]
+
+
 def _capabilities(servers: Introduction) -> Json:
-    return {**_CAPABILITIES, "extensions": servers.extensions} if servers.extensions else _CAPABILITIES
+    return {**CAPABILITIES, "extensions": servers.extensions} if servers.extensions else CAPABILITIES
 
 
 def _instructions(servers: Introduction) -> str:

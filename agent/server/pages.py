@@ -81,7 +81,7 @@ def cut_page(entries: Sequence[Json], start: int, limits: PageLimits) -> Page:
 
 
 def list_digest(label: str, own: Sequence[Json], routes: Sequence[Route]) -> str:
-    """Digest a list: `label` (what kind of list), our own entries, then the routes' names and definitions."""
+    """Digest a list: `label` (its kind and its view), our own entries, then the routes' names and definitions."""
     total = hashlib.sha256(orjson.dumps([label, own]))
     total.update("\n".join(f"{route.public_name} {route.digest} {route.owner}" for route in routes).encode())
     return total.hexdigest()[:_DIGEST_LEN]
@@ -103,9 +103,12 @@ _LEGACY_HEAD: Final = b"{"
 class Snapshot:
     """One list as it was at one moment. Pages are cut and written when first asked for."""
 
-    def __init__(self, key: str, own: Sequence[Json], routes: Sequence[Route], limits: PageLimits) -> None:
-        """`key`: the member of the result that holds the entries."""
+    def __init__(
+        self, key: str, own: Sequence[Json], routes: Sequence[Route], limits: PageLimits, view: str = ""
+    ) -> None:
+        """`key`: the member of the result that holds the entries. `view`: the part of the mesh that it is of."""
         self._key = key
+        self._label = f"{key} {view}" if view else key
         self._own = own
         self._routes = routes
         self._limits = limits
@@ -121,7 +124,7 @@ class Snapshot:
     @cached_property
     def digest(self) -> str:
         """Names the snapshot in cursors."""
-        return list_digest(self._key, self._own, self._routes)
+        return list_digest(self._label, self._own, self._routes)
 
     @property
     def has_cursors(self) -> bool:
@@ -178,11 +181,12 @@ class Snapshot:
 class Snapshots:
     """The snapshots of one list. Sole writer: the list index that owns it."""
 
-    def __init__(self, key: str, own: Sequence[Json], limits: PageLimits) -> None:
+    def __init__(self, key: str, own: Sequence[Json], limits: PageLimits, view: str = "") -> None:
         self._key = key
+        self._view = view
         self._own = own
         self._limits = limits
-        self._present = Snapshot(key, own, (), limits)
+        self._present = Snapshot(key, own, (), limits, view)
         self._past: deque[tuple[float, Snapshot]] = deque(maxlen=KEPT_MAX)  # (when it was replaced, it); oldest first
 
     def __repr__(self) -> str:
@@ -196,7 +200,7 @@ class Snapshots:
         if self._present.has_cursors:
             self._present.retire()
             self._past.append((now_s, self._present))
-        self._present = Snapshot(self._key, self._own, routes, self._limits)
+        self._present = Snapshot(self._key, self._own, routes, self._limits, self._view)
 
     def first_page(self, *, modern: bool) -> bytes:
         """The beginning of the present list."""

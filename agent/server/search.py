@@ -125,7 +125,7 @@ class ToolSearch:
         if index is not None and table is self._table:
             return index
         tools = (route for route in table.listed_tools() if is_for_models(route.definition))
-        listed = {route.public_name: route.definition for route in tools}
+        listed = {route.definition["name"]: route.definition for route in tools}
         if index is not None and _same(listed, self._listed):
             self._table = table
             return index

@@ -33,6 +33,7 @@ from agent.server.search import unwrapped
 from agent.server.sessions.client_events import as_mcp_error
 from agent.server.task_requests import check_task_header
 from agent.server.validation import read_message, refused_by_head, shaped, unknown_method
+from agent.server.view_tools import ViewTools
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class StatelessServer:
         *,
         list_index: ListIndex,
         dispatch: Dispatch,
-        own: OwnTools | OneServer,
+        own: OwnTools | OneServer | ViewTools,
         streams: ListenStreams,
         discover: Callable[[], Json],
         events: UpstreamEvents,

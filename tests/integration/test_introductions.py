@@ -8,7 +8,8 @@ from fastmcp import FastMCP
 from mcp_types import Icon
 
 from agent.client.protocol import Request
-from agent.model import Era, HttpTarget, ServerScope, ServerSpec
+from agent.model import Era
+from tests.integration.servers.clock_server import service
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Seen, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
@@ -32,10 +33,6 @@ def library(instructions: str | None = "Ask for one book at a time.") -> FastMCP
         return title
 
     return server
-
-
-def service(name: str, url: str) -> ServerSpec:
-    return ServerSpec(name, HttpTarget(url), ServerScope.SERVICE)
 
 
 async def introduction(node: RunningNode, era: Era) -> tuple[str, dict[str, Any]]:

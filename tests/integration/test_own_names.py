@@ -2,59 +2,19 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastmcp import FastMCP
-from fastmcp.apps.app import FastMCPApp
 from fastmcp.server.providers.addressing import hashed_backend_name
 
-from agent.client.protocol import McpClient, Request
 from agent.errors import RpcError
-from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from agent.model import Era
+from tests.integration.servers.clock_server import PAGE, ask, clock_server, service
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.nodes import client, running_node, served
 
 eras = pytest.mark.parametrize("era", list(Era))
 hops = pytest.mark.parametrize("hops", [1, 2])
-PAGE = "ui://clock/page.html"
-
-
-def clock_server(says: str = "twelve") -> FastMCP:
-    server: FastMCP = FastMCP("clock")
-
-    @server.tool(name="get-time", meta={"ui": {"resourceUri": PAGE}})
-    def get_time() -> str:
-        return says
-
-    @server.resource(PAGE)
-    def page() -> str:
-        return "<p>the page</p>"
-
-    @server.resource("videos://{number}")
-    def video(number: str) -> str:
-        return f"video {number}"
-
-    @server.prompt
-    def wind_up() -> str:
-        return "wind it up"
-
-    app = FastMCPApp("Alarms")
-
-    @app.tool()
-    def save(at: str) -> str:
-        return f"saved {at}"
-
-    server.add_provider(app)
-    return server
-
-
-def service(name: str, url: str) -> ServerSpec:
-    return ServerSpec(name, HttpTarget(url), ServerScope.SERVICE)
-
-
-async def ask(mcp: McpClient, method: str, **params: Any) -> Json:
-    return await mcp.request(Request.within(method, params, timeout_s=10))
 
 
 @eras

@@ -2,56 +2,21 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 from fastmcp import FastMCP
-from mcp_types import ResourceLink
 
 from agent.client.connect import McpClient
-from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.clock_server import PAGE, ask, clock_server, service
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 from tests.integration.servers.raw_session import ACCEPT, initialize_request
 
 eras = pytest.mark.parametrize("era", list(Era))
 hops = pytest.mark.parametrize("hops", [1, 2])
-PAGE = "ui://clock/page.html"
-
-
-def clock_server(says: str = "twelve") -> FastMCP:
-    server: FastMCP = FastMCP(
-        "Grandfather", instructions="Wind it daily.", version="1.2", website_url="https://x.example"
-    )
-
-    @server.tool(name="get-time", meta={"ui": {"resourceUri": PAGE}})
-    def get_time() -> list[Any]:
-        return [says, ResourceLink(name="page", uri=PAGE, type="resource_link")]
-
-    @server.resource(PAGE)
-    def page() -> str:
-        return "<p>the page</p>"
-
-    @server.resource("videos://{number}")
-    def video(number: str) -> str:
-        return f"video {number}"
-
-    @server.prompt
-    def wind_up() -> str:
-        return "wind it up"
-
-    return server
-
-
-def service(name: str, url: str) -> ServerSpec:
-    return ServerSpec(name, HttpTarget(url), ServerScope.SERVICE)
-
-
-async def ask(mcp: McpClient, method: str, **params: Any) -> Json:
-    return await mcp.request(Request.within(method, params, timeout_s=10))
 
 
 def single(node: RunningNode, name: str) -> str:
@@ -79,6 +44,7 @@ async def test_a_server_is_shown_as_itself(era: Era, hops: int, tmp_path: Path) 
             ("resources/templates/list", "resourceTemplates", "uriTemplate"),
         ):
             shown, own = (await ask(mcp, method))[key], (await ask(direct, method))[key]
+            own.sort(key=lambda entry, name=name: entry[name])
             assert [entry[name] for entry in shown] == [entry[name] for entry in own]
             pages = [entry.get("_meta", {}).get("ui") for entry in shown]
             assert pages == [entry.get("_meta", {}).get("ui") for entry in own]
@@ -150,7 +116,11 @@ async def test_a_server_of_a_node_has_its_short_name_while_it_is_the_only_one(tm
             await node.connected("wall")
             for name in ("wall", "one__wall"):
                 async with client(single(node, name), Era.MODERN) as mcp:
-                    assert [tool["name"] for tool in (await ask(mcp, "tools/list"))["tools"]] == ["get-time"]
+                    assert [tool["name"] for tool in (await ask(mcp, "tools/list"))["tools"]] == [
+                        "get-time",
+                        "save",
+                        "set_alarm",
+                    ]
 
 
 @eras

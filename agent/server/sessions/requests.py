@@ -32,6 +32,7 @@ from agent.server.sessions.elicitation import AskedClient, in_rounds
 from agent.server.sessions.session import ServerSession, Tell
 from agent.server.sessions.tasks import TASK_REQUESTS, AskedTask, HeldResults, created, may_be_task, with_extension
 from agent.server.sessions.tasks import VERSION as TASKS_VERSION
+from agent.server.view_tools import ViewTools
 from agent.subscriptions.registry import Subscriber
 from agent.subscriptions.registry import Tell as TellNews
 from agent.tasks.ids import TAKES_TASKS, is_task
@@ -78,7 +79,7 @@ class SessionRequests:
         *,
         list_index: ListIndex,
         dispatch: Dispatch,
-        own: OwnTools | OneServer,
+        own: OwnTools | OneServer | ViewTools,
         subscriber: Callable[[TellNews[str]], Subscriber[str]],
     ) -> None:
         self._list_index = list_index

@@ -111,6 +111,11 @@ class Sessions:
                 session.stream.end()
 
     @property
+    def count(self) -> int:
+        """How many sessions there are."""
+        return len(self._sessions)
+
+    @property
     def is_open(self) -> bool:
         """Whether requests can be served."""
         return self._tasks is not None

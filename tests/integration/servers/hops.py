@@ -14,13 +14,22 @@ from tests.integration.servers.nodes import CALL_TIMEOUT_S, RunningNode, catalog
 
 @asynccontextmanager
 async def front_of(
-    folder: Path, *specs: ServerSpec, hops: int = 1, call_timeout_s: float = CALL_TIMEOUT_S
+    folder: Path,
+    *specs: ServerSpec,
+    hops: int = 1,
+    call_timeout_s: float = CALL_TIMEOUT_S,
+    search_mode: bool | None = None,
 ) -> AsyncIterator[RunningNode]:
-    """With one hop a node with these servers; with two a node before nodes that have one of them each."""
+    """With one hop a node with these servers; with two a node before nodes that have one of them each.
+
+    `search_mode`: of the node that is yielded.
+    """
     async with AsyncExitStack() as stack:
         if hops == 1:
             front = await stack.enter_async_context(
-                running_node("front", folder / "front", servers=specs, call_timeout_s=call_timeout_s)
+                running_node(
+                    "front", folder / "front", servers=specs, call_timeout_s=call_timeout_s, search_mode=search_mode
+                )
             )
             await front.connected(*(spec.name for spec in specs))
             yield front
@@ -32,15 +41,16 @@ async def front_of(
             )
             await node.connected(spec.name)
             nodes.append(node)
-        yield await stack.enter_async_context(front_before(folder, *nodes, call_timeout_s=call_timeout_s))
+        before = front_before(folder, *nodes, call_timeout_s=call_timeout_s, search_mode=search_mode)
+        yield await stack.enter_async_context(before)
 
 
 @asynccontextmanager
 async def front_before(
-    folder: Path, *nodes: RunningNode, call_timeout_s: float = CALL_TIMEOUT_S
+    folder: Path, *nodes: RunningNode, call_timeout_s: float = CALL_TIMEOUT_S, search_mode: bool | None = None
 ) -> AsyncIterator[RunningNode]:
     """A node without servers that is linked to these and has their tools."""
-    async with running_node("front", folder / "front", call_timeout_s=call_timeout_s) as front:
+    async with running_node("front", folder / "front", call_timeout_s=call_timeout_s, search_mode=search_mode) as front:
         front.mesh.take_catalog(catalog(*map(instance, nodes)))
         names = {name for node in nodes for name in node.tool_names()}
         counts = {name: sum(name in node.tool_names() for node in nodes) for name in names}

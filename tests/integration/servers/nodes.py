@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,7 +37,17 @@ from agent.links.dial import Dialling, dialler
 from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
-from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerSpec
+from agent.model import (
+    PUBLIC_NAME_LEN_MAX,
+    BackendSpec,
+    Era,
+    HttpTarget,
+    Json,
+    LinkView,
+    NodeIdentity,
+    ServerSpec,
+    ViewSpec,
+)
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute, OwnAddresses
 from agent.rest.peers import PeersApi
@@ -48,7 +58,7 @@ from agent.routing.table import RouteKind
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
 from agent.server.sessions.sealed_id import seal_keys
-from agent.server.single import SingleServers
+from agent.server.views import Views
 from agent.server.write_deadline import write_deadline_middleware
 from agent.state.ended_sessions import EndedSessions
 from agent.state.known_names import KnownNames
@@ -81,6 +91,8 @@ class RunningNode:
     servers_file: list[ServerSpec]
     begin_to_drain: Callable[[], None]
     updates: ClientUpdates
+    named_views: dict[str, ViewSpec]
+    views: Views
 
     @property
     def url(self) -> str:
@@ -137,17 +149,31 @@ async def running_node(
     search_mode: bool | None = None,
     call_timeout_s: float = CALL_TIMEOUT_S,
     name_len_max: int = PUBLIC_NAME_LEN_MAX,
+    views: Mapping[str, ViewSpec] | None = None,
+    fleet_writes: Sequence[str] = (),
 ) -> AsyncIterator[RunningNode]:
     """Run a node until the context ends; its state goes to `folder`. `limits`: of the pages of its lists.
 
     `key`: of a node that was there before, `secret`: of its mesh.
 
     `search_mode`: as in `build_endpoint`, for `/mcp`. `call_timeout_s`: as the setting. `name_len_max`: of the names
-    that its clients see.
+    that its clients see. `views`: those that an operator has named.
+    `fleet_writes`: as the setting.
     """
     key = key or NodeKey.new()
     identity = NodeIdentity(key.node_id, name)
-    wiring = _Wiring(identity, key, secret, list(servers), limits, search_mode, call_timeout_s, name_len_max)
+    wiring = _Wiring(
+        identity,
+        key,
+        secret,
+        list(servers),
+        limits,
+        search_mode,
+        call_timeout_s,
+        name_len_max,
+        dict(views or {}),
+        tuple(fleet_writes),
+    )
     async with wiring.running(folder, tuple(statics), port) as node:
         yield node
 
@@ -170,8 +196,10 @@ class _Wiring:
     search_mode: bool | None = None
     call_timeout_s: float = CALL_TIMEOUT_S
     name_len_max: int = PUBLIC_NAME_LEN_MAX
+    named_views: dict[str, ViewSpec] = field(default_factory=dict)
+    fleet_writes: tuple[str, ...] = ()
     endpoints: list[Endpoint] = field(default_factory=list)
-    single: list[SingleServers] = field(default_factory=list)
+    views: list[Views] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     draining: bool = False
     rng: random.Random = field(default_factory=lambda: random.Random(1))
@@ -191,7 +219,7 @@ class _Wiring:
             known = KnownNames(folder)
 
             def keep_names() -> None:
-                known.take(mesh.routes)
+                known.take(mesh.node_routes)
 
             dispatch = Dispatch(
                 node_id=self.identity.node_id,
@@ -207,13 +235,8 @@ class _Wiring:
                 statics=statics,
                 name_len_max=self.name_len_max,
                 remembered=known.load(clock.now_s()),
-                hooks=MeshHooks(
-                    self._changed(0),
-                    self._changed(1),
-                    self.digests.append,
-                    dispatch.forget,
-                    _each(updates.routes_changed, dispatch.renewals.routes_changed, self._routes_changed, keep_names),
-                ),
+                fleet_writes=self.fleet_writes,
+                hooks=self._hooks(dispatch, updates, keep_names),
             )
             orders = OverrideService(mesh, store, tasks)
             node_status = self._status(mesh)
@@ -240,6 +263,8 @@ class _Wiring:
                     self.servers,
                     self._begin_to_drain,
                     updates,
+                    self.named_views,
+                    self.views[0],
                 )
             finally:
                 await runner.cleanup()
@@ -256,20 +281,29 @@ class _Wiring:
             reread_servers=lambda: mesh.take_servers(self.servers),
         )
 
+    def _hooks(self, dispatch: Dispatch, updates: ClientUpdates, keep_names: Callable[[], None]) -> MeshHooks:
+        renewals = dispatch.renewals.routes_changed
+        routes_changed = _each(updates.routes_changed, renewals, self._routes_changed, keep_names)
+        changed = (self._changed(0), self._changed(1), self.digests.append)
+        return MeshHooks(*changed, dispatch.forget, routes_changed, self._fleets_changed)
+
     def _changed(self, number: int) -> Callable[[Iterable[RouteKind]], None]:
         # The endpoints are built after the mesh that tells them.
         return lambda kinds: self.endpoints[number].notices.changed(kinds)  # noqa: PLW0108 - looked up when called
 
+    def _fleets_changed(self) -> None:
+        self.endpoints[0].notices.fleets_changed()
+
     def _routes_changed(self) -> None:
-        for single in self.single:
-            single.routes_changed()
+        for views in self.views:
+            views.routes_changed()
 
     def _begin_to_drain(self) -> None:
         self.draining = True
         for endpoint in self.endpoints:
             endpoint.close_streams()
-        for single in self.single:
-            single.close_streams()
+        for views in self.views:
+            views.close_streams()
 
     def _build_endpoints(
         self,
@@ -294,15 +328,14 @@ class _Wiring:
             updates=updates,
             ended_ids=ended_ids,
         )
-        mcp = build(
-            "/mcp",
-            routes=lambda: mesh.routes,
-            search_mode=self.search_mode,
-            instructions="merged",
-            by_own_name=metrics.named_by_server,
+        of_mesh = partial(
+            build, search_mode=self.search_mode, instructions="merged", by_own_name=metrics.named_by_server
         )
-        self.endpoints += [mcp, build("/mcp/local", routes=lambda: mesh.local_routes)]
-        self.single.append(SingleServers(lambda: mesh.routes, build))
+        self.endpoints += [
+            of_mesh("/mcp", routes=lambda: mesh.routes, node_routes=lambda: mesh.node_routes),
+            build("/mcp/local", routes=lambda: mesh.local_routes),
+        ]
+        self.views.append(Views(lambda: mesh.routes, lambda: self.named_views, single=build, build=of_mesh))
 
     async def _serve(self, rest: list[web.RouteDef], port: int) -> tuple[web.AppRunner, str]:
         names = frozenset({self.identity.name})
@@ -312,10 +345,9 @@ class _Wiring:
         app = web.Application(middlewares=middlewares)
         app.on_response_prepare.append(security_headers(policy))
         app.add_routes(HandshakeRoute(keeper, OwnAddresses(names, frozenset())).routes())
-        for endpoint in self.endpoints:
-            endpoint.add_to(app)
-        for single in self.single:
-            single.add_to(app)
+        of_mesh, local = self.endpoints
+        self.views[0].add_to(app, of_mesh)
+        local.add_to(app)
         app.add_routes(rest)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=2)
         await runner.setup()

@@ -1,0 +1,284 @@
+"""One tool for a whole fleet: a server of scope `fleet` on many nodes shows each of its tools once, for all of them.
+
+Called by the mesh with every new route table for clients; other nodes see such a server as one of scope `node`, with a
+word in its origins. The one rule: only what is exactly the same on two nodes is one; the most frequent definition is
+shown, the others are findings and are not called.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any, Final
+
+from agent.lossless_json.raw import exact
+from agent.model import ORIGIN_META_KEY, PUBLIC_NAME_LEN_MAX, Json, ServerScope
+from agent.routing.digest import definition_digest
+from agent.routing.names import shown_name
+from agent.routing.origins import told_origin
+from agent.routing.output_schemas import is_shown_in_sessions
+from agent.routing.table import Conflict, ConflictReason, Fleet, Root, Route, RouteKind, RouteTable
+from agent.routing.uris import UriCodec
+
+# What an argument may say in the place of a node's name.
+ANY: Final = "any"
+ALL: Final = "all"
+# More names than these are no help to a model, and cost it a page in each tool.
+NAMES_LISTED_MAX: Final = 100
+# Of the template of one node.
+NODE_VARIABLE: Final = "node"
+NODE_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+# How the owner of a fleet's names begins; the server follows.
+FLEET_OWNER: Final = "fleet:"
+# A row of the result of several nodes: how it went on one of them.
+OUTCOMES: Final = ("ok", "tool_error", "error", "not_executed", "unknown", "away")
+_ARGUMENTS: Final = ("node", "mesh_node")
+_ROWS: Final[Json] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "node": {"type": "string"},
+            "outcome": {"type": "string", "enum": list(OUTCOMES)},
+            "content": {"type": "array", "items": {"type": "object"}},
+            "structuredContent": {"type": "object"},
+        },
+        "required": ["node", "outcome", "content"],
+    },
+}
+_RESULTS: Final = "results"
+# Keywords of an output schema beside which one more member may be described.
+_PLAIN: Final = frozenset(
+    {"type", "properties", "required", "$defs", "definitions", "title", "description", "additionalProperties"}
+)
+
+
+def with_fleets(
+    table: RouteTable, writes: Sequence[str], len_max: int = PUBLIC_NAME_LEN_MAX, before: RouteTable | None = None
+) -> RouteTable:
+    """`table` with the tools of fleets shown once each; `table` itself where there are none.
+
+    `writes`: globs of the names of tools that may run on several nodes though they are not read-only. `len_max`: of
+    the names that clients see. `before`: what was made of an earlier table; what has not changed is the same object.
+    """
+    members = _grouped(route for route in table.tools.values() if route.in_fleet and route.listed)
+    away = _grouped(
+        route for (kind, _), route in table.away.items() if kind is RouteKind.TOOL and route.in_fleet and route.listed
+    )
+    if not members and not away:
+        return table
+    tools, gone, conflicts = dict(table.tools), dict(table.away), list[Conflict]()
+    fleets: dict[str, dict[str, Route]] = defaultdict(dict)
+    for server, tool in sorted(members.keys() | away.keys()):
+        name = shown_name(server, tool, len_max=len_max)
+        holder = table.roots.get(Root(server, of_node=False)) or (tools[name].owner if name in tools else None)
+        if holder is not None:
+            conflicts.append(Conflict(name, holder, (f"{FLEET_OWNER}{server}",), ConflictReason.OWNER))
+            continue
+        may_write = any(fnmatchcase(name, pattern) for pattern in writes)
+        key = server, tool
+        known = None if before is None else before.tools.get(name)
+        present = members[key] or away[key]
+        route = _fleet_route(name, key, present, away[key], may_write=may_write, known=known)
+        assert route.fleet is not None
+        if not members[key]:
+            gone[RouteKind.TOOL, name] = route
+            continue
+        tools[name] = route
+        fleets[server] |= route.fleet.members
+        for member in members[key]:
+            tools[member.public_name] = replace(member, listed=False)
+        if route.fleet.others:
+            others = tuple(
+                sorted(one.replicas[0].backend_key for one in members[key] if _node(one) in route.fleet.others)
+            )
+            conflicts.append(Conflict(name, route.replicas[0].backend_key, others, ConflictReason.DEFINITION))
+    more = [_nodes_routes(server, members) for server, members in fleets.items()]
+    return replace(
+        table,
+        tools=MappingProxyType(tools),
+        resources=MappingProxyType({**table.resources, **{one.public_name: one for one, _, _ in more}}),
+        templates=MappingProxyType({**table.templates, **{one.public_name: one for _, one, _ in more}}),
+        namespaces=MappingProxyType({**table.namespaces, **{one.public_name: one for _, _, one in more}}),
+        away=MappingProxyType(gone),
+        conflicts=(*table.conflicts, *sorted(set(conflicts) - set(table.conflicts), key=lambda one: one.name)),
+    )
+
+
+def changed_only_in_fleets(before: RouteTable, after: RouteTable) -> bool:
+    """Whether the lists of tools differ in nothing but the nodes that fleets have."""
+
+    def others(table: RouteTable) -> dict[str, Json]:
+        return {name: route.definition for name, route in table.tools.items() if route.listed and route.fleet is None}
+
+    return others(before) == others(after)
+
+
+def nodes_uri(server: str) -> str:
+    """The resource that lists the nodes of a fleet."""
+    return f"mesh-fleet://{server}/nodes"
+
+
+def _nodes_routes(server: str, members: Mapping[str, Route]) -> tuple[Route, Route, Route]:
+    """The resource with the nodes of a fleet, the template of one of them, and the namespace of both.
+
+    They are listed where the tools do not name the nodes, and can always be read.
+    """
+    spaces = {replica.node_id: member.namespace for member in members.values() for replica in member.replicas}
+    names = dict(sorted(members.items()))
+    fleet = Fleet(server, "", NODE_VARIABLE, MappingProxyType(names), (), {}, several=False, namespaces=spaces)
+    listed, owner, uri = len(members) > NAMES_LISTED_MAX, f"{FLEET_OWNER}{server}", nodes_uri(server)
+    meta = {ORIGIN_META_KEY: {"server": server, "scope": ServerScope.FLEET.value, "nodes": len(members)}}
+    said = {"name": f"nodes of {server}", "mimeType": "application/json", "_meta": meta}
+    one = f"{uri}/{{{NODE_VARIABLE}}}"
+    return (
+        Route(RouteKind.RESOURCE, uri, {"uri": uri, **said}, str(len(members)), (), listed, owner, fleet=fleet),
+        Route(RouteKind.TEMPLATE, one, {"uriTemplate": one, **said}, "", (), listed, owner, fleet=fleet),
+        Route(RouteKind.NAMESPACE, server, {}, "", (), listed=False, owner=owner, fleet=fleet),
+    )
+
+
+def _grouped(routes: Iterable[Route]) -> defaultdict[tuple[str, str], list[Route]]:
+    groups: defaultdict[tuple[str, str], list[Route]] = defaultdict(list)
+    for route in routes:
+        origin = told_origin(route.definition)
+        server, tool = origin.get("server"), origin.get("tool")
+        if isinstance(server, str) and isinstance(tool, str):
+            groups[server, tool].append(route)
+    return groups
+
+
+def _node(route: Route) -> str:
+    return str(told_origin(route.definition).get("node"))
+
+
+def _fleet_route(
+    name: str,
+    key: tuple[str, str],
+    members: Sequence[Route],
+    away: Sequence[Route],
+    *,
+    may_write: bool,
+    known: Route | None,
+) -> Route:
+    """One route for the members of a fleet that agree. `known`: what it was before, whose definition may still hold."""
+    server, tool = key
+    by_digest: dict[str, list[Route]] = defaultdict(list)
+    for member in members:
+        by_digest[_digest(member)].append(member)
+    count = Counter({digest: len(group) for digest, group in by_digest.items()})
+    digest = min(count, key=lambda one: (-count[one], one))
+    agreed = {_node(member): member for member in sorted(by_digest[digest], key=_node)}
+    shown = next(iter(agreed.values()))
+    several = may_write or _is_read_only(shown.definition)
+    fleet = Fleet(
+        server=server,
+        tool=tool,
+        argument=_argument(shown.definition),
+        members=MappingProxyType(agreed),
+        others=tuple(sorted({_node(member) for member in members} - agreed.keys())),
+        away=MappingProxyType({_node(route): route for route in away if _node(route) not in agreed}),
+        several=several,
+        namespaces={replica.node_id: member.namespace for member in agreed.values() for replica in member.replicas},
+    )
+    definition = _merged(name, shown.definition, fleet)
+    if known is not None and known.definition == definition:
+        definition = known.definition  # Lists of the very same objects are not written anew.
+    return replace(
+        shown,
+        public_name=name,
+        definition=definition,
+        digest=definition_digest(RouteKind.TOOL, definition),
+        replicas=tuple(replica for member in agreed.values() for replica in member.replicas),
+        owner=f"{FLEET_OWNER}{server}",
+        sticky=any(member.sticky for member in agreed.values()),
+        too_large=shown.too_large,
+        hides_schema="outputSchema" in definition and not is_shown_in_sessions(definition["outputSchema"]),
+        in_fleet=False,
+        fleet=fleet,
+    )
+
+
+def _digest(member: Route) -> str:
+    """The digest of a definition without what its node's name puts into it: the URI of its page."""
+    meta = member.definition.get("_meta")
+    bare = UriCodec("", member.namespace).meta(meta)
+    if bare is meta:
+        return member.digest
+    return definition_digest(RouteKind.TOOL, member.definition | {"_meta": bare})
+
+
+def _is_read_only(definition: Json) -> bool:
+    annotations = definition.get("annotations")
+    return isinstance(annotations, dict) and annotations.get("readOnlyHint") is True
+
+
+def _argument(definition: Json) -> str:
+    """The name of the argument that names nodes: one that the tool does not have."""
+    taken = _properties(definition["inputSchema"])
+    name = next((one for one in _ARGUMENTS if one not in taken), _ARGUMENTS[-1])
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _properties(schema: Json) -> Mapping[str, Any]:
+    properties = schema.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _merged(name: str, definition: Json, fleet: Fleet) -> Json:
+    """The definition that clients see."""
+    schema = exact(definition["inputSchema"])
+    required = schema.get("required")
+    merged = {
+        **definition,
+        "name": name,
+        "inputSchema": {
+            **schema,
+            "properties": {fleet.argument: _node_schema(fleet), **_properties(schema)},
+            "required": [fleet.argument, *(required if isinstance(required, list) else ())],
+        },
+        "_meta": {**definition["_meta"], ORIGIN_META_KEY: _origin(fleet)},
+    }
+    if fleet.several and isinstance(definition.get("outputSchema"), dict):
+        merged["outputSchema"] = _with_results(exact(definition["outputSchema"]))
+    return merged
+
+
+def _origin(fleet: Fleet) -> Json:
+    said = {"server": fleet.server, "tool": fleet.tool, "scope": ServerScope.FLEET.value}
+    return {**said, "nodes": len(fleet.members), "argument": fleet.argument}
+
+
+def _node_schema(fleet: Fleet) -> Json:
+    names = list(fleet.members)
+    listed = len(names) <= NAMES_LISTED_MAX
+    words = [ANY, *([ALL] if fleet.several else [])]
+    one: Json = {"type": "string", "enum": [*names, *words]} if listed else {"type": "string", "pattern": NODE_PATTERN}
+    about = f"Where to run it: the name of a node, or '{ANY}' for the least busy one"
+    if not listed:
+        about += f" (the resource {nodes_uri(fleet.server)} lists the nodes)"
+    if not fleet.several:
+        return {**one, "description": about}
+    item: Json = {"type": "string", "enum": names} if listed else one
+    many = {"type": "array", "items": item, "minItems": 1, "uniqueItems": True}
+    return {"anyOf": [one, many], "description": f"{about}; a list of names, or '{ALL}', asks several at once"}
+
+
+def _with_results(own: Json) -> Json:
+    """The output schema of a tool that may answer as one node does, or with the rows of several.
+
+    References in it are from its root, so its members stay there.
+    """
+    if own.get("type") != "object" or not _PLAIN.issuperset(own) or not isinstance(own.get("properties", {}), dict):
+        return {"type": "object", "properties": {_RESULTS: {}}}
+    properties = _properties(own)
+    rows = {"anyOf": [properties[_RESULTS], _ROWS]} if _RESULTS in properties else _ROWS
+    merged = {member: value for member, value in own.items() if member != "required"}
+    merged["properties"] = {**properties, _RESULTS: rows}
+    required = own.get("required")
+    if isinstance(required, list) and required:
+        merged["anyOf"] = [{"required": required}, {"required": [_RESULTS]}]
+    return merged

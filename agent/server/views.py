@@ -1,0 +1,306 @@
+"""Views of the mesh as endpoints of their own: `/mcp/s/NAME`, `/mcp/v/NAME`, and `/mcp?servers=...` or `?tags=...`.
+
+One server as itself, a selection that an operator has named, and one that a client names in its URL. An endpoint is
+made when a client first asks for it, and dropped when it has been idle. The one rule: whatever the mesh adds (failover,
+both eras, tokens, sessions that survive) holds here too, and nothing outside the view does.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from agent import clock
+from agent.errors import NOT_EXECUTED
+from agent.model import SINGLE_PATH, VIEW_PATH, Json, ViewSpec
+from agent.routing.about import about_in
+from agent.routing.build import changed_kinds
+from agent.routing.fleet import changed_only_in_fleets
+from agent.routing.table import RouteKind, RouteTable
+from agent.routing.view import Shown, find_server, show
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
+from agent.server.endpoint import Endpoint, OwnOf
+from agent.server.listen import INTERVAL_S
+from agent.server.one_server import OneServer
+from agent.server.request import refuse
+from agent.server.view_tools import ViewTools
+
+# An answer to an unknown name shows so many that there are.
+NAMES_SHOWN_MAX: Final = 20
+# Each holds a table and the bytes of its lists. Clients with a URL of their own are some dozens.
+ENDPOINTS_MAX: Final = 500
+# A session that is idle ends by then as well, and a client that comes back adopts it.
+IDLE_MAX_S: Final = 30 * 60.0
+_SWEEP_EVERY_S: Final = 60.0
+_RETRY_AFTER_S: Final = 30
+# What a URL may name: names, globs of names and tags, so many.
+_QUERY: Final = ("servers", "tags")
+_WORD: Final = re.compile(r"[A-Za-z0-9._*?\[\]-]{1,128}")
+_WORDS_MAX: Final = 64
+
+
+class BuildEndpoint(Protocol):
+    """Makes the endpoint of a view."""
+
+    def __call__(self, path: str, *, routes: Callable[[], RouteTable], own: OwnOf) -> Endpoint:
+        """See `agent.server.endpoint.build_endpoint`."""
+        ...
+
+
+@dataclass(slots=True)
+class _Table:
+    """One view's table, made anew when it is asked for and the mesh has another one."""
+
+    routes: Callable[[], RouteTable]
+    spec: Callable[[], ViewSpec]
+    _shown: Shown | None = None
+
+    def __call__(self) -> RouteTable:
+        whole, spec, shown = self.routes(), self.spec(), self._shown
+        if shown is None or shown.whole is not whole or shown.view is not spec:
+            shown = self._shown = show(whole, spec, shown)
+        return shown.table
+
+    def about(self) -> Json:
+        """What the only server says of itself."""
+        only = self().only
+        return {} if only is None else about_in(only.definition)
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """An endpoint in use. `told`: the table whose lists its clients know of; `requests`: those under way."""
+
+    endpoint: Endpoint
+    table: _Table
+    told: RouteTable
+    used_at_s: float
+    requests: int = 0
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    living: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self.requests > 0 or self.endpoint.has_clients
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request asks for. `path`: its one form, which names the endpoint and seals its sessions."""
+
+    path: str
+    spec: Callable[[], ViewSpec]
+    own: Callable[[_Table], OwnOf]
+
+
+class Views:
+    """The endpoints of views. `routes`: all that clients of `/mcp` see. `named`: the views that an operator has named.
+
+    `single` and `build` make the endpoint of one server, and of any other view.
+    """
+
+    def __init__(
+        self,
+        routes: Callable[[], RouteTable],
+        named: Callable[[], Mapping[str, ViewSpec]],
+        *,
+        single: BuildEndpoint,
+        build: BuildEndpoint,
+    ) -> None:
+        self._routes = routes
+        self._named = named
+        self._single = single
+        self._build = build
+        self._open: dict[str, _Open] = {}
+        self._known_specs: dict[str, ViewSpec] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._changed = asyncio.Event()
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<Views {sorted(self._open)}>"
+
+    def add_to(self, app: web.Application, mesh: Endpoint) -> None:
+        """Register routes, lifespan and shutdown. `mesh`: the endpoint of the whole mesh, whose URL may name a view."""
+        app.cleanup_ctx.append(self._cleanup_ctx)
+        app.on_shutdown.append(self._on_shutdown)
+        for end in ("", "/"):
+            app.router.add_route("*", f"{SINGLE_PATH}{{name}}{end}", self._serve_single)
+            app.router.add_route("*", f"{VIEW_PATH}{{name}}{end}", self._serve_named)
+
+        async def serve(request: web.Request) -> web.StreamResponse:
+            if request.query_string and (query := _query(request)):
+                return await self._serve_query(request, query)
+            return await mesh.handle(request)
+
+        mesh.add_to(app, serve)
+
+    def close_streams(self) -> None:
+        """As `Endpoint.close_streams`."""
+        self._closing = True
+        for one in self._open.values():
+            one.endpoint.close_streams()
+
+    def routes_changed(self) -> None:
+        """There is a new route table, or a view has changed: notify the clients whose lists look different; soon."""
+        self._changed.set()
+
+    # Requests
+
+    async def _serve_single(self, request: web.Request) -> web.StreamResponse:
+        name, table = request.match_info["name"], self._routes()
+        server = find_server(table, name)
+        public = name if server is None else server.public_name
+        path = f"{SINGLE_PATH}{public}"
+        if server is None and path not in self._open:
+            names = [route.public_name for route in table.servers.values() if route.listed]
+            return _unknown(name, "server", table, names)
+        spec = ViewSpec(servers=(public,), alone=True)
+        return await self._serve(request, _Asked(path, lambda: spec, lambda t: lambda _: OneServer(public, t.about)))
+
+    async def _serve_named(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        spec = self._named().get(name)
+        path = f"{VIEW_PATH}{name}"
+        if spec is None:
+            return _unknown(name, "view", None, list(self._named()))
+
+        def present() -> ViewSpec:
+            # One that was taken away shows what it showed, until its clients have gone.
+            self._known_specs[path] = self._named().get(name, self._known_specs.get(path, spec))
+            return self._known_specs[path]
+
+        return await self._serve(
+            request, _Asked(path, present, lambda _: lambda search: ViewTools(name, present, search))
+        )
+
+    async def _serve_query(self, request: web.Request, query: Mapping[str, tuple[str, ...]]) -> web.StreamResponse:
+        words = [word for part in query.values() for word in part]
+        if not words or len(words) > _WORDS_MAX or not all(map(_WORD.fullmatch, words)):
+            message = f"servers and tags in the endpoint's URL: 1 to {_WORDS_MAX} names, parted by commas"
+            return refuse(400, message, INVALID_PARAMS)
+        spec = ViewSpec(servers=query["servers"], tags=query["tags"])
+        named = "&".join(f"{name}={','.join(part)}" for name, part in query.items() if part)
+        path = f"{request.path.rstrip('/')}?{named}"
+        return await self._serve(
+            request, _Asked(path, lambda: spec, lambda _: lambda search: ViewTools("mesh", lambda: spec, search))
+        )
+
+    async def _serve(self, request: web.Request, asked: _Asked) -> web.StreamResponse:
+        one = self._open.get(asked.path)
+        if one is None:
+            if self._tasks is None:
+                return refuse(503, "This node is starting or shutting down; try again", NOT_EXECUTED)
+            if not self._make_room():
+                again = {"Retry-After": str(_RETRY_AFTER_S)}
+                return refuse(503, "All views that this node may have open are in use", INTERNAL_ERROR, headers=again)
+            one = self._opened(asked, self._tasks)
+        one.requests += 1
+        try:
+            await one.begun.wait()
+            return await one.endpoint.handle(request)
+        finally:
+            one.requests -= 1
+            one.used_at_s = clock.now_s()
+
+    # Endpoints
+
+    def _opened(self, asked: _Asked, tasks: asyncio.TaskGroup) -> _Open:
+        table = _Table(self._routes, asked.spec)
+        build = self._single if asked.spec().alone else self._build
+        endpoint = build(asked.path, routes=table, own=asked.own(table))
+        one = self._open[asked.path] = _Open(endpoint, table, table(), clock.now_s())
+        if self._closing:
+            endpoint.close_streams()
+        one.living = tasks.create_task(_live(endpoint, one.begun), name=asked.path)
+        return one
+
+    def _make_room(self) -> bool:
+        if len(self._open) < ENDPOINTS_MAX:
+            return True
+        idle = [path for path, one in self._open.items() if not one.busy]
+        if idle:
+            self._drop(min(idle, key=lambda path: self._open[path].used_at_s))
+        return bool(idle)
+
+    def _drop(self, path: str) -> None:
+        living = self._open.pop(path).living
+        self._known_specs.pop(path, None)
+        if living is not None:
+            living.cancel()
+
+    async def _watch(self) -> None:
+        """Notify clients of changes, and drop what is idle, until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SWEEP_EVERY_S):
+                    await self._changed.wait()
+            if self._changed.is_set():
+                self._changed.clear()
+                await self._notify()
+            for path, one in list(self._open.items()):
+                if not one.busy and one.used_at_s < clock.now_s() - IDLE_MAX_S:
+                    self._drop(path)
+            await asyncio.sleep(INTERVAL_S)
+
+    async def _notify(self) -> None:
+        for one in list(self._open.values()):
+            # Without clients no table is made: one that comes lists anew.
+            if one.endpoint.has_clients and (after := one.table()) is not one.told:
+                before, one.told = one.told, after
+                changed = changed_kinds(before, after)
+                if RouteKind.TOOL in changed and changed_only_in_fleets(before, after):
+                    changed -= {RouteKind.TOOL}
+                    one.endpoint.notices.fleets_changed()
+                one.endpoint.notices.changed(changed)
+                await asyncio.sleep(0)  # Calls go on between two large tables.
+
+    async def _cleanup_ctx(self, _app: web.Application) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            watching = tasks.create_task(self._watch(), name="views")
+            try:
+                yield
+            finally:
+                self._tasks = None
+                watching.cancel()
+                for path in list(self._open):
+                    self._drop(path)
+
+    async def _on_shutdown(self, app: web.Application) -> None:
+        for one in self._open.values():
+            await one.endpoint.shut_down(app)
+
+
+async def _live(endpoint: Endpoint, begun: asyncio.Event) -> None:
+    async with asynccontextmanager(endpoint.sessions.cleanup_ctx)(web.Application()):
+        begun.set()
+        await endpoint.notices.run()
+
+
+def _query(request: web.Request) -> Mapping[str, tuple[str, ...]]:
+    """The names in a URL by member, each once and in order; empty where it names none."""
+    query = request.query
+    if not any(name in query for name in _QUERY):
+        return {}
+    return {
+        name: tuple(
+            sorted({word.strip() for text in query.getall(name, ()) for word in text.split(",") if word.strip()})
+        )
+        for name in _QUERY
+    }
+
+
+def _unknown(name: str, kind: str, table: RouteTable | None, names: list[str]) -> web.Response:
+    if table is not None and table.starting:
+        message = "This node is starting, and does not know its servers yet; try again"
+        return refuse(503, message, NOT_EXECUTED, headers={"Retry-After": "1"})
+    known = sorted(names)
+    shown = ", ".join(known[:NAMES_SHOWN_MAX]) + (", ..." if len(known) > NAMES_SHOWN_MAX else "")
+    where = "in the mesh" if kind == "server" else "on this node"
+    message = f"There is no {kind} named {name[:64]!r} {where}; there are {shown or 'none'}"
+    return refuse(404, message, INVALID_PARAMS)

@@ -1,0 +1,96 @@
+"""What a view shows of a table: by servers, tags and globs, under the names that it gives; and nothing else."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent.model import Json, NodeIdentity, Offer, ServerScope, ViewSpec
+from agent.routing.build import build_routes
+from agent.routing.table import Contribution, ContributionKind, RouteKind, RouteTable
+from agent.routing.view import show
+
+OWN = NodeIdentity("0a" * 16, "home")
+
+
+def server(
+    name: str, *tools: str, tags: tuple[str, ...] = (), scope: ServerScope = ServerScope.SERVICE
+) -> Contribution:
+    offer = Offer(
+        tools=tuple({"name": tool, "description": "as it is", "inputSchema": {"type": "object"}} for tool in tools),
+        resources=({"uri": f"{name}://home", "name": "home"},),
+    )
+    about: Json = {"tags": list(tags)}
+    return Contribution(f"server:{name}", ContributionKind.SERVER, name, OWN, scope, offer, about=about)
+
+
+def mesh() -> RouteTable:
+    parts = [
+        server("github", "list_issues", "delete_repo", tags=("web",)),
+        server("files", "read", "write", tags=("web", "ops"), scope=ServerScope.NODE),
+        server("disk", "usage"),
+    ]
+    return build_routes(parts, OWN, for_clients=True)
+
+
+def listed(view: ViewSpec) -> list[str]:
+    return [route.definition["name"] for route in show(mesh(), view).table.listed_tools()]
+
+
+GITHUB = ["github__delete_repo", "github__list_issues"]
+FILES = ["home__files__read", "home__files__write"]
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        (ViewSpec(servers=("github",)), GITHUB),
+        (ViewSpec(servers=("files",)), FILES),
+        (ViewSpec(servers=("home__*", "github")), [*GITHUB, *FILES]),
+        (ViewSpec(tags=("web",)), [*GITHUB, *FILES]),
+        (ViewSpec(tags=("ops",), servers=("disk",)), ["disk__usage", *FILES]),
+        (ViewSpec(tools=("*__read", "github__*", "!*delete*")), ["github__list_issues", "home__files__read"]),
+        (ViewSpec(servers=("nope",)), []),
+        (ViewSpec(servers=("github",), alone=True), ["delete_repo", "list_issues"]),
+    ],
+)
+def test_a_view_shows_what_it_selects(view: ViewSpec, expected: list[str]) -> None:
+    assert listed(view) == expected
+
+
+def test_what_a_view_does_not_select_is_in_no_part_of_its_table() -> None:
+    table = show(mesh(), ViewSpec(servers=("github",))).table
+    assert table.find(RouteKind.TOOL, "disk__usage") is None
+    assert table.find_uri("disk://disk/home") is None
+    assert table.find_uri("github://github/home") is not None
+    assert list(table.parts) == ["server:github"]
+    assert [route.public_name for route in table.servers.values()] == ["github"]
+
+
+def test_tools_alone_select_the_servers_that_have_them_with_their_resources() -> None:
+    table = show(mesh(), ViewSpec(tools=("disk__*",))).table
+    assert [route.public_name for route in table.listed_resources()] == ["disk://disk/home"]
+
+
+def test_an_aliased_tool_has_no_other_name_and_is_routed_by_its_public_one() -> None:
+    view = ViewSpec(
+        servers=("github",), aliases={"github__list_issues": "issues"}, descriptions={GITHUB[0]: "Careful."}
+    )
+    table = show(mesh(), view).table
+    assert [route.definition["name"] for route in table.listed_tools()] == ["github__delete_repo", "issues"]
+    assert table.tools["issues"].public_name == "github__list_issues"
+    assert table.find(RouteKind.TOOL, "github__list_issues") is None
+    assert table.tools["github__delete_repo"].definition["description"] == "Careful."
+
+
+def test_an_alias_that_another_tool_has_by_right_is_not_given() -> None:
+    assert listed(ViewSpec(servers=("github",), aliases={GITHUB[0]: GITHUB[1]})) == GITHUB
+
+
+def test_definitions_stay_the_same_objects_while_their_sources_do() -> None:
+    view = ViewSpec(servers=("github",), aliases={"github__list_issues": "issues"})
+    whole = mesh()
+    first = show(whole, view)
+    second = show(replace(whole), view, first)
+    assert second.table.tools["issues"].definition is first.table.tools["issues"].definition
+    other = show(whole, replace(view, aliases={"github__list_issues": "bugs"}), second)
+    assert "bugs" in other.table.tools
