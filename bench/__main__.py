@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import adopting, eras, floor, hop, join, listing, memory, proxy, start
+from bench import adopting, eras, fleet, floor, hop, join, listing, memory, proxy, start
 from bench.report import Surroundings, document, report
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "start": start.measure,
     "adopting": adopting.measure,
     "join": join.measure,
+    "fleet": fleet.measure,
 }
 RESULTS = Path(".cache/bench.json")
 

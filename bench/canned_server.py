@@ -1,7 +1,8 @@
-"""A 2026-07-28 server that costs next to nothing: `python -m bench.canned_server PORT[,PORT...] [TOOLS]`.
+"""A 2026-07-28 server that costs next to nothing: `python -m bench.canned_server PORT[,PORT...] [TOOLS [MS]]`.
 
 Answers an echo from canned parts, so that what stands in front of it is measured and not the server. Its tools/list has
-TOOLS entries of an ordinary size, and its stream of list changes stays open and says nothing.
+TOOLS entries of an ordinary size, a call takes MS milliseconds, and its stream of list changes stays open and says
+nothing.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ DISCOVERED = {
 def main() -> None:
     """Serve until killed."""
     ports, tools = sys.argv[1].split(","), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    delay_s = int(sys.argv[3]) / 1000 if len(sys.argv) > 3 else 0
     names = ["echo", *(f"tool_{number}" for number in range(1, tools))]
     description = "Return the text that was given, unchanged, as one block of content."
     listing = {
@@ -39,6 +41,8 @@ def main() -> None:
         message: dict[str, Any] = orjson.loads(await request.read())
         match message["method"]:
             case "tools/call":
+                if delay_s:
+                    await asyncio.sleep(delay_s)
                 text = message["params"]["arguments"]["text"]
                 result = orjson.dumps({"content": [{"type": "text", "text": text}], "resultType": "complete"})
             case "tools/list":

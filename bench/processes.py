@@ -85,9 +85,9 @@ async def canned_servers(count: int) -> AsyncGenerator[list[str], None]:
         yield [f"http://127.0.0.1:{port}/mcp" for port in ports]
 
 
-def canned_server(tools: int = 1) -> AbstractAsyncContextManager[str]:
-    """Run the canned server with so many tools; yields its MCP URL."""
-    return _server("bench.canned_server", str(tools))
+def canned_server(tools: int = 1, delay_ms: int = 0) -> AbstractAsyncContextManager[str]:
+    """Run the canned server with so many tools, each of which takes so long; yields its MCP URL."""
+    return _server("bench.canned_server", str(tools), str(delay_ms))
 
 
 def byte_hop(target: str) -> AbstractAsyncContextManager[str]:

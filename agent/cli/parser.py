@@ -108,7 +108,7 @@ def _peers(parser: _Parser) -> None:
 
 def _servers(parser: _Parser) -> None:
     servers = _commands(parser)
-    _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", *_OF_CLIENTS)
+    _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", *_OF_CLIENTS, _list_arguments)
     reload = "agent.cli.tools:reload_servers"
     _add(servers, "reload", reload, "connect servers anew", *_OF_CLIENTS, _reload_arguments)
     taken = "agent.cli.servers_import:import_servers"
@@ -164,6 +164,11 @@ def _peer_arguments(parser: _Parser) -> None:
     source.add_argument("--auth-token-file", metavar="FILE", help="the token that this peer wants")
     source.add_argument("--auth-token", choices=["-"], help="read that token from stdin")
     parser.add_argument("--scope", choices=["local", "mesh"], help="import what it serves itself, or all that it sees")
+
+
+def _list_arguments(parser: _Parser) -> None:
+    about = "with what servers say of themselves, those of peers too"
+    parser.add_argument("-o", dest="columns", choices=["wide"], help=about)
 
 
 def _reload_arguments(parser: _Parser) -> None:

@@ -14,6 +14,8 @@ from agent.harmless_text import one_line
 
 PEERS_PATH = "/api/v1/mcp/peers"
 NAMES_CHARS_MAX = 1000
+CELL_CHARS_MAX = 60
+_ABOUT_HEADS = ("NAME", "TITLE", "VERSION", "WEBSITE", "ICONS", "INSTRUCTIONS")
 _WAITING = ("backoff", "parked")
 SERVERS_PATH = "/api/v1/mcp/servers"
 
@@ -79,6 +81,8 @@ def list_servers(args: Namespace) -> int:
         print_json(servers=servers)
     elif not servers:
         print("no servers")
+    elif args.columns == "wide":
+        print_table(_ABOUT_HEADS, [_about(name, about) for row in servers for name, about in _said(row)])
     else:
         heads = ["NAME", "CONFIGURED AS", "STATUS", "FUNCTIONS", "NEXT TRY", "LAST ERROR"]
         print_table(
@@ -96,6 +100,27 @@ def list_servers(args: Namespace) -> int:
             ],
         )
     return Exit.OK
+
+
+def _said(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The names of a server and its word of itself; of a peer those of each server behind it."""
+    behind = [(str(one.get("name")), one.get("about")) for one in _rows(row, "servers")]
+    found = behind or [(str(row.get("name")), row.get("about"))]
+    return [(name, about if isinstance(about, dict) else {}) for name, about in found]
+
+
+def _about(name: str, about: dict[str, Any]) -> tuple[Any, ...]:
+    icons = about.get("icons")
+    sources = [str(icon.get("src")) for icon in icons if isinstance(icon, dict)] if isinstance(icons, list) else []
+    cells = [_beginning(", ".join(sources)) or None, _beginning(about.get("instructions"))]
+    return (name, *(about.get(member) for member in ("title", "version", "websiteUrl")), *cells)
+
+
+def _beginning(text: Any) -> str | None:
+    """A text in a cell; the whole one is in `--json`."""
+    if not isinstance(text, str):
+        return None
+    return text if len(text) <= CELL_CHARS_MAX else f"{text[:CELL_CHARS_MAX]}…"
 
 
 def _say(args: Namespace, data: Any, message: str) -> None:

@@ -20,10 +20,13 @@ from agent.control.reconciler import Mesh
 from agent.errors import MeshError
 from agent.model import Json, LinkView, PeerSpec, ServerSpec, StdioTarget
 from agent.rest.envelope import success
+from agent.routing.about import about_in
 from agent.routing.origins import told_origin
 from agent.routing.table import LeftOutEntry, RouteTable
 from agent.server.own_tools import MANAGEMENT_TOOLS, RELOADS
 
+# Of what servers of other nodes say, too long for a list that models read.
+_LONG: Final = frozenset({"instructions", "icons"})
 # (backend key, the name as the backend itself knows it) -> name in the mesh
 PublicNames = Mapping[tuple[str, str], str]
 
@@ -80,10 +83,13 @@ class NodeStatus:
         names, left_out = public_names(self._mesh.routes), self._mesh.routes.left_out
         servers, peers = split_views(self._mesh.views())
         now_s = clock.now_s()
+        behind = servers_behind(self._mesh.routes, texts=not for_clients)
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
         unused = [_unused_server(entry) for entry in self._left_out() if not entry.keeps_running]
         described = [
-            describe_server(_said(view) if for_clients else view, names, now_s, left_out) for view in (*servers, *peers)
+            describe_server(_said(view) if for_clients else view, names, now_s, left_out)
+            | ({"servers": behind.get(view.key, [])} if isinstance(view.spec, PeerSpec) else {})
+            for view in (*servers, *peers)
         ]
         return [*described[: len(servers)], *disabled, *unused, *described[len(servers) :]]
 
@@ -94,7 +100,9 @@ class NodeStatus:
         functions = describe_functions(view, names) if view.connected else []
         status = "connected" if view.connected else view.state.value
         about = dict(view.about) if view.connected and view.identity is None else {}
-        counted = {"functions": functions, "function_count": len(functions)}
+        counted: Json = {"functions": functions, "function_count": len(functions)}
+        if view.identity is not None:  # A node: its servers speak for themselves.
+            counted["servers"] = servers_behind(self._mesh.routes).get(view.key, [])
         return {"server_name": server_name, "status": status, "about": about, **counted}
 
     async def ask(self, node: str, tool: str, arguments: Json) -> Json:
@@ -239,6 +247,17 @@ def public_names(table: RouteTable) -> PublicNames:
         if route.listed
         for replica in route.replicas
     }
+
+
+def servers_behind(table: RouteTable, *, texts: bool = True) -> dict[str, list[Json]]:
+    """What the servers of peers say of themselves, by the peer's backend key. `texts`: instructions and icons, too."""
+    found: dict[str, list[Json]] = {}
+    for route in sorted(table.servers.values(), key=lambda route: route.public_name):
+        about = {name: value for name, value in about_in(route.definition).items() if texts or name not in _LONG}
+        for replica in route.replicas:
+            if route.listed and not replica.ours:
+                found.setdefault(replica.backend_key, []).append({"name": route.public_name, "about": about})
+    return found
 
 
 def describe_peer(view: LinkView, now_s: float) -> Json:

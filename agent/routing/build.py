@@ -20,6 +20,7 @@ from agent.routing.claims import read_contribution
 from agent.routing.names import node_alias
 from agent.routing.origins import NODE_OWNER
 from agent.routing.table import (
+    NAME_MEMBER,
     Claims,
     Conflict,
     ConflictReason,
@@ -85,8 +86,7 @@ def build_routes(
     tables, name_conflicts = _join(held, before)
     handed = _handed_over(tables, before, root_conflicts)
     if for_clients:
-        for kind in (RouteKind.TOOL, RouteKind.PROMPT):
-            _show(tables[kind])
+        name_conflicts += [conflict for kind in NAME_MEMBER for conflict in _show(kind, tables[kind])]
     refused = (conflict for part in parts.values() for conflict in part.refused)
     return RouteTable(
         tools=MappingProxyType(tables[RouteKind.TOOL]),
@@ -262,12 +262,16 @@ def _handed_over(
                 yield Conflict(name, now.owner, (earlier.owner,), ConflictReason.HANDED_OVER)
 
 
-def _show(table: _Named) -> None:
+def _show(kind: RouteKind, table: _Named) -> Iterator[Conflict]:
     """List what has another name for clients by that; its name between nodes becomes an alias."""
     for name, route in sorted((name, route) for name, route in table.items() if route.shown is not None):
         assert route.shown is not None
         shown_name, definition = route.shown
-        if shown_name != name and shown_name in table:  # A name that another owner made up: both keep theirs.
+        if shown_name != name and shown_name in table:
+            # A name that another owner made up: both keep theirs. An address of the web is listed once.
+            if route.listed and kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
+                table[name] = replace(route, listed=False, shown=None)
+                yield Conflict(shown_name, table[shown_name].owner, (route.owner,), ConflictReason.OWNER)
             continue
         table[name] = replace(route, definition=definition, listed=route.listed and shown_name == name, shown=None)
         table[shown_name] = replace(route, public_name=shown_name, definition=definition, shown=None)

@@ -31,7 +31,7 @@ from agent.routing.table import (
     Route,
     RouteKind,
 )
-from agent.routing.uris import UriCodec
+from agent.routing.uris import UriCodec, is_fetched_by_clients
 
 # As many tools (prompts, resources, templates) as one backend may have; a bound on memory and list size.
 ENTRIES_MAX: Final = 10_000
@@ -187,7 +187,9 @@ class _Reading:
             self._claim(place, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
 
     def _shown(self, kind: RouteKind, place: Place, origin: Origin, public: str) -> str:
-        """The form of a public name that clients see."""
+        """The form of a public name that clients see; of an address of the web the address itself."""
+        if kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
+            return origin.tool if place.listed and is_fetched_by_clients(origin.tool) else public
         len_max = self._contribution.name_len_max
         # One below the limit was not cut, and is the same in both forms.
         if kind not in (RouteKind.TOOL, RouteKind.PROMPT) or len(public) <= min(len_max, PUBLIC_NAME_LEN_MAX - 1):
@@ -253,7 +255,7 @@ def _may_be_named(name: str, kind: RouteKind, parts: tuple[str, ...], own: str) 
     """Whether a peer may list a thing so; one that is a gateway may have another limit for names than we."""
     if kind in (RouteKind.TOOL, RouteKind.PROMPT):
         return is_name_of(name, *parts, own)
-    return name == _named(kind, parts, own)
+    return name == _named(kind, parts, own) or (name == own and is_fetched_by_clients(own))
 
 
 def _named(kind: RouteKind, parts: tuple[str, ...], name: str) -> str:

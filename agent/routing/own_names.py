@@ -22,6 +22,7 @@ CANDIDATES_SHOWN_MAX: Final = 10
 _KINDS: Final = (RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind.TEMPLATE)
 # FastMCP's pages call a tool by its identity and its name (FastMCP 4, `fastmcp.server.providers.addressing`).
 _HASHED: Final = re.compile(r"([0-9a-f]{12})_.+", re.DOTALL)
+_WEB: Final = re.compile(r"https?://[^/?#{}]+", re.IGNORECASE)
 _VARIABLE: Final = re.compile(r"\{([+#./;?&]?)[^{}]*\}")
 # What an expanded variable may hold, by its operator (RFC 6570); without one, it may be encoded but for the slash.
 _EXPANDED: Final = {"+": ".+", "#": "(?:#.*)?", "/": "(?:/.*)?", ".": "(?:\\..*)?", ";": ".*", "?": ".*", "&": ".*"}
@@ -34,6 +35,7 @@ class OwnNames:
     named: Mapping[tuple[RouteKind, str], Sequence[Route]]
     hashed: Mapping[str, Sequence[Route]]
     templates: Sequence[tuple[str, Route]]
+    sites: Mapping[str, Mapping[str, Route]]
 
     @classmethod
     def of_table(cls, table: RouteTable) -> "OwnNames":
@@ -49,7 +51,11 @@ class OwnNames:
         templates = [
             (name, route) for (kind, name), routes in named.items() if kind is RouteKind.TEMPLATE for route in routes
         ]
-        return cls(named, hashed, templates)
+        sites: dict[str, dict[str, Route]] = defaultdict(dict)
+        for (kind, name), routes in named.items():
+            if kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE) and (site := _site(name)):
+                sites[site] |= {route.owner: route for route in routes}
+        return cls(named, hashed, templates, sites)
 
     def find(self, kind: RouteKind, name: str) -> Sequence[Route]:
         """The routes of each server that has it: one is the answer, several are candidates."""
@@ -59,11 +65,15 @@ class OwnNames:
         return found
 
     def find_uri(self, uri: str, table: RouteTable) -> Sequence[Route]:
-        """As `find`, of a resource, also of one that only a template of its server covers."""
+        """As `find`, of a resource, also of one that only a template of its server covers.
+
+        Servers link to addresses of the web that they list nowhere: one is the only server's that lists others there.
+        """
         found = self.named.get((RouteKind.RESOURCE, uri), ())
         if found:
             return found
         covering = {route.owner: route for template, route in self.templates if _covers(template, uri)}
+        covering = covering or dict(self.sites.get(_site(uri), {}))
         reads = [table.find_uri(public_uri(route.namespace, uri)) for route in covering.values()]
         return [route for route in reads if route is not None]
 
@@ -89,6 +99,12 @@ def _identity(definition: Json) -> str | None:
     visibility = ui.get("visibility") if isinstance(ui, dict) else None
     identity = told.get("tool_hash") if isinstance(told, dict) else None
     return identity if isinstance(identity, str) and isinstance(visibility, list) and "app" in visibility else None
+
+
+def _site(uri: str) -> str:
+    """Scheme and host of an address of the web; empty for any other URI."""
+    found = _WEB.match(uri)
+    return "" if found is None else found[0].lower()
 
 
 def _covers(template: str, uri: str) -> bool:

@@ -3,9 +3,9 @@
 The forwarder and the route table make one for a route and the replica that answered. The one rule: a URI that is
 shown to a client leads, read through this node, back to the backend and the URI that it stands for.
 
-What a client can fetch by itself (`http`, `https`) or holds already (`data`) is left alone in results: the address is
-the resource there (MCP, common URI schemes), and one with our namespace in it would lead nowhere. `file` is not such a
-scheme: the file lies on the server's machine, or on none.
+What a client can fetch by itself (`http`, `https`) or holds already (`data`) is left alone, in results and in clients'
+lists: the address is the resource there (MCP, common URI schemes), and one with our namespace in it would lead to a
+strange host. `file` is not such a scheme: the file lies on the server's machine, or on none.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,18 @@ from agent.lossless_json.rewriter import Place
 from agent.model import Json
 from agent.routing.names import local_uri, public_uri
 
-FETCHED_BY_CLIENTS: Final = ("http:", "https:", "data:")
+_FETCHED_BY_CLIENTS: Final = ("http:", "https:", "data:")
 # Where MCP Apps name the page of a tool: today's member, and the one before it.
 _PAGE: Final = "resourceUri"
 _FLAT_PAGE: Final = "ui/resourceUri"
 
 # A block of content, or anything else that a server sends in its place.
 _Block: TypeAlias = Any
+
+
+def is_fetched_by_clients(uri: str) -> bool:
+    """Whether clients know a resource by this very URI."""
+    return uri[:6].lower().startswith(_FETCHED_BY_CLIENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class UriCodec:
 
     def public(self, uri: str) -> str:
         """What a client reads in the place of a URI that the backend wrote."""
-        if self.changes_nothing or uri.lower().startswith(FETCHED_BY_CLIENTS):
+        if self.changes_nothing or is_fetched_by_clients(uri):
             return uri
         bare = local_uri(self.theirs, uri) if self.theirs else uri
         if bare is None:

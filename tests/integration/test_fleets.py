@@ -10,6 +10,7 @@ import pytest
 from fastmcp import FastMCP
 from mcp_types import ToolAnnotations
 
+from agent.cli.parser import main
 from agent.client.protocol import McpClient, Request
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
@@ -28,7 +29,7 @@ class Disk:
         self.calls: list[str] = []
         self.cancelled = asyncio.Event()
         self.asked = asyncio.Event()
-        self.server: FastMCP = FastMCP("disk")
+        self.server: FastMCP = FastMCP("disk", instructions="Watch it.")
         self._add_tools(name)
 
     def _add_tools(self, name: str) -> None:
@@ -222,3 +223,24 @@ async def test_a_node_that_is_slow_or_away_is_a_row(tmp_path: Path) -> None:
         assert [(row["node"], row["outcome"]) for row in rows] == [("n0", "ok"), ("n1", "away")]
         named = (await call(mcp, "disk__usage", node=["n1"], path="/"))["structuredContent"]["results"]
         assert named[0]["content"][0]["text"] == "node n1 is away"
+
+
+async def test_the_command_line_names_nodes_and_shows_what_servers_say_of_themselves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with fleet(tmp_path, NODES[:2]) as (nodes, _disks), front_before(tmp_path, *nodes) as front:
+
+        async def run(*argv: str) -> str:
+            code = await asyncio.to_thread(main, [*argv, "--url", front.base])
+            said = capsys.readouterr()
+            return f"{code} {said.out}{said.err}"
+
+        every = await run("tools", "call", "disk__usage", "--node", "all", "path=/same")
+        assert every == '0 ## n0, n1\n{"free":1}\n'
+        assert await run("tools", "call", "disk__clean", "--node", "n1", "node=x") == "0 cleaned x on n1\n"
+        some = await run("tools", "call", "disk__usage", "--node", "n1,n0", "path=/")
+        assert some == '0 ## n0\n{"free":"n0"}\n## n1\n{"free":"n1"}\n'
+        assert "--node is for tools of a fleet" in await run("tools", "call", "list_mcp_servers", "--node", "n1")
+        wide = (await run("servers", "ls", "-o", "wide")).splitlines()
+        assert [line.split()[0] for line in wide[1:]] == ["n0__disk", "n1__disk"]
+        assert "Watch it." in wide[1]

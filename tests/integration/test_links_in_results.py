@@ -11,7 +11,7 @@ from fastmcp.prompts import Message
 from fastmcp.tools import ToolResult
 from mcp_types import EmbeddedResource, ResourceLink, TextResourceContents
 
-from agent.client.protocol import Request
+from agent.client.protocol import McpClient, Request
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
@@ -34,6 +34,19 @@ def make_server() -> FastMCP:
     @server.resource(PAGE)
     def app() -> str:
         return "<p>an app</p>"
+
+    @server.resource("https://docs.example.com/guide")
+    def guide() -> str:
+        return "the guide"
+
+    @server.resource("https://docs.example.com/pages/{number}")
+    def web_page(number: str) -> str:
+        return f"web page {number}"
+
+    @server.tool
+    def link() -> ToolResult:
+        uris = ("https://docs.example.com/guide", "https://docs.example.com/pages/3")
+        return ToolResult([ResourceLink(name=uri, uri=uri) for uri in uris])
 
     @server.tool(meta={"ui": {"resourceUri": PAGE}, "ui/resourceUri": PAGE})
     def look() -> ToolResult:
@@ -91,10 +104,27 @@ async def test_every_link_of_a_result_can_be_read_as_it_was_shown(
         for uri, text in {home: "the home page", seventh: "page 7", eighth: "page 8"}.items():
             contents = (await mcp.request(Request.within("resources/read", {"uri": uri}, timeout_s=10)))["contents"]
             assert [(part["uri"], part["text"]) for part in contents] == [(uri, text)]
+        await _addresses_of_the_web_stay(mcp, namespace)
         shown = result["_meta"]["ui"]["resourceUri"]
         assert shown == f"ui://{namespace}/kit-app/main.html"
         read = await mcp.request(Request.within("resources/read", {"uri": shown}, timeout_s=10))
         assert read["contents"][0]["text"] == "<p>an app</p>"
+
+
+async def _addresses_of_the_web_stay(mcp: McpClient, namespace: str) -> None:
+    """They are listed and linked alike, and what was linked can be read."""
+    called = await mcp.request(
+        Request.within("tools/call", {"name": f"{namespace}__link", "arguments": {}}, timeout_s=10)
+    )
+    guide, third = uris_of(called)
+    assert (guide, third) == ("https://docs.example.com/guide", "https://docs.example.com/pages/3")
+    resources = (await mcp.request(Request.within("resources/list", {}, timeout_s=10)))["resources"]
+    assert [entry["uri"] for entry in resources if entry["uri"].startswith("https:")] == [guide]
+    templates = (await mcp.request(Request.within("resources/templates/list", {}, timeout_s=10)))["resourceTemplates"]
+    assert "https://docs.example.com/pages/{number}" in [entry["uriTemplate"] for entry in templates]
+    for uri, text in {guide: "the guide", third: "web page 3"}.items():
+        contents = (await mcp.request(Request.within("resources/read", {"uri": uri}, timeout_s=10)))["contents"]
+        assert [(part["uri"], part["text"]) for part in contents] == [(uri, text)]
 
 
 @pytest.mark.parametrize("era", list(Era))

@@ -7,14 +7,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from agent.routing.names import public_uri
-from agent.routing.uris import FETCHED_BY_CLIENTS, UriCodec
+from agent.routing.uris import UriCodec, is_fetched_by_clients
 
 NAMESPACES = st.from_regex(r"[A-Za-z0-9_-]{1,12}", fullmatch=True)
 URIS = st.text(alphabet="ab:/?#{}.%é \n") | st.text() | st.builds("{}://{}".format, st.text(), st.text())
-
-
-def is_fetched(uri: str) -> bool:
-    return uri.lower().startswith(FETCHED_BY_CLIENTS)
 
 
 @given(NAMESPACES, URIS)
@@ -22,7 +18,7 @@ def is_fetched(uri: str) -> bool:
 @example("ns", "notes://ns/x")
 @example("ns", "")
 def test_a_servers_uri_is_read_by_what_was_shown(ours: str, uri: str) -> None:
-    assume(not is_fetched(uri))
+    assume(not is_fetched_by_clients(uri))
     codec = UriCodec(ours)
     assert codec.remote(codec.public(uri)) == uri
 
@@ -30,7 +26,7 @@ def test_a_servers_uri_is_read_by_what_was_shown(ours: str, uri: str) -> None:
 @given(NAMESPACES, NAMESPACES, URIS)
 def test_another_nodes_uri_is_read_by_what_was_shown(ours: str, theirs: str, uri: str) -> None:
     """Also where the server has another first part there than here, as behind a name that somebody else holds."""
-    assume(not is_fetched(uri))
+    assume(not is_fetched_by_clients(uri))
     codec, written = UriCodec(ours, theirs), public_uri(theirs, uri)
     assert codec.public(written) == public_uri(ours, uri)
     assert codec.remote(codec.public(written)) == written
@@ -38,7 +34,7 @@ def test_another_nodes_uri_is_read_by_what_was_shown(ours: str, theirs: str, uri
 
 @given(NAMESPACES, NAMESPACES, URIS, URIS)
 def test_two_backends_never_show_one_uri(one: str, other: str, uri: str, another: str) -> None:
-    assume(one != other and not is_fetched(uri) and not is_fetched(another))
+    assume(one != other and not is_fetched_by_clients(uri) and not is_fetched_by_clients(another))
     assert UriCodec(one).public(uri) != UriCodec(other).public(another)
 
 

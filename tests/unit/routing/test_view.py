@@ -94,3 +94,20 @@ def test_definitions_stay_the_same_objects_while_their_sources_do() -> None:
     assert second.table.tools["issues"].definition is first.table.tools["issues"].definition
     other = show(whole, replace(view, aliases={"github__list_issues": "bugs"}), second)
     assert "bugs" in other.table.tools
+
+
+def test_an_address_of_the_web_is_listed_once_under_itself_and_the_other_claim_is_a_conflict() -> None:
+    address = "https://docs.example.com/guide"
+    offer = Offer(resources=({"uri": address, "name": "guide"},))
+    parts = [
+        Contribution(f"server:{name}", ContributionKind.SERVER, name, OWN, ServerScope.SERVICE, offer)
+        for name in ("wiki", "docs")
+    ]
+    table = build_routes(parts, OWN, for_clients=True)
+    assert [(route.public_name, route.owner) for route in table.listed_resources()] == [(address, "service:docs")]
+    assert table.resources[f"https://wiki/{address.removeprefix('https://')}"].owner == "service:wiki"
+    assert [(one.name, one.holder, one.others) for one in table.conflicts] == [
+        (address, "service:docs", ("service:wiki",))
+    ]
+    between_nodes = build_routes(parts, OWN)
+    assert address not in between_nodes.resources, "nodes of earlier releases know the form with the server's name"
