@@ -51,9 +51,9 @@ class BuildEndpoint(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Table:
-    """One view's table, made anew when it is asked for and the mesh has another one."""
+    """One view's table, made anew when it is asked for and the mesh has another one. Subscriptions are kept by it."""
 
     routes: Callable[[], RouteTable]
     spec: Callable[[], ViewSpec]

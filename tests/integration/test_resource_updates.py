@@ -73,6 +73,20 @@ async def test_a_modern_client_is_told_under_the_public_uri_and_the_server_when_
         assert repr(node.updates.resources) == "<ResourceUpdates 0 subscriptions to 0 names>"
 
 
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_view_follows_what_it_shows_and_nothing_else(hops: int, tmp_path: Path) -> None:
+    async with backend(KINDS[0]) as spec, front_of(tmp_path, spec, hops=hops) as node:
+        for query, honored in {"servers=kit": ["watch://kit/one"], "servers=other": None}.items():
+            async with (
+                Client(f"{node.url}?{query}") as mcp,
+                listen(mcp.session, resource_subscriptions=["watch://kit/one"]) as subscription,
+            ):
+                assert subscription.honored.resource_subscriptions == honored
+                if honored:
+                    await call(node, "touch", uri="watch://one")
+                    assert await next_uri(subscription) == "watch://kit/one"
+
+
 @asynccontextmanager
 async def session(node: RunningNode) -> AsyncIterator[tuple[Client, asyncio.Queue[str]]]:
     """The SDK's client of 2025-11-25, and the URIs that it is told of."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from agent.routing.table import RouteKind
-from agent.server.listen import INTERVAL_S, Notices
+from agent.server.listen import FLEET_INTERVAL_S, INTERVAL_S, Notices
 
 pytestmark = pytest.mark.looptime
 
@@ -84,3 +84,16 @@ async def test_templates_are_resources_to_a_client_and_namespaces_are_nothing() 
         rig.notices.changed(set())
         await asyncio.sleep(1)
         assert [kind for _, kind in rig.told] == ["resources"]
+
+
+async def test_nodes_of_fleets_that_come_and_go_are_one_notice_in_two_seconds() -> None:
+    async with running() as rig:
+        for _ in range(100):
+            rig.notices.fleets_changed()
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(FLEET_INTERVAL_S)
+        times = [at_s for at_s, kind in rig.told if kind == "tools"]
+        assert times == pytest.approx([1.0, 3.0, 5.0, 7.0], abs=0.06)
+        rig.notices.changed({RouteKind.TOOL})
+        await asyncio.sleep(INTERVAL_S * 2)
+        assert len(rig.told) == 5, "other changes are not held back by those of fleets"
