@@ -80,7 +80,10 @@ class _Showing:
         self._view = view
         self._known: _Changed = before.changed if before is not None and before.view == view else {}
         self._changed: dict[tuple[RouteKind, str], tuple[Json, Route]] = {}
-        servers = [*whole.servers.values(), *(route for (kind, _), route in whole.away.items() if kind in _SERVERS)]
+        servers = [
+            *whole.servers.values(),
+            *(route for (kind, _), route in whole.away.items() if kind is RouteKind.SERVER),
+        ]
         self._servers = [route for route in servers if route.listed and has_server(view, route)]
         self._owners = frozenset(route.owner for route in self._servers)
         self._tools = [tool for tool in self._of_owners(RouteKind.TOOL) if has_tool(view, tool.public_name)]
@@ -162,9 +165,6 @@ class _Showing:
             shown = _renamed(kind, name, route, described, alone=self._view.alone)
         self._changed[kind, route.public_name] = route.definition, shown
         return shown
-
-
-_SERVERS: Final = (RouteKind.SERVER,)
 
 
 def _owners(route: Route) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """A server of scope `fleet` on several nodes is one set of tools: over one hop, over two, and behind a gateway."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -131,6 +132,13 @@ async def _one_node_answers_as_itself(mcp: McpClient, disks: list[Disk]) -> None
     assert sum(len(disk.calls) for disk in disks) == sum(before) + 1
     uris = [entry["uri"] for entry in (await ask(mcp, "resources/list"))["resources"]]
     assert {f"disk://{name}__disk/table" for name in NODES} <= set(uris), "resources stay per node"
+    (nodes,) = (await ask(mcp, "resources/read", uri="mesh-fleet://disk/nodes"))["contents"]
+    assert json.loads(nodes["text"])["nodes"] == list(NODES)
+    ref = {"type": "ref/resource", "uri": "mesh-fleet://disk/nodes/{node}"}
+    found = await ask(mcp, "completion/complete", ref=ref, argument={"name": "node", "value": "n1"})
+    assert found["completion"]["values"] == ["n1"]
+    (node,) = (await ask(mcp, "resources/read", uri="mesh-fleet://disk/nodes/n1"))["contents"]
+    assert json.loads(node["text"]) == {"server": "disk", "node": "n1"}
 
 
 async def _several_nodes_are_one_result(mcp: McpClient) -> None:
@@ -174,8 +182,13 @@ async def test_a_fleet_behind_a_gateway_is_called_by_its_nodes(tmp_path: Path) -
                 ]
                 written = await call(mcp, "disk__clean", mesh_node="all", node="x")
                 assert [row["outcome"] for row in written["structuredContent"]["results"]] == ["ok", "ok"]
-        about = {name: route for name, route in far.mesh.routes.servers.items() if route.listed}
-        assert set(about) == {"n0__disk", "n1__disk"}, "what servers say of themselves passes a gateway"
+            assert "## Server n1__disk\nWatch it." in str(mcp.server_info.instructions)
+        servers = (await far.rest("GET", "/servers"))[1]["data"]["servers"]
+        (gate,) = [row["servers"] for row in servers if row["name"] == "gate"]
+        assert [(one["name"], one["about"]["instructions"]) for one in gate] == [
+            ("n0__disk", "Watch it."),
+            ("n1__disk", "Watch it."),
+        ]
 
 
 @eras
