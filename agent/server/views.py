@@ -191,6 +191,8 @@ class Views:
         )
 
     async def _serve(self, request: web.Request, asked: _Asked) -> web.StreamResponse:
+        if request.query_string and "?" not in asked.path and _query(request):
+            return refuse(400, "servers and tags in the URL select from the whole mesh, at /mcp", INVALID_PARAMS)
         one = self._open.get(asked.path)
         if one is None:
             if self._tasks is None:

@@ -74,6 +74,9 @@ async def _bad_queries_are_refused(node: RunningNode) -> None:
             async with http.post(f"{node.url}?{query}", json={"jsonrpc": "2.0", "id": 1, "method": "ping"}) as answer:
                 assert answer.status == 400
                 assert "names, parted by commas" in (await answer.json())["error"]["message"]
+        async with http.post(f"{node.base}/mcp/s/wall?servers=wrist", json={}) as answer:
+            assert answer.status == 400
+            assert "select from the whole mesh" in (await answer.json())["error"]["message"]
         async with http.post(f"{node.base}/mcp/v/nope", json={"jsonrpc": "2.0", "id": 1, "method": "ping"}) as answer:
             assert answer.status == 404
             assert "no view named 'nope' on this node" in (await answer.json())["error"]["message"]

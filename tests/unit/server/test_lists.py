@@ -200,7 +200,7 @@ def test_an_old_list_holds_no_bytes() -> None:
     now.show(())
     now.page()
     assert now.raw(cursor) == now.raw(cursor) is not now.raw(cursor)
-    assert "1 kept" in repr(now.list_index._lists[LIST, False][1])
+    assert "1 kept" in repr(now.list_index._lists[LIST, False, False][1])
 
 
 @pytest.mark.parametrize("cursor", ["", "next", 3, {"at": 1}, "0123456789abcdef.x"])
@@ -226,7 +226,7 @@ def test_a_page_begins_where_a_page_ended_and_nowhere_else() -> None:
         assert "not one" in now.refusal(f"{digest}.{start}")
     assert now.page(f"{digest}.0")[0] == ["status", "a", "b"]
     assert now.page(f"{digest}.6")[0] == list("fgh")
-    assert len(now.list_index._lists[LIST, False][1]._present._pages) == 2
+    assert len(now.list_index._lists[LIST, False, False][1]._present._pages) == 2
 
 
 def test_search_mode_lists_the_same_three_tools_whatever_is_routed() -> None:
