@@ -5,17 +5,22 @@ ends with the tasks, child processes and descriptors that it started with.
 """
 
 import asyncio
+import gc
 import inspect
 import os
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
 
 # Test machines are noisy: a deadline per example would test the neighbours. A failing example prints its blob.
 settings.register_profile("mesh", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -34,16 +39,62 @@ CLOSING_PASSES = 10
 # A child that was killed is reaped by a thread of asyncio's; it may need a moment on a busy machine.
 REAP_TIMEOUT_S = 2.0
 PROC = Path("/proc/self")
+# Files that share what takes long to start: two nodes with five servers; meshes on two catalogs and their server.
+TOGETHER = {
+    "pairings": ("tests/integration/pairings/",),
+    "shared mesh": tuple(f"tests/e2e/test_{name}.py" for name in ("observability", "offers", "servers", "tokens")),
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Collect without the garbage collector: what is made here stays, and looking through it takes seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files whose tests may take longest, so that no worker is left alone with one at the end."""
-    limits_s: dict[Path, float] = {}
-    for item in items:
-        limit = item.get_closest_marker("timeout")
-        limits_s[item.path] = max(limits_s.get(item.path, 0.0), limit.args[0] if limit else 0.0)
-    items.sort(key=lambda item: -limits_s[item.path])
+    """Begin with what may take longest, so that no worker is left alone with it at the end; the rest as it comes."""
+    limits_s: dict[str, float] = {}
+    places: dict[str, int] = {}
+    for place, item in enumerate(items):
+        limit, unit = item.get_closest_marker("timeout"), unit_of(item.nodeid)
+        limits_s[unit] = max(limits_s.get(unit, 0.0), limit.args[0] if limit else 0.0)
+        places.setdefault(unit, place)
+        places.setdefault(file_of(item.nodeid), place)
+
+    def key(item: pytest.Item) -> tuple[float, bool, int, int]:
+        unit = unit_of(item.nodeid)
+        return -limits_s[unit], unit not in TOGETHER, places[unit], places[file_of(item.nodeid)]
+
+    items.sort(key=key)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
+    """Give a worker whole files, and files that share servers all to one worker: each would start them anew."""
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - a run without workers does without
+
+    class ByServers(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    return ByServers(config, log)
+
+
+def unit_of(nodeid: str) -> str:
+    """What one worker runs: the file, or the name that stands for several files in TOGETHER."""
+    file = file_of(nodeid)
+    return next((unit for unit, paths in TOGETHER.items() if file.startswith(paths)), file)
+
+
+def file_of(nodeid: str) -> str:
+    """The file of a test."""
+    return nodeid.partition("::")[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

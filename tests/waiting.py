@@ -12,6 +12,9 @@ import aiohttp
 T = TypeVar("T")
 
 POLL_S = 0.02
+# A wait of seconds asks less and less often: each question costs the machine that it waits for some of its time.
+POLL_MAX_S = 0.1
+POLL_GROWS_BY = 1.1
 # Whoever was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
 PATIENCE_S = 45.0
 
@@ -19,7 +22,7 @@ PATIENCE_S = 45.0
 async def eventually(ask: Callable[[], Awaitable[T]], timeout_s: float = PATIENCE_S) -> T:
     """Repeat `ask` until its answer is true; an assertion or connection error in it counts as "not yet"."""
     last: object = None
-    pause = asyncio.Event()
+    pause, pause_s = asyncio.Event(), POLL_S
     try:
         async with asyncio.timeout(timeout_s):
             while True:
@@ -30,10 +33,10 @@ async def eventually(ask: Callable[[], Awaitable[T]], timeout_s: float = PATIENC
                 except (AssertionError, aiohttp.ClientError, OSError) as exc:
                     last = exc
                 try:
-                    async with asyncio.timeout(POLL_S):
+                    async with asyncio.timeout(pause_s):
                         await pause.wait()
                 except TimeoutError:
-                    continue
+                    pause_s = min(pause_s * POLL_GROWS_BY, POLL_MAX_S)
     except TimeoutError:
         raise AssertionError(f"not within {timeout_s} s; last: {last!r}") from None
 
