@@ -28,6 +28,7 @@ from agent.model import (
     Sessions,
     StdioTarget,
 )
+from tests.integration.servers import warm
 from tests.integration.servers.answering_client import FEATURES, answering_client
 from tests.integration.servers.asking_server import asking, form, word
 from tests.integration.servers.both_eras_server import URL, both_eras_server
@@ -38,7 +39,10 @@ from tests.integration.servers.raw_session import messages, raw_session, request
 from tests.waiting import eventually
 
 # Servers of that era ask by these requests, and the SDK says that they are of the past.
-pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning"),
+    pytest.mark.usefixtures("warm_servers"),
+]
 
 ROOT = Path(__file__).parents[2]
 SESSION, STATELESS = "2025-11-25", "2026-07-28"
@@ -133,16 +137,17 @@ def over_http(url: str, **more: Any) -> ServerSpec:
 
 
 def child(**more: Any) -> ServerSpec:
-    target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.both_eras_server"), cwd=str(ROOT))
+    target = StdioTarget(sys.executable, (*warm.COMMAND, "tests.integration.servers.both_eras_server"), cwd=str(ROOT))
     return ServerSpec("kit", target, ServerScope.SERVICE, **more)
 
 
 def counted_child(module: str, starts: Path, starts_max: int | None = None) -> ServerSpec:
     """A module as a child that adds a character to a file at each start, and ends at once beyond so many."""
     code = (
-        "import runpy, sys; from pathlib import Path; module, name, most = sys.argv[1:4]; starts = Path(name);"
+        "import sys; from pathlib import Path; from tests.integration.servers import warm;"
+        "module, name, most = sys.argv[1:4]; starts = Path(name);"
         "starts.open('a').write('.'); most and len(starts.read_text()) > int(most) and sys.exit(3);"
-        "sys.argv = [module, 'modern']; runpy.run_module(module, run_name='__main__')"
+        "sys.exit(warm.main([module, 'modern']))"
     )
     args = ("-c", code, module, str(starts), str(starts_max or ""))
     return ServerSpec("kit", StdioTarget(sys.executable, args, cwd=str(ROOT)), ServerScope.SERVICE)

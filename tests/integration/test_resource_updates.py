@@ -15,10 +15,12 @@ from mcp_types import ResourceUpdatedNotification
 
 from agent.client.protocol import Request
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec, StdioTarget
-from tests.integration.servers import watched_server
+from tests.integration.servers import warm, watched_server
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.nodes import RunningNode, client, served
 from tests.integration.servers.watched_server import Watched
+
+pytestmark = pytest.mark.usefixtures("warm_servers")
 
 KINDS = ["modern http", "legacy http", "modern stdio", "legacy stdio"]
 # What the promise to clients is; nothing here takes a tenth of it on an idle machine.
@@ -31,8 +33,8 @@ async def backend(kind: str) -> AsyncIterator[ServerSpec]:
     """A server `kit` of one kind."""
     era, transport = kind.split()
     if transport == "stdio":
-        file = str(Path(watched_server.__file__))
-        yield ServerSpec("kit", StdioTarget(sys.executable, (file, era)), ServerScope.SERVICE)
+        target = StdioTarget(sys.executable, (*warm.COMMAND, watched_server.__name__, era), cwd=str(warm.ROOT))
+        yield ServerSpec("kit", target, ServerScope.SERVICE)
         return
     async with served(Watched(legacy=era == "legacy").server) as url:
         yield ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)

@@ -28,6 +28,8 @@ from tests.integration.test_resource_updates import (
     next_uri,
 )
 
+pytestmark = pytest.mark.usefixtures("warm_servers")
+
 
 @pytest.mark.parametrize("hops", [1, 2])
 @pytest.mark.parametrize("kind", ["modern stdio", "legacy stdio"])

@@ -18,12 +18,15 @@ from agent.client.connect import McpClient
 from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, Sessions, StdioTarget
+from tests.integration.servers import warm
 from tests.integration.servers.answering_client import answering_client
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Front, http_app, serving
 from tests.integration.servers.nodes import RunningNode, client
 from tests.integration.servers.raw_session import messages, raw_session, request
 from tests.integration.servers.session_asking_server import Diary, session_asking_server
+
+pytestmark = pytest.mark.usefixtures("warm_servers")
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING: Json = {"elicitation": {}, "sampling": {}, "roots": {}}
@@ -32,7 +35,9 @@ EVERYTHING: Json = {"elicitation": {}, "sampling": {}, "roots": {}}
 @asynccontextmanager
 async def children(folder: Path, *, own: bool, hops: int = 1) -> AsyncIterator[RunningNode]:
     """A node that runs the server itself, over stdio, or with two hops one in front of it."""
-    target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.session_asking_server"), cwd=str(ROOT))
+    target = StdioTarget(
+        sys.executable, (*warm.COMMAND, "tests.integration.servers.session_asking_server"), cwd=str(ROOT)
+    )
     spec = ServerSpec("kit", target, ServerScope.SERVICE, sessions=Sessions.OWN if own else Sessions.AUTO)
     async with front_of(folder, spec, hops=hops) as node:
         yield node

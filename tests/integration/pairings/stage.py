@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec, Sessions, StdioTarget
+from tests.integration.servers import warm
 from tests.integration.servers.hops import front_before
 from tests.integration.servers.hosting import Front, http_app, serving
 from tests.integration.servers.nodes import running_node
@@ -31,7 +32,9 @@ async def served(era: Era) -> AsyncIterator[ServerSpec]:
 
 def child(era: Era, *, own: bool = False) -> ServerSpec:
     """A server over stdio, shared by its callers or with children of their own."""
-    target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.pairing_server", era), cwd=str(ROOT))
+    target = StdioTarget(
+        sys.executable, (*warm.COMMAND, "tests.integration.servers.pairing_server", era), cwd=str(ROOT)
+    )
     name = f"{era}-own" if own else f"{era}-stdio"
     return ServerSpec(name, target, ServerScope.SERVICE, sessions=Sessions.OWN if own else Sessions.AUTO)
 
@@ -40,6 +43,7 @@ async def main() -> None:
     """Run until the input ends."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
+        stack.enter_context(warm.warm_servers())
         servers = [await stack.enter_async_context(served(era)) for era in Era]
         servers += [*map(child, Era), child(Era.LEGACY, own=True)]
         back = await stack.enter_async_context(running_node("back", folder / "back", servers=servers))
