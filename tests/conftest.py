@@ -48,11 +48,15 @@ TOGETHER = {
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """Collect without the garbage collector: what is made here stays, and looking through it takes seconds."""
+    """Collect without the garbage collector: what is made here stays, and looking through it takes a second each time.
+
+    Frozen, it is not looked through later either.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
         gc.enable()
 
 

@@ -5,13 +5,14 @@ one can fail. The one rule: a file may be long only when its own docstring says 
 """
 
 import ast
+import gc
 import io
 import re
 import subprocess
 import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,12 @@ MACHINE = re.compile(
 )
 
 
+LOOKED_AT = (
+    *(ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef),
+    *(ast.Call, ast.Import, ast.ImportFrom, ast.UnaryOp),
+)
+
+
 @dataclass(frozen=True)
 class Source:
     """One Python file: its path from the root, its text and its tree."""
@@ -86,6 +93,32 @@ class Source:
     def docstring(self) -> str:
         return ast.get_docstring(self.tree) or ""
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """What rules look at, of the whole tree. Walking it takes longer than all rules together: once a file."""
+        return tuple(node for node in ast.walk(self.tree) if isinstance(node, LOOKED_AT))
+
+    @property
+    def calls(self) -> Iterator[ast.Call]:
+        return (node for node in self.nodes if isinstance(node, ast.Call))
+
+    @property
+    def functions(self) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+        return (node for node in self.nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    @cached_property
+    def prose(self) -> tuple[str, ...]:
+        """Each docstring, and all comments together, each on one line."""
+        homes = (
+            node
+            for node in self.nodes
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        )
+        docstrings = [" ".join((ast.get_docstring(node) or "").split()) for node in homes]
+        tokens = tokenize.generate_tokens(io.StringIO(self.text).readline)
+        comments = (token.string.removeprefix("# ") for token in tokens if token.type == tokenize.COMMENT)
+        return *docstrings, " ".join(comments)
+
     @property
     def top(self) -> str:
         return self.path.split("/", maxsplit=1)[0]
@@ -98,11 +131,10 @@ def file_is_short(source: Source) -> Iterator[str]:
 
 
 def functions_are_short(source: Source) -> Iterator[str]:
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            if lines > FUNCTION_LINES_MAX:
-                yield f"{node.name}: {lines} lines, {FUNCTION_LINES_MAX} allowed"
+    for node in source.functions:
+        lines = (node.end_lineno or node.lineno) - node.lineno + 1
+        if lines > FUNCTION_LINES_MAX:
+            yield f"{node.name}: {lines} lines, {FUNCTION_LINES_MAX} allowed"
 
 
 def module_is_named_after_an_idea(source: Source) -> Iterator[str]:
@@ -122,7 +154,7 @@ def module_says_what_it_is(source: Source) -> Iterator[str]:
 def tasks_are_named(source: Source) -> Iterator[str]:
     if source.top not in CODE:
         return
-    for call in _calls(source.tree):
+    for call in source.calls:
         is_task = isinstance(call.func, ast.Attribute) and call.func.attr == "create_task"
         if is_task and not any(word.arg == "name" for word in call.keywords):
             yield f"line {call.lineno}: a task without a name"
@@ -133,11 +165,11 @@ def no_test_sleeps_or_patches(source: Source) -> Iterator[str]:
     if not Path(source.path).name.startswith(("test_", "conftest")):
         return
     in_loop_time = "looptime" in source.text
-    for call in _calls(source.tree):
-        called = ast.unparse(call.func)
+    for call in source.calls:
+        called = _dotted(call.func)
         if called == "time.sleep" or (called in {"asyncio.sleep", "anyio.sleep"} and not in_loop_time):
             yield f"line {call.lineno}: {called}; wait for a condition, or use loop time"
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
         if module.startswith("unittest") or any(name.startswith("unittest") for name in names):
@@ -145,9 +177,8 @@ def no_test_sleeps_or_patches(source: Source) -> Iterator[str]:
 
 
 def names_of_tests_are_sentences(source: Source) -> Iterator[str]:
-    for node in ast.walk(source.tree):
-        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        if is_function and node.name.startswith("test_") and len(node.name.split("_")) < 4:
+    for node in source.functions:
+        if node.name.startswith("test_") and len(node.name.split("_")) < 4:
             yield f"{node.name} is no sentence"
 
 
@@ -156,7 +187,7 @@ def error_codes_have_names(source: Source) -> Iterator[str]:
     homes = ("agent/errors.py", "agent/rpc_codes.py")
     if source.top not in CODE or source.path in homes or source.path.startswith("agent/examples/"):
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         match node:
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(code))) if 32000 <= code <= 32999:
                 yield f"line {node.lineno}: -{code}; its name is in agent.rpc_codes, or agent.errors"
@@ -185,7 +216,7 @@ def exceptions_to_lint_have_reasons(source: Source) -> Iterator[str]:
 
 def finished_rooms_are_in_plain_english(source: Source) -> Iterator[str]:
     if source.top in FINISHED_ROOMS:
-        for text in _prose(source):
+        for text in source.prose:
             for found in ROUNDABOUT.finditer(text):
                 yield f"{found[0]!r} in: ... {text[max(0, found.start() - 40) : found.end() + 40]} ..."
 
@@ -193,7 +224,7 @@ def finished_rooms_are_in_plain_english(source: Source) -> Iterator[str]:
 def finished_rooms_cite_what_exists(source: Source) -> Iterator[str]:
     """Pages by their path from the root, modules by their dotted name, with or without one thing in them."""
     if source.top in FINISHED_ROOMS:
-        for text in _prose(source):
+        for text in source.prose:
             for page in re.findall(r"[\w/.-]+\.md\b", text):
                 if not (ROOT / page).exists():
                     yield f"{page} is no page of the repository"
@@ -234,9 +265,22 @@ BAD_EXAMPLES: dict[str, Source] = {
 }
 
 
+@pytest.fixture(scope="module")
+def sources() -> list[Source]:
+    """All files of ours, read once and dropped after these tests."""
+    paths = [path for path in _committed() if path.endswith(".py") and path.split("/", maxsplit=1)[0] in PYTHON]
+    assert paths
+    # The garbage collector would look through the growing trees again and again, and they have no cycles.
+    gc.disable()
+    try:
+        return [Source.of(path, _text(path)) for path in paths]
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_every_python_file_keeps_the_rule(rule: Rule) -> None:
-    complaints = [f"{source.path}: {text}" for source in _sources() for text in rule(source)]
+def test_every_python_file_keeps_the_rule(rule: Rule, sources: list[Source]) -> None:
+    complaints = [f"{source.path}: {text}" for source in sources for text in rule(source)]
     assert not complaints, "\n".join(["", *complaints])
 
 
@@ -301,24 +345,12 @@ def test_every_setting_is_documented_and_no_other() -> None:
     assert not sorted(named - known - clients), "documented, but unknown"
 
 
-def _calls(tree: ast.Module) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-
-
-def _prose(source: Source) -> Iterator[str]:
-    """Each docstring, and all comments together, each on one line."""
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield " ".join((ast.get_docstring(node) or "").split())
-    tokens = tokenize.generate_tokens(io.StringIO(source.text).readline)
-    yield " ".join(token.string.removeprefix("# ") for token in tokens if token.type == tokenize.COMMENT)
-
-
-@cache
-def _sources() -> list[Source]:
-    paths = [path for path in _committed() if path.endswith(".py") and path.split("/", maxsplit=1)[0] in PYTHON]
-    assert paths
-    return [Source.of(path, _text(path)) for path in paths]
+def _dotted(called: ast.expr) -> str:
+    """What is called, as one writes it: `asyncio.sleep`; nothing when it is no name of one module."""
+    match called:
+        case ast.Attribute(value=ast.Name(id=module), attr=name):
+            return f"{module}.{name}"
+    return ""
 
 
 def _documentation() -> list[Path]:
