@@ -30,7 +30,7 @@ from agent.client.outbound import Outbound
 from agent.config.load import Settings, read_tokens_again, shown
 from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node, read_servers
 from agent.config.views_file import log_faults, read_views
-from agent.control.membership import Membership, own_address
+from agent.control.membership import Membership, MembershipPlan, own_address
 from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
@@ -130,10 +130,7 @@ class Node:
 
     async def run(self) -> int:
         """Start, serve until a signal, stop; returns the exit code."""
-        signals = StopSignals()
-        bind_host = listened_host(self._socket, self._settings.host)
-        plan = membership_plan(self._settings, self._port)
-        plan = replace(plan, bind_host=bind_host, embedded_guard=self._catalog_guard())
+        signals, plan = StopSignals(), self._plan()
         if plan.mode == "consul" or plan.consul.explicit:
             with suppress(CatalogUnavailable):  # An outage: the membership reports it and tries again.
                 await own_address(plan, plan.consul)  # Refused before anything starts.
@@ -276,13 +273,15 @@ class Node:
         dial = dialler(Dialling(credentials, self._metrics.pending_call, self._outbound))
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
 
-    def _catalog_guard(self) -> CatalogGuard:
-        """Of the embedded catalog: the nodes of this mesh alone."""
-        return CatalogGuard(
+    def _plan(self) -> MembershipPlan:
+        """How to take part in discovery; an embedded catalog is for the nodes of this mesh alone."""
+        guard = CatalogGuard(
             tokens=lambda: catalog_tokens(self._associations.valid_secrets()),
             resolver=GuardedResolver,
             refuses=refusal_of_url,
         )
+        bind_host = listened_host(self._socket, self._settings.host)
+        return replace(membership_plan(self._settings, self._port), bind_host=bind_host, embedded_guard=guard)
 
     def _preferences(self) -> Preferences:
         return Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])

@@ -81,7 +81,8 @@ def node_environment(plan: NodePlan, environ: Mapping[str, str], embedded_port: 
         "HOST": "127.0.0.1",
         "PORT": str(plan.port),
         "MESH_NODE_NAME": plan.name,
-        "MESH_STATE_DIR": str(plan.folder / "state"),
+        # One for all: they know each other by the secret that the first of them makes there.
+        "MESH_STATE_DIR": str(plan.folder.parent / "state"),
         "MESH_SERVERS_FILE": str(plan.servers_path),
         "MESH_DISCOVERY": "embedded",
         "MESH_EMBEDDED_PORT": str(embedded_port),

@@ -39,7 +39,6 @@ async def test_a_request_says_what_it_is_and_no_more() -> None:
     async with scripted(ok) as script, pool_of(script.url + "?a=b", token="t") as pool:
         response = await pool.post(RequestBody(b'{"x":1}'), {"Mcp-Method": "ping", "Mcp-Param-X": "caf\u00e9"})
         response.release()
-        pool.use_token("u")
         await ask(pool)
         (await pool.get({"Accept": "text/event-stream"})).close()
         await pool.delete({"Mcp-Session-Id": "s"})
@@ -58,7 +57,7 @@ async def test_a_request_says_what_it_is_and_no_more() -> None:
         "mcp-method": "ping",
         "mcp-param-x": "caf\u00e9".encode().decode("latin-1"),
     }
-    assert second.headers["authorization"] == "Bearer u"
+    assert second.headers["authorization"] == "Bearer t"
     assert (get.method, get.headers["accept"]) == ("GET", "text/event-stream")
     assert (delete.method, delete.headers["mcp-session-id"]) == ("DELETE", "s")
     assert "content-length" not in get.headers

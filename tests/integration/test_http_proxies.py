@@ -14,7 +14,7 @@ from agent.client.http.dial import DialFailed, Dialler
 from agent.client.http.proxies import Proxy, proxies_of
 from agent.client.outbound import Outbound
 from agent.errors import DialRefused, LinkFailed, ProtocolBroken, Unreachable
-from agent.links.dial import opened
+from agent.links.dial import Dialling, opened
 from agent.model import Era, HttpTarget, HttpTransport, NodeIdentity, PeerSource, PeerSpec, TlsFiles
 from tests.integration.servers.certificates import Authority
 from tests.integration.servers.forward_proxy import ForwardProxy, forward_proxy
@@ -145,11 +145,12 @@ async def test_peers_go_through_a_proxy_only_where_the_settings_say_so_and_by_na
         outbound = through(proxy)
         for proxied in (outbound, Outbound(proxies=outbound.proxies, proxies_for_peers=True)):
             with pytest.raises(Unreachable, match="has a host name that cannot be resolved"):
-                async with opened(peer, OWN, outbound=proxied):
+                async with opened(peer, OWN, dialling=Dialling(outbound=proxied)):
                     pass
         assert not proxy.asked
         by_address = PeerSpec("p", HttpTarget("http://192.0.2.7/mcp"), PeerSource.STATIC)
-        async with opened(by_address, OWN, outbound=Outbound(proxies=outbound.proxies, proxies_for_peers=True)):
+        by_proxy = Outbound(proxies=outbound.proxies, proxies_for_peers=True)
+        async with opened(by_address, OWN, dialling=Dialling(outbound=by_proxy)):
             pass
         assert proxy.asked
 

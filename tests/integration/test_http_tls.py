@@ -13,7 +13,7 @@ from agent.client.outbound import DIRECT, Outbound
 from agent.config.load import load_settings
 from agent.config.servers_file import check_servers
 from agent.errors import ConfigRefused, LinkFailed, ProtocolBroken
-from agent.links.dial import opened
+from agent.links.dial import Dialling, opened
 from agent.model import HttpTarget, Json, NodeIdentity, PeerSource, PeerSpec, ServerSpec, TlsFiles
 from tests.integration.servers.certificates import PASSWORD, Authority, Issued
 
@@ -58,7 +58,7 @@ def spec_of(folder: Path, url: str, **tls: object) -> ServerSpec:
 
 async def dial(spec: ServerSpec | PeerSpec, outbound: Outbound = DIRECT) -> str:
     """The era that was agreed on."""
-    async with opened(spec, OWN, outbound=outbound) as client:
+    async with opened(spec, OWN, dialling=Dialling(outbound=outbound)) as client:
         return client.client.server_info.protocol_version
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.servers.hosting import Seen
 from tests.integration.servers.raw_session import call, raw_session
-from tests.integration.test_large_results import MIB, FalseNode, answer_to, front_of, outcomes, result_of, settled
+from tests.integration.test_large_results import MIB, ScriptedNode, answer_to, front_of, outcomes, result_of, settled
 
 
 class Writer:
@@ -35,7 +35,7 @@ class Writer:
 
 async def test_a_large_result_passes_while_it_comes(tmp_path: Path) -> None:
     writer = Writer()
-    async with front_of(tmp_path, FalseNode("one", writer.write)) as front, raw_session(front.url) as mcp:
+    async with front_of(tmp_path, ScriptedNode("one", writer.write)) as front, raw_session(front.url) as mcp:
         async with mcp.post(call("kit__write")) as response:
             assert b"0123456789abcdef" in await response.content.readany()
             writer.go_on.set()
@@ -48,7 +48,7 @@ async def test_a_large_result_passes_while_it_comes(tmp_path: Path) -> None:
 async def test_one_that_breaks_off_breaks_the_clients_connection(tmp_path: Path) -> None:
     writer = Writer(last_mib=4)
     writer.go_on.set()
-    async with front_of(tmp_path, FalseNode("one", writer.write)) as front, raw_session(front.url) as mcp:
+    async with front_of(tmp_path, ScriptedNode("one", writer.write)) as front, raw_session(front.url) as mcp:
         with pytest.raises(aiohttp.ClientError):
             async with mcp.post(call("kit__write")) as response:
                 await response.read()
@@ -59,7 +59,7 @@ async def test_one_that_breaks_off_breaks_the_clients_connection(tmp_path: Path)
 
 async def test_a_client_that_goes_amid_it_leaves_the_rest_to_nobody_and_blames_nobody(tmp_path: Path) -> None:
     writer = Writer()
-    async with front_of(tmp_path, FalseNode("one", writer.write)) as front, raw_session(front.url) as mcp:
+    async with front_of(tmp_path, ScriptedNode("one", writer.write)) as front, raw_session(front.url) as mcp:
         async with mcp.post(call("kit__write")) as response:
             await response.content.readany()
         writer.go_on.set()
@@ -70,7 +70,7 @@ async def test_a_client_that_goes_amid_it_leaves_the_rest_to_nobody_and_blames_n
 
 async def test_a_call_that_is_cancelled_amid_it_breaks_the_connection(tmp_path: Path) -> None:
     writer = Writer()
-    async with front_of(tmp_path, FalseNode("one", writer.write)) as front, raw_session(front.url) as mcp:
+    async with front_of(tmp_path, ScriptedNode("one", writer.write)) as front, raw_session(front.url) as mcp:
         async with mcp.post(call("kit__write", request_id=7)) as response:
             await response.content.readany()
             await mcp.note("notifications/cancelled", {"requestId": 7})

@@ -217,11 +217,11 @@ class HttpPool:
         route: Route,
         association: Association | None,
     ) -> Response:
+        number = 0 if association is None else association.next_number()
+        head = self._head("POST", headers, len(data), route, _proof(association, number))
         connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
         may_be_stale = connection is not None and body.harmless
         connection = connection or await self._new_one()
-        number = 0 if association is None else association.next_number()
-        head = self._head("POST", headers, len(data), route, _proof(association, number))
         body.data, body.sent = b"", True
         try:
             response = await connection.exchange(head, data)
