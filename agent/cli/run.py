@@ -17,6 +17,7 @@ from agent.config.load import MASK, Settings, Shown, load_settings, shown
 from agent.config.servers_file import ServersFile, check_servers, leave_out_name_of_node, read_text
 from agent.config.table import SETTINGS
 from agent.config.views_file import read_views
+from agent.descriptors import raise_limit
 from agent.logs import configure_logging, log_uncaught
 from agent.model import ServerSpec, StdioTarget
 
@@ -126,6 +127,7 @@ def run_node(args: Namespace) -> int:
     for warning in settings.warnings:
         logging.getLogger("agent.config.load").warning("settings", extra={"warning": warning})
 
+    raise_limit()
     from agent.app.node import run_node as run  # noqa: PLC0415 - after the logging, see above
 
     return asyncio.run(run(settings))

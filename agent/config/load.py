@@ -131,7 +131,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 __all__ = ["Settings", "StaticPeer", "load_settings", "read_token_file", "shown"]
 
-TOKEN_CHARS_MIN = 16  # Fewer is guessable over a network within the life of a token; a warning, not a refusal.
+TOKEN_CHARS_MIN = 16  # Fewer is guessable over a network within the life of a token.
 TOKEN_FILE_BYTES_MAX = 8192
 TOKENS_MAX = 2  # The current one and its predecessor or successor.
 MASK = "********"
@@ -220,6 +220,8 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         origins["peer_token"] = DERIVED
     values["state_dir"] = (values["state_dir"] or default_state_dir(environ)).absolute()
     _refuse_open_client(values, found, tokens)
+    for name, given in (("token", tokens), ("peer_token", peer_tokens)):
+        _refuse_short(values["host"], values[FILE_TWINS[name]] or f"{name} ({origins[name]})", given)
     _refuse_tls_files(values, found)
     del values["token"], values["peer_token"]
     return Settings(
@@ -235,14 +237,17 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
 
 
 def read_token_file(path: Path) -> tuple[str, ...]:
-    """Read one or two tokens, one a line, the current one first. Raises `ConfigRefused`."""
+    """Read one or two tokens, one a line, the current one first; lines that begin with `#` are comments.
+
+    Raises `ConfigRefused`.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(TOKEN_FILE_BYTES_MAX + 1)
     except OSError as exc:
         raise ConfigRefused(f"{path}: the token file cannot be read: {exc.strerror}") from exc
     lines = [line.strip() for line in raw.decode("utf-8", "replace").splitlines()]
-    tokens = tuple(line for line in lines if line)
+    tokens = tuple(line for line in lines if line and not line.startswith("#"))
     if not 1 <= len(tokens) <= TOKENS_MAX or len(raw) > TOKEN_FILE_BYTES_MAX:
         raise ConfigRefused(
             f"{path}: a token file has one token, or two lines: the current token and another valid one"
@@ -258,9 +263,10 @@ def read_token_file(path: Path) -> tuple[str, ...]:
 def read_tokens_again(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The clients' tokens and the mesh's, valid now by the files as they are now. Raises `ConfigRefused`."""
     tokens = read_token_file(settings.token_file) if settings.token_file else settings.tokens
-    if settings.peer_token_file:
-        return tokens, read_token_file(settings.peer_token_file)
-    return tokens, settings.peer_tokens
+    peer_tokens = read_token_file(settings.peer_token_file) if settings.peer_token_file else settings.peer_tokens
+    _refuse_short(settings.host, settings.token_file, tokens)
+    _refuse_short(settings.host, settings.peer_token_file, peer_tokens)
+    return tokens, peer_tokens
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
@@ -317,6 +323,15 @@ def _refuse_open_client(values: Mapping[str, Any], found: Mapping[str, Found], t
     )
 
 
+def _refuse_short(host: str, where: object, tokens: tuple[str, ...]) -> None:
+    """Raises `ConfigRefused` for a token that can be guessed, on a node that other machines can reach."""
+    if not is_loopback(host) and any(len(token) < TOKEN_CHARS_MIN for token in tokens):
+        raise ConfigRefused(
+            f"{where}: the token has fewer than {TOKEN_CHARS_MIN} characters and can be guessed, and other machines can"
+            f" reach {host}; use 32 random ones, or HOST=127.0.0.1"
+        )
+
+
 def _refuse_tls_files(values: Mapping[str, Any], found: Mapping[str, Found]) -> None:
     files = _tls_files(values["tls_ca"], values["tls_cert"], values["tls_key"])
     if files != TlsFiles():
@@ -338,6 +353,10 @@ def _warnings(values: Mapping[str, Any], tokens: tuple[str, ...]) -> list[str]:
         warnings.append(f"the token has fewer than {TOKEN_CHARS_MIN} characters and can be guessed; use 32 random ones")
     if values["allow_anonymous"] and not tokens and not is_loopback(values["host"]):
         warnings.append(f"anybody who can reach {values['host']} can run every tool of this node: no token is set")
+    for twin in FILE_TWINS.values():
+        path = values[twin]
+        if path is not None and os.name == "posix" and path.stat().st_mode & 0o077:
+            warnings.append(f"{path} holds a secret and can be read by others than its owner: chmod 600 {path}")
     path = values["config_file"]
     if tokens and path is not None and os.name == "posix" and path.stat().st_mode & 0o022:
         warnings.append(f"{path} can be written by others than its owner")

@@ -49,7 +49,11 @@ def test_every_published_port_is_on_loopback_and_the_nodes_are_on_8001_and_8002(
 def test_node_gets_more_time_to_stop_than_draining_takes(services: dict[str, Any], name: str) -> None:
     assert int(services[name]["stop_grace_period"].removesuffix("s")) > DRAIN_S
     assert services[name]["init"] is True
-    assert services[name]["depends_on"] == {"consul": {"condition": "service_healthy"}}
+    assert services[name]["depends_on"] == {
+        "consul": {"condition": "service_healthy"},
+        "secret": {"condition": "service_completed_successfully"},
+    }
+    assert "mesh-secrets:/run/mesh-secrets:ro" in services[name]["volumes"]
 
 
 @pytest.mark.parametrize("name", NODES)

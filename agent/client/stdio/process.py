@@ -28,6 +28,7 @@ from agent.client.stdio.environment import (
 )
 from agent.client.stdio.last_words import last_words
 from agent.client.stdio.lines import LINE_BYTES_MAX, LINE_BYTES_SKIPPED_MAX, LineCutter
+from agent.descriptors import give_usual_limit
 from agent.errors import MeshError, Unreachable
 from agent.model import StdioTarget
 
@@ -161,6 +162,7 @@ class Child(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The process runs."""
         self._transport = cast("asyncio.SubprocessTransport", transport)
+        give_usual_limit(self._transport.get_pid())
         self._stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(_STDIN))
         self._writable.set()
 

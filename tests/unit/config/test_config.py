@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.load import MASK, StaticPeer, load_settings, read_token_file, shown
+from agent.config.load import MASK, StaticPeer, load_settings, read_token_file, read_tokens_again, shown
 from agent.config.table import SETTINGS
 from agent.errors import ConfigRefused
 
@@ -141,6 +141,39 @@ def test_unusable_token_file_is_refused_without_repeating_it(tmp_path: Path, tex
         read_token_file(file)
     assert str(file) in str(refused.value)
     assert "canar" not in str(refused.value)
+
+
+def test_comments_in_a_token_file_are_no_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"# made on Monday\n{TOKEN}\n  # its predecessor:\nold-token-0123456789\n")
+    assert read_token_file(file) == (TOKEN, "old-token-0123456789")
+
+
+@pytest.mark.parametrize("name", ["MESH_TOKEN", "MESH_PEER_TOKEN"])
+def test_a_token_that_can_be_guessed_is_refused_where_other_machines_can_reach_the_node(
+    name: str, tmp_path: Path
+) -> None:
+    given = {"MESH_TOKEN": TOKEN, name: "fifteen-letters"}
+    assert load_settings({}, given).peer_tokens == (("fifteen-letters",) if name == "MESH_PEER_TOKEN" else ())
+    with pytest.raises(ConfigRefused, match="fewer than 16 characters") as refused:
+        load_settings({}, {"HOST": "0.0.0.0", **given})
+    assert "fifteen-letters" not in str(refused.value)
+    file = tmp_path / "secret"
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    settings = load_settings({}, {"HOST": "0.0.0.0", "MESH_TOKEN_FILE": str(file)})
+    assert settings.warnings == ()
+    file.write_text("fifteen-letters")
+    with pytest.raises(ConfigRefused, match="fewer than 16 characters"):
+        read_tokens_again(settings)
+
+
+def test_a_secret_that_others_can_read_is_a_warning_with_the_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o640)
+    (warning,) = load_settings({}, {"MESH_TOKEN_FILE": str(file)}).warnings
+    assert f"chmod 600 {file}" in warning
 
 
 def test_token_and_its_file_in_one_place_are_refused(tmp_path: Path) -> None:
