@@ -81,6 +81,7 @@ def runner_of(app: web.Application) -> web.AppRunner:
         app,
         handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.server.response).
         access_log=None,
+        auto_decompress=False,  # A small body may be a very large one; the edge refuses it unread (415).
         max_field_size=HEADER_BYTES_MAX,
         shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,
     )

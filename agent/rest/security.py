@@ -48,6 +48,7 @@ _OAUTH_PATH = re.compile(
 )
 _PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
 MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
+_IDENTITY = "identity"
 _PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
 METRICS_PATH = "/metrics"
 
@@ -122,6 +123,10 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             return refusal
         if (answer := _origin_answer(request, policy)) is not None:
             return answer
+        if request.headers.get("Content-Encoding", _IDENTITY) != _IDENTITY:
+            refusal = _refused(request, 415, "compressed_body", "Request bodies are taken uncompressed")
+            refusal.force_close()  # What is left of the body is not worth reading.
+            return refusal
         authorization = request.headers.getall("Authorization", ())
         path = request.rel_url.raw_path
         verdict = judge(path, authorization, policy.tokens, metrics_public=policy.metrics_public)

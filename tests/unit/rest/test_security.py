@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import time
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from agent.app.drain import runner_of
 from agent.identity.association import Association
 from agent.identity.handshake import Initiator
 from agent.identity.keeper import AssociationKeeper
@@ -119,7 +121,7 @@ async def serve(with_policy: EdgePolicy) -> AsyncIterator[Edge]:
     app.on_response_prepare.append(security_headers(with_policy))
     for path in ROUTES:
         app.router.add_route("*", path, fine)
-    runner = web.AppRunner(app, handler_cancellation=True)
+    runner = runner_of(app)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -188,6 +190,21 @@ async def test_every_route_with_every_token(metrics_public: bool) -> None:
                         assert '"code":"unauthorized"' in body
     assert wrong == []
     assert cells == len(ROUTES + UNROUTED) * len(PRESENTED) * 2
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "GZIP, gzip", ""])
+@pytest.mark.parametrize("path", ["/mcp", "/api/v1/mcp/peers", "/mcp/local/handshake"])
+async def test_a_compressed_body_is_refused_unread_with_and_without_a_token(path: str, coding: str) -> None:
+    packed = zlib.compress(bytes(16 * 1024 * 1024), wbits=31)
+    async with serve(policy(table())) as edge:
+        for token in (b"", b"Authorization: Bearer client-token\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: {coding}\r\n"
+            writer.write(head.encode() + token + b"Content-Length: 100000000\r\n\r\n" + packed[:1024])
+            answer = await reader.readuntil(b"compressed_body")
+            writer.close()
+            assert answer.startswith(b"HTTP/1.1 415 ")
+            assert b"Connection: close" in answer
 
 
 async def test_two_authorization_headers_are_refused() -> None:
