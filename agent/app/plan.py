@@ -13,7 +13,7 @@ from agent.config.load import Settings
 from agent.control.membership import MembershipPlan
 from agent.identity.keeper import AssociationKeeper
 from agent.model import NodeIdentity, node_mark
-from agent.rest.handshake import OwnAddresses
+from agent.rest.handshake import OwnAddresses, normal_host
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
 from agent.routing.names import node_alias
@@ -62,13 +62,13 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
 
 def own_addresses(settings: Settings, own: NodeIdentity, port: int) -> OwnAddresses:
     """Where others reach this node; `port` is the one that is listened on."""
-    names = {socket.gethostname().lower(), own.name.lower()}
+    names = {socket.gethostname(), own.name}
     if settings.advertise_address:
-        names.add(settings.advertise_address.lower())
+        names.add(settings.advertise_address)
     return OwnAddresses(
-        names=frozenset(names),
+        names=frozenset(map(normal_host, names)),
         ports=frozenset({port, settings.advertise_port or port}),
-        proxied=frozenset(settings.allowed_hosts),
+        proxied=frozenset(map(normal_host, settings.allowed_hosts)),
     )
 
 

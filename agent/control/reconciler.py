@@ -275,6 +275,8 @@ class Mesh:
                 self._learned[view.spec.target.url] = self.own.node_id
             elif view.identity is not None:
                 self._learned[view.spec.target.url] = view.identity.node_id
+            elif view.connected:
+                self._learned.pop(view.spec.target.url, None)  # A plain server has taken the node's place.
         if len(self._learned) > LEARNED_MAX:
             present = {view.spec.target.url for view in views if isinstance(view.spec, PeerSpec)}
             self._learned = {url: node_id for url, node_id in self._learned.items() if url in present}

@@ -215,14 +215,14 @@ def identify(
     """Set the node that each builder leads to, as far as it is known.
 
     `learned`: URL -> node ID that answered there last. `down`: names of peers that have a link which is not up. There
-    the catalog knows best: the node may have been replaced since. A builder that was folded into another has no link,
-    and `learned` must keep it there.
+    the node may have been replaced since, if the catalog says so; nothing else is believed of what that says about a
+    URL. A builder that was folded into another has no link, and `learned` must keep it there.
     """
     by_url = {url_key(candidate.url): candidate.node_id for candidate in found if candidate.node_id}
     for builder in builders:
         builder.identity = learned.get(builder.target.url)
-        if builder.identity is None or builder.name in down:
-            builder.identity = by_url.get(url_key(builder.target.url), builder.identity)
+        if builder.name in down and by_url.get(url_key(builder.target.url), builder.identity) != builder.identity:
+            builder.identity = None
 
 
 def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: set[Finding]) -> list[PeerBuilder]:
@@ -269,7 +269,10 @@ def fold_in(builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer]) ->
         if candidate.up:
             builder.weight = max(builder.weight, candidate.weight)
             builder.maintenance = candidate.maintenance
-        builder.suppressions.append(Suppression(candidate.name, candidate.node_id, candidate.service_id))
+        # A node and its name are suppressed where it has proven to be this peer; else the entry alone.
+        proven = candidate.node_id in (None, builder.identity)
+        name, node_id = (candidate.name, candidate.node_id) if proven else (candidate.service_id, None)
+        builder.suppressions.append(Suppression(name, node_id, candidate.service_id))
     return rest
 
 

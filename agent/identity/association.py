@@ -68,15 +68,15 @@ class Association:
 
     # Of the node that was dialled
 
-    def takes(self, number_text: str, shown: str) -> int | None:
-        """The number of a request that is the other side's and new; None for any other."""
+    def takes(self, number_text: str, shown: str) -> tuple[int, bool] | None:
+        """The number of a request that is the other side's, and whether it is new; None for any other's."""
         if not (number_text.isascii() and number_text.isdecimal() and len(number_text) <= len(str(_NUMBER_MAX))):
             return None
         number = int(number_text)
         mac = _mac(self._request_key, number).encode()
-        if not hmac.compare_digest(mac, shown.encode("utf-8", "surrogateescape")) or not self._is_new(number):
+        if not hmac.compare_digest(mac, shown.encode("utf-8", "surrogateescape")):
             return None
-        return number
+        return number, self._is_new(number)
 
     def answer_proof(self, number: int) -> str:
         """What the answer to the request of that number carries."""

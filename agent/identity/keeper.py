@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 # A node dials again when its association is gone, which costs it two round trips: the bound only holds memory.
 ASSOCIATIONS_MAX: Final = 4_096
-PENDING_MAX: Final = 256
+PENDING_MAX: Final = 2_048
+# Of those that prove their key alone (gateways of other meshes), so that they cannot push members out.
+STRANGERS_MAX: Final = 64
 PENDING_S: Final = 10.0
 # After a rotation the others show the former secret until they have read the new one.
 SECRET_GRACE_S: Final = 30.0
@@ -31,6 +33,36 @@ def _import_handshake() -> Callable[..., tuple[Json, "Pending"]]:
     return reply_to
 
 
+class _Table:
+    """Handshakes that lack their last message, and associations; the oldest give way. Of members, or of strangers."""
+
+    def __init__(self, pending_max: int, associations_max: int) -> None:
+        self.pending: OrderedDict[str, tuple[Pending, float]] = OrderedDict()
+        self.associations: OrderedDict[str, Association] = OrderedDict()
+        self._pending_max = pending_max
+        self._associations_max = associations_max
+
+    def begin(self, share: str, pending: "Pending", now_s: float) -> None:
+        """One for each share: an opening that is shown again gets no second place."""
+        self.pending.pop(share, None)
+        self.pending[share] = pending, now_s + PENDING_S
+        while len(self.pending) > self._pending_max or next(iter(self.pending.values()))[1] <= now_s:
+            self.pending.popitem(last=False)
+
+    def begun(self, association_id: str, now_s: float) -> "Pending | None":
+        """Take a handshake out."""
+        for share, (pending, until_s) in self.pending.items():
+            if pending.association_id == association_id and now_s < until_s:
+                del self.pending[share]
+                return pending
+        return None
+
+    def keep(self, association: Association) -> None:
+        self.associations[association.id] = association
+        while len(self.associations) > self._associations_max:
+            self.associations.popitem(last=False)
+
+
 class AssociationKeeper:
     """See the module. `secrets`: those of the mesh that are valid, the current one first. `now_s`: a steady clock."""
 
@@ -39,12 +71,14 @@ class AssociationKeeper:
         self._now_s = now_s
         self._secrets = tuple(secrets)
         self._former: dict[bytes, float] = {}  # Until when.
-        self._pending: OrderedDict[str, tuple[Pending, float]] = OrderedDict()
-        self._associations: OrderedDict[str, Association] = OrderedDict()
+        self._members = _Table(PENDING_MAX, ASSOCIATIONS_MAX)
+        self._strangers = _Table(STRANGERS_MAX, STRANGERS_MAX)
         self._reply_to = Late(_import_handshake)
 
     def __repr__(self) -> str:
-        return f"<AssociationKeeper {len(self._associations)} associations, {len(self._pending)} pending>"
+        return (
+            f"<AssociationKeeper {len(self._members.associations)} members, {len(self._strangers.associations)} others>"
+        )
 
     def replace_secrets(self, secrets: Sequence[bytes]) -> None:
         """Make these valid; those that are not among them stay so for `SECRET_GRACE_S`."""
@@ -59,40 +93,38 @@ class AssociationKeeper:
         """
         if "share" not in message:
             return self._complete(message)
-        reply, pending = (await self._reply_to.get())(message, self._key, self.valid_secrets())
-        if not pending.secret and not strangers:
+        if not message.get("membership") and not strangers:  # Before anything costly is done.
             raise IdentityRefused("it shows neither that it belongs to this mesh nor a token")
-        now_s = self._now_s()
-        self._pending[pending.association_id] = pending, now_s + PENDING_S
-        while len(self._pending) > PENDING_MAX or next(iter(self._pending.values()))[1] <= now_s:
-            self._pending.popitem(last=False)
+        reply, pending = (await self._reply_to.get())(message, self._key, self.valid_secrets())
+        table = self._members if pending.secret else self._strangers
+        table.begin(message["share"], pending, self._now_s())
         return reply
 
-    def of(self, shown: str) -> tuple[Association, int] | None:
-        """Whose request shows this proof, and its number; None for one that is unknown, forged or was seen before."""
+    def of(self, shown: str) -> tuple[Association, int, bool] | None:
+        """Whose request shows this proof, its number, and whether that is new; None for an unknown or forged one."""
         association_id, _, rest = shown.partition(".")
         number_text, _, mac = rest.partition(".")
-        association = self._associations.get(association_id)
-        if association is None or not self._is_valid(association.secret):
+        for table in (self._members, self._strangers):
+            association = table.associations.get(association_id)
+            if association is not None:
+                break
+        else:
             return None
-        number = association.takes(number_text, mac)
-        if number is None:
+        taken = association.takes(number_text, mac) if self._is_valid(association.secret) else None
+        if taken is None:
             return None
-        self._associations.move_to_end(association_id)
-        return association, number
+        table.associations.move_to_end(association_id)
+        return association, *taken
 
     def _complete(self, message: Json) -> Json:
         association_id = message.get("association")
-        pending, until_s = (
-            self._pending.pop(association_id, (None, 0.0)) if isinstance(association_id, str) else (None, 0.0)
-        )
-        if pending is None or until_s <= self._now_s():
-            raise IdentityRefused("no such handshake is under way; begin again")
-        association = pending.complete(message)
-        self._associations[association.id] = association
-        while len(self._associations) > ASSOCIATIONS_MAX:
-            self._associations.popitem(last=False)
-        return {"association": association.id}
+        for table in (self._members, self._strangers):
+            pending = table.begun(association_id, self._now_s()) if isinstance(association_id, str) else None
+            if pending is not None:
+                association = pending.complete(message)
+                table.keep(association)
+                return {"association": association.id}
+        raise IdentityRefused("no such handshake is under way; begin again")
 
     def valid_secrets(self) -> tuple[bytes, ...]:
         """The current ones, then those that others may have who have not read the new one yet."""

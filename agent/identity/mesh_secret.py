@@ -1,7 +1,7 @@
 """PURE: the secrets that the nodes of a mesh have in common, made of what the settings give.
 
 Called by the wiring at the start and at each rotation. The one rule: every node makes the same secret of the same
-words, and slowly, so that a proof is of no use to guess a word by.
+words, and slowly, so that guessing a word by a proof takes long.
 """
 
 import hashlib

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from agent import clock
@@ -116,7 +116,7 @@ async def _plain_client(
         client = await stack.enter_async_context(opening)
     except AuthRefused as refused:
         if refused.node_mark == node_mark(own.node_id):
-            raise DialledOurselves(f"{spec.target.url} is this node itself") from refused
+            await _refuse_ourselves(spec, own, dialling)
         # A node wants no token of other nodes, at its local endpoint, which operators need not spell out.
         if refused.by_node and spec.scope is PeerScope.LOCAL:
             return None
@@ -125,8 +125,30 @@ async def _plain_client(
         if spec.expected_node_id is not None:
             raise IdentityRefused(f"{spec.target.url} is no mesh node, but the catalog says it is one")
         return client
-    checked_identity(client.server_info, spec, own)
+    if client.server_info.mesh.get("node_id") == own.node_id:
+        await _refuse_ourselves(spec, own, dialling)
     return None
+
+
+async def _refuse_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> NoReturn:
+    """Raise what fits for what says that it is this very node: it has to prove that, too.
+
+    Raises `DialledOurselves`, which the mesh remembers, or `IdentityRefused`.
+    """
+    local = replace(local_target(spec.target), token=None)
+    if (await _prover(local, dialling, members=True).prove()).peer.node_id == own.node_id:
+        raise DialledOurselves(f"{spec.target.url} is this node itself")
+    raise IdentityRefused(f"{spec.target.url} says that it is this node, and is another one")
+
+
+def _prover(local: HttpTarget, dialling: Dialling, *, members: bool) -> Prover:
+    """Raises `IdentityRefused` where we have nothing to prove."""
+    if dialling.credentials is None:
+        raise IdentityRefused(f"{local.url} is a node, and this one cannot prove who it is")
+    connect_timeout_s = NODE_START_TIMEOUT_S / 2
+    return Prover(
+        local, dialling.credentials, members=members, connect_timeout_s=connect_timeout_s, outbound=dialling.outbound
+    )
 
 
 @asynccontextmanager
@@ -137,17 +159,9 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
     """
     is_gateway = spec.scope is PeerScope.MESH
     local = local_target(spec.target)
-    if dialling.credentials is None:
-        raise IdentityRefused(f"{spec.target.url} is a node, and this one cannot prove who it is")
     if not is_gateway:
         local = replace(local, token=None)
-    prover = Prover(
-        local,
-        dialling.credentials,
-        members=not is_gateway,
-        connect_timeout_s=NODE_START_TIMEOUT_S / 2,
-        outbound=dialling.outbound,
-    )
+    prover = _prover(local, dialling, members=not is_gateway)
     proven = (await prover.prove()).peer.node_id
     if proven == own.node_id:
         raise DialledOurselves(f"{spec.target.url} is this node itself")
@@ -197,7 +211,7 @@ def checked_identity(server_info: ServerInfo, spec: PeerSpec, own: NodeIdentity)
     if not isinstance(node_id, str) or not isinstance(name, str) or not is_valid_name(name):
         raise IdentityRefused(f"{spec.target.url} announces no usable node_id and name")
     if node_id == own.node_id:
-        raise DialledOurselves(f"{spec.target.url} is this node itself")
+        raise IdentityRefused(f"{spec.target.url} says that it is this node, and is another one")
     if spec.expected_node_id is not None and node_id != spec.expected_node_id:
         raise IdentityRefused(f"{spec.target.url} is node {node_id}, but the catalog says {spec.expected_node_id}")
     if is_leaving(server_info):

@@ -86,7 +86,7 @@ class RequestRefused(MeshError):
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return JSON without an envelope, for probes."""
+    """Return JSON as it is."""
     return web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
 
 

@@ -5,6 +5,7 @@ token, get an answer. The one rule: a handshake that was made with another addre
 a third party passes it on.
 """
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,12 +17,11 @@ from agent.identity.keeper import AssociationKeeper
 from agent.model import HANDSHAKE_PATH, Json
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024
-_MAPPED: Final = "::ffff:"
 
 
 @dataclass(frozen=True, slots=True)
 class OwnAddresses:
-    """Where others reach this node, beside the address that a connection itself comes to. All in lower case.
+    """Where others reach this node, beside the address that a connection itself comes to; all as `normal_host` has it.
 
     `names`: our host's, the node's, and the advertised address. `ports`: those that we listen on and that the catalog
     tells others. `proxied`: what operators have allowed as names (`MESH_ALLOWED_HOSTS`), at any port: of a proxy's.
@@ -37,15 +37,25 @@ def is_ours(authority: str, socket_name: tuple[str, int] | None, own: OwnAddress
 
     Addresses are only ours where the connection came there, or an operator named them: every machine has a 127.0.0.1.
     """
-    host, _, port_text = authority.lower().rpartition(":")
+    name, _, port_text = authority.rpartition(":")
     if not port_text.isascii() or not port_text.isdecimal() or len(port_text) > 5:  # noqa: PLR2004 - digits of a port
         return False
-    host, port = host.strip("[]").rstrip("."), int(port_text)
+    host, port = normal_host(name), int(port_text)
     if socket_name is not None and port == socket_name[1]:
-        came_to = socket_name[0].lower().removeprefix(_MAPPED)
+        came_to = normal_host(socket_name[0])
         if host == came_to or (host == "localhost" and _is_loopback(came_to)):
             return True
     return (host in own.names and port in own.ports) or host in own.proxied
+
+
+def normal_host(text: str) -> str:
+    """A host as it is compared: a name in lower case, an address in its one form, IPv4 also where IPv6 maps it."""
+    host = text.strip("[]").partition("%")[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower().rstrip(".")
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 class HandshakeRoute:

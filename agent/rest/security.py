@@ -107,6 +107,7 @@ class Verdict(Enum):
     BAD_TOKEN = auto()
     WRONG_ROUTE = auto()  # A node's proof, where clients alone are let in.
     FORGOTTEN = auto()  # A node's proof that is not known, any more or at all.
+    REPLAYED = auto()  # A node's proof that was taken before: what came with it may have been executed.
     NO_OAUTH = auto()
 
 
@@ -178,12 +179,14 @@ def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, me
     return Verdict.ALLOWED if tokens.accepts(presented.strip()) else Verdict.BAD_TOKEN
 
 
-def _with_proof(request: web.Request, verdict: Verdict, found: tuple[Association, int] | None) -> Verdict:
+def _with_proof(request: web.Request, verdict: Verdict, found: tuple[Association, int, bool] | None) -> Verdict:
     """The verdict over a request that shows a node's proof; its answer will carry ours."""
     if found is None:
         return Verdict.FORGOTTEN
-    association, number = found
+    association, number, is_new = found
     request[_PROOF] = association.answer_proof(number)
+    if not is_new:
+        return Verdict.REPLAYED
     if verdict is Verdict.ALLOWED or not association.peer.member:
         return verdict
     return Verdict.ALLOWED if request.rel_url.raw_path in _PEER_PATHS else Verdict.WRONG_ROUTE
@@ -259,6 +262,9 @@ async def _token_refusal(
         # Without delay: after a restart, each node that is linked to us comes with one of before.
         request[_PROOF] = FORGOTTEN
         return _refused(request, 401, "unknown_proof", "The proof is of no handshake that this node knows of")
+    if verdict is Verdict.REPLAYED:
+        # A proxy has sent a request twice, and the answer to the first is lost: to the other node, an unknown outcome.
+        return _refused(request, 503, "replayed", "A request with this proof has come before")
     if policy.on_auth_failure is not None:
         policy.on_auth_failure()
     level = logging.WARNING if brake.is_news(client, clock.now_s()) else logging.DEBUG

@@ -15,7 +15,17 @@ from agent.client.protocol import Request
 from agent.errors import MeshError
 from agent.identity.association import PROOF_HEADER
 from agent.identity.node_key import NodeKey
-from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, Era, Json, LinkState, ServerScope, ServerSpec, StdioTarget
+from agent.model import (
+    MESH_EXTENSION,
+    ORIGIN_META_KEY,
+    Era,
+    Json,
+    LinkState,
+    ServerScope,
+    ServerSpec,
+    StdioTarget,
+    node_mark,
+)
 from discovery.model import Instance, InstanceKey
 from tests.integration.servers import pid_server
 from tests.integration.servers.hosting import Script, Seen, http, scripted
@@ -218,3 +228,21 @@ async def test_a_peer_that_cannot_prove_itself_can_be_asked_about_and_removed(tm
             raise AssertionError("a refused peer is shown with its reason") from None
         assert one.view("false").failure == "IdentityRefused"
         assert (await one.rest("DELETE", "/peers/false"))[0] == 200
+
+
+async def test_a_server_that_says_it_is_this_very_node_is_tried_again_and_its_peer_stays(tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as one:
+        mark = f'Bearer realm="mcp-mesh-agent", node="{node_mark(one.identity.node_id)}"'
+
+        async def refuse(_: Seen) -> tuple[bytes, bool]:
+            return http(401, WWW_Authenticate=mark), True
+
+        async with scripted(refuse) as script:
+            status, body = await one.add_peer("mirror", script.url)
+            assert (status, body["data"]["connected"]) == (202, False)
+        async with posing(one.identity.node_id, "one") as (_, script):
+            status, body = await one.add_peer("card", script.url)
+            assert (status, body["data"]["connected"]) == (202, False)
+        await one.mesh.settled()
+        assert {view.spec.name for view in one.mesh.peer_views()} == {"mirror", "card"}
+        assert one.mesh.selection.findings == ()

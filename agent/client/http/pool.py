@@ -22,6 +22,7 @@ from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, 
 from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import DialFailed, Dialler, tls_context
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
+from agent.client.http.proofs import forgets_us, proven, proving, remembered
 from agent.client.http.proxies import ProxyFault
 from agent.client.outbound import DIRECT, Outbound, ProverLike
 from agent.config.tls_files import TlsFault
@@ -34,7 +35,7 @@ from agent.errors import (
     ProtocolBroken,
     Unreachable,
 )
-from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
+from agent.identity.association import Association
 from agent.model import HttpTarget
 
 __all__ = ["HttpPool", "RequestBody", "Response", "Route", "open_pool"]
@@ -203,10 +204,11 @@ class HttpPool:
     async def _exchange(self, headers: Mapping[str, str], data: bytes, body: RequestBody, route: Route) -> Response:
         association = self._association()
         response = await self._exchange_once(headers, data, body, route, association)
-        if association is not None and _forgets_us(response):
+        if association is not None and forgets_us(response):
             response.release()
             body.sent = False
-            response = await self._exchange_once(headers, data, body, route, await self._renewed(association))
+            renewed = await self._renewed(association)
+            response = remembered(await self._exchange_once(headers, data, body, route, renewed))
         return response
 
     async def _exchange_once(
@@ -217,22 +219,21 @@ class HttpPool:
         route: Route,
         association: Association | None,
     ) -> Response:
-        number = 0 if association is None else association.next_number()
-        head = self._head("POST", headers, len(data), route, _proof(association, number))
+        head = self._head("POST", headers, len(data), route)
         connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
         may_be_stale = connection is not None and body.harmless
         connection = connection or await self._new_one()
+        number = 0 if association is None else association.next_number()  # Not before a dial, which may take seconds.
         body.data, body.sent = b"", True
         try:
-            response = await connection.exchange(head, data)
+            response = await connection.exchange(proving(head, association, number), data)
         except ConnectionBroken as exc:
             if not may_be_stale or self._over or isinstance(exc, NotHttp):
                 raise
             connection = await self._new_one()
             number = 0 if association is None else association.next_number()
-            head = self._head("POST", headers, len(data), route, _proof(association, number))
-            response = await connection.exchange(head, data)
-        return self._noted(_proven(response, association, number), route)
+            response = await connection.exchange(proving(head, association, number), data)
+        return self._noted(proven(response, association, number), route)
 
     def _association(self) -> Association | None:
         return None if self._prover is None else self._prover.association
@@ -254,11 +255,11 @@ class HttpPool:
         return response
 
     async def _exchange_bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
-        association = self._association()
-        number = 0 if association is None else association.next_number()
-        head = self._head(method, headers, None, route, _proof(association, number))
+        head, association = self._head(method, headers, None, route), self._association()
         connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
-        return self._noted(_proven(await connection.exchange(head, b""), association, number), route)
+        number = 0 if association is None else association.next_number()
+        response = await connection.exchange(proving(head, association, number), b"")
+        return self._noted(remembered(proven(response, association, number)), route)
 
     def _noted(self, response: Response, route: Route) -> Response:
         """Keep the cookies of an answer."""
@@ -290,9 +291,8 @@ class HttpPool:
         headers: Mapping[str, str],
         length: int | None,
         route: Route | None = None,
-        proof: str = "",
     ) -> bytes:
-        """Everything before the body; `proof`: the header line of one.
+        """Everything before the body but for the empty line at the end.
 
         Raises `ValueError` for a header that cannot be sent as it is.
         """
@@ -305,7 +305,7 @@ class HttpPool:
             lines["cookie"] = f"Cookie: {cookies}\r\n"
         if length is not None:
             lines["content-length"] = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
-        text = f"{method} {self._before_target}{target} HTTP/1.1\r\n{''.join(lines.values())}{proof}\r\n"
+        text = f"{method} {self._before_target}{target} HTTP/1.1\r\n{''.join(lines.values())}"
         # Bytes of a caller's header that are not UTF-8 are passed unchanged.
         return text.encode("utf-8", "surrogateescape")
 
@@ -411,28 +411,6 @@ def _headers(target: HttpTarget) -> dict[str, str]:
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
         headers["Authorization"] = f"Bearer {target.token}"
     return headers
-
-
-def _proof(association: Association | None, number: int) -> str:
-    return "" if association is None else f"{PROOF_HEADER}: {association.request_proof(number)}\r\n"
-
-
-def _proven(response: Response, association: Association | None, number: int) -> Response:
-    """The answer, if it is of the node that the association is with. Raises `ConnectionBroken` for any other."""
-    if association is None or association.is_answer(number, response.headers.get(PROOF_HEADER, "")):
-        return response
-    if not _forgets_us(response):
-        response.close()
-        raise ConnectionBroken("answered without proving that it is the node of before")
-    return response
-
-
-def _forgets_us(response: Response) -> bool:
-    """Whether a node says that it knows no such association: it restarted. The request was not executed.
-
-    Anybody can say so; what follows is another handshake, and the request is sent again to that same node alone.
-    """
-    return response.status == 401 and response.headers.get(PROOF_HEADER) == FORGOTTEN  # noqa: PLR2004 - Unauthorized
 
 
 def _line(name: str, value: str) -> str:

@@ -50,7 +50,7 @@ class Proving:
         """The header line of the answer to this request."""
         found = self._keeper.of(seen.headers.get(PROOF_HEADER.lower(), ""))
         assert found is not None, "the request has no proof"
-        association, number = found
+        association, number, _ = found
         return f"{PROOF_HEADER}: {association.answer_proof(number)}\r\n".encode()
 
 

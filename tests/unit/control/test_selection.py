@@ -420,7 +420,10 @@ def test_an_override_of_a_suppressed_peer_is_dialled() -> None:
 def test_removing_an_override_can_suppress_what_discovery_says_of_the_same_peer() -> None:
     catalog = _catalog(_node("node-b", ID_B))
     override = _override("mine", "http://10.0.0.2:8000/mcp")
-    removed = select(catalog, OWN, overrides=[override]).discovered["mine"]
+    unproven = select(catalog, OWN, overrides=[override]).discovered["mine"]
+    assert unproven == (Suppression("node-b-bbbbbbbb", None, "node-b-bbbbbbbb"),)
+    assert _names(select(catalog, OWN, suppressions=unproven)) == []
+    removed = select(catalog, OWN, overrides=[override], learned={override.target.url: ID_B}).discovered["mine"]
     assert removed == (Suppression("node-b", ID_B, "node-b-bbbbbbbb"),)
     assert select(catalog, OWN, suppressions=removed).peers == ()
 

@@ -67,3 +67,19 @@ def test_a_plain_instance_at_the_url_of_an_override_changes_nothing_of_it() -> N
     plain = Instance(InstanceKey("dc1", "m", "p"), "10.0.0.2", 8000)
     spec = _named_again(HttpTarget(URL), plain)
     assert (spec.target, spec.is_mesh_node) == (HttpTarget(URL), False)
+
+
+def test_a_false_entry_at_the_url_of_a_plain_peer_takes_no_node_away_and_suppresses_none() -> None:
+    plain = HttpTarget("http://10.0.0.9:8999/mcp")
+    genuine = _node("node-b", ID_B)
+    false = Instance(InstanceKey("dc1", "m", "x"), "10.0.0.9", 8999, meta={"node_id": ID_B, "name": "node-b"})
+    catalog = Catalog(tuple(sorted((genuine, false), key=lambda instance: instance.key)))
+    before = select(Catalog((genuine,)), OWN, overrides=[Override("mine", plain)])
+    linked = {spec.key for spec in before.peers}
+    after = select(
+        catalog, OWN, overrides=[Override("mine", plain)], learned={URL: ID_B}, connected=linked, previous=before.peers
+    )
+    assert {spec.name: spec.target.url for spec in after.peers} == {"mine": plain.url, "node-b": URL}
+    assert [one.node_id for one in after.discovered["mine"]] == [None]
+    removed = select(catalog, OWN, suppressions=after.discovered["mine"], learned={URL: ID_B}, previous=after.peers)
+    assert "node-b" in [spec.name for spec in removed.peers]

@@ -20,8 +20,8 @@ def shown(dialler: Association, number: int) -> tuple[str, str]:
 def test_a_request_is_taken_once_and_its_answer_is_known_by_its_proof() -> None:
     dialler, dialled = pair()
     number = dialler.next_number()
-    assert dialled.takes(*shown(dialler, number)) == number
-    assert dialled.takes(*shown(dialler, number)) is None
+    assert dialled.takes(*shown(dialler, number)) == (number, True)
+    assert dialled.takes(*shown(dialler, number)) == (number, False)
     assert dialler.is_answer(number, dialled.answer_proof(number))
     assert not dialler.is_answer(number, dialled.answer_proof(number + 1))
     assert not dialler.is_answer(number, dialler.request_proof(number).split(".")[2])
@@ -31,16 +31,16 @@ def test_a_request_is_taken_once_and_its_answer_is_known_by_its_proof() -> None:
 @given(st.permutations(range(1, 60)))
 def test_numbers_that_overtake_each_other_are_all_taken_once(order: list[int]) -> None:
     dialler, dialled = pair()
-    assert [dialled.takes(*shown(dialler, number)) for number in order] == order
-    assert [dialled.takes(*shown(dialler, number)) for number in order] == [None] * len(order)
+    assert [dialled.takes(*shown(dialler, number)) for number in order] == [(number, True) for number in order]
+    assert [dialled.takes(*shown(dialler, number)) for number in order] == [(number, False) for number in order]
 
 
 def test_a_number_behind_the_window_is_refused_and_one_far_ahead_is_taken() -> None:
     dialler, dialled = pair()
     for number in (1, WINDOW + 1, 10 * WINDOW):
-        assert dialled.takes(*shown(dialler, number)) == number
-    assert dialled.takes(*shown(dialler, 9 * WINDOW)) is None
-    assert dialled.takes(*shown(dialler, 10 * WINDOW - WINDOW + 1)) == 10 * WINDOW - WINDOW + 1
+        assert dialled.takes(*shown(dialler, number)) == (number, True)
+    assert dialled.takes(*shown(dialler, 9 * WINDOW)) == (9 * WINDOW, False)
+    assert dialled.takes(*shown(dialler, 9 * WINDOW + 1)) == (9 * WINDOW + 1, True)
 
 
 @given(st.text(max_size=40), st.text(max_size=40))

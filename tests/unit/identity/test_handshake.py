@@ -42,7 +42,7 @@ def test_each_learns_the_key_of_the_other_and_both_have_the_same_association() -
     assert theirs.peer.member
     assert ours.id == theirs.id
     number = ours.next_number()
-    assert theirs.takes(*ours.request_proof(number).split(".")[1:]) == number
+    assert theirs.takes(*ours.request_proof(number).split(".")[1:]) == (number, True)
     assert ours.is_answer(number, theirs.answer_proof(number))
 
 

@@ -63,6 +63,40 @@ async def test_a_handshake_that_is_not_finished_in_time_has_to_begin_again() -> 
         await place.keeper.reply(last, strangers=False)
 
 
+async def test_an_opening_that_is_shown_again_takes_no_other_place_and_the_later_reply_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "PENDING_MAX", 2)
+    place = Place()
+    first = Initiator(HERE, SECRET, "10.0.0.7:8000")
+    last, _ = first.confirm(await place.keeper.reply(first.opening(), strangers=False))
+    other = Initiator(HERE, SECRET, "10.0.0.7:8000")
+    for _ in range(10):
+        await place.keeper.reply(other.opening(), strangers=False)
+    assert await place.keeper.reply(last, strangers=False)
+
+
+async def test_strangers_push_no_member_out_and_cost_no_key_where_they_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "STRANGERS_MAX", 2)
+    place = Place()
+    member = await place.associated()
+    initiator = Initiator(HERE, SECRET, "10.0.0.7:8000")
+    last, _ = initiator.confirm(await place.keeper.reply(initiator.opening(), strangers=False))
+    strangers = [await place.associated(b"", strangers=True) for _ in range(5)]
+    assert [place.knows(one) for one in strangers] == [False] * 3 + [True] * 2
+    assert place.knows(member)
+    assert await place.keeper.reply(last, strangers=False)
+
+    async def no_key() -> None:
+        raise AssertionError("a stranger had a key made")
+
+    monkeypatch.setattr(place.keeper._reply_to, "get", no_key)
+    with pytest.raises(IdentityRefused, match="nor a token"):
+        await place.associated(b"")
+
+
 async def test_unfinished_handshakes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "PENDING_MAX", 2)
     place = Place()

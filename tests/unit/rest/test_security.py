@@ -163,9 +163,13 @@ async def test_a_proof_opens_once_and_none_that_is_not_known_opens_anything() ->
     keeper = keeper_of_one()
     member = await associated(keeper)
     async with serve(policy(table(), associations=keeper)) as edge, serve(policy()) as open_edge:
-        proof = member.request_proof(member.next_number())
+        number = member.next_number()
+        proof = member.request_proof(number)
         assert (await edge.ask("/mcp/local", Mesh_Proof=proof))[0] == 200
-        for shown in (proof, "a.1.b", ""):
+        status, headers, body = await edge.ask("/mcp/local", Mesh_Proof=proof)
+        assert (status, '"code":"replayed"' in body) == (503, True), "what came first may have been executed"
+        assert member.is_answer(number, headers["Mesh-Proof"])
+        for shown in ("a.1.b", "", proof.rpartition(".")[0] + ".00"):
             for asked in (edge, open_edge):
                 status, headers, body = await asked.ask("/mcp/local", Mesh_Proof=shown)
                 assert (status, headers["Mesh-Proof"]) == (401, "unknown")
