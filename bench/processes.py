@@ -48,7 +48,7 @@ async def node_process(
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         port = free_port()
         environment = {"PORT": str(port), "MESH_NODE_NAME": name, "MESH_STATE_DIR": folder, **settings}
-        environment.setdefault("MESH_PEER_TOKEN", "one mesh for all nodes of a measurement")
+        environment.setdefault("MESH_PEER_TOKEN", "one-mesh-for-all-nodes-of-a-measurement")
         environment.setdefault("MESH_LOG_LEVEL", "warning")
         if servers is not None:
             path = Path(folder, "servers.json")
