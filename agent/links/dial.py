@@ -173,10 +173,7 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
         on_pending=dialling.on_pending,
         outbound=replace(dialling.outbound, prover=prover),
     ) as client:
-        identity = checked_identity(client.server_info, spec, own)
-        if identity is None or identity.node_id != proven:
-            raise IdentityRefused(f"{spec.target.url} says that it is another node than it has proven to be")
-        yield OpenClient(client, identity)
+        yield OpenClient(client, checked_identity(client.server_info, spec, proven))
 
 
 def dialler(dialling: Dialling) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:
@@ -200,20 +197,14 @@ def refuse_mesh_node(server_info: ServerInfo, spec: ServerSpec, own: NodeIdentit
     raise IdentityRefused(f"server {spec.name} is a node of the mesh; add it as a peer instead")
 
 
-def checked_identity(server_info: ServerInfo, spec: PeerSpec, own: NodeIdentity) -> NodeIdentity | None:
-    """The identity of the other side; refused when it is ourselves or not the node that the catalog named."""
-    card = server_info.mesh
-    if card is None:
-        if spec.expected_node_id is not None:
-            raise IdentityRefused(f"{spec.target.url} is no mesh node, but the catalog says it is one")
-        return None
+def checked_identity(server_info: ServerInfo, spec: PeerSpec, proven: str) -> NodeIdentity:
+    """The identity of a node whose ID is `proven`, with the name that it gives itself. Raises `LinkFailed`."""
+    card = server_info.mesh or {}
     node_id, name = card.get("node_id"), card.get("name")
-    if not isinstance(node_id, str) or not isinstance(name, str) or not is_valid_name(name):
+    if not isinstance(name, str) or not is_valid_name(name):
         raise IdentityRefused(f"{spec.target.url} announces no usable node_id and name")
-    if node_id == own.node_id:
-        raise IdentityRefused(f"{spec.target.url} says that it is this node, and is another one")
-    if spec.expected_node_id is not None and node_id != spec.expected_node_id:
-        raise IdentityRefused(f"{spec.target.url} is node {node_id}, but the catalog says {spec.expected_node_id}")
+    if node_id != proven:
+        raise IdentityRefused(f"{spec.target.url} says that it is another node than it has proven to be")
     if is_leaving(server_info):
         raise Unreachable(f"{spec.target.url} is stopping")
-    return NodeIdentity(node_id, name)
+    return NodeIdentity(proven, name)

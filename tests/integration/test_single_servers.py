@@ -7,10 +7,10 @@ import aiohttp
 import pytest
 from fastmcp import FastMCP
 
-from agent.client.connect import McpClient
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.clock_server import PAGE, ask, clock_server, service
+from tests.integration.servers.hearing import heard_while
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 from tests.integration.servers.raw_session import ACCEPT, initialize_request
@@ -133,40 +133,6 @@ async def test_its_clients_hear_of_changes_of_its_lists_alone(era: Era, tmp_path
         client(single(node, "wall"), era) as one,
         client(single(node, "wrist"), era) as two,
     ):
-        heard = await _heard_while(node, {"wall": one, "wrist": two}, growing)
+        heard = await heard_while(node, {"wall": one, "wrist": two}, growing)
         assert "tools" in heard["wall"]
         assert heard["wrist"] == []
-
-
-async def _heard_while(node: RunningNode, clients: dict[str, McpClient], growing: FastMCP) -> dict[str, list[str]]:
-
-    heard: dict[str, list[str]] = {name: [] for name in clients}
-    listening = {name: asyncio.Event() for name in clients}
-    told = asyncio.Event()
-
-    def hear(name: str, what: str) -> None:
-        if what == "listening":
-            listening[name].set()
-        else:
-            heard[name].append(what)
-            told.set()
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(mcp.listen(lambda what, name=name: hear(name, what)), name=name)
-            for name, mcp in clients.items()
-        ]
-        for event in listening.values():
-            await event.wait()
-
-        @growing.tool
-        def chime() -> str:
-            return "ding"
-
-        await node.mesh.reload("wall", 10)
-        async with asyncio.timeout(10):
-            await told.wait()
-        await node.mesh.settled()
-        for task in tasks:
-            task.cancel()
-    return heard

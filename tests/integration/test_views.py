@@ -1,16 +1,15 @@
 """Views show a part of the mesh: named in the URL, or by an operator; from any node and in both eras."""
 
-import asyncio
 from pathlib import Path
 
 import aiohttp
 import pytest
-from fastmcp import FastMCP
 
 from agent.client.protocol import McpClient
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec, ViewSpec
 from tests.integration.servers.clock_server import PAGE, ask, clock_server, listed, service, text_of
+from tests.integration.servers.hearing import heard_while
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 
@@ -163,44 +162,11 @@ async def test_clients_of_a_view_hear_of_changes_of_its_lists_alone(era: Era, tm
     ):
         node.named_views["team"] = ViewSpec(servers=("wrist",))
         async with client(f"{node.base}/mcp/v/team", era) as named:
-            heard = await _heard_while(node, {"wall": one, "wrist": two, "team": named}, growing)
+            heard = await heard_while(node, {"wall": one, "wrist": two, "team": named}, growing)
             assert "tools" in heard["wall"]
             assert heard["wrist"] == heard["team"] == []
             node.named_views["team"] = ViewSpec(servers=("wall",))
             assert await listed(named) == ["wall__chime", *WALL_TOOLS], "a view is read again on change"
-
-
-async def _heard_while(node: RunningNode, clients: dict[str, McpClient], growing: FastMCP) -> dict[str, list[str]]:
-    heard: dict[str, list[str]] = {name: [] for name in clients}
-    listening = {name: asyncio.Event() for name in clients}
-    told = asyncio.Event()
-
-    def hear(name: str, what: str) -> None:
-        if what == "listening":
-            listening[name].set()
-        else:
-            heard[name].append(what)
-            told.set()
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(mcp.listen(lambda what, name=name: hear(name, what)), name=name)
-            for name, mcp in clients.items()
-        ]
-        for event in listening.values():
-            await event.wait()
-
-        @growing.tool
-        def chime() -> str:
-            return "ding"
-
-        await node.mesh.reload("wall", 10)
-        async with asyncio.timeout(10):
-            await told.wait()
-        await node.mesh.settled()
-        for task in tasks:
-            task.cancel()
-    return heard
 
 
 async def test_a_name_means_the_servers_of_every_node_that_call_it_so(tmp_path: Path) -> None:

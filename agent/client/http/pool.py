@@ -223,16 +223,16 @@ class HttpPool:
         connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
         may_be_stale = connection is not None and body.harmless
         connection = connection or await self._new_one()
-        number = 0 if association is None else association.next_number()  # Not before a dial, which may take seconds.
+        whole_head, number = proving(head, association)
         body.data, body.sent = b"", True
         try:
-            response = await connection.exchange(proving(head, association, number), data)
+            response = await connection.exchange(whole_head, data)
         except ConnectionBroken as exc:
             if not may_be_stale or self._over or isinstance(exc, NotHttp):
                 raise
             connection = await self._new_one()
-            number = 0 if association is None else association.next_number()
-            response = await connection.exchange(proving(head, association, number), data)
+            whole_head, number = proving(head, association)
+            response = await connection.exchange(whole_head, data)
         return self._noted(proven(response, association, number), route)
 
     def _association(self) -> Association | None:
@@ -257,8 +257,8 @@ class HttpPool:
     async def _exchange_bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
         head, association = self._head(method, headers, None, route), self._association()
         connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
-        number = 0 if association is None else association.next_number()
-        response = await connection.exchange(proving(head, association, number), b"")
+        whole_head, number = proving(head, association)
+        response = await connection.exchange(whole_head, b"")
         return self._noted(remembered(proven(response, association, number)), route)
 
     def _noted(self, response: Response, route: Route) -> Response:

@@ -8,11 +8,15 @@ from agent.client.http.connection import ConnectionBroken, Response
 from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 
 
-def proving(head: bytes, association: Association | None, number: int) -> bytes:
-    """The head of a request, complete, and with the proof of that number."""
+def proving(head: bytes, association: Association | None) -> tuple[bytes, int]:
+    """The head of a request, complete and with a proof of its own, and the number of that, 0 for none.
+
+    To be called when a connection is there: a number that waits for a dial may come too late for the other side.
+    """
     if association is None:
-        return head + b"\r\n"
-    return head + f"{PROOF_HEADER}: {association.request_proof(number)}\r\n\r\n".encode()
+        return head + b"\r\n", 0
+    number = association.next_number()
+    return head + f"{PROOF_HEADER}: {association.request_proof(number)}\r\n\r\n".encode(), number
 
 
 def remembered(response: Response) -> Response:
