@@ -5,6 +5,7 @@ event with fields. The one rule: a record is one harmless line (a traceback's li
 the process was given leaves through it.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -16,10 +17,11 @@ from typing import Any, TextIO
 
 import orjson
 
+from agent import traffic_log
 from agent.harmless_text import many_lines, one_line
 
 # Every MCP request is a line of this logger; its lines carry the word MCP, so that `docker logs … | grep MCP` has them.
-TRAFFIC_LOGGER = "agent.mcp"
+TRAFFIC_LOGGER = traffic_log.log.name
 VALUE_CHARS_MAX = 2000  # A field is a name, an address or a reason; a longer value is a payload.
 TRACEBACK_CHARS_MAX = 20_000
 SECRET_CHARS_MIN = 8  # Shorter ones are ordinary words, and hiding those would only spoil the log.
@@ -40,8 +42,11 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None, *, sec
     """
     out = sys.stderr if stream is None else stream
     as_text = fmt == "text" or (fmt == "auto" and out.isatty())
-    handler = logging.StreamHandler(out)
-    handler.setFormatter((TextFormatter if as_text else JsonFormatter)(secrets))
+    handler = _Handler(out)
+    formatter = (TextFormatter if as_text else JsonFormatter)(secrets)
+    handler.setFormatter(formatter)
+    if not as_text:
+        handler.requests = traffic_log.RequestLines(formatter.cleaner.value, handler.write)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     quiet_vendors()
@@ -61,6 +66,30 @@ def quiet_vendors() -> None:
 def log_uncaught(kind: type[BaseException], fault: BaseException, trace: TracebackType | None) -> None:
     """Log what ends the process, in the format of everything else; for `sys.excepthook`."""
     logging.getLogger("agent").critical("the process ends by a bug", exc_info=(kind, fault, trace))
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes records, and between them the lines of requests, which have none, in their order."""
+
+    requests: traffic_log.RequestLines | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As `logging.StreamHandler`."""
+        if self.requests is not None:
+            self.requests.flush()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """As `logging.StreamHandler`; also at the end of the process."""
+        if self.requests is not None:
+            self.requests.flush()
+        super().flush()
+
+    def write(self, lines: str) -> None:
+        """Write whole lines. A log that cannot be written must not cost a request its answer."""
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError, ValueError):
+            self.stream.write(lines)
+            self.stream.flush()
 
 
 class JsonFormatter(logging.Formatter):

@@ -8,15 +8,17 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 
 from agent import clock
 from agent.app.sockets import BACKLOG
 from agent.model import HEADER_BYTES_MAX
+from agent.server.fast_path.answers import CommonLines
+from agent.server.fast_path.serving import FastServer
 
 log = logging.getLogger(__name__)
 
@@ -75,16 +77,34 @@ def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.Stre
     return announce
 
 
-def runner_of(app: web.Application) -> web.AppRunner:
-    """The runner that serves the application; at the end it waits for requests as long as the deadline allows."""
-    return web.AppRunner(
-        app,
-        handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.server.response).
-        access_log=None,
-        auto_decompress=False,  # A small body may be a very large one; the edge refuses it unread (415).
-        max_field_size=HEADER_BYTES_MAX,
-        shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,
-    )
+class _Runner(web.AppRunner):
+    """Runs the application with the fast path in front of it."""
+
+    def __init__(self, app: web.Application, paths: Collection[str], common: CommonLines) -> None:
+        super().__init__(
+            app,
+            handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.server.response).
+            access_log=None,
+            auto_decompress=False,  # A small body may be a very large one; the edge refuses it unread (415).
+            max_field_size=HEADER_BYTES_MAX,
+            shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,
+        )
+        self._paths = paths
+        self._common = common
+
+    async def _make_server(self) -> web.Server:
+        server = FastServer(self.app, await super()._make_server(), self._paths, self._common)
+        return cast("web.Server", server)
+
+
+def runner_of(
+    app: web.Application, *, fast_paths: Collection[str] = (), common: CommonLines = lambda _: None
+) -> web.AppRunner:
+    """The runner that serves the application; at the end it waits for requests as long as the deadline allows.
+
+    `fast_paths`, `common`: of what the fast path serves (`agent.server.fast_path`).
+    """
+    return _Runner(app, fast_paths, common)
 
 
 async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Task[None], signals: StopSignals) -> None:

@@ -46,7 +46,7 @@ from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
 from agent.rest.peers import PeersApi
 from agent.rest.probes import Probes
-from agent.rest.security import security_headers, security_middleware
+from agent.rest.security import security_headers, security_middleware, usual_header_lines
 from agent.rest.status import NodeStatus
 from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
@@ -250,7 +250,11 @@ class Node:
         handshake = HandshakeRoute(self._associations, own_addresses(self._settings, self._identity, self._port))
         peers = PeersApi(self._mesh, self._override_service)
         app.add_routes([*handshake.routes(), *peers.routes(), *node_status.routes(), *probes.routes()])
-        runner = runner_of(app)
+        runner = runner_of(
+            app,
+            fast_paths=(MCP_PATH, PEER_PATH),
+            common=lambda request: None if self.state == "draining" else usual_header_lines(request),
+        )
         await runner.setup()
         await web.SockSite(runner, self._socket, backlog=BACKLOG).start()
         return runner

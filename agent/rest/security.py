@@ -72,6 +72,8 @@ _ANSWER_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Server": "mcp-mesh-agent",  # aiohttp's default names its version and Python's.
 }
+_CACHING = {"Cache-Control": "no-store"}  # Unless the handler says otherwise.
+_USUAL_LINES = "".join(f"{name}: {value}\r\n" for name, value in (_ANSWER_HEADERS | _CACHING).items())
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
         response.headers.update(_ANSWER_HEADERS)
         if (proof := request.get(_PROOF)) is not None:
             response.headers[PROOF_HEADER] = proof
-        response.headers.setdefault("Cache-Control", "no-store")
+        for name, value in _CACHING.items():
+            response.headers.setdefault(name, value)
         origins = request.headers.getall("Origin", ())
         if not origins:
             return
@@ -163,6 +166,14 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
             response.headers["Access-Control-Expose-Headers"] = CORS_ANSWER_HEADERS
 
     return add_headers
+
+
+def usual_header_lines(request: web.Request) -> str | None:
+    """What `security_headers` adds to the answer to a request, as lines of its head; None for a page of a browser."""
+    if "Origin" in request.headers:
+        return None
+    proof = request.get(_PROOF)
+    return _USUAL_LINES if proof is None else f"{_USUAL_LINES}{PROOF_HEADER}: {proof}\r\n"
 
 
 def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, metrics_public: bool) -> Verdict:

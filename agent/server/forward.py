@@ -33,8 +33,7 @@ from agent.server.apps import is_for_models, page_of, with_page
 from agent.server.earlier_clients import without_later_structure
 from agent.server.fleet_calls import FleetCall
 from agent.server.lists import LIST_HINTS, ListIndex, is_by_own_name, unknown
-
-log = logging.getLogger("agent.mcp")
+from agent.traffic_log import request_line
 
 # Results that must carry cache hints at 2026-07-28; a legacy backend does not know them.
 _CACHEABLE: Final = frozenset({"resources/read"})
@@ -264,23 +263,19 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         return self._served
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
-        level = logging.DEBUG if _only_polls(self._method, self._params) else logging.INFO
-        if not log.isEnabledFor(level):
-            return
-        name, public = self._params.get("name") or self._params.get("uri"), self._served.public_name
-        log.log(
-            level,
-            "MCP request",
-            extra={
-                "method": self._method,
-                "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
-                **({} if public is None else {"public_name": public[:NAME_LEN_LOGGED]}),
-                "backend": self._served.backend,
-                "outcome": _outcome(self._served, failure),
-                **({"reason": self._served.reason} if self._served.reason else {}),
-                "ms": round((time.monotonic() - self._started_s) * 1000, 2),
-            },
-        )
+        served, name = self._served, self._params.get("name") or self._params.get("uri")
+        fields: dict[str, str | float | None] = {
+            "method": self._method,
+            "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
+        }
+        if served.public_name is not None:
+            fields["public_name"] = served.public_name[:NAME_LEN_LOGGED]
+        fields["backend"] = served.backend
+        fields["outcome"] = _outcome(served, failure)
+        if served.reason:
+            fields["reason"] = served.reason
+        fields["ms"] = round((time.monotonic() - self._started_s) * 1000, 2)
+        request_line(logging.DEBUG if _only_polls(self._method, self._params) else logging.INFO, fields)
 
 
 def _outcome(served: Served, failure: BaseException | None) -> str:

@@ -1,5 +1,6 @@
 """Logs: one harmless line a record, in both formats, without secrets; third parties keep quiet."""
 
+import asyncio
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent.logs import TRAFFIC_LOGGER, configure_logging
+from agent.traffic_log import request_line
 
 HOSTILE = "peer\x1b[31m-red\x1b]0;title\x07\r\n2026-01-01 ERROR forged\u202egnp\u2066\u200b\U000e0041\x9b2J\udc80"
 
@@ -126,3 +128,59 @@ def test_third_parties_lose_their_own_handlers_and_their_chatter() -> None:
     assert vendor.handlers == []
     assert os.environ["FASTMCP_LOG_ENABLED"] == "false"
     assert json.loads(logged("json", "real trouble", logging.WARNING, name="mcp.client"))["event"] == "real trouble"
+
+
+FIELDS = {"method": "tools/call", "mcp_name": HOSTILE, "backend": None, "outcome": "ok", "ms": 1.25}
+
+
+def request_lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+
+
+def test_a_request_has_the_line_that_its_record_would_have() -> None:
+    stream = io.StringIO()
+    configure_logging("debug", "json", stream, secrets=["hunter2hunter2"])
+    fields = {**FIELDS, "reason": "it wants hunter2hunter2"}
+    request_line(logging.INFO, fields)
+    logging.getLogger(TRAFFIC_LOGGER).info("MCP request", extra=fields)
+    request_line(logging.DEBUG, {"ms": 3})
+    written, recorded, quiet = request_lines(stream)
+    assert written == recorded
+    assert list(json.loads(stream.getvalue().splitlines()[0])) == list(json.loads(stream.getvalue().splitlines()[1]))
+    assert "hunter2" not in stream.getvalue()
+    assert quiet["level"] == "debug"
+
+
+async def test_lines_of_requests_come_before_what_is_logged_after_them_and_wait_for_one_turn_at_most() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    request_line(logging.INFO, {"ms": 1})
+    request_line(logging.INFO, {"ms": 2})
+    assert not stream.getvalue()
+    logging.getLogger("agent.x").info("after")
+    request_line(logging.INFO, {"ms": 3})
+    await asyncio.sleep(0)
+    assert [line.get("ms", line["event"]) for line in request_lines(stream)] == [1, 2, "after", 3]
+
+
+async def test_lines_of_requests_are_whole_at_the_end_of_the_process() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    request_line(logging.INFO, {"ms": 1})
+    logging.root.handlers[0].flush()  # As `logging.shutdown` does.
+    assert len(request_lines(stream)) == 1
+
+
+def test_a_log_that_cannot_be_written_costs_no_request_its_answer() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    stream.close()
+    request_line(logging.INFO, {"ms": 1})
+
+
+def test_requests_below_the_level_are_no_lines() -> None:
+    stream = io.StringIO()
+    configure_logging("warning", "json", stream)
+    request_line(logging.INFO, {"ms": 1})
+    assert not stream.getvalue()

@@ -1,0 +1,58 @@
+"""Whole answers as bytes: the head that aiohttp would write, composed from parts that most answers have in common.
+
+Called by `agent.server.fast_path.connection` for each answer. The one rule: what has more than the
+usual headers is left to aiohttp.
+"""
+
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final, TypeAlias
+
+from aiohttp import web
+
+# The header lines that the answer to a request gets from those who prepare answers, each with its line end; None where
+# they have to be called.
+CommonLines: TypeAlias = Callable[[web.Request], str | None]
+# Of status and media type: an endpoint has a dozen.
+_REMEMBERED_MAX: Final = 64
+_EMPTY_BY_DEFINITION: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+
+
+class Answers:
+    """Composes the answers of one node."""
+
+    def __init__(self, common: CommonLines) -> None:
+        self._common = common
+        self._beginnings: dict[tuple[int, str], str] = {}
+        self._second = 0
+        self._date = ""
+
+    def __repr__(self) -> str:
+        return f"<Answers {len(self._beginnings)} kinds>"
+
+    def whole(self, request: web.Request, response: web.StreamResponse) -> bytes | None:
+        """Head and body of an answer; None for one that aiohttp has to write, or has begun to."""
+        if type(response) is not web.Response or response.prepared or response.keep_alive is False:
+            return None
+        body, headers, status = response.body, response.headers, response.status
+        if not isinstance(body, bytes | None) or len(headers) != 1 or status in _EMPTY_BY_DEFINITION:
+            return None
+        common = self._common(request)
+        if common is None:
+            return None
+        kind = status, headers.get("Content-Type", "")
+        beginning = self._beginnings.get(kind) or self._beginning(*kind, response.reason)
+        now_s = int(time.time())
+        if now_s != self._second:
+            self._second = now_s
+            self._date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now_s))
+        body = body or b""
+        return f"{beginning}{len(body)}\r\n{common}Date: {self._date}\r\n\r\n".encode() + body
+
+    def _beginning(self, status: int, media_type: str, reason: str) -> str:
+        if len(self._beginnings) >= _REMEMBERED_MAX:
+            self._beginnings.clear()
+        text = f"HTTP/1.1 {status} {reason}\r\nContent-Type: {media_type}\r\nContent-Length: "
+        self._beginnings[status, media_type] = text
+        return text

@@ -1,0 +1,253 @@
+"""One client's connection on the fast path: a request comes whole, its handler runs, its answer goes out in one write.
+
+Made by `agent.server.fast_path.serving` for each connection that is accepted. The first bytes that are anything else,
+and all that follow, go to aiohttp's own protocol, which has the connection from then on. The one rule: a request gets
+the same handlers, and an answer the same bytes, as it would from aiohttp.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+
+from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_writer import StreamWriter
+from aiohttp.tcp_helpers import tcp_keepalive
+
+from agent import clock
+from agent.server.fast_path.answers import Answers
+from agent.server.fast_path.heads import Beginning, Head, Heads
+
+if TYPE_CHECKING:
+    from aiohttp.streams import StreamReader
+    from aiohttp.web_protocol import RequestHandler
+    from aiohttp.web_urldispatcher import UrlMappingMatchInfo
+
+log = logging.getLogger(__name__)
+
+# A body that comes in parts is waited for here up to this size, and so are requests that are sent ahead: what aiohttp's
+# reader holds too. Its sender has not shown a token yet.
+HELD_BYTES_MAX: Final = 128 << 10
+# What comes more slowly is aiohttp's, where bodies have a time limit (`agent.server.request`).
+PARTS_WITHIN_S: Final = 5.0
+# As long as aiohttp keeps an idle connection.
+IDLE_MAX_S: Final = 3630.0
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Owner(Protocol):
+    """What a connection needs of what made it (`agent.server.fast_path.serving`)."""
+
+    heads: Heads
+    answers: Answers
+    connections: set["Connection"]
+
+    async def handle(self, request: "FastRequest") -> web.StreamResponse:
+        """Answer a request."""
+        ...
+
+    def other_protocol(self) -> asyncio.Protocol:
+        """A new protocol of aiohttp, for what is not served here."""
+        ...
+
+
+class WholeBody:
+    """A body that is there, for `agent.server.request.read_body`."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def at_eof(self) -> bool:
+        """False: as far as its readers know, nothing was read yet."""
+        return False
+
+    def is_eof(self) -> bool:
+        """Whether nothing more will come."""
+        return True
+
+    def read_nowait(self) -> bytes:
+        """All of it, once."""
+        data, self._data = self._data, b""
+        return data
+
+
+class FastRequest(web.Request):
+    """A request whose head is remembered, so that its own length stands beside it."""
+
+    ATTRS = web.Request.ATTRS | frozenset({"head", "_body_bytes"})
+
+    def __init__(self, connection: "Connection", beginning: Beginning, body: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(
+            beginning.head.message,
+            cast("StreamReader", WholeBody(body)),
+            cast("RequestHandler", connection),
+            StreamWriter(connection, loop),
+            cast("asyncio.Task[None]", None),
+            loop,
+        )
+        self.head: Head = beginning.head
+        self._body_bytes = beginning.body_bytes
+
+    @property
+    def content_length(self) -> int:
+        """Of its body, in bytes."""
+        return self._body_bytes
+
+    def begun(self, task: "asyncio.Task[None]") -> None:
+        """Note the task that it is handled in."""
+        self._task = task
+
+    def take_route(self, route: "UrlMappingMatchInfo") -> None:
+        """Note where it leads, which aiohttp finds anew for each request."""
+        self._match_info = route
+
+
+class Connection(BaseProtocol):
+    """See the module. Its last four attributes are what aiohttp's requests ask of their protocol."""
+
+    __slots__ = ("_ending", "_held", "_idle_since_s", "_owner", "_request", "peername", "sockname", "ssl_context")
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__(asyncio.get_running_loop())
+        self._owner = owner
+        self._request: asyncio.Task[None] | None = None
+        self._held = b""
+        self._ending = False
+        self._idle_since_s = clock.now_s()
+        self.ssl_context: Any = None
+        self.peername: Any = None
+        self.sockname: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {'idle' if self._request is None else 'serves a request'}>"
+
+    @property
+    def request(self) -> "asyncio.Task[None] | None":
+        """The request under way, if one is."""
+        return self._request
+
+    def end(self) -> None:
+        """Close it, as soon as the request under way is answered."""
+        self._ending = True
+        if self._request is None:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close it now. The event loop cancels the request under way."""
+        if self.transport is not None:
+            self.transport.close()
+        if self._request is not None:
+            self._request.cancel()
+
+    def sweep(self, now_s: float) -> None:
+        """Let aiohttp have what comes slowly, and close what was idle for too long. Called every few seconds."""
+        if self._request is not None:
+            return
+        if self._held and self._idle_since_s + PARTS_WITHIN_S < now_s:
+            self._hand_over(self._held)
+        elif self._idle_since_s + IDLE_MAX_S < now_s:
+            self.abort()
+
+    # Callbacks of the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As `asyncio.Protocol`."""
+        super().connection_made(transport)
+        tcp_keepalive(cast("asyncio.Transport", transport))
+        self.ssl_context = transport.get_extra_info("sslcontext")
+        self.peername = transport.get_extra_info("peername")
+        self.sockname = transport.get_extra_info("sockname")
+        self._owner.connections.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """As `asyncio.Protocol`. A client that has gone cancels its request's handler, as with aiohttp."""
+        super().connection_lost(exc)
+        self._owner.connections.discard(self)
+        if self._request is not None:
+            self._request.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """As `asyncio.Protocol`."""
+        if self._held:
+            data = self._held + data
+        if self._request is None:
+            self._take(data)
+            return
+        self._held = data
+        if len(data) > HELD_BYTES_MAX and not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    # Requests
+
+    def _take(self, data: bytes) -> None:
+        """Serve the request that `data` begins with, or wait for the rest of it, or let aiohttp have it."""
+        beginning = self._owner.heads.read(data)
+        if beginning is None:
+            self._hand_over(data)
+            return
+        end = beginning.head_bytes + beginning.body_bytes
+        if len(data) < end:
+            if end > HELD_BYTES_MAX:
+                self._hand_over(data)
+            else:
+                self._held = data
+                self._idle_since_s = clock.now_s()
+            return
+        self._held = data[end:]
+        request = FastRequest(self, beginning, data[beginning.head_bytes : end])
+        self._request = task = self._loop.create_task(self._serve(request))
+        request.begun(task)
+
+    async def _serve(self, request: FastRequest) -> None:
+        try:
+            response = await self._owner.handle(request)
+            if not self._is_written(request, response):
+                await response.prepare(request)
+                await response.write_eof()
+            self._ending |= response.keep_alive is False
+        except ConnectionError:
+            self._ending = True  # The client has gone.
+        except Exception:  # one request's failure must not end in silence, nor its connection be used again
+            log.exception("MCP request failed")
+            self._ending = True
+        finally:
+            self._request = None
+            self._go_on()
+
+    def _is_written(self, request: FastRequest, response: web.StreamResponse) -> bool:
+        """Write an answer that is whole and usual."""
+        transport, whole = self.transport, self._owner.answers.whole(request, response)
+        if whole is None or transport is None or transport.is_closing():
+            return False
+        transport.write(whole)
+        return True
+
+    def _go_on(self) -> None:
+        if self._ending:
+            self.abort()
+            return
+        self._idle_since_s = clock.now_s()
+        if self._held:
+            held, self._held = self._held, b""
+            self._take(held)
+        if self._buffer_paused and len(self._held) <= HELD_BYTES_MAX:
+            self._resume_reading_for_buffer()
+
+    def _hand_over(self, data: bytes) -> None:
+        transport = self.transport
+        if transport is None or self._ending:
+            self.abort()
+            return
+        self._owner.connections.discard(self)
+        self.transport, self._held = None, b""
+        other = self._owner.other_protocol()
+        transport.set_protocol(other)
+        other.connection_made(transport)
+        if self._buffer_paused:
+            transport.resume_reading()
+        other.data_received(data)

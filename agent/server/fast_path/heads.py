@@ -1,0 +1,93 @@
+"""The heads of requests that the fast path serves, read by aiohttp's parser once and remembered by their bytes.
+
+A client's requests have one head, but for the length of their bodies, so most of them are read by a look into a table.
+Called by `agent.server.fast_path.connection`. The one rule: a head is served only if aiohttp's parser takes it, and
+finds in it nothing that is not looked for here; with every other one, its connection goes to aiohttp.
+"""
+
+import asyncio
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.http_writer import HttpVersion11
+
+# A few clients send a few heads; the bounds keep hostile ones from filling memory.
+HEADS_MAX: Final = 512
+HEAD_BYTES_MAX: Final = 4096
+_READ_BYTES: Final = 1 << 16  # Of the parser, which gets no body here.
+_LENGTH: Final = re.compile(rb"\r\nContent-Length: *([0-9]{1,9})\r\n", re.IGNORECASE)
+_KEEP_ALIVE: Final = "keep-alive"
+# What changes how a body is read, or what the connection is for. A repeated length is refused by the parser.
+_UNUSUAL: Final = ("Transfer-Encoding", "Content-Encoding", "Upgrade", "Expect", "Trailer")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request's head but for its length. `by_name`: one value of each header, by names in lower case."""
+
+    message: RawRequestMessage
+    by_name: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a connection's bytes begin with: a head of `head_bytes`, and after it a body of `body_bytes`."""
+
+    head: Head
+    head_bytes: int
+    body_bytes: int
+
+
+class Heads:
+    """Those of one node. `paths`: the targets of requests that the fast path serves, exactly as they are sent."""
+
+    def __init__(self, paths: Collection[str]) -> None:
+        self._paths = frozenset(paths)
+        self._starts = tuple(f"POST {path} HTTP/1.1\r\n".encode() for path in paths)
+        self._known: dict[bytes, Head | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Heads {len(self._known)}>"
+
+    def read(self, data: bytes) -> Beginning | None:
+        """What `data` begins with; None for anything but a whole head that is served here."""
+        if not data.startswith(self._starts):
+            return None
+        head_bytes = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX) + 4
+        length = _LENGTH.search(data, 0, head_bytes)
+        if length is None:  # Also where the head has not ended.
+            return None
+        start, end = length.span(1)
+        key = data[:start] + data[end:head_bytes]
+        try:
+            head = self._known[key]
+        except KeyError:
+            if len(self._known) >= HEADS_MAX:
+                self._known.clear()
+            head = self._known[key] = self._parsed(data[:head_bytes], length[1].decode())
+        return None if head is None else Beginning(head, head_bytes, int(length[1]))
+
+    def _parsed(self, head: bytes, length: str) -> Head | None:
+        loop = asyncio.get_running_loop()
+        parser = HttpRequestParser(BaseProtocol(loop), loop, _READ_BYTES, auto_decompress=False)
+        try:
+            messages, upgraded, rest = parser.feed_data(head)
+        except HttpProcessingError:
+            return None
+        if len(messages) != 1 or upgraded or rest:
+            return None
+        message = messages[0][0]
+        served = (
+            message.path in self._paths
+            and message.version == HttpVersion11
+            and not (message.should_close or message.chunked or message.upgrade or message.compression)
+            and message.headers.getall("Content-Length", ()) == [length]
+            and message.headers.get("Connection", _KEEP_ALIVE).lower() == _KEEP_ALIVE
+            and not any(name in message.headers for name in _UNUSUAL)
+        )
+        return Head(message, {name.lower(): value for name, value in message.headers.items()}) if served else None

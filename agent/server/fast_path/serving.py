@@ -1,0 +1,92 @@
+"""The fast path in front of an aiohttp application: every connection begins on it, and aiohttp's server has the rest.
+
+Made by `agent.app.drain.runner_of`. The one rule: for aiohttp's runner it is the application's server, so that one
+shutdown ends the connections of both.
+"""
+
+import asyncio
+from collections.abc import Collection
+from functools import partial
+from typing import Final
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_urldispatcher import UrlMappingMatchInfo
+
+from agent import clock
+from agent.server.fast_path.answers import Answers, CommonLines
+from agent.server.fast_path.connection import Connection, FastRequest, Handler
+from agent.server.fast_path.heads import Heads
+
+SWEEP_EVERY_S: Final = 10.0
+
+
+class FastServer:
+    """See the module. Like `web.Server`, a factory of protocols."""
+
+    def __init__(self, app: web.Application, server: web.Server, paths: Collection[str], common: CommonLines) -> None:
+        self.heads = Heads(paths)
+        self.answers = Answers(common)
+        self.connections: set[Connection] = set()
+        self._app = app
+        self._server = server
+        self._routes: dict[str, tuple[UrlMappingMatchInfo, Handler]] = {}
+        self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._swept)
+
+    def __repr__(self) -> str:
+        return f"<FastServer {len(self.connections)} connections, {len(self._server.connections)} with aiohttp>"
+
+    def __call__(self) -> asyncio.Protocol:
+        """A protocol for a new connection."""
+        return Connection(self)
+
+    def other_protocol(self) -> RequestHandler:
+        """See `agent.server.fast_path.connection.Owner`."""
+        return self._server()
+
+    async def handle(self, request: FastRequest) -> web.StreamResponse:
+        """Call the application's handler for a request, with its middlewares around it."""
+        path = request.head.message.path
+        route = self._routes.get(path)
+        if route is None:
+            route = self._routes[path] = await self._resolved(request)
+        request.take_route(route[0])
+        return await route[1](request)
+
+    def pre_shutdown(self) -> None:
+        """As `web.Server`: close what is idle, and the rest with its answer."""
+        for connection in list(self.connections):
+            connection.end()
+        self._server.pre_shutdown()
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as `web.Server`
+        """As `web.Server`: wait for the requests under way, then cut them off."""
+        self._sweep.cancel()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._finished(timeout))
+            both.create_task(self._server.shutdown(timeout))
+
+    async def _finished(self, timeout_s: float | None) -> None:
+        under_way = [connection.request for connection in self.connections if connection.request is not None]
+        if under_way:
+            await asyncio.wait(under_way, timeout=timeout_s)
+        for connection in list(self.connections):
+            connection.abort()
+        if under_way:
+            await asyncio.wait(under_way)
+
+    async def _resolved(self, request: web.Request) -> tuple[UrlMappingMatchInfo, Handler]:
+        found = await self._app.router.resolve(request)
+        assert isinstance(found, UrlMappingMatchInfo)
+        found.add_app(self._app)
+        found.freeze()
+        handler = found.handler
+        for middleware in reversed(self._app.middlewares):
+            handler = partial(middleware, handler=handler)
+        return found, handler
+
+    def _swept(self) -> None:
+        self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._swept)
+        now_s = clock.now_s()
+        for connection in list(self.connections):
+            connection.sweep(now_s)
