@@ -4,7 +4,8 @@ The one rule: every wait has a limit, and its failure says what was seen last.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import TypeVar
 
 import aiohttp
@@ -50,3 +51,9 @@ async def all_of(starts: Iterable[Awaitable[T]]) -> list[T]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(start), name=f"one of many {number}") for number, start in enumerate(starts)]
     return [task.result() for task in tasks]
+
+
+@types.coroutine
+def one_pass() -> Generator[None, None, None]:
+    """Exactly one pass of the event loop."""
+    yield

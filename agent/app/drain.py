@@ -80,14 +80,16 @@ def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.Stre
 class _Runner(web.AppRunner):
     """Runs the application with the fast path in front of it."""
 
-    def __init__(self, app: web.Application, paths: Collection[str], common: CommonLines) -> None:
+    def __init__(
+        self, app: web.Application, paths: Collection[str], common: CommonLines, shutdown_timeout_s: float
+    ) -> None:
         super().__init__(
             app,
             handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.server.response).
             access_log=None,
             auto_decompress=False,  # A small body may be a very large one; the edge refuses it unread (415).
             max_field_size=HEADER_BYTES_MAX,
-            shutdown_timeout=DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,
+            shutdown_timeout=shutdown_timeout_s,
         )
         self._paths = paths
         self._common = common
@@ -98,13 +100,17 @@ class _Runner(web.AppRunner):
 
 
 def runner_of(
-    app: web.Application, *, fast_paths: Collection[str] = (), common: CommonLines = lambda _: None
+    app: web.Application,
+    *,
+    fast_paths: Collection[str] = (),
+    common: CommonLines = lambda _: None,
+    shutdown_timeout_s: float = DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,
 ) -> web.AppRunner:
     """The runner that serves the application; at the end it waits for requests as long as the deadline allows.
 
-    `fast_paths`, `common`: of what the fast path serves (`agent.server.fast_path`).
+    `fast_paths`: the targets that the fast path serves (`agent.server.fast_path`); `common`: see `CommonLines`.
     """
-    return _Runner(app, fast_paths, common)
+    return _Runner(app, fast_paths, common, shutdown_timeout_s)
 
 
 async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Task[None], signals: StopSignals) -> None:

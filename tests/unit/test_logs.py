@@ -1,6 +1,5 @@
 """Logs: one harmless line a record, in both formats, without secrets; third parties keep quiet."""
 
-import asyncio
 import io
 import json
 import logging
@@ -12,6 +11,7 @@ import pytest
 
 from agent.logs import TRAFFIC_LOGGER, configure_logging
 from agent.traffic_log import request_line
+from tests.waiting import one_pass
 
 HOSTILE = "peer\x1b[31m-red\x1b]0;title\x07\r\n2026-01-01 ERROR forged\u202egnp\u2066\u200b\U000e0041\x9b2J\udc80"
 
@@ -160,7 +160,7 @@ async def test_lines_of_requests_come_before_what_is_logged_after_them_and_wait_
     assert not stream.getvalue()
     logging.getLogger("agent.x").info("after")
     request_line(logging.INFO, {"ms": 3})
-    await asyncio.sleep(0)
+    await one_pass()
     assert [line.get("ms", line["event"]) for line in request_lines(stream)] == [1, 2, "after", 3]
 
 

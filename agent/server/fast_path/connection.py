@@ -200,7 +200,7 @@ class Connection(BaseProtocol):
             return
         self._held = data[end:]
         request = FastRequest(self, beginning, data[beginning.head_bytes : end])
-        self._request = task = self._loop.create_task(self._serve(request))
+        self._request = task = self._loop.create_task(self._serve(request), name="MCP request")
         request.begun(task)
 
     async def _serve(self, request: FastRequest) -> None:

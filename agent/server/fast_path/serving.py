@@ -63,8 +63,8 @@ class FastServer:
         """As `web.Server`: wait for the requests under way, then cut them off."""
         self._sweep.cancel()
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._finished(timeout))
-            both.create_task(self._server.shutdown(timeout))
+            both.create_task(self._finished(timeout), name="shutdown of the fast path")
+            both.create_task(self._server.shutdown(timeout), name="shutdown of aiohttp's connections")
 
     async def _finished(self, timeout_s: float | None) -> None:
         under_way = [connection.request for connection in self.connections if connection.request is not None]

@@ -21,6 +21,8 @@ from fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 
 from agent import clock
+from agent.app.drain import runner_of
+from agent.app.plan import MCP_PATH
 from agent.client.connect import McpClient, open_client
 from agent.client.http.pool import open_pool
 from agent.client.http.prover import Credentials
@@ -38,6 +40,7 @@ from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
 from agent.model import (
+    PEER_PATH,
     PUBLIC_NAME_LEN_MAX,
     BackendSpec,
     Era,
@@ -51,7 +54,7 @@ from agent.model import (
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute, OwnAddresses
 from agent.rest.peers import PeersApi
-from agent.rest.security import EdgePolicy, security_headers, security_middleware
+from agent.rest.security import EdgePolicy, security_headers, security_middleware, usual_header_lines
 from agent.rest.status import NodeStatus
 from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
@@ -349,7 +352,7 @@ class _Wiring:
         self.views[0].add_to(app, of_mesh)
         local.add_to(app)
         app.add_routes(rest)
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=2)
+        runner = runner_of(app, fast_paths=(MCP_PATH, PEER_PATH), common=usual_header_lines, shutdown_timeout_s=2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
         await site.start()

@@ -1,8 +1,6 @@
 """The end of serving: whoever came to the mcp_client before it closed is heard."""
 
 import socket
-import types
-from collections.abc import Generator
 
 import aiohttp
 import pytest
@@ -10,6 +8,7 @@ from aiohttp import web
 
 from agent.app.drain import close_listener, last_answer
 from agent.app.sockets import bound_socket
+from tests.waiting import one_pass
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -36,12 +35,6 @@ async def test_no_client_that_connected_before_the_socket_closed_is_left_waiting
             pytest.fail("the socket is closed")
         await runner.cleanup()
         assert [answer(client) for client in clients] == ["hello"] * 20
-
-
-@types.coroutine
-def one_pass() -> Generator[None, None, None]:
-    """Exactly one pass of the loop."""
-    yield
 
 
 def answer(client: socket.socket) -> str:
