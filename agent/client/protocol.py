@@ -62,6 +62,20 @@ class Request:
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         return cls(method, params, deadline_s, headers, affinity, on_notification, sink, in_session)
 
+    def heard_by(self, on_notification: OnNotification) -> Self:
+        """The same with another listener. By hand: every call passes here, and `dataclasses.replace` is slow."""
+        return type(self)(
+            self.method,
+            self.params,
+            self.deadline_s,
+            self.headers,
+            self.affinity,
+            on_notification,
+            self.sink,
+            self.in_session,
+            self.repeatable,
+        )
+
     def left_s(self) -> float:
         """Seconds until the deadline, less than 0 after it."""
         return self.deadline_s - asyncio.get_running_loop().time()

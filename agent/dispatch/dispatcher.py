@@ -7,7 +7,7 @@ only as `agent.dispatch.retry` allows, and a failure always says whether the req
 import logging
 import random
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agent import clock
@@ -343,10 +343,9 @@ class Dispatch:
         sink = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
         if sink is not None:
             sink.when_begun(lambda: self._stats.answered(attempt, clock.now_s()))
-        request = Request(call.method, params, deadline_s, headers, call.affinity, call.on_notification, sink)
-        if call.in_session:
-            repeatable = is_repeatable(call.method, call.route, replica)
-            request = replace(request, in_session=True, repeatable=repeatable)
+        repeatable = call.in_session and is_repeatable(call.method, call.route, replica)
+        heard, sessions = call.on_notification, (call.in_session, repeatable)
+        request = Request(call.method, params, deadline_s, headers, call.affinity, heard, sink, *sessions)
         try:
             result = await link.request(request)
         except RpcError as exc:

@@ -8,9 +8,8 @@ as repetitions. The deadline is one for all attempts and travels to the next hop
 """
 
 import math
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.errors import AuthRefused, CallNotSent, MeshError, NoLongerOffered, RefusedElsewhere
 from agent.model import DEADLINE_META_KEY, Json
@@ -49,9 +48,11 @@ class Step(StrEnum):
     SPENT = "spent"
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Calls and repetitions of the last `WINDOW_S`, as (second, calls, repetitions), oldest first."""
+class Budget(NamedTuple):
+    """Calls and repetitions of the last `WINDOW_S`, as (second, calls, repetitions), oldest first.
+
+    Written anew for each call, hence a tuple, as `agent.dispatch.balance.Load`.
+    """
 
     seconds: tuple[tuple[int, int, int], ...] = ()
 

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final, NoReturn, Protocol
 
@@ -168,7 +167,7 @@ class LinkLifecycle:
         if self._stall is not None:
             self._stall.begun()
         try:
-            result = await self._client.request(replace(request, on_notification=partial(self._offer.notice, listener)))
+            result = await self._client.request(request.heard_by(partial(self._offer.notice, listener)))
         except (CallFailed, ProtocolBroken) as exc:
             if isinstance(exc, CallTimedOut):
                 self._given_up(begun_at_s, request)

@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 
 from agent.rpc_codes import INVALID_REQUEST
+from agent.server.fast_path.connection import FastRequest
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # For requests of nodes: to a client's body they add an envelope, a deadline and a session's capabilities (8 KiB).
@@ -47,6 +48,13 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
     except web.RequestPayloadError:
         return _unread(400, "The body cannot be decoded")
     return bytes(body)
+
+
+def headers_by_name(request: web.Request) -> dict[str, str]:
+    """One value of each header, by names in lower case. Not to be changed."""
+    if isinstance(request, FastRequest):
+        return request.head.by_name
+    return {name.lower(): value for name, value in request.headers.items()}
 
 
 def speaks_json(request: web.Request) -> bool:

@@ -27,7 +27,7 @@ from agent.server.lists import LISTS, ListIndex
 from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
 from agent.server.preferences import Preferences
-from agent.server.request import BODY_BYTES_MAX, read_body
+from agent.server.request import BODY_BYTES_MAX, headers_by_name, read_body
 from agent.server.response import Answer, SlowAnswers, StartTask
 from agent.server.search import unwrapped
 from agent.server.sessions.client_events import as_mcp_error
@@ -73,7 +73,7 @@ class StatelessServer:
         if isinstance(body, web.Response):
             return body
         headers = request.headers
-        by_name = {name.lower(): value for name, value in headers.items()}
+        by_name = headers_by_name(request)
         message = read_message(body, headers, by_name)
         if isinstance(message, web.Response):
             return message

@@ -12,10 +12,12 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from agent import __version__, clock
+from agent.client.deadlines import Deadlines
 from agent.client.dial_guard import check_url
 from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
@@ -49,6 +51,10 @@ KEEPALIVE_S: Final = 4.0
 LAST_KEEPALIVE_S: Final = 10.0
 # A name may lead elsewhere by now, though the old address still answers: no connection to one is used for longer.
 NAMED_AGE_MAX_S: Final = 30.0
+
+# A node calls the same tools again and again.
+_LINES_REMEMBERED_MAX: Final = 256
+_USUAL_CHARS_MAX: Final = 256
 
 # Set by us on every message; a target's own headers cannot change them.
 _OWN_HEADERS: Final = frozenset(
@@ -105,6 +111,7 @@ class HttpPool:
         "_route",
         "_target",
         "_url",
+        "deadlines",
         "where",
     )
 
@@ -133,6 +140,7 @@ class HttpPool:
         self._idle: dict[Connection, float] = {}  # Since when; the longest idle comes first.
         self._expiry: asyncio.TimerHandle | None = None
         self._over = False
+        self.deadlines = Deadlines()
 
     def __repr__(self) -> str:
         """Where it leads and how many connections it has; never the headers."""
@@ -298,7 +306,7 @@ class HttpPool:
         """
         lines = dict(self._lines)
         for name, value in headers.items():
-            lines[name.lower()] = _line(name, value)
+            lines[name.lower()] = _usual_line(name, value) if len(value) < _USUAL_CHARS_MAX else _line(name, value)
         route = route or self._route
         target = route.target or self._target
         if len(route.cookies) and (cookies := route.cookies.header(target, time.time(), self._cookie)):
@@ -417,3 +425,6 @@ def _line(name: str, value: str) -> str:
     if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
         raise ValueError(f"would get a header that HTTP does not allow: {name[:80]!r}")
     return f"{name}: {value}\r\n"
+
+
+_usual_line = lru_cache(maxsize=_LINES_REMEMBERED_MAX)(_line)

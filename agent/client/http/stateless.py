@@ -32,7 +32,6 @@ from agent.client.server_info import (
     is_leaving,
     listen_failure,
 )
-from agent.client.streaming import lift
 from agent.client.streams import LISTEN, ListChanges, Listening, Updates
 from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
 from agent.model import HEADER_BYTES_MAX, PARAM_HEADER_PREFIX, PROBE_META_KEY, Json
@@ -73,9 +72,12 @@ class HttpStatelessClient:
                 await on_notification(message["method"], jsonrpc.params_of(message))
 
         try:
-            async with asyncio.timeout_at(request.deadline_s) as deadline:
-                lift(deadline, sink)
-                message, _ = await exchange(self._pool, body, all_headers, request_id, on_message, large=sink)
+            async with asyncio.timeout(None) as deadline:
+                self._pool.deadlines.add(deadline, request.deadline_s, sink)
+                try:
+                    message, _ = await exchange(self._pool, body, all_headers, request_id, on_message, large=sink)
+                finally:
+                    self._pool.deadlines.discard(deadline)
         except TimeoutError as exc:
             raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
         except HttpRefusal as exc:
