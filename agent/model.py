@@ -46,6 +46,8 @@ CLIENT_METHOD = "mesh-agent/client"
 IN_SESSION_META_KEY = "mesh-agent/in-session"
 # An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
 TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
+# MCP Apps (SEP-1865): a server's tools have pages, and a client that declares this shows them.
+UI_EXTENSION = "io.modelcontextprotocol/ui"
 
 # How long a server may take to start: an interpreter and its imports on a busy machine take seconds, not minutes.
 START_TIMEOUT_S = 60.0

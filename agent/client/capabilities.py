@@ -8,7 +8,8 @@ gets only the requests that it declared; for any other, the server or the caller
 from typing import Final
 
 from agent.lossless_json.exact import is_deeper_than
-from agent.model import Json
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
+from agent.model import TASKS_EXTENSION, UI_EXTENSION, Json
 from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 
 # The requests that a server may answer with `input_required` (MCP 2026-07-28, multi-round-trip requests).
@@ -16,18 +17,30 @@ MAY_ASK: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 
 _MODES: Final = {"elicitation": ("form", "url"), "sampling": ("tools", "context"), "roots": ()}
 _FEATURE_OF: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
-# The capabilities of a caller that accepts every server request. Many servers list only what its caller could use.
-EVERY_FEATURE: Final[Json] = {name: {mode: {} for mode in modes} for name, modes in _MODES.items()}
+# The capability of a client that shows the pages of MCP Apps: SEP-1865 knows no other type of page. No server can ask
+# anything by it, so a session that all callers share may have it.
+SHOWS_PAGES: Final[Json] = {"extensions": {UI_EXTENSION: {"mimeTypes": ["text/html;profile=mcp-app"]}}}
+# The capabilities of a caller with every feature. Many servers list only what its caller could use.
+EVERY_FEATURE: Final[Json] = {name: {mode: {} for mode in modes} for name, modes in _MODES.items()} | SHOWS_PAGES
+# The params of what a link itself asks a stateless server for: its lists, and what it announces.
+ASKED_FOR_ALL: Final[Json] = {
+    "_meta": {
+        CLIENT_CAPABILITIES_META_KEY: {
+            **EVERY_FEATURE,
+            "extensions": {**SHOWS_PAGES["extensions"], TASKS_EXTENSION: {}},
+        }
+    }
+}
 
 # A mode is an empty object today, or a few options; it has to be serialized for each session.
 _MODE_NESTING_MAX: Final = 8
 
 
 def declared_features(capabilities: object, *, sends_list_changed: bool = False) -> Json:
-    """Those of a caller's capabilities that permit server requests, as `initialize` may declare them; empty for none.
+    """Those of a caller's capabilities that matter to a session with a server, as `initialize` may declare them.
 
-    Left out is what we cannot honour for the caller: tasks, extensions, and `roots.listChanged` of a caller that cannot
-    send that notification.
+    These are what permits server requests, and that it shows pages; empty for none. Left out is what we cannot honour
+    for the caller: tasks, other extensions, and `roots.listChanged` of a caller that cannot send that notification.
     """
     if not isinstance(capabilities, dict):
         return {}
@@ -38,7 +51,15 @@ def declared_features(capabilities: object, *, sends_list_changed: bool = False)
     }
     if sends_list_changed and "roots" in features and declared["roots"].get("listChanged") is True:
         features["roots"]["listChanged"] = True
+    extensions = capabilities.get("extensions")
+    if isinstance(extensions, dict) and isinstance(pages := extensions.get(UI_EXTENSION), dict):
+        features["extensions"] = {UI_EXTENSION: _bounded(pages)}
     return features
+
+
+def permits_requests(features: Json) -> bool:
+    """Whether a caller with these features accepts any server request."""
+    return not features.keys().isdisjoint(_MODES)
 
 
 def _bounded(mode: object) -> object:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
+from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.connect import McpClient
 from agent.client.protocol import Request
+from agent.client.server_info import ServerInfo
 from agent.errors import AnswerUnreadable, MeshError, RpcError, Unreachable
 from agent.lossless_json.raw import keep_schemas
 from agent.model import FOR_NODE_META_KEY, Era, Json, ListFault, Offer
@@ -238,10 +240,19 @@ class _CursorRefused(Exception):
     """The backend no longer knows a cursor that it gave. Never leaves this module."""
 
 
+def _asked_of(server_info: ServerInfo) -> Json:
+    """What each request of a listing says of its reader."""
+    if server_info.mesh is not None:
+        # A node lists for another one what it lists for clients otherwise: fleets by their nodes, servers' own words.
+        return {"_meta": {FOR_NODE_META_KEY: True}}
+    # A session says at its beginning which features its client has, a stateless request each time.
+    return ASKED_FOR_ALL if server_info.era is Era.MODERN else {}
+
+
 async def _read_pages(client: McpClient, one: _Known, timeout_s: float, entries: list[Any]) -> _Outcome:
-    # A node lists for another one what it lists for clients otherwise: fleets by their nodes, and servers' own words.
-    for_node: Json = {"_meta": {FOR_NODE_META_KEY: True}} if client.server_info.mesh is not None else {}
-    params = for_node
+    server_info = client.server_info
+    asked = _asked_of(server_info)
+    params = asked
     cursors: set[str] = set()
     while len(cursors) < PAGES_MAX:
         page = await _page(client, one, params, timeout_s)
@@ -261,12 +272,12 @@ async def _read_pages(client: McpClient, one: _Known, timeout_s: float, entries:
             return _Outcome(tuple(entries[:ENTRIES_MAX]))
         # The specification's end is the member's absence; some servers write null instead, and before 2026-07-28, where
         # any text was to be a cursor too, an empty one.
-        if not isinstance(cursor, str) or is_end or not (cursor or client.server_info.era is Era.MODERN):
+        if not isinstance(cursor, str) or is_end or not (cursor or server_info.era is Era.MODERN):
             return _Outcome(tuple(entries))
         if cursor in cursors:
             return _Outcome(tuple(entries), f"{one.method} gave the same cursor twice, which was taken for its end")
         cursors.add(cursor)
-        params = {**for_node, "cursor": cursor}
+        params = {**asked, "cursor": cursor}
     kept = f"{one.method} has more than {PAGES_MAX} pages; the entries of those are kept"
     return _Outcome(tuple(entries), kept, again=True)
 

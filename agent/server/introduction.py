@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.model import MESH_EXTENSION, TASKS_EXTENSION, Json
+from agent.model import MESH_EXTENSION, TASKS_EXTENSION, UI_EXTENSION, Json
 from agent.routing.about import about_in
 from agent.routing.table import Route, RouteTable
 from agent.server.apps import page_of
@@ -17,7 +17,6 @@ from agent.server.apps import page_of
 INSTRUCTIONS_LEN_MAX: Final = 32_768
 # Names alone are short; beyond these, `list_mcp_servers` has them all.
 NAMES_MAX: Final = 200
-UI_EXTENSION: Final = "io.modelcontextprotocol/ui"
 
 # What a node announces for itself; no server's word counts.
 _OWN_EXTENSIONS: Final = frozenset({MESH_EXTENSION, TASKS_EXTENSION})

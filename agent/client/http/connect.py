@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from agent.client import jsonrpc
+from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.http.pool import HttpPool, RequestBody, open_pool
 from agent.client.http.response import HttpRefusal, exchange
 from agent.client.http.session import HttpSessionClient
@@ -191,7 +192,7 @@ async def _discover(
     pool: HttpPool, client_name: str, version: str, timeout_s: float, *, probed_again: bool
 ) -> ServerInfo | ProbeAgain | Handshake:
     stamp = ModernStamp(version, client_name)
-    params = stamp.params(None)
+    params = stamp.params(ASKED_FOR_ALL)
     body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params))
     try:
         async with asyncio.timeout(timeout_s):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from agent.client import jsonrpc
+from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.event import Event
 from agent.client.http.pool import HttpPool, RequestBody, Response
 from agent.client.http.response import (
@@ -39,12 +40,13 @@ from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOC
 
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
 _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
+_PROBES_NODE: Final[Json] = {"_meta": {PROBE_META_KEY: True}}
 
 
 class HttpStatelessClient:
     """Stateless requests over one pool. Nothing to close but the pool."""
 
-    __slots__ = ("_ids", "_pool", "_stamp", "lost", "lost_reason", "lost_what", "server_info")
+    __slots__ = ("_ids", "_pool", "_probe_params", "_stamp", "lost", "lost_reason", "lost_what", "server_info")
 
     def __init__(self, pool: HttpPool, stamp: ModernStamp, server_info: ServerInfo) -> None:
         self.server_info = server_info
@@ -53,6 +55,7 @@ class HttpStatelessClient:
         self._pool = pool
         self._stamp = stamp
         self._ids = itertools.count(1)
+        self._probe_params = ASKED_FOR_ALL if server_info.mesh is None else _PROBES_NODE
 
     def __repr__(self) -> str:
         """Where it leads, and whether it is broken."""
@@ -115,9 +118,7 @@ class HttpStatelessClient:
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`. An answer of another era or node makes the client `lost`, so that it is opened anew."""
         try:
-            result = await self.request(
-                Request.within(DISCOVER, {"_meta": {PROBE_META_KEY: True}}, timeout_s=timeout_s)
-            )
+            result = await self.request(Request.within(DISCOVER, self._probe_params, timeout_s=timeout_s))
         except RpcError as exc:
             if exc.code in _OTHER_ERA:
                 raise self._lose(f"no longer speaks {self._stamp.version}") from exc

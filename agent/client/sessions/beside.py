@@ -142,6 +142,6 @@ async def grouped(make: Callable[[asyncio.TaskGroup], Router]) -> AsyncGenerator
 
 
 def features_of(params: Json, affinity: str | None) -> Json:
-    """Those of a caller's capabilities that permit server requests; empty for none."""
+    """Those of a caller's capabilities that matter to a session (`declared_features`); empty for none."""
     capabilities = (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY)
     return declared_features(capabilities, sends_list_changed=is_of_session(affinity))

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from agent import clock
-from agent.client.capabilities import MAY_ASK
+from agent.client.capabilities import MAY_ASK, permits_requests
 from agent.client.protocol import McpClient, Request
 from agent.client.server_info import OnServerRequest
 from agent.client.sessions.beside import BesideSessions, features_of, grouped
@@ -164,7 +164,8 @@ class DualEraRouter(BesideSessions[McpClient]):
             return {}
         if not self._era.is_worth_trying(clock.now_s()) or _subject(request.method, params) in self._in_rounds:
             return {}
-        return {} if declares_tasks(params) else features_of(params, request.affinity)
+        features = {} if declares_tasks(params) else features_of(params, request.affinity)
+        return features if permits_requests(features) else {}
 
     def _goes_again(self, request: Request, params: Json, error: RpcError) -> bool:
         """Whether a call that ended in a session with this error is made the stateless way now; the next ones are."""

@@ -2,17 +2,19 @@
 
 Made by the HTTP and stdio clients, around the session that they have opened. Calls of callers that accept server
 requests run in dedicated sessions (`agent.client.sessions.calls`); everything else (probes, subscriptions, other calls)
-goes over the one shared session, which declares no capabilities. Lists are read in a session that declares all of them,
+goes over the one shared session, which declares no capabilities, or, for callers that show pages of MCP Apps and accept
+no server requests, over another shared one that declares this. Lists are read in a session that declares everything,
 because many servers list only what a caller could use. The one rule: server requests for a caller and its answers pass
 in that caller's session, and in no other.
 """
 
 import asyncio
 import logging
+from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-from agent.client.capabilities import EVERY_FEATURE, MAY_ASK
+from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, permits_requests
 from agent.client.protocol import Request, shown_s
 from agent.client.sessions.beside import BesideSessions, features_of, grouped
 from agent.client.sessions.pending_call import OnPending, unheard
@@ -35,7 +37,9 @@ LISTING_LIMITS: Final = SessionLimits(sessions_max=1, idle_max=1)
 
 _CALLS: Final = MAY_ASK | {"completion/complete"}
 _LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
-_FOR_LISTING: Final = object()  # The affinity of our own listing, distinct from every caller's key.
+# In place of an affinity, distinct from every caller's: of our own listing, and of what callers may share.
+_FOR_LISTING: Final = object()
+_FOR_ALL: Final = object()
 
 
 class SessionRouter(BesideSessions[SharedClient]):
@@ -69,7 +73,7 @@ class SessionRouter(BesideSessions[SharedClient]):
         if method == CLIENT_METHOD:
             return await self._take_client_event(request)
         if method in _LISTS and self._lists_apart and not self._refused:
-            return await self._list(request)
+            return await self._at_once(self._listing, EVERY_FEATURE, _FOR_LISTING, request)
         features: Json = {}
         if method in MAY_ASK and params is not None:
             if params.get("requestState") is not None:
@@ -79,6 +83,8 @@ class SessionRouter(BesideSessions[SharedClient]):
             features = features_of(params, request.affinity)
         if method not in _CALLS or self._refused or not (features or self._own_for_all):
             return await self._shared.request(request)
+        if not (self._own_for_all or permits_requests(features)):
+            return await self._at_once(self._pool, features, _FOR_ALL, request)
         return await self._calls.begin(request, features)
 
     def end(self) -> None:
@@ -86,12 +92,13 @@ class SessionRouter(BesideSessions[SharedClient]):
         self._listing.forget_timers()
         super().end()
 
-    async def _list(self, request: Request) -> Json:
+    async def _at_once(self, pool: SessionPool, features: Json, key: Hashable, request: Request) -> Json:
+        """Send a request, which no server request can interrupt, in the one session of `key` with these features."""
         timeout_s = request.left_s()
         try:
             async with (
                 asyncio.timeout_at(request.deadline_s) as opening,
-                self._listing.lent(EVERY_FEATURE, _FOR_LISTING) as session,
+                pool.lent(features, key) as session,
             ):
                 assert session.client is not None, "it is open while it is lent"
                 opening.reschedule(None)  # From here on the client watches the deadline: it knows what it has sent.
@@ -100,7 +107,7 @@ class SessionRouter(BesideSessions[SharedClient]):
             self._note_refusal(exc)
             return await self._shared.request(request)
         except TimeoutError as exc:
-            what = f"opened no session to list in within {shown_s(timeout_s)}"
+            what = f"opened no session for {request.method} within {shown_s(timeout_s)}"
             raise CallNotSent.about("the server", what) from exc
 
     def _without_session(self, exc: SessionRefused) -> SessionClient:

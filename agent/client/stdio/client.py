@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 
 from agent.client import jsonrpc
+from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.event import Event
 from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
 from agent.client.negotiation import DISCOVER, PING, ModernStamp, without_envelope
@@ -187,7 +188,8 @@ class StdioClient:
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`."""
         try:
-            await self.request(Request.within(DISCOVER if self._stamp is not None else PING, timeout_s=timeout_s))
+            method, params = (DISCOVER, ASKED_FOR_ALL) if self._stamp is not None else (PING, None)
+            await self.request(Request.within(method, params, timeout_s=timeout_s))
         except RpcError:
             return
         except CallFailed as exc:

@@ -13,7 +13,7 @@ from typing import Final
 
 from agent import clock
 from agent.client import jsonrpc
-from agent.client.capabilities import EVERY_FEATURE
+from agent.client.capabilities import ASKED_FOR_ALL, EVERY_FEATURE, SHOWS_PAGES
 from agent.client.negotiation import (
     DISCOVER,
     FIRST_VERSION,
@@ -63,7 +63,7 @@ async def open_stdio_client(
     """As `agent.client.connect.open_client`, for a command."""
     # Where every caller gets a child of its own, the first one is there to list what a caller with all features sees.
     own = sessions is Sessions.OWN
-    features = EVERY_FEATURE if own else {}
+    features = EVERY_FEATURE if own else SHOWS_PAGES
     client, began_s = StdioClient(label, client_name), clock.now_s()
     try:
         try:
@@ -154,7 +154,7 @@ async def _one_more(
 async def _negotiate(client: StdioClient, client_name: str, probe_wait_s: float, features: Json) -> ServerInfo:
     version, probed_again = FIRST_VERSION, False
     while True:
-        probe = client.ask(DISCOVER, ModernStamp(version, client_name).params(None))
+        probe = client.ask(DISCOVER, ModernStamp(version, client_name).params(ASKED_FOR_ALL))
         await asyncio.wait((probe,), timeout=probe_wait_s)
         if not probe.done():
             return await _initialize_beside(client, client_name, probe, features, probe_wait_s)
@@ -169,7 +169,7 @@ async def _negotiate(client: StdioClient, client_name: str, probe_wait_s: float,
 async def _forced(client: StdioClient, client_name: str, protocol: str, features: Json) -> ServerInfo:
     """What the child says in the one version that may be spoken."""
     if protocol in MODERN_PROTOCOL_VERSIONS:
-        probe = client.ask(DISCOVER, ModernStamp(protocol, client_name).params(None))
+        probe = client.ask(DISCOVER, ModernStamp(protocol, client_name).params(ASKED_FOR_ALL))
         await asyncio.wait((probe,))
         verdict = _judge_probe(_answer(client, probe), protocol, probed_again=True)
         if isinstance(verdict, ServerInfo):
@@ -235,7 +235,7 @@ async def _as_named(client: StdioClient, client_name: str, refusal: RpcError, fe
     """Try one of the versions that a refused `initialize` names, once."""
     fault = ProtocolBroken(f"{client.label} refuses initialize: {refusal.message[:200]}")
     if (version := modern_version_named(refusal)) is not None:
-        probe = client.ask(DISCOVER, ModernStamp(version, client_name).params(None))
+        probe = client.ask(DISCOVER, ModernStamp(version, client_name).params(ASKED_FOR_ALL))
         await asyncio.wait((probe,))
         verdict = _judge_probe(_answer(client, probe), version, probed_again=True)
         if isinstance(verdict, ServerInfo):

@@ -2,7 +2,13 @@
 
 import pytest
 
-from agent.client.capabilities import EVERY_FEATURE, declared_features, refusal, undeclared_features
+from agent.client.capabilities import (
+    EVERY_FEATURE,
+    declared_features,
+    permits_requests,
+    refusal,
+    undeclared_features,
+)
 from agent.model import Json
 
 DEEP: Json = {}
@@ -88,3 +94,11 @@ def test_the_error_names_the_capabilities_that_are_missing(
     capabilities: object, questions: object, needed: Json
 ) -> None:
     assert undeclared_features(capabilities, questions) == needed
+
+
+def test_pages_are_declared_as_the_client_did_and_permit_no_server_request() -> None:
+    pages = {"io.modelcontextprotocol/ui": {"mimeTypes": ["text/html;profile=mcp-app"]}}
+    declared = declared_features({"extensions": {**pages, "x.example/other": {}}})
+    assert declared == {"extensions": pages}
+    assert not permits_requests(declared)
+    assert permits_requests({**declared, "roots": {}})

@@ -303,7 +303,7 @@ async def test_lists_are_read_with_every_feature_and_calls_without_any_are_share
 async def test_a_list_is_not_sent_without_a_session_in_time_and_else_timed_by_that_session() -> None:
     late, server = Server(streams_late=True), Server()
     async with client_to(late) as client:
-        with pytest.raises(CallNotSent, match="opened no session to list in within 1 s"):
+        with pytest.raises(CallNotSent, match="opened no session for tools/list within 1 s"):
             await client.request(Request.within("tools/list", timeout_s=1.0))
     async with client_to(server) as client, asyncio.TaskGroup() as group:
         listing = group.create_task(
