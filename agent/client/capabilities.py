@@ -32,6 +32,9 @@ ASKED_FOR_ALL: Final[Json] = {
     }
 }
 
+# The server requests that may be made as tasks (MCP 2025-11-25, tasks), by the feature that permits them.
+_AS_TASKS: Final[Json] = {"elicitation": {"create": {}}, "sampling": {"createMessage": {}}}
+
 # A mode is an empty object today, or a few options; it has to be serialized for each session.
 _MODE_NESTING_MAX: Final = 8
 
@@ -55,6 +58,15 @@ def declared_features(capabilities: object, *, sends_list_changed: bool = False)
     if isinstance(extensions, dict) and isinstance(pages := extensions.get(UI_EXTENSION), dict):
         features["extensions"] = {UI_EXTENSION: _bounded(pages)}
     return features
+
+
+def with_client_tasks(features: Json) -> Json:
+    """The features as 2025-11-25 declares them: what a caller accepts, it accepts as a task too.
+
+    The node keeps these tasks (`agent.client.sessions.client_tasks`), whatever the caller itself knows of tasks.
+    """
+    requests = {feature: how for feature, how in _AS_TASKS.items() if feature in features}
+    return {**features, "tasks": {"list": {}, "cancel": {}, "requests": requests}} if requests else features
 
 
 def permits_requests(features: Json) -> bool:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from agent import __version__
+from agent.client.capabilities import with_client_tasks
 from agent.client.server_info import ServerInfo, mesh_entry
 from agent.errors import ProtocolBroken, RpcError
 from agent.mcp_headers import encode_header_value
@@ -72,7 +73,7 @@ def initialize_params(client_name: str, features: Json, version: str = LATEST_HA
     """The handshake's params, with the client features (`agent.client.capabilities`) that the session shall have."""
     return {
         "protocolVersion": version,
-        "capabilities": features,
+        "capabilities": with_client_tasks(features) if version == LATEST_HANDSHAKE_VERSION else features,
         "clientInfo": client_info(client_name),
     }
 

@@ -154,7 +154,7 @@ async def test_everything_that_it_asks_gets_to_the_client_and_back(era: Era, hop
         spec = ServerSpec("kit", HttpTarget(url, transport=BY_SSE), ServerScope.SERVICE)
         front = await stack.enter_async_context(front_of(tmp_path, spec, hops=hops))
         mcp = await stack.enter_async_context(answering_client(front.url, era, human))
-        assert words(await mcp.call_tool("kit__declared", {})) == "elicitation,roots,sampling"
+        assert words(await mcp.call_tool("kit__declared", {})) == "elicitation,roots,sampling,tasks"
         assert words(await mcp.call_tool("kit__order", {"what": "tea"})) == "tea for human-1 at human-2"
         assert words(await mcp.call_tool("kit__compose", {"about": "rain"})) == "m: human on rain"
         assert words(await mcp.call_tool("kit__where", {})) == "file:///human"

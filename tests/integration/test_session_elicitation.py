@@ -126,7 +126,7 @@ def text(result: Json) -> str:
 async def test_everything_that_a_server_asks_gets_to_the_client_and_back(era: Era, hops: int, tmp_path: Path) -> None:
     human = Human()
     async with scene(tmp_path, hops) as front, answering_client(front.url, era, human) as mcp:
-        assert words(await mcp.call_tool("kit__declared", {})) == "elicitation,roots,sampling"
+        assert words(await mcp.call_tool("kit__declared", {})) == "elicitation,roots,sampling,tasks"
         assert words(await mcp.call_tool("kit__alive", {})) == "alive"
         assert words(await mcp.call_tool("kit__order", {"what": "tea"})) == "tea for human-1 at human-2"
         assert human.asked == ["Who gets tea?", "Where is human-1?"]
@@ -350,3 +350,19 @@ async def test_a_child_that_all_share_hears_that_nobody_can_be_asked(tmp_path: P
     async with children(tmp_path, own=False) as front, answering_client(front.url, Era.MODERN, Human()) as mcp:
         assert words(await mcp.call_tool("kit__declared", {})) == ""
         assert words(await mcp.call_tool("kit__bold", {})) == "-32601 This client offers no features to servers"
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("era", list(Era))
+async def test_a_server_asks_as_a_task_of_its_client_whatever_the_client_knows_of_tasks(
+    era: Era, hops: int, tmp_path: Path
+) -> None:
+    human = Human()
+    async with scene(tmp_path, hops) as node, answering_client(node.url, era, human) as mcp:
+        assert words(await mcp.call_tool("kit__later", {})) == "completed human-1 1 True"
+        if era is Era.LEGACY:  # 2026-07-28 has no words for a client's refusal.
+            human.refuses = True
+            refused = await mcp.call_tool("kit__later", {})
+            assert refused.is_error
+            assert "not my business" in words(refused)
+    assert set(human.asked) == {"When?"}

@@ -18,6 +18,7 @@ from agent.client.capabilities import refusal
 from agent.client.event import Event
 from agent.client.negotiation import PING
 from agent.client.server_info import OnNotification
+from agent.client.sessions.client_tasks import TASK_REQUESTS, ClientTask, ClientTasks
 from agent.client.streaming import LargeResult, MakeRewriter, ResultStream
 from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, AnswerCut, CallOutcomeUnknown, MeshError, RpcError
 from agent.lossless_json.exact import is_deeper_than
@@ -44,12 +45,25 @@ class PendingResult(dict[str, Any]):
 
 @dataclass(slots=True)
 class _ServerRequest:
-    """A server's request, and whether the caller has seen it."""
+    """A server's request, and whether the caller has seen it. `task`: its server made it as one, which has its ID."""
 
     request_id: Any
     method: str
     params: Json
     reported: bool = False
+    task: ClientTask | None = None
+
+    def answered(self, answer: Json) -> list[bytes]:
+        """The replies, now that the caller has answered."""
+        if self.task is not None:
+            return self.task.settle(answer, "completed")
+        return [jsonrpc.encode_result(self.request_id, answer)]
+
+    def failed(self, error: RpcError) -> list[bytes]:
+        """The replies, now that it cannot be answered."""
+        if self.task is not None:
+            return self.task.settle(error, "failed")
+        return [jsonrpc.encode_error(self.request_id, error.code, error.message, error.data)]
 
 
 # Called with what happened to a pending call (the events of docs/metrics.md) and the change of their number.
@@ -89,6 +103,8 @@ class PendingCall:
         self.client: TakesAnswers | None = None
         self.task: asyncio.Task[None] | None = None
         self._requests: dict[str, _ServerRequest] = {}
+        self._tasks = ClientTasks()
+        self._owed: list[bytes] = []  # To a server that cancelled a task whose result it waits for.
         self._keys = itertools.count(1)
         self._unread: deque[tuple[str, Json]] = deque()
         self._attended = False
@@ -117,17 +133,36 @@ class PendingCall:
         method, params = message["method"], jsonrpc.params_of(message)
         if method == PING:
             return jsonrpc.encode_reply(message)
+        if method in TASK_REQUESTS:
+            return self._about_task(message["id"], method, params)
         refused = refusal(self.features, method, params)
         if refused is None and is_deeper_than(params, SERVER_REQUEST_NESTING_MAX):
             refused = _TOO_DEEP
         if refused is None and len(self._requests) >= SERVER_REQUESTS_MAX:
             refused = _TOO_MANY
+        task, wanted = None, params.get("task")
+        if refused is None and isinstance(wanted, dict):
+            params = {member: value for member, value in params.items() if member != "task"}
+            task = self._tasks.begin(wanted)
+            refused = _TOO_MANY if task is None else None
         if refused is not None:
             return jsonrpc.encode_error(message["id"], *refused)
-        self._requests[f"question-{next(self._keys)}"] = _ServerRequest(message["id"], method, params)
+        self._requests[f"question-{next(self._keys)}"] = _ServerRequest(message["id"], method, params, task=task)
         self._any_requested.set()
         self._wake.set()
-        return None
+        return None if task is None else jsonrpc.encode_result(message["id"], {"task": task.task})
+
+    def has_task(self, params: Json) -> bool:
+        """Whether a server request with these params is about a task that the server made of one before."""
+        return self._tasks.knows(params)
+
+    def _about_task(self, request_id: Any, method: str, params: Json) -> bytes | None:
+        replies, cancelled = self._tasks.about(request_id, method, params)
+        for key in [key for key, one in self._requests.items() if cancelled is not None and one.task is cancelled]:
+            del self._requests[key]
+            self._settled.set()
+        self._owed += replies[1:]
+        return replies[0] if replies else None
 
     async def notify(self, method: str, params: Json) -> None:
         """Take a notification of the request's own stream, which waits while the caller is slow."""
@@ -226,21 +261,22 @@ class PendingCall:
     def answer(self, answers: Json, refused: Mapping[str, RpcError]) -> list[bytes]:
         """The replies to the server requests that the caller answered or refused; the others are reported again."""
         reported = {key for key, request in self._requests.items() if request.reported}
-        replies = [
-            jsonrpc.encode_result(self._requests.pop(key).request_id, answers[key]) for key in answers.keys() & reported
-        ]
-        for key in (refused.keys() & reported) - answers.keys():
-            error = refused[key]
-            request_id = self._requests.pop(key).request_id
-            replies.append(jsonrpc.encode_error(request_id, error.code, error.message, error.data))
-        self.answered |= bool(replies)
-        if replies or not self._requests:
+        given, not_given = answers.keys() & reported, (refused.keys() & reported) - answers.keys()
+        replies, self._owed = self._owed, []
+        for key in given:
+            replies += self._requests.pop(key).answered(answers[key])
+        for key in not_given:
+            replies += self._requests.pop(key).failed(refused[key])
+        self.answered |= bool(given or not_given)
+        if given or not_given or not self._requests:
             self.away_since_s = None
         return replies
 
     def refuse(self, why: str, code: int = INTERNAL_ERROR) -> list[bytes]:
         """Refusals of all open server requests."""
-        replies = [jsonrpc.encode_error(request.request_id, code, why) for request in self._requests.values()]
+        replies, self._owed = self._owed, []
+        for request in self._requests.values():
+            replies += request.failed(RpcError(code, why))
         self._requests.clear()
         return replies
 
@@ -264,8 +300,9 @@ class PendingCall:
             self._settled.set()
 
     def _withdraw(self, request_id: Any) -> None:
-        """Drop a server request that the server has cancelled."""
+        """Drop a server request that the server has cancelled; one that is a task was answered with that already."""
+        self._tasks.withdraw(request_id)
         for key, request in tuple(self._requests.items()):
-            if request.request_id == request_id:
+            if request.request_id == request_id and request.task is None:
                 del self._requests[key]
                 self._settled.set()

@@ -132,7 +132,8 @@ class DedicatedSession:
         where the session belongs to one caller, for the next one.
         """
         if self.calls:
-            return self.calls[-1].ask(message)
+            params = jsonrpc.params_of(message)
+            return next((call for call in self.calls if call.has_task(params)), self.calls[-1]).ask(message)
         if message["method"] == PING:
             return jsonrpc.encode_reply(message)
         may_wait = isinstance(self.key[1], str) or (self.key[1] is None and not self.used)

@@ -35,6 +35,7 @@ def session_asking_server(diary: Diary) -> FastMCP:
     server: FastMCP = FastMCP("kit")
     _add_tools(server, diary)
     _add_tools_about_sessions(server)
+    _add_tools_with_tasks(server)
 
     async def hear_of_roots(ctx: ServerRequestContext[Any, Any], _: types.NotificationParams) -> None:
         known = await ctx.session.send_request(types.ListRootsRequest(), types.ListRootsResult)
@@ -104,6 +105,22 @@ def _add_tools(server: FastMCP, diary: Diary) -> None:
         return "never"
 
 
+def _add_tools_with_tasks(server: FastMCP) -> None:
+    @server.tool(output_schema=None)
+    async def later(ctx: Context) -> str:
+        """Asks as a task of its client's, looks how it stands until it is over, and takes the result."""
+        params = {"message": "When?", "requestedSchema": WORD, "task": {"ttl": 60_000}}
+        asked = await raw(ctx, "elicitation/create", params)
+        task = asked["task"]
+        while task["status"] == "working":
+            task = await raw(ctx, "tasks/get", {"taskId": task["taskId"]})
+            await asyncio.sleep(0.02)
+        listed = await raw(ctx, "tasks/list", {})
+        result = await raw(ctx, "tasks/result", {"taskId": task["taskId"]})
+        related = result["_meta"]["io.modelcontextprotocol/related-task"]["taskId"] == task["taskId"]
+        return f"{task['status']} {result['content']['word']} {len(listed['tasks'])} {related}"
+
+
 def _add_tools_about_sessions(server: FastMCP) -> None:
     notes: dict[str, list[str]] = {}
 
@@ -142,6 +159,11 @@ def _add_tools_about_sessions(server: FastMCP) -> None:
             return await sample(ctx, "?")
         except MCPError as exc:
             return f"{exc.error.code} {exc.error.message}"
+
+
+async def raw(ctx: Context, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Send a request on the stream of the call, past the SDK's models, and give its result."""
+    return dict(await ctx.session._request_outbound.send_raw_request(method, params, {}))
 
 
 async def form(ctx: Context, message: str) -> str:
