@@ -44,6 +44,8 @@ AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls
 CLIENT_METHOD = "mesh-agent/client"
 # In a request's `_meta`: true where its client has a session, whose server may send requests of its own meanwhile.
 IN_SESSION_META_KEY = "mesh-agent/in-session"
+# In the filter of `subscriptions/listen` between nodes: what servers tell in the sessions of single clients.
+SESSIONS_MEMBER = "mesh-agent/sessions"
 # An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
 TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
 # MCP Apps (SEP-1865): a server's tools have pages, and a client that declares this shows them.
@@ -66,6 +68,8 @@ class ClientEvent(StrEnum):
 
     ENDED = "ended"
     ROOTS_CHANGED = "roots_changed"
+    SUBSCRIBED = "subscribed"
+    LISTS = "lists"  # It is about to list; the answer says whether it has lists of its own there.
 
 
 class ServerScope(StrEnum):
@@ -102,8 +106,9 @@ class Era(StrEnum):
 class Sessions(StrEnum):
     """Which clients get a session of their own with a server, over stdio a child process (`mesh.sessions`).
 
-    `AUTO`: those that can be asked, but over stdio only beside a child that speaks 2026-07-28. `SHARED`: the same over
-    HTTP; over stdio there is one child and never a second one. `OWN`: all, where the server has sessions.
+    `AUTO`: those that can be asked, but over stdio only beside a child that speaks 2026-07-28; and over HTTP those that
+    have a session, where the server says that its lists may change. `SHARED`: over HTTP those that can be asked; over
+    stdio there is one child and never a second one. `OWN`: all, where the server has sessions.
     """
 
     AUTO = "auto"

@@ -115,6 +115,11 @@ class ScriptedClient:
         self.lost = Event()
         self.lost_reason = self.lost_what = ""
 
+    lists_by_session = False
+
+    def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
+        """There are none."""
+
     def lose(self, reason: str) -> None:
         self.lost_reason = reason
         self.lost.set()

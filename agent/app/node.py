@@ -39,6 +39,7 @@ from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import catalog_tokens, mesh_secrets
 from agent.links.dial import Dialling, dialler
 from agent.links.link import Link, LinkHooks
+from agent.links.session_offers import SessionOffers
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
 from agent.model import PEER_PATH, BackendSpec, NodeIdentity
@@ -50,6 +51,7 @@ from agent.rest.security import security_headers, security_middleware, usual_hea
 from agent.rest.status import NodeStatus
 from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
+from agent.server.caller_views import PartOfTable
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
 from agent.server.preferences import ERRORS, NOTICES, Preferences
@@ -137,6 +139,7 @@ class Node:
         store, self._known_names = OverrideStore.open(self._node_state.folder), KnownNames(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor
+            self._offers = SessionOffers()
             self._updates = ClientUpdates.of_node(self._identity.node_id, supervisor.link, self._metrics)
             self._dispatch = Dispatch(
                 node_id=self._identity.node_id,
@@ -162,7 +165,7 @@ class Node:
             )
             metrics, watches = self._metrics, self._updates.watches
             self._link_hooks = LinkHooks(
-                self._mesh.wake, metrics.dialled, metrics.link_reconnected, watches, self._mesh.settled
+                self._mesh.wake, metrics.dialled, metrics.link_reconnected, watches, self._mesh.settled, self._offers
             )
             self._override_service = OverrideService(self._mesh, store, tasks)
             self._membership = Membership(
@@ -217,6 +220,7 @@ class Node:
             session_event=self._metrics.session_event,
             session_keys=lambda: seal_keys(self._secrets, self._settings.service_name),
             updates=self._updates,
+            offers=self._offers,
             draining=lambda: self.state == "draining",
             ended_ids=EndedSessions(self._node_state.folder),
         )
@@ -228,13 +232,14 @@ class Node:
             instructions=self._settings.instructions,
             by_own_name=self._metrics.named_by_server,
         )
+        by_nodes = PartOfTable(lambda: self._mesh.node_routes, self._mesh.shown)
         self._endpoints = [
-            for_mesh(MCP_PATH, routes=lambda: self._mesh.routes, node_routes=lambda: self._mesh.node_routes),
+            for_mesh(MCP_PATH, routes=lambda: self._mesh.routes, node_routes=by_nodes.whole, part=by_nodes),
             # Peers list all tools, whichever mode this node's own clients get, and have our own names from our lists.
             build(PEER_PATH, routes=lambda: self._mesh.local_routes),
         ]
         self._views = Views(
-            lambda: self._mesh.routes, lambda: self._named_views.views, single=for_clients, build=for_mesh
+            lambda: self._mesh.routes, by_nodes, lambda: self._named_views.views, single=for_clients, build=for_mesh
         )
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.

@@ -54,6 +54,7 @@ async def open_client(
             start_timeout_s=start_timeout_s,
             client_name=client_name,
             session_pool=own,
+            by_session=sessions is not Sessions.SHARED,
             protocol=protocol,
             on_pending=on_pending,
             outbound=outbound,

@@ -96,10 +96,11 @@ class SessionSubscriptions:
     Sole writers: the tasks that run `follow`, and the client's `listen`.
     """
 
-    def __init__(self, request: Send) -> None:
-        """`request`: the client's own."""
+    def __init__(self, request: Send, on_notice: Callable[[str, Json], None]) -> None:
+        """`request`: the client's own. `on_notice` takes updates in a session in which nothing is followed."""
         self.listeners: set[Callable[[str], None]] = set()
         self._request = request
+        self._on_notice = on_notice
         self._held: dict[Updates, frozenset[str]] = {}
         self._ended: dict[Updates, asyncio.Future[str]] = {}
         # Subscribing and unsubscribing could overtake each other on their connections, so one waits for the other.
@@ -130,6 +131,8 @@ class SessionSubscriptions:
             uri, follower = params.get("uri"), next((updates for updates in self._ended if updates.acknowledged), None)
             if isinstance(uri, str) and follower is not None:
                 follower.updated(uri, params)
+            elif follower is None:
+                self._on_notice(method, params)
         return change is not None or method == UPDATED
 
     def session_ended(self, reason: str) -> None:

@@ -148,6 +148,18 @@ class McpClient(Requester, Protocol):
         """What the other side said when the client opened (renewed when a legacy session is opened anew)."""
         ...
 
+    @property
+    def lists_by_session(self) -> bool:
+        """Whether lists may differ between the sessions of callers: asked with a caller's affinity, they are its own.
+
+        Such a request is answered only where that session is open.
+        """
+        ...
+
+    def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
+        """Call `on_news` with a caller's affinity and a method: its session announced a changed list, or has ended."""
+        ...
+
     async def follow(self, updates: Updates) -> None:
         """Follow updates of resources until the stream, or the session that they were subscribed on, ends.
 

@@ -51,6 +51,12 @@ class ServerInfo:
         return isinstance(place, dict)
 
 
+def announces_changes(server_info: ServerInfo) -> bool:
+    """Whether a server says that one of its lists may change."""
+    features = [server_info.capabilities.get(name) for name in ("tools", "prompts", "resources")]
+    return any(isinstance(feature, dict) and feature.get("listChanged") is True for feature in features)
+
+
 def mesh_entry(era: Era, capabilities: Json) -> Json | None:
     """Our extension's object in `capabilities`, or None; legacy servers strip `extensions`, hence the two places."""
     place = capabilities.get("extensions" if era is Era.MODERN else "experimental")

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from agent.client import jsonrpc
 from agent.client.server_info import ListenNotSupported
 from agent.errors import RpcError
-from agent.model import Json
+from agent.model import SESSIONS_MEMBER, Json
 from agent.tasks.ids import TAKES_TASKS
 
 LISTEN: Final = "subscriptions/listen"
@@ -91,6 +91,11 @@ RESOURCES: Final = Subject("resourceSubscriptions", UPDATED, "uri", has_results=
 TASKS: Final = Subject("taskIds", "notifications/tasks", "taskId", has_results=True, meta=TAKES_TASKS)
 
 
+# What a server tells in the session that it has with one client of another node; the name is the client's affinity.
+# Between nodes only.
+SESSIONS: Final = Subject(SESSIONS_MEMBER, "notifications/mesh-agent/session", "session", has_results=False, meta={})
+
+
 class Updates:
     """Updates of some resources or tasks, by the names that the other side knows them by.
 
@@ -113,6 +118,11 @@ class Updates:
         self._on_updated = on_updated
         self._meta = {**subject.meta, **(meta or {})}
         self._subject = subject
+
+    @property
+    def subject(self) -> Subject:
+        """What kind of updates they are."""
+        return self._subject
 
     @property
     def params(self) -> Json:

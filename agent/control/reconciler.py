@@ -306,9 +306,13 @@ class Mesh:
             routes, local = before, before_local
         self._absence = absence
         self.node_routes = with_away(before, routes, absence, self.own, now_s)
-        self.routes = with_fleets(self.node_routes, self._fleet_writes, self._name_len_max, before_shown)
+        self.routes = self.shown(self.node_routes)
         self.local_routes = with_away(before_local, local, without_private(absence), self.own, now_s)
         self._notify(before_shown, before_local)
+
+    def shown(self, table: RouteTable) -> RouteTable:
+        """What clients of `/mcp` see of a table by nodes, all callers' or a single one's."""
+        return with_fleets(table, self._fleet_writes, self._name_len_max, self.routes)
 
     def _tried(self) -> frozenset[str]:
         """The links whose first attempt has an outcome; looked at while this node has only begun."""

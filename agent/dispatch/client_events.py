@@ -14,6 +14,7 @@ from agent.client.affinity import is_of_session
 from agent.client.protocol import Request
 from agent.dispatch.dispatcher import CallableLink
 from agent.errors import RpcError
+from agent.links.session_offers import SessionOffers
 from agent.mcp_terms import MODERN_PROTOCOL_VERSIONS
 from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Era, HttpTarget, Json, ServerSpec, Sessions
 from agent.rpc_codes import INVALID_PARAMS
@@ -37,16 +38,19 @@ class Place:
 
 
 class UpstreamEvents:
-    """See the module. `link` finds the link of a backend."""
+    """See the module. `link` finds the link of a backend; `offers`: what servers offer single callers."""
 
-    def __init__(self, link: Callable[[str], CallableLink | None]) -> None:
+    def __init__(self, link: Callable[[str], CallableLink | None], offers: SessionOffers) -> None:
         self._link = link
+        self._offers = offers
 
     async def tell(self, place: Place, affinity: str, event: ClientEvent, params: Json) -> Json:
         """Report an event to the backend of `place`; the result may be `input_required`.
 
         `params` may hold the client's capabilities, `canBeAsked`, and a retry's input. Raises `MeshError`.
         """
+        if event is ClientEvent.ENDED:
+            self._offers.forget_caller(affinity)
         link = self._link(place.backend)
         if link is None or not (link.view.identity is not None or _keeps_sessions(link)):
             return _NOTHING
@@ -59,6 +63,8 @@ class UpstreamEvents:
         affinity, server = (params.get("_meta") or {}).get(AFFINITY_META_KEY), params.get("server")
         if not (isinstance(affinity, str) and is_of_session(affinity) and isinstance(server, str)):
             raise RpcError(INVALID_PARAMS, "A server and the affinity of a session are needed")
+        if params.get("event") == ClientEvent.ENDED:
+            self._offers.forget_caller(affinity)
         link = self._link(f"server:{server}")
         if link is None or not _keeps_sessions(link):
             return _NOTHING

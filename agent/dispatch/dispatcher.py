@@ -66,6 +66,10 @@ class CallableLink(Protocol):
         """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when no client is open."""
         ...
 
+    async def read_as_caller(self, affinity: str) -> None:
+        """Read what is offered in the session of one caller, where it has one. Never raises `MeshError`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:

@@ -15,10 +15,10 @@ from typing import Final, NoReturn, Protocol, TypeVar
 from agent.client.connect import ListenNotSupported, McpClient, ServerInfo
 from agent.client.event import Event, first_of
 from agent.client.protocol import Request
-from agent.client.streams import TASKS, Subject, Updates
+from agent.client.streams import SESSIONS, TASKS, Subject, Updates
 from agent.errors import MeshError, RpcError
 from agent.lossless_json.raw import exact
-from agent.model import PATH_META_KEY, BackendSpec, Era, Json, NodeIdentity, PeerScope, PeerSpec
+from agent.model import PATH_META_KEY, BackendSpec, Json, NodeIdentity, PeerScope, PeerSpec
 from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 from agent.tasks.ids import TAKES_TASKS
 from discovery.backoff import Backoff
@@ -114,12 +114,17 @@ class Follower:
                 await self.wake.wait()
                 self.wake.clear()
                 wanted = self._watch.wanted(self._backend)
-                if wanted and not can_tell(self._client.server_info, self._watch.subject):
+                if wanted and not self._can_tell():
                     for name in wanted:
                         self._watch.settled(self._backend, name, no_updates(self._backend))
                 else:
                     await self._follow(wanted, group)
                     await self._catch_up()
+
+    def _can_tell(self) -> bool:
+        if self._watch.subject is SESSIONS:
+            return self._client.lists_by_session
+        return can_tell(self._client.server_info, self._watch.subject)
 
     async def _follow(self, wanted: frozenset[str], group: asyncio.TaskGroup) -> None:
         """One step towards `wanted`."""
@@ -223,7 +228,7 @@ async def begin_to_follow(every: Iterable[Follower], group: asyncio.TaskGroup, *
 def can_tell(server_info: ServerInfo, subject: Subject) -> bool:
     """Whether a server announces such updates; whether another node has tasks is known late, so it may always."""
     if subject is TASKS:
-        return server_info.era is Era.MODERN and (server_info.has_tasks or server_info.mesh is not None)
+        return server_info.has_tasks or server_info.mesh is not None
     resources = server_info.capabilities.get("resources")
     return isinstance(resources, dict) and resources.get("subscribe") is True
 

@@ -12,13 +12,16 @@ from functools import partial
 from typing import Final, NoReturn, Protocol
 
 from agent import clock
+from agent.client.affinity import is_of_session
 from agent.client.event import Event, first_of, within
+from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request, why_lost
 from agent.errors import CallFailed, CallTimedOut, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Follower, begin_to_follow
-from agent.links.offer_keeper import OfferHooks, OfferKeeper
+from agent.links.offer_keeper import CHANGE_WAIT_S, Listener, OfferHooks, OfferKeeper
 from agent.links.probe import PROBE_TIMEOUT_S, TICK_S, NoSignOfLife, Probe, ProbeHooks
+from agent.links.session_offers import SessionOffersOfBackend, read_as
 from agent.model import BackendSpec, Json, Offer
 
 log = logging.getLogger(__name__)
@@ -100,6 +103,11 @@ class StallDetector:
 class LifecycleHooks(OfferHooks, ProbeHooks, Protocol):
     """What a session tells its link."""
 
+    @property
+    def session_offers(self) -> SessionOffersOfBackend:
+        """What the server offers in the sessions of single callers."""
+        ...
+
 
 class LinkLifecycle:
     """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others."""
@@ -133,6 +141,7 @@ class LinkLifecycle:
         self._followings = followings
         self.over = False
         self._client = opened.client
+        self._client.hear_sessions(self._told_in_session)
         self._events = events
         self._offer = OfferKeeper(
             opened.client,
@@ -161,7 +170,7 @@ class LinkLifecycle:
 
         A list change that the server tells of meanwhile is read before the caller hears of it or gets the result.
         """
-        listener = self._offer.listener(request.on_notification)
+        listener = self._listener(request)
         begun_at_s = clock.now_s()
         self._in_flight += 1
         if self._stall is not None:
@@ -186,6 +195,34 @@ class LinkLifecycle:
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._idle.set()
+            if listener.used is not None:
+                listener.used()
+
+    def _listener(self, request: Request) -> Listener:
+        affinity = request.affinity
+        if affinity is None or not is_of_session(affinity) or not self._client.lists_by_session:
+            return self._offer.listener(request.on_notification)
+        offers, look = self._events.session_offers, partial(self.read_as_caller, affinity)
+        return self._offer.listener(
+            request.on_notification, look, partial(offers.opened, affinity), partial(offers.used, affinity)
+        )
+
+    async def read_as_caller(self, affinity: str) -> None:
+        """Read the lists as this caller has them in its session, within `CHANGE_WAIT_S`."""
+        try:
+            offer = await read_as(self._client, affinity, timeout_s=CHANGE_WAIT_S)
+        except MeshError as exc:
+            log.debug("MCP lists of a session could not be read", extra={"reason": str(exc)})
+        else:
+            is_own = offer is not None and offer.digest != self._offer.digest
+            self._events.session_offers.put(affinity, offer if is_own else None)
+
+    def _told_in_session(self, affinity: str, method: str) -> None:
+        offers = self._events.session_offers
+        if method in LIST_CHANGES:
+            offers.used(affinity)
+        else:
+            offers.closed(affinity)
 
     def sighted(self, sighting: str) -> None:
         """Read the offer again soon if the catalog, which says `sighting`, knows of another one."""

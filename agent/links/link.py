@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
@@ -25,6 +25,7 @@ from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient, opened
 from agent.links.follower import Watch, followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
+from agent.links.session_offers import SessionOffers, SessionOffersOfBackend
 from agent.links.state import (
     Closed,
     DialStarted,
@@ -88,7 +89,8 @@ async def _nothing_to_settle() -> None:
 class LinkHooks:
     """Callbacks: `changed` for any change of the view, `dialled` with a dial's outcome, `reconnected` after a loss.
 
-    `settled` returns when all changes up to now have had their effect on the lists of clients.
+    `settled` returns when all changes up to now have had their effect on the lists of clients. `offers`: what single
+    callers are offered.
     """
 
     changed: Callable[[], object]
@@ -96,6 +98,7 @@ class LinkHooks:
     reconnected: Callable[[str], None]
     watches: tuple[Watch, ...] = ()
     settled: Callable[[], Awaitable[object]] = _nothing_to_settle
+    offers: SessionOffers = field(default_factory=SessionOffers)
 
 
 class LinkRecord:
@@ -298,6 +301,11 @@ class Link:
             raise CallNotSent.about(self.view.key, "is not connected", why)
         return await session.request(request)
 
+    async def read_as_caller(self, affinity: str) -> None:
+        """Read into `LinkHooks.offers` what this caller's session offers; nothing happens where that fails."""
+        if self._session is not None and not self._session.over:
+            await self._session.read_as_caller(affinity)
+
     async def run(self) -> None:
         """Keep the link up until cancelled or retired."""
         retrying = AsyncRetrying(
@@ -358,6 +366,7 @@ class Link:
             raise failure from exc
         finally:
             self._session = None
+            self._hooks.offers.forget_backend(self.view.key)
 
     # From the client's life (`agent.links.lifecycle`)
 
@@ -370,6 +379,11 @@ class Link:
         self._cut_short.clear()
         self._record.ready(offer, self._session.opened.client.server_info, self._session.opened.identity)
         self.first_attempt.set()
+
+    @property
+    def session_offers(self) -> SessionOffersOfBackend:
+        """What the server offers in the sessions of single callers."""
+        return SessionOffersOfBackend(self._hooks.offers, self.view.key)
 
     async def settled(self) -> None:
         """Return when the lists of clients have the last offer."""

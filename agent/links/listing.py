@@ -12,10 +12,9 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from agent.client.capabilities import ASKED_FOR_ALL
-from agent.client.connect import McpClient
 from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
 from agent.errors import AnswerUnreadable, MeshError, RpcError, Unreachable
@@ -120,10 +119,23 @@ class _Known:
         )
 
 
+class Listed(Protocol):
+    """What is needed of a client."""
+
+    @property
+    def server_info(self) -> ServerInfo:
+        """As `McpClient.server_info`."""
+        ...
+
+    async def request(self, request: Request) -> Json:
+        """As `McpClient.request`."""
+        ...
+
+
 class OfferReader:
     """What each list of one open client said last. Sole writer: the task that calls `read`."""
 
-    def __init__(self, client: McpClient, known: Offer | None = None) -> None:
+    def __init__(self, client: Listed, known: Offer | None = None) -> None:
         """`known`: what the same backend listed before this client was opened."""
         self._client = client
         before = known or Offer()
@@ -213,7 +225,7 @@ def _awaited(asked: Iterable[_Known], *, begun: bool) -> list[str]:
     return announced or [one.method for one in asked]
 
 
-async def _read_list(client: McpClient, one: _Known, timeout_s: float, pages: list[Any]) -> _Outcome:
+async def _read_list(client: Listed, one: _Known, timeout_s: float, pages: list[Any]) -> _Outcome:
     """Read one list to its end; `pages` gets the entries as they come."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -249,7 +261,7 @@ def _asked_of(server_info: ServerInfo) -> Json:
     return ASKED_FOR_ALL if server_info.era is Era.MODERN else {}
 
 
-async def _read_pages(client: McpClient, one: _Known, timeout_s: float, entries: list[Any]) -> _Outcome:
+async def _read_pages(client: Listed, one: _Known, timeout_s: float, entries: list[Any]) -> _Outcome:
     server_info = client.server_info
     asked = _asked_of(server_info)
     params = asked
@@ -282,7 +294,7 @@ async def _read_pages(client: McpClient, one: _Known, timeout_s: float, entries:
     return _Outcome(tuple(entries), kept, again=True)
 
 
-async def _page(client: McpClient, one: _Known, params: Json, timeout_s: float) -> Json | None:
+async def _page(client: Listed, one: _Known, params: Json, timeout_s: float) -> Json | None:
     """One page; None for a list that is announced and unknown, as many servers announce resources without templates."""
     try:
         return await client.request(Request.within(one.method, params, timeout_s=timeout_s))
@@ -302,7 +314,7 @@ def _names(entries: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _log(client: McpClient, before: _Known, now: _Known) -> None:
+def _log(client: Listed, before: _Known, now: _Known) -> None:
     """The first failure and the recovery of a list; what repeats itself is of no interest."""
     extra = {"client": repr(client), "method": now.method}
     if now.fault and not before.fault:

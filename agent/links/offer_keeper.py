@@ -16,6 +16,7 @@ from agent.client.event import Event, within
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.server_info import OnNotification
 from agent.client.streaming import LargeResult
+from agent.client.streams import SESSIONS
 from agent.errors import AuthRefused, CallFailed, CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.follower import STREAM_STEADY_S, STREAMS
 from agent.links.listing import OfferReader, Reading
@@ -80,13 +81,27 @@ class Relisting(Event):
 
 
 class Listener:
-    """Who hears what the server says on the stream of a call: list changes after `began`, of them up to `heard`."""
+    """Who hears what the server says on the stream of a call: list changes after `began`, of them up to `heard`.
 
-    __slots__ = ("began", "hand_on", "heard")
+    `look`: reads what the caller's own session offers; None where that is what all have. It has, up to `looked`.
+    `opened`: called when the caller gets such a session, `used` when the call has ended.
+    """
 
-    def __init__(self, hand_on: OnNotification | None, began: int) -> None:
+    __slots__ = ("began", "hand_on", "heard", "look", "looked", "opened", "used")
+
+    def __init__(
+        self,
+        hand_on: OnNotification | None,
+        began: int,
+        look: Callable[[], Awaitable[None]] | None = None,
+        opened: Callable[[], None] | None = None,
+        used: Callable[[], None] | None = None,
+    ) -> None:
         self.hand_on = hand_on
-        self.began = self.heard = began
+        self.look = look
+        self.opened = opened
+        self.used = used
+        self.began = self.heard = self.looked = began
 
 
 class OfferHooks(Protocol):
@@ -167,9 +182,20 @@ class OfferKeeper:
         self._ended = True
         self._read.set()
 
-    def listener(self, hand_on: OnNotification | None) -> Listener:
-        """For one call that begins now."""
-        return Listener(hand_on, self._changes)
+    @property
+    def digest(self) -> str:
+        """Of what all are offered."""
+        return self._reader.offer.digest
+
+    def listener(
+        self,
+        hand_on: OnNotification | None,
+        look: Callable[[], Awaitable[None]] | None = None,
+        opened: Callable[[], None] | None = None,
+        used: Callable[[], None] | None = None,
+    ) -> Listener:
+        """For one call that begins now. `look`, `opened`, `used`: see `Listener`."""
+        return Listener(hand_on, self._changes, look, opened, used)
 
     def has_changed(self, listener: Listener) -> bool:
         """Whether the server announced a change since that call began."""
@@ -178,6 +204,7 @@ class OfferKeeper:
     async def show_changes(self, listener: Listener, large: LargeResult | None) -> None:
         """Return when the result of that call may go on."""
         await self._changes_shown()
+        await self._look(listener)
         await self._tell_change(listener, large)
 
     async def notice(self, listener: Listener, method: str, params: Json) -> None:
@@ -185,9 +212,18 @@ class OfferKeeper:
         if (kind := LIST_CHANGES.get(method)) is not None:
             self._changed(kind)
             await self._changes_shown()
+            await self._look(listener)
             listener.heard = self._changes
+        elif method == SESSIONS.notification and listener.opened is not None:
+            listener.opened()
         if listener.hand_on is not None:
             await listener.hand_on(method, params)
+
+    async def _look(self, listener: Listener) -> None:
+        """Let a caller with a session of its own see what has changed there alone."""
+        if listener.look is not None and listener.looked != self._changes:
+            listener.looked = self._changes
+            await listener.look()
 
     async def _tell_change(self, listener: Listener, large: LargeResult | None) -> None:
         """Let another node, whose clients may list at once too, hear before the result of what came by other ways."""

@@ -14,8 +14,10 @@ from aiohttp import web
 from agent import __version__
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
+from agent.links.session_offers import SessionOffers
 from agent.model import PEER_PATH, Json, NodeIdentity
 from agent.routing.table import RouteTable
+from agent.server.caller_views import CallerViews, PartOfTable, Tables
 from agent.server.introduction import Introducer
 from agent.server.listen import ListenStreams, Notices
 from agent.server.lists import ListIndex
@@ -31,6 +33,7 @@ from agent.server.sessions.http import SessionServer, is_legacy
 from agent.server.sessions.requests import SessionRequests
 from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.sessions.table import Sessions
+from agent.server.sessions.upstream import UpstreamSessions
 from agent.server.stateless import StatelessServer
 from agent.server.view_tools import ViewTools
 from agent.state.ended_sessions import EndedSessions
@@ -103,6 +106,8 @@ def build_endpoint(
     own: OwnOf | None = None,
     node_routes: Callable[[], RouteTable] | None = None,
     ended_ids: EndedSessions | None = None,
+    offers: SessionOffers | None = None,
+    part: PartOfTable | None = None,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
@@ -110,46 +115,58 @@ def build_endpoint(
     `SessionSeal`. `search_mode`: whether clients get the search tools in place of all tools by default; None: there are
     none. `draining`: whether peers are to use another node. `limits`: of one page of a list; None: the usual ones.
     `preferences`: of clients that do not say. `by_own_name`, `node_routes`: see `ListIndex`. `instructions`: see
-    `Introducer`. `own`: what stands in the place of the node's own tools. `ended_ids`: see `Sessions`.
+    `Introducer`. `own`: what stands in the place of the node's own tools. `ended_ids`: see `Sessions`. `offers`: what
+    servers offer single callers, in their sessions. `part`: how `routes` is made of a whole table; None: it is whole.
     """
     search = None if search_mode is None else ToolSearch(routes)
     usual = partial(OwnTools, identity.name, __version__, node_status, asks_others=path != PEER_PATH)
     said = own(search) if own else usual(search=search)
-    changes = SessionNotifications(events := UpstreamEvents(dispatch.link))
+    known_offers, of_nodes = SessionOffers() if offers is None else offers, path == PEER_PATH
+    changes = SessionNotifications(events := UpstreamEvents(dispatch.link, known_offers))
     sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys), ended_ids=ended_ids)
-    list_index = ListIndex(
-        routes,
-        *said.definitions(),
-        search_mode=bool(search_mode),
-        limits=limits,
-        node_id=identity.node_id,
-        by_own_name=by_own_name,
-        for_nodes=path == PEER_PATH,
-        node_routes=node_routes,
-        view="" if own is None else path,
-    )
+    index: Json = {"search_mode": bool(search_mode), "limits": limits, "by_own_name": by_own_name}
+    index |= {"for_nodes": of_nodes, "view": "" if own is None else path}
+    tables = Tables(routes, node_routes, part)
+    views = _caller_views(tables, said.definitions(), index, offers=known_offers, own=identity, dispatch=dispatch)
     subscriber = partial(updates.resources.subscriber, routes)
-    streams = ListenStreams(subscriber, partial(updates.tasks.subscriber, routes))
+    upstream = UpstreamSessions(known_offers, dispatch.link, updates, routes, events, start_task=sessions.start_task)
+    streams = ListenStreams(subscriber, upstream.of_tasks, upstream.of_sessions)
     introduced = Introducer(routes, instructions)
 
     def discover() -> Json:
-        return said.discovery(identity, introduced(), draining=draining(), has_tasks=list_index.has_tasks())
+        return said.discovery(identity, introduced(), draining=draining(), has_tasks=views.index.has_tasks())
 
     stateless = StatelessServer(
-        list_index=list_index,
+        views=views,
         dispatch=dispatch,
         own=said,
         streams=streams,
         discover=discover,
         events=events,
         start_task=sessions.start_task,
-        body_bytes_max=FROM_NODE_BYTES_MAX if path == PEER_PATH else BODY_BYTES_MAX,
+        body_bytes_max=FROM_NODE_BYTES_MAX if of_nodes else BODY_BYTES_MAX,
     )
     legacy = SessionServer(
         sessions=sessions,
-        requests=SessionRequests(list_index=list_index, dispatch=dispatch, own=said, subscriber=subscriber),
+        requests=SessionRequests(views=views, dispatch=dispatch, own=said, subscriber=subscriber, upstream=upstream),
         changes=changes,
         initialize_result=lambda: said.initialize_result(identity, introduced()),
     )
     notices = Notices((streams.tell, sessions.tell), list_changed)
     return Endpoint(path, stateless, legacy, sessions, streams, notices, preferences)
+
+
+def _caller_views(
+    tables: Tables,
+    definitions: tuple[dict[str, list[Json]], list[Json]],
+    index: Json,
+    *,
+    offers: SessionOffers,
+    own: NodeIdentity,
+    dispatch: Dispatch,
+) -> CallerViews:
+    """What the endpoint lists. `definitions`: of its own; `index`: what else `ListIndex` takes."""
+    listed, search_tools = definitions
+    make_index = partial(ListIndex, own=listed, search_tools=search_tools, node_id=own.node_id, **index)
+    for_clients = not index["for_nodes"]
+    return CallerViews(tables, make_index, offers=offers, own=own, link=dispatch.link, for_clients=for_clients)

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import orjson
 from aiohttp import web
 
-from agent.client.streams import RESOURCES, TASKS
+from agent.client.streams import RESOURCES, SESSIONS, TASKS
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.exact import read_json
 from agent.model import PATH_META_KEY, Json
@@ -23,6 +23,7 @@ from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.request import refuse
 from agent.server.response import Answer
 from agent.subscriptions.registry import News, Subscriber, Tell
+from agent.subscriptions.sessions import SessionNews
 from agent.subscriptions.tasks import TaskNews
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ INTERVAL_S: Final = 0.25
 FLEET_INTERVAL_S: Final = 2.0
 
 # What a client re-reads when routes of a kind differ; a namespace is in no list, and a server in another node's.
-_LIST_OF: Final = {
+LIST_OF: Final = {
     RouteKind.TOOL: "tools",
     RouteKind.PROMPT: "prompts",
     RouteKind.RESOURCE: "resources",
@@ -77,7 +78,7 @@ class Notices:
 
     def changed(self, kinds: Iterable[RouteKind]) -> None:
         """Note which routes differ; never blocks."""
-        self._pending |= {_LIST_OF[kind] for kind in kinds if kind in _LIST_OF}
+        self._pending |= {LIST_OF[kind] for kind in kinds if kind in LIST_OF}
         if self._pending:
             self._wake.set()
 
@@ -149,6 +150,10 @@ class _Stream:
     def task_changed(self, task: TaskNews) -> None:
         self._put(TASKS.notification, task.task_id, task.params)
 
+    def told_in_session(self, news: SessionNews) -> None:
+        params = news.as_json()
+        self._put(SESSIONS.notification, params.decode(), params)
+
     def take(self) -> tuple[str, Json] | None:
         """The next notification, as method and params; None when there is none."""
         if not self._pending:
@@ -156,7 +161,7 @@ class _Stream:
         method, name = next(iter(self._pending))
         params = self._pending.pop((method, name))
         self._pending_bytes -= len(params)
-        if method == TASKS.notification:
+        if method in (TASKS.notification, SESSIONS.notification):
             return method, read_json(params)
         return method, {"uri": name} if name else {}
 
@@ -174,9 +179,15 @@ class _Stream:
 class ListenStreams:
     """The streams of one endpoint. Sole writer of their notifications: the event loop, through the methods."""
 
-    def __init__(self, of_resources: NewSubscriber[str], of_tasks: NewSubscriber[TaskNews]) -> None:
+    def __init__(
+        self,
+        of_resources: NewSubscriber[str],
+        of_tasks: NewSubscriber[TaskNews],
+        of_sessions: NewSubscriber[SessionNews],
+    ) -> None:
         self._of_resources = of_resources
         self._of_tasks = of_tasks
+        self._of_sessions = of_sessions
         self._streams: set[_Stream] = set()
         self._closing = False
 
@@ -220,15 +231,18 @@ class ListenStreams:
         passed = PATH_META_KEY in params["_meta"]
         resources = self._of_resources(stream.updated, across_gateways=not passed)
         tasks = self._of_tasks(stream.task_changed, across_gateways=not passed)
+        sessions = self._of_sessions(stream.told_in_session, across_gateways=not passed)
         self._streams.add(stream)
         try:
             granted: Json = {kind: True for kind in _LIST_KINDS.values() if kind in stream.kinds}
             granted |= await _granted(asked, _URIS, resources) | await _granted(asked, _TASK_IDS, tasks)
+            granted |= await _granted(asked, SESSIONS.member, sessions)
             return await _write_stream(answer, stream, granted, {_SUBSCRIPTION_ID_META_KEY: request_id})
         finally:
             self._streams.discard(stream)
             resources.close()
             tasks.close()
+            sessions.close()
 
 
 async def _write_stream(answer: Answer, stream: _Stream, granted: Json, meta: Json) -> web.StreamResponse:

@@ -15,7 +15,7 @@ from agent.mcp_terms import (
     LOG_LEVELS,
     PROTOCOL_VERSION_META_KEY,
 )
-from agent.model import Json
+from agent.model import SESSIONS_MEMBER, Json
 
 # Every SDK's objects are far shallower; a deeper one is judged by the SDK, as everything else that is unusual.
 _LEVELS_MAX: Final = 16
@@ -175,6 +175,7 @@ _FILTER: Final[Mapping[str, _Check]] = {
     "promptsListChanged": _is_bool,
     "resourcesListChanged": _is_bool,
     "resourceSubscriptions": _are_texts,
+    SESSIONS_MEMBER: _is_json,  # Between nodes.
     "taskIds": _is_json,  # Of the extension for tasks, which its own room checks.
 }
 # The requests that a node answers itself, and their members beside `_meta`.

@@ -17,10 +17,12 @@ from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.param_headers import disagreement, received_headers
 from agent.errors import AnswerCut, MCPError, MeshError
+from agent.links.session_offers import OWN_LISTS
 from agent.mcp_terms import PROTOCOL_VERSION_META_KEY
-from agent.model import CLIENT_METHOD, Json
+from agent.model import CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
 from agent.rpc_codes import HEADER_MISMATCH
+from agent.server.caller_views import CallerViews
 from agent.server.forward import Served, added, forward, logged, written
 from agent.server.listen import ListenStreams
 from agent.server.lists import LISTS, ListIndex
@@ -46,7 +48,7 @@ class StatelessServer:
     def __init__(
         self,
         *,
-        list_index: ListIndex,
+        views: CallerViews,
         dispatch: Dispatch,
         own: OwnTools | OneServer | ViewTools,
         streams: ListenStreams,
@@ -57,7 +59,7 @@ class StatelessServer:
     ) -> None:
         """`discover` gives the result of `server/discover` as of now."""
         self._body_bytes_max = body_bytes_max
-        self._list_index = list_index
+        self._views = views
         self._dispatch = dispatch
         self._own = own
         self._streams = streams
@@ -82,30 +84,66 @@ class StatelessServer:
         try:
             with logged(method, params) as served:
                 if method == CLIENT_METHOD:
-                    return await answer.result(await _heard(self._events, params))
+                    return await answer.result(await self._heard(params))
                 check_task_header(method, params, headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
                 inner = unwrapped(method, params)
                 params, served.by_search = inner or params, inner is not None
-                route = self._list_index.route(method, params)
+                index, route = await self._found(method, params)
                 if method in LISTS:
-                    search = self._list_index.wants_search(request.query, headers)
-                    return await answer.result(self._list_index.listing(method, params, search=search, modern=True))
+                    search = index.wants_search(request.query, headers)
+                    return await answer.result(index.listing(method, params, search=search, modern=True))
                 if route is None:
                     return await self._answered_here(method, params, answer, message["id"], preferences)
                 if method == "tools/call" and inner is None:
-                    self._check_param_headers(params, headers)
+                    _check_param_headers(index, params, headers)
                 # All headers are read again only where one is repeated.
                 received = received_headers((by_name if len(by_name) == len(headers) else headers).items())
-                return await self._forwarded(method, route, params, answer, served, received=received)
+                return await self._forwarded(method, route, params, answer, served, index=index, received=received)
         except MCPError as exc:
             return await _failed(answer, exc, preferences.as_result(method, exc))
         except AnswerCut as exc:
             log.warning("MCP answer broke off", extra={"reason": str(exc)})
             await answer.cut()
 
+    async def _heard(self, params: Json) -> bytes:
+        """The result of a client event that another node reported."""
+        try:
+            if params.get("event") == ClientEvent.LISTS:
+                await self._views.read(params)
+                own = self._views.index_of(params) is not self._views.index
+                return orjson.dumps({"resultType": "complete", OWN_LISTS: own})
+            if params.get("event") == ClientEvent.SUBSCRIBED:
+                route = self._views.index_of(params).present("resources/read", {"uri": params.get("uri")})
+                params = {**params, "uri": None if route is None else route.replicas[0].remote_name}
+            return orjson.dumps(await self._events.hear(params))
+        except MeshError as exc:
+            raise as_mcp_error(exc) from exc
+
+    async def _found(self, method: str, params: Json) -> tuple[ListIndex, Route | None]:
+        """The route of a request, in the index of the caller that another node names. Raises `MCPError`."""
+        views = self._views
+        if method in LISTS:
+            await views.read(params)
+        index = views.index_of(params)
+        try:
+            return index, index.route(method, params)
+        except MCPError:  # The name may be of something that a session gained a moment ago.
+            if not await views.read(params):
+                raise
+        index = views.index_of(params)
+        return index, index.route(method, params)
+
     async def _forwarded(
-        self, method: str, route: Route, params: Json, answer: Answer, served: Served, *, received: Mapping[str, str]
+        self,
+        method: str,
+        route: Route,
+        params: Json,
+        answer: Answer,
+        served: Served,
+        *,
+        index: ListIndex,
+        received: Mapping[str, str],
     ) -> web.StreamResponse:
         with self._slow.kept_alive(answer.ping):
             forwarded = await forward(
@@ -114,7 +152,7 @@ class StatelessServer:
                 route,
                 params,
                 answer.notify,
-                list_index=self._list_index,
+                list_index=index,
                 served=served,
                 sink=answer.sink(added(method)),
                 param_headers=received,
@@ -142,26 +180,19 @@ class StatelessServer:
                 raise unknown_method(method)
         return await answer.result(orjson.dumps(result))
 
-    def _check_param_headers(self, params: Json, headers: CIMultiDictProxy[str]) -> None:
-        """Refuse a call whose headers contradict its arguments. Raises `MCPError`."""
-        schema = self._list_index.input_schema(params["name"])
-        # A schema without header parameters needs no check.
-        if schema is None or not self._list_index.has_param_headers(schema):
-            return
-        differs = disagreement(schema, params, headers)
-        if differs is not None:
-            raise MCPError(code=HEADER_MISMATCH, message=differs)
+
+def _check_param_headers(index: ListIndex, params: Json, headers: CIMultiDictProxy[str]) -> None:
+    """Refuse a call whose headers contradict its arguments. Raises `MCPError`."""
+    schema = index.input_schema(params["name"])
+    # A schema without header parameters needs no check.
+    if schema is None or not index.has_param_headers(schema):
+        return
+    differs = disagreement(schema, params, headers)
+    if differs is not None:
+        raise MCPError(code=HEADER_MISMATCH, message=differs)
 
 
 async def _failed(answer: Answer, failure: MCPError, result: Json | None) -> web.StreamResponse:
     if result is None:
         return await answer.error(failure)
     return await answer.result(orjson.dumps({"resultType": "complete", **result}))
-
-
-async def _heard(events: UpstreamEvents, params: Json) -> bytes:
-    """The result of a client event that another node reported."""
-    try:
-        return orjson.dumps(await events.hear(params))
-    except MeshError as exc:
-        raise as_mcp_error(exc) from exc

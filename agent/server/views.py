@@ -23,6 +23,7 @@ from agent.routing.fleet import changed_only_in_fleets
 from agent.routing.table import RouteKind, RouteTable
 from agent.routing.view import Shown, find_server, show
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
+from agent.server.caller_views import PartOfTable
 from agent.server.endpoint import Endpoint, OwnOf
 from agent.server.listen import INTERVAL_S
 from agent.server.one_server import OneServer
@@ -46,7 +47,7 @@ _WORDS_MAX: Final = 64
 class BuildEndpoint(Protocol):
     """Makes the endpoint of a view."""
 
-    def __call__(self, path: str, *, routes: Callable[[], RouteTable], own: OwnOf) -> Endpoint:
+    def __call__(self, path: str, *, routes: Callable[[], RouteTable], own: OwnOf, part: PartOfTable) -> Endpoint:
         """See `agent.server.endpoint.build_endpoint`."""
         ...
 
@@ -64,6 +65,10 @@ class _Table:
         if shown is None or shown.whole is not whole or shown.view is not spec:
             shown = self._shown = show(whole, spec, shown)
         return shown.table
+
+    def of(self, whole: RouteTable) -> RouteTable:
+        """What the view shows of another table of the mesh, a single caller's."""
+        return show(whole, self.spec(), self._shown).table
 
     def about(self) -> Json:
         """What the only server says of itself."""
@@ -98,20 +103,23 @@ class _Asked:
 
 
 class Views:
-    """The endpoints of views. `routes`: all that clients of `/mcp` see. `named`: the views that an operator has named.
+    """The endpoints of views. `routes`: all that clients of `/mcp` see, as `part` of the table by nodes.
 
-    `single` and `build` make the endpoint of one server, and of any other view.
+    `named`: the views that an operator has named. `single` and `build` make the endpoint of one server, and of any
+    other view.
     """
 
     def __init__(
         self,
         routes: Callable[[], RouteTable],
+        part: PartOfTable,
         named: Callable[[], Mapping[str, ViewSpec]],
         *,
         single: BuildEndpoint,
         build: BuildEndpoint,
     ) -> None:
         self._routes = routes
+        self._part = part
         self._named = named
         self._single = single
         self._build = build
@@ -214,7 +222,8 @@ class Views:
     def _opened(self, asked: _Asked, tasks: asyncio.TaskGroup) -> _Open:
         table = _Table(self._routes, asked.spec)
         build = self._single if asked.spec().alone else self._build
-        endpoint = build(asked.path, routes=table, own=asked.own(table))
+        part = PartOfTable(self._part.whole, lambda whole: table.of(self._part.shown(whole)))
+        endpoint = build(asked.path, routes=table, own=asked.own(table), part=part)
         one = self._open[asked.path] = _Open(endpoint, table, table(), clock.now_s())
         if self._closing:
             endpoint.close_streams()

@@ -23,6 +23,7 @@ from agent.subscriptions.registry import (
     Upstream,
     WatchingLink,
 )
+from agent.subscriptions.sessions import SessionUpdates
 from agent.subscriptions.tasks import TaskUpdates
 
 URI_LEN_MAX: Final = 2_048
@@ -76,6 +77,7 @@ class ClientUpdates:
 
     resources: ResourceUpdates
     tasks: TaskUpdates
+    sessions: SessionUpdates
 
     @classmethod
     def of_node(cls, node_id: str, link: Callable[[str], WatchingLink | None], metrics: Metrics) -> "ClientUpdates":
@@ -83,14 +85,16 @@ class ClientUpdates:
         return cls(
             ResourceUpdates(link, Counts(metrics.resources_followed, metrics.resource_told)),
             TaskUpdates(link, Counts(metrics.tasks_followed, metrics.task_told), own_node_id=node_id),
+            SessionUpdates(link, Counts(lambda _number: None, lambda: None)),
         )
 
     @property
     def watches(self) -> tuple[Watch, ...]:
         """The registries that links follow."""
-        return self.resources, self.tasks
+        return self.resources, self.tasks, self.sessions
 
     def routes_changed(self) -> None:
         """There are new route tables."""
         self.resources.routes_changed()
         self.tasks.routes_changed()
+        self.sessions.routes_changed()

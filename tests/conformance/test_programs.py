@@ -134,7 +134,14 @@ async def test_inspector_sees_every_tool_of_both_servers_as_they_define_it(
     tools: NodeTools, hall: Hall, era: str
 ) -> None:
     # One child for all declares nothing; a session in which lists are read declares what a client can.
-    declared = {"pipe": {}, "web": {"sampling": {}, "elicitation": {"form": {}, "url": {}}, "roots": {}}}
+    as_tasks = {"elicitation": {"create": {}}, "sampling": {"createMessage": {}}}
+    every_feature = {
+        "sampling": {},
+        "elicitation": {"form": {}, "url": {}},
+        "roots": {},
+        "tasks": {"requests": as_tasks},
+    }
+    declared = {"pipe": {}, "web": every_feature}
     direct = {
         kind: {tool["name"]: tool for tool in await legacy_tools(hall.direct_url, features)}
         for kind, features in declared.items()

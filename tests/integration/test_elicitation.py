@@ -134,7 +134,7 @@ def words(result: types.CallToolResult) -> str:
 async def test_a_client_with_a_session_sees_one_call_however_often_it_is_asked(hops: int, tmp_path: Path) -> None:
     human = Human()
     async with scene(tmp_path, hops) as front, session(front, human, "elicitation", "sampling", "roots") as mcp:
-        assert words(await mcp.call_tool("kit__declared", {})) == "elicitation,roots,sampling"
+        assert words(await mcp.call_tool("kit__declared", {})) == "elicitation,roots,sampling,tasks"
         said = words(await mcp.call_tool("kit__book", {}))
         assert said.partition(": ")[2] == "from answer 1 to answer 2"
         assert [params.message for params in human.asked] == ["From where?", "To where?"]
@@ -155,7 +155,7 @@ async def test_a_question_at_a_url_gets_the_number_that_older_clients_want(tmp_p
 async def test_a_client_is_asked_for_nothing_that_it_did_not_declare(tmp_path: Path) -> None:
     human = Human()
     async with scene(tmp_path, 1) as front, session(front, human, "sampling") as mcp:
-        assert words(await mcp.call_tool("kit__declared", {})) == "sampling"
+        assert words(await mcp.call_tool("kit__declared", {})) == "sampling,tasks"
         for name in ("kit__book", "kit__greet", "kit__sign"):
             with pytest.raises(MCPError, match="did not declare") as caught:
                 await mcp.call_tool(name, {})

@@ -50,6 +50,7 @@ async def scene(
     diary: Diary | None = None,
     *,
     own: bool = False,
+    shared: bool = False,
     seen: list[dict[str, str]] | None = None,
 ) -> AsyncIterator[RunningNode]:
     """The node that clients talk to, with a server over HTTP behind it; `seen` takes the heads of its requests."""
@@ -57,9 +58,8 @@ async def scene(
         app = await stack.enter_async_context(http_app(session_asking_server(diary or Diary())))
         base = await stack.enter_async_context(serving(asked := Front(app, refuse_modern=400)))
         asked.seen = asked.seen if seen is None else seen
-        spec = ServerSpec(
-            "kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, sessions=Sessions.OWN if own else Sessions.AUTO
-        )
+        sessions = Sessions.OWN if own else Sessions.SHARED if shared else Sessions.AUTO
+        spec = ServerSpec("kit", HttpTarget(f"{base}/mcp"), ServerScope.SERVICE, sessions=sessions)
         yield await stack.enter_async_context(front_of(folder, spec, hops=hops))
 
 
@@ -310,12 +310,15 @@ async def test_a_client_with_a_session_keeps_a_session_with_the_server(tmp_path:
         assert words(await other.call_tool("kit__note", {"word": "d"})) == "b d"
 
 
-@pytest.mark.parametrize(("own", "noted"), [(True, ["a c", "b"]), (False, ["a b c", "a b"])])
-async def test_clients_that_cannot_be_asked_have_sessions_of_their_own_only_where_an_operator_says_so(
-    own: bool, noted: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("sessions", "noted"),
+    [({"own": True}, ["a c", "b"]), ({}, ["a c", "b"]), ({"shared": True}, ["a b c", "a b"])],
+)
+async def test_clients_that_cannot_be_asked_have_sessions_of_their_own_but_where_an_operator_wants_none(
+    sessions: dict[str, bool], noted: list[str], tmp_path: Path
 ) -> None:
     async with (
-        scene(tmp_path, 2, own=own) as front,
+        scene(tmp_path, 2, **sessions) as front,
         Client(front.url, mode="legacy") as one,
         Client(front.url, mode="legacy") as other,
     ):
@@ -348,7 +351,7 @@ async def test_each_client_of_children_of_their_own_has_one_with_its_memory(tmp_
 
 async def test_a_child_that_all_share_hears_that_nobody_can_be_asked(tmp_path: Path) -> None:
     async with children(tmp_path, own=False) as front, answering_client(front.url, Era.MODERN, Human()) as mcp:
-        assert words(await mcp.call_tool("kit__declared", {})) == ""
+        assert words(await mcp.call_tool("kit__declared", {})) == "extensions", "it is told that pages are shown"
         assert words(await mcp.call_tool("kit__bold", {})) == "-32601 This client offers no features to servers"
 
 

@@ -369,7 +369,7 @@ async def test_a_feature_that_is_declared_as_null_is_none(tmp_path: Path) -> Non
         ):
             await node.connected("kit")
             declared = await mcp.request("tools/call", {"name": "kit__declared", "arguments": {}})
-            assert declared["result"]["content"][0]["text"] == "sampling"
+            assert declared["result"]["content"][0]["text"] == "sampling,tasks"
 
 
 async def test_a_full_table_makes_room_by_the_session_that_was_idle_longest(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.integration.servers.session_task_server import SessionTasks
 from tests.integration.servers.task_server import LARGE
 
 VERSION = "2025-11-25"
-CAPABILITY: Json = {"cancel": {}, "requests": {"tools": {"call": {}}}}
+CAPABILITY: Json = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
 RELATED = "io.modelcontextprotocol/related-task"
 PATIENCE_S = 20.0
 
@@ -189,7 +189,7 @@ async def test_what_is_no_task_is_refused_as_that_version_has_it(tmp_path: Path)
     ):
         for tool, code in {"list_mcp_servers": -32601, "jobs__unknown": -32602}.items():
             assert (await error(called(mcp, tool)))["code"] == code
-        assert (await error(mcp.request("tasks/list")))["code"] == -32601
+        assert (await error(mcp.request("tasks/list", {"cursor": "nowhere"})))["code"] == -32602
         assert (await error(mcp.request("tasks/get", {"taskId": 1})))["code"] == -32602
         assert (await error(mcp.request("tasks/get", {"taskId": "mesh1/held/nobody"})))["code"] == -32602
 
@@ -218,3 +218,57 @@ async def test_a_tool_of_a_stateless_server_is_listed_as_one_that_may_be_a_task(
             support = tool.pop("execution", {}).get("taskSupport")
             assert support == ("optional" if name.startswith("shop__") else None), name
             assert tool == shown[Era.MODERN][name]
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_what_a_task_of_a_server_with_sessions_asks_is_put_to_its_client(hops: int, tmp_path: Path) -> None:
+    async with (
+        sessions.backend("http", SessionTasks()) as spec,
+        sessions.scene(tmp_path, spec, hops) as node,
+        session(node.url, elicitation={}) as mcp,
+    ):
+        task = (await result(called(mcp, "jobs__must", asks=True)))["task"]
+        async with mcp.post(request("tasks/result", {"taskId": task["taskId"]})) as response:
+            stream = messages(response)
+            question = await anext(stream)
+            assert (question["method"], question["params"]["message"]) == ("elicitation/create", "Which branch?")
+            assert question["params"]["_meta"] == {RELATED: {"taskId": task["taskId"]}}
+            await mcp.reply(question, result={"action": "accept", "content": {"branch": "main"}})
+            ended = await anext(stream)
+        assert "main" in ended["result"]["content"][0]["text"]
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("kind", ["stateless", "session"])
+async def test_a_session_lists_its_own_tasks_and_is_told_how_they_stand(kind: str, hops: int, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        if kind == "stateless":
+            it = await stack.enter_async_context(stateless.scene(tmp_path, hops))
+            url, tool = it.front.url, "shop__works"
+        else:
+            spec = await stack.enter_async_context(sessions.backend("http", SessionTasks()))
+            url, tool = (await stack.enter_async_context(sessions.scene(tmp_path, spec, hops))).url, "jobs__must"
+        mcp = await stack.enter_async_context(session(url))
+        listening = await stack.enter_async_context(mcp.listen())
+        made = [(await result(called(mcp, tool, task_id=str(number))))["task"] for number in range(2)]
+        listed = (await result(mcp.request("tasks/list", {})))["tasks"]
+        assert [task["taskId"] for task in listed] == [task["taskId"] for task in made]
+        assert listed[0].keys() >= {"taskId", "status", "createdAt", "lastUpdatedAt", "ttl"}
+        other = await stack.enter_async_context(session(url))
+        assert (await result(other.request("tasks/list", {})))["tasks"] == []
+        if kind == "stateless":
+            for place in it.places:
+                if "1" in place.tasks.known:
+                    place.tasks.finish(place.tasks.known["1"], "done")
+        else:
+            await result(mcp.request("tools/call", {"name": "jobs__finish", "arguments": {"task_id": "1"}}))
+        async for message in messages(listening):
+            assert message["method"] == "notifications/tasks/status"
+            if message["params"]["status"] == "completed":
+                break
+        assert message["params"]["taskId"] == made[1]["taskId"]
+        assert "result" not in message["params"]
+        assert [task["status"] for task in (await result(mcp.request("tasks/list", {})))["tasks"]] == [
+            "working",
+            "completed",
+        ]

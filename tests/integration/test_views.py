@@ -145,7 +145,7 @@ async def _cursors_belong_to_their_view(node: RunningNode) -> None:
         digests = []
         for name, mcp in (("team", team), ("twin", twin)):
             await ask(mcp, "tools/list")
-            index = node.views._open[f"/mcp/v/{name}"].endpoint.stateless._list_index
+            index = node.views._open[f"/mcp/v/{name}"].endpoint.stateless._views.index
             digests.append(index._snapshots("tools/list", modern=True)._present.digest)
         assert digests[0] != digests[1]
 

@@ -28,7 +28,7 @@ from agent.client.negotiation import (
     modern_version_named,
 )
 from agent.client.outbound import DIRECT, Outbound
-from agent.client.server_info import OnServerRequest, ServerInfo
+from agent.client.server_info import OnServerRequest, ServerInfo, announces_changes
 from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import OnNotice, OpenSession, SessionLimits, SessionRefused
@@ -56,11 +56,16 @@ async def open_http_client(
     start_timeout_s: float,
     client_name: str,
     session_pool: bool = False,
+    by_session: bool = True,
     protocol: str | None = None,
     on_pending: OnPending = unheard,
     outbound: Outbound = DIRECT,
 ) -> AsyncGenerator[HttpStatelessClient | DualEraRouter | SessionRouter, None]:
-    """As `agent.client.connect.open_client`, for a URL."""
+    """As `agent.client.connect.open_client`, for a URL.
+
+    `session_pool`: every call has a dedicated session, where there are sessions. `by_session`: those of callers with
+    sessions have, where the server says that its lists may change.
+    """
     with open_pool(target, connect_timeout_s=connect_timeout_s, outbound=outbound) as pool:
         try:
             async with asyncio.timeout(start_timeout_s):
@@ -79,13 +84,21 @@ async def open_http_client(
                 return
             timeout_s = min(start_timeout_s, OPEN_TIMEOUT_S)
             open_session = _opener(pool, client_name, timeout_s, LATEST_HANDSHAKE_VERSION, beside_stateless=True)
-            async with in_both_eras(client, open_session, limits=SESSION_LIMITS, on_pending=on_pending) as router:
+            async with in_both_eras(
+                client, open_session, limits=SESSION_LIMITS, on_pending=on_pending, by_session=session_pool
+            ) as router:
                 yield router
             return
         try:
             open_session = _opener(pool, client_name, start_timeout_s, client.asked_version)
+            by_session = by_session and client.has_id and announces_changes(client.server_info)
             async with asking(
-                client, open_session, limits=SESSION_LIMITS, own_for_all=session_pool, on_pending=on_pending
+                client,
+                open_session,
+                limits=SESSION_LIMITS,
+                own_for_all=session_pool,
+                by_session=by_session,
+                on_pending=on_pending,
             ) as session_router:
                 yield session_router
         finally:

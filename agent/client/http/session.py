@@ -109,7 +109,7 @@ class HttpSessionClient:
         self._forgotten: tuple[int, Refused | None] = (-1, None)
         self._ids = itertools.count(1)
         self._streams: set[MessageStream] = set()
-        self._subscriptions = SessionSubscriptions(self.request)
+        self._subscriptions = SessionSubscriptions(self.request, on_notice)
         self._logs = SessionLogs(self.request)
 
     def __repr__(self) -> str:
@@ -207,6 +207,14 @@ class HttpSessionClient:
         except (LinkFailed, CallFailed, HttpRefusal, TimeoutError) as exc:
             what, reason = "could not be told the client's answer", str(exc) or "it took too long"
             raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
+
+    @property
+    def lists_by_session(self) -> bool:
+        """As `McpClient.lists_by_session`: this is one session."""
+        return False
+
+    def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
+        """As `McpClient.hear_sessions`: there are none."""
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`: the session's GET stream."""

@@ -16,7 +16,7 @@ from agent.client.http.sse_session import Siblings, SseSessionClient
 from agent.client.http.stateless import HttpStatelessClient
 from agent.client.negotiation import forced_in_vain
 from agent.client.outbound import DIRECT, Outbound
-from agent.client.server_info import OnServerRequest
+from agent.client.server_info import OnServerRequest, announces_changes
 from agent.client.sessions.dual_era import DualEraRouter
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import OnNotice, SessionRefused
@@ -34,11 +34,16 @@ async def open_client_by_url(
     start_timeout_s: float,
     client_name: str,
     session_pool: bool = False,
+    by_session: bool = True,
     protocol: str | None = None,
     on_pending: OnPending = unheard,
     outbound: Outbound = DIRECT,
 ) -> AsyncGenerator[HttpStatelessClient | DualEraRouter | SessionRouter, None]:
-    """As `agent.client.connect.open_client`, for a URL."""
+    """As `agent.client.connect.open_client`, for a URL.
+
+    `session_pool`: every call has a dedicated session, where there are sessions. `by_session`: those of callers with
+    sessions have, where the server says that its lists may change.
+    """
     client: HttpStatelessClient | DualEraRouter | SessionRouter
 
     def by_sse(endpoint_timeout_s: float) -> AbstractAsyncContextManager[SessionRouter]:
@@ -49,6 +54,7 @@ async def open_client_by_url(
             start_timeout_s=start_timeout_s,
             client_name=client_name,
             session_pool=session_pool,
+            by_session=by_session,
             protocol=protocol,
             on_pending=on_pending,
             outbound=outbound,
@@ -66,6 +72,7 @@ async def open_client_by_url(
                         start_timeout_s=start_timeout_s,
                         client_name=client_name,
                         session_pool=session_pool,
+                        by_session=by_session,
                         protocol=protocol,
                         on_pending=on_pending,
                         outbound=outbound,
@@ -93,6 +100,7 @@ async def _open_sse_client(
     start_timeout_s: float,
     client_name: str,
     session_pool: bool,
+    by_session: bool,
     protocol: str | None,
     on_pending: OnPending,
     outbound: Outbound,
@@ -126,7 +134,12 @@ async def _open_sse_client(
             try:
                 await _opened(client, pool, start_timeout_s, endpoint_timeout_s)
                 async with asking(
-                    client, open_session, limits=SESSION_LIMITS, own_for_all=session_pool, on_pending=on_pending
+                    client,
+                    open_session,
+                    limits=SESSION_LIMITS,
+                    own_for_all=session_pool,
+                    by_session=by_session and announces_changes(client.server_info),
+                    on_pending=on_pending,
                 ) as session_router:
                     yield session_router
             finally:

@@ -98,7 +98,7 @@ class SseSessionClient:
         self._ids = siblings.ids
         self._reader: asyncio.Task[None] | None = None
         self._replies: set[asyncio.Task[None]] = set()
-        self._subscriptions = SessionSubscriptions(self.request)
+        self._subscriptions = SessionSubscriptions(self.request, on_notice)
         self._pending = PendingRequests(self._subscriptions, on_notice)
         self._logs = SessionLogs(self.request)
 
@@ -186,6 +186,14 @@ class SseSessionClient:
             reason = str(exc) or "it took too long"
             what = "could not be told the client's answer"
             raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
+
+    @property
+    def lists_by_session(self) -> bool:
+        """As `McpClient.lists_by_session`: this is one session."""
+        return False
+
+    def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
+        """As `McpClient.hear_sessions`: there are none."""
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`: the session's one stream, which is open."""

@@ -89,6 +89,14 @@ class HttpStatelessClient:
             raise CallNotSent(str(exc)) from exc
         return jsonrpc.result_of(message)
 
+    @property
+    def lists_by_session(self) -> bool:
+        """As `McpClient.lists_by_session`: another node may have servers whose lists do."""
+        return self.server_info.mesh is not None
+
+    def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
+        """As `McpClient.hear_sessions`: there are none."""
+
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`."""
         try:

@@ -6,21 +6,37 @@ beside the main client belongs to one group, which ends with the router.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
+from agent.client import jsonrpc
 from agent.client.affinity import is_of_session
 from agent.client.capabilities import declared_features
 from agent.client.event import Event
-from agent.client.protocol import McpClient, Request
+from agent.client.legacy_notifications import SUBSCRIBE, SUBSCRIBE_TIMEOUT_S
+from agent.client.protocol import McpClient, Request, why_lost
 from agent.client.server_info import ServerInfo
 from agent.client.sessions.calls import SessionCalls
 from agent.client.sessions.pending_call import OnPending
-from agent.client.sessions.pool import OpenSession, SessionClient, SessionLimits, SessionPool, SessionRefused
-from agent.client.streams import Updates
+from agent.client.sessions.pool import (
+    SESSION_ENDED,
+    OpenSession,
+    SessionClient,
+    SessionLimits,
+    SessionPool,
+    SessionRefused,
+)
+from agent.client.streams import RESOURCES, SESSIONS, UPDATED, Updates
+from agent.errors import CallNotSent
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import ClientEvent, Json
+
+LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
+# Callers whose sessions had notices before their node followed these; and how many of one are kept.
+UNTAKEN_MAX: Final = 64
+UNTAKEN_OF_ONE_MAX: Final = 8
 
 Main = TypeVar("Main", bound=McpClient)
 
@@ -41,7 +57,11 @@ class BesideSessions(Generic[Main]):
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: set[Callable[[str], None]] = set()
-        self._pool = SessionPool(open_session, limits, self._start, self._changed, on_pending)
+        self._followers: set[Updates] = set()
+        self._on_news: Callable[[str, str], None] = lambda _affinity, _method: None
+        # Of a few callers: the notices in their sessions while no node follows these yet.
+        self._untaken: OrderedDict[str, list[tuple[str, Json]]] = OrderedDict()
+        self._pool = SessionPool(open_session, limits, self._start, self._changed, on_pending, on_news=self._told)
         self._calls = SessionCalls(self._pool, self._start, self._without_session, on_pending)
 
     def __repr__(self) -> str:
@@ -77,8 +97,61 @@ class BesideSessions(Generic[Main]):
             self._listeners.discard(on_change)
 
     async def follow(self, updates: Updates) -> None:
-        """As `McpClient.follow`."""
-        await self._shared.follow(updates)
+        """As `McpClient.follow`; updates of resources in any session count, and notices in those of single callers."""
+        self._followers.add(updates)
+        try:
+            if updates.subject is not SESSIONS:
+                await self._shared.follow(updates)
+                return
+            updates.grant(updates.names)
+            for affinity in updates.names & self._untaken.keys():
+                for method, params in self._untaken.pop(affinity):
+                    self._report(updates, affinity, method, params)
+            await self.lost.wait()
+            raise why_lost(self._shared)
+        finally:
+            self._followers.discard(updates)
+
+    def _told(self, affinity: str, method: str, params: Json) -> None:
+        """A server told something in the session of one caller."""
+        if method == UPDATED:
+            # One is enough: all followers of a client belong to one link.
+            uri, resources = params.get("uri"), (one for one in self._followers if one.subject is RESOURCES)
+            if isinstance(uri, str) and (follower := next((one for one in resources if one.acknowledged), None)):
+                follower.updated(uri, params)
+            return
+        follower = next((one for one in self._followers if one.subject is SESSIONS and affinity in one.names), None)
+        if follower is not None:
+            self._report(follower, affinity, method, params)
+        elif method == SESSION_ENDED:
+            self._untaken.pop(affinity, None)
+        elif (method, params) not in (known := self._untaken.setdefault(affinity, [])):
+            self._untaken[affinity] = [*known, (method, params)][-UNTAKEN_OF_ONE_MAX:]
+            if len(self._untaken) > UNTAKEN_MAX:
+                self._untaken.popitem(last=False)
+        if method == SESSION_ENDED or method in jsonrpc.LIST_CHANGES:
+            self._on_news(affinity, method)  # After its client's node, which looks what there was until now.
+
+    def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
+        """As `McpClient.hear_sessions`."""
+        self._on_news = on_news
+
+    def _report(self, follower: Updates, affinity: str, method: str, params: Json) -> None:
+        follower.updated(affinity, {SESSIONS.parameter: affinity, "method": method, "params": params})
+
+    @property
+    def lists_by_session(self) -> bool:
+        """As `McpClient.lists_by_session`."""
+        return True
+
+    async def list_in_session(self, request: Request) -> Json:
+        """A list as it is in the open session of a caller. Raises as `request`; `CallNotSent` where there is none."""
+        session = self._pool.of_caller(request.affinity or "")
+        if session is None:
+            raise CallNotSent.for_clients("the client has no session there")
+        async with self._pool.lent(session.features, request.affinity) as lent:
+            assert lent.client is not None, "it is open while it is lent"
+            return await lent.client.request(request)
 
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`."""
@@ -111,7 +184,25 @@ class BesideSessions(Generic[Main]):
                     if session is not None:
                         can_be_asked = params.get("canBeAsked") is True
                         return await self._calls.roots_changed(session, request, can_be_asked=can_be_asked)
+                case ClientEvent.SUBSCRIBED:
+                    await self._subscribe(request)
         return {"resultType": "complete"}
+
+    async def _subscribe(self, request: Request) -> None:
+        """Subscribe to a resource in the session of a caller, where it has one or is to get one."""
+        params, affinity = request.params or {}, request.affinity or ""
+        features = features_of(params, affinity)
+        session, uri = self._pool.of_client(features, affinity), params.get("uri")
+        if not isinstance(uri, str) or (session is None and not self._opens_for(features, affinity)):
+            return
+        async with self._pool.lent(features, affinity) as lent:
+            assert lent.client is not None, "it is open while it is lent"
+            await lent.client.request(Request.within(SUBSCRIBE, {"uri": uri}, timeout_s=SUBSCRIBE_TIMEOUT_S))
+            lent.gained = True
+
+    def _opens_for(self, features: Json, affinity: str) -> bool:  # noqa: ARG002 - for routers that do
+        """Whether a caller gets a session before its first call."""
+        return False
 
     def _changed(self, kind: str) -> None:
         for listener in tuple(self._listeners):

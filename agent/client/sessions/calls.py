@@ -48,6 +48,8 @@ FAREWELL_TIMEOUT_S: Final = 1.0
 ROOTS_WAIT_S: Final = 1.0
 ROOTS_CHANGED: Final = jsonrpc.encode_notification("notifications/roots/list_changed")
 
+TASK_RESULT: Final = "tasks/result"
+
 _STATE_BYTES: Final = 32
 # Tells our states from those of a stateless server that opens sessions too (`agent.client.sessions.dual_era`).
 _STATE_PREFIX: Final = "mesh-agent/pending."
@@ -271,6 +273,9 @@ class SessionCalls:
                     attended = True
                     return self._pending.add(call) if result is None else result
         except TimeoutError as exc:
+            if request.method == TASK_RESULT and self._pending.make_room():
+                attended = True  # It waits for a task, which may ask at any time, for longer than an attempt does.
+                return self._pending.add(call)
             kind = CallNotSent if call.client is None else CallTimedOut
             raise kind.about("the server", f"did not answer {request.method} within {shown_s(timeout_s)}") from exc
         finally:
@@ -282,7 +287,10 @@ class SessionCalls:
         outcome: Json | MeshError | None = None
         try:
             try:
-                async with self._pool.lent(call.features, affinity) as session, session.serving(call) as client:
+                async with (
+                    self._pool.lent(call.features, affinity, call.notify) as session,
+                    session.serving(call) as client,
+                ):
                     try:
                         await call.settled()  # Earlier server requests may matter to the call: the caller's roots.
                         outcome = await send(client)

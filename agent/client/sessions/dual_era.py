@@ -15,10 +15,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from agent import clock
+from agent.client.affinity import is_of_session
 from agent.client.capabilities import MAY_ASK, permits_requests
 from agent.client.protocol import McpClient, Request
 from agent.client.server_info import OnServerRequest
-from agent.client.sessions.beside import BesideSessions, features_of, grouped
+from agent.client.sessions.beside import LISTS, BesideSessions, features_of, grouped
 from agent.client.sessions.calls import is_pending_state
 from agent.client.sessions.pending_call import OnPending
 from agent.client.sessions.pool import OnNotice, OpenSession, SessionClient, SessionLimits, SessionRefused
@@ -130,7 +131,9 @@ class DualEraRouter(BesideSessions[McpClient]):
         limits: SessionLimits,
         on_pending: OnPending,
         tries_again: bool = True,
+        by_session: bool = False,
     ) -> None:
+        self._by_session = by_session
         self._era = SecondEra(tries_again=tries_again)
         super().__init__(stateless, learning(open_session, self._era), group, limits=limits, on_pending=on_pending)
         self._in_rounds: set[tuple[str, object]] = set()
@@ -139,12 +142,15 @@ class DualEraRouter(BesideSessions[McpClient]):
         """As `McpClient.request`; the result of a call in a session may be `input_required`, as of a pending call."""
         params = request.params
         if request.method not in MAY_ASK or params is None:
+            if request.method in LISTS and request.affinity is not None:
+                return await self.list_in_session(request)
             if request.method == CLIENT_METHOD:
                 return await self._take_client_event(request)
             return await self._shared.request(request)
         if is_pending_state(params.get("requestState")):
             return await self._calls.retry(request)
-        if request.in_session and (features := self._features_for_session(request, params)):
+        features = self._features_for_session(request, params) if request.in_session else None
+        if features is not None:
             try:
                 return await self._calls.begin(request, features)
             except SessionRefused:
@@ -154,18 +160,21 @@ class DualEraRouter(BesideSessions[McpClient]):
                     raise (_explained(exc) if _is_unfit(exc) else exc) from exc
         return await self._shared.request(request)
 
-    def _features_for_session(self, request: Request, params: Json) -> Json:
-        """The capabilities of the session that a call shall run in; empty where it goes the stateless way.
+    def _features_for_session(self, request: Request, params: Json) -> Json | None:
+        """The capabilities of the session that a call shall run in; None where it goes the stateless way.
 
         Answers without a state of ours belong to a call that asks in rounds; a task is found again without sessions
         alone.
         """
         if params.get("requestState") is not None or params.get("inputResponses") is not None:
-            return {}
+            return None
         if not self._era.is_worth_trying(clock.now_s()) or _subject(request.method, params) in self._in_rounds:
-            return {}
-        features = {} if declares_tasks(params) else features_of(params, request.affinity)
-        return features if permits_requests(features) else {}
+            return None
+        if declares_tasks(params):
+            return None
+        features = features_of(params, request.affinity)
+        wanted = permits_requests(features) or (self._by_session and is_of_session(request.affinity))
+        return features if wanted else None
 
     def _goes_again(self, request: Request, params: Json, error: RpcError) -> bool:
         """Whether a call that ended in a session with this error is made the stateless way now; the next ones are."""
@@ -197,13 +206,21 @@ def in_both_eras(
     limits: SessionLimits,
     on_pending: OnPending,
     tries_again: bool = True,
+    by_session: bool = False,
 ) -> AbstractAsyncContextManager[DualEraRouter]:
     """The client over `stateless` and the sessions that `open_session` opens; all but `stateless` end with it.
 
     `tries_again`: a server that has opened no session yet, and could not be asked for one, is asked again later.
+    `by_session`: every caller with a session gets one here, not only those that accept server requests.
     """
     return grouped(
         lambda group: DualEraRouter(
-            stateless, open_session, group, limits=limits, on_pending=on_pending, tries_again=tries_again
+            stateless,
+            open_session,
+            group,
+            limits=limits,
+            on_pending=on_pending,
+            tries_again=tries_again,
+            by_session=by_session,
         )
     )

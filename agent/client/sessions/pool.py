@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mappi
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import orjson
@@ -24,7 +25,7 @@ from agent.client import jsonrpc
 from agent.client.event import Event
 from agent.client.negotiation import PING
 from agent.client.protocol import McpClient, Request, Requester, why_lost
-from agent.client.server_info import ListenNotSupported, OnServerRequest
+from agent.client.server_info import ListenNotSupported, OnNotification, OnServerRequest
 from agent.client.sessions.pending_call import (
     CONTESTED_PATIENCE_S,
     SERVER_REQUESTS_MAX,
@@ -32,8 +33,9 @@ from agent.client.sessions.pending_call import (
     PendingCall,
     TakesAnswers,
 )
+from agent.client.streams import SESSIONS, UPDATED
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
-from agent.model import Json
+from agent.model import CHANGE_META_KEY, Json
 from agent.rpc_codes import INVALID_PARAMS, INVALID_REQUEST
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,13 @@ POLL_AGAIN_MIN_S: Final = 1.0
 
 _NO_CALL: Final = (INVALID_REQUEST, "No request of this session is under way; ask while one is")
 
+
+ELICITED: Final = "notifications/elicitation/complete"
+# What a server tells in a session about more than a call.
+TOLD_BESIDE_CALLS: Final = frozenset({ELICITED, UPDATED})
+SESSION_ENDED: Final = "mesh-agent/session-ended"
+# A session that gained something is kept, unused, as long as a node keeps its client's own.
+GAINED_IDLE_S: Final = 1_800.0
 
 T = TypeVar("T")
 
@@ -75,6 +84,9 @@ class SharedClient(SessionClient, McpClient, Protocol):
 
 
 OnNotice: TypeAlias = Callable[[str, Json], None]
+# Called with the affinity of a session's only caller, and what the server told there: a list change, one of
+# `TOLD_BESIDE_CALLS`, or our own `SESSION_ENDED`.
+OnNews: TypeAlias = Callable[[str, str, Json], None]
 # Opens a session with these features. Raises `SessionRefused`, `AuthRefused`, `CallNotSent`.
 OpenSession: TypeAlias = Callable[[Json, OnServerRequest, OnNotice], AbstractAsyncContextManager[SessionClient]]
 
@@ -83,6 +95,7 @@ OpenSession: TypeAlias = Callable[[Json, OnServerRequest, OnNotice], AbstractAsy
 class DedicatedSession:
     """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too.
 
+    `gained`: it may hold what no other session has, a tool or a subscription, so it stays longer and is ended last.
     `spent`: not to be lent to another caller; `over`: not to be lent at all, after a bug of ours or when its caller has
     gone. `early`: server requests that wait for a call.
     """
@@ -97,6 +110,9 @@ class DedicatedSession:
     spent: bool = False
     over: bool = False
     used: bool = False
+    gained: bool = False
+    lent_before: bool = False
+    tell: OnNotice = lambda _method, _params: None
     early: list[Json] = field(default_factory=list)
     keeper: asyncio.Task[None] | None = None
     expiry: asyncio.TimerHandle | None = None
@@ -144,6 +160,9 @@ class DedicatedSession:
 
     def hear(self, method: str, params: Json) -> None:
         """Take a notification that names no call."""
+        if method in TOLD_BESIDE_CALLS:
+            self.tell(method, params)
+            return
         if method == jsonrpc.CANCELLED_METHOD:
             self.early = [asked for asked in self.early if asked["id"] != params.get("requestId")]
         for call in self.calls if method == jsonrpc.CANCELLED_METHOD else self.calls[-1:]:
@@ -162,7 +181,7 @@ class SessionLimits:
 class SessionPool:
     """The dedicated sessions with one server. `on_change` is called for list changes in any of them.
 
-    `on_pending` is called for calls that were given up for others.
+    `on_pending` is called for calls that were given up for others, `on_news` for what belongs to one caller's session.
     """
 
     def __init__(
@@ -172,9 +191,12 @@ class SessionPool:
         start_task: StartTask,
         on_change: Callable[[str], None],
         on_pending: OnPending,
+        *,
+        on_news: OnNews = lambda _affinity, _method, _params: None,
     ) -> None:
         self._open_session = open_session
         self._limits = limits
+        self._on_news = on_news
         self._start_task = start_task
         self._on_change = on_change
         self._on_pending = on_pending
@@ -187,14 +209,22 @@ class SessionPool:
         return f"<SessionPool {busy} of {len(self._sessions)} in use>"
 
     @asynccontextmanager
-    async def lent(self, features: Json, affinity: Hashable) -> AsyncGenerator[DedicatedSession, None]:
+    async def lent(
+        self, features: Json, affinity: Hashable, on_notification: OnNotification | None = None
+    ) -> AsyncGenerator[DedicatedSession, None]:
         """A session with these features, waited for while all are in use; alone, or shared within one affinity.
+
+        `on_notification` gets ours that a caller has a session of its own now, the first time that it is lent.
 
         Raises:
             SessionRefused, AuthRefused, CallNotSent: there is none, and nothing was sent.
         """
         session = await self._taken(features, affinity)
         try:
+            if not session.lent_before:
+                session.lent_before = True
+                if on_notification is not None and isinstance(affinity, str):
+                    await on_notification(SESSIONS.notification, {"_meta": {CHANGE_META_KEY: True}})
             yield session
         except RpcError:
             raise
@@ -209,6 +239,17 @@ class SessionPool:
         """The open session with these features that serves this caller; None when there is none."""
         session = self._usable(_key(features, affinity))
         return session if session is not None and session.client is not None else None
+
+    def of_caller(self, affinity: str) -> DedicatedSession | None:
+        """The open session of this caller that was used last; None when there is none."""
+        own = [one for one in self._sessions if one.key[1] == affinity and one.client is not None and not one.over]
+        return own[-1] if own else None
+
+    def has_room(self, features: Json, affinity: str) -> bool:
+        """Whether a call of this caller gets a session at once, without the end of one that gained something."""
+        if self.of_client(features, affinity) is not None or len(self._sessions) < self._limits.sessions_max:
+            return True
+        return any(not one.users and not one.gained for one in self._sessions)
 
     def client_ended(self, affinity: str) -> None:
         """This caller has gone: end its sessions, and its calls with them."""
@@ -232,6 +273,8 @@ class SessionPool:
             session = self._usable(key)
             if session is None and self._make_room():
                 session = DedicatedSession(features, key)
+                if isinstance(affinity, str):
+                    session.tell = partial(self._on_news, affinity)
                 self._sessions[session] = None
                 session.keeper = self._start_task(self._keep(session), "dedicated session")
             if session is not None:
@@ -294,7 +337,8 @@ class SessionPool:
         return max(left_s, POLL_AGAIN_MIN_S)
 
     def _end_idle(self) -> bool:
-        idle = next((one for one in self._sessions if not one.users), None)
+        unused = [one for one in self._sessions if not one.users]
+        idle = next((one for one in unused if not one.gained), unused[0] if unused else None)
         if idle is not None:
             self._end(idle)
         return idle is not None
@@ -311,8 +355,9 @@ class SessionPool:
             return
         del self._sessions[session]
         self._sessions[session] = None
-        session.expiry = asyncio.get_running_loop().call_later(self._limits.idle_s, self._end, session)
-        if sum(not one.users for one in self._sessions) > self._limits.idle_max:
+        idle_s = max(self._limits.idle_s, GAINED_IDLE_S) if session.gained else self._limits.idle_s
+        session.expiry = asyncio.get_running_loop().call_later(idle_s, self._end, session)
+        if sum(not one.users and not one.gained for one in self._sessions) > self._limits.idle_max:
             self._end_idle()
 
     def _end(self, session: DedicatedSession) -> None:
@@ -340,6 +385,7 @@ class SessionPool:
             self._sessions.pop(session, None)
             session.opened.set()
             self._freed.set()
+            session.tell(SESSION_ENDED, {})
 
     async def _follow(self, session: DedicatedSession, client: SessionClient) -> None:
         """Hold the session's standing stream open where it has one; ends by cancellation or with the session's loss."""
@@ -348,6 +394,8 @@ class SessionPool:
             session.client = client
             session.opened.set()
             if kind != "listening":
+                session.gained |= isinstance(session.key[1], str)
+                session.tell(f"notifications/{kind}/list_changed", {})
                 self._on_change(kind)
 
         def wait_no_longer() -> None:

@@ -10,13 +10,17 @@ in that caller's session, and in no other.
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Final
 
+from agent.client.affinity import is_of_session
 from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, permits_requests
 from agent.client.protocol import Request, shown_s
-from agent.client.sessions.beside import BesideSessions, features_of, grouped
+from agent.client.sessions.beside import LISTS, BesideSessions, features_of, grouped
+from agent.client.sessions.client_tasks import TASK_REQUESTS
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import (
     OpenSession,
@@ -36,7 +40,8 @@ log = logging.getLogger(__name__)
 LISTING_LIMITS: Final = SessionLimits(sessions_max=1, idle_max=1)
 
 _CALLS: Final = MAY_ASK | {"completion/complete"}
-_LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
+# Made in sessions of single callers; of more, the oldest are looked for in the shared session, and not found.
+TASKS_MAX: Final = 1_000
 # In place of an affinity, distinct from every caller's: of our own listing, and of what callers may share.
 _FOR_LISTING: Final = object()
 _FOR_ALL: Final = object()
@@ -46,7 +51,8 @@ class SessionRouter(BesideSessions[SharedClient]):
     """As `McpClient`. Made by `asking`.
 
     `own_for_all`: every call needs a dedicated session, whatever its caller declared.
-    `lists_apart`: lists are not read over the shared session.
+    `lists_apart`: lists are not read over the shared session. `by_session`: what the server offers may depend on the
+    session, so every caller that has a session gets one here too, while there is room for it.
     """
 
     def __init__(
@@ -58,11 +64,14 @@ class SessionRouter(BesideSessions[SharedClient]):
         limits: SessionLimits,
         own_for_all: bool,
         lists_apart: bool,
+        by_session: bool,
         on_pending: OnPending,
     ) -> None:
         super().__init__(shared, open_session, group, limits=limits, on_pending=on_pending)
         self._own_for_all = own_for_all
         self._lists_apart = lists_apart
+        self._by_session = by_session
+        self._made_tasks: OrderedDict[str, tuple[Json, str]] = OrderedDict()  # Features and affinity of their callers.
         # A pool of its own, so that no caller can keep us from listing.
         self._listing = SessionPool(open_session, LISTING_LIMITS, self._start, self._changed, unheard)
         self._refused = False
@@ -72,8 +81,10 @@ class SessionRouter(BesideSessions[SharedClient]):
         method, params = request.method, request.params
         if method == CLIENT_METHOD:
             return await self._take_client_event(request)
-        if method in _LISTS and self._lists_apart and not self._refused:
-            return await self._at_once(self._listing, EVERY_FEATURE, _FOR_LISTING, request)
+        if method in LISTS:
+            return await self._list(request)
+        if method in TASK_REQUESTS and params is not None:
+            return await self._about_task(request, params)
         features: Json = {}
         if method in MAY_ASK and params is not None:
             if params.get("requestState") is not None:
@@ -81,16 +92,60 @@ class SessionRouter(BesideSessions[SharedClient]):
             if params.get("inputResponses") is not None:
                 raise RpcError(INVALID_PARAMS, "inputResponses came without the requestState that they answer")
             features = features_of(params, request.affinity)
-        if method not in _CALLS or self._refused or not (features or self._own_for_all):
+        if method not in _CALLS or self._refused:
             return await self._shared.request(request)
-        if not (self._own_for_all or permits_requests(features)):
+        return self._made(request, features, await self._call(request, features))
+
+    async def _list(self, request: Request) -> Json:
+        if request.affinity is not None:
+            return await self.list_in_session(request)
+        if self._lists_apart and not self._refused:
+            return await self._at_once(self._listing, EVERY_FEATURE, _FOR_LISTING, request)
+        return await self._shared.request(request)
+
+    async def _call(self, request: Request, features: Json) -> Json:
+        """A call of a caller with these features, in the session that it needs."""
+        if self._own_for_all or permits_requests(features):
+            return await self._calls.begin(request, features)
+        affinity = request.affinity
+        apart = self._by_session and affinity is not None and is_of_session(affinity)
+        if apart and self._pool.has_room(features, affinity or ""):
+            return await self._at_once(self._pool, features, affinity, request)
+        if features:
             return await self._at_once(self._pool, features, _FOR_ALL, request)
-        return await self._calls.begin(request, features)
+        return await self._shared.request(request)
 
     def end(self) -> None:
         """As `BesideSessions.end`."""
         self._listing.forget_timers()
         super().end()
+
+    def _made(self, request: Request, features: Json, result: Json) -> Json:
+        """The result of a call; a task that it made is known in the session of its caller alone."""
+        task = result.get("task") if request.params is not None and "task" in request.params else None
+        affinity, task_id = request.affinity, task.get("taskId") if isinstance(task, dict) else None
+        session = None if affinity is None else self._pool.of_client(features, affinity)
+        if session is not None and affinity is not None and isinstance(task_id, str):
+            session.gained = True
+            self._made_tasks[task_id] = features, affinity
+            if len(self._made_tasks) > TASKS_MAX:
+                self._made_tasks.popitem(last=False)
+        return result
+
+    async def _about_task(self, request: Request, params: Json) -> Json:
+        """A request of 2025-11-25 about a task; `tasks/result` may be answered with what the task asks."""
+        known = self._made_tasks.get(params.get("taskId", ""))
+        if known is None:
+            return await self._shared.request(request)
+        features, affinity = known
+        if request.method != "tasks/result" or not permits_requests(features):
+            return await self._at_once(self._pool, features, affinity, request)
+        if params.get("requestState") is not None:
+            return await self._calls.retry(request)
+        return await self._calls.begin(replace(request, affinity=affinity), features)
+
+    def _opens_for(self, features: Json, affinity: str) -> bool:
+        return (self._by_session or self._own_for_all) and self._pool.has_room(features, affinity)
 
     async def _at_once(self, pool: SessionPool, features: Json, key: Hashable, request: Request) -> Json:
         """Send a request, which no server request can interrupt, in the one session of `key` with these features."""
@@ -98,7 +153,7 @@ class SessionRouter(BesideSessions[SharedClient]):
         try:
             async with (
                 asyncio.timeout_at(request.deadline_s) as opening,
-                pool.lent(features, key) as session,
+                pool.lent(features, key, request.on_notification) as session,
             ):
                 assert session.client is not None, "it is open while it is lent"
                 opening.reschedule(None)  # From here on the client watches the deadline: it knows what it has sent.
@@ -132,6 +187,7 @@ def asking(
     limits: SessionLimits,
     own_for_all: bool = False,
     lists_apart: bool = True,
+    by_session: bool = False,
     on_pending: OnPending = unheard,
 ) -> AbstractAsyncContextManager[SessionRouter]:
     """The client over `shared` and the sessions that `open_session` opens; all but `shared` end with it."""
@@ -143,6 +199,7 @@ def asking(
             limits=limits,
             own_for_all=own_for_all,
             lists_apart=lists_apart,
+            by_session=by_session,
             on_pending=on_pending,
         )
     )

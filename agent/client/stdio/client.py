@@ -68,7 +68,7 @@ class StdioClient:
         self._client_name = client_name
         self._on_server_request = on_server_request
         self._ids = itertools.count(1)
-        self._subscriptions = SessionSubscriptions(self.request)
+        self._subscriptions = SessionSubscriptions(self.request, on_notice)
         self._pending = PendingRequests(self._subscriptions, on_notice)
         self._logs = SessionLogs(self.request)
 
@@ -155,6 +155,14 @@ class StdioClient:
         except (TimeoutError, CallNotSent) as exc:
             what, reason = "could not be told the client's answer", str(exc) or "it took too long"
             raise CallOutcomeUnknown.about(self.label, what, f": {reason}") from exc
+
+    @property
+    def lists_by_session(self) -> bool:
+        """As `McpClient.lists_by_session`: one child has one session."""
+        return False
+
+    def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
+        """As `McpClient.hear_sessions`: there are none."""
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`: a modern child is asked for a subscription, and may tell without one."""

@@ -18,6 +18,7 @@ from agent.lossless_json.exact import read_json
 from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
+from agent.server.lists import LISTS
 from agent.server.preferences import Preferences
 from agent.server.request import accepts_events, read_body, refuse, speaks_json
 from agent.server.response import Answer, SlowAnswers, error_message
@@ -188,6 +189,8 @@ class SessionServer:
         answer = Answer(request, request_id)
         try:
             if method not in ROUTED:
+                if method in LISTS:
+                    await self._requests.fresh_lists(session)
                 return await answer.result(
                     self._requests.at_once(session, method, params, request.query, request.headers)
                 )

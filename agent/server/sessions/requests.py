@@ -19,9 +19,10 @@ from agent.dispatch.dispatcher import Dispatch, Forwarded
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.raw import Bytes, exact
 from agent.mcp_terms import LOG_LEVEL_META_KEY, LOG_LEVELS
-from agent.model import Json
+from agent.model import Json, Offer
 from agent.routing.table import Route
 from agent.rpc_codes import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
+from agent.server.caller_views import CallerViews
 from agent.server.earlier_clients import hides_structure
 from agent.server.forward import Served, forward, logged, written
 from agent.server.lists import LISTS, ListIndex
@@ -30,8 +31,17 @@ from agent.server.own_tools import OwnTools, plain
 from agent.server.search import unwrapped
 from agent.server.sessions.elicitation import AskedClient, in_rounds
 from agent.server.sessions.session import ServerSession, Tell
-from agent.server.sessions.tasks import TASK_REQUESTS, AskedTask, HeldResults, created, may_be_task, with_extension
+from agent.server.sessions.tasks import (
+    TASK_REQUESTS,
+    AskedTask,
+    HeldResults,
+    created,
+    listed,
+    may_be_task,
+    with_extension,
+)
 from agent.server.sessions.tasks import VERSION as TASKS_VERSION
+from agent.server.sessions.upstream import UpstreamSessions
 from agent.server.view_tools import ViewTools
 from agent.subscriptions.registry import Subscriber
 from agent.subscriptions.registry import Tell as TellNews
@@ -77,15 +87,18 @@ class SessionRequests:
     def __init__(
         self,
         *,
-        list_index: ListIndex,
+        views: CallerViews,
         dispatch: Dispatch,
         own: OwnTools | OneServer | ViewTools,
         subscriber: Callable[[TellNews[str]], Subscriber[str]],
+        upstream: UpstreamSessions,
     ) -> None:
-        self._list_index = list_index
+        self._list_index = views.index
+        self._views = views
         self._dispatch = dispatch
         self._own = own
         self._subscriber = subscriber
+        self._upstream = upstream
         self._held = HeldResults()
 
     def has_tasks(self, version: str) -> bool:
@@ -98,8 +111,9 @@ class SessionRequests:
         """The result, as JSON, that this node gives at once. Raises `MCPError`, for unknown methods too."""
         with logged(method, params):
             if method in LISTS:
-                search = self._list_index.wants_search(query, headers)
-                return self._list_index.listing(method, params, search=search, modern=False)
+                index = self._views.index_of({}, session.id)
+                search = index.wants_search(query, headers)
+                return index.listing(method, params, search=search, modern=False)
             match method:
                 case "ping":
                     return b"{}"
@@ -130,14 +144,16 @@ class SessionRequests:
             inner = unwrapped(method, params)
             served.by_search = inner is not None
             params, as_task = self._task_requested(channel.session, method, inner or params)
-            route = self._list_index.route(method, params)
-            if as_task and (route is None or not may_be_task(route, has_tasks=self._list_index.makes_tasks(route))):
+            index, route = await self._found(channel.session, method, params)
+            if as_task and (route is None or not may_be_task(route, has_tasks=index.makes_tasks(route))):
                 raise MCPError(code=METHOD_NOT_FOUND, message=f"{params['name']} cannot be called as a task")
             if route is None:
                 result = await self._own.answer(method, plain(params), channel.session.version)
                 return (orjson.dumps(result),)
             try:
-                forwarded = await self._forwarded(channel, method, route, params, served, as_task=as_task)
+                before = self._views.offers_of(channel.session.id)
+                forwarded = await self._forwarded(channel, method, route, params, served, index=index, as_task=as_task)
+                await self._tell_of_lists(channel, before)
             except MCPError as exc:
                 if exc.code != MISSING_REQUIRED_CLIENT_CAPABILITY or task_support(route.definition) != "required":
                     raise
@@ -154,22 +170,55 @@ class SessionRequests:
             return params, True
         return {name: value for name, value in params.items() if name != "task"}, False
 
+    async def fresh_lists(self, session: ServerSession) -> None:
+        """Read what calls may have changed for this client alone, before it is shown a list."""
+        await self._views.read({}, session.id)
+
+    async def _found(self, session: ServerSession, method: str, params: Json) -> tuple[ListIndex, Route | None]:
+        """The route of a request, in the index of its session. Raises `MCPError`."""
+        index = self._views.index_of({}, session.id)
+        try:
+            return index, index.route(method, params)
+        except MCPError:  # The name may be of something that the session gained a moment ago.
+            if not await self._views.read({}, session.id):
+                raise
+        index = self._views.index_of({}, session.id)
+        return index, index.route(method, params)
+
+    async def _tell_of_lists(self, channel: ReplyChannel, before: Mapping[str, Offer]) -> None:
+        """Tell the client, ahead of the result, which lists a call has changed for it alone."""
+        after = self._views.offers_of(channel.session.id)
+        if after is not before and channel.session.notices:
+            for kind in self._views.changed_lists(before, after):
+                await channel.notify(f"notifications/{kind}/list_changed", {})
+
     def _as_task(self, session: ServerSession, route: Route, forwarded: Forwarded) -> Forwarded:
         """The result of a call that its client made as a task; where its server made none, we do."""
         result = exact(forwarded.result)
         if is_task(result):
-            return Forwarded(created(result), forwarded.replica)
+            made = created(result)
+            session.task_talks.made(made["task"])
+            self._upstream.follow_task(session, made["task"]["taskId"])
+            return Forwarded(made, forwarded.replica)
         task_id = self._held.new_id()
         whole = Forwarded(related(result, task_id), forwarded.replica)
         kept = b"".join(written("tools/call", route, whole, modern=False))
         now_s, failed = clock.now_s(), result.get("isError") is True
-        return Forwarded({"task": self._held.keep(task_id, kept, session.id, now_s, failed=failed)}, forwarded.replica)
+        task = self._held.keep(task_id, kept, session.id, now_s, failed=failed)
+        session.task_talks.made(task)
+        return Forwarded({"task": task}, forwarded.replica)
 
     async def _about_task(self, channel: ReplyChannel, method: str, params: Json, served: Served) -> tuple[Bytes, ...]:
         """Answer a request about a task; `tasks/result` when the task has ended."""
         session = channel.session
         if not self.has_tasks(session.version):
             raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
+        if method == "tasks/list":
+
+            async def now(task_id: str) -> Json:
+                return self._held_task(session, task_id) or await self._asked_task(channel, task_id, served).get()
+
+            return (orjson.dumps(await listed(session.task_talks, params.get("cursor"), now)),)
         task_id = params.get("taskId")
         if not isinstance(task_id, str):
             raise MCPError(code=INVALID_PARAMS, message="taskId: a string is required")
@@ -178,6 +227,25 @@ class SessionRequests:
             if method == "tasks/cancel":
                 raise MCPError(code=INVALID_PARAMS, message="The task has ended, and cannot be cancelled")
             return (held.result if method == "tasks/result" else orjson.dumps(held.task),)
+        task = self._asked_task(channel, task_id, served)
+        match method:
+            case "tasks/get":
+                return (orjson.dumps(await task.get()),)
+            case "tasks/cancel":
+                return (orjson.dumps(await task.cancel()),)
+            case _:
+                forwarded = await task.result()
+                route = self._list_index.route("tasks/get", {"taskId": task_id, "_meta": TAKES_TASKS})
+                assert route is not None, "it has just answered"
+                return written("tools/call", route, forwarded, modern=False)
+
+    def _held_task(self, session: ServerSession, task_id: str) -> Json | None:
+        held = self._held.find(task_id, session.id, clock.now_s())
+        return None if held is None else held.task
+
+    def _asked_task(self, channel: ReplyChannel, task_id: str, served: Served) -> AskedTask:
+        """One request about a task of a server."""
+        session = channel.session
 
         async def send(task_method: str, task_params: Json) -> Forwarded:
             route = self._list_index.route(task_method, task_params)
@@ -192,19 +260,12 @@ class SessionRequests:
                 served=served,
             )
 
-        task = AskedTask(task_id, send, AskedClient(session.declared_to_servers, channel.ask), session.task_talks)
-        match method:
-            case "tasks/get":
-                return (orjson.dumps(await task.get()),)
-            case "tasks/cancel":
-                return (orjson.dumps(await task.cancel()),)
-            case _:
-                forwarded = await task.result()
-                route = self._list_index.route("tasks/get", {"taskId": task_id, "_meta": TAKES_TASKS})
-                assert route is not None, "it has just answered"
-                return written("tools/call", route, forwarded, modern=False)
+        return AskedTask(task_id, send, AskedClient(session.declared_to_servers, channel.ask), session.task_talks)
 
     async def _subscribe(self, session: ServerSession, uri: str) -> None:
+        self._upstream.subscribed(
+            session, self._views.index_of({}, session.id).present("resources/read", {"uri": uri}), uri
+        )
         if session.subscriber is None:
             session.subscriber = self._subscriber(session.updated)
         try:
@@ -215,7 +276,15 @@ class SessionRequests:
             raise MCPError(code=refusal.code, message=refusal.message, data=refusal.data)
 
     async def _forwarded(
-        self, channel: ReplyChannel, method: str, route: Route, params: Json, served: Served, *, as_task: bool
+        self,
+        channel: ReplyChannel,
+        method: str,
+        route: Route,
+        params: Json,
+        served: Served,
+        *,
+        index: ListIndex,
+        as_task: bool,
     ) -> Forwarded:
         """Forward a request, in rounds while there are server requests. A result that may be a task is not streamed."""
         session = channel.session
@@ -223,7 +292,7 @@ class SessionRequests:
         async def send(asked: Json) -> Forwarded:
             # Looked up anew, because a user may think for minutes. When the name is gone, the route from before is
             # used, and dispatch raises the error.
-            now = self._list_index.present(method, asked) or route
+            now = index.present(method, asked) or route
             try:
                 return await forward(
                     self._dispatch,
@@ -231,14 +300,16 @@ class SessionRequests:
                     now,
                     asked,
                     channel.notify,
-                    list_index=self._list_index,
+                    list_index=index,
                     served=served,
                     session_id=session.id,
                     sink=None if as_task or hides_structure(route.definition) else channel.sink,
                 )
             finally:
                 if served.backend is not None:
-                    session.called(Place(served.backend, now.owner))
+                    place = Place(served.backend, now.owner)
+                    session.called(place)
+                    self._upstream.follow(session, place)
 
         declared = session.declared_to_servers
         asked = AskedClient(with_extension(declared) if as_task else declared, channel.ask)

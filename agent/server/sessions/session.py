@@ -23,6 +23,8 @@ from agent.rpc_codes import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 from agent.server.response import EventStream
 from agent.server.sessions.tasks import TaskTalks
 from agent.subscriptions.registry import Subscriber
+from agent.subscriptions.sessions import SessionNews
+from agent.subscriptions.tasks import TaskNews
 from agent.tasks.ids import without_tasks
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class ServerSession:
     `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
     `notices`: whether it is sent list changes.
     `log_level`: that of `logging/setLevel`. `subscriber`: its subscriptions, since the first `resources/subscribe`.
+    `upstream`: those to what servers tell in sessions of its own; `tasks`: those to its tasks.
     `stream`: the open GET stream. `deaf`: no answer of the client can arrive any more.
     `places`: the backends of the client's calls, the last one last. `chore`: the task that notifies servers of changed
     roots; `roots_unreported`: they have changed since it last did.
@@ -65,6 +68,8 @@ class ServerSession:
     used_at_s: float
     log_level: str | None = None
     subscriber: Subscriber[str] | None = None
+    upstream: Subscriber[SessionNews] | None = None
+    tasks: Subscriber[TaskNews] | None = None
     stream: EventStream | None = None
     deaf: bool = False
     places: tuple[Place, ...] = ()
@@ -224,6 +229,10 @@ class ServerSession:
         if self.subscriber is not None:
             self.subscriber.close()
             self.subscriber = None  # They refer to each other; else only the garbage collector would free them.
+        for followed in (self.upstream, self.tasks):
+            if followed is not None:
+                followed.close()
+        self.upstream = self.tasks = None
         self._notes.clear()
         for task in self._calls.values():
             _cancel_once(task)

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
+import orjson
+
 from agent.dispatch.dispatcher import Forwarded
 from agent.errors import OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact
@@ -35,12 +37,16 @@ _POLL_MS: Final = 100
 # Of one session; of more, the oldest is reported as its server has it.
 CANCELLED_MAX: Final = 256
 
-TASK_REQUESTS: Final = frozenset({"tasks/get", "tasks/result", "tasks/cancel"})
+TASK_REQUESTS: Final = frozenset({"tasks/get", "tasks/result", "tasks/cancel", "tasks/list"})
 # The only version with a session that knows tasks.
 VERSION: Final = "2025-11-25"
-# The capability in the `initialize` result. Tasks cannot be listed: an ID is the key to a task, and servers have no
-# list.
-CAPABILITY: Final[Json] = {"cancel": {}, "requests": {"tools": {"call": {}}}}
+# The capability in the `initialize` result. What is listed are the session's own tasks: an ID is the key to a task.
+CAPABILITY: Final[Json] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
+# Of one session; of more, the oldest are not listed.
+LISTED_MAX: Final = 256
+# How each of them stands is asked of its server.
+LIST_PAGE: Final = 32
+STATUS: Final = "notifications/tasks/status"
 # A client may have gone without notice, so a request for a result lasts this long; another one may follow.
 RESULT_TIMEOUT_S: Final = 3_600.0
 POLL_S: Final = 1.0
@@ -116,10 +122,36 @@ class TaskTalks:
 
     def __init__(self) -> None:
         self._cancelled: dict[str, None] = {}  # By ID, the oldest first.
+        self._made: dict[str, Json] = {}  # As last seen, in the same order.
         self._talks: WeakValueDictionary[str, Talk] = WeakValueDictionary()
 
     def __repr__(self) -> str:
-        return f"<TaskTalks {len(self._talks)} open, {len(self._cancelled)} cancelled>"
+        return f"<TaskTalks {len(self._made)} made, {len(self._talks)} open, {len(self._cancelled)} cancelled>"
+
+    def made(self, task: Json) -> None:
+        """A call of this session was made a task, or one of those was seen again."""
+        self._made[task["taskId"]] = task
+        if len(self._made) > LISTED_MAX:
+            del self._made[next(iter(self._made))]
+
+    def page(self, cursor: object) -> tuple[list[Json], str | None]:
+        """The tasks of one page as last seen, and the cursor of the next. Raises `MCPError` for an unknown cursor."""
+        ids = list(self._made)
+        if cursor is not None and cursor not in self._made:
+            raise MCPError(code=INVALID_PARAMS, message="cursor: not one that this list gave, or too old")
+        start = 0 if cursor is None else ids.index(str(cursor)) + 1
+        shown = ids[start : start + LIST_PAGE]
+        more = start + LIST_PAGE < len(ids)
+        return [self._made[task_id] for task_id in shown], shown[-1] if more else None
+
+    def seen(self, task: Json) -> None:
+        """As `made`, for a task that may not be one of this session's."""
+        if task.get("taskId") in self._made:
+            self._made[task["taskId"]] = task
+
+    def forget(self, task_id: str) -> None:
+        """Its server does not know it any more."""
+        self._made.pop(task_id, None)
 
     def about(self, task_id: str) -> Talk:
         """The one `Talk` about a task, which lasts as long as a request holds it."""
@@ -237,6 +269,35 @@ class AskedTask:
             key: await self._client.ask(method, related(params, self._task_id))
             for key, (method, params) in requests.items()
         }
+
+
+async def listed(talks: TaskTalks, cursor: object, now: Callable[[str], Awaitable[Json]]) -> Json:
+    """The result of `tasks/list`: the tasks that the session's client has made.
+
+    `now` gives one as it is; of a server that does not answer, the task is listed as it was seen last.
+    """
+    shown, following = talks.page(cursor)
+
+    async def look(task: Json) -> None:
+        try:
+            talks.seen(await now(task["taskId"]))
+        except MCPError as exc:
+            if exc.code == INVALID_PARAMS:
+                talks.forget(task["taskId"])
+
+    async with asyncio.TaskGroup() as group:
+        for task in shown:
+            if task["status"] not in ENDED:
+                group.create_task(look(task), name="list a task")
+    tasks, _ = talks.page(cursor) if shown else ([], None)
+    known = {task["taskId"] for task in shown}
+    result: Json = {"tasks": [task for task in tasks if task["taskId"] in known]}
+    return result if following is None else {**result, "nextCursor": following}
+
+
+def status_note(task: Json) -> bytes:
+    """The notification of how a task stands, as a message."""
+    return orjson.dumps({"jsonrpc": "2.0", "method": STATUS, "params": as_before(task)})
 
 
 def _failure(task: Json) -> MCPError:

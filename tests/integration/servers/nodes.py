@@ -37,6 +37,7 @@ from agent.identity.keeper import AssociationKeeper
 from agent.identity.node_key import NodeKey
 from agent.links.dial import Dialling, dialler
 from agent.links.link import Link, LinkHooks
+from agent.links.session_offers import SessionOffers
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
 from agent.model import (
@@ -58,6 +59,7 @@ from agent.rest.security import EdgePolicy, security_headers, security_middlewar
 from agent.rest.status import NodeStatus
 from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
+from agent.server.caller_views import PartOfTable
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.pages import PageLimits
 from agent.server.sessions.sealed_id import seal_keys
@@ -204,6 +206,7 @@ class _Wiring:
     endpoints: list[Endpoint] = field(default_factory=list)
     views: list[Views] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
+    offers: SessionOffers = field(default_factory=SessionOffers)
     draining: bool = False
     rng: random.Random = field(default_factory=lambda: random.Random(1))
 
@@ -214,8 +217,8 @@ class _Wiring:
         dial = dialler(Dialling(Credentials(self.key, lambda: (self.secret,)), metrics.pending_call))
 
         def make_link(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-            hooks = LinkHooks(mesh.wake, metrics.dialled, metrics.link_reconnected, updates.watches, mesh.settled)
-            return Link(spec, dials, own=self.identity, hooks=hooks, rng=self.rng, dial=dial)
+            changed = (mesh.wake, metrics.dialled, metrics.link_reconnected, updates.watches, mesh.settled)
+            return Link(spec, dials, own=self.identity, hooks=LinkHooks(*changed, self.offers), rng=self.rng, dial=dial)
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
             updates = ClientUpdates.of_node(self.identity.node_id, supervisor.link, metrics)
@@ -330,15 +333,17 @@ class _Wiring:
             limits=self.limits,
             updates=updates,
             ended_ids=ended_ids,
+            offers=self.offers,
         )
         of_mesh = partial(
             build, search_mode=self.search_mode, instructions="merged", by_own_name=metrics.named_by_server
         )
+        by_nodes = PartOfTable(lambda: mesh.node_routes, mesh.shown)
         self.endpoints += [
-            of_mesh("/mcp", routes=lambda: mesh.routes, node_routes=lambda: mesh.node_routes),
+            of_mesh("/mcp", routes=lambda: mesh.routes, node_routes=by_nodes.whole, part=by_nodes),
             build("/mcp/local", routes=lambda: mesh.local_routes),
         ]
-        self.views.append(Views(lambda: mesh.routes, lambda: self.named_views, single=build, build=of_mesh))
+        self.views.append(Views(lambda: mesh.routes, by_nodes, lambda: self.named_views, single=build, build=of_mesh))
 
     async def _serve(self, rest: list[web.RouteDef], port: int) -> tuple[web.AppRunner, str]:
         names = frozenset({self.identity.name})

@@ -11,6 +11,7 @@ from agent.client.sessions.pool import FEATURES_BYTES_MAX
 from agent.dispatch.client_events import Place, UpstreamEvents
 from agent.dispatch.next_hop import believed
 from agent.errors import RpcError
+from agent.links.session_offers import SessionOffers
 from agent.model import (
     AFFINITY_META_KEY,
     PENDING_META_KEY,
@@ -98,7 +99,7 @@ class HungNode:
 @pytest.mark.looptime
 async def test_sessions_that_end_faster_than_servers_can_be_told_do_not_pile_up() -> None:
     node = HungNode()
-    changes, ending = SessionNotifications(UpstreamEvents(lambda _: node)), session()
+    changes, ending = SessionNotifications(UpstreamEvents(lambda _: node, SessionOffers())), session()
     ending.called(Place("peer:a", "service:kit"))
     async with asyncio.TaskGroup() as group:
         for number in range(WAITING_MAX + 100):

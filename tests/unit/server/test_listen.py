@@ -16,6 +16,7 @@ from agent.server.listen import PENDING_MAX, ListenStreams
 from agent.server.response import Answer
 from agent.subscriptions.registry import Counts, Subscriber
 from agent.subscriptions.resources import ResourceUpdates
+from agent.subscriptions.sessions import SessionUpdates
 from agent.subscriptions.tasks import TaskUpdates
 
 pytestmark = pytest.mark.looptime
@@ -49,7 +50,10 @@ class Streams:
         nothing = Counts(lambda _: None, lambda: None)
         self.updates = ResourceUpdates(lambda _: None, nothing)
         self.tasks = TaskUpdates(lambda _: None, nothing, own_node_id="me")
-        self.streams = ListenStreams(self.new, partial(self.tasks.subscriber, RouteTable))
+        sessions = SessionUpdates(lambda _: None, nothing)
+        self.streams = ListenStreams(
+            self.new, partial(self.tasks.subscriber, RouteTable), partial(sessions.subscriber, RouteTable)
+        )
         self.tell: Any = None
 
     def new(self, tell: Any, *, across_gateways: bool) -> Subscriber[str]:

@@ -116,6 +116,11 @@ class Session:
         self.answered.set()
         self.on_heard()
 
+    lists_by_session = False
+
+    def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
+        """There are none."""
+
     async def probe(self, timeout_s: float) -> None:
         """It lives."""
 

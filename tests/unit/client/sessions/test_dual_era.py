@@ -55,8 +55,10 @@ class Stateless:
     async def probe(self, timeout_s: float) -> None:
         """It lives."""
 
-    def use_token(self, token: str) -> None:
-        """Nothing is shown."""
+    lists_by_session = False
+
+    def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
+        """There are none."""
 
 
 @dataclass
@@ -119,7 +121,10 @@ async def test_only_calls_of_clients_with_sessions_and_features_run_in_a_session
         assert (await it.call())["by"] == 0
         assert await it.call(in_session=False) == {"by": "stateless"}
         assert await it.call(_meta={}) == {"by": "stateless"}
-        for method in ("tools/list", "completion/complete", "server/discover"):
+        of_session = Request.within("tools/list", {}, timeout_s=1.0, affinity="session:a", in_session=True)
+        assert (await it.client.request(of_session))["by"] == 0, "its caller has gained what others have not"
+        assert await it.client.request(Request.within("tools/list", {}, timeout_s=1.0)) == {"by": "stateless"}
+        for method in ("completion/complete", "server/discover"):
             request = Request.within(method, {**META}, timeout_s=1.0, affinity="session:a", in_session=True)
             assert await it.client.request(request) == {"by": "stateless"}
         assert [session.features for session in it.sessions.opened] == [{"elicitation": {}}]
