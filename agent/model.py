@@ -308,6 +308,7 @@ class LinkView:
     era: Era | None = None
     protocol_version: str | None = None  # of that era, as negotiated
     has_tasks: bool = False  # it announces that calls may be answered with tasks
+    lists_may_differ: bool = False  # between sessions, as far as it says
     server_info: Mapping[str, Any] = field(default_factory=dict)
     about: Json = field(default_factory=dict)  # its word of itself, see agent.routing.about
     function_count: int = 0

@@ -206,6 +206,9 @@ def _print_self(itself: dict[str, Any]) -> None:
         for row in servers:
             if row.get("last_error") and not row.get("connected"):
                 print(f"  {_text(row.get('name'))}: {_text(row['last_error'])}")
+            hints = row.get("hints")
+            for hint in hints if isinstance(hints, list) else ():
+                print(f"  {_text(row.get('name'))}: {one_line(str(hint), NAMES_CHARS_MAX)}")
     left_out = [_table(entry) for entry in itself.get("servers_left_out") or ()]
     if left_out:
         print("entries of the servers file that are left out:")

@@ -30,7 +30,7 @@ class ServerInfo:
     """The other side's `server/discover` or `initialize` result.
 
     `mesh` is its entry under `MESH_EXTENSION` (capabilities.extensions when modern, .experimental when legacy) where
-    that is an object, else None.
+    that is an object, else None. `keeps_sessions`: it can tell sessions apart, and this is one.
     """
 
     era: Era
@@ -39,6 +39,14 @@ class ServerInfo:
     server_info: Json
     instructions: str | None
     mesh: Json | None
+    keeps_sessions: bool = False
+
+    @property
+    def lists_may_differ(self) -> bool:
+        """Whether a session may have lists of its own: the server tells it apart, and says that a list may change."""
+        features = [self.capabilities.get(name) for name in ("tools", "prompts", "resources")]
+        says = any(isinstance(feature, dict) and feature.get("listChanged") is True for feature in features)
+        return self.keeps_sessions and says
 
     @property
     def has_tasks(self) -> bool:
@@ -49,12 +57,6 @@ class ServerInfo:
         for name in ("tasks", "requests", "tools", "call"):
             place = place.get(name) if isinstance(place, dict) else None
         return isinstance(place, dict)
-
-
-def announces_changes(server_info: ServerInfo) -> bool:
-    """Whether a server says that one of its lists may change."""
-    features = [server_info.capabilities.get(name) for name in ("tools", "prompts", "resources")]
-    return any(isinstance(feature, dict) and feature.get("listChanged") is True for feature in features)
 
 
 def mesh_entry(era: Era, capabilities: Json) -> Json | None:

@@ -135,6 +135,7 @@ class LinkRecord:
             era=server_info.era,
             protocol_version=server_info.protocol_version,
             has_tasks=server_info.has_tasks,
+            lists_may_differ=server_info.lists_may_differ,
             server_info=server_info.server_info,
             about=about_of(server_info.server_info, server_info.instructions, server_info.capabilities),
             last_error="",

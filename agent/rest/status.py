@@ -18,7 +18,7 @@ from agent.control.membership import MembershipView
 from agent.control.operator import ask_node
 from agent.control.reconciler import Mesh
 from agent.errors import MeshError
-from agent.model import Json, LinkView, PeerSpec, ServerSpec, StdioTarget
+from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget
 from agent.rest.envelope import success
 from agent.routing.about import about_in
 from agent.routing.origins import told_origin
@@ -293,6 +293,7 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: 
             "protocol": spec.protocol,
             "tags": list(spec.tags),
             "enabled": spec.enabled,
+            "hints": hints_of(view, spec),
             **_configured_name(spec),
         }
     else:
@@ -310,6 +311,15 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: 
         ],
         **_standing(view, now_s),
     }
+
+
+def hints_of(view: LinkView, spec: ServerSpec) -> list[str]:
+    """What an operator may have to set for a server, and why."""
+    if view.connected and view.lists_may_differ and spec.sessions is Sessions.SHARED:
+        why = 'its lists may differ between sessions (it gives them IDs and declares "listChanged")'
+        so = "and all clients share one, so that what a call adds for its session does not show"
+        return [f'{why}, {so}; "mesh": {{"sessions": "auto"}} gives each client with a session one there']
+    return []
 
 
 def describe_functions(view: LinkView, names: PublicNames) -> list[Json]:

@@ -36,6 +36,7 @@ STATUS = {
                 "name": "clock",
                 "status": "connected",
                 "failed_lists": [{"list": "resources/list", "reason": "error -32603: no disk"}],
+                "hints": ["all clients share one session"],
             }
         ],
     },
@@ -143,10 +144,11 @@ async def test_status_shows_self_first_then_peers_then_conflicts(capsys: pytest.
     assert lines[1] == "discovery: consul, up, registered, 2 instances, catalog 1.5 s old"
     assert lines[2] == "tools of all nodes: 70"
     assert lines[3] == "servers: clock (connected)"
-    assert lines[5].split() == ["NAME", "STATE", "SOURCE", "TOOLS", "NEXT", "TRY", "URL", "LAST", "ERROR"]
-    assert lines[6].split()[:6] == ["node-1", "(this", "node)", "ready", "self", "7"]
-    assert lines[7].startswith("node-2              backoff  discovery  0      in 4.2 s  http://10.0.0.7:8000/mcp")
-    assert lines[7].endswith("refused node-3 ready")
+    assert lines[4] == "  clock: all clients share one session"
+    assert lines[6].split() == ["NAME", "STATE", "SOURCE", "TOOLS", "NEXT", "TRY", "URL", "LAST", "ERROR"]
+    assert lines[7].split()[:6] == ["node-1", "(this", "node)", "ready", "self", "7"]
+    assert lines[8].startswith("node-2              backoff  discovery  0      in 4.2 s  http://10.0.0.7:8000/mcp")
+    assert lines[8].endswith("refused node-3 ready")
     assert "pay   peer:a  peer:b  differs" in lines
     assert "clock  resources/list  error -32603: no disk" in lines
     assert "server:clock  tool  tick  inputSchema is no schema, but 1" in lines

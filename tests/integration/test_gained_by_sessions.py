@@ -184,6 +184,22 @@ async def test_other_servers_look_to_a_client_that_gained_something_as_they_did(
         assert answer["result"]["content"][0]["text"] == "twelve"
 
 
+@pytest.mark.parametrize("announces", [True, False])
+async def test_where_all_share_a_session_status_says_what_to_set_and_why(announces: bool, tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(30),
+        scene(tmp_path, 1, Gaining(announces=announces), Sessions.SHARED) as node,
+        raw_session(node.url, VERSION) as one,
+        one.http.get(f"{node.base}/api/v1/mcp/servers") as response,
+    ):
+        (server,) = (await response.json())["data"]["servers"]
+        assert [hint.partition(" (")[0] for hint in server["hints"]] == (
+            ["its lists may differ between sessions"] if announces else []
+        )
+        await text(one, "unlock")
+        assert await tools(one) == ALL
+
+
 @pytest.mark.parametrize("hops", [1, 2])
 async def test_what_a_session_gained_goes_when_its_client_leaves(hops: int, tmp_path: Path) -> None:
     async with asyncio.timeout(30), scene(tmp_path, hops) as node:

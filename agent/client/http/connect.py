@@ -28,7 +28,7 @@ from agent.client.negotiation import (
     modern_version_named,
 )
 from agent.client.outbound import DIRECT, Outbound
-from agent.client.server_info import OnServerRequest, ServerInfo, announces_changes
+from agent.client.server_info import OnServerRequest, ServerInfo
 from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import OnNotice, OpenSession, SessionLimits, SessionRefused
@@ -91,13 +91,12 @@ async def open_http_client(
             return
         try:
             open_session = _opener(pool, client_name, start_timeout_s, client.asked_version)
-            by_session = by_session and client.has_id and announces_changes(client.server_info)
             async with asking(
                 client,
                 open_session,
                 limits=SESSION_LIMITS,
                 own_for_all=session_pool,
-                by_session=by_session,
+                by_session=by_session and client.server_info.lists_may_differ,
                 on_pending=on_pending,
             ) as session_router:
                 yield session_router

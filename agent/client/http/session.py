@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from agent import clock
@@ -139,7 +140,7 @@ class HttpSessionClient:
             if self._session_id is not None:
                 self._headers[SESSION_HEADER] = self._session_id
             await self._post(jsonrpc.encode_notification(INITIALIZED))
-        self._server_info = server_info
+        self._server_info = replace(server_info, keeps_sessions=self.has_id)
         self._generation += 1
         self._subscriptions.session_ended(f"{self._pool.where} opened another session")
         for stream in tuple(self._streams):

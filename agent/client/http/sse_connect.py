@@ -16,7 +16,7 @@ from agent.client.http.sse_session import Siblings, SseSessionClient
 from agent.client.http.stateless import HttpStatelessClient
 from agent.client.negotiation import forced_in_vain
 from agent.client.outbound import DIRECT, Outbound
-from agent.client.server_info import OnServerRequest, announces_changes
+from agent.client.server_info import OnServerRequest
 from agent.client.sessions.dual_era import DualEraRouter
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import OnNotice, SessionRefused
@@ -138,7 +138,7 @@ async def _open_sse_client(
                     open_session,
                     limits=SESSION_LIMITS,
                     own_for_all=session_pool,
-                    by_session=by_session and announces_changes(client.server_info),
+                    by_session=by_session and client.server_info.lists_may_differ,
                     on_pending=on_pending,
                 ) as session_router:
                     yield session_router

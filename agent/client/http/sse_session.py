@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final
 
 from agent.client import jsonrpc
@@ -128,7 +129,8 @@ class SseSessionClient:
         self._siblings.pending.append(self._pending)
         self._reader = self._group.create_task(self._read(response, stream), name="stream of an HTTP+SSE session")
         params = initialize_params(self._client_name, self._features, self._version)
-        self._server_info = judge_initialize(jsonrpc.result_of(await self._answered(INITIALIZE, params)))
+        server_info = judge_initialize(jsonrpc.result_of(await self._answered(INITIALIZE, params)))
+        self._server_info = replace(server_info, keeps_sessions=True)  # A stream is a session.
         await self._post(RequestBody(jsonrpc.encode_notification(INITIALIZED)))
 
     def close(self) -> None:

@@ -169,6 +169,20 @@ def test_a_server_shows_its_own_failed_lists_and_what_of_it_is_left_out() -> Non
     assert down["failed_lists"] == [], "nothing is known of its lists"
 
 
+def test_a_server_whose_sessions_may_differ_while_all_share_one_says_what_to_set() -> None:
+    def hints(sessions: Sessions, *, lists_may_differ: bool = True, state: LinkState = LinkState.READY) -> list[str]:
+        spec = ServerSpec("kit", HttpTarget("http://kit/mcp"), ServerScope.SERVICE, sessions=sessions)
+        shown: list[str] = describe_server(LinkView(spec, state, lists_may_differ=lists_may_differ), {}, 0.0)["hints"]
+        return shown
+
+    (hint,) = hints(Sessions.SHARED)
+    assert '"listChanged"' in hint
+    assert '"mesh": {"sessions": "auto"}' in hint
+    assert hints(Sessions.AUTO) == hints(Sessions.OWN) == []
+    assert hints(Sessions.SHARED, lists_may_differ=False) == []
+    assert hints(Sessions.SHARED, state=LinkState.BACKOFF) == [], "nothing is known of it"
+
+
 def imported(node_id: str) -> Offer:
     origin = {"node": "twin", "node_id": node_id, "server": "kit", "tool": "add", "scope": "node", "via": []}
     return Offer(
