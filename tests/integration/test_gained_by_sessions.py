@@ -247,7 +247,7 @@ def toolset_server() -> FastMCP:
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-@pytest.mark.parametrize(("refused", "sessions"), [(400, Sessions.AUTO), (None, Sessions.OWN)])
+@pytest.mark.parametrize(("refused", "sessions"), [(400, Sessions.AUTO), (None, Sessions.OWN), (None, Sessions.AUTO)])
 async def test_components_that_fastmcp_enables_for_a_session_are_there(
     refused: int | None, sessions: Sessions, hops: int, tmp_path: Path
 ) -> None:
@@ -259,6 +259,8 @@ async def test_components_that_fastmcp_enables_for_a_session_are_there(
         node = await stack.enter_async_context(front_of(tmp_path, spec, hops=hops))
         one, other = [await stack.enter_async_context(raw_session(node.url, VERSION)) for _ in range(2)]
         assert await tools(one) == {"unlock"}
+        if refused is None and sessions is Sessions.AUTO:
+            assert "have no session" in await text(one, "unlock"), "from now on the node knows that it needs one"
         assert await text(one, "unlock") == "unlocked"
         assert await tools(one) == {"unlock", "secret"}
         assert await text(one, "secret") == "told"

@@ -44,6 +44,9 @@ _WANTS_ROUNDS: Final = "InputRequiredResult"
 # may have done its work, so one that may not be repeated is not; the next one goes the other way.
 _UNFIT_RESULT: Final = "Handler returned an invalid result"
 
+# In a failed result (FastMCP 4) where the tool needs a session of its caller, to enable components for it.
+_NEEDS_SESSION: Final = "connections have no session"
+
 
 class SecondEra:
     """Whether a stateless server opens sessions too. Written by `learning`; times are loop time.
@@ -158,7 +161,8 @@ class DualEraRouter(BesideSessions[McpClient]):
             except RpcError as exc:
                 if not self._goes_again(request, params, exc):
                     raise (_explained(exc) if _is_unfit(exc) else exc) from exc
-        return await self._shared.request(request)
+        result = await self._shared.request(request)
+        return await self.request(request) if self._learns_to_need_sessions(request, result) else result
 
     def _features_for_session(self, request: Request, params: Json) -> Json | None:
         """The capabilities of the session that a call shall run in; None where it goes the stateless way.
@@ -176,6 +180,14 @@ class DualEraRouter(BesideSessions[McpClient]):
         wanted = permits_requests(features) or (self._by_session and is_of_session(request.affinity))
         return features if wanted else None
 
+    def _learns_to_need_sessions(self, request: Request, result: Json) -> bool:
+        """Whether a call failed for want of a session and is made again in one; the next ones run in one anyway."""
+        if self._by_session or not (request.in_session and is_of_session(request.affinity) and _needs_session(result)):
+            return False
+        log.info('MCP server needs sessions, as "sessions": "own" gives it', extra={"client": repr(self._shared)})
+        self._by_session = True
+        return request.repeatable
+
     def _goes_again(self, request: Request, params: Json, error: RpcError) -> bool:
         """Whether a call that ended in a session with this error is made the stateless way now; the next ones are."""
         wants_rounds, is_unfit = _WANTS_ROUNDS in error.message, _is_unfit(error)
@@ -186,6 +198,12 @@ class DualEraRouter(BesideSessions[McpClient]):
 
 def _is_unfit(error: RpcError) -> bool:
     return error.code == INTERNAL_ERROR and error.message == _UNFIT_RESULT
+
+
+def _needs_session(result: Json) -> bool:
+    content = result.get("content") if result.get("isError") is True else None
+    texts = [one.get("text") for one in content if isinstance(one, dict)] if isinstance(content, list) else []
+    return any(isinstance(text, str) and _NEEDS_SESSION in text for text in texts)
 
 
 def _explained(error: RpcError) -> RpcError:

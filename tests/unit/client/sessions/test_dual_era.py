@@ -157,6 +157,37 @@ async def test_a_result_with_questions_of_the_stateless_way_is_passed_as_it_is()
         assert await it.call(in_session=False) is INPUT_REQUIRED
 
 
+NO_SESSION: Json = {
+    "content": [{"type": "text", "text": "Error calling tool: MCP 2026-07-28 HTTP connections have no session."}],
+    "isError": True,
+}
+
+
+async def test_calls_of_clients_with_sessions_run_in_one_once_a_tool_has_failed_without() -> None:
+    async with scene() as it:
+        assert await it.call(_meta={}) == {"by": "stateless"}
+        it.stateless.result = {**NO_SESSION, "isError": False}
+        assert await it.call(_meta={}) == it.stateless.result, "a result is only a text"
+        it.stateless.result = NO_SESSION
+        assert await it.call(_meta={}, in_session=False) == NO_SESSION
+        assert it.sessions.tried == 0, "no session can help a client without one"
+        assert await it.call(_meta={}) == NO_SESSION, "what the tool did before it failed is not done again"
+        assert (await it.call(_meta={}))["by"] == 0
+        assert [session.features for session in it.sessions.opened] == [{}]
+
+
+async def test_a_call_that_may_be_repeated_is_made_again_in_a_session_when_it_failed_without() -> None:
+    async with scene() as it:
+        it.stateless.result = NO_SESSION
+        assert (await it.call(_meta={}, repeatable=True))["by"] == 0
+
+
+async def test_a_call_that_may_be_repeated_ends_where_no_session_can_be_had() -> None:
+    async with scene() as it:
+        it.stateless.result, it.sessions.fails = NO_SESSION, SessionRefused("unknown method")
+        assert await it.call(_meta={}, repeatable=True) == NO_SESSION
+
+
 async def test_a_server_that_refuses_the_first_session_is_never_tried_again() -> None:
     async with scene() as it:
         it.sessions.fails = SessionRefused("unknown method")
