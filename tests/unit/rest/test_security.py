@@ -35,6 +35,8 @@ ROUTES = [
     "/mcp/",
     "/mcp/local",
     "/mcp/local/",
+    "/mcp/s/kit",
+    "/mcp/v/team",
     "/api/v1/mcp/peers",
     "/api/v1/mcp/servers",
     "/healthz",

@@ -66,6 +66,17 @@ def test_what_a_view_does_not_select_is_in_no_part_of_its_table() -> None:
     assert [route.public_name for route in table.servers.values()] == ["github"]
 
 
+def test_a_server_as_itself_has_every_replica_that_the_mesh_has() -> None:
+    there = NodeIdentity("0b" * 16, "there")
+    own = build_routes([replace(server("disk", "usage"), node=there)], there)
+    offer = Offer(tools=tuple(route.definition for route in own.listed_tools()))
+    peer = Contribution("peer:there", ContributionKind.MESH_PEER, "", there, None, offer)
+    whole = build_routes([server("disk", "usage"), peer], OWN, for_clients=True)
+    route = show(whole, ViewSpec(servers=("disk",), alone=True)).table.tools["usage"]
+    assert route.replicas == whole.tools["disk__usage"].replicas
+    assert [replica.backend_key for replica in route.replicas] == ["server:disk", "peer:there"]
+
+
 def test_tools_alone_select_the_servers_that_have_them_with_their_resources() -> None:
     table = show(mesh(), ViewSpec(tools=("disk__*",))).table
     assert [route.public_name for route in table.listed_resources()] == ["disk://disk/home"]
