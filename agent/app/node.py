@@ -22,6 +22,7 @@ from aiohttp import web
 from agent import __version__, clock
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration, own_addresses
+from agent.app.probe_host import ProbedSite
 from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
 from agent.client.http.prover import Credentials
@@ -261,7 +262,7 @@ class Node:
             common=lambda request: None if self.state == "draining" else usual_header_lines(request),
         )
         await runner.setup()
-        await web.SockSite(runner, self._socket, backlog=BACKLOG).start()
+        await ProbedSite(runner, self._socket, backlog=BACKLOG).start()
         return runner
 
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:

@@ -14,6 +14,8 @@ import pytest
 from aiohttp import web
 
 from agent.app.drain import runner_of
+from agent.app.probe_host import ProbedSite
+from agent.app.sockets import bound_socket
 from agent.identity.association import Association
 from agent.identity.handshake import Initiator
 from agent.identity.keeper import AssociationKeeper
@@ -125,12 +127,13 @@ async def serve(with_policy: EdgePolicy) -> AsyncIterator[Edge]:
         app.router.add_route("*", path, fine)
     runner = runner_of(app)
     await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with aiohttp.ClientSession() as http:
-            yield Edge(runner.addresses[0][1], http)
-    finally:
-        await runner.cleanup()
+    with bound_socket("127.0.0.1", 0, explicit=True) as bound:
+        try:
+            await ProbedSite(runner, bound).start()
+            async with aiohttp.ClientSession() as http:
+                yield Edge(runner.addresses[0][1], http)
+        finally:
+            await runner.cleanup()
 
 
 def expected(path: str, presented: str, *, metrics_public: bool) -> int:
@@ -250,12 +253,20 @@ async def test_hostile_hosts_are_misdirected_on_every_route(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_probes_need_no_host_but_where_http_itself_demands_one(path: str) -> None:
+async def test_probes_need_no_host_and_other_requests_do(path: str) -> None:
     async with serve(policy(table())) as edge:
-        for lines in ([f"GET {path} HTTP/1.0"], [f"GET {path} HTTP/1.1", "Host: health.check.invalid"]):
-            assert b" 200 " in await edge.raw(*(line.encode() for line in lines))
+        for target in (path, f"{path}?from=balancer", f"http://health.check.invalid:8000{path}"):
+            for lines in (
+                [f"GET {target} HTTP/1.0"],
+                [f"GET {target} HTTP/1.1"],
+                [f"HEAD {target} HTTP/1.1"],
+                [f"GET {target} HTTP/1.1", "Host: health.check.invalid"],
+            ):
+                assert b" 200 " in await edge.raw(*(line.encode() for line in lines)), lines
         # RFC 9112, 3.2: a server must answer 400 to a request of HTTP/1.1 without Host.
-        assert b" 400 " in await edge.raw(f"GET {path} HTTP/1.1".encode())
+        for target in ("/mcp", f"{path}/../mcp", f"/mcp?{path}", "http://127.0.0.1/mcp"):
+            assert b" 400 " in await edge.raw(f"GET {target} HTTP/1.1".encode()), target
+        assert b" 400 " in await edge.raw(f"POST {path} HTTP/1.1".encode())
 
 
 async def test_a_target_in_absolute_form_is_judged_by_its_own_host_and_path() -> None:
