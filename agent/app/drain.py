@@ -113,8 +113,17 @@ def runner_of(
     return _Runner(app, fast_paths, common, shutdown_timeout_s)
 
 
-async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Task[None], signals: StopSignals) -> None:
-    """Leave the catalog with `member`, let peers learn of it, then stop accepting and finish what is in flight."""
+async def drain(
+    runner: web.AppRunner,
+    bound: socket.socket,
+    member: asyncio.Task[None],
+    signals: StopSignals,
+    cut_off: Callable[[], None],
+) -> None:
+    """Leave the catalog with `member`, let peers learn of it, then stop accepting and finish what is in flight.
+
+    `cut_off` ends the calls of sessions that are still under way at the deadline, with an answer.
+    """
     member.cancel()
     try:
         async with signals.time_to_drain():
@@ -124,6 +133,7 @@ async def drain(runner: web.AppRunner, bound: socket.socket, member: asyncio.Tas
             await runner.cleanup()
     except TimeoutError:
         log.warning("requests were cut off at the end of the drain", extra={"timeout_s": DRAIN_TIMEOUT_S})
+        cut_off()
         if runner.server is not None:
             await runner.server.shutdown(CUT_OFF_S)
         await runner.cleanup()

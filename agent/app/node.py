@@ -273,8 +273,13 @@ class Node:
         for endpoint in self._endpoints:
             endpoint.close_streams()
         self._views.close_streams()
-        await drain(runner, self._socket, member, signals)
+        await drain(runner, self._socket, member, signals, self._cut_off)
         log.info("node stopped", extra={"node": self._identity.name})
+
+    def _cut_off(self) -> None:
+        for endpoint in self._endpoints:
+            endpoint.sessions.cut_off()
+        self._views.cut_off()
 
     # Parts
 

@@ -35,11 +35,17 @@ StartTask: TypeAlias = Callable[[Coroutine[None, None, None], str], asyncio.Task
 
 
 class Answer:
-    """One response: JSON, or an event stream as soon as a notification precedes the result."""
+    """One response: JSON, or an event stream as soon as a notification precedes the result.
 
-    def __init__(self, request: web.Request, request_id: object) -> None:
+    `beginning` gives the first event of such a stream.
+    """
+
+    def __init__(
+        self, request: web.Request, request_id: object, *, beginning: Callable[[], bytes] | None = None
+    ) -> None:
         self._request = request
         self._request_id = orjson.dumps(request_id)
+        self._beginning = beginning
         self._stream: web.StreamResponse | None = None
         self._gone = False
         self._result_begun = False
@@ -178,6 +184,8 @@ class Answer:
         if self._stream is None:
             self._stream = web.StreamResponse(headers=STREAM_HEADERS)
             await self._stream.prepare(self._request)
+            if self._beginning is not None and (first := self._beginning()):
+                await self._stream.write(first)
         return self._stream
 
 

@@ -153,6 +153,11 @@ class Views:
         for one in self._open.values():
             one.endpoint.close_streams()
 
+    def cut_off(self) -> None:
+        """As `Sessions.cut_off`, of every view."""
+        for one in self._open.values():
+            one.endpoint.sessions.cut_off()
+
     def routes_changed(self) -> None:
         """There is a new route table, or a view has changed: notify the clients whose lists look different; soon."""
         self._changed.set()

@@ -1,19 +1,21 @@
 """The HTTP side of sessions: what clients from before 2026-07-28 send to an endpoint, and how it is answered.
 
 The endpoint passes every request here that names no version, or one of that era. POST carries one message, or in a
-session of 2025-03-26 a batch; GET opens the standing stream, DELETE ends the session. The one rule: a dropped
-connection cancels nothing; a client cancels with `notifications/cancelled`, or ends its session.
+session of 2025-03-26 a batch; GET opens the standing stream, or takes up that of a call; DELETE ends the session. The
+one rule: a dropped connection cancels nothing; a client cancels with `notifications/cancelled`, or ends its session.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
 
 from agent.errors import AnswerCut, MCPError
+from agent.harmless_text import one_line
 from agent.lossless_json.exact import read_json
 from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from agent.model import Json
@@ -26,7 +28,8 @@ from agent.server.sessions.batch import BATCH_LEN_MAX, BatchedCall, Refusal, ans
 from agent.server.sessions.batch import VERSION as BATCH_VERSION
 from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.requests import ROUTED, ReplyChannel, SessionRequests, outliving
-from agent.server.sessions.session import Outcome, ServerSession
+from agent.server.sessions.resumption import LAST_EVENT_HEADER, CallStream, NamedCall, begins_with, lost, named_call
+from agent.server.sessions.session import OpenCall, Outcome, ServerSession
 from agent.server.sessions.table import NoRoom, Sessions
 from agent.server.sessions.tasks import CAPABILITY as TASKS_CAPABILITY
 from agent.server.validation import is_initialize
@@ -40,6 +43,9 @@ INITIALIZE_BYTES_MAX: Final = 64 << 10
 # A client's capabilities are kept as long as its session; the largest honest ones are a few hundred bytes.
 DECLARED_BYTES_MAX: Final = 8 << 10
 _RETRY_AFTER_S: Final = 30
+# Why a call has no answer.
+_BROKE: Final = "The connection of this call broke, and its answer is lost"
+_STOPPED: Final = "The node of this call stopped before its server had answered"
 
 
 class _Refused(Exception):
@@ -98,7 +104,23 @@ class SessionServer:
         session = self._session(request, preferences)
         if not accepts_events(request):
             raise _Refused(406, "Accept: text/event-stream is needed")
+        if (named := named_call(request.headers.get(LAST_EVENT_HEADER))) is not None:
+            return await self._take_up(request, session, named, preferences)
         return await self._sessions.stream(session, request)
+
+    async def _take_up(
+        self, request: web.Request, session: ServerSession, named: NamedCall, preferences: Preferences
+    ) -> web.StreamResponse:
+        """Answer a call whose connection broke: with what follows where it is under way, or that its answer is lost."""
+        beginning = partial(begins_with, session.version, named.request_id, named.method)
+        answer = Answer(request, named.request_id, beginning=beginning)
+        call = session.open_call(named.request_id)
+        goes_on = call is not None and call.stream is not None and call.stream.moves_to(answer)
+        log.info("MCP call taken up again", extra={"method": one_line(named.method, 64), "goes_on": goes_on})
+        await answer.ping()  # The client expects a stream.
+        if call is None or not goes_on:
+            return await _ended(answer, _preferred(named.method, lost(_BROKE), preferences))
+        return await self._waited_for(answer, call, named.method, preferences)
 
     async def _post(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
         is_of_session = SESSION_HEADER in request.headers
@@ -186,7 +208,7 @@ class SessionServer:
         *,
         preferences: Preferences,
     ) -> web.StreamResponse:
-        answer = Answer(request, request_id)
+        answer = Answer(request, request_id, beginning=partial(begins_with, session.version, request_id, method))
         try:
             if method not in ROUTED:
                 if method in LISTS:
@@ -197,18 +219,24 @@ class SessionServer:
             session.check_call(request_id)
         except MCPError as exc:
             return await answer.error(exc, 200)
-        channel = ReplyChannel(session, answer.tell, outliving(answer.sink({})))
-        call = self._begun(channel, request_id, method, params)
+        stream = CallStream(answer)
+        channel = ReplyChannel(session, stream.tell, outliving(stream.sink()))
+        call = OpenCall(self._begun(channel, request_id, method, params, stream), stream)
+        return await self._waited_for(answer, call, method, preferences)
+
+    async def _waited_for(
+        self, answer: Answer, call: OpenCall, method: str, preferences: Preferences
+    ) -> web.StreamResponse:
+        """Answer a call when it ends, on the connection of `answer`, unless its client takes it up on another one."""
         try:
             with self._slow.kept_alive(answer.ping):
-                await asyncio.wait([call])
+                await asyncio.wait([call.task])
         except asyncio.CancelledError:
             answer.client_gone()
             raise
-        outcome = None if call.cancelled() else call.result()
-        if isinstance(outcome, MCPError) and (result := preferences.as_result(method, outcome)) is not None:
-            outcome = (orjson.dumps(result),)
-        return await _ended(answer, outcome)
+        if call.stream is not None and call.stream.answer is not answer:
+            return await answer.nothing()
+        return await _ended(answer, _preferred(method, _outcome(call, answer), preferences))
 
     async def _batch(
         self, request: web.Request, session: ServerSession, batch: list[Any], preferences: Preferences
@@ -246,9 +274,16 @@ class SessionServer:
         except MCPError as exc:
             return error_message(orjson.dumps(message["id"]), exc)
 
-    def _begun(self, channel: ReplyChannel, request_id: str | int, method: str, params: Json) -> asyncio.Task[Outcome]:
+    def _begun(
+        self,
+        channel: ReplyChannel,
+        request_id: str | int,
+        method: str,
+        params: Json,
+        stream: CallStream | None = None,
+    ) -> asyncio.Task[Outcome]:
         call = self._sessions.start_task(self._call(channel, method, params), f"session's {method}")
-        channel.session.add_call(request_id, call)
+        channel.session.add_call(request_id, call, stream)
         return call
 
     async def _call(self, channel: ReplyChannel, method: str, params: Json) -> Outcome:
@@ -260,6 +295,20 @@ class SessionServer:
         except Exception:  # one request's failure must not take the group, and so the node, down
             log.exception("MCP request failed")
             return MCPError(code=INTERNAL_ERROR, message="Something went wrong in this node; its log says what")
+
+
+def _outcome(call: OpenCall, answer: Answer) -> Outcome | None:
+    """How a call has ended; None: its client has cancelled it, or can only be shown a broken connection."""
+    if not call.task.cancelled():
+        return call.task.result()
+    return lost(_STOPPED) if call.stream is not None and call.stream.is_lost and answer.begun is None else None
+
+
+def _preferred(method: str, outcome: Outcome | None, preferences: Preferences) -> Outcome | None:
+    """An outcome as its client wants to read it."""
+    if not isinstance(outcome, MCPError) or (result := preferences.as_result(method, outcome)) is None:
+        return outcome
+    return (orjson.dumps(result),)
 
 
 async def _ended(answer: Answer, outcome: Outcome | None) -> web.StreamResponse:

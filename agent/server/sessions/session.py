@@ -10,7 +10,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -21,6 +21,7 @@ from agent.lossless_json.raw import Bytes
 from agent.model import Json
 from agent.rpc_codes import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 from agent.server.response import EventStream
+from agent.server.sessions.resumption import CallStream
 from agent.server.sessions.tasks import TaskTalks
 from agent.subscriptions.registry import Subscriber
 from agent.subscriptions.sessions import SessionNews
@@ -47,6 +48,13 @@ RequestId: TypeAlias = str | int
 # A call's end: the parts of the result as JSON, or the error to answer with, or `AnswerCut` after a part was sent.
 Outcome: TypeAlias = tuple[Bytes, ...] | MCPError | AnswerCut
 Tell: TypeAlias = Callable[[bytes], Awaitable[None]]
+
+
+class OpenCall(NamedTuple):
+    """A call under way. `stream`: the way back to its client; None in a batch, which is answered as one."""
+
+    task: asyncio.Task[Outcome]
+    stream: CallStream | None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -81,7 +89,7 @@ class ServerSession:
     _notes: dict[bytes | str, None] = field(default_factory=dict)
     _notes_lost: bool = False
     # By the ID as it came: 1 and "1" are two.
-    _calls: dict[RequestId, asyncio.Task[Outcome]] = field(default_factory=dict)
+    _calls: dict[RequestId, OpenCall] = field(default_factory=dict)
     _server_requests: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
     _server_request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -136,18 +144,29 @@ class ServerSession:
                 data=data,
             )
 
-    def add_call(self, request_id: RequestId, task: asyncio.Task[Outcome]) -> None:
+    def add_call(self, request_id: RequestId, task: asyncio.Task[Outcome], stream: CallStream | None = None) -> None:
         """Keep a call until its task is done."""
-        self._calls[request_id] = task
+        self._calls[request_id] = OpenCall(task, stream)
         task.add_done_callback(lambda _: self._calls.pop(request_id, None))
+
+    def open_call(self, request_id: RequestId) -> OpenCall | None:
+        """The call of this ID, while it is under way."""
+        return self._calls.get(request_id)
 
     def cancel_call(self, request_id: object) -> None:
         """The client has cancelled a call; an unknown ID may be of one that was answered meanwhile."""
         # By exact type: true equals 1 as a key.
         if isinstance(request_id, bool) or not isinstance(request_id, str | int):
             return
-        if (task := self._calls.get(request_id)) is not None:
-            _cancel_once(task)
+        if (call := self._calls.get(request_id)) is not None:
+            _cancel_once(call.task)
+
+    def cut_off(self) -> None:
+        """End every call with an answer: its outcome will not be known."""
+        for call in self._calls.values():
+            if call.stream is not None:
+                call.stream.is_lost = True
+                _cancel_once(call.task)
 
     # Server requests
 
@@ -234,8 +253,8 @@ class ServerSession:
                 followed.close()
         self.upstream = self.tasks = None
         self._notes.clear()
-        for task in self._calls.values():
-            _cancel_once(task)
+        for call in self._calls.values():
+            _cancel_once(call.task)
         if self.chore is not None:
             self.chore.cancel()
         if self.stream is not None:

@@ -110,6 +110,11 @@ class Sessions:
             if session.stream is not None:
                 session.stream.end()
 
+    def cut_off(self) -> None:
+        """End every call under way with an answer: the node waits no longer, and its outcome will not be known."""
+        for session in self._sessions.values():
+            session.cut_off()
+
     @property
     def count(self) -> int:
         """How many sessions there are."""
