@@ -61,7 +61,8 @@ class OtherSide:
     """What the other side does. Failures are made anew for each use; `list_time_s` is how long a listing takes.
 
     `lists`: what other lists than that of the tools are answered with, by method; None hangs. `says`: what is told on
-    the stream of a call before its answer.
+    the stream of a call before its answer. `is_serial`: probes and listings are answered one after the other, those
+    that were given up too.
     """
 
     tools: list[Json] = field(default_factory=lambda: [{"name": "a", "inputSchema": {}}])
@@ -78,6 +79,8 @@ class OtherSide:
     list_time_s: float = 0.0
     dial_time_s: float = 0.0
     probe_time_s: float = 0.0
+    is_serial: bool = False
+    free_at_s: float = 0.0
     close_time_s: float = 0.0
     identity: NodeIdentity | None = None
     start_deadline_s: float | None = None
@@ -87,6 +90,13 @@ class OtherSide:
     listings: list[float] = field(default_factory=list)
     probes: list[float] = field(default_factory=list)
     clients: list["ScriptedClient"] = field(default_factory=list)
+
+    def until_answered_s(self, work_s: float) -> float:
+        """Seconds until what takes so long is answered."""
+        if not self.is_serial:
+            return work_s
+        self.free_at_s = max(self.free_at_s, now_s()) + work_s
+        return self.free_at_s - now_s()
 
     @contextlib.asynccontextmanager
     async def opened(self, _spec: BackendSpec, _own: NodeIdentity) -> AsyncIterator[OpenClient]:
@@ -143,7 +153,7 @@ class ScriptedClient:
             await self._side.calls.wait()
             return {"answered": request.method}
         self._side.listings.append(now_s())
-        await asyncio.sleep(self._side.list_time_s)
+        await asyncio.sleep(self._side.until_answered_s(self._side.list_time_s))
         if (failure := self._side.listing()) is not None:
             raise failure
         return {"tools": list(self._side.tools)}
@@ -156,7 +166,7 @@ class ScriptedClient:
         if self._side.probe_time_s:
             try:
                 async with asyncio.timeout(timeout_s):
-                    await asyncio.sleep(self._side.probe_time_s)
+                    await asyncio.sleep(self._side.until_answered_s(self._side.probe_time_s))
             except TimeoutError as exc:
                 raise Unreachable("no answer to ping") from exc
         if (failure := self._side.probe()) is not None:

@@ -35,6 +35,8 @@ TICK_S: Final = 0.01
 
 # The usually shortest lists: the capability of each, and its request.
 _LISTS: Final = (("prompts", "prompts/list"), ("resources", "resources/list"))
+_PING: Final = "ping"
+_LIST: Final = "list in place of a ping"
 
 
 class NoSignOfLife(Unreachable):
@@ -112,10 +114,13 @@ class Probe:
             asked_at_s = clock.now_s()
             busy = self._busy()
             if not (busy and asked):  # Else it has one to answer when it is free; more would only fill its pipe.
-                if self._pings:
-                    asked.add(group.create_task(self._ask(self._ping), name="ping"))
-                if not self._pings or (missed and self._lists and not busy):
-                    asked.add(group.create_task(self._ask(self._list), name="list in place of a ping"))
+                # A server that answers late, one after the other, would have ever more of them to answer. The list, which
+                # goes over another connection, makes up for a ping that was lost with its own.
+                open_ones = {task.get_name() for task in asked} if self._lists else set()
+                if self._pings and _PING not in open_ones:
+                    asked.add(group.create_task(self._ask(self._ping), name=_PING))
+                if (not self._pings or (missed and self._lists and not busy)) and _LIST not in open_ones:
+                    asked.add(group.create_task(self._ask(self._list), name=_LIST))
             failure, asked = await _first_answer(asked, self._patience_s)
             if failure is None:
                 missed = False

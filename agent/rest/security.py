@@ -23,7 +23,7 @@ from agent import clock
 from agent.harmless_text import one_line
 from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 from agent.identity.keeper import AssociationKeeper
-from agent.model import AUTH_REALM, HANDSHAKE_PATH, PARAM_HEADER_PREFIX, PEER_PATH, SINGLE_PATH
+from agent.model import AUTH_REALM, HANDSHAKE_PATH, PARAM_HEADER_PREFIX, PEER_PATH, SINGLE_PATH, VIEW_PATH
 from agent.rest.envelope import failure
 from agent.rest.handshake import FOR_CLIENTS
 from agent.rest.tokens import TokenTable
@@ -223,7 +223,7 @@ def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | No
 
 def is_mcp_path(path: str) -> bool:
     """Whether MCP is spoken there."""
-    return path in MCP_PATHS or path.startswith(SINGLE_PATH)
+    return path in MCP_PATHS or path.startswith((SINGLE_PATH, VIEW_PATH))
 
 
 def _refused(

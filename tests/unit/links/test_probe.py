@@ -194,3 +194,13 @@ async def test_a_server_that_needs_twelve_seconds_for_each_answer_stays_up() -> 
         await asyncio.sleep(300)
         assert set(rig.told.states) == {"dialing", "ready"}
         assert side.closed == 0
+
+
+@pytest.mark.parametrize(("ping_s", "list_s"), [(2.0, 2.0), (4.0, 0.0)])
+async def test_a_server_that_answers_late_and_one_thing_at_a_time_stays_up(ping_s: float, list_s: float) -> None:
+    side = OtherSide(listen=cannot_listen, probe_time_s=ping_s, list_time_s=list_s, is_serial=True)
+    async with running_link(side) as rig:
+        await rig.ready()
+        await asyncio.sleep(300)
+        assert rig.link.view.connected
+        assert (side.closed, len(side.clients)) == (0, 1)

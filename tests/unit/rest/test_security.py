@@ -305,7 +305,7 @@ async def test_a_client_that_looks_for_oauth_hears_that_there_is_none(path: str)
         assert (await edge.ask(f"{path}%2f..%2fmcp"))[0] in (401, 404)
 
 
-@pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/mcp/local"])
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/mcp/local", "/mcp/s/kit", "/mcp/v/team"])
 async def test_refusals_on_mcp_paths_are_json_rpc_errors_that_say_what_to_do(path: str) -> None:
     refused = {
         401: {},
