@@ -114,8 +114,8 @@ class Probe:
             asked_at_s = clock.now_s()
             busy = self._busy()
             if not (busy and asked):  # Else it has one to answer when it is free; more would only fill its pipe.
-                # A server that answers late, one after the other, would have ever more of them to answer. The list, which
-                # goes over another connection, makes up for a ping that was lost with its own.
+                # A server that answers late, one after the other, would have ever more of them to answer. The list,
+                # which goes over another connection, makes up for a ping that was lost with its own.
                 open_ones = {task.get_name() for task in asked} if self._lists else set()
                 if self._pings and _PING not in open_ones:
                     asked.add(group.create_task(self._ask(self._ping), name=_PING))
