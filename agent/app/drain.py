@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, cast
 
@@ -80,9 +80,7 @@ def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.Stre
 class _Runner(web.AppRunner):
     """Runs the application with the fast path in front of it."""
 
-    def __init__(
-        self, app: web.Application, paths: Collection[str], common: CommonLines, shutdown_timeout_s: float
-    ) -> None:
+    def __init__(self, app: web.Application, path: str, common: CommonLines, shutdown_timeout_s: float) -> None:
         super().__init__(
             app,
             handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.server.response).
@@ -91,26 +89,26 @@ class _Runner(web.AppRunner):
             max_field_size=HEADER_BYTES_MAX,
             shutdown_timeout=shutdown_timeout_s,
         )
-        self._paths = paths
+        self._path = path
         self._common = common
 
     async def _make_server(self) -> web.Server:
-        server = FastServer(self.app, await super()._make_server(), self._paths, self._common)
+        server = FastServer(self.app, await super()._make_server(), self._path, self._common)
         return cast("web.Server", server)
 
 
 def runner_of(
     app: web.Application,
     *,
-    fast_paths: Collection[str] = (),
+    fast_path: str,
     common: CommonLines = lambda _: None,
     shutdown_timeout_s: float = DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,
 ) -> web.AppRunner:
     """The runner that serves the application; at the end it waits for requests as long as the deadline allows.
 
-    `fast_paths`: the targets that the fast path serves (`agent.server.fast_path`); `common`: see `CommonLines`.
+    `fast_path`: what `agent.server.fast_path` serves, with all below it; `common`: see `CommonLines`.
     """
-    return _Runner(app, fast_paths, common, shutdown_timeout_s)
+    return _Runner(app, fast_path, common, shutdown_timeout_s)
 
 
 async def drain(

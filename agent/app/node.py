@@ -258,7 +258,7 @@ class Node:
         app.add_routes([*handshake.routes(), *peers.routes(), *node_status.routes(), *probes.routes()])
         runner = runner_of(
             app,
-            fast_paths=(MCP_PATH, PEER_PATH),
+            fast_path=MCP_PATH,
             common=lambda request: None if self.state == "draining" else usual_header_lines(request),
         )
         await runner.setup()

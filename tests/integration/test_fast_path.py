@@ -47,6 +47,12 @@ SEQUENCES = {
     "a page of a browser": [post(lines="Origin: http://localhost\r\n"), post()],
     "another target": [post(), post(target="/other"), post()],
     "a query": [post(), post(target="/mcp?a=b"), post()],
+    "paths below": [post(target="/mcp/s/one"), post(target="/mcp/s/two"), post(target="/mcp/s/one?a=b")],
+    "a path that leads nowhere": [post(target="/mcp/nowhere"), post()],
+    "a path that only begins so": [post(target="/mcpx"), post()],
+    "a path with dots": [post(target="/mcp/../other"), post(target="/mcp/./s/one"), post()],
+    "an escaped path": [post(target="/mcp/s/%6fne"), post(target="/%6dcp"), post()],
+    "a fragment": [post(target="/mcp#x"), post()],
     "an absolute target": [post(target="http://x/mcp")],
     "another method": [post(), b"GET /mcp HTTP/1.1\r\nHost: x\r\n\r\n", post()],
     "an older version": [post(), post(version="1.0", lines="Connection: keep-alive\r\n"), post()],
@@ -189,13 +195,15 @@ async def served(*, fast: bool = True, shutdown_timeout_s: float = 5) -> AsyncIt
         # The length among the remembered headers may be another request's: handlers ask for `content_length`.
         names = {name: value for name, value in request.headers.items() if name != "Content-Length"}
         said = {"path": request.path, "headers": names, "body": len(body), "of": request.content_length}
+        said |= {"query": dict(request.query), "name": request.match_info.get("name"), "raw": request.rel_url.raw_path}
         return as_json(orjson.dumps(said, option=orjson.OPT_NON_STR_KEYS))
 
     app = web.Application(middlewares=[faults_are_answers])
     app.on_response_prepare.append(add_usual)
     app.router.add_route("*", "/mcp", answer)
-    paths = ("/mcp",) if fast else ()
-    scene = Served(runner_of(app, fast_paths=paths, common=common, shutdown_timeout_s=shutdown_timeout_s))
+    app.router.add_route("*", "/mcp/s/{name}", answer)
+    path = "/mcp" if fast else "/nowhere"
+    scene = Served(runner_of(app, fast_path=path, common=common, shutdown_timeout_s=shutdown_timeout_s))
     await scene.runner.setup()
     try:
         yield scene
@@ -324,12 +332,12 @@ async def test_what_a_client_sends_ahead_is_bounded_and_none_of_it_is_lost() -> 
     ["Upgrade: h2c\r\nConnection: upgrade\r\n", "Connection: close\r\n", "Expect: 100-continue\r\n", "Trailer: x\r\n"],
 )
 async def test_a_head_that_asks_for_more_than_an_answer_is_not_served_on_the_fast_path(lines: str) -> None:
-    assert Heads(["/mcp"]).read(post()) is not None
-    assert Heads(["/mcp"]).read(post(lines=lines)) is None
+    assert Heads("/mcp").read(post()) is not None
+    assert Heads("/mcp").read(post(lines=lines)) is None
 
 
 async def test_heads_are_remembered_by_all_but_their_length_and_bounded() -> None:
-    heads = Heads(["/mcp"])
+    heads = Heads("/mcp")
     first, second = heads.read(post(b"x")), heads.read(post(b"x" * 100))
     assert first is not None
     assert second is not None

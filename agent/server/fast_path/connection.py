@@ -7,7 +7,7 @@ the same handlers, and an answer the same bytes, as it would from aiohttp.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from aiohttp import web
@@ -54,7 +54,7 @@ class Owner(Protocol):
 
 
 class WholeBody:
-    """A body that is there, for `agent.server.request.read_body`."""
+    """A body that is there: as much of aiohttp's reader as handlers use."""
 
     __slots__ = ("_data",)
 
@@ -73,6 +73,16 @@ class WholeBody:
         """All of it, once."""
         data, self._data = self._data, b""
         return data
+
+    async def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end."""
+        data, self._data = self._data[:size], self._data[size:]
+        return data
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        """All of it, in one part."""
+        if data := self.read_nowait():
+            yield data
 
 
 class FastRequest(web.Request):
@@ -205,7 +215,7 @@ class Connection(BaseProtocol):
 
     async def _serve(self, request: FastRequest) -> None:
         try:
-            response = await self._owner.handle(request)
+            response = await self._answered(request)
             if not self._is_written(request, response):
                 await response.prepare(request)
                 await response.write_eof()
@@ -218,6 +228,12 @@ class Connection(BaseProtocol):
         finally:
             self._request = None
             self._go_on()
+
+    async def _answered(self, request: FastRequest) -> web.StreamResponse:
+        try:
+            return await self._owner.handle(request)
+        except web.HTTPException as exc:
+            return exc  # As aiohttp does: it is an answer as well.
 
     def _is_written(self, request: FastRequest, response: web.StreamResponse) -> bool:
         """Write an answer that is whole and usual."""

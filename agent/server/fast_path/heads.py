@@ -7,7 +7,6 @@ finds in it nothing that is not looked for here; with every other one, its conne
 
 import asyncio
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,11 +43,10 @@ class Beginning:
 
 
 class Heads:
-    """Those of one node. `paths`: the targets of requests that the fast path serves, exactly as they are sent."""
+    """Those of one node. `path`: that of the requests that the fast path serves, and of all below it."""
 
-    def __init__(self, paths: Collection[str]) -> None:
-        self._paths = frozenset(paths)
-        self._starts = tuple(f"POST {path} HTTP/1.1\r\n".encode() for path in paths)
+    def __init__(self, path: str) -> None:
+        self._starts = tuple(f"POST {path}{end}".encode() for end in (" ", "/", "?"))
         self._known: dict[bytes, Head | None] = {}
 
     def __repr__(self) -> str:
@@ -82,9 +80,9 @@ class Heads:
         if len(messages) != 1 or upgraded or rest:
             return None
         message = messages[0][0]
+        # The beginning of the bytes has said the method and the path.
         served = (
-            message.path in self._paths
-            and message.version == HttpVersion11
+            message.version == HttpVersion11
             and not (message.should_close or message.chunked or message.upgrade or message.compression)
             and message.headers.getall("Content-Length", ()) == [length]
             and message.headers.get("Connection", _KEEP_ALIVE).lower() == _KEEP_ALIVE

@@ -5,7 +5,6 @@ shutdown ends the connections of both.
 """
 
 import asyncio
-from collections.abc import Collection
 from functools import partial
 from typing import Final
 
@@ -16,7 +15,7 @@ from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 from agent import clock
 from agent.server.fast_path.answers import Answers, CommonLines
 from agent.server.fast_path.connection import Connection, FastRequest, Handler
-from agent.server.fast_path.heads import Heads
+from agent.server.fast_path.heads import HEADS_MAX, Heads
 
 SWEEP_EVERY_S: Final = 10.0
 
@@ -24,8 +23,8 @@ SWEEP_EVERY_S: Final = 10.0
 class FastServer:
     """See the module. Like `web.Server`, a factory of protocols."""
 
-    def __init__(self, app: web.Application, server: web.Server, paths: Collection[str], common: CommonLines) -> None:
-        self.heads = Heads(paths)
+    def __init__(self, app: web.Application, server: web.Server, path: str, common: CommonLines) -> None:
+        self.heads = Heads(path)
         self.answers = Answers(common)
         self.connections: set[Connection] = set()
         self._app = app
@@ -49,7 +48,11 @@ class FastServer:
         path = request.head.message.path
         route = self._routes.get(path)
         if route is None:
-            route = self._routes[path] = await self._resolved(request)
+            route = await self._resolved(request)
+            if len(self._routes) >= HEADS_MAX:
+                self._routes.clear()
+            if route[0].http_exception is None:  # Else it holds its one answer.
+                self._routes[path] = route
         request.take_route(route[0])
         return await route[1](request)
 

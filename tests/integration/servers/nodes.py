@@ -41,7 +41,6 @@ from agent.links.session_offers import SessionOffers
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
 from agent.model import (
-    PEER_PATH,
     PUBLIC_NAME_LEN_MAX,
     BackendSpec,
     Era,
@@ -357,7 +356,7 @@ class _Wiring:
         self.views[0].add_to(app, of_mesh)
         local.add_to(app)
         app.add_routes(rest)
-        runner = runner_of(app, fast_paths=(MCP_PATH, PEER_PATH), common=usual_header_lines, shutdown_timeout_s=2)
+        runner = runner_of(app, fast_path=MCP_PATH, common=usual_header_lines, shutdown_timeout_s=2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
         await site.start()

@@ -28,6 +28,7 @@ from agent.rest.security import (
     TokenTable,
     security_headers,
     security_middleware,
+    usual_header_lines,
 )
 from agent.server.search import MODE_HEADER
 from tests.unit.rest.test_hosts import HOSTILE_HOSTS, HOSTILE_ORIGINS
@@ -125,7 +126,7 @@ async def serve(with_policy: EdgePolicy) -> AsyncIterator[Edge]:
     app.on_response_prepare.append(security_headers(with_policy))
     for path in ROUTES:
         app.router.add_route("*", path, fine)
-    runner = runner_of(app)
+    runner = runner_of(app, fast_path="/mcp", common=usual_header_lines)
     await runner.setup()
     with bound_socket("127.0.0.1", 0, explicit=True) as bound:
         try:
