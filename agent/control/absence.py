@@ -69,12 +69,21 @@ class AbsenceTracker:
         unlisted: dict[str, tuple[ServerSpec, float]] = {}
         for view in views:
             spec = view.spec
-            if isinstance(spec, ServerSpec) and not view.connected and view.offer == Offer():
+            if isinstance(spec, ServerSpec) and (_was_never_listed(view) or _fails_to_list(view)):
                 since_s = self._unlisted.get(view.key, (spec, now_s))[1]
                 unlisted[view.key] = spec, since_s
         self._unlisted = unlisted
         recent = tuple(entry for entry in unlisted.values() if now_s - entry[1] < AWAY_FOR_S)
         return Absence(frozenset(wanted | self._left.keys()), recent, self.starting)
+
+
+def _was_never_listed(view: LinkView) -> bool:
+    return not view.connected and view.offer == Offer()
+
+
+def _fails_to_list(view: LinkView) -> bool:
+    """Whether it is connected, and its tools could not be listed yet."""
+    return not view.offer.tools and any(fault.method == "tools/list" for fault in view.offer.faults)
 
 
 def _is_suppressed(spec: PeerSpec, suppressions: Sequence[Suppression]) -> bool:

@@ -6,7 +6,7 @@ only as `agent.dispatch.retry` allows, and a failure always says whether the req
 
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -230,7 +230,8 @@ class Dispatch:
     def _why_away(self, route: Route) -> str:
         """Why its backend is not there, as clients may read it: what its link failed with; empty where none did."""
         links = (self._link(replica.backend_key) for replica in route.replicas)
-        return next((f": {link.view.said_error}" for link in links if link and link.view.said_error), "")
+        said = (word for link in links if link for word in _failures(link.view))
+        return next((f": {word}" for word in said if word), "")
 
     async def _next(
         self, call: _Call, tried: dict[str, float], key: str | None, told: _Failed | None
@@ -389,6 +390,12 @@ class Dispatch:
 
 def _may_repeat(call: _Call, failed: _Failed) -> bool:
     return fate_of(failed.failure) is Fate.NOT_EXECUTED or is_repeatable(call.method, call.route, failed.replica)
+
+
+def _failures(view: LinkView) -> Iterator[str]:
+    """What has gone wrong with a backend, as clients may read it."""
+    yield view.said_error
+    yield from (fault.said for fault in view.offer.faults if fault.method == "tools/list")
 
 
 def _is_same(now: Route, owner: str) -> bool:

@@ -109,6 +109,13 @@ async def test_what_is_not_mcp_opens_no_client(data: bytes) -> None:
             await open_and_call(script)
 
 
+async def test_a_host_check_that_refuses_us_is_named_to_operators_and_clients() -> None:
+    async with scripted(always(http(421, b"Invalid Host header", kind="text/plain"))) as script:
+        with pytest.raises(ProtocolBroken, match=r"its Host check does not know .* Invalid Host header") as caught:
+            await open_and_call(script)
+        assert caught.value.words("it").startswith("it answered HTTP 421, its Host check does not know the name")
+
+
 async def test_what_is_not_http_opens_no_client() -> None:
     async with scripted(always(b"SSH-2.0-OpenSSH\r\n\r\n", keep=False)) as script:
         with pytest.raises(ProtocolBroken):

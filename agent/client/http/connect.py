@@ -234,7 +234,10 @@ def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPoo
     if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
         return Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s)
     kind = NotStreamable if _refuses_the_post(exc) else ProtocolBroken
-    return kind(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
+    failure = kind(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
+    if isinstance(exc, HttpRefusal):
+        _, failure.what, _ = exc.about  # A client reads what a person can do something about.
+    return failure
 
 
 def _refuses_the_post(exc: RpcError | HttpRefusal) -> bool:

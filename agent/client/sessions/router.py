@@ -13,6 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
+from copy import copy
 from dataclasses import replace
 from typing import Final
 
@@ -30,7 +31,7 @@ from agent.client.sessions.pool import (
     SessionRefused,
     SharedClient,
 )
-from agent.errors import CallNotSent, RpcError
+from agent.errors import CallNotSent, MeshError, RpcError
 from agent.model import CLIENT_METHOD, Json
 from agent.rpc_codes import INVALID_PARAMS
 
@@ -75,6 +76,8 @@ class SessionRouter(BesideSessions[SharedClient]):
         # A pool of its own, so that no caller can keep us from listing.
         self._listing = SessionPool(open_session, LISTING_LIMITS, self._start, self._changed, unheard)
         self._refused = False
+        self._opening: asyncio.Task[None] | None = None
+        self._not_opened: MeshError | None = None
 
     async def request(self, request: Request) -> Json:
         """As `McpClient.request`; the result may be `input_required`, and a retry of the request continues it."""
@@ -100,8 +103,33 @@ class SessionRouter(BesideSessions[SharedClient]):
         if request.affinity is not None:
             return await self.list_in_session(request)
         if self._lists_apart and not self._refused:
-            return await self._at_once(self._listing, EVERY_FEATURE, _FOR_LISTING, request)
+            return await self._list_apart(request)
         return await self._shared.request(request)
+
+    async def _list_apart(self, request: Request) -> Json:
+        """A list in the session for that; in the shared one while it is still opening when half of the time is over.
+
+        A gateway that starts a program for each session needs its time twice, and what callers without features see is
+        better than nothing. The session goes on opening, for the next list.
+        """
+        if self._opening is None or self._opening.done():
+            self._opening = self._start(self._open_to_list(), "open the session to list in")
+        await asyncio.wait([self._opening], timeout=request.left_s() / 2)
+        if not self._opening.done():
+            return await self._shared.request(request)
+        if isinstance(self._not_opened, SessionRefused):
+            self._note_refusal(self._not_opened)
+            return await self._shared.request(request)
+        if self._not_opened is not None:
+            raise copy(self._not_opened)  # Several lists may raise it.
+        return await self._at_once(self._listing, EVERY_FEATURE, _FOR_LISTING, request)
+
+    async def _open_to_list(self) -> None:
+        try:
+            async with self._listing.lent(EVERY_FEATURE, _FOR_LISTING):
+                self._not_opened = None
+        except MeshError as exc:
+            self._not_opened = exc
 
     async def _call(self, request: Request, features: Json) -> Json:
         """A call of a caller with these features, in the session that it needs."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.control.absence import START_S
-from agent.errors import MeshError, Unreachable
+from agent.errors import MeshError, RpcError, Unreachable
 from agent.model import HttpTarget, NodeIdentity, Override, ServerScope, ServerSpec, Suppression
 from agent.routing.away import AWAY_FOR_S
 from agent.routing.table import Route, RouteKind
@@ -129,6 +129,22 @@ async def test_a_server_that_never_started_has_its_names_away_for_ten_minutes(tm
         assert found(rig, "other__whatever") is None
         await asyncio.sleep(AWAY_FOR_S + 60)
         assert found(rig, "kit__whatever") is None
+
+
+async def test_a_connected_server_that_fails_to_list_its_tools_has_their_names_away(tmp_path: Path) -> None:
+    other = OtherSide(listing=lambda: RpcError(-32603, "boom"))
+    async with running(tmp_path, other) as rig:
+        rig.mesh.take_servers([SERVER])
+        await asyncio.sleep(START_S + 1)
+        assert rig.mesh.view_of("kit").connected
+        assert is_away(rig, "kit__whatever")
+        other.listing = lambda: None
+        await asyncio.sleep(60)
+        assert found(rig, "kit__a") is not None
+        assert found(rig, "kit__whatever") is None
+        other.listing = lambda: RpcError(-32603, "boom")
+        await asyncio.sleep(60)
+        assert found(rig, "kit__whatever") is None, "what it has is known"
 
 
 async def test_a_node_has_started_when_its_first_attempts_have_an_outcome(tmp_path: Path) -> None:
