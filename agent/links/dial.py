@@ -6,8 +6,9 @@ imports what the other node merely forwards, unless an operator added it as a ga
 the one that was named.
 """
 
+import re
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NoReturn
@@ -19,7 +20,7 @@ from agent.client.http.prover import Credentials, Prover
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, Unreachable
+from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
 from agent.model import (
     START_TIMEOUT_S,
     BackendSpec,
@@ -33,6 +34,9 @@ from agent.model import (
 from agent.routing.names import is_valid_name
 
 LOCAL_SUFFIX = "/local"
+# How the URLs of views look (agent.server.views).
+_VIEW_OF_PATH: Final = re.compile(r"(?P<endpoint>.*/mcp)/[sv]/[^/]+/?")
+_VIEW_OF_QUERY: Final = re.compile(r"(?:^|&)(?:servers|tags)=")
 # A node answers `server/discover` at once; one that hangs is to be dialled again soon.
 NODE_START_TIMEOUT_S: Final = 10.0
 
@@ -94,6 +98,7 @@ async def opened(
             yield OpenClient(client, None, start_deadline_s=deadline_s)
         return
     dialling = replace(dialling, outbound=dialling.outbound.for_peers())
+    await _refuse_own_view(spec, own, dialling)
     if not (spec.is_mesh_node and spec.scope is PeerScope.LOCAL):
         deadline_s = clock.now_s() + START_TIMEOUT_S
         async with AsyncExitStack() as stack:
@@ -141,6 +146,18 @@ async def _refuse_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Diallin
     raise IdentityRefused(f"{spec.target.url} says that it is this node, and is another one")
 
 
+async def _refuse_own_view(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> None:
+    """Raise `DialledOurselves` for a view of this very node, which looks like any server (docs/views.md)."""
+    target = _node_of_view(spec.target)
+    if target is None:
+        return
+    proven = None
+    with suppress(LinkFailed):
+        proven = (await _prover(target, dialling, members=True).prove()).peer
+    if proven is not None and proven.node_id == own.node_id:
+        raise DialledOurselves(f"{spec.target.url} is a view of this node itself")
+
+
 def _prover(local: HttpTarget, dialling: Dialling, *, members: bool) -> Prover:
     """Raises `IdentityRefused` where we have nothing to prove."""
     if dialling.credentials is None:
@@ -186,6 +203,16 @@ def local_target(target: HttpTarget) -> HttpTarget:
     parts = urlsplit(target.url)
     path = parts.path.rstrip("/").removesuffix(LOCAL_SUFFIX) + LOCAL_SUFFIX
     return replace(target, url=urlunsplit(parts._replace(path=path)))
+
+
+def _node_of_view(target: HttpTarget) -> HttpTarget | None:
+    """The local endpoint of the node whose view this is by its URL, as it would be; None for any other URL."""
+    parts = urlsplit(target.url)
+    path = _VIEW_OF_PATH.fullmatch(parts.path)
+    if path is None and not (parts.path.rstrip("/").endswith("/mcp") and _VIEW_OF_QUERY.search(parts.query)):
+        return None
+    endpoint = parts.path.rstrip("/") if path is None else path["endpoint"]
+    return replace(target, url=urlunsplit(parts._replace(path=endpoint + LOCAL_SUFFIX, query="")), token=None)
 
 
 def refuse_mesh_node(server_info: ServerInfo, spec: ServerSpec, own: NodeIdentity) -> None:

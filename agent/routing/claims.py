@@ -15,7 +15,17 @@ from agent.routing.about import ABOUT_META_KEY, about_entry, is_about, read_abou
 from agent.routing.definitions import LeftOut, mended
 from agent.routing.digest import definition_digest
 from agent.routing.names import is_name_of, public_name, public_uri, shown_name
-from agent.routing.origins import PLAIN_SCOPE, Origin, Place, Refused, check_path, is_text, places_of, received_origin
+from agent.routing.origins import (
+    PLAIN_SCOPE,
+    Origin,
+    Place,
+    Refused,
+    check_path,
+    come_through,
+    is_text,
+    places_of,
+    received_origin,
+)
 from agent.routing.output_schemas import is_shown_in_sessions
 from agent.routing.table import (
     NAME_MEMBER,
@@ -129,11 +139,14 @@ class _Reading:
         match contribution.kind:
             case ContributionKind.SERVER:
                 assert contribution.scope is not None
-                return Origin.of_own(
-                    self._own, contribution.label, name, contribution.scope, sticky=contribution.sticky
-                )
+                if (through := come_through(entry, name, self._own)) is None:
+                    return None
+                label, scope = contribution.label, contribution.scope
+                return Origin.of_own(self._own, label, name, scope, sticky=contribution.sticky, through=through)
             case ContributionKind.PLAIN_PEER:
-                return Origin(self._own, contribution.label, name, PLAIN_SCOPE, ())
+                if (through := come_through(entry, name, self._own)) is None:
+                    return None
+                return Origin(self._own, contribution.label, name, PLAIN_SCOPE, (), through=through)
             case ContributionKind.MESH_PEER:
                 assert contribution.node is not None
                 origin = received_origin(entry, name, contribution.node)

@@ -15,6 +15,8 @@ from agent.routing.table import ConflictReason, Contribution, Root
 
 # docs/architecture.md: three gateways between a caller and a server; longer ways are loops or mistakes.
 PATH_LEN_MAX: Final = 3
+# Nodes that an entry has come through by views; each is one more part of its name.
+THROUGH_MAX: Final = 6
 # The scope that we write for a plain peer; it has no configuration of its own that could give one.
 PLAIN_SCOPE: Final = "plain"
 # How the owner of a node's own names begins; its node ID follows, then a slash and the server.
@@ -37,7 +39,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose a definition is. `path`: the nodes from its server's node to us, both ends but us included; () is here."""
+    """Whose a definition is. `path`: the nodes from its server's node to us, both ends but us included; () is here.
+
+    `through`: the nodes that it has come through before, as far as it says so, by views that were taken for servers.
+    """
 
     node: NodeIdentity
     server: str
@@ -46,12 +51,15 @@ class Origin:
     path: tuple[str, ...]
     sticky: bool = False  # its server wants a client's calls on one replica
     fleet: bool = False  # clients see its tools once for all nodes
+    through: tuple[str, ...] = ()
 
     @classmethod
-    def of_own(cls, own: NodeIdentity, server: str, tool: str, scope: str, *, sticky: bool) -> "Origin":
+    def of_own(
+        cls, own: NodeIdentity, server: str, tool: str, scope: str, *, sticky: bool, through: tuple[str, ...] = ()
+    ) -> "Origin":
         """Of a server of ours. Between nodes a fleet is a server of each node, and its word is one more member."""
         fleet = scope == ServerScope.FLEET
-        return cls(own, server, tool, ServerScope.NODE if fleet else scope, (), sticky, fleet)
+        return cls(own, server, tool, ServerScope.NODE if fleet else scope, (), sticky, fleet, through)
 
     def as_json(self) -> Json:
         """The value under `ORIGIN_META_KEY`; `via` is what an importer appends the exporting node to."""
@@ -64,6 +72,7 @@ class Origin:
             "via": list(self.path),
             **({"sticky": True} if self.sticky else {}),
             **({"fleet": True} if self.fleet else {}),
+            **({"through": list(self.through)} if self.through else {}),
         }
 
 
@@ -102,7 +111,28 @@ def received_origin(entry: Json, name: str, exporter: NodeIdentity) -> Origin | 
         raise Refused(ConflictReason.MALFORMED, name)
     path = (*(str(word) for word in via), exporter.node_id)
     fleet = told.get("fleet") is True and scope == ServerScope.NODE
-    return Origin(NodeIdentity(node_id, node_name), server, tool, scope, path, told.get("sticky") is True, fleet)
+    through = _texts(told.get("through"))[:THROUGH_MAX]
+    node = NodeIdentity(node_id, node_name)
+    return Origin(node, server, tool, scope, path, told.get("sticky") is True, fleet, through)
+
+
+def come_through(entry: Json, name: str, own: NodeIdentity) -> tuple[str, ...] | None:
+    """The nodes that an entry of a server says it has come through; None: this one is among them.
+
+    Views of nodes look like servers. Two nodes that take each other's for one would list what each has from the other,
+    ever longer. Raises `Refused`: through more nodes than there may be on a way.
+    """
+    told = told_origin(entry)
+    nodes = dict.fromkeys(_texts([*_texts(told.get("through")), *_texts(told.get("via")), told.get("node_id")]))
+    if own.node_id in nodes:
+        return None
+    if len(nodes) > THROUGH_MAX:
+        raise Refused(ConflictReason.LIMIT, name)
+    return tuple(nodes)
+
+
+def _texts(found: object) -> tuple[str, ...]:
+    return tuple(text for text in found if is_text(text)) if isinstance(found, list) else ()
 
 
 def check_path(origin: Origin, name: str, contribution: Contribution) -> None:

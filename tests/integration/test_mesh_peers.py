@@ -64,10 +64,11 @@ async def test_a_peer_that_is_away_is_kept_and_connected_when_it_comes(tmp_path:
             assert status == 200  # An operator's repeated word does not wait for the back-off.
 
 
+@pytest.mark.parametrize("path", ["", "/s/kit", "/v/team/", "?servers=kit", "?notices=off&tags=ops"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_a_node_that_is_added_to_itself_refuses_and_forgets(host: str, tmp_path: Path) -> None:
+async def test_a_node_that_is_added_to_itself_refuses_and_forgets(host: str, path: str, tmp_path: Path) -> None:
     async with running_node("one", tmp_path) as one:
-        url = one.url.replace("127.0.0.1", host)
+        url = one.url.replace("127.0.0.1", host) + path
         for _ in range(2):  # What was learned the first time must not change the answer.
             status, body = await one.add_peer("mirror", url)
             assert (status, body["error"]["code"]) == (409, "own_node")
