@@ -10,8 +10,9 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from agent.cli.client import Node, node_of, refused, unreachable
+from agent.cli.client import Node, ask, node_of, refused, unreachable
 from agent.cli.output import CliFailed, Exit, print_json, print_table
+from agent.cli.status import SERVERS_PATH
 from agent.client.connect import McpClient, open_client
 from agent.client.protocol import Request
 from agent.config.values import CALL_TIMEOUT_MAX_S
@@ -74,9 +75,23 @@ def reload_servers(args: Namespace) -> int:
     if args.json or result["isError"] or not rows:
         _show(args, result)
     else:
+        reasons = {} if all(row.get("success", True) for row in rows) else _reasons(node_of(args))
         for row in rows:
             print(one_line(str(row["message"])))
+            if not row.get("success", True) and (reason := reasons.get(row.get("server_name"))):
+                print(f"  {one_line(reason)}")
     return Exit.TOOL if result["isError"] or not all(row.get("success", True) for row in rows) else Exit.OK
+
+
+def _reasons(node: Node) -> dict[Any, str]:
+    """Why servers are not connected, in the words for operators: a tool's are for clients, who read no output."""
+    try:
+        data, _ = ask(node, "GET", SERVERS_PATH)
+    except CliFailed:
+        return {}
+    servers = data.get("servers") if isinstance(data, dict) else None
+    known = [one for one in servers if isinstance(one, dict)] if isinstance(servers, list) else []
+    return {one.get("name"): str(one["last_error"]) for one in known if one.get("last_error")}
 
 
 def read_arguments(text: str | None, pairs: Sequence[str]) -> dict[str, Any]:

@@ -297,6 +297,11 @@ async def test_tools_are_listed_and_called(capsys: pytest.CaptureFixture[str]) -
         assert await run(url, "servers", "reload", "bad") == 5
         assert await run(url, "servers", "reload") == 5
         assert capsys.readouterr().out == "reloaded bad\nreloaded clock\nreloaded bad\n"
+    servers = [{"name": "bad", "last_error": "exited with code 3; its last words: locked"}, {"name": "clock"}, 7]
+    async with serve(Requests(), good({"servers": servers})) as url:
+        assert await run(url, "servers", "reload") == 5
+        told = "reloaded clock\nreloaded bad\n  exited with code 3; its last words: locked\n"
+        assert capsys.readouterr().out == told, "an operator reads the whole reason"
 
 
 async def test_failure_of_a_tool_is_exit_code_five_and_its_text_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
