@@ -140,6 +140,8 @@ class DualEraRouter(BesideSessions[McpClient]):
         self._era = SecondEra(tries_again=tries_again)
         super().__init__(stateless, learning(open_session, self._era), group, limits=limits, on_pending=on_pending)
         self._in_rounds: set[tuple[str, object]] = set()
+        # What has asked in rounds on the stateless way: by 2026-07-28 it is made to be called anew in each of them.
+        self._has_asked: set[tuple[str, object]] = set()
 
     async def request(self, request: Request) -> Json:
         """As `McpClient.request`; the result of a call in a session may be `input_required`, as of a pending call."""
@@ -162,6 +164,8 @@ class DualEraRouter(BesideSessions[McpClient]):
                 if not self._goes_again(request, params, exc):
                     raise (_explained(exc) if _is_unfit(exc) else exc) from exc
         result = await self._shared.request(request)
+        if result.get("resultType") == "input_required" and len(self._has_asked) < IN_ROUNDS_MAX:
+            self._has_asked.add(_subject(request.method, params))
         return await self.request(request) if self._learns_to_need_sessions(request, result) else result
 
     def _features_for_session(self, request: Request, params: Json) -> Json | None:
@@ -191,9 +195,10 @@ class DualEraRouter(BesideSessions[McpClient]):
     def _goes_again(self, request: Request, params: Json, error: RpcError) -> bool:
         """Whether a call that ended in a session with this error is made the stateless way now; the next ones are."""
         wants_rounds, is_unfit = _WANTS_ROUNDS in error.message, _is_unfit(error)
+        subject = _subject(request.method, params)
         if (wants_rounds or is_unfit) and len(self._in_rounds) < IN_ROUNDS_MAX:
-            self._in_rounds.add(_subject(request.method, params))
-        return wants_rounds or (is_unfit and request.repeatable)
+            self._in_rounds.add(subject)
+        return wants_rounds or (is_unfit and (request.repeatable or subject in self._has_asked))
 
 
 def _is_unfit(error: RpcError) -> bool:

@@ -279,6 +279,16 @@ async def test_a_call_whose_result_does_not_fit_a_session_is_not_made_again_wher
         assert await it.call() == {"by": "stateless"}
 
 
+async def test_what_another_client_was_asked_in_rounds_is_called_again_though_its_session_does_not_say_why() -> None:
+    async with scene() as it:
+        it.sessions.answers, it.stateless.result = UNFIT, INPUT_REQUIRED
+        assert await it.call(in_session=False) == INPUT_REQUIRED
+        assert await it.call() == INPUT_REQUIRED
+        with pytest.raises(RpcError, match="invalid result"):
+            await it.call("another")
+        assert len(it.stateless.asked) == 2
+
+
 async def test_other_errors_of_a_session_pass_and_teach_nothing() -> None:
     async with scene() as it:
         it.sessions.answers = RpcError(INVALID_PARAMS, "no such city")
