@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.outside import results
 from tests.outside.checks import ROOT
-from tests.outside.rows import Client, Server, clients, servers
+from tests.outside.rows import Client, Scenario, Server, clients, scenarios, servers
 
 PAGE = ROOT / "docs" / "compatibility.md"
 SERVER_CHECKS = {
@@ -30,6 +30,11 @@ CLIENT_CHECKS = {
     "long": "waits 70 s for an answer, or as long as its own limit allows",
     "refused": "shows why a wrong token was refused",
 }
+SCENARIO_CHECKS = {
+    "one node": "every step comes to what it comes to without a node",
+    "two nodes": "the same at a node that reaches the server over another one",
+    "as itself": "the same at `/mcp/s/NAME` of that node",
+}
 INTRODUCTION = """\
 # Compatibility
 
@@ -49,12 +54,16 @@ def render(found: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [INTRODUCTION]
     parts += _section("Clients of a node", clients(), CLIENT_CHECKS, found)
     parts += _section("Servers behind a node", servers(), SERVER_CHECKS, found)
+    parts += _section("Pages, tasks and questions", scenarios(), SCENARIO_CHECKS, found)
     parts += _wrong(found)
     return "\n".join(parts)
 
 
 def _section(
-    title: str, rows: Mapping[str, Client | Server], checks: Mapping[str, str], found: Mapping[str, Mapping[str, Any]]
+    title: str,
+    rows: Mapping[str, Client | Server | Scenario],
+    checks: Mapping[str, str],
+    found: Mapping[str, Mapping[str, Any]],
 ) -> Iterable[str]:
     yield f"## {title}\n"
     yield from (f"- {name}: {meaning}." for name, meaning in checks.items())
@@ -75,7 +84,7 @@ def _section(
     yield ""
 
 
-def _cell(row: Client | Server, own: Mapping[str, Any], check: str) -> str:
+def _cell(row: Client | Server | Scenario, own: Mapping[str, Any], check: str) -> str:
     if "failed" in own:
         return "failed"
     cannot = check == "refused" and isinstance(row, Client) and not row.refusal
@@ -87,7 +96,7 @@ def _cell(row: Client | Server, own: Mapping[str, Any], check: str) -> str:
 def _wrong(found: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
     yield "## Wrong today\n"
     lines = []
-    for name in (*clients(), *servers()):
+    for name in (*clients(), *servers(), *scenarios()):
         own = found.get(name, {})
         if "failed" in own:
             lines.append(f"- **{name}** {own['failed']}")

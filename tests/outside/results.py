@@ -10,19 +10,19 @@ from typing import Any
 import orjson
 
 from tests.outside.checks import Check
-from tests.outside.rows import Client, Server, clients, servers
+from tests.outside.rows import Client, Scenario, Server, clients, scenarios, servers
 
 FILE = Path(__file__).with_name("results.json")
 
 
 def load() -> dict[str, dict[str, Any]]:
     """Row -> package, date and checks; rows that are in the tables no more are left out."""
-    known = servers().keys() | clients().keys()
+    known = servers().keys() | clients().keys() | scenarios().keys()
     stored = orjson.loads(FILE.read_bytes()) if FILE.exists() else {}
     return {name: found for name, found in stored.items() if name in known}
 
 
-def keep(row: Server | Client, found: dict[str, Check] | str) -> None:
+def keep(row: Server | Client | Scenario, found: dict[str, Check] | str) -> None:
     """Write one row's result; `found` as a text says why there is none."""
     stored = load()
     before = stored.get(row.name, {})

@@ -1,4 +1,6 @@
-"""The rows: published servers (`servers.toml`) and clients (`clients.toml`), pinned, with what each one must do.
+"""The rows: published servers (`servers.toml`), clients (`clients.toml`), and both together (`scenarios.toml`), pinned.
+
+Each says what must come of it; in a scenario more than plain calls passes: pages, tasks, questions.
 
 Words in braces in a row stand for places: `{bin}` the programs of its group, `{node}` our Node, `{modules}` the
 `node_modules` of its group, `{folder}` a folder of the run's own with the row's `files`, `{site}` a small web site on
@@ -73,6 +75,25 @@ class Client:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """A published server over HTTP, and a published client that does something with it in steps."""
+
+    name: str
+    package: str  # The server's; `name==version`.
+    registry: str
+    group: str  # Where both are.
+    language: str
+    command: list[str]  # Listens on {port}.
+    script: str  # The client, in clients/.
+    steps: dict[str, str]  # What each must come to.
+    arguments: dict[str, Any] = field(default_factory=dict)  # Of the script.
+    environment: dict[str, str] = field(default_factory=dict)
+    own: bool = False  # Also at `/mcp/s/it`, by the server's own names.
+    in_browser: bool = False  # The client is a page in Chromium, on the loopback.
+    note: str = ""
+
+
 def servers() -> dict[str, Server]:
     """All servers by name."""
     return {row["name"]: _server(row) for row in _read("servers.toml")["server"]}
@@ -81,6 +102,11 @@ def servers() -> dict[str, Server]:
 def clients() -> dict[str, Client]:
     """All clients by name."""
     return {row["name"]: Client(**row) for row in _read("clients.toml")["client"]}
+
+
+def scenarios() -> dict[str, Scenario]:
+    """All scenarios by name."""
+    return {row["name"]: Scenario(**row) for row in _read("scenarios.toml")["scenario"]}
 
 
 def filled(value: Any, places: dict[str, str]) -> Any:

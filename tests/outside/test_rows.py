@@ -4,9 +4,9 @@ import re
 
 from tests.outside import page, results
 from tests.outside.installing import LOCKS
-from tests.outside.rows import Client, Server, clients, servers
+from tests.outside.rows import Client, Scenario, Server, clients, scenarios, servers
 
-ROWS: dict[str, Server | Client] = {**servers(), **clients()}
+ROWS: dict[str, Server | Client | Scenario] = {**servers(), **clients(), **scenarios()}
 
 
 def test_every_row_is_pinned_by_a_lock_that_names_its_version() -> None:
