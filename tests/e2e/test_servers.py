@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from fastmcp.exceptions import ToolError
 
+from tests.e2e.by_hand import modern_request
 from tests.e2e.meshes import RunningKit
 from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, StartNode
 from tests.e2e.servers_files import example, replace_file, write_servers
@@ -74,13 +76,14 @@ async def test_scope_decides_what_a_servers_tools_are_called_and_who_sees_them(
 async def test_changed_file_is_taken_up_and_a_bad_entry_or_file_ends_nothing_and_is_told_with_its_line(
     start: StartNode, tmp_path: Path
 ) -> None:
-    settings = embedded()
+    settings = {**embedded(), "MESH_VIEWS_FILE": str(write_view(tmp_path, "owner__clock__now"))}
     folder = tmp_path / "owner"
     owner, other = await all_of(
         start(name, tmp_path / name, servers={"clock": example("clock")} if name == "owner" else None, **settings)
         for name in ("owner", "other")
     )
     await eventually(partial(other.offers, "owner__clock__now"))
+    await views_are_read_again(other, Path(settings["MESH_VIEWS_FILE"]))
     clock = child_of(owner, "clock")
     write_servers(folder, {"clock": example("clock"), "dice": example("dice", "service")})
     for node in (owner, other):
@@ -114,6 +117,25 @@ async def test_changed_file_is_taken_up_and_a_bad_entry_or_file_ends_nothing_and
     write_servers(folder, {"dice": example("dice", "service")})
     for node in (owner, other):
         await eventually(partial(lists_exactly, node, {"dice__roll"}))
+
+
+def write_view(folder: Path, *tools: str) -> Path:
+    """Write a views file with one view of these tools, in place of the one that is there."""
+    view = {"tools": list(tools), "aliases": {"owner__clock__now": "time"}}
+    return replace_file(folder / "views.json", orjson.dumps({"views": {"team": view}}))
+
+
+async def views_are_read_again(node: RunningNode, file: Path) -> None:
+    """What a view of the file shows is what the file says now."""
+
+    async def shows(*names: str) -> bool:
+        listed = (await modern_request(f"{node.base}/mcp/v/team", "tools/list"))["tools"]
+        assert sorted(tool["name"] for tool in listed) == sorted(names)
+        return True
+
+    await eventually(partial(shows, "time"))
+    write_view(file.parent, "owner__clock__*")
+    await eventually(partial(shows, "owner__clock__convert", "time"))
 
 
 async def logged_reason(node: RunningNode, reason: str) -> bool:

@@ -8,6 +8,7 @@ from fastmcp import FastMCP
 from mcp_types import Icon
 
 from agent.client.protocol import Request
+from agent.mcp_terms import SERVER_INFO_META_KEY
 from agent.model import Era
 from tests.integration.servers.clock_server import service
 from tests.integration.servers.hops import front_of
@@ -82,6 +83,34 @@ async def test_extensions_that_servers_have_are_announced_and_no_others(era: Era
         _, extensions = await introduction(node, era)
         assert extensions[SKILLS] == {"depth": 2}
         assert "io.modelcontextprotocol/ui" not in extensions
+
+
+@eras
+@hops
+async def test_a_server_as_itself_says_all_that_it_says_of_itself(era: Era, hops: int, tmp_path: Path) -> None:
+    said = {
+        "name": "grandfather",
+        "title": "Grandfather's clock",
+        "version": "7.1",
+        "websiteUrl": "https://example.com/clock",
+        "icons": [{"src": "data:image/png;base64,AA==", "mimeType": "image/png"}],
+    }
+    capabilities = {"tools": {}, "prompts": {}, "extensions": {SKILLS: {"depth": 2}}}
+
+    async def answer(seen: Seen) -> tuple[bytes, bool]:
+        if seen.body["method"] == "server/discover":
+            result = {"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "instructions": "Wind it."}
+            return rpc_result(seen, {**result, "_meta": {SERVER_INFO_META_KEY: said}}), True
+        return rpc_result(seen, {"tools": [], "prompts": []}), True
+
+    async with scripted(answer) as script, front_of(tmp_path, service("clock", script.url), hops=hops) as node:
+        await node.when(lambda: "clock" in node.mesh.routes.servers)
+        async with client(f"{node.base}/mcp/s/clock", era) as mcp:
+            info = mcp.server_info
+    assert info.server_info == said
+    assert info.instructions == "Wind it."
+    assert info.capabilities.keys() == {"tools", "prompts", "extensions"}
+    assert info.capabilities["extensions"] == {SKILLS: {"depth": 2}}
 
 
 @eras

@@ -239,6 +239,25 @@ async def test_what_a_task_of_a_server_with_sessions_asks_is_put_to_its_client(h
 
 
 @pytest.mark.parametrize("hops", [1, 2])
+async def test_what_a_task_asks_of_a_model_is_answered_by_its_clients(hops: int, tmp_path: Path) -> None:
+    async with (
+        sessions.backend("http", SessionTasks()) as spec,
+        sessions.scene(tmp_path, spec, hops) as node,
+        session(node.url, sampling={}) as mcp,
+    ):
+        task = (await result(called(mcp, "jobs__must", asks="model")))["task"]
+        async with mcp.post(request("tasks/result", {"taskId": task["taskId"]})) as response:
+            stream = messages(response)
+            question = await anext(stream)
+            assert question["method"] == "sampling/createMessage"
+            assert question["params"]["messages"][0]["content"]["text"] == "A name?"
+            said = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "Ada"}}
+            await mcp.reply(question, result=said)
+            ended = await anext(stream)
+        assert "Ada" in ended["result"]["content"][0]["text"]
+
+
+@pytest.mark.parametrize("hops", [1, 2])
 @pytest.mark.parametrize("kind", ["stateless", "session"])
 async def test_a_session_lists_its_own_tasks_and_is_told_how_they_stand(kind: str, hops: int, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:

@@ -16,6 +16,7 @@ from mcp.server.lowlevel import server as lowlevel_server
 from mcp.server.runner import serve_loop
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
+from mcp.shared.message import ServerMessageMetadata
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, RequestParams
 
 from agent.model import Json
@@ -49,6 +50,7 @@ class SessionTasks:
     _known: WeakKeyDictionary[Any, dict[str, Json]] = field(default_factory=WeakKeyDictionary)
     _outcomes: dict[str, Json] = field(default_factory=dict)
     _over: dict[str, anyio.Event] = field(default_factory=dict)
+    _questions: dict[str, object] = field(default_factory=dict)  # "model", or anything for a form.
 
     def server(self) -> Server[Any]:
         """The server itself."""
@@ -94,6 +96,7 @@ class SessionTasks:
         task = {"taskId": task_id, "status": "working", **TIMES, "ttl": wish.get("ttl", 60_000), "pollInterval": 100}
         if arguments.get("asks"):
             task["status"] = "input_required"
+            self._questions[task_id] = arguments["asks"]
         self._known.setdefault(ctx.session._connection, {})[task_id] = task
         return {"task": task, "_meta": {"x": 1}}
 
@@ -135,11 +138,23 @@ class SessionTasks:
     async def _ask(self, ctx: Any, task: Json) -> None:
         params = types.ElicitRequestFormParams.model_validate({**FORM, "_meta": {RELATED: {"taskId": task["taskId"]}}})
         try:
-            answer = await ctx.session.elicit_form(params.message, params.requested_schema, ctx.request_id)
-            said = str(answer.content)
+            if self._questions[task["taskId"]] == "model":
+                said = await _told_by_model(ctx, "A name?")
+            else:
+                answer = await ctx.session.elicit_form(params.message, params.requested_schema, ctx.request_id)
+                said = str(answer.content)
         except MCPError as exc:
             said = f"refused with {exc.error.code}"
         self.finish(ctx, task["taskId"], **text(said))
+
+
+async def _told_by_model(ctx: Any, about: str) -> str:
+    # Not by `create_message`, which warns that it is of the past.
+    message = types.SamplingMessage(role="user", content=types.TextContent(text=about))
+    asked = types.CreateMessageRequest(params=types.CreateMessageRequestParams(messages=[message], max_tokens=9))
+    metadata = ServerMessageMetadata(related_request_id=ctx.request_id)
+    told = await ctx.session.send_request(asked, types.CreateMessageResult, metadata=metadata)
+    return str(told.content)
 
 
 def text(said: str) -> Json:
