@@ -64,7 +64,7 @@ def prepare(row: Scenario, folder: Path) -> Prepared:
         client = [f"{places['bin']}/python", str(CLIENTS / row.script)]
     else:
         group = node_group(row.group)
-        places |= {"node": str(node()), "modules": str(group / "node_modules")}
+        places |= {"node": str(node()), "modules": str(group / "node_modules"), "scripts": str(group)}
         # Node looks for packages from where a script lies.
         for script in CLIENTS.glob("*.mjs"):
             (group / script.name).write_bytes(script.read_bytes())
