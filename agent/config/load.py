@@ -20,6 +20,7 @@ from agent.model import TlsFiles
 from discovery.model import SettingsRefused
 
 if TYPE_CHECKING:
+    from agent.authority.grant import NamedToken
     from discovery.consul.environment import ConsulSettings
 
 
@@ -161,6 +162,10 @@ class Settings:
     views_file: Path | None
     tokens: tuple[str, ...] = field(repr=False)
     token_file: Path | None
+    tokens_file: Path | None
+    named_tokens: "tuple[NamedToken, ...]" = field(repr=False)
+    audit_file: Path | None
+    audit_calls: bool
     discovery: str
     tool_mode: str
     notices: str
@@ -228,6 +233,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         **values,
         port_explicit=found["port"].explicit,
         tokens=tokens,
+        named_tokens=_named_tokens(values, found),
         peer_tokens=peer_tokens,
         consul=_consul(environ),
         consul_environment=_consul_environment(environ),
@@ -313,8 +319,20 @@ def _tokens(name: str, values: Mapping[str, Any], found: Mapping[str, Found]) ->
         raise ConfigRefused(f"{twin.name} ({twin.origin}): {exc}") from exc
 
 
+def _named_tokens(values: Mapping[str, Any], found: Mapping[str, Found]) -> "tuple[NamedToken, ...]":
+    if values["tokens_file"] is None:
+        return ()
+    # Imported here: most nodes have none.
+    from agent.config.tokens_file import read_tokens_file  # noqa: PLC0415 - see above
+
+    try:
+        return read_tokens_file(values["tokens_file"])
+    except ConfigRefused as exc:
+        raise ConfigRefused(f"tokens_file ({found['tokens_file'].origin}): {exc}") from exc
+
+
 def _refuse_open_client(values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]) -> None:
-    if is_loopback(values["host"]) or tokens or values["allow_anonymous"]:
+    if is_loopback(values["host"]) or tokens or values["tokens_file"] or values["allow_anonymous"]:
         return
     raise ConfigRefused(
         f"host ({found['host'].origin}) is {values['host']!r}, which other machines can reach, and no token is set:"
@@ -351,15 +369,17 @@ def _warnings(values: Mapping[str, Any], tokens: tuple[str, ...]) -> list[str]:
     warnings = []
     if any(len(token) < TOKEN_CHARS_MIN for token in tokens):
         warnings.append(f"the token has fewer than {TOKEN_CHARS_MIN} characters and can be guessed; use 32 random ones")
-    if values["allow_anonymous"] and not tokens and not is_loopback(values["host"]):
+    if values["allow_anonymous"] and not tokens and not values["tokens_file"] and not is_loopback(values["host"]):
         warnings.append(f"anybody who can reach {values['host']} can run every tool of this node: no token is set")
     for twin in FILE_TWINS.values():
         path = values[twin]
         if path is not None and os.name == "posix" and path.stat().st_mode & 0o077:
             warnings.append(f"{path} holds a secret and can be read by others than its owner: chmod 600 {path}")
-    path = values["config_file"]
-    if tokens and path is not None and os.name == "posix" and path.stat().st_mode & 0o022:
-        warnings.append(f"{path} can be written by others than its owner")
+    holds_token = {"config_file": bool(tokens), "tokens_file": True}
+    for name, counts in holds_token.items():
+        path = values[name]
+        if counts and path is not None and os.name == "posix" and path.stat().st_mode & 0o022:
+            warnings.append(f"{path} can be written by others than its owner")
     return warnings
 
 

@@ -58,13 +58,13 @@ def read_servers(path: Path, environ: Mapping[str, str] | None = None) -> Server
     return file
 
 
-def read_text(path: Path, bytes_max: int = FILE_BYTES_MAX) -> str:
+def read_text(path: Path, bytes_max: int = FILE_BYTES_MAX, *, called: str = "servers file") -> str:
     """Read a file of at most `bytes_max` bytes; a byte order mark stays in front. Raises `ConfigRefused`."""
     try:
         with path.open("rb") as file:
             raw = file.read(bytes_max + 1)
     except OSError as exc:
-        raise ConfigRefused(f"{path}: the servers file cannot be read: {exc.strerror}") from exc
+        raise ConfigRefused(f"{path}: the {called} cannot be read: {exc.strerror}") from exc
     if len(raw) > bytes_max:
         raise ConfigRefused(f"{path}:1: the file is larger than {bytes_max} bytes")
     try:

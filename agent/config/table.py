@@ -126,6 +126,31 @@ SETTINGS: tuple[Setting, ...] = (
         unset_means="no file",
     ),
     Setting(
+        "tokens_file",
+        parse_path,
+        None,
+        "The JSON file with `tokens`: named tokens as hashes, each with its scopes, tools, end and rates"
+        " (docs/security.md). Read again when it changes; with a fault, the last good one stays, and status says so."
+        " `mesh-agent token` writes it. `MESH_TOKEN` is for all scopes, and may be left out then.",
+        unset_means="no named tokens",
+    ),
+    Setting(
+        "audit_file",
+        parse_path,
+        None,
+        "The file of the audit: what operators changed and what was refused, as JSON lines in a chain of hashes"
+        " (docs/security.md). It is always kept, since it is missed only afterwards; put it where the node's"
+        " account alone can write.",
+        unset_means="`audit.jsonl` in the node's folder of `MESH_STATE_DIR`",
+    ),
+    Setting(
+        "audit_calls",
+        parse_flag,
+        "0",
+        "Whether the audit has calls, too: the token's name, the tool and the outcome, never arguments. Some 300 bytes"
+        " for each call, written twice a second; 384 MiB are kept.",
+    ),
+    Setting(
         "discovery",
         one_of("auto", "consul", "embedded", "off"),
         "auto",

@@ -37,6 +37,24 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
     assert settings.origins["host"] == "default"
 
 
+def test_a_file_of_named_tokens_closes_a_node_that_others_can_reach_and_a_damaged_one_refuses_the_start(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "tokens.json"
+    file.write_text(f'{{"tokens": {{"ci": {{"sha256": "{"ab" * 32}", "scopes": ["mcp"]}}}}}}')
+    settings = load_settings({}, {"HOST": "0.0.0.0", "MESH_TOKENS_FILE": str(file)})
+    assert [one.grant.name for one in settings.named_tokens] == ["ci"]
+    assert (settings.tokens, settings.warnings) == ((), ())
+    assert "ab" * 32 not in repr(settings)
+    file.chmod(0o666)
+    assert "can be written by others" in str(load_settings({}, {"MESH_TOKENS_FILE": str(file)}).warnings)
+    file.write_text('{"tokens": {"ci": {"sha256": "ab"}}}')
+    for path, words in ((file, "tokens.ci.sha256"), (tmp_path / "none", "the tokens file cannot be read")):
+        with pytest.raises(ConfigRefused, match=words) as refused:
+            load_settings({}, {"MESH_TOKENS_FILE": str(path)})
+        assert "tokens_file (environment MESH_TOKENS_FILE)" in str(refused.value)
+
+
 def test_empty_variable_counts_as_unset() -> None:
     settings = load_settings({}, {"PORT": "", "MESH_TOKEN": " ", "MESH_NODE_NAME": ""})
     assert (settings.port, settings.port_explicit, settings.token) == (8000, False, None)

@@ -1,0 +1,35 @@
+"""PURE: which scopes a route wants, by method and path.
+
+Asked by `agent.rest.security` before any route is reached. The one rule: a route that is not named here is an
+operator's: reading wants `read`, everything else `admin`.
+"""
+
+from typing import Final
+
+from agent.authority.grant import Scope
+from agent.model import HANDSHAKE_PATH, PEER_PATH
+
+METRICS_PATH: Final = "/metrics"
+_MCP_PATH: Final = "/mcp"
+_READING: Final = frozenset({"GET", "HEAD"})
+
+_CLIENTS: Final = frozenset({Scope.MCP})
+_NODES: Final = frozenset({Scope.PEER})
+# Another mesh's node with a client's token proves its key before it uses either endpoint.
+_EITHER: Final = _CLIENTS | _NODES
+_READERS: Final = frozenset({Scope.READ, Scope.ADMIN})
+_WRITERS: Final = frozenset({Scope.ADMIN})
+_SCRAPERS: Final = frozenset({Scope.METRICS, Scope.READ, Scope.ADMIN})
+
+
+def wanted_scopes(method: str, raw_path: str) -> frozenset[Scope]:
+    """Any of these is enough for a request with this method and undecoded path."""
+    if raw_path == HANDSHAKE_PATH:
+        return _EITHER
+    if raw_path == PEER_PATH or raw_path.startswith(f"{PEER_PATH}/"):
+        return _NODES
+    if raw_path == _MCP_PATH or raw_path.startswith(f"{_MCP_PATH}/"):
+        return _CLIENTS
+    if method not in _READING:
+        return _WRITERS
+    return _SCRAPERS if raw_path == METRICS_PATH else _READERS
