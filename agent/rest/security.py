@@ -5,10 +5,9 @@ where streams are reached too. No check depends on a route's handler: a new rout
 one rule: decisions are pure functions of the request's headers and raw path; an ambiguous request is refused.
 """
 
-import asyncio
 import logging
 import re
-from collections import Counter, OrderedDict
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -20,11 +19,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from agent import clock
+from agent.authority.caller import Caller, serve_for
+from agent.authority.routes import METRICS_PATH, wanted_scopes
 from agent.harmless_text import one_line
 from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 from agent.identity.keeper import AssociationKeeper
 from agent.model import AUTH_REALM, HANDSHAKE_PATH, PARAM_HEADER_PREFIX, PEER_PATH, SINGLE_PATH, VIEW_PATH
 from agent.rest.envelope import failure
+from agent.rest.failure_brake import FAILURE_DELAY_S, FailureBrake
 from agent.rest.handshake import FOR_CLIENTS
 from agent.rest.tokens import TokenTable
 from agent.server.request import refuse
@@ -50,13 +52,6 @@ _PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
 MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
 _IDENTITY = "identity"
 _PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
-METRICS_PATH = "/metrics"
-
-# A wrong token is answered late, which costs a guesser time and us one timer; with 256 bits a token is safe anyway.
-FAILURE_DELAY_S = 0.25
-FAILURES_WAITING_PER_CLIENT_MAX = 8
-FAILURES_WAITING_MAX = 256
-WARN_AGAIN_AFTER_S = 60.0
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
 CORS_REQUEST_HEADERS = (
@@ -107,6 +102,8 @@ class Verdict(Enum):
     ALLOWED = auto()
     NO_TOKEN = auto()
     BAD_TOKEN = auto()
+    EXPIRED = auto()
+    OUT_OF_SCOPE = auto()  # A valid token, which the route is not for.
     WRONG_ROUTE = auto()  # A node's proof, where clients alone are let in.
     FORGOTTEN = auto()  # A node's proof that is not known, any more or at all.
     REPLAYED = auto()  # A node's proof that was taken before: what came with it may have been executed.
@@ -130,19 +127,17 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             refusal = _refused(request, 415, "compressed_body", "Request bodies are taken uncompressed")
             refusal.force_close()  # What is left of the body is not worth reading.
             return refusal
-        authorization = request.headers.getall("Authorization", ())
-        path = request.rel_url.raw_path
-        verdict = judge(path, authorization, policy.tokens, metrics_public=policy.metrics_public)
-        if (proof := request.headers.get(PROOF_HEADER)) is not None:
-            keeper = policy.associations
-            verdict = _with_proof(request, verdict, keeper.of(proof) if keeper is not None else None)
-        if path == HANDSHAKE_PATH:
+        verdict, caller = _judged(request, policy)
+        serve_for(caller)
+        if request.rel_url.raw_path == HANDSHAKE_PATH:
             request[FOR_CLIENTS] = verdict is Verdict.ALLOWED
             return await handler(request)
         if verdict is Verdict.ALLOWED:
             return await handler(request)
         if verdict is Verdict.NO_OAUTH:
             return _no_oauth(policy.tokens)
+        if verdict is Verdict.OUT_OF_SCOPE:
+            return _scope_refusal(request, caller)
         return await _token_refusal(request, verdict, policy, brake)
 
     return check
@@ -176,31 +171,67 @@ def usual_header_lines(request: web.Request) -> str | None:
     return _USUAL_LINES if proof is None else f"{_USUAL_LINES}{PROOF_HEADER}: {proof}\r\n"
 
 
-def judge(raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, metrics_public: bool) -> Verdict:
-    """Decide whether a request may pass, by its undecoded path and all of its Authorization header values."""
+def _judged(request: web.Request, policy: EdgePolicy) -> tuple[Verdict, Caller]:
+    """Whether a request may pass, and in whose name."""
+    tokens, authorization = policy.tokens, request.headers.getall("Authorization", ())
+    verdict, caller = judge(request.rel_url.raw_path, authorization, tokens, metrics_public=policy.metrics_public)
+    if verdict is Verdict.ALLOWED and not _has_scope(request, caller):
+        verdict = Verdict.OUT_OF_SCOPE
+    if (proof := request.headers.get(PROOF_HEADER)) is None:
+        return verdict, caller
+    found = policy.associations.of(proof) if policy.associations is not None else None
+    return _with_proof(request, verdict, caller, found, tokens)
+
+
+def judge(
+    raw_path: str, authorization: Sequence[str], tokens: TokenTable, *, metrics_public: bool
+) -> tuple[Verdict, Caller]:
+    """Decide whose request it is, by its undecoded path and all of its Authorization header values."""
+    anyone = tokens.anyone
     if raw_path not in MCP_PATHS and _OAUTH_PATH.fullmatch(raw_path):
-        return Verdict.NO_OAUTH
+        return Verdict.NO_OAUTH, anyone
     if tokens.anonymous or raw_path in OPEN_PATHS or (metrics_public and raw_path == METRICS_PATH):
-        return Verdict.ALLOWED
+        return Verdict.ALLOWED, anyone
     if not authorization:
-        return Verdict.NO_TOKEN
+        return Verdict.NO_TOKEN, anyone
     scheme, _, presented = authorization[0].partition(" ")
     if len(authorization) > 1 or scheme.lower() != "bearer":
-        return Verdict.BAD_TOKEN
-    return Verdict.ALLOWED if tokens.accepts(presented.strip()) else Verdict.BAD_TOKEN
+        return Verdict.BAD_TOKEN, anyone
+    caller = tokens.find(presented.strip())
+    if caller is None:
+        return Verdict.BAD_TOKEN, anyone
+    grant = caller.grant
+    if grant.until_s is not None and grant.has_ended(time.time()):
+        return Verdict.EXPIRED, caller
+    return Verdict.ALLOWED, caller
 
 
-def _with_proof(request: web.Request, verdict: Verdict, found: tuple[Association, int, bool] | None) -> Verdict:
-    """The verdict over a request that shows a node's proof; its answer will carry ours."""
+def _has_scope(request: web.Request, caller: Caller) -> bool:
+    """Whether a caller's token is for this route, as the router reads its path: `/mcp/%6cocal` is `/mcp/local`."""
+    grant = caller.grant
+    return not grant.named or grant.has_any(wanted_scopes(request.method, request.rel_url.path_safe))
+
+
+def _with_proof(
+    request: web.Request,
+    verdict: Verdict,
+    caller: Caller,
+    found: tuple[Association, int, bool] | None,
+    tokens: TokenTable,
+) -> tuple[Verdict, Caller]:
+    """The verdict over a request that shows a node's proof, and its caller; its answer will carry our proof."""
     if found is None:
-        return Verdict.FORGOTTEN
+        return Verdict.FORGOTTEN, caller
     association, number, is_new = found
     request[_PROOF] = association.answer_proof(number)
     if not is_new:
-        return Verdict.REPLAYED
-    if verdict is Verdict.ALLOWED or not association.peer.member:
-        return verdict
-    return Verdict.ALLOWED if request.rel_url.raw_path in _PEER_PATHS else Verdict.WRONG_ROUTE
+        return Verdict.REPLAYED, caller
+    if not association.peer.member or (verdict is Verdict.ALLOWED and caller.grant.named):
+        return verdict, caller
+    node = tokens.node(association.peer.node_id)
+    if verdict is Verdict.ALLOWED:
+        return verdict, node
+    return (Verdict.ALLOWED if request.rel_url.raw_path in _PEER_PATHS else Verdict.WRONG_ROUTE), node
 
 
 def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | None:
@@ -230,7 +261,7 @@ def _refused(
     request: web.Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """A refusal in the words of its route: clients of MCP show the text of a JSON-RPC error alone."""
-    if is_mcp_path(request.rel_url.raw_path):
+    if is_mcp_path(request.rel_url.path_safe):
         return refuse(status, message, headers=headers, data={"code": code})
     return failure(status, code, message, headers=headers)
 
@@ -265,6 +296,17 @@ def _preflight_answer(request: web.Request) -> web.Response:
     )
 
 
+def _scope_refusal(request: web.Request, caller: Caller) -> web.Response:
+    """403 to a valid token that is not for this route (RFC 6750, section 3.1)."""
+    grant, path = caller.grant, request.rel_url.path_safe
+    wanted = sorted(wanted_scopes(request.method, path))
+    held = ", ".join(sorted(grant.scopes)) or "none"
+    message = f"Token {grant.name!r} has the scopes {held}; this wants {' or '.join(wanted)}"
+    caller.witness.refusal(grant.name, f"{request.method} {one_line(path, 80)}", f"scope {' or '.join(wanted)}")
+    challenge = f'Bearer realm="{AUTH_REALM}", error="insufficient_scope", scope="{" ".join(wanted)}"'
+    return _refused(request, 403, "insufficient_scope", message, {"WWW-Authenticate": challenge})
+
+
 async def _token_refusal(
     request: web.Request, verdict: Verdict, policy: EdgePolicy, brake: "FailureBrake"
 ) -> web.Response:
@@ -278,8 +320,10 @@ async def _token_refusal(
         return _refused(request, 503, "replayed", "A request with this proof has come before")
     if policy.on_auth_failure is not None:
         policy.on_auth_failure()
-    level = logging.WARNING if brake.is_news(client, clock.now_s()) else logging.DEBUG
-    reason = verdict.name.lower()
+    is_news, reason = brake.is_news(client, clock.now_s()), verdict.name.lower()
+    level = logging.WARNING if is_news else logging.DEBUG
+    if is_news:  # A stranger must not fill the record.
+        policy.tokens.anyone.witness.refusal(client, f"{request.method} {one_line(request.path, 80)}", reason)
     log.log(level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason})
     if verdict is Verdict.WRONG_ROUTE:
         return _refused(request, 403, "forbidden", f"Another node may use {PEER_PATH} alone")
@@ -290,46 +334,10 @@ async def _token_refusal(
     if policy.node_mark:
         challenge += f', node="{policy.node_mark}"'
     message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
-    if verdict is Verdict.BAD_TOKEN:
-        message = "The bearer token is not valid"
+    if verdict is Verdict.BAD_TOKEN or verdict is Verdict.EXPIRED:
+        message = f"The bearer token {'has expired' if verdict is Verdict.EXPIRED else 'is not valid'}"
         challenge += ', error="invalid_token"'
     return _refused(request, 401, "unauthorized", message, {"WWW-Authenticate": challenge})
-
-
-class FailureBrake:
-    """Delays refused requests, a bounded number at a time; valid ones never pass through it."""
-
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s = delay_s
-        self._waiting: Counter[str] = Counter()
-        self._warned_at_s: OrderedDict[str, float] = OrderedDict()
-
-    def __repr__(self) -> str:
-        return f"<FailureBrake waiting={self._waiting.total()} clients={len(self._waiting)}>"
-
-    async def hold(self, client: str) -> bool:
-        """Wait the delay; False at once where the client, or all together, have too many waiting already."""
-        if self._waiting[client] >= FAILURES_WAITING_PER_CLIENT_MAX or self._waiting.total() >= FAILURES_WAITING_MAX:
-            return False
-        self._waiting[client] += 1
-        try:
-            await asyncio.sleep(self._delay_s)
-        finally:
-            self._waiting[client] -= 1
-            if not self._waiting[client]:
-                del self._waiting[client]
-        return True
-
-    def is_news(self, client: str, now_s: float) -> bool:
-        """Whether this client's failure is worth a warning: the first one, then one a minute."""
-        last_s = self._warned_at_s.get(client)
-        if last_s is not None and now_s - last_s < WARN_AGAIN_AFTER_S:
-            return False
-        self._warned_at_s[client] = now_s
-        self._warned_at_s.move_to_end(client)
-        if len(self._warned_at_s) > FAILURES_WAITING_MAX:
-            self._warned_at_s.popitem(last=False)
-        return True
 
 
 def host_allowed(values: Sequence[str], allowed_names: Collection[str]) -> bool:

@@ -21,10 +21,9 @@ from agent.identity.handshake import Initiator
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.node_key import NodeKey
 from agent.rest.envelope import envelope_middleware, success
+from agent.rest.failure_brake import FAILURES_WAITING_PER_CLIENT_MAX, FailureBrake
 from agent.rest.security import (
-    FAILURES_WAITING_PER_CLIENT_MAX,
     EdgePolicy,
-    FailureBrake,
     TokenTable,
     security_headers,
     security_middleware,

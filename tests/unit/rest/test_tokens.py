@@ -1,11 +1,13 @@
 """Tokens: which are valid, rotation, and that none is compared or kept in the clear."""
 
 import ast
+import hashlib
 import pickle
 from pathlib import Path
 
 import pytest
 
+from agent.authority.grant import Grant, NamedToken
 from agent.rest import security, tokens
 from agent.rest.tokens import TokenTable
 
@@ -46,6 +48,50 @@ def test_a_table_holds_no_token_in_the_clear() -> None:
     table = TokenTable(["client-canary"])
     assert b"canary" not in pickle.dumps(table)
     assert repr(table) == "<TokenTable 1>"
+
+
+def named(name: str, *its_tokens: str, **more: object) -> NamedToken:
+    digests = tuple(hashlib.sha256(token.encode()).digest() for token in its_tokens)
+    return NamedToken(Grant(name, **more), digests)  # type: ignore[arg-type]  # fields of a grant
+
+
+def test_a_named_token_is_found_with_its_grant_and_both_of_two_while_one_replaces_the_other() -> None:
+    table = TokenTable(["whole"], [named("ci", "old", "new"), named("ops", "other")])
+    found = {token: caller.grant.name for token in ("whole", "old", "new", "other") if (caller := table.find(token))}
+    assert found == {"whole": "MESH_TOKEN", "old": "ci", "new": "ci", "other": "ops"}
+    table.replace(["whole"], [named("ci", "new")])
+    assert [table.accepts(token) for token in ("old", "new", "other")] == [False, True, False]
+
+
+def test_a_table_with_a_file_stays_closed_when_its_last_token_is_revoked() -> None:
+    table = TokenTable([], [named("ci", "token")], closed=True)
+    table.replace([], [])
+    assert (table.anonymous, table.accepts("token"), table.accepts("")) == (False, False, False)
+
+
+def test_a_file_that_is_read_again_gives_nobody_a_fresh_allowance() -> None:
+    table = TokenTable([], [named("ci", "token", calls_per_s=1.0)], closed=True)
+
+    def allowance() -> object:
+        caller = table.find("token")
+        assert caller is not None
+        return caller.allowance
+
+    first = allowance()
+    table.replace([], [named("ci", "token", calls_per_s=1.0), named("ops", "other")])
+    assert allowance() is first
+    table.replace([], [named("ci", "token", calls_per_s=2.0)])
+    assert allowance() is not first
+    table.replace([], [named("ci", "token")])
+    assert allowance() is None
+
+
+def test_a_thousand_tokens_are_one_look_up_as_one_is() -> None:
+    many = TokenTable([], [named(str(number), f"token {number}") for number in range(1_000)], closed=True)
+    assert len(many._callers) == 1_000
+    caller = many.find("token 999")
+    assert caller is not None
+    assert caller.grant.name == "999"
 
 
 def test_no_comparison_in_the_edge_touches_a_token() -> None:
