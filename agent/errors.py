@@ -12,6 +12,8 @@ from typing import Any, Final, Self
 # Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/calls.md).
 NOT_EXECUTED: Final = -32000
 OUTCOME_UNKNOWN: Final = -32001
+# The client's token does not allow it (docs/calls.md).
+FORBIDDEN: Final = -32003
 # Of MCP before 2026-07-28, which retired it; servers of that time still say it, and the SDK has no name for it.
 RESOURCE_NOT_FOUND: Final = -32002
 # The SDKs' transports, for a session ID that they do not know; without a name there, and not ours by the same number.
@@ -213,6 +215,15 @@ class MCPError(MeshError):
         """The error object: without `data` where there are none."""
         error: dict[str, Any] = {"code": self.code, "message": self.message}
         return error if self.data is None else {**error, "data": self.data}
+
+
+class TooManyCalls(MCPError):
+    """The client's token may not make another call yet; `retry_after_s`: but then. It was not executed."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        data = {"outcome": "not_executed", "retry_after_s": round(retry_after_s, 3)}
+        super().__init__(NOT_EXECUTED, message, data)
+        self.retry_after_s = retry_after_s
 
 
 class OverrideRefused(MeshError):

@@ -224,7 +224,8 @@ class ViewSpec:
     (`files`, on every node). `tags`: of servers; one that has any of them is shown too. Neither: all servers. `tools`
     are globs of public names, with `!` before those to leave out; where there are some, and no servers, only servers
     with such a tool are shown. `aliases` and `descriptions`: of tools, by public name. `alone`: the only server is
-    shown under its own names. `title` and `description` introduce the view to clients.
+    shown under its own names. `title` and `description` introduce the view to clients. `read_only`: of the tools, those
+    alone that say so.
     """
 
     servers: tuple[str, ...] = ()
@@ -235,6 +236,7 @@ class ViewSpec:
     alone: bool = False
     title: str = ""
     description: str = ""
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import secrets
 from dataclasses import replace
 from typing import Final
 
+from agent.authority.caller import caller
 from agent.client.capabilities import MAY_ASK
 from agent.errors import CallNotSent, MeshError, ProtocolBroken
 from agent.model import Json
@@ -98,8 +99,8 @@ class RequestStates:
         return place, state
 
     def _mac(self, head: str, method: str, route: Route, state: str) -> str:
-        """Binds the place and the time to the request and the state, each within its own quotes."""
-        bound = json.dumps([head, method, route.owner, route.public_name, state]).encode()
+        """Binds the place and the time to the request, the state and the caller, each within its own quotes."""
+        bound = json.dumps([head, method, route.owner, route.public_name, state, caller().grant.realm]).encode()
         return _encoded(hmac.digest(self._key, bound, hashlib.sha256))
 
 

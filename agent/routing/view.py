@@ -54,6 +54,17 @@ def has_tool(view: ViewSpec, public_name: str) -> bool:
     return not any(fnmatchcase(public_name, pattern) for pattern in left_out)
 
 
+def shows_tool(view: ViewSpec, tool: Route) -> bool:
+    """Whether a view shows a tool, by its public name and what it says of itself."""
+    return has_tool(view, tool.public_name) and not (view.read_only and not says_read_only(tool.definition))
+
+
+def says_read_only(definition: Json) -> bool:
+    """Whether a tool says that it changes nothing; its server's claim."""
+    hints = definition.get("annotations")
+    return isinstance(hints, dict) and hints.get("readOnlyHint") is True
+
+
 def find_server(table: RouteTable, name: str) -> Route | None:
     """The server of that public name (`github`, `node-b__files`), or the only one that its node calls so."""
     known = table.servers.get(name)
@@ -86,7 +97,7 @@ class _Showing:
         ]
         self._servers = [route for route in servers if route.listed and has_server(view, route)]
         self._owners = frozenset(route.owner for route in self._servers)
-        self._tools = [tool for tool in self._of_owners(RouteKind.TOOL) if has_tool(view, tool.public_name)]
+        self._tools = [tool for tool in self._of_owners(RouteKind.TOOL) if shows_tool(view, tool)]
         if view.tools and not (view.servers or view.tags):
             self._owners = frozenset(owner for tool in self._tools for owner in _owners(tool))
             self._servers = [route for route in self._servers if route.owner in self._owners]
@@ -149,7 +160,7 @@ class _Showing:
             if kind not in _KINDS:
                 if not self._view.alone:
                     yield (kind, public_name), route
-            elif route.listed and (kind is not RouteKind.TOOL or has_tool(self._view, public_name)):
+            elif route.listed and (kind is not RouteKind.TOOL or shows_tool(self._view, route)):
                 (name,) = _shown_names(kind, [route], self._view)
                 yield (kind, name), self._as_shown(kind, name, route)
 

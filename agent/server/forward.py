@@ -5,6 +5,7 @@ a backend's own result or error passes unchanged, its bytes too where nothing ha
 """
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Final
 
 import orjson
 
+from agent.authority.caller import Caller, caller
 from agent.client.capabilities import undeclared_features
 from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wanted
 from agent.client.server_info import OnNotification
@@ -21,11 +23,21 @@ from agent.client.streaming import ResultStream
 from agent.dispatch.dispatcher import Dispatch, Forwarded
 from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, servers_word
 from agent.dispatch.request_state import StateRefused, asks
-from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, CallRefused, CallUnanswered, MCPError, NoLongerOffered, RpcError
+from agent.errors import (
+    FORBIDDEN,
+    NOT_EXECUTED,
+    OUTCOME_UNKNOWN,
+    CallRefused,
+    CallUnanswered,
+    MCPError,
+    NoLongerOffered,
+    RpcError,
+    TooManyCalls,
+)
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
-from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
+from agent.model import AFFINITY_META_KEY, POLL_META_KEY, PROBE_META_KEY, Json
 from agent.routing.away import server_words
 from agent.routing.table import Route, RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
@@ -33,6 +45,7 @@ from agent.server.apps import is_for_models, page_of, with_page
 from agent.server.earlier_clients import without_later_structure
 from agent.server.fleet_calls import FleetCall
 from agent.server.lists import LIST_HINTS, ListIndex, is_by_own_name, unknown
+from agent.tasks.ids import TASK_METHODS
 from agent.traffic_log import request_line
 
 # Results that must carry cache hints at 2026-07-28; a legacy backend does not know them.
@@ -47,6 +60,16 @@ ANSWER_NESTING_MAX: Final = 250
 # A client may send a name of any length; the log keeps its beginning.
 NAME_LEN_LOGGED: Final = 128
 _DISCOVER: Final = "server/discover"
+# What counts towards the limits of a token, and what the record of calls has: all that servers have to work for.
+CALLS: Final = TASK_METHODS | {
+    "tools/call",
+    "prompts/get",
+    "resources/read",
+    "resources/subscribe",
+    "completion/complete",
+    "tasks/result",
+    "tasks/list",
+}
 
 
 @dataclass(slots=True)
@@ -121,9 +144,24 @@ async def forward(
         raise _own_refusal(exc, route, params) from exc
     if asks(forwarded.result):
         _refuse_undeclared(forwarded.result, params, route)
+    if list_index.task_seal is not None:
+        forwarded = list_index.task_seal.with_shown(forwarded)
     served.tool_error = forwarded.result.get("isError") is True
     named = _named_for_clients(method, route, forwarded, params)
     return Forwarded(with_page(route, named.result), named.replica) if names_page else named
+
+
+def with_own_affinity(params: Json) -> Json:
+    """Params whose key of affinity, if any, is the caller's alone: another token that knows it means another one.
+
+    Nodes, those of other meshes too, name their clients by it.
+    """
+    grant, meta = caller().grant, params.get("_meta")
+    if grant.is_of_node or not isinstance(meta, dict) or not isinstance(meta.get(AFFINITY_META_KEY), str):
+        return params
+    key = f"{grant.realm}\0{meta[AFFINITY_META_KEY]}".encode("utf-8", "surrogatepass")
+    own = f"token:{hashlib.blake2b(key, digest_size=16).hexdigest()}"
+    return {**params, "_meta": {**meta, AFFINITY_META_KEY: own}}
 
 
 def _servers_error(failure: RpcError, method: str, route: Route, params: Json) -> MCPError:
@@ -249,20 +287,31 @@ def _dumped(result: Json, route: Route, forwarded: Forwarded) -> bytes:
 
 
 class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, params)`
-    """Write one line about a request when it is over. Not a generator: every call passes here."""
+    """Let a request of the present caller begin, and write one line about it when it is over.
 
-    __slots__ = ("_method", "_params", "_served", "_started_s")
+    Raises `TooManyCalls` at its beginning. Not a generator: every call passes here.
+    """
+
+    __slots__ = ("_allowance", "_caller", "_method", "_params", "_served", "_started_s")
 
     def __init__(self, method: str, params: Json) -> None:
         self._method = method
         self._params = params
         self._served = Served()
+        self._caller = caller()
+        self._allowance = self._caller.allowance if method in CALLS else None
 
     def __enter__(self) -> Served:
         self._started_s = time.monotonic()
+        if self._allowance is not None and (wait_s := self._allowance.begin(self._started_s)) > 0:
+            raise too_many(self._caller, wait_s)
         return self._served
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
+        if self._allowance is not None:
+            self._allowance.end()
+        if self._caller.witness.hears_calls or isinstance(failure, MCPError):
+            self._witness(failure)
         served, name = self._served, self._params.get("name") or self._params.get("uri")
         fields: dict[str, str | float | None] = {
             "method": self._method,
@@ -270,12 +319,32 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         }
         if served.public_name is not None:
             fields["public_name"] = served.public_name[:NAME_LEN_LOGGED]
+        if self._caller.grant.named:
+            fields["caller"] = self._caller.grant.name
         fields["backend"] = served.backend
         fields["outcome"] = _outcome(served, failure)
         if served.reason:
             fields["reason"] = served.reason
         fields["ms"] = round((time.monotonic() - self._started_s) * 1000, 2)
         request_line(logging.DEBUG if _only_polls(self._method, self._params) else logging.INFO, fields)
+
+    def _witness(self, failure: BaseException | None) -> None:
+        """Have calls and refusals recorded: names and outcomes, never arguments."""
+        witness, who = self._caller.witness, self._caller.grant.name
+        name = self._served.public_name or self._params.get("name") or self._params.get("uri")
+        shown = name[:NAME_LEN_LOGGED] if isinstance(name, str) else ""
+        if isinstance(failure, MCPError) and failure.code == FORBIDDEN:
+            witness.refusal(who, f"{self._method} {shown}", failure.message)
+        elif witness.hears_calls and self._method in CALLS:
+            witness.call(who, self._method, shown, _outcome(self._served, failure))
+
+
+def too_many(who: Caller, wait_s: float) -> TooManyCalls:
+    """The error of a caller whose allowance is spent."""
+    grant = who.grant
+    limits = [] if grant.calls_per_s is None else [f"{grant.calls_per_s:g} calls a second"]
+    limits += [] if grant.concurrent_calls is None else [f"{grant.concurrent_calls} at once"]
+    return TooManyCalls(f"Token {grant.name!r} may make {' and '.join(limits)}; try again in {wait_s:.1f} s", wait_s)
 
 
 def _outcome(served: Served, failure: BaseException | None) -> str:

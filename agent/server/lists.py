@@ -21,6 +21,7 @@ from agent.server.earlier_clients import without_output_schema
 from agent.server.pages import PageLimits, Snapshots, read_cursor
 from agent.server.search import wants_search
 from agent.server.task_requests import route_of_task
+from agent.server.task_seal import TaskSeal
 from agent.tasks.ids import any_tasks
 
 # What 2026-07-28 requires of a result that may be kept and that says nothing of it: that it may not.
@@ -56,6 +57,8 @@ class ListIndex:
         for_nodes: bool = False,
         node_routes: Callable[[], RouteTable] | None = None,
         view: str = "",
+        refusal: Callable[[RouteKind, str], MCPError | None] | None = None,
+        task_seal: TaskSeal | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
@@ -65,13 +68,17 @@ class ListIndex:
         called with the method of a request by a name that only its server gave; None: such names are unknown here.
         `for_nodes`: other nodes list here, what servers say of themselves too. `node_routes`: what a
         node lists here that imports all that we see; None: the same as clients. `view`: the path of the view whose
-        lists these are, since cursors of one view are not another's; empty for the whole mesh.
+        lists these are, since cursors of one view are not another's; empty for the whole mesh. `refusal`: why
+        the caller may not use what is not found here; None: what is not found is unknown. `task_seal`: binds tasks to
+        their callers; None: nothing does.
         """
         self._routes = routes
         self._by_own_name = by_own_name
         self._for_nodes = for_nodes
         self._node_routes = node_routes
         self._view = view
+        self._refusal = refusal
+        self.task_seal = task_seal
         self._own_names: tuple[RouteTable, OwnNames] | None = None
         self._node_id = node_id
         self._own = own
@@ -229,21 +236,24 @@ class ListIndex:
                 known = table.templates.get(uri) or table.resolve_uri(uri) or table.find(RouteKind.TEMPLATE, uri)
                 return known or table.find_uri(uri) or self._named_by_server(RouteKind.TEMPLATE, uri, params)
             case _:
-                return route_of_task(method, params, table, self._node_id)
+                return route_of_task(method, params, table, self._node_id, self.task_seal)
 
     def _named_by_server(self, kind: RouteKind, name: str, params: Json) -> Route:
         """The route of a name that is in no list, but that exactly one server gave. Raises `MCPError`."""
         named = str(kind) if kind in (RouteKind.TOOL, RouteKind.PROMPT) else "resource"
         if self._by_own_name is None:
-            raise unknown(named, name, params)
+            raise self._refused(kind, name) or unknown(named, name, params)
         table = self._routes()
         if self._own_names is None or self._own_names[0] is not table:
             self._own_names = table, OwnNames.of_table(table)
         names = self._own_names[1]
         found = names.find_uri(name, table) if kind is RouteKind.RESOURCE else names.find(kind, name)
         if len(found) != 1:
-            raise unknown(named, name, params, candidates(found))
+            raise self._refused(kind, name) or unknown(named, name, params, candidates(found))
         return found[0]
+
+    def _refused(self, kind: RouteKind, name: str) -> MCPError | None:
+        return None if self._refusal is None else self._refusal(kind, name)
 
 
 def check_object(params: Json, field: str) -> None:

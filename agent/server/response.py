@@ -6,7 +6,8 @@ rule: a client that does not read is dropped after a while, so that it costs one
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, NoReturn, TypeAlias
 
@@ -14,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from agent.client.streaming import ResultStream
-from agent.errors import MCPError
+from agent.errors import MCPError, TooManyCalls
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
 from agent.rpc_codes import ERROR_CODE_HTTP_STATUS
@@ -106,15 +107,17 @@ class Answer:
     async def error(self, exc: MCPError, status: int | None = None) -> web.StreamResponse:
         """End with a JSON-RPC error. The HTTP status, if not sent yet, is `status`, by default that of the code."""
         body = error_message(self._request_id, exc)
+        if isinstance(exc, TooManyCalls):
+            return await self._finish(body, 429, {"Retry-After": str(math.ceil(exc.retry_after_s))})
         return await self._finish(body, ERROR_CODE_HTTP_STATUS.get(exc.code, 200) if status is None else status)
 
     async def whole(self, body: bytes, status: int) -> web.StreamResponse:
         """End with what is a message already, or an array of messages, before anything else was sent."""
         return await self._finish(body, status)
 
-    async def _finish(self, body: bytes, status: int) -> web.StreamResponse:
+    async def _finish(self, body: bytes, status: int, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
         if self._stream is None:
-            return web.Response(body=body, status=status, content_type="application/json")
+            return web.Response(body=body, status=status, content_type="application/json", headers=headers)
         await self.tell(body)
         async with self._write_deadline():
             await self._stream.write_eof()

@@ -23,7 +23,8 @@ from agent.model import CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
 from agent.rpc_codes import HEADER_MISMATCH
 from agent.server.caller_views import CallerViews
-from agent.server.forward import Served, added, forward, logged, written
+from agent.server.forward import Served, added, forward, logged, with_own_affinity, written
+from agent.server.limits import check_is_node
 from agent.server.listen import ListenStreams
 from agent.server.lists import LISTS, ListIndex
 from agent.server.one_server import OneServer
@@ -79,11 +80,12 @@ class StatelessServer:
         message = read_message(body, headers, by_name)
         if isinstance(message, web.Response):
             return message
-        method, params = message["method"], message["params"]
+        method, params = message["method"], with_own_affinity(message["params"])
         answer = Answer(request, message["id"])
         try:
             with logged(method, params) as served:
                 if method == CLIENT_METHOD:
+                    check_is_node(method)
                     return await answer.result(await self._heard(params))
                 check_task_header(method, params, headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.

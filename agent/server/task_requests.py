@@ -11,6 +11,7 @@ from agent.mcp_headers import decode_header_value
 from agent.model import Json
 from agent.routing.table import Route, RouteTable
 from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
+from agent.server.task_seal import TaskSeal
 from agent.tasks.ids import TASK_METHODS, TaskIdRefused, declares_tasks, missing_tasks, task_route
 
 
@@ -27,8 +28,10 @@ def check_task_header(method: str, params: Json, headers: Mapping[str, str]) -> 
         raise MCPError(code=HEADER_MISMATCH, message=message)
 
 
-def route_of_task(method: str, params: Json, table: RouteTable, node_id: str) -> Route | None:
-    """The route of a request about a task; None for any other request. `node_id`: ours.
+def route_of_task(
+    method: str, params: Json, table: RouteTable, node_id: str, seal: TaskSeal | None = None
+) -> Route | None:
+    """The route of a request about a task; None for any other request. `node_id`: ours. `seal`: on IDs of callers.
 
     Raises `MCPError`: the client did not declare the extension, or the ID is unknown.
     """
@@ -43,6 +46,8 @@ def route_of_task(method: str, params: Json, table: RouteTable, node_id: str) ->
     task_id = params.get("taskId")
     if not isinstance(task_id, str):
         raise MCPError(code=INVALID_PARAMS, message="taskId: a string is required")
+    if seal is not None:
+        task_id = seal.opened(task_id)
     try:
         return task_route(method, task_id, table, node_id)
     except TaskIdRefused as exc:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from agent.authority.grant import Grant
 from agent.errors import MCPError
 from agent.model import Json
 from agent.routing.table import RouteTable
@@ -18,6 +19,7 @@ from agent.server.sessions.session import CALLS_MAX, NOTES_MAX, SERVER_REQUEST_B
 from agent.server.sessions.table import IDLE_MAX_S, SWEEP_EVERY_S, NoRoom, Sessions
 from agent.subscriptions.registry import Counts
 from agent.subscriptions.resources import ResourceUpdates
+from tests.callers import served
 
 pytestmark = pytest.mark.looptime
 
@@ -83,6 +85,35 @@ async def test_the_longest_idle_session_makes_room_and_those_in_use_do_not() -> 
         with pytest.raises(NoRoom):
             sessions.find(third.id)
         assert {sessions.find(session.id) for session in (first, second, fourth)} == {first, second, fourth}
+
+
+async def test_no_caller_pushes_out_the_idle_sessions_of_another_and_each_finds_its_own_alone() -> None:
+    async with table() as sessions:
+        with served(Grant("quiet")):
+            quiet = opened(sessions)
+        with served(Grant("greedy")):
+            for _ in range(10):
+                last = opened(sessions)
+            assert sessions.find(last.id) is last
+            assert sessions.find(quiet.id) is None
+        with served(Grant("quiet")):
+            assert sessions.find(quiet.id) is quiet
+            assert sessions.find(last.id) is None
+
+
+async def test_what_a_revoked_token_has_ends_and_what_all_share_stays() -> None:
+    events: list[str] = []
+    async with table(events) as sessions:
+        shared = opened(sessions)
+        with served(Grant("one")):
+            opened(sessions)
+        with served(Grant("other")):
+            other = opened(sessions)
+        sessions.end_of_revoked({Grant("other").binding})
+        assert sessions.find(shared.id) is shared
+        with served(Grant("other")):
+            assert sessions.find(other.id) is other
+    assert events.count("revoked") == 1
 
 
 async def test_another_table_adopts_a_session_and_says_once_that_lists_may_have_changed() -> None:
