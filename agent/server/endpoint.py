@@ -4,7 +4,7 @@ Built by the wiring for `/mcp` and `/mcp/local`, and by `agent.server.views` for
 they differ in their route table and in what they say of themselves alone.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -19,11 +19,11 @@ from agent.model import PEER_PATH, Json, NodeIdentity
 from agent.routing.table import RouteTable
 from agent.server.caller_views import CallerViews, PartOfTable, Tables
 from agent.server.introduction import Introducer
+from agent.server.limits import UNLIMITED, Limit, own_tools, refusals
 from agent.server.listen import ListenStreams, Notices
 from agent.server.lists import ListIndex
 from agent.server.node_operations import NodeOperations
 from agent.server.one_server import OneServer
-from agent.server.own_tools import OwnTools
 from agent.server.pages import PageLimits
 from agent.server.preferences import USUAL, Preferences
 from agent.server.request import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX
@@ -35,13 +35,14 @@ from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.sessions.table import Sessions
 from agent.server.sessions.upstream import UpstreamSessions
 from agent.server.stateless import StatelessServer
+from agent.server.task_seal import TaskSeal
 from agent.server.view_tools import ViewTools
 from agent.state.ended_sessions import EndedSessions
 from agent.subscriptions.resources import ClientUpdates
 
 # What stands in the place of the node's own tools, made of what searches the endpoint's tools.
 OwnOf: TypeAlias = Callable[[ToolSearch | None], OneServer | ViewTools]
-_Serve: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serve: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Endpoint:
         """Whether any client has a session or a stream."""
         return self.sessions.count > 0 or self.streams.count > 0
 
-    def add_to(self, app: web.Application, serve: _Serve | None = None) -> None:
+    def add_to(self, app: web.Application, serve: Serve | None = None) -> None:
         """Register routes, lifespan and shutdown. `serve`: in place of `handle`, which it may call."""
         app.cleanup_ctx.append(self.sessions.cleanup_ctx)
         app.on_shutdown.append(self.shut_down)
@@ -72,6 +73,11 @@ class Endpoint:
         """End standing streams of both eras now and later; other requests go on. May be repeated."""
         self.streams.close()
         self.sessions.close_streams()
+
+    def end_of_revoked(self, bindings: Container[str]) -> None:
+        """End what callers began whose binding is not among these."""
+        self.streams.end_of_revoked(bindings)
+        self.sessions.end_of_revoked(bindings)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request in its client's era."""
@@ -108,6 +114,7 @@ def build_endpoint(
     ended_ids: EndedSessions | None = None,
     offers: SessionOffers | None = None,
     part: PartOfTable | None = None,
+    limit: Limit = UNLIMITED,
 ) -> Endpoint:
     """Assemble the endpoint at `path`.
 
@@ -117,33 +124,31 @@ def build_endpoint(
     `preferences`: of clients that do not say. `by_own_name`, `node_routes`: see `ListIndex`. `instructions`: see
     `Introducer`. `own`: what stands in the place of the node's own tools. `ended_ids`: see `Sessions`. `offers`: what
     servers offer single callers, in their sessions. `part`: how `routes` is made of a whole table; None: it is whole.
+    `limit`: what tokens of a reach see of that, to which `routes` is cut already.
     """
-    search = None if search_mode is None else ToolSearch(routes)
-    usual = partial(OwnTools, identity.name, __version__, node_status, asks_others=path != PEER_PATH)
+    search, of_nodes = None if search_mode is None else ToolSearch(routes), path.partition("#")[0] == PEER_PATH
+    usual = partial(own_tools, limit.reach, identity.name, __version__, node_status, asks_others=not of_nodes)
     said = own(search) if own else usual(search=search)
-    known_offers, of_nodes = SessionOffers() if offers is None else offers, path == PEER_PATH
+    known_offers = SessionOffers() if offers is None else offers
     changes = SessionNotifications(events := UpstreamEvents(dispatch.link, known_offers))
     sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys), ended_ids=ended_ids)
-    index: Json = {"search_mode": bool(search_mode), "limits": limits, "by_own_name": by_own_name}
-    index |= {"for_nodes": of_nodes, "view": "" if own is None else path}
+    seal, is_whole = TaskSeal(session_keys), own is None and limit is UNLIMITED
+    index: Json = {"search_mode": bool(search_mode), "limits": limits, "by_own_name": by_own_name, "task_seal": seal}
+    index |= {"for_nodes": of_nodes, "view": "" if is_whole else path, "refusal": refusals(limit, said)}
     tables = Tables(routes, node_routes, part)
     views = _caller_views(tables, said.definitions(), index, offers=known_offers, own=identity, dispatch=dispatch)
-    subscriber = partial(updates.resources.subscriber, routes)
-    upstream = UpstreamSessions(known_offers, dispatch.link, updates, routes, events, start_task=sessions.start_task)
-    streams = ListenStreams(subscriber, upstream.of_tasks, upstream.of_sessions)
+    subscriber, start_task = partial(updates.resources.subscriber, routes), sessions.start_task
+    upstream = UpstreamSessions(known_offers, dispatch.link, updates, routes, events, start_task=start_task, seal=seal)
+    streams = ListenStreams(subscriber, upstream.of_tasks, upstream.of_sessions, seal)
     introduced = Introducer(routes, instructions)
-
-    def discover() -> Json:
-        return said.discovery(identity, introduced(), draining=draining(), has_tasks=views.index.has_tasks())
-
     stateless = StatelessServer(
         views=views,
         dispatch=dispatch,
         own=said,
         streams=streams,
-        discover=discover,
+        discover=lambda: said.discovery(identity, introduced(), draining=draining(), has_tasks=views.index.has_tasks()),
         events=events,
-        start_task=sessions.start_task,
+        start_task=start_task,
         body_bytes_max=FROM_NODE_BYTES_MAX if of_nodes else BODY_BYTES_MAX,
     )
     legacy = SessionServer(

@@ -7,13 +7,15 @@ client that does not read costs bounded memory and delays no other client; its s
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import orjson
 from aiohttp import web
 
+from agent.authority.caller import caller
 from agent.client.streams import RESOURCES, SESSIONS, TASKS
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.exact import read_json
@@ -22,7 +24,8 @@ from agent.routing.table import RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.request import refuse
 from agent.server.response import Answer
-from agent.subscriptions.registry import News, Subscriber, Tell
+from agent.server.task_seal import TaskSeal
+from agent.subscriptions.registry import SUBSCRIPTIONS_MAX, News, Subscriber, Tell
 from agent.subscriptions.sessions import SessionNews
 from agent.subscriptions.tasks import TaskNews
 
@@ -43,6 +46,8 @@ LIST_OF: Final = {
 
 # Each is a connection of a client, or one of two of a peer; a mesh of 1,000 nodes has room.
 STREAMS_MAX: Final = 2_560
+# Of one named token, so that none takes them all.
+STREAMS_PER_TOKEN_MAX: Final = STREAMS_MAX // 10
 # Notifications that a stream has not written yet. Equal ones are one; so many different ones mean a client that does
 # not read.
 PENDING_MAX: Final = 2048
@@ -122,6 +127,8 @@ class _Stream:
     """The notifications that one client has not got yet, equal ones once, in order of their first arrival."""
 
     def __init__(self, asked: Json) -> None:
+        self.binding = caller().grant.binding
+        self.shown_tasks: dict[str, str] = {}  # As the client knows them, by the mesh's name for them.
         self.kinds = frozenset(kind for kind in _LIST_KINDS.values() if asked.get(kind) is True)
         self.overflowed = False
         self.ended = False
@@ -148,7 +155,10 @@ class _Stream:
         self._put(RESOURCES.notification, uri)
 
     def task_changed(self, task: TaskNews) -> None:
-        self._put(TASKS.notification, task.task_id, task.params)
+        params = task.params
+        if (shown := self.shown_tasks.get(task.task_id, task.task_id)) != task.task_id:
+            params = orjson.dumps({**read_json(params), "taskId": shown})
+        self._put(TASKS.notification, task.task_id, params)
 
     def told_in_session(self, news: SessionNews) -> None:
         params = news.as_json()
@@ -184,7 +194,10 @@ class ListenStreams:
         of_resources: NewSubscriber[str],
         of_tasks: NewSubscriber[TaskNews],
         of_sessions: NewSubscriber[SessionNews],
+        seal: TaskSeal | None = None,
     ) -> None:
+        """`seal`: on the IDs of tasks."""
+        self._seal = seal
         self._of_resources = of_resources
         self._of_tasks = of_tasks
         self._of_sessions = of_sessions
@@ -203,6 +216,12 @@ class ListenStreams:
         """Send a list change to every stream that has it in its filter; never waits."""
         for stream in self._streams:
             stream.list_changed(method)
+
+    def end_of_revoked(self, bindings: Container[str]) -> None:
+        """As `Sessions.end_of_revoked`."""
+        for stream in self._streams:
+            if stream.binding and stream.binding not in bindings:
+                stream.end()
 
     def close(self) -> None:
         """End all streams, now and later. May be repeated."""
@@ -227,6 +246,12 @@ class ListenStreams:
         if not notices:
             asked = {kind: value for kind, value in asked.items() if kind not in _LIST_KINDS.values()}
         stream = _Stream(asked)
+        held = sum(one.binding == stream.binding for one in self._streams) if stream.binding else 0
+        if held >= STREAMS_PER_TOKEN_MAX:
+            raise MCPError(code=INTERNAL_ERROR, message=f"Subscription limit of a token reached: {held} streams")
+        self._unseal_tasks(asked, stream)
+        if not caller().grant.is_of_node:  # Sessions with servers are nodes' business.
+            asked.pop(SESSIONS.member, None)
         # A gateway names the nodes that the subscription has passed.
         passed = PATH_META_KEY in params["_meta"]
         resources = self._of_resources(stream.updated, across_gateways=not passed)
@@ -237,12 +262,27 @@ class ListenStreams:
             granted: Json = {kind: True for kind in _LIST_KINDS.values() if kind in stream.kinds}
             granted |= await _granted(asked, _URIS, resources) | await _granted(asked, _TASK_IDS, tasks)
             granted |= await _granted(asked, SESSIONS.member, sessions)
+            if stream.shown_tasks and _TASK_IDS in granted:
+                granted[_TASK_IDS] = [stream.shown_tasks[task_id] for task_id in granted[_TASK_IDS]]
             return await _write_stream(answer, stream, granted, {_SUBSCRIPTION_ID_META_KEY: request_id})
         finally:
             self._streams.discard(stream)
             resources.close()
             tasks.close()
             sessions.close()
+
+    def _unseal_tasks(self, asked: Json, stream: _Stream) -> None:
+        """Put the mesh's IDs in the place of those that the client knows; those of other callers are left out."""
+        names = asked.get(_TASK_IDS)
+        if self._seal is None or not caller().grant.named or not isinstance(names, list):
+            return
+        if len(names) > SUBSCRIPTIONS_MAX:
+            raise MCPError(code=INVALID_PARAMS, message=f"notifications.{_TASK_IDS}: at most {SUBSCRIPTIONS_MAX} IDs")
+        for name in names:
+            with contextlib.suppress(MCPError):
+                if isinstance(name, str):
+                    stream.shown_tasks[self._seal.opened(name)] = name
+        asked[_TASK_IDS] = list(stream.shown_tasks)
 
 
 async def _write_stream(answer: Answer, stream: _Stream, granted: Json, meta: Json) -> web.StreamResponse:

@@ -1,13 +1,14 @@
 """Views of the mesh as endpoints of their own: `/mcp/s/NAME`, `/mcp/v/NAME`, and `/mcp?servers=...` or `?tags=...`.
 
-One server as itself, a selection that an operator has named, and one that a client names in its URL. An endpoint is
-made when a client first asks for it, and dropped when it has been idle. The one rule: whatever the mesh adds (failover,
+One server as itself, a selection that an operator has named, and one that a client names in its URL; each of them, and
+`/mcp` itself, once more for each reach of tokens that limit their clients. An endpoint is made when a client first asks
+for it, and dropped when it has been idle. The one rule: whatever the mesh adds (failover,
 both eras, tokens, sessions that survive) holds here too, and nothing outside the view does.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -15,6 +16,8 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from agent import clock
+from agent.authority.caller import caller
+from agent.authority.grant import WHOLE, Reach
 from agent.errors import NOT_EXECUTED
 from agent.model import SINGLE_PATH, VIEW_PATH, Json, ViewSpec
 from agent.routing.about import about_in
@@ -24,7 +27,8 @@ from agent.routing.table import RouteKind, RouteTable
 from agent.routing.view import Shown, find_server, show
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.caller_views import PartOfTable
-from agent.server.endpoint import Endpoint, OwnOf
+from agent.server.endpoint import Endpoint, OwnOf, Serve
+from agent.server.limits import UNLIMITED, Limit, part_of
 from agent.server.listen import INTERVAL_S
 from agent.server.one_server import OneServer
 from agent.server.request import refuse
@@ -38,6 +42,8 @@ ENDPOINTS_MAX: Final = 500
 IDLE_MAX_S: Final = 30 * 60.0
 _SWEEP_EVERY_S: Final = 60.0
 _RETRY_AFTER_S: Final = 30
+# What `/mcp` itself shows, of what its caller may see.
+_ALL: Final = ViewSpec()
 # What a URL may name: names, globs of names and tags, so many.
 _QUERY: Final = ("servers", "tags")
 _WORD: Final = re.compile(r"[A-Za-z0-9._*?\[\]-]{1,128}")
@@ -47,7 +53,16 @@ _WORDS_MAX: Final = 64
 class BuildEndpoint(Protocol):
     """Makes the endpoint of a view."""
 
-    def __call__(self, path: str, *, routes: Callable[[], RouteTable], own: OwnOf, part: PartOfTable) -> Endpoint:
+    def __call__(
+        self,
+        path: str,
+        *,
+        routes: Callable[[], RouteTable],
+        own: OwnOf | None = None,
+        node_routes: Callable[[], RouteTable] | None = None,
+        part: PartOfTable | None = None,
+        limit: Limit = UNLIMITED,
+    ) -> Endpoint:
         """See `agent.server.endpoint.build_endpoint`."""
         ...
 
@@ -81,7 +96,7 @@ class _Open:
     """An endpoint in use. `told`: the table whose lists its clients know of; `requests`: those under way."""
 
     endpoint: Endpoint
-    table: _Table
+    table: Callable[[], RouteTable]
     told: RouteTable
     used_at_s: float
     requests: int = 0
@@ -94,12 +109,30 @@ class _Open:
 
 
 @dataclass(frozen=True, slots=True)
+class _Base:
+    """What an endpoint is made of."""
+
+    routes: Callable[[], RouteTable]
+    build: BuildEndpoint
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a request asks for. `path`: its one form, which names the endpoint and seals its sessions."""
+    """What a request asks for. `path`: its one form, which names the endpoint and seals its sessions.
+
+    `reach`: of its caller; all there is, where the endpoint does not depend on it. `own`: None for a part of an
+    endpoint that is none of a view: of `base`, or of `/mcp`.
+    """
 
     path: str
     spec: Callable[[], ViewSpec]
-    own: Callable[[_Table], OwnOf]
+    own: Callable[[_Table], OwnOf] | None
+    reach: Reach = WHOLE
+    base: "_Base | None" = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.path}#{self.reach.key}" if self.reach.key else self.path
 
 
 class Views:
@@ -125,6 +158,8 @@ class Views:
         self._build = build
         self._open: dict[str, _Open] = {}
         self._known_specs: dict[str, ViewSpec] = {}
+        # What tokens of a reach see of `routes`.
+        self._limited: dict[str, _Table] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._changed = asyncio.Event()
         self._closing = False
@@ -140,12 +175,29 @@ class Views:
             app.router.add_route("*", f"{SINGLE_PATH}{{name}}{end}", self._serve_single)
             app.router.add_route("*", f"{VIEW_PATH}{{name}}{end}", self._serve_named)
 
+        serve_part = self._limited_or_whole(mesh, None)
+
         async def serve(request: web.Request) -> web.StreamResponse:
             if request.query_string and (query := _query(request)):
                 return await self._serve_query(request, query)
-            return await mesh.handle(request)
+            return await serve_part(request)
 
         mesh.add_to(app, serve)
+
+    def add_limited(
+        self, app: web.Application, local: Endpoint, routes: Callable[[], RouteTable], build: BuildEndpoint
+    ) -> None:
+        """Register another endpoint, which callers with a limited reach get a part of, made by `build` of `routes`."""
+        local.add_to(app, self._limited_or_whole(local, _Base(routes, build)))
+
+    def _limited_or_whole(self, endpoint: Endpoint, base: "_Base | None") -> Serve:
+        async def serve(request: web.Request) -> web.StreamResponse:
+            reach = caller().grant.reach
+            if reach == WHOLE:
+                return await endpoint.handle(request)
+            return await self._serve(request, _Asked(endpoint.path, lambda: _ALL, None, reach, base))
+
+        return serve
 
     def close_streams(self) -> None:
         """As `Endpoint.close_streams`."""
@@ -158,6 +210,11 @@ class Views:
         for one in self._open.values():
             one.endpoint.sessions.cut_off()
 
+    def end_of_revoked(self, bindings: Container[str]) -> None:
+        """As `Endpoint.end_of_revoked`."""
+        for one in self._open.values():
+            one.endpoint.end_of_revoked(bindings)
+
     def routes_changed(self) -> None:
         """There is a new route table, or a view has changed: notify the clients whose lists look different; soon."""
         self._changed.set()
@@ -165,22 +222,27 @@ class Views:
     # Requests
 
     async def _serve_single(self, request: web.Request) -> web.StreamResponse:
-        name, table = request.match_info["name"], self._routes()
+        reach = _reach_of_views()
+        name, table = request.match_info["name"], self._seen_by(reach)()
         server = find_server(table, name)
         public = name if server is None else server.public_name
-        path = f"{SINGLE_PATH}{public}"
-        if server is None and path not in self._open:
+        spec = ViewSpec(servers=(public,), alone=True)
+
+        def own(shown: _Table) -> OwnOf:
+            return lambda _: OneServer(public, shown.about)
+
+        asked = _Asked(f"{SINGLE_PATH}{public}", lambda: spec, own, reach)
+        if server is None and asked.key not in self._open:
             names = [route.public_name for route in table.servers.values() if route.listed]
             return _unknown(name, "server", table, names)
-        spec = ViewSpec(servers=(public,), alone=True)
-        return await self._serve(request, _Asked(path, lambda: spec, lambda t: lambda _: OneServer(public, t.about)))
+        return await self._serve(request, asked)
 
     async def _serve_named(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         spec = self._named().get(name)
         path = f"{VIEW_PATH}{name}"
         if spec is None:
-            return _unknown(name, "view", None, list(self._named()))
+            return _unknown(name, "view", None, list(self._named()) if _reach_of_views() == WHOLE else [])
 
         def present() -> ViewSpec:
             # One that was taken away shows what it showed, until its clients have gone.
@@ -188,7 +250,7 @@ class Views:
             return self._known_specs[path]
 
         return await self._serve(
-            request, _Asked(path, present, lambda _: lambda search: ViewTools(name, present, search))
+            request, _Asked(path, present, lambda _: lambda search: ViewTools(name, present, search), _reach_of_views())
         )
 
     async def _serve_query(self, request: web.Request, query: Mapping[str, tuple[str, ...]]) -> web.StreamResponse:
@@ -200,13 +262,16 @@ class Views:
         named = "&".join(f"{name}={','.join(part)}" for name, part in query.items() if part)
         path = f"{request.path.rstrip('/')}?{named}"
         return await self._serve(
-            request, _Asked(path, lambda: spec, lambda _: lambda search: ViewTools("mesh", lambda: spec, search))
+            request,
+            _Asked(
+                path, lambda: spec, lambda _: lambda search: ViewTools("mesh", lambda: spec, search), _reach_of_views()
+            ),
         )
 
     async def _serve(self, request: web.Request, asked: _Asked) -> web.StreamResponse:
         if request.query_string and "?" not in asked.path and _query(request):
             return refuse(400, "servers and tags in the URL select from the whole mesh, at /mcp", INVALID_PARAMS)
-        one = self._open.get(asked.path)
+        one = self._open.get(asked.key)
         if one is None:
             if self._tasks is None:
                 return refuse(503, "This node is starting or shutting down; try again", NOT_EXECUTED)
@@ -225,15 +290,44 @@ class Views:
     # Endpoints
 
     def _opened(self, asked: _Asked, tasks: asyncio.TaskGroup) -> _Open:
-        table = _Table(self._routes, asked.spec)
-        build = self._single if asked.spec().alone else self._build
-        part = PartOfTable(self._part.whole, lambda whole: table.of(self._part.shown(whole)))
-        endpoint = build(asked.path, routes=table, own=asked.own(table), part=part)
-        one = self._open[asked.path] = _Open(endpoint, table, table(), clock.now_s())
+        limit = UNLIMITED if asked.reach == WHOLE else Limit(asked.reach, self._routes)
+        routes: Callable[[], RouteTable] = self._seen_by(asked.reach)
+        if asked.base is not None:  # Its tokens limit no tools (`agent.config.tokens_file`).
+            routes = asked.base.routes
+            endpoint = asked.base.build(asked.key, routes=routes, limit=Limit(asked.reach, routes))
+        elif asked.own is None:
+            nodes, part = None if asked.reach.limits_tools else self._part.whole, self._part_seen_by(routes)
+            endpoint = self._build(asked.key, routes=routes, node_routes=nodes, part=part, limit=limit)
+        else:
+            table, part = _Table(routes, asked.spec), self._part_seen_by(routes)
+            routes, part = table, PartOfTable(part.whole, _then(part.shown, table.of))
+            if limit is not UNLIMITED:
+                limit = Limit(asked.reach, _Table(self._routes, asked.spec))
+            build = self._single if asked.spec().alone else self._build
+            endpoint = build(asked.key, routes=table, own=asked.own(table), part=part, limit=limit)
+        one = self._open[asked.key] = _Open(endpoint, routes, routes(), clock.now_s())
         if self._closing:
             endpoint.close_streams()
-        one.living = tasks.create_task(_live(endpoint, one.begun), name=asked.path)
+        one.living = tasks.create_task(_live(endpoint, one.begun), name=asked.key)
         return one
+
+    def _seen_by(self, reach: Reach) -> Callable[[], RouteTable]:
+        """The table of the mesh as tokens of a reach see it: one for all endpoints, which know tables by identity."""
+        if not reach.limits_tools:
+            return self._routes
+        known = self._limited.get(reach.key)
+        if known is None:
+            if len(self._limited) >= ENDPOINTS_MAX:
+                self._limited.clear()
+            spec = part_of(reach)
+            known = self._limited[reach.key] = _Table(self._routes, lambda: spec)
+        return known
+
+    def _part_seen_by(self, seen: Callable[[], RouteTable]) -> PartOfTable:
+        """How a table of `_seen_by` is made of the one by nodes."""
+        if not isinstance(seen, _Table):
+            return self._part
+        return PartOfTable(self._part.whole, _then(self._part.shown, seen.of))
 
     def _make_room(self) -> bool:
         if len(self._open) < ENDPOINTS_MAX:
@@ -246,6 +340,9 @@ class Views:
     def _drop(self, path: str) -> None:
         living = self._open.pop(path).living
         self._known_specs.pop(path, None)
+        reach = path.rpartition("#")[2]
+        if reach in self._limited and not any(other.endswith(f"#{reach}") for other in self._open):
+            del self._limited[reach]  # It holds a table of the mesh.
         if living is not None:
             living.cancel()
 
@@ -290,6 +387,18 @@ class Views:
     async def _on_shutdown(self, app: web.Application) -> None:
         for one in self._open.values():
             await one.endpoint.shut_down(app)
+
+
+def _then(
+    first: Callable[[RouteTable], RouteTable], second: Callable[[RouteTable], RouteTable]
+) -> Callable[[RouteTable], RouteTable]:
+    return lambda table: second(first(table))
+
+
+def _reach_of_views() -> Reach:
+    """The caller's reach as far as views depend on it: they have nothing of the node's own."""
+    reach = caller().grant.reach
+    return Reach(reach.tools, reach.read_only) if reach.limits_tools else WHOLE
 
 
 async def _live(endpoint: Endpoint, begun: asyncio.Event) -> None:

@@ -24,7 +24,7 @@ from agent.routing.table import Route
 from agent.rpc_codes import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.caller_views import CallerViews
 from agent.server.earlier_clients import hides_structure
-from agent.server.forward import Served, forward, logged, written
+from agent.server.forward import Served, forward, logged, with_own_affinity, written
 from agent.server.lists import LISTS, ListIndex
 from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
@@ -135,6 +135,7 @@ class SessionRequests:
 
         A result that went to the channel's sink is not in them. Raises `MCPError`, `AnswerCut`.
         """
+        params = with_own_affinity(params)
         with logged(method, params) as served:
             if method == "resources/subscribe":
                 await self._subscribe(channel.session, _uri(params))

@@ -49,19 +49,22 @@ class SessionSeal:
     def __repr__(self) -> str:
         return f"<SessionSeal {self._endpoint.decode()}>"
 
-    def seal(self, agreed: Agreed, now_s: float) -> str:
-        """A new ID, valid until `LIFETIME_S` after `now_s` (seconds since 1970).
+    def seal(self, agreed: Agreed, now_s: float, binding: str = "") -> str:
+        """A new ID, valid until `LIFETIME_S` after `now_s` (seconds since 1970), for callers of that binding.
 
         A client that declares more than an ID can carry gets a random one, which no other node can read.
         """
         version = agreed.version.encode()
         head = _HEAD.pack(int(now_s) + LIFETIME_S, len(version))
         raw = secrets.token_bytes(_NONCE_BYTES) + head + version + zlib.compress(agreed.declared, 9)
-        sealed = base64.urlsafe_b64encode(self._mac(self._keys()[0], raw) + raw).decode().rstrip("=")
+        sealed = base64.urlsafe_b64encode(self._mac(self._keys()[0], raw, binding) + raw).decode().rstrip("=")
         return _PREFIX + sealed if len(sealed) <= ID_LEN_MAX - len(_PREFIX) else secrets.token_urlsafe(_RANDOM_BYTES)
 
-    def open(self, session_id: str, now_s: float) -> Agreed | None:
-        """What was agreed; None for an ID that is forged, of another mesh or endpoint, expired, or not sealed."""
+    def open(self, session_id: str, now_s: float, binding: str = "") -> Agreed | None:
+        """What was agreed; None for an ID that is forged, of another mesh, endpoint or caller, expired, or not sealed.
+
+        `binding`: the present caller's (`agent.authority.grant`).
+        """
         if not session_id.startswith(_PREFIX) or len(session_id) > ID_LEN_MAX:
             return None
         text = session_id.removeprefix(_PREFIX)
@@ -70,7 +73,7 @@ class SessionSeal:
         except (binascii.Error, ValueError):
             return None
         mac, raw = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
-        if not any(hmac.compare_digest(mac, self._mac(key, raw)) for key in self._keys()):
+        if not any(hmac.compare_digest(mac, self._mac(key, raw, binding)) for key in self._keys()):
             return None
         until_s, version_len = _HEAD.unpack_from(raw, _NONCE_BYTES)
         if now_s >= until_s:
@@ -78,7 +81,9 @@ class SessionSeal:
         rest = raw[_NONCE_BYTES + _HEAD.size :]
         return Agreed(rest[:version_len].decode(), zlib.decompress(rest[version_len:]))
 
-    def _mac(self, key: bytes, raw: bytes) -> bytes:
+    def _mac(self, key: bytes, raw: bytes, binding: str) -> bytes:
+        if binding:  # A key of its own, so that no two pairs of binding and ID are the same bytes.
+            key = hmac.digest(key, binding.encode(), hashlib.sha256)
         return hmac.digest(key, self._endpoint + b"\0" + raw, hashlib.sha256)[:_MAC_BYTES]
 
 

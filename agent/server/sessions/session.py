@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
+from agent.authority.grant import ANYONE, Grant
 from agent.dispatch.client_events import Place
 from agent.errors import NOT_EXECUTED, AnswerCut, MCPError
 from agent.lossless_json.exact import read_json
@@ -62,7 +63,7 @@ class ServerSession:
     """One session. Written by the event loop's requests that name it, and by the table; times are loop time.
 
     `version`: negotiated. `declared`: the client's capabilities as JSON; read, they would take twenty times the memory.
-    `notices`: whether it is sent list changes.
+    `notices`: whether it is sent list changes. `grant`: of the token with which it was begun.
     `log_level`: that of `logging/setLevel`. `subscriber`: its subscriptions, since the first `resources/subscribe`.
     `upstream`: those to what servers tell in sessions of its own; `tasks`: those to its tasks.
     `stream`: the open GET stream. `deaf`: no answer of the client can arrive any more.
@@ -83,6 +84,7 @@ class ServerSession:
     places: tuple[Place, ...] = ()
     roots_unreported: bool = False
     notices: bool = True
+    grant: Grant = ANYONE
     chore: asyncio.Task[None] | None = None
     _task_talks: TaskTalks | None = None
     # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.
@@ -97,6 +99,11 @@ class ServerSession:
         listens = " listening" if self.stream is not None else ""
         calls, requests = len(self._calls), len(self._server_requests)
         return f"<Session {self.version} calls={calls} server_requests={requests}{listens}>"
+
+    @property
+    def binding(self) -> str:
+        """Whose it is (`agent.authority.grant`)."""
+        return self.grant.binding
 
     @property
     def capabilities(self) -> Json:

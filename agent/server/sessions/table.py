@@ -1,8 +1,8 @@
 """The table of one endpoint's sessions, for clients from before 2026-07-28.
 
 `agent.server.sessions.http` opens and looks up sessions here, notifications are sent with `tell`, and the wiring runs
-`cleanup_ctx` around the server. A session belongs to the endpoint where it began. Its ID is no authentication: the
-token is checked before. An ID that is not in the table is adopted when its seal is valid
+`cleanup_ctx` around the server. A session belongs to the endpoint and the token with which it began. Its ID is no
+authentication: the token is checked before. An ID that is not in the table is adopted when its seal is valid
 (`agent.server.sessions.sealed_id`). The one rule: sessions are bounded in number and idle time, and nothing of one
 outlives it but its ID.
 """
@@ -10,8 +10,8 @@ outlives it but its ID.
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Container, Coroutine
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ import orjson
 from aiohttp import web
 
 from agent import clock
+from agent.authority.caller import caller
 from agent.server.response import EventStream
 from agent.server.sessions.sealed_id import LIFETIME_S, Agreed, SessionSeal
 from agent.server.sessions.session import ServerSession
@@ -33,6 +34,8 @@ IDLE_MAX_S: Final = 30 * 60.0
 SWEEP_EVERY_S: Final = 60.0
 # Why a session ended: its client said so.
 BY_CLIENT: Final = "by_client"
+# The token of its client was revoked or has expired.
+REVOKED: Final = "revoked"
 # Sent once to a client whose session was adopted: changes in between are not known here.
 _LISTS_CHANGED: Final = tuple(
     orjson.dumps({"jsonrpc": "2.0", "method": f"notifications/{kind}/list_changed"})
@@ -70,6 +73,7 @@ class Sessions:
         self._idle_max_s = idle_max_s
         # Longest unused first.
         self._sessions: OrderedDict[str, ServerSession] = OrderedDict()
+        self._held = Counter[str]()  # By binding.
         self._ended_ids = EndedSessions() if ended_ids is None else ended_ids
         self._tasks: asyncio.TaskGroup | None = None
         self._closing = False
@@ -133,7 +137,7 @@ class Sessions:
     def open(self, version: str, declared: bytes) -> ServerSession:
         """Begin a session of a client that declared these capabilities, as JSON. Raises `NoRoom`."""
         agreed = Agreed(version, declared)
-        session = self._add(self._seal.seal(agreed, time.time()), agreed)
+        session = self._add(self._seal.seal(agreed, time.time(), caller().grant.binding), agreed)
         self._record("opened")
         return session
 
@@ -144,12 +148,14 @@ class Sessions:
         continues, and is notified that lists may have changed. `notices`: whether it is sent list changes from
         now on. Raises `NoRoom`.
         """
-        session = self._sessions.get(session_id)
+        session, binding = self._sessions.get(session_id), caller().grant.binding
+        if session is not None and session.binding != binding:
+            return None  # Another caller's: this one learns nothing about it.
         if session is not None:
             session.notices = notices
             self._touch(session)
             return session
-        agreed = None if session_id in self._ended_ids else self._seal.open(session_id, time.time())
+        agreed = None if session_id in self._ended_ids else self._seal.open(session_id, time.time(), binding)
         if agreed is None:
             return None
         session = self._add(session_id, agreed)
@@ -164,25 +170,40 @@ class Sessions:
 
     def _add(self, session_id: str, agreed: Agreed) -> ServerSession:
         if len(self._sessions) >= self._sessions_max:
-            idle = next((session for session in self._sessions.values() if not session.busy), None)
+            idle = self._longest_idle()
             if idle is None:
                 log.warning("MCP session refused, all are in use", extra={"limit": self._sessions_max})
                 self._record("refused")
                 raise NoRoom
             self.end(idle, "made_room")
         session = ServerSession(session_id, agreed.version, agreed.declared, clock.now_s(), deaf=self._deaf)
+        session.grant = caller().grant
         self._sessions[session_id] = session
+        self._held[session.binding] += 1
         return session
+
+    def _longest_idle(self) -> ServerSession | None:
+        """Of the caller with most sessions, so that none pushes out another's; of any where that has no idle one."""
+        most = max(self._held, key=self._held.__getitem__, default="")
+        idle = [session for session in self._sessions.values() if not session.busy]
+        return next((session for session in idle if session.binding == most), idle[0] if idle else None)
 
     def end(self, session: ServerSession, why: str) -> None:
         """Forget a session and end what is under way in it; may be repeated."""
         if self._sessions.pop(session.id, None) is not None:
+            self._held[session.binding] -= 1
             log.info("MCP session ended", extra={"why": why, "age_idle_s": round(clock.now_s() - session.used_at_s)})
             self._record(why)
             session.end()
             # Servers keep nothing that long when idle; and when the node stops, they release it in time.
             if self._tasks is not None and why != "idle":
                 self.start_task(self._ended(session), "notify servers of an ended session")
+
+    def end_of_revoked(self, bindings: Container[str]) -> None:
+        """End the sessions of callers whose binding is not among these: their token is not valid any more."""
+        for session in list(self._sessions.values()):
+            if session.binding and session.binding not in bindings:
+                self.end(session, REVOKED)
 
     async def end_by_client(self, session: ServerSession) -> None:
         """End a session at its client's word: no node that can know of that adopts it again."""

@@ -24,6 +24,7 @@ from agent.model import ClientEvent, Json
 from agent.routing.table import Route, RouteTable
 from agent.server.sessions.session import ServerSession
 from agent.server.sessions.tasks import status_note
+from agent.server.task_seal import TaskSeal
 from agent.subscriptions.registry import Subscriber
 from agent.subscriptions.resources import ClientUpdates
 from agent.subscriptions.sessions import SessionNews, session_name
@@ -49,8 +50,13 @@ class UpstreamSessions:
         events: UpstreamEvents,
         *,
         start_task: StartTask,
+        seal: TaskSeal,
     ) -> None:
-        """`of_sessions` and `of_tasks` make subscribers to what `updates` has, by the names of the table `routes`."""
+        """`of_sessions` and `of_tasks` make subscribers to what `updates` has, by the names of the table `routes`.
+
+        `seal`: on the IDs of tasks that clients get.
+        """
+        self._seal = seal
         self.of_sessions = partial(updates.sessions.subscriber, routes)
         self.of_tasks = partial(updates.tasks.subscriber, routes)
         self._offers = offers
@@ -79,12 +85,13 @@ class UpstreamSessions:
         if session.tasks is None:
             session.tasks = self.of_tasks(partial(self._task_changed, session))
         if len(session.tasks.names) < FOLLOWED_MAX:
-            self._start_task(_followed(session.tasks, task_id), "follow a task")
+            self._start_task(_followed(session.tasks, self._seal.opened(task_id)), "follow a task")
 
     def _task_changed(self, session: ServerSession, news: TaskNews) -> None:
-        task = read_json(news.params)
+        shown = self._seal.shown_in(session.grant.realm, news.task_id)
+        task = {**read_json(news.params), "taskId": shown}
         session.task_talks.seen(as_before(task))
-        if not session.task_talks.is_cancelled(news.task_id):
+        if not session.task_talks.is_cancelled(shown):
             session.tell(status_note(task))
         if task.get("status") in ENDED and session.tasks is not None:
             session.tasks.remove([news.task_id])
