@@ -155,6 +155,7 @@ async def running_node(
     name_len_max: int = PUBLIC_NAME_LEN_MAX,
     views: Mapping[str, ViewSpec] | None = None,
     fleet_writes: Sequence[str] = (),
+    tokens: TokenTable | None = None,
 ) -> AsyncIterator[RunningNode]:
     """Run a node until the context ends; its state goes to `folder`. `limits`: of the pages of its lists.
 
@@ -162,7 +163,7 @@ async def running_node(
 
     `search_mode`: as in `build_endpoint`, for `/mcp`. `call_timeout_s`: as the setting. `name_len_max`: of the names
     that its clients see. `views`: those that an operator has named.
-    `fleet_writes`: as the setting.
+    `fleet_writes`: as the setting. `tokens`: of its clients; None: they need none.
     """
     key = key or NodeKey.new()
     identity = NodeIdentity(key.node_id, name)
@@ -177,6 +178,7 @@ async def running_node(
         name_len_max,
         dict(views or {}),
         tuple(fleet_writes),
+        tokens=tokens or TokenTable(),
     )
     async with wiring.running(folder, tuple(statics), port) as node:
         yield node
@@ -202,6 +204,7 @@ class _Wiring:
     name_len_max: int = PUBLIC_NAME_LEN_MAX
     named_views: dict[str, ViewSpec] = field(default_factory=dict)
     fleet_writes: tuple[str, ...] = ()
+    tokens: TokenTable = field(default_factory=TokenTable)
     endpoints: list[Endpoint] = field(default_factory=list)
     views: list[Views] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
@@ -347,7 +350,7 @@ class _Wiring:
     async def _serve(self, rest: list[web.RouteDef], port: int) -> tuple[web.AppRunner, str]:
         names = frozenset({self.identity.name})
         keeper = AssociationKeeper(self.key, (self.secret,), time.monotonic)
-        policy = EdgePolicy(names, frozenset(), TokenTable(), metrics_public=False, associations=keeper)
+        policy = EdgePolicy(names, frozenset(), self.tokens, metrics_public=False, associations=keeper)
         middlewares = [write_deadline_middleware, envelope_middleware, security_middleware(policy)]
         app = web.Application(middlewares=middlewares)
         app.on_response_prepare.append(security_headers(policy))
