@@ -109,6 +109,9 @@ class Metrics:
         in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
         in_flight.set_function(lambda: self._calls_in_flight)
         self._auth_failures = Counter("mesh_auth_failures", "Requests without a valid token.", registry=registry)
+        self._audit_lost = Counter(
+            "mesh_audit_lost_records", "Records of the audit that were not kept.", registry=registry
+        )
         self._lag = Gauge(
             "mesh_event_loop_lag_seconds", "The longest delay of a timer in the last 30 s.", registry=registry
         )
@@ -151,6 +154,10 @@ class Metrics:
             "mesh_own_name_requests", "Requests by a name that only its server gave.", ["method"], registry=registry
         )
         self._list_changes = _Limited(changes, EVENT_LABEL_SETS_MAX, names=1)
+
+    def audit_lost(self, records: int) -> None:
+        """So many records of the audit are not kept."""
+        self._audit_lost.inc(records)
 
     def session_event(self, event: str) -> None:
         """A session was `opened`, `adopted` or `refused`, lost a slow stream (`stream_dropped`), or ended (others)."""

@@ -11,7 +11,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -20,10 +20,14 @@ from pathlib import Path
 from aiohttp import web
 
 from agent import __version__, clock
+from agent.app.access import Access
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration, own_addresses
 from agent.app.probe_host import ProbedSite
+from agent.app.refused_dials import witnessed
 from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
+from agent.audit.files import FILE_NAME
+from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
 from agent.client.http.prover import Credentials
 from agent.client.http.proxies import proxies_of
@@ -50,7 +54,6 @@ from agent.rest.peers import PeersApi
 from agent.rest.probes import Probes
 from agent.rest.security import security_headers, security_middleware, usual_header_lines
 from agent.rest.status import NodeStatus
-from agent.rest.tokens import TokenTable
 from agent.routing.table import RouteKind
 from agent.server.caller_views import PartOfTable
 from agent.server.endpoint import Endpoint, build_endpoint
@@ -121,7 +124,9 @@ class Node:
         self._port: int = listening.getsockname()[1]
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self._metrics = Metrics(__version__)
-        self._tokens = TokenTable(settings.tokens)
+        path = settings.audit_file or state.folder / FILE_NAME
+        self._audit = Trail(path, hears_calls=settings.audit_calls, lost=self._metrics.audit_lost)
+        self._access = Access(settings, self._audit, self._end_of_revoked)
         self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
         self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
         self._outbound = Outbound(settings.tls, proxies_of(os.environ), proxies_for_peers=settings.proxy_peers)
@@ -177,16 +182,11 @@ class Node:
             )
             self._take_servers(self._servers_file)
             runner = await self._start_serving()
-            standing = [
-                tasks.create_task(self._mesh.run(), name="mesh"),
-                tasks.create_task(self._known_names.keep(), name="known names"),
-                tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
-                *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
-                *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
-            ]
+            standing = self._standing(tasks)
             member = tasks.create_task(self._membership.run(), name="membership")
             self.state = "ready"
             self._settle_memory()
+            self._audit.note("node.started", "node", version=__version__, name=self._identity.name)
             log.info(
                 "node ready",
                 extra={"node": self._identity.name, "url": self._url(), "node_id": self._identity.node_id},
@@ -198,9 +198,22 @@ class Node:
                 await runner.cleanup()
                 raise
             await self._stop_serving(runner, member, signals)
+            self._audit.note("node.stopped", "node")
             for task in standing:
                 task.cancel()
         return signals.exit_code
+
+    def _standing(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start what runs until the end."""
+        return [
+            tasks.create_task(self._audit.run(), name="audit"),
+            *([] if self._settings.tokens_file is None else [tasks.create_task(self._access.keep(), name="tokens")]),
+            tasks.create_task(self._mesh.run(), name="mesh"),
+            tasks.create_task(self._known_names.keep(), name="known names"),
+            tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
+            *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
+            *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
+        ]
 
     async def _start_serving(self) -> web.AppRunner:
         node_status = NodeStatus(
@@ -211,6 +224,8 @@ class Node:
             url=self._url(),
             reread_servers=self._read_servers,
             left_out=lambda: self._servers_file.left_out,
+            tokens=self._access.status,
+            audit=self._audit,
         )
         build = partial(
             build_endpoint,
@@ -245,16 +260,16 @@ class Node:
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
         policy = edge_policy(
-            self._settings, self._identity, self._tokens, self._associations, self._metrics.auth_failed
+            self._settings, self._identity, self._access.table, self._associations, self._metrics.auth_failed
         )
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
         mesh, local = self._endpoints
         self._views.add_to(app, mesh)
-        local.add_to(app)
+        self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
         handshake = HandshakeRoute(self._associations, own_addresses(self._settings, self._identity, self._port))
-        peers = PeersApi(self._mesh, self._override_service)
+        peers = PeersApi(self._mesh, self._override_service, self._audit)
         app.add_routes([*handshake.routes(), *peers.routes(), *node_status.routes(), *probes.routes()])
         runner = runner_of(
             app,
@@ -285,7 +300,7 @@ class Node:
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
         credentials = Credentials(self._node_state.key, self._associations.valid_secrets)
-        dial = dialler(Dialling(credentials, self._metrics.pending_call, self._outbound))
+        dial = witnessed(dialler(Dialling(credentials, self._metrics.pending_call, self._outbound)), self._audit.note)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
 
     def _plan(self) -> MembershipPlan:
@@ -316,6 +331,11 @@ class Node:
     def _fleets_changed(self) -> None:
         self._endpoints[0].notices.fleets_changed()
 
+    def _end_of_revoked(self, bindings: Container[str]) -> None:
+        for endpoint in self._endpoints:
+            endpoint.end_of_revoked(bindings)
+        self._views.end_of_revoked(bindings)
+
     def _local_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[1].notices.changed(kinds)
 
@@ -333,6 +353,7 @@ class Node:
             (self._settings.servers_file, self._reread_servers),
             (self._settings.views_file, self._reread_views),
             (self._settings.token_file, self._reread_tokens),
+            (self._settings.tokens_file, self._access.file_changed),
             (self._settings.peer_token_file, self._reread_tokens),
         ]
         return [(path, then) for path, then in pairs if path is not None]
@@ -377,7 +398,7 @@ class Node:
         except ConfigRefused as exc:
             log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
             return
-        self._tokens.replace(tokens)
+        self._access.replace_short(tokens)
         secrets = mesh_secrets(peer_tokens, tokens)
         if secrets != self._secrets:
             self._secrets = secrets

@@ -4,11 +4,14 @@ Registered by the wiring on the aiohttp application. The one rule: an answer is 
 (`agent.control.operator`), and a handler never touches a link.
 """
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from agent import clock
+from agent.audit.trail import NO_AUDIT, NoAudit, Trail
+from agent.authority.caller import caller
 from agent.client.dial_guard import check_url
 from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from agent.rest.peer_request import PeerRequest
 
 
+log = logging.getLogger(__name__)
+
 NAME_RULE: Final = (
     "must be 1 to 63 letters, digits, dots, dashes or underscores, start with a letter or digit, and have no __"
 )
@@ -31,8 +36,9 @@ NAME_RULE: Final = (
 class PeersApi:
     """Handlers; `mesh` is read, `overrides` changes what operators added or removed."""
 
-    def __init__(self, mesh: Mesh, overrides: OverrideService) -> None:
+    def __init__(self, mesh: Mesh, overrides: OverrideService, audit: Trail | NoAudit = NO_AUDIT) -> None:
         self._mesh = mesh
+        self._audit = audit
         self._overrides = overrides
         self._peer_request = Late(_peer_request)
 
@@ -58,12 +64,19 @@ class PeersApi:
         try:
             url = check_url(body.peer_url)
         except DialRefused as exc:
+            await self._record("peer.add", outcome="address_refused", peer=body.peer_name)
             raise OverrideRefused(403, "address_refused", f"peer_url: {exc}") from exc
         except ValueError as exc:
             raise OverrideRefused(422, "invalid_field", f"peer_url: {exc}") from exc
         token = body.auth_token.get_secret_value() if body.auth_token else None
         override = Override(body.peer_name, HttpTarget(url, token=token), body.scope)
-        created, view = await self._overrides.add(override)
+        order = {"peer": override.name, "url": url.partition("?")[0], "scope": override.scope.value}
+        try:
+            created, view = await self._overrides.add(override)
+        except OverrideRefused as exc:
+            await self._record("peer.add", outcome=exc.code, **order)
+            raise
+        await self._record("peer.add", outcome="added" if created else "changed", **order)
         return _added(override, view, created=created)
 
     async def remove_peer(self, request: web.Request) -> web.Response:
@@ -71,9 +84,20 @@ class PeersApi:
         name = request.match_info["peer_name"]
         if not is_valid_name(name):
             raise OverrideRefused(422, "invalid_field", f"peer_name: {NAME_RULE}")
-        await self._overrides.remove(name)
+        try:
+            await self._overrides.remove(name)
+        except OverrideRefused as exc:
+            await self._record("peer.remove", outcome=exc.code, peer=name)
+            raise
+        await self._record("peer.remove", outcome="removed", peer=name)
         data = {"success": True, "peer_name": name, "message": f"Peer node '{name}' removed successfully"}
         return success(data, f"Peer node '{name}' disconnected")
+
+    async def _record(self, act: str, *, outcome: str, **order: str) -> None:
+        """On the disk and in the log, before the operator has the answer."""
+        who = caller().grant.name
+        await self._audit.act(act, who, outcome=outcome, **order)
+        log.info("peer ordered", extra={"act": act, "outcome": outcome, "by": who, **order})
 
 
 def _peer_request() -> "type[PeerRequest]":

@@ -12,6 +12,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from agent import __version__, clock
+from agent.audit.trail import NO_AUDIT, NoAudit, Trail
+from agent.authority.caller import caller
 from agent.config.servers_file import LeftOut
 from agent.config.start_time import START_TIMEOUT_MAX_S
 from agent.control.membership import MembershipView
@@ -40,7 +42,10 @@ ASK_RELOAD_TIMEOUT_S: Final = START_TIMEOUT_MAX_S + RELOAD_TIMEOUT_S + 5.0
 
 
 class NodeStatus:
-    """See the module. `state` returns starting, ready or draining; `settings` are masked rows."""
+    """See the module. `state` returns starting, ready or draining; `settings`: masked rows; `audit` hears of reloads.
+
+    `tokens`: how many have names, and what is wrong with their file.
+    """
 
     def __init__(
         self,
@@ -52,7 +57,10 @@ class NodeStatus:
         url: str,
         reread_servers: Callable[[], None],
         left_out: Callable[[], Sequence[LeftOut]] = tuple,
+        tokens: Callable[[], Json] = dict,
+        audit: Trail | NoAudit = NO_AUDIT,
     ) -> None:
+        self._tokens, self._audit = tokens, audit
         self._mesh = mesh
         self._membership = membership
         self._state = state
@@ -119,7 +127,9 @@ class NodeStatus:
                 if server_name in (entry.name, entry.configured_name):
                     raise MeshError(f"The entry of MCP server {server_name!r} is left out: {'; '.join(entry.reasons)}")
         await self._mesh.reload(server_name, RELOAD_TIMEOUT_S)
-        return self._reloaded(server_name)
+        reloaded = self._reloaded(server_name)
+        await self._audit.act("server.reload", caller().grant.name, server=server_name, outcome=reloaded["status"])
+        return reloaded
 
     async def reload_all(self) -> list[Json]:
         """Read the servers file again and dial every enabled server anew."""
@@ -128,6 +138,7 @@ class NodeStatus:
         async with asyncio.TaskGroup() as group:
             for name in names:
                 group.create_task(self._reload_one_of_all(name), name=f"reload {name}")
+        await self._audit.act("server.reload_all", caller().grant.name, servers=len(names))
         return [self._reloaded(name) for name in names]
 
     async def _reload_one_of_all(self, name: str) -> None:
@@ -198,6 +209,7 @@ class NodeStatus:
                     }
                     for view in servers
                 ],
+                "tokens": self._tokens(),
                 "servers_left_out": [describe_unused_entry(entry) for entry in self._left_out()],
             },
             "peers": [describe_peer(view, now_s) for view in peers],

@@ -1,0 +1,38 @@
+"""Has the audit hear of other nodes and servers that a link refused to use: a forbidden address, an unproven identity.
+
+Wraps the dial of the wiring's links. The one rule: a refusal that repeats with every attempt is one record.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from agent.errors import DialRefused, IdentityRefused
+from agent.links.dial import OpenClient
+from agent.links.link import Dial
+from agent.model import BackendSpec, NodeIdentity
+
+# Links that are refused at once; of more, some are recorded again.
+REMEMBERED_MAX: Final = 2_048
+Note = Callable[..., None]
+
+
+def witnessed(dial: Dial, note: Note) -> Dial:
+    """The same dial; `note` takes the act, who, and fields."""
+    known: dict[str, str] = {}
+
+    @asynccontextmanager
+    async def dialled(spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenClient, None]:
+        try:
+            async with dial(spec, own) as client:
+                known.pop(spec.key, None)
+                yield client
+        except (DialRefused, IdentityRefused) as exc:
+            if known.get(spec.key) != str(exc):
+                if len(known) >= REMEMBERED_MAX:
+                    known.clear()
+                known[spec.key] = str(exc)
+                note("dial.refused", "node", backend=spec.key, kind=type(exc).__name__, why=str(exc))
+            raise
+
+    return dialled
