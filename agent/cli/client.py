@@ -191,6 +191,8 @@ def _opened(node: Node, status: int, raw: bytes) -> tuple[Any, str]:
         return envelope.get("data"), message
     error = envelope.get("error")
     code = str(error.get("code", "")) if isinstance(error, dict) else ""
+    if code == "insufficient_scope":
+        raise CliFailed(Exit.AUTH, message)
     # A peer's address that the dial guard forbids is a 403 too, but no question of tokens.
     if status in _AUTH_STATUSES and "dial" not in code and "address" not in code:
         raise refused(node, status)

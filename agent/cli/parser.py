@@ -94,6 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     _group(commands, "peers", "list, add and remove peers of a running node", _peers)
     _group(commands, "servers", "list, reload and import the MCP servers of a node", _servers)
     _group(commands, "tools", "list and call the tools of the mesh", _tools)
+    _group(commands, "token", "make, list and revoke the named tokens of a node", _token)
+    _group(commands, "audit", "look at the audit of a node, and check that it is whole", _audit)
     _group(commands, "config", "look at the configuration without starting a node", _config)
     _add(commands, "version", "agent.cli.parser:show_version", "show the version", _output_flags)
     return parser
@@ -125,6 +127,21 @@ def _config(parser: _Parser) -> None:
     config, flags = _commands(parser), (_settings_flags, _output_flags)
     _add(config, "show", "agent.cli.run:show_config", "show each setting and its origin", *flags)
     _add(config, "check", "agent.cli.run:check_config", "check settings and servers file", *flags)
+
+
+def _token(parser: _Parser) -> None:
+    token, flags = _commands(parser), (_settings_flags, _output_flags)
+    new, revoke = (_name_argument, _token_flags), (_name_argument,)
+    _add(token, "new", "agent.cli.token:new_token", "make a token and show it, once", *flags, *new)
+    _add(token, "ls", "agent.cli.token:list_tokens", "list the named tokens", *flags)
+    _add(token, "revoke", "agent.cli.token:revoke_token", "make a token invalid", *flags, *revoke)
+
+
+def _audit(parser: _Parser) -> None:
+    audit, flags = _commands(parser), (_settings_flags, _output_flags)
+    verify = "check that no record was changed or taken out"
+    _add(audit, "verify", "agent.cli.audit:verify_audit", verify, *flags, _audit_file)
+    _add(audit, "tail", "agent.cli.audit:show_tail", "show the newest records", *flags, _audit_file, _tail_flags)
 
 
 def show_version(args: argparse.Namespace) -> int:
@@ -191,6 +208,28 @@ def _call_arguments(parser: _Parser) -> None:
         "--node", metavar="NODE", help="of a fleet's tool: a node, several parted by commas, any or all"
     )
     parser.add_argument("--timeout", metavar="S", type=_seconds, help="seconds to wait for the result")
+
+
+def _token_flags(parser: _Parser) -> None:
+    scopes = "mcp, read, admin, metrics or peer; may be repeated, mcp when left out"
+    parser.add_argument("--scope", metavar="SCOPE", action="append", help=scopes)
+    tools = "a name of tools, in which * may stand, or ! before one to leave out; may be repeated"
+    parser.add_argument("--tools", metavar="PATTERN", action="append", help=tools)
+    parser.add_argument("--read-only", action="store_true", help="only tools that say that they only read")
+    parser.add_argument("--expires", metavar="WHEN", help="like 90d, 12h or 2027-01-31T00:00:00Z; never when left out")
+    parser.add_argument("--calls-per-s", metavar="N", type=float, help="so many calls a second")
+    parser.add_argument("--concurrent-calls", metavar="N", type=int, help="so many calls at once")
+    rotate = "a second token of a name that there is; the older one of two stops being valid"
+    parser.add_argument("--rotate", action="store_true", help=rotate)
+
+
+def _audit_file(parser: _Parser) -> None:
+    about = "its file; by default that of the node with these settings"
+    parser.add_argument("file", metavar="FILE", nargs="?", help=about)
+
+
+def _tail_flags(parser: _Parser) -> None:
+    parser.add_argument("-n", dest="count", metavar="N", type=int, default=20, help="so many; 20 by default")
 
 
 def _seconds(text: str) -> float:

@@ -180,6 +180,9 @@ def show_status(args: Namespace) -> int:
 
 
 def _print_left_out(status: dict[str, Any], backends: list[dict[str, Any]]) -> None:
+    if fault := _table(_table(status.get("self")).get("tokens")).get("fault"):
+        print("\nThe tokens file is not used as it is now, and its tokens stay as they were:")
+        print(f"  {one_line(str(fault), NAMES_CHARS_MAX)}")
     faults = [(row.get("name"), fault) for row in backends for fault in _rows(row, "failed_lists")]
     if faults:
         print("\nLists that could not be read, of which what was known before is kept:")

@@ -61,6 +61,8 @@ async def _answer(request: web.Request) -> web.Response:
         ("tools call add a=2", COSTLY),
         ("config show", COSTLY),
         ("config check", COSTLY),
+        ("token ls", COSTLY),
+        ("audit verify none.jsonl", COSTLY),
     ],
 )
 async def test_a_command_imports_no_more_than_it_needs(command: str, absent: tuple[str, ...], tmp_path: Path) -> None:
@@ -84,6 +86,8 @@ async def test_a_command_imports_no_more_than_it_needs(command: str, absent: tup
         )
         out, _ = await process.communicate()
         assert out.decode().splitlines()[-1] == "[]"
-        assert process.returncode == (2 if command.startswith(("servers import", "config check")) else 0)
+        assert process.returncode == (
+            2 if command.startswith(("servers import", "config check", "token", "audit")) else 0
+        )
     finally:
         await runner.cleanup()

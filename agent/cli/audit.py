@@ -1,0 +1,101 @@
+"""`mesh-agent audit verify` and `audit tail`: the files of a node's audit, read and never written.
+
+Called by `agent.cli.parser`. The one rule: `verify` ends with 0 only where every line is there and as it was written.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from agent.audit.chain import ChainBroken, Head, checked, read_line
+from agent.audit.files import FILE_NAME, older_files
+from agent.cli.output import CliFailed, Exit, print_json
+from agent.cli.run import flags_of
+from agent.config.load import default_state_dir, find_values
+from agent.harmless_text import one_line
+
+_MEMBERS: Final = ("seq", "time", "act", "who")
+_LINE_CHARS_MAX: Final = 500
+
+
+def verify_audit(args: Namespace) -> int:
+    """Check the chain through all files. Raises `CliFailed`."""
+    path = _path(args)
+    head, began, broken = Head(), 0, ""
+    try:
+        for record, after in _records(path):
+            began, head = began or record["seq"], after
+    except ChainBroken as exc:
+        broken = str(exc)
+    if args.json:
+        print_json(ok=not broken, file=str(path), first=began, last=head.seq, head=head.hash, fault=broken or None)
+    elif broken:
+        print(f"BROKEN after record {head.seq}: {one_line(broken)}", file=sys.stderr)
+    else:
+        print(f"records {began} to {head.seq} are whole; the newest has the hash {head.hash}")
+    return Exit.USAGE if broken else Exit.OK
+
+
+def show_tail(args: Namespace) -> int:
+    """Print the newest records, whether or not the chain is whole. Raises `CliFailed`."""
+    path, newest = _path(args), deque[bytes](maxlen=max(1, args.count))
+    for _, lines in _files(path):
+        newest.extend(lines)
+    records = [_shown(line) for line in newest]
+    if args.json:
+        print_json(records=records)
+        return Exit.OK
+    for record in records:
+        known = " ".join(str(record.get(name, "-")) for name in _MEMBERS)
+        more = " ".join(f"{name}={value}" for name, value in record.items() if name not in (*_MEMBERS, "prev", "hash"))
+        print(one_line(f"{known} {more}", _LINE_CHARS_MAX))
+    return Exit.OK
+
+
+def _shown(line: bytes) -> dict[str, Any]:
+    try:
+        return read_line(line)[0]
+    except ValueError as exc:
+        return {"seq": "?", "act": "BROKEN", "why": str(exc), "line": line.decode("utf-8", "replace")[:_LINE_CHARS_MAX]}
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], Head]]:
+    before: Head | None = None
+    for one, lines in _files(path):
+        try:
+            for record, head in checked(lines, before):
+                yield record, head
+                before = head
+        except ChainBroken as exc:
+            raise ChainBroken(exc.number, f"{one}: {exc}") from exc
+
+
+def _files(path: Path) -> Iterator[tuple[Path, list[bytes]]]:
+    """The whole lines of each file, the oldest first; a node may be writing the last one."""
+    for one in (*older_files(path), path):
+        try:
+            content = one.read_bytes()
+        except FileNotFoundError:
+            if one == path and older_files(path):
+                continue  # A node is putting it beside the others.
+            raise CliFailed(
+                Exit.CONFIG, f"there is no audit at {path}; name its file, or the node's settings"
+            ) from None
+        except OSError as exc:
+            raise CliFailed(Exit.CONFIG, f"{one}: the audit cannot be read: {exc.strerror}") from exc
+        yield one, content[: content.rfind(b"\n") + 1].splitlines()
+
+
+def _path(args: Namespace) -> Path:
+    if args.file:
+        return Path(args.file).expanduser()
+    found = find_values(flags_of(args), os.environ)
+    if (text := found["audit_file"].text) is not None:
+        return Path(text).expanduser()
+    folder = found["state_dir"].text
+    state = Path(folder).expanduser() if folder else default_state_dir(os.environ)
+    return state / f"port-{found['port'].text}" / FILE_NAME
