@@ -1,0 +1,1 @@
+"""Attacks on running nodes, each a sentence of docs/security.md."""
