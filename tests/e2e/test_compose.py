@@ -3,15 +3,19 @@
 test_compose_running.py starts them where Docker is. The one rule: published ports are loopback's.
 """
 
+import hashlib
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from agent.authority.grant import Scope
 from agent.config.table import SETTINGS
+from agent.config.tokens_file import read_tokens_file
 from tests.consul_binary import consul_binary
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +98,21 @@ def test_prometheus_finds_the_service_that_nodes_register_and_differs_by_the_tok
     assert plain["consul_sd_configs"][0]["services"] == [service_name]
     assert guarded.pop("authorization") == {"credentials_file": "/run/mesh-secrets/prometheus-token"}
     assert plain == guarded
+
+
+def test_prometheus_gets_a_token_of_its_own_that_opens_the_metrics_alone(
+    overlay: dict[str, Any], tmp_path: Path
+) -> None:
+    (script,) = overlay["token"]["command"]
+    here = script.replace("/run/mesh-secrets", str(tmp_path)).replace("os.chown(", "(lambda *_: None)(")
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", here], check=True, timeout=30)
+    (token,) = read_tokens_file(tmp_path / "tokens.json")
+    assert token.grant.scopes == {Scope.METRICS}
+    presented = (tmp_path / "prometheus-token").read_text().strip()
+    assert token.digests == (hashlib.sha256(presented.encode()).digest(),)
+    assert presented != (tmp_path / "token").read_text().strip()
+    assert overlay["node1"]["environment"]["MESH_TOKENS_FILE"] == "/run/mesh-secrets/tokens.json"
 
 
 def test_image_runs_as_an_ordinary_user_from_the_hashed_lock() -> None:
