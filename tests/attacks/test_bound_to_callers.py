@@ -17,6 +17,7 @@ from tests.integration.servers.clock_server import clock_server
 from tests.integration.servers.hosting import http_app, serving
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node, served
 from tests.integration.servers.task_server import Tasks, task_server
+from tests.waiting import eventually
 
 SHORT = "short-form-canary-0123456789abcdef"
 TOKENS = {
@@ -54,6 +55,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             running_node("here", folder / "here", tokens=tokens()) as here,
             running_node("there", folder / "there", tokens=tokens()) as there,
         ):
+            await back.connected("shop")
             for node in (here, there):
                 node.mesh.take_catalog(catalog(instance(back)))
                 await node.when(lambda node=node: "shop__asks" in node.tool_names())
@@ -97,6 +99,35 @@ async def test_updates_of_a_task_go_to_its_caller_alone_by_the_id_that_it_knows(
             text = ""
             while "cancelled" not in text:
                 text += (await mine.content.readany()).decode()
+            assert made["taskId"] in text
+
+
+async def test_a_session_follows_its_tasks_by_the_ids_that_it_knows_and_another_token_finds_none(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as it, aiohttp.ClientSession() as http:
+        one, other = holder(it.here, "one"), holder(it.here, "other")
+        for caller in (one, other):
+            assert "tasks" in (await caller.begin()).result["capabilities"]
+        made = (await one.legacy("tools/call", name="shop__works", arguments={}, task={})).result["task"]
+        assert "~" in made["taskId"]
+        async with http.get(f"{it.here.base}/mcp", headers=one.of_session()) as stream:
+            assert (await one.legacy("tasks/get", taskId=made["taskId"])).result["taskId"] == made["taskId"]
+            listed = (await one.legacy("tasks/list")).result["tasks"]
+            assert [task["taskId"] for task in listed] == [made["taskId"]]
+            refused = await other.legacy("tasks/get", taskId=made["taskId"])
+            assert "not handed out" in refused.error["message"]
+            assert (await other.legacy("tasks/list")).result["tasks"] == []
+            (known,) = it.tasks.known.values()
+
+            async def is_followed() -> bool:
+                return any(known["taskId"] in task_ids for task_ids, _ in it.tasks.streams)
+
+            await eventually(is_followed)
+            it.tasks.finish(known, "done")
+            text = ""
+            while "notifications/tasks/status" not in text:
+                text += (await stream.content.readany()).decode()
             assert made["taskId"] in text
 
 

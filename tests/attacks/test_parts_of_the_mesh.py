@@ -15,6 +15,7 @@ from agent.rest.tokens import TokenTable
 from tests.attacks.clients import ERAS, Holder, entry, token_of
 from tests.integration.servers.clock_server import clock_server
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node, served
+from tests.integration.test_gained_by_sessions import serving_gaining
 
 eras = pytest.mark.parametrize("era", ERAS)
 TOKENS = {
@@ -148,3 +149,30 @@ async def test_a_narrow_client_is_notified_when_what_it_may_see_is_gone(tmp_path
             for stream in (narrow, wide):
                 assert "tools/list_changed" in (await stream.content.readany()).decode()
             assert await walls.tools("modern") != before
+
+
+async def test_what_a_session_gained_is_shown_and_called_as_far_as_the_token_allows_it(tmp_path: Path) -> None:
+    tokens = {
+        "whole": entry("whole", "mcp"),
+        "vaults": entry("vaults", "mcp", tools=["vault__*"]),
+        "few": entry("few", "mcp", tools=["vault__unlock", "vault__whoami"]),
+    }
+    named = check_tokens(orjson.dumps({"tokens": tokens}).decode(), Path("tokens.json"))
+    async with (
+        serving_gaining() as spec,
+        running_node("one", tmp_path, servers=[spec], tokens=TokenTable((), named, closed=True)) as node,
+    ):
+        await node.connected("vault")
+        for name, gains in (("whole", True), ("vaults", True), ("few", False)):
+            one = holder(node, name)
+            await one.begin()
+            before = {tool["name"] for tool in (await one.legacy("tools/list")).result["tools"]}
+            assert "unlock" in str((await one.legacy("tools/call", name="vault__unlock", arguments={})).result)
+            after = {tool["name"] for tool in (await one.legacy("tools/list")).result["tools"]}
+            assert after - before == ({"vault__secret0"} if gains else set()), name
+            secret = await one.legacy("tools/call", name="vault__secret0", arguments={})
+            if gains:
+                assert "secret0" in str(secret.result)
+            else:
+                assert secret.error["code"] == -32003
+                assert before == {"vault__unlock", "vault__whoami"}
