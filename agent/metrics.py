@@ -109,6 +109,9 @@ class Metrics:
         in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
         in_flight.set_function(lambda: self._calls_in_flight)
         self._auth_failures = Counter("mesh_auth_failures", "Requests without a valid token.", registry=registry)
+        self._refused = Counter(
+            "mesh_refused_requests", "Requests that their caller may not make, or not so often.", registry=registry
+        )
         self._audit_lost = Counter(
             "mesh_audit_lost_records", "Records of the audit that were not kept.", registry=registry
         )
@@ -158,6 +161,10 @@ class Metrics:
     def audit_lost(self, records: int) -> None:
         """So many records of the audit are not kept."""
         self._audit_lost.inc(records)
+
+    def refused(self) -> None:
+        """A request was refused that its caller may not make."""
+        self._refused.inc()
 
     def session_event(self, event: str) -> None:
         """A session was `opened`, `adopted` or `refused`, lost a slow stream (`stream_dropped`), or ended (others)."""

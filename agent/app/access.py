@@ -75,7 +75,7 @@ class Access:
         """With a fault, the tokens stay as they were, and status says so."""
         assert self._path is not None
         try:
-            named = await asyncio.to_thread(read_tokens_file, self._path)
+            named = await asyncio.to_thread(read_tokens_file, self._path, self._short)
         except ConfigRefused as exc:
             if self._fault != str(exc):
                 self._audit.note("tokens.refused", "node", why=str(exc))

@@ -125,7 +125,8 @@ class Node:
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self._metrics = Metrics(__version__)
         path = settings.audit_file or state.folder / FILE_NAME
-        self._audit = Trail(path, hears_calls=settings.audit_calls, lost=self._metrics.audit_lost)
+        lost, refused = self._metrics.audit_lost, self._metrics.refused
+        self._audit = Trail(path, hears_calls=settings.audit_calls, lost=lost, refused=refused)
         self._access = Access(settings, self._audit, self._end_of_revoked)
         self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
         self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)

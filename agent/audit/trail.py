@@ -65,8 +65,16 @@ NO_AUDIT: Final = NoAudit()
 class Trail:
     """See the module. Written by the event loop; `hears_calls`: whether calls are recorded, too."""
 
-    def __init__(self, path: Path, *, hears_calls: bool = False, lost: Callable[[int], None] = lambda _: None) -> None:
-        """Opens the file. `lost` counts records that are not kept. Raises `ConfigRefused`."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        hears_calls: bool = False,
+        lost: Callable[[int], None] = lambda _: None,
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Opens the file. `lost` counts records that are not kept, `refused` refusals. Raises `ConfigRefused`."""
+        self._refused_one = refused
         self.hears_calls = hears_calls
         self._file = AuditFile(path)
         self._lost = lost
@@ -108,6 +116,7 @@ class Trail:
 
     def refusal(self, who: str, what: str, why: str) -> None:
         """As `Witness.refusal`. Of very many in a minute, the first ones are recorded and the rest counted."""
+        self._refused_one()
         who = who if who in self._refusals or len(self._refusals) < REFUSALS_MAX else OTHERS
         self._refusals[who] += 1
         if self._refusals[who] <= REFUSALS_EACH_MAX and self._refusals_kept < REFUSALS_MAX:

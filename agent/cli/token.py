@@ -157,7 +157,8 @@ def _entry(args: Namespace, digest: str) -> dict[str, Any]:
     for field in ("calls_per_s", "concurrent_calls"):
         if (value := getattr(args, field)) is not None:
             entry[field] = value
-    return {**entry, "created": _moment(time.time())}
+    made = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {**entry, "created": made}
 
 
 def _rotated(tokens: dict[str, Any], name: str, digest: str) -> dict[str, Any]:

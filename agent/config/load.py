@@ -233,7 +233,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         **values,
         port_explicit=found["port"].explicit,
         tokens=tokens,
-        named_tokens=_named_tokens(values, found),
+        named_tokens=_named_tokens(values, found, tokens),
         peer_tokens=peer_tokens,
         consul=_consul(environ),
         consul_environment=_consul_environment(environ),
@@ -319,14 +319,16 @@ def _tokens(name: str, values: Mapping[str, Any], found: Mapping[str, Found]) ->
         raise ConfigRefused(f"{twin.name} ({twin.origin}): {exc}") from exc
 
 
-def _named_tokens(values: Mapping[str, Any], found: Mapping[str, Found]) -> "tuple[NamedToken, ...]":
+def _named_tokens(
+    values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]
+) -> "tuple[NamedToken, ...]":
     if values["tokens_file"] is None:
         return ()
     # Imported here: most nodes have none.
     from agent.config.tokens_file import read_tokens_file  # noqa: PLC0415 - see above
 
     try:
-        return read_tokens_file(values["tokens_file"])
+        return read_tokens_file(values["tokens_file"], tokens)
     except ConfigRefused as exc:
         raise ConfigRefused(f"tokens_file ({found['tokens_file'].origin}): {exc}") from exc
 

@@ -5,9 +5,11 @@ any fault is not used at all, and every fault is named with path, line and field
 wider one.
 """
 
+import hashlib
 import json
 import math
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -41,12 +43,15 @@ _FIELDS: Final = (
 )
 
 
-def read_tokens_file(path: Path) -> tuple[NamedToken, ...]:
-    """The tokens of the file. Raises `ConfigRefused` with all of its faults."""
-    return check_tokens(read_text(path, called="tokens file"), path)
+def read_tokens_file(path: Path, for_all_scopes: Sequence[str] = ()) -> tuple[NamedToken, ...]:
+    """The tokens of the file. Raises `ConfigRefused` with all of its faults.
+
+    `for_all_scopes`: the tokens of `MESH_TOKEN`, which no name may limit.
+    """
+    return check_tokens(read_text(path, called="tokens file"), path, for_all_scopes)
 
 
-def check_tokens(text: str, path: Path) -> tuple[NamedToken, ...]:
+def check_tokens(text: str, path: Path, for_all_scopes: Sequence[str] = ()) -> tuple[NamedToken, ...]:
     """The tokens of a file's text; see `read_tokens_file`."""
     root, plain = parse_relaxed(text, path)
     section: Any = root.get(SECTION) if isinstance(root, dict) else None
@@ -58,7 +63,7 @@ def check_tokens(text: str, path: Path) -> tuple[NamedToken, ...]:
     elif len(section) > TOKENS_MAX:
         faults.append(((SECTION,), f"has {len(section)} tokens, at most {TOKENS_MAX} are allowed"))
     else:
-        seen: dict[bytes, str] = {}
+        seen = {hashlib.sha256(token.encode()).digest(): "MESH_TOKEN" for token in for_all_scopes}
         for name, value in section.items():
             reader = _Reader(name, value, (SECTION, name))
             token = reader.token()

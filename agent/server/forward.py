@@ -304,7 +304,8 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
     def __enter__(self) -> Served:
         self._started_s = time.monotonic()
         if self._allowance is not None and (wait_s := self._allowance.begin(self._started_s)) > 0:
-            raise too_many(self._caller, wait_s)
+            self._witness(failure := too_many(self._caller, wait_s))
+            raise failure
         return self._served
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
@@ -333,7 +334,7 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         witness, who = self._caller.witness, self._caller.grant.name
         name = self._served.public_name or self._params.get("name") or self._params.get("uri")
         shown = name[:NAME_LEN_LOGGED] if isinstance(name, str) else ""
-        if isinstance(failure, MCPError) and failure.code == FORBIDDEN:
+        if isinstance(failure, TooManyCalls) or (isinstance(failure, MCPError) and failure.code == FORBIDDEN):
             witness.refusal(who, f"{self._method} {shown}", failure.message)
         elif witness.hears_calls and self._method in CALLS:
             witness.call(who, self._method, shown, _outcome(self._served, failure))

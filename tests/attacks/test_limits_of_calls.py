@@ -84,6 +84,29 @@ async def test_a_second_call_at_once_is_refused_in_either_era_and_let_in_when_th
             assert (await single.modern("tools/call", name="gate__pass_by", arguments={})).status == 200
 
 
+async def test_another_mesh_gets_by_its_token_what_that_shows_and_speaks_for_its_clients_with_the_scope_peer(
+    tmp_path: Path,
+) -> None:
+    async with (
+        guarded(tmp_path / "ours", Gate()) as (node, table),
+        running_node("theirs", tmp_path / "theirs", secret=b"another mesh") as theirs,
+    ):
+        gateways = {
+            "whole": entry("whole", "mcp", "peer"),
+            "some": entry("some", "mcp", tools=["gate__pass*"]),
+        }
+        table.replace((), check_tokens(orjson.dumps({"tokens": gateways}).decode(), Path("tokens.json")))
+        for name, shown in (("whole", ["gate__pass_by", "gate__wait"]), ("some", ["gate__pass_by"])):
+            status, body = await theirs.add_peer(name, node.url, scope="mesh", auth_token=token_of(name))
+            assert (status, body["data"]["connected"]) == (201, True), body
+            await theirs.when(lambda shown=shown: set(theirs.tool_names()) >= set(shown))
+            assert [tool for tool in theirs.tool_names() if tool.startswith("gate__")] == shown
+            caller = Holder(theirs.base, None)
+            passed = await caller.modern("tools/call", name="gate__pass_by", arguments={})
+            assert "passed" in str(passed.result)
+            await theirs.rest("DELETE", f"/peers/{name}")
+
+
 async def test_calls_in_a_batch_count_one_by_one(tmp_path: Path) -> None:
     async with guarded(tmp_path, Gate()) as (node, _):
         rare = holder(node, "rare")

@@ -1,5 +1,6 @@
 """The tokens file: what is read, and that a file with any fault is refused as a whole, with all of them."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,10 @@ def test_what_is_no_tokens_file_is_refused(text: str) -> None:
 def test_names_are_plain_and_a_token_has_one_name() -> None:
     with pytest.raises(ConfigRefused, match="a name starts with"):
         check_tokens(f'{{"tokens": {{"a b": {{{GOOD}}}}}}}', PATH)
+    token = "short-form-0123456789abcdef"
+    entry = f'"sha256": "{hashlib.sha256(token.encode()).hexdigest()}", "scopes": ["mcp"]'
+    with pytest.raises(ConfigRefused, match="is the token of MESH_TOKEN as well"):
+        check_tokens(f'{{"tokens": {{"one": {{{entry}}}}}}}', PATH, [token])
     with pytest.raises(ConfigRefused, match="is the token of one as well"):
         check_tokens(f'{{"tokens": {{"one": {{{GOOD}}}, "two": {{{GOOD}}}}}}}', PATH)
 
