@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(commands, "run", "agent.cli.run:run_node", "start a node and stay", _settings_flags)
     _add(commands, "demo", "agent.demo.run:run_demo", demo, _demo_flags)
     _add(commands, "status", "agent.cli.status:show_status", "show a running node and its peers", *_OF_CLIENTS)
-    _group(commands, "peers", "list, add and remove peers of a running node", _peers)
+    _group(commands, "peers", "list, add, remove and reset peers of a running node", _peers)
     _group(commands, "servers", "list, reload and import the MCP servers of a node", _servers)
     _group(commands, "tools", "list and call the tools of the mesh", _tools)
     _group(commands, "token", "make, list and revoke the named tokens of a node", _token)
@@ -106,6 +106,8 @@ def _peers(parser: _Parser) -> None:
     _add(peers, "ls", "agent.cli.status:list_peers", "list the peers", *_OF_CLIENTS)
     _add(peers, "add", "agent.cli.status:add_peer", "add a peer", *_OF_CLIENTS, _peer_arguments)
     _add(peers, "rm", "agent.cli.status:remove_peer", "remove a peer", *_OF_CLIENTS, _name_argument)
+    undo = "undo what was ordered about a peer"
+    _add(peers, "reset", "agent.cli.status:reset_peer", undo, *_OF_CLIENTS, _name_argument)
 
 
 def _servers(parser: _Parser) -> None:

@@ -30,11 +30,17 @@ def list_peers(args: Namespace) -> int:
     if not peers:
         print("no peers")
     else:
-        heads = ["NAME", "CONNECTED", "STATE", "SOURCE", "TOOLS", "URL", "LAST ERROR"]
-        fields = ["name", "connected", "state", "source", "function_count", "url", "last_error"]
-        print_table(heads, [[peer.get(field) for field in fields] for peer in peers])
+        heads = ["NAME", "CONNECTED", "STATE", "SOURCE", "TOOLS", "URL", "ALSO KNOWN AS", "LAST ERROR"]
+        print_table(heads, [_listed_peer(peer) for peer in peers])
     print_suppressed(suppressed)
     return Exit.OK
+
+
+def _listed_peer(peer: dict[str, Any]) -> list[Any]:
+    fields = ("name", "connected", "state", "source", "function_count", "url")
+    aliases = peer.get("aliases")
+    also = ", ".join(map(str, aliases)) if isinstance(aliases, list) else ""
+    return [*(peer.get(field) for field in fields), also or None, peer.get("last_error")]
 
 
 def suppressed_names(data: Any) -> list[str]:
@@ -49,7 +55,7 @@ def print_suppressed(names: list[str]) -> None:
         print(
             f"\nRemoved, and kept away although discovery may find them: {one_line(', '.join(names), NAMES_CHARS_MAX)}"
         )
-        print("Add one again to lift that: mesh-agent peers add NAME URL")
+        print("To lift that: mesh-agent peers reset NAME")
 
 
 def add_peer(args: Namespace) -> int:
@@ -63,13 +69,24 @@ def add_peer(args: Namespace) -> int:
         body["scope"] = args.scope
     data, message = ask(node_of(args), "POST", PEERS_PATH, body)
     _say(args, data, message)
+    _say_note(args, data)
     return Exit.OK
 
 
 def remove_peer(args: Namespace) -> int:
     """Remove a peer."""
-    data, message = ask(node_of(args), "DELETE", f"{PEERS_PATH}/{quote(args.name, safe='')}")
+    return _delete_peer(args, "")
+
+
+def reset_peer(args: Namespace) -> int:
+    """Undo what operators ordered about a peer."""
+    return _delete_peer(args, "?forget=1")
+
+
+def _delete_peer(args: Namespace, query: str) -> int:
+    data, message = ask(node_of(args), "DELETE", f"{PEERS_PATH}/{quote(args.name, safe='')}{query}")
     _say(args, data, message)
+    _say_note(args, data)
     return Exit.OK
 
 
@@ -129,6 +146,12 @@ def _say(args: Namespace, data: Any, message: str) -> None:
     else:
         inner = data.get("message") if isinstance(data, dict) else None
         print(one_line(str(inner or message or "done")))
+
+
+def _say_note(args: Namespace, data: Any) -> None:
+    """What the node adds to its answer, for people; with `--json` it is in the data."""
+    if (note := _table(data).get("note")) and not args.json:
+        print(one_line(str(note)))
 
 
 def _rows(data: Any, key: str) -> list[dict[str, Any]]:

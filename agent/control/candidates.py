@@ -37,6 +37,7 @@ class FindingKind(StrEnum):
     NAME_TAKEN = "name_taken"  # another peer, server or node has that name; `detail` is the one it got, if any
     NAME_ILLEGAL = "name_illegal"  # `detail` is the name made of it
     SAME_NODE = "same_node"  # another entry leads to the same node; `detail` is the one whose link they share
+    OTHER_URL = "other_url"  # discovery knows the node that an operator's URL leads to by another one; `detail` is that
     OWN_ENTRY_TWICE = "own_entry_twice"  # the catalog lists this node more than once; `detail` is the Consul node
     UNUSABLE = "unusable"  # no URL can be made of what the catalog says; `detail` is why
 

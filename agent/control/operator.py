@@ -7,7 +7,8 @@ node.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from agent.client.protocol import Request
@@ -20,6 +21,18 @@ from agent.state.overrides import OverrideStore
 FIRST_ATTEMPT_TIMEOUT_S: Final = 5.0
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What the removal of a peer has come to.
+
+    `suppressed`: the names that discovery may not bring back. `linked_as`: discovery knows the node that an override
+    was for, which stays linked by this name; None where it does not.
+    """
+
+    suppressed: tuple[str, ...] = ()
+    linked_as: str | None = None
 
 
 class OverrideService:
@@ -45,12 +58,19 @@ class OverrideService:
         """
         return await self._finish(self._add(override), f"add peer {override.name}")
 
-    async def remove(self, name: str) -> None:
-        """Remove an added peer, and suppress what discovery says about it, so that it stays away.
+    async def remove(self, name: str) -> Removal:
+        """Remove an added peer, which leaves what discovery knows; or suppress a discovered one, so that it stays away.
 
         `name` may be an alias. Raises `OverrideRefused`: 404 unknown, 409 for a static peer, 503, 507.
         """
-        await self._finish(self._remove(name), f"remove peer {name}")
+        return await self._finish(self._remove(name), f"remove peer {name}")
+
+    async def reset(self, name: str) -> Removal:
+        """Undo every word of operators about a peer: what was added, changed or removed by that name or alias.
+
+        Raises `OverrideRefused`: 404 where there is no such word, 503, 507.
+        """
+        return await self._finish(self._reset(name), f"reset peer {name}")
 
     async def _add(self, override: Override) -> tuple[bool, LinkView | None]:
         async with self._one_at_a_time:
@@ -74,6 +94,10 @@ class OverrideService:
         if view is not None and failure == DialRefused.__name__:
             await self._withdraw(override, lifted)
             raise OverrideRefused(403, "address_refused", f"peer_url: {view.last_error}")
+        if view is not None and view.connected:
+            # It may have proven to be a node that has a link already, which it shares from the next step on.
+            self._mesh.wake()
+            await self._mesh.settled()
         return created, view
 
     async def _withdraw(self, override: Override, lifted: tuple[Suppression, ...]) -> None:
@@ -85,7 +109,7 @@ class OverrideService:
                     await self._store.suppress(suppression)
         await self._mesh.settled()
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, name: str) -> Removal:
         async with self._one_at_a_time:
             view = self._mesh.find_peer(name)
             called = name if view is None else view.spec.name
@@ -96,14 +120,51 @@ class OverrideService:
                 if view is None:
                     raise OverrideRefused(404, "unknown_peer", f"There is no peer named {name!r}.")
                 override = self._override_named(called)
+            known = self._mesh.selection.discovered.get(override.name if override else called, ())
             try:
-                for suppression in self._mesh.selection.discovered.get(override.name if override else called, ()):
-                    await self._store.suppress(suppression)
                 if override is not None:
                     await self._store.remove(override.name)
+                else:
+                    for suppression in known:
+                        await self._store.suppress(suppression)
             finally:
                 self._mesh.wake()
         await self._mesh.settled()
+        if override is None:
+            return Removal(suppressed=tuple(suppression.name for suppression in known))
+        return Removal(linked_as=self._linked_as(known))
+
+    async def _reset(self, name: str) -> Removal:
+        async with self._one_at_a_time:
+            view = self._mesh.find_peer(name)
+            override = self._override_named(name) or (None if view is None else self._override_named(view.spec.name))
+            lifted = [known for known in self._store.suppressions if name in (known.name, known.service_id)]
+            if override is None and not lifted:
+                message = f"No operator has added, changed or removed a peer named {name!r}."
+                raise OverrideRefused(404, "unknown_peer", message)
+            known = () if override is None else self._mesh.selection.discovered.get(override.name, ())
+            try:
+                if override is not None:
+                    await self._store.remove(override.name)
+                for suppression in lifted:
+                    await self._store.lift(suppression)
+            finally:
+                self._mesh.wake()
+        await self._mesh.settled()
+        return Removal(linked_as=self._linked_as((*known, *lifted)))
+
+    def _linked_as(self, known: Iterable[Suppression]) -> str | None:
+        """The name of the first peer that is there by discovery alone of those that these would hide."""
+        for name in (name for one in known for name in (one.name, one.service_id) if name is not None):
+            if (view := self._mesh.find_peer(name)) is not None:
+                return view.spec.name
+        return None
+
+    def same_node_as(self, name: str) -> tuple[str, ...]:
+        """The other peers of operators and settings that lead to the node of this one, and share its link."""
+        ordered = {known.name for known in (*self._store.overrides, *self._mesh.statics)} - {name}
+        found = next((spec for spec in self._mesh.selection.peers if name in (spec.name, *spec.aliases)), None)
+        return () if found is None else tuple(other for other in (found.name, *found.aliases) if other in ordered)
 
     async def _first_attempt(self, name: str) -> LinkView | None:
         """The peer's link after its first outcome or after the time is up; None when it has no link.

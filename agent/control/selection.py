@@ -119,7 +119,7 @@ def select(
     builders = peer_builders(overrides, statics, previous)
     identify(builders, found, learned, {spec.name for spec in previous if spec.key not in connected})
     builders = merge_twins(builders, own, findings)
-    rest = fold_in(builders, found)
+    rest = fold_in(builders, found, findings)
     proven = {c.key for c in rest if _is_proven(c, last, learned, connected)}
     rest = _one_per_node(rest, last, proven, findings)
     hidden = _suppressed(rest, suppressions, found)
@@ -254,7 +254,9 @@ def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: se
     return kept
 
 
-def fold_in(builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer]) -> list[DiscoveredPeer]:
+def fold_in(
+    builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer], findings: set[Finding]
+) -> list[DiscoveredPeer]:
     """Add each candidate to the builder of the same node or URL; return the candidates that have none."""
     by_url = {url_key(url): builder for builder in builders for url in (builder.target.url, *builder.twin_urls)}
     by_node = {builder.identity: builder for builder in builders if builder.identity is not None}
@@ -264,6 +266,9 @@ def fold_in(builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer]) ->
         if builder is None:
             rest.append(candidate)
             continue
+        known = map(url_key, (builder.target.url, *builder.twin_urls))
+        if builder.source is PeerSource.OVERRIDE and candidate.up and url_key(candidate.url) not in known:
+            findings.add(Finding(builder.name, FindingKind.OTHER_URL, candidate.url))
         builder.aliases += [candidate.name, candidate.service_id]
         builder.sightings.add(candidate.sighting)
         if candidate.up:

@@ -5,6 +5,7 @@ Registered by the wiring on the aiohttp application. The one rule: an answer is 
 """
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -13,11 +14,11 @@ from agent import clock
 from agent.audit.trail import NO_AUDIT, NoAudit, Trail
 from agent.authority.caller import caller
 from agent.client.dial_guard import check_url
-from agent.control.operator import OverrideService
+from agent.control.operator import OverrideService, Removal
 from agent.control.reconciler import Mesh
 from agent.errors import DialRefused, OverrideRefused
 from agent.late import Late
-from agent.model import HttpTarget, LinkView, Override
+from agent.model import HttpTarget, Json, LinkView, Override
 from agent.rest.envelope import read_json, success
 from agent.rest.status import describe_peer
 from agent.routing.names import is_valid_name
@@ -77,21 +78,28 @@ class PeersApi:
             await self._record("peer.add", outcome=exc.code, **order)
             raise
         await self._record("peer.add", outcome="added" if created else "changed", **order)
-        return _added(override, view, created=created)
+        return _added(override, view, self._overrides.same_node_as(override.name), created=created)
 
     async def remove_peer(self, request: web.Request) -> web.Response:
-        """DELETE /api/v1/mcp/peers/{peer_name}."""
+        """DELETE /api/v1/mcp/peers/{peer_name}; with `?forget=1`, undo what operators ordered about it."""
         name = request.match_info["peer_name"]
         if not is_valid_name(name):
             raise OverrideRefused(422, "invalid_field", f"peer_name: {NAME_RULE}")
+        forget = request.query.get("forget", "0")
+        if forget not in ("0", "1"):
+            raise OverrideRefused(422, "invalid_field", "forget: 1 undoes every order about the peer, 0 does not")
+        act = "peer.reset" if forget == "1" else "peer.remove"
         try:
-            await self._overrides.remove(name)
+            removal = await (self._overrides.reset(name) if forget == "1" else self._overrides.remove(name))
         except OverrideRefused as exc:
-            await self._record("peer.remove", outcome=exc.code, peer=name)
+            await self._record(act, outcome=exc.code, peer=name)
             raise
-        await self._record("peer.remove", outcome="removed", peer=name)
+        await self._record(act, outcome="suppressed" if removal.suppressed else "removed", peer=name)
         data = {"success": True, "peer_name": name, "message": f"Peer node '{name}' removed successfully"}
-        return success(data, f"Peer node '{name}' disconnected")
+        data |= {"suppressed": list(removal.suppressed), "linked_as": removal.linked_as}
+        if note := _note(name, removal, is_reset=forget == "1"):
+            data["note"] = note
+        return success(data, f"Peer node '{name}' {'reset' if forget == '1' else 'disconnected'}")
 
     async def _record(self, act: str, *, outcome: str, **order: str) -> None:
         """On the disk and in the log, before the operator has the answer."""
@@ -100,15 +108,28 @@ class PeersApi:
         log.info("peer ordered", extra={"act": act, "outcome": outcome, "by": who, **order})
 
 
+def _note(name: str, removal: Removal, *, is_reset: bool) -> str:
+    """What an operator should know beside the contract's words; empty where those say all."""
+    if removal.suppressed:
+        return f"Discovery may not bring it back, until it is added again or reset: mesh-agent peers reset {name}"
+    if removal.linked_as is None:
+        return ""
+    note = f"Discovery knows the node, which stays linked as {removal.linked_as!r}"
+    return note if is_reset else f"{note}; remove that too to keep it away"
+
+
 def _peer_request() -> "type[PeerRequest]":
     from agent.rest.peer_request import PeerRequest  # noqa: PLC0415 - imports pydantic
 
     return PeerRequest
 
 
-def _added(override: Override, view: LinkView | None, *, created: bool) -> web.Response:
+def _added(override: Override, view: LinkView | None, same_as: Sequence[str], *, created: bool) -> web.Response:
     name, url = override.name, override.target.url
-    data = {"success": True, "peer_name": name, "peer_url": url}
+    data: Json = {"success": True, "peer_name": name, "peer_url": url}
+    if same_as:
+        data["same_node_as"] = list(same_as)
+        data["note"] = f"It is the same node as {' and '.join(map(repr, same_as))}: one link answers to all these names"
     if view is not None and view.connected:
         data |= {
             "function_count": view.function_count,

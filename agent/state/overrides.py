@@ -106,6 +106,12 @@ class OverrideStore:
                 raise OverrideRefused(409, "too_many_suppressions", f"At most {ENTRIES_MAX} peers can be removed")
             await self._keep(replace(self._kept, suppressions=(*self._kept.suppressions, suppression)))
 
+    async def lift(self, suppression: Suppression) -> None:
+        """Let discovery bring a peer back. Raises OverrideRefused (507)."""
+        async with self._lock:
+            left = tuple(known for known in self._kept.suppressions if known != suppression)
+            await self._keep(replace(self._kept, suppressions=left))
+
     async def _keep(self, kept: _Kept) -> None:
         """Write, then show; a cancelled caller waits until the disk has answered, so memory and disk agree."""
         if kept == self._kept:

@@ -192,18 +192,21 @@ async def test_status_of_an_odd_node_is_dashes_and_no_traceback(data: Any) -> No
 
 async def test_peers_are_listed_added_and_removed(capsys: pytest.CaptureFixture[str]) -> None:
     requests = Requests()
-    async with serve(requests, good({"peers": STATUS["peers"], "message": "Peer node 'b c' done"})) as url:
+    said = {"peers": STATUS["peers"], "message": "Peer node 'b c' done", "note": "It is\x1b[31m known"}
+    async with serve(requests, good(said)) as url:
         assert await run(url, "peers", "ls") == 0
         assert await run(url, "peers", "add", "node-3", "http://10.0.0.8:8000/mcp", "--scope", "mesh") == 0
         assert await run(url, "peers", "rm", "../b c") == 0
+        assert await run(url, "peers", "reset", "b") == 0
     out = capsys.readouterr().out
     assert "node-2" in out
-    assert "Peer node 'b c' done" in out
+    assert out.count("Peer node 'b c' done\nIt is known\n") == 3
     body = {"peer_name": "node-3", "peer_url": "http://10.0.0.8:8000/mcp", "scope": "mesh"}
     assert requests.seen == [
         ("GET", "/api/v1/mcp/peers", None, None),
         ("POST", "/api/v1/mcp/peers", body, None),
         ("DELETE", "/api/v1/mcp/peers/..%2Fb%20c", None, None),
+        ("DELETE", "/api/v1/mcp/peers/b?forget=1", None, None),
     ]
 
 
@@ -217,7 +220,7 @@ async def test_suppressed_peers_are_named_once_with_the_way_to_lift_it(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == [
         "Removed, and kept away although discovery may find them: node-9, odd name",
-        "Add one again to lift that: mesh-agent peers add NAME URL",
+        "To lift that: mesh-agent peers reset NAME",
     ]
 
 

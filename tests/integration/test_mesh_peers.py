@@ -157,8 +157,12 @@ async def test_a_node_known_by_two_urls_has_one_link_and_both_names(tmp_path: Pa
         await one.add_peer("two", two.url)
         status, body = await one.add_peer("again", two.url.replace("127.0.0.1", "localhost"))
         assert (status, body["data"]["connected"]) == (201, True)
+        assert body["data"]["same_node_as"] == ["two"]
+        assert body["data"]["note"] == "It is the same node as 'two': one link answers to all these names"
         await one.when(lambda: len(one.mesh.peer_views()) == 1)
         assert one.view("again") is one.view("two")
+        _, listed = await one.rest("GET", "/peers")
+        assert [(peer["name"], peer["aliases"]) for peer in listed["data"]["peers"]] == [("again", ["two"])]
         status, _ = await one.rest("DELETE", "/peers/again")
         assert status == 200
         assert [override.name for override in one.orders._store.overrides] == ["two"]
@@ -174,14 +178,37 @@ async def test_an_override_of_a_discovered_node_is_one_link_that_answers_to_both
         assert [view.spec.name for view in one.mesh.peer_views()] == ["mine"]
         assert one.node_status.functions("two")["function_count"] == 5
         assert (await one.node_status.reload("two"))["success"] is True
-        status, _ = await one.rest("DELETE", "/peers/two")
-        assert status == 200
+        status, removed = await one.rest("DELETE", "/peers/two")
+        assert (status, removed["data"]["linked_as"], removed["data"]["suppressed"]) == (200, "two", [])
+        assert "stays linked as 'two'; remove that too to keep it away" in removed["data"]["note"]
+        assert [view.spec.name for view in one.mesh.peer_views()] == ["two"]
+        status, removed = await one.rest("DELETE", "/peers/two")
+        assert (status, removed["data"]["linked_as"], removed["data"]["suppressed"]) == (200, None, ["two"])
+        assert "mesh-agent peers reset two" in removed["data"]["note"]
         assert one.mesh.peer_views() == []
         _, listed = await one.rest("GET", "/peers")
         assert listed["data"]["suppressed"] == ["two"]
         status, _ = await one.add_peer("two", two.url)
         assert status == 201
         assert one.orders.suppressions == ()
+
+
+async def test_a_reset_undoes_what_was_added_and_what_was_removed(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        one.mesh.take_catalog(catalog(instance(two)))
+        await one.connected("two")
+        assert (await one.rest("DELETE", "/peers/two?forget=1"))[0] == 404
+        assert (await one.rest("DELETE", "/peers/two"))[0] == 200
+        status, reset = await one.rest("DELETE", "/peers/two?forget=1")
+        assert (status, reset["data"]["linked_as"]) == (200, "two")
+        await one.connected("two")
+        await one.add_peer("mine", two.url)
+        status, reset = await one.rest("DELETE", "/peers/mine?forget=1")
+        assert (status, reset["data"]["linked_as"]) == (200, "two")
+        assert reset["data"]["note"] == "Discovery knows the node, which stays linked as 'two'"
+        assert (one.orders._store.overrides, one.orders.suppressions) == ((), ())
+        await one.connected("two")
+        assert (await one.rest("DELETE", "/peers/two?forget=yes"))[0] == 422
 
 
 async def test_a_discovered_peer_that_is_removed_stays_away_until_it_is_added_again(tmp_path: Path) -> None:

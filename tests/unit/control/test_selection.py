@@ -297,6 +297,7 @@ def test_an_override_beats_the_catalog_where_both_lead_to_one_node() -> None:
     )
     assert _names(selection) == ["mine"]
     assert selection.peers[0].target.url == "http://balancer/mcp"
+    assert _said(selection) == [("mine", FindingKind.OTHER_URL)]
 
 
 def test_a_token_goes_where_an_operator_has_given_it_and_nowhere_else() -> None:
