@@ -81,7 +81,7 @@ async def run_node(settings: Settings) -> int:
     with ExitStack() as stack:
         listening = stack.enter_context(bound_socket(settings.host, settings.port, explicit=settings.port_explicit))
         port = listening.getsockname()[1]
-        state = stack.enter_context(open_state(settings.state_dir, port))
+        state = stack.enter_context(open_state(settings.state_dir, port, is_own=settings.state_dir_is_own))
         # Before a name is claimed: a start that is refused leaves nothing behind.
         servers = _servers(settings)
         name = settings.node_name or default_node_name(settings.state_dir, port, state.node_id)

@@ -21,6 +21,10 @@ _NO_COMMAND = "required: COMMAND"  # argparse's own words
 _EPILOG = "exit codes: 0 done, 1 usage, 2 configuration refused, 3 not authorised, 4 unreachable, 5 tool failed"
 
 
+# What follows -- there is another program's command line.
+_TAKES_A_COMMAND = ["servers", "add"]
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with our exit code for a usage error (its own, 2, means a refused configuration here).
 
@@ -74,7 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; a tool's arguments may also stand after flags, where argparse takes no more of them."""
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    behind_dashes: list[str] = []
+    if words[:2] == _TAKES_A_COMMAND and "--" in words:
+        words, behind_dashes = words[: words.index("--")], words[words.index("--") + 1 :]
+    args, rest = parser.parse_known_args(words)
+    args.behind_dashes = behind_dashes
     if rest and ("pairs" not in args or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -92,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(commands, "demo", "agent.demo.run:run_demo", demo, _demo_flags)
     _add(commands, "status", "agent.cli.status:show_status", "show a running node and its peers", *_OF_CLIENTS)
     _group(commands, "peers", "list, add, remove and reset peers of a running node", _peers)
-    _group(commands, "servers", "list, reload and import the MCP servers of a node", _servers)
+    _group(commands, "servers", "list, reload, add, remove and import the MCP servers of a node", _servers)
     _group(commands, "tools", "list and call the tools of the mesh", _tools)
     _group(commands, "token", "make, list and revoke the named tokens of a node", _token)
     _group(commands, "audit", "look at the audit of a node, and check that it is whole", _audit)
@@ -115,6 +124,9 @@ def _servers(parser: _Parser) -> None:
     _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", *_OF_CLIENTS, _list_arguments)
     reload = "agent.cli.tools:reload_servers"
     _add(servers, "reload", reload, "connect servers anew", *_OF_CLIENTS, _reload_arguments)
+    edit, written = "agent.cli.servers_edit:", (_settings_flags, _output_flags)
+    _add(servers, "add", f"{edit}add_server", "add a server to the servers file", *written, _server_arguments)
+    _add(servers, "rm", f"{edit}remove_server", "take a server out of the servers file", *written, _name_argument)
     taken = "agent.cli.servers_import:import_servers"
     _add(servers, "import", taken, "take over other programs' servers", _settings_flags, _output_flags, _import_flags)
 
@@ -192,6 +204,15 @@ def _list_arguments(parser: _Parser) -> None:
 
 def _reload_arguments(parser: _Parser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="all of them when left out")
+
+
+def _server_arguments(parser: _Parser) -> None:
+    _name_argument(parser)
+    parser.add_argument("url", metavar="URL | -- COMMAND", nargs="?", help="a URL, or -- and a command with arguments")
+    parser.add_argument("--env", metavar="NAME=VALUE", action="append", help="a variable of the command")
+    parser.add_argument("--header", metavar="NAME: VALUE", action="append", help="a header of requests to the URL")
+    parser.add_argument("--scope", choices=["service", "node", "fleet", "private"], help="see docs/settings.md")
+    parser.add_argument("--replace", action="store_true", help="put it in the place of one of that name")
 
 
 def _import_flags(parser: _Parser) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 from agent.cli.output import Exit, print_fault, print_json
 from agent.cli.run import flags_of
-from agent.config.import_plan import Plan, plan_import, with_entries
-from agent.config.load import load_settings
+from agent.config.import_plan import Plan, plan_import
+from agent.config.load import Settings, load_settings
 from agent.config.other_programs import Found, Source, entries_of, source_of, usual_places
 from agent.config.relaxed_json import dotted, parse_relaxed
+from agent.config.servers_edit import with_entries
 from agent.config.servers_file import check_servers, map_of, read_text
 from agent.errors import ConfigRefused
 from agent.harmless_text import one_line
@@ -30,17 +31,12 @@ _CHARS_MAX = 500
 def import_servers(args: Namespace) -> int:
     """Plan, tell, and write unless it is a dry run. Raises `ConfigRefused`."""
     settings = load_settings(flags_of(args), os.environ)
-    path = settings.servers_file
-    if path is None:
-        raise ConfigRefused(
-            "there is no servers file to import into: set MESH_SERVERS_FILE or give --servers-file FILE"
-        )
-    path = Path(os.path.realpath(path))  # A link to the file stays one.
+    path = servers_path(settings)
     project = Path(args.project).absolute() if args.project else None
     named = [source_of(Path(name).expanduser(), Path.home()) for name in args.source or ()]
     sources = named or _existing(usual_places(sys.platform, Path.home(), os.environ, project), but=path)
     found, faults = _entries(sources, is_named=bool(named))
-    text = _text_of(path)
+    text = text_of(path)
     root = parse_relaxed(text, path)[0] if text else {}
     at = map_of(root)
     own = root
@@ -53,12 +49,20 @@ def import_servers(args: Namespace) -> int:
         changed = with_entries(text, {one.name: one.entry for one in plan.taken}, path)
         check_servers(changed, path, os.environ)  # Refuses, say, a file that would have too many servers.
         if writes:
-            _write(path, changed)
+            write_servers(path, changed)
     if args.json:
         _print_json(plan, path, sources, faults, is_written=writes)
     else:
         _print_plan(plan, path, sources, faults, is_written=writes)
     return Exit.OK
+
+
+def servers_path(settings: Settings) -> Path:
+    """The servers file to write. Raises `ConfigRefused` where none is set."""
+    path = settings.servers_file
+    if path is None:
+        raise ConfigRefused("there is no servers file to write to: set MESH_SERVERS_FILE or give --servers-file FILE")
+    return Path(os.path.realpath(path))  # A link to the file stays one.
 
 
 def _existing(places: Sequence[Source], but: Path) -> list[Source]:
@@ -85,11 +89,12 @@ def _entries(sources: Sequence[Source], *, is_named: bool) -> tuple[list[Found],
     return found, faults
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The file as it is; empty where there is none."""
     return read_text(path) if path.exists() else ""
 
 
-def _write(path: Path, text: str) -> None:
+def write_servers(path: Path, text: str) -> None:
     """Replace the file, and keep who may read it: the node may run as another user than the one who imports."""
     try:
         before = path.stat() if path.exists() else None
@@ -107,28 +112,28 @@ def _origin(found: Found) -> str:
 
 def _print_plan(plan: Plan, path: Path, sources: Sequence[Source], faults: Sequence[str], *, is_written: bool) -> None:
     if not sources:
-        _say("no file of another MCP program was found in the usual places; name one with --from FILE")
+        say("no file of another MCP program was found in the usual places; name one with --from FILE")
         return
     for taken in plan.taken:
         renamed = f" (there: {taken.found.name})" if taken.name != taken.found.name else ""
-        _say(f"taken     {taken.name}{renamed}, from {_origin(taken.found)}")
+        say(f"taken     {taken.name}{renamed}, from {_origin(taken.found)}")
         for note in taken.notes:
-            _say(f"            {note}")
+            say(f"            {note}")
     for known in plan.known:
         unlike = f"; unlike there: {', '.join(known.differs)}" if known.differs else ""
-        _say(f"known     {known.name} is here already, so that of {_origin(known.found)} is not taken{unlike}")
+        say(f"known     {known.name} is here already, so that of {_origin(known.found)} is not taken{unlike}")
     for left_out in plan.left_out:
-        _say(f"left out  {left_out.found.name}, from {_origin(left_out.found)}")
+        say(f"left out  {left_out.found.name}, from {_origin(left_out.found)}")
         for reason in left_out.reasons:
-            _say(f"            {reason}")
+            say(f"            {reason}")
     for fault in faults:
-        _say(f"left out  {fault}")
+        say(f"left out  {fault}")
     if not plan.taken:
-        _say(f"nothing to take over; {path} is as it was")
+        say(f"nothing to take over; {path} is as it was")
     elif is_written:
-        _say(f"{len(plan.taken)} written to {path}; a running node takes them up by itself")
+        say(f"{len(plan.taken)} written to {path}; a running node takes them up by itself")
     else:
-        _say(f"a dry run: {len(plan.taken)} would be written to {path}, which is as it was")
+        say(f"a dry run: {len(plan.taken)} would be written to {path}, which is as it was")
 
 
 def _print_json(plan: Plan, path: Path, sources: Sequence[Source], faults: Sequence[str], *, is_written: bool) -> None:
@@ -148,6 +153,7 @@ def _found(found: Found) -> dict[str, Any]:
     return {"name_there": found.name, **origin}
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line, without what a terminal would obey."""
     indent = len(line) - len(line.lstrip())
     print(" " * indent + one_line(line, _CHARS_MAX))

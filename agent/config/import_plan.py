@@ -1,11 +1,9 @@
-"""Which servers of other programs a servers file takes over, and the file's new text.
+"""Which servers of other programs a servers file takes over, and by what names.
 
 Called by `agent.cli.servers_import`. An entry is taken in the form that this file documents, its variables left in. The
-one rule: what is there stays, byte for byte; new entries are written behind it, under a name of their own.
+one rule: what is there stays; new entries get names of their own.
 """
 
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
@@ -13,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from agent.config.other_programs import Found
-from agent.config.relaxed_json import JsonPath, closing_bracket, dotted, parse_relaxed
+from agent.config.relaxed_json import dotted
 from agent.config.server_entry import Surroundings, as_entry, home_folder, read_entry
 from agent.config.server_names import NAME_CHARS_MAX, safe_names
-from agent.config.servers_file import map_of
 from agent.config.values import name_fault
 from agent.config.variables import kept, variables_in
-from agent.errors import ConfigRefused
 from agent.model import Json, ServerSpec, StdioTarget
 
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 # What looks like a file in the working directory.
 _SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".ts", ".sh")
 
@@ -97,49 +92,6 @@ def plan_import(
         present[name] = replace(spec, name=name)
         taken.append(Taken(one, name, as_entry(spec), notes))
     return Plan(tuple(taken), tuple(known), tuple(left_out))
-
-
-def with_entries(text: str, entries: Mapping[str, Json], path: Path) -> str:
-    """Return the text of a servers file with further entries; an empty text is a new file. Raises `ConfigRefused`."""
-    if not text.strip("\ufeff \t\r\n"):
-        return json.dumps({"mcpServers": dict(entries)}, indent=2, ensure_ascii=False) + "\n"
-    root, plain = parse_relaxed(text, path)
-    at = map_of(root)
-    if not isinstance(root, dict) or (at is not None and not isinstance(_member(root, at), dict)):
-        raise ConfigRefused(f'{path}:1: has no place for servers; it must be an object like {{"mcpServers": {{}}}}')
-    members: Mapping[str, Any] = entries if at is not None else {"mcpServers": dict(entries)}
-    changed = _with_members(text, plain, at or (), members)
-    expected = json.loads(plain)
-    _member(expected, at or ()).update(members)
-    assert parse_relaxed(changed, path)[0] == expected
-    return changed
-
-
-def _with_members(text: str, plain: str, at: JsonPath, members: Mapping[str, Any]) -> str:
-    """Write members before the closing bracket of the object at `at`, as deep as it stands."""
-    newline = "\r\n" if "\r\n" in text else "\n"
-    end = closing_bracket(plain, at)
-    last = len(plain[:end].rstrip())  # Behind the last word of the object; comments after it are blanks.
-    line_start = text.rfind("\n", 0, end) + 1
-    outer = text[line_start:end] if not text[line_start:end].strip() else "  " * len(at)
-    step = "\t" if "\t" in outer else "  "
-    rows = []
-    for name, value in members.items():
-        written = json.dumps(value, indent=step, ensure_ascii=False).replace("\n", f"{newline}{outer}{step}")
-        rows.append(f"{outer}{step}{json.dumps(name, ensure_ascii=False)}: {written}")
-    block = f",{newline}".join(rows)
-    has_comma = "," in _COMMENT.sub("", text[last:end])  # A trailing one, which is a blank in the plain text.
-    is_empty = plain[last - 1] == "{"
-    comma = "" if is_empty or has_comma else ","
-    # What stands between the last member and the bracket (a comment, say) stays where it is, before the new members.
-    between = text[last:end].rstrip(" \t\r\n")
-    return f"{text[:last]}{comma}{between}{newline}{block}{newline}{outer}{text[end:]}"
-
-
-def _member(root: Any, at: JsonPath) -> Any:
-    for key in at:
-        root = root[key]
-    return root
 
 
 def _names(found: Found) -> Iterator[str]:

@@ -150,6 +150,7 @@ class Settings:
     `peer_tokens` are the secrets of the mesh as given, none where they follow from the tokens. With a token file set,
     the app may call `read_token_file` again at any time.
     `consul_environment` lists Consul's own variables for `shown`, already masked.
+    `state_dir_is_own`: an operator has named the folder, so it is this node's alone; the default one is its user's.
     `origins` tells for each field where its value came from; `warnings` are sentences for the log.
     """
 
@@ -158,6 +159,7 @@ class Settings:
     port_explicit: bool
     node_name: str | None
     state_dir: Path
+    state_dir_is_own: bool
     servers_file: Path | None
     views_file: Path | None
     tokens: tuple[str, ...] = field(repr=False)
@@ -232,6 +234,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
     return Settings(
         **values,
         port_explicit=found["port"].explicit,
+        state_dir_is_own=found["state_dir"].explicit,
         tokens=tokens,
         named_tokens=_named_tokens(values, found, tokens),
         peer_tokens=peer_tokens,

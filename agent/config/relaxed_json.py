@@ -84,6 +84,11 @@ def closing_bracket(text: str, path: JsonPath) -> int:
     return next(at for found, at, is_end in _walk(text) if is_end and found == path)
 
 
+def member_start(text: str, path: JsonPath) -> int:
+    """Return the offset of the name of the member at `path` of valid JSON; of two, that of the last."""
+    return [at for found, at, is_end in _walk(text) if not is_end and found == path][-1]
+
+
 def place_of(lines: Mapping[JsonPath, int], path: JsonPath) -> int:
     """Return the line of `path`, or of the nearest thing around it that is there."""
     while path not in lines:

@@ -162,9 +162,10 @@ class OverrideService:
 
     def same_node_as(self, name: str) -> tuple[str, ...]:
         """The other peers of operators and settings that lead to the node of this one, and share its link."""
-        ordered = {known.name for known in (*self._store.overrides, *self._mesh.statics)} - {name}
+        ordered = {known.name for known in self._store.overrides} | {static.name for static in self._mesh.statics}
         found = next((spec for spec in self._mesh.selection.peers if name in (spec.name, *spec.aliases)), None)
-        return () if found is None else tuple(other for other in (found.name, *found.aliases) if other in ordered)
+        names = () if found is None else (found.name, *found.aliases)
+        return tuple(other for other in names if other in ordered and other != name)
 
     async def _first_attempt(self, name: str) -> LinkView | None:
         """The peer's link after its first outcome or after the time is up; None when it has no link.

@@ -82,7 +82,7 @@ def node_environment(plan: NodePlan, environ: Mapping[str, str], embedded_port: 
         "PORT": str(plan.port),
         "MESH_NODE_NAME": plan.name,
         # One for all: they know each other by the secret that the first of them makes there.
-        "MESH_STATE_DIR": str(plan.folder.parent / "state"),
+        "XDG_STATE_HOME": str(plan.folder.parent / "state"),
         "MESH_SERVERS_FILE": str(plan.servers_path),
         "MESH_DISCOVERY": "embedded",
         "MESH_EMBEDDED_PORT": str(embedded_port),

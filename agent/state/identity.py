@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -24,6 +24,8 @@ from agent.state.saved_shape import object_of, one_of, text, whole_number
 CLAIMS = "names"
 
 LOCK_NAME = "lock"
+_OF_PORT = "port-"
+_WITHIN_SHARED = "node"
 FILE_NAME = "node.json"
 SCHEMA = 2
 
@@ -44,18 +46,50 @@ _SAVED_WITHOUT_KEY = object_of({"schema": one_of(1), "node_id": text, "epoch": w
 
 
 @contextmanager
-def open_state(folder: Path, port: int) -> Iterator[NodeState]:
-    """Lock the port's part of the state folder and count this start, until the context ends.
+def open_state(folder: Path, port: int, *, is_own: bool = False) -> Iterator[NodeState]:
+    """Lock the node's state folder and count this start, until the context ends.
+
+    `is_own`: the folder is this node's alone, on whatever port. Else it is the user's, and the port's part of it is
+    the node's.
 
     Raises ConfigRefused: the folder cannot be used, another process holds it, or its contents cannot be read.
     """
-    own = folder / f"port-{port}"
-    make_private_folder(own)
-    descriptor = _lock(own / LOCK_NAME)
-    try:
+    with ExitStack() as locks:
+        own = _own_place(folder, port, locks) if is_own else folder / f"{_OF_PORT}{port}"
+        if own != folder or not own.exists():
+            make_private_folder(own)  # One that an operator has made keeps its mode.
+        locks.enter_context(_locked(own / LOCK_NAME))
         yield _count_start(own)
-    finally:
-        os.close(descriptor)  # The lock ends with it. The file stays: deleting it would let two processes in.
+
+
+def _own_place(folder: Path, port: int, locks: ExitStack) -> Path:
+    """The folder itself, with what an earlier build kept in the part of its port; that part where there are several."""
+    own = folder if not folder.exists() or _is_ours(folder) else folder / _WITHIN_SHARED
+    parts = sorted(part for part in folder.glob(f"{_OF_PORT}*") if (part / FILE_NAME).exists())
+    if (own / FILE_NAME).exists() or not parts:
+        return own
+    if len(parts) > 1:
+        return folder / f"{_OF_PORT}{port}"  # Several nodes share it, from before; which one is this, the port says.
+    if own != folder:
+        make_private_folder(own)
+    locks.enter_context(_locked(parts[0] / LOCK_NAME))
+    kept = sorted(parts[0].iterdir(), key=lambda path: path.name == FILE_NAME)  # The identity last: it ends the move.
+    try:
+        for path in kept:
+            if path.name != LOCK_NAME:
+                path.replace(own / path.name)
+    except OSError as exc:
+        raise ConfigRefused(f"{parts[0]}: the node's state cannot be moved to {own}: {exc.strerror}") from exc
+    return own
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether no other user can put files there; into a container's volume every user often can."""
+    try:
+        found = folder.stat()
+    except OSError as exc:
+        raise ConfigRefused(f"{folder}: the state folder cannot be used: {exc.strerror}") from exc
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def default_node_name(state_dir: Path, port: int, node_id: str, hostname: str | None = None) -> str:
@@ -89,6 +123,15 @@ def _claim(path: Path, node_id: str) -> bool:
     finally:
         draft.unlink()
     return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # The lock ends with it. The file stays: deleting it would let two processes in.
 
 
 def _lock(path: Path) -> int:

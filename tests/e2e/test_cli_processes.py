@@ -216,6 +216,13 @@ async def test_import_takes_over_what_other_programs_have_and_a_running_node_sta
         assert "canary" not in output
         assert "of-a-repository" not in output
         await eventually(partial(node.offers, "importer__clock__now", "importer__my-dice__roll"))
+        command = [CLOCK["clock"]["command"], *CLOCK["clock"]["args"]]
+        code, output = await run("servers", "add", "second", "--scope", "node", "--", *command, **environ)
+        assert code == 0, output
+        await eventually(partial(node.offers, "importer__second__now"))
+        code, output = await run("servers", "rm", "second", **environ)
+        assert code == 0, output
+        await eventually(partial(offers_no_more, node, "importer__second__now"))
     assert path.read_text().startswith(before.rstrip().removesuffix("}").rstrip().removesuffix("}").rstrip())
     assert (link.is_symlink(), path.stat().st_mode & 0o777) == (True, 0o640)
 
@@ -229,3 +236,7 @@ async def test_import_takes_over_what_other_programs_have_and_a_running_node_sta
     assert "taken     of-a-repository, from Claude Code" in output
     assert (await run("servers", "import", "--from", str(home / "none.json"), **environ))[0] == 2
     assert (await run("servers", "import", HOME=str(home)))[0] == 2
+
+
+async def offers_no_more(node: RunningNode, name: str) -> bool:
+    return name not in await node.tool_names()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.config.import_plan import Plan, plan_import, with_entries
+from agent.config.import_plan import Plan, plan_import
 from agent.config.other_programs import (
     CLAUDE_CODE,
     CLAUDE_DESKTOP,
@@ -23,8 +23,6 @@ from agent.config.other_programs import (
     usual_places,
 )
 from agent.config.relaxed_json import parse_relaxed
-from agent.config.servers_file import check_servers
-from agent.errors import ConfigRefused
 
 HOME = Path("/home/me")
 OWN = Path("/etc/mesh/servers.json")
@@ -178,45 +176,6 @@ def test_env_file_is_copied_and_stays_what_it_is(tmp_path: Path) -> None:
 
 
 ENTRY = {"new": {"command": "x", "args": ["ä"]}}
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("", json.dumps({"mcpServers": ENTRY}, indent=2, ensure_ascii=False)),
-        (
-            '{\n  // mine\n  "mcpServers": {\n    "a": {"command": "a"} // first\n  }\n}\n',
-            '{\n  // mine\n  "mcpServers": {\n    "a": {"command": "a"}, // first\n    "new": {',
-        ),
-        ('{"servers": {"a": {"command": "a"},}, "inputs": []}', '{"servers": {"a": {"command": "a"},\n    "new": {'),
-        (
-            '{"mcpServers": {"a": {"command": "a"} /* 1, 2 */, // 3\n}}',
-            '{"mcpServers": {"a": {"command": "a"} /* 1, 2 */, // 3',
-        ),
-        (
-            '{"mcpServers": {"a": {"command": "a"} /* 1, 2 */}}',
-            '{"mcpServers": {"a": {"command": "a"}, /* 1, 2 */\n    "new"',
-        ),
-        ('{"mcpServers": {}}', '{"mcpServers": {\n    "new": {'),
-        ("{}", '{\n  "mcpServers": {'),
-        ('\ufeff{\r\n\t"mcpServers": {\r\n\t}\r\n}', '\ufeff{\r\n\t"mcpServers": {\r\n\t\t"new": {\r\n\t\t\t"command"'),
-    ],
-)
-def test_new_entries_are_written_behind_what_is_there(before: str, after: str) -> None:
-    text = with_entries(before, ENTRY, OWN)
-    assert text.startswith(after)
-    file = check_servers(text, OWN, {})
-    assert file.servers[-1].name == "new"
-    if before:
-        for word in before.split():
-            assert word.rstrip("{}],") in text
-    assert check_servers(with_entries(text, {"more": {"command": "y"}}, OWN), OWN, {}).servers[-1].name == "more"
-
-
-def test_file_without_a_place_for_servers_is_refused_and_not_rewritten() -> None:
-    for text in ("[]", '{"mcpServers": []}', "{"):
-        with pytest.raises(ConfigRefused):
-            with_entries(text, ENTRY, OWN)
 
 
 @pytest.mark.parametrize(

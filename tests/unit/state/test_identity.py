@@ -101,3 +101,62 @@ def test_an_identity_without_a_key_gets_one_and_the_node_id_that_follows_from_it
         assert (state.epoch, state.node_id) == (8, state.key.node_id)
     with open_state(tmp_path, 8000) as again:
         assert (again.node_id, again.key.seed) == (state.node_id, state.key.seed)
+
+
+def test_a_folder_of_a_nodes_own_is_that_node_on_any_port(tmp_path: Path) -> None:
+    with open_state(tmp_path / "state", 8000, is_own=True) as state:
+        assert state.folder == tmp_path / "state"
+        assert stat.S_IMODE(state.folder.stat().st_mode) == 0o700
+        first = state.node_id
+    with open_state(tmp_path / "state", 8001, is_own=True) as again:
+        assert (again.node_id, again.epoch) == (first, 2)
+        with (
+            pytest.raises(ConfigRefused, match=r"another node uses this state folder.*MESH_STATE_DIR"),
+            open_state(tmp_path / "state", 8002, is_own=True),
+        ):
+            pass
+
+
+def test_what_an_earlier_build_kept_for_the_port_becomes_the_nodes_own(tmp_path: Path) -> None:
+    with open_state(tmp_path, 8000) as before:
+        (before.folder / "overrides.json").write_text("{}")
+    with open_state(tmp_path, 9000, is_own=True) as now:
+        assert (now.folder, now.node_id, now.epoch) == (tmp_path, before.node_id, 2)
+        assert (tmp_path / "overrides.json").read_text() == "{}"
+    with open_state(tmp_path, 8000, is_own=True) as again:
+        assert (again.node_id, again.epoch) == (before.node_id, 3)
+
+
+def test_a_move_that_was_broken_off_goes_on(tmp_path: Path) -> None:
+    with open_state(tmp_path, 8000) as before:
+        (before.folder / "overrides.json").write_text("{}")
+    (before.folder / "overrides.json").rename(tmp_path / "overrides.json")  # Then the power failed.
+    with open_state(tmp_path, 8000, is_own=True) as now:
+        assert now.node_id == before.node_id
+        assert (tmp_path / "overrides.json").exists()
+
+
+def test_the_state_of_a_running_earlier_build_is_not_taken_from_it(tmp_path: Path) -> None:
+    with open_state(tmp_path, 8000):
+        with pytest.raises(ConfigRefused, match=f"process {os.getpid()}"), open_state(tmp_path, 9000, is_own=True):
+            pass
+        assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_a_folder_that_several_nodes_shared_before_stays_shared_by_port(tmp_path: Path) -> None:
+    with open_state(tmp_path, 8000) as one, open_state(tmp_path, 8001) as other:
+        pass
+    with open_state(tmp_path, 8000, is_own=True) as now, open_state(tmp_path, 8001, is_own=True) as beside:
+        assert [now.node_id, beside.node_id] == [one.node_id, other.node_id]
+
+
+def test_a_folder_that_others_can_write_to_gets_a_private_one_in_it_and_keeps_its_mode(tmp_path: Path) -> None:
+    shared = tmp_path / "volume"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with open_state(shared, 8000, is_own=True) as state:
+        assert state.folder == shared / "node"
+        assert stat.S_IMODE(state.folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE(shared.stat().st_mode) == 0o777
+    with open_state(shared, 8001, is_own=True) as again:
+        assert again.node_id == state.node_id
