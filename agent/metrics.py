@@ -108,6 +108,11 @@ class Metrics:
         self._calls_in_flight = 0
         in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
         in_flight.set_function(lambda: self._calls_in_flight)
+        self.servers_file_ok = True
+        servers_file_ok = Gauge(
+            "mesh_servers_file_ok", "Whether the servers file could be read as it is now.", registry=registry
+        )
+        servers_file_ok.set_function(lambda: float(self.servers_file_ok))
         self._auth_failures = Counter("mesh_auth_failures", "Requests without a valid token.", registry=registry)
         self._refused = Counter(
             "mesh_refused_requests", "Requests that their caller may not make, or not so often.", registry=registry

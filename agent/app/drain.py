@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, cast
@@ -35,6 +36,9 @@ CUT_OFF_S: Final = 0.05
 class StopSignals:
     """Which signals have come, SIGTERM or SIGINT. Written by the signal handlers and by `drain`.
 
+    SIGHUP has `reload` called; from a terminal that closes it means SIGTERM, unless `nohup` has had it ignored. SIGUSR1
+    and SIGUSR2, which would end a process, mean nothing.
+
     `asked` is set by the first one. A SIGINT during the drain means that an operator at a terminal will not wait for
     it; another SIGTERM means nothing, because supervisors repeat it. `exit_code` is then what a shell expects.
     """
@@ -46,6 +50,11 @@ class StopSignals:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.asked.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        self.reload: Callable[[], None] = _nothing
+        is_of_terminal = sys.stderr.isatty() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        loop.add_signal_handler(signal.SIGHUP, self.asked.set if is_of_terminal else self._hung_up)
+        for harmless in (signal.SIGUSR1, signal.SIGUSR2):
+            loop.add_signal_handler(harmless, _nothing)  # Not ignored, which children would inherit.
 
     @asynccontextmanager
     async def time_to_drain(self) -> AsyncIterator[None]:
@@ -57,12 +66,20 @@ class StopSignals:
             finally:
                 self._drain = None
 
+    def _hung_up(self) -> None:
+        if not self.asked.is_set():
+            self.reload()
+
     def _interrupted(self) -> None:
         self.asked.set()
         if self._drain is not None and not self._drain.expired():
             log.warning("interrupted, the drain ends now")
             self.exit_code = 128 + signal.SIGINT
             self._drain.reschedule(clock.now_s())
+
+
+def _nothing() -> None:
+    """For a signal without a meaning."""
 
 
 def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:

@@ -118,6 +118,7 @@ class Node:
     ) -> None:
         self._settings = settings
         self._servers_file = servers
+        self._servers_fault = ""
         self._identity = identity
         self._node_state = state
         self._socket = listening
@@ -186,6 +187,7 @@ class Node:
             standing = self._standing(tasks)
             member = tasks.create_task(self._membership.run(), name="membership")
             self.state = "ready"
+            signals.reload = self._reread_files
             self._settle_memory()
             self._audit.note("node.started", "node", version=__version__, name=self._identity.name)
             log.info(
@@ -225,6 +227,7 @@ class Node:
             url=self._url(),
             reread_servers=self._read_servers,
             left_out=lambda: self._servers_file.left_out,
+            servers_fault=lambda: self._servers_fault,
             tokens=self._access.status,
             audit=self._audit,
         )
@@ -359,6 +362,11 @@ class Node:
         ]
         return [(path, then) for path, then in pairs if path is not None]
 
+    def _reread_files(self) -> None:
+        log.info("reload asked for by a signal")
+        for then in dict.fromkeys(then for _, then in self._files()):
+            then()
+
     def _reread_views(self) -> None:
         before, settings = self._named_views, self._settings
         self._named_views = read_views(settings.views_file, settings.servers_file, before)
@@ -369,7 +377,14 @@ class Node:
 
     def _read_servers(self) -> None:
         """Raises `ConfigRefused`; the running configuration stays as it is then."""
-        self._take_servers(_servers(self._settings))
+        try:
+            file = _servers(self._settings)
+        except ConfigRefused as exc:
+            self._servers_fault = str(exc)
+            self._metrics.servers_file_ok = False
+            raise
+        self._servers_fault, self._metrics.servers_file_ok = "", True
+        self._take_servers(file)
 
     def _take_servers(self, file: ServersFile) -> None:
         if self._settings.servers_file is not None:

@@ -203,6 +203,9 @@ def show_status(args: Namespace) -> int:
 
 
 def _print_left_out(status: dict[str, Any], backends: list[dict[str, Any]]) -> None:
+    if fault := _table(status.get("self")).get("servers_file_fault"):
+        print("\nThe servers file is refused as it is now, and its servers run on as they were:")
+        print(f"  {one_line(str(fault), NAMES_CHARS_MAX)}")
     if fault := _table(_table(status.get("self")).get("tokens")).get("fault"):
         print("\nThe tokens file is not used as it is now, and its tokens stay as they were:")
         print(f"  {one_line(str(fault), NAMES_CHARS_MAX)}")

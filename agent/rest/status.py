@@ -57,10 +57,12 @@ class NodeStatus:
         url: str,
         reread_servers: Callable[[], None],
         left_out: Callable[[], Sequence[LeftOut]] = tuple,
+        servers_fault: Callable[[], str] = str,
         tokens: Callable[[], Json] = dict,
         audit: Trail | NoAudit = NO_AUDIT,
     ) -> None:
         self._tokens, self._audit = tokens, audit
+        self._servers_fault = servers_fault
         self._mesh = mesh
         self._membership = membership
         self._state = state
@@ -175,6 +177,7 @@ class NodeStatus:
         views = self._mesh.views()
         return {
             "status": "healthy" if self._state() == "ready" else self._state(),
+            "servers_file_fault": self._servers_fault() or None,
             "uptime_s": round(clock.now_s() - self._started_at_s, 1),
             "links": {"connected": sum(view.connected for view in views), "all": len(views)},
             "discovery": self._discovery(),
@@ -210,6 +213,7 @@ class NodeStatus:
                     for view in servers
                 ],
                 "tokens": self._tokens(),
+                "servers_file_fault": self._servers_fault() or None,
                 "servers_left_out": [describe_unused_entry(entry) for entry in self._left_out()],
             },
             "peers": [describe_peer(view, now_s) for view in peers],
