@@ -192,6 +192,13 @@ def show_status(args: Namespace) -> int:
             [(row.get("name"), row.get("holder"), _words(row.get("others")), row.get("reason")) for row in conflicts],
         )
     _print_left_out(status, [*(_table(server) for server in itself.get("servers") or ()), *peers])
+    if departed := _rows(status, "departed"):
+        print("\nPeers that went in the last hour:")
+        rows = [
+            [one.get("name"), one.get("state"), as_duration(one.get("since_s")), one.get("url"), one.get("last_error")]
+            for one in departed
+        ]
+        print_table(["NAME", "STATE", "SINCE", "URL", "LAST ERROR"], rows)
     findings = [_table(finding) for finding in status.get("findings") or ()]
     if findings:
         print("\nWhat discovery and overrides could not agree on:")

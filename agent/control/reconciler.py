@@ -17,6 +17,7 @@ from agent import clock
 from agent.config.values import StaticPeer
 from agent.control.absence import AbsenceTracker
 from agent.control.candidates import Selection
+from agent.control.departures import Departed, Departures
 from agent.control.maintenance import Maintenance, log_changes, maintenance_of
 from agent.control.selection import select
 from agent.errors import DialledOurselves, MeshError, OverrideRefused
@@ -101,6 +102,7 @@ class Mesh:
         self._fleet_writes = tuple(fleet_writes)
         self._hooks = hooks
         self._learned: dict[str, str] = {}
+        self._departures = Departures()
         self._absences = AbsenceTracker(waits_for_catalog=waits_for_catalog)
         self._absence = Absence(starting=True)
         self._contributions: tuple[Contribution, ...] = ()
@@ -127,6 +129,10 @@ class Mesh:
     def link(self, key: str) -> Link | None:
         """The link of a backend, None when there is none."""
         return self._supervisor.link(key)
+
+    def departed(self) -> Sequence[Departed]:
+        """The peers that went in the last hour, the latest first."""
+        return self._departures.shown(clock.now_s())
 
     def find_peer(self, name: str) -> LinkView | None:
         """The link of a peer, found by its name or one of its aliases."""
@@ -256,7 +262,9 @@ class Mesh:
         actual = self._supervisor.actual
         self._supervisor.apply(reconcile(desired, actual))
         removed = actual.keys() - desired.keys()
-        self._absences.note(desired, [actual[key] for key in removed], self._store.suppressions, clock.now_s())
+        now_s = clock.now_s()
+        self._absences.note(desired, [actual[key] for key in removed], self._store.suppressions, now_s)
+        self._departures.note(views, desired, removed, self._store.suppressions, now_s)
         for key in removed:
             self._hooks.backend_gone(key)
 

@@ -19,8 +19,8 @@ from agent.control.reconciler import Mesh
 from agent.errors import DialRefused, OverrideRefused
 from agent.late import Late
 from agent.model import HttpTarget, Json, LinkView, Override
+from agent.rest.descriptions import describe_peer
 from agent.rest.envelope import read_json, success
-from agent.rest.status import describe_peer
 from agent.routing.names import is_valid_name
 
 if TYPE_CHECKING:

@@ -107,6 +107,8 @@ async def test_node_leaves_in_order_and_its_calls_in_flight_complete(
         "node stopped",
     ]
     assert leaves.events("deregistered")
+    departed = (await stays.status())["departed"]
+    assert [(one["name"], one["state"], one["last_error"]) for one in departed] == [("leaves", "left", None)]
 
 
 async def test_several_nodes_end_at_once_well_before_the_limit(

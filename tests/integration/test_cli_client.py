@@ -6,6 +6,7 @@ REST answers are written here, so that hostile and odd ones can be tried; tools 
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -222,6 +223,15 @@ async def test_suppressed_peers_are_named_once_with_the_way_to_lift_it(
         "Removed, and kept away although discovery may find them: node-9, odd name",
         "To lift that: mesh-agent peers reset NAME",
     ]
+
+
+async def test_peers_that_went_are_shown_with_how_and_since_when(capsys: pytest.CaptureFixture[str]) -> None:
+    gone = {"name": "node-7", "state": "failed", "since_s": 90.0, "url": "http://h/mcp", "last_error": "refused\x1b[0m"}
+    async with serve(Requests(), good({**STATUS, "departed": [gone]})) as url:
+        assert await run(url, "status") == 0
+    out = capsys.readouterr().out
+    assert "Peers that went in the last hour:" in out
+    assert re.search(r"node-7 +failed +1 min 30 s +http://h/mcp +refused\n", out), out
 
 
 async def test_suppressed_peers_are_part_of_the_listing_as_json(capsys: pytest.CaptureFixture[str]) -> None:

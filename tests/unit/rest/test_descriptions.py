@@ -17,7 +17,7 @@ from agent.model import (
     Sessions,
     StdioTarget,
 )
-from agent.rest.status import (
+from agent.rest.descriptions import (
     describe_conflicts,
     describe_disabled,
     describe_functions,

@@ -1,0 +1,75 @@
+"""The peers that are gone since a while: what an operator looks for the morning after.
+
+Asked by the mesh once a step, read by the status. The one rule: one that was removed by an operator is not gone, it is
+removed; and one that comes back is gone no more.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agent.model import LinkView, PeerSource, PeerSpec, Suppression
+
+SHOWN_FOR_S: Final = 3600.0
+# A mesh of that size shows its departures elsewhere; the latest ones stay.
+SHOWN_MAX: Final = 1000
+# How a link ends whose node says that it stops (`agent.client.http.stateless`).
+_GOODBYE: Final = "is stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A peer that discovery no longer names. `since_s`: loop time of its last sign of life.
+
+    `failed`: its link was down before it went, and it had not said goodbye. `last_error`: what its link ended with.
+    """
+
+    spec: PeerSpec
+    node_id: str | None
+    failed: bool
+    since_s: float
+    last_error: str
+
+
+class Departures:
+    """See the module. Sole writer: the mesh."""
+
+    def __init__(self) -> None:
+        self._gone: dict[str, Departed] = {}
+        self._down_since_s: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Departures {sorted(self._gone)}>"
+
+    def shown(self, now_s: float) -> Sequence[Departed]:
+        """Those of the last hour, the latest first."""
+        return [one for one in reversed(self._gone.values()) if now_s - one.since_s < SHOWN_FOR_S]
+
+    def note(
+        self,
+        views: Iterable[LinkView],
+        desired: Mapping[str, object],
+        removed: Collection[str],
+        suppressions: Sequence[Suppression],
+        now_s: float,
+    ) -> None:
+        """Take every link as it was before this step, what is wanted now, and the keys of those just closed."""
+        by_key = {view.key: view for view in views}
+        down = {key for key, view in by_key.items() if not view.connected}
+        self._down_since_s = {key: self._down_since_s.get(key, now_s) for key in down}
+        suppressed = {known.name for known in suppressions}
+        for key in removed:
+            view = by_key.get(key)
+            spec = None if view is None else view.spec
+            if view is None or not isinstance(spec, PeerSpec) or spec.source is not PeerSource.DISCOVERY:
+                continue
+            failed = key in down and _GOODBYE not in view.last_error
+            node_id = view.identity.node_id if view.identity else spec.expected_node_id
+            since_s = self._down_since_s.get(key, now_s)
+            self._gone[key] = Departed(spec, node_id, failed, since_s, view.last_error if failed else "")
+        kept = [
+            (key, one)
+            for key, one in self._gone.items()
+            if key not in desired and one.spec.name not in suppressed and now_s - one.since_s < SHOWN_FOR_S
+        ]
+        self._gone = dict(kept[-SHOWN_MAX:])

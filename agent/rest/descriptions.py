@@ -1,0 +1,239 @@
+"""PURE: nodes, servers and their tools as the REST API, the management tools and the command line show them.
+
+Called by `agent.rest.status` and `agent.rest.peers`. The one rule: everything shown comes from snapshots, and no secret
+is in any of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from agent.config.servers_file import LeftOut
+from agent.control.departures import Departed
+from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget
+from agent.routing.about import about_in
+from agent.routing.origins import told_origin
+from agent.routing.table import LeftOutEntry, RouteTable
+
+# Of what servers of other nodes say, too long for a list that models read.
+_LONG: Final = frozenset({"instructions", "icons"})
+# (backend key, the name as the backend itself knows it) -> name in the mesh
+PublicNames: TypeAlias = Mapping[tuple[str, str], str]
+
+
+def said(view: LinkView) -> LinkView:
+    """The view with its failures in the words for clients: those of operators may hold addresses and commands."""
+    offer = view.offer
+    faults = tuple(replace(fault, reason=fault.said or fault.reason) for fault in offer.faults)
+    return replace(view, last_error=view.said_error, offer=replace(offer, faults=faults) if faults else offer)
+
+
+def public_names(table: RouteTable) -> PublicNames:
+    """Index the listed tools by the backend that serves them."""
+    return {
+        (replica.backend_key, replica.remote_name): route.public_name
+        for route in table.tools.values()
+        if route.listed
+        for replica in route.replicas
+    }
+
+
+def servers_behind(table: RouteTable, *, texts: bool = True) -> dict[str, list[Json]]:
+    """What the servers of peers say of themselves, by the peer's backend key. `texts`: instructions and icons, too."""
+    found: dict[str, list[Json]] = {}
+    for route in sorted(table.servers.values(), key=lambda route: route.public_name):
+        about = {name: value for name, value in about_in(route.definition).items() if texts or name not in _LONG}
+        for replica in route.replicas:
+            if route.listed and not replica.ours:
+                found.setdefault(replica.backend_key, []).append({"name": route.public_name, "about": about})
+    return found
+
+
+def describe_peer(view: LinkView, now_s: float) -> Json:
+    """One element of `data.peers`; times are seconds from now, latency is in milliseconds."""
+    spec = view.spec
+    assert isinstance(spec, PeerSpec)
+    return {
+        "name": spec.name,
+        "url": spec.target.url,
+        "description": f"Peer node at {spec.target.url}",
+        "connected": view.connected,
+        "function_count": view.function_count if view.connected else 0,
+        "source": spec.source.value,
+        "scope": spec.scope.value,
+        "aliases": list(spec.aliases),
+        "weight": spec.weight,
+        "maintenance": spec.maintenance,
+        "node_id": view.identity.node_id if view.identity else spec.expected_node_id,
+        **_standing(view, now_s),
+    }
+
+
+def describe_departed(one: Departed, now_s: float) -> Json:
+    """One element of `data.departed`."""
+    return {
+        "name": one.spec.name,
+        "url": one.spec.target.url,
+        "node_id": one.node_id,
+        "state": "failed" if one.failed else "left",
+        "since_s": round(now_s - one.since_s, 1),
+        "last_error": one.last_error or None,
+    }
+
+
+def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: Iterable[LeftOutEntry] = ()) -> Json:
+    """One element of `data.servers`: a local server or a peer, with its functions and its entries in `left_out`."""
+    spec = view.spec
+    if isinstance(spec, ServerSpec):
+        kind: Json = {
+            "kind": "server",
+            "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
+            "scope": spec.scope.value,
+            "sticky": spec.sticky,
+            "sessions": spec.sessions.value,
+            "protocol": spec.protocol,
+            "tags": list(spec.tags),
+            "enabled": spec.enabled,
+            "hints": hints_of(view, spec),
+            **_configured_name(spec),
+        }
+    else:
+        kind = {"kind": "peer", "transport": "http", "scope": spec.scope.value, "enabled": True, "url": spec.target.url}
+    return {
+        "name": spec.name,
+        "status": "connected" if view.connected else view.state.value,
+        "connected": view.connected,
+        **kind,
+        "about": dict(view.about) if view.connected and isinstance(spec, ServerSpec) else {},
+        "function_count": view.function_count if view.connected else 0,
+        "functions": describe_functions(view, names) if view.connected else [],
+        "left_out": [
+            {"kind": left.kind, "name": left.name, "why": left.why} for left in left_out if left.backend == view.key
+        ],
+        **_standing(view, now_s),
+    }
+
+
+def hints_of(view: LinkView, spec: ServerSpec) -> list[str]:
+    """What an operator may have to set for a server, and why."""
+    if view.connected and view.lists_may_differ and spec.sessions is Sessions.SHARED:
+        why = 'its lists may differ between sessions (it gives them IDs and declares "listChanged")'
+        so = "and all clients share one, so that what a call adds for its session does not show"
+        return [f'{why}, {so}; "mesh": {{"sessions": "auto"}} gives each client with a session one there']
+    return []
+
+
+def describe_functions(view: LinkView, names: PublicNames) -> list[Json]:
+    """The tools of one backend: `name` as its server calls it, `mesh_name` as the mesh does (None: not routed)."""
+    return [
+        {
+            "name": _own_name(tool),
+            "mesh_name": names.get((view.key, str(tool.get("name")))),
+            "description": tool.get("description") or "",
+        }
+        for tool in view.offer.tools
+        if isinstance(tool, dict)
+    ]
+
+
+def describe_disabled(spec: ServerSpec) -> Json:
+    """A server that the configuration names and switches off: it has no link."""
+    return {
+        "name": spec.name,
+        "status": "disabled",
+        "connected": False,
+        "kind": "server",
+        "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
+        "scope": spec.scope.value,
+        "sticky": spec.sticky,
+        "sessions": spec.sessions.value,
+        "protocol": spec.protocol,
+        "tags": list(spec.tags),
+        "enabled": False,
+        **_configured_name(spec),
+        "function_count": 0,
+        "functions": [],
+    }
+
+
+def describe_unused_entry(entry: LeftOut) -> Json:
+    """An entry of the servers file that is not used, with every reason."""
+    return {
+        "name": entry.name,
+        "configured_name": entry.configured_name,
+        "reasons": list(entry.reasons),
+        "enabled": entry.enabled,
+        "keeps_running": entry.keeps_running,
+    }
+
+
+def unused_server(entry: LeftOut) -> Json:
+    """Its place in `data.servers`, as that of a server without a link."""
+    return {
+        "name": entry.name,
+        "status": "left_out",
+        "connected": False,
+        "kind": "server",
+        "enabled": entry.enabled,
+        "configured_name": entry.configured_name,
+        "last_error": "; ".join(entry.reasons),
+        "function_count": 0,
+        "functions": [],
+    }
+
+
+def _configured_name(spec: ServerSpec) -> Json:
+    """What the servers file calls it, where that is another name."""
+    return {"configured_name": spec.configured_name} if spec.configured_name else {}
+
+
+def describe_conflicts(tables: Iterable[RouteTable]) -> list[Json]:
+    """Every name that more than one backend claims, once."""
+    # Without a holder, each backend's fault is its own: two servers may list the same nonsense.
+    seen = {
+        (c.name, c.reason, () if c.holder else c.others): {
+            "name": c.name,
+            "holder": c.holder,
+            "others": list(c.others),
+            "reason": c.reason,
+        }
+        for table in tables
+        for c in table.conflicts
+    }
+    return [seen[key] for key in sorted(seen)]
+
+
+def describe_left_out(table: RouteTable) -> list[Json]:
+    """Every entry of a list that is left out because strict clients could not read the list with it."""
+    return [{"backend": left.backend, "kind": left.kind, "name": left.name, "why": left.why} for left in table.left_out]
+
+
+def split_views(views: Sequence[LinkView]) -> tuple[list[LinkView], list[LinkView]]:
+    """Servers and peers, each sorted by name."""
+    ordered = sorted(views, key=lambda view: view.spec.name)
+    servers = [view for view in ordered if isinstance(view.spec, ServerSpec)]
+    peers = [view for view in ordered if isinstance(view.spec, PeerSpec)]
+    return servers, peers
+
+
+def _standing(view: LinkView, now_s: float) -> Json:
+    return {
+        "state": view.state.value,
+        "last_error": view.last_error,
+        "attempts": view.attempts,
+        "reconnects": view.reconnects,
+        "next_attempt_s": None
+        if view.next_attempt_at_s is None
+        else round(max(0.0, view.next_attempt_at_s - now_s), 3),
+        "latency_ms": None if view.latency_s is None else round(view.latency_s * 1000, 3),
+        "protocol_era": view.era.value if view.era else None,
+        "protocol_version": view.protocol_version,
+        "failed_lists": [{"list": fault.method, "reason": fault.reason} for fault in view.offer.faults]
+        if view.connected
+        else [],
+    }
+
+
+def _own_name(tool: Json) -> str:
+    own = told_origin(tool).get("tool")
+    return own if isinstance(own, str) else str(tool.get("name"))
