@@ -23,7 +23,8 @@ CALLERS_MAX: Final = 10_000
 # In the answer to `ClientEvent.LISTS`.
 OWN_LISTS: Final = "ownLists"
 
-_NONE: Final[Mapping[str, Offer]] = MappingProxyType({})
+# Of a caller that has what all have; always this very object, which says at once that nothing has changed.
+NO_OFFERS: Final[Mapping[str, Offer]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -34,7 +35,7 @@ class _Caller:
     """
 
     unread: dict[str, bool] = field(default_factory=dict)
-    offers: Mapping[str, Offer] = field(default_factory=lambda: _NONE)
+    offers: Mapping[str, Offer] = field(default_factory=lambda: NO_OFFERS)
 
 
 class SessionOffers:
@@ -54,7 +55,7 @@ class SessionOffers:
     def of(self, affinity: str) -> Mapping[str, Offer]:
         """By backend key; empty where this caller has what all have. The very same object until it changes."""
         caller = self._callers.get(affinity)
-        return _NONE if caller is None else caller.offers
+        return NO_OFFERS if caller is None else caller.offers
 
     def has_session(self, backend_key: str, affinity: str) -> bool:
         """Whether the caller has a session of its own there."""

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from agent.client.affinity import affinity_key, is_of_session
 from agent.dispatch.dispatcher import CallableLink
-from agent.links.session_offers import SessionOffers
+from agent.links.session_offers import NO_OFFERS, SessionOffers
 from agent.model import AFFINITY_META_KEY, Json, NodeIdentity, Offer
 from agent.routing.build import changed_kinds
 from agent.routing.callers import table_of_caller
@@ -135,7 +135,7 @@ class CallerViews:
 
     def offers_of(self, session_id: str) -> Mapping[str, Offer]:
         """What the caller with this session of ours is offered for itself; the same object until that changes."""
-        return self.offers.of(_affinity({}, session_id) or "") if self.offers else {}
+        return self.offers.of(_affinity({}, session_id) or "") if self.offers else NO_OFFERS
 
     def changed_lists(self, before: Mapping[str, Offer], after: Mapping[str, Offer]) -> Iterable[str]:
         """Which lists look different to a caller now: "tools", "prompts", "resources"."""
