@@ -42,6 +42,7 @@ class AuditFile:
             os.close(self._descriptor)
             raise _unusable(path, exc) from exc
         self._since_s = self._begun_s()
+        _sync_folder(path.parent)
 
     def __repr__(self) -> str:
         return f"<AuditFile {self.path.name} {self.head.seq}>"
@@ -75,6 +76,7 @@ class AuditFile:
         descriptor = _opened(self.path)
         os.close(self._descriptor)
         self._descriptor, self._since_s = descriptor, time.time()
+        _sync_folder(self.path.parent)
         for path in older_files(self.path)[:-FILES_KEPT_MAX]:
             path.unlink(missing_ok=True)
 
@@ -135,6 +137,15 @@ def _opened(path: Path) -> int:
         os.close(descriptor)
         raise ConfigRefused(f"{path}: another node writes this audit; give each node its own MESH_AUDIT_FILE") from exc
     return descriptor
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name survives a power cut, too."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _unusable(path: Path, exc: OSError) -> ConfigRefused:

@@ -12,10 +12,13 @@ from typing import Any, Final
 from agent.authority.caller import caller
 from agent.authority.grant import WHOLE, Reach
 from agent.errors import FORBIDDEN, MCPError
-from agent.model import Json, ViewSpec
+from agent.model import PUBLIC_NAME_LEN_MAX, Json, ViewSpec
 from agent.routing.table import RouteKind, RouteTable
 from agent.server.own_tools import RELOADS, OwnTools
 from agent.server.search import SEARCH_TOOLS
+
+# Twice as long as a public name is.
+NAME_LEN_MAX: Final = 2 * PUBLIC_NAME_LEN_MAX
 
 
 def part_of(reach: Reach) -> ViewSpec:
@@ -106,6 +109,8 @@ class Refusals:
 
         A name that no pattern of the token has is refused whether or not there is such a tool.
         """
+        if len(name) > NAME_LEN_MAX and kind is not RouteKind.RESOURCE:
+            return None  # No tool has such a name, and patterns would take long over it.
         if name in self.own:
             return forbidden(name, _lacks(self.reach, name))
         if kind is RouteKind.TOOL and self.by_public_names and not self.reach.has_name(name):

@@ -204,6 +204,18 @@ async def test_only_nodes_speak_for_clients_of_their_own(guarded: Guarded) -> No
         assert reply.body.get("error", {}).get("code") == code, name
 
 
+async def test_an_endless_name_is_unknown_at_once_whatever_the_patterns(guarded: Guarded) -> None:
+    await guarded.write(
+        {**TOKENS, "patterns": entry("patterns", "mcp", tools=["*a*b*c*d*e*f*g*h" for _ in range(500)])}
+    )
+    holder = guarded.holder("patterns")
+    await holder.begin()
+    async with asyncio.timeout(5):
+        reply = await holder.legacy("tools/call", name="abcdefg" * 120_000, arguments={})
+    assert "Unknown tool" in reply.error["message"]
+    await guarded.write(TOKENS)
+
+
 @eras
 async def test_what_is_allowed_works_through_search_and_completion_of_a_narrow_token(
     guarded: Guarded, era: str
