@@ -38,6 +38,8 @@ from agent.server.view_tools import ViewTools
 NAMES_SHOWN_MAX: Final = 20
 # Each holds a table and the bytes of its lists. Clients with a URL of their own are some dozens.
 ENDPOINTS_MAX: Final = 500
+# Opened by one named token, so that none takes them all.
+ENDPOINTS_PER_TOKEN_MAX: Final = ENDPOINTS_MAX // 10
 # A session that is idle ends by then as well, and a client that comes back adopts it.
 IDLE_MAX_S: Final = 30 * 60.0
 _SWEEP_EVERY_S: Final = 60.0
@@ -93,12 +95,17 @@ class _Table:
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """An endpoint in use. `told`: the table whose lists its clients know of; `requests`: those under way."""
+    """An endpoint in use. `told`: the table whose lists its clients know of; `requests`: those under way.
+
+    `opener`: the binding of the caller that it was made for.
+    """
 
     endpoint: Endpoint
     table: Callable[[], RouteTable]
     told: RouteTable
     used_at_s: float
+    opener: str
+    is_view: bool
     requests: int = 0
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     living: asyncio.Task[None] | None = None
@@ -275,7 +282,7 @@ class Views:
         if one is None:
             if self._tasks is None:
                 return refuse(503, "This node is starting or shutting down; try again", NOT_EXECUTED)
-            if not self._make_room():
+            if asked.own is not None and not self._make_room():
                 again = {"Retry-After": str(_RETRY_AFTER_S)}
                 return refuse(503, "All views that this node may have open are in use", INTERNAL_ERROR, headers=again)
             one = self._opened(asked, self._tasks)
@@ -305,7 +312,9 @@ class Views:
                 limit = Limit(asked.reach, _Table(self._routes, asked.spec))
             build = self._single if asked.spec().alone else self._build
             endpoint = build(asked.key, routes=table, own=asked.own(table), part=part, limit=limit)
-        one = self._open[asked.key] = _Open(endpoint, routes, routes(), clock.now_s())
+        one = self._open[asked.key] = _Open(
+            endpoint, routes, routes(), clock.now_s(), caller().grant.binding, is_view=asked.own is not None
+        )
         if self._closing:
             endpoint.close_streams()
         one.living = tasks.create_task(_live(endpoint, one.begun), name=asked.key)
@@ -330,9 +339,14 @@ class Views:
         return PartOfTable(self._part.whole, _then(self._part.shown, seen.of))
 
     def _make_room(self) -> bool:
-        if len(self._open) < ENDPOINTS_MAX:
+        """Whether another view may be opened. Parts of `/mcp` always have room: there are as many as reaches."""
+        views = {path: one for path, one in self._open.items() if one.is_view}
+        opener = caller().grant.binding
+        if opener and sum(one.opener == opener for one in views.values()) >= ENDPOINTS_PER_TOKEN_MAX:
+            views = {path: one for path, one in views.items() if one.opener == opener}
+        elif len(views) < ENDPOINTS_MAX:
             return True
-        idle = [path for path, one in self._open.items() if not one.busy]
+        idle = [path for path, one in views.items() if not one.busy]
         if idle:
             self._drop(min(idle, key=lambda path: self._open[path].used_at_s))
         return bool(idle)

@@ -12,6 +12,7 @@ import pytest
 from agent.config.tokens_file import check_tokens
 from agent.model import HttpTarget, ServerScope, ServerSpec, ViewSpec
 from agent.rest.tokens import TokenTable
+from agent.server import views
 from tests.attacks.clients import ERAS, Holder, entry, token_of
 from tests.integration.servers.clock_server import clock_server
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node, served
@@ -149,6 +150,20 @@ async def test_a_narrow_client_is_notified_when_what_it_may_see_is_gone(tmp_path
             for stream in (narrow, wide):
                 assert "tools/list_changed" in (await stream.content.readany()).decode()
             assert await walls.tools("modern") != before
+
+
+async def test_one_token_cannot_open_so_many_views_that_another_finds_no_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "ENDPOINTS_MAX", 6)
+    monkeypatch.setattr(views, "ENDPOINTS_PER_TOKEN_MAX", 3)
+    async with two_clocks(tmp_path) as node:
+        whole, walls = holder(node, "whole"), holder(node, "walls")
+        statuses = [(await whole.begin(f"/mcp?servers=wall,x{number}")).status for number in range(5)]
+        assert statuses == [200, 200, 200, 503, 503]
+        assert [(await walls.begin(f"/mcp?servers=wall,x{number}")).status for number in range(5)] == statuses
+        assert (await holder(node, "none").begin()).status == 200, "a part of the mesh always has room"
+        assert (await whole.begin()).status == 200
 
 
 async def test_what_a_session_gained_is_shown_and_called_as_far_as_the_token_allows_it(tmp_path: Path) -> None:
