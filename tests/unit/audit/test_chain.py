@@ -83,3 +83,9 @@ def test_fields_never_take_the_place_of_the_chains_own_members() -> None:
     line, head = record_line(Head(), TIME, "peer.add", "ops", forged)
     record, read = read_line(line)
     assert (record["seq"], record["prev"], record["who"], read) == (1, NOTHING_BEFORE, "ops", head)
+
+
+@given(st.binary(max_size=80))
+def test_no_bytes_are_more_than_refused(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_line(line)

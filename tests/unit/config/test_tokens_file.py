@@ -3,7 +3,10 @@
 import hashlib
 from pathlib import Path
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.authority.grant import NO_TOOLS, Scope
 from agent.config.tokens_file import check_tokens
@@ -92,3 +95,32 @@ def test_all_faults_are_named_at_once() -> None:
         check_tokens('{"tokens": {"a": {"scopes": ["x"]}, "b": 7}}', PATH)
     assert str(refused.value).count("tokens.a") == 2
     assert str(refused.value).count("tokens.b") >= 1
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 10**7)
+    | st.floats()
+    | st.sampled_from(["mcp", HASH, "a__*", ""])
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(["sha256", "scopes", "tools", "read_only", "expires", "calls_per_s", "concurrent_calls", "x"])
+
+
+@given(st.dictionaries(st.text(max_size=8), st.dictionaries(FIELDS, VALUES) | VALUES, max_size=3))
+def test_whatever_a_file_holds_it_is_read_or_refused(tokens: dict[str, object]) -> None:
+    try:
+        read = check_tokens(orjson.dumps({"tokens": tokens}).decode(), PATH)
+    except ConfigRefused:
+        return
+    assert len(read) == len(tokens)
+    assert all(token.digests and token.grant.scopes for token in read)
+
+
+@given(st.text(max_size=60))
+def test_no_text_is_more_than_refused(text: str) -> None:
+    with pytest.raises(ConfigRefused):
+        check_tokens(text, PATH)
