@@ -98,4 +98,6 @@ def _path(args: Namespace) -> Path:
         return Path(text).expanduser()
     folder = found["state_dir"].text
     state = Path(folder).expanduser() if folder else default_state_dir(os.environ)
-    return state / f"port-{found['port'].text}" / FILE_NAME
+    # A folder that an operator has named is the node's alone, mostly; see `agent.state.identity`.
+    places = [state / part / FILE_NAME for part in (f"port-{found['port'].text}", "", "node")]
+    return next((place for place in places if place.exists() or older_files(place)), places[0])

@@ -68,14 +68,9 @@ class NodeStatus:
         audit: Trail | NoAudit = NO_AUDIT,
     ) -> None:
         self._tokens, self._audit = tokens, audit
-        self._servers_fault = servers_fault
-        self._mesh = mesh
-        self._membership = membership
-        self._state = state
-        self._settings = settings
-        self._url = url
-        self._reread_servers = reread_servers
-        self._left_out = left_out
+        self._mesh, self._membership, self._state = mesh, membership, state
+        self._settings, self._url = settings, url
+        self._reread_servers, self._servers_fault, self._left_out = reread_servers, servers_fault, left_out
         self._started_at_s = clock.now_s()
 
     def routes(self) -> list[web.RouteDef]:

@@ -143,8 +143,10 @@ async def test_a_whole_chain_is_verified_and_a_changed_moved_or_missing_line_sho
     audited: Audited, tmp_path: Path
 ) -> None:
     copy = tmp_path / "audit.jsonl"
-    assert (await audited.holder("client").modern("tools/call", name="notes__list", arguments={})).status == 200
-    await audited.recorded("call", who="client")
+    for name in ("notes__list", "notes__read"):
+        params = {"name": name, "arguments": {"title": "none"} if name == "notes__read" else {}}
+        assert (await audited.holder("client").modern("tools/call", **params)).status == 200
+        await audited.recorded("call", who="client", name=name)
     lines = audited.audit.read_bytes().splitlines(keepends=True)
     copy.write_bytes(b"".join(lines))
     whole = await asyncio.to_thread(command, "audit", "verify", str(copy))

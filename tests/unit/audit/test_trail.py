@@ -11,9 +11,10 @@ import orjson
 import pytest
 
 from agent.audit import files
+from agent.audit import trail as trail_module
 from agent.audit.chain import checked
 from agent.audit.files import AuditFile, older_files
-from agent.audit.trail import REFUSALS_EACH_MAX, WAITING_MAX, Trail
+from agent.audit.trail import REFUSALS_EACH_MAX, Trail
 from agent.errors import ConfigRefused
 
 
@@ -109,10 +110,13 @@ async def test_a_disk_that_refuses_stops_no_operator_and_the_loss_is_counted_and
     ]
 
 
-async def test_records_that_wait_are_bounded_and_texts_are_one_harmless_line(tmp_path: Path) -> None:
+async def test_records_that_wait_are_bounded_and_texts_are_one_harmless_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, lost = tmp_path / "audit.jsonl", list[int]()
     trail = Trail(path, lost=lost.append)
-    for _ in range(WAITING_MAX + 5):
+    monkeypatch.setattr(trail_module, "WAITING_MAX", 50)
+    for _ in range(55):
         trail.note("seen", "ci\x1b[31m", what="a\nb" * 1_000, where="http://a/mcp?key=canary, as said")
     assert sum(lost) == 5
     async with asyncio.TaskGroup() as tasks:
