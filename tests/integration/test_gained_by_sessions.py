@@ -117,6 +117,25 @@ async def test_a_resource_that_a_session_gained_is_read_there_and_its_updates_re
 
 
 @pytest.mark.parametrize("hops", [1, 2])
+async def test_updates_reach_a_subscriber_whose_calls_run_in_a_session_because_it_can_be_asked(
+    hops: int, tmp_path: Path
+) -> None:
+    uri = "vault://vault/note"
+    async with (
+        asyncio.timeout(30),
+        scene(tmp_path, hops, Gaining(announces=False)) as node,
+        raw_session(node.url, VERSION, elicitation={}) as one,
+        notes(one) as stream,
+    ):
+        assert (await one.request("resources/subscribe", {"uri": uri}))["result"] == {}
+        updated = asyncio.ensure_future(until(stream, "notifications/resources/updated"))
+        while not updated.done():
+            await text(one, "touch")
+            await asyncio.wait({updated}, timeout=0.2)
+        assert (await updated)["params"] == {"uri": uri}
+
+
+@pytest.mark.parametrize("hops", [1, 2])
 async def test_an_elicitation_that_an_error_asked_for_is_completed_at_the_client_that_was_asked(
     hops: int, tmp_path: Path
 ) -> None:

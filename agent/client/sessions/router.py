@@ -173,7 +173,8 @@ class SessionRouter(BesideSessions[SharedClient]):
         return await self._calls.begin(replace(request, affinity=affinity), features)
 
     def _opens_for(self, features: Json, affinity: str) -> bool:
-        return (self._by_session or self._own_for_all) and self._pool.has_room(features, affinity)
+        has_sessions = self._by_session or self._own_for_all or permits_requests(features)
+        return has_sessions and not self._refused and self._pool.has_room(features, affinity)
 
     async def _at_once(self, pool: SessionPool, features: Json, key: Hashable, request: Request) -> Json:
         """Send a request, which no server request can interrupt, in the one session of `key` with these features."""
