@@ -248,6 +248,25 @@ async def test_a_server_that_says_nothing_of_changes_needs_sessions_of_its_own_a
         assert await tools(other) == ALL
 
 
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_server_that_only_tells_of_a_change_has_sessions_for_clients_from_then_on(
+    hops: int, tmp_path: Path
+) -> None:
+    async with (
+        asyncio.timeout(30),
+        scene(tmp_path, hops, Gaining(declares=False)) as node,
+        raw_session(node.url, VERSION) as one,
+        raw_session(node.url, VERSION) as other,
+    ):
+        await text(one, "unlock")
+        assert await tools(one) == ALL, "what the session that all share has gained is for no client"
+        while await tools(one) == ALL:  # The change is told of on another stream than the call's.
+            await text(one, "unlock")
+        assert await tools(one) == ALL | {"secret0"}
+        assert (await text(one, "secret0")).startswith("secret0 in ")
+        assert await tools(other) == ALL
+
+
 def toolset_server() -> FastMCP:
     """FastMCP's own way to dynamic toolsets: components that are enabled for one session."""
     server: FastMCP = FastMCP("vault")

@@ -64,7 +64,7 @@ async def open_http_client(
     """As `agent.client.connect.open_client`, for a URL.
 
     `session_pool`: every call has a dedicated session, where there are sessions. `by_session`: those of callers with
-    sessions have, where the server says that its lists may change.
+    sessions have, where the server says or shows that its lists may change.
     """
     with open_pool(target, connect_timeout_s=connect_timeout_s, outbound=outbound) as pool:
         try:
@@ -96,7 +96,7 @@ async def open_http_client(
                 open_session,
                 limits=SESSION_LIMITS,
                 own_for_all=session_pool,
-                by_session=by_session and client.server_info.lists_may_differ,
+                by_session=by_session and client.server_info.keeps_sessions,
                 on_pending=on_pending,
             ) as session_router:
                 yield session_router

@@ -42,7 +42,7 @@ async def open_client_by_url(
     """As `agent.client.connect.open_client`, for a URL.
 
     `session_pool`: every call has a dedicated session, where there are sessions. `by_session`: those of callers with
-    sessions have, where the server says that its lists may change.
+    sessions have, where the server says or shows that its lists may change.
     """
     client: HttpStatelessClient | DualEraRouter | SessionRouter
 
@@ -138,7 +138,7 @@ async def _open_sse_client(
                     open_session,
                     limits=SESSION_LIMITS,
                     own_for_all=session_pool,
-                    by_session=by_session and client.server_info.lists_may_differ,
+                    by_session=by_session,
                     on_pending=on_pending,
                 ) as session_router:
                     yield session_router

@@ -11,12 +11,13 @@ in that caller's session, and in no other.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from copy import copy
 from dataclasses import replace
 from typing import Final
 
+from agent.client import jsonrpc
 from agent.client.affinity import is_of_session
 from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, permits_requests
 from agent.client.protocol import Request, shown_s
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 # All lists of one server are read in one session.
 LISTING_LIMITS: Final = SessionLimits(sessions_max=1, idle_max=1)
 
+_KINDS: Final = frozenset(jsonrpc.LIST_CHANGES.values())
 _CALLS: Final = MAY_ASK | {"completion/complete"}
 # Made in sessions of single callers; of more, the oldest are looked for in the shared session, and not found.
 TASKS_MAX: Final = 1_000
@@ -52,8 +54,9 @@ class SessionRouter(BesideSessions[SharedClient]):
     """As `McpClient`. Made by `asking`.
 
     `own_for_all`: every call needs a dedicated session, whatever its caller declared.
-    `lists_apart`: lists are not read over the shared session. `by_session`: what the server offers may depend on the
-    session, so every caller that has a session gets one here too, while there is room for it.
+    `lists_apart`: lists are not read over the shared session. `by_session`: where the server says that its lists may
+    change, or tells of a change, what it offers may depend on the session, so every caller that has a session gets one
+    here too, while there is room for it.
     """
 
     def __init__(
@@ -71,7 +74,8 @@ class SessionRouter(BesideSessions[SharedClient]):
         super().__init__(shared, open_session, group, limits=limits, on_pending=on_pending)
         self._own_for_all = own_for_all
         self._lists_apart = lists_apart
-        self._by_session = by_session
+        self._may_differ = by_session
+        self._by_session = by_session and shared.server_info.lists_may_differ
         self._made_tasks: OrderedDict[str, tuple[Json, str]] = OrderedDict()  # Features and affinity of their callers.
         # A pool of its own, so that no caller can keep us from listing.
         self._listing = SessionPool(open_session, LISTING_LIMITS, self._start, self._changed, unheard)
@@ -136,12 +140,41 @@ class SessionRouter(BesideSessions[SharedClient]):
         if self._own_for_all or permits_requests(features):
             return await self._calls.begin(request, features)
         affinity = request.affinity
-        apart = self._by_session and affinity is not None and is_of_session(affinity)
-        if apart and self._pool.has_room(features, affinity or ""):
-            return await self._at_once(self._pool, features, affinity, request)
+        if self._may_differ and affinity is not None and is_of_session(affinity):
+            if not self._by_session:
+                request = self._noticing(request)
+            elif self._pool.has_room(features, affinity):
+                return await self._at_once(self._pool, features, affinity, request)
         if features:
             return await self._at_once(self._pool, features, _FOR_ALL, request)
         return await self._shared.request(request)
+
+    def _noticing(self, request: Request) -> Request:
+        """A call of a client with a session, on whose stream the server may tell of a change."""
+        hand_on = request.on_notification
+
+        async def notice(method: str, params: Json) -> None:
+            if method in jsonrpc.LIST_CHANGES:
+                self._told_of_change()
+            if hand_on is not None:
+                await hand_on(method, params)
+
+        return request.heard_by(notice)
+
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """As `BesideSessions.listen`."""
+
+        def noticed(kind: str) -> None:
+            if kind in _KINDS:
+                self._told_of_change()
+            on_change(kind)
+
+        await super().listen(noticed)
+
+    def _told_of_change(self) -> None:
+        if self._may_differ and not self._by_session:
+            log.info("MCP server changes its lists without having said so", extra={"client": repr(self._shared)})
+            self._by_session = True
 
     def end(self) -> None:
         """As `BesideSessions.end`."""

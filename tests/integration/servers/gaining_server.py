@@ -40,9 +40,10 @@ class _Own:
 
 @dataclass
 class Gaining:
-    """One server. `announces`: it tells of changed lists, and says at the beginning that it will."""
+    """One server. `announces`: it tells of changed lists. `declares`: it says at the beginning that it will."""
 
     announces: bool = True
+    declares: bool = True
     sessions: int = 0
     _own: WeakKeyDictionary[Any, _Own] = field(default_factory=WeakKeyDictionary)
 
@@ -70,8 +71,8 @@ class Gaining:
                 result = await call_next(ctx)
                 raw = result if isinstance(result, dict) else result.model_dump(by_alias=True, exclude_none=True)
                 raw["capabilities"] |= {
-                    "tools": {"listChanged": self.announces},
-                    "resources": {"subscribe": True, "listChanged": self.announces},
+                    "tools": {"listChanged": self.announces and self.declares},
+                    "resources": {"subscribe": True, "listChanged": self.announces and self.declares},
                 }
                 return raw
             case "tools/list":
