@@ -22,6 +22,8 @@ CALLERS_MAX: Final = 10_000
 
 # In the answer to `ClientEvent.LISTS`.
 OWN_LISTS: Final = "ownLists"
+# In the same: whether any caller has lists of its own at that node.
+ANY_OWN_LISTS: Final = "anyOwnLists"
 
 # Of a caller that has what all have; always this very object, which says at once that nothing has changed.
 NO_OFFERS: Final[Mapping[str, Offer]] = MappingProxyType({})

@@ -17,7 +17,7 @@ from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.param_headers import disagreement, received_headers
 from agent.errors import AnswerCut, MCPError, MeshError
-from agent.links.session_offers import OWN_LISTS
+from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS
 from agent.mcp_terms import PROTOCOL_VERSION_META_KEY
 from agent.model import CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
@@ -114,7 +114,8 @@ class StatelessServer:
             if params.get("event") == ClientEvent.LISTS:
                 await self._views.read(params)
                 own = self._views.index_of(params) is not self._views.index
-                return orjson.dumps({"resultType": "complete", OWN_LISTS: own})
+                any_own = bool(self._views.offers)
+                return orjson.dumps({"resultType": "complete", OWN_LISTS: own, ANY_OWN_LISTS: any_own})
             if params.get("event") == ClientEvent.SUBSCRIBED:
                 route = self._views.index_of(params).present("resources/read", {"uri": params.get("uri")})
                 params = {**params, "uri": None if route is None else route.replicas[0].remote_name}

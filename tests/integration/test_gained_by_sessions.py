@@ -11,9 +11,9 @@ from fastmcp import Context, FastMCP
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec, Sessions
 from tests.integration.servers.clock_server import clock_server
 from tests.integration.servers.gaining_server import URL_REQUIRED, Gaining
-from tests.integration.servers.hops import front_of
+from tests.integration.servers.hops import front_before, front_of
 from tests.integration.servers.hosting import Front, http_app, serving
-from tests.integration.servers.nodes import RunningNode, served
+from tests.integration.servers.nodes import RunningNode, running_node, served
 from tests.integration.servers.raw_session import RawSession, call, messages, raw_session
 
 VERSION = "2025-11-25"
@@ -201,6 +201,28 @@ async def test_other_servers_look_to_a_client_that_gained_something_as_they_did(
         assert [tool for tool in after if tool["name"] != "vault__secret0"] == before
         answer = await one.request("tools/call", {"name": "wall__get-time", "arguments": {"node": "any"}})
         assert answer["result"]["content"][0]["text"] == "twelve"
+
+
+async def test_a_node_that_adopts_a_session_finds_what_it_gained_at_another_nodes_server(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(30),
+        serving_gaining() as vault,
+        running_node("n0", tmp_path / "n0", servers=[vault]) as owner,
+    ):
+        await owner.connected("vault")
+        async with (
+            front_before(tmp_path / "a", owner) as first,
+            front_before(tmp_path / "b", owner) as second,
+            raw_session(first.url, VERSION) as one,
+            raw_session(first.url, VERSION) as other,
+        ):
+            await text(one, "unlock")
+            assert await tools(one) == ALL | {"secret0"}
+            for session in (one, other):
+                session.url = second.url
+            assert (await text(one, "secret0")).startswith("secret0 in "), "the name is found before the client lists"
+            assert await asyncio.gather(tools(one), tools(one)) == [ALL | {"secret0"}] * 2
+            assert await tools(other) == ALL
 
 
 @pytest.mark.parametrize("announces", [True, False])

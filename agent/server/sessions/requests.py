@@ -173,6 +173,7 @@ class SessionRequests:
 
     async def fresh_lists(self, session: ServerSession) -> None:
         """Read what calls may have changed for this client alone, before it is shown a list."""
+        await self._upstream.recall(session)
         await self._views.read({}, session.id)
 
     async def _found(self, session: ServerSession, method: str, params: Json) -> tuple[ListIndex, Route | None]:
@@ -180,8 +181,9 @@ class SessionRequests:
         index = self._views.index_of({}, session.id)
         try:
             return index, index.route(method, params)
-        except MCPError:  # The name may be of something that the session gained a moment ago.
-            if not await self._views.read({}, session.id):
+        except MCPError:  # The name may be of something that the session gained a moment ago, or at another node.
+            recalled = await self._upstream.recall(session)
+            if not await self._views.read({}, session.id) and not recalled:
                 raise
         index = self._views.index_of({}, session.id)
         return index, index.route(method, params)

@@ -68,7 +68,8 @@ class ServerSession:
     `upstream`: those to what servers tell in sessions of its own; `tasks`: those to its tasks.
     `stream`: the open GET stream. `deaf`: no answer of the client can arrive any more.
     `places`: the backends of the client's calls, the last one last. `chore`: the task that notifies servers of changed
-    roots; `roots_unreported`: they have changed since it last did.
+    roots; `roots_unreported`: they have changed since it last did. `adopted`: until other nodes were asked what
+    the client of a session from elsewhere has gained there; held meanwhile.
     """
 
     id: str
@@ -85,6 +86,7 @@ class ServerSession:
     roots_unreported: bool = False
     notices: bool = True
     grant: Grant = ANYONE
+    adopted: asyncio.Lock | None = None
     chore: asyncio.Task[None] | None = None
     _task_talks: TaskTalks | None = None
     # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.

@@ -159,7 +159,7 @@ class Sessions:
         if agreed is None:
             return None
         session = self._add(session_id, agreed)
-        session.notices = notices
+        session.notices, session.adopted = notices, asyncio.Lock()
         for note in _LISTS_CHANGED if notices else ():
             session.tell(note)
         # After a restart thousands come, and a line costs more than all the rest; the metric counts them.

@@ -4,6 +4,7 @@ Called by `agent.server.sessions.requests` after each call, and for subscription
 followed for a client that has no session of its own at any server, and no call waits for what is.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -11,17 +12,19 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
+from agent import clock
 from agent.client.affinity import affinity_key
 from agent.client.jsonrpc import LIST_CHANGES
+from agent.client.protocol import Request
 from agent.client.sessions.pool import ELICITED, SESSION_ENDED
 from agent.dispatch.client_events import Place, UpstreamEvents
 from agent.dispatch.dispatcher import CallableLink
 from agent.errors import MeshError, RpcError
-from agent.links.session_offers import SessionOffers
+from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS, SessionOffers
 from agent.lossless_json.exact import read_json
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
-from agent.model import ClientEvent, Json
-from agent.routing.table import Route, RouteTable
+from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Json
+from agent.routing.table import ContributionKind, Route, RouteTable
 from agent.server.sessions.session import ServerSession
 from agent.server.sessions.tasks import status_note
 from agent.server.task_seal import TaskSeal
@@ -34,6 +37,10 @@ from agent.tasks.versions import as_before
 
 # Of one client: servers that have a session for it.
 FOLLOWED_MAX: Final = 64
+# The first list of an adopted session waits so long for what other nodes know of its client.
+RECALL_TIMEOUT_S: Final = 2.0
+# After a restart thousands of sessions are adopted at once, and most nodes have nothing for single clients.
+NOTHING_FOR_S: Final = 10.0
 
 StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], object]
 
@@ -60,6 +67,8 @@ class UpstreamSessions:
         self.of_sessions = partial(updates.sessions.subscriber, routes)
         self.of_tasks = partial(updates.tasks.subscriber, routes)
         self._offers = offers
+        self._routes = routes
+        self._nothing_until_s: dict[str, float] = {}  # By node; as many as there have been peers.
         self._link = link
         self._events = events
         self._start_task = start_task
@@ -79,6 +88,42 @@ class UpstreamSessions:
             session.upstream = self.of_sessions(partial(self._told, session, affinity))
         if name not in session.upstream.names and len(session.upstream.names) < FOLLOWED_MAX:
             self._start_task(_followed(session.upstream, name), "follow a session with a server")
+
+    async def recall(self, session: ServerSession) -> bool:
+        """Ask other nodes what the client of an adopted session gained at their servers; whether it is anything.
+
+        Once for each such session, and a node that has nothing of the kind for anyone once in `NOTHING_FOR_S`.
+        """
+        turn = session.adopted
+        if turn is None:
+            return False
+        async with turn:
+            if session.adopted is not None:
+                affinity, now_s = _affinity(session), clock.now_s()
+                parts = self._routes().parts.items()
+                peers = [key for key, part in parts if part.source.kind is ContributionKind.MESH_PEER]
+                async with asyncio.TaskGroup() as group:
+                    for key in peers:
+                        if self._nothing_until_s.get(key, 0.0) <= now_s:
+                            group.create_task(self._recall_at(key, affinity), name=f"what {key} has for a client")
+                session.adopted = None
+            return bool(self._offers.of(_affinity(session)))
+
+    async def _recall_at(self, key: str, affinity: str) -> None:
+        link = self._link(key)
+        if link is None:
+            return
+        asked: Json = {"event": ClientEvent.LISTS.value, "_meta": {AFFINITY_META_KEY: affinity}}
+        try:
+            answer = await link.request(Request.within(CLIENT_METHOD, asked, timeout_s=RECALL_TIMEOUT_S))
+        except MeshError:
+            return
+        if answer.get(ANY_OWN_LISTS) is False:
+            self._nothing_until_s[key] = clock.now_s() + NOTHING_FOR_S
+        if answer.get(OWN_LISTS) is not True:
+            return
+        self._offers.opened(key, affinity)
+        await link.read_as_caller(affinity)
 
     def follow_task(self, session: ServerSession, task_id: str) -> None:
         """Notify the client of how a task of its session stands, until that has ended."""
