@@ -71,10 +71,16 @@ class UpstreamSessions:
         self._nothing_until_s: dict[str, float] = {}  # By node; as many as there have been peers.
         self._link = link
         self._events = events
-        self._start_task = start_task
+        self._begin = start_task
 
     def __repr__(self) -> str:
         return f"<UpstreamSessions {self._offers!r}>"
+
+    def _start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        try:
+            self._begin(work, name)
+        except RuntimeError:
+            work.close()  # The node is stopping, and begins nothing any more.
 
     def follow(self, session: ServerSession, place: Place) -> None:
         """Follow what the server of `place` tells in its session with this client, if there is one."""

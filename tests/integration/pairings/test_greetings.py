@@ -79,9 +79,7 @@ async def test_a_stateless_client_is_refused_what_only_sessions_have(url: str, m
         assert await refusal(mcp, method, params) == -32601
 
 
-@pytest.mark.parametrize(
-    "method", ["server/discover", "subscriptions/listen", "tasks/update", "tasks/list", "nothing/known"]
-)
+@pytest.mark.parametrize("method", ["server/discover", "subscriptions/listen", "tasks/update", "nothing/known"])
 async def test_a_client_with_a_session_is_refused_what_only_stateless_ones_have(url: str, method: str) -> None:
     async with wire(Cell(Era.LEGACY, url, "modern-http")) as mcp:
         assert await refusal(mcp, method, {"notifications": {}, "taskId": "t"}) == -32601
