@@ -30,8 +30,8 @@ from agent.audit.files import FILE_NAME
 from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
 from agent.client.http.prover import Credentials
-from agent.client.http.proxies import proxies_of
 from agent.client.outbound import Outbound
+from agent.client.proxies import proxies_of
 from agent.config.load import Settings, read_tokens_again, shown
 from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node, read_servers
 from agent.config.views_file import log_faults, read_views

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from agent.client.http.proxies import NO_PROXIES, Proxies
+from agent.client.proxies import NO_PROXIES, Proxies
 from agent.identity.association import Association
 from agent.model import TlsFiles
 

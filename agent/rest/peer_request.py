@@ -7,8 +7,7 @@ rule: a fault names the field and the fix, never the value.
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from agent.model import PeerScope
-from agent.rest.peers import NAME_RULE
-from agent.routing.names import is_valid_name
+from agent.routing.names import NAME_RULE, is_valid_name
 
 
 class PeerRequest(BaseModel):

@@ -6,7 +6,7 @@ Registered by the wiring on the aiohttp application. The one rule: an answer is 
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -21,17 +21,13 @@ from agent.late import Late
 from agent.model import HttpTarget, Json, LinkView, Override
 from agent.rest.descriptions import describe_peer
 from agent.rest.envelope import read_json, success
-from agent.routing.names import is_valid_name
+from agent.routing.names import NAME_RULE, is_valid_name
 
 if TYPE_CHECKING:
     from agent.rest.peer_request import PeerRequest
 
 
 log = logging.getLogger(__name__)
-
-NAME_RULE: Final = (
-    "must be 1 to 63 letters, digits, dots, dashes or underscores, start with a letter or digit, and have no __"
-)
 
 
 class PeersApi:

@@ -15,7 +15,9 @@ from agent.model import PUBLIC_NAME_LEN_MAX, PUBLIC_NAME_LEN_MIN
 
 SEPARATOR: Final = "__"
 # What `is_valid_name` demands, in words for those whose name was refused.
-NAME_RULE: Final = "a name starts with a letter or digit, has at most 63 letters, digits, '.', '_' or '-', and no '__'"
+NAME_RULE: Final = (
+    "must be 1 to 63 letters, digits, dots, dashes or underscores, start with a letter or digit, and have no __"
+)
 # 40 bits: among 10,000 shortened names of one peer two collide with a chance of 1 in 20,000, and a collision is shown.
 _DIGEST_LEN: Final = 10
 _NODE_ID_LEN: Final = 8

@@ -11,8 +11,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from agent.client.connect import open_client
 from agent.client.http.dial import DialFailed, Dialler
-from agent.client.http.proxies import Proxy, proxies_of
 from agent.client.outbound import Outbound
+from agent.client.proxies import Proxy, proxies_of
 from agent.errors import DialRefused, LinkFailed, ProtocolBroken, Unreachable
 from agent.links.dial import Dialling, opened
 from agent.model import Era, HttpTarget, HttpTransport, NodeIdentity, PeerSource, PeerSpec, TlsFiles

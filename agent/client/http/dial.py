@@ -18,8 +18,8 @@ from aiohttp.abc import AbstractResolver
 
 from agent import clock
 from agent.client.dial_guard import GuardedResolver
-from agent.client.http.proxies import Proxy
 from agent.client.http.tunnel import TunnelRefused, open_tunnel
+from agent.client.proxies import Proxy
 from agent.config.tls_files import load_authorities, load_certificate
 from agent.model import TlsFiles
 

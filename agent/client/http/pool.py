@@ -25,8 +25,8 @@ from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import DialFailed, Dialler, tls_context
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
-from agent.client.http.proxies import ProxyFault
 from agent.client.outbound import DIRECT, Outbound, ProverLike
+from agent.client.proxies import ProxyFault
 from agent.config.tls_files import TlsFault
 from agent.errors import (
     CallNotSent,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.client.http.proxies import ProxyFault, proxies_of
+from agent.client.proxies import ProxyFault, proxies_of
 
 BOTH = {"HTTP_PROXY": "http://plain:3128", "HTTPS_PROXY": "http://secure:3128"}
 
