@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from agent.model import Json
 
+# How the headers begin that a tool's schema asks for.
 PARAM_HEADER: Final = "Mcp-Param-"
+_PARAM_HEADER_LOWER: Final = PARAM_HEADER.lower()
 _ANNOTATION: Final = "x-mcp-header"
 _ENCODED: Final = re.compile(r"^=\?base64\?(?P<payload>.*)\?=$")
 _PRINTABLE: Final = re.compile(r"^[\x20-\x7E]*$")
@@ -59,6 +61,11 @@ def decode_header_value(value: str | None) -> str | None:
         return data.decode() if base64.b64encode(data).decode("ascii") == payload else None
     except ValueError:  # Neither base64 nor ASCII, or no UTF-8.
         return None
+
+
+def is_param_header(name: str) -> bool:
+    """Whether a header of this name repeats a parameter. Names of headers have no case."""
+    return name.lower().startswith(_PARAM_HEADER_LOWER)
 
 
 def param_header_map(schema: object) -> dict[ParamPath, str]:

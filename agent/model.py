@@ -23,8 +23,6 @@ PROBE_META_KEY = "mesh-agent/probe"  # in a request's `_meta`: true where a link
 # A resource may be listed with a URI of 4,096 characters, and `Mcp-Name` says it in Base64 unless it is ASCII.
 # As much may all have together that repeat words of a request.
 HEADER_BYTES_MAX = 32 * 1024
-# How the headers begin that a tool's schema asks for (MCP 2026-07-28, custom headers), in lower case.
-PARAM_HEADER_PREFIX = "mcp-param-"
 AUTH_REALM = "mcp-mesh-agent"  # what a node that wants a token says is behind it (RFC 9110, section 11.5)
 OWN_ERROR_KEY = "mesh-agent/own-word"  # in an error's `data` between nodes: the node itself says so, not its server
 # In a result that asks: true where the server's call is open meanwhile, and can hear that the client refused.

@@ -24,9 +24,10 @@ class Request:
     """One request to one server, as every layer between dispatch and the transport passes it on.
 
     `params` is never changed in place. `deadline_s` is when the answer has to be there, in loop time: absolute, so that
-    no layer gives the request time anew; only the transport sets a timer by it. `headers`: `Mcp-Param-*` only (ignored
-    on stdio). `affinity`: the key of the caller, or its explicit key; a server with sessions may have a dedicated
-    one for it. `in_session`: that caller has a session itself, and accepts server requests while a call is open.
+    no layer gives the request time anew; only the transport sets a timer by it. `headers`: `Mcp-Param-*` only, which
+    its maker sees to (ignored on stdio). `affinity`: the key of the caller, or its explicit key; a server with sessions
+    may have a dedicated one for it. `in_session`: that caller has a session itself, and accepts server requests while a
+    call is open.
     `repeatable`: executing it twice does no harm; only known of requests with `in_session`.
     `on_notification(method, params)` is awaited for each notification that belongs to this request, in
     order, before the result is returned. `sink` may take a large result while it comes; the returned result then

@@ -10,8 +10,15 @@ from typing import Final
 
 import orjson
 
-from agent.mcp_headers import ParamPath, param_disagreement, param_header_map, param_headers
-from agent.model import PARAM_HEADER_PREFIX, Json
+from agent.mcp_headers import (
+    PARAM_HEADER,
+    ParamPath,
+    is_param_header,
+    param_disagreement,
+    param_header_map,
+    param_headers,
+)
+from agent.model import Json
 from agent.routing.table import Route
 
 # One entry per tool definition ever called; beyond it the memory starts anew, which only costs time.
@@ -27,8 +34,8 @@ def received_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Those of a request's headers that repeat arguments, or may, by names in lower case."""
     told: dict[str, str] = {}
     for name, value in headers:
-        key = name.lower()
-        if key.startswith(PARAM_HEADER_PREFIX):
+        if is_param_header(name):
+            key = name.lower()
             told[key] = f"{told[key]}, {value}" if key in told else value
     return told
 
@@ -60,7 +67,7 @@ class ParamHeaders:
         asked_for = self._asked_for(route) if method == "tools/call" else {}
         if not asked_for:
             return told or None
-        known = {PARAM_HEADER_PREFIX + token.lower() for token in asked_for.values()}
+        known = {f"{PARAM_HEADER}{token}".lower() for token in asked_for.values()}
         arguments = params.get("arguments")
         repeated = param_headers(asked_for, with_whole_numbers(arguments)) if isinstance(arguments, dict) else {}
         return {name: value for name, value in (told or {}).items() if name not in known} | repeated or None

@@ -24,7 +24,8 @@ from agent.authority.routes import METRICS_PATH, wanted_scopes
 from agent.harmless_text import one_line
 from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 from agent.identity.keeper import AssociationKeeper
-from agent.model import AUTH_REALM, HANDSHAKE_PATH, PARAM_HEADER_PREFIX, PEER_PATH, SINGLE_PATH, VIEW_PATH
+from agent.mcp_headers import is_param_header
+from agent.model import AUTH_REALM, HANDSHAKE_PATH, PEER_PATH, SINGLE_PATH, VIEW_PATH
 from agent.rest.envelope import failure
 from agent.rest.failure_brake import FAILURE_DELAY_S, FailureBrake
 from agent.rest.handshake import FOR_CLIENTS
@@ -285,7 +286,7 @@ def _origin_answer(request: web.Request, policy: EdgePolicy) -> web.Response | N
 
 def _preflight_answer(request: web.Request) -> web.Response:
     asked = request.headers.get("Access-Control-Request-Headers", "").split(",")
-    params = [name.strip() for name in asked if name.strip().lower().startswith(PARAM_HEADER_PREFIX)]
+    params = [name.strip() for name in asked if is_param_header(name.strip())]
     return web.Response(
         status=204,
         headers={

@@ -9,6 +9,7 @@ import pytest
 
 from agent.client.connect import ListenNotSupported, McpClient, open_client
 from agent.client.protocol import Request
+from agent.dispatch.param_headers import received_headers
 from agent.errors import CallFailed, CallTimedOut, RpcError
 from agent.model import Era, HttpTarget, Json
 from tests.integration.servers.fastmcp_server import Diary, make_server
@@ -226,6 +227,7 @@ async def test_the_token_is_sent_and_stays_out_of_every_repr(mcp: Running) -> No
 @in_both_eras
 async def test_only_mcp_param_headers_of_a_caller_go_out(mcp: Running) -> None:
     headers = {"Mcp-Param-Region": "eu", "Authorization": "Bearer callers", "Cookie": "a=b"}
+    headers = received_headers(headers.items())
     with contextlib.suppress(RpcError, CallFailed):
         await mcp.client.request(Request.within("tools/call", call("echo", text="x"), timeout_s=10, headers=headers))
     sent = mcp.front.seen[-1]

@@ -29,7 +29,7 @@ from agent.client.http.response import (
     exchange,
 )
 from agent.client.http.resumption import Resumption
-from agent.client.http.stateless import param_headers, timed_out
+from agent.client.http.stateless import timed_out
 from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
 from agent.client.negotiation import (
     INITIALIZE,
@@ -158,7 +158,6 @@ class HttpSessionClient:
         request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
         sent_params, token = jsonrpc.swap_progress_token(without_envelope(request.params), request_id)
         data = jsonrpc.encode_request(request_id, method, sent_params)
-        extra = param_headers(request.headers) if request.headers else {}
         on_message = self._receiver(token, request.on_notification, on_server_request or self._on_server_request)
         body = RequestBody(data, harmless=method == PING)
 
@@ -166,7 +165,7 @@ class HttpSessionClient:
             message, _ = await exchange(
                 self._pool,
                 body,
-                self._headers | extra,
+                {**self._headers, **(request.headers or {})},
                 request_id,
                 on_message,
                 large=request.sink,

@@ -19,7 +19,7 @@ from agent.client.event import Event
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.response import ANSWER_BYTES_MAX, SSE_TYPE, HttpRefusal, MessageStream, check_status
 from agent.client.http.session import COURTESY_TIMEOUT_S
-from agent.client.http.stateless import param_headers, timed_out
+from agent.client.http.stateless import timed_out
 from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
 from agent.client.negotiation import (
     INITIALIZE,
@@ -153,14 +153,13 @@ class SseSessionClient:
         pending = Pending(takes_notifications=on_notification is not None)
         sent_params, pending.token = jsonrpc.swap_progress_token(without_envelope(request.params), request_id)
         body = RequestBody(jsonrpc.encode_request(request_id, method, sent_params))
-        extra = param_headers(request.headers) if request.headers else {}
         self._pending[request_id] = pending
         posting: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout_at(request.deadline_s):
                 await self._logs.show(request.params, self.server_info)
                 # Beside the wait for the answer: some servers answer the POST only when they are done.
-                posting = self._start(self._deliver(body, extra, pending))
+                posting = self._start(self._deliver(body, dict(request.headers or {}), pending))
                 if on_notification is not None:
                     await pending.hand_on(on_notification)
                 message = await pending.response

@@ -7,7 +7,7 @@ the request, so a caller that stops waiting closes it.
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from agent.client import jsonrpc
@@ -35,7 +35,7 @@ from agent.client.server_info import (
 )
 from agent.client.streams import LISTEN, ListChanges, Listening, Updates
 from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
-from agent.model import HEADER_BYTES_MAX, PARAM_HEADER_PREFIX, PROBE_META_KEY, Json
+from agent.model import HEADER_BYTES_MAX, PROBE_META_KEY, Json
 from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
@@ -66,7 +66,7 @@ class HttpStatelessClient:
         request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
         stamped = self._stamp.params(request.params)
         body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method == DISCOVER)
-        all_headers = _short(self._stamp.headers(method, stamped) | param_headers(request.headers or {}))
+        all_headers = _short({**self._stamp.headers(method, stamped), **(request.headers or {})})
         on_notification, sink = request.on_notification, request.sink
 
         async def on_message(message: Json) -> None:
@@ -179,11 +179,6 @@ class HttpStatelessClient:
 def _node_of(server_info: ServerInfo) -> object:
     """The identity of the other side as it claims it: None for a plain server. A node may come back renamed."""
     return (server_info.mesh.get("node_id"), server_info.mesh.get("name")) if server_info.mesh is not None else None
-
-
-def param_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of a caller's headers that are forwarded: `Mcp-Param-*`, which repeat arguments, and no others."""
-    return {name: value for name, value in headers.items() if name.lower().startswith(PARAM_HEADER_PREFIX)}
 
 
 def _short(headers: dict[str, str]) -> dict[str, str]:
