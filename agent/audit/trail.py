@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from agent import clock
 from agent.audit.chain import record_line
 from agent.audit.files import AuditFile
 from agent.authority.caller import Unrecorded
@@ -145,7 +145,7 @@ class Trail:
         return False
 
     def _taken(self, act: str, who: str, fields: dict[str, Any]) -> _Record:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = clock.utc_now()
         shown = {name: _harmless(value) if isinstance(value, str) else value for name, value in fields.items()}
         record = _Record(now, act, one_line(who, TEXT_CHARS_MAX), shown)
         self._waiting.append(record)

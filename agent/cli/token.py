@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from agent import clock
 from agent.authority.grant import Grant
 from agent.cli.output import CliFailed, Exit, print_json, print_table
 from agent.cli.run import flags_of
@@ -157,7 +158,7 @@ def _entry(args: Namespace, digest: str) -> dict[str, Any]:
     for field in ("calls_per_s", "concurrent_calls"):
         if (value := getattr(args, field)) is not None:
             entry[field] = value
-    made = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    made = clock.utc_now()
     return {**entry, "created": made}
 
 

@@ -6,11 +6,11 @@ implemented by the clients that `agent.client.connect.open_client` yields, `Requ
 whether the request may have been executed, and nothing is ever sent twice once a byte of it was written.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
+from agent import clock
 from agent.client.event import Event
 from agent.client.server_info import OnNotification, ServerInfo
 from agent.client.streaming import LargeResult
@@ -60,7 +60,7 @@ class Request:
         in_session: bool = False,
     ) -> Self:
         """A request that begins now and may take `timeout_s` seconds."""
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        deadline_s = clock.now_s() + timeout_s
         return cls(method, params, deadline_s, headers, affinity, on_notification, sink, in_session)
 
     def heard_by(self, on_notification: OnNotification) -> Self:
@@ -79,7 +79,7 @@ class Request:
 
     def left_s(self) -> float:
         """Seconds until the deadline, less than 0 after it."""
-        return self.deadline_s - asyncio.get_running_loop().time()
+        return self.deadline_s - clock.now_s()
 
 
 def shown_s(left_s: float) -> str:

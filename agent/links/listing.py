@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
+from agent import clock
 from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
@@ -172,12 +173,11 @@ class OfferReader:
         Raises what the client raises (`CallFailed`, `LinkFailed`), where it was no answer and no list was answered;
         `offer` says so of each list then.
         """
-        loop = asyncio.get_running_loop()
-        asked = [one for one in self._lists.values() if one.is_wanted(reading, loop.time())]
+        asked = [one for one in self._lists.values() if one.is_wanted(reading, clock.now_s())]
         outcomes = await self._read_side_by_side(asked, timeout_s)
         for method, outcome in outcomes.items():
             before = self._lists[method]
-            now = self._lists[method] = before.after(outcome, loop.time())
+            now = self._lists[method] = before.after(outcome, clock.now_s())
             _log(self._client, before, now)
         self._begun = True
         failures = [outcome.failure for outcome in outcomes.values()]

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import orjson
 from aiohttp import web
 
+from agent import clock
 from agent.authority.caller import caller
 from agent.client.streams import RESOURCES, SESSIONS, TASKS
 from agent.errors import MCPError, RpcError
@@ -99,7 +100,7 @@ class Notices:
             self._fleets_due = loop.call_later(wait_s, self._note_fleets)
 
     def _note_fleets(self) -> None:
-        self._fleets_due, self._fleets_noted_s = None, asyncio.get_running_loop().time()
+        self._fleets_due, self._fleets_noted_s = None, clock.now_s()
         self.changed([RouteKind.TOOL])
 
     async def run(self) -> None:

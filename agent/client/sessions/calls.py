@@ -205,7 +205,7 @@ class SessionCalls:
         lasting = replace(request, on_notification=call.notify, sink=taken)
 
         def send(client: SessionClient) -> Awaitable[Json]:
-            deadline_s = asyncio.get_running_loop().time() + CALL_LIFETIME_S
+            deadline_s = clock.now_s() + CALL_LIFETIME_S
             return client.request(replace(lasting, deadline_s=deadline_s), on_server_request=call.ask)
 
         call.task = self._start_task(self._serve(call, request.affinity, send), "call in a dedicated session")

@@ -8,9 +8,9 @@ which its server made it, and is unknown in any other.
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
+from agent import clock
 from agent.client import jsonrpc
 from agent.errors import RpcError
 from agent.model import Json
@@ -42,7 +42,7 @@ class ClientTask:
     def settle(self, outcome: Json | RpcError, status: str) -> list[bytes]:
         """Take the outcome; returns the replies to requests that waited for it."""
         self.outcome = outcome
-        self.task = {**self.task, "status": status, "lastUpdatedAt": _now()}
+        self.task = {**self.task, "status": status, "lastUpdatedAt": clock.utc_now()}
         if isinstance(outcome, RpcError):
             self.task["statusMessage"] = outcome.message
         waiting, self.waiting = self.waiting, []
@@ -69,7 +69,7 @@ class ClientTasks:
             if over is None:
                 return None
             del self._tasks[over]
-        at, ttl = _now(), wanted.get("ttl")
+        at, ttl = clock.utc_now(), wanted.get("ttl")
         task: Json = {"taskId": secrets.token_urlsafe(16), "status": "working", "createdAt": at, "lastUpdatedAt": at}
         task |= {"ttl": ttl if isinstance(ttl, int) else None, "pollInterval": _POLL_MS}
         begun = self._tasks[task["taskId"]] = ClientTask(task)
@@ -108,7 +108,3 @@ def _ended(request_id: Any, task_id: str, outcome: Json | RpcError) -> bytes:
     if isinstance(outcome, RpcError):
         return jsonrpc.encode_error(request_id, outcome.code, outcome.message, outcome.data)
     return jsonrpc.encode_result(request_id, related(outcome, task_id))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

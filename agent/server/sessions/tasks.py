@@ -12,12 +12,12 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 import orjson
 
+from agent import clock
 from agent.dispatch.dispatcher import Forwarded
 from agent.errors import OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact
@@ -84,7 +84,7 @@ class HeldResults:
 
     def keep(self, task_id: str, result: bytes, session_id: str, now_s: float, *, failed: bool) -> Json:
         """Keep a result; returns the task as its client is to see it first."""
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = clock.utc_now()
         task: Json = {"taskId": task_id, "createdAt": at, "lastUpdatedAt": at}
         task |= {"ttl": int(HELD_S * 1000), "pollInterval": _POLL_MS}
         of_session = [known for known, one in self._held.items() if one.session_id == session_id]
