@@ -106,7 +106,10 @@ def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:
 
 
 class Node:
-    """A running node. Its `state` is starting, ready or draining; everything else is built in `run`."""
+    """A running node. Its `state` is starting, ready or draining; everything else is built in `run`.
+
+    Long because it is the only wiring: each part is made here, and handed to the others that need it.
+    """
 
     def __init__(
         self,

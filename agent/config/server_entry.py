@@ -139,7 +139,10 @@ def _tls_entry(target: StdioTarget | HttpTarget) -> Json | None:
 
 
 class _Reader:
-    """Reads one entry. After a fault it goes on with something of the right type, so that all faults are found."""
+    """Reads one entry. After a fault it goes on with something of the right type, so that all faults are found.
+
+    Long because each member of an entry is read by a method, and all of them add to one list of faults.
+    """
 
     def __init__(self, name: str, value: Json, at: JsonPath, around: Surroundings) -> None:
         self.name, self.at, self.around = name, at, around

@@ -66,7 +66,10 @@ class MeshHooks:
 
 
 class Mesh:
-    """See the module. Sole writer of catalog, servers and tables; the override store writes itself."""
+    """See the module. Sole writer of catalog, servers and tables; the override store writes itself.
+
+    Long because one step reads and writes all of it: catalog, servers, links and route tables.
+    """
 
     def __init__(
         self,

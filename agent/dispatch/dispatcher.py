@@ -109,7 +109,10 @@ class _Failed:
 
 
 class Dispatch:
-    """Forwards requests. Owns the statistics of replicas; links and metrics are given. `link`: finds one by backend."""
+    """Forwards requests. Owns the statistics of replicas; links and metrics are given. `link`: finds one by backend.
+
+    Long because the attempts of a call, its waits and its outcome are one sequence.
+    """
 
     def __init__(
         self,

@@ -93,6 +93,8 @@ class ReplicaStats:
     `up_since_s(backend key)`: since when its link is up, None when it is not. `weight_of(backend key)`: its node's.
     `is_ready(backend key)`: whether its link is up and answers its probes. `drained`: the backends in maintenance,
     which get new calls only where no other replica is there; set by dispatch.
+
+    Long because the choice, the ejection and the budget of a group are decided on the same counts.
     """
 
     def __init__(

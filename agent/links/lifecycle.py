@@ -110,7 +110,10 @@ class LifecycleHooks(OfferHooks, ProbeHooks, Protocol):
 
 
 class LinkLifecycle:
-    """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others."""
+    """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others.
+
+    Long because all that may end one life of a link is judged together.
+    """
 
     __slots__ = (
         "_client",

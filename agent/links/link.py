@@ -189,6 +189,8 @@ class Link:
     """See the module. Sole writer: its own task; `relabel`, `sight`, `reload` and `retire` only signal it.
 
     `first_attempt` is set when the present dial, or the one that `reload` asked for, has an outcome, and at the end.
+
+    Long because the task of a link and the signals to it share one state.
     """
 
     __slots__ = (

@@ -117,7 +117,10 @@ class OfferHooks(Protocol):
 
 
 class OfferKeeper:
-    """See the module. Sole writer: the task that runs `keep`; all else may be called from others."""
+    """See the module. Sole writer: the task that runs `keep`; all else may be called from others.
+
+    Long because all reasons to read the lists again share one pace.
+    """
 
     __slots__ = (
         "_changes",

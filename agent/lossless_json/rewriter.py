@@ -71,6 +71,8 @@ class JsonRewriter:
     """`noted`: see `Place`. `rest`: the bytes behind the object, None as long as it is not complete.
 
     `added`: members that the object gets at its end, except for those that are in `noted`.
+
+    Long because each kind of value is one method of one scanner, which all move the same position.
     """
 
     def __init__(self, place: Place, added: Json | None = None) -> None:

@@ -42,7 +42,10 @@ _NAMED_BY: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "nam
 
 
 class ListIndex:
-    """One endpoint's view. Sole writer of the snapshots of its lists."""
+    """One endpoint's view. Sole writer of the snapshots of its lists.
+
+    Long because lists, and the names that calls use, are answered from the same snapshots.
+    """
 
     def __init__(
         self,

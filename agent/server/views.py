@@ -147,6 +147,8 @@ class Views:
 
     `named`: the views that an operator has named. `single` and `build` make the endpoint of one server, and of any
     other view.
+
+    Long because views of all kinds share one table, its limit and its notices.
     """
 
     def __init__(

@@ -47,7 +47,10 @@ EPOCH_META_KEY = "epoch"  # Two processes that share a service ID differ in it.
 
 
 class ConsulRegistrar:
-    """A `Registrar` over Consul's agent API. `keep` is the one writer of the state; `change` only sets `wanted`."""
+    """A `Registrar` over Consul's agent API. `keep` is the one writer of the state; `change` only sets `wanted`.
+
+    Long because each turn of the loop acts on one state of the registration.
+    """
 
     def __init__(self, client: ConsulClient, registration: Registration, *, compare_s: float = COMPARE_S) -> None:
         self._client = client

@@ -66,7 +66,10 @@ class _Query:
 
 
 class ConsulWatch:
-    """A `CatalogSource` over Consul's HTTP API. One consumer at a time; the state is written by `watch` alone."""
+    """A `CatalogSource` over Consul's HTTP API. One consumer at a time; the state is written by `watch` alone.
+
+    Long because each answer and each failure changes one state, which says whether the catalog is believed.
+    """
 
     def __init__(
         self,

@@ -96,6 +96,8 @@ class HttpPool:
     """Sends to one URL. Made by `open_pool`; safe for concurrent use.
 
     Any number of connections: how many calls may be in flight is decided above, not by a queue in here.
+
+    Long because a request, the connection that carries it and that connection's way back share one account.
     """
 
     __slots__ = (

@@ -76,6 +76,8 @@ class HttpSessionClient:
 
     `version`: the one to ask for. `features`: the client capabilities to declare. `on_server_request` takes the server
     requests, and `on_notice` the notifications, of the session's own stream, which belongs to no request.
+
+    Long because requests, the session's own stream and its renewal all use or replace one session ID.
     """
 
     def __init__(

@@ -71,6 +71,8 @@ class SseSessionClient:
 
     `version` is what `initialize` asks for. `on_server_request` takes the server's requests, and `on_notice` what it
     says that belongs to no request or list.
+
+    Long because every request waits for its answer on the one stream that the session has.
     """
 
     def __init__(

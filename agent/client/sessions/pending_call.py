@@ -92,6 +92,8 @@ class PendingCall:
 
     `answered`: the server has had a reply of this caller. `away_since_s`: when the caller got a server request that it
     has not answered yet, in loop time. `given_up`: the failure that an abandoned call ends with, once that is decided.
+
+    Long because the attempts that wait, the server requests and the end of a call are one state.
     """
 
     def __init__(self, features: Json, caller: str | None = None) -> None:

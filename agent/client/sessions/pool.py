@@ -182,6 +182,8 @@ class SessionPool:
     """The dedicated sessions with one server. `on_change` is called for list changes in any of them.
 
     `on_pending` is called for calls that were given up for others, `on_news` for what belongs to one caller's session.
+
+    Long because lending sessions, making room and ending idle ones share one account of them.
     """
 
     def __init__(

@@ -48,6 +48,8 @@ class StdioClient:
 
     `on_server_request` takes what a legacy child asks, and `on_notice` what it tells that belongs to no request or
     list.
+
+    Long because requests and notifications of both eras share one child and one table of what is open.
     """
 
     def __init__(

@@ -63,7 +63,10 @@ def is_legacy(request: web.Request) -> bool:
 
 
 class SessionServer:
-    """The handler of one endpoint. `initialize_result` gives the present result of `initialize` but for its version."""
+    """The handler of one endpoint. `initialize_result` gives the present result of `initialize` but for its version.
+
+    Long because each method and each refusal of the transport is a branch of the one handler.
+    """
 
     def __init__(
         self,

@@ -82,7 +82,10 @@ class ReplyChannel:
 
 
 class SessionRequests:
-    """The requests of one endpoint's sessions. Reads the route table anew for each."""
+    """The requests of one endpoint's sessions. Reads the route table anew for each.
+
+    Long because each method that a client may call goes through the same routes and to the same tasks.
+    """
 
     def __init__(
         self,

@@ -70,6 +70,8 @@ class ServerSession:
     `places`: the backends of the client's calls, the last one last. `chore`: the task that notifies servers of changed
     roots; `roots_unreported`: they have changed since it last did. `adopted`: until other nodes were asked what
     the client of a session from elsewhere has gained there; held meanwhile.
+
+    Long because the calls of a client, the requests to it and its stream end together.
     """
 
     id: str
