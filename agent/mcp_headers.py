@@ -1,7 +1,7 @@
 """The values of MCP's HTTP headers, and the tool parameters that headers repeat (MCP 2026-07-28, custom headers). Pure.
 
 Used by the client for what it sends, by the server for what it checks. The SDK has the same functions, behind an import
-of a second; tests/unit/server/test_protocol.py holds these against them. The one rule: what one end writes, the
+of a second; tests/unit/server/test_inbound.py holds these against them. The one rule: what one end writes, the
 other end reads back as the very same text.
 """
 

@@ -1,7 +1,7 @@
 """The protocol's own names: its versions, the reserved keys of `_meta`, the levels of log messages.
 
 Spelled here for the same reason as the codes in `agent.rpc_codes`, and held against the SDK's constants by
-tests/unit/server/test_protocol.py. The one rule: no other module of the node
+tests/unit/server/test_inbound.py. The one rule: no other module of the node
 spells one of the reserved keys.
 """
 

@@ -1,6 +1,6 @@
 """The error codes of JSON-RPC and MCP, and the HTTP status that goes with each.
 
-Spelled here, since the SDK's own constants cost an import of a second and 60 MB; tests/unit/server/test_protocol.py
+Spelled here, since the SDK's own constants cost an import of a second and 60 MB; tests/unit/server/test_inbound.py
 holds each against them. The one rule: no other module spells such a code as a number (ours are in `agent.errors`).
 """
 

@@ -102,4 +102,4 @@ def test_downloads_are_kept_beside_the_code_where_the_user_can_keep_none(
     assert cache_folder() == tmp_path / "not-yet" / "made" / PROJECT
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
-    assert cache_folder() == Path(__file__).parents[4] / ".cache" / PROJECT
+    assert cache_folder() == Path(__file__).parents[3] / ".cache" / PROJECT
