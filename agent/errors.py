@@ -18,7 +18,7 @@ FORBIDDEN: Final = -32003
 RESOURCE_NOT_FOUND: Final = -32002
 # The SDKs' transports, for a session ID that they do not know; without a name there, and not ours by the same number.
 SESSION_NOT_FOUND: Final = -32001
-# In the error's data: the client left a question unanswered while others waited. It says nothing of the server.
+# In the error's data: the client left a server request unanswered while others waited. It says nothing of the server.
 GIVEN_UP: Final = "question_given_up"
 
 

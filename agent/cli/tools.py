@@ -30,7 +30,7 @@ from agent.harmless_text import many_lines, one_line
 from agent.lossless_json.exact import with_own_numbers
 from agent.mcp_headers import param_header_map, param_headers
 from agent.model import HttpTarget, Json, ServerScope
-from agent.routing.origins import told_origin
+from agent.routing.origins import listed_origin
 from agent.rpc_codes import HEADER_MISMATCH
 
 CONNECT_TIMEOUT_S = 15.0
@@ -189,7 +189,7 @@ async def _call(client: McpClient, name: str, arguments: Json, timeout_s: float 
 async def _node_argument(client: McpClient, name: str, nodes: str) -> Json:
     """The argument by which a fleet's tool names nodes. Raises `CliFailed`: the tool is of no fleet."""
     tool = next((tool for tool in await _tools(client) if tool.get("name") == name), {})
-    origin = told_origin(tool)
+    origin = listed_origin(tool)
     if origin.get("scope") != ServerScope.FLEET:
         raise CliFailed(Exit.USAGE, f"--node is for tools of a fleet, and {name!r} is none")
     return {str(origin.get("argument", "node")): nodes.split(",") if "," in nodes else nodes}

@@ -12,7 +12,7 @@ from typing import Final
 from agent.client.streaming import LargeResult
 
 NEAR_S: Final = 2.0
-_LOOK_EVERY_S: Final = 1.0
+_CHECK_EVERY_S: Final = 1.0
 
 
 class Deadlines:
@@ -20,7 +20,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._far: dict[asyncio.Timeout, float] = {}
-        self._look: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Deadlines {len(self._far)} far>"
@@ -37,8 +37,8 @@ class Deadlines:
             timeout.reschedule(deadline_s)
             return
         self._far[timeout] = deadline_s
-        if self._look is None:
-            self._look = loop.call_later(_LOOK_EVERY_S, self._set_near_ones)
+        if self._timer is None:
+            self._timer = loop.call_later(_CHECK_EVERY_S, self._set_near_ones)
 
     def discard(self, timeout: asyncio.Timeout) -> None:
         """It has no deadline any more."""
@@ -55,4 +55,4 @@ class Deadlines:
             if deadline_s < near_s:
                 del self._far[timeout]
                 timeout.reschedule(deadline_s)
-        self._look = loop.call_later(_LOOK_EVERY_S, self._set_near_ones) if self._far else None
+        self._timer = loop.call_later(_CHECK_EVERY_S, self._set_near_ones) if self._far else None

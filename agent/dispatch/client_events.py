@@ -25,7 +25,7 @@ _NOTHING: Final[Json] = {"resultType": "complete"}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CalledBackend:
     """A backend that got calls of a client, and the owner of their route (`Route.owner`)."""
 
     backend: str
@@ -44,18 +44,18 @@ class UpstreamEvents:
         self._link = link
         self._offers = offers
 
-    async def tell(self, place: Place, affinity: str, event: ClientEvent, params: Json) -> Json:
-        """Report an event to the backend of `place`; the result may be `input_required`.
+    async def tell(self, target: CalledBackend, affinity: str, event: ClientEvent, params: Json) -> Json:
+        """Report an event to the backend of `target`; the result may be `input_required`.
 
         `params` may hold the client's capabilities, `canBeAsked`, and a retry's input. Raises `MeshError`.
         """
         if event is ClientEvent.ENDED:
             self._offers.forget_caller(affinity)
-        link = self._link(place.backend)
+        link = self._link(target.backend)
         if link is None or not (link.view.identity is not None or _keeps_sessions(link)):
             return _NOTHING
         meta = {**(params.get("_meta") or {}), AFFINITY_META_KEY: affinity}
-        told = {**params, "event": event.value, "server": place.server, "_meta": meta}
+        told = {**params, "event": event.value, "server": target.server, "_meta": meta}
         return await link.request(Request.within(CLIENT_METHOD, told, timeout_s=TIMEOUT_S, affinity=affinity))
 
     async def hear(self, params: Json) -> Json:

@@ -144,7 +144,7 @@ class LinkLifecycle:
         self._followings = followings
         self.over = False
         self._client = opened.client
-        self._client.hear_sessions(self._told_in_session)
+        self._client.hear_sessions(self._received_in_session)
         self._events = events
         self._offer = OfferKeeper(
             opened.client,
@@ -220,7 +220,7 @@ class LinkLifecycle:
             is_own = offer is not None and offer.digest != self._offer.digest
             self._events.session_offers.put(affinity, offer if is_own else None)
 
-    def _told_in_session(self, affinity: str, method: str) -> None:
+    def _received_in_session(self, affinity: str, method: str) -> None:
         offers = self._events.session_offers
         if method in LIST_CHANGES:
             offers.used(affinity)

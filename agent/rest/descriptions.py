@@ -12,7 +12,7 @@ from agent.config.servers_file import LeftOut
 from agent.control.departures import Departed
 from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget
 from agent.routing.about import about_in
-from agent.routing.origins import told_origin
+from agent.routing.origins import listed_origin
 from agent.routing.table import LeftOutEntry, RouteTable
 
 # Of what servers of other nodes say, too long for a list that models read.
@@ -235,5 +235,5 @@ def _standing(view: LinkView, now_s: float) -> Json:
 
 
 def _own_name(tool: Json) -> str:
-    own = told_origin(tool).get("tool")
+    own = listed_origin(tool).get("tool")
     return own if isinstance(own, str) else str(tool.get("name"))

@@ -15,7 +15,7 @@ from typing import Final
 
 from agent.model import ORIGIN_META_KEY, NodeIdentity, ServerScope, ServerSpec
 from agent.routing.names import name_beginning, public_name
-from agent.routing.origins import Origin, places_of
+from agent.routing.origins import Origin, namings_of
 from agent.routing.table import ContributionKind, Replica, Route, RouteKind, RouteTable
 
 # Longer than a restart or an upgrade takes; after that an agent had better look at the list again.
@@ -122,7 +122,7 @@ def _places(spec: ServerSpec, since_s: float, own: NodeIdentity) -> Iterator[Rou
     origin = Origin.of_own(own, spec.name, "", spec.scope, sticky=spec.sticky)
     definition = {"_meta": {ORIGIN_META_KEY: origin.as_json()}}
     replica = Replica(spec.key, "", own.node_id, ours=True, hops=0, node_name=own.name)
-    for place in places_of(origin):
+    for place in namings_of(origin):
         yield Route(
             RouteKind.NAMESPACE,
             name_beginning(*place.parts),

@@ -17,13 +17,13 @@ from agent.routing.digest import definition_digest
 from agent.routing.names import is_name_of, public_name, public_uri, shown_name
 from agent.routing.origins import (
     PLAIN_SCOPE,
+    Naming,
     Origin,
-    Place,
     Refused,
     check_path,
     come_through,
     is_text,
-    places_of,
+    namings_of,
     received_origin,
 )
 from agent.routing.output_schemas import is_shown_in_sessions
@@ -83,7 +83,7 @@ class _Reading:
         self._own = own
         self._ours = contribution.kind is ContributionKind.SERVER
         self._claims: dict[tuple[Root, str], dict[tuple[RouteKind, str], Route]] = {}
-        self._known_places: dict[tuple[str, ...], list[Place]] = {}
+        self._known_namings: dict[tuple[str, ...], list[Naming]] = {}
         self._refused: list[Conflict] = []
         self._refused_count = 0
         self._left_out: list[LeftOutEntry] = []
@@ -158,67 +158,67 @@ class _Reading:
                 return origin
 
     def _take(self, kind: RouteKind, entry: Json, name: str, origin: Origin) -> None:
-        places = self._places_of(origin)
-        listed_as = _named(kind, places[0].parts, origin.tool)
+        namings = self._namings_of(origin)
+        listed_as = _named(kind, namings[0].parts, origin.tool)
         imported = self._contribution.kind is ContributionKind.MESH_PEER
-        if imported and not _may_be_named(name, kind, places[0].parts, origin.tool):
+        if imported and not _may_be_named(name, kind, namings[0].parts, origin.tool):
             raise Refused(ConflictReason.MISNAMED, name)
         entry = mended(kind, entry)
         meta = entry.get("_meta")
         kept = meta if isinstance(meta, dict) else {}
         if not imported:
             # Before the digest is taken: another node lists it so, and its replica must not look like another tool.
-            kept = UriCodec(public_name(*places[0].parts)).meta(kept)
+            kept = UriCodec(public_name(*namings[0].parts)).meta(kept)
         is_server = kind is RouteKind.SERVER
         kept = _about_kept(kept, is_server=is_server)
         # Replicas of a service may be of different releases, so what they say of themselves need not agree.
         digest = "" if is_server else definition_digest(kind, entry | {"_meta": kept})
         definition = entry | {NAME_MEMBER[kind]: listed_as, "_meta": kept | {ORIGIN_META_KEY: origin.as_json()}}
-        listed_shown = self._shown(kind, places[0], origin, listed_as)
+        listed_shown = self._shown(kind, namings[0], origin, listed_as)
         seen = definition if listed_shown == listed_as else definition | {NAME_MEMBER[kind]: listed_shown}
         too_large = len(write_definition(definition)) > ENTRY_BYTES_MAX
         if too_large:
             self._leave_out(kind, name, "larger than a page of a list; it can be used all the same")
         hides_schema = "outputSchema" in definition and not is_shown_in_sessions(definition["outputSchema"])
-        for place in places:
-            remote = self._remote_parts(place, places, origin)
-            inner = public_name(*(remote or places[0].parts)) if imported else ""
+        for naming in namings:
+            remote = self._remote_parts(naming, namings, origin)
+            inner = public_name(*(remote or namings[0].parts)) if imported else ""
             replica = self._replica(name if remote is None else _named(kind, remote, origin.tool), origin, inner)
-            public = listed_as if place is places[0] else _named(kind, place.parts, origin.tool)
-            space = public_name(*place.parts)
+            public = listed_as if naming is namings[0] else _named(kind, naming.parts, origin.tool)
+            space = public_name(*naming.parts)
             if is_server:
                 public = space
-            more = (place.listed, place.owner, origin.sticky, space, hides_schema)
-            by_limit = self._shown(kind, place, origin, public)
+            more = (naming.listed, naming.owner, origin.sticky, space, hides_schema)
+            by_limit = self._shown(kind, naming, origin, public)
             shown = None if by_limit == public and seen is definition else (by_limit, seen)
             route = Route(kind, public, definition, digest, (replica,), *more, too_large=too_large, shown=shown)
-            if origin.fleet and kind is RouteKind.TOOL and place is places[0]:
+            if origin.fleet and kind is RouteKind.TOOL and naming is namings[0]:
                 route = replace(route, in_fleet=True)
-            self._claim(place, route)
+            self._claim(naming, route)
             # A server that lists no resource may link to one in a result.
             knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])
-            self._claim(place, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
+            self._claim(naming, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
 
-    def _shown(self, kind: RouteKind, place: Place, origin: Origin, public: str) -> str:
+    def _shown(self, kind: RouteKind, naming: Naming, origin: Origin, public: str) -> str:
         """The form of a public name that clients see; of an address of the web the address itself."""
         if kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
-            return origin.tool if place.listed and is_fetched_by_clients(origin.tool) else public
+            return origin.tool if naming.listed and is_fetched_by_clients(origin.tool) else public
         len_max = self._contribution.name_len_max
         # One below the limit was not cut, and is the same in both forms.
         if kind not in (RouteKind.TOOL, RouteKind.PROMPT) or len(public) <= min(len_max, PUBLIC_NAME_LEN_MAX - 1):
             return public
-        return shown_name(*place.parts, origin.tool, len_max=len_max)
+        return shown_name(*naming.parts, origin.tool, len_max=len_max)
 
-    def _places_of(self, origin: Origin) -> list[Place]:
+    def _namings_of(self, origin: Origin) -> list[Naming]:
         # One server's tools share them: naming is most of the work of reading a large offer.
         key = (origin.node.node_id, origin.node.name, origin.server, origin.scope)
-        places = self._known_places.get(key)
-        if places is None:
-            places = self._known_places[key] = list(places_of(origin))
-        return places
+        namings = self._known_namings.get(key)
+        if namings is None:
+            namings = self._known_namings[key] = list(namings_of(origin))
+        return namings
 
-    def _claim(self, place: Place, route: Route) -> None:
-        routes = self._claims.setdefault((place.root, place.root_owner), {})
+    def _claim(self, naming: Naming, route: Route) -> None:
+        routes = self._claims.setdefault((naming.root, naming.root_owner), {})
         first = routes.setdefault((route.kind, route.public_name), route)
         # A namespace comes with each entry of its server. Anything else meets only where `a_` + `b` and `a` + `_b` do.
         if first is not route and (route.kind is not RouteKind.NAMESPACE or first.owner != route.owner):
@@ -231,12 +231,12 @@ class _Reading:
         node_name = "" if plain else origin.node.name
         return Replica(self._contribution.backend_key, remote_name, node_id, self._ours, hops, namespace, node_name)
 
-    def _remote_parts(self, place: Place, places: list[Place], origin: Origin) -> tuple[str, ...] | None:
-        """How the backend is asked for this place; None: by the name it lists."""
-        if len(origin.path) <= 1 or place.listed:
+    def _remote_parts(self, naming: Naming, namings: list[Naming], origin: Origin) -> tuple[str, ...] | None:
+        """How the backend is asked for this naming; None: by the name it lists."""
+        if len(origin.path) <= 1 or naming.listed:
             return None
         # Behind a gateway the listed name of a service means any node; the alias by ID is the one that means this one.
-        return places[-1].parts
+        return namings[-1].parts
 
 
 def _about_kept(meta: Json, *, is_server: bool) -> Json:

@@ -16,7 +16,7 @@ from agent.lossless_json.raw import exact
 from agent.model import ORIGIN_META_KEY, PUBLIC_NAME_LEN_MAX, Json, ServerScope
 from agent.routing.digest import definition_digest
 from agent.routing.names import shown_name
-from agent.routing.origins import told_origin
+from agent.routing.origins import listed_origin
 from agent.routing.output_schemas import is_shown_in_sessions
 from agent.routing.table import Conflict, ConflictReason, Fleet, Root, Route, RouteKind, RouteTable
 from agent.routing.uris import UriCodec
@@ -142,7 +142,7 @@ def _nodes_routes(server: str, members: Mapping[str, Route]) -> tuple[Route, Rou
 def _grouped(routes: Iterable[Route]) -> defaultdict[tuple[str, str], list[Route]]:
     groups: defaultdict[tuple[str, str], list[Route]] = defaultdict(list)
     for route in routes:
-        origin = told_origin(route.definition)
+        origin = listed_origin(route.definition)
         server, tool = origin.get("server"), origin.get("tool")
         if isinstance(server, str) and isinstance(tool, str):
             groups[server, tool].append(route)
@@ -150,7 +150,7 @@ def _grouped(routes: Iterable[Route]) -> defaultdict[tuple[str, str], list[Route
 
 
 def _node(route: Route) -> str:
-    return str(told_origin(route.definition).get("node"))
+    return str(listed_origin(route.definition).get("node"))
 
 
 def _fleet_route(

@@ -77,7 +77,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Naming:
     """One way to name what an origin serves: `parts` go in front of the tool's own name."""
 
     root: Root
@@ -87,7 +87,7 @@ class Place:
     listed: bool
 
 
-def told_origin(definition: Json) -> Json:
+def listed_origin(definition: Json) -> Json:
     """What a listed definition says of its origin, as `Origin.as_json` writes it; empty where it says nothing."""
     meta = definition.get("_meta")
     told = meta.get(ORIGIN_META_KEY) if isinstance(meta, dict) else None
@@ -122,7 +122,7 @@ def come_through(entry: Json, name: str, own: NodeIdentity) -> tuple[str, ...] |
     Views of nodes look like servers. Two nodes that take each other's for one would list what each has from the other,
     ever longer. Raises `Refused`: through more nodes than there may be on a way.
     """
-    told = told_origin(entry)
+    told = listed_origin(entry)
     nodes = dict.fromkeys(_texts([*_texts(told.get("through")), *_texts(told.get("via")), told.get("node_id")]))
     if own.node_id in nodes:
         return None
@@ -149,23 +149,23 @@ def check_path(origin: Origin, name: str, contribution: Contribution) -> None:
         raise Refused(ConflictReason.LIMIT, name)
 
 
-def places_of(origin: Origin) -> Iterable[Place]:
-    """Every place of an origin; the first is the one that is listed, the last (for nodes) names the node by its ID."""
+def namings_of(origin: Origin) -> Iterable[Naming]:
+    """Every naming of an origin; the first is the one that is listed, the last (for nodes) names the node by its ID."""
     server, node = origin.server, origin.node
     if origin.scope == PLAIN_SCOPE:
         # Two gateways' plain peers of one name are two things, and so is ours.
         owner = f"plain:{server}" if not origin.path else f"plain:{server}@{node.node_id}"
-        yield Place(Root(server, of_node=False), owner, owner, (server,), listed=True)
+        yield Naming(Root(server, of_node=False), owner, owner, (server,), listed=True)
         return
     if origin.scope == ServerScope.SERVICE:
         owner = f"service:{server}"
-        yield Place(Root(server, of_node=False), owner, owner, (server,), listed=True)
+        yield Naming(Root(server, of_node=False), owner, owner, (server,), listed=True)
     alias = node_alias(node.name, node.node_id)
     root_owner = NODE_OWNER + node.node_id
     owner = f"{root_owner}/{server}"
     listed = origin.scope != ServerScope.SERVICE
-    yield Place(Root(node.name, of_node=True), root_owner, owner, (node.name, server), listed)
-    yield Place(Root(alias, of_node=True), root_owner, owner, (alias, server), listed=False)
+    yield Naming(Root(node.name, of_node=True), root_owner, owner, (node.name, server), listed)
+    yield Naming(Root(alias, of_node=True), root_owner, owner, (alias, server), listed=False)
 
 
 def is_text(value: object) -> bool:

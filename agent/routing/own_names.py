@@ -14,7 +14,7 @@ from typing import Final
 
 from agent.model import Json
 from agent.routing.names import public_uri
-from agent.routing.origins import told_origin
+from agent.routing.origins import listed_origin
 from agent.routing.table import Route, RouteKind, RouteTable
 
 # An error names so many of those that it may mean.
@@ -88,7 +88,7 @@ def _away(table: RouteTable, kind: RouteKind) -> list[Route]:
 
 
 def _own_name(route: Route) -> str | None:
-    name = told_origin(route.definition).get("tool")
+    name = listed_origin(route.definition).get("tool")
     return name if isinstance(name, str) else None
 
 

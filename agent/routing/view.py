@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from agent.model import Json, ViewSpec
 from agent.routing.about import about_in
-from agent.routing.origins import told_origin
+from agent.routing.origins import listed_origin
 from agent.routing.table import NAME_MEMBER, Route, RouteKind, RouteTable
 from agent.routing.uris import UriCodec
 
@@ -39,7 +39,7 @@ def has_server(view: ViewSpec, server: Route) -> bool:
         return server.namespace in view.servers
     if not (view.servers or view.tags):
         return True
-    names = (server.namespace, told_origin(server.definition).get("server", ""))
+    names = (server.namespace, listed_origin(server.definition).get("server", ""))
     if any(fnmatchcase(name, pattern) for pattern in view.servers for name in names):
         return True
     return not set(view.tags).isdisjoint(about_in(server.definition).get("tags", ()))
@@ -73,7 +73,7 @@ def find_server(table: RouteTable, name: str) -> Route | None:
     called_so = [
         route
         for route in table.servers.values()
-        if route.listed and told_origin(route.definition).get("server") == name
+        if route.listed and listed_origin(route.definition).get("server") == name
     ]
     return called_so[0] if len(called_so) == 1 else None
 
@@ -190,7 +190,7 @@ def _owned(routes: Mapping[str, Route], owners: frozenset[str]) -> dict[str, Rou
 
 
 def _identity(route: Route) -> tuple[str, object]:
-    return route.owner, told_origin(route.definition).get("tool")
+    return route.owner, listed_origin(route.definition).get("tool")
 
 
 def _shown_names(kind: RouteKind, routes: Sequence[Route], view: ViewSpec) -> list[str]:
@@ -222,5 +222,5 @@ def _renamed(kind: RouteKind, name: str, route: Route, described: str | None, *,
 
 
 def _own_name(route: Route) -> str:
-    name = told_origin(route.definition).get("tool")
+    name = listed_origin(route.definition).get("tool")
     return name if isinstance(name, str) else route.public_name

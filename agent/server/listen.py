@@ -161,7 +161,7 @@ class _Stream:
             params = orjson.dumps({**read_json(params), "taskId": shown})
         self._put(TASKS.notification, task.task_id, params)
 
-    def told_in_session(self, news: SessionNews) -> None:
+    def received_in_session(self, news: SessionNews) -> None:
         params = news.as_json()
         self._put(SESSIONS.notification, params.decode(), params)
 
@@ -257,7 +257,7 @@ class ListenStreams:
         passed = PATH_META_KEY in params["_meta"]
         resources = self._of_resources(stream.updated, across_gateways=not passed)
         tasks = self._of_tasks(stream.task_changed, across_gateways=not passed)
-        sessions = self._of_sessions(stream.told_in_session, across_gateways=not passed)
+        sessions = self._of_sessions(stream.received_in_session, across_gateways=not passed)
         self._streams.add(stream)
         try:
             granted: Json = {kind: True for kind in _LIST_KINDS.values() if kind in stream.kinds}

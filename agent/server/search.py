@@ -18,7 +18,7 @@ from typing import Final
 from agent.errors import MCPError
 from agent.lossless_json.exact import with_own_numbers
 from agent.model import Json
-from agent.routing.origins import told_origin
+from agent.routing.origins import listed_origin
 from agent.routing.table import RouteTable
 from agent.rpc_codes import INVALID_PARAMS
 from agent.server.apps import is_for_models
@@ -152,7 +152,7 @@ def _row(tool: Json) -> tuple[str, str, str, str, str]:
                 parameters.append(_text(described.get("description")))
     name = _text(tool.get("name"))
     # A public name may be cut, or lack non-Latin letters; the server's own name is complete.
-    own = _text(told_origin(tool).get("tool"))
+    own = _text(listed_origin(tool).get("tool"))
     known_as = name if own in name else f"{name} {own}"
     texts = _parted(known_as), _text(tool.get("title")), _text(tool.get("description")), " ".join(parameters)
     return *(text[:TEXT_CHARS_MAX] for text in texts), name  # type: ignore[return-value]  # four texts and the name

@@ -35,8 +35,8 @@ SERVER_REQUESTS_MAX: Final = 16
 # A server request passes through results that are serialized anew, which works 254 levels deep; forms are flat.
 SERVER_REQUEST_NESTING_MAX: Final = 200
 
-_TOO_DEEP: Final = (INVALID_PARAMS, f"The question is nested more than {SERVER_REQUEST_NESTING_MAX} levels deep")
-_TOO_MANY: Final = (INTERNAL_ERROR, "Too many questions are open already")
+_TOO_DEEP: Final = (INVALID_PARAMS, f"The server request is nested more than {SERVER_REQUEST_NESTING_MAX} levels deep")
+_TOO_MANY: Final = (INTERNAL_ERROR, "Too many server requests are open already")
 
 
 class PendingResult(dict[str, Any]):
@@ -285,7 +285,8 @@ class PendingCall:
     def give_up(self, *, contested: bool = False) -> None:
         """End the call: its caller has gone, or others need its place. Its task cancels the request at the server."""
         if contested:
-            why = "The client left a question unanswered while others waited; the call may have been executed in part"
+            left = "The client left a server request unanswered while others waited"
+            why = f"{left}; the call may have been executed in part"
             self.given_up = RpcError(OUTCOME_UNKNOWN, why, {"outcome": "unknown", "reason": GIVEN_UP})
         else:
             self.given_up = CallOutcomeUnknown.for_clients("the call was given up")

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from agent.client.affinity import affinity_key
 from agent.client.capabilities import declared_features
-from agent.dispatch.client_events import Place, UpstreamEvents
+from agent.dispatch.client_events import CalledBackend, UpstreamEvents
 from agent.dispatch.dispatcher import Forwarded
 from agent.errors import OUTCOME_UNKNOWN, MCPError, MeshError, RpcError
 from agent.model import DEADLINE_META_KEY, ClientEvent, Json
@@ -46,9 +46,9 @@ class SessionNotifications:
             return
         self._waiting += 1
         try:
-            for place in session.places:
+            for target in session.called_backends:
                 async with self._room:
-                    await _logged(self._notify(session, place, ClientEvent.ENDED, {}))
+                    await _logged(self._notify(session, target, ClientEvent.ENDED, {}))
         finally:
             self._waiting -= 1
 
@@ -63,13 +63,13 @@ class SessionNotifications:
             session.roots_unreported = False
             declared = session.declared_to_servers
             if "roots" in declared_features(declared):
-                for place in session.places:
-                    await _logged(self._roots_at(session, place, declared))
+                for target in session.called_backends:
+                    await _logged(self._roots_at(session, target, declared))
 
-    async def _roots_at(self, session: ServerSession, place: Place, declared: Json) -> None:
+    async def _roots_at(self, session: ServerSession, target: CalledBackend, declared: Json) -> None:
         async def send(params: Json) -> Forwarded:
             event = {**params, "canBeAsked": session.stream is not None}
-            return await self._notify(session, place, ClientEvent.ROOTS_CHANGED, event)
+            return await self._notify(session, target, ClientEvent.ROOTS_CHANGED, event)
 
         async def tell(message: bytes) -> None:
             session.tell(message)
@@ -80,14 +80,16 @@ class SessionNotifications:
         deadline = {"_meta": {DEADLINE_META_KEY: int(ROOTS_PATIENCE_S * 1000)}}
         await in_rounds(send, deadline, AskedClient(declared, ask))
 
-    async def _notify(self, session: ServerSession, place: Place, event: ClientEvent, params: Json) -> Forwarded:
+    async def _notify(
+        self, session: ServerSession, target: CalledBackend, event: ClientEvent, params: Json
+    ) -> Forwarded:
         key = affinity_key({}, session.id)
         assert key is not None, "a session has one"
         try:
-            result = await self._events.tell(place, key, event, params)
+            result = await self._events.tell(target, key, event, params)
         except MeshError as exc:
             raise as_mcp_error(exc) from exc
-        return Forwarded(result, Replica(place.backend, place.server, None, ours=False))
+        return Forwarded(result, Replica(target.backend, target.server, None, ours=False))
 
 
 def as_mcp_error(exc: MeshError) -> MCPError:

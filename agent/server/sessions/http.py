@@ -29,7 +29,7 @@ from agent.server.sessions.batch import VERSION as BATCH_VERSION
 from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.requests import ROUTED, ReplyChannel, SessionRequests, outliving
 from agent.server.sessions.resumption import LAST_EVENT_HEADER, CallStream, NamedCall, begins_with, lost, named_call
-from agent.server.sessions.session import OpenCall, Outcome, ServerSession
+from agent.server.sessions.session import Outcome, RunningCall, ServerSession
 from agent.server.sessions.table import NoRoom, Sessions
 from agent.server.sessions.tasks import CAPABILITY as TASKS_CAPABILITY
 from agent.server.validation import is_initialize
@@ -224,11 +224,11 @@ class SessionServer:
             return await answer.error(exc, 200)
         stream = CallStream(answer)
         channel = ReplyChannel(session, stream.tell, outliving(stream.sink()))
-        call = OpenCall(self._begun(channel, request_id, method, params, stream), stream)
+        call = RunningCall(self._begun(channel, request_id, method, params, stream), stream)
         return await self._waited_for(answer, call, method, preferences)
 
     async def _waited_for(
-        self, answer: Answer, call: OpenCall, method: str, preferences: Preferences
+        self, answer: Answer, call: RunningCall, method: str, preferences: Preferences
     ) -> web.StreamResponse:
         """Answer a call when it ends, on the connection of `answer`, unless its client takes it up on another one."""
         try:
@@ -300,7 +300,7 @@ class SessionServer:
             return MCPError(code=INTERNAL_ERROR, message="Something went wrong in this node; its log says what")
 
 
-def _outcome(call: OpenCall, answer: Answer) -> Outcome | None:
+def _outcome(call: RunningCall, answer: Answer) -> Outcome | None:
     """How a call has ended; None: its client has cancelled it, or can only be shown a broken connection."""
     if not call.task.cancelled():
         return call.task.result()

@@ -14,7 +14,7 @@ import orjson
 
 from agent import clock
 from agent.client.streaming import ResultStream
-from agent.dispatch.client_events import Place
+from agent.dispatch.client_events import CalledBackend
 from agent.dispatch.dispatcher import Dispatch, Forwarded
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.raw import Bytes, exact
@@ -313,9 +313,9 @@ class SessionRequests:
                 )
             finally:
                 if served.backend is not None:
-                    place = Place(served.backend, now.owner)
-                    session.called(place)
-                    self._upstream.follow(session, place)
+                    target = CalledBackend(served.backend, now.owner)
+                    session.called(target)
+                    self._upstream.follow(session, target)
 
         declared = session.declared_to_servers
         asked = AskedClient(with_extension(declared) if as_task else declared, channel.ask)

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 from agent.authority.grant import ANYONE, Grant
-from agent.dispatch.client_events import Place
+from agent.dispatch.client_events import CalledBackend
 from agent.errors import NOT_EXECUTED, AnswerCut, MCPError
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import Bytes
@@ -39,7 +39,7 @@ NOTES_MAX: Final = 2_010
 # The largest event of the reference clients.
 SERVER_REQUEST_BYTES_MAX: Final = 1 << 20
 # Servers that a client has called, and replicas of each.
-PLACES_MAX: Final = 256
+CALLED_BACKENDS_MAX: Final = 256
 # Declared at `initialize`, unknown to 2026-07-28 under this name.
 _GONE: Final = frozenset({"tasks"})
 # The cancellation of a server request may not delay the caller that cancelled it.
@@ -51,7 +51,7 @@ Outcome: TypeAlias = tuple[Bytes, ...] | MCPError | AnswerCut
 Tell: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 
-class OpenCall(NamedTuple):
+class RunningCall(NamedTuple):
     """A call under way. `stream`: the way back to its client; None in a batch, which is answered as one."""
 
     task: asyncio.Task[Outcome]
@@ -67,8 +67,8 @@ class ServerSession:
     `log_level`: that of `logging/setLevel`. `subscriber`: its subscriptions, since the first `resources/subscribe`.
     `upstream`: those to what servers tell in sessions of its own; `tasks`: those to its tasks.
     `stream`: the open GET stream. `deaf`: no answer of the client can arrive any more.
-    `places`: the backends of the client's calls, the last one last. `chore`: the task that notifies servers of changed
-    roots; `roots_unreported`: they have changed since it last did. `adopted`: until other nodes were asked what
+    `called_backends`: those of the client's calls, the last one last. `chore`: the task that notifies servers of
+    changed roots; `roots_unreported`: they have changed since it last did. `adopted`: until other nodes were asked what
     the client of a session from elsewhere has gained there; held meanwhile.
 
     Long because the calls of a client, the requests to it and its stream end together.
@@ -84,7 +84,7 @@ class ServerSession:
     tasks: Subscriber[TaskNews] | None = None
     stream: EventStream | None = None
     deaf: bool = False
-    places: tuple[Place, ...] = ()
+    called_backends: tuple[CalledBackend, ...] = ()
     roots_unreported: bool = False
     notices: bool = True
     grant: Grant = ANYONE
@@ -95,7 +95,7 @@ class ServerSession:
     _notes: dict[bytes | str, None] = field(default_factory=dict)
     _notes_lost: bool = False
     # By the ID as it came: 1 and "1" are two.
-    _calls: dict[RequestId, OpenCall] = field(default_factory=dict)
+    _calls: dict[RequestId, RunningCall] = field(default_factory=dict)
     _server_requests: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
     _server_request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -130,11 +130,11 @@ class ServerSession:
             self._task_talks = TaskTalks()
         return self._task_talks
 
-    def called(self, place: Place) -> None:
+    def called(self, target: CalledBackend) -> None:
         """Note the backend of a call; of too many, the one called longest ago is forgotten."""
-        if self.places[-1:] != (place,):
-            others = (other for other in self.places if other != place)
-            self.places = (*others, place)[-PLACES_MAX:]
+        if self.called_backends[-1:] != (target,):
+            others = (other for other in self.called_backends if other != target)
+            self.called_backends = (*others, target)[-CALLED_BACKENDS_MAX:]
 
     @property
     def busy(self) -> bool:
@@ -157,10 +157,10 @@ class ServerSession:
 
     def add_call(self, request_id: RequestId, task: asyncio.Task[Outcome], stream: CallStream | None = None) -> None:
         """Keep a call until its task is done."""
-        self._calls[request_id] = OpenCall(task, stream)
+        self._calls[request_id] = RunningCall(task, stream)
         task.add_done_callback(lambda _: self._calls.pop(request_id, None))
 
-    def open_call(self, request_id: RequestId) -> OpenCall | None:
+    def open_call(self, request_id: RequestId) -> RunningCall | None:
         """The call of this ID, while it is under way."""
         return self._calls.get(request_id)
 
@@ -193,7 +193,9 @@ class ServerSession:
         server_request_id = next(self._server_request_ids)
         request = orjson.dumps({"jsonrpc": "2.0", "id": server_request_id, "method": method, "params": params})
         if len(request) > SERVER_REQUEST_BYTES_MAX:
-            raise MCPError(code=INTERNAL_ERROR, message=f"the question is larger than {SERVER_REQUEST_BYTES_MAX} bytes")
+            raise MCPError(
+                code=INTERNAL_ERROR, message=f"the server request is larger than {SERVER_REQUEST_BYTES_MAX} bytes"
+            )
         answered = self._server_requests[str(server_request_id)] = asyncio.get_running_loop().create_future()
         try:
             await tell(request)

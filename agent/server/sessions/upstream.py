@@ -17,7 +17,7 @@ from agent.client.affinity import affinity_key
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request
 from agent.client.sessions.pool import ELICITED, SESSION_ENDED
-from agent.dispatch.client_events import Place, UpstreamEvents
+from agent.dispatch.client_events import CalledBackend, UpstreamEvents
 from agent.dispatch.dispatcher import CallableLink
 from agent.errors import MeshError, RpcError
 from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS, SessionOffers
@@ -82,14 +82,14 @@ class UpstreamSessions:
         except RuntimeError:
             work.close()  # The node is stopping, and begins nothing any more.
 
-    def follow(self, session: ServerSession, place: Place) -> None:
-        """Follow what the server of `place` tells in its session with this client, if there is one."""
+    def follow(self, session: ServerSession, target: CalledBackend) -> None:
+        """Follow what the server of `target` tells in its session with this client, if there is one."""
         if not self._offers:
             return
-        affinity, link = _affinity(session), self._link(place.backend)
-        if link is None or not self._offers.has_session(place.backend, affinity):
+        affinity, link = _affinity(session), self._link(target.backend)
+        if link is None or not self._offers.has_session(target.backend, affinity):
             return
-        name = session_name(place.backend, place.server, affinity, is_node=link.view.identity is not None)
+        name = session_name(target.backend, target.server, affinity, is_node=link.view.identity is not None)
         if session.upstream is None:
             session.upstream = self.of_sessions(partial(self._told, session, affinity))
         if name not in session.upstream.names and len(session.upstream.names) < FOLLOWED_MAX:
@@ -152,16 +152,16 @@ class UpstreamSessions:
         for replica in () if route is None else route.replicas:
             link = self._link(replica.backend_key)
             if link is not None and route is not None:
-                place = Place(replica.backend_key, route.owner)
-                self._start_task(self._tell_of(session, place, replica.remote_name), f"subscribe to {uri[:64]}")
+                target = CalledBackend(replica.backend_key, route.owner)
+                self._start_task(self._tell_of(session, target, replica.remote_name), f"subscribe to {uri[:64]}")
 
-    async def _tell_of(self, session: ServerSession, place: Place, uri: str) -> None:
+    async def _tell_of(self, session: ServerSession, target: CalledBackend, uri: str) -> None:
         params: Json = {"uri": uri, "_meta": {CLIENT_CAPABILITIES_META_KEY: session.declared_to_servers}}
         try:
-            await self._events.tell(place, _affinity(session), ClientEvent.SUBSCRIBED, params)
+            await self._events.tell(target, _affinity(session), ClientEvent.SUBSCRIBED, params)
         except MeshError:
             return  # The subscription that all callers share is there all the same.
-        self.follow(session, place)
+        self.follow(session, target)
 
     def _told(self, session: ServerSession, affinity: str, news: SessionNews) -> None:
         backend = news.name.partition(" ")[0]

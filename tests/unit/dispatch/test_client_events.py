@@ -7,7 +7,7 @@ import pytest
 
 from agent.client.protocol import Request
 from agent.client.sessions.router import SessionRouter
-from agent.dispatch.client_events import Place
+from agent.dispatch.client_events import CalledBackend
 from agent.errors import CallOutcomeUnknown
 from agent.model import CLIENT_METHOD, ClientEvent, Json
 from tests.unit.client.sessions.scripted_sessions import Server, call, client_to, question, retry
@@ -77,4 +77,4 @@ async def test_what_a_server_asks_when_it_hears_of_other_roots_is_a_question_lik
 
 @pytest.mark.parametrize("owner", ["service:kit", "node:6f9619ff/kit", "plain:kit"])
 async def test_the_server_of_a_place_is_named_as_on_its_own_node(owner: str) -> None:
-    assert Place("peer:a", owner).server == "kit"
+    assert CalledBackend("peer:a", owner).server == "kit"

@@ -8,7 +8,7 @@ from agent.client.affinity import KEY_LEN_MAX, affinity_key
 from agent.client.protocol import Request
 from agent.client.sessions.pending_call import PendingResult
 from agent.client.sessions.pool import FEATURES_BYTES_MAX
-from agent.dispatch.client_events import Place, UpstreamEvents
+from agent.dispatch.client_events import CalledBackend, UpstreamEvents
 from agent.dispatch.next_hop import believed
 from agent.errors import RpcError
 from agent.links.session_offers import SessionOffers
@@ -24,7 +24,7 @@ from agent.model import (
     PeerSpec,
 )
 from agent.server.sessions.client_events import NOTIFIED_AT_ONCE_MAX, WAITING_MAX, SessionNotifications
-from agent.server.sessions.session import PLACES_MAX, ServerSession
+from agent.server.sessions.session import CALLED_BACKENDS_MAX, ServerSession
 from tests.unit.client.sessions.scripted_sessions import Server, call, client_to
 
 PEER = PeerSpec("peer", HttpTarget("http://peer/mcp"), PeerSource.DISCOVERY)
@@ -62,11 +62,11 @@ def session() -> ServerSession:
 
 def test_a_session_remembers_where_it_called_last_and_no_more_than_its_limit() -> None:
     one = session()
-    for number in (*range(PLACES_MAX), 0, PLACES_MAX):
-        one.called(Place("peer:a", f"service:{number}"))
-    assert len(one.places) == PLACES_MAX
-    assert Place("peer:a", "service:0") in one.places
-    assert Place("peer:a", "service:1") not in one.places
+    for number in (*range(CALLED_BACKENDS_MAX), 0, CALLED_BACKENDS_MAX):
+        one.called(CalledBackend("peer:a", f"service:{number}"))
+    assert len(one.called_backends) == CALLED_BACKENDS_MAX
+    assert CalledBackend("peer:a", "service:0") in one.called_backends
+    assert CalledBackend("peer:a", "service:1") not in one.called_backends
 
 
 @pytest.mark.looptime
@@ -100,7 +100,7 @@ class HungNode:
 async def test_sessions_that_end_faster_than_servers_can_be_told_do_not_pile_up() -> None:
     node = HungNode()
     changes, ending = SessionNotifications(UpstreamEvents(lambda _: node, SessionOffers())), session()
-    ending.called(Place("peer:a", "service:kit"))
+    ending.called(CalledBackend("peer:a", "service:kit"))
     async with asyncio.TaskGroup() as group:
         for number in range(WAITING_MAX + 100):
             group.create_task(changes.session_ended(ending), name=f"end {number}")

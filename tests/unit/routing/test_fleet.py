@@ -10,7 +10,7 @@ from agent.routing.build import build_routes, local_contributions
 from agent.routing.fleet import NAMES_LISTED_MAX, changed_only_in_fleets, nodes_uri, with_fleets
 from agent.routing.fleet_results import Row, merged
 from agent.routing.fleet_targets import OneNode, SeveralNodes, targets_of
-from agent.routing.origins import told_origin
+from agent.routing.origins import listed_origin
 from agent.routing.table import ConflictReason, Contribution, ContributionKind, Route, RouteTable
 
 OWN = NodeIdentity("0a" * 16, "home")
@@ -143,7 +143,7 @@ def test_a_call_goes_to_the_node_that_it_names_without_that_argument() -> None:
     anywhere = targets(route, node="any", path="/")
     assert isinstance(anywhere, OneNode)
     assert len(anywhere.route.replicas) == 3
-    assert told_origin(anywhere.route.definition)["scope"] == "fleet"
+    assert listed_origin(anywhere.route.definition)["scope"] == "fleet"
 
 
 @pytest.mark.parametrize(
