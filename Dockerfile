@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # The node as an image: the hashed lock, our two packages, an ordinary user, a health check. Nothing is compiled.
 # It refuses to start without MESH_TOKEN (or MESH_TOKEN_FILE), unless MESH_ALLOW_ANONYMOUS=1 says that the network is
 # private: inside a container it has to listen on every address.
