@@ -60,6 +60,19 @@ def test_node_gets_more_time_to_stop_than_draining_takes(services: dict[str, Any
     assert "mesh-secrets:/run/mesh-secrets:ro" in services[name]["volumes"]
 
 
+def test_one_service_alone_builds_the_image_and_all_others_of_it_wait_for_that(
+    services: dict[str, Any], overlay: dict[str, Any]
+) -> None:
+    """Services that build one tag in turn leave it on the last build, and the next `up` replaces all running nodes."""
+    both = {name: services.get(name, {}) | overlay.get(name, {}) for name in services.keys() | overlay.keys()}
+    ours = {name: service for name, service in both.items() if service.get("image") == "mcp-mesh-agent"}
+    assert ours.keys() == {*NODES, "secret", "token"}
+    assert [name for name, service in both.items() if "build" in service] == ["secret"]
+    waiting = {**services, "token": overlay["token"]}
+    for name in ours.keys() - {"secret"}:
+        assert waiting[name]["depends_on"]["secret"] == {"condition": "service_completed_successfully"}
+
+
 @pytest.mark.parametrize("name", NODES)
 def test_node_is_open_by_default_and_asks_for_a_token_with_the_overlay(
     services: dict[str, Any], overlay: dict[str, Any], name: str
@@ -120,6 +133,12 @@ def test_image_runs_as_an_ordinary_user_from_the_hashed_lock() -> None:
     assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
     assert "--no-deps --require-hashes" in final
     assert not re.search(r"apt-get|curl|wget", final), "nothing unlocked goes into the image"
+
+
+def test_build_needs_no_image_but_pythons() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+    assert not re.match(r"#\s*syntax\s*=", text), "BuildKit would pull this frontend from Docker's registry"
 
 
 @pytest.mark.consul

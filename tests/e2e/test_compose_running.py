@@ -100,7 +100,9 @@ async def test_two_nodes_connect_by_the_promised_calls_scale_out_by_themselves_a
     open_stack.compose("start", "node2")
     await eventually(lambda: grown_to(node1, 1), SETTLE_S)
 
+    named = open_stack.containers("node1") + open_stack.containers("node2")
     open_stack.compose("up", "--detach", "--scale", "node=3", timeout_s=300)
+    assert open_stack.containers("node1") + open_stack.containers("node2") == named, "scaling replaced running nodes"
     await eventually(lambda: grown_to(node1, 4), SETTLE_S)
     await eventually(lambda: all_healthy(open_stack, "node"), SETTLE_S)
     await eventually(lambda: scraped(open_stack, 5), SETTLE_S)
