@@ -70,6 +70,7 @@ def test_one_service_alone_builds_the_image_and_all_others_of_it_wait_for_that(
     assert [name for name, service in both.items() if "build" in service] == ["secret"]
     waiting = {**services, "token": overlay["token"]}
     for name in ours.keys() - {"secret"}:
+        assert both[name]["pull_policy"] == "never", "no registry has our image"
         assert waiting[name]["depends_on"]["secret"] == {"condition": "service_completed_successfully"}
 
 

@@ -100,6 +100,9 @@ async def test_two_nodes_connect_by_the_promised_calls_scale_out_by_themselves_a
     open_stack.compose("start", "node2")
     await eventually(lambda: grown_to(node1, 1), SETTLE_S)
 
+    assert open_stack.compose("exec", "-T", "node1", "id", "-u").strip() == "10001"
+    assert '"MCP request"' in open_stack.compose("logs", "node1")
+
     named = open_stack.containers("node1") + open_stack.containers("node2")
     open_stack.compose("up", "--detach", "--scale", "node=3", timeout_s=300)
     assert open_stack.containers("node1") + open_stack.containers("node2") == named, "scaling replaced running nodes"
@@ -116,6 +119,9 @@ async def test_overlay_demands_its_generated_token_and_nodes_and_prometheus_use_
     node1 = guarded_stack.base("node1", 8000)
     token = guarded_stack.compose("exec", "-T", "node1", "cat", "/run/mesh-secrets/token").strip()
     assert len(token) >= 32
+
+    with pytest.raises(AssertionError, match="Permission denied"):
+        guarded_stack.compose("exec", "-T", "node1", "cat", "/run/mesh-secrets/prometheus-token")
 
     assert (await ask("GET", node1 + PEERS))[0] == 401
     assert (await ask("GET", node1 + PEERS, token="wrong" + token))[0] == 401
