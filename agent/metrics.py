@@ -129,7 +129,9 @@ class Metrics:
         )
         dials = Counter("mesh_dials", "Attempts to open a link by outcome.", ["outcome"], registry=registry)
         reconnects = Counter("mesh_link_reconnects", "Links that broke.", ["backend"], registry=registry)
-        changes = Counter("mesh_list_changes", "Changed lists that clients were told of.", ["kind"], registry=registry)
+        changes = Counter(
+            "mesh_list_changes", "List changes that clients were notified of.", ["kind"], registry=registry
+        )
         self._sessions = Gauge("mesh_sessions", "Open sessions of clients before 2026-07-28.", registry=registry)
         self._session_events = Counter(
             "mesh_session_events", "What happened to sessions.", ["event"], registry=registry

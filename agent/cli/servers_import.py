@@ -95,7 +95,7 @@ def text_of(path: Path) -> str:
 
 
 def write_servers(path: Path, text: str) -> None:
-    """Replace the file, and keep who may read it: the node may run as another user than the one who imports."""
+    """Replace the file and keep its owner and permissions: the node may run as another user than the import does."""
     try:
         before = path.stat() if path.exists() else None
         write_durably(path, text.encode(), like=before)

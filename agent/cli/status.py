@@ -218,7 +218,7 @@ def _print_left_out(status: dict[str, Any], backends: list[dict[str, Any]]) -> N
         print(f"  {one_line(str(fault), NAMES_CHARS_MAX)}")
     faults = [(row.get("name"), fault) for row in backends for fault in _rows(row, "failed_lists")]
     if faults:
-        print("\nLists that could not be read, of which what was known before is kept:")
+        print("\nLists that could not be read; the last known entries are kept:")
         rows = [(name, fault.get("list"), fault.get("reason")) for name, fault in faults]
         print_table(["NAME", "LIST", "REASON"], rows)
     if left_out := _rows(status, "left_out"):

@@ -341,8 +341,8 @@ def _refuse_open_client(values: Mapping[str, Any], found: Mapping[str, Found], t
         return
     raise ConfigRefused(
         f"host ({found['host'].origin}) is {values['host']!r}, which other machines can reach, and no token is set:"
-        " whoever reaches this node could run its tools. Set MESH_TOKEN or MESH_TOKEN_FILE, or HOST=127.0.0.1; on a"
-        " network that nobody else is on, MESH_ALLOW_ANONYMOUS=1"
+        " any client that reaches this node could run its tools. Set MESH_TOKEN or MESH_TOKEN_FILE, or HOST=127.0.0.1;"
+        " on a network of your own, MESH_ALLOW_ANONYMOUS=1"
     )
 
 
@@ -375,7 +375,7 @@ def _warnings(values: Mapping[str, Any], tokens: tuple[str, ...]) -> list[str]:
     if any(len(token) < TOKEN_CHARS_MIN for token in tokens):
         warnings.append(f"the token has fewer than {TOKEN_CHARS_MIN} characters and can be guessed; use 32 random ones")
     if values["allow_anonymous"] and not tokens and not values["tokens_file"] and not is_loopback(values["host"]):
-        warnings.append(f"anybody who can reach {values['host']} can run every tool of this node: no token is set")
+        warnings.append(f"any client that can reach {values['host']} can run every tool of this node: no token is set")
     for twin in FILE_TWINS.values():
         path = values[twin]
         if path is not None and os.name == "posix" and path.stat().st_mode & 0o077:

@@ -96,8 +96,8 @@ SETTINGS: tuple[Setting, ...] = (
         "servers_file",
         parse_path,
         None,
-        "The JSON file with `mcpServers`: the MCP servers that this node runs or reaches by URL. Whoever writes it"
-        " decides what runs here.",
+        "The JSON file with `mcpServers`: the MCP servers that this node runs or reaches by URL. Any user who can"
+        " write it decides what runs here.",
         unset_means="no servers of its own",
     ),
     Setting(
@@ -254,7 +254,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse_token,
         None,
         "The secret of the mesh: its nodes prove to each other that they know it, and it is never sent. Set it when"
-        " clients' tokens must not make a node of anybody.",
+        " a client's token must not be enough to join as a node.",
         unset_means="derived from the token; without one, a random one that this user's nodes on this machine share",
         secret=True,
     ),
@@ -345,8 +345,8 @@ SETTINGS: tuple[Setting, ...] = (
         "allow_anonymous",
         parse_flag,
         "0",
-        "Whether a node without a token may listen beyond loopback. Whoever reaches it can then run every tool: only on"
-        " a network that nobody else is on.",
+        "Whether a node without a token may listen beyond loopback. Any client that reaches it can then run every tool:"
+        " only on a network of your own.",
     ),
     Setting(
         "consul_http_check",

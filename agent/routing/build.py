@@ -118,7 +118,7 @@ def local_contributions(contributions: Sequence[Contribution]) -> tuple[Contribu
 def changed_kinds(before: RouteTable, after: RouteTable) -> frozenset[RouteKind]:
     """The kinds whose lists look different to a client, origins included (gateways go by them).
 
-    Sessions are also told which tools may be tasks, by who serves them.
+    Lists in sessions also show which tools may be tasks, which depends on the backends that serve them.
     """
     changed = {kind for kind in RouteKind if _looks(before, kind) != _looks(after, kind)}
     backends = _with_tasks(before), _with_tasks(after)

@@ -114,7 +114,7 @@ class UriCodec:
                 return question
 
     def places(self, method: str, asked: tuple[str, str] | None = None) -> dict[str, Place]:
-        """Where `result` changes something in a result that asks nothing, for who walks through it."""
+        """Where `result` changes something in a result that asks nothing, for the walk through its text."""
         if self.changes_nothing and (asked is None or asked[0] == asked[1]):
             return {}
         uri = Place(text=self.public)

@@ -63,7 +63,7 @@ class TaskUpdates(SubscriptionRegistry[TaskNews]):
 
     def refusal_without_backend(self, name: str) -> RpcError:
         """As `SubscriptionRegistry.refusal_without_backend`."""
-        return RpcError(INVALID_PARAMS, f"Unknown task, or one of which nobody tells: {name[:128]!r}")
+        return RpcError(INVALID_PARAMS, f"Unknown task, or one that no server reports on: {name[:128]!r}")
 
     def may_have_missed(self, subscription: Subscription[TaskNews], upstream: Upstream[TaskNews]) -> None:  # noqa: ARG002 - the others do no harm
         """As `SubscriptionRegistry.may_have_missed`: the link has to read the task's present state."""

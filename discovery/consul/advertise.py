@@ -75,7 +75,9 @@ async def route_ip_to(host: str, port: int = 8500) -> str | None:
 def _explicit(address: str) -> str:
     bare = address.removeprefix("[").removesuffix("]")
     if _is_unspecified(bare):
-        raise SettingsRefused(f"MESH_ADVERTISE_ADDRESS={address}: nobody can call it; set an address that others reach")
+        raise SettingsRefused(
+            f"MESH_ADVERTISE_ADDRESS={address}: no other node can call it; set an address that others reach"
+        )
     if "/" in bare or any(char.isspace() for char in bare):
         raise SettingsRefused(f"MESH_ADVERTISE_ADDRESS={address}: write a bare host name or IP address")
     return bare

@@ -207,7 +207,7 @@ class HttpSessionClient:
             async with asyncio.timeout(timeout_s):
                 await self._post(reply)
         except (LinkFailed, CallFailed, HttpRefusal, TimeoutError) as exc:
-            what, reason = "could not be told the client's answer", str(exc) or "it took too long"
+            what, reason = "could not be sent the client's answer", str(exc) or "it took too long"
             raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
 
     @property

@@ -187,7 +187,7 @@ class SseSessionClient:
                 await self._post(RequestBody(reply))
         except (MeshError, HttpRefusal, TimeoutError) as exc:
             reason = str(exc) or "it took too long"
-            what = "could not be told the client's answer"
+            what = "could not be sent the client's answer"
             raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
 
     @property

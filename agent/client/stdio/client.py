@@ -155,7 +155,7 @@ class StdioClient:
                     await self.child.wait_writable()
             self._write(reply)
         except (TimeoutError, CallNotSent) as exc:
-            what, reason = "could not be told the client's answer", str(exc) or "it took too long"
+            what, reason = "could not be sent the client's answer", str(exc) or "it took too long"
             raise CallOutcomeUnknown.about(self.label, what, f": {reason}") from exc
 
     @property
@@ -246,7 +246,7 @@ class StdioClient:
             raise Unreachable(str(exc)) from exc
         finally:
             answered = pending.response.done() and not pending.response.cancelled()
-            self._tell_cancelled(request_id, LISTEN, "nobody listens any more", sent=not answered)
+            self._tell_cancelled(request_id, LISTEN, "no subscriber is left", sent=not answered)
             del self._pending[request_id]
             pending.response.cancel()
 

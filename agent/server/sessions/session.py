@@ -201,7 +201,7 @@ class ServerSession:
             await tell(request)
             answer: Json | MCPError = await answered
         except asyncio.CancelledError:
-            off = {"requestId": server_request_id, "reason": "nobody waits for the answer any more"}
+            off = {"requestId": server_request_id, "reason": "the answer is no longer awaited"}
             note = orjson.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": off})
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(_CANCEL_NOTE_TIMEOUT_S):
