@@ -74,7 +74,7 @@ MACHINE = re.compile(
 
 LOOKED_AT = (
     *(ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef),
-    *(ast.Call, ast.Import, ast.ImportFrom, ast.UnaryOp),
+    *(ast.Call, ast.Constant, ast.Import, ast.ImportFrom, ast.UnaryOp),
 )
 
 
@@ -119,6 +119,12 @@ class Source:
         tokens = tokenize.generate_tokens(io.StringIO(self.text).readline)
         comments = (token.string.removeprefix("# ") for token in tokens if token.type == tokenize.COMMENT)
         return *docstrings, " ".join(comments)
+
+    @property
+    def literals(self) -> Iterator[str]:
+        """The texts in the code, which users read in errors, logs and settings; each on one line."""
+        values = (node.value for node in self.nodes if isinstance(node, ast.Constant))
+        return (" ".join(value.split()) for value in values if isinstance(value, str))
 
     @property
     def top(self) -> str:
@@ -226,8 +232,18 @@ def exceptions_to_lint_have_reasons(source: Source) -> Iterator[str]:
 def finished_rooms_are_in_plain_english(source: Source) -> Iterator[str]:
     if source.top in FINISHED_ROOMS:
         for text in source.prose:
-            for found in ROUNDABOUT.finditer(text):
-                yield f"{found[0]!r} in: ... {text[max(0, found.start() - 40) : found.end() + 40]} ..."
+            yield from roundabout_clauses(text)
+
+
+def texts_for_users_are_in_plain_english(source: Source) -> Iterator[str]:
+    if source.top in CODE:
+        for text in source.literals:
+            yield from roundabout_clauses(text)
+
+
+def roundabout_clauses(text: str) -> Iterator[str]:
+    for found in ROUNDABOUT.finditer(text):
+        yield f"{found[0]!r} in: ... {text[max(0, found.start() - 40) : found.end() + 40]} ..."
 
 
 def finished_rooms_cite_what_exists(source: Source) -> Iterator[str]:
@@ -257,6 +273,7 @@ RULES: tuple[Rule, ...] = (
     cited_pages_exist,
     exceptions_to_lint_have_reasons,
     finished_rooms_are_in_plain_english,
+    texts_for_users_are_in_plain_english,
     finished_rooms_cite_what_exists,
 )
 BAD_EXAMPLES: dict[str, Source] = {
@@ -272,6 +289,7 @@ BAD_EXAMPLES: dict[str, Source] = {
     "cited_pages_exist": Source.of("agent/a.py", "x = 1  # See no-such-page.md.\n"),
     "exceptions_to_lint_have_reasons": Source.of("agent/a.py", "x = 1  # " + "noqa: E501\n"),
     "finished_rooms_are_in_plain_english": Source.of("discovery/a.py", "# The one that is\n# told.\nx = 1\n"),
+    "texts_for_users_are_in_plain_english": Source.of("agent/a.py", "x = f'{1}: who' 'ever writes it'\n"),
     "finished_rooms_cite_what_exists": Source.of("discovery/a.py", "# See lost.md.\nx = 1\n"),
 }
 
@@ -324,6 +342,14 @@ def test_patterns_of_what_must_not_be_committed_find_it() -> None:
     assert MACHINE.search("https://pypi." + "org/simple")
     assert not MACHINE.search("docs/framework/main.md")
     assert UNFINISHED.search("# TO" + "DO: later")
+
+
+def test_the_documentation_is_in_plain_english() -> None:
+    found = []
+    for page in [*_documentation(), ROOT / "CHANGELOG.md"]:
+        text = " ".join(page.read_text().split())
+        found += [f"{page.relative_to(ROOT)}: {clause}" for clause in roundabout_clauses(text)]
+    assert not found, "\n".join(["", *found])
 
 
 def test_every_path_that_the_documentation_names_exists() -> None:
