@@ -1,7 +1,7 @@
 """How fast a join is seen: from the registration in Consul until another node's tools/list shows the tool.
 
 One node stands by without discovery; its registration is written and removed by hand, so that the clock starts exactly
-when Consul is told. The observer is told by its subscription and then lists, as a client would.
+when Consul has the registration. The observer hears of it by its subscription and then lists, as a client would.
 """
 
 import asyncio

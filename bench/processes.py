@@ -86,7 +86,7 @@ async def canned_servers(count: int) -> AsyncGenerator[list[str], None]:
 
 
 def canned_server(tools: int = 1, delay_ms: int = 0) -> AbstractAsyncContextManager[str]:
-    """Run the canned server with so many tools, each of which takes so long; yields its MCP URL."""
+    """Run the canned server with so many tools that take so long each; yields its MCP URL."""
     return _server("bench.canned_server", str(tools), str(delay_ms))
 
 

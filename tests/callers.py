@@ -1,4 +1,4 @@
-"""Serving in the name of somebody with a token, as the edge does it, for tests below the edge."""
+"""Serving in the name of a client with a token, as the edge does it, for tests below the edge."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

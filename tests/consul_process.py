@@ -199,7 +199,7 @@ def _stopped_at_the_end(
 
 
 async def _next_look() -> None:
-    """The process tells nobody when it is ready; look again after a moment."""
+    """The process does not announce that it is ready; look again after a moment."""
     moment = asyncio.Event()
     asyncio.get_running_loop().call_later(POLL_S, moment.set)
     await moment.wait()

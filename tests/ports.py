@@ -1,6 +1,6 @@
 """Ports for the servers that tests start: free ones, and never the same for two processes of tests.
 
-Whoever imports this has a range of its own for as long as its process lives: a socket that holds the range's first port
+Each process that imports this has a range of its own while it lives: a socket that holds the range's first port
 says so to all others, and the kernel takes that word back when the process ends, however it ends. The one rule: a port
 is given out once, and then only again after the whole rest of the range.
 """
@@ -37,7 +37,7 @@ _PORTS = itertools.cycle(_RANGE)
 
 
 def free_port() -> int:
-    """A port that nobody listens on, by TCP or UDP: Consul's gossip needs both."""
+    """A port that no program listens on, by TCP or UDP: Consul's gossip needs both."""
     for port in itertools.islice(_PORTS, len(_RANGE)):
         held = [_hold(kind, port) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
         for one in held:

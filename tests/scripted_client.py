@@ -60,7 +60,7 @@ def unreachable() -> Unreachable:
 class OtherSide:
     """What the other side does. Failures are made anew for each use; `list_time_s` is how long a listing takes.
 
-    `lists`: what other lists than that of the tools are answered with, by method; None hangs. `says`: what is told on
+    `lists`: what other lists than that of the tools are answered with, by method; None hangs. `says`: what is sent on
     the stream of a call before its answer. `is_serial`: probes and listings are answered one after the other, those
     that were given up too.
     """
@@ -175,7 +175,7 @@ class ScriptedClient:
 
 @dataclass
 class Told:
-    """What the hooks of a link were told."""
+    """What the hooks of a link got."""
 
     dials: list[str] = field(default_factory=list)
     reconnected: int = 0

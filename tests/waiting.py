@@ -16,7 +16,7 @@ POLL_S = 0.02
 # A wait of seconds asks less and less often: each question costs the machine that it waits for some of its time.
 POLL_MAX_S = 0.1
 POLL_GROWS_BY = 1.1
-# Whoever was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
+# A node that was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
 PATIENCE_S = 45.0
 
 

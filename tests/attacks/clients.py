@@ -43,7 +43,7 @@ class Reply:
 
 @dataclass
 class Holder:
-    """Somebody with a token, or without: requests to the node at `base`. `session`: of the last `begin`."""
+    """A client with a token, or without: requests to the node at `base`. `session`: of the last `begin`."""
 
     base: str
     token: str | None

@@ -30,7 +30,7 @@ _KNOWN_CODES = {"not_executed": -32000, "unknown": -32001}
 
 @dataclass(frozen=True)
 class Ended:
-    """One call: `outcome` is ok, unknown or not_executed; `error` what the client was told, None when all went well."""
+    """One call: `outcome` is ok, unknown or not_executed; `error` what the client got, None when all went well."""
 
     call_id: str
     tool: str
@@ -78,7 +78,7 @@ class Books:
         return f"before: {_spread(self.ended, before_s=since_s)}; after: {_spread(self.ended, since_s=since_s)}"
 
     def compare(self, *servers: JournalServer) -> list[str]:
-        """What the calls were told that the journals do not bear out; empty when all of it was true."""
+        """What the calls got as answers that the journals do not bear out; empty when all of it was true."""
         journals = [server.executed() for server in servers]
         found = []
         for call in self.ended:

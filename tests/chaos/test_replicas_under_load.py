@@ -1,6 +1,6 @@
 """Two replicas behind a third node, under steady load: one is killed, hung, stopped or slowed while calls are in it.
 
-The servers behind the replicas write down what they execute; what clients were told is compared with that. How long
+The servers behind the replicas write down what they execute; what clients got is compared with that. How long
 failover takes is written into the message of a failure and judged nowhere: test machines are noisy.
 """
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 CALL_TIMEOUT_S = 3.0
 # docs/reliability.md: a hung peer is down in under 12 s; the rest is the test machine's.
 HUNG_SEEN_WITHIN_S = 16.0
-# Whoever was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
+# A node that was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
 BACK_WITHIN_S = 45.0
 SLOWER_BY = 40.0
 
@@ -102,7 +102,7 @@ async def field(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
 
 @asynccontextmanager
 async def load_on(field: Field) -> AsyncGenerator[Books, None]:
-    """Load from start to end; afterwards, in the quiet, everything that was told is compared with the journals."""
+    """Load from start to end; afterwards, in the quiet, all answers are compared with the journals."""
     async with steady_load(field.front) as books:
         await books.grows(field.rng.randrange(100, 200))
         assert field.hit.executed()

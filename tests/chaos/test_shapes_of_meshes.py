@@ -46,7 +46,7 @@ Edges = tuple[tuple[str, str], ...]
 
 
 def seen_by(name: str, edges: Edges, scope: str, alive: Iterable[str]) -> set[str]:
-    """Whose tools a node lists: its own, those of the nodes that it dials, and of whom gateways see."""
+    """Whose tools a node lists: its own, those of the nodes that it dials, and of those that gateways see."""
     alive = set(alive)
     seen, latest = {name}, {name}
     for _ in range(GATEWAYS_MAX if scope == "mesh" else 1):

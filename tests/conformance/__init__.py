@@ -1,1 +1,1 @@
-"""The conformance suite of MCP, and other programs that nobody here wrote, against nodes."""
+"""The conformance suite of MCP, and programs of others, against nodes."""

@@ -24,7 +24,7 @@ STEP_S = 0.05
 
 @dataclass(frozen=True)
 class Call:
-    """One tools/call or prompts/get: what was asked, and in which round of questions."""
+    """One tools/call or prompts/get: the request, and in which round of questions."""
 
     ctx: ServerRequestContext[Any, Any]
     arguments: Json

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 LISTED = ("direct", "one", "two")
-# The number of entries. Whoever shortens a list lowers its number; nobody raises one.
+# The number of entries. A change that shortens a list lowers its number; no change raises one.
 LISTED_MAX = {"direct": 2, "one": 0, "two": 0}
 Reports = dict[tuple[str, str], Report]
 

@@ -1,4 +1,4 @@
-"""Programs that nobody here wrote, on both sides of a node: server-everything behind it, Inspector's CLI in front.
+"""Programs of others, on both sides of a node: server-everything behind it, Inspector's CLI in front.
 
 The servers are the same program over stdio and over HTTP, legacy only; Inspector asks in each way that it has. The one
 rule: expectations come from the server asked directly, not from memory of what it offers.

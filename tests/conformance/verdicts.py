@@ -18,7 +18,7 @@ STREAMS_ALONE = frozenset({"server-sse-multiple-streams:server-sse-streams-funct
 
 @dataclass(frozen=True)
 class Report:
-    """One run of one requirement set: the worst status of each check, and what was said about it."""
+    """One run of one requirement set: the worst status of each check, and the messages about it."""
 
     statuses: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def failing_behind(direct: Report, behind: Report) -> dict[str, str]:
 
 
 def unexpected(failing: Mapping[str, str], expected: Mapping[str, str]) -> dict[str, str]:
-    """Failures that nobody listed."""
+    """Failures that are in no list."""
     return {name: why for name, why in failing.items() if not ({name, name.partition(":")[0]} & expected.keys())}
 
 

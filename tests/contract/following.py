@@ -77,7 +77,7 @@ async def running(*coroutines: Coroutine[Any, Any, None]) -> AsyncGenerator[None
 
 
 async def until(condition: Callable[[], bool], *, within_s: float = BOUND_S, what: str = "condition") -> None:
-    """Look again and again until the condition holds, for things that nobody announces; `MACHINE_S` as above."""
+    """Look again and again until the condition holds, for things without an announcement; `MACHINE_S` as above."""
     try:
         async with asyncio.timeout(within_s + MACHINE_S):
             while not condition():
@@ -100,7 +100,7 @@ async def until_catalog_holds(client: ConsulClient, service_name: str, wanted: A
 
 
 async def next_look() -> None:
-    """Let a moment pass between two looks at something that tells nobody when it changes."""
+    """Let a moment pass between two looks at something that does not announce its changes."""
     moment = asyncio.Event()
     asyncio.get_running_loop().call_later(POLL_S, moment.set)
     await moment.wait()

@@ -188,7 +188,7 @@ async def test_survivors_of_a_killed_server_have_each_other_again_within_two_sec
         async with open_client(ConsulSettings(url=f"http://127.0.0.1:{port}")) as client:
             await until_catalog_holds(client, SERVICE_NAME, wanted)
         assert time.monotonic() - killed_at_s < 2.0 + MACHINE_S
-        # When the catalog has settled the dead one is critical, for links that answer alone; nobody else ever went.
+        # When the catalog has settled the dead one is critical, for links that answer alone; no other node ever went.
         for child, before in zip(survivors, shown, strict=True):
             await until(partial(child.links, wanted), what=f"{child.service_id} drops the dead one")
             assert all(wanted <= set(report["ids"]) for report in child.reports[before:])

@@ -75,7 +75,7 @@ async def test_a_restored_snapshot_costs_one_wait_and_no_peer(binary: Path, tmp_
             await until(lambda: own.status.registered, what="registered")
             shown = len(follower.catalogs)
             await consul.restore(empty)
-            # The agent's own repair may be quicker than ours; what counts is that all are back, and nobody is blind.
+            # The agent's own repair may be quicker than ours; what counts is that all are back, and no node is blind.
             for registrar in (own, *others):
                 registrar.repair()
             await until_catalog_holds(client, "mcp-node", {"own", *PEERS})

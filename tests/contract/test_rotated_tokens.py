@@ -88,7 +88,7 @@ async def test_a_registration_that_the_agent_cannot_take_back_is_said_when_we_le
         registrar = ConsulRegistrar(client, ours)
         async with running(registrar.keep()):
             await until(lambda: registrar.status.registered, what="registered")
-        # Somebody registers the same with a token of theirs, which the agent keeps from now on, and deletes it.
+        # Another program registers the same with its own token, which the agent keeps from now on, and deletes it.
         async with open_client(guarded.settings(other)) as theirs:
             await theirs.register(register_payload(ours))
         await guarded.revoke(other)

@@ -1,6 +1,6 @@
 """Processes of tests: started with a clean environment, and bound to no event loop, so that one may outlive a test.
 
-The one rule: whoever starts one here ends it, by its own id.
+The one rule: the test that starts one here ends it, by its own id.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Backends that forget, hang or are slow: whoever asks something else never waits for them."""
+"""Backends that forget, hang or are slow: callers of other servers never wait for them."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""SIGTERM under load: a node says goodbye, finishes what it has begun, and nobody's call fails because of it."""
+"""SIGTERM under load: a node says goodbye, finishes what it has begun, and no call fails because of it."""
 
 import asyncio
 import contextlib
@@ -121,7 +121,7 @@ async def test_several_nodes_end_at_once_well_before_the_limit(
     for node in nodes:
         await eventually(partial(node.sees, *({"a", "b", "c"} - {node.name})))
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(contextlib.suppress(httpx2.TransportError, MCPError))  # Goodbyes that nobody hears.
+        stack.enter_context(contextlib.suppress(httpx2.TransportError, MCPError))  # Goodbyes that no peer hears.
         for node in nodes:
             for era in ERAS:
                 await stack.enter_async_context(node.client(era))

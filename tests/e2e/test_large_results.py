@@ -87,7 +87,7 @@ async def test_slow_readers_of_large_results_cost_no_node_much_memory(
         async with calling(url) as response:
             assert response.content_type == ("text/event-stream" if noted else "application/json")
             size = len(await response.content.readexactly(MIB))
-            await all_have_begun.wait()  # Now all of them are under way at once, and nobody has read on.
+            await all_have_begun.wait()  # Now all of them are under way at once, and no reader has read on.
             while chunk := await response.content.readany():
                 size += len(chunk)
             return size

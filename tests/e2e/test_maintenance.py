@@ -1,4 +1,4 @@
-"""An operator takes a node into maintenance and out of it, in a real Consul: where calls go, and what is said.
+"""An operator takes a node into maintenance and out of it, in a real Consul: where calls go, and what commands print.
 
 The one rule: no call fails, and every node lists the same throughout.
 """

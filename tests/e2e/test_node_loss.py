@@ -31,7 +31,7 @@ COUNTS = {"b": 3 + len(MANAGEMENT_TOOLS), "c": 1 + len(MANAGEMENT_TOOLS)}
 
 @asynccontextmanager
 async def told_of_changes(node: RunningNode, era: str) -> AsyncGenerator[asyncio.Event, None]:
-    """A connected client; the event is set whenever it is told that the tools changed."""
+    """A connected client; the event is set whenever it is notified that the tools changed."""
     told = asyncio.Event()
 
     async def take(message: ServerNotification | Exception) -> None:

@@ -66,7 +66,7 @@ async def test_each_request_is_one_line_with_the_word_mcp(mesh: SharedMesh, era:
     async def all_logged() -> bool:
         # The line is written when the answer is, and read here from a file.
         asked = [(line["method"], line["mcp_name"]) for line in mesh.plain.events("MCP request")[before:]]
-        # Peers' links list and probe as they like; nobody but us calls.
+        # Peers' links list and probe as they like; only this test calls.
         assert [entry for entry in asked if entry[0] == "tools/call"] == [("tools/call", "kit__add")]
         assert {("tools/list", None), ("prompts/list", None)} <= set(asked)
         return True

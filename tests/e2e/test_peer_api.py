@@ -68,7 +68,7 @@ async def test_removed_discovered_peer_stays_away_through_a_kill_until_it_is_add
     await eventually(partial(knows_instances, again, 2))
     await eventually(partial(suppresses, again, "two"))
     assert await again.peers() == {}
-    # The other side was told nothing and still has its own link.
+    # The other side was not notified and still has its own link.
     await eventually(partial(two.sees, "one"))
     code, answer = await post(again, "two", two.url)
     assert (code, answer["data"]["function_count"]) == (201, 5)

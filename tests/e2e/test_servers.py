@@ -184,7 +184,7 @@ async def test_reload_starts_a_server_anew_and_tells_how_it_went(start: StartNod
             ("dice", True),
         ]
         assert child_of(owner, "dice") != dice
-        # A server that cannot be started is told as such, and its neighbours stay.
+        # A server that cannot be started is reported as such, and its neighbours stay.
         write_servers(tmp_path / "owner", {**servers, "broken": {"command": "/nonexistent/server"}})
         told = await call("reload_all_mcp_servers")
         outcome = {server["server_name"]: server["success"] for server in told["servers"]}
@@ -220,7 +220,7 @@ finally:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that nobody looks after."""
+    """Whether a process is gone, or a zombie that no parent has waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

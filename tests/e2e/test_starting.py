@@ -69,7 +69,7 @@ async def bare(tmp_path: Path) -> AsyncIterator[Bare]:
 
 @contextlib.contextmanager
 def held(port: int) -> Iterator[None]:
-    """Make sure that somebody listens on a port: we do, unless another program does already."""
+    """Make sure that a program listens on a port: we do, unless another program does already."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):
@@ -118,7 +118,7 @@ async def test_two_nodes_with_no_address_set_find_each_other_and_keep_their_name
     }
     names, ids = [one.name, two.name], [(await node.status())["self"]["node_id"] for node in (one, two)]
     await stop_all([one, two])
-    # In the other order; a name does not go to whoever comes first.
+    # In the other order; a name does not go to the first that comes.
     later, first = [await bare.start(PORT=str(node.port), MESH_DISCOVERY="off") for node in (two, one)]
     assert [first.name, later.name] == names
     assert [(await node.status())["self"]["node_id"] for node in (first, later)] == ids

@@ -1,4 +1,4 @@
-"""A server that nobody here wrote (mcp-server-time, from PyPI) behind one node, called from another."""
+"""A server of others (mcp-server-time, from PyPI) behind one node, called from another."""
 
 from functools import partial
 from pathlib import Path

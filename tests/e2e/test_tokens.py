@@ -1,4 +1,4 @@
-"""A mesh with a token: who gets in where, what goes to whom, what is never told, and a rotation that nobody notices."""
+"""A mesh with a token: who gets in where, what goes where, what is never shown, and a seamless rotation."""
 
 import asyncio
 from collections.abc import Iterator
@@ -228,7 +228,7 @@ async def test_token_is_replaced_without_a_failed_request(start: StartNode, tmp_
 
     async with steady_calls(front, "back__notes__list") as before:
         await before.grows()
-        # First everybody learns the new one, then everybody uses it, then nobody knows the old one.
+        # First all nodes learn the new one, then all use it, then none knows the old one.
         replace_file(file, f"{old}\n{new}\n".encode())
         await eventually(partial(accepts, with_new))
         async with steady_calls(with_new[0], "back__notes__list") as after:

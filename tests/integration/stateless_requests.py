@@ -68,7 +68,7 @@ def call(name: str, arguments: Any = None, **more: Any) -> Sent:
 
 
 def listen(wanted: Any, **more: Any) -> Sent:
-    """A request to be told; `more` for its params."""
+    """A request for notifications; `more` for its params."""
     return post("subscriptions/listen", {"notifications": wanted, **more})
 
 
@@ -393,7 +393,7 @@ ALL: Final[dict[str, Sent]] = LISTS | ROUTED | OWN | METHODS | LISTENING | SHAPE
 
 
 async def answer(http: aiohttp.ClientSession, url: str, sent: Sent) -> Json:
-    """What a client gets: status, content type and messages; of a stream to be told on, what it begins with."""
+    """What a client gets: status, content type and messages; of a stream of notifications, what it begins with."""
     method, sent_headers, body = sent
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     if method == "POST" and "Content-Type" not in dict(sent_headers):

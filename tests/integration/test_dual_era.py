@@ -68,7 +68,7 @@ def children_have_time_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @dataclass
 class Human:
-    """Who answers, and what was asked."""
+    """The client's user, and the questions."""
 
     name: str = "Ada"
     asked: list[str] = field(default_factory=list)

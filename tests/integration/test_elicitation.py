@@ -96,7 +96,7 @@ async def how_it_ends(mcp: McpClient, state: str) -> object:
 
 @dataclass
 class Human:
-    """Who answers a legacy client's questions, and what was asked."""
+    """The user of a legacy client, and the questions."""
 
     asked: list[Any] = field(default_factory=list)
     refuses: bool = False

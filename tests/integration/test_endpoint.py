@@ -162,7 +162,7 @@ async def test_the_management_tools_ask_another_node_when_told_to(era: Era, tmp_
         await two.connected("kit")
         status, _ = await one.add_peer("other", two.url)
         assert status == 201
-        # What a node serves itself is one number, whoever shows it.
+        # What a node serves itself is one number, on every node.
         _, body = await two.rest("GET", "/status")
         assert body["data"]["self"]["function_count"] == one.view("other").function_count
         for name in ("two", "other"):

@@ -1,4 +1,4 @@
-"""A standing stream with a real client at its end: what is told arrives in order, and who does not read is dropped."""
+"""A standing stream with a real client at its end: events come in order, and a client that does not read is dropped."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Completion goes to whoever has the prompt or the template, under the name that it knows; our own names stay ours."""
+"""Completion goes to the server with the prompt or template, under the name that it knows; our own names stay ours."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

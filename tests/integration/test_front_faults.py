@@ -1,4 +1,4 @@
-"""What clients are told when the server behind a node breaks, hangs, lies, or answers what their era does not have."""
+"""What clients get when the server behind a node breaks, hangs, lies, or answers what their era does not have."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

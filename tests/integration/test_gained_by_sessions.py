@@ -282,7 +282,7 @@ async def test_a_server_that_only_tells_of_a_change_has_sessions_for_clients_fro
     ):
         await text(one, "unlock")
         assert await tools(one) == ALL, "what the session that all share has gained is for no client"
-        while await tools(one) == ALL:  # The change is told of on another stream than the call's.
+        while await tools(one) == ALL:  # The notification comes on another stream than the call's.
             await text(one, "unlock")
         assert await tools(one) == ALL | {"secret0"}
         assert (await text(one, "secret0")).startswith("secret0 in ")

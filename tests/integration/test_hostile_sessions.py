@@ -82,7 +82,7 @@ async def test_a_flood_of_sessions_that_never_answer_costs_nobody_else_anything(
                 async def served() -> Json | None:
                     with contextlib.suppress(
                         RpcError
-                    ):  # Not executed: nobody of the flood has been away for so long yet.
+                    ):  # Not executed: no client of the flood has been away for so long yet.
                         return await call(modern, "careful")
                     return None
 

@@ -101,7 +101,7 @@ async def test_a_refused_connection_means_that_nothing_was_sent() -> None:
 
 @contextlib.contextmanager
 def deaf_server() -> Iterator[str]:
-    """A port whose queue of connections is full, so that the kernel answers nobody; gives its URL."""
+    """A port whose queue of connections is full, so that the kernel answers no dial; gives its URL."""
     with socket.socket() as listener, contextlib.ExitStack() as waiting:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)

@@ -1,4 +1,4 @@
-"""Redirects of real frameworks in front of real servers: a slash at the end is followed, anything else is told."""
+"""Redirects of real frameworks in front of real servers: a slash at the end is followed, anything else is an error."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -131,7 +131,7 @@ async def test_a_forged_entry_of_the_catalog_is_dialled_and_not_believed(tmp_pat
 
 @asynccontextmanager
 async def relay(port: int) -> AsyncIterator[str]:
-    """Passes bytes on to `port`, both ways: somebody between two nodes, at an address of its own."""
+    """Passes bytes on to `port`, both ways: a third party between two nodes, at an address of its own."""
 
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while part := await reader.read(65536):

@@ -134,7 +134,7 @@ async def test_a_new_offer_digest_in_the_catalog_is_reason_to_list_again(tmp_pat
         session = link._session
         assert isinstance(session, LinkLifecycle)
         listed: asyncio.Queue[object] = asyncio.Queue()
-        # Nothing has changed over there, so the listing itself must be seen: at the link that it is told to.
+        # Nothing has changed over there, so the listing itself must be seen: at the link that has to do it.
         session._offer._hooks = _Tap(link, listed)
         one.mesh.take_catalog(catalog(instance(two, offer_digest="b")))
         async with asyncio.timeout(5):
@@ -289,7 +289,7 @@ async def test_a_call_that_went_in_circles_or_too_far_is_not_passed_on(path: lis
         with pytest.raises(RpcError) as caught:
             await call(one, "three__kit__echo", passed, text="x")
         assert caught.value.data["outcome"] == "not_executed"
-        # A path of nonsense is nobody's path.
+        # A path of nonsense leads nowhere.
         assert await call(one, "three__kit__echo", "nonsense", text="x")
 
 

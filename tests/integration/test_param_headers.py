@@ -1,4 +1,4 @@
-"""Headers that repeat arguments: the server gets those that it asks for, from both fronts, and those nobody knows."""
+"""Headers that repeat arguments: the server gets those that it asks for, from both fronts, and unknown ones."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

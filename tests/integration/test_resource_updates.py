@@ -1,4 +1,4 @@
-"""Updates of resources of every kind of server, behind one node and behind two, told to clients of both eras."""
+"""Updates of resources of every kind of server, behind one node and behind two, for clients of both eras."""
 
 import asyncio
 import sys
@@ -91,7 +91,7 @@ async def test_a_view_follows_what_it_shows_and_nothing_else(hops: int, tmp_path
 
 @asynccontextmanager
 async def session(node: RunningNode) -> AsyncIterator[tuple[Client, asyncio.Queue[str]]]:
-    """The SDK's client of 2025-11-25, and the URIs that it is told of."""
+    """The SDK's client of 2025-11-25, and the URIs that it gets updates of."""
     told: asyncio.Queue[str] = asyncio.Queue()
 
     async def hear(message: Any) -> None:

@@ -48,7 +48,7 @@ def tools() -> NodeTools:
 
 
 async def hostile(request: Seen, pages: Mapping[str, bytes] = PAGES) -> tuple[bytes, bool]:
-    """A stateless server that lists what nobody should, and answers calls with structured content."""
+    """A stateless server that lists what no server should, and answers calls with structured content."""
     match request.body.get("method"):
         case "server/discover":
             capabilities: Json = {"tools": {}, "prompts": {}, "resources": {}}

@@ -36,7 +36,7 @@ PATIENCE_S = 20.0
 
 @dataclass
 class Followed:
-    """What a client is told on its stream. `granted`: the IDs that were acknowledged."""
+    """What a client gets on its stream. `granted`: the IDs that were acknowledged."""
 
     granted: frozenset[str] = frozenset()
     told: asyncio.Queue[Json] = field(default_factory=asyncio.Queue)

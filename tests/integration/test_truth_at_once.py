@@ -27,7 +27,7 @@ TOOL = "two__kit__echo"
 
 @dataclass
 class Ear:
-    """One client: when it was told of changed tools, and whether its list has a tool."""
+    """One client: when it was notified of changed tools, and whether its list has a tool."""
 
     mcp_client: McpClient
     told_at_s: list[float] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Ear:
             self.told.set()
 
     async def lists(self, tool: str, *, present: bool = True) -> None:
-        """Wait, from now on, until it has been told and its list is so; the promise is the time limit."""
+        """Wait, from now on, until it was notified and its list is so; the promise is the time limit."""
         async with asyncio.timeout(TOLD_WITHIN_S):
             while True:
                 await self.told.wait()

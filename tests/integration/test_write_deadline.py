@@ -37,7 +37,7 @@ def http(body: Json, **headers: str) -> bytes:
 
 
 MODERN = http(CALL, MCP_Protocol_Version="2026-07-28", Mcp_Method="tools/list")
-# Refused at once, in a few hundred bytes: a session that nobody knows.
+# Refused at once, in a few hundred bytes: an unknown session.
 REFUSED = http({"jsonrpc": "2.0", "id": 1, "method": "ping"}, Mcp_Session_Id="nobody")
 
 

@@ -1,7 +1,7 @@
 """Installs other people's MCP servers into a virtual environment of their own, in the project's cache folder.
 
 Called by test_third_party.py. `requirements.txt` is the hashed lock of `requirements.in` (uv pip compile --universal
---python-version 3.11 --generate-hashes). The one rule: it never fails a run; what cannot be installed is told.
+--python-version 3.11 --generate-hashes). The one rule: it never fails a run; what cannot be installed is reported.
 """
 
 import fcntl

@@ -87,7 +87,7 @@ async def test_everything_that_a_server_asks_is_answered_by_the_client(cell: Cel
     if cell.server != "legacy-stdio":
         await check_everything_is_answered(cell)
         return
-    # A child that all share cannot say whom it asks, so it hears that nobody can be asked.
+    # A child that all share cannot say which client it asks, so it hears that no client can be asked.
     human = Human()
     async with connected(cell, human) as mcp:
         answers = await answered(mcp, cell, *QUESTIONS)

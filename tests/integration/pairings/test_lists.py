@@ -1,4 +1,4 @@
-"""Pairings: each definition is what its server wrote, and changes of lists are told."""
+"""Pairings: each definition is what its server wrote, and clients are notified of changed lists."""
 
 import asyncio
 import json

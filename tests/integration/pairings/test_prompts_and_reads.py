@@ -70,7 +70,7 @@ async def test_a_client_is_asked_in_the_middle_of_it(cell: Cell, method: str) ->
         else:
             said = (await mcp.read_resource(params["uri"])).contents[0]
     (answer,) = json.loads(said.text)
-    if cell.server == "legacy-stdio":  # A child that all share cannot say whom it asks.
+    if cell.server == "legacy-stdio":  # A child that all share cannot say which client it asks.
         assert (answer["error"]["code"], human.asked) == (-32601, [])
         return
     assert answer == ANSWERS["form"]

@@ -1,4 +1,4 @@
-"""Pairings: a client is told of updates of the resources that it named, and which it cannot be told of."""
+"""Pairings: a client hears of updates of the resources that it named, and which it cannot hear of."""
 
 import asyncio
 from typing import Any

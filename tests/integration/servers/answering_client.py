@@ -1,4 +1,4 @@
-"""The SDK's client with somebody behind it who answers what servers ask: the same for all tests of questions."""
+"""The SDK's client with a user behind it who answers what servers ask: the same for all tests of questions."""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager

@@ -1,6 +1,6 @@
 """A real FastMCP server of 2026-07-28 that asks its client back: with and without a state, once, twice, without end.
 
-Several of one kind are told apart by `place`; FastMCP seals a state with a key of its own, so that only the one that
+Several of one kind differ by `place`; FastMCP seals a state with a key of its own, so that only the one that
 asked can read it. The one rule: what a call saw (who the client said it was, what it answered) is in its result.
 """
 

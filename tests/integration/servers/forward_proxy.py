@@ -1,4 +1,4 @@
-"""A forward proxy as firewalls put before the world: it knows names that nobody else does, and may want a password.
+"""A forward proxy as firewalls put before the world: it knows names that no resolver does, and may want a password.
 
 Used by the tests of proxies. Whole URLs for http, CONNECT for the rest (RFC 9110, sections 7.4 and 9.3.6). The one
 rule: it leads where its own table says, so that what gets there has come through it.

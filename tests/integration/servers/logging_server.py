@@ -27,7 +27,7 @@ LEVELS = ["debug", "info", "notice", "warning", "error"]
 
 
 class Talker:
-    """The server. `hold` says that it runs, and ends when somebody has called `talk`, so that two are under way."""
+    """The server. `hold` says that it runs, and ends when a client has called `talk`, so that two are under way."""
 
     def __init__(self) -> None:
         self.levels: list[str] = []

@@ -78,7 +78,7 @@ SECRET = b"one mesh for all nodes of a test"
 
 @dataclass
 class RunningNode:
-    """A node and what a test may look at. `told` lists what clients of `/mcp` were told, `digests` our offers."""
+    """A node and what a test may look at. `told` lists what clients of `/mcp` heard, `digests` our offers."""
 
     identity: NodeIdentity
     key: NodeKey

@@ -19,7 +19,7 @@ Context = ServerRequestContext[Any, Any]
 
 ASKED: Final = {**QUESTIONS, "linked": LINKED_QUESTION}
 ACTS: Final = frozenset({"ask", "hang", "meet", "talk", "when", "release"})
-# What prompts and resources, which name no more than a room, are told besides.
+# What prompts and resources, which name no more than a room, get besides.
 USUAL: Final[Json] = {"name": "it", "others": [], "kinds": ["form"]}
 
 

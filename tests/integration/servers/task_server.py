@@ -1,7 +1,7 @@
 """A real FastMCP server of 2026-07-28 that answers calls with tasks, and keeps them as long as it lives.
 
 Nothing in it takes time: a task goes on when a client asks about it, answers its question or cancels it. Several of one
-kind are told apart by `place`. The one rule: what a task saw (who asked, what was answered) is in its result.
+kind differ by `place`. The one rule: what a task saw (the client, its answers) is in its result.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agent.model import TASKS_EXTENSION, Json
 
-# More than 64 bits: a number that is lost when somebody on the way writes the result anew.
+# More than 64 bits: a number that is lost when a node on the way writes the result anew.
 LARGE = 2**70
 HOME = "notes://home"
 QUESTION: Json = {
@@ -56,9 +56,9 @@ class _TaskParams(RequestParams):
 class Tasks(ServerExtension):
     """The extension. `known`: the tasks by ID; `asked`: the requests that came, as method and ID.
 
-    `soon`: the tasks that are done as soon as somebody has asked about them. `streams`: what each open stream of
-    `subscriptions/listen` is for, and the states that are to be told on it; one that is told None ends. `quiet`: there
-    is none. `looked_at`: somebody has asked about a task.
+    `soon`: the tasks that are done as soon as a client has asked about them. `streams`: what each open stream of
+    `subscriptions/listen` is for, and the states that are to be sent on it; None ends one. `quiet`: there
+    is none. `looked_at`: a client has asked about a task.
     """
 
     identifier = TASKS_EXTENSION
@@ -146,7 +146,7 @@ class Tasks(ServerExtension):
         return {"resultType": "complete", **meta}
 
     def tell(self, task: Json) -> None:
-        """Tell how a task stands to whoever listens."""
+        """Tell how a task stands to each stream that follows it."""
         for task_ids, told in self.streams:
             if task["taskId"] in task_ids:
                 told.put_nowait(dict(task))
@@ -172,7 +172,7 @@ def task_server(place: str) -> tuple[FastMCP, Tasks]:
     """The server, and its tasks.
 
     Tools: `works`, `asks` and `soon` need a client that takes tasks, `either` does not, `at_once` never makes one, and
-    `rude` makes one for everybody.
+    `rude` makes one for all clients.
     """
     server: FastMCP = FastMCP("shop")
     tasks = Tasks(place)

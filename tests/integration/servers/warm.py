@@ -50,7 +50,7 @@ def keep(address: str) -> None:
     import fastmcp.server  # noqa: F401, PLC0415 - this is what it is for
     import mcp.server.stdio  # noqa: F401, PLC0415 - likewise
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # The copies are nobody's to wait for but their commands'.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Only their commands wait for the copies.
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()

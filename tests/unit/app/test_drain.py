@@ -1,4 +1,4 @@
-"""The end of serving: whoever came to the mcp_client before it closed is heard."""
+"""The end of serving: a client that came to the listener before it closed is heard."""
 
 import socket
 

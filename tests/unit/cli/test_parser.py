@@ -223,7 +223,7 @@ def test_durations_are_written_as_people_read_them(seconds: Any, text: str | Non
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that no program listens on."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         return int(held.getsockname()[1])

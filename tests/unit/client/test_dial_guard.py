@@ -157,7 +157,7 @@ def test_any_text_is_either_normalised_or_refused(text: str) -> None:
 
 
 class ListedResolver(AbstractResolver):
-    """A name server that says what it is told to, a different answer each time."""
+    """A name server that says what the test wants, a different answer each time."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)

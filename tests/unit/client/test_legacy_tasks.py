@@ -1,4 +1,4 @@
-"""What is asked about tasks of a server with sessions, in loop time, over a client whose other side a test plays."""
+"""Requests about tasks of a server with sessions, in loop time, over a client whose other side a test plays."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

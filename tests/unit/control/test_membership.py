@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def foreign_port() -> AsyncIterator[int]:
-    """A port that belongs to a program which hangs up on everybody."""
+    """A port that belongs to a program which hangs up on every client."""
 
     async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -143,7 +143,7 @@ async def test_a_node_starts_from_its_cache_while_consul_is_away_and_goes_on_whe
 
 
 async def both_kept(cache: CatalogCache, url: str) -> None:
-    """Look until the file is complete; a thread writes it, which tells nobody."""
+    """Look until the file is complete; a thread writes it, without a signal."""
     async with asyncio.timeout(10):
         while True:
             kept = await cache.load(url, SERVICE)
@@ -172,7 +172,7 @@ async def test_moving_over_to_a_consul_that_appears_loses_nobody_who_has_not_mov
             seen = await one.until(lambda catalog: "fast" in names_in(catalog))
             assert names_in(seen) == {"one", "slow", "fast"}
             assert one.membership.view.mode == "consul"
-            await one.until_names("one", "fast")  # Whoever never moves is gone in the end.
+            await one.until_names("one", "fast")  # A node that never moves is gone in the end.
 
 
 @asynccontextmanager

@@ -76,7 +76,7 @@ def instances(count: int) -> Catalog:
 async def test_a_wake_that_was_lost_costs_one_resync_at_most(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         await rig.mesh.settled()
-        rig.mesh.servers = (SERVER,)  # As if whoever changed it had forgotten to wake the loop.
+        rig.mesh.servers = (SERVER,)  # As if the code that changed it had forgotten to wake the loop.
         await asyncio.sleep(RESYNC_EVERY_S + 1)
         assert rig.mesh.view_of("kit").connected
 

@@ -1,4 +1,4 @@
-"""Which peers are wanted, under which names, and what is said about the rest."""
+"""Which peers are wanted, under which names, and what status shows of the rest."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A discovered node that somebody names again: dialled as it was ordered, and what answers has to prove itself."""
+"""A discovered node that an operator names again: dialled as it was ordered, and what answers has to prove itself."""
 
 import pytest
 

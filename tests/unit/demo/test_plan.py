@@ -1,4 +1,4 @@
-"""The demonstration's decisions: what is started, when the mesh is complete, what is said."""
+"""The demonstration's decisions: what is started, when the mesh is complete, what it prints."""
 
 import ast
 from pathlib import Path

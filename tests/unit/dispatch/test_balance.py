@@ -31,7 +31,7 @@ def shares(
     ("own", "other", "first"),
     [
         (Load(), Load(), True),
-        (measured(0.02), Load(), True),  # nobody is believed to be faster than a hop
+        (measured(0.02), Load(), True),  # no replica is believed to be faster than a hop
         (measured(5.0), measured(2.0), True),
         (measured(5.0), measured(1.0), False),
         (measured(0.1), Load(), False),  # slow enough to find out about the others

@@ -1,4 +1,4 @@
-"""One call over scripted links: who is asked next, who is not, what the client is told."""
+"""One call over scripted links: which replica is tried next, which is not, what the client gets."""
 
 import asyncio
 import contextlib

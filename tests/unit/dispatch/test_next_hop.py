@@ -1,4 +1,4 @@
-"""What a request carries to the next hop: our own members of `_meta` go to mesh nodes and to nobody else."""
+"""What a request carries to the next hop: our own members of `_meta` go to mesh nodes alone."""
 
 import pytest
 

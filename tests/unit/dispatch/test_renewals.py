@@ -1,4 +1,4 @@
-"""Which calls that nobody has executed are sent to somebody who offers them only now, and which are not held up."""
+"""Which calls that no server has executed go to a replica that offers them only now, and which are not held up."""
 
 import asyncio
 from dataclasses import replace

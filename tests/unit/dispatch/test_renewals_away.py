@@ -1,4 +1,4 @@
-"""A call whose server is away: what it waits for, for how long, whom it hurries, and how it ends."""
+"""A call whose server is away: what it waits for, for how long, which dial it hurries, and how it ends."""
 
 import asyncio
 from collections import Counter

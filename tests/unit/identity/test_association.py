@@ -1,4 +1,4 @@
-"""Proofs of requests and answers: each is taken once, in any order within the window, and from nobody else."""
+"""Proofs of requests and answers: each is taken once, in any order within the window, and from no other node."""
 
 from hypothesis import given
 from hypothesis import strategies as st

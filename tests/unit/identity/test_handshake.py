@@ -23,7 +23,7 @@ ANOTHER_SHARE = X25519PrivateKey.from_private_bytes(b"p" * 32).public_key().publ
 def shaken(
     secret: bytes = SECRET, known: tuple[bytes, ...] = (SECRET,), **changed: dict[str, Any]
 ) -> tuple[Association, Association]:
-    """Both halves; `changed`: fields that somebody in between replaces in the `opening`, `reply` or `last` message."""
+    """Both halves; `changed`: fields that a third party replaces in the `opening`, `reply` or `last` message."""
     initiator = Initiator(HERE, secret, AUTHORITY)
     reply, pending = reply_to({**initiator.opening(), **changed.get("opening", {})}, THERE, known)
     last, association = initiator.confirm({**reply, **changed.get("reply", {})})

@@ -1,4 +1,4 @@
-"""Turns to dial in loop time: quick dials share the places, silent ones hold nobody back."""
+"""Turns to dial in loop time: quick dials share the places, silent ones hold none back."""
 
 import asyncio
 

@@ -29,7 +29,7 @@ SERVER = ServerSpec("kit", HttpTarget("http://kit.test/mcp"), ServerScope.NODE)
 
 
 class Wishes:
-    """Wants what it is told to want."""
+    """Wants what a test sets."""
 
     subject = RESOURCES
 
@@ -220,7 +220,7 @@ def asked(rig: Rig, group: asyncio.TaskGroup) -> asyncio.Task[Json]:
 
 
 async def stopping(rig: Rig, stop: asyncio.Event) -> None:
-    """What a peer does that was told to stop: its streams end, and it takes no more connections."""
+    """What a peer does that was stopped: its streams end, and it takes no more connections."""
     rig.side.probe = rig.side.dial = unreachable
     stop.set()
     await rig.down()

@@ -203,7 +203,7 @@ async def test_a_cancellation_that_meets_a_breaking_client_is_not_swallowed() ->
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(1)  # As a client that tells the other side that nobody listens any more.
+            await asyncio.sleep(1)  # As a client that tells the other side that its subscription is over.
 
     side = OtherSide(listen=slow_to_end)
     async with running_link(side) as rig:

@@ -95,7 +95,7 @@ def test_a_number_that_fits_nowhere_is_found_behind_very_many_values() -> None:
 def test_very_many_values_without_a_long_number_are_not_looked_at_one_by_one() -> None:
     text = b"[" + b",".join([b"[]"] * 100_000) + b"]"
     value = orjson.loads(text)
-    value[0] = 1e300  # Not in the bytes, so whoever looks at each value finds it.
+    value[0] = 1e300  # Not in the bytes, so a check of each value finds it.
     assert not may_have_changed(text, value)
 
 

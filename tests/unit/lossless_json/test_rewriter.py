@@ -142,7 +142,7 @@ def test_what_gets_through_is_one_value_in_whatever_it_is_put_into(text: str, pl
     try:
         members = json.loads(b'{"result":' + passed + b"}", object_pairs_hook=lambda pairs: pairs)
     except ValueError:
-        return  # Whoever reads the answer refuses it whole.
+        return  # The reader of the answer refuses it whole.
     assert [name for name, _ in members] == ["result"]
     json.loads(passed)
 

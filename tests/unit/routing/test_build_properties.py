@@ -164,7 +164,7 @@ def test_names_under_our_own_node_lead_to_our_own_servers_only(
 @settings(max_examples=60)
 @given(MESHES)
 def test_a_name_is_kept_by_its_holder_while_the_holder_claims_it(mesh: list[Contribution]) -> None:
-    """Whoever came first keeps the name when everybody else joins."""
+    """The backend that came first keeps the name when all others join."""
     for contribution in mesh:
         alone = build_routes([contribution], OWN)
         joined = build_routes(mesh, OWN, alone)

@@ -1,4 +1,4 @@
-"""Names and URIs: legal, stable, and told apart."""
+"""Names and URIs: legal, stable, and distinct."""
 
 import re
 

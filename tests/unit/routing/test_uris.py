@@ -25,7 +25,7 @@ def test_a_servers_uri_is_read_by_what_was_shown(ours: str, uri: str) -> None:
 
 @given(NAMESPACES, NAMESPACES, URIS)
 def test_another_nodes_uri_is_read_by_what_was_shown(ours: str, theirs: str, uri: str) -> None:
-    """Also where the server has another first part there than here, as behind a name that somebody else holds."""
+    """Also where the server has another first part there than here, as behind a name that another backend holds."""
     assume(not is_fetched_by_clients(uri))
     codec, written = UriCodec(ours, theirs), public_uri(theirs, uri)
     assert codec.public(written) == public_uri(ours, uri)

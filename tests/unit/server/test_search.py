@@ -1,4 +1,4 @@
-"""The search over what is routed: which table it answers from, and that a large one holds nobody up."""
+"""The search over what is routed: which table it answers from, and that a large one holds no request up."""
 
 import asyncio
 

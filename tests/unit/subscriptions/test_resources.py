@@ -17,7 +17,7 @@ pytestmark = pytest.mark.looptime
 
 @dataclass
 class Node:
-    """One endpoint's table, whose resources all backends of `backends` have, and what one subscriber is told."""
+    """One endpoint's table, whose resources all backends of `backends` have, and what one subscriber gets."""
 
     backends: list[str] = field(default_factory=lambda: ["peer:a"])
     gateways: set[str] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Wishes for tasks: what is told of them, when a link is to ask, and what a slow client still gets."""
+"""Subscriptions to tasks: what is sent of them, when a link is to ask, and what a slow client still gets."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ ID = "mesh1/server/id-own/shop/7"
 
 
 class Node:
-    """One endpoint whose server `shop` has tasks, and what one subscriber is told."""
+    """One endpoint whose server `shop` has tasks, and what one subscriber gets."""
 
     def __init__(self) -> None:
         self.updates = TaskUpdates(lambda _: None, Counts(lambda _: None, lambda: None), own_node_id=OWN.node_id)

@@ -80,7 +80,7 @@ def handed_out(task_id: str, part: Contribution, own: NodeIdentity = OWN) -> str
 
 
 def asked(public: str, table: RouteTable = TABLE, own: NodeIdentity = OWN) -> list[tuple[str, str]]:
-    """Whom a request about a task goes to, and by which ID."""
+    """Which backend a request about a task goes to, and by which ID."""
     route = task_route("tasks/get", public, table, own.node_id)
     return [(replica.backend_key, replica.remote_name) for replica in route.replicas]
 

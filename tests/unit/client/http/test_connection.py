@@ -18,7 +18,7 @@ PATIENCE_S = 5.0
 
 
 class MemoryTransport(asyncio.Transport):
-    """Tells what was written, and whether it was told to stop; its other side is the test."""
+    """Tells what was written, and whether it was asked to stop; its other side is the test."""
 
     def __init__(self) -> None:
         super().__init__()

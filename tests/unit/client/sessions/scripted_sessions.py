@@ -1,7 +1,7 @@
 """A server with sessions that a test plays, for the timing of sessions of one's own and of parked calls.
 
 Used by the tests of `agent.client.sessions.router`, which all run in loop time. The one rule: what the server was asked
-and told stays in the `Server`, and what it says of a call is told to the call alone.
+and told stays in the `Server`, and what it says of a call goes to the call alone.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ LIMITS = SessionLimits(sessions_max=3, idle_max=2, idle_s=300.0)
 
 @dataclass(eq=False)
 class Session:
-    """One session with a server that a test plays: `hold` ends when the server has its answers, or is told to go on."""
+    """One session with a server that a test plays: `hold` ends when the server has its answers, or may go on."""
 
     server: "Server"
     features: Json
@@ -71,7 +71,7 @@ class Session:
                     await self.server.go_on.wait()
                     await asyncio.sleep(0.1)
         except asyncio.CancelledError:
-            await asyncio.sleep(0.5)  # To be told so takes a moment.
+            await asyncio.sleep(0.5)  # The news takes a moment.
             self.server.cancelled += 1
             raise
         return {"by": self.server.opened.index(self) if self in self.server.opened else None, "method": request.method}

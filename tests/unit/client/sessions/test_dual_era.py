@@ -30,7 +30,7 @@ INPUT_REQUIRED: Json = {"resultType": "input_required", "requestState": "its own
 
 @dataclass
 class Stateless:
-    """The stateless side of the server: what was asked there."""
+    """The stateless side of the server: the requests there."""
 
     asked: list[Request] = field(default_factory=list)
     result: Json = field(default_factory=lambda: {"by": "stateless"})

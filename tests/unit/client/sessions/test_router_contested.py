@@ -1,4 +1,4 @@
-"""Who gets a session with a server, or a place for a parked call, when there are more callers than places."""
+"""Which caller gets a session with a server, or a place for its waiting call, with more callers than places."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A token file that somebody rotates while we run."""
+"""A token file that an operator rotates while we run."""
 
 from pathlib import Path
 

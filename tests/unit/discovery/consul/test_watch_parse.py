@@ -1,4 +1,4 @@
-"""From Consul's rows to a catalog, with rows that somebody else wrote."""
+"""From Consul's rows to a catalog, with rows that other programs wrote."""
 
 from typing import Any
 

@@ -36,7 +36,7 @@ async def table(events: list[str] | None = None) -> AsyncIterator[Sessions]:
 
 
 async def unheard(_session: ServerSession) -> None:
-    """Nobody keeps anything for a session."""
+    """No server keeps anything for a session."""
 
 
 def opened(sessions: Sessions) -> ServerSession:

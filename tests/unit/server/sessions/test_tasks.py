@@ -30,7 +30,7 @@ FORM: Json = {"method": "elicitation/create", "params": {"message": "?", "reques
 
 @dataclass
 class Server:
-    """What the task is each time that somebody asks; the last state stays."""
+    """What the task is at each request; the last state stays."""
 
     states: list[Json]
     sent: list[tuple[str, Any]] = field(default_factory=list)
