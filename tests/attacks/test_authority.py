@@ -247,7 +247,7 @@ async def test_a_session_of_one_token_is_not_found_by_another_that_knows_its_id(
     assert (await client.legacy("ping")).status == 200
 
 
-async def test_an_expired_or_unknown_token_opens_nothing_and_is_told_which_it_is(guarded: Guarded) -> None:
+async def test_an_expired_or_unknown_token_opens_nothing_and_the_answer_says_which_it_is(guarded: Guarded) -> None:
     reply = await guarded.holder("expired").modern("tools/list")
     assert (reply.status, "has expired" in reply.error["message"]) == (401, True)
     assert 'error="invalid_token"' in reply.headers["WWW-Authenticate"]

@@ -62,7 +62,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             yield Scene(here, there, tasks)
 
 
-async def test_a_task_is_its_callers_on_every_node_and_nobody_elses_on_any(tmp_path: Path) -> None:
+async def test_a_task_is_its_callers_on_every_node_and_no_other_callers_on_any(tmp_path: Path) -> None:
     async with scene(tmp_path) as it:
         one = holder(it.here, "one")
         made = (await one.modern("tools/call", name="shop__asks", arguments={}, capabilities=TAKES_TASKS)).result

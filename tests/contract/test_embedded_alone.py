@@ -146,7 +146,7 @@ async def test_the_first_serves_the_second_joins_and_takes_over_when_the_first_l
         assert not first.serving
 
 
-async def test_members_of_one_process_heal_after_the_server_closes_and_nobody_is_dropped() -> None:
+async def test_members_of_one_process_heal_after_the_server_closes_and_none_is_dropped() -> None:
     port = free_ports(1)[0]
     async with AsyncExitStack() as stack:
         served = embedded_catalog(port)

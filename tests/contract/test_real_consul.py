@@ -91,7 +91,7 @@ async def test_a_rotated_token_file_is_picked_up_within_two_seconds(guarded: Run
         await registrar.leave()
 
 
-async def test_after_a_restart_with_wiped_state_all_are_back_and_nobody_was_dropped(
+async def test_after_a_restart_with_wiped_state_all_are_back_and_none_was_dropped(
     binary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     everybody = {"node-1", "node-2", "node-3"}

@@ -43,7 +43,7 @@ async def test_restarted_server_with_sessions_is_called_again_without_the_client
                     assert "old__echo" in {tool.name for tool in await client.list_tools()}
 
 
-async def test_hung_child_delays_nobody_and_its_own_caller_no_longer_than_its_limit(
+async def test_hung_child_delays_no_other_call_and_its_own_caller_no_longer_than_its_limit(
     start: StartNode, tmp_path: Path
 ) -> None:
     settings = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}

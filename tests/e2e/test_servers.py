@@ -39,7 +39,7 @@ async def changed_child(node: RunningNode, module: str, before: int) -> bool:
     return child_of(node, module) != before
 
 
-async def test_scope_decides_what_a_servers_tools_are_called_and_who_sees_them(
+async def test_scope_decides_what_a_servers_tools_are_called_and_which_clients_see_them(
     kit: RunningKit, start: StartNode, tmp_path: Path
 ) -> None:
     settings = embedded()
@@ -73,7 +73,7 @@ async def test_scope_decides_what_a_servers_tools_are_called_and_who_sees_them(
         assert rolled.structured_content == (await client.call_tool("dice__roll", {"seed": 1})).structured_content
 
 
-async def test_changed_file_is_taken_up_and_a_bad_entry_or_file_ends_nothing_and_is_told_with_its_line(
+async def test_changed_file_is_taken_up_and_a_bad_entry_or_file_ends_nothing_and_is_reported_with_its_line(
     start: StartNode, tmp_path: Path
 ) -> None:
     settings = {**embedded(), "MESH_VIEWS_FILE": str(write_view(tmp_path, "owner__clock__now"))}

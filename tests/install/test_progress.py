@@ -63,7 +63,7 @@ def test_error_of_pip_is_shown_whole_below_the_count() -> None:
     assert shown(MISMATCH, Terminal()) == "\r   1 of 3 packages\n" + MISMATCH.split("(2 kB)\n")[1]
 
 
-def test_failure_without_a_registry_is_told_from_a_missing_wheel() -> None:
+def test_failure_without_a_registry_differs_from_a_missing_wheel() -> None:
     unreachable = show(NO_REGISTRY.splitlines(), 1, io.StringIO())
     missing = show(NO_REGISTRY.splitlines()[2:], 1, io.StringIO())
     assert unreachable

@@ -193,7 +193,7 @@ async def test_odd_answers_to_a_call_have_their_exit_codes_and_no_traceback(
         assert reload == code
 
 
-async def test_token_that_allows_too_little_is_told_from_a_wrong_one(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_token_that_allows_too_little_differs_from_a_wrong_one(capsys: pytest.CaptureFixture[str]) -> None:
     async def forbidden(_request: web.Request) -> web.StreamResponse:
         return web.Response(status=403)
 
@@ -272,7 +272,7 @@ async def test_command_that_waits_for_rest_ends_at_an_interrupt() -> None:
         ("x" * 80, "host name that cannot be resolved"),
     ],
 )
-async def test_address_that_leads_nowhere_is_told_alike_by_rest_and_mcp_commands(
+async def test_address_that_leads_nowhere_is_reported_alike_by_rest_and_mcp_commands(
     place: str, words: str, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await run(f"http://{place}", *command) == 4

@@ -108,7 +108,7 @@ async def test_what_a_server_keeps_for_a_client_ends_with_the_clients_session(ho
         assert await called(other, "note") == "word word"
 
 
-async def test_nobody_ends_what_is_kept_for_a_client_whose_key_it_does_not_know(tmp_path: Path) -> None:
+async def test_no_node_ends_what_is_kept_for_a_client_whose_key_it_does_not_know(tmp_path: Path) -> None:
     async with scene(tmp_path) as front, client(front.url, Era.MODERN) as mcp:
         for affinity, server in (("session:guessed", "kit"), ("mine", "kit"), (None, "kit"), ("session:x", ["kit"])):
             told: Json = {"event": "ended", "server": server, "_meta": {AFFINITY_META_KEY: affinity}}

@@ -67,7 +67,7 @@ async def test_each_round_of_a_modern_client_comes_to_the_replica_that_asked(hop
         assert len(places) == hops, "every replica asked somebody"
 
 
-async def test_a_state_that_was_changed_or_belongs_elsewhere_is_refused_and_asks_nobody(tmp_path: Path) -> None:
+async def test_a_state_that_was_changed_or_belongs_elsewhere_is_refused_and_asks_no_server(tmp_path: Path) -> None:
     async with scene(tmp_path, 1) as front, client(front.url, Era.MODERN) as mcp:
         state = (await ask(mcp, "book"))["requestState"]
         for name, bad in {"book": state[:-1] + "~", "insatiable": state, "patient": "forged"}.items():
@@ -199,7 +199,7 @@ async def test_a_user_may_think_while_the_links_get_other_names(tmp_path: Path) 
         assert words(await mcp.call_tool("kit__book", {})).endswith("from answer 1 to answer 2")
 
 
-async def test_a_user_who_thinks_until_the_replica_is_gone_hears_that_nobody_went_on(tmp_path: Path) -> None:
+async def test_a_user_who_thinks_until_the_replica_is_gone_hears_that_no_other_went_on(tmp_path: Path) -> None:
     human = Human()
     async with scene(tmp_path, 2) as front, session(front, human, "elicitation") as mcp:
 

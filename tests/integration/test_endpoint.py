@@ -151,7 +151,7 @@ async def test_the_rest_api_shows_the_same_servers_as_the_tools(tmp_path: Path) 
 
 
 @eras
-async def test_the_management_tools_ask_another_node_when_told_to(era: Era, tmp_path: Path) -> None:
+async def test_the_management_tools_ask_another_node_that_is_named(era: Era, tmp_path: Path) -> None:
     async with (
         served(make_server()) as url,
         running_node("two", tmp_path / "two", servers=[ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)]) as two,

@@ -265,7 +265,7 @@ async def test_the_greeting_says_that_we_are_a_mesh_node_and_drops_no_capability
 
 
 @in_both_eras
-async def test_a_server_that_vanishes_takes_its_names_along_and_clients_are_told(now: Scene) -> None:
+async def test_a_server_that_vanishes_takes_its_names_along_and_clients_are_notified(now: Scene) -> None:
     changes: asyncio.Queue[str] = asyncio.Queue()
     async with asyncio.timeout(15), asyncio.TaskGroup() as group:
         listener = group.create_task(now.mcp.listen(changes.put_nowait), name="listen")
@@ -316,7 +316,7 @@ async def test_errors_of_the_backend_pass_unchanged_with_their_data(tmp_path: Pa
 
 
 @pytest.mark.parametrize("era", [Era.MODERN, Era.LEGACY])
-async def test_the_line_in_the_log_names_who_was_asked_and_how_that_ended(
+async def test_the_line_in_the_log_names_the_server_that_was_asked_and_how_that_ended(
     era: Era, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "agent.mcp")

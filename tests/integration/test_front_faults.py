@@ -54,7 +54,7 @@ both_eras = pytest.mark.parametrize("era", list(Era))
 
 
 @both_eras
-async def test_a_request_for_input_goes_to_those_who_can_give_it(era: Era, tmp_path: Path) -> None:
+async def test_a_request_for_input_goes_to_clients_that_can_give_it(era: Era, tmp_path: Path) -> None:
     asked: Json = {"resultType": "input_required", "inputRequests": {"a": {"method": "elicitation/create"}}}
     able: Json = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
 
@@ -73,7 +73,7 @@ async def test_a_request_for_input_goes_to_those_who_can_give_it(era: Era, tmp_p
 
 
 @pytest.mark.parametrize("questions", [{"a": {"method": "dreams/tell", "params": {}}}, {"a": 5}, ["roots/list"]])
-async def test_a_question_that_nobody_can_answer_is_no_result_for_a_client_with_a_session(
+async def test_a_question_that_cannot_be_answered_is_no_result_for_a_client_with_a_session(
     questions: object, tmp_path: Path
 ) -> None:
     async def call(request: Seen) -> tuple[bytes, bool]:
@@ -86,7 +86,7 @@ async def test_a_question_that_nobody_can_answer_is_no_result_for_a_client_with_
 
 
 @both_eras
-async def test_what_nobody_knows_passes_unchanged(era: Era, tmp_path: Path) -> None:
+async def test_what_is_unknown_passes_unchanged(era: Era, tmp_path: Path) -> None:
     async def call(request: Seen) -> tuple[bytes, bool]:
         return rpc_result(
             request, {"content": [{"type": "hologram", "voxels": 3}], "isError": False, "later": {}}
@@ -169,7 +169,7 @@ async def test_an_answer_that_is_no_answer_is_an_error_and_not_an_empty_success(
 
 
 @both_eras
-async def test_a_refused_token_is_told_as_not_executed(era: Era, tmp_path: Path) -> None:
+async def test_a_refused_token_is_reported_as_not_executed(era: Era, tmp_path: Path) -> None:
     async def call(_: Seen) -> tuple[bytes, bool]:
         return http(401, b"{}"), True
 
@@ -228,7 +228,7 @@ async def test_a_result_too_deep_to_be_written_anew_is_an_error_with_an_outcome(
         assert failure.data == {"outcome": "unknown", "timed_out": False, "replica": "server:kit", "bytes_sent": True}
 
 
-async def test_a_result_that_nobody_has_to_change_may_be_as_deep_as_can_be_read(tmp_path: Path) -> None:
+async def test_a_result_without_anything_to_change_may_be_as_deep_as_can_be_read(tmp_path: Path) -> None:
     async def call(request: Seen) -> tuple[bytes, bool]:
         return _deep_answer(request, {"resultType": "complete", "content": []}, 1_000), True
 

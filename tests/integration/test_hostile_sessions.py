@@ -30,7 +30,7 @@ def left_over(front: RunningNode) -> dict[str, float]:
     return {name: float(shown[name]) for name in ("mesh_sessions", "mesh_parked_calls", "mesh_calls_in_flight")}
 
 
-async def test_answers_that_nobody_asked_for_and_second_answers_change_nothing(tmp_path: Path) -> None:
+async def test_unrequested_answers_and_second_answers_change_nothing(tmp_path: Path) -> None:
     async with asyncio.timeout(30), scene(tmp_path) as front, raw_session(front.url, elicitation={}) as mcp:
         for odd in (1, "1", 0, -1, 1.5, True, None, [1], {"id": 1}, "x" * 10_000):
             async with mcp.post({"jsonrpc": "2.0", "id": odd, "result": ACCEPTED}) as response:
@@ -66,7 +66,7 @@ async def test_streams_that_are_opened_and_dropped_in_a_loop_leave_nothing(tmp_p
 # A minute and a half on a machine that gives it a fifth of a core; the test's own limit says more then.
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_a_flood_of_sessions_that_never_answer_costs_nobody_else_anything(
+async def test_a_flood_of_sessions_that_never_answer_costs_no_other_client_anything(
     hops: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_pool, "CONTESTED_PATIENCE_S", 2.0)

@@ -68,7 +68,7 @@ async def test_a_server_that_never_answers_is_unreachable_in_time() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_token_is_told_apart(status: int) -> None:
+async def test_a_refused_token_has_an_error_of_its_own(status: int) -> None:
     async with scripted(always(http(status))) as script:
         with pytest.raises(AuthRefused, match=str(status)):
             await open_and_call(script)

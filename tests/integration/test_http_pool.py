@@ -180,7 +180,7 @@ async def test_a_server_that_speaks_first_is_no_http_server() -> None:
             await ask(pool)
 
 
-async def test_a_server_that_closes_at_once_answers_nobody() -> None:
+async def test_a_server_that_closes_at_once_answers_no_request() -> None:
     async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
@@ -331,7 +331,7 @@ async def test_a_name_that_leads_to_a_forbidden_address_is_not_dialled() -> None
         await ask(pool)
 
 
-async def test_a_name_that_nobody_knows_is_not_dialled() -> None:
+async def test_an_unknown_name_is_not_dialled() -> None:
     async with pool_of("http://no-such-host.invalid/mcp") as pool:
         with pytest.raises(CallNotSent, match="cannot be resolved"):
             await ask(pool)

@@ -186,7 +186,7 @@ async def test_a_response_that_is_left_early_costs_its_connection_and_no_other(u
         assert "1 connections, 1 idle" in repr(pool)
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(hosting: Hosting, certificate: Path) -> None:
+async def test_a_certificate_that_no_authority_vouches_for_is_refused(hosting: Hosting, certificate: Path) -> None:
     async with hosting(certificate) as served, pool_of(served) as pool:
         body = RequestBody(b"{}")
         with pytest.raises(CallNotSent, match="TLS certificate that is refused: self-signed"):

@@ -238,7 +238,7 @@ async def test_a_server_that_knows_only_the_stream_opened_last_answers_each_requ
     assert heard == ["mine"]
 
 
-async def test_its_pings_are_answered_and_other_requests_refused_where_nobody_can_be_asked() -> None:
+async def test_its_pings_are_answered_and_other_requests_refused_where_no_client_can_be_asked() -> None:
     async def ask(server: OldServer, session: str) -> Json:
         await server.send(session, {"id": "p", "method": "ping"})
         await server.send(session, {"id": "r", "method": "roots/list"})

@@ -147,7 +147,7 @@ async def relay(port: int) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
 
 
-async def test_a_handshake_that_somebody_else_passes_on_is_refused_by_the_genuine_node(tmp_path: Path) -> None:
+async def test_a_handshake_that_a_third_party_passes_on_is_refused_by_the_genuine_node(tmp_path: Path) -> None:
     async with (
         running_node("two", tmp_path / "two") as two,
         running_node("one", tmp_path / "one") as one,

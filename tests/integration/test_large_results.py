@@ -327,7 +327,7 @@ async def test_an_answer_that_was_kept_alive_carries_a_large_result_as_one_event
         assert SseParser(8 * MIB).feed(content) == [b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"]
 
 
-async def test_a_client_that_goes_ends_the_reading_and_blames_nobody(tmp_path: Path) -> None:
+async def test_a_client_that_goes_ends_the_reading_and_blames_no_server(tmp_path: Path) -> None:
     gone = asyncio.Event()
 
     async def write(seen: Seen, writer: asyncio.StreamWriter) -> None:

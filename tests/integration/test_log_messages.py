@@ -72,7 +72,7 @@ async def test_each_caller_gets_the_messages_of_its_call_by_its_own_level(
         assert await heard(modern, None) == ([], "warning,notice")
 
 
-async def test_a_session_that_sets_no_level_is_told_what_is_usual(tmp_path: Path) -> None:
+async def test_a_session_that_sets_no_level_gets_what_is_usual(tmp_path: Path) -> None:
     async with (
         backend("http") as spec,
         front_of(tmp_path, spec) as node,
@@ -81,7 +81,7 @@ async def test_a_session_that_sets_no_level_is_told_what_is_usual(tmp_path: Path
         assert await heard(legacy, None) == (["info", "notice", "warning", "error"], "info")
 
 
-async def test_messages_on_a_pipe_are_nobodys_while_two_calls_are_under_way(tmp_path: Path) -> None:
+async def test_messages_on_a_pipe_belong_to_no_call_while_two_are_under_way(tmp_path: Path) -> None:
     async with backend("stdio") as spec, front_of(tmp_path, spec) as node, client(node.url, Era.MODERN) as mcp:
         async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
             began = asyncio.Event()

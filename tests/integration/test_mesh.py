@@ -60,7 +60,7 @@ async def test_nodes_of_one_catalog_offer_each_others_servers_and_call_them(tmp_
         assert names["list_mcp_servers"] is None
 
 
-async def test_what_is_private_stays_and_nobody_forwards_at_the_local_endpoint(tmp_path: Path) -> None:
+async def test_what_is_private_stays_and_no_node_forwards_at_the_local_endpoint(tmp_path: Path) -> None:
     async with (
         served(make_server()) as url,
         nodes(tmp_path, {"one": [], "two": [kit(url, ServerScope.PRIVATE, "own"), kit(url)]}) as (one, two),

@@ -182,7 +182,7 @@ async def test_a_server_that_speaks_as_a_node_does_is_not_believed_that_it_did_n
             assert failure.data == {key: value for key, value in data.items() if key != OWN_ERROR_KEY}
 
 
-async def test_when_nobody_executed_it_the_client_may_try_again(tmp_path: Path) -> None:
+async def test_when_no_server_executed_it_the_client_may_try_again(tmp_path: Path) -> None:
     async with scene(tmp_path) as now:
         for kit in now.kits.values():
             assert kit.script is not None

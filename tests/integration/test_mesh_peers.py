@@ -245,7 +245,7 @@ async def test_orders_end_when_the_mesh_has_ended(tmp_path: Path) -> None:
                 await one.mesh.settled()
 
 
-async def test_whoever_waits_for_a_step_is_freed_when_the_mesh_ends(tmp_path: Path) -> None:
+async def test_any_task_that_waits_for_a_step_is_freed_when_the_mesh_ends(tmp_path: Path) -> None:
     async with running_node("one", tmp_path) as one:
         await one.mesh.settled()
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:

@@ -57,7 +57,7 @@ async def next_uri(subscription: Subscription, within_s: float = WITHIN_S) -> st
 
 @pytest.mark.parametrize("hops", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_modern_client_is_told_under_the_public_uri_and_the_server_when_nobody_cares(
+async def test_a_modern_client_gets_the_public_uri_and_the_server_hears_when_no_client_is_left(
     kind: str, hops: int, tmp_path: Path
 ) -> None:
     async with backend(kind) as spec, front_of(tmp_path, spec, hops=hops) as node:

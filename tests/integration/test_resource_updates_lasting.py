@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("warm_servers")
 
 @pytest.mark.parametrize("hops", [1, 2])
 @pytest.mark.parametrize("kind", ["modern stdio", "legacy stdio"])
-async def test_after_a_servers_death_its_subscribers_are_told_once_and_then_as_before(
+async def test_after_a_servers_death_its_subscribers_are_notified_once_and_then_as_before(
     kind: str, hops: int, tmp_path: Path
 ) -> None:
     async with (
@@ -69,7 +69,7 @@ async def test_a_session_that_the_server_forgot_is_subscribed_anew(tmp_path: Pat
         assert await next_uri(subscription) == "watch://kit/two"
 
 
-async def test_a_set_that_changes_is_followed_without_a_gap_and_shared_by_all_who_have_the_wish(tmp_path: Path) -> None:
+async def test_a_set_that_changes_is_followed_without_a_gap_and_shared_by_all_its_subscribers(tmp_path: Path) -> None:
     watched = Watched()
     async with served(watched.server) as url:
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
@@ -94,7 +94,7 @@ async def test_a_set_that_changes_is_followed_without_a_gap_and_shared_by_all_wh
             assert await next_uri(first) == "watch://kit/one"
 
 
-async def test_an_update_below_what_was_subscribed_is_told_with_its_own_uri(tmp_path: Path) -> None:
+async def test_an_update_below_what_was_subscribed_comes_with_its_own_uri(tmp_path: Path) -> None:
     watched = Watched(legacy=True)
     async with served(watched.server) as url:
         spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
@@ -175,7 +175,7 @@ async def test_two_gateways_that_import_each_other_tell_an_update_once_and_forge
             await there.holds()
 
 
-async def test_a_client_that_does_not_read_its_stream_keeps_nobody_waiting(tmp_path: Path) -> None:
+async def test_a_client_that_does_not_read_its_stream_keeps_no_other_waiting(tmp_path: Path) -> None:
     watched = Watched()
     body: dict[str, Any] = {
         "jsonrpc": "2.0",

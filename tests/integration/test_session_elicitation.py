@@ -291,7 +291,7 @@ async def test_a_question_of_a_server_that_died_goes_off_the_screen(hops: int, t
 
 
 @pytest.mark.parametrize("era", list(Era))
-async def test_what_a_server_remembers_of_one_client_is_never_told_to_another(era: Era, tmp_path: Path) -> None:
+async def test_what_a_server_remembers_of_one_client_never_reaches_another(era: Era, tmp_path: Path) -> None:
     async with scene(tmp_path) as front:
         for name in ("ada", "ben"):
             async with answering_client(front.url, era, Human(name)) as mcp:
@@ -349,7 +349,7 @@ async def test_each_client_of_children_of_their_own_has_one_with_its_memory(tmp_
         assert words(first[1]) == words(again[1]) != words(first[0])
 
 
-async def test_a_child_that_all_share_hears_that_nobody_can_be_asked(tmp_path: Path) -> None:
+async def test_a_child_that_all_share_hears_that_no_client_can_be_asked(tmp_path: Path) -> None:
     async with children(tmp_path, own=False) as front, answering_client(front.url, Era.MODERN, Human()) as mcp:
         assert words(await mcp.call_tool("kit__declared", {})) == "extensions", "it is told that pages are shown"
         assert words(await mcp.call_tool("kit__bold", {})) == "-32601 This client offers no features to servers"

@@ -103,7 +103,7 @@ async def test_a_call_that_can_do_without_a_task_is_one_where_its_client_asks_fo
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_the_outcome_of_a_task_is_told_as_the_extension_has_it(hops: int, tmp_path: Path) -> None:
+async def test_the_outcome_of_a_task_is_reported_as_the_extension_has_it(hops: int, tmp_path: Path) -> None:
     async with (
         backend("http", SessionTasks()) as spec,
         scene(tmp_path, spec, hops) as node,
@@ -151,7 +151,7 @@ async def test_a_server_that_cannot_cancel_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["http", "stdio"])
-async def test_a_task_that_asks_hears_at_once_that_nobody_can_be_asked(kind: str, tmp_path: Path) -> None:
+async def test_a_task_that_asks_hears_at_once_that_no_client_can_be_asked(kind: str, tmp_path: Path) -> None:
     async with (
         backend(kind, SessionTasks()) as spec,
         scene(tmp_path, spec) as node,
@@ -165,7 +165,7 @@ async def test_a_task_that_asks_hears_at_once_that_nobody_can_be_asked(kind: str
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_who_takes_no_tasks_is_told_what_is_missing(hops: int, tmp_path: Path) -> None:
+async def test_a_client_that_takes_no_tasks_hears_what_is_missing(hops: int, tmp_path: Path) -> None:
     tasks = SessionTasks()
     async with backend("http", tasks) as spec, scene(tmp_path, spec, hops) as node, client(node.url, Era.MODERN) as mcp:
         with pytest.raises(RpcError) as caught:
@@ -186,7 +186,7 @@ async def test_a_client_with_a_session_is_refused_what_it_does_not_call_as_a_tas
 
 
 @pytest.mark.parametrize("how", ["announces nothing", "sessions of their own"])
-async def test_a_tool_that_needs_a_task_which_nobody_could_find_again_is_refused(how: str, tmp_path: Path) -> None:
+async def test_a_tool_that_needs_a_task_which_could_not_be_found_again_is_refused(how: str, tmp_path: Path) -> None:
     own = how == "sessions of their own"
     tasks = SessionTasks() if own else SessionTasks(capability=None)
     async with (

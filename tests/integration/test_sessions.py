@@ -277,7 +277,7 @@ async def test_at_the_nodes_end_streams_end_at_once_and_calls_under_way_are_answ
         assert answer["result"]["content"][0]["text"] == "released"
 
 
-async def test_a_call_that_nobody_waits_for_ends_with_the_node(tmp_path: Path) -> None:
+async def test_a_call_that_no_client_waits_for_ends_with_the_node(tmp_path: Path) -> None:
     async with asyncio.timeout(30):
         async with scene(tmp_path) as (node, kit), raw_session(node.url) as mcp, asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(everything(mcp, call("kit__wait")), name="call")
@@ -299,7 +299,7 @@ async def test_a_slow_answer_is_kept_alive(tmp_path: Path, monkeypatch: pytest.M
         assert b"released" in await response.read()
 
 
-async def test_each_stream_is_told_of_changed_lists_and_the_newest_takes_over(tmp_path: Path) -> None:
+async def test_each_stream_hears_of_changed_lists_and_the_newest_takes_over(tmp_path: Path) -> None:
     async with (
         scene(tmp_path) as (node, _),
         raw_session(node.url) as mcp,
@@ -315,7 +315,7 @@ async def test_each_stream_is_told_of_changed_lists_and_the_newest_takes_over(tm
             assert told == {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
 
 
-async def test_a_change_that_nobody_listened_to_is_told_to_who_listens_next_and_once(tmp_path: Path) -> None:
+async def test_a_change_without_a_listener_goes_to_the_next_one_and_once(tmp_path: Path) -> None:
     async with (
         scene(tmp_path) as (node, _),
         raw_session(node.url) as mcp,

@@ -57,7 +57,7 @@ async def test_one_that_breaks_off_breaks_the_clients_connection(tmp_path: Path)
         assert (await mcp.request("ping"))["result"] == {}
 
 
-async def test_a_client_that_goes_amid_it_leaves_the_rest_to_nobody_and_blames_nobody(tmp_path: Path) -> None:
+async def test_a_client_that_goes_amid_it_has_the_rest_dropped_and_blames_no_server(tmp_path: Path) -> None:
     writer = Writer()
     async with front_of(tmp_path, ScriptedNode("one", writer.write)) as front, raw_session(front.url) as mcp:
         async with mcp.post(call("kit__write")) as response:

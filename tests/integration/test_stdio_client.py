@@ -109,7 +109,7 @@ async def test_the_era_is_found_out_whatever_the_child_makes_of_the_probe(flags:
         await client.probe(10)
 
 
-async def test_lines_that_are_no_messages_are_counted_and_harm_nobody() -> None:
+async def test_lines_that_are_no_messages_are_counted_and_harm_no_call() -> None:
     async with open_client(scripted("junk", "modern")) as client:
         pipes = pipes_of(client)
         before = pipes.junk_lines
@@ -170,7 +170,7 @@ async def test_equal_progress_tokens_of_two_callers_do_not_mix() -> None:
     assert (one.result(), other.result()) == (list(range(5)), list(range(9)))
 
 
-async def test_progress_that_nobody_takes_is_dropped_at_the_limit_and_the_result_still_comes() -> None:
+async def test_progress_that_no_caller_takes_is_dropped_at_the_limit_and_the_result_still_comes() -> None:
     started, released = asyncio.Event(), asyncio.Event()
     taken: list[int] = []
 
@@ -233,7 +233,7 @@ async def test_the_childs_own_requests_are_answered_without_any_feature() -> Non
     assert answers[1]["error"]["code"] == -32601
 
 
-async def test_a_legacy_childs_list_changes_reach_whoever_listens() -> None:
+async def test_a_legacy_childs_list_changes_reach_each_listener() -> None:
     changes: list[str] = []
     async with open_client(scripted()) as client, asyncio.TaskGroup() as group:
         listening = asyncio.Event()
@@ -249,7 +249,7 @@ async def test_a_legacy_childs_list_changes_reach_whoever_listens() -> None:
     assert changes == ["listening", "prompts", "resources", "tools"]
 
 
-async def test_a_modern_child_is_asked_for_a_subscription_and_told_when_nobody_listens_any_more() -> None:
+async def test_a_modern_child_is_asked_for_a_subscription_and_hears_when_no_subscriber_is_left() -> None:
     changes: asyncio.Queue[str] = asyncio.Queue()
     async with open_client(scripted("modern")) as client, asyncio.timeout(20), asyncio.TaskGroup() as group:
         listener = group.create_task(client.listen(changes.put_nowait), name="listen")

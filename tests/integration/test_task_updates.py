@@ -80,7 +80,7 @@ async def made_at(it: Scene, mcp: McpClient, tool: str, place: int, name: str) -
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_a_client_is_told_under_the_public_id_what_it_would_be_answered(hops: int, tmp_path: Path) -> None:
+async def test_a_client_hears_under_the_public_id_what_it_would_be_answered(hops: int, tmp_path: Path) -> None:
     async with scene(tmp_path, hops) as it, client(it.front.url, Era.MODERN) as mcp:
         ids = [await made_at(it, mcp, "asks", place, f"job {place}") for place in range(hops)]
         unknown = f"mesh1/server/{it.places[0].node.identity.node_id}/shop/unknown"
@@ -103,7 +103,7 @@ async def test_a_client_is_told_under_the_public_id_what_it_would_be_answered(ho
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_large_numbers_and_large_results_are_told_whole(hops: int, tmp_path: Path) -> None:
+async def test_large_numbers_and_large_results_arrive_whole(hops: int, tmp_path: Path) -> None:
     async with scene(tmp_path, hops) as it, client(it.front.url, Era.MODERN) as mcp:
         task_id = await made_at(it, mcp, "works", 0, "1")
         async with following(mcp, task_id) as followed:
@@ -115,7 +115,7 @@ async def test_large_numbers_and_large_results_are_told_whole(hops: int, tmp_pat
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_the_server_hears_that_nobody_listens_any_more(hops: int, tmp_path: Path) -> None:
+async def test_the_server_hears_that_no_subscriber_is_left(hops: int, tmp_path: Path) -> None:
     async with scene(tmp_path, hops) as it, client(it.front.url, Era.MODERN) as mcp:
         ids = [await made_at(it, mcp, "works", 0, name) for name in ("a", "b")]
         tasks = it.places[0].tasks
@@ -131,7 +131,7 @@ async def test_the_server_hears_that_nobody_listens_any_more(hops: int, tmp_path
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_what_was_missed_while_a_stream_was_broken_is_told_when_it_is_followed_anew(
+async def test_what_was_missed_while_a_stream_was_broken_comes_when_it_is_followed_anew(
     hops: int, tmp_path: Path
 ) -> None:
     async with scene(tmp_path, hops) as it, client(it.front.url, Era.MODERN) as mcp:

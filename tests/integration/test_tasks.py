@@ -331,7 +331,7 @@ async def test_a_task_whose_server_was_killed_is_asked_of_no_other(tmp_path: Pat
         assert (await call(mcp, "works"))["status"] == "working", "the other one still makes tasks"
 
 
-async def test_who_makes_up_an_id_reaches_nothing_that_the_endpoint_does_not_lead_to(tmp_path: Path) -> None:
+async def test_a_made_up_id_reaches_nothing_that_the_endpoint_does_not_lead_to(tmp_path: Path) -> None:
     async with scene(tmp_path, 1, ServerScope.PRIVATE) as it:
         async with client(it.front.url, Era.MODERN) as mcp:
             made = await mcp.request(
@@ -348,9 +348,7 @@ async def test_who_makes_up_an_id_reaches_nothing_that_the_endpoint_does_not_lea
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_a_client_that_declares_nothing_gets_no_task_and_is_told_what_is_missing(
-    hops: int, tmp_path: Path
-) -> None:
+async def test_a_client_that_declares_nothing_gets_no_task_and_hears_what_is_missing(hops: int, tmp_path: Path) -> None:
     async with scene(tmp_path, hops) as it, client(it.front.url, Era.MODERN) as mcp:
         nothing: Json = {CAPABILITIES_KEY: {}}
         plain = await call(mcp, "either", nothing)
@@ -382,7 +380,7 @@ async def test_the_name_in_the_header_has_to_be_the_task(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_tasks_are_announced_while_somebody_makes_them(hops: int, tmp_path: Path) -> None:
+async def test_tasks_are_announced_while_a_server_makes_them(hops: int, tmp_path: Path) -> None:
     async with running_node("bare", tmp_path / "bare") as bare, client(bare.url, Era.MODERN) as mcp:
         assert TASKS_EXTENSION not in mcp.server_info.capabilities["extensions"]
     async with scene(tmp_path, hops) as it:

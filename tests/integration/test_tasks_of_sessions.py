@@ -73,7 +73,9 @@ async def test_a_task_of_a_stateless_server_is_followed_and_its_result_is_exact(
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-async def test_who_waits_for_a_result_is_asked_what_the_task_asks_and_gets_it(hops: int, tmp_path: Path) -> None:
+async def test_a_client_that_waits_for_a_result_is_asked_what_the_task_asks_and_gets_it(
+    hops: int, tmp_path: Path
+) -> None:
     async with stateless.scene(tmp_path, hops) as it, session(it.front.url, elicitation={}) as mcp:
         task = (await result(called(mcp, "shop__asks")))["task"]
         assert task["status"] == "input_required"
@@ -162,7 +164,7 @@ async def test_a_task_of_a_server_with_sessions_is_the_same(kind: str, hops: int
             assert (unknown["code"], unknown["message"]) == (-32602, "no such task at here")
 
 
-async def test_the_error_of_a_task_is_the_answer_to_who_asks_for_its_result(tmp_path: Path) -> None:
+async def test_the_error_of_a_task_is_the_answer_to_the_request_for_its_result(tmp_path: Path) -> None:
     async with (
         sessions.backend("http", SessionTasks()) as spec,
         sessions.scene(tmp_path, spec) as node,
@@ -194,7 +196,7 @@ async def test_what_is_no_task_is_refused_as_that_version_has_it(tmp_path: Path)
         assert (await error(mcp.request("tasks/get", {"taskId": "mesh1/held/nobody"})))["code"] == -32602
 
 
-async def test_tasks_are_announced_to_who_can_know_them_while_there_are_any(tmp_path: Path) -> None:
+async def test_tasks_are_announced_to_clients_that_can_know_them_while_there_are_any(tmp_path: Path) -> None:
     async with sessions.backend("http", SessionTasks()) as spec, sessions.scene(tmp_path, spec) as node:
         async with client(node.url, Era.LEGACY) as mcp:
             assert mcp.server_info.capabilities["tasks"] == CAPABILITY
@@ -259,7 +261,7 @@ async def test_what_a_task_asks_of_a_model_is_answered_by_its_clients(hops: int,
 
 @pytest.mark.parametrize("hops", [1, 2])
 @pytest.mark.parametrize("kind", ["stateless", "session"])
-async def test_a_session_lists_its_own_tasks_and_is_told_how_they_stand(kind: str, hops: int, tmp_path: Path) -> None:
+async def test_a_session_lists_its_own_tasks_and_hears_how_they_stand(kind: str, hops: int, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         if kind == "stateless":
             it = await stack.enter_async_context(stateless.scene(tmp_path, hops))

@@ -117,7 +117,7 @@ async def test_the_death_of_a_node_reaches_clients_of_both_eras_in_time(tmp_path
 
 
 @pytest.mark.parametrize("changes", [3, 30])
-async def test_a_burst_of_changes_is_told_at_the_pace_that_was_promised(changes: int, tmp_path: Path) -> None:
+async def test_a_burst_of_changes_is_announced_at_the_pace_that_was_promised(changes: int, tmp_path: Path) -> None:
     async with (
         served(make_server()) as url,
         running_node("one", tmp_path / "one") as one,

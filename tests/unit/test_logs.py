@@ -104,7 +104,7 @@ def test_every_line_of_mcp_traffic_carries_the_word() -> None:
     assert json.loads(logged("json", "MCP request", name=TRAFFIC_LOGGER))["event"] == "MCP request"
 
 
-def test_auto_is_json_where_nobody_watches_and_text_on_a_terminal() -> None:
+def test_auto_is_json_without_a_terminal_and_text_on_one() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -161,7 +161,7 @@ async def test_a_hundred_thousand_random_names_leave_under_two_thousand_series()
     assert len(series(metrics)) < 2000
 
 
-def test_beyond_the_limit_the_outcome_is_still_told() -> None:
+def test_beyond_the_limit_the_outcome_is_still_counted() -> None:
     metrics = Metrics("1")
     for n in range(module.CALL_LABEL_SETS_MAX):
         metrics.call_finished("peer:a", f"tool-{n}", "ok", 0.01)

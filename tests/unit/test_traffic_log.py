@@ -41,7 +41,7 @@ def test_a_request_that_ends_badly_is_logged_as_its_client_hears_of_it(
     assert [vars(line)["outcome"] for line in log.records] == [outcome]
 
 
-def test_a_request_is_logged_with_who_served_it_and_nothing_of_what_it_carries(log: pytest.LogCaptureFixture) -> None:
+def test_a_request_is_logged_with_its_server_and_nothing_of_what_it_carries(log: pytest.LogCaptureFixture) -> None:
     serve("tools/call", {"name": "kit__do", "arguments": {"secret": 1}}, backend="server:kit")
     serve("resources/read", {"uri": "x" * 1000})
     serve("tools/call", {"name": 5}, tool_error=True)

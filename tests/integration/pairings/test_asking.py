@@ -141,7 +141,7 @@ async def test_a_question_that_the_client_did_not_declare_is_refused(
         assert (caught.value.code, caught.value.data) == (-32021, {"requiredCapabilities": NEEDED[kind]})
 
 
-async def test_a_client_that_refuses_is_heard_by_who_can_hear_it(cell: Cell) -> None:
+async def test_a_client_that_refuses_is_heard_by_servers_that_can_hear_it(cell: Cell) -> None:
     if cell.server == "legacy-stdio":
         cell = Cell(cell.front, cell.url, "legacy-own")
     async with connected(cell, Human(refuses=True)) as mcp:

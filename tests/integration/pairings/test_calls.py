@@ -34,7 +34,7 @@ def same(found: object, written: object) -> bool:
 
 
 @pytest.mark.parametrize("tool", ["echo", "broken"])
-async def test_a_result_passes_with_structured_content_and_members_that_nobody_knows(cell: Cell, tool: str) -> None:
+async def test_a_result_passes_with_structured_content_and_unknown_members(cell: Cell, tool: str) -> None:
     async with wire(cell) as mcp:
         result = without_words_of(cell.front, await mcp.call(tool, x=1.0))
     assert result.pop("isError", False) is (tool == "broken")
@@ -45,7 +45,7 @@ async def test_a_result_passes_with_structured_content_and_members_that_nobody_k
     assert all(same(result[name], RESULT[name]) for name in RESULT)
 
 
-async def test_arguments_and_members_that_nobody_knows_reach_the_server_under_its_own_name(cell: Cell) -> None:
+async def test_arguments_and_unknown_members_reach_the_server_under_its_own_name(cell: Cell) -> None:
     arguments = {"z": 1.0, "a": [None, {"n": 1e5}], "\u00e9": "\u00e9"}
     params = {"name": cell.name("echo"), "arguments": arguments, "x-future": {"z": 1.0}}
     async with wire(cell) as mcp:
@@ -74,7 +74,7 @@ async def test_trace_and_foreign_meta_reach_the_server_and_words_of_the_mesh_do_
     assert reserved[CAPABILITIES_KEY] == {}
 
 
-async def test_what_a_client_can_do_is_told_to_a_server_that_is_told_with_each_request(cell: Cell) -> None:
+async def test_what_a_client_can_do_reaches_a_server_that_learns_it_with_each_request(cell: Cell) -> None:
     features: Json = {"elicitation": {"url": {}}, "sampling": {"tools": {}}, "roots": {}}
     async with wire(cell, **features) as mcp:
         result = await mcp.call("echo", {CAPABILITIES_KEY: features} if cell.front is Era.MODERN else None)

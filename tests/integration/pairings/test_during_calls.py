@@ -35,7 +35,7 @@ async def test_callers_with_the_same_token_hear_the_progress_of_their_own_call(c
     assert second.result() == progress(token, "second")
 
 
-async def test_who_gives_no_token_hears_no_progress(cell: Cell) -> None:
+async def test_a_call_without_a_progress_token_hears_no_progress(cell: Cell) -> None:
     async with wire(cell) as mcp:
         assert await met(mcp, None, "alone") == []
 

@@ -92,9 +92,7 @@ async def test_headers_that_say_something_else_than_the_body_are_refused(url: st
             assert (response.status, (await response.json())["error"]["code"]) == (400, -32020)
 
 
-async def test_a_version_that_nobody_knows_is_refused_with_those_that_are(
-    url: str, http: aiohttp.ClientSession
-) -> None:
+async def test_an_unknown_version_is_refused_with_those_that_are_known(url: str, http: aiohttp.ClientSession) -> None:
     version = {"io.modelcontextprotocol/protocolVersion": "2999-01-01"}
     told = dict(headers("server/discover", MCP_Protocol_Version="2999-01-01"))
     async with http.post(url, json=request("server/discover", {"_meta": version}), headers=told) as response:

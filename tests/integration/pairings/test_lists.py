@@ -55,7 +55,7 @@ async def test_each_member_of_a_definition_is_what_the_server_wrote(
             assert schema in answer, "byte for byte"
 
 
-async def test_a_list_says_how_long_it_is_good_to_those_who_know_the_word(cell: Cell) -> None:
+async def test_a_list_says_how_long_it_is_good_to_clients_that_know_the_word(cell: Cell) -> None:
     async with wire(cell) as mcp:
         result = await mcp.ask("tools/list", {})
     words = {"resultType", "ttlMs", "cacheScope"}
@@ -73,7 +73,7 @@ async def grown(cell: Cell, changed: asyncio.Queue[str]) -> None:
                 del missing[kind]
 
 
-async def test_a_change_of_each_list_is_told(cell: Cell) -> None:
+async def test_a_change_of_each_list_is_announced(cell: Cell) -> None:
     changed: asyncio.Queue[str] = asyncio.Queue()
 
     async def hear(message: Any) -> None:

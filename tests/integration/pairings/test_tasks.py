@@ -45,7 +45,7 @@ async def test_a_task_is_made_asked_about_and_gives_its_result(cell: Cell) -> No
         assert whole == RESULT
 
 
-async def test_a_task_that_is_unknown_or_over_is_told_in_the_clients_words(cell: Cell) -> None:
+async def test_a_task_that_is_unknown_or_over_is_reported_in_the_clients_words(cell: Cell) -> None:
     async with wire(cell) as mcp:
         task_id = (await made(mcp))["taskId"]
         for method in ("tasks/get", "tasks/cancel"):

@@ -55,6 +55,6 @@ async def check_a_client_with_a_session(cell: Cell) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:resources/.*subscribe is removed")
-async def test_an_update_is_told_under_the_name_that_the_client_knows(cell: Cell) -> None:
+async def test_an_update_comes_under_the_name_that_the_client_knows(cell: Cell) -> None:
     async with asyncio.timeout(PATIENCE_S):
         await (check_a_client_with_a_session if cell.front is Era.LEGACY else check_a_stateless_client)(cell)

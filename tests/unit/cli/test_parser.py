@@ -75,7 +75,7 @@ def test_usage_error_is_exit_code_one_with_a_line_on_stderr(
 
 
 @pytest.mark.parametrize(("argv", "named"), [([], "status"), (["peers"], "add")])
-def test_whoever_names_no_command_is_told_which_there_are(
+def test_a_command_line_without_a_command_prints_which_there_are(
     argv: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*argv) == 1

@@ -112,7 +112,7 @@ def test_windsurf_file_keeps_url_and_switch() -> None:
     assert "all of them are offered" in plan.taken[0].notes[0]
 
 
-def test_gemini_settings_put_in_bare_variables_milliseconds_and_who_is_excluded() -> None:
+def test_gemini_settings_put_in_bare_variables_milliseconds_and_excluded_servers() -> None:
     text = """{"mcp": {"excluded": ["off"]}, "mcpServers": {
       "web": {"httpUrl": "https://h/mcp", "headers": {"Authorization": "Bearer $TOKEN"},
         "timeout": 5000, "trust": true},

@@ -260,7 +260,7 @@ def test_file_without_entries_to_tell_apart_is_refused_with_path_and_line(text: 
     assert words in message
 
 
-def test_all_faults_of_all_entries_are_told_at_once() -> None:
+def test_all_faults_of_all_entries_are_reported_at_once() -> None:
     text = """{"mcpServers": {
       "a": {"command": "x", "args": [{}, "${NONE}", "${input:k}"], "disabled": "maybe"},
       "b": {"url": "ftp://h/", "headers": {"A B": "v"}, "mesh": {"scope": "all", "extra": 1}},

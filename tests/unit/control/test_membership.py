@@ -116,7 +116,7 @@ async def test_a_member_registers_sees_itself_and_leaves() -> None:
             assert list((await client.health(SERVICE, index=0, wait_s=0.0, consistent=False)).rows) == []
 
 
-async def test_what_we_say_of_ourselves_is_told_at_once() -> None:
+async def test_what_we_say_of_ourselves_is_published_at_once() -> None:
     port = free_port()
     async with embedded_catalog(port), member(plan("consul", port)) as one:
         await one.until_names("one")
@@ -160,7 +160,7 @@ async def test_the_embedded_catalog_is_never_cached(tmp_path: Path) -> None:
     assert repr(cache) == "<CatalogCache catalog.json waiting=False>"
 
 
-async def test_moving_over_to_a_consul_that_appears_loses_nobody_who_has_not_moved_yet() -> None:
+async def test_moving_over_to_a_consul_that_appears_loses_no_node_that_has_not_moved_yet() -> None:
     consul_port, embedded_port = free_port(), free_port()
     moving = plan("auto", consul_port, embedded_port, explicit=False)
     async with (

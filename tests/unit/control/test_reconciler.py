@@ -120,7 +120,7 @@ async def refused(mesh: Mesh) -> int:
     return caught.value.status
 
 
-async def test_nothing_changed_is_told_to_nobody(tmp_path: Path) -> None:
+async def test_nothing_changed_notifies_no_client(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         rig.mesh.take_servers([SERVER])
         await asyncio.sleep(1)
@@ -131,7 +131,7 @@ async def test_nothing_changed_is_told_to_nobody(tmp_path: Path) -> None:
         assert rig.mesh.routes is table
 
 
-async def test_unknown_and_disabled_names_are_told_apart(tmp_path: Path) -> None:
+async def test_unknown_and_disabled_names_are_distinct(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         rig.mesh.take_servers([ServerSpec("off", HttpTarget("http://x/mcp"), ServerScope.NODE, enabled=False)])
         await rig.mesh.settled()

@@ -53,7 +53,7 @@ def _said(selection: Selection) -> list[tuple[str, FindingKind]]:
 # What the catalog says
 
 
-def test_a_peer_has_the_weight_that_the_catalog_tells_whoever_names_it() -> None:
+def test_a_peer_has_the_weight_of_the_catalog_however_it_was_named() -> None:
     heavy = replace(_node("node-b", ID_B), weight=3)
     assert _only(select(_catalog(heavy), OWN)).weight == 3
     override = Override("mine", HttpTarget("http://10.0.0.2:8000/mcp"))
@@ -73,7 +73,7 @@ def test_an_entry_of_our_own_that_the_catalog_lists_more_than_once_is_a_finding(
     ]
 
 
-def test_a_peer_in_maintenance_is_dialled_as_ever_and_marked_whoever_names_it() -> None:
+def test_a_peer_in_maintenance_is_dialled_as_ever_and_marked_however_it_was_named() -> None:
     resting = replace(_node("node-b", ID_B), maintenance="new disks")
     override = Override("mine", HttpTarget("http://10.0.0.2:8000/mcp"))
     for spec in (_only(select(_catalog(resting), OWN)), _only(select(_catalog(resting), OWN, overrides=[override]))):

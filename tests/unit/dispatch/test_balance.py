@@ -156,7 +156,7 @@ def test_a_call_that_was_given_up_counts_as_long_as_it_was_waited_for() -> None:
     assert give_up(measured(0.5), 0.2, 60.0).latency_ewma_s == 0.2, "a peak of long ago says less"
 
 
-def test_a_call_that_was_given_up_ends_nobodys_silence() -> None:
+def test_a_call_that_was_given_up_ends_no_silence() -> None:
     silent = Load(0.005).started(0.0).started(0.1)
     assert give_up(silent.finished(), 0.2, 3.0).stalled_since_s == 0.0
 

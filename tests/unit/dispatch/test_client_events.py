@@ -23,7 +23,7 @@ async def tell(mcp_client: SessionRouter, affinity: str, event: ClientEvent, **m
     return await mcp_client.request(Request.within(CLIENT_METHOD, told, timeout_s=5.0, affinity=affinity))
 
 
-async def test_the_end_of_a_client_ends_its_sessions_and_its_parked_calls_and_nobody_elses() -> None:
+async def test_the_end_of_a_client_ends_its_sessions_and_its_parked_calls_and_no_others() -> None:
     server = Server()
     async with client_to(server) as mcp_client:
         await call(mcp_client, "quick", affinity=ADA)
@@ -45,7 +45,7 @@ async def test_a_key_of_a_clients_own_ends_nothing() -> None:
         assert (await call(mcp_client, "quick", affinity="mine"))["by"] == 0
 
 
-async def test_other_roots_are_told_in_the_session_that_declared_them_and_open_no_other() -> None:
+async def test_other_roots_are_announced_in_the_session_that_declared_them_and_open_no_other() -> None:
     server = Server()
     async with client_to(server) as mcp_client:
         assert await tell(mcp_client, ADA, ClientEvent.ROOTS_CHANGED, canBeAsked=True) == {"resultType": "complete"}

@@ -97,7 +97,7 @@ class HungNode:
 
 
 @pytest.mark.looptime
-async def test_sessions_that_end_faster_than_servers_can_be_told_do_not_pile_up() -> None:
+async def test_sessions_that_end_faster_than_servers_can_hear_of_it_do_not_pile_up() -> None:
     node = HungNode()
     changes, ending = SessionNotifications(UpstreamEvents(lambda _: node, SessionOffers())), session()
     ending.called(CalledBackend("peer:a", "service:kit"))

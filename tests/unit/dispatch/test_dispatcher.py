@@ -153,7 +153,7 @@ async def test_a_later_refusal_does_not_hide_that_the_first_attempt_may_have_bee
         assert sum(now.counts().values()) == 2
 
 
-async def test_who_may_have_executed_it_is_named() -> None:
+async def test_the_server_that_may_have_executed_it_is_named() -> None:
     now = fleet(a=[ProtocolBroken("html")])
     with pytest.raises(CallUnanswered) as caught:
         await now.call()
@@ -230,7 +230,7 @@ async def test_a_replica_that_was_readmitted_starts_slowly() -> None:
     assert now.counts()["a"] - before > 15, "its part in the end"
 
 
-async def test_failures_that_are_not_in_a_row_eject_nobody() -> None:
+async def test_failures_that_are_not_in_a_row_eject_no_replica() -> None:
     broken: list[Exception | Json | Answer] = [CallOutcomeUnknown("reset"), OK, OK] * 30
     now = fleet(annotations=READ_ONLY, a=broken, b=list(broken))
     for _ in range(60):
@@ -240,7 +240,7 @@ async def test_failures_that_are_not_in_a_row_eject_nobody() -> None:
     assert not [name for name in now.series() if name.startswith("mesh_ejections_total")]
 
 
-async def test_a_replica_that_fails_at_once_gets_few_calls_though_nobody_answers_faster() -> None:
+async def test_a_replica_that_fails_at_once_gets_few_calls_though_none_answers_faster() -> None:
     now = fleet(a=[CallOutcomeUnknown("reset")], b=[after(0.005, OK)])
     for _ in range(20):
         await _ignoring(now.call())
@@ -249,7 +249,7 @@ async def test_a_replica_that_fails_at_once_gets_few_calls_though_nobody_answers
 
 @pytest.mark.parametrize("ours", [None, own_server("a")])
 @pytest.mark.parametrize("patience_s", [0.2, 5.0])
-async def test_a_replica_that_hangs_is_left_alone_by_callers_who_give_up(
+async def test_a_replica_that_hangs_is_left_alone_by_callers_that_give_up(
     ours: ServerSpec | None, patience_s: float
 ) -> None:
     now = fleet(ours=ours, a=[after(3600, OK)], b=[after(0.005, OK)])
@@ -329,7 +329,7 @@ async def test_one_deadline_counts_for_all_attempts() -> None:
     assert limits_s == [pytest.approx(4.0), pytest.approx(10.0)]
 
 
-async def test_after_the_deadline_nobody_else_is_asked() -> None:
+async def test_after_the_deadline_no_other_replica_is_asked() -> None:
     slow = after(11.0, CallOutcomeUnknown("reset"))
     now = fleet(annotations=READ_ONLY, call_timeout_s=10.0, a=[slow], b=[slow])
     with pytest.raises(CallUnanswered, match="deadline"):
@@ -337,7 +337,7 @@ async def test_after_the_deadline_nobody_else_is_asked() -> None:
     assert sum(now.counts().values()) == 1
 
 
-async def test_the_sooner_of_the_callers_deadline_and_ours_counts_and_is_told_to_mesh_nodes() -> None:
+async def test_the_sooner_of_the_callers_deadline_and_ours_counts_and_is_sent_to_mesh_nodes() -> None:
     for received_ms, limit_s in ((2000, 2.0), (99_000, 10.0)):
         now = fleet(call_timeout_s=10.0, a=[OK])
         await now.call({"name": "kit__do", "_meta": {DEADLINE_META_KEY: received_ms, "theirs": 1}})
@@ -355,7 +355,7 @@ async def test_a_call_whose_deadline_is_over_is_not_sent() -> None:
     assert now.counts() == {"a": 0, "b": 0}
 
 
-async def test_hurried_callers_eject_nobody() -> None:
+async def test_hurried_callers_eject_no_replica() -> None:
     now = fleet(a=[CallTimedOut("late")], b=[CallTimedOut("late")])
     for _ in range(30):
         with pytest.raises(CallUnanswered):
@@ -388,7 +388,7 @@ async def test_a_gateway_hears_the_path_and_the_affinity_of_a_session() -> None:
     assert "secret" not in meta[AFFINITY_META_KEY]
 
 
-async def test_a_session_is_told_apart_on_the_next_node_too_whatever_the_route() -> None:
+async def test_a_session_is_distinct_on_the_next_node_too_whatever_the_route() -> None:
     now = fleet(a=[OK])
     await now.call(session_id="secret-session")
     await now.call(session_id="another")
@@ -442,7 +442,7 @@ async def test_a_backend_that_went_while_it_was_asked_leaves_nothing_behind() ->
     assert now.series()["mesh_calls_in_flight"] == 0
 
 
-async def test_nobody_to_ask_is_said_as_not_executed() -> None:
+async def test_no_replica_to_ask_is_reported_as_not_executed() -> None:
     now = fleet(a=[OK])
     now.links.clear()
     with pytest.raises(CallRefused, match="server kit on a is gone") as caught:

@@ -241,7 +241,7 @@ def test_a_tools_own_error_is_an_answer_and_a_caller_that_left_soon_says_nothing
         ("cancelled", 30.0, 60.0, FAILED),
     ],
 )
-def test_an_impatient_caller_ejects_nobody(
+def test_an_impatient_caller_ejects_no_replica(
     outcome: str, timeout_s: float, own_timeout_s: float, verdict: Verdict | None
 ) -> None:
     assert verdict_of(outcome, took_s=timeout_s, timeout_s=timeout_s, own_timeout_s=own_timeout_s) is verdict

@@ -28,7 +28,7 @@ def test_arguments_are_repeated_in_the_headers_that_their_schema_asks_for() -> N
     assert outgoing(asking, {}) is None
 
 
-def test_what_a_client_told_goes_on_unless_the_schema_knows_better() -> None:
+def test_what_a_client_sent_goes_on_unless_the_schema_knows_better() -> None:
     asking = route({"region": {"type": "string", "x-mcp-header": "Region"}})
     told = received_headers(
         [("MCP-Param-Region", "us"), ("mcp-param-Shard", "7"), ("Cookie", "a=b"), ("X-Mcp-Param", "x")]

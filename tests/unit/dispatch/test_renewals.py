@@ -35,7 +35,7 @@ def seconds_since(began_s: float) -> float:
 
 
 @pytest.mark.parametrize("failure", [CallNotSent("is not connected"), SAID_NO, SAID_GONE])
-async def test_a_call_whose_last_replica_has_just_gone_is_done_by_who_offers_it_in_the_next_table(
+async def test_a_call_whose_last_replica_has_just_gone_is_done_by_one_of_the_next_table(
     failure: Exception,
 ) -> None:
     now = fleet(old=[failure], new=[OK])
@@ -54,7 +54,7 @@ async def test_a_call_whose_last_replica_has_just_gone_is_done_by_who_offers_it_
     assert now.counts() == {"old": 1, "new": 1}
 
 
-async def test_it_is_refused_as_before_when_nobody_comes_in_time() -> None:
+async def test_it_is_refused_as_before_when_no_replica_comes_in_time() -> None:
     now = fleet(old=[CallNotSent("is not connected")])
     began_s = asyncio.get_running_loop().time()
     with pytest.raises(
@@ -66,7 +66,7 @@ async def test_it_is_refused_as_before_when_nobody_comes_in_time() -> None:
 
 
 @pytest.mark.parametrize("name_is", ["gone", "another owner's"])
-async def test_nobody_waits_longer_for_a_name_that_is_gone_and_nobody_else_gets_its_call(name_is: str) -> None:
+async def test_no_call_waits_longer_for_a_name_that_is_gone_and_no_other_replica_gets_it(name_is: str) -> None:
     now = fleet(old=[CallNotSent("is not connected")], new=[OK])
     other = None if name_is == "gone" else replace(only(now, "new"), owner="service:other")
     with pytest.raises(CallRefused):
@@ -74,7 +74,7 @@ async def test_nobody_waits_longer_for_a_name_that_is_gone_and_nobody_else_gets_
     assert now.counts() == {"old": 1, "new": 0}
 
 
-async def test_who_refuses_the_token_is_not_waited_for_but_looked_up_once_more() -> None:
+async def test_a_server_that_refuses_the_token_is_not_waited_for_but_looked_up_once_more() -> None:
     now = fleet(old=[AuthRefused("401")], new=[OK])
     began_s = asyncio.get_running_loop().time()
     with pytest.raises(CallRefused):
@@ -83,7 +83,7 @@ async def test_who_refuses_the_token_is_not_waited_for_but_looked_up_once_more()
     assert seconds_since(began_s) == pytest.approx(0, abs=0.01)
 
 
-async def test_nobody_waits_beyond_the_time_that_the_call_has() -> None:
+async def test_no_caller_waits_beyond_the_time_that_the_call_has() -> None:
     now = fleet(old=[after(0.9, CallNotSent("refused"))])
     began_s = asyncio.get_running_loop().time()
     params = {"name": "kit__do", "arguments": {}, "_meta": {DEADLINE_META_KEY: 1000}}
@@ -92,7 +92,7 @@ async def test_nobody_waits_beyond_the_time_that_the_call_has() -> None:
     assert seconds_since(began_s) == pytest.approx(1.0, abs=0.01)
 
 
-async def test_what_may_have_been_executed_is_not_sent_to_anybody_new() -> None:
+async def test_what_may_have_been_executed_is_not_sent_to_a_new_replica() -> None:
     now = fleet(old=[CallOutcomeUnknown("reset")], new=[OK])
     with pytest.raises(CallUnanswered):
         await now.call(route=only(now, "old"), present=lambda: only(now, "new"))

@@ -152,7 +152,7 @@ def retry(question: Json) -> Json:
     return {"name": "kit__do", "inputResponses": {"q": {}}, "requestState": question["requestState"]}
 
 
-async def test_the_retry_of_a_question_goes_to_who_asked_every_time() -> None:
+async def test_the_retry_of_a_question_goes_to_the_server_that_asked_every_time() -> None:
     now = fleet(**{name: [asking(f"of {name}")] for name in "abcde"})
     for _ in range(20):
         name, question = await asked_of(now)
@@ -162,7 +162,7 @@ async def test_the_retry_of_a_question_goes_to_who_asked_every_time() -> None:
         assert now.link(name).asked[-1]["inputResponses"] == {"q": {}}
 
 
-async def test_a_retry_that_cannot_be_sent_is_done_by_nobody_else() -> None:
+async def test_a_retry_that_cannot_be_sent_is_done_by_no_other_replica() -> None:
     now = fleet(annotations={"readOnlyHint": True}, **{name: [asking()] for name in "abc"})
     name, question = await asked_of(now)
     now.link(name).answers[:] = [CallNotSent("refused")]

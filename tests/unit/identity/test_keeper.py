@@ -127,5 +127,5 @@ async def test_after_a_rotation_the_former_secret_is_good_for_a_grace_and_its_as
 
 
 @pytest.mark.parametrize("shown", ["", ".", "..", "a.b.c", "unknown", "x" * 5_000])
-def test_what_is_no_proof_of_ours_is_nobodys(shown: str) -> None:
+def test_what_is_no_proof_of_ours_names_no_node(shown: str) -> None:
     assert Place().keeper.of(shown) is None

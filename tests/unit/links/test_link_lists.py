@@ -108,7 +108,7 @@ def one_more_tool(side: OtherSide) -> None:
     side.tools.append({"name": f"t{len(side.tools)}", "inputSchema": {}})
 
 
-async def test_a_change_told_on_the_stream_of_a_call_is_listed_and_shown_before_it_goes_on() -> None:
+async def test_a_change_announced_on_the_stream_of_a_call_is_listed_and_shown_before_it_goes_on() -> None:
     side = OtherSide(says=["notifications/progress", CHANGED])
     side.calls.set()
     heard: list[tuple[str, int, int]] = []
@@ -124,7 +124,7 @@ async def test_a_change_told_on_the_stream_of_a_call_is_listed_and_shown_before_
         assert heard == [("notifications/progress", 1, 0), (CHANGED, 2, 1)]
 
 
-async def test_a_change_told_on_the_stream_of_a_call_counts_though_its_caller_takes_no_notices() -> None:
+async def test_a_change_announced_on_the_stream_of_a_call_counts_though_its_caller_takes_no_notices() -> None:
     side = OtherSide(says=[CHANGED])
     side.calls.set()
     async with running_link(side) as rig:

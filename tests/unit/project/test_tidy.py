@@ -235,6 +235,12 @@ def finished_rooms_are_in_plain_english(source: Source) -> Iterator[str]:
             yield from roundabout_clauses(text)
 
 
+def names_of_tests_are_in_plain_english(source: Source) -> Iterator[str]:
+    for node in source.functions:
+        if node.name.startswith("test_"):
+            yield from roundabout_clauses(node.name.replace("_", " "))
+
+
 def texts_for_users_are_in_plain_english(source: Source) -> Iterator[str]:
     if source.top in CODE:
         for text in source.literals:
@@ -274,6 +280,7 @@ RULES: tuple[Rule, ...] = (
     cited_pages_exist,
     exceptions_to_lint_have_reasons,
     finished_rooms_are_in_plain_english,
+    names_of_tests_are_in_plain_english,
     texts_for_users_are_in_plain_english,
     finished_rooms_cite_what_exists,
 )
@@ -290,6 +297,7 @@ BAD_EXAMPLES: dict[str, Source] = {
     "cited_pages_exist": Source.of("agent/a.py", "x = 1  # See no-such-page.md.\n"),
     "exceptions_to_lint_have_reasons": Source.of("agent/a.py", "x = 1  # " + "noqa: E501\n"),
     "finished_rooms_are_in_plain_english": Source.of("discovery/a.py", "# The one that is\n# told.\nx = 1\n"),
+    "names_of_tests_are_in_plain_english": Source.of("tests/a.py", "def test_a_call_of_nobody_ends(): ...\n"),
     "texts_for_users_are_in_plain_english": Source.of("agent/a.py", "x = f'{1}: who' 'ever writes it'\n"),
     "finished_rooms_cite_what_exists": Source.of("discovery/a.py", "# See lost.md.\nx = 1\n"),
 }

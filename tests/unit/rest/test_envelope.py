@@ -172,7 +172,7 @@ async def test_an_unexpected_failure_is_logged_with_its_trace_and_hidden_from_th
     assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [raised]
 
 
-async def test_unknown_paths_and_methods_are_told_in_the_envelope() -> None:
+async def test_unknown_paths_and_methods_are_refused_in_the_envelope() -> None:
     async with server() as url:
         assert (await ask(f"{url}/api/nothing"))[1]["error"]["code"] == "not_found"
         async with aiohttp.ClientSession() as http, http.post(f"{url}/api/only-get") as answer:

@@ -69,7 +69,7 @@ def test_a_table_with_a_file_stays_closed_when_its_last_token_is_revoked() -> No
     assert (table.anonymous, table.accepts("token"), table.accepts("")) == (False, False, False)
 
 
-def test_a_file_that_is_read_again_gives_nobody_a_fresh_allowance() -> None:
+def test_a_file_that_is_read_again_gives_no_client_a_fresh_allowance() -> None:
     table = TokenTable([], [named("ci", "token", calls_per_s=1.0)], closed=True)
 
     def allowance() -> object:

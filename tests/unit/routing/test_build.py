@@ -256,7 +256,7 @@ def test_a_node_that_restarts_finds_its_names_kept_from_its_namesake_even_when_t
     assert not is_outdated(back, 9 * KEPT_FOR_S)
 
 
-def test_a_name_that_nobody_else_wanted_is_free_at_once() -> None:
+def test_a_name_that_no_other_backend_wanted_is_free_at_once() -> None:
     one, two = _namesakes()
     after = build_routes([two], OWN, build_routes([one], OWN))
     assert _asked(after, "twin__files__read") == [("peer:two", "twin__files__read")]
@@ -304,7 +304,7 @@ def test_a_plain_peer_named_like_a_service_adds_nothing_to_it() -> None:
     assert table.conflicts == (Conflict("search", "service:search", ("plain:search",), ConflictReason.OWNER),)
 
 
-def test_whoever_holds_a_name_keeps_it_while_it_is_there() -> None:
+def test_a_backend_that_holds_a_name_keeps_it_while_it_is_there() -> None:
     theirs = _peer(NODE_B, _server("search", _tools("find"), ServerScope.SERVICE, NODE_B))
     plain = _plain("search", _tools("find"))
     before = build_routes([theirs], OWN)
@@ -473,7 +473,7 @@ def _kinds(before: Iterable[Contribution], after: Iterable[Contribution]) -> set
     return set(changed_kinds(table, build_routes(list(after), OWN, table)))
 
 
-def test_clients_are_told_of_the_lists_that_look_different_and_of_no_others() -> None:
+def test_clients_hear_of_the_lists_that_look_different_and_of_no_others() -> None:
     files = _server("files", _tools("read"))
     assert _kinds([files], [_server("files", _tools("read"))]) == set()
     assert _kinds([files], [_server("files", _tools("read", text="x"))]) == {RouteKind.TOOL}
@@ -481,7 +481,7 @@ def test_clients_are_told_of_the_lists_that_look_different_and_of_no_others() ->
     assert _kinds([], [_server("notes", NOTES)]) == set(RouteKind) - {RouteKind.TOOL, RouteKind.NAMESPACE}
 
 
-def test_sessions_are_told_when_other_tools_may_be_tasks() -> None:
+def test_sessions_hear_when_other_tools_may_be_tasks() -> None:
     one, other = _server("a", _tools("x")), _server("b", Offer())
     tables = [
         build_routes([replace(one, has_tasks=of_one), replace(other, has_tasks=of_other)], OWN)

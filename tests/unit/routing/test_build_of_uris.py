@@ -50,7 +50,7 @@ def test_resources_templates_and_prompts_are_named_like_tools() -> None:
 
 
 @pytest.mark.parametrize("namespace", ["notes", "node-b__notes", "node-b-bbbbbbbb__notes"])
-def test_an_expanded_template_is_read_from_whoever_has_its_namespace(namespace: str) -> None:
+def test_an_expanded_template_is_read_from_the_backend_that_has_its_namespace(namespace: str) -> None:
     notes = _server("notes", NOTES, ServerScope.SERVICE, NODE_B)
     at_home = build_routes([notes], NODE_B).resolve_uri(f"notes://{namespace}/day/5/x")
     assert at_home is not None
@@ -67,11 +67,11 @@ def test_a_listed_resource_is_read_by_its_own_route() -> None:
 
 
 @pytest.mark.parametrize("uri", ["notes://other/day/5", "notes://", "config://app", "", "notes://day/5"])
-def test_a_uri_of_nobodys_namespace_is_nobodys(uri: str) -> None:
+def test_a_uri_of_no_known_namespace_has_no_backend(uri: str) -> None:
     assert build_routes([_server("notes", NOTES)], OWN).resolve_uri(uri) is None
 
 
-def test_a_namespace_is_shared_by_all_replicas_of_a_service_and_by_nobody_else() -> None:
+def test_a_namespace_is_shared_by_all_replicas_of_a_service_and_by_no_other_backend() -> None:
     ours = _server("notes", NOTES, ServerScope.SERVICE)
     theirs = _peer(NODE_B, _server("notes", NOTES, ServerScope.SERVICE, NODE_B))
     table = build_routes([theirs, ours, _plain("notes", NOTES)], OWN)

@@ -26,7 +26,7 @@ def test_a_caller_has_its_own_offer_of_one_server_and_what_all_have_of_the_other
     assert mine.roots == table.roots
 
 
-def test_a_name_that_stays_with_who_is_away_stays_so_in_the_table_of_a_caller() -> None:
+def test_a_name_that_stays_with_a_server_that_is_away_stays_so_in_the_table_of_a_caller() -> None:
     shop = contribution("shop", "buy")
     rival = Contribution("peer:shop", ContributionKind.PLAIN_PEER, "shop", None, None, shop.offer)
     before = build_routes([contribution("vault", "unlock"), remote(shop)], OWN, for_clients=True)

@@ -78,7 +78,7 @@ def test_a_legal_public_name_is_the_parts_joined() -> None:
     assert public_name("node-2", "files", "read_file") == "node-2__files__read_file"
 
 
-def test_a_long_public_name_keeps_its_beginning_and_is_told_apart_by_its_end() -> None:
+def test_a_long_public_name_keeps_its_beginning_and_differs_by_its_end() -> None:
     one, other = public_name("server", "x" * 100), public_name("server", "x" * 101)
     assert one.startswith("server__xxx")
     assert len(one) == len(other) == 64

@@ -28,7 +28,7 @@ def test_a_sealed_session_is_adopted_for_its_own_binding_alone() -> None:
         assert [b for b, agreed in opened.items() if agreed is not None] == [binding]
 
 
-def test_a_task_is_opened_by_its_caller_with_any_valid_key_and_by_nobody_else() -> None:
+def test_a_task_is_opened_by_its_caller_with_any_valid_key_and_by_no_other() -> None:
     seal = TaskSeal(lambda: KEYS)
     with served(ONE):
         shown = seal.shown("mesh1/server/n/s/7~x")

@@ -115,7 +115,7 @@ async def test_a_burst_is_written_once_a_second_and_its_last_catalog_is_not_lost
 
 
 @pytest.mark.looptime
-async def test_a_disk_that_refuses_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_disk_that_refuses_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = CatalogCache(tmp_path / "missing")
     caplog.set_level(logging.WARNING)
     async with keeping(cache):

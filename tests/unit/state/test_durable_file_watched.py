@@ -28,7 +28,7 @@ async def watching(path: Path, then: Callable[[], None] = lambda: None) -> Async
         task.cancel()
 
 
-async def test_an_untouched_file_is_not_told(tmp_path: Path) -> None:
+async def test_an_untouched_file_is_not_reported(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("a")
     async with watching(path) as seen:
@@ -36,7 +36,7 @@ async def test_an_untouched_file_is_not_told(tmp_path: Path) -> None:
     assert seen == []
 
 
-async def test_a_rewritten_a_replaced_and_a_vanished_file_are_told_once_each(tmp_path: Path) -> None:
+async def test_a_rewritten_a_replaced_and_a_vanished_file_are_reported_once_each(tmp_path: Path) -> None:
     path, other = tmp_path / "f", tmp_path / "g"
     path.write_text("a")
     other.write_text("a")
@@ -55,7 +55,7 @@ async def test_a_rewritten_a_replaced_and_a_vanished_file_are_told_once_each(tmp
         assert len(seen) == 4
 
 
-async def test_a_link_that_points_elsewhere_is_told(tmp_path: Path) -> None:
+async def test_a_link_that_points_elsewhere_is_reported(tmp_path: Path) -> None:
     """As in a mounted secret, where a link to a folder is swapped."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -83,7 +83,7 @@ async def test_a_callback_that_fails_does_not_end_the_watch(tmp_path: Path, capl
     assert caplog.text.count("a changed file could not be taken") == 2
 
 
-async def test_a_change_is_told_within_half_a_second(tmp_path: Path) -> None:
+async def test_a_change_is_reported_within_half_a_second(tmp_path: Path) -> None:
     path = tmp_path / "f"
     async with watching(path) as seen:
         await asyncio.sleep(0.1)

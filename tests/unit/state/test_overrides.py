@@ -101,7 +101,7 @@ async def test_a_cancelled_writer_leaves_memory_and_disk_in_agreement(
     assert OverrideStore.open(tmp_path).overrides == store.overrides
 
 
-async def test_a_disk_that_refuses_is_told_and_nothing_is_claimed(tmp_path: Path) -> None:
+async def test_a_disk_that_refuses_is_reported_and_nothing_is_claimed(tmp_path: Path) -> None:
     store = OverrideStore.open(tmp_path / "state")
     await store.put(override("a"))
     (tmp_path / "state").rename(tmp_path / "elsewhere")

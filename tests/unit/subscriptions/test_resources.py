@@ -74,7 +74,7 @@ async def test_an_update_of_a_uri_that_is_too_long_tells_of_what_it_is_below() -
     assert node.told == ["notes://kit/home"]
 
 
-async def test_a_subscriber_waits_for_the_backends_word_and_is_told_of_updates_by_the_public_uri() -> None:
+async def test_a_subscriber_waits_for_the_backends_word_and_hears_of_updates_by_the_public_uri() -> None:
     node = Node()
     await node.agreed("peer:a")
     assert asyncio.get_running_loop().time() == 0.0
@@ -87,7 +87,7 @@ async def test_a_subscriber_waits_for_the_backends_word_and_is_told_of_updates_b
     assert (node.counts, node.updated) == ([1], 2)
 
 
-async def test_a_backend_that_says_nothing_is_granted_and_told_of_when_it_agrees() -> None:
+async def test_a_backend_that_says_nothing_is_granted_and_announced_when_it_agrees() -> None:
     node = Node()
     assert await node.subscriber().add(["notes://kit/home"]) == {}
     assert asyncio.get_running_loop().time() == SETTLE_TIMEOUT_S
@@ -122,7 +122,7 @@ async def test_one_replica_that_agrees_is_enough_and_the_one_that_refused_is_lef
     assert node.updates.wanted("peer:b") == {"notes://home"}
 
 
-async def test_a_wish_outlives_its_backends_and_an_update_tells_that_they_are_back() -> None:
+async def test_a_subscription_outlives_its_backends_and_an_update_tells_that_they_are_back() -> None:
     node = Node()
     await node.agreed("peer:a")
     node.backends.clear()
@@ -157,7 +157,7 @@ async def test_a_subscriber_that_is_cancelled_while_it_waits_leaves_nothing() ->
     assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 names>"
 
 
-async def test_another_gateways_wish_does_not_go_on_to_a_gateway() -> None:
+async def test_another_gateways_subscription_does_not_go_on_to_a_gateway() -> None:
     node = Node(gateways={"peer:a"})
     refusals = await node.subscriber(across_gateways=False).add(["notes://kit/home"])
     assert refusals["notes://kit/home"].code == -32602
@@ -171,7 +171,7 @@ async def test_too_many_uris_are_refused_as_a_whole(count: int) -> None:
     assert repr(node.updates) == "<ResourceUpdates 0 subscriptions to 0 names>"
 
 
-async def test_a_uri_that_nobody_can_mean_is_refused_alone() -> None:
+async def test_a_uri_that_no_backend_can_mean_is_refused_alone() -> None:
     node = Node()
     long = "notes://kit/" + "x" * URI_LEN_MAX
     async with asyncio.TaskGroup() as group:

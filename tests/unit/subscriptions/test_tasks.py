@@ -49,7 +49,7 @@ class Node:
         self.updates.updated("server:shop", "7", {"taskId": "7", "status": status, **more})
 
 
-async def test_a_task_is_told_under_its_public_id_without_the_words_of_the_stream() -> None:
+async def test_a_task_is_sent_under_its_public_id_without_the_words_of_the_stream() -> None:
     node = Node()
     await node.subscribed()
     node.updated("working", resultType="complete", _meta={"io.modelcontextprotocol/subscriptionId": 3})
@@ -67,7 +67,7 @@ async def test_a_task_that_has_ended_is_not_followed_on_and_takes_no_earlier_sta
     assert node.updates.wanted("server:shop") == frozenset()
 
 
-async def test_what_is_followed_anew_and_what_has_ended_is_asked_for_until_it_was_told() -> None:
+async def test_what_is_followed_anew_and_what_has_ended_is_asked_for_until_it_was_sent() -> None:
     node = Node()
     await node.subscribed()
     assert node.updates.owed("server:shop") == frozenset(), "nothing came before"
@@ -87,7 +87,7 @@ async def test_a_task_that_its_server_does_not_know_any_more_is_asked_for_once()
     assert node.updates.owed("server:shop") == node.updates.wanted("server:shop") == frozenset()
 
 
-async def test_what_cannot_be_written_and_what_no_table_leads_to_is_not_told() -> None:
+async def test_what_cannot_be_written_and_what_no_table_leads_to_is_not_sent() -> None:
     node = Node()
     await node.subscribed()
     deep: Any = []
@@ -99,7 +99,7 @@ async def test_what_cannot_be_written_and_what_no_table_leads_to_is_not_told() -
     assert node.told == []
 
 
-async def test_an_id_of_nobody_and_one_that_is_none_are_refused() -> None:
+async def test_an_id_of_no_backend_and_one_that_is_none_are_refused() -> None:
     node = Node()
     wanted = ["7", "mesh1/peer/nobody/7", ID + "x" * 5_000]
     refusals = await node.updates.subscriber(node.table, node.tell).add(wanted)

@@ -131,7 +131,7 @@ def test_what_a_gateway_passes_on_leads_back_through_the_gateway() -> None:
         f"mesh1/gateway/{OWN.node_id}/1",
     ],
 )
-def test_the_local_endpoint_asks_nobody_but_what_it_serves_itself(made_up: str) -> None:
+def test_the_local_endpoint_asks_nothing_but_what_it_serves_itself(made_up: str) -> None:
     assert asked(made_up, LOCAL) == []
     assert asked(f"mesh1/server/{OWN.node_id}/kit/1", LOCAL) == [("server:kit", "1")]
 
@@ -194,7 +194,7 @@ def test_a_task_is_named_in_the_answer_as_it_was_in_the_question() -> None:
         ("tools/call", TAKES_TASKS, "x" * TASK_ID_BYTES_MAX, "bytes"),
     ],
 )
-def test_a_task_that_nobody_can_use_is_no_answer(method: str, params: Json, task_id: object, why: str) -> None:
+def test_a_task_that_no_client_can_use_is_no_answer(method: str, params: Json, task_id: object, why: str) -> None:
     with pytest.raises(ProtocolBroken, match=why):
         answered(method, params, {"resultType": "task", "taskId": task_id})
 
@@ -212,7 +212,7 @@ def test_other_answers_pass_untouched() -> None:
         for said in (None, [], {TASKS_EXTENSION: 1})
     ],
 )
-def test_who_does_not_declare_the_extension_takes_no_tasks(meta: object) -> None:
+def test_a_client_that_does_not_declare_the_extension_takes_no_tasks(meta: object) -> None:
     assert not declares_tasks({"_meta": meta})
     assert declares_tasks(TAKES_TASKS)
 

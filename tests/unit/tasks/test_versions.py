@@ -41,7 +41,7 @@ def behind(era: Era, *, has_tasks: bool = True, identity: NodeIdentity | None = 
         (None, {"_meta": DECLARED, "task": WISH}, None),
     ],
 )
-def test_a_server_with_sessions_is_asked_for_a_task_where_it_has_to_or_its_client_wishes(
+def test_a_server_with_sessions_is_asked_for_a_task_where_it_has_to_or_its_client_wants_one(
     support: str | None, params: Json, task: Json | None
 ) -> None:
     got = sent(support, behind(Era.LEGACY), **params)
@@ -53,7 +53,7 @@ def test_a_server_with_sessions_is_asked_for_a_task_where_it_has_to_or_its_clien
     }
 
 
-def test_what_needs_a_task_is_refused_where_nobody_makes_or_takes_one() -> None:
+def test_what_needs_a_task_is_refused_where_it_is_not_made_or_not_taken() -> None:
     with pytest.raises(RpcError) as refused:
         sent("required", behind(Era.LEGACY))
     assert refused.value.code == -32021
@@ -62,7 +62,7 @@ def test_what_needs_a_task_is_refused_where_nobody_makes_or_takes_one() -> None:
     assert refused.value.code == -32601
 
 
-def test_another_node_gets_the_wish_as_it_is_and_a_stateless_server_hears_nothing_of_it() -> None:
+def test_another_node_gets_the_wanted_task_as_it_is_and_a_stateless_server_hears_nothing_of_it() -> None:
     node = behind(Era.MODERN, identity=NodeIdentity("id", "east"))
     params: Json = {"name": "job", "task": WISH}
     assert with_task("tools/call", to({"execution": {"taskSupport": "required"}}), params, node) is params
@@ -84,7 +84,7 @@ def test_a_task_there_and_back_is_the_same() -> None:
     assert as_before({"taskId": "1"})["ttl"] is None
 
 
-def test_each_era_has_its_own_word_for_a_tool_that_failed_and_for_a_question() -> None:
+def test_each_era_has_a_term_for_a_tool_that_failed_and_for_a_question() -> None:
     failed = {"taskId": "1", "status": "completed", "resultType": "complete", "result": {"isError": True}}
     assert as_before(failed) == {"taskId": "1", "status": "failed", "ttl": None}
     assert as_now({"status": "input_required"})["status"] == "working"

@@ -90,7 +90,7 @@ def test_the_reason_is_found_above_hints_and_paths_of_logs(stderr: str, told: st
         ("raise ExceptionGroup('unhandled', [ValueError('no API key')])", "ValueError: no API key"),
     ],
 )
-def test_a_real_traceback_is_told_by_its_exceptions_without_frames(program: str, told: str) -> None:
+def test_a_real_traceback_is_shown_by_its_exceptions_without_frames(program: str, told: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     words = last_words(done.stderr.splitlines())
     assert words.endswith(told)
@@ -98,14 +98,14 @@ def test_a_real_traceback_is_told_by_its_exceptions_without_frames(program: str,
     assert "Traceback" not in words
 
 
-def test_a_traceback_of_which_only_the_end_was_kept_is_told_by_its_exception() -> None:
+def test_a_traceback_whose_end_alone_was_kept_is_shown_by_its_exception() -> None:
     assert (
         last_words(['  File "a.py", line 3, in f', "    g()", "    ^^^", "OSError: port taken"])
         == "OSError: port taken"
     )
 
 
-def test_where_only_hints_were_written_the_last_of_them_is_told() -> None:
+def test_where_only_hints_were_written_the_last_of_them_is_shown() -> None:
     assert last_words(["hint: try again", "  "]) == "hint: try again"
 
 

@@ -48,7 +48,7 @@ def test_the_time_out_covers_consuls_own_jitter() -> None:
     assert request_timeout_s(32.0) == 32.0 + 2.0 + 5.0
 
 
-def test_nobody_vanished_is_believed() -> None:
+def test_a_catalog_that_lost_no_node_is_believed() -> None:
     assert judged(None, catalog()) == Verdict(Trust.BELIEVED, catalog())
     assert judged(catalog("a"), catalog("a", "b")) == Verdict(Trust.BELIEVED, catalog("a", "b"))
 
@@ -89,14 +89,14 @@ def test_a_confirming_read_that_lacks_even_more_is_not_the_same_answer() -> None
     assert verdict.trust is Trust.CONFIRM
 
 
-def test_while_the_state_settles_newcomers_are_shown_and_nobody_is_removed() -> None:
+def test_while_the_state_settles_newcomers_are_shown_and_no_node_is_removed() -> None:
     verdict = judged(catalog("a", "b", "c"), catalog("a", "d"), settling=True)
     assert verdict.trust is Trust.SETTLING
     assert verdict.catalog == catalog("a", "b", "c", "d")
     assert verdict.suspects == {key("b"), key("c")}
 
 
-def test_who_is_missing_after_the_index_went_back_is_kept_as_critical_for_links_that_answer() -> None:
+def test_a_node_missing_after_the_index_went_back_is_kept_as_critical_for_links_that_answer() -> None:
     shown, answer, gone = catalog("a", "b", "c", "d"), catalog("a", "b", "e"), {key("c"), key("d")}
     verdict = weigh(shown, answer, canary=None, settling=False, suspects=frozenset(), confirming=False, restored=True)
     assert (verdict.trust, verdict.suspects) == (Trust.DOUBTED, gone)
@@ -115,7 +115,7 @@ def test_an_answer_without_our_own_registration_counts_for_nothing() -> None:
     assert judged(None, catalog("a"), "own") == Verdict(Trust.DISTRUSTED, None)
 
 
-def test_a_change_of_one_who_stays_is_shown_while_others_are_held() -> None:
+def test_a_change_of_a_node_that_stays_is_shown_while_others_are_held() -> None:
     verdict = judged(catalog("a", "b", "c"), catalog("a", port=9000))
     assert verdict.catalog is not None
     assert [(one.key.service_id, one.port) for one in verdict.catalog.instances] == [
@@ -129,7 +129,7 @@ names = st.frozensets(st.sampled_from("abcdefgh"), max_size=8)
 
 
 @given(shown=names, answer=names, settling=st.booleans(), confirming=st.booleans(), held=names, canary=st.booleans())
-def test_whoever_answers_is_shown_and_whoever_vanishes_unconfirmed_is_kept(
+def test_a_node_that_answers_is_shown_and_one_that_vanishes_unconfirmed_is_kept(
     *,
     shown: frozenset[str],
     answer: frozenset[str],

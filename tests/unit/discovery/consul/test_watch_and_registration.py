@@ -363,7 +363,7 @@ async def test_an_outage_is_retried_at_a_heartbeats_pace_at_most_and_keeps_the_c
     assert registrar.status.last_error == ""
 
 
-async def test_a_refused_registration_expects_nobody_to_see_us() -> None:
+async def test_a_refused_registration_expects_no_node_to_see_us() -> None:
     client = ScriptedClient(lambda _number, _query: None)
     registrar = registrar_of(client, OURS)
     await kept(registrar, 6)

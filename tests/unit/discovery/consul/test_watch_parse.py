@@ -64,7 +64,7 @@ def test_an_address_of_its_own_wins() -> None:
         row() | {"Node": None},
     ],
 )
-def test_a_row_that_identifies_or_reaches_nobody_is_left_out_alone(broken: Any) -> None:
+def test_a_row_that_identifies_or_reaches_no_node_is_left_out_alone(broken: Any) -> None:
     catalog, broken_rows = parse_catalog([broken, row()])
     assert [instance.key.service_id for instance in catalog.instances] == ["a"]
     assert broken_rows == 1

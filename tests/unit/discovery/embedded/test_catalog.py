@@ -100,7 +100,7 @@ def test_our_own_parser_reads_the_rows() -> None:
     assert (dict(instance.meta), instance.tags, instance.port) == ({"k": "v"}, ("t",), 8000)
 
 
-def test_an_identical_registration_bumps_nothing_and_wakes_nobody() -> None:
+def test_an_identical_registration_bumps_nothing_and_wakes_no_query() -> None:
     catalog = LocalCatalog("machine")
     assert catalog.register(definition(), now_s=0.0) == {"mcp-node"}
     index = catalog.index_of("mcp-node")
