@@ -245,4 +245,4 @@ async def test_a_child_that_is_silent_deaf_or_dies_is_named_without_its_command(
             told = await answered(front, "fx__do", how="dies")
             assert not [secret for secret in secrets if secret in told]
             assert f"server fx on {node_of(hops)} " in said_of(told)
-            assert "away" not in told or "s: it exited with code 1" in said_of(told), "the reason is told as well"
+            assert "away" not in told or "s: it exited with code 1" in said_of(told), "the reason is there as well"

@@ -64,7 +64,7 @@ async def test_each_round_of_a_modern_client_comes_to_the_replica_that_asked(hop
             place, _, said = text(last).partition(": ")
             assert said == "from here to there"
             places.add(place)
-        assert len(places) == hops, "every replica asked somebody"
+        assert len(places) == hops, "every replica asked the user"
 
 
 async def test_a_state_that_was_changed_or_belongs_elsewhere_is_refused_and_asks_no_server(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ async def test_a_reset_in_the_middle_says_that_the_outcome_is_unknown(era: Era, 
 @both_eras
 async def test_a_server_that_is_gone_was_not_asked(era: Era, tmp_path: Path) -> None:
     async def call(_: Seen) -> tuple[None, bool]:
-        raise AssertionError("nobody is there")
+        raise AssertionError("no server is there")
 
     async with node_before(call, tmp_path) as (node, script):
         script.stop()

@@ -64,7 +64,7 @@ async def test_each_caller_gets_the_messages_of_its_call_by_its_own_level(
         client(node.url, Era.MODERN) as modern,
         client(node.url, Era.LEGACY) as legacy,
     ):
-        assert await heard(modern, None) == ([], ""), "nobody asked, and nothing was set"
+        assert await heard(modern, None) == ([], ""), "no client asked, and nothing was set"
         assert await heard(modern, "warning") == (["warning", "error"], "warning")
         await legacy.request(Request.within("logging/setLevel", {"level": "notice"}, timeout_s=10))
         assert await heard(legacy, None) == (["notice", "warning", "error"], "warning,notice")

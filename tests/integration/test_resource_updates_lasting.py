@@ -81,7 +81,7 @@ async def test_a_set_that_changes_is_followed_without_a_gap_and_shared_by_all_it
         ):
             assert watched.asked == 1
             async with listen(another.session, resource_subscriptions=["watch://kit/one"]) as second:
-                assert watched.asked == 1, "one wish is enough"
+                assert watched.asked == 1, "one subscription is enough"
                 async with listen(another.session, resource_subscriptions=["watch://kit/two"]) as third:
                     await watched.touch("watch://one")
                     await watched.touch("watch://two")

@@ -351,7 +351,7 @@ async def test_each_client_of_children_of_their_own_has_one_with_its_memory(tmp_
 
 async def test_a_child_that_all_share_hears_that_no_client_can_be_asked(tmp_path: Path) -> None:
     async with children(tmp_path, own=False) as front, answering_client(front.url, Era.MODERN, Human()) as mcp:
-        assert words(await mcp.call_tool("kit__declared", {})) == "extensions", "it is told that pages are shown"
+        assert words(await mcp.call_tool("kit__declared", {})) == "extensions", "it hears that pages are shown"
         assert words(await mcp.call_tool("kit__bold", {})) == "-32601 This client offers no features to servers"
 
 

@@ -85,7 +85,7 @@ async def test_what_has_to_be_a_task_is_one_and_gives_its_result(kind: str, hops
         said, link = ended["result"]["content"]
         assert (said["text"], link["uri"]) == ("job 1 at here", "notes://jobs/home")
         assert orjson.dumps(ended["result"]["structuredContent"]) == b'{"large":%d}' % LARGE
-        assert "_meta" not in ended["result"], "the server's own ID is nobody's business"
+        assert "_meta" not in ended["result"], "the server's own ID stays inside"
 
 
 @pytest.mark.parametrize("hops", [1, 2])

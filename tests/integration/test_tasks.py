@@ -117,7 +117,7 @@ async def test_a_task_asks_is_answered_and_gives_its_result_by_the_server_that_m
             mine = next(place for place in it.places if place.tasks.place == maker)
             assert mine.tasks.asked[-3:] == [("tasks/get", own_id), ("tasks/update", own_id), ("tasks/get", own_id)]
         assert len(makers) == hops, "every replica made a task"
-        assert sum(map(len, it.asked())) == 18, "nobody was asked about a task of another"
+        assert sum(map(len, it.asked())) == 18, "no server was asked about a task of another"
 
 
 @pytest.mark.parametrize("hops", [1, 2])

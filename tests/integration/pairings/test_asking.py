@@ -123,7 +123,7 @@ def params_of(cell: Cell, features: Json, *kinds: str, **more: Any) -> Json:
 @pytest.mark.parametrize(
     ("features", "kind", "code"),
     [({}, "form", -32601), ({"elicitation": {}}, "url", -32602), ({"elicitation": {}}, "sampling", -32601)],
-    ids=["form of nobody", "URL of a reader of forms", "model of a reader of forms"],
+    ids=["form of a client without forms", "URL of a reader of forms", "model of a reader of forms"],
 )
 async def test_a_question_that_the_client_did_not_declare_is_refused(
     cell: Cell, features: Json, kind: str, code: int

@@ -20,7 +20,7 @@ Answer = Callable[[], Awaitable[Json]]
 
 async def never() -> Json:
     await Event().wait()
-    raise AssertionError("nobody raises that flag")
+    raise AssertionError("no test raises that flag")
 
 
 class Server:

@@ -103,7 +103,7 @@ def test_our_own_replica_is_compared_by_weight(own_weight: int, its_weight: int,
 def test_a_replica_in_slow_start_takes_part_as_often_as_its_chance_says() -> None:
     found = shares({}, NEAR[:2], {"peer:0": 0.2})
     assert 150 < found["peer:0"] < 250
-    assert shares({}, NEAR[:1], {"peer:0": 0.1})["peer:0"] == 2000, "nobody else is there"
+    assert shares({}, NEAR[:1], {"peer:0": 0.1})["peer:0"] == 2000, "no other replica is there"
 
 
 def test_a_rise_of_latency_counts_at_once_and_a_fall_fades_in() -> None:

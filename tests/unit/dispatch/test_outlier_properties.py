@@ -58,7 +58,7 @@ class Ejections(RuleBasedStateMachine):
         exclude = ejected_of(self.keys(), self.healths)
         chances = {key: chance(health, self.now_s) for key, health in self.healths.items()}
         chosen = choose(self.members, {}, random.Random(seed), now_s=self.now_s, exclude=exclude, chances=chances)
-        assert chosen is not None, "somebody is always left"
+        assert chosen is not None, "one replica is always left"
         in_panic = 2 * (len(self.members) - len(self.ejected())) < len(self.members)
         assert in_panic or chosen.backend_key not in self.ejected()
 

@@ -53,7 +53,7 @@ def route(replica: Replica, owner: str, annotations: Any = None, kind: RouteKind
         (CallOutcomeUnknown("x"), Fate.UNKNOWN),
         (CallTimedOut("x"), Fate.UNKNOWN),
         (ProtocolBroken("x"), Fate.UNKNOWN),
-        (MeshError("what nobody foresaw"), Fate.UNKNOWN),
+        (MeshError("an unforeseen error"), Fate.UNKNOWN),
     ],
 )
 def test_only_what_is_certain_counts_as_not_executed(failure: MeshError, fate: Fate) -> None:

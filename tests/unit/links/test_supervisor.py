@@ -37,7 +37,7 @@ async def running(side: OtherSide) -> AsyncIterator[Rig]:
         def changed() -> None:
             if rig.fail_hooks_of == spec.name:
                 rig.fail_hooks_of = ""
-                raise ZeroDivisionError("a bug in whoever listens")
+                raise ZeroDivisionError("a bug in a listener")
 
         hooks = LinkHooks(changed=changed, dialled=lambda _: None, reconnected=lambda _: None)
         link = Link(spec, dials, own=OWN, hooks=hooks, rng=random.Random(1), dial=side.opened)

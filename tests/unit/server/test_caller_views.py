@@ -33,7 +33,7 @@ def test_a_call_whose_caller_has_no_offer_of_its_own_makes_no_table() -> None:
     made: list[str] = []
     offers = SessionOffers()
     views = views_over(offers, made)
-    assert views.offers_of("a session") is views.offers_of("a session"), "nobody has a session with a server"
+    assert views.offers_of("a session") is views.offers_of("a session"), "no caller has a session with a server"
     offers.opened("server:kit", "another caller")
     assert views.offers_of("a session") is views.offers_of("a session"), "another caller has one"
     assert views.index_of({}, "a session") is views.index

@@ -116,7 +116,7 @@ async def test_a_server_request_on_opening_goes_to_the_call_that_the_session_was
         assert answered["heard"] == [{"jsonrpc": "2.0", "id": 99, "result": {"action": "accept"}}]
         await client.request(Request.within("tools/list", timeout_s=1.0))
         refused = server.opened[1].asked_early
-        assert refused is not None, "nobody stands behind our own listing"
+        assert refused is not None, "no client stands behind our own listing"
         assert orjson.loads(refused)["error"]["code"] == -32600
 
 
