@@ -2,7 +2,7 @@
 
 Written by `agent.audit.trail`, checked by `mesh-agent audit verify`. Each record has the SHA-256 of the one before it
 and its own, over its JSON with sorted members; so no line can be changed, moved or taken out without changing all that
-follow. Who can write the file can make all of them anew: the newest hash stands in the node's log as well, for
+follow. A user who can write the file can make all of them anew: the newest hash stands in the node's log as well, for
 comparison. The one rule: a record holds names and outcomes, never a secret, an argument or a result.
 """
 

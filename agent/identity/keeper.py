@@ -127,7 +127,7 @@ class AssociationKeeper:
         raise IdentityRefused("no such handshake is under way; begin again")
 
     def valid_secrets(self) -> tuple[bytes, ...]:
-        """The current ones, then those that others may have who have not read the new one yet."""
+        """The current ones, then those of other nodes that may not have read the new one yet."""
         now_s = self._now_s()
         self._former = {secret: until_s for secret, until_s in self._former.items() if now_s < until_s}
         return (*self._secrets, *self._former)

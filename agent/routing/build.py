@@ -67,7 +67,7 @@ def build_routes(
     awaited: Mapping[str, float] = _NONE_AWAITED,
     for_clients: bool = False,
 ) -> RouteTable:
-    """Join all contributions into one table; `previous` says who holds which name, and saves work.
+    """Join all contributions into one table; `previous` says which backend holds which name, and saves work.
 
     `own` is this node; names under its own name are never another node's. Backend keys must be unique. `now_s`:
     monotonic seconds; `is_outdated` says when time alone changes the table. `known`: what was read of offers already,
@@ -184,7 +184,7 @@ def _kept(claims: Sequence[Claims], own: NodeIdentity, before: RouteTable, now_s
 
 
 def _awaited(claims: Sequence[Claims], before: RouteTable, awaited: Mapping[str, float]) -> dict[Root, float]:
-    """The names of servers that stay with who is away, but for those that a server of our own claims."""
+    """The names that stay with servers that are away, but for those that a server of our own claims."""
     present = {claimed.owner for claimed in claims}
     ours = {claimed.root for claimed in claims if claimed.ours}
     return {

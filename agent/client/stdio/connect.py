@@ -40,7 +40,7 @@ from agent.errors import CallFailed, CallNotSent, LinkFailed, ProtocolBroken, Rp
 from agent.mcp_terms import MODERN_PROTOCOL_VERSIONS
 from agent.model import Era, Json, Sessions, StdioTarget
 
-# A child costs tens of megabytes; who needs more callers at once runs the server over HTTP.
+# A child costs tens of megabytes; an operator that needs more callers at once runs the server over HTTP.
 CHILD_LIMITS: Final = SessionLimits(sessions_max=8, idle_max=8)
 
 
