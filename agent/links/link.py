@@ -54,6 +54,8 @@ TURN_S: Final = 0.5
 CALLED_EVERY_S: Final = 1.0
 # ... and hardly hurry what only an operator can mend: a refused token, a program that keeps exiting.
 CALLED_IN_VAIN_EVERY_S: Final = 30.0
+# How long a link may take to notice what a call has noticed: that its server is gone.
+MISSED_FOR_S: Final = 1.0
 # Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
 # answers its calls.
 DRAIN_TIMEOUT_S: Final = 30.0
@@ -200,6 +202,7 @@ class Link:
         "_dials",
         "_hooks",
         "_hurry_every_s",
+        "_missed_at_s",
         "_own",
         "_record",
         "_retiring",
@@ -228,6 +231,7 @@ class Link:
         self._retiring = False
         self._hurry_every_s = CALLED_EVERY_S
         self._called_at_s = -CALLED_IN_VAIN_EVERY_S
+        self._missed_at_s = -MISSED_FOR_S
         self._cut_short = Event()
         self.first_attempt = Event()
 
@@ -262,13 +266,16 @@ class Link:
     def called(self) -> None:
         """A call waits for it: dial now instead of waiting on, not more often than `CALLED_EVERY_S`.
 
-        A server that asked for a pause (HTTP's Retry-After) gets it.
+        A server that asked for a pause (HTTP's Retry-After) gets it. A call may notice before us that the server has
+        gone; then this counts for the wait that follows.
         """
         state, now_s = self._record.standing.state, clock.now_s()
         every_s = CALLED_IN_VAIN_EVERY_S if state is LinkState.PARKED else self._hurry_every_s
         if state in (LinkState.BACKOFF, LinkState.PARKED) and now_s - self._called_at_s >= every_s:
             self._called_at_s = now_s
             self._cut_short.set()
+        elif state not in (LinkState.BACKOFF, LinkState.PARKED):
+            self._missed_at_s = now_s
 
     def look_at_subscriptions(self) -> None:
         """The names that `LinkHooks.watches` want may have changed."""
@@ -421,6 +428,9 @@ class Link:
     async def _pause(self, seconds: float) -> None:
         """Sleep for tenacity, cut short by a sighting or a reload."""
         self._record.show(next_attempt_at_s=clock.now_s() + seconds)
+        if clock.now_s() - self._missed_at_s < MISSED_FOR_S:
+            self._missed_at_s = -MISSED_FOR_S
+            self.called()
         try:
             async with asyncio.timeout(seconds):
                 await self._cut_short.wait()

@@ -7,12 +7,15 @@ rule: every stateless request passes here, so every refusal is made here.
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import orjson
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from agent.client.jsonrpc import LIST_CHANGES
+from agent.client.server_info import OnNotification
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.param_headers import disagreement, received_headers
@@ -101,7 +104,10 @@ class StatelessServer:
                     _check_param_headers(index, params, headers)
                 # All headers are read again only where one is repeated.
                 received = received_headers((by_name if len(by_name) == len(headers) else headers).items())
-                return await self._forwarded(method, route, params, answer, served, index=index, received=received)
+                notify = answer.notify if preferences.notices else partial(_but_list_changes, answer.notify)
+                return await self._forwarded(
+                    method, route, params, answer, served, notify=notify, index=index, received=received
+                )
         except MCPError as exc:
             return await _failed(answer, exc, preferences.as_result(method, exc))
         except AnswerCut as exc:
@@ -145,6 +151,7 @@ class StatelessServer:
         answer: Answer,
         served: Served,
         *,
+        notify: OnNotification,
         index: ListIndex,
         received: Mapping[str, str],
     ) -> web.StreamResponse:
@@ -154,7 +161,7 @@ class StatelessServer:
                 method,
                 route,
                 params,
-                answer.notify,
+                notify,
                 list_index=index,
                 served=served,
                 sink=answer.sink(added(method)),
@@ -193,6 +200,12 @@ def _check_param_headers(index: ListIndex, params: Json, headers: CIMultiDictPro
     differs = disagreement(schema, params, headers)
     if differs is not None:
         raise MCPError(code=HEADER_MISMATCH, message=differs)
+
+
+async def _but_list_changes(notify: OnNotification, method: str, params: Json) -> None:
+    """For a client that wants no list changes: what a server notifies of during a call, without these."""
+    if method not in LIST_CHANGES:
+        await notify(method, params)
 
 
 async def _failed(answer: Answer, failure: MCPError, result: Json | None) -> web.StreamResponse:

@@ -76,6 +76,30 @@ async def test_a_client_that_lists_right_after_the_call_or_the_notice_sees_the_n
                 assert all(seen == expected for seen in at_the_notice)
 
 
+@pytest.mark.parametrize("client_era", list(Era))
+async def test_a_client_without_notices_hears_of_no_changed_list_on_the_stream_of_its_call(
+    client_era: Era, tmp_path: Path
+) -> None:
+    async with growing(Era.MODERN, "http") as target:
+        garden = ServerSpec("garden", target, ServerScope.SERVICE)
+        async with (
+            running_node("one", tmp_path, servers=[garden]) as node,
+            client(node.url, client_era) as mcp,
+            client(f"{node.url}?notices=off", client_era) as deaf,
+        ):
+            await node.connected("garden")
+            await node.when(lambda: "garden__grow" in node.tool_names())
+            for asking, expected in ((deaf, []), (mcp, [CHANGED])):
+                heard: list[str] = []
+
+                async def hear(method: str, _params: Json, heard: list[str] = heard) -> None:
+                    heard.append(method)
+
+                call = {"name": "garden__grow", "arguments": {}}
+                await asking.request(Request.within("tools/call", call, timeout_s=20, on_notification=hear))
+                assert [method for method in heard if method == CHANGED] == expected
+
+
 @pytest.mark.parametrize("transport", ["http", "stdio"])
 @pytest.mark.parametrize("era", list(Era))
 async def test_a_client_of_another_node_sees_the_new_list_right_after_the_call(

@@ -13,6 +13,7 @@ from typing import Final
 import orjson
 
 from agent import clock
+from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.streaming import ResultStream
 from agent.dispatch.client_events import CalledBackend
 from agent.dispatch.dispatcher import Dispatch, Forwarded
@@ -69,7 +70,9 @@ class ReplyChannel:
     sink: ResultStream | None
 
     async def notify(self, method: str, params: Json) -> None:
-        """Send a notification, unless the client has gone."""
+        """Send a notification, unless the client has gone, or wants none of this kind."""
+        if method in LIST_CHANGES and not self.session.notices:
+            return
         with contextlib.suppress(ConnectionError):
             await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 

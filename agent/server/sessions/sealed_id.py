@@ -57,7 +57,7 @@ class SessionSeal:
         version = agreed.version.encode()
         head = _HEAD.pack(int(now_s) + LIFETIME_S, len(version))
         raw = secrets.token_bytes(_NONCE_BYTES) + head + version + zlib.compress(agreed.declared, 9)
-        sealed = base64.urlsafe_b64encode(self._mac(self._keys()[0], raw, binding) + raw).decode().rstrip("=")
+        sealed = _written(self._mac(self._keys()[0], raw, binding) + raw)
         return _PREFIX + sealed if len(sealed) <= ID_LEN_MAX - len(_PREFIX) else secrets.token_urlsafe(_RANDOM_BYTES)
 
     def open(self, session_id: str, now_s: float, binding: str = "") -> Agreed | None:
@@ -72,6 +72,8 @@ class SessionSeal:
             sealed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             return None
+        if _written(sealed) != text:
+            return None  # Another spelling of an ID, by which one that was deleted would come back.
         mac, raw = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
         if not any(hmac.compare_digest(mac, self._mac(key, raw, binding)) for key in self._keys()):
             return None
@@ -85,6 +87,10 @@ class SessionSeal:
         if binding:  # A key of its own, so that no two pairs of binding and ID are the same bytes.
             key = hmac.digest(key, binding.encode(), hashlib.sha256)
         return hmac.digest(key, self._endpoint + b"\0" + raw, hashlib.sha256)[:_MAC_BYTES]
+
+
+def _written(sealed: bytes) -> str:
+    return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
 
 def seal_keys(secrets: Sequence[bytes], service: str) -> tuple[bytes, ...]:

@@ -195,6 +195,23 @@ async def test_no_call_hurries_a_server_that_asked_for_a_pause(tmp_path: Path) -
         assert len(other.opened_at_s) == 1
 
 
+async def test_a_call_that_finds_the_server_gone_before_its_link_does_has_it_dialled_at_once(tmp_path: Path) -> None:
+    other = OtherSide(tools=list(OFFER))
+    async with running(tmp_path, other) as rig:
+        rig.mesh.take_servers([SERVER])
+        for _ in range(3):  # Each time the back-off would be longer.
+            await asyncio.sleep(2)
+            link = rig.mesh.link(SERVER.key)
+            assert link is not None
+            assert link.view.connected
+            link.called()
+            dials, lost_at_s = len(other.opened_at_s), now_s()
+            other.clients[-1].lose("the child exited")
+            await asyncio.sleep(0.3)
+            assert len(other.opened_at_s) == dials + 1
+            assert other.opened_at_s[-1] - lost_at_s < 0.1
+
+
 async def test_calls_hurry_a_link_at_most_once_a_second(tmp_path: Path) -> None:
     other = OtherSide(dial=unreachable)
     async with running(tmp_path, other) as rig:
