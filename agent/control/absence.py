@@ -20,6 +20,7 @@ class AbsenceTracker:
     def __init__(self, *, waits_for_catalog: bool) -> None:
         self._waits_for_catalog = waits_for_catalog
         self._left: dict[str, tuple[PeerSpec, float]] = {}
+        self._before: dict[str, float] = {}
         self._unlisted: dict[str, tuple[ServerSpec, float]] = {}
         self._first: set[str] | None = None
         self._start_until_s: float | None = None
@@ -27,6 +28,15 @@ class AbsenceTracker:
 
     def __repr__(self) -> str:
         return f"<AbsenceTracker starting={self.starting} left={sorted(self._left)} unlisted={sorted(self._unlisted)}>"
+
+    def remember(self, peers: Mapping[str, float]) -> None:
+        """Take the backend keys whose names were known before this node restarted, and since when those are away.
+
+        A catalog that no longer has them does not say whether they left for good. Without one, those that are wanted
+        are the settings' and operators', and no other is expected.
+        """
+        if self._waits_for_catalog:
+            self._before = dict(peers)
 
     def start_left_s(self, now_s: float) -> float | None:
         """Seconds until this node counts as started whatever is still open; None when it does already."""
@@ -57,6 +67,12 @@ class AbsenceTracker:
             for key, (spec, at_s) in known
             if key not in desired and now_s - at_s < AWAY_FOR_S and not _is_suppressed(spec, suppressions)
         }
+        suppressed = {f"peer:{known.name}" for known in suppressions}
+        self._before = {
+            key: since_s
+            for key, since_s in self._before.items()
+            if key not in desired and now_s - since_s < AWAY_FOR_S and key not in suppressed
+        }
 
     def absence(self, views: Sequence[LinkView], tried: Collection[str], now_s: float) -> Absence:
         """What may come back. `tried`: the keys of the links whose first attempt has an outcome."""
@@ -74,7 +90,7 @@ class AbsenceTracker:
                 unlisted[view.key] = spec, since_s
         self._unlisted = unlisted
         recent = tuple(entry for entry in unlisted.values() if now_s - entry[1] < AWAY_FOR_S)
-        return Absence(frozenset(wanted | self._left.keys()), recent, self.starting)
+        return Absence(frozenset(wanted | self._left.keys() | self._before.keys()), recent, self.starting)
 
 
 def _was_never_listed(view: LinkView) -> bool:

@@ -107,6 +107,8 @@ class Mesh:
         self._learned: dict[str, str] = {}
         self._departures = Departures()
         self._absences = AbsenceTracker(waits_for_catalog=waits_for_catalog)
+        away = [(replica, route.away_since_s) for route in self._remembered.values() for replica in route.replicas]
+        self._absences.remember({replica.backend_key: since_s or 0.0 for replica, since_s in away})
         self._absence = Absence(starting=True)
         self._contributions: tuple[Contribution, ...] = ()
         self._wake = asyncio.Event()

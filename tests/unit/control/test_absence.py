@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.control.absence import START_S
+from agent.control.absence import START_S, AbsenceTracker
 from agent.errors import MeshError, RpcError, Unreachable
 from agent.model import HttpTarget, NodeIdentity, Override, ServerScope, ServerSpec, Suppression
 from agent.routing.away import AWAY_FOR_S
@@ -119,6 +119,20 @@ async def test_a_peer_that_the_operator_added_and_deletes_is_unknown_at_once(tmp
         await rig.mesh._store.remove("two")
         await rig.mesh.settled()
         assert found(rig, "far__go") is None
+
+
+async def test_a_catalogs_peer_of_before_a_restart_is_expected_for_ten_minutes_though_the_catalog_has_it_no_more() -> (
+    None
+):
+    tracker = AbsenceTracker(waits_for_catalog=True)
+    tracker.remember({"peer:far": 100.0, "peer:removed": 100.0})
+    tracker.note({}, (), [Suppression("removed")], 200.0)
+    assert tracker.absence((), (), 200.0).expected == {"peer:far"}
+    tracker.note({}, (), (), 100.0 + AWAY_FOR_S + 1)
+    assert tracker.absence((), (), 100.0 + AWAY_FOR_S + 1).expected == frozenset()
+    without = AbsenceTracker(waits_for_catalog=False)
+    without.remember({"peer:far": 100.0})
+    assert without.absence((), (), 200.0).expected == frozenset(), "what the settings name no more is not expected"
 
 
 async def test_a_server_that_never_started_has_its_names_away_for_ten_minutes(tmp_path: Path) -> None:
