@@ -130,6 +130,11 @@ def named_versions(error: RpcError) -> tuple[str, ...]:
     return tuple(v for v in supported if isinstance(v, str)) if isinstance(supported, list) else ()
 
 
+def refuses_initialize(error: RpcError) -> str:
+    """What a server did that answered `initialize` with an error, after its name; its own text is for operators."""
+    return f"refuses initialize with error {error.code}"
+
+
 def judge_initialize(result: Json) -> ServerInfo:
     """What an `initialize` result says. Raises `ProtocolBroken` for a version that we cannot speak."""
     version = result.get("protocolVersion")

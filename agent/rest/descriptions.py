@@ -81,8 +81,13 @@ def describe_departed(one: Departed, now_s: float) -> Json:
     }
 
 
-def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: Iterable[LeftOutEntry] = ()) -> Json:
-    """One element of `data.servers`: a local server or a peer, with its functions and its entries in `left_out`."""
+def describe_server(
+    view: LinkView, names: PublicNames, now_s: float, left_out: Iterable[LeftOutEntry] = (), *, with_url: bool = True
+) -> Json:
+    """One element of `data.servers`: a local server or a peer, with its functions and its entries in `left_out`.
+
+    `with_url`: addresses of peers are for operators.
+    """
     spec = view.spec
     if isinstance(spec, ServerSpec):
         kind: Json = {
@@ -98,7 +103,8 @@ def describe_server(view: LinkView, names: PublicNames, now_s: float, left_out: 
             **_configured_name(spec),
         }
     else:
-        kind = {"kind": "peer", "transport": "http", "scope": spec.scope.value, "enabled": True, "url": spec.target.url}
+        kind = {"kind": "peer", "transport": "http", "scope": spec.scope.value, "enabled": True}
+        kind |= {"url": spec.target.url} if with_url else {}
     return {
         "name": spec.name,
         "status": "connected" if view.connected else view.state.value,

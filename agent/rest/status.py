@@ -98,7 +98,7 @@ class NodeStatus:
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
         unused = [unused_server(entry) for entry in self._left_out() if not entry.keeps_running]
         described = [
-            describe_server(said(view) if for_clients else view, names, now_s, left_out)
+            describe_server(said(view) if for_clients else view, names, now_s, left_out, with_url=not for_clients)
             | ({"servers": behind.get(view.key, [])} if isinstance(view.spec, PeerSpec) else {})
             for view in (*servers, *peers)
         ]

@@ -26,6 +26,7 @@ from agent.client.negotiation import (
     judge_discovery,
     judge_refusal,
     modern_version_named,
+    refuses_initialize,
 )
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import OnServerRequest, ServerInfo
@@ -237,6 +238,8 @@ def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPoo
     failure = kind(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
     if isinstance(exc, HttpRefusal):
         _, failure.what, _ = exc.about  # A client reads what a person can do something about.
+    else:
+        failure.what = refuses_initialize(exc)
     return failure
 
 

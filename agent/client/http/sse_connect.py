@@ -14,7 +14,7 @@ from agent.client.http.pool import HttpPool, open_pool
 from agent.client.http.response import HttpRefusal
 from agent.client.http.sse_session import Siblings, SseSessionClient
 from agent.client.http.stateless import HttpStatelessClient
-from agent.client.negotiation import forced_in_vain
+from agent.client.negotiation import forced_in_vain, refuses_initialize
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import OnServerRequest
 from agent.client.sessions.dual_era import DualEraRouter
@@ -161,7 +161,7 @@ async def _opened(client: SseSessionClient, pool: HttpPool, start_timeout_s: flo
     except CallFailed as exc:
         raise Unreachable.of(exc) from exc
     except RpcError as exc:
-        raise ProtocolBroken(f"{pool.where} refuses initialize: {str(exc)[:200]}") from exc
+        raise ProtocolBroken.about(pool.where, refuses_initialize(exc), f": {str(exc)[:200]}") from exc
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ from agent.client.negotiation import (
     judge_initialize,
     judge_refusal,
     modern_version_named,
+    refuses_initialize,
 )
 from agent.client.server_info import OnServerRequest, ServerInfo
 from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
@@ -233,7 +234,7 @@ async def _initialize_beside(
 
 async def _as_named(client: StdioClient, client_name: str, refusal: RpcError, features: Json) -> ServerInfo:
     """Try one of the versions that a refused `initialize` names, once."""
-    fault = ProtocolBroken(f"{client.label} refuses initialize: {refusal.message[:200]}")
+    fault = ProtocolBroken.about(client.label, refuses_initialize(refusal), f": {refusal.message[:200]}")
     if (version := modern_version_named(refusal)) is not None:
         probe = client.ask(DISCOVER, ModernStamp(version, client_name).params(ASKED_FOR_ALL))
         await asyncio.wait((probe,))

@@ -197,3 +197,8 @@ def test_servers_come_before_peers_each_by_name() -> None:
     servers, peers = split_views(views)
     assert [view.spec.name for view in servers] == ["a", "b"]
     assert peers == [READY]
+
+
+def test_addresses_of_peers_are_shown_to_operators_alone() -> None:
+    assert describe_server(READY, {}, 0.0)["url"] == PEER.target.url
+    assert PEER.target.url not in str(describe_server(READY, {}, 0.0, with_url=False))
