@@ -6,6 +6,7 @@ value of one is printed, because values are where people keep their keys.
 
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from agent.cli.run import flags_of
 from agent.cli.servers_import import say, servers_path, text_of, write_servers
 from agent.config.load import load_settings
 from agent.config.relaxed_json import parse_relaxed
-from agent.config.servers_edit import with_entries, without_entry
-from agent.config.servers_file import check_servers, map_of
+from agent.config.servers_edit import entries_in, with_entries, without_entry
+from agent.config.servers_file import check_servers
 from agent.config.values import name_fault
 from agent.errors import ConfigRefused
 from agent.model import Json
@@ -77,15 +78,9 @@ def _pair(text: str, sign: str, flag: str, form: str) -> tuple[str, str]:
     return name.strip(), value.strip() if sign == ":" else value
 
 
-def _entries(text: str, path: Path) -> dict[str, Any]:
+def _entries(text: str, path: Path) -> Mapping[str, Any]:
     """The entries of a file, which may be missing yet."""
-    if not text.strip():
-        return {}
-    root, _ = parse_relaxed(text, path)
-    at = map_of(root)
-    for key in at or ():
-        root = root[key]
-    return root if at is not None and isinstance(root, dict) else {}
+    return entries_in(parse_relaxed(text, path)[0]) if text.strip() else {}
 
 
 def _done(args: Namespace, path: Path, what: str) -> int:

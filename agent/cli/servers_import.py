@@ -18,8 +18,8 @@ from agent.config.import_plan import Plan, plan_import
 from agent.config.load import Settings, load_settings
 from agent.config.other_programs import Found, Source, entries_of, source_of, usual_places
 from agent.config.relaxed_json import dotted, parse_relaxed
-from agent.config.servers_edit import with_entries
-from agent.config.servers_file import check_servers, map_of, read_text
+from agent.config.servers_edit import entries_in, with_entries
+from agent.config.servers_file import check_servers, read_text
 from agent.errors import ConfigRefused
 from agent.harmless_text import one_line
 from agent.state.durable_file import write_durably
@@ -38,12 +38,8 @@ def import_servers(args: Namespace) -> int:
     found, faults = _entries(sources, is_named=bool(named))
     text = text_of(path)
     root = parse_relaxed(text, path)[0] if text else {}
-    at = map_of(root)
-    own = root
-    for key in at or ():
-        own = own[key]
     reserved = [settings.node_name] if settings.node_name else []
-    plan = plan_import(found, own if at and isinstance(own, dict) else {}, path.parent, reserved, os.environ)
+    plan = plan_import(found, entries_in(root), path.parent, reserved, os.environ)
     writes = bool(plan.taken) and not args.dry_run
     if plan.taken:
         changed = with_entries(text, {one.name: one.entry for one in plan.taken}, path)

@@ -19,6 +19,13 @@ _COMMENT: Final = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _DECODER: Final = json.JSONDecoder()
 
 
+def entries_in(root: Any) -> Mapping[str, Any]:
+    """The entries of a servers file's document; none where it has no place for them yet."""
+    at = map_of(root)
+    found = None if at is None else _member(root, at)
+    return found if isinstance(found, dict) else {}
+
+
 def with_entries(text: str, entries: Mapping[str, Json], path: Path) -> str:
     """Return the text of a servers file with further entries; an empty text is a new file. Raises `ConfigRefused`."""
     if not text.strip("\ufeff \t\r\n"):

@@ -65,7 +65,7 @@ class AbsenceTracker:
         self._left = {
             key: (spec, at_s)
             for key, (spec, at_s) in known
-            if key not in desired and now_s - at_s < AWAY_FOR_S and not _is_suppressed(spec, suppressions)
+            if key not in desired and now_s - at_s < AWAY_FOR_S and not is_suppressed(spec, suppressions)
         }
         suppressed = {f"peer:{known.name}" for known in suppressions}
         self._before = {
@@ -102,7 +102,8 @@ def _fails_to_list(view: LinkView) -> bool:
     return not view.offer.tools and any(fault.method == "tools/list" for fault in view.offer.faults)
 
 
-def _is_suppressed(spec: PeerSpec, suppressions: Sequence[Suppression]) -> bool:
+def is_suppressed(spec: PeerSpec, suppressions: Sequence[Suppression]) -> bool:
+    """Whether an operator has removed this peer, by its name or its node."""
     return any(
         s.name == spec.name or (s.node_id is not None and s.node_id == spec.expected_node_id) for s in suppressions
     )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from agent.control.absence import is_suppressed
 from agent.model import LinkView, PeerSource, PeerSpec, Suppression
 
 SHOWN_FOR_S: Final = 3600.0
@@ -57,7 +58,6 @@ class Departures:
         by_key = {view.key: view for view in views}
         down = {key for key, view in by_key.items() if not view.connected}
         self._down_since_s = {key: self._down_since_s.get(key, now_s) for key in down}
-        suppressed = {known.name for known in suppressions}
         for key in removed:
             view = by_key.get(key)
             spec = None if view is None else view.spec
@@ -70,6 +70,6 @@ class Departures:
         kept = [
             (key, one)
             for key, one in self._gone.items()
-            if key not in desired and one.spec.name not in suppressed and now_s - one.since_s < SHOWN_FOR_S
+            if key not in desired and not is_suppressed(one.spec, suppressions) and now_s - one.since_s < SHOWN_FOR_S
         ]
         self._gone = dict(kept[-SHOWN_MAX:])

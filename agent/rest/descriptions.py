@@ -90,18 +90,7 @@ def describe_server(
     """
     spec = view.spec
     if isinstance(spec, ServerSpec):
-        kind: Json = {
-            "kind": "server",
-            "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
-            "scope": spec.scope.value,
-            "sticky": spec.sticky,
-            "sessions": spec.sessions.value,
-            "protocol": spec.protocol,
-            "tags": list(spec.tags),
-            "enabled": spec.enabled,
-            "hints": hints_of(view, spec),
-            **_configured_name(spec),
-        }
+        kind = {**_configuration(spec), "hints": hints_of(view, spec)}
     else:
         kind = {"kind": "peer", "transport": "http", "scope": spec.scope.value, "enabled": True}
         kind |= {"url": spec.target.url} if with_url else {}
@@ -142,12 +131,8 @@ def describe_functions(view: LinkView, names: PublicNames) -> list[Json]:
     ]
 
 
-def describe_disabled(spec: ServerSpec) -> Json:
-    """A server that the configuration names and switches off: it has no link."""
+def _configuration(spec: ServerSpec) -> Json:
     return {
-        "name": spec.name,
-        "status": "disabled",
-        "connected": False,
         "kind": "server",
         "transport": "stdio" if isinstance(spec.target, StdioTarget) else "http",
         "scope": spec.scope.value,
@@ -155,8 +140,18 @@ def describe_disabled(spec: ServerSpec) -> Json:
         "sessions": spec.sessions.value,
         "protocol": spec.protocol,
         "tags": list(spec.tags),
-        "enabled": False,
+        "enabled": spec.enabled,
         **_configured_name(spec),
+    }
+
+
+def describe_disabled(spec: ServerSpec) -> Json:
+    """A server that the configuration names and switches off: it has no link."""
+    return {
+        "name": spec.name,
+        "status": "disabled",
+        "connected": False,
+        **_configuration(spec),
         "function_count": 0,
         "functions": [],
     }

@@ -4,12 +4,12 @@ Called by `agent.server.fast_path.connection` for each answer. The one rule: wha
 usual headers is left to aiohttp.
 """
 
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
 from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
 
 # The header lines that the answer to a request gets from those who prepare answers, each with its line end; None where
 # they have to be called.
@@ -25,8 +25,6 @@ class Answers:
     def __init__(self, common: CommonLines) -> None:
         self._common = common
         self._beginnings: dict[tuple[int, str], str] = {}
-        self._second = 0
-        self._date = ""
 
     def __repr__(self) -> str:
         return f"<Answers {len(self._beginnings)} kinds>"
@@ -43,12 +41,8 @@ class Answers:
             return None
         kind = status, headers.get("Content-Type", "")
         beginning = self._beginnings.get(kind) or self._beginning(*kind, response.reason)
-        now_s = int(time.time())
-        if now_s != self._second:
-            self._second = now_s
-            self._date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now_s))
         body = body or b""
-        return f"{beginning}{len(body)}\r\n{common}Date: {self._date}\r\n\r\n".encode() + body
+        return f"{beginning}{len(body)}\r\n{common}Date: {rfc822_formatted_time()}\r\n\r\n".encode() + body
 
     def _beginning(self, status: int, media_type: str, reason: str) -> str:
         if len(self._beginnings) >= _REMEMBERED_MAX:
