@@ -42,6 +42,8 @@ AFFINITY_META_KEY = "mesh-agent/affinity"  # in a request's `_meta`: keeps calls
 CLIENT_METHOD = "mesh-agent/client"
 # In a request's `_meta`: true where its client has a session, whose server may send requests of its own meanwhile.
 IN_SESSION_META_KEY = "mesh-agent/in-session"
+# In the answer to such an event: whether the client is subscribed in a session of its own at the server.
+SUBSCRIBED_THERE = "subscribedThere"
 # In the filter of `subscriptions/listen` between nodes: what servers tell in the sessions of single clients.
 SESSIONS_MEMBER = "mesh-agent/sessions"
 # An extension of MCP 2026-07-28: a call may be answered with a task, and its result be asked for later.
@@ -67,6 +69,7 @@ class ClientEvent(StrEnum):
     ENDED = "ended"
     ROOTS_CHANGED = "roots_changed"
     SUBSCRIBED = "subscribed"
+    UNSUBSCRIBED = "unsubscribed"
     LISTS = "lists"  # It is about to list; the answer says whether it has lists of its own there.
 
 

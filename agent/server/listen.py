@@ -20,13 +20,14 @@ from agent.authority.caller import caller
 from agent.client.streams import RESOURCES, SESSIONS, TASKS
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.exact import read_json
-from agent.model import PATH_META_KEY, Json
+from agent.model import AFFINITY_META_KEY, PATH_META_KEY, Json
 from agent.routing.table import RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.request import refuse
 from agent.server.response import Answer
 from agent.server.task_seal import TaskSeal
 from agent.subscriptions.registry import SUBSCRIPTIONS_MAX, News, Subscriber, Tell
+from agent.subscriptions.resources import ResourceNews
 from agent.subscriptions.sessions import SessionNews
 from agent.subscriptions.tasks import TaskNews
 
@@ -119,8 +120,8 @@ class Notices:
 class NewSubscriber(Protocol[News]):
     """Makes the subscriber of one stream."""
 
-    def __call__(self, tell: Tell[News], *, across_gateways: bool) -> Subscriber[News]:
-        """`tell` gets each update."""
+    def __call__(self, tell: Tell[News], *, across_gateways: bool, is_node: bool) -> Subscriber[News]:
+        """`tell` gets each update. `is_node`: the stream is another node's."""
         ...
 
 
@@ -152,8 +153,12 @@ class _Stream:
         if _LIST_KINDS.get(method) in self.kinds:
             self._put(method, "")
 
-    def updated(self, uri: str) -> None:
-        self._put(RESOURCES.notification, uri)
+    def updated(self, news: ResourceNews) -> None:
+        if news.client is None:
+            self._put(RESOURCES.notification, news.uri)
+        else:
+            told: Json = {"uri": news.uri, "_meta": {AFFINITY_META_KEY: news.client}}
+            self._put(RESOURCES.notification, f"{news.uri} {news.client}", orjson.dumps(told))
 
     def task_changed(self, task: TaskNews) -> None:
         params = task.params
@@ -172,7 +177,7 @@ class _Stream:
         method, name = next(iter(self._pending))
         params = self._pending.pop((method, name))
         self._pending_bytes -= len(params)
-        if method in (TASKS.notification, SESSIONS.notification):
+        if params:
             return method, read_json(params)
         return method, {"uri": name} if name else {}
 
@@ -192,7 +197,7 @@ class ListenStreams:
 
     def __init__(
         self,
-        of_resources: NewSubscriber[str],
+        of_resources: NewSubscriber[ResourceNews],
         of_tasks: NewSubscriber[TaskNews],
         of_sessions: NewSubscriber[SessionNews],
         seal: TaskSeal | None = None,
@@ -251,13 +256,14 @@ class ListenStreams:
         if held >= STREAMS_PER_TOKEN_MAX:
             raise MCPError(code=INTERNAL_ERROR, message=f"Subscription limit of a token reached: {held} streams")
         self._unseal_tasks(asked, stream)
-        if not caller().grant.is_of_node:  # Sessions with servers are nodes' business.
+        is_node = caller().grant.is_of_node
+        if not is_node:  # Sessions with servers are nodes' business.
             asked.pop(SESSIONS.member, None)
         # A gateway names the nodes that the subscription has passed.
         passed = PATH_META_KEY in params["_meta"]
-        resources = self._of_resources(stream.updated, across_gateways=not passed)
-        tasks = self._of_tasks(stream.task_changed, across_gateways=not passed)
-        sessions = self._of_sessions(stream.received_in_session, across_gateways=not passed)
+        resources = self._of_resources(stream.updated, across_gateways=not passed, is_node=is_node)
+        tasks = self._of_tasks(stream.task_changed, across_gateways=not passed, is_node=is_node)
+        sessions = self._of_sessions(stream.received_in_session, across_gateways=not passed, is_node=is_node)
         self._streams.add(stream)
         try:
             granted: Json = {kind: True for kind in _LIST_KINDS.values() if kind in stream.kinds}

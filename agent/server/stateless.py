@@ -122,7 +122,7 @@ class StatelessServer:
                 own = self._views.index_of(params) is not self._views.index
                 any_own = bool(self._views.offers)
                 return orjson.dumps({"resultType": "complete", OWN_LISTS: own, ANY_OWN_LISTS: any_own})
-            if params.get("event") == ClientEvent.SUBSCRIBED:
+            if params.get("event") in (ClientEvent.SUBSCRIBED, ClientEvent.UNSUBSCRIBED):
                 route = self._views.index_of(params).present("resources/read", {"uri": params.get("uri")})
                 params = {**params, "uri": None if route is None else route.replicas[0].remote_name}
             return orjson.dumps(await self._events.hear(params))

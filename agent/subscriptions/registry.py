@@ -113,12 +113,24 @@ class Counts:
 
 
 class Subscriber(Generic[News]):
-    """One client, or one stream of one. `tell` gets news under public names."""
+    """One client, or one stream of one. `tell` gets news under public names.
+
+    `client`: the affinity of a client with a session. `is_node`: another node, which knows its clients itself.
+    """
 
     def __init__(
-        self, registry: "SubscriptionRegistry[News]", tables: Tables, tell: Tell[News], *, across_gateways: bool
+        self,
+        registry: "SubscriptionRegistry[News]",
+        tables: Tables,
+        tell: Tell[News],
+        *,
+        across_gateways: bool,
+        client: str | None,
+        is_node: bool,
     ) -> None:
         self.tell = tell
+        self._client, self._is_node = client, is_node
+        self._in_own_sessions: set[tuple[str, str]] = set()  # Names and the backends that tell of them there.
         self._registry = registry
         self._place = (tables, across_gateways)
         self._subscriptions: dict[str, Subscription[News]] = {}
@@ -130,6 +142,21 @@ class Subscriber(Generic[News]):
     def names(self) -> frozenset[str]:
         """What it is subscribed to."""
         return frozenset(self._subscriptions)
+
+    def told_in_own_session(self, name: str, backend_key: str) -> None:
+        """The backend tells of this name in a session of this client's own, so news for all would come twice."""
+        if name in self._subscriptions:
+            self._in_own_sessions.add((name, backend_key))
+
+    def own_session_ended(self, backend_key: str) -> None:
+        """The client's session there has ended: news for all is for this client again."""
+        self._in_own_sessions = {known for known in self._in_own_sessions if known[1] != backend_key}
+
+    def hears(self, name: str, backend_key: str, client: str | None) -> bool:
+        """Whether news is for this subscriber. `client`: the one in whose session the backend told it; None: all."""
+        if client is not None:
+            return self._is_node or client == self._client
+        return (name, backend_key) not in self._in_own_sessions
 
     async def add(self, names: Iterable[str]) -> dict[str, RpcError]:
         """Subscribe to public names; returns those that are refused, and why. Waits 3 s for the backends.
@@ -168,7 +195,9 @@ class Subscriber(Generic[News]):
 
     def remove(self, names: Iterable[str]) -> None:
         """Unsubscribe; names without a subscription are ignored."""
-        for name in tuple(names):
+        gone = frozenset(names)
+        self._in_own_sessions = {known for known in self._in_own_sessions if known[0] not in gone}
+        for name in gone:
             if (subscription := self._subscriptions.pop(name, None)) is not None:
                 self._registry.drop(subscription, self)
         self._registry.notify_links()
@@ -198,13 +227,21 @@ class SubscriptionRegistry(ABC, Generic[News]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.count} subscriptions to {len(self._subscriptions)} names>"
 
-    def subscriber(self, tables: Tables, tell: Tell[News], *, across_gateways: bool = True) -> Subscriber[News]:
-        """A new subscriber to names of `tables`.
+    def subscriber(
+        self,
+        tables: Tables,
+        tell: Tell[News],
+        *,
+        across_gateways: bool = True,
+        client: str | None = None,
+        is_node: bool = False,
+    ) -> Subscriber[News]:
+        """A new subscriber to names of `tables`. `client` and `is_node`: see `Subscriber`.
 
         `across_gateways`: False for another node that uses us as a gateway; two gateways that follow each other would
         send updates in a circle.
         """
-        return Subscriber(self, tables, tell, across_gateways=across_gateways)
+        return Subscriber(self, tables, tell, across_gateways=across_gateways, client=client, is_node=is_node)
 
     def routes_changed(self) -> None:
         """New route tables: resolve every subscription again."""
@@ -344,5 +381,8 @@ class SubscriptionRegistry(ABC, Generic[News]):
 
     def _tell(self, subscription: Subscription[News], news: News) -> None:
         for subscriber in tuple(subscription.subscribers):
-            subscriber.tell(news)
-            self._counts.delivered()
+            self._tell_one(subscriber, news)
+
+    def _tell_one(self, subscriber: Subscriber[News], news: News) -> None:
+        subscriber.tell(news)
+        self._counts.delivered()

@@ -6,13 +6,13 @@ to that URI's subscribers, under its own public URI; updates that may have been 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.client.streams import RESOURCES
 from agent.errors import RpcError
 from agent.links.follower import Watch
 from agent.metrics import Metrics
-from agent.model import Json
+from agent.model import AFFINITY_META_KEY, Json
 from agent.routing.table import Route
 from agent.rpc_codes import INVALID_PARAMS
 from agent.subscriptions.registry import (
@@ -33,8 +33,15 @@ PARENTS_MAX: Final = 32
 _SEPARATORS: Final = "/?#"
 
 
-class ResourceUpdates(SubscriptionRegistry[str]):
-    """Subscriptions to resources; the news is a public URI."""
+class ResourceNews(NamedTuple):
+    """A change of the resource with this public URI. `client`: as in `Subscriber.hears`."""
+
+    uri: str
+    client: str | None = None
+
+
+class ResourceUpdates(SubscriptionRegistry[ResourceNews]):
+    """Subscriptions to resources."""
 
     subject = RESOURCES
     name_len_max = URI_LEN_MAX
@@ -47,18 +54,27 @@ class ResourceUpdates(SubscriptionRegistry[str]):
         """As `SubscriptionRegistry.refusal_without_backend`."""
         return RpcError(INVALID_PARAMS, f"Unknown resource, or one without updates: {name!r}", {"uri": name})
 
-    def may_have_missed(self, subscription: Subscription[str], upstream: Upstream[str]) -> None:  # noqa: ARG002 - an update says no more
+    def may_have_missed(self, subscription: Subscription[ResourceNews], upstream: Upstream[ResourceNews]) -> None:  # noqa: ARG002 - an update says no more
         """As `SubscriptionRegistry.may_have_missed`: one update."""
-        self._tell(subscription, subscription.name)
+        self._tell(subscription, ResourceNews(subscription.name))
 
-    def updated(self, backend_key: str, name: str, params: Json) -> None:  # noqa: ARG002 - they say no more
-        """A backend's resource has changed; one whose URI is too long counts as the followed one above it."""
+    def updated(self, backend_key: str, name: str, params: Json) -> None:
+        """A backend's resource has changed; one whose URI is too long counts as the followed one above it.
+
+        What it told in the session of one client is for that client alone: it tells each in that one's own.
+        """
+        meta = params.get("_meta")
+        told = meta.get(AFFINITY_META_KEY) if isinstance(meta, dict) else None
+        client = told if isinstance(told, str) else None
         for followed in with_parents(name):
             if (upstream := self._upstream(backend_key, followed)) is not None:
                 # News waits for clients that do not read: it has to be bounded in number and length.
                 below = name[len(followed) :] if len(name) <= URI_LEN_MAX else ""
                 for subscription in tuple(upstream.subscriptions):
-                    self._tell(subscription, subscription.name + below)
+                    news = ResourceNews(subscription.name + below, client)
+                    for subscriber in tuple(subscription.subscribers):
+                        if subscriber.hears(subscription.name, backend_key, client):
+                            self._tell_one(subscriber, news)
 
 
 def with_parents(uri: str) -> Iterator[str]:

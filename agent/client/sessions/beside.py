@@ -15,7 +15,7 @@ from agent.client import jsonrpc
 from agent.client.affinity import is_of_session
 from agent.client.capabilities import declared_features
 from agent.client.event import Event
-from agent.client.legacy_notifications import SUBSCRIBE, SUBSCRIBE_TIMEOUT_S
+from agent.client.legacy_notifications import SUBSCRIBE, SUBSCRIBE_TIMEOUT_S, UNSUBSCRIBE, UNSUBSCRIBE_TIMEOUT_S
 from agent.client.protocol import McpClient, Request, why_lost
 from agent.client.server_info import ServerInfo
 from agent.client.sessions.calls import SessionCalls
@@ -31,7 +31,7 @@ from agent.client.sessions.pool import (
 from agent.client.streams import RESOURCES, SESSIONS, UPDATED, Updates
 from agent.errors import CallNotSent
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
-from agent.model import ClientEvent, Json
+from agent.model import AFFINITY_META_KEY, SUBSCRIBED_THERE, ClientEvent, Json
 
 LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
 # Callers whose sessions had notices before their node followed these; and how many of one are kept.
@@ -118,7 +118,9 @@ class BesideSessions(Generic[Main]):
             # One is enough: all followers of a client belong to one link.
             uri, resources = params.get("uri"), (one for one in self._followers if one.subject is RESOURCES)
             if isinstance(uri, str) and (follower := next((one for one in resources if one.acknowledged), None)):
-                follower.updated(uri, params)
+                meta = params.get("_meta")
+                meta = {**(meta if isinstance(meta, dict) else {}), AFFINITY_META_KEY: affinity}
+                follower.updated(uri, {**params, "_meta": meta})
             return
         follower = next((one for one in self._followers if one.subject is SESSIONS and affinity in one.names), None)
         if follower is not None:
@@ -184,21 +186,31 @@ class BesideSessions(Generic[Main]):
                     if session is not None:
                         can_be_asked = params.get("canBeAsked") is True
                         return await self._calls.roots_changed(session, request, can_be_asked=can_be_asked)
+                case ClientEvent.UNSUBSCRIBED:
+                    await self._unsubscribe(request)
                 case ClientEvent.SUBSCRIBED:
-                    await self._subscribe(request)
+                    return {"resultType": "complete", SUBSCRIBED_THERE: await self._subscribe(request)}
         return {"resultType": "complete"}
 
-    async def _subscribe(self, request: Request) -> None:
-        """Subscribe to a resource in the session of a caller, where it has one or is to get one."""
+    async def _subscribe(self, request: Request) -> bool:
+        """Subscribe to a resource in the session of a caller, where it has one or is to get one; whether it has."""
         params, affinity = request.params or {}, request.affinity or ""
         features = features_of(params, affinity)
         session, uri = self._pool.of_client(features, affinity), params.get("uri")
         if not isinstance(uri, str) or (session is None and not self._opens_for(features, affinity)):
-            return
+            return False
         async with self._pool.lent(features, affinity) as lent:
             assert lent.client is not None, "it is open while it is lent"
             await lent.client.request(Request.within(SUBSCRIBE, {"uri": uri}, timeout_s=SUBSCRIBE_TIMEOUT_S))
             lent.gained = True
+        return True
+
+    async def _unsubscribe(self, request: Request) -> None:
+        params, affinity = request.params or {}, request.affinity or ""
+        session, uri = self._pool.of_client(features_of(params, affinity), affinity), params.get("uri")
+        if session is not None and session.client is not None and isinstance(uri, str):
+            unsubscribe = Request.within(UNSUBSCRIBE, {"uri": uri}, timeout_s=UNSUBSCRIBE_TIMEOUT_S)
+            await session.client.request(unsubscribe)
 
     def _opens_for(self, features: Json, affinity: str) -> bool:  # noqa: ARG002 - for routers that do
         """Whether a caller gets a session before its first call."""

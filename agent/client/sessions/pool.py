@@ -22,6 +22,7 @@ import orjson
 
 from agent import clock
 from agent.client import jsonrpc
+from agent.client.capabilities import permits_requests
 from agent.client.event import Event
 from agent.client.negotiation import PING
 from agent.client.protocol import McpClient, Request, Requester, why_lost
@@ -111,7 +112,7 @@ class DedicatedSession:
     over: bool = False
     used: bool = False
     gained: bool = False
-    lent_before: bool = False
+    announced: bool = False
     tell: OnNotice = lambda _method, _params: None
     early: list[Json] = field(default_factory=list)
     keeper: asyncio.Task[None] | None = None
@@ -150,8 +151,8 @@ class DedicatedSession:
         if self.calls:
             params = jsonrpc.params_of(message)
             return next((call for call in self.calls if call.has_task(params)), self.calls[-1]).ask(message)
-        if message["method"] == PING:
-            return jsonrpc.encode_reply(message)
+        if message["method"] == PING or not permits_requests(self.features):
+            return jsonrpc.encode_reply(message)  # Its callers can answer nothing, so no later call of theirs will.
         may_wait = isinstance(self.key[1], str) or (self.key[1] is None and not self.used)
         if not may_wait or len(self.early) >= SERVER_REQUESTS_MAX:
             return jsonrpc.encode_error(message["id"], *_NO_CALL)
@@ -216,16 +217,16 @@ class SessionPool:
     ) -> AsyncGenerator[DedicatedSession, None]:
         """A session with these features, waited for while all are in use; alone, or shared within one affinity.
 
-        `on_notification` gets ours that a caller has a session of its own now, the first time that it is lent.
+        `on_notification` gets ours that a caller has a session of its own now, in the first call there.
 
         Raises:
             SessionRefused, AuthRefused, CallNotSent: there is none, and nothing was sent.
         """
         session = await self._taken(features, affinity)
         try:
-            if not session.lent_before:
-                session.lent_before = True
-                if on_notification is not None and isinstance(affinity, str):
+            if on_notification is not None and not session.announced:
+                session.announced = True
+                if isinstance(affinity, str):
                     await on_notification(SESSIONS.notification, {"_meta": {CHANGE_META_KEY: True}})
             yield session
         except RpcError:

@@ -45,7 +45,7 @@ from agent.server.sessions.tasks import VERSION as TASKS_VERSION
 from agent.server.sessions.upstream import UpstreamSessions
 from agent.server.view_tools import ViewTools
 from agent.subscriptions.registry import Subscriber
-from agent.subscriptions.registry import Tell as TellNews
+from agent.subscriptions.resources import ResourceNews
 from agent.tasks.ids import TAKES_TASKS, is_task
 from agent.tasks.versions import related, task_support
 
@@ -96,7 +96,7 @@ class SessionRequests:
         views: CallerViews,
         dispatch: Dispatch,
         own: OwnTools | OneServer | ViewTools,
-        subscriber: Callable[[TellNews[str]], Subscriber[str]],
+        subscriber: Callable[..., Subscriber[ResourceNews]],
         upstream: UpstreamSessions,
     ) -> None:
         self._list_index = views.index
@@ -131,7 +131,9 @@ class SessionRequests:
                     return b"{}"
                 case "resources/unsubscribe":
                     if session.subscriber is not None:
-                        session.subscriber.remove([_uri(params)])
+                        uri = _uri(params)
+                        self._upstream.unsubscribe(session, self._resource_route(session, uri), uri)
+                        session.subscriber.remove([uri])
                     return b"{}"
                 case _:
                     raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
@@ -272,17 +274,18 @@ class SessionRequests:
         return AskedTask(task_id, send, AskedClient(session.declared_to_servers, channel.ask), session.task_talks)
 
     async def _subscribe(self, session: ServerSession, uri: str) -> None:
-        self._upstream.subscribed(
-            session, self._views.index_of({}, session.id).present("resources/read", {"uri": uri}), uri
-        )
         if session.subscriber is None:
-            session.subscriber = self._subscriber(session.updated)
+            session.subscriber = self._subscriber(session.updated, client=self._upstream.client_of(session))
         try:
             refusals = await session.subscriber.add([uri])
         except RpcError as exc:
             raise MCPError(code=exc.code, message=exc.message, data=exc.data) from exc
         if (refusal := refusals.get(uri)) is not None:
             raise MCPError(code=refusal.code, message=refusal.message, data=refusal.data)
+        await self._upstream.subscribe(session, self._resource_route(session, uri), uri)
+
+    def _resource_route(self, session: ServerSession, uri: str) -> Route | None:
+        return self._views.index_of({}, session.id).present("resources/read", {"uri": uri})
 
     async def _forwarded(
         self,

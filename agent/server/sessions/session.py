@@ -25,6 +25,7 @@ from agent.server.response import EventStream
 from agent.server.sessions.resumption import CallStream
 from agent.server.sessions.tasks import TaskTalks
 from agent.subscriptions.registry import Subscriber
+from agent.subscriptions.resources import ResourceNews
 from agent.subscriptions.sessions import SessionNews
 from agent.subscriptions.tasks import TaskNews
 from agent.tasks.ids import without_tasks
@@ -79,7 +80,7 @@ class ServerSession:
     declared: bytes
     used_at_s: float
     log_level: str | None = None
-    subscriber: Subscriber[str] | None = None
+    subscriber: Subscriber[ResourceNews] | None = None
     upstream: Subscriber[SessionNews] | None = None
     tasks: Subscriber[TaskNews] | None = None
     stream: EventStream | None = None
@@ -236,9 +237,9 @@ class ServerSession:
         """Send the client a notification, once, as soon as it listens and reads; never waits."""
         self._keep(note)
 
-    def updated(self, uri: str) -> None:
+    def updated(self, news: ResourceNews) -> None:
         """Notify the client of a change of a resource that it has subscribed to."""
-        self._keep(uri)
+        self._keep(news.uri)
 
     def take_notes(self) -> list[bytes]:
         """Take the waiting notifications, in the order of their first arrival."""

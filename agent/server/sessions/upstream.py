@@ -1,7 +1,8 @@
 """The sessions that servers keep for single clients of ours: their notices there reach the client, on its GET stream.
 
-Called by `agent.server.sessions.requests` after each call, and for subscriptions to resources. The one rule: nothing is
-followed for a client that has no session of its own at any server, and no call waits for what is.
+Called by `agent.server.sessions.requests` after each call, and for subscriptions to resources, which are made in such a
+session too. The one rule: nothing is followed for a client that has no session of its own at any server, and no call
+waits for what is.
 """
 
 import asyncio
@@ -23,12 +24,12 @@ from agent.errors import MeshError, RpcError
 from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS, SessionOffers
 from agent.lossless_json.exact import read_json
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
-from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Json
+from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, SUBSCRIBED_THERE, ClientEvent, Json
 from agent.routing.table import ContributionKind, Route, RouteTable
 from agent.server.sessions.session import ServerSession
 from agent.server.sessions.tasks import status_note
 from agent.server.task_seal import TaskSeal
-from agent.subscriptions.registry import Subscriber
+from agent.subscriptions.registry import SETTLE_TIMEOUT_S, Subscriber
 from agent.subscriptions.resources import ClientUpdates
 from agent.subscriptions.sessions import SessionNews, session_name
 from agent.subscriptions.tasks import TaskNews
@@ -42,7 +43,7 @@ RECALL_TIMEOUT_S: Final = 2.0
 # After a restart thousands of sessions are adopted at once, and most nodes have nothing for single clients.
 NOTHING_FOR_S: Final = 10.0
 
-StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], object]
+StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
 class UpstreamSessions:
@@ -76,18 +77,30 @@ class UpstreamSessions:
     def __repr__(self) -> str:
         return f"<UpstreamSessions {self._offers!r}>"
 
-    def _start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    @staticmethod
+    def client_of(session: ServerSession) -> str:
+        """The affinity that stands for a client's session everywhere."""
+        key = affinity_key({}, session.id)
+        assert key is not None, "a session has one"
+        return key
+
+    def _start_task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
         try:
-            self._begin(work, name)
+            return self._begin(work, name)
         except RuntimeError:
             work.close()  # The node is stopping, and begins nothing any more.
+            return None
 
     def follow(self, session: ServerSession, target: CalledBackend) -> None:
         """Follow what the server of `target` tells in its session with this client, if there is one."""
         if not self._offers:
             return
-        affinity, link = _affinity(session), self._link(target.backend)
-        if link is None or not self._offers.has_session(target.backend, affinity):
+        if self._offers.has_session(target.backend, affinity := self.client_of(session)):
+            self._follow(session, target, affinity)
+
+    def _follow(self, session: ServerSession, target: CalledBackend, affinity: str) -> None:
+        link = self._link(target.backend)
+        if link is None:
             return
         name = session_name(target.backend, target.server, affinity, is_node=link.view.identity is not None)
         if session.upstream is None:
@@ -105,7 +118,7 @@ class UpstreamSessions:
             return False
         async with turn:
             if session.adopted is not None:
-                affinity, now_s = _affinity(session), clock.now_s()
+                affinity, now_s = self.client_of(session), clock.now_s()
                 parts = self._routes().parts.items()
                 peers = [key for key, part in parts if part.source.kind is ContributionKind.MESH_PEER]
                 async with asyncio.TaskGroup() as group:
@@ -113,7 +126,7 @@ class UpstreamSessions:
                         if self._nothing_until_s.get(key, 0.0) <= now_s:
                             group.create_task(self._recall_at(key, affinity), name=f"what {key} has for a client")
                 session.adopted = None
-            return bool(self._offers.of(_affinity(session)))
+            return bool(self._offers.of(self.client_of(session)))
 
     async def _recall_at(self, key: str, affinity: str) -> None:
         link = self._link(key)
@@ -147,24 +160,44 @@ class UpstreamSessions:
         if task.get("status") in ENDED and session.tasks is not None:
             session.tasks.remove([news.task_id])
 
-    def subscribed(self, session: ServerSession, route: Route | None, uri: str) -> None:
-        """Let servers that keep a session for this client know there that it subscribes to a resource."""
-        for replica in () if route is None else route.replicas:
-            link = self._link(replica.backend_key)
-            if link is not None and route is not None:
-                target = CalledBackend(replica.backend_key, route.owner)
-                self._start_task(self._tell_of(session, target, replica.remote_name), f"subscribe to {uri[:64]}")
+    async def subscribe(self, session: ServerSession, route: Route | None, uri: str) -> None:
+        """Subscribe to a resource where servers keep a session for this client; waits for that as `Subscriber.add`."""
+        told = self._tell_servers(session, route, uri, ClientEvent.SUBSCRIBED)
+        if told:
+            await asyncio.wait(told, timeout=SETTLE_TIMEOUT_S)
 
-    async def _tell_of(self, session: ServerSession, target: CalledBackend, uri: str) -> None:
-        params: Json = {"uri": uri, "_meta": {CLIENT_CAPABILITIES_META_KEY: session.declared_to_servers}}
+    def unsubscribe(self, session: ServerSession, route: Route | None, uri: str) -> None:
+        """Undo that, some time."""
+        self._tell_servers(session, route, uri, ClientEvent.UNSUBSCRIBED)
+
+    def _tell_servers(
+        self, session: ServerSession, route: Route | None, uri: str, event: ClientEvent
+    ) -> list[asyncio.Task[None]]:
+        told: list[asyncio.Task[None] | None] = []
+        for replica in () if route is None else route.replicas:
+            if route is not None and self._link(replica.backend_key) is not None:
+                target = CalledBackend(replica.backend_key, route.owner)
+                work = self._tell_of(session, target, replica.remote_name, uri, event)
+                told.append(self._start_task(work, f"tell that a client {event} {uri[:64]}"))
+        return [task for task in told if task is not None]
+
+    async def _tell_of(
+        self, session: ServerSession, target: CalledBackend, remote_uri: str, uri: str, event: ClientEvent
+    ) -> None:
+        params: Json = {"uri": remote_uri, "_meta": {CLIENT_CAPABILITIES_META_KEY: session.declared_to_servers}}
+        affinity = self.client_of(session)
         try:
-            await self._events.tell(target, _affinity(session), ClientEvent.SUBSCRIBED, params)
+            answer = await self._events.tell(target, affinity, event, params)
         except MeshError:
             return  # The subscription that all callers share is there all the same.
-        self.follow(session, target)
+        if answer.get(SUBSCRIBED_THERE) is True and session.subscriber is not None:
+            session.subscriber.told_in_own_session(uri, target.backend)
+            self._follow(session, target, affinity)  # The server's end of that session comes there.
 
     def _told(self, session: ServerSession, affinity: str, news: SessionNews) -> None:
         backend = news.name.partition(" ")[0]
+        if news.method == SESSION_ENDED and session.subscriber is not None:
+            session.subscriber.own_session_ended(backend)
         if news.method == ELICITED:
             session.tell(orjson.dumps({"jsonrpc": "2.0", "method": ELICITED, "params": news.params}))
         elif news.method in LIST_CHANGES:
@@ -183,9 +216,3 @@ class UpstreamSessions:
 async def _followed(subscriber: Subscriber[Any], name: str) -> None:
     with contextlib.suppress(RpcError):  # Too many; such notices are a courtesy.
         await subscriber.add([name])
-
-
-def _affinity(session: ServerSession) -> str:
-    key = affinity_key({}, session.id)
-    assert key is not None, "a session has one"
-    return key

@@ -104,6 +104,10 @@ class Wire:
         params: Json = {"name": self.cell.name(tool), "arguments": arguments}
         return await self.ask("tools/call", params if meta is None else {**params, "_meta": meta})
 
+    async def grow(self) -> None:
+        """Let the server change its lists: one with sessions has one for each client with a session from then on."""
+        assert await self.text("grow", name=f"more-{self.cell.room}") == "done"
+
     async def text(self, tool: str, meta: Json | None = None, **arguments: Any) -> str:
         """The text that such a tool gives."""
         result = await self.call(tool, meta, **arguments)

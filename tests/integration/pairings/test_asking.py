@@ -120,15 +120,22 @@ def params_of(cell: Cell, features: Json, *kinds: str, **more: Any) -> Json:
     return params if cell.front is Era.LEGACY else {**params, "_meta": {CAPABILITIES_KEY: features}}
 
 
+@pytest.mark.parametrize("changes", [False, True], ids=["lists stay", "lists change"])
 @pytest.mark.parametrize(
     ("features", "kind", "code"),
     [({}, "form", -32601), ({"elicitation": {}}, "url", -32602), ({"elicitation": {}}, "sampling", -32601)],
     ids=["form of a client without forms", "URL of a reader of forms", "model of a reader of forms"],
 )
 async def test_a_question_that_the_client_did_not_declare_is_refused(
-    cell: Cell, features: Json, kind: str, code: int
+    cell: Cell,
+    features: Json,
+    kind: str,
+    code: int,
+    changes: bool,
 ) -> None:
     async with wire(cell, **features) as mcp:
+        if changes:
+            await mcp.grow()
         if cell.behind is Era.LEGACY:
             # The server hears the refusal, and its call goes on.
             answers = json.loads((await mcp.ask("tools/call", params_of(cell, features, kind)))["content"][0]["text"])

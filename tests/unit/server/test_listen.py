@@ -15,7 +15,7 @@ from agent.server import listen
 from agent.server.listen import PENDING_MAX, ListenStreams
 from agent.server.response import Answer
 from agent.subscriptions.registry import Counts, Subscriber
-from agent.subscriptions.resources import ResourceUpdates
+from agent.subscriptions.resources import ResourceNews, ResourceUpdates
 from agent.subscriptions.sessions import SessionUpdates
 from agent.subscriptions.tasks import TaskUpdates
 
@@ -56,9 +56,9 @@ class Streams:
         )
         self.tell: Any = None
 
-    def new(self, tell: Any, *, across_gateways: bool) -> Subscriber[str]:
+    def new(self, tell: Any, *, across_gateways: bool, is_node: bool = False) -> Subscriber[ResourceNews]:
         self.tell = tell
-        return self.updates.subscriber(RouteTable, tell, across_gateways=across_gateways)
+        return self.updates.subscriber(RouteTable, tell, across_gateways=across_gateways, is_node=is_node)
 
     async def serve(self, client: Client) -> web.StreamResponse:
         return await self.streams.serve(client, 1, {"notifications": {"toolsListChanged": True}, "_meta": {}})
@@ -71,12 +71,12 @@ async def test_unread_notifications_are_sent_once_and_in_order() -> None:
         await asyncio.sleep(1)
         client.reads.clear()
         for _ in range(3):
-            all_of.tell("a://b")
+            all_of.tell(ResourceNews("a://b"))
             all_of.streams.tell(TOOLS_CHANGED)
             all_of.streams.tell("notifications/prompts/list_changed")
             await asyncio.sleep(1)
         await asyncio.sleep(1)
-        all_of.tell("a://c")
+        all_of.tell(ResourceNews("a://c"))
         client.reads.set()
         await asyncio.sleep(1)
         serving.cancel()
@@ -96,7 +96,7 @@ async def test_a_client_that_is_too_far_behind_has_its_stream_ended() -> None:
         serving = group.create_task(all_of.serve(client), name="serve")
         await asyncio.sleep(1)
         for number in range(PENDING_MAX + 1):
-            all_of.tell(f"a://{number}")
+            all_of.tell(ResourceNews(f"a://{number}"))
         response = await serving
     assert isinstance(response, web.Response)
     result = orjson.loads(response.body)["result"]  # type: ignore[arg-type]  # it was written as bytes

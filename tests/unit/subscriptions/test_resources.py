@@ -7,10 +7,10 @@ import pytest
 
 from agent.errors import RpcError
 from agent.links.follower import NAME_BYTES_PER_STREAM_MAX, changed_streams, chunks
-from agent.model import BackendSpec, HttpTarget, PeerScope, PeerSource, PeerSpec
+from agent.model import AFFINITY_META_KEY, BackendSpec, HttpTarget, PeerScope, PeerSource, PeerSpec
 from agent.routing.table import Replica, Route, RouteKind, RouteTable
 from agent.subscriptions.registry import SETTLE_TIMEOUT_S, Counts, Subscriber
-from agent.subscriptions.resources import PARENTS_MAX, URI_LEN_MAX, ResourceUpdates, with_parents
+from agent.subscriptions.resources import PARENTS_MAX, URI_LEN_MAX, ResourceNews, ResourceUpdates, with_parents
 
 pytestmark = pytest.mark.looptime
 
@@ -38,10 +38,13 @@ class Node:
         route = Route(RouteKind.RESOURCE, "notes://kit/home", {}, "", replicas, listed=True, owner="x")
         return RouteTable(resources={"notes://kit/home": route} if replicas else {})
 
-    def subscriber(self, *, across_gateways: bool = True) -> Subscriber[str]:
-        return self.updates.subscriber(self.table, self.told.append, across_gateways=across_gateways)
+    def subscriber(self, *, across_gateways: bool = True) -> Subscriber[ResourceNews]:
+        def tell(news: ResourceNews) -> None:
+            self.told.append(news.uri)
 
-    async def agreed(self, *backends: str) -> Subscriber[str]:
+        return self.updates.subscriber(self.table, tell, across_gateways=across_gateways)
+
+    async def agreed(self, *backends: str) -> Subscriber[ResourceNews]:
         """A subscriber whose backends have agreed."""
         subscriber = self.subscriber()
         async with asyncio.TaskGroup() as group:
@@ -209,3 +212,39 @@ def test_only_streams_that_must_change_are_replaced() -> None:
     assert changed_streams(everything | {"c"}, streams) == {"small"}, "it has room"
     assert changed_streams(everything - {"7"}, streams) == {"full"}
     assert changed_streams(frozenset(), streams) == {"full", "small"}
+
+
+async def test_what_a_backend_tells_in_the_session_of_one_client_is_for_that_client_alone_and_not_told_twice() -> None:
+    node, heard = Node(), list[tuple[str, str | None]]()
+
+    async def client(affinity: str | None, *, is_node: bool = False) -> Subscriber[ResourceNews]:
+        name = affinity or ("node" if is_node else "stream")
+        subscriber = node.updates.subscriber(
+            node.table, lambda news: heard.append((name, news.client)), client=affinity, is_node=is_node
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(subscriber.add(["notes://kit/home"]), name="add")
+            await asyncio.sleep(0)
+            for key in node.backends:
+                node.updates.settled(key, "notes://home", None)
+        return subscriber
+
+    def told(client: str | None = None) -> list[tuple[str, str | None]]:
+        heard.clear()
+        params = {"uri": "notes://home", "_meta": {} if client is None else {AFFINITY_META_KEY: client}}
+        node.updates.updated("peer:a", "notes://home", params)
+        return list(heard)
+
+    one, _, _, _ = await client("one"), await client("two"), await client(None), await client(None, is_node=True)
+    assert told() == [(name, None) for name in ("one", "two", "stream", "node")]
+    one.told_in_own_session("notes://kit/home", "peer:a")
+    assert told() == [(name, None) for name in ("two", "stream", "node")]
+    assert told("one") == [("one", "one"), ("node", "one")]
+    one.own_session_ended("peer:b")
+    assert told() == [(name, None) for name in ("two", "stream", "node")]
+    one.own_session_ended("peer:a")
+    assert told() == [(name, None) for name in ("one", "two", "stream", "node")]
+    one.told_in_own_session("notes://kit/home", "peer:a")
+    one.remove(["notes://kit/home"])
+    await one.add(["notes://kit/home"])
+    assert ("one", None) in told()

@@ -18,7 +18,7 @@ from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.sessions.session import CALLS_MAX, NOTES_MAX, SERVER_REQUEST_BYTES_MAX, Outcome, ServerSession, Tell
 from agent.server.sessions.table import IDLE_MAX_S, SWEEP_EVERY_S, NoRoom, Sessions
 from agent.subscriptions.registry import Counts
-from agent.subscriptions.resources import ResourceUpdates
+from agent.subscriptions.resources import ResourceNews, ResourceUpdates
 from tests.callers import served
 
 pytestmark = pytest.mark.looptime
@@ -287,12 +287,12 @@ async def test_notes_wait_for_a_client_that_does_not_listen_each_once_and_no_mor
         session, late = opened(sessions), opened(sessions)
         for _ in range(2):
             sessions.tell("notifications/tools/list_changed")
-            session.updated("a://b")
+            session.updated(ResourceNews("a://b"))
         tools = b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
         update = b'{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a://b"}}'
         assert session.take_notes() == [tools, update]
         assert session.take_notes() == []
         for number in range(NOTES_MAX + 2):
-            late.updated(str(number))
+            late.updated(ResourceNews(str(number)))
         assert len(caplog.records) == 1
         assert len(late.take_notes()) == NOTES_MAX
