@@ -113,6 +113,7 @@ class Metrics:
             "mesh_servers_file_ok", "Whether the servers file could be read as it is now.", registry=registry
         )
         servers_file_ok.set_function(lambda: float(self.servers_file_ok))
+        self._changed_definitions, self._suspected_definitions = _gauges_of_definitions(registry)
         self._auth_failures = Counter("mesh_auth_failures", "Requests without a valid token.", registry=registry)
         self._refused = Counter(
             "mesh_refused_requests", "Requests that their caller may not make, or not so often.", registry=registry
@@ -164,6 +165,11 @@ class Metrics:
             "mesh_own_name_requests", "Requests by a name that only its server gave.", ["method"], registry=registry
         )
         self._list_changes = _Limited(changes, EVENT_LABEL_SETS_MAX, names=1)
+
+    def definitions(self, changed: int, suspected: int) -> None:
+        """How many definitions are not as they were pinned, and how many look suspicious."""
+        self._changed_definitions.set(changed)
+        self._suspected_definitions.set(suspected)
 
     def audit_lost(self, records: int) -> None:
         """So many records of the audit are not kept."""
@@ -281,6 +287,15 @@ class _Limited:
         for values in [values for values in self._children if values[0] not in backends and values[0] != OTHER]:
             del self._children[values]
             self._metric.remove(*values)
+
+
+def _gauges_of_definitions(registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
+    changed = "Tools and prompts that are not as they were pinned."
+    suspected = "Tools and prompts that look as if they were to steer a model."
+    return (
+        Gauge("mesh_changed_definitions", changed, registry=registry),
+        Gauge("mesh_suspected_definitions", suspected, registry=registry),
+    )
 
 
 class _StateCollector(Collector):

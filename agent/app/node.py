@@ -37,6 +37,7 @@ from agent.config.servers_file import ServersFile, keep_running, leave_out_name_
 from agent.config.views_file import log_faults, read_views
 from agent.control.membership import Membership, MembershipPlan, own_address
 from agent.control.operator import OverrideService
+from agent.control.pinning import PinMode, Pinning
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
 from agent.errors import ConfigRefused
@@ -51,6 +52,7 @@ from agent.model import PEER_PATH, BackendSpec, NodeIdentity
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
 from agent.rest.peers import PeersApi
+from agent.rest.pins import PinsApi
 from agent.rest.probes import Probes
 from agent.rest.security import security_headers, security_middleware, usual_header_lines
 from agent.rest.status import NodeStatus
@@ -131,6 +133,7 @@ class Node:
         path = settings.audit_file or state.folder / FILE_NAME
         lost, refused = self._metrics.audit_lost, self._metrics.refused
         self._audit = Trail(path, hears_calls=settings.audit_calls, lost=lost, refused=refused)
+        self._pinning = Pinning(state.folder, PinMode(settings.pinning), self._audit.note)
         self._access = Access(settings, self._audit, self._end_of_revoked)
         self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
         self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
@@ -173,6 +176,7 @@ class Node:
                 name_len_max=self._settings.name_len_max,
                 remembered=self._known_names.load(clock.now_s()),
                 fleet_writes=self._settings.fleet_writes,
+                pinning=self._pinning,
             )
             metrics, watches = self._metrics, self._updates.watches
             self._link_hooks = LinkHooks(
@@ -216,6 +220,7 @@ class Node:
             *([] if self._settings.tokens_file is None else [tasks.create_task(self._access.keep(), name="tokens")]),
             tasks.create_task(self._mesh.run(), name="mesh"),
             tasks.create_task(self._known_names.keep(), name="known names"),
+            tasks.create_task(self._pinning.keep(), name="pins"),
             tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
             *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
             *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
@@ -233,6 +238,7 @@ class Node:
             servers_fault=lambda: self._servers_fault,
             tokens=self._access.status,
             audit=self._audit,
+            pinning=self._pinning,
         )
         build = partial(
             build_endpoint,
@@ -277,7 +283,9 @@ class Node:
         self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
         handshake = HandshakeRoute(self._associations, own_addresses(self._settings, self._identity, self._port))
         peers = PeersApi(self._mesh, self._override_service, self._audit)
-        app.add_routes([*handshake.routes(), *peers.routes(), *node_status.routes(), *probes.routes()])
+        pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
+        rest = (handshake, peers, pins, node_status, probes)
+        app.add_routes([route for part in rest for route in part.routes()])
         runner = runner_of(
             app,
             fast_path=MCP_PATH,
@@ -430,6 +438,7 @@ class Node:
 
     def _refresh_metrics(self) -> None:
         self._metrics.observe(self._mesh, self._membership.view, self._dispatch.balance())
+        self._metrics.definitions(self._pinning.changed_count, self._pinning.suspected_count)
 
     @staticmethod
     def _settle_memory() -> None:

@@ -104,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     _group(commands, "servers", "list, reload, add, remove and import the MCP servers of a node", _servers)
     _group(commands, "tools", "list and call the tools of the mesh", _tools)
     _group(commands, "token", "make, list and revoke the named tokens of a node", _token)
+    _group(commands, "pins", "show and approve changes of what servers say their tools are", _pins)
     _group(commands, "audit", "look at the audit of a node, and check that it is whole", _audit)
     _group(commands, "config", "look at the configuration without starting a node", _config)
     _add(commands, "version", "agent.cli.parser:show_version", "show the version", _output_flags)
@@ -149,6 +150,13 @@ def _token(parser: _Parser) -> None:
     _add(token, "new", "agent.cli.token:new_token", "make a token and show it, once", *flags, *new)
     _add(token, "ls", "agent.cli.token:list_tokens", "list the named tokens", *flags)
     _add(token, "revoke", "agent.cli.token:revoke_token", "make a token invalid", *flags, *revoke)
+
+
+def _pins(parser: _Parser) -> None:
+    pins, of_one = _commands(parser), "the changed definitions"
+    _add(pins, "ls", "agent.cli.pins:list_pins", "list what is pinned", *_OF_CLIENTS)
+    _add(pins, "diff", "agent.cli.pins:show_differences", f"show {of_one}", *_OF_CLIENTS, _pin_filter)
+    _add(pins, "approve", "agent.cli.pins:approve", f"pin {of_one}", *_OF_CLIENTS, _pin_arguments)
 
 
 def _audit(parser: _Parser) -> None:
@@ -200,6 +208,18 @@ def _peer_arguments(parser: _Parser) -> None:
 def _list_arguments(parser: _Parser) -> None:
     about = "with what servers say of themselves, those of peers too"
     parser.add_argument("-o", dest="columns", choices=["wide"], help=about)
+
+
+def _pin_filter(parser: _Parser) -> None:
+    parser.add_argument("server", metavar="SERVER", nargs="?", help="of all servers when left out")
+    parser.add_argument("definition", metavar="NAME", nargs="?", help="a tool or prompt by its own name")
+
+
+def _pin_arguments(parser: _Parser) -> None:
+    parser.add_argument("server", metavar="SERVER", help="a server or peer by its name")
+    parser.add_argument(
+        "definition", metavar="NAME", nargs="?", help="a tool or prompt by its own name; all when left out"
+    )
 
 
 def _reload_arguments(parser: _Parser) -> None:

@@ -176,6 +176,7 @@ class Settings:
     list_page_size: int
     name_len_max: int
     fleet_writes: tuple[str, ...]
+    pinning: str
     weight: int
     service_name: str
     advertise_address: str | None

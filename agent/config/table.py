@@ -215,6 +215,14 @@ SETTINGS: tuple[Setting, ...] = (
         " wrong call does it everywhere.",
     ),
     Setting(
+        "pinning",
+        one_of("off", "warn", "block"),
+        "warn",
+        "What happens when a server of this node, or a plain peer, changes a tool or prompt that it has listed before:"
+        " `warn` says so in log, status and metrics, `block` leaves the tool out of lists until an operator approves"
+        " it (`mesh-agent pins`), `off` remembers nothing (docs/security.md).",
+    ),
+    Setting(
         "service_name",
         parse_service_name,
         "mcp-node",

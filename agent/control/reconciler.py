@@ -19,6 +19,7 @@ from agent.control.absence import AbsenceTracker
 from agent.control.candidates import Selection
 from agent.control.departures import Departed, Departures
 from agent.control.maintenance import Maintenance, log_changes, maintenance_of
+from agent.control.pinning import Pinning
 from agent.control.selection import select
 from agent.errors import DialledOurselves, MeshError, OverrideRefused
 from agent.links.actions import reconcile
@@ -83,11 +84,13 @@ class Mesh:
         name_len_max: int = PUBLIC_NAME_LEN_MAX,
         remembered: Mapping[tuple[RouteKind, str], Route] | None = None,
         fleet_writes: Sequence[str] = (),
+        pinning: Pinning | None = None,
     ) -> None:
         """`waits_for_catalog`: discovery is on, so the node has only begun before the first catalog is there.
 
         `name_len_max`: of the names of tools and prompts that clients see. `remembered`: names of peers' things that
         were known before this node was started, as away. `fleet_writes`: see `agent.routing.fleet`.
+        `pinning`: what is left out of offers; None: nothing.
         """
         self.own = own
         self.statics = tuple(statics)
@@ -103,6 +106,7 @@ class Mesh:
         self._name_len_max = name_len_max
         self._remembered = remembered or {}
         self._fleet_writes = tuple(fleet_writes)
+        self._pinning = pinning
         self._hooks = hooks
         self._learned: dict[str, str] = {}
         self._departures = Departures()
@@ -272,6 +276,8 @@ class Mesh:
         self._departures.note(views, desired, removed, self._store.suppressions, now_s)
         for key in removed:
             self._hooks.backend_gone(key)
+            if self._pinning is not None:
+                self._pinning.forget(key)
 
     def _note_maintenance(self, desired: Iterable[BackendSpec]) -> None:
         before, self.maintenance = self.maintenance, maintenance_of(self.catalog, self.own.node_id, desired)
@@ -296,9 +302,18 @@ class Mesh:
 
     def _contributed(self) -> tuple[Contribution, ...]:
         connected = sorted((view for view in self.views() if view.connected), key=lambda view: view.key)
-        return tuple(replace(contribution_of(view, self.own), name_len_max=self._name_len_max) for view in connected)
+        parts = [replace(contribution_of(view, self.own), name_len_max=self._name_len_max) for view in connected]
+        if self._pinning is None:
+            return tuple(parts)
+        return tuple(
+            replace(part, blocked=blocked) if (blocked := self._pinning.blocked(part)) else part for part in parts
+        )
 
     async def _rebuild_routes(self) -> None:
+        if self._pinning is not None:
+            await self._pinning.look_at_large(
+                contribution_of(view, self.own) for view in self.views() if view.connected
+            )
         known = await read_large(self._contributed(), self.own, self.routes.parts)
         contributions = self._contributed()  # Read again after the await.
         now_s = clock.now_s()

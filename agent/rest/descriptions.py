@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from agent.config.servers_file import LeftOut
 from agent.control.departures import Departed
+from agent.control.pinning import Pinning
 from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget
 from agent.routing.about import about_in
 from agent.routing.origins import listed_origin
@@ -238,3 +239,17 @@ def _standing(view: LinkView, now_s: float) -> Json:
 def _own_name(tool: Json) -> str:
     own = listed_origin(tool).get("tool")
     return own if isinstance(own, str) else str(tool.get("name"))
+
+
+def describe_definitions(pinning: Pinning) -> list[Json]:
+    """The findings about definitions: those that are not as they were pinned, and those that look suspicious."""
+    ways = {True: "left out until it is approved", False: "listed all the same"}
+    changed = [
+        (one, "definition_changed", f"since {one['since']} other than pinned, {ways[one['blocked']]}")
+        for one in pinning.changes()
+    ]
+    suspected = [(one, "definition_suspected", "; ".join(one["why"])) for one in pinning.suspected()]
+    return [
+        {"name": f"{one['server']} {one['name']}", "kind": kind, "detail": detail}
+        for one, kind, detail in (*changed, *suspected)
+    ]

@@ -17,11 +17,13 @@ from agent.config.servers_file import LeftOut
 from agent.config.start_time import START_TIMEOUT_MAX_S
 from agent.control.membership import MembershipView
 from agent.control.operator import ask_node
+from agent.control.pinning import Pinning
 from agent.control.reconciler import Mesh
 from agent.errors import MeshError
 from agent.model import Json, LinkView, PeerSpec
 from agent.rest.descriptions import (
     describe_conflicts,
+    describe_definitions,
     describe_departed,
     describe_disabled,
     describe_functions,
@@ -66,8 +68,9 @@ class NodeStatus:
         servers_fault: Callable[[], str] = str,
         tokens: Callable[[], Json] = dict,
         audit: Trail | NoAudit = NO_AUDIT,
+        pinning: Pinning | None = None,
     ) -> None:
-        self._tokens, self._audit = tokens, audit
+        self._tokens, self._audit, self._pinning = tokens, audit, pinning
         self._mesh, self._membership, self._state = mesh, membership, state
         self._settings, self._url = settings, url
         self._reread_servers, self._servers_fault, self._left_out = reread_servers, servers_fault, left_out
@@ -222,7 +225,8 @@ class NodeStatus:
             "conflicts": describe_conflicts([self._mesh.routes, self._mesh.local_routes]),
             "left_out": describe_left_out(self._mesh.routes),
             "findings": [
-                {"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in self._mesh.selection.findings
+                *({"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in self._mesh.selection.findings),
+                *(() if self._pinning is None else describe_definitions(self._pinning)),
             ],
         }
 

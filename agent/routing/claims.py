@@ -163,6 +163,8 @@ class _Reading:
         imported = self._contribution.kind is ContributionKind.MESH_PEER
         if imported and not _may_be_named(name, kind, namings[0].parts, origin.tool):
             raise Refused(ConflictReason.MISNAMED, name)
+        if (why := self._contribution.blocked.get((kind, name))) is not None:
+            raise LeftOut(why)
         entry = mended(kind, entry)
         meta = entry.get("_meta")
         kept = meta if isinstance(meta, dict) else {}

@@ -73,6 +73,7 @@ class Contribution:
     `scope` and `sticky` are set for servers. `peer_scope` MESH: the peer is a gateway and may list other nodes' things.
     `has_tasks`: it announces that calls may be answered with tasks. `name_len_max`: of the names that clients see.
     `about`: its word of itself (`agent.routing.about`); a mesh peer's has no place, its servers speak for themselves.
+    `blocked`: entries that are left out, by kind and their own name, and why.
     """
 
     backend_key: str
@@ -86,6 +87,7 @@ class Contribution:
     has_tasks: bool = False
     name_len_max: int = PUBLIC_NAME_LEN_MAX
     about: Json = field(default_factory=dict)
+    blocked: Mapping[tuple[RouteKind, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

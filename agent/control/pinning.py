@@ -1,0 +1,274 @@
+"""Keeps definitions to what they were when they were first seen or approved: warns of changes, or blocks them.
+
+Used by the mesh for its own servers and plain peers: other nodes pin what their servers list, and prove who they are.
+The one rule: what is blocked is blocked before any route table has it, and only an operator's word lifts that.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from agent.errors import OverrideRefused
+from agent.model import Json, Offer
+from agent.pins.book import FIRST_SIGHT, Judgement, Key, Pin, entries_of, judge
+from agent.pins.definition import difference, digest
+from agent.pins.suspicion import suspicions
+from agent.routing.table import Contribution, ContributionKind, RouteKind
+from agent.state.pins import load_pins, save_pins
+
+log = logging.getLogger(__name__)
+
+# First sights come in bursts; what a crash loses is seen for the first time again.
+WRITE_PAUSE_S: Final = 5.0
+# Reading a definition takes a tenth of a millisecond: smaller offers hold up the event loop for 50 ms at most.
+LARGE: Final = 500
+_LOGGED_LINES_MAX: Final = 12
+
+Blocked = Mapping[tuple[RouteKind, str], str]
+_NOTHING: Final[Blocked] = MappingProxyType({})
+_PINNED_KINDS: Final = (ContributionKind.SERVER, ContributionKind.PLAIN_PEER)
+
+
+class PinMode(StrEnum):
+    """What a change of a pinned definition leads to: nothing is pinned, it is said, or its tool is left out."""
+
+    OFF = "off"
+    WARN = "warn"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A definition that is not the pinned one. `content`: the present one; `since`: when it was seen first."""
+
+    content: bytes
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The last offer of a backend that was looked at, and what came of it."""
+
+    offer: Offer
+    changes: Mapping[Key, Change]
+    unpinned: Mapping[Key, str]
+    suspected: Mapping[Key, tuple[str, ...]]
+
+
+class Pinning:
+    """See the module. Sole writer: the event loop, through the methods; `keep` alone writes first sights to the disk.
+
+    `note` records an act of the node itself in the audit.
+    """
+
+    def __init__(self, folder: Path, mode: PinMode, note: Callable[..., None] = lambda *_args, **_more: None) -> None:
+        """Reads the pins of the state folder. Raises `ConfigRefused`."""
+        self.mode = mode
+        self._folder, self._note = folder, note
+        self._pins = {} if mode is PinMode.OFF else load_pins(folder, strict=mode is PinMode.BLOCK)
+        self._judged: dict[str, _Judged] = {}
+        self._dirty = asyncio.Event()
+        self._disk = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Pinning {self.mode} pins={len(self._pins)} changes={self.changed_count}>"
+
+    # For the mesh
+
+    async def look_at_large(self, contributions: Iterable[Contribution]) -> None:
+        """Look at new large offers in threads, so that `blocked` need not."""
+        for part in contributions:
+            if self._is_new(part) and len(part.offer.tools) + len(part.offer.prompts) > LARGE:
+                source = _source(part)
+                judgement = await asyncio.to_thread(judge, dict(self._pins), source, part.offer)
+                self._take(part, judgement)
+
+    def blocked(self, part: Contribution) -> Blocked:
+        """What to leave out of this contribution, and why."""
+        if self._is_new(part):
+            self._take(part, judge(self._pins, _source(part), part.offer))
+        judged = self._judged.get(part.backend_key)
+        if judged is None or self.mode is not PinMode.BLOCK:
+            return _NOTHING
+        why = {key: self._why_blocked(key) for key in judged.changes}
+        why |= {key: f"it cannot be pinned: {reason}" for key, reason in judged.unpinned.items()}
+        return MappingProxyType({(key.kind, key.name): reason for key, reason in why.items()})
+
+    def forget(self, backend_key: str) -> None:
+        """The backend is not wanted any more; its pins stay."""
+        self._judged.pop(backend_key, None)
+
+    # For operators
+
+    @property
+    def changed_count(self) -> int:
+        """How many definitions are not the pinned ones."""
+        return sum(len(judged.changes) for judged in self._judged.values())
+
+    @property
+    def suspected_count(self) -> int:
+        """How many definitions look as if they were to steer a model."""
+        return sum(len(judged.suspected) for judged in self._judged.values())
+
+    def pins(self) -> list[Json]:
+        """Every pin."""
+        return [
+            _named(key) | {"digest": pin.digest, "since": pin.since, "by": pin.by}
+            for key, pin in sorted(self._pins.items())
+        ]
+
+    def changes(self, source: str | None = None, name: str | None = None) -> list[Json]:
+        """Every definition that is not the pinned one, with the difference; of one server, or of one name there."""
+        return [
+            _named(key)
+            | {
+                "blocked": self.mode is PinMode.BLOCK,
+                "since": change.since,
+                "digest": digest(change.content),
+                "pinned": {"digest": pin.digest, "since": pin.since, "by": pin.by},
+                "difference": difference(pin.content, change.content),
+            }
+            for key, change in self._wanted(source, name)
+            if (pin := self._pins.get(key)) is not None
+        ]
+
+    def suspected(self) -> list[Json]:
+        """Every definition that looks as if it were to steer a model, and why."""
+        found = [pair for judged in self._judged.values() for pair in judged.suspected.items()]
+        return [_named(key) | {"why": list(why)} for key, why in sorted(found)]
+
+    async def approve(
+        self, source: str, name: str | None, by: str, record: Callable[[Json], Awaitable[None]]
+    ) -> list[Json]:
+        """Pin what a server lists now in the place of what was pinned; of one name there, or of all that changed.
+
+        `record` is awaited for each before the caller has the answer. Raises `OverrideRefused`: 404 for nothing to
+        approve, 507 where the disk refuses.
+        """
+        wanted = self._wanted(source, name)
+        if not wanted:
+            what = f"{source!r}" if name is None else f"{name!r} of {source!r}"
+            raise OverrideRefused(404, "nothing_changed", f"No pinned definition of {what} has changed")
+        approved = {key: Pin(change.content, _now(), by) for key, change in wanted}
+        async with self._disk:
+            try:
+                await asyncio.to_thread(save_pins, self._folder, {**self._pins, **approved})
+            except OSError as exc:
+                reason = exc.strerror or str(exc)
+                raise OverrideRefused(507, "not_saved", f"The pins could not be saved: {reason}") from exc
+            self._pins.update(approved)
+        for backend, judged in self._judged.items():
+            left = {
+                key: one
+                for key, one in judged.changes.items()
+                if key not in approved or one.content != approved[key].content
+            }
+            self._judged[backend] = _Judged(judged.offer, left, judged.unpinned, judged.suspected)
+        done = [_named(key) | {"digest": pin.digest} for key, pin in approved.items()]
+        for one in done:
+            await record(one)
+        return done
+
+    async def keep(self) -> None:
+        """Write what was seen first, at most once in `WRITE_PAUSE_S`, and at the end, when this is cancelled."""
+        refused = False
+        try:
+            while True:
+                await self._dirty.wait()
+                self._dirty.clear()
+                refused = await self._written(again=refused)
+                await asyncio.sleep(WRITE_PAUSE_S)
+        finally:
+            if self._dirty.is_set():
+                with contextlib.suppress(OSError):
+                    save_pins(self._folder, self._pins)
+
+    async def _written(self, *, again: bool) -> bool:
+        """Write all; whether the disk refused, which is said once."""
+        async with self._disk:
+            try:
+                await asyncio.to_thread(save_pins, self._folder, dict(self._pins))
+            except OSError as exc:
+                level = logging.DEBUG if again else logging.WARNING
+                log.log(level, "pins cannot be kept on disk", extra={"reason": exc.strerror or str(exc)})
+                return True
+        return False
+
+    # Inside
+
+    def _is_new(self, part: Contribution) -> bool:
+        if self.mode is PinMode.OFF or part.kind not in _PINNED_KINDS:
+            return False
+        judged = self._judged.get(part.backend_key)
+        return judged is None or judged.offer != part.offer
+
+    def _take(self, part: Contribution, judgement: Judgement) -> None:
+        now, source, before = _now(), _source(part), self._judged.get(part.backend_key)
+        known = {} if before is None else before.changes
+        for key, content in judgement.new.items():
+            self._pins.setdefault(key, Pin(content, now, FIRST_SIGHT))
+        if judgement.new:
+            self._dirty.set()
+            log.info(
+                "MCP definitions pinned at first sight", extra={"server": source, "definitions": len(judgement.new)}
+            )
+        changes = {}
+        for key, content in judgement.changed.items():
+            if (old := known.get(key)) is not None and old.content == content:
+                changes[key] = old
+            else:
+                changes[key] = Change(content, now)
+                self._tell(key, content)
+        for key in known.keys() - changes.keys():
+            log.info("MCP definition is as it was pinned again", extra={"server": source, "entry": key.name})
+        suspected = self._suspected(part, source, before)
+        self._judged[part.backend_key] = _Judged(part.offer, changes, judgement.unpinned, suspected)
+
+    def _tell(self, key: Key, content: bytes) -> None:
+        lines = difference(self._pins[key].content, content)[:_LOGGED_LINES_MAX]
+        known = {"server": key.source, "kind": key.kind.value, "entry": key.name, "blocked": self.mode is PinMode.BLOCK}
+        log.warning("MCP definition is not the pinned one", extra={**known, "difference": "\n".join(lines)})
+        self._note("definition.changed", "node", **known, digest=digest(content))
+
+    def _suspected(self, part: Contribution, source: str, before: _Judged | None) -> Mapping[Key, tuple[str, ...]]:
+        tools = {(key.source, key.name) for key in self._pins if key.kind is RouteKind.TOOL}
+        elsewhere = {name for owner, name in tools if owner != source and (source, name) not in tools}
+        known = {} if before is None else before.suspected
+        found: dict[Key, tuple[str, ...]] = {}
+        for key, entry in entries_of(source, part.offer):
+            if why := tuple(suspicions(key.kind, entry, elsewhere)):
+                found[key] = why
+                if known.get(key) != why:
+                    extra = {"server": source, "kind": key.kind.value, "entry": key.name, "reason": "; ".join(why)}
+                    log.warning("MCP definition looks as if it were to steer a model", extra=extra)
+        return found
+
+    def _why_blocked(self, key: Key) -> str:
+        return f"it is not as it was pinned; see: mesh-agent pins diff {key.source}"
+
+    def _wanted(self, source: str | None, name: str | None) -> list[tuple[Key, Change]]:
+        found = [pair for judged in self._judged.values() for pair in judged.changes.items()]
+        return sorted(
+            (pair for pair in found if source in (None, pair[0].source) and name in (None, pair[0].name)),
+            key=lambda pair: pair[0],
+        )
+
+
+def _source(part: Contribution) -> str:
+    """A server or peer by its name, by which operators know it; both have one namespace."""
+    return part.label
+
+
+def _named(key: Key) -> Json:
+    return {"server": key.source, "kind": key.kind.value, "name": key.name}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
