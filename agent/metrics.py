@@ -114,6 +114,7 @@ class Metrics:
         )
         servers_file_ok.set_function(lambda: float(self.servers_file_ok))
         self._changed_definitions, self._suspected_definitions = _gauges_of_definitions(registry)
+        self._refused_connections = _counter_of_refused_connections(registry)
         self._auth_failures = Counter("mesh_auth_failures", "Requests without a valid token.", registry=registry)
         self._refused = Counter(
             "mesh_refused_requests", "Requests that their caller may not make, or not so often.", registry=registry
@@ -170,6 +171,10 @@ class Metrics:
         """How many definitions are not as they were pinned, and how many look suspicious."""
         self._changed_definitions.set(changed)
         self._suspected_definitions.set(suspected)
+
+    def connection_refused(self, reason: str) -> None:
+        """A connection was not let in, for `total` or `address`."""
+        self._refused_connections.labels(reason).inc()
 
     def audit_lost(self, records: int) -> None:
         """So many records of the audit are not kept."""
@@ -296,6 +301,11 @@ def _gauges_of_definitions(registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
         Gauge("mesh_changed_definitions", changed, registry=registry),
         Gauge("mesh_suspected_definitions", suspected, registry=registry),
     )
+
+
+def _counter_of_refused_connections(registry: CollectorRegistry) -> Counter:
+    about = "Connections beyond what this node takes."
+    return Counter("mesh_refused_connections", about, ["reason"], registry=registry)
 
 
 class _StateCollector(Collector):

@@ -22,10 +22,10 @@ from aiohttp import web
 from agent import __version__, clock
 from agent.app.access import Access
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
-from agent.app.plan import MCP_PATH, edge_policy, membership_plan, node_registration, own_addresses
-from agent.app.probe_host import ProbedSite
+from agent.app.first_bytes import start_site
+from agent.app.plan import MCP_PATH, addresses_of_peers, edge_policy, membership_plan, node_registration, own_addresses
 from agent.app.refused_dials import witnessed
-from agent.app.sockets import BACKLOG, bound_socket, display_host, listened_host
+from agent.app.sockets import bound_socket, display_host, listened_host
 from agent.audit.files import FILE_NAME
 from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
@@ -292,7 +292,8 @@ class Node:
             common=lambda request: None if self.state == "draining" else usual_header_lines(request),
         )
         await runner.setup()
-        await ProbedSite(runner, self._socket, backlog=BACKLOG).start()
+        known = partial(addresses_of_peers, self._mesh.views)
+        await start_site(runner, self._socket, known=known, refused=self._metrics.connection_refused)
         return runner
 
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:

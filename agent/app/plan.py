@@ -4,15 +4,16 @@ Called by the wiring once at start. The one rule: what other nodes and clients s
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from agent import __version__
 from agent.app.sockets import display_host
 from agent.config.load import Settings
 from agent.control.membership import MembershipPlan
 from agent.identity.keeper import AssociationKeeper
-from agent.model import NodeIdentity, node_mark
+from agent.model import LinkView, NodeIdentity, PeerSpec, node_mark
 from agent.rest.handshake import OwnAddresses, normal_host
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
@@ -92,3 +93,9 @@ def edge_policy(
         node_mark=node_mark(own.node_id),
         on_auth_failure=on_auth_failure,
     )
+
+
+def addresses_of_peers(views: Callable[[], Iterable[LinkView]]) -> set[str]:
+    """The hosts of all peers, as their URLs have them."""
+    targets = (view.spec.target for view in views() if isinstance(view.spec, PeerSpec))
+    return {host for target in targets if (host := urlsplit(target.url).hostname)}

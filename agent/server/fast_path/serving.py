@@ -5,6 +5,7 @@ shutdown ends the connections of both.
 """
 
 import asyncio
+from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
@@ -34,6 +35,16 @@ class FastServer:
 
     def __repr__(self) -> str:
         return f"<FastServer {len(self.connections)} connections, {len(self._server.connections)} with aiohttp>"
+
+    def __len__(self) -> int:
+        """How many connections there are."""
+        return len(self.connections) + len(self._server.connections)
+
+    def addresses(self) -> Iterator[str]:
+        """The other side's address of each connection."""
+        transports = (one.transport for one in (*self.connections, *self._server.connections))
+        peers = (transport.get_extra_info("peername") for transport in transports if transport is not None)
+        return (str(peer[0]) for peer in peers if isinstance(peer, tuple) and peer)
 
     def __call__(self) -> asyncio.Protocol:
         """A protocol for a new connection."""

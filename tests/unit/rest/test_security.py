@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from agent.app.drain import runner_of
-from agent.app.probe_host import ProbedSite
+from agent.app.first_bytes import GuardedSite
 from agent.app.sockets import bound_socket
 from agent.identity.association import Association
 from agent.identity.handshake import Initiator
@@ -129,7 +129,7 @@ async def serve(with_policy: EdgePolicy) -> AsyncIterator[Edge]:
     await runner.setup()
     with bound_socket("127.0.0.1", 0, explicit=True) as bound:
         try:
-            await ProbedSite(runner, bound).start()
+            await GuardedSite(runner, bound).start()
             async with aiohttp.ClientSession() as http:
                 yield Edge(runner.addresses[0][1], http)
         finally:

@@ -214,17 +214,6 @@ def test_entries_without_a_name_and_names_listed_twice_are_refused() -> None:
 # Two of one name
 
 
-def test_what_is_blocked_is_left_out_for_clients_and_for_other_nodes_and_said_with_its_reason() -> None:
-    free = _server("s", _tools("a", "b"), ServerScope.SERVICE)
-    blocked = replace(free, blocked={(RouteKind.TOOL, "b"): "it has changed", (RouteKind.PROMPT, "a"): "another kind"})
-    table = build_routes([blocked], OWN)
-    assert _listed(table) == ["s__a"]
-    assert [(left.name, left.why) for left in table.left_out] == [("b", "it has changed")]
-    assert "s__b" not in table.tools
-    assert _listed(build_routes(local_contributions([blocked]), OWN)) == ["s__a"]
-    assert _listed(build_routes([free], OWN, table)) == ["s__a", "s__b"]
-
-
 def _namesakes() -> tuple[Contribution, Contribution]:
     one, two = NodeIdentity("11" * 16, "twin"), NodeIdentity("22" * 16, "twin")
     return (

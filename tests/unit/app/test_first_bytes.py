@@ -1,0 +1,133 @@
+"""What becomes of the first bytes of a connection: a probe without Host, a head in pieces, none at all."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from aiohttp import web
+
+from agent.app.admission import caps_of
+from agent.app.drain import runner_of
+from agent.app.first_bytes import HEAD_BYTES_MAX, HELD_BYTES_MAX, GuardedSite, is_whole_head, with_host
+from agent.app.sockets import bound_socket
+
+PROBES = [
+    b"GET /healthz HTTP/1.1\r\n\r\n",
+    b"HEAD /readyz?full HTTP/1.1\r\nUser-Agent: check\r\n\r\n",
+    b"GET http://node.example:8000/readyz HTTP/1.1\r\nAccept: */*\r\n\r\n",
+    b"GET /healthz HTTP/1.1\n\n",
+]
+OTHERS = [
+    b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nAccept: */*\r\nhost : node\r\n\r\n",
+    b"GET /healthz HTTP/1.0\r\n\r\n",
+    b"GET /healthz/x HTTP/1.1\r\n\r\n",
+    b"GET /mcp?/healthz HTTP/1.1\r\n\r\n",
+    b"POST /healthz HTTP/1.1\r\n\r\n",
+    b"\x16\x03\x01",
+    b"GET /healthz HTTP/1.1\r\nX: " + HEAD_BYTES_MAX * b"x",
+]
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_probe_without_host_is_given_one_and_its_connection_ends_after_it(probe: bytes) -> None:
+    line, rest = probe[: probe.index(b"\n") + 1], probe[probe.index(b"\n") + 1 :]
+    assert with_host(probe) == line + b"Host: localhost\r\nConnection: close\r\n" + rest
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_of_a_probe_that_comes_in_pieces_the_whole_head_is_waited_for(probe: bytes) -> None:
+    assert {with_host(probe[:length]) for length in range(1, len(probe))} == {None}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_every_other_beginning_reaches_the_parser_as_it_came(other: bytes) -> None:
+    assert with_host(other) == other
+
+
+@pytest.mark.parametrize("cut", [1, 3, 10, 30])
+def test_the_parser_gets_a_head_when_it_is_whole(cut: int) -> None:
+    head = b"POST /mcp HTTP/1.1\r\nHost: node\r\nContent-Length: 2\r\n\r\n{}"
+    received, searched = bytearray(), 0
+    for place in range(0, len(head), cut):
+        searched = len(received)
+        received += head[place : place + cut]
+        assert is_whole_head(received, searched) == (b"\r\n\r\n" in received)
+
+
+@pytest.mark.parametrize("other", [b"\x16\x03\x01", b"post /", b"GET\t/", b"A" * 25, b"GET / " + b"x" * HELD_BYTES_MAX])
+def test_what_is_no_head_or_too_long_for_one_is_the_parsers_to_refuse(other: bytes) -> None:
+    assert is_whole_head(other)
+
+
+@dataclass
+class Site:
+    """A site with few places; `said` is the line that a client gets before it is closed."""
+
+    port: int
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def said(self, reader: asyncio.StreamReader) -> bytes:
+        async with asyncio.timeout(5):
+            return (await reader.read()).split(b"\r\n")[0]
+
+    async def asks(self) -> bytes:
+        """The first line of the answer to a request, on a connection of its own."""
+        reader, writer = await self.connect()
+        writer.write(b"GET /fine HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+        try:
+            return await self.said(reader)
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(descriptors: int) -> AsyncIterator[Site]:
+    async def fine(_request: web.Request) -> web.Response:
+        return web.Response(text="fine")
+
+    app = web.Application()
+    app.router.add_get("/fine", fine)
+    runner = runner_of(app, fast_path="/mcp")
+    await runner.setup()
+    with bound_socket("127.0.0.1", 0, explicit=True) as bound:
+        try:
+            await GuardedSite(runner, bound, descriptors=descriptors).start()
+            yield Site(bound.getsockname()[1])
+        finally:
+            await runner.cleanup()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.app.first_bytes.SWEEP_EVERY_S", 0.02)
+    monkeypatch.setattr("agent.app.first_bytes.FIRST_REQUEST_S", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("sent", [b"", b"GET /fine HTTP/1.1\r\nHost: no", b"\r\n\r\n"])
+async def test_a_connection_without_a_whole_request_is_closed(sent: bytes) -> None:
+    async with serving(1_024) as site:
+        reader, writer = await site.connect()
+        writer.write(sent)
+        assert await site.said(reader) == b"HTTP/1.1 408 Request Timeout"
+        writer.close()
+        assert await site.asks() == b"HTTP/1.1 200 OK"
+
+
+async def test_silent_connections_give_way_to_requests_and_further_ones_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = caps_of(64).total
+    async with serving(64) as site:
+        silent = [await site.connect() for _ in range(places + 2)]
+        assert [await site.said(reader) for reader, _ in silent[places:]] == [b"HTTP/1.1 503 Service Unavailable"] * 2
+        monkeypatch.setattr("agent.app.first_bytes.SILENT_S", 0.0)
+        assert await site.asks() == b"HTTP/1.1 200 OK"
+        assert await site.said(silent[0][0]) == b"HTTP/1.1 408 Request Timeout"
+        for _, writer in silent:
+            writer.close()
