@@ -129,11 +129,15 @@ class StdioTarget:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of PEM files: authorities that vouch for a server, our certificate and its key (None: in `cert`)."""
+    """Paths of PEM files: authorities that vouch for the other side, our certificate and its key (None: in `cert`).
+
+    `is_checked`: whether the other side's certificate is; only a command line may do without.
+    """
 
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
+    is_checked: bool = True
 
 
 class HttpTransport(StrEnum):

@@ -9,6 +9,7 @@ its connection ends with its answer. The one rule: a connection costs its server
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, cast
 
@@ -131,11 +132,12 @@ class GuardedSite(web.SockSite):
         bound: socket.socket,
         *,
         backlog: int = 128,
+        tls: ssl.SSLContext | None = None,
         descriptors: int = 1_024,
         known: Callable[[], Iterable[str]] = tuple,
         refused: Callable[[str], None] = lambda _reason: None,
     ) -> None:
-        super().__init__(runner, bound, backlog=backlog)
+        super().__init__(runner, bound, backlog=backlog, ssl_context=tls)
         self._first: dict[FirstBytes, None] = {}  # The oldest is first.
         self._admission = Admission(caps_of(descriptors), self, known, refused)
         self._sweep: asyncio.TimerHandle | None = None
@@ -155,7 +157,13 @@ class GuardedSite(web.SockSite):
         serve = self._serving
         loop = asyncio.get_running_loop()
         self._sweep = loop.call_later(SWEEP_EVERY_S, self._swept)
-        self._server = await loop.create_server(lambda: FirstBytes(serve, self), sock=self._sock, backlog=self._backlog)
+        self._server = await loop.create_server(
+            lambda: FirstBytes(serve, self),
+            sock=self._sock,
+            backlog=self._backlog,
+            ssl=self._ssl_context,
+            ssl_handshake_timeout=None if self._ssl_context is None else FIRST_REQUEST_S,
+        )
 
     async def stop(self) -> None:
         """As `web.SockSite.stop`; what has not sent a request yet is closed."""
@@ -200,11 +208,12 @@ class GuardedSite(web.SockSite):
 async def start_site(
     runner: web.AppRunner,
     bound: socket.socket,
+    tls: ssl.SSLContext | None = None,
     *,
     known: Callable[[], Iterable[str]],
     refused: Callable[[str], None],
 ) -> None:
     """Serve on a bound socket, within what this process may have. `known` and `refused`: see `Admission`."""
     asyncio.get_running_loop().set_exception_handler(RareErrors())
-    site = GuardedSite(runner, bound, backlog=BACKLOG, descriptors=raise_limit(), known=known, refused=refused)
+    site = GuardedSite(runner, bound, backlog=BACKLOG, tls=tls, descriptors=raise_limit(), known=known, refused=refused)
     await site.start()

@@ -23,6 +23,7 @@ from agent import __version__, clock
 from agent.app.access import Access
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.first_bytes import start_site
+from agent.app.listener_tls import ListenerTls
 from agent.app.plan import MCP_PATH, addresses_of_peers, edge_policy, membership_plan, node_registration, own_addresses
 from agent.app.refused_dials import witnessed
 from agent.app.sockets import bound_socket, display_host, listened_host
@@ -138,7 +139,7 @@ class Node:
         self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
         self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
         self._outbound = Outbound(settings.tls, proxies_of(os.environ), proxies_for_peers=settings.proxy_peers)
-        self._rotations = 0
+        self._rotations, self._tls = 0, ListenerTls(settings.listen_tls)
         self._named_views = read_views(settings.views_file, settings.servers_file)
         log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
@@ -254,7 +255,8 @@ class Node:
             ended_ids=EndedSessions(self._node_state.folder),
         )
         limits = PageLimits(self._settings.list_page_size)
-        for_clients = partial(build, limits=limits, preferences=self._preferences())
+        preferences = Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
+        for_clients = partial(build, limits=limits, preferences=preferences)
         for_mesh = partial(
             for_clients,
             search_mode=self._settings.tool_mode == "search",
@@ -293,7 +295,7 @@ class Node:
         )
         await runner.setup()
         known = partial(addresses_of_peers, self._mesh.views)
-        await start_site(runner, self._socket, known=known, refused=self._metrics.connection_refused)
+        await start_site(runner, self._socket, self._tls.context, known=known, refused=self._metrics.connection_refused)
         return runner
 
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:
@@ -329,15 +331,12 @@ class Node:
         bind_host = listened_host(self._socket, self._settings.host)
         return replace(membership_plan(self._settings, self._port), bind_host=bind_host, embedded_guard=guard)
 
-    def _preferences(self) -> Preferences:
-        return Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
-
     def _readiness(self) -> str:
         """Starting, while first attempts to link are open; ready or draining."""
         return "starting" if self.state == "ready" and self._mesh.starting else self.state
 
     def _url(self) -> str:
-        return f"http://{display_host(self._settings.host)}:{self._port}/mcp"
+        return f"{self._settings.scheme}://{display_host(self._settings.host)}:{self._port}/mcp"
 
     # Events
 
@@ -371,6 +370,7 @@ class Node:
             (self._settings.token_file, self._reread_tokens),
             (self._settings.tokens_file, self._access.file_changed),
             (self._settings.peer_token_file, self._reread_tokens),
+            *((path, self._tls.read_again) for path in self._tls.paths),
         ]
         return [(path, then) for path, then in pairs if path is not None]
 

@@ -41,6 +41,7 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
     """What we register in the catalog; the address follows from the catalog that is used. `epoch` counts our starts."""
     advertised_port = settings.advertise_port or port
     check_host = settings.advertise_address or display_host(settings.host)
+    check_url = f"{settings.scheme}://{check_host}:{advertised_port}/healthz"
     return Registration(
         service_id=node_alias(own.name, own.node_id),
         service_name=settings.service_name,
@@ -49,7 +50,7 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
             {
                 "node_id": own.node_id,
                 "name": own.name,
-                "scheme": "http",
+                "scheme": settings.scheme,
                 "epoch": str(epoch),
                 "mcp_path": MCP_PATH,
                 "version": __version__,
@@ -57,7 +58,7 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
             }
         ),
         weight=settings.weight,
-        http_check_url=f"http://{check_host}:{advertised_port}/healthz" if settings.consul_http_check else None,
+        http_check_url=check_url if settings.consul_http_check else None,
     )
 
 

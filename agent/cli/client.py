@@ -22,12 +22,14 @@ from http.client import (
 )
 from pathlib import Path
 from socket import SHUT_RDWR, gaierror, socket
+from ssl import SSLCertVerificationError
 from threading import Timer
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from agent.cli.output import CliFailed, Exit
 from agent.config.values import parse_token, url_fault
+from agent.model import TlsFiles
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # A POST of a peer waits up to 5 s for the first attempt; twice that and a little is an answer that will not come.
@@ -39,12 +41,16 @@ _AUTH_STATUSES = (401, 403)
 _GATEWAY_STATUSES = (502, 503, 504)
 
 
+_NO_FILES = TlsFiles()
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node to talk to: its base URL without `/mcp`, and the token to send."""
+    """A node to talk to: its base URL without `/mcp`, the token to send, and the files by which https is checked."""
 
     url: str
     token: str | None = field(default=None, repr=False)
+    tls: TlsFiles = _NO_FILES
 
 
 def node_of(args: Namespace) -> Node:
@@ -56,7 +62,17 @@ def node_of(args: Namespace) -> Node:
         raise CliFailed(Exit.USAGE, "--token and --token-file are both given; leave one out")
     path = args.token_file or ("" if args.token else os.environ.get("MESH_TOKEN_FILE"))
     token = _first_token(path) if path else args.token or os.environ.get("MESH_TOKEN")
-    return Node(url, checked_token(token) if token else None)
+    return Node(url, checked_token(token) if token else None, _tls_files(args))
+
+
+def _tls_files(args: Namespace) -> TlsFiles:
+    """From flags, else the environment's, which a node reads for what it dials."""
+    given = (args.cacert, args.cert, args.key)
+    names = ("MESH_TLS_CA", "MESH_TLS_CERT", "MESH_TLS_KEY")
+    ca, cert, key = (path or os.environ.get(name) or None for path, name in zip(given, names, strict=True))
+    if args.cert and not args.key:
+        key = None  # That of another certificate would not fit.
+    return TlsFiles(ca, cert, key, is_checked=not args.insecure)
 
 
 def checked_token(token: str) -> str:
@@ -91,23 +107,26 @@ def ask(node: Node, method: str, path: str, body: Any = None) -> tuple[Any, str]
         headers["Content-Type"] = "application/json"
     due_s = time.monotonic() + REQUEST_TIMEOUT_S
     try:
-        status, raw = _exchange(node.url + path, method, data, headers)
+        status, raw = _exchange(node, path, method, data, headers)
     except (OSError, HTTPException, UnicodeError) as exc:
         late = isinstance(exc, TimeoutError) or time.monotonic() >= due_s
         raise unreachable(node, f"it did not answer within {REQUEST_TIMEOUT_S:g} s" if late else _reason(exc)) from exc
     return _opened(node, status, raw)
 
 
-def _exchange(url: str, method: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+def _exchange(node: Node, path: str, method: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
     """One exchange over a connection of its own; returns the status and the whole body.
 
     The standard library's blocking client: asyncio and aiohttp cost more than all the rest of such a command.
     Raises `OSError`, `HTTPException`, `UnicodeError` (a host name that DNS cannot hold).
     """
-    parts = urlsplit(url)
-    make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    parts = urlsplit(node.url + path)
     assert parts.hostname is not None, "the URL was checked"
-    connection = make(parts.hostname, parts.port or make.default_port, timeout=REQUEST_TIMEOUT_S)
+    connection: HTTPConnection
+    if parts.scheme == "https":
+        connection = _by_tls(node, parts.hostname, parts.port)
+    else:
+        connection = HTTPConnection(parts.hostname, parts.port, timeout=REQUEST_TIMEOUT_S)
     due_s = time.monotonic() + REQUEST_TIMEOUT_S
     with closing(connection):
         connection.connect()
@@ -125,6 +144,17 @@ def _exchange(url: str, method: str, data: bytes | None, headers: dict[str, str]
             return response.status, body
         finally:
             limit.cancel()
+
+
+def _by_tls(node: Node, host: str, port: int | None) -> HTTPSConnection:
+    from agent.config.tls_files import TlsFault, dialling_context  # noqa: PLC0415 - most commands talk to this machine
+
+    try:
+        context = dialling_context(node.tls)
+    except TlsFault as fault:
+        field = "cacert" if fault.field == "ca" else fault.field
+        raise CliFailed(Exit.CONFIG, f"--{field} or MESH_TLS_{fault.field.upper()}: {fault}") from fault
+    return HTTPSConnection(host, port, timeout=REQUEST_TIMEOUT_S, context=context)
 
 
 def _cut(sock: socket) -> None:
@@ -146,6 +176,8 @@ def _reason(exc: OSError | HTTPException | UnicodeError) -> str:
     match exc:
         case gaierror() | UnicodeError():
             return "it has a host name that cannot be resolved"
+        case SSLCertVerificationError():
+            return f"it has a TLS certificate that is refused: {exc.verify_message}; trust its authority with --cacert"
         case ConnectionRefusedError():
             return "it refuses the connection"
         case RemoteDisconnected():

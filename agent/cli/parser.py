@@ -308,6 +308,10 @@ def _client_flags(parser: _Parser) -> None:
     parser.add_argument("--url", help="the node, default MESH_URL or http://127.0.0.1:8000")
     parser.add_argument("--token", help="its token; others see it in the process list, so prefer MESH_TOKEN")
     parser.add_argument("--token-file", metavar="FILE", help="a file with its token, default MESH_TOKEN_FILE")
+    parser.add_argument("--cacert", metavar="FILE", help="authorities to trust for https, default MESH_TLS_CA")
+    parser.add_argument("--cert", metavar="FILE", help="our certificate for https, default MESH_TLS_CERT")
+    parser.add_argument("--key", metavar="FILE", help="its key, default MESH_TLS_KEY, or in the certificate's file")
+    parser.add_argument("--insecure", action="store_true", help="take any certificate of the node")
 
 
 def _output_flags(parser: _Parser) -> None:

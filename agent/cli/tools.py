@@ -130,7 +130,7 @@ def _show(args: Namespace, result: Json) -> None:
 
 async def _talk(node: Node, talk: Callable[[McpClient], Awaitable[T]]) -> T:
     """Open a client to the node for `talk`. Raises `CliFailed`."""
-    target = HttpTarget(f"{node.url}/mcp", token=node.token)
+    target = HttpTarget(f"{node.url}/mcp", token=node.token, tls=node.tls)
     try:
         # Half of the time for a node that never answers `server/discover`, as some gateways do not.
         async with open_client(

@@ -187,6 +187,9 @@ class Settings:
     tls_ca: Path | None
     tls_cert: Path | None
     tls_key: Path | None
+    listen_cert: Path | None
+    listen_key: Path | None
+    listen_ca: Path | None
     proxy_peers: bool
     call_timeout_s: float
     cors_origins: tuple[str, ...]
@@ -212,6 +215,16 @@ class Settings:
     def tls(self) -> TlsFiles:
         """The TLS files for all that is dialled."""
         return _tls_files(self.tls_ca, self.tls_cert, self.tls_key)
+
+    @property
+    def listen_tls(self) -> TlsFiles | None:
+        """The TLS files of the listener; None for http."""
+        return None if self.listen_cert is None else _tls_files(self.listen_ca, self.listen_cert, self.listen_key)
+
+    @property
+    def scheme(self) -> str:
+        """Of this node's own URLs."""
+        return "http" if self.listen_cert is None else "https"
 
 
 def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
@@ -357,18 +370,25 @@ def _refuse_short(host: str, where: object, tokens: tuple[str, ...]) -> None:
 
 
 def _refuse_tls_files(values: Mapping[str, Any], found: Mapping[str, Found]) -> None:
-    files = _tls_files(values["tls_ca"], values["tls_cert"], values["tls_key"])
-    if files != TlsFiles():
+    dialling = _tls_files(values["tls_ca"], values["tls_cert"], values["tls_key"])
+    listening = _tls_files(values["listen_ca"], values["listen_cert"], values["listen_key"])
+    if listening != TlsFiles() and listening.cert is None:
+        at = next(found[name] for name in ("listen_key", "listen_ca") if values[name] is not None)
+        raise ConfigRefused(f"{at.name} ({at.origin}): it needs a certificate to serve https with; set listen_cert too")
+    for prefix, files in (("tls", dialling), ("listen", listening)):
+        if files == TlsFiles():
+            continue
         # Imported here as below: most nodes have none.
         from agent.config.tls_files import tls_fault  # noqa: PLC0415 - see above
 
         if (fault := tls_fault(files)) is not None:
-            at = found[f"tls_{fault.field}"]
+            at = found[f"{prefix}_{fault.field}"]
             raise ConfigRefused(f"{at.name} ({at.origin}): {fault}")
 
 
 def _tls_files(*paths: Path | None) -> TlsFiles:
-    return TlsFiles(*(None if path is None else str(path.absolute()) for path in paths))
+    ca, cert, key = (None if path is None else str(path.absolute()) for path in paths)
+    return TlsFiles(ca, cert, key)
 
 
 def _warnings(values: Mapping[str, Any], tokens: tuple[str, ...]) -> list[str]:

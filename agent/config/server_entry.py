@@ -330,7 +330,7 @@ class _Reader:
             elif part not in (None, ""):
                 text = self.expanded((*at, key), part)
                 paths[key] = text if self.unknown_yet(text) else str(self.around.folder / self.from_home(text))
-        files = TlsFiles(**paths)
+        files = TlsFiles(paths.get("ca"), paths.get("cert"), paths.get("key"))
         knows_all = self.enabled and not any(map(self.unknown_yet, paths.values()))
         if len(self.faults) == before and knows_all and (fault := tls_fault(files)) is not None:
             self.fault((*at, fault.field), str(fault))

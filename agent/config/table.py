@@ -297,6 +297,29 @@ SETTINGS: tuple[Setting, ...] = (
         unset_means="the key stands in `tls_cert`",
     ),
     Setting(
+        "listen_cert",
+        parse_path,
+        None,
+        "A PEM file with the certificate, and those that vouch for it, by which this node serves https in the place of"
+        " http, to clients and other nodes alike; they have to trust it (`tls_ca`). It is read again when it changes.",
+        unset_means="http",
+    ),
+    Setting(
+        "listen_key",
+        parse_path,
+        None,
+        "The PEM file with that certificate's key, without a password; only the node should be able to read it.",
+        unset_means="the key stands in `listen_cert`",
+    ),
+    Setting(
+        "listen_ca",
+        parse_path,
+        None,
+        "A PEM file of certificate authorities: with it, https is for those alone who show a certificate that one of"
+        " them has signed, other nodes (`tls_cert`) and probes included.",
+        unset_means="no certificate is asked for",
+    ),
+    Setting(
         "proxy_peers",
         parse_flag,
         "0",

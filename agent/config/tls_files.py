@@ -1,13 +1,16 @@
-"""The PEM files by which servers are checked and by which this node shows who it is: read, or refused with the reason.
+"""The PEM files by which others are checked and by which this node shows who it is: read, or refused with the reason.
 
-Called where a servers file and the settings are read, so that a fault shows at once, and by `agent.client.http.dial`
-for the context that is dialled with. The one rule: a fault names the field, the file and the fix, and never a key.
+Called where a servers file and the settings are read, so that a fault shows at once, and for the contexts that are
+dialled and listened with. The one rule: a fault names the field, the file and the fix, and never a key.
 """
 
 import ssl
 from pathlib import Path
+from typing import Final
 
 from agent.model import TlsFiles
+
+_NONE: Final = TlsFiles()
 
 
 class TlsFault(ValueError):
@@ -27,6 +30,29 @@ def tls_fault(files: TlsFiles) -> TlsFault | None:
     except TlsFault as fault:
         return fault
     return None
+
+
+def dialling_context(own: TlsFiles, common: TlsFiles = _NONE) -> ssl.SSLContext:
+    """What is dialled with: by files of the target's own, and by common ones. Raises `TlsFault`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if own.ca is not None else ssl.create_default_context()
+    if not own.is_checked:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    load_authorities(context, own if own.ca is not None else common)
+    load_certificate(context, own if own.cert is not None or own.key is not None else common)
+    context.set_alpn_protocols(("http/1.1",))
+    return context
+
+
+def listening_context(files: TlsFiles) -> ssl.SSLContext:
+    """What is listened with. Clients are asked for a certificate where there is a `ca`. Raises `TlsFault`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    load_certificate(context, files)
+    load_authorities(context, files)
+    if files.ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(("http/1.1",))
+    return context
 
 
 def load_authorities(context: ssl.SSLContext, files: TlsFiles) -> None:

@@ -38,6 +38,7 @@ _CHECK_FIELDS = frozenset(
         "method",
         "interval",
         "timeout",
+        "tlsskipverify",
         "deregistercriticalserviceafter",
     }
 )
@@ -53,7 +54,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CheckSpec:
-    """One check: TTL when `ttl_s` is set, HTTP when `http_url` is. Times in seconds."""
+    """One check: TTL when `ttl_s` is set, HTTP when `http_url` is. Times in seconds.
+
+    `any_certificate`: of https, whether it is alive and not who it is.
+    """
 
     check_id: str
     name: str
@@ -63,6 +67,7 @@ class CheckSpec:
     interval_s: float = 10.0
     timeout_s: float = 10.0
     deregister_after_s: float | None = None
+    any_certificate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,7 @@ def _check(value: Any, service_id: str) -> CheckSpec:
         interval_s=max(0.1, _positive(interval)) if interval else 10.0,
         timeout_s=_positive(timeout) if timeout else 10.0,
         deregister_after_s=max(DEREGISTER_FLOOR_S, _positive(after)) if after else None,
+        any_certificate=_flag(fields, "tlsskipverify"),
     )
 
 
@@ -164,6 +170,13 @@ def _fields(value: Any, known: frozenset[str], what: str) -> dict[str, Any]:
     if unknown:
         raise Refused(400, f"Request decode failed: unknown {what} field {unknown[0][:40]!r}")
     return fields
+
+
+def _flag(fields: Mapping[str, Any], name: str) -> bool:
+    value = fields.get(name)
+    if not isinstance(value, bool | None):
+        raise Refused(400, f"Request decode failed: {name} must be true or false")
+    return value is True
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

@@ -281,7 +281,8 @@ async def _run_check(session: aiohttp.ClientSession, check: CheckSpec) -> tuple[
     assert check.http_url is not None
     timeout = aiohttp.ClientTimeout(total=check.timeout_s)
     try:
-        async with session.get(check.http_url, allow_redirects=False, timeout=timeout) as answer:
+        checked = not check.any_certificate
+        async with session.get(check.http_url, allow_redirects=False, timeout=timeout, ssl=checked) as answer:
             code = answer.status
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
         return "critical", type(exc).__name__

@@ -7,6 +7,7 @@ living node's log.
 
 import asyncio
 import signal
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -52,8 +53,14 @@ class RunningNode:
 
     @property
     def base(self) -> str:
-        """`http://127.0.0.1:<port>`."""
-        return f"http://127.0.0.1:{self.port}"
+        """`http://127.0.0.1:<port>`, or https."""
+        return f"{'https' if 'MESH_LISTEN_CERT' in self.environment else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def trust(self) -> ssl.SSLContext | bool:
+        """What aiohttp checks the node's certificate by: the authority that the node itself trusts."""
+        ca = self.environment.get("MESH_TLS_CA")
+        return True if ca is None else ssl.create_default_context(cafile=ca)
 
     @property
     def url(self) -> str:
@@ -72,7 +79,7 @@ class RunningNode:
             sent.setdefault("Content-Type", "application/json")
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)) as session,
-            session.request(method, self.base + path, data=data, headers=sent) as response,
+            session.request(method, self.base + path, data=data, headers=sent, ssl=self.trust) as response,
         ):
             raw = await response.read()
             return response.status, orjson.loads(raw) if raw[:1] in (b"{", b"[") else raw.decode()

@@ -20,7 +20,7 @@ from agent import clock
 from agent.client.dial_guard import GuardedResolver
 from agent.client.http.tunnel import TunnelRefused, open_tunnel
 from agent.client.proxies import Proxy
-from agent.config.tls_files import load_authorities, load_certificate
+from agent.config.tls_files import dialling_context
 from agent.model import TlsFiles
 
 # How long a resolved name is reused; a peer that moves is found that soon.
@@ -242,11 +242,7 @@ def tls_context(own: TlsFiles | None, common: TlsFiles) -> ssl.SSLContext | None
 
 @functools.lru_cache(maxsize=_CONTEXTS_MAX)
 def _context_of(own: TlsFiles, common: TlsFiles, changed_at: tuple[int, ...]) -> ssl.SSLContext:  # noqa: ARG001 - a part of the key
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if own.ca is not None else ssl.create_default_context()
-    load_authorities(context, own if own.ca is not None else common)
-    load_certificate(context, own if own.cert is not None or own.key is not None else common)
-    context.set_alpn_protocols(("http/1.1",))
-    return context
+    return dialling_context(own, common)
 
 
 def _changed_at(path: str) -> int:
