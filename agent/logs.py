@@ -19,6 +19,7 @@ import orjson
 
 from agent import traffic_log
 from agent.harmless_text import many_lines, one_line
+from agent.model import MASK
 
 # Every MCP request is a line of this logger; its lines carry the word MCP, so that `docker logs … | grep MCP` has them.
 TRAFFIC_LOGGER = traffic_log.log.name
@@ -28,7 +29,6 @@ SECRET_CHARS_MIN = 8  # Shorter ones are ordinary words, and hiding those would 
 # Third parties that have formats of their own, write payloads at DEBUG, or write a line a request.
 _QUIET = ("aiohttp.access", "asyncio", "fastmcp", "httpcore2", "httpx2", "mcp", "urllib3")
 _NOT_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_MASK = "********"
 _SECRET_FIELD = re.compile(r"(?i)token|secret|password|authorization|cookie")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}")
 _PLAIN = re.compile(r"[^\s\"'=]+")
@@ -146,7 +146,7 @@ class _Cleaner:
             if key not in _NOT_FIELDS:
                 # A count (`tokens=2`) is no secret, whatever it counts.
                 masked = _SECRET_FIELD.search(key) and isinstance(value, str) and value
-                yield one_line(key, 100), _MASK if masked else self.value(value)
+                yield one_line(key, 100), MASK if masked else self.value(value)
 
     def value(self, value: Any) -> Any:
         match value:
@@ -170,8 +170,8 @@ class _Cleaner:
         return self.masked(one_line(text, VALUE_CHARS_MAX))
 
     def masked(self, text: str) -> str:
-        text = _BEARER.sub(rf"\1 {_MASK}", text)
-        return text if self.secrets is None else self.secrets.sub(_MASK, text)
+        text = _BEARER.sub(rf"\1 {MASK}", text)
+        return text if self.secrets is None else self.secrets.sub(MASK, text)
 
 
 def _time(record: logging.LogRecord) -> str:

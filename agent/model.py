@@ -54,6 +54,11 @@ UI_EXTENSION = "io.modelcontextprotocol/ui"
 # How long a server may take to start: an interpreter and its imports on a busy machine take seconds, not minutes.
 START_TIMEOUT_S = 60.0
 
+# In the place of a secret.
+MASK = "********"
+# What the query of an endpoint's URL may say (docs/views.md, docs/settings.md).
+QUERY_WORDS = frozenset({"servers", "tags", "tools", "notices", "errors"})
+
 # docs/architecture.md, "Names": clients in the field refuse longer tool names (the protocol itself allows 128).
 PUBLIC_NAME_LEN_MAX = 64
 # Less would leave a shortened name hardly anything but its digest.
@@ -148,6 +153,17 @@ class HttpTransport(StrEnum):
     SSE = "sse"
 
 
+def masked_url(url: str) -> str:
+    """A URL as logs and answers show it: some services take their key in its query, so values there are hidden.
+
+    What this software itself gives a meaning there (docs/views.md) stays.
+    """
+    address, mark, query = url.partition("?")
+    parts = (part.partition("=") for part in query.split("&"))
+    shown = (name + equals + (value if name in QUERY_WORDS or not value else MASK) for name, equals, value in parts)
+    return address + mark + "&".join(shown)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpTarget:
     """An MCP endpoint by URL. `headers` and `token` may be secrets and are kept out of `repr`.
@@ -160,6 +176,11 @@ class HttpTarget:
     token: str | None = field(default=None, repr=False)
     transport: HttpTransport = HttpTransport.ANY
     tls: TlsFiles | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URL as `masked_url` shows it."""
+        return masked_url(self.url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from agent.cli.output import Exit, print_fault, print_json, print_table
 from agent.client.stdio.environment import command_fault
-from agent.config.load import MASK, Settings, Shown, load_settings, shown
+from agent.config.load import Settings, Shown, load_settings, shown
 from agent.config.servers_file import ServersFile, check_servers, leave_out_name_of_node, read_text
 from agent.config.table import SETTINGS
 from agent.config.views_file import read_views
@@ -87,8 +87,7 @@ def _unstartable(servers: tuple[ServerSpec, ...]) -> Iterator[tuple[str, str]]:
 def _shown_target(spec: ServerSpec) -> str:
     if isinstance(spec.target, StdioTarget):
         return spec.target.command
-    url, query, _ = spec.target.url.partition("?")
-    return f"{url}?{MASK}" if query else url  # Some services take their key there.
+    return spec.target.shown
 
 
 def _as_text(value: Shown) -> str | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from agent.config.table import BY_NAME, CLIENT_VARIABLES, FILE_TWINS, SETTINGS, Setting
 from agent.config.values import StaticPeer, is_loopback, parse_token
 from agent.errors import ConfigRefused
-from agent.model import TlsFiles
+from agent.model import MASK, TlsFiles, masked_url
 from discovery.model import SettingsRefused
 
 if TYPE_CHECKING:
@@ -135,7 +135,6 @@ __all__ = ["Settings", "StaticPeer", "load_settings", "read_token_file", "shown"
 TOKEN_CHARS_MIN = 16  # Fewer is guessable over a network within the life of a token.
 TOKEN_FILE_BYTES_MAX = 8192
 TOKENS_MAX = 2  # The current one and its predecessor or successor.
-MASK = "********"
 DERIVED = "derived from the token"
 
 # A setting's value as it is shown: a list as the text that would set it, None when it is not set.
@@ -430,6 +429,10 @@ def _consul_environment(environ: Mapping[str, str]) -> tuple[tuple[str, str], ..
     )
 
 
+def _shown_part(part: Any) -> str:
+    return f"{part.name}={masked_url(part.url)}" if isinstance(part, StaticPeer) else str(part)
+
+
 def _shown(value: Any) -> Shown:
     match value:
         case None | ():
@@ -437,6 +440,8 @@ def _shown(value: Any) -> Shown:
         case bool() | int() | float():
             return value
         case tuple():
-            return ",".join(f"{part.name}={part.url}" if isinstance(part, StaticPeer) else str(part) for part in value)
+            return ",".join(
+                f"{part.name}={masked_url(part.url)}" if isinstance(part, StaticPeer) else str(part) for part in value
+            )
         case _:
             return str(value)

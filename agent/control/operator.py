@@ -90,7 +90,7 @@ class OverrideService:
         failure = "" if view is None else view.failure
         if failure == DialledOurselves.__name__:
             await self._withdraw(override, lifted)
-            raise OverrideRefused(409, "own_node", f"peer_url: {override.target.url} is this node itself")
+            raise OverrideRefused(409, "own_node", f"peer_url: {override.target.shown} is this node itself")
         if view is not None and failure == DialRefused.__name__:
             await self._withdraw(override, lifted)
             raise OverrideRefused(403, "address_refused", f"peer_url: {view.last_error}")

@@ -23,7 +23,7 @@ from agent.control.candidates import (
     read_catalog,
     url_key,
 )
-from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec, Suppression
+from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec, Suppression, masked_url
 from agent.routing.names import is_valid_name, node_alias, valid_name
 from discovery.model import Catalog, InstanceKey
 
@@ -233,7 +233,7 @@ def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: se
     by_node: dict[str, PeerBuilder] = {}
     for builder in builders:
         if builder.identity == own.node_id:
-            findings.add(Finding(builder.name, FindingKind.OURSELVES, builder.target.url))
+            findings.add(Finding(builder.name, FindingKind.OURSELVES, builder.target.shown))
             continue
         namesake = by_name.get(builder.name)
         twin = by_url.get(url_key(builder.target.url)) or by_node.get(builder.identity or "")
@@ -268,7 +268,7 @@ def fold_in(
             continue
         known = map(url_key, (builder.target.url, *builder.twin_urls))
         if builder.source is PeerSource.OVERRIDE and candidate.up and url_key(candidate.url) not in known:
-            findings.add(Finding(builder.name, FindingKind.OTHER_URL, candidate.url))
+            findings.add(Finding(builder.name, FindingKind.OTHER_URL, masked_url(candidate.url)))
         builder.aliases += [candidate.name, candidate.service_id]
         builder.sightings.add(candidate.sighting)
         if candidate.up:
@@ -289,7 +289,7 @@ def _usable(
         if isinstance(entry, Unusable):
             findings.add(Finding(entry.service_id, FindingKind.UNUSABLE, entry.reason))
         elif entry.identity == own.node_id:
-            findings.add(Finding(entry.service_id, FindingKind.OURSELVES, entry.url))
+            findings.add(Finding(entry.service_id, FindingKind.OURSELVES, masked_url(entry.url)))
         else:
             usable.append(entry)
             if entry.name_refused:

@@ -128,7 +128,7 @@ async def _plain_client(
         raise
     if client.server_info.mesh is None:
         if spec.expected_node_id is not None:
-            raise IdentityRefused(f"{spec.target.url} is no mesh node, but the catalog says it is one")
+            raise IdentityRefused(f"{spec.target.shown} is no mesh node, but the catalog says it is one")
         return client
     if client.server_info.mesh.get("node_id") == own.node_id:
         await _refuse_ourselves(spec, own, dialling)
@@ -142,8 +142,8 @@ async def _refuse_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Diallin
     """
     local = replace(local_target(spec.target), token=None)
     if (await _prover(local, dialling, members=True).prove()).peer.node_id == own.node_id:
-        raise DialledOurselves(f"{spec.target.url} is this node itself")
-    raise IdentityRefused(f"{spec.target.url} says that it is this node, and is another one")
+        raise DialledOurselves(f"{spec.target.shown} is this node itself")
+    raise IdentityRefused(f"{spec.target.shown} says that it is this node, and is another one")
 
 
 async def _refuse_own_view(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> None:
@@ -155,13 +155,13 @@ async def _refuse_own_view(spec: PeerSpec, own: NodeIdentity, dialling: Dialling
     with suppress(LinkFailed):
         proven = (await _prover(target, dialling, members=True).prove()).peer
     if proven is not None and proven.node_id == own.node_id:
-        raise DialledOurselves(f"{spec.target.url} is a view of this node itself")
+        raise DialledOurselves(f"{spec.target.shown} is a view of this node itself")
 
 
 def _prover(local: HttpTarget, dialling: Dialling, *, members: bool) -> Prover:
     """Raises `IdentityRefused` where we have nothing to prove."""
     if dialling.credentials is None:
-        raise IdentityRefused(f"{local.url} is a node, and this one cannot prove who it is")
+        raise IdentityRefused(f"{local.shown} is a node, and this one cannot prove who it is")
     connect_timeout_s = NODE_START_TIMEOUT_S / 2
     return Prover(
         local, dialling.credentials, members=members, connect_timeout_s=connect_timeout_s, outbound=dialling.outbound
@@ -181,9 +181,9 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
     prover = _prover(local, dialling, members=not is_gateway)
     proven = (await prover.prove()).peer.node_id
     if proven == own.node_id:
-        raise DialledOurselves(f"{spec.target.url} is this node itself")
+        raise DialledOurselves(f"{spec.target.shown} is this node itself")
     if spec.expected_node_id not in (None, proven):
-        raise IdentityRefused(f"{spec.target.url} is node {proven}, but the catalog says {spec.expected_node_id}")
+        raise IdentityRefused(f"{spec.target.shown} is node {proven}, but the catalog says {spec.expected_node_id}")
     async with open_client(
         spec.target if is_gateway else local,
         start_timeout_s=NODE_START_TIMEOUT_S,
@@ -229,9 +229,9 @@ def checked_identity(server_info: ServerInfo, spec: PeerSpec, proven: str) -> No
     card = server_info.mesh or {}
     node_id, name = card.get("node_id"), card.get("name")
     if not isinstance(name, str) or not is_valid_name(name):
-        raise IdentityRefused(f"{spec.target.url} announces no usable node_id and name")
+        raise IdentityRefused(f"{spec.target.shown} announces no usable node_id and name")
     if node_id != proven:
-        raise IdentityRefused(f"{spec.target.url} says that it is another node than it has proven to be")
+        raise IdentityRefused(f"{spec.target.shown} says that it is another node than it has proven to be")
     if is_leaving(server_info):
-        raise Unreachable(f"{spec.target.url} is stopping")
+        raise Unreachable(f"{spec.target.shown} is stopping")
     return NodeIdentity(proven, name)

@@ -56,8 +56,8 @@ def describe_peer(view: LinkView, now_s: float) -> Json:
     assert isinstance(spec, PeerSpec)
     return {
         "name": spec.name,
-        "url": spec.target.url,
-        "description": f"Peer node at {spec.target.url}",
+        "url": spec.target.shown,
+        "description": f"Peer node at {spec.target.shown}",
         "connected": view.connected,
         "function_count": view.function_count if view.connected else 0,
         "source": spec.source.value,
@@ -74,7 +74,7 @@ def describe_departed(one: Departed, now_s: float) -> Json:
     """One element of `data.departed`."""
     return {
         "name": one.spec.name,
-        "url": one.spec.target.url,
+        "url": one.spec.target.shown,
         "node_id": one.node_id,
         "state": "failed" if one.failed else "left",
         "since_s": round(now_s - one.since_s, 1),
@@ -94,7 +94,7 @@ def describe_server(
         kind = {**_configuration(spec), "hints": hints_of(view, spec)}
     else:
         kind = {"kind": "peer", "transport": "http", "scope": spec.scope.value, "enabled": True}
-        kind |= {"url": spec.target.url} if with_url else {}
+        kind |= {"url": spec.target.shown} if with_url else {}
     return {
         "name": spec.name,
         "status": "connected" if view.connected else view.state.value,

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.load import MASK, StaticPeer, load_settings, read_token_file, read_tokens_again, shown
+from agent.config.load import StaticPeer, load_settings, read_token_file, read_tokens_again, shown
 from agent.config.table import SETTINGS
 from agent.errors import ConfigRefused
+from agent.model import MASK
 
 TOKEN = "canary-0123456789-abcdefghij"
 

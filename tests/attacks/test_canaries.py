@@ -1,0 +1,191 @@
+"""No secret that a node was given shows anywhere: answers, logs, metrics, files that others read, the process list."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.state.overrides import FILE_NAME as OVERRIDES
+from tests.attacks.clients import Holder, entry, token_of, write_tokens
+from tests.e2e.processes import ROOT, environment_of
+from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, nodes_below, start_node
+from tests.e2e.servers_files import example
+from tests.ports import free_port
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+MARK = "s1lent"
+TOKEN = f"{MARK}-of-the-short-form-0123456789abcdef"
+# What holds secrets for the node itself, readable by its owner alone.
+KEPT = frozenset({OVERRIDES, "servers.json"})
+REST = ("peers", "servers", "status", "pins")
+URIS = ("config://app", "health://system")
+
+
+@dataclass
+class Scene:
+    """A node with a secret in every place that takes one. `closed`: a port where nothing listens."""
+
+    node: RunningNode
+    folder: Path
+    settings: dict[str, str]
+    closed: int
+
+    @property
+    def operator(self) -> Holder:
+        return Holder(self.node.base, TOKEN)
+
+    def command(self, *words: str) -> str:
+        ran = subprocess.run(
+            [sys.executable, "-m", "agent", *words],
+            env=environment_of({**self.settings, "MESH_URL": self.node.base}),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return ran.stdout + ran.stderr
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("canaries")
+    closed = free_port()
+    gone = {"url": f"http://127.0.0.1:{closed}/mcp?api_key={MARK}-in-url", "headers": {"X-Key": f"{MARK}-in-header"}}
+    dead = {"command": "sh", "args": ["-c", "echo failed: bad key >&2; exit 3"], "env": {"KEY": f"{MARK}-in-env"}}
+    notes = {**example("notes", "service"), "env": {"NOTES_KEY": f"{MARK}-in-environment"}}
+    settings = {
+        "MESH_TOKEN": TOKEN,
+        "MESH_PEER_TOKEN": f"{MARK}-of-the-mesh-0123456789abcdef",
+        "MESH_TOKENS_FILE": str(write_tokens(folder / "tokens.json", {"reader": entry("reader", "read", "mcp")})),
+        "MESH_DISCOVERY": "off",
+        "MESH_AUDIT_CALLS": "1",
+        "MESH_LOG_LEVEL": "debug",
+        "MESH_PEERS": f"far=http://127.0.0.1:{closed}/mcp?token={MARK}-in-a-setting",
+        "CONSUL_HTTP_TOKEN": f"{MARK}-of-consul",
+        "HTTPS_PROXY": f"http://user:{MARK}-of-the-proxy@127.0.0.1:{closed}",
+    }
+
+    async def start() -> Scene:
+        servers = {"notes": notes, "gone": gone, "dead": dead}
+        node = await start_node("node", folder, servers=servers, **settings)  # type: ignore[arg-type] # all are texts
+        scene = Scene(node, folder, {**settings, **node.environment}, closed)
+        await exercise(scene)
+        return scene
+
+    with nodes_below(folder):
+        yield asyncio.run(start())
+
+
+async def exercise(scene: Scene) -> None:
+    """Let everything happen that may lead a secret out."""
+    operator = scene.operator
+    url = f"http://127.0.0.1:{scene.closed}/mcp?key={MARK}-of-a-peer"
+    body = {"peer_name": "added", "peer_url": url, "auth_token": f"{MARK}-for-a-peer"}
+    assert (await operator.ask("POST", "/api/v1/mcp/peers", body)).status in (201, 202)
+    await operator.ask("POST", "/api/v1/mcp/peers", {**body, "peer_name": "bad name"})
+    await operator.ask("POST", "/api/v1/mcp/peers", {**body, "peer_url": f"{url} {MARK}"})
+    await Holder(scene.node.base, f"{MARK}-wrong-token-0123456789abcdef").modern("tools/list")
+    for era in ("modern", "legacy"):
+        arguments = {"text": f"{MARK}-argument"}
+        await operator.request(era, "tools/call", name="notes__add", arguments=arguments)
+        await operator.request(era, "tools/call", name="gone__anything", arguments=arguments)
+
+    async def failed() -> bool:
+        servers = await scene.node.servers()
+        return bool(servers["gone"].get("last_error")) and bool(servers["dead"].get("last_error"))
+
+    await eventually(failed)
+
+
+def found(text: str) -> list[str]:
+    """Where the mark stands in a text, with its surroundings."""
+    return [text[max(0, hit.start() - 60) : hit.end() + 40] for hit in re.finditer(MARK, text)]
+
+
+@pytest.mark.parametrize("path", [*(f"/api/v1/mcp/{name}" for name in REST), "/metrics", "/healthz", "/readyz"])
+async def test_no_answer_of_the_rest_api_has_a_secret(path: str, scene: Scene) -> None:
+    answer = await scene.operator.ask("GET", path)
+    assert answer.status in (200, 503)
+    assert found(json.dumps([answer.body, dict(answer.headers)])) == []
+
+
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_no_list_resource_or_management_tool_shows_a_secret(era: str, scene: Scene) -> None:
+    operator = scene.operator
+    answers: list[Any] = [
+        (await operator.request(era, method)).body for method in ("tools/list", "resources/list", "prompts/list")
+    ]
+    answers += [(await operator.request(era, "resources/read", uri=uri)).body for uri in URIS]
+    for tool in sorted(MANAGEMENT_TOOLS):
+        for name in ("notes", "gone", "dead", "added", "far"):
+            arguments = {"server_name": name} if tool in ("reload_mcp_server", "get_mcp_server_functions") else {}
+            answers.append((await operator.request(era, "tools/call", name=tool, arguments=arguments)).body)
+            if not arguments:
+                break
+    assert found(json.dumps(answers)) == []
+
+
+async def test_an_error_repeats_no_secret(scene: Scene) -> None:
+    operator, bodies = scene.operator, list[Any]()
+    for name in ("gone__anything", "dead__anything", "added__anything", "far__anything", "nothing__at_all"):
+        for era in ("modern", "legacy"):
+            bodies.append((await operator.request(era, "tools/call", name=name, arguments={})).body)
+    bodies.append((await Holder(scene.node.base, f"{MARK}-wrong-token-0123456789abcdef").ask("GET", "/metrics")).body)
+    assert found(json.dumps(bodies)) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("status", "--json"),
+        ("peers", "ls"),
+        ("servers", "ls", "-o", "wide"),
+        ("config", "show"),
+        ("config", "check"),
+        ("pins", "ls"),
+        ("audit", "tail"),
+        ("token", "ls"),
+    ],
+    ids=" ".join,
+)
+def test_no_command_prints_a_secret(words: tuple[str, ...], scene: Scene) -> None:
+    assert found(scene.command(*words)) == []
+
+
+def test_neither_the_log_nor_any_file_but_the_nodes_own_has_a_secret(scene: Scene) -> None:
+    assert scene.node.events("node ready"), "there is a log to look at"
+    looked_at = set()
+    for path in scene.folder.rglob("*"):
+        if path.is_file() and path.name not in KEPT:
+            looked_at.add(path.name)
+            assert found(path.read_bytes().decode("utf-8", "replace")) == [], path
+    assert {"node.log", "audit.jsonl", "pins.json"} <= looked_at
+    overrides = next(scene.folder.rglob(OVERRIDES))
+    assert overrides.stat().st_mode & 0o077 == 0
+
+
+def command_lines() -> Iterator[str]:
+    """Of every process of this machine."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            yield (process / "cmdline").read_bytes().decode("utf-8", "replace")
+        except OSError:
+            continue  # It has ended.
+
+
+def test_no_process_has_a_secret_in_its_command_line(scene: Scene) -> None:
+    lines = list(command_lines())
+    assert any("agent" in line for line in lines)
+    assert [line for line in lines if found(line)] == []
+    assert token_of("reader") not in scene.node.log()
