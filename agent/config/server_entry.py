@@ -300,6 +300,8 @@ class _Reader:
             fix = "leave it out, and the node speaks what the server does"
             self.fault((*at, "protocol"), f"must be one of {', '.join(_PROTOCOLS)}, in quotes; {fix}")
             protocol = None
+        if protocol in MODERN_PROTOCOL_VERSIONS and sessions == Sessions.OWN:
+            self.fault((*at, "sessions"), f"cannot be own where protocol is {protocol}, which has no sessions")
         timeout_s = self.seconds((*at, "call_timeout_s"), table.get("call_timeout_s"), CALL_TIMEOUT_MAX_S)
         start_s = self.seconds((*at, "start_timeout_s"), table.get("start_timeout_s"), START_TIMEOUT_MAX_S)
         target = spec.target

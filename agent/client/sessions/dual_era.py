@@ -136,7 +136,7 @@ class DualEraRouter(BesideSessions[McpClient]):
         tries_again: bool = True,
         by_session: bool = False,
     ) -> None:
-        self._by_session = by_session
+        self._by_session = self._must_have = by_session
         self._era = SecondEra(tries_again=tries_again)
         super().__init__(stateless, learning(open_session, self._era), group, limits=limits, on_pending=on_pending)
         self._in_rounds: set[tuple[str, object]] = set()
@@ -158,8 +158,8 @@ class DualEraRouter(BesideSessions[McpClient]):
         if features is not None:
             try:
                 return await self._calls.begin(request, features)
-            except SessionRefused:
-                pass  # Nothing was sent.
+            except SessionRefused as exc:
+                self._refuse_without_session(request, exc)  # Nothing was sent.
             except RpcError as exc:
                 if not self._goes_again(request, params, exc):
                     raise (_explained(exc) if _is_unfit(exc) else exc) from exc
@@ -168,17 +168,24 @@ class DualEraRouter(BesideSessions[McpClient]):
             self._has_asked.add(_subject(request.method, params))
         return await self.request(request) if self._learns_to_need_sessions(request, result) else result
 
+    def _refuse_without_session(self, request: Request, exc: SessionRefused | None = None) -> None:
+        """Raise `CallNotSent` for a call that must have a session, to a server that opens none."""
+        if self._must_have and is_of_session(request.affinity):
+            why = "it opens no sessions, which its entry asks for (mesh.sessions: own)"
+            raise CallNotSent.about("the server", why, "" if exc is None else f": {exc}") from exc
+
     def _features_for_session(self, request: Request, params: Json) -> Json | None:
         """The capabilities of the session that a call shall run in; None where it goes the stateless way.
 
         Answers without a state of ours belong to a call that asks in rounds; a task is found again without sessions
-        alone.
+        alone. Raises `CallNotSent` where it must have one.
         """
         if params.get("requestState") is not None or params.get("inputResponses") is not None:
             return None
-        if not self._era.is_worth_trying(clock.now_s()) or _subject(request.method, params) in self._in_rounds:
+        if _subject(request.method, params) in self._in_rounds or declares_tasks(params):
             return None
-        if declares_tasks(params):
+        if not self._era.is_worth_trying(clock.now_s()):
+            self._refuse_without_session(request)
             return None
         features = features_of(params, request.affinity)
         wanted = permits_requests(features) or (self._by_session and is_of_session(request.affinity))
