@@ -14,9 +14,10 @@ from typing import Final
 from agent.audit.trail import Trail
 from agent.authority.grant import Grant, NamedToken
 from agent.config.load import Settings
-from agent.config.tokens_file import read_tokens_file
+from agent.config.oauth_rules import read_whole_file
 from agent.errors import ConfigRefused
 from agent.model import Json
+from agent.rest.oauth import OAuthVerifier
 from agent.rest.tokens import TokenTable
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class Access:
         self._expired: frozenset[str] = frozenset()  # Realms.
         closed = self._path is not None
         self.table: Final = TokenTable(self._short, self._named, closed=closed, witness=audit)
+        self.oauth: Final = OAuthVerifier(settings.oauth_rules, audit)
+        self._open = frozenset[str]()  # Bindings of access tokens.
 
     def __repr__(self) -> str:
         return f"<Access {self.table!r}{' with a fault' if self._fault else ''}>"
@@ -75,7 +78,7 @@ class Access:
         """With a fault, the tokens stay as they were, and status says so."""
         assert self._path is not None
         try:
-            named = await asyncio.to_thread(read_tokens_file, self._path, self._short)
+            named, rules = await asyncio.to_thread(read_whole_file, self._path, self._short)
         except ConfigRefused as exc:
             if self._fault != str(exc):
                 self._audit.note("tokens.refused", "node", why=str(exc))
@@ -85,6 +88,7 @@ class Access:
         self._fault = ""
         before, self._named = _by_name(self._named), named
         self.table.replace(self._short, named)
+        self.oauth.replace(rules)
         after = _by_name(named)
         changed = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
         record = {"added": sorted(after.keys() - before.keys()), "removed": sorted(before.keys() - after.keys())}
@@ -97,13 +101,15 @@ class Access:
         ended = {one.grant.realm: one.grant.name for one in self._named if one.grant.has_ended(now_s)}
         for realm in ended.keys() - self._expired:
             self._audit.note("token.expired", ended[realm])
-        if ended.keys() - self._expired:
+        before, self._open = self._open, self.oauth.bindings()
+        if ended.keys() - self._expired or before - self._open:
             self._end_revoked()
         self._expired = frozenset(ended)
 
     def _end_revoked(self) -> None:
         now_s = time.time()
-        self._ended(frozenset(one.grant.binding for one in self._named if not one.grant.has_ended(now_s)))
+        named = frozenset(one.grant.binding for one in self._named if not one.grant.has_ended(now_s))
+        self._ended(named | self.oauth.bindings())
 
 
 def _by_name(named: tuple[NamedToken, ...]) -> Mapping[str, tuple[Grant, tuple[bytes, ...]]]:

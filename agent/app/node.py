@@ -274,9 +274,8 @@ class Node:
         )
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
-        policy = edge_policy(
-            self._settings, self._identity, self._access.table, self._associations, self._metrics.auth_failed
-        )
+        oauth, parts = self._access.oauth, (self._settings, self._identity, self._access.table, self._associations)
+        policy = edge_policy(*parts, oauth=oauth, on_auth_failure=self._metrics.auth_failed)
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
@@ -286,7 +285,7 @@ class Node:
         handshake = HandshakeRoute(self._associations, own_addresses(self._settings, self._identity, self._port))
         peers = PeersApi(self._mesh, self._override_service, self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
-        rest = (handshake, peers, pins, node_status, probes)
+        rest = (handshake, peers, pins, node_status, probes, oauth)
         app.add_routes([route for part in rest for route in part.routes()])
         runner = runner_of(
             app,

@@ -15,6 +15,7 @@ from agent.control.membership import MembershipPlan
 from agent.identity.keeper import AssociationKeeper
 from agent.model import LinkView, NodeIdentity, PeerSpec, node_mark
 from agent.rest.handshake import OwnAddresses, normal_host
+from agent.rest.oauth import OAuthVerifier
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
 from agent.routing.names import node_alias
@@ -79,6 +80,8 @@ def edge_policy(
     own: NodeIdentity,
     tokens: TokenTable,
     associations: AssociationKeeper,
+    *,
+    oauth: OAuthVerifier,
     on_auth_failure: Callable[[], None],
 ) -> EdgePolicy:
     """Which names and origins the edge answers to."""
@@ -93,6 +96,7 @@ def edge_policy(
         metrics_public=settings.metrics_public,
         node_mark=node_mark(own.node_id),
         on_auth_failure=on_auth_failure,
+        oauth=oauth,
     )
 
 

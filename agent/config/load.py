@@ -21,6 +21,7 @@ from discovery.model import SettingsRefused
 
 if TYPE_CHECKING:
     from agent.authority.grant import NamedToken
+    from agent.authority.oauth import OAuthRules
     from discovery.consul.environment import ConsulSettings
 
 
@@ -165,6 +166,7 @@ class Settings:
     token_file: Path | None
     tokens_file: Path | None
     named_tokens: "tuple[NamedToken, ...]" = field(repr=False)
+    oauth_rules: "OAuthRules | None"
     audit_file: Path | None
     audit_calls: bool
     discovery: str
@@ -244,12 +246,14 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         _refuse_short(values["host"], values[FILE_TWINS[name]] or f"{name} ({origins[name]})", given)
     _refuse_tls_files(values, found)
     del values["token"], values["peer_token"]
+    named_tokens, oauth_rules = _named_tokens(values, found, tokens)
     return Settings(
         **values,
         port_explicit=found["port"].explicit,
         state_dir_is_own=found["state_dir"].explicit,
         tokens=tokens,
-        named_tokens=_named_tokens(values, found, tokens),
+        named_tokens=named_tokens,
+        oauth_rules=oauth_rules,
         peer_tokens=peer_tokens,
         consul=_consul(environ),
         consul_environment=_consul_environment(environ),
@@ -337,14 +341,13 @@ def _tokens(name: str, values: Mapping[str, Any], found: Mapping[str, Found]) ->
 
 def _named_tokens(
     values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]
-) -> "tuple[NamedToken, ...]":
+) -> "tuple[tuple[NamedToken, ...], OAuthRules | None]":
     if values["tokens_file"] is None:
-        return ()
-    # Imported here: most nodes have none.
-    from agent.config.tokens_file import read_tokens_file  # noqa: PLC0415 - see above
+        return (), None
+    from agent.config.oauth_rules import read_whole_file  # noqa: PLC0415 - most nodes have none
 
     try:
-        return read_tokens_file(values["tokens_file"], tokens)
+        return read_whole_file(values["tokens_file"], tokens)
     except ConfigRefused as exc:
         raise ConfigRefused(f"tokens_file ({found['tokens_file'].origin}): {exc}") from exc
 

@@ -65,7 +65,7 @@ def check_tokens(text: str, path: Path, for_all_scopes: Sequence[str] = ()) -> t
     else:
         seen = {hashlib.sha256(token.encode()).digest(): "MESH_TOKEN" for token in for_all_scopes}
         for name, value in section.items():
-            reader = _Reader(name, value, (SECTION, name))
+            reader = EntryReader(name, value, (SECTION, name))
             token = reader.token()
             faults += reader.faults
             for digest in token.digests:
@@ -73,7 +73,7 @@ def check_tokens(text: str, path: Path, for_all_scopes: Sequence[str] = ()) -> t
                     faults.append(((SECTION, name, "sha256"), f"is the token of {seen[digest]} as well"))
             found.append(token)
     if faults or _repeats_members(plain):
-        raise ConfigRefused("; ".join(_sentences(plain, path, faults)))
+        raise ConfigRefused("; ".join(sentences(plain, path, faults)))
     return tuple(found)
 
 
@@ -89,7 +89,7 @@ def _repeats_members(plain: str) -> bool:
     return repeated
 
 
-def _sentences(plain: str, path: Path, faults: list[tuple[JsonPath, str]]) -> list[str]:
+def sentences(plain: str, path: Path, faults: list[tuple[JsonPath, str]]) -> list[str]:
     """The faults with their places, and members that stand there twice."""
     lines, duplicates = find_places(plain)
     twice = [(f"{path}:{one.line}: {dotted(one.path)}: stands here for the second time") for one in duplicates]
@@ -106,7 +106,7 @@ def parse_moment(text: str) -> float:
     return moment.astimezone(UTC).timestamp()
 
 
-class _Reader:
+class EntryReader:
     """One entry. `faults`: what is wrong with it, as path and sentence; with faults it is not to be used."""
 
     def __init__(self, name: str, value: Any, at: JsonPath) -> None:
@@ -120,12 +120,18 @@ class _Reader:
             self.fault(text=NAME_RULE)
 
     def fault(self, *path: str | int, text: str) -> None:
+        """Note what is wrong with a member."""
         self.faults.append(((*self.at, *path), text))
 
     def token(self) -> NamedToken:
+        """The whole entry."""
         for field in self.value:
             if field not in _FIELDS:
                 self.fault(field, text=f"is not known; a token has {', '.join(_FIELDS)}")
+        return NamedToken(self.grant(), self.digests())
+
+    def grant(self) -> Grant:
+        """What the entry allows."""
         scopes, tools = self.scopes(), self.tools()
         read_only = self.value.get("read_only", False)
         if not isinstance(read_only, bool):
@@ -135,7 +141,7 @@ class _Reader:
         for field in ("created", "comment"):
             if not isinstance(self.value.get(field, ""), str):
                 self.fault(field, text="must be text")
-        grant = Grant(
+        return Grant(
             self.name,
             frozenset(scopes),
             reach_of(scopes, tools, read_only=read_only is True),
@@ -144,9 +150,9 @@ class _Reader:
             concurrent_calls=None if (most := self.number("concurrent_calls", whole=True)) is None else int(most),
             made=str(self.value.get("created", "")),
         )
-        return NamedToken(grant, self.digests())
 
     def digests(self) -> tuple[bytes, ...]:
+        """The hashes of its tokens."""
         value = self.value.get("sha256")
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or not 0 < len(listed) <= HASHES_MAX:
@@ -159,6 +165,7 @@ class _Reader:
         return tuple(bytes.fromhex(text) for text in listed)
 
     def scopes(self) -> frozenset[Scope]:
+        """Its scopes."""
         value, known = self.value.get("scopes"), [scope.value for scope in Scope]
         if not isinstance(value, list) or not value:
             self.fault("scopes", text=f"must be an array of any of {', '.join(known)}")
@@ -169,6 +176,7 @@ class _Reader:
         return frozenset(Scope(word) for word in value if word in known)
 
     def tools(self) -> tuple[str, ...] | None:
+        """The patterns of its tools; None for all."""
         value = self.value.get("tools")
         if value is None:
             return None
@@ -181,6 +189,7 @@ class _Reader:
         return tuple(text for text in value if isinstance(text, str))
 
     def moment(self) -> float | None:
+        """When it ends, in seconds since 1970."""
         value = self.value.get("expires")
         if value is None:
             return None
@@ -191,6 +200,7 @@ class _Reader:
             return 0.0
 
     def number(self, field: str, *, whole: bool) -> float | None:
+        """One of its limits."""
         value = self.value.get(field)
         if value is None:
             return None

@@ -8,11 +8,9 @@ one rule: decisions are pure functions of the request's headers and raw path; an
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -29,19 +27,13 @@ from agent.model import AUTH_REALM, HANDSHAKE_PATH, PEER_PATH, SINGLE_PATH, VIEW
 from agent.rest.envelope import failure
 from agent.rest.failure_brake import FAILURE_DELAY_S, FailureBrake
 from agent.rest.handshake import FOR_CLIENTS
+from agent.rest.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
+from agent.rest.oauth import METADATA_PATH, OAuthVerifier, TokenRefused
 from agent.rest.tokens import TokenTable
 from agent.server.request import refuse
 
 log = logging.getLogger(__name__)
 
-_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
-_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/?#@\s]+)", re.IGNORECASE)
-NULL_ORIGIN = "null"
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_PORT_MAX = 65535
-# Clients send the same few values with every request; the bound keeps hostile ones from filling memory.
-REMEMBERED_MAX = 256
-_NAME_CHARS_MAX = 253  # RFC 1035, without the trailing dot.
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 # Where clients look for OAuth after a 401. There is none here, which only a 404 says: anything else is taken for a
@@ -79,7 +71,7 @@ class EdgePolicy:
     `host_names`: names of ours beside IP literals and localhost. `origins`: browser origins beside loopback pages.
     `tokens` may change while it is used. `associations`: with other nodes, known by their proofs. `metrics_public`:
     /metrics needs no token. `node_mark`: what tells a node that it has dialled itself when it is refused
-    (`agent.model.node_mark`). `on_auth_failure` counts refused tokens.
+    (`agent.model.node_mark`). `on_auth_failure` counts refused tokens. `oauth`: an issuer's tokens.
     `failure_delay_s` 0 answers them at once, for tests.
     """
 
@@ -90,6 +82,7 @@ class EdgePolicy:
     associations: AssociationKeeper | None = None
     node_mark: str = ""
     on_auth_failure: Callable[[], None] | None = None
+    oauth: OAuthVerifier | None = None
     failure_delay_s: float = FAILURE_DELAY_S
 
     def __post_init__(self) -> None:
@@ -129,6 +122,9 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             refusal.force_close()  # What is left of the body is not worth reading.
             return refusal
         verdict, caller = _judged(request, policy)
+        why = ""
+        if verdict is Verdict.BAD_TOKEN and policy.oauth is not None:
+            verdict, caller, why = await _judged_by_issuer(request, policy.oauth, caller)
         serve_for(caller)
         if request.rel_url.raw_path == HANDSHAKE_PATH:
             request[FOR_CLIENTS] = verdict is Verdict.ALLOWED
@@ -136,10 +132,10 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
         if verdict is Verdict.ALLOWED:
             return await handler(request)
         if verdict is Verdict.NO_OAUTH:
-            return _no_oauth(policy.tokens)
+            return await handler(request) if _is_metadata(request, policy) else _no_oauth(policy.tokens)
         if verdict is Verdict.OUT_OF_SCOPE:
             return _scope_refusal(request, caller)
-        return await _token_refusal(request, verdict, policy, brake)
+        return await _token_refusal(request, verdict, policy, brake, why)
 
     return check
 
@@ -182,6 +178,27 @@ def _judged(request: web.Request, policy: EdgePolicy) -> tuple[Verdict, Caller]:
         return verdict, caller
     found = policy.associations.of(proof) if policy.associations is not None else None
     return _with_proof(request, verdict, caller, found, tokens)
+
+
+async def _judged_by_issuer(
+    request: web.Request, oauth: OAuthVerifier, stranger: Caller
+) -> tuple[Verdict, Caller, str]:
+    """The verdict over a bearer token that is none of ours, its caller, and why it is refused."""
+    token = request.headers["Authorization"].partition(" ")[2].strip()
+    if len(request.headers.getall("Authorization")) > 1 or not oauth.is_for_us(token):
+        return Verdict.BAD_TOKEN, stranger, ""
+    try:
+        caller = await oauth.caller_of(token)
+    except TokenRefused as refused:
+        return Verdict.BAD_TOKEN, stranger, str(refused)
+    return (Verdict.ALLOWED if _has_scope(request, caller) else Verdict.OUT_OF_SCOPE), caller, ""
+
+
+def _is_metadata(request: web.Request, policy: EdgePolicy) -> bool:
+    """Whether the metadata of a protected resource is asked for, and there is any."""
+    path = request.rel_url.raw_path
+    is_there = policy.oauth is not None and policy.oauth.rules is not None
+    return is_there and (path == METADATA_PATH or path.startswith(f"{METADATA_PATH}/"))
 
 
 def judge(
@@ -309,7 +326,7 @@ def _scope_refusal(request: web.Request, caller: Caller) -> web.Response:
 
 
 async def _token_refusal(
-    request: web.Request, verdict: Verdict, policy: EdgePolicy, brake: "FailureBrake"
+    request: web.Request, verdict: Verdict, policy: EdgePolicy, brake: "FailureBrake", why: str
 ) -> web.Response:
     client = request.remote or "unknown"
     if verdict is Verdict.FORGOTTEN:
@@ -334,110 +351,11 @@ async def _token_refusal(
     challenge = f'Bearer realm="{AUTH_REALM}"'
     if policy.node_mark:
         challenge += f', node="{policy.node_mark}"'
+    if policy.oauth is not None and policy.oauth.rules is not None:
+        challenge += f', resource_metadata="{policy.oauth.metadata_url()}"'
     message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
     if verdict is Verdict.BAD_TOKEN or verdict is Verdict.EXPIRED:
         message = f"The bearer token {'has expired' if verdict is Verdict.EXPIRED else 'is not valid'}"
+        message += f": {why}" if why else ""
         challenge += ', error="invalid_token"'
     return _refused(request, 401, "unauthorized", message, {"WWW-Authenticate": challenge})
-
-
-def host_allowed(values: Sequence[str], allowed_names: Collection[str]) -> bool:
-    """Whether requests with these Host header values (all that were sent) may be answered.
-
-    IP literals are fine, on any port: a rebinding attack needs a name. So are `localhost` and `allowed_names`, which
-    must have gone through `normal_host_names`.
-    """
-    parts = _split_host(values[0]) if len(values) == 1 else None
-    if parts is None:
-        return False
-    name, _port = parts
-    return _is_ip(name) or name == "localhost" or name in allowed_names
-
-
-def normal_host_names(names: Iterable[str]) -> frozenset[str]:
-    """Return the names as `host_allowed` compares them: lower case, without port and trailing dot.
-
-    Addresses and invalid host names are left out: the former need no permission, the latter can get none.
-    """
-    split = (_split_host(name if name.count(":") < 2 else f"[{name.strip('[]')}]") for name in names)  # noqa: PLR2004 - two colons are an IPv6 address
-    return frozenset(parts[0] for parts in split if parts is not None and not _is_ip(parts[0]))
-
-
-def origin_allowed(values: Sequence[str], allowed_origins: Collection[str]) -> bool:
-    """Whether requests with these Origin header values (all that were sent) may be answered.
-
-    None is fine (no browser, or no cross-origin page), so are loopback pages and `allowed_origins`, which must have
-    gone through `normal_origins`. `null` (a sandboxed page, a file, some desktop shells) is refused unless it is
-    listed; so is every scheme of a desktop program or an extension, whose hosts `scheme://*` lists all at once.
-    """
-    if not values:
-        return True
-    origin = _normal_origin(values[0]) if len(values) == 1 else None
-    if origin is None:
-        return False
-    scheme = origin.partition("://")[0]
-    return (
-        origin in allowed_origins
-        or _is_loopback_origin(origin)
-        or (scheme not in _DEFAULT_PORTS and f"{scheme}://*" in allowed_origins)
-    )
-
-
-def normal_origins(origins: Iterable[str]) -> frozenset[str]:
-    """Return the origins as `origin_allowed` compares them: lower case, without the scheme's default port."""
-    return frozenset(origin for origin in map(_normal_origin, origins) if origin is not None)
-
-
-@lru_cache(maxsize=REMEMBERED_MAX)
-def _split_host(text: str) -> tuple[str, int | None] | None:
-    match = _HOST.fullmatch(text)
-    if match is None or len(text) > _NAME_CHARS_MAX + 8:
-        return None
-    port = int(match["port"]) if match["port"] else None
-    if port is not None and port > _PORT_MAX:
-        return None
-    if match["v6"] is not None:
-        return (match["v6"].lower(), port) if ":" in match["v6"] and _is_ip(match["v6"]) else None
-    name = match["name"].lower().removesuffix(".")
-    if not name or ".." in name or name.startswith("."):
-        return None
-    return name, port
-
-
-@lru_cache(maxsize=REMEMBERED_MAX)
-def _is_ip(host: str) -> bool:
-    return _address(host) is not None
-
-
-def _address(host: str) -> IPv4Address | IPv6Address | None:
-    # The strict parsers: octal, hexadecimal and short spellings ("0177.1") are no addresses here.
-    try:
-        return IPv6Address(host) if ":" in host else IPv4Address(host)
-    except AddressValueError:
-        return None
-
-
-def _normal_origin(text: str) -> str | None:
-    if text == NULL_ORIGIN:
-        return text
-    match = _ORIGIN.fullmatch(text)
-    if match is None:
-        return None
-    scheme = match["scheme"].lower()
-    if scheme not in _DEFAULT_PORTS:
-        return text.lower()  # An extension's or an editor's own scheme; good only when it is listed.
-    parts = _split_host(match["host"])
-    if parts is None:
-        return None
-    host, port = parts
-    shown = f"[{IPv6Address(host)}]" if ":" in host else host
-    return f"{scheme}://{shown}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{shown}:{port}"
-
-
-def _is_loopback_origin(origin: str) -> bool:
-    scheme, _, rest = origin.partition("://")
-    parts = _split_host(rest)
-    if scheme not in _DEFAULT_PORTS or parts is None:
-        return False
-    address = _address(parts[0])
-    return parts[0] == "localhost" or (address is not None and address.is_loopback)

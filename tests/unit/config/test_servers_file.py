@@ -194,11 +194,6 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
             "shared or own",
         ),
         (
-            '{"mcpServers": {"files": {"command": "a",\n"mesh": {"sessions": "own", "protocol": "2026-07-28"}}}}',
-            "2: mcpServers.files.mesh.sessions",
-            "cannot be own where protocol is 2026-07-28",
-        ),
-        (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"start_timeout_s": 601}}}}',
             "2: mcpServers.files.mesh.start_timeout_s",
             "more than 0 and at most 600",

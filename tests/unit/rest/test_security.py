@@ -30,7 +30,7 @@ from agent.rest.security import (
     usual_header_lines,
 )
 from agent.server.search import MODE_HEADER
-from tests.unit.rest.test_security_hosts import HOSTILE_HOSTS, HOSTILE_ORIGINS
+from tests.unit.rest.test_hosts import HOSTILE_HOSTS, HOSTILE_ORIGINS
 
 ROUTES = [
     "/mcp",

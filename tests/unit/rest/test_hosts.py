@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.rest.security import host_allowed, normal_host_names, normal_origins, origin_allowed
+from agent.rest.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
 
 NAMES = normal_host_names(["Mesh.Example.", "node-1", "box:8000", "10.0.0.7", "::1", "[fe80::1]", "bad name", ""])
 ORIGINS = normal_origins(

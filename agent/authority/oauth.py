@@ -1,0 +1,57 @@
+"""PURE: what an access token of an OAuth issuer allows: the rules of an operator over its claims.
+
+Read from the tokens file by `agent.config.oauth_rules`, used by `agent.rest.oauth`, which has checked the token. The
+one rule: the first rule that fits decides, and a token that none fits allows nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from agent.authority.grant import Grant
+
+# Claims that hold several words in one text (RFC 9068; RFC 8693, section 4.2).
+_WORDS: Final = frozenset({"scope"})
+_NAME_LEN_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRule:
+    """A token whose claim `claim` is `value`, or has it among its values, gets `grant`. An empty `claim` fits all."""
+
+    claim: str
+    value: str
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthRules:
+    """`issuer`: its identifier, a URL. `audience`: what tokens for this mesh are for, the URL that clients know it by.
+
+    `name_claim`: who a token's holder is, for records and limits.
+    """
+
+    issuer: str
+    audience: str
+    rules: tuple[ClaimRule, ...]
+    name_claim: str = "sub"
+
+    def grant_of(self, claims: Mapping[str, Any]) -> Grant | None:
+        """What a token with these claims allows; None for nothing. It ends with the token."""
+        name, until_s = claims.get(self.name_claim), claims.get("exp")
+        if not isinstance(name, str) or not name or not isinstance(until_s, int | float):
+            return None
+        rule = next((rule for rule in self.rules if _fits(rule, claims)), None)
+        if rule is None:
+            return None
+        # Holders of one name are one only where one issuer says so.
+        return replace(rule.grant, name=name[:_NAME_LEN_MAX], until_s=float(until_s), made=self.issuer)
+
+
+def _fits(rule: ClaimRule, claims: Mapping[str, Any]) -> bool:
+    if not rule.claim:
+        return True
+    held = claims.get(rule.claim)
+    if isinstance(held, str):
+        return rule.value in held.split(" ") if rule.claim in _WORDS else rule.value == held
+    return isinstance(held, list) and rule.value in held

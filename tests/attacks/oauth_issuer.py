@@ -1,0 +1,42 @@
+"""An OAuth issuer as a resource server sees it: its metadata and keys, and how often it was asked for them.
+
+Run with a port and a folder; `keys.json` there is what it publishes, `asked` what it was asked. It needs the standard
+library alone. The one rule: it signs nothing; the tests hold its keys.
+"""
+
+import json
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+PORT, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
+ISSUER = f"http://127.0.0.1:{PORT}/realm"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Metadata where RFC 8414 wants them for an issuer with a path."""
+
+    def do_GET(self) -> None:
+        with (FOLDER / "asked").open("a") as log:
+            log.write(self.path + "\n")
+        match self.path:
+            case "/.well-known/oauth-authorization-server/realm":
+                self.say(json.dumps({"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys"}).encode())
+            case "/realm/keys":
+                self.say((FOLDER / "keys.json").read_bytes())
+            case _:
+                self.send_error(404)
+
+    def say(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()

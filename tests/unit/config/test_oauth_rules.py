@@ -1,0 +1,54 @@
+"""The section `oauth` of the tokens file: read whole, or refused with each fault's place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.authority.grant import Scope
+from agent.config.oauth_rules import check_oauth_rules, read_oauth_rules
+from agent.errors import ConfigRefused
+
+PATH = Path("/etc/mesh/tokens.json")
+RULE = {"claim": "scope", "value": "mesh", "scopes": ["mcp"], "tools": ["notes__*"]}
+OAUTH = {"issuer": "https://id.example/realm", "audience": "https://mesh.example/mcp", "rules": [RULE]}
+
+
+def test_a_section_is_read_with_its_rules_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_text(json.dumps({"tokens": {}, "oauth": {**OAUTH, "rules": [RULE, {"scopes": ["read"]}]}}))
+    rules = read_oauth_rules(path)
+    assert rules is not None
+    assert (rules.issuer, rules.audience, rules.name_claim) == (OAUTH["issuer"], OAUTH["audience"], "sub")
+    first, second = rules.rules
+    assert (first.claim, first.value, first.grant.scopes) == ("scope", "mesh", {Scope.MCP})
+    assert first.grant.reach.tools == ("notes__*",)
+    assert (second.claim, second.value) == ("", "")
+    assert check_oauth_rules('{"tokens": {}}', PATH) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "place", "text"),
+    [
+        ({"issuer": "http://id.example"}, "oauth.issuer", "must be a URL with https://"),
+        ({"audience": "https://mesh.example/mcp?x=1"}, "oauth.audience", "no query"),
+        ({"audience": None}, "oauth.audience", "must be a URL"),
+        ({"rules": []}, "oauth.rules", "1 to 500 objects"),
+        ({"rules": [{**RULE, "value": ""}]}, "oauth.rules[0].claim", "two texts"),
+        ({"rules": [{**RULE, "scopes": ["all"]}]}, "oauth.rules[0].scopes[0]", "must be one of"),
+        ({"rules": [{**RULE, "group": "x"}]}, "oauth.rules[0].group", "is not known"),
+        ({"name_claim": 7}, "oauth.name_claim", "the name of a claim"),
+        ({"isuer": "x"}, "oauth.isuer", "is not known"),
+    ],
+)
+def test_a_fault_names_its_place_and_what_would_be_right(changed: dict[str, Any], place: str, text: str) -> None:
+    with pytest.raises(ConfigRefused) as refused:
+        check_oauth_rules(json.dumps({"tokens": {}, "oauth": {**OAUTH, **changed}}), PATH)
+    assert f" {place}:" in str(refused.value)
+    assert text in str(refused.value)
+
+
+def test_a_section_that_is_no_object_is_refused() -> None:
+    with pytest.raises(ConfigRefused, match="oauth: must be an object like"):
+        check_oauth_rules('{"tokens": {}, "oauth": "https://id.example"}', PATH)
