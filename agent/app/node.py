@@ -5,7 +5,6 @@ and stopped in the opposite one.
 """
 
 import asyncio
-import gc
 import logging
 import os
 import random
@@ -44,6 +43,7 @@ from agent.dispatch.dispatcher import Dispatch
 from agent.errors import ConfigRefused
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import catalog_tokens, mesh_secrets
+from agent.late import settle_memory
 from agent.links.dial import Dialling, dialler
 from agent.links.link import Link, LinkHooks
 from agent.links.session_offers import SessionOffers
@@ -196,7 +196,7 @@ class Node:
             member = tasks.create_task(self._membership.run(), name="membership")
             self.state = "ready"
             signals.reload = self._reread_files
-            self._settle_memory()
+            settle_memory()
             self._audit.note("node.started", "node", version=__version__, name=self._identity.name)
             log.info(
                 "node ready",
@@ -439,10 +439,3 @@ class Node:
     def _refresh_metrics(self) -> None:
         self._metrics.observe(self._mesh, self._membership.view, self._dispatch.balance())
         self._metrics.definitions(self._pinning.changed_count, self._pinning.suspected_count)
-
-    @staticmethod
-    def _settle_memory() -> None:
-        """Keep the collector away from what start-up built: p99 of a call falls to a third (docs/performance.md)."""
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 50, 1_000)

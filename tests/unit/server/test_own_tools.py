@@ -19,7 +19,7 @@ from mcp_types import (
 from mcp_types.methods import serialize_server_result
 from pydantic import BaseModel
 
-from agent.late import Late
+from agent.late import Late, settle_memory
 from agent.mcp_terms import (
     LATEST_HANDSHAKE_VERSION,
     LATEST_MODERN_VERSION,
@@ -106,13 +106,14 @@ async def test_what_is_made_late_is_made_once_in_a_thread_however_many_wait() ->
 
 
 async def test_what_is_made_late_is_kept_from_the_collector_where_the_start_was() -> None:
-    gc.freeze()
+    thresholds = gc.get_threshold()
+    settle_memory()
     try:
         frozen = gc.get_freeze_count()
         made = await Late(lambda: [[number] for number in range(1_000)]).get()
         assert gc.get_freeze_count() >= frozen + len(made)
     finally:
-        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 async def test_what_could_not_be_made_is_tried_again() -> None:
