@@ -24,15 +24,16 @@ def _hold(kind: socket.SocketKind, port: int) -> socket.socket | None:
     return held
 
 
-def _own_range() -> tuple[socket.socket, range]:
+def _own_range() -> range:
     for first in range(FIRST, LAST, RANGE_PORTS):
         if guard := _hold(socket.SOCK_STREAM, first):
-            return guard, range(first + 1, first + RANGE_PORTS)
+            guard.detach()  # Open to the end of the process: a socket object would be warned of there.
+            return range(first + 1, first + RANGE_PORTS)
     raise RuntimeError("no free range of ports")
 
 
 # On import, so that no test is blamed for the descriptor.
-_GUARD, _RANGE = _own_range()
+_RANGE = _own_range()
 _PORTS = itertools.cycle(_RANGE)
 
 
