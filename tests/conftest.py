@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.e2e.copied_nodes import node_copies
+from tests.e2e.processes import environment_of
+
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
 
@@ -109,6 +112,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("NOT TESTED HERE", sep="!", red=True, bold=True)
     for reason, count in reasons.most_common():
         terminalreporter.line(f"{count} skipped: {reason}", red=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_nodes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let nodes as processes start at once, where any test starts one."""
+    if any(item.get_closest_marker("e2e") for item in request.session.items):
+        with node_copies(environment_of({})):
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from tests.e2e.copied_nodes import Copy, copied
 from tests.waiting import eventually
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 class NodeProcess:
     """A child process that is bound to no event loop; its exit code is looked up whenever it is asked for."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | Copy) -> None:
         self._process = process
         self.pid = process.pid
 
@@ -63,6 +64,14 @@ def environment_of(settings: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process of ours: a few words of the shell, and the settings given."""
     kept = {key: os.environ[key] for key in INHERITED if key in os.environ}
     return {**kept, "PYTHONUNBUFFERED": "1", **settings}
+
+
+def spawn_node(log_path: Path, environment: Mapping[str, str]) -> NodeProcess:
+    """Start a node as `spawn` does, at once where a process with its imports can be copied."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        copy = copied(("agent", "run"), log.fileno(), environment)
+    return spawn(("agent", "run"), log_path, environment) if copy is None else NodeProcess(copy)
 
 
 def spawn(argv: Iterable[str], log_path: Path, environment: Mapping[str, str]) -> NodeProcess:

@@ -1,8 +1,8 @@
 """Starts real nodes as processes and talks to them, for the end-to-end tests.
 
-A node is `python -m agent run` with an environment of its own. Processes belong to no event loop, so a node may live
-longer than one test. The one rule: every node started here is ended here, and a test that fails shows the end of every
-living node's log.
+A node is `python -m agent run` with an environment of its own, started as tests/e2e/copied_nodes.py says. Processes
+belong to no event loop, so a node may live longer than one test. The one rule: every node started here is ended here,
+and a test that fails shows the end of every living node's log.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
 
 from tests.e2e.by_hand import modern_request
-from tests.e2e.processes import NodeProcess, environment_of, spawn
+from tests.e2e.processes import NodeProcess, environment_of, spawn_node
 from tests.e2e.servers_files import write_servers
 from tests.ports import free_port
 from tests.waiting import eventually
@@ -190,7 +190,7 @@ async def start_again(node: RunningNode) -> RunningNode:
 
 
 async def _started(name: str, port: int, log_path: Path, environment: dict[str, str]) -> RunningNode:
-    process = spawn(("agent", "run"), log_path, environment)
+    process = spawn_node(log_path, environment)
     node = RunningNode(name, port, process, log_path, environment.get("MESH_TOKEN"), environment)
     LIVING.append(node)
 
