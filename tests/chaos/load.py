@@ -5,6 +5,7 @@ journals only when nothing is under way any more.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ from tests.e2e.running import RunningNode
 from tests.waiting import eventually
 
 CALLERS_EACH = 4
+# Between a caller's calls: without it the callers would take the time of what is started and dialled again.
+PAUSE_S = 0.05
 _PREFIX = "io.modelcontextprotocol/"
 _ENVELOPE = {
     f"{_PREFIX}protocolVersion": "2026-07-28",
@@ -112,6 +115,9 @@ async def steady_load(node: RunningNode) -> AsyncGenerator[Books, None]:
             while not over.is_set():
                 books.begun += 1
                 books.ended.append(await _call(session, node.url, tool, f"{tool}-{books.begun}"))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PAUSE_S):
+                        await over.wait()
 
         async with asyncio.TaskGroup() as group:
             for tool in (READ, WRITE):
