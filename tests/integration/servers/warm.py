@@ -6,6 +6,8 @@ started it; a command passes it its three streams and its arguments, the copy ru
 the copy's exit code. The one rule: a server has a process and streams of its own, and ends when its input does.
 """
 
+import asyncio
+import gc
 import json
 import os
 import runpy
@@ -47,9 +49,10 @@ def warm_servers() -> Iterator[None]:
 
 def keep(address: str) -> None:
     """Import, say so, and copy this process for each command that comes, until it is killed or left alone."""
-    import fastmcp.server  # noqa: F401, PLC0415 - this is what it is for
-    import mcp.server.stdio  # noqa: F401, PLC0415 - likewise
-
+    _import_what_servers_need()
+    # The copies' collectors need not walk it, which would copy it page by page.
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Only their commands wait for the copies.
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -67,6 +70,25 @@ def keep(address: str) -> None:
                 listener.close()
                 _serve(command)
             command.close()
+
+
+def _import_what_servers_need() -> None:
+    """By a server that answers a client: FastMCP imports most of itself when it makes one and lists its first tool."""
+    import mcp.server.stdio  # noqa: F401, PLC0415 - this is what it is for
+    from fastmcp import Client, FastMCP  # noqa: PLC0415 - likewise
+
+    server: FastMCP = FastMCP("warm")
+
+    @server.tool
+    def echo(text: str) -> str:
+        """Say it again."""
+        return text
+
+    async def listed() -> None:
+        async with Client(server, mode="legacy") as client:
+            await client.list_tools()
+
+    asyncio.run(listed())
 
 
 def _serve(command: socket.socket) -> None:
