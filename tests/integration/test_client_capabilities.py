@@ -11,11 +11,14 @@ import pytest
 
 from agent.client.protocol import Request
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+from tests.integration.servers import warm
 from tests.integration.servers.capable_server import HTML, PAGE, UI, capable_server
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Front, http_app, serving
 from tests.integration.servers.nodes import RunningNode, client
 from tests.integration.servers.raw_session import RawSession, call, messages, raw_session
+
+pytestmark = pytest.mark.usefixtures("warm_servers")
 
 ROOT = Path(__file__).parents[2]
 SHOWS_PAGES: Json = {"extensions": {UI: HTML}}
@@ -34,7 +37,7 @@ async def scene(folder: Path, era: Era, transport: str, hops: int) -> AsyncItera
         else:
             more = ("session",) if era is Era.LEGACY else ()
             target = StdioTarget(
-                sys.executable, ("-m", "tests.integration.servers.capable_server", *more), cwd=str(ROOT)
+                sys.executable, (*warm.COMMAND, "tests.integration.servers.capable_server", *more), cwd=str(ROOT)
             )
         spec = ServerSpec("capable", target, ServerScope.SERVICE)
         yield await stack.enter_async_context(front_of(folder, spec, hops=hops))

@@ -12,10 +12,12 @@ from agent.client.connect import McpClient
 from agent.client.legacy_notifications import LEVELS, LOG_LEVEL_META_KEY, is_wanted
 from agent.client.protocol import Request
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
-from tests.integration.servers import logging_server
+from tests.integration.servers import logging_server, warm
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.logging_server import Talker
 from tests.integration.servers.nodes import client, served
+
+pytestmark = pytest.mark.usefixtures("warm_servers")
 
 PATIENCE_S = 20.0
 
@@ -23,7 +25,8 @@ PATIENCE_S = 20.0
 @asynccontextmanager
 async def backend(transport: str) -> AsyncIterator[ServerSpec]:
     if transport == "stdio":
-        yield ServerSpec("kit", StdioTarget(sys.executable, (str(logging_server.__file__),)), ServerScope.SERVICE)
+        target = StdioTarget(sys.executable, (*warm.COMMAND, logging_server.__name__), cwd=str(warm.ROOT))
+        yield ServerSpec("kit", target, ServerScope.SERVICE)
         return
     async with served(Talker().server) as url:
         yield ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)

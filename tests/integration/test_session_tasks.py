@@ -14,10 +14,13 @@ from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.lossless_json.raw import exact
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, Sessions, StdioTarget
+from tests.integration.servers import session_task_server, warm
 from tests.integration.servers.hosting import Front, serving
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 from tests.integration.servers.session_task_server import LARGE, SessionTasks
 from tests.integration.test_tasks import CAPABILITIES_KEY, DECLARED, MISSING_CAPABILITY, ROOT, about, refusal
+
+pytestmark = pytest.mark.usefixtures("warm_servers")
 
 NOTHING: Json = {CAPABILITIES_KEY: {}}
 
@@ -26,7 +29,7 @@ NOTHING: Json = {CAPABILITIES_KEY: {}}
 async def backend(kind: str, tasks: SessionTasks, **more: Any) -> AsyncIterator[ServerSpec]:
     """The server `jobs`, over HTTP or as a child, which has tasks of its own then."""
     if kind == "stdio":
-        target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.session_task_server"), cwd=str(ROOT))
+        target = StdioTarget(sys.executable, (*warm.COMMAND, session_task_server.__name__), cwd=str(ROOT))
         yield ServerSpec("jobs", target, ServerScope.SERVICE, **more)
         return
     app = tasks.server().streamable_http_app(host="127.0.0.1")

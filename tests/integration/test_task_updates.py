@@ -16,6 +16,7 @@ from agent.client.connect import McpClient
 from agent.client.streams import TASKS, Updates
 from agent.lossless_json.raw import exact
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+from tests.integration.servers import warm
 from tests.integration.servers.hosting import http_app, serving
 from tests.integration.servers.nodes import client, running_node
 from tests.integration.servers.task_server import LARGE, QUESTION, task_server
@@ -175,8 +176,9 @@ async def test_a_client_that_takes_no_tasks_is_refused_and_so_is_what_is_no_list
             assert b'"code":-32602' in refused
 
 
+@pytest.mark.usefixtures("warm_servers")
 async def test_a_child_process_tells_of_its_tasks(tmp_path: Path) -> None:
-    target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.task_server"), cwd=str(ROOT))
+    target = StdioTarget(sys.executable, (*warm.COMMAND, "tests.integration.servers.task_server"), cwd=str(ROOT))
     spec = ServerSpec("shop", target, ServerScope.SERVICE)
     async with running_node("east", tmp_path, servers=[spec]) as node, client(node.url, Era.MODERN) as mcp:
         await node.connected("shop")

@@ -18,6 +18,7 @@ from agent.client.http.sse import SseParser
 from agent.client.protocol import Request
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, RpcError
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+from tests.integration.servers import warm
 from tests.integration.servers.hosting import http_app, serving
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
 from tests.integration.servers.raw_session import raw_session
@@ -223,8 +224,9 @@ async def test_clients_that_name_no_task_in_a_header_are_answered(hops: int, tmp
             assert (status, b'"error"' in body) == (200, False), body
 
 
+@pytest.mark.usefixtures("warm_servers")
 async def test_a_task_lives_in_a_child_process(tmp_path: Path) -> None:
-    target = StdioTarget(sys.executable, ("-m", "tests.integration.servers.task_server"), cwd=str(ROOT))
+    target = StdioTarget(sys.executable, (*warm.COMMAND, "tests.integration.servers.task_server"), cwd=str(ROOT))
     async with running_node("one", tmp_path, servers=[ServerSpec("shop", target, ServerScope.NODE)]) as node:
         await node.connected("shop")
         async with client(node.url, Era.MODERN) as mcp:

@@ -18,6 +18,8 @@ from tests.integration.servers.raw_session import RawSession, messages, raw_sess
 from tests.integration.servers.session_task_server import SessionTasks
 from tests.integration.servers.task_server import LARGE
 
+pytestmark = pytest.mark.usefixtures("warm_servers")
+
 VERSION = "2025-11-25"
 CAPABILITY: Json = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
 RELATED = "io.modelcontextprotocol/related-task"
