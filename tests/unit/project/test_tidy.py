@@ -12,7 +12,7 @@ import subprocess
 import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,10 @@ MACHINE = re.compile(
 )
 
 
+# What begins like a comment in a text is none.
+TEXT_OR_COMMENT = re.compile(
+    r"""(\"{3}|'{3})(?:\\.|[^\\])*?\1|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|(?P<comment>\#[^\n]*)""", re.DOTALL
+)
 LOOKED_AT = (
     *(ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef),
     *(ast.Call, ast.Constant, ast.Import, ast.ImportFrom, ast.UnaryOp),
@@ -116,9 +120,7 @@ class Source:
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         )
         docstrings = [" ".join((ast.get_docstring(node) or "").split()) for node in homes]
-        tokens = tokenize.generate_tokens(io.StringIO(self.text).readline)
-        comments = (token.string.removeprefix("# ") for token in tokens if token.type == tokenize.COMMENT)
-        return *docstrings, " ".join(comments)
+        return *docstrings, " ".join(comment.removeprefix("# ") for comment in comments(self.text))
 
     @property
     def literals(self) -> Iterator[str]:
@@ -129,6 +131,11 @@ class Source:
     @property
     def top(self) -> str:
         return self.path.split("/", maxsplit=1)[0]
+
+
+def comments(text: str) -> Iterator[str]:
+    """A tenth of the time that `tokenize` takes."""
+    return (found["comment"] for found in TEXT_OR_COMMENT.finditer(text) if found["comment"])
 
 
 def file_is_short(source: Source) -> Iterator[str]:
@@ -258,12 +265,22 @@ def finished_rooms_cite_what_exists(source: Source) -> Iterator[str]:
     if source.top in FINISHED_ROOMS:
         for text in source.prose:
             for page in re.findall(r"[\w/.-]+\.md\b", text):
-                if not (ROOT / page).exists():
+                if not _exists(page):
                     yield f"{page} is no page of the repository"
             for dotted in re.findall(r"\b(?:agent|discovery)(?:\.[A-Za-z_]\w*)+", text):
-                module = ROOT.joinpath(*dotted.split("."))
-                if not (module.is_dir() or any(p.with_suffix(".py").is_file() for p in (module, module.parent))):
+                if not _is_module(dotted):
                     yield f"{dotted} is no module"
+
+
+@cache
+def _exists(page: str) -> bool:
+    return (ROOT / page).exists()
+
+
+@cache
+def _is_module(dotted: str) -> bool:
+    module = ROOT.joinpath(*dotted.split("."))
+    return module.is_dir() or any(path.with_suffix(".py").is_file() for path in (module, module.parent))
 
 
 Rule = Callable[[Source], Iterator[str]]
@@ -311,8 +328,11 @@ def sources() -> list[Source]:
     # The garbage collector would look through the growing trees again and again, and they have no cycles.
     gc.disable()
     try:
-        return [Source.of(path, _text(path)) for path in paths]
+        found = [Source.of(path, _text(path)) for path in paths]
+        assert all(source.nodes for source in found if source.text)
+        return found
     finally:
+        gc.freeze()
         gc.enable()
 
 
@@ -325,6 +345,12 @@ def test_every_python_file_keeps_the_rule(rule: Rule, sources: list[Source]) -> 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_rule_fires_on_its_bad_example(rule: Rule) -> None:
     assert list(rule(BAD_EXAMPLES[rule.__name__]))
+
+
+def test_comments_are_those_that_pythons_own_tokenizer_finds() -> None:
+    text = Path(__file__).read_text()
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    assert list(comments(text)) == [token.string for token in tokens if token.type == tokenize.COMMENT]
 
 
 def test_a_cited_section_has_to_be_in_its_page() -> None:
