@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from agent.lossless_json.exact import read_json
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 
@@ -26,8 +27,16 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
 
 # Test machines are noisy: a deadline per example would test the neighbours. A failing example prints its blob.
-settings.register_profile("mesh", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+# Every run draws other examples, so few are enough for each; `--hypothesis-profile deep` draws many.
+settings.register_profile(
+    "mesh", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow], max_examples=50
+)
+settings.register_profile("deep", settings.get_profile("mesh"), max_examples=2_000)
 settings.load_profile("mesh")
+
+# The first number beyond 64 bits that is read raises the recursion limit for good (agent/lossless_json/exact.py);
+# hypothesis takes that for a fault when it happens in an example.
+read_json(b"9" * 20)
 
 # Without a word about it, pytest-asyncio finds no loop before the first test, makes one and never closes it.
 asyncio.set_event_loop(None)

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.values import StaticPeer
@@ -77,7 +77,6 @@ def _steps(steps: tuple[dict[str, Any], dict[str, Any] | None, set[str]]) -> tup
     return world, _selected(world, _selected(first, Selection(), set()), connected)
 
 
-@settings(max_examples=150)
 @given(STEPS)
 def test_no_two_peers_have_one_name_one_node_or_one_override(steps: Any) -> None:
     world, selection = _steps(steps)
@@ -95,7 +94,6 @@ def test_no_two_peers_have_one_name_one_node_or_one_override(steps: Any) -> None
     assert len(plain) == len(set(plain))
 
 
-@settings(max_examples=150)
 @given(STEPS)
 def test_a_discovered_node_that_an_operator_named_gets_no_link_of_its_own(steps: Any) -> None:
     world, selection = _steps(steps)
@@ -109,7 +107,6 @@ def test_a_discovered_node_that_an_operator_named_gets_no_link_of_its_own(steps:
     assert not known & {s.expected_node_id for s in selection.peers if s.source is PeerSource.DISCOVERY}
 
 
-@settings(max_examples=150)
 @given(STEPS)
 def test_we_never_dial_ourselves_as_far_as_we_know(steps: Any) -> None:
     _, selection = _steps(steps)
@@ -120,7 +117,6 @@ def test_we_never_dial_ourselves_as_far_as_we_know(steps: Any) -> None:
             assert world["learned"].get(spec.target.url) != OWN.node_id
 
 
-@settings(max_examples=150)
 @given(STEPS)
 def test_every_override_is_dialled_as_written_or_is_an_alias_of_one_or_leads_to_ourselves(steps: Any) -> None:
     world, selection = _steps(steps)
@@ -135,7 +131,6 @@ def test_every_override_is_dialled_as_written_or_is_an_alias_of_one_or_leads_to_
             assert override.name in said
 
 
-@settings(max_examples=150)
 @given(STEPS)
 def test_a_token_goes_where_an_operator_has_given_it_and_a_node_id_is_expected_where_the_catalog_says_so(
     steps: Any,
@@ -149,7 +144,6 @@ def test_a_token_goes_where_an_operator_has_given_it_and_a_node_id_is_expected_w
     assert expected <= {(url_key(c.url), c.node_id) for c in found if isinstance(c, DiscoveredPeer)}
 
 
-@settings(max_examples=150)
 @given(STEPS)
 def test_an_alias_means_one_thing(steps: Any) -> None:
     world, selection = _steps(steps)
@@ -158,7 +152,6 @@ def test_an_alias_means_one_thing(steps: Any) -> None:
     assert not {alias for spec in selection.peers for alias in spec.aliases} & world["server_names"]
 
 
-@settings(max_examples=150)
 @given(STEPS)
 def test_selecting_again_with_the_same_world_changes_nothing(steps: Any) -> None:
     world, selection = _steps(steps)
@@ -169,7 +162,6 @@ def test_selecting_again_with_the_same_world_changes_nothing(steps: Any) -> None
     assert _selected(world, again, {spec.key for spec in again.peers}) == again
 
 
-@settings(max_examples=150)
 @given(STEPS)
 def test_what_delete_would_suppress_is_gone_afterwards(steps: Any) -> None:
     world, selection = _steps(steps)

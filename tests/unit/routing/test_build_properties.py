@@ -3,7 +3,7 @@
 from dataclasses import replace
 from itertools import chain
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model import ORIGIN_META_KEY, NodeIdentity, Offer, PeerScope, ServerScope
@@ -83,7 +83,6 @@ def _routes(table: RouteTable) -> list[Route]:
     return list(chain.from_iterable(table.of_kind(kind).values() for kind in KINDS))
 
 
-@settings(max_examples=60)
 @given(MESHES, MESHES, st.randoms(use_true_random=False))
 def test_the_table_does_not_depend_on_the_order_of_the_contributions(
     before: list[Contribution], after: list[Contribution], rng: object
@@ -105,7 +104,6 @@ def _settled(table: RouteTable, again: RouteTable) -> RouteTable:
     return again
 
 
-@settings(max_examples=60)
 @given(MESHES, MESHES)
 def test_every_claim_is_served_or_its_conflict_is_said(before: list[Contribution], after: list[Contribution]) -> None:
     table = build_routes(after, OWN, build_routes(before, OWN))
@@ -123,7 +121,6 @@ def test_every_claim_is_served_or_its_conflict_is_said(before: list[Contribution
                 )
 
 
-@settings(max_examples=60)
 @given(MESHES, MESHES)
 def test_replicas_of_a_route_agree_and_belong_to_its_owner(
     before: list[Contribution], after: list[Contribution]
@@ -149,7 +146,6 @@ def _served_by(route: Route) -> object:
     return origin.get("server"), origin.get("tool")
 
 
-@settings(max_examples=60)
 @given(MESHES, MESHES)
 def test_names_under_our_own_node_lead_to_our_own_servers_only(
     before: list[Contribution], after: list[Contribution]
@@ -161,7 +157,6 @@ def test_names_under_our_own_node_lead_to_our_own_servers_only(
                 assert [replica.node_id for replica in route.replicas] == [OWN.node_id]
 
 
-@settings(max_examples=60)
 @given(MESHES)
 def test_a_name_is_kept_by_its_holder_while_the_holder_claims_it(mesh: list[Contribution]) -> None:
     """The backend that came first keeps the name when all others join."""
@@ -173,7 +168,6 @@ def test_a_name_is_kept_by_its_holder_while_the_holder_claims_it(mesh: list[Cont
                 assert joined.of_kind(kind)[name].owner == route.owner
 
 
-@settings(max_examples=60)
 @given(MESHES)
 def test_a_public_name_is_the_same_on_every_node_that_hears_of_it(mesh: list[Contribution]) -> None:
     """A node's own listing and that of a node that imports it name the same things alike."""
