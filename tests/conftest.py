@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from agent.lossless_json.exact import read_json
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
+from tests.integration.servers import warm
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -130,6 +131,13 @@ def quick_nodes(request: pytest.FixtureRequest) -> Iterator[None]:
         with node_copies(environment_of({})):
             yield
     else:
+        yield
+
+
+@pytest.fixture(scope="session")
+def warm_servers() -> Iterator[None]:
+    """Let commands of `warm` start at once. A module asks for it with `pytest.mark.usefixtures`."""
+    with warm.warm_servers():
         yield
 
 

@@ -7,6 +7,7 @@ started again), `many` (250 tools), `changed` (after a list has changed), `refus
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 from tests.e2e.processes import ROOT, environment_of
 from tests.e2e.running import start_again, start_node, stop_node
 from tests.e2e.servers_files import example, write_servers
+from tests.integration.servers import warm
 from tests.outside.checks import Check, short
 from tests.outside.installing import CLIENTS, node, node_group, python_group
 from tests.outside.processes import end, start, until_listening
@@ -149,8 +151,9 @@ async def check_client(row: Client, folder: Path, *, full: bool, direct: bool = 
 
 
 def _plain() -> dict[str, Any]:
-    entry = {"command": sys.executable, "args": ["-m", "tests.outside.plain_server", *TOOLS], "cwd": str(ROOT)}
-    return {**entry, "mesh": {"scope": "service"}}
+    args = [*warm.COMMAND, "tests.outside.plain_server", *TOOLS]
+    keeper = {warm.ADDRESS: warm.address_of(os.getpid())}
+    return {"command": sys.executable, "args": args, "cwd": str(ROOT), "env": keeper, "mesh": {"scope": "service"}}
 
 
 def _mesh() -> dict[str, str]:

@@ -28,6 +28,7 @@ async def test_published_server_is_the_same_through_a_node(name: str, tmp_path: 
     right(await check_server(prepared, full=False))
 
 
+@pytest.mark.usefixtures("warm_servers")
 @pytest.mark.parametrize("name", CLIENTS)
 async def test_published_client_does_before_a_node_what_its_row_says(name: str, tmp_path: Path) -> None:
     row = clients()[name]

@@ -2,8 +2,9 @@
 
 `python COMMAND module arguments` is a command like any other; without `warm_servers` (conftest.py) it imports for
 itself, which takes two seconds of CPU each time. The keeper listens on a socket that is named after the process that
-started it; a command passes it its three streams and its arguments, the copy runs the module, and the command ends with
-the copy's exit code. The one rule: a server has a process and streams of its own, and ends when its input does.
+started it; a command of another process finds it by the variable ADDRESS. A command passes it its three streams and its
+arguments, the copy runs the module, and the command ends with the copy's exit code. The one rule: a server has a
+process and streams of its own, and ends when its input does.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 COMMAND = ("-m", "tests.integration.servers.warm")
+# Names the keeper to a command that is started by a process which started none.
+ADDRESS = "WARM_SERVERS_ADDRESS"
 STREAMS = (0, 1, 2)
 LOOK_EVERY_S = 1.0  # Whether the run that started it has ended without a goodbye.
 ROOT = Path(__file__).parents[3]
@@ -131,7 +134,7 @@ def main(arguments: list[str]) -> int:
     """Be one server: by the keeper of the parent process, or by oneself where there is none."""
     with socket.socket(socket.AF_UNIX) as keeper:
         try:
-            keeper.connect(address_of(os.getppid()))
+            keeper.connect(os.environ.get(ADDRESS) or address_of(os.getppid()))
         except OSError:
             sys.argv = arguments
             return _run(arguments[0])
