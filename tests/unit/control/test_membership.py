@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.control import membership as of_membership
 from agent.control.membership import Membership, MembershipPlan, own_address
 from agent.errors import ConfigRefused
 from agent.state.catalog_cache import CatalogCache
@@ -18,6 +19,13 @@ from discovery.embedded.server import embedded_catalog
 from discovery.model import Catalog, CatalogUnavailable, Registration
 
 SERVICE = "mcp-node"
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another Consul or address is looked for in real time here."""
+    monkeypatch.setattr(of_membership, "LOOK_FOR_CONSUL_EVERY_S", 0.2)
+    monkeypatch.setattr(of_membership, "ADDRESS_AGAIN_S", 0.05)
 
 
 def free_port() -> int:
