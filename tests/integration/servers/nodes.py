@@ -337,15 +337,14 @@ class _Wiring:
             ended_ids=ended_ids,
             offers=self.offers,
         )
-        of_mesh = partial(
-            build, search_mode=self.search_mode, instructions="merged", by_own_name=metrics.named_by_server
-        )
+        single = partial(build, by_own_name=metrics.named_by_server)
+        of_mesh = partial(single, search_mode=self.search_mode, instructions="merged")
         by_nodes = PartOfTable(lambda: mesh.node_routes, mesh.shown)
         self.endpoints += [
             of_mesh("/mcp", routes=lambda: mesh.routes, node_routes=by_nodes.whole, part=by_nodes),
             build("/mcp/local", routes=lambda: mesh.local_routes),
         ]
-        self.views.append(Views(lambda: mesh.routes, by_nodes, lambda: self.named_views, single=build, build=of_mesh))
+        self.views.append(Views(lambda: mesh.routes, by_nodes, lambda: self.named_views, single=single, build=of_mesh))
 
     async def _serve(self, rest: list[web.RouteDef], port: int) -> tuple[web.AppRunner, str]:
         names = frozenset({self.identity.name})
