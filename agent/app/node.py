@@ -269,8 +269,9 @@ class Node:
             # Peers list all tools, whichever mode this node's own clients get, and have our own names from our lists.
             build(PEER_PATH, routes=lambda: self._mesh.local_routes),
         ]
+        single = partial(for_clients, by_own_name=self._metrics.named_by_server)
         self._views = Views(
-            lambda: self._mesh.routes, by_nodes, lambda: self._named_views.views, single=for_clients, build=for_mesh
+            lambda: self._mesh.routes, by_nodes, lambda: self._named_views.views, single=single, build=for_mesh
         )
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.

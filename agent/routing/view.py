@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 from agent.model import Json, ViewSpec
 from agent.routing.about import about_in
+from agent.routing.names import SEPARATOR, public_name
 from agent.routing.origins import listed_origin
 from agent.routing.table import NAME_MEMBER, Route, RouteKind, RouteTable
 from agent.routing.uris import UriCodec
@@ -39,7 +40,12 @@ def has_server(view: ViewSpec, server: Route) -> bool:
         return server.namespace in view.servers
     if not (view.servers or view.tags):
         return True
-    names = (server.namespace, listed_origin(server.definition).get("server", ""))
+    origin = listed_origin(server.definition)
+    own = origin.get("server", "")
+    names = [server.namespace, own]
+    by_node = f"{origin.get('node')}{SEPARATOR}{own}"
+    if server.namespace == public_name(by_node):  # A service is no node's.
+        names.append(by_node)
     if any(fnmatchcase(name, pattern) for pattern in view.servers for name in names):
         return True
     return not set(view.tags).isdisjoint(about_in(server.definition).get("tags", ()))
@@ -66,16 +72,29 @@ def says_read_only(definition: Json) -> bool:
 
 
 def find_server(table: RouteTable, name: str) -> Route | None:
-    """The server of that public name (`github`, `node-b__files`), or the only one that its node calls so."""
-    known = table.servers.get(name)
-    if known is not None:
-        return known
+    """The server of that public name (`github`, `node-b__files`), or the only one that its node calls so.
+
+    One that is away is found as well. It is not listed where nothing of it is known but that it was there before this
+    node was started.
+    """
+    away = {of_name: route for (kind, of_name), route in table.away.items() if kind is RouteKind.SERVER}
+    servers = away | dict(table.servers)
+    if (known := servers.get(name) or servers.get(public_name(name))) is not None:
+        if known.listed or not known.definition:
+            return known
+        return next((route for route in servers.values() if route.listed and route.owner == known.owner), None)
     called_so = [
-        route
-        for route in table.servers.values()
-        if route.listed and listed_origin(route.definition).get("server") == name
+        route for route in servers.values() if route.listed and listed_origin(route.definition).get("server") == name
     ]
     return called_so[0] if len(called_so) == 1 else None
+
+
+def is_unlisted_server(table: RouteTable, name: str) -> bool:
+    """Whether a server of this node is meant that was never listed, so that there is nothing to show yet."""
+    return any(
+        name in (route.namespace, listed_origin(route.definition).get("server")) or public_name(name) == route.namespace
+        for route in table.unlisted
+    )
 
 
 def show(whole: RouteTable, view: ViewSpec, before: Shown | None = None) -> Shown:
@@ -154,12 +173,12 @@ class _Showing:
         return found
 
     def _away(self) -> Iterator[tuple[tuple[RouteKind, str], Route]]:
-        for (kind, public_name), route in self._whole.away.items():
+        for (kind, public), route in self._whole.away.items():
             if not self._owners.issuperset(_owners(route)):
                 continue
             if kind not in _KINDS:
                 if not self._view.alone:
-                    yield (kind, public_name), route
+                    yield (kind, public), route
             elif route.listed and (kind is not RouteKind.TOOL or shows_tool(self._view, route)):
                 (name,) = _shown_names(kind, [route], self._view)
                 yield (kind, name), self._as_shown(kind, name, route)

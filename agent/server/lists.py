@@ -19,7 +19,7 @@ from agent.routing.table import Route, RouteKind, RouteTable
 from agent.rpc_codes import INVALID_PARAMS
 from agent.server.earlier_clients import without_output_schema
 from agent.server.pages import PageLimits, Snapshots, read_cursor
-from agent.server.search import wants_search
+from agent.server.search import unwrapped, wants_search
 from agent.server.task_requests import route_of_task
 from agent.server.task_seal import TaskSeal
 from agent.tasks.ids import any_tasks
@@ -101,6 +101,10 @@ class ListIndex:
     def wants_search(self, query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
         """Whether a request with this query and these headers gets the search tools in place of all tools."""
         return bool(self._search_tools) and wants_search(query, headers, default=self._search_mode)
+
+    def unwrapped(self, method: str, params: Json) -> Json | None:
+        """As `agent.server.search.unwrapped`; where there are no search tools, `call_tool` is a server's own tool."""
+        return unwrapped(method, params) if self._search_tools else None
 
     def listing(self, method: str, params: Json, *, search: bool, modern: bool) -> bytes:
         """The whole result of a list method as JSON, one page, in the shape of the client's era.
@@ -205,7 +209,9 @@ class ListIndex:
         route = self._route(method, params)
         if route is None or self._by_own_name is None or not is_by_own_name(method, params, route):
             return route
-        if params[_NAMED_BY[method]] not in self._routes().of_kind(route.kind):  # Else it is an alias of a view.
+        # Views list aliases, and a server as itself its own names, of what is away too.
+        table, name = self._routes(), params[_NAMED_BY[method]]
+        if name not in table.of_kind(route.kind) and (route.kind, name) not in table.away:
             self._by_own_name(method)
         return route
 

@@ -12,6 +12,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+from agent.errors import NOT_EXECUTED
 from agent.rpc_codes import INVALID_REQUEST
 from agent.server.fast_path.connection import FastRequest
 
@@ -82,6 +83,11 @@ def refuse(
     error = {"code": code, "message": message} | ({} if data is None else {"data": data})
     body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def refuse_for_now(message: str) -> web.Response:
+    """Refuse a request for what will soon be known."""
+    return refuse(503, message, NOT_EXECUTED, headers={"Retry-After": "1"})
 
 
 def _unread(status: int, message: str) -> web.Response:

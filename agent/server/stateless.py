@@ -35,7 +35,6 @@ from agent.server.own_tools import OwnTools, plain
 from agent.server.preferences import Preferences
 from agent.server.request import BODY_BYTES_MAX, headers_by_name, read_body
 from agent.server.response import Answer, SlowAnswers, StartTask
-from agent.server.search import unwrapped
 from agent.server.sessions.client_events import as_mcp_error
 from agent.server.task_requests import check_task_header
 from agent.server.validation import read_message, refused_by_head, shaped, unknown_method
@@ -92,7 +91,7 @@ class StatelessServer:
                     return await answer.result(await self._heard(params))
                 check_task_header(method, params, headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
-                inner = unwrapped(method, params)
+                inner = self._views.index.unwrapped(method, params)
                 params, served.by_search = inner or params, inner is not None
                 index, route = await self._found(method, params)
                 if method in LISTS:

@@ -18,20 +18,19 @@ from aiohttp import web
 from agent import clock
 from agent.authority.caller import caller
 from agent.authority.grant import WHOLE, Reach
-from agent.errors import NOT_EXECUTED
 from agent.model import SINGLE_PATH, VIEW_PATH, Json, ViewSpec
 from agent.routing.about import about_in
 from agent.routing.build import changed_kinds
 from agent.routing.fleet import changed_only_in_fleets
 from agent.routing.table import RouteKind, RouteTable
-from agent.routing.view import Shown, find_server, show
+from agent.routing.view import Shown, find_server, is_unlisted_server, show
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.caller_views import PartOfTable
 from agent.server.endpoint import Endpoint, OwnOf, Serve
 from agent.server.limits import UNLIMITED, Limit, part_of
 from agent.server.listen import INTERVAL_S
 from agent.server.one_server import OneServer
-from agent.server.request import refuse
+from agent.server.request import refuse, refuse_for_now
 from agent.server.view_tools import ViewTools
 
 # An answer to an unknown name shows so many that there are.
@@ -241,10 +240,12 @@ class Views:
             return lambda _: OneServer(public, shown.about)
 
         asked = _Asked(f"{SINGLE_PATH}{public}", lambda: spec, own, reach)
-        if server is None and asked.key not in self._open:
-            names = [route.public_name for route in table.servers.values() if route.listed]
-            return _unknown(name, "server", table, names)
-        return await self._serve(request, asked)
+        if asked.key in self._open or (server is not None and server.listed):
+            return await self._serve(request, asked)
+        if server is not None or is_unlisted_server(table, name):
+            return refuse_for_now(f"The server {name[:64]!r} is away, or still starting; try again")
+        names = [route.public_name for route in table.servers.values() if route.listed]
+        return _unknown(name, "server", table, names)
 
     async def _serve_named(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -283,7 +284,7 @@ class Views:
         one = self._open.get(asked.key)
         if one is None:
             if self._tasks is None:
-                return refuse(503, "This node is starting or shutting down; try again", NOT_EXECUTED)
+                return refuse_for_now("This node is starting or shutting down; try again")
             if asked.own is not None and not self._make_room():
                 again = {"Retry-After": str(_RETRY_AFTER_S)}
                 return refuse(503, "All views that this node may have open are in use", INTERNAL_ERROR, headers=again)
@@ -438,8 +439,7 @@ def _query(request: web.Request) -> Mapping[str, tuple[str, ...]]:
 
 def _unknown(name: str, kind: str, table: RouteTable | None, names: list[str]) -> web.Response:
     if table is not None and table.starting:
-        message = "This node is starting, and does not know its servers yet; try again"
-        return refuse(503, message, NOT_EXECUTED, headers={"Retry-After": "1"})
+        return refuse_for_now("This node is starting, and does not know its servers yet; try again")
     known = sorted(names)
     shown = ", ".join(known[:NAMES_SHOWN_MAX]) + (", ..." if len(known) > NAMES_SHOWN_MAX else "")
     where = "in the mesh" if kind == "server" else "on this node"

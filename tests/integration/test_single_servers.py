@@ -6,13 +6,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 from fastmcp import FastMCP
+from fastmcp.server.providers.addressing import hashed_backend_name
 
 from agent.errors import RpcError
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
-from tests.integration.servers.clock_server import PAGE, ask, clock_server, service
+from tests.integration.servers.clock_server import PAGE, ask, clock_server, listed, service, text_of
 from tests.integration.servers.hearing import heard_while
-from tests.integration.servers.hops import front_of
-from tests.integration.servers.nodes import RunningNode, client, running_node, served
+from tests.integration.servers.hops import front_before, front_of
+from tests.integration.servers.nodes import RunningNode, catalog, client, running_node, served
 from tests.integration.servers.raw_session import ACCEPT, initialize_request
 
 eras = pytest.mark.parametrize("era", list(Era))
@@ -50,11 +51,15 @@ async def test_a_server_is_shown_as_itself(era: Era, hops: int, tmp_path: Path) 
             assert pages == [entry.get("_meta", {}).get("ui") for entry in own]
         called = await ask(mcp, "tools/call", name="get-time", arguments={})
         assert called["content"] == (await ask(direct, "tools/call", name="get-time", arguments={}))["content"]
+        assert await text_of(mcp, hashed_backend_name("Alarms", "save"), at="seven") == "saved seven"
         for uri, text in {PAGE: "<p>the page</p>", "videos://7": "video 7"}.items():
             (part,) = (await ask(mcp, "resources/read", uri=uri))["contents"]
             assert (part["uri"], part["text"]) == (uri, text)
         prompt = await ask(mcp, "prompts/get", name="wind_up")
         assert prompt["messages"][0]["content"]["text"] == "wind it up"
+        counted = node.metrics.render()[0].decode()
+        assert 'mesh_own_name_requests_total{method="tools/call"} 1.0' in counted, "only FastMCP's is in no list"
+        assert 'mesh_own_name_requests_total{method="resources/read"}' not in counted
 
 
 @eras
@@ -65,6 +70,10 @@ async def test_nothing_of_other_servers_or_of_the_node_is_there(era: Era, hops: 
     @other.tool
     def shout() -> str:
         return "hey"
+
+    @other.tool
+    def call_tool(name: str) -> str:
+        return f"my own way of calling {name}"
 
     async with (
         served(clock_server()) as wall,
@@ -77,6 +86,9 @@ async def test_nothing_of_other_servers_or_of_the_node_is_there(era: Era, hops: 
                 await ask(mcp, "tools/call", name=name, arguments={})
         with pytest.raises(RpcError):
             await ask(mcp, "resources/read", uri="config://app")
+        async with client(f"{single(node, 'other')}?tools=search", era) as one:
+            assert await listed(one) == ["call_tool", "shout"]
+            assert await text_of(one, "call_tool", name="shout") == "my own way of calling shout"
 
 
 async def test_an_unknown_server_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
@@ -121,6 +133,30 @@ async def test_a_server_of_a_node_has_its_short_name_while_it_is_the_only_one(tm
                         "save",
                         "set_alarm",
                     ]
+
+
+@eras
+async def test_a_server_that_is_away_is_awaited_and_not_unknown(era: Era, tmp_path: Path) -> None:
+    async with served(clock_server()) as url:
+        spec = ServerSpec("wall.1", HttpTarget(url), ServerScope.NODE)
+        async with running_node("back", tmp_path / "back", servers=[spec]) as back:
+            await back.connected("wall.1")
+            async with front_before(tmp_path, back) as front, client(single(front, "wall.1"), era) as before:
+                assert await text_of(before, "get-time") == "twelve"
+                front.mesh.take_catalog(catalog())
+                await front.when(lambda: not front.tool_names())
+                with pytest.raises(RpcError, match="is away since") as refused:
+                    await text_of(before, "get-time")
+                assert refused.value.data["outcome"] == "not_executed"
+                for path in list(front.views._open):
+                    front.views._drop(path)
+                for name in ("wall.1", "back__wall.1"):
+                    async with client(single(front, name), era) as mcp:
+                        assert mcp.server_info.instructions == "Wind it daily."
+                        with pytest.raises(RpcError, match="is away since"):
+                            await text_of(mcp, "get-time")
+                async with aiohttp.ClientSession() as http, http.post(single(front, "nope"), json={}) as answer:
+                    assert answer.status == 404
 
 
 @eras

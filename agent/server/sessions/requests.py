@@ -29,7 +29,6 @@ from agent.server.forward import Served, forward, logged, with_own_affinity, wri
 from agent.server.lists import LISTS, ListIndex
 from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
-from agent.server.search import unwrapped
 from agent.server.sessions.elicitation import AskedClient, in_rounds
 from agent.server.sessions.session import ServerSession, Tell
 from agent.server.sessions.tasks import (
@@ -150,7 +149,7 @@ class SessionRequests:
                 return (b"{}",)
             if method in TASK_REQUESTS:
                 return await self._about_task(channel, method, params, served)
-            inner = unwrapped(method, params)
+            inner = self._list_index.unwrapped(method, params)
             served.by_search = inner is not None
             params, as_task = self._task_requested(channel.session, method, inner or params)
             index, route = await self._found(channel.session, method, params)

@@ -6,8 +6,9 @@ import pytest
 
 from agent.model import Json, NodeIdentity, Offer, ServerScope, ViewSpec
 from agent.routing.build import build_routes
+from agent.routing.names import node_alias, public_name
 from agent.routing.table import Contribution, ContributionKind, RouteKind, RouteTable
-from agent.routing.view import show
+from agent.routing.view import find_server, is_unlisted_server, show
 
 OWN = NodeIdentity("0a" * 16, "home")
 
@@ -28,6 +29,7 @@ def mesh() -> RouteTable:
         server("github", "list_issues", "delete_repo", tags=("web",)),
         server("files", "read", "write", tags=("web", "ops"), scope=ServerScope.NODE),
         server("disk", "usage"),
+        server("notes.md", "add", scope=ServerScope.NODE),
     ]
     return build_routes(parts, OWN, for_clients=True)
 
@@ -38,6 +40,7 @@ def listed(view: ViewSpec) -> list[str]:
 
 GITHUB = ["github__delete_repo", "github__list_issues"]
 FILES = ["home__files__read", "home__files__write"]
+NOTES = [public_name("home", "notes.md", "add")]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,8 @@ FILES = ["home__files__read", "home__files__write"]
     [
         (ViewSpec(servers=("github",)), GITHUB),
         (ViewSpec(servers=("files",)), FILES),
-        (ViewSpec(servers=("home__*", "github")), [*GITHUB, *FILES]),
+        (ViewSpec(servers=("home__*", "github")), [*GITHUB, *FILES, *NOTES]),
+        (ViewSpec(servers=("home__notes.*",)), NOTES),
         (ViewSpec(tags=("web",)), [*GITHUB, *FILES]),
         (ViewSpec(tags=("ops",), servers=("disk",)), ["disk__usage", *FILES]),
         (ViewSpec(tools=("*__read", "github__*", "!*delete*")), ["github__list_issues", "home__files__read"]),
@@ -122,3 +126,35 @@ def test_an_address_of_the_web_is_listed_once_under_itself_and_the_other_claim_i
     ]
     between_nodes = build_routes(parts, OWN)
     assert address not in between_nodes.resources, "nodes of earlier releases know the form with the server's name"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("github", "github"),
+        ("files", "home__files"),
+        ("home__files", "home__files"),
+        (f"{node_alias('home', OWN.node_id)}__files", "home__files"),
+        ("notes.md", public_name("home", "notes.md")),
+        ("home__notes.md", public_name("home", "notes.md")),
+        ("home__github", None),
+        ("nope", None),
+    ],
+)
+def test_a_server_is_found_by_its_public_name_and_by_that_of_its_node(name: str, expected: str | None) -> None:
+    table = mesh()
+    away = RouteTable(away={(RouteKind.SERVER, found): route for found, route in table.servers.items()})
+    for known in (table, away):
+        found = find_server(known, name)
+        assert (None if found is None else found.public_name) == expected
+
+
+def test_a_server_that_is_known_by_name_alone_is_found_but_not_as_one_that_is_listed() -> None:
+    table = mesh()
+    bare = replace(table.servers["home__files"], definition={}, listed=False)
+    found = find_server(RouteTable(away={(RouteKind.SERVER, "home__files"): bare}), "home__files")
+    assert found is not None
+    assert not found.listed
+    starting = RouteTable(unlisted=(replace(table.namespaces["home__files"], definition=bare.definition),))
+    assert is_unlisted_server(starting, "home__files")
+    assert not is_unlisted_server(starting, "github")
