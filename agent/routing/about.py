@@ -28,21 +28,28 @@ TAGS_MAX: Final = 32
 TAG_LEN_MAX: Final = 64
 
 _TEXTS: Final = ("name", "title", "version", "description", "websiteUrl")
-_FEATURES: Final = ("tools", "prompts", "resources", "completions", "logging")
+# Among the capabilities that a server has, in the order in which they are said: it sends updates of resources.
+SUBSCRIBE: Final = "resources.subscribe"
+_CAPABILITIES: Final = ("tools", "prompts", "resources", "completions", "logging")
+_FEATURES: Final = (*_CAPABILITIES, SUBSCRIBE)
 
 
 def about_of(info: Mapping[str, Any], instructions: str | None, capabilities: Mapping[str, Any]) -> Json:
     """A server's word of itself, from the `serverInfo`, instructions and capabilities of its handshake."""
     told = {**info, "instructions": instructions, "extensions": capabilities.get("extensions")}
+    features = [name for name in _CAPABILITIES if name in capabilities]
+    resources = capabilities.get("resources")
+    if isinstance(resources, dict) and resources.get("subscribe") is True:
+        features.append(SUBSCRIBE)
     # Tags are the word of the operator of its node.
-    return read_about({**told, "features": [name for name in _FEATURES if name in capabilities], "tags": None})
+    return read_about({**told, "features": features, "tags": None})
 
 
 def read_about(told: object) -> Json:
     """What of `told` is such a word; empty where nothing is.
 
     Members: those of `serverInfo`, `instructions`, `extensions` (an object by name) and `features` (the names of the
-    capabilities that it has), and `tags`, which its node's configuration gives it.
+    capabilities that it has, and SUBSCRIBE), and `tags`, which its node's configuration gives it.
     """
     if not isinstance(told, dict):
         return {}

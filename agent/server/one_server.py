@@ -10,6 +10,7 @@ from typing import Final
 from agent.errors import MCPError
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS, SERVER_INFO_META_KEY
 from agent.model import TASKS_EXTENSION, Json, NodeIdentity
+from agent.routing.about import SUBSCRIBE
 from agent.rpc_codes import METHOD_NOT_FOUND
 from agent.server.introduction import Introduction
 
@@ -17,7 +18,7 @@ _INFO: Final = ("name", "title", "version", "description", "websiteUrl", "icons"
 _FEATURES: Final[Json] = {
     "tools": {"listChanged": True},
     "prompts": {"listChanged": True},
-    "resources": {"subscribe": True, "listChanged": True},
+    "resources": {"listChanged": True},
     "completions": {},
     "logging": {},
 }
@@ -78,6 +79,9 @@ class OneServer:
 
     def _capabilities(self, *, has_tasks: bool) -> Json:
         about = self._about()
-        capabilities = {name: _FEATURES[name] for name in about.get("features", ())}
+        features = about.get("features", ())
+        capabilities = {name: value for name, value in _FEATURES.items() if name in features}
+        if SUBSCRIBE in features:
+            capabilities["resources"] = {"subscribe": True, **capabilities.get("resources", {})}
         extensions = {**about.get("extensions", {}), **({TASKS_EXTENSION: {}} if has_tasks else {})}
         return {**capabilities, "extensions": extensions} if extensions else capabilities

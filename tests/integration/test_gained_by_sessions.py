@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from fastmcp import Context, FastMCP
 
-from agent.model import HttpTarget, Json, ServerScope, ServerSpec, Sessions
+from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, Sessions
 from tests.integration.servers.clock_server import clock_server
 from tests.integration.servers.gaining_server import URL_REQUIRED, Gaining
 from tests.integration.servers.hops import front_before, front_of
 from tests.integration.servers.hosting import Front, http_app, serving
-from tests.integration.servers.nodes import RunningNode, running_node, served
+from tests.integration.servers.nodes import RunningNode, client, running_node, served
 from tests.integration.servers.raw_session import RawSession, call, messages, raw_session
 
 VERSION = "2025-11-25"
@@ -169,6 +169,8 @@ async def test_a_server_as_itself_shows_what_the_session_gained_under_the_server
         await one.request("tools/call", {"name": "unlock", "arguments": {}})
         listed = {tool["name"] for tool in (await one.request("tools/list", {}))["result"]["tools"]}
         assert listed == ALL | {"secret0"}
+        async with client(f"{node.base}/mcp/s/vault", Era.LEGACY) as two:
+            assert two.server_info.capabilities["resources"]["subscribe"] is True
         answer = await one.request("tools/call", {"name": "secret0", "arguments": {}})
         assert answer["result"]["content"][0]["text"].startswith("secret0 in ")
 

@@ -38,6 +38,9 @@ async def test_a_server_is_shown_as_itself(era: Era, hops: int, tmp_path: Path) 
         for member in ("name", "version", "websiteUrl"):
             assert mcp.server_info.server_info[member] == direct.server_info.server_info[member]
         assert mcp.server_info.mesh is None
+        shown, own = mcp.server_info.capabilities, direct.server_info.capabilities
+        assert shown.keys() - {"extensions"} == own.keys() - {"extensions"}
+        assert shown["resources"].get("subscribe", False) == own["resources"]["subscribe"]
         for method, key, name in (
             ("tools/list", "tools", "name"),
             ("prompts/list", "prompts", "name"),
