@@ -343,8 +343,8 @@ class Node:
     def _mesh_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[0].notices.changed(kinds)
 
-    def _fleets_changed(self) -> None:
-        self._endpoints[0].notices.fleets_changed()
+    def _fleets_changed(self, kinds: frozenset[RouteKind]) -> None:
+        self._endpoints[0].notices.fleets_changed(kinds)
 
     def _end_of_revoked(self, bindings: Container[str]) -> None:
         for endpoint in self._endpoints:

@@ -53,7 +53,7 @@ class MeshHooks:
     """Who is notified: clients of both endpoints of changed lists, discovery of our offer's digest.
 
     `routes_changed` is called with every new pair of route tables, also where no list has changed. `fleets_changed`: in
-    the place of `mesh_changed`, where tools differ only in the nodes of fleets. `drained`: the
+    the place of `mesh_changed`, of lists that differ only in what nodes of fleets have. `drained`: the
     backends in maintenance, after each change of them.
     """
 
@@ -62,7 +62,7 @@ class MeshHooks:
     offer_changed: Callable[[str], None]
     backend_gone: Callable[[str], None]
     routes_changed: Callable[[], None] = lambda: None
-    fleets_changed: Callable[[], None] = lambda: None
+    fleets_changed: Callable[[frozenset[RouteKind]], None] = lambda _kinds: None
     drained: Callable[[frozenset[str]], None] = lambda _backends: None
 
 
@@ -351,10 +351,9 @@ class Mesh:
         """Notify of new tables."""
         self._hooks.routes_changed()
         changed = changed_kinds(before, self.routes)
-        if RouteKind.TOOL in changed and changed_only_in_fleets(before, self.routes):
-            changed -= {RouteKind.TOOL}
-            self._hooks.fleets_changed()
-        self._hooks.mesh_changed(changed)
+        in_fleets = changed_only_in_fleets(before, self.routes, changed)
+        self._hooks.fleets_changed(in_fleets)
+        self._hooks.mesh_changed(changed - in_fleets)
         local = changed_kinds(before_local, self.local_routes)
         if RouteKind.SERVER in local:
             local |= {RouteKind.RESOURCE}  # Other nodes read it there.

@@ -194,7 +194,7 @@ class _Reading:
             by_limit = self._shown(kind, naming, origin, public)
             shown = None if by_limit == public and seen is definition else (by_limit, seen)
             route = Route(kind, public, definition, digest, (replica,), *more, too_large=too_large, shown=shown)
-            if origin.fleet and kind is RouteKind.TOOL and naming is namings[0]:
+            if origin.fleet and kind is RouteKind.TOOL:
                 route = replace(route, in_fleet=True)
             self._claim(naming, route)
             # A server that lists no resource may link to one in a result.

@@ -6,7 +6,7 @@ shown, the others are findings and are not called.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from typing import Any, Final
 from agent.lossless_json.raw import exact
 from agent.model import ORIGIN_META_KEY, PUBLIC_NAME_LEN_MAX, Json, ServerScope
 from agent.routing.digest import definition_digest
-from agent.routing.names import shown_name
+from agent.routing.names import node_alias, shown_name
 from agent.routing.origins import listed_origin
 from agent.routing.output_schemas import is_shown_in_sessions
 from agent.routing.table import Conflict, ConflictReason, Fleet, Root, Route, RouteKind, RouteTable
@@ -62,10 +62,8 @@ def with_fleets(
     `writes`: globs of the names of tools that may run on several nodes though they are not read-only. `len_max`: of
     the names that clients see. `before`: what was made of an earlier table; what has not changed is the same object.
     """
-    members = _grouped(route for route in table.tools.values() if route.in_fleet and route.listed)
-    away = _grouped(
-        route for (kind, _), route in table.away.items() if kind is RouteKind.TOOL and route.in_fleet and route.listed
-    )
+    members = _grouped(_members(table.tools.values()))
+    away = _grouped(_members(route for (kind, _), route in table.away.items() if kind is RouteKind.TOOL))
     if not members and not away:
         return table
     tools, gone, conflicts = dict(table.tools), dict(table.away), list[Conflict]()
@@ -106,13 +104,11 @@ def with_fleets(
     )
 
 
-def changed_only_in_fleets(before: RouteTable, after: RouteTable) -> bool:
-    """Whether the lists of tools differ in nothing but the nodes that fleets have."""
-
-    def others(table: RouteTable) -> dict[str, Json]:
-        return {name: route.definition for name, route in table.tools.items() if route.listed and route.fleet is None}
-
-    return others(before) == others(after)
+def changed_only_in_fleets(
+    before: RouteTable, after: RouteTable, changed: Collection[RouteKind]
+) -> frozenset[RouteKind]:
+    """The kinds of `changed` whose lists differ in nothing but what the nodes of fleets have."""
+    return frozenset(kind for kind in changed if _beside_fleets(before, kind) == _beside_fleets(after, kind))
 
 
 def nodes_uri(server: str) -> str:
@@ -139,6 +135,26 @@ def _nodes_routes(server: str, members: Mapping[str, Route]) -> tuple[Route, Rou
     )
 
 
+def _beside_fleets(table: RouteTable, kind: RouteKind) -> dict[str, Json]:
+    """What is listed of one kind, without what fleets have; their prompts and resources are those of single nodes."""
+    return {
+        name: route.definition
+        for name, route in table.of_kind(kind).items()
+        if route.listed and route.fleet is None and listed_origin(route.definition).get("fleet") is not True
+    }
+
+
+def _members(routes: Iterable[Route]) -> list[Route]:
+    """One route for each tool of each node. Of two nodes of one name, only one has it; the other goes by its ID."""
+    found = [route for route in routes if route.in_fleet]
+    by_name = [route for route in found if route.listed]
+    named = {route.owner for route in by_name}
+    by_id = {
+        (route.owner, listed_origin(route.definition).get("tool")): route for route in found if route.owner not in named
+    }
+    return [*by_name, *by_id.values()]
+
+
 def _grouped(routes: Iterable[Route]) -> defaultdict[tuple[str, str], list[Route]]:
     groups: defaultdict[tuple[str, str], list[Route]] = defaultdict(list)
     for route in routes:
@@ -150,7 +166,10 @@ def _grouped(routes: Iterable[Route]) -> defaultdict[tuple[str, str], list[Route
 
 
 def _node(route: Route) -> str:
-    return str(listed_origin(route.definition).get("node"))
+    """What a call names the node by: its name, or one made with its ID where that is another node's, or a word."""
+    origin = listed_origin(route.definition)
+    name = str(origin.get("node"))
+    return name if route.listed and name not in (ANY, ALL) else node_alias(name, str(origin.get("node_id")))
 
 
 def _fleet_route(

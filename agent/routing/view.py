@@ -198,10 +198,14 @@ class _Showing:
 
 
 def _owners(route: Route) -> tuple[str, ...]:
-    """All that must be selected for a route to be shown: of a fleet the server of every node."""
+    """All that must be selected for a route to be shown: of a fleet the server of every node that is listed.
+
+    A node that goes by its ID, as another one has its name, belongs to that one's views.
+    """
     if route.fleet is None:
         return (route.owner,)
-    return tuple(member.owner for member in (*route.fleet.members.values(), *route.fleet.away.values()))
+    members = (*route.fleet.members.values(), *route.fleet.away.values())
+    return tuple(member.owner for member in members if member.listed)
 
 
 def _owned(routes: Mapping[str, Route], owners: frozenset[str]) -> dict[str, Route]:

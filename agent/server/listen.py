@@ -9,7 +9,7 @@ client that does not read costs bounded memory and delays no other client; its s
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import orjson
@@ -77,6 +77,7 @@ class Notices:
         self._sent = sent
         self._pending: set[str] = set()
         self._wake = asyncio.Event()
+        self._in_fleets: set[RouteKind] = set()
         self._fleets_due: asyncio.TimerHandle | None = None
         self._fleets_noted_s = -FLEET_INTERVAL_S
 
@@ -89,10 +90,11 @@ class Notices:
         if self._pending:
             self._wake.set()
 
-    def fleets_changed(self) -> None:
-        """Note that tools differ in the nodes of fleets alone, which come and go by the dozen."""
+    def fleets_changed(self, kinds: Collection[RouteKind]) -> None:
+        """Note that routes differ in what the nodes of fleets have alone, which come and go by the dozen."""
+        self._in_fleets |= {kind for kind in kinds if kind in LIST_OF}
         loop = asyncio.get_running_loop()
-        if self._fleets_due is not None:
+        if self._fleets_due is not None or not self._in_fleets:
             return
         wait_s = self._fleets_noted_s + FLEET_INTERVAL_S - loop.time()
         if wait_s <= 0:
@@ -102,7 +104,8 @@ class Notices:
 
     def _note_fleets(self) -> None:
         self._fleets_due, self._fleets_noted_s = None, clock.now_s()
-        self.changed([RouteKind.TOOL])
+        kinds, self._in_fleets = self._in_fleets, set()
+        self.changed(kinds)
 
     async def run(self) -> None:
         """Send notifications until cancelled."""

@@ -22,7 +22,7 @@ from agent.model import SINGLE_PATH, VIEW_PATH, Json, ViewSpec
 from agent.routing.about import about_in
 from agent.routing.build import changed_kinds
 from agent.routing.fleet import changed_only_in_fleets
-from agent.routing.table import RouteKind, RouteTable
+from agent.routing.table import RouteTable
 from agent.routing.view import Shown, find_server, is_unlisted_server, show
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.caller_views import PartOfTable
@@ -383,10 +383,9 @@ class Views:
             if one.endpoint.has_clients and (after := one.table()) is not one.told:
                 before, one.told = one.told, after
                 changed = changed_kinds(before, after)
-                if RouteKind.TOOL in changed and changed_only_in_fleets(before, after):
-                    changed -= {RouteKind.TOOL}
-                    one.endpoint.notices.fleets_changed()
-                one.endpoint.notices.changed(changed)
+                in_fleets = changed_only_in_fleets(before, after, changed)
+                one.endpoint.notices.fleets_changed(in_fleets)
+                one.endpoint.notices.changed(changed - in_fleets)
                 await asyncio.sleep(0)  # Calls go on between two large tables.
 
     async def _cleanup_ctx(self, _app: web.Application) -> AsyncIterator[None]:

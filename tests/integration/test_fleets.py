@@ -72,10 +72,10 @@ async def fleet(folder: Path, names: tuple[str, ...] = NODES) -> AsyncIterator[t
     async with AsyncExitStack() as stack:
         disks = [Disk(name) for name in names]
         nodes = []
-        for name, disk in zip(names, disks, strict=True):
+        for number, (name, disk) in enumerate(zip(names, disks, strict=True)):
             url = await stack.enter_async_context(served(disk.server))
             spec = ServerSpec("disk", HttpTarget(url), ServerScope.FLEET)
-            nodes.append(await stack.enter_async_context(running_node(name, folder / name, servers=[spec])))
+            nodes.append(await stack.enter_async_context(running_node(name, folder / str(number), servers=[spec])))
             await nodes[-1].connected("disk")
         yield nodes, disks
 
@@ -236,6 +236,23 @@ async def test_a_node_that_is_slow_or_away_is_a_row(tmp_path: Path) -> None:
         assert [(row["node"], row["outcome"]) for row in rows] == [("n0", "ok"), ("n1", "away")]
         named = (await call(mcp, "disk__usage", node=["n1"], path="/"))["structuredContent"]["results"]
         assert named[0]["content"][0]["text"] == "node n1 is away"
+
+
+async def test_nodes_of_one_name_are_all_called(tmp_path: Path) -> None:
+    async with (
+        fleet(tmp_path, ("any", "twin", "twin")) as (nodes, disks),
+        front_before(tmp_path, *nodes) as front,
+        client(front.url, Era.MODERN) as mcp,
+    ):
+        every = await call(mcp, "disk__usage", node="all", path="/")
+        rows = every["structuredContent"]["results"]
+        assert [row["outcome"] for row in rows] == ["ok"] * 3
+        assert [disk.calls for disk in disks] == [["/"]] * 3
+        async with client(f"{front.url}?servers=disk", Era.MODERN) as view:
+            every = await call(view, "disk__usage", node="all", path="/")
+            assert len(every["structuredContent"]["results"]) == 3
+        for name in members(front):
+            assert await text_of(mcp, "disk__clean", mesh_node=name, node="x") == f"cleaned x on {name.split('-')[0]}"
 
 
 async def test_the_command_line_names_nodes_and_shows_what_servers_say_of_themselves(

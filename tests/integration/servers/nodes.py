@@ -299,8 +299,8 @@ class _Wiring:
         # The endpoints are built after the mesh that tells them.
         return lambda kinds: self.endpoints[number].notices.changed(kinds)  # noqa: PLW0108 - looked up when called
 
-    def _fleets_changed(self) -> None:
-        self.endpoints[0].notices.fleets_changed()
+    def _fleets_changed(self, kinds: frozenset[RouteKind]) -> None:
+        self.endpoints[0].notices.fleets_changed(kinds)
 
     def _routes_changed(self) -> None:
         for views in self.views:

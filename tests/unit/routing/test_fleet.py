@@ -1,17 +1,19 @@
 """The tools of a fleet: what clients see of many nodes, which nodes a call is for, and many answers as one."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agent.errors import MCPError
 from agent.model import Json, NodeIdentity, Offer, ServerScope
+from agent.routing.away import Absence, with_away
 from agent.routing.build import build_routes, local_contributions
 from agent.routing.fleet import NAMES_LISTED_MAX, changed_only_in_fleets, nodes_uri, with_fleets
 from agent.routing.fleet_results import Row, merged
 from agent.routing.fleet_targets import OneNode, SeveralNodes, targets_of
 from agent.routing.origins import listed_origin
-from agent.routing.table import ConflictReason, Contribution, ContributionKind, Route, RouteTable
+from agent.routing.table import ConflictReason, Contribution, ContributionKind, Route, RouteKind, RouteTable
 
 OWN = NodeIdentity("0a" * 16, "home")
 READ_ONLY: Json = {"annotations": {"readOnlyHint": True}}
@@ -122,9 +124,57 @@ def test_a_name_that_another_owner_has_is_not_taken() -> None:
 
 
 def test_lists_differ_in_fleets_alone_where_only_nodes_come_and_go() -> None:
+    kinds = frozenset({RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE})
     before, after = three(), fleet_of(peer((USAGE, CLEAN), node(0)))
-    assert changed_only_in_fleets(before, after)
-    assert not changed_only_in_fleets(before, fleet_of(peer((USAGE,), node(0), ServerScope.NODE)))
+    assert changed_only_in_fleets(before, after, kinds) == kinds
+    alone = fleet_of(peer((USAGE,), node(0), ServerScope.NODE))
+    assert changed_only_in_fleets(before, alone, kinds) == kinds - {RouteKind.TOOL}
+
+
+@pytest.mark.parametrize("scope", [ServerScope.FLEET, ServerScope.NODE])
+def test_prompts_and_resources_of_single_nodes_of_a_fleet_are_the_fleets(scope: ServerScope) -> None:
+    def table(count: int) -> RouteTable:
+        offer = Offer(tools=(USAGE,), prompts=({"name": "p"},), resources=({"uri": "disk://table", "name": "t"},))
+        return fleet_of(
+            *(
+                Contribution(f"server:disk{number}", ContributionKind.SERVER, f"disk{number}", OWN, scope, offer)
+                for number in range(count)
+            )
+        )
+
+    kinds = frozenset({RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE})
+    only = changed_only_in_fleets(table(1), table(2), kinds)
+    assert only == (kinds if scope is ServerScope.FLEET else frozenset())
+
+
+def test_nodes_of_one_name_and_nodes_called_as_a_word_are_named_with_their_ids() -> None:
+    twins = [NodeIdentity(f"{number:08x}" + "0" * 24, "twin") for number in (1, 2)]
+    words = [NodeIdentity(f"{number:08x}" + "0" * 24, name) for number, name in ((3, "any"), (4, "all"))]
+    parts = [replace(peer((USAGE, CLEAN), one), backend_key=f"peer:{one.node_id}") for one in (*twins, *words)]
+    table = fleet_of(*parts)
+    names = ["all-00000004", "any-00000003", "twin", "twin-00000002"]
+    schema = table.tools["disk__clean"].definition["inputSchema"]
+    assert schema["properties"]["mesh_node"]["enum"] == [*names, "any"]
+    several = targets(table.tools["disk__usage"], node="all", path="/")
+    assert isinstance(several, SeveralNodes)
+    assert sorted(one.replicas[0].backend_key for one in several.calls.values() if one is not None) == sorted(
+        part.backend_key for part in parts
+    )
+    one = targets(table.tools["disk__usage"], node="twin-00000002", path="/")
+    assert isinstance(one, OneNode)
+    assert one.params["name"] == "twin-00000002__disk__usage"
+
+
+def test_a_node_of_a_taken_name_that_is_away_is_still_known_by_its_id() -> None:
+    twins = [NodeIdentity(f"{number:08x}" + "0" * 24, "twin") for number in (1, 2)]
+    parts = [replace(peer((USAGE,), one), backend_key=f"peer:{one.node_id}") for one in twins]
+    before = build_routes(parts, OWN, for_clients=True)
+    after = build_routes(parts[:1], OWN, before, 1.0, for_clients=True)
+    table = with_fleets(with_away(before, after, Absence(frozenset({parts[1].backend_key})), OWN, 1.0), ())
+    several = targets(table.tools["disk__usage"], node="all", path="/")
+    assert isinstance(several, SeveralNodes)
+    assert list(several.calls) == ["twin", "twin-00000002"]
+    assert several.refusals["twin-00000002"][0] == "away"
 
 
 def test_a_definition_that_has_not_changed_is_the_same_object_in_the_next_table() -> None:

@@ -89,8 +89,9 @@ async def test_templates_are_resources_to_a_client_and_namespaces_are_nothing() 
 async def test_nodes_of_fleets_that_come_and_go_are_one_notice_in_two_seconds() -> None:
     async with running() as rig:
         for _ in range(100):
-            rig.notices.fleets_changed()
+            rig.notices.fleets_changed({RouteKind.TOOL})
             await asyncio.sleep(0.05)
+        rig.notices.fleets_changed(set())
         await asyncio.sleep(FLEET_INTERVAL_S)
         times = [at_s for at_s, kind in rig.told if kind == "tools"]
         assert times == pytest.approx([1.0, 3.0, 5.0, 7.0], abs=0.06)
