@@ -140,7 +140,7 @@ def build_endpoint(
     subscriber, start_task = partial(updates.resources.subscriber, routes), sessions.start_task
     upstream = UpstreamSessions(known_offers, dispatch.link, updates, routes, events, start_task=start_task, seal=seal)
     streams = ListenStreams(subscriber, upstream.of_tasks, upstream.of_sessions, seal)
-    introduced = Introducer(routes, instructions)
+    introduced = Introducer(routes, instructions, has_tools=own is None)
     stateless = StatelessServer(
         views=views,
         dispatch=dispatch,

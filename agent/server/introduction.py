@@ -4,6 +4,7 @@ Read by `agent.server.endpoint` for `initialize` and `server/discover`. The one 
 name and are bounded, so that one server can neither speak for another nor crowd the others out.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,6 +21,9 @@ NAMES_MAX: Final = 200
 
 # What a node announces for itself; no server's word counts.
 _OWN_EXTENSIONS: Final = frozenset({MESH_EXTENSION, TASKS_EXTENSION})
+
+# Lines that a reader could take for our heading of a server's words; a backslash makes plain text of them (CommonMark).
+_LIKE_OURS: Final = re.compile(r"^(\W*?)(#\W*server\b)", re.IGNORECASE)
 
 # The values of `MESH_INSTRUCTIONS`.
 MERGED: Final = "merged"
@@ -41,12 +45,13 @@ NO_SERVERS: Final = Introduction()
 class Introducer:
     """One endpoint's introduction, made anew for each route table that is asked for. `mode`: MERGED, NAMES or OFF.
 
-    None: of an endpoint that other nodes use, which know its servers from its lists.
+    None: of an endpoint that other nodes use, which know its servers from its lists. `has_tools`: see `introduce`.
     """
 
-    def __init__(self, routes: Callable[[], RouteTable], mode: str | None) -> None:
+    def __init__(self, routes: Callable[[], RouteTable], mode: str | None, *, has_tools: bool = True) -> None:
         self._routes = routes
         self._mode = mode
+        self._has_tools = has_tools
         self._known: tuple[RouteTable, Introduction] | None = None
 
     def __call__(self) -> Introduction:
@@ -55,17 +60,17 @@ class Introducer:
             return NO_SERVERS
         table = self._routes()
         if self._known is None or self._known[0] is not table:
-            self._known = table, introduce(table, self._mode)
+            self._known = table, introduce(table, self._mode, has_tools=self._has_tools)
         return self._known[1]
 
 
-def introduce(table: RouteTable, mode: str) -> Introduction:
-    """Introduce the listed servers, by name."""
+def introduce(table: RouteTable, mode: str, *, has_tools: bool = True) -> Introduction:
+    """Introduce the listed servers, by name. `has_tools`: the endpoint has the node's own tools, which show all."""
     servers = sorted((route for route in table.servers.values() if route.listed), key=lambda route: route.public_name)
-    return Introduction(_instructions(servers, mode), _extensions(servers, table))
+    return Introduction(_instructions(servers, mode, has_tools=has_tools), _extensions(servers, table))
 
 
-def _instructions(servers: list[Route], mode: str) -> str:
+def _instructions(servers: list[Route], mode: str, *, has_tools: bool) -> str:
     if mode == OFF or not servers:
         return ""
     names = ", ".join(route.public_name for route in servers[:NAMES_MAX])
@@ -86,13 +91,13 @@ def _instructions(servers: list[Route], mode: str) -> str:
         parts.append(part)
         room -= len(part)
     if left_out:
-        parts.append(f"The instructions of {left_out} more servers are shown by get_mcp_server_functions.")
+        where = "are shown by get_mcp_server_functions" if has_tools else "have no room here"
+        parts.append(f"The instructions of {left_out} more servers {where}.")
     return "\n\n".join(parts)
 
 
 def _without_headings(text: str) -> str:
-    lines = text.strip().splitlines()
-    return "\n".join(f" {line}" if line.startswith("## Server ") else line for line in lines)
+    return "\n".join(_LIKE_OURS.sub(r"\1\\\2", line) for line in text.strip().splitlines())
 
 
 def _extensions(servers: list[Route], table: RouteTable) -> Json:
