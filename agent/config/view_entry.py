@@ -21,6 +21,8 @@ GLOB: Final = re.compile(r"[A-Za-z0-9._*?\[\]-]{1,128}")
 PATTERNS_MAX: Final = 500
 # What clients take as the name of a tool (docs/architecture.md, "Names").
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# The tools that every view has where its client asks for search mode (docs/views.md).
+_TAKEN: Final = frozenset({"search_tools", "describe_tool", "call_tool"})
 _TEXT_LEN_MAX: Final = 8_192
 _FIELDS: Final = ("servers", "tags", "tools", "aliases", "descriptions", "title", "description")
 
@@ -53,6 +55,8 @@ class _Reader:
         for name, alias in aliases.items():
             if not _TOOL_NAME.fullmatch(alias):
                 self.fault("aliases", name, text="must have at most 64 letters, digits, '_' or '-'")
+            elif alias in _TAKEN:
+                self.fault("aliases", name, text=f"{alias!r} is a tool of search mode")
             elif list(aliases.values()).count(alias) > 1:
                 self.fault("aliases", name, text=f"{alias!r} is the alias of another tool, too")
         return ViewSpec(

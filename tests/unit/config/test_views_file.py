@@ -33,6 +33,7 @@ def test_a_view_has_servers_tags_tools_aliases_and_descriptions() -> None:
         ('{"tools": ["a"], "alias": {}}', "2: views.team.alias", "is not known; a view has servers, tags, tools"),
         ('{"tools": ["a"],\n"aliases": {"a": "b c"}}', "3: views.team.aliases.a", "64 letters"),
         ('{"tools": ["a"], "aliases": {"a": "x", "b": "x"}}', "2: views.team.aliases.a", "alias of another tool"),
+        ('{"tools": ["a"], "aliases": {"a": "call_tool"}}', "2: views.team.aliases.a", "a tool of search mode"),
         ('{"tools": ["a"], "descriptions": {"a": 1}}', "2: views.team.descriptions.a", "must be text"),
         ('{"tools": ["a"], "tools": ["b"]}', "2: views.team.tools", "second time"),
     ],
