@@ -12,6 +12,8 @@ from agent.routing.table import Route
 
 UI: Final = "ui"
 PAGE: Final = "resourceUri"
+# The form of before, which some servers write alone.
+FLAT_PAGE: Final = "ui/resourceUri"
 
 
 def is_for_models(definition: Json) -> bool:
@@ -23,7 +25,11 @@ def is_for_models(definition: Json) -> bool:
 def page_of(definition: Json) -> str | None:
     """The URI of a tool's page, as clients know it."""
     page = _ui(definition).get(PAGE)
-    return page if isinstance(page, str) else None
+    if isinstance(page, str):
+        return page
+    meta = definition.get("_meta")
+    flat = meta.get(FLAT_PAGE) if isinstance(meta, dict) else None
+    return flat if isinstance(flat, str) else None
 
 
 def with_page(route: Route, result: Json) -> Json:

@@ -113,7 +113,7 @@ async def forward(
     looks up the route of one node of a fleet.
     """
     if served.by_search and not is_for_models(route.definition):
-        raise unknown("tool", route.public_name, params)
+        raise unknown("tool", params["name"], params)
     if route.fleet is not None and present is None:
         send = partial(forward, dispatch, method, on_notification=on_notification, list_index=list_index, served=served)
         call = FleetCall(method, route, params, on_notification, dispatch.call_timeout_s)

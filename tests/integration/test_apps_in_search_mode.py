@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from fastmcp import FastMCP
 from fastmcp.apps.app import FastMCPApp
+from fastmcp.server.providers.addressing import hashed_backend_name
 
 from agent.client.protocol import McpClient, Request
 from agent.errors import RpcError
-from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
-from tests.integration.servers.nodes import RunningNode, client, running_node, served
+from agent.model import Era, Json
+from tests.integration.servers.clock_server import service
+from tests.integration.servers.hops import front_of
+from tests.integration.servers.nodes import RunningNode, client, served
 
 eras = pytest.mark.parametrize("era", list(Era))
+hops = pytest.mark.parametrize("hops", [1, 2])
 PAGE = "ui://clock/page.html"
 
 
@@ -25,6 +29,11 @@ def clock_server() -> FastMCP:
     def get_time() -> str:
         """Tell the time."""
         return "twelve"
+
+    @server.tool(meta={"ui/resourceUri": PAGE})
+    def date() -> str:
+        """Tell the date."""
+        return "today"
 
     @server.tool
     def zones() -> str:
@@ -43,12 +52,12 @@ def clock_server() -> FastMCP:
 
 
 @asynccontextmanager
-async def searched(folder: Path) -> AsyncIterator[RunningNode]:
-    async with served(clock_server()) as url:
-        spec = ServerSpec("wall", HttpTarget(url), ServerScope.SERVICE)
-        async with running_node("node", folder, servers=[spec], search_mode=True) as node:
-            await node.connected("wall")
-            yield node
+async def searched(folder: Path, hops: int) -> AsyncIterator[RunningNode]:
+    async with (
+        served(clock_server()) as url,
+        front_of(folder, service("wall", url), hops=hops, search_mode=True) as node,
+    ):
+        yield node
 
 
 async def call(mcp: McpClient, name: str, /, **arguments: Any) -> Json:
@@ -56,24 +65,29 @@ async def call(mcp: McpClient, name: str, /, **arguments: Any) -> Json:
 
 
 @eras
-async def test_tools_for_pages_alone_are_not_found_by_a_model(era: Era, tmp_path: Path) -> None:
-    async with searched(tmp_path) as node, client(node.url, era) as mcp:
+@hops
+async def test_tools_for_pages_alone_are_not_found_by_a_model(era: Era, hops: int, tmp_path: Path) -> None:
+    async with searched(tmp_path, hops) as node, client(node.url, era) as mcp:
         assert "wall__save_time" in node.tool_names()
         found = (await call(mcp, "search_tools", query="time"))["structuredContent"]
         assert sorted(tool["name"] for tool in found["tools"]) == ["wall__get_time", "wall__zones"]
         assert (await call(mcp, "describe_tool", name="wall__save_time"))["isError"]
-        with pytest.raises(RpcError, match="Unknown tool: 'wall__save_time'"):
-            await call(mcp, "call_tool", name="wall__save_time")
+        for name in ("wall__save_time", "save_time", hashed_backend_name("Alarms", "save_time")):
+            with pytest.raises(RpcError, match=f"Unknown tool: '{name}'"):
+                await call(mcp, "call_tool", name=name)
         # A page has the name from its server, and calls without search.
         assert (await call(mcp, "wall__save_time"))["content"][0]["text"] == "saved"
 
 
 @eras
-async def test_what_call_tool_returns_names_the_page_of_the_tool(era: Era, tmp_path: Path) -> None:
-    async with searched(tmp_path) as node, client(node.url, era) as mcp:
+@hops
+async def test_what_call_tool_returns_names_the_page_of_the_tool(era: Era, hops: int, tmp_path: Path) -> None:
+    async with searched(tmp_path, hops) as node, client(node.url, era) as mcp:
         result = await call(mcp, "call_tool", name="wall__get_time")
         assert result["content"][0]["text"] == "twelve"
         assert result["_meta"]["ui"]["resourceUri"] == "ui://wall/clock/page.html"
+        flat = await call(mcp, "call_tool", name="wall__date")
+        assert flat["_meta"]["ui"]["resourceUri"] == "ui://wall/clock/page.html", "also of the older form"
         without = await call(mcp, "call_tool", name="wall__zones")
         assert "ui" not in without.get("_meta", {})
         direct = await call(mcp, "wall__get_time")
