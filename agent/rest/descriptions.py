@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
+import orjson
+
 from agent.config.servers_file import LeftOut
 from agent.control.departures import Departed
 from agent.control.pinning import Pinning
@@ -15,9 +17,12 @@ from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTar
 from agent.routing.about import about_in
 from agent.routing.origins import listed_origin
 from agent.routing.table import LeftOutEntry, RouteTable
+from agent.routing.view import find_server
 
-# Of what servers of other nodes say, too long for a list that models read.
+# Of what servers of other nodes say, too long for a list that models read, where there are many of them.
 _LONG: Final = frozenset({"instructions", "icons"})
+# What a list for models has of that, as JSON; `get_mcp_server_functions` shows what has no room.
+TEXTS_BYTES_MAX: Final = 32_768
 # (backend key, the name as the backend itself knows it) -> name in the mesh
 PublicNames: TypeAlias = Mapping[tuple[str, str], str]
 
@@ -39,15 +44,48 @@ def public_names(table: RouteTable) -> PublicNames:
     }
 
 
-def servers_behind(table: RouteTable, *, texts: bool = True) -> dict[str, list[Json]]:
-    """What the servers of peers say of themselves, by the peer's backend key. `texts`: instructions and icons, too."""
+def servers_behind(table: RouteTable, *, texts_bytes_max: int | None = None) -> dict[str, list[Json]]:
+    """What the servers of peers say of themselves, by the peer's backend key.
+
+    `texts_bytes_max`: of all instructions and icons together, as JSON; None: any number.
+    """
     found: dict[str, list[Json]] = {}
+    room = texts_bytes_max
     for route in sorted(table.servers.values(), key=lambda route: route.public_name):
-        about = {name: value for name, value in about_in(route.definition).items() if texts or name not in _LONG}
+        whole = about_in(route.definition)
+        short = {name: value for name, value in whole.items() if name not in _LONG}
+        # Read with bounds, so it can be written (`agent.routing.about`).
+        cost = 0 if room is None else len(orjson.dumps(whole)) - len(orjson.dumps(short))
         for replica in route.replicas:
             if route.listed and not replica.ours:
-                found.setdefault(replica.backend_key, []).append({"name": route.public_name, "about": about})
+                fits = room is None or cost <= room
+                room = room - cost if room is not None and fits else room
+                entry = {"name": route.public_name, "about": whole if fits else short}
+                found.setdefault(replica.backend_key, []).append(entry)
     return found
+
+
+def describe_found(table: RouteTable, name: str) -> Json | None:
+    """A server of any node by the name that the mesh knows it by, as `functions` of a link; None for none."""
+    server = find_server(table, name)
+    if server is None or not server.listed:
+        return None
+    tools = [route for route in table.listed_tools() if route.owner == server.owner]
+    functions = [
+        {
+            "name": _own_name(route.definition),
+            "mesh_name": route.public_name,
+            "description": route.definition.get("description") or "",
+        }
+        for route in tools
+    ]
+    return {
+        "server_name": server.public_name,
+        "status": "connected" if server.away_since_s is None else "away",
+        "about": dict(about_in(server.definition)),
+        "functions": functions,
+        "function_count": len(functions),
+    }
 
 
 def describe_peer(view: LinkView, now_s: float) -> Json:

@@ -22,10 +22,12 @@ from agent.control.reconciler import Mesh
 from agent.errors import MeshError
 from agent.model import Json, LinkView, PeerSpec
 from agent.rest.descriptions import (
+    TEXTS_BYTES_MAX,
     describe_conflicts,
     describe_definitions,
     describe_departed,
     describe_disabled,
+    describe_found,
     describe_functions,
     describe_left_out,
     describe_peer,
@@ -97,7 +99,7 @@ class NodeStatus:
         names, left_out = public_names(self._mesh.routes), self._mesh.routes.left_out
         servers, peers = split_views(self._mesh.views())
         now_s = clock.now_s()
-        behind = servers_behind(self._mesh.routes, texts=not for_clients)
+        behind = servers_behind(self._mesh.routes, texts_bytes_max=TEXTS_BYTES_MAX if for_clients else None)
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
         unused = [unused_server(entry) for entry in self._left_out() if not entry.keeps_running]
         described = [
@@ -108,10 +110,14 @@ class NodeStatus:
         return [*described[: len(servers)], *disabled, *unused, *described[len(servers) :]]
 
     def functions(self, server_name: str) -> Json:
-        """The functions of one server or peer."""
-        view = self._mesh.view_of(server_name)
-        names = public_names(self._mesh.routes)
-        functions = describe_functions(view, names) if view.connected else []
+        """The functions of one server or peer, or of a server of another node by its name in the mesh."""
+        try:
+            view = self._mesh.view_of(server_name)
+        except MeshError:
+            if found := describe_found(self._mesh.node_routes, server_name):
+                return found
+            raise
+        functions = describe_functions(view, public_names(self._mesh.routes)) if view.connected else []
         status = "connected" if view.connected else view.state.value
         about = dict(view.about) if view.connected and view.identity is None else {}
         counted: Json = {"functions": functions, "function_count": len(functions)}

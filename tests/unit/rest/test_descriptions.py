@@ -18,6 +18,7 @@ from agent.model import (
     StdioTarget,
 )
 from agent.rest.descriptions import (
+    TEXTS_BYTES_MAX,
     describe_conflicts,
     describe_disabled,
     describe_functions,
@@ -26,6 +27,7 @@ from agent.rest.descriptions import (
     describe_server,
     describe_unused_entry,
     public_names,
+    servers_behind,
     split_views,
 )
 from agent.routing.build import build_routes
@@ -202,3 +204,25 @@ def test_servers_come_before_peers_each_by_name() -> None:
 def test_addresses_of_peers_are_shown_to_operators_alone() -> None:
     assert describe_server(READY, {}, 0.0)["url"] == PEER.target.url
     assert PEER.target.url not in str(describe_server(READY, {}, 0.0, with_url=False))
+
+
+def test_a_list_for_models_has_the_texts_of_servers_of_other_nodes_as_far_as_there_is_room() -> None:
+    texts = {"a": "long " * 2_500, "b": "long " * 2_500, "c": "long " * 2_500, "d": "short"}
+    parts = [
+        Contribution(
+            f"peer:{name}",
+            ContributionKind.PLAIN_PEER,
+            name,
+            None,
+            None,
+            OFFER,
+            about={"title": name.upper(), "instructions": text},
+        )
+        for name, text in texts.items()
+    ]
+    table = build_routes(parts, OWN, for_clients=True)
+    found = servers_behind(table, texts_bytes_max=TEXTS_BYTES_MAX)
+    shown = {name: found[f"peer:{name}"][0]["about"] for name in texts}
+    assert [shown[name]["title"] for name in texts] == ["A", "B", "C", "D"]
+    assert [name for name, about in shown.items() if "instructions" not in about] == ["c"]
+    assert servers_behind(table)["peer:c"][0]["about"]["instructions"] == texts["c"]
