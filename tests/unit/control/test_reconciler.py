@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from agent.errors import MeshError, OverrideRefused
 from agent.links.link import Link, LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.model import BackendSpec, HttpTarget, NodeIdentity, ServerScope, ServerSpec
-from agent.routing.table import RouteTable
+from agent.routing.table import RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog, Instance, InstanceKey
 from tests.scripted_client import OWN, OtherSide, now_s
@@ -30,15 +30,17 @@ class Rig:
     supervisor: Supervisor
     side: OtherSide
     loop_task: asyncio.Task[None]
-    told: list[object] = field(default_factory=list)
+    told: list[frozenset[RouteKind]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    in_fleets: list[frozenset[RouteKind]] = field(default_factory=list)
 
 
 @asynccontextmanager
 async def running(folder: Path, side: OtherSide | None = None) -> AsyncIterator[Rig]:
     side = side or OtherSide()
-    told: list[object] = []
+    told: list[frozenset[RouteKind]] = []
     gone: list[str] = []
+    in_fleets: list[frozenset[RouteKind]] = []
 
     def make(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
         hooks = LinkHooks(lambda: mesh.wake() and None, lambda _: None, lambda _: None)
@@ -50,11 +52,11 @@ async def running(folder: Path, side: OtherSide | None = None) -> AsyncIterator[
             supervisor=supervisor,
             store=OverrideStore.open(folder),
             statics=(),
-            hooks=MeshHooks(told.append, lambda _: None, lambda _: None, gone.append),
+            hooks=MeshHooks(told.append, lambda _: None, lambda _: None, gone.append, fleets_changed=in_fleets.append),
         )
         task = group.create_task(mesh.run(), name="mesh")
         try:
-            yield Rig(mesh, supervisor, side, task, told, gone)
+            yield Rig(mesh, supervisor, side, task, told, gone, in_fleets)
         finally:
             task.cancel()
 
@@ -129,6 +131,16 @@ async def test_nothing_changed_notifies_no_client(tmp_path: Path) -> None:
         await asyncio.sleep(10 * RESYNC_EVERY_S)
         assert len(rig.told) == before
         assert rig.mesh.routes is table
+
+
+@pytest.mark.parametrize("scope", [ServerScope.FLEET, ServerScope.NODE])
+async def test_lists_that_nodes_of_fleets_change_are_noted_apart(scope: ServerScope, tmp_path: Path) -> None:
+    async with running(tmp_path, OtherSide(tools=[{"name": "a", "inputSchema": {"type": "object"}}])) as rig:
+        rig.mesh.take_servers([replace(SERVER, scope=scope)])
+        await asyncio.sleep(1)
+        noted, others = (rig.in_fleets, rig.told) if scope is ServerScope.FLEET else (rig.told, rig.in_fleets)
+        assert any(RouteKind.TOOL in kinds for kinds in noted)
+        assert not any(RouteKind.TOOL in kinds for kinds in others)
 
 
 async def test_unknown_and_disabled_names_are_distinct(tmp_path: Path) -> None:
