@@ -9,6 +9,7 @@ in time.
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ CAPABILITY: Final[Json] = {"list": {}, "cancel": {}, "requests": {"tools": {"cal
 LISTED_MAX: Final = 256
 # How each of them stands is asked of its server.
 LIST_PAGE: Final = 32
+_NUMBER: Final = re.compile(r"[0-9]{1,15}")
 STATUS: Final = "notifications/tasks/status"
 # A client may have gone without notice, so a request for a result lasts this long; another one may follow.
 RESULT_TIMEOUT_S: Final = 3_600.0
@@ -122,7 +124,9 @@ class TaskTalks:
 
     def __init__(self) -> None:
         self._cancelled: dict[str, None] = {}  # By ID, the oldest first.
-        self._made: dict[str, Json] = {}  # As last seen, in the same order.
+        # Each with its number, as last seen, in the same order.
+        self._made: dict[str, tuple[int, Json]] = {}
+        self._count = 0
         self._talks: WeakValueDictionary[str, Talk] = WeakValueDictionary()
 
     def __repr__(self) -> str:
@@ -130,24 +134,33 @@ class TaskTalks:
 
     def made(self, task: Json) -> None:
         """A call of this session was made a task, or one of those was seen again."""
-        self._made[task["taskId"]] = task
+        if task["taskId"] in self._made:
+            self.seen(task)
+            return
+        self._count += 1
+        self._made[task["taskId"]] = self._count, task
         if len(self._made) > LISTED_MAX:
             del self._made[next(iter(self._made))]
 
     def page(self, cursor: object) -> tuple[list[Json], str | None]:
-        """The tasks of one page as last seen, and the cursor of the next. Raises `MCPError` for an unknown cursor."""
-        ids = list(self._made)
-        if cursor is not None and cursor not in self._made:
-            raise MCPError(code=INVALID_PARAMS, message="cursor: not one that this list gave, or too old")
-        start = 0 if cursor is None else ids.index(str(cursor)) + 1
-        shown = ids[start : start + LIST_PAGE]
-        more = start + LIST_PAGE < len(ids)
-        return [self._made[task_id] for task_id in shown], shown[-1] if more else None
+        """The tasks of one page as last seen, and the cursor of the next. Raises `MCPError` for one that is none.
+
+        A cursor is the number of the last task shown, which its server may have forgotten since.
+        """
+        after = 0
+        if cursor is not None:
+            if not isinstance(cursor, str) or not _NUMBER.fullmatch(cursor) or int(cursor) > self._count:
+                raise MCPError(code=INVALID_PARAMS, message="cursor: not one that this list gave")
+            after = int(cursor)
+        left = [(number, task) for number, task in self._made.values() if number > after]
+        shown = left[:LIST_PAGE]
+        return [task for _, task in shown], str(shown[-1][0]) if len(left) > LIST_PAGE else None
 
     def seen(self, task: Json) -> None:
         """As `made`, for a task that may not be one of this session's."""
-        if task.get("taskId") in self._made:
-            self._made[task["taskId"]] = task
+        known = self._made.get(task.get("taskId", ""))
+        if known is not None:
+            self._made[task["taskId"]] = known[0], task
 
     def forget(self, task_id: str) -> None:
         """Its server does not know it any more."""

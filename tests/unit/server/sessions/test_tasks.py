@@ -14,11 +14,13 @@ from agent.routing.table import Replica
 from agent.server.sessions.elicitation import AskedClient
 from agent.server.sessions.tasks import (
     CANCELLED_MAX,
+    LIST_PAGE,
     POLL_MAX_S,
     POLL_MIN_S,
     RESULT_TIMEOUT_S,
     AskedTask,
     TaskTalks,
+    listed,
     with_extension,
 )
 from agent.tasks.ids import announces_tasks
@@ -193,3 +195,41 @@ def test_a_client_that_wants_a_task_is_one_that_takes_tasks() -> None:
         assert announces_tasks(with_extension(capabilities))
         assert with_extension(capabilities).keys() >= capabilities.keys()
     assert with_extension({"extensions": {"x": {}}})["extensions"].keys() >= {"x"}
+
+
+async def test_tasks_are_listed_in_pages_that_go_on_though_servers_forget_tasks() -> None:
+    talks = TaskTalks()
+    for number in range(3 * LIST_PAGE + 1):
+        talks.made({"taskId": str(number), "status": "working"})
+    lost = {
+        str(LIST_PAGE - 1),
+        str(LIST_PAGE),
+    }  # The last of a page, which its cursor names, and the first of the next.
+
+    async def now(task_id: str) -> Json:
+        if task_id in lost:
+            raise MCPError(code=-32602, message="Unknown task")
+        return {"taskId": task_id, "status": "completed"}
+
+    seen: list[str] = []
+    cursor: object = None
+    while True:
+        page = await listed(talks, cursor, now)
+        seen += [task["taskId"] for task in page["tasks"]]
+        assert len(page["tasks"]) <= LIST_PAGE
+        assert {task["status"] for task in page["tasks"]} == {"completed"}
+        if "nextCursor" not in page:
+            break
+        cursor = page["nextCursor"]
+    assert seen == [str(number) for number in range(3 * LIST_PAGE + 1) if str(number) not in lost]
+
+
+@pytest.mark.parametrize("cursor", ["x", "", "-1", "99", "1e3", 7, None, "9" * 40])
+async def test_a_cursor_that_no_list_gave_is_refused_and_none_is_the_first_page(cursor: object) -> None:
+    talks = TaskTalks()
+    talks.made({"taskId": "a", "status": "working"})
+    if cursor is None:
+        assert talks.page(cursor) == ([{"taskId": "a", "status": "working"}], None)
+        return
+    with pytest.raises(MCPError, match="not one that this list gave"):
+        talks.page(cursor)
