@@ -268,9 +268,10 @@ def _show(kind: RouteKind, table: _Named) -> Iterator[Conflict]:
         assert route.shown is not None
         shown_name, definition = route.shown
         if shown_name != name and shown_name in table:
-            # A name that another owner made up: both keep theirs. An address of the web is listed once.
+            # A name that another owner made up: both keep theirs. An address of the web is listed once; a view without
+            # the other server lists it as this one's, by what is kept as `shown`.
             if route.listed and kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
-                table[name] = replace(route, listed=False, shown=None)
+                table[name] = replace(route, listed=False)
                 yield Conflict(shown_name, table[shown_name].owner, (route.owner,), ConflictReason.OWNER)
             continue
         table[name] = replace(route, definition=definition, listed=route.listed and shown_name == name, shown=None)

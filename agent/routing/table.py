@@ -138,7 +138,8 @@ class Route:
     `too_large`: clients are not shown it, since many read the first page alone and it would fill one.
     `away_since_s`: of a route that no connected backend offers now; monotonic seconds, None while one does. Its owner
     is empty where nothing is known of the name but that this node has only begun to look for others. `shown`: the name
-    and the definition that clients of `/mcp` get in place of these; None for the same. `in_fleet`: of a tool that
+    and the definition that clients of `/mcp` get in place of these; None for the same. In a table for clients, of an
+    address of the web that is listed as another server's. `in_fleet`: of a tool that
     clients see once for all nodes; `fleet`: of that one.
     """
 

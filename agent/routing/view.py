@@ -153,6 +153,23 @@ class _Showing:
                 yield route
             elif route.fleet is not None and kind is RouteKind.TOOL:  # Of some nodes, by their own names.
                 yield from (one for one in route.fleet.members.values() if one.owner in self._owners)
+        if kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
+            yield from self._addresses(kind)
+
+    def _addresses(self, kind: RouteKind) -> Iterator[Route]:
+        """Addresses of the web of servers of the view that are listed as another server's, which it does not show."""
+        routes = self._whole.of_kind(kind)
+        found: dict[str, Route] = {}
+        for _, route in sorted(routes.items()):
+            if route.listed or route.shown is None or route.owner not in self._owners:
+                continue
+            address, definition = route.shown
+            holder = routes.get(address)
+            if holder is None or not self._owners.issuperset(_owners(holder)):
+                found.setdefault(
+                    address, replace(route, public_name=address, definition=definition, listed=True, shown=None)
+                )
+        yield from found.values()
 
     def _named(self, kind: RouteKind) -> dict[str, Route]:
         """The routes of one kind by the names that clients see; other names of what is not renamed resolve too."""

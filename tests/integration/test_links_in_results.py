@@ -13,7 +13,8 @@ from mcp_types import EmbeddedResource, ResourceLink, TextResourceContents
 
 from agent.client.protocol import McpClient, Request
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
-from tests.integration.servers.hops import front_before
+from tests.integration.servers.clock_server import ask, listed, service
+from tests.integration.servers.hops import front_before, front_of
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
 
@@ -125,6 +126,33 @@ async def _addresses_of_the_web_stay(mcp: McpClient, namespace: str) -> None:
     for uri, text in {guide: "the guide", third: "web page 3"}.items():
         contents = (await mcp.request(Request.within("resources/read", {"uri": uri}, timeout_s=10)))["contents"]
         assert [(part["uri"], part["text"]) for part in contents] == [(uri, text)]
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_an_address_that_two_servers_have_is_each_ones_in_its_own_views(hops: int, tmp_path: Path) -> None:
+    other: FastMCP = FastMCP("other")
+
+    @other.resource("https://docs.example.com/guide")
+    def guide() -> str:
+        return "another guide"
+
+    async with (
+        served(make_server()) as one,
+        served(other) as two,
+        front_of(tmp_path, service("kit", one), service("zoo", two), hops=hops) as node,
+    ):
+        await node.when(lambda: "zoo" in node.mesh.routes.servers)
+        for path, text in (
+            ("/mcp", "the guide"),
+            ("/mcp?servers=kit", "the guide"),
+            ("/mcp?servers=zoo", "another guide"),
+            ("/mcp/s/zoo", "another guide"),
+        ):
+            async with client(f"{node.base}{path}", Era.MODERN) as mcp:
+                uris = await listed(mcp, "resources", "uri")
+                assert uris.count("https://docs.example.com/guide") == 1
+                (part,) = (await ask(mcp, "resources/read", uri="https://docs.example.com/guide"))["contents"]
+                assert (part["uri"], part["text"]) == ("https://docs.example.com/guide", text)
 
 
 @pytest.mark.parametrize("era", list(Era))

@@ -124,6 +124,14 @@ def test_an_address_of_the_web_is_listed_once_under_itself_and_the_other_claim_i
     assert [(one.name, one.holder, one.others) for one in table.conflicts] == [
         (address, "service:docs", ("service:wiki",))
     ]
+    for view in (ViewSpec(servers=("wiki",)), ViewSpec(servers=("wiki",), alone=True)):
+        shown = show(table, view).table
+        assert [(one.definition["uri"], one.owner) for one in shown.listed_resources()] == [(address, "service:wiki")]
+        read = shown.find_uri(address)
+        assert read is not None
+        assert [replica.backend_key for replica in read.replicas] == ["server:wiki"]
+    both = show(table, ViewSpec(servers=("wiki", "docs"))).table
+    assert [(one.public_name, one.owner) for one in both.listed_resources()] == [(address, "service:docs")]
     between_nodes = build_routes(parts, OWN)
     assert address not in between_nodes.resources, "nodes of earlier releases know the form with the server's name"
 
