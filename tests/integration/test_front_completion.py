@@ -10,8 +10,10 @@ from fastmcp import FastMCP
 from mcp_types import CompleteRequestParams
 
 from agent.client.protocol import Request
-from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
-from tests.integration.servers.nodes import RunningNode, client, running_node, served
+from agent.model import Era, Json
+from tests.integration.servers.clock_server import ask, service
+from tests.integration.servers.hops import front_of
+from tests.integration.servers.nodes import RunningNode, client, served
 
 eras = pytest.mark.parametrize("era", list(Era))
 
@@ -43,30 +45,35 @@ def completing() -> FastMCP:
 
 
 @asynccontextmanager
-async def node_with_kit(folder: Path) -> AsyncIterator[RunningNode]:
-    async with served(completing()) as url:
-        spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
-        async with running_node("one", folder, servers=[spec]) as node:
-            await node.connected("kit")
-            yield node
+async def node_with_kit(folder: Path, hops: int = 1) -> AsyncIterator[RunningNode]:
+    async with served(completing()) as url, front_of(folder, service("kit", url), hops=hops) as node:
+        yield node
+
+
+PUBLIC: list[tuple[Json, str]] = [
+    ({"type": "ref/prompt", "name": "kit__greet"}, "greet"),
+    ({"type": "ref/resource", "uri": "kit://kit/pages/{number}"}, "kit://pages/{number}"),
+    ({"type": "ref/resource", "uri": "kit://kit/pages/7"}, "kit://pages/7"),
+]
+OWN: list[tuple[Json, str]] = [
+    ({"type": "ref/prompt", "name": "greet"}, "greet"),
+    ({"type": "ref/resource", "uri": "kit://pages/{number}"}, "kit://pages/{number}"),
+]
 
 
 @eras
-@pytest.mark.parametrize(
-    ("ref", "known_as"),
-    [
-        ({"type": "ref/prompt", "name": "kit__greet"}, "greet"),
-        ({"type": "ref/resource", "uri": "kit://kit/pages/{number}"}, "kit://pages/{number}"),
-        ({"type": "ref/resource", "uri": "kit://kit/pages/7"}, "kit://pages/7"),
-    ],
-)
-async def test_a_completion_reaches_its_server_under_the_name_it_knows(
-    ref: Json, known_as: str, era: Era, tmp_path: Path
-) -> None:
-    async with node_with_kit(tmp_path) as node, client(node.url, era) as mcp:
-        params = {"ref": ref, "argument": {"name": "a", "value": "x"}}
-        result = await mcp.request(Request.within("completion/complete", params, timeout_s=5))
-        assert result["completion"]["values"] == [known_as, "x"]
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_completion_reaches_its_server_under_the_name_it_knows(era: Era, hops: int, tmp_path: Path) -> None:
+    async with node_with_kit(tmp_path, hops) as node:
+        for path, refs in (
+            ("/mcp", [*PUBLIC, *OWN]),
+            ("/mcp?servers=kit", [*PUBLIC, *OWN]),
+            ("/mcp/s/kit", [*OWN, ({"type": "ref/resource", "uri": "kit://pages/7"}, "kit://pages/7")]),
+        ):
+            async with client(f"{node.base}{path}", era) as mcp:
+                for ref, known_as in refs:
+                    result = await ask(mcp, "completion/complete", ref=ref, argument={"name": "a", "value": "x"})
+                    assert result["completion"]["values"] == [known_as, "x"]
 
 
 @eras

@@ -163,12 +163,13 @@ async def test_a_server_that_is_away_is_awaited_and_not_unknown(era: Era, tmp_pa
 
 
 @eras
-async def test_its_clients_hear_of_changes_of_its_lists_alone(era: Era, tmp_path: Path) -> None:
+@hops
+async def test_its_clients_hear_of_changes_of_its_lists_alone(era: Era, hops: int, tmp_path: Path) -> None:
     growing = clock_server()
     async with (
         served(growing) as wall,
         served(clock_server("noon")) as wrist,
-        front_of(tmp_path, service("wall", wall), service("wrist", wrist)) as node,
+        front_of(tmp_path, service("wall", wall), service("wrist", wrist), hops=hops) as node,
         client(single(node, "wall"), era) as one,
         client(single(node, "wrist"), era) as two,
     ):

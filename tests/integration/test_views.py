@@ -151,12 +151,13 @@ async def _cursors_belong_to_their_view(node: RunningNode) -> None:
 
 
 @eras
-async def test_clients_of_a_view_hear_of_changes_of_its_lists_alone(era: Era, tmp_path: Path) -> None:
+@hops
+async def test_clients_of_a_view_hear_of_changes_of_its_lists_alone(era: Era, hops: int, tmp_path: Path) -> None:
     growing = clock_server()
     async with (
         served(growing) as wall,
         served(clock_server("noon")) as wrist,
-        front_of(tmp_path, service("wall", wall), service("wrist", wrist)) as node,
+        front_of(tmp_path, service("wall", wall), service("wrist", wrist), hops=hops) as node,
         client(f"{node.url}?servers=wall", era) as one,
         client(f"{node.url}?servers=wrist", era) as two,
     ):

@@ -9,7 +9,9 @@ import asyncio
 from fastmcp import FastMCP
 
 from agent.client.protocol import McpClient
-from tests.integration.servers.nodes import RunningNode
+from agent.model import Era
+from tests.integration.servers.clock_server import ask
+from tests.integration.servers.nodes import RunningNode, client
 
 
 async def heard_while(node: RunningNode, clients: dict[str, McpClient], growing: FastMCP) -> dict[str, list[str]]:
@@ -37,10 +39,19 @@ async def heard_while(node: RunningNode, clients: dict[str, McpClient], growing:
         def chime() -> str:
             return "ding"
 
-        await node.mesh.reload("wall", 10)
+        await reload_wall(node)
         async with asyncio.timeout(10):
             await told.wait()
+        await node.when(lambda: "wall__chime" in node.tool_names())
         await node.mesh.settled()
         for task in tasks:
             task.cancel()
     return heard
+
+
+async def reload_wall(node: RunningNode) -> None:
+    """Have the server listed anew, by the node that has it: this one, or the first behind it (`hops.front_of`)."""
+    where = {} if node.is_up("wall") else {"node": "n0"}
+    async with client(node.url, Era.MODERN) as mcp:
+        done = await ask(mcp, "tools/call", name="reload_mcp_server", arguments={"server_name": "wall", **where})
+    assert done["structuredContent"]["status"] == "connected", done
