@@ -20,6 +20,8 @@ from agent.routing.origins import listed_origin
 from agent.routing.table import NAME_MEMBER, Route, RouteKind, RouteTable
 from agent.routing.uris import UriCodec
 
+# Of the names by which clients find servers; a bound against hostile ones.
+NAMES_REMEMBERED_MAX: Final = 1_000
 _KINDS: Final = (RouteKind.TOOL, RouteKind.PROMPT, RouteKind.RESOURCE, RouteKind.TEMPLATE)
 _Changed: TypeAlias = Mapping[tuple[RouteKind, str], tuple[Json, Route]]
 
@@ -87,6 +89,25 @@ def find_server(table: RouteTable, name: str) -> Route | None:
         route for route in servers.values() if route.listed and listed_origin(route.definition).get("server") == name
     ]
     return called_so[0] if len(called_so) == 1 else None
+
+
+class FoundServers:
+    """`find_server` for each request: what was found in a table is remembered while it is the same one."""
+
+    def __init__(self) -> None:
+        self._table: RouteTable | None = None
+        self._found: dict[str, Route | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<FoundServers {len(self._found)}>"
+
+    def find(self, table: RouteTable, name: str) -> Route | None:
+        """See `find_server`."""
+        if self._table is not table or len(self._found) >= NAMES_REMEMBERED_MAX:
+            self._table, self._found = table, {}
+        if name not in self._found:
+            self._found[name] = find_server(table, name)
+        return self._found[name]
 
 
 def is_unlisted_server(table: RouteTable, name: str) -> bool:

@@ -23,7 +23,7 @@ from agent.routing.about import about_in
 from agent.routing.build import changed_kinds
 from agent.routing.fleet import changed_only_in_fleets
 from agent.routing.table import RouteTable
-from agent.routing.view import Shown, find_server, is_unlisted_server, show
+from agent.routing.view import FoundServers, Shown, is_unlisted_server, show
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.caller_views import PartOfTable
 from agent.server.endpoint import Endpoint, OwnOf, Serve
@@ -165,6 +165,7 @@ class Views:
         self._single = single
         self._build = build
         self._open: dict[str, _Open] = {}
+        self._servers = FoundServers()
         self._known_specs: dict[str, ViewSpec] = {}
         # What tokens of a reach see of `routes`.
         self._limited: dict[str, _Table] = {}
@@ -232,7 +233,7 @@ class Views:
     async def _serve_single(self, request: web.Request) -> web.StreamResponse:
         reach = _reach_of_views()
         name, table = request.match_info["name"], self._seen_by(reach)()
-        server = find_server(table, name)
+        server = self._servers.find(table, name)
         public = name if server is None else server.public_name
         spec = ViewSpec(servers=(public,), alone=True)
 

@@ -8,7 +8,7 @@ from agent.model import Json, NodeIdentity, Offer, ServerScope, ViewSpec
 from agent.routing.build import build_routes
 from agent.routing.names import node_alias, public_name
 from agent.routing.table import Contribution, ContributionKind, RouteKind, RouteTable
-from agent.routing.view import find_server, is_unlisted_server, show
+from agent.routing.view import NAMES_REMEMBERED_MAX, FoundServers, find_server, is_unlisted_server, show
 
 OWN = NodeIdentity("0a" * 16, "home")
 
@@ -155,6 +155,17 @@ def test_a_server_is_found_by_its_public_name_and_by_that_of_its_node(name: str,
     for known in (table, away):
         found = find_server(known, name)
         assert (None if found is None else found.public_name) == expected
+
+
+def test_what_was_found_is_found_anew_in_another_table() -> None:
+    servers, table = FoundServers(), mesh()
+    first = servers.find(table, "files")
+    assert first is not None
+    assert servers.find(table, "files") is first
+    assert servers.find(RouteTable(), "files") is None
+    for number in range(NAMES_REMEMBERED_MAX + 1):
+        assert servers.find(table, f"n{number}") is None
+    assert repr(servers) == "<FoundServers 1>", "as many as there may be, and one more"
 
 
 def test_a_server_that_is_known_by_name_alone_is_found_but_not_as_one_that_is_listed() -> None:
