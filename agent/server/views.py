@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Container, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -234,13 +235,7 @@ class Views:
         reach = _reach_of_views()
         name, table = request.match_info["name"], self._seen_by(reach)()
         server = self._servers.find(table, name)
-        public = name if server is None else server.public_name
-        spec = ViewSpec(servers=(public,), alone=True)
-
-        def own(shown: _Table) -> OwnOf:
-            return lambda _: OneServer(public, shown.about)
-
-        asked = _Asked(f"{SINGLE_PATH}{public}", lambda: spec, own, reach)
+        asked = _as_itself(name if server is None else server.public_name, reach)
         if asked.key in self._open or (server is not None and server.listed):
             return await self._serve(request, asked)
         if server is not None or is_unlisted_server(table, name):
@@ -272,12 +267,9 @@ class Views:
         spec = ViewSpec(servers=query["servers"], tags=query["tags"])
         named = "&".join(f"{name}={','.join(part)}" for name, part in query.items() if part)
         path = f"{request.path.rstrip('/')}?{named}"
-        return await self._serve(
-            request,
-            _Asked(
-                path, lambda: spec, lambda _: lambda search: ViewTools("mesh", lambda: spec, search), _reach_of_views()
-            ),
-        )
+        reach = _reach_of_views()
+        asked = _Asked(path, lambda: spec, lambda _: lambda search: ViewTools("mesh", lambda: spec, search), reach)
+        return await self._serve(request, asked)
 
     async def _serve(self, request: web.Request, asked: _Asked) -> web.StreamResponse:
         if request.query_string and "?" not in asked.path and _query(request):
@@ -410,6 +402,16 @@ def _then(
     first: Callable[[RouteTable], RouteTable], second: Callable[[RouteTable], RouteTable]
 ) -> Callable[[RouteTable], RouteTable]:
     return lambda table: second(first(table))
+
+
+@lru_cache(maxsize=ENDPOINTS_MAX)
+def _as_itself(public_name: str, reach: Reach) -> _Asked:
+    spec = ViewSpec(servers=(public_name,), alone=True)
+
+    def own(shown: _Table) -> OwnOf:
+        return lambda _: OneServer(public_name, shown.about)
+
+    return _Asked(f"{SINGLE_PATH}{public_name}", lambda: spec, own, reach)
 
 
 def _reach_of_views() -> Reach:
