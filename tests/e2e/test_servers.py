@@ -42,9 +42,10 @@ async def changed_child(node: RunningNode, module: str, before: int) -> bool:
 async def test_scope_decides_what_a_servers_tools_are_called_and_which_clients_see_them(
     kit: RunningKit, start: StartNode, tmp_path: Path
 ) -> None:
-    settings = embedded()
+    settings = {**embedded(), "MESH_INSTRUCTIONS": "names", "MESH_FLEET_WRITES": "disk__*"}
     servers = {
         "dice": example("dice", "service"),
+        "disk": example("dice", "fleet"),
         "notes": example("notes"),
         "clock": example("clock", "private"),
         "kit": {"url": kit.url, "mesh": {"scope": "node"}},
@@ -53,13 +54,14 @@ async def test_scope_decides_what_a_servers_tools_are_called_and_which_clients_s
     owner, other = await all_of(
         start(name, tmp_path / name, servers=own, **settings) for name, own in (("owner", servers), ("other", {}))
     )
-    shown = {"dice__roll", "owner__notes__add", "owner__kit__add"}
+    shown = {"dice__roll", "disk__roll", "owner__notes__add", "owner__kit__add"}
     await eventually(partial(owner.offers, *shown, "owner__clock__now"))
     await eventually(partial(other.offers, *shown))
     assert not any("clock" in name for name in await other.tool_names())
     listed = await owner.servers()
     assert {name: (listed[name]["status"], listed[name]["transport"]) for name in servers} == {
         "dice": ("connected", "stdio"),
+        "disk": ("connected", "stdio"),
         "notes": ("connected", "stdio"),
         "clock": ("connected", "stdio"),
         "kit": ("connected", "http"),
@@ -71,6 +73,22 @@ async def test_scope_decides_what_a_servers_tools_are_called_and_which_clients_s
         # The long name always resolves, listed or not.
         rolled = await client.call_tool("owner__dice__roll", {"seed": 1})
         assert rolled.structured_content == (await client.call_tool("dice__roll", {"seed": 1})).structured_content
+        fleet = await client.call_tool("disk__roll", {"node": "all", "seed": 1})
+        (row,) = fleet.structured_content["results"]
+        assert (row["node"], row["structuredContent"]) == ("owner", rolled.structured_content)
+    await names_and_settings_count(owner, other)
+
+
+async def names_and_settings_count(owner: RunningNode, other: RunningNode) -> None:
+    """What the app makes of its settings for clients: instructions by name, servers as themselves, their own names."""
+    said = (await modern_request(other.url, "server/discover"))["instructions"]
+    assert "Servers: dice, owner__disk, owner__kit, owner__notes." in said
+    assert "## Server" not in said
+    alone = await modern_request(f"{other.base}/mcp/s/dice", "tools/list")
+    assert [tool["name"] for tool in alone["tools"]] == ["roll"]
+    told = await modern_request(owner.url, "tools/call", {"name": "now", "arguments": {}})
+    assert told["structuredContent"]["zone"] == "UTC"
+    assert await owner.metric("mesh_own_name_requests_total", method="tools/call") == 1.0
 
 
 async def test_changed_file_is_taken_up_and_a_bad_entry_or_file_ends_nothing_and_is_reported_with_its_line(
