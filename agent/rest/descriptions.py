@@ -170,6 +170,17 @@ def describe_functions(view: LinkView, names: PublicNames) -> list[Json]:
     ]
 
 
+def describe_link(view: LinkView, names: PublicNames) -> Json:
+    """The functions of one server or peer, and what it says of itself, unless it is a node."""
+    functions = describe_functions(view, names) if view.connected else []
+    return {
+        "status": "connected" if view.connected else view.state.value,
+        "about": dict(view.about) if view.connected and view.identity is None else {},
+        "functions": functions,
+        "function_count": len(functions),
+    }
+
+
 def _configuration(spec: ServerSpec) -> Json:
     return {
         "kind": "server",

@@ -28,8 +28,8 @@ from agent.rest.descriptions import (
     describe_departed,
     describe_disabled,
     describe_found,
-    describe_functions,
     describe_left_out,
+    describe_link,
     describe_peer,
     describe_server,
     describe_unused_entry,
@@ -117,13 +117,10 @@ class NodeStatus:
             if found := describe_found(self._mesh.node_routes, server_name):
                 return found
             raise
-        functions = describe_functions(view, public_names(self._mesh.routes)) if view.connected else []
-        status = "connected" if view.connected else view.state.value
-        about = dict(view.about) if view.connected and view.identity is None else {}
-        counted: Json = {"functions": functions, "function_count": len(functions)}
+        described = describe_link(view, public_names(self._mesh.routes))
         if view.identity is not None:  # A node: its servers speak for themselves.
-            counted["servers"] = servers_behind(self._mesh.routes).get(view.key, [])
-        return {"server_name": server_name, "status": status, "about": about, **counted}
+            described["servers"] = servers_behind(self._mesh.routes).get(view.key, [])
+        return {"server_name": server_name, **described}
 
     async def ask(self, node: str, tool: str, arguments: Json) -> Json:
         """Have another node's management tool answer. Raises `MeshError`."""
