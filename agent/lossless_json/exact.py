@@ -10,7 +10,7 @@ import json
 import math
 import re
 import sys
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Never, TypeAlias
 
 import orjson
 
@@ -87,6 +87,18 @@ def with_own_numbers(value: Any) -> Any:
     return json.loads(orjson.dumps(value))
 
 
+def as_plain(value: Any) -> Any:
+    """The value as every reader can have it: half a surrogate pair is U+FFFD, a number is what a double holds of it.
+
+    Raises ValueError beyond 254 levels, and for a number beyond a double.
+    """
+    try:
+        text = orjson.dumps(value)
+    except TypeError as exc:  # orjson.JSONEncodeError is one
+        raise ValueError(str(exc)) from exc
+    return _without_fragments(json.loads(text, parse_int=_plain_integer, parse_float=_plain_float))
+
+
 def _may_overflow(data: bytes) -> bool:
     return _LARGE_EXPONENT.search(data) is not None or _OVERFLOWING_RUN in data.translate(_AS_ZEROS)
 
@@ -159,5 +171,23 @@ def _float(text: str) -> Any:
     return value if math.isfinite(value) else orjson.Fragment(text)
 
 
-def _refuse(text: str) -> Any:
+def _refuse(text: str) -> Never:
     raise ValueError(f"{text} is no JSON")
+
+
+def _without_fragments(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_fragments(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_without_fragments(child) for child in value]
+    return _HALF_PAIR.sub("\ufffd", value) if isinstance(value, str) else value
+
+
+def _plain_integer(text: str) -> int | float:
+    value = _integer(text)
+    return value if isinstance(value, int) else _plain_float(text)
+
+
+def _plain_float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)

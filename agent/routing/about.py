@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from agent.lossless_json.exact import as_plain, is_deeper_than
 from agent.model import ORIGIN_META_KEY, Json
 
 # In the entry's `_meta`: the server's word, as `about_of` gives it.
@@ -23,6 +24,8 @@ INSTRUCTIONS_LEN_MAX: Final = 16_384
 # Icons may be data URIs. What is larger, as JSON, is left out: it is in every list that nodes read of each other.
 ICONS_BYTES_MAX: Final = 32_768
 EXTENSIONS_BYTES_MAX: Final = 8_192
+# Of icons and of the settings of one extension; they stand some levels deep in the entry, which has 64 of them.
+NESTING_MAX: Final = 32
 # Of tags: words by which an operator sorts servers.
 TAGS_MAX: Final = 32
 TAG_LEN_MAX: Final = 64
@@ -53,6 +56,7 @@ def read_about(told: object) -> Json:
     """
     if not isinstance(told, dict):
         return {}
+    told = {member: value for member, said in told.items() if (value := _readable(said, member)) is not None}
     about: Json = {}
     for member in _TEXTS:
         if isinstance(text := told.get(member), str) and text:
@@ -96,8 +100,15 @@ def about_in(definition: Json) -> Json:
     return told
 
 
-def _fits(value: object, bytes_max: int) -> bool:
+def _readable(said: Any, member: str) -> Any:
+    """What a server said under a name, as every reader can have it; None for what none could. Extensions one by one."""
+    if member == "extensions" and isinstance(said, dict):
+        return {name: value for name, one in said.items() if (value := _readable(one, "")) is not None}
     try:
-        return len(orjson.dumps(value)) <= bytes_max
-    except TypeError:  # orjson.JSONEncodeError is one: nested too deep, or half a surrogate pair.
-        return False
+        return None if is_deeper_than(said, NESTING_MAX) else as_plain(said)
+    except ValueError:
+        return None
+
+
+def _fits(value: object, bytes_max: int) -> bool:
+    return len(orjson.dumps(value)) <= bytes_max

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from fastmcp import FastMCP
 from mcp_types import Icon
@@ -10,7 +11,7 @@ from mcp_types import Icon
 from agent.client.protocol import Request
 from agent.mcp_terms import SERVER_INFO_META_KEY
 from agent.model import Era
-from tests.integration.servers.clock_server import service
+from tests.integration.servers.clock_server import ask, service
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Seen, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, client, served
@@ -112,6 +113,44 @@ async def test_a_server_as_itself_says_all_that_it_says_of_itself(era: Era, hops
     assert info.instructions == "Wind it."
     assert info.capabilities.keys() == {"tools", "prompts", "extensions"}
     assert info.capabilities["extensions"] == {SKILLS: {"depth": 2}}
+
+
+@eras
+@hops
+async def test_words_that_no_writer_can_write_cost_only_themselves(era: Era, hops: int, tmp_path: Path) -> None:
+    deep = b'{"a":' * 200 + b"1" + b"}" * 200
+    capabilities = rb'{"tools": {}, "extensions": {"%s": {"x": "\ud800"}, "a/deep": %s}}' % (SKILLS.encode(), deep)
+    info = rb'{"name": "odd", "version": "1", "title": "Odd \ud800", "icons": [{"src": "data:\udfff"}]}'
+
+    async def answer(seen: Seen) -> tuple[bytes, bool]:
+        if seen.body["method"] != "server/discover":
+            return rpc_result(seen, {"tools": [{"name": "go", "inputSchema": {"type": "object"}}]}), True
+        meta = b'{"%s": %s}' % (SERVER_INFO_META_KEY.encode(), info)
+        said = rb'"supportedVersions": ["2026-07-28"], "instructions": "Go \ud800."'
+        result = b'{%s, "capabilities": %s, "_meta": %s}' % (said, capabilities, meta)
+        body = b'{"jsonrpc": "2.0", "id": %s, "result": %s}' % (orjson.dumps(seen.body["id"]), result)
+        head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, True
+
+    async with (
+        scripted(answer) as script,
+        served(library()) as url,
+        front_of(tmp_path, service("odd", script.url), service("books", url), hops=hops) as node,
+    ):
+        said, extensions = await introduction(node, era)
+        assert "## Server books" in said
+        assert "## Server odd\nGo \ufffd." in said
+        assert extensions[SKILLS] == {"x": "\ufffd"}
+        assert "a/deep" not in extensions
+        async with client(f"{node.base}/mcp/s/odd", era) as mcp:
+            assert mcp.server_info.server_info["title"] == "Odd \ufffd"
+            assert mcp.server_info.server_info["icons"] == [{"src": "data:\ufffd"}]
+        async with client(node.url, era) as mcp:
+            for tool in ("list_mcp_servers", "get_mcp_server_functions"):
+                arguments = {} if tool == "list_mcp_servers" else {"server_name": "odd"}
+                shown = await ask(mcp, "tools/call", name=tool, arguments=arguments)
+                assert shown.get("isError") is not True, shown
+                assert "Odd \ufffd" in str(shown["structuredContent"])
 
 
 @eras

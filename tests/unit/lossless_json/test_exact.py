@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.lossless_json.exact import may_have_changed, read_json, with_own_numbers
+from agent.lossless_json.exact import as_plain, may_have_changed, read_json, with_own_numbers
 
 HUGE = ["9223372036854775808", "18446744073709551616", "-9223372036854775809", "1" + "0" * 30, "9" * 5000]
 OVERFLOWING = ["1e400", "-1E+400", "1" * 400 + ".5"]
@@ -112,3 +112,20 @@ def test_as_many_levels_are_read_on_every_path(inner: str, opening: str, closing
 
 def test_of_two_members_of_one_name_the_last_one_counts_as_in_orjson() -> None:
     assert orjson.dumps(read_json(b'{"a":1e400,"b":2,"a":1e401}')) == b'{"a":1e401,"b":2}'
+
+
+def test_plain_values_are_what_every_writer_can_write() -> None:
+    text = (
+        rb'{"half":["\ud800a","\ud83d\ude00"],"long":18446744073709551616,"fits":18446744073709551615,"n":[null,1.5]}'
+    )
+    plain = as_plain(read_json(text))
+    assert plain == {
+        "half": ["\ufffda", "\U0001f600"],
+        "long": float(2**64),
+        "fits": 2**64 - 1,
+        "n": [None, 1.5],
+    }
+    assert orjson.loads(orjson.dumps(plain)) == plain == as_plain(plain)
+    for refused in (b'{"a":1e400}', b"9" * 400, b'["\\ud800",' + b"[" * 300 + b"]" * 300 + b"]"):
+        with pytest.raises(ValueError, match="JSON|ecursion|levels"):
+            as_plain(read_json(refused))
