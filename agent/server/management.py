@@ -15,6 +15,7 @@ from mcp_types.methods import serialize_server_result
 from pydantic import Field
 
 from agent.errors import MCPError, MeshError
+from agent.lossless_json.exact import as_plain
 from agent.model import Json
 from agent.server.node_operations import NodeOperations
 from agent.server.search import LIMIT_MAX, ToolSearch
@@ -105,12 +106,18 @@ class _Answerer:
         """`here` gives our own answer; it is not called when another node answers."""
         try:
             if node is None or node == self._own_name:
-                return await here()
+                return _writable(await here())
             if self._asks_others:
-                return await self._node_status.ask(node, tool, arguments)
+                return _writable(await self._node_status.ask(node, tool, arguments))
         except MeshError as exc:
             raise ToolError(str(exc)) from exc
         raise ToolError(f"This endpoint answers for node {self._own_name!r} alone.")
+
+
+def _writable(answer: Json) -> Json:
+    """The answer without what servers may say and FastMCP cannot write, half a surrogate pair for one."""
+    plain: Json = as_plain(answer)
+    return plain
 
 
 def _add_listings(server: FastMCP, node_status: NodeOperations, ask: _Answerer) -> None:

@@ -115,6 +115,13 @@ async def test_a_server_as_itself_says_all_that_it_says_of_itself(era: Era, hops
     assert info.capabilities["extensions"] == {SKILLS: {"depth": 2}}
 
 
+def whole(seen: Seen, result: bytes) -> tuple[bytes, bool]:
+    """An answer with a result that no JSON writer would write."""
+    body = b'{"jsonrpc": "2.0", "id": %s, "result": %s}' % (orjson.dumps(seen.body["id"]), result)
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, True
+
+
 @eras
 @hops
 async def test_words_that_no_writer_can_write_cost_only_themselves(era: Era, hops: int, tmp_path: Path) -> None:
@@ -124,13 +131,12 @@ async def test_words_that_no_writer_can_write_cost_only_themselves(era: Era, hop
 
     async def answer(seen: Seen) -> tuple[bytes, bool]:
         if seen.body["method"] != "server/discover":
-            return rpc_result(seen, {"tools": [{"name": "go", "inputSchema": {"type": "object"}}]}), True
+            return whole(
+                seen, rb'{"tools": [{"name": "go", "description": "\ud800", "inputSchema": {"type": "object"}}]}'
+            )
         meta = b'{"%s": %s}' % (SERVER_INFO_META_KEY.encode(), info)
         said = rb'"supportedVersions": ["2026-07-28"], "instructions": "Go \ud800."'
-        result = b'{%s, "capabilities": %s, "_meta": %s}' % (said, capabilities, meta)
-        body = b'{"jsonrpc": "2.0", "id": %s, "result": %s}' % (orjson.dumps(seen.body["id"]), result)
-        head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, True
+        return whole(seen, b'{%s, "capabilities": %s, "_meta": %s}' % (said, capabilities, meta))
 
     async with (
         scripted(answer) as script,

@@ -127,5 +127,5 @@ def test_plain_values_are_what_every_writer_can_write() -> None:
     }
     assert orjson.loads(orjson.dumps(plain)) == plain == as_plain(plain)
     for refused in (b'{"a":1e400}', b"9" * 400, b'["\\ud800",' + b"[" * 300 + b"]" * 300 + b"]"):
-        with pytest.raises(ValueError, match="JSON|ecursion|levels"):
+        with pytest.raises(ValueError, match=r"JSON|ecursion|levels"):
             as_plain(read_json(refused))
