@@ -50,7 +50,7 @@ def main() -> None:
             case "server/discover":
                 result = orjson.dumps(DISCOVERED)
             case "subscriptions/listen":
-                return await _silent_stream(request, message)
+                return await silent_stream(request, message)
             case _:
                 error = {"jsonrpc": "2.0", "id": message.get("id"), "error": {"code": -32601, "message": "unknown"}}
                 return web.Response(body=orjson.dumps(error), status=404, content_type="application/json")
@@ -66,7 +66,8 @@ def main() -> None:
     web.run_app(app, sock=sockets, print=None, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
 
 
-async def _silent_stream(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+async def silent_stream(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+    """Grant what was asked for, and say nothing."""
     stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await stream.prepare(request)
     acknowledged = {

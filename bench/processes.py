@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 
 START_TIMEOUT_S = 30.0
+PEER_TOKEN = "one-mesh-for-all-nodes-of-a-measurement"
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 
@@ -48,7 +49,7 @@ async def node_process(
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         port = free_port()
         environment = {"PORT": str(port), "MESH_NODE_NAME": name, "MESH_STATE_DIR": folder, **settings}
-        environment.setdefault("MESH_PEER_TOKEN", "one-mesh-for-all-nodes-of-a-measurement")
+        environment.setdefault("MESH_PEER_TOKEN", PEER_TOKEN)
         environment.setdefault("MESH_LOG_LEVEL", "warning")
         if servers is not None:
             path = Path(folder, "servers.json")
@@ -81,6 +82,16 @@ async def canned_servers(count: int) -> AsyncGenerator[list[str], None]:
     """Run one process that is a canned server on each of so many ports; yields their MCP URLs."""
     ports = free_ports(count)
     command = [sys.executable, "-m", "bench.canned_server", ",".join(str(port) for port in ports)]
+    async with _process(command, {}, f"http://127.0.0.1:{ports[-1]}/healthz"):
+        yield [f"http://127.0.0.1:{port}/mcp" for port in ports]
+
+
+@asynccontextmanager
+async def stub_nodes(count: int, delay_ms: int) -> AsyncGenerator[list[str], None]:
+    """Run one process that is so many nodes, with one tool of a fleet each; yields their MCP URLs."""
+    ports = free_ports(count)
+    listed = ",".join(str(port) for port in ports)
+    command = [sys.executable, "-m", "bench.stub_nodes", listed, PEER_TOKEN, str(delay_ms)]
     async with _process(command, {}, f"http://127.0.0.1:{ports[-1]}/healthz"):
         yield [f"http://127.0.0.1:{port}/mcp" for port in ports]
 
