@@ -67,7 +67,7 @@ def main() -> None:
 
 
 async def silent_stream(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
-    """Grant what was asked for, and say nothing."""
+    """Grant every subscription, and send nothing."""
     stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await stream.prepare(request)
     acknowledged = {

@@ -256,20 +256,15 @@ class Node:
         )
         limits = PageLimits(self._settings.list_page_size)
         preferences = Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
-        for_clients = partial(build, limits=limits, preferences=preferences)
-        for_mesh = partial(
-            for_clients,
-            search_mode=self._settings.tool_mode == "search",
-            instructions=self._settings.instructions,
-            by_own_name=self._metrics.named_by_server,
-        )
+        single = partial(build, limits=limits, preferences=preferences, by_own_name=self._metrics.named_by_server)
+        mode, said = self._settings.tool_mode == "search", self._settings.instructions
+        for_mesh = partial(single, search_mode=mode, instructions=said)
         by_nodes = PartOfTable(lambda: self._mesh.node_routes, self._mesh.shown)
         self._endpoints = [
             for_mesh(MCP_PATH, routes=lambda: self._mesh.routes, node_routes=by_nodes.whole, part=by_nodes),
             # Peers list all tools, whichever mode this node's own clients get, and have our own names from our lists.
             build(PEER_PATH, routes=lambda: self._mesh.local_routes),
         ]
-        single = partial(for_clients, by_own_name=self._metrics.named_by_server)
         self._views = Views(
             lambda: self._mesh.routes, by_nodes, lambda: self._named_views.views, single=single, build=for_mesh
         )
