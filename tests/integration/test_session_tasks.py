@@ -125,6 +125,9 @@ async def test_the_outcome_of_a_task_is_reported_as_the_extension_has_it(hops: i
         error = {"code": -32603, "message": "broke", "data": {"why": 1}}
         broken = await ended("failed", **error)
         assert (broken["status"], broken["error"]) == ("failed", error)
+        raised = await ended("failed", says="disk full")
+        assert (raised["status"], raised["error"]) == ("failed", {"code": -32603, "message": "disk full"})
+        assert "result" not in raised
         cancelled = await ended("cancelled")
         assert cancelled["status"] == "cancelled"
         assert cancelled.keys() & {"result", "error"} == set()

@@ -295,3 +295,8 @@ async def test_a_session_lists_its_own_tasks_and_hears_how_they_stand(kind: str,
             "working",
             "completed",
         ]
+        if kind == "session":
+            raised = {"task_id": "0", "status": "failed", "says": "disk full"}
+            await result(mcp.request("tools/call", {"name": "jobs__finish", "arguments": raised}))
+            assert (await result(asked(mcp, "tasks/get", made[0])))["status"] == "failed"
+            assert (await error(asked(mcp, "tasks/result", made[0])))["message"] == "disk full"

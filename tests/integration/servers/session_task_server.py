@@ -106,9 +106,19 @@ class SessionTasks:
             raise MCPError(code=INVALID_PARAMS, message=f"no such task at {self.place}")
         return task
 
-    def finish(self, ctx: Any, task_id: str, status: str = "completed", **outcome: Any) -> None:
-        """End a task; its outcome is a result with a text, a link and a number, unless another one is given."""
+    def finish(
+        self, ctx: Any, task_id: str, status: str = "completed", says: str | None = None, **outcome: Any
+    ) -> None:
+        """End a task; its outcome is a result with a text, a link and a number, unless another one is given.
+
+        With `says`, that is all there is of it, as of a tool on the Python SDK 1 that raised.
+        """
         self._task(ctx, task_id)["status"] = status
+        if says is not None:
+            self._task(ctx, task_id)["statusMessage"] = says
+            self._outcomes[task_id] = {}
+            self._over.setdefault(task_id, anyio.Event()).set()
+            return
         link = {"type": "resource_link", "name": "home", "uri": HOME}
         usual = text(f"{task_id} at {self.place}")
         self._outcomes[task_id] = outcome or {
