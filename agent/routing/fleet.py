@@ -123,7 +123,7 @@ def _nodes_routes(server: str, members: Mapping[str, Route]) -> tuple[Route, Rou
     """
     spaces = {replica.node_id: member.namespace for member in members.values() for replica in member.replicas}
     names = dict(sorted(members.items()))
-    fleet = Fleet(server, "", NODE_VARIABLE, MappingProxyType(names), (), {}, several=False, namespaces=spaces)
+    fleet = Fleet(server, "", NODE_VARIABLE, MappingProxyType(names), {}, {}, several=False, namespaces=spaces)
     listed, owner, uri = len(members) > NAMES_LISTED_MAX, f"{FLEET_OWNER}{server}", nodes_uri(server)
     meta = {ORIGIN_META_KEY: {"server": server, "scope": ServerScope.FLEET.value, "nodes": len(members)}}
     said = {"name": f"nodes of {server}", "mimeType": "application/json", "_meta": meta}
@@ -196,7 +196,9 @@ def _fleet_route(
         tool=tool,
         argument=_argument(shown.definition),
         members=MappingProxyType(agreed),
-        others=tuple(sorted({_node(member) for member in members} - agreed.keys())),
+        others=MappingProxyType(
+            {_node(member): member for member in sorted(members, key=_node) if _node(member) not in agreed}
+        ),
         away=MappingProxyType({_node(route): route for route in away if _node(route) not in agreed}),
         several=several,
         namespaces={replica.node_id: member.namespace for member in agreed.values() for replica in member.replicas},

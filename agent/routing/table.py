@@ -112,7 +112,7 @@ class Fleet:
     """One tool on the nodes of a fleet, as one (`agent.routing.fleet`). Routes are by the names of their nodes.
 
     `argument`: of the call, which names nodes. `members`: those that agree on the definition that is shown. `others`:
-    nodes whose definition differs, and which are not called. `away`: as in `agent.routing.away`. `several`: whether one
+    those whose definition differs, and which are not called. `away`: as in `agent.routing.away`. `several`: whether one
     call may ask several nodes. `namespaces`: of the URIs of each node, by its ID.
     """
 
@@ -120,7 +120,7 @@ class Fleet:
     tool: str
     argument: str
     members: Mapping[str, "Route"]
-    others: tuple[str, ...]
+    others: Mapping[str, "Route"]
     away: Mapping[str, "Route"]
     several: bool
     namespaces: Mapping[str | None, str]

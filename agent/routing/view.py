@@ -17,7 +17,7 @@ from agent.model import Json, ViewSpec
 from agent.routing.about import about_in
 from agent.routing.names import SEPARATOR, public_name
 from agent.routing.origins import listed_origin
-from agent.routing.table import NAME_MEMBER, Route, RouteKind, RouteTable
+from agent.routing.table import NAME_MEMBER, Fleet, Route, RouteKind, RouteTable
 from agent.routing.uris import UriCodec
 
 # Of the names by which clients find servers; a bound against hostile ones.
@@ -173,7 +173,7 @@ class _Showing:
             if self._owners.issuperset(_owners(route)) and not (route.fleet is not None and self._view.alone):
                 yield route
             elif route.fleet is not None and kind is RouteKind.TOOL:  # Of some nodes, by their own names.
-                yield from (one for one in route.fleet.members.values() if one.owner in self._owners)
+                yield from (one for one in _present(route.fleet) if one.owner in self._owners)
         if kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
             yield from self._addresses(kind)
 
@@ -203,7 +203,7 @@ class _Showing:
             _identity(one)
             for name, route in zip(names, shown, strict=True)
             if name == route.public_name
-            for one in (route, *(route.fleet.members.values() if route.fleet is not None else ()))
+            for one in (route, *(_present(route.fleet) if route.fleet is not None else ()))
         }
         for name, route in self._whole.of_kind(kind).items():
             if not route.listed and route.owner in self._owners and _identity(route) in kept:
@@ -242,8 +242,13 @@ def _owners(route: Route) -> tuple[str, ...]:
     """
     if route.fleet is None:
         return (route.owner,)
-    members = (*route.fleet.members.values(), *route.fleet.away.values())
+    members = (*_present(route.fleet), *route.fleet.away.values())
     return tuple(member.owner for member in members if member.listed)
+
+
+def _present(fleet: Fleet) -> list[Route]:
+    """The routes of single nodes, of those with another definition too."""
+    return [*fleet.members.values(), *fleet.others.values()]
 
 
 def _owned(routes: Mapping[str, Route], owners: frozenset[str]) -> dict[str, Route]:

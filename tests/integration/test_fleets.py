@@ -20,6 +20,7 @@ from tests.integration.servers.nodes import RunningNode, catalog, client, instan
 
 eras = pytest.mark.parametrize("era", list(Era))
 NODES = ("n0", "n1", "n2")
+TOOLS = ("broken", "clean", "mixed", "slow", "usage")
 READ_ONLY = ToolAnnotations(read_only_hint=True)
 
 
@@ -55,6 +56,10 @@ class Disk:
                 self.cancelled.set()
                 raise
             return "never"
+
+        @self.server.tool(annotations=READ_ONLY, description="Another release." if name == "n1" else "The release.")
+        def mixed() -> str:
+            return name
 
         @self.server.tool
         def clean(node: str) -> str:
@@ -107,18 +112,21 @@ async def test_a_fleet_is_called_through_one_node_and_through_two(tmp_path: Path
                 async with client(entry.url, era) as mcp:
                     await _one_node_answers_as_itself(mcp, disks)
                     await _several_nodes_are_one_result(mcp)
+                    await _another_definition_is_a_finding_and_not_called(entry, mcp)
                     await _what_writes_runs_on_one_node(mcp)
         async with client(f"{front.url}?tools=search", Era.MODERN) as mcp:
             inner = await call(mcp, "call_tool", name="disk__usage", arguments={"node": "all", "path": "/same"})
             assert len(inner["structuredContent"]["results"]) == 3
         async with client(f"{front.url}?servers=disk", Era.MODERN) as mcp:
-            assert await listed(mcp) == ["disk__broken", "disk__clean", "disk__slow", "disk__usage"]
+            assert await listed(mcp) == [f"disk__{name}" for name in TOOLS]
             assert len((await call(mcp, "disk__usage", node="all", path="/"))["structuredContent"]["results"]) == 3
         async with client(f"{front.url}?servers=n1__disk", Era.MODERN) as mcp:
-            assert await listed(mcp) == [f"n1__disk__{name}" for name in ("broken", "clean", "slow", "usage")]
+            assert await listed(mcp) == [f"n1__disk__{name}" for name in TOOLS]
             assert (await call(mcp, "n1__disk__usage", path="/"))["structuredContent"] == {"free": "n1"}
         async with client(f"{front.base}/mcp/s/n1__disk", Era.MODERN) as mcp:
             assert (await call(mcp, "usage", path="/"))["structuredContent"] == {"free": "n1"}
+            assert await listed(mcp) == list(TOOLS)
+            assert await text_of(mcp, "mixed") == "n1", "by itself it has its own definition"
 
 
 async def _one_node_answers_as_itself(mcp: McpClient, disks: list[Disk]) -> None:
@@ -155,6 +163,17 @@ async def _several_nodes_are_one_result(mcp: McpClient) -> None:
     assert outcomes == {"n0": "ok", "n1": "tool_error", "n2": "ok"}
     assert part.get("isError") is not True
     assert (await call(mcp, "disk__broken", node=["n1"]))["isError"] is True
+
+
+async def _another_definition_is_a_finding_and_not_called(node: RunningNode, mcp: McpClient) -> None:
+    (shown,) = [tool for tool in (await ask(mcp, "tools/list"))["tools"] if tool["name"] == "disk__mixed"]
+    assert shown["description"] == "The release."
+    rows = (await call(mcp, "disk__mixed", node="all"))["structuredContent"]["results"]
+    assert [(row["node"], row["outcome"]) for row in rows] == [("n0", "ok"), ("n1", "not_executed"), ("n2", "ok")]
+    with pytest.raises(RpcError, match="another definition"):
+        await call(mcp, "disk__mixed", node="n1")
+    status = (await node.rest("GET", "/status"))[1]["data"]
+    assert [one["reason"] for one in status["conflicts"] if one["name"] == "disk__mixed"] == ["definition"]
 
 
 async def _what_writes_runs_on_one_node(mcp: McpClient) -> None:
