@@ -116,7 +116,10 @@ async def test_unreachable_peer_is_saved_and_connects_when_it_appears(start: Sta
 
 
 async def test_our_own_url_is_refused_and_nothing_of_it_is_kept(node: RunningNode) -> None:
-    for url in (node.url, f"http://localhost:{node.port}/mcp", f"{node.url}/"):
+    hosts = ("localhost", "LOCALHOST.", "[::1]", "[::ffff:127.0.0.1]")
+    by_host = [f"http://{host}:{node.port}/mcp" for host in hosts]
+    by_path = [f"http://127.0.0.1:{node.port}{path}" for path in ("", "/", "//mcp", "/%6dcp", "/mcp/", "/mcp/none")]
+    for url in (node.url, *by_host, *by_path, f"https://127.0.0.1:{node.port}/mcp"):
         code, answer = await post(node, "mirror", url)
         assert (code, answer["success"], answer["error"]["code"]) == (409, False, "own_node"), url
     assert "mirror" not in await node.peers()

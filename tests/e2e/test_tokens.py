@@ -136,7 +136,9 @@ def refused(answer: Any) -> bool:
 async def test_our_own_url_is_refused_as_a_peer_though_it_wants_a_token(guarded: Guarded) -> None:
     headers = {**bearer(TOKEN), "Content-Type": "application/json"}
     async with aiohttp.ClientSession() as session:
-        for url in (guarded.front.url, f"http://localhost:{guarded.front.port}/mcp"):
+        port = guarded.front.port
+        other_paths = (f"http://127.0.0.1:{port}", f"http://localhost:{port}//mcp", f"http://127.0.0.1:{port}/%6dcp")
+        for url in (guarded.front.url, f"http://localhost:{port}/mcp", *other_paths):
             body = orjson.dumps({"peer_name": "mirror", "peer_url": url})
             async with session.post(guarded.front.base + REST[0], data=body, headers=headers) as response:
                 answer = orjson.loads(await response.read())
