@@ -7,6 +7,7 @@ origins give.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from agent.lossless_json.raw import write_definition
@@ -165,7 +166,7 @@ class _Reading:
             raise Refused(ConflictReason.MISNAMED, name)
         if (why := self._contribution.blocked.get((kind, name))) is not None:
             raise LeftOut(why)
-        entry = mended(kind, entry)
+        entry = mended(kind, entry, partial(self._leave_out, kind, name))
         meta = entry.get("_meta")
         kept = meta if isinstance(meta, dict) else {}
         if not imported:
