@@ -17,6 +17,8 @@ ABOUT_META_KEY: Final = "mesh-agent/about"
 # The own name of such an entry; in a list the server's namespace stands in it like in any URI.
 ABOUT_URI: Final = "mesh-server:about"
 
+_AWAY: Final = "away"
+
 # Texts beyond these are cut; instructions of well-known servers have 2,000 to 8,000 characters.
 TEXT_LEN_MAX: Final = 512
 INSTRUCTIONS_LEN_MAX: Final = 16_384
@@ -75,6 +77,17 @@ def read_about(told: object) -> Json:
 def about_entry(label: str, about: Json) -> Json:
     """An entry as a backend's own list of resources would have it."""
     return {"uri": ABOUT_URI, "name": label, "_meta": {ABOUT_META_KEY: about}}
+
+
+def away_entry(namespace_uri: str, label: str, origin: Json) -> Json:
+    """What a node lists of a server of its own that is away: whose names begin so may come back there."""
+    return {"uri": namespace_uri, "name": label, "_meta": {ABOUT_META_KEY: {_AWAY: True}, ORIGIN_META_KEY: origin}}
+
+
+def says_away(entry: Json) -> bool:
+    """Whether such a word of another node says that the server is away, and nothing else."""
+    told = entry["_meta"][ABOUT_META_KEY]
+    return isinstance(told, dict) and told.get(_AWAY) is True
 
 
 def is_about(entry: object) -> bool:
