@@ -38,7 +38,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 # Where clients look for OAuth after a 401. There is none here, which only a 404 says: anything else is taken for a
 # broken authorization server, and shown in place of what the node said (RFC 8414, RFC 9728, RFC 7591).
 _OAUTH_PATH = re.compile(
-    r"(?:/[\w/-]*)?/\.well-known/(?:oauth-[a-z-]+|openid-configuration)(?:/[\w/.-]*)?|/(?:register|authorize|token)"
+    r"(?:/[\w/.~%-]*)?/\.well-known/(?:oauth-[a-z-]+|openid-configuration)(?:/[\w/.~%-]*)?|/(?:register|authorize|token)"
 )
 _PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
 MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
