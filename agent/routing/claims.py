@@ -28,7 +28,7 @@ from agent.routing.origins import (
     namings_of,
     received_origin,
 )
-from agent.routing.output_schemas import is_shown_in_sessions
+from agent.routing.output_schemas import is_object_schema
 from agent.routing.table import (
     NAME_MEMBER,
     Claims,
@@ -189,7 +189,8 @@ class _Reading:
         too_large = len(write_definition(definition)) > ENTRY_BYTES_MAX
         if too_large:
             self._leave_out(kind, name, "larger than a page of a list; it can be used all the same")
-        hides_schema = "outputSchema" in definition and not is_shown_in_sessions(definition["outputSchema"])
+        # One that clients of 2026-07-28 compile is compiled by earlier ones as well, if they know its kind.
+        hides_schema = "outputSchema" in definition and not is_object_schema(definition["outputSchema"])
         for naming in namings:
             remote = self._remote_parts(naming, namings, origin)
             inner = public_name(*(remote or namings[0].parts)) if imported else ""

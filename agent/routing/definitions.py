@@ -57,14 +57,16 @@ def mended(kind: RouteKind, definition: Json, say: Callable[[str], None] = lambd
     """
     if is_deeper_than(definition, NESTING_MAX):
         raise LeftOut(f"nested more than {NESTING_MAX} levels deep")
-    readable, has_null = _readable(definition)
+    readable, text = _readable(definition)
     for member, source in _NEEDED[kind]:
         if not isinstance(readable.get(member), str):
             readable = {**readable, member: readable[source]}
     if kind is RouteKind.TOOL:
-        if has_null:
+        if b"null" in text:
             readable = _mended_object(readable, dict.fromkeys(("inputSchema", _OUTPUT), _without_nulls))
-        schema, invalid = without_invalid_annotations(_input_schema(readable.get("inputSchema")))
+        schema, invalid = _input_schema(readable.get("inputSchema")), list[object]()
+        if ANNOTATION.encode() in text:
+            schema, invalid = without_invalid_annotations(schema)
         if invalid:
             named = _shown(invalid[0]) if len(invalid) == 1 else f"{_shown(invalid[0])} and {len(invalid) - 1} more"
             say(f"{ANNOTATION} {named}, which is no header of one plain argument; the tool works without")
@@ -74,8 +76,8 @@ def mended(kind: RouteKind, definition: Json, say: Callable[[str], None] = lambd
     return _mended_object(readable, _MEMBERS[kind])
 
 
-def _readable(definition: Json) -> tuple[Json, bool]:
-    """The same without halves of surrogate pairs, and whether null may be in it.
+def _readable(definition: Json) -> tuple[Json, bytes]:
+    """The same without halves of surrogate pairs, and as JSON.
 
     Each half is replaced (U+FFFD), as the Unicode standard advises.
     """
@@ -86,9 +88,9 @@ def _readable(definition: Json) -> tuple[Json, bool]:
     if len(text) > DIGITS_MAX and _LONG_NUMBER.search(text) is not None and _has_long_number(definition):
         raise LeftOut(f"a number with more than {DIGITS_MAX} digits")
     if _HALF_PAIR_ESCAPE.search(text) is None:
-        return definition, b"null" in text
+        return definition, text
     whole: Json = _without_half_pairs(definition)
-    return whole, b"null" in text
+    return whole, text
 
 
 def _has_long_number(value: Any) -> bool:

@@ -1,10 +1,10 @@
 """Which clients can take a tool's output schema: all, none, or only those of 2026-07-28.
 
-Called for every tool by `agent.routing.definitions` and `agent.routing.claims`, so that large offers are judged beside
-the event loop. Clients compile it: the TypeScript SDK 1 while it lists, where one that its compiler (Ajv 8, without
-strict mode) refuses costs the whole list; the TypeScript SDK 2 and Python's SDK 2 with the result of a call, which is
-lost then. Clients with sessions know object schemas only. The one rule: a schema is taken only where everything in it
-that a compiler reads is known to be right; what is in doubt is not shown, and its tool works without.
+Called for every tool by `agent.routing.definitions`, so that large offers are judged beside the event loop. Clients
+compile it: the TypeScript SDK 1 while it lists, where one that its compiler (Ajv 8, without strict mode) refuses costs
+the whole list; the TypeScript SDK 2 and Python's SDK 2 with the result of a call, which is lost then. Clients with
+sessions know object schemas only. The one rule: a schema is taken only where everything in it that a compiler reads is
+known to be right; what is in doubt is not shown, and its tool works without.
 """
 
 import re
@@ -41,7 +41,8 @@ def is_shown_in_sessions(schema: object) -> bool:
     """Whether an output schema is an object's, at its root, and surely compiled by every earlier client."""
     if not isinstance(schema, dict) or not is_object_schema(schema):
         return False
-    return _Compiler(_without_identifier(schema), _EARLIER).takes(schema)
+    compiler = _Compiler(_without_identifier(schema), _EARLIER)
+    return compiler.takes(compiler.root)
 
 
 def why_refused(schema: Json) -> str:

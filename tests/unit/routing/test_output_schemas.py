@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agent.routing.output_schemas import is_javascript_pattern, is_shown_in_sessions, why_refused
+from agent.routing.output_schemas import is_javascript_pattern, is_object_schema, is_shown_in_sessions, why_refused
 
 RIGHT: list[Any] = [
     {"type": "object"},
@@ -102,6 +102,12 @@ NOT_COMPILED: list[Any] = [
 @pytest.mark.parametrize("schema", COMPILED)
 def test_what_clients_of_the_latest_version_compile_is_shown(schema: Any) -> None:
     assert why_refused(schema) == ""
+
+
+@pytest.mark.parametrize("schema", [*COMPILED, *RIGHT])
+def test_what_clients_of_the_latest_version_compile_earlier_ones_do_where_they_know_its_kind(schema: Any) -> None:
+    if why_refused(schema) == "":
+        assert is_shown_in_sessions(schema) is is_object_schema(schema)
 
 
 @pytest.mark.parametrize("schema", NOT_COMPILED)
