@@ -5,7 +5,7 @@ Read from its handshake by links; between nodes it travels as one more entry of 
 The one rule: what is taken is bounded and has the protocol's shapes, for a server may write anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -79,9 +79,10 @@ def about_entry(label: str, about: Json) -> Json:
     return {"uri": ABOUT_URI, "name": label, "_meta": {ABOUT_META_KEY: about}}
 
 
-def away_entry(namespace_uri: str, label: str, origin: Json) -> Json:
-    """What a node lists of a server of its own that is away: whose names begin so may come back there."""
-    return {"uri": namespace_uri, "name": label, "_meta": {ABOUT_META_KEY: {_AWAY: True}, ORIGIN_META_KEY: origin}}
+def away_entry(uri: str, label: str, origin: Json, tags: Sequence[str]) -> Json:
+    """What a node lists for others of a server of its own that is away; `uri`: in the server's namespace."""
+    about: Json = {_AWAY: True, **({"tags": list(tags)} if tags else {})}
+    return {"uri": uri, "name": label, "_meta": {ABOUT_META_KEY: about, ORIGIN_META_KEY: origin}}
 
 
 def says_away(entry: Json) -> bool:

@@ -105,6 +105,12 @@ def away_words(route: Route, now_s: float) -> str:
     return f"{server_words(route, only)} is away since {since_s} s"
 
 
+def away_server(table: RouteTable, name: str) -> Route | None:
+    """The route of a server, or of a peer, that is away and would have this public name; None: unknown."""
+    known = table.away.get((RouteKind.SERVER, name))
+    return known or next((place for place in table.unlisted if place.namespace == name), None)
+
+
 def server_words(route: Route, replica: Replica | None) -> str:
     """What clients know the server of a route as, on the node of `replica`: "server fx on node-b"."""
     if route.owner.startswith(_PEER_OWNER):
@@ -144,7 +150,7 @@ def _places(spec: ServerSpec | PeerSpec, since_s: float, own: NodeIdentity) -> I
     origin = Origin.of_own(own, spec.name, ABOUT_URI, spec.scope, sticky=spec.sticky)
     namings = list(namings_of(origin))
     uri = public_uri(public_name(*namings[0].parts), ABOUT_URI)
-    definition = away_entry(uri, spec.name, origin.as_json())
+    definition = away_entry(uri, spec.name, origin.as_json(), spec.tags)
     replica = Replica(spec.key, "", own.node_id, ours=True, hops=0, node_name=own.name)
     for naming in namings:
         listed = naming is namings[0]

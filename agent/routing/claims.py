@@ -169,7 +169,8 @@ class _Reading:
             raise Refused(ConflictReason.MISNAMED, name)
         if imported and kind is RouteKind.SERVER and says_away(entry):
             if len(origin.path) == 1:  # Beyond a gateway others know better.
-                self._away += [self._place(naming, origin) for naming in namings]
+                about = read_about(entry["_meta"][ABOUT_META_KEY])
+                self._away += [self._place(naming, origin, about) for naming in namings]
             return
         if (why := self._contribution.blocked.get((kind, name))) is not None:
             raise LeftOut(why)
@@ -210,9 +211,9 @@ class _Reading:
             knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])
             self._claim(naming, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
 
-    def _place(self, naming: Naming, origin: Origin) -> Route:
+    def _place(self, naming: Naming, origin: Origin, about: Json) -> Route:
         replica = self._replica("", origin, public_name(*naming.parts))
-        definition = {"_meta": {ORIGIN_META_KEY: origin.as_json()}}
+        definition = {"_meta": {ORIGIN_META_KEY: origin.as_json(), ABOUT_META_KEY: about}}
         return place_of(naming.parts, naming.owner, definition, replica)
 
     def _shown(self, kind: RouteKind, naming: Naming, origin: Origin, public: str) -> str:

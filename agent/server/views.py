@@ -21,6 +21,7 @@ from agent.authority.grant import WHOLE, Reach
 from agent.errors import NOT_EXECUTED
 from agent.model import SINGLE_PATH, VIEW_PATH, Json, ViewSpec
 from agent.routing.about import about_in
+from agent.routing.away import away_server, away_words
 from agent.routing.build import changed_kinds
 from agent.routing.fleet import changed_only_in_fleets
 from agent.routing.table import RouteKind, RouteTable
@@ -437,9 +438,11 @@ def _query(request: web.Request) -> Mapping[str, tuple[str, ...]]:
 
 
 def _unknown(name: str, kind: str, table: RouteTable | None, names: list[str]) -> web.Response:
-    if table is not None and table.starting:
-        message = "This node is starting, and does not know its servers yet; try again"
-        return refuse(503, message, NOT_EXECUTED, headers={"Retry-After": "1"})
+    away = None if table is None else away_server(table, name)
+    if away is not None or (table is not None and table.starting):
+        starting = "This node is starting, and does not know its servers yet; try again"
+        message = starting if away is None else away_words(away, clock.now_s())
+        return refuse(503, message, NOT_EXECUTED, headers={"Retry-After": "1"}, data={"outcome": "not_executed"})
     known = sorted(names)
     shown = ", ".join(known[:NAMES_SHOWN_MAX]) + (", ..." if len(known) > NAMES_SHOWN_MAX else "")
     where = "in the mesh" if kind == "server" else "on this node"

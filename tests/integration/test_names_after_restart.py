@@ -7,6 +7,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+import aiohttp
 import pytest
 from fastmcp import FastMCP
 
@@ -22,9 +23,9 @@ from tests.ports import free_port
 from tests.waiting import eventually
 
 
-async def called(node: RunningNode, tool: str) -> RpcError:
+async def called(node: RunningNode, tool: str, view: str = "") -> RpcError:
     """The error of a call."""
-    async with client(node.url, Era.MODERN) as mcp:
+    async with client(node.url + view, Era.MODERN) as mcp:
         with pytest.raises(RpcError) as caught:
             await mcp.request(Request.within("tools/call", {"name": tool, "arguments": {}}, timeout_s=10))
     return caught.value
@@ -80,7 +81,7 @@ async def test_a_configured_peer_that_was_never_linked_is_away_and_not_unknown(t
 async def test_a_node_that_has_just_come_knows_what_is_away_at_another_one(scope: ServerScope, tmp_path: Path) -> None:
     port, server = free_port(), FastMCP("kit")
     server.tool(name="do")(lambda: "done")
-    kit = ServerSpec("kit", HttpTarget(f"http://127.0.0.1:{port}/mcp"), scope)
+    kit = ServerSpec("kit", HttpTarget(f"http://127.0.0.1:{port}/mcp"), scope, tags=("ops",))
     name = "kit__do" if scope is ServerScope.SERVICE else "two__kit__do"
     async with asyncio.timeout(60), running_node("two", tmp_path / "two", servers=[kit]) as two:
         await two.when(lambda: not two.mesh.starting)
@@ -93,6 +94,14 @@ async def test_a_node_that_has_just_come_knows_what_is_away_at_another_one(scope
             assert error.code == NOT_EXECUTED
             assert "server kit on two is away since " in error.message
             assert (await called(one, "kite__do")).code == -32602
+            place = name.removesuffix("__do")
+            for path, status in ((f"s/{place}", 503), ("s/kite", 404)):
+                async with aiohttp.ClientSession() as http, http.post(f"{one.url}/{path}", json={}) as response:
+                    answer = await response.json()
+                assert (response.status, "server kit on two is away since" in str(answer)) == (status, status == 503)
+            for view in ("?servers=kit", "?tags=ops"):
+                assert (await called(one, name, view)).code == NOT_EXECUTED, view
+            assert (await called(one, name, "?tags=other")).code == -32602
             assert one.mesh.routes.conflicts == ()
             assert [left.name for left in one.mesh.routes.servers.values() if left.namespace] == []
             async with http_app(server) as app, serving(app, port=port):
