@@ -173,8 +173,11 @@ class NodeStatus:
         }
 
     def config(self) -> Json:
-        """`config://app`: settings with their origins, masked."""
-        return {name: {"value": value, "origin": origin} for name, value, origin in self._settings()}
+        """`config://app`: settings with their origins, secrets masked, and peers without their addresses."""
+        return {
+            name: {"value": _names_alone(value) if name == "peers" else value, "origin": origin}
+            for name, value, origin in self._settings()
+        }
 
     def health(self) -> Json:
         """`health://system`."""
@@ -252,3 +255,8 @@ class NodeStatus:
 def _why_not(view: LinkView) -> str:
     """Why a reload has no connection to show: the last failure, or that it has not come to any end."""
     return view.last_error or f"still {view.state.value}, without an answer"
+
+
+def _names_alone(peers: object) -> object:
+    """`MESH_PEERS` as it is shown, `name=url` each, without the URLs."""
+    return ",".join(one.partition("=")[0] for one in peers.split(",")) if isinstance(peers, str) else peers

@@ -187,6 +187,13 @@ async def test_bodies_that_are_no_json_are_bad_requests(node: RunningNode, body:
     assert (code, answer["success"], answer["error"]["code"]) == (400, False, "invalid_json")
 
 
+async def test_clients_read_the_settings_with_the_names_of_peers_and_no_address(node: RunningNode) -> None:
+    async with node.client() as client:
+        (config,) = await client.read_resource("config://app")
+    assert orjson.loads(config.text)["peers"]["value"] == "fixed"
+    assert "://" not in config.text
+
+
 async def test_names_that_are_taken_and_removals_that_cannot_be_are_refused(node: RunningNode) -> None:
     code, answer = await post(node, "self", "http://127.0.0.1:1/mcp")
     assert (code, answer["error"]["code"]) == (409, "own_node")
