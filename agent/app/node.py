@@ -318,9 +318,9 @@ class Node:
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
         credentials = Credentials(self._node_state.key, self._associations.valid_secrets)
-        dialling = Dialling(credentials, self._metrics.pending_call, self._outbound, self._addresses)
-        dial = witnessed(dialler(dialling), self._audit.note)
-        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
+        dial = dialler(Dialling(credentials, self._metrics.pending_call, self._outbound, self._addresses))
+        noted = witnessed(dial, self._audit.note)
+        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
 
     def _plan(self) -> MembershipPlan:
         """How to take part in discovery; an embedded catalog is for the nodes of this mesh alone."""

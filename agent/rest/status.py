@@ -174,10 +174,8 @@ class NodeStatus:
 
     def config(self) -> Json:
         """`config://app`: settings with their origins, secrets masked, and peers without their addresses."""
-        return {
-            name: {"value": _names_alone(value) if name == "peers" else value, "origin": origin}
-            for name, value, origin in self._settings()
-        }
+        rows = self._settings()
+        return {name: {"value": _without_addresses(name, value), "origin": origin} for name, value, origin in rows}
 
     def health(self) -> Json:
         """`health://system`."""
@@ -257,6 +255,7 @@ def _why_not(view: LinkView) -> str:
     return view.last_error or f"still {view.state.value}, without an answer"
 
 
-def _names_alone(peers: object) -> object:
-    """`MESH_PEERS` as it is shown, `name=url` each, without the URLs."""
-    return ",".join(one.partition("=")[0] for one in peers.split(",")) if isinstance(peers, str) else peers
+def _without_addresses(name: str, value: object) -> object:
+    """A setting as clients see it: of `MESH_PEERS`, `name=url` each, the names alone."""
+    is_peers = name == "peers" and isinstance(value, str)
+    return ",".join(one.partition("=")[0] for one in str(value).split(",")) if is_peers else value
