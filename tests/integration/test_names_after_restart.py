@@ -13,8 +13,10 @@ from fastmcp import FastMCP
 
 from agent.client.protocol import Request
 from agent.config.values import StaticPeer
+from agent.control.reconciler import table_digest
 from agent.errors import NOT_EXECUTED, RpcError
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec
+from agent.routing.digest import exported_digest
 from agent.state import known_names
 from agent.state.known_names import FILE_NAME, KnownNames
 from tests.integration.servers.hosting import http_app, serving
@@ -93,6 +95,8 @@ async def test_a_node_that_has_just_come_knows_what_is_away_at_another_one(scope
                 return
             assert error.code == NOT_EXECUTED
             assert "server kit on two is away since " in error.message
+            same = exported_digest(one.view("two").offer) == table_digest(two.mesh.local_routes)
+            assert same, "or the catalog would have it listed without end"
             assert (await called(one, "kite__do")).code == -32602
             place = name.removesuffix("__do")
             for path, status in ((f"s/{place}", 503), ("s/kite", 404)):
