@@ -15,7 +15,7 @@ from agent.model import Json
 # How the headers begin that a tool's schema asks for.
 PARAM_HEADER: Final = "Mcp-Param-"
 _PARAM_HEADER_LOWER: Final = PARAM_HEADER.lower()
-_ANNOTATION: Final = "x-mcp-header"
+ANNOTATION: Final = "x-mcp-header"
 _ENCODED: Final = re.compile(r"^=\?base64\?(?P<payload>.*)\?=$")
 _PRINTABLE: Final = re.compile(r"^[\x20-\x7E]*$")
 _TOKEN: Final = re.compile(r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")  # RFC 9110, 5.6.2
@@ -23,7 +23,7 @@ _DECIMAL: Final = re.compile(r"^-?[0-9]+(\.[0-9]+)?$")
 # A number's text is not the same everywhere, so no header repeats one.
 _REPEATED_TYPES: Final = frozenset({"string", "integer", "boolean"})
 # The keywords of JSON Schema 2020-12 below which schemas stand, by the shape of their value; `properties` apart.
-_ONE_SCHEMA: Final = frozenset(
+ONE_SCHEMA: Final = frozenset(
     {
         "items",
         "contains",
@@ -38,8 +38,8 @@ _ONE_SCHEMA: Final = frozenset(
         "contentSchema",
     }
 )
-_SCHEMA_LIST: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_SCHEMA_MAP: Final = frozenset({"patternProperties", "dependentSchemas", "$defs", "definitions"})
+SCHEMA_LIST: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+SCHEMA_MAP: Final = frozenset({"patternProperties", "dependentSchemas", "$defs", "definitions"})
 
 ParamPath = tuple[str, ...]
 
@@ -75,6 +75,24 @@ def param_header_map(schema: object) -> dict[ParamPath, str]:
     """
     found = _annotated(schema)
     return {} if found is None else {path: token for path, (token, _) in found.items()}
+
+
+def without_invalid_annotations(schema: Json) -> tuple[Json, list[object]]:
+    """The schema without annotations that are invalid, and those; the very same object where there are none.
+
+    Of several that name one header, none says which argument it repeats.
+    """
+    invalid: dict[int, object] = {}
+    named: dict[str, list[Json]] = {}
+    for path, part in _schemas(schema):
+        if ANNOTATION not in part:
+            continue
+        if _is_valid(path, part):
+            named.setdefault(part[ANNOTATION].lower(), []).append(part)
+        else:
+            invalid[id(part)] = part[ANNOTATION]
+    invalid |= {id(part): part[ANNOTATION] for same in named.values() if len(same) > 1 for part in same}
+    return (_without(schema, invalid), list(invalid.values())) if invalid else (schema, [])
 
 
 def param_headers(header_map: Mapping[ParamPath, str], arguments: Json) -> dict[str, str]:
@@ -161,15 +179,29 @@ def _annotated(schema: object) -> dict[ParamPath, tuple[str, object]] | None:
     """Header and type of each annotated parameter, by path; None where any annotation is invalid."""
     found: dict[ParamPath, tuple[str, object]] = {}
     for path, part in _schemas(schema):
-        if _ANNOTATION not in part:
+        if ANNOTATION not in part:
             continue
-        token, declared = part[_ANNOTATION], part.get("type")
-        is_token = isinstance(token, str) and _TOKEN.fullmatch(token) is not None
-        if not path or not is_token or not isinstance(declared, str) or declared not in _REPEATED_TYPES:
+        if not path or not _is_valid(path, part):
             return None
-        found[path] = token, declared
+        found[path] = part[ANNOTATION], part["type"]
     tokens = {token.lower() for token, _ in found.values()}
     return found if len(tokens) == len(found) else None
+
+
+def _is_valid(path: ParamPath | None, part: Json) -> bool:
+    token, declared = part[ANNOTATION], part.get("type")
+    is_token = isinstance(token, str) and _TOKEN.fullmatch(token) is not None
+    return bool(path) and is_token and isinstance(declared, str) and declared in _REPEATED_TYPES
+
+
+def _without(value: Any, invalid: Mapping[int, object]) -> Any:
+    """A copy without the annotations of these schemas, by their identity."""
+    if isinstance(value, list):
+        return [_without(item, invalid) for item in value]
+    if not isinstance(value, dict):
+        return value
+    is_invalid = id(value) in invalid
+    return {name: _without(item, invalid) for name, item in value.items() if not (is_invalid and name == ANNOTATION)}
 
 
 def _schemas(root: object) -> Iterator[tuple[ParamPath | None, dict[str, Any]]]:
@@ -183,9 +215,9 @@ def _schemas(root: object) -> Iterator[tuple[ParamPath | None, dict[str, Any]]]:
         for keyword, value in schema.items():
             if keyword == "properties" and isinstance(value, dict):
                 pending += ((None if path is None else (*path, name), part) for name, part in value.items())
-            elif keyword in _ONE_SCHEMA:
+            elif keyword in ONE_SCHEMA:
                 pending.append((None, value))
-            elif keyword in _SCHEMA_LIST and isinstance(value, list):
+            elif keyword in SCHEMA_LIST and isinstance(value, list):
                 pending += ((None, part) for part in value)
-            elif keyword in _SCHEMA_MAP and isinstance(value, dict):
+            elif keyword in SCHEMA_MAP and isinstance(value, dict):
                 pending += ((None, part) for part in value.values())

@@ -129,6 +129,7 @@ class Node:
         self._node_state = state
         self._socket = listening
         self._port: int = listening.getsockname()[1]
+        self._addresses = own_addresses(settings, identity, listening.getsockname()[:2])
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self._metrics = Metrics(__version__)
         path = settings.audit_file or state.folder / FILE_NAME
@@ -278,7 +279,7 @@ class Node:
         mesh, local = self._endpoints
         self._views.add_to(app, mesh)
         self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
-        handshake = HandshakeRoute(self._associations, own_addresses(self._settings, self._identity, self._port))
+        handshake = HandshakeRoute(self._associations, self._addresses)
         peers = PeersApi(self._mesh, self._override_service, self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
         rest = (handshake, peers, pins, node_status, probes, oauth)
@@ -313,8 +314,9 @@ class Node:
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
         credentials = Credentials(self._node_state.key, self._associations.valid_secrets)
-        dial = witnessed(dialler(Dialling(credentials, self._metrics.pending_call, self._outbound)), self._audit.note)
-        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=dial)
+        dial = dialler(Dialling(credentials, self._metrics.pending_call, self._outbound, self._addresses))
+        noted = witnessed(dial, self._audit.note)
+        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
 
     def _plan(self) -> MembershipPlan:
         """How to take part in discovery; an embedded catalog is for the nodes of this mesh alone."""

@@ -12,9 +12,9 @@ from agent import __version__
 from agent.app.sockets import display_host
 from agent.config.load import Settings
 from agent.control.membership import MembershipPlan
+from agent.identity.addresses import OwnAddresses, normal_host
 from agent.identity.keeper import AssociationKeeper
 from agent.model import LinkView, NodeIdentity, PeerSpec, node_mark
-from agent.rest.handshake import OwnAddresses, normal_host
 from agent.rest.oauth import OAuthVerifier
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
@@ -63,15 +63,16 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
     )
 
 
-def own_addresses(settings: Settings, own: NodeIdentity, port: int) -> OwnAddresses:
-    """Where others reach this node; `port` is the one that is listened on."""
-    names = {socket.gethostname(), own.name}
-    if settings.advertise_address:
-        names.add(settings.advertise_address)
+def own_addresses(settings: Settings, own: NodeIdentity, listens_on: tuple[str, int]) -> OwnAddresses:
+    """Where others reach this node; `listens_on`: the address and port of its socket."""
+    sure = {socket.gethostname(), *((settings.advertise_address,) if settings.advertise_address else ())}
+    port = listens_on[1]
     return OwnAddresses(
-        names=frozenset(map(normal_host, names)),
+        names=frozenset(map(normal_host, (*sure, own.name))),
         ports=frozenset({port, settings.advertise_port or port}),
         proxied=frozenset(map(normal_host, settings.allowed_hosts)),
+        listens_on=listens_on,
+        sure=frozenset(map(normal_host, sure)),
     )
 
 

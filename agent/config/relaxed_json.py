@@ -68,14 +68,17 @@ def find_places(text: str) -> tuple[Mapping[JsonPath, int], tuple[Duplicate, ...
     lines: dict[JsonPath, int] = {(): 1}
     duplicates: list[Duplicate] = []
     line, seen_to = 1, 0
+    starts: dict[JsonPath, int] = {(): 0}
+    within: dict[JsonPath, int] = {}  # Where the object began that has the member: of two of a name, each has its own.
     for path, at, is_end in _walk(text):
         line += text.count("\n", seen_to, at)
         seen_to = at
         if is_end:
             continue
-        if path in lines:
+        around = starts[path[:-1]]
+        if within.get(path) == around:
             duplicates.append(Duplicate(path, line))
-        lines[path] = line
+        lines[path], starts[path], within[path] = line, at, around
     return lines, tuple(duplicates)
 
 

@@ -203,8 +203,9 @@ SETTINGS: tuple[Setting, ...] = (
         "64",
         "How long the names of tools and prompts may be that this node shows its clients, 32 to 64; longer ones are"
         " shortened. 48 leaves room for clients that put a prefix of their own before each name (`mcp__mesh__`) and"
-        " refuse more than 64 characters in all. Nodes may differ in it: between them names have up to 64, and those"
-        " resolve everywhere.",
+        " refuse more than 64 characters in all. Nodes may differ in it: each shows every tool by its own limit, and"
+        " the names between nodes, of up to 64, resolve everywhere. But a name that one node has shortened is unknown"
+        " to a node with another value, so give nodes behind one address (a balancer) the same.",
     ),
     Setting(
         "fleet_writes",

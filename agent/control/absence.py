@@ -21,13 +21,13 @@ class AbsenceTracker:
         self._waits_for_catalog = waits_for_catalog
         self._left: dict[str, tuple[PeerSpec, float]] = {}
         self._before: dict[str, float] = {}
-        self._unlisted: dict[str, tuple[ServerSpec, float]] = {}
+        self._down_since_s: dict[str, float] = {}
         self._first: set[str] | None = None
         self._start_until_s: float | None = None
         self.starting = True
 
     def __repr__(self) -> str:
-        return f"<AbsenceTracker starting={self.starting} left={sorted(self._left)} unlisted={sorted(self._unlisted)}>"
+        return f"<AbsenceTracker starting={self.starting} left={sorted(self._left)} down={sorted(self._down_since_s)}>"
 
     def remember(self, peers: Mapping[str, float]) -> None:
         """Take the backend keys whose names were known before this node restarted, and since when those are away.
@@ -82,15 +82,13 @@ class AbsenceTracker:
                 self._first = set(wanted)
             pending = self._first is None or self._first & wanted - set(tried)
             self.starting = bool(pending) and self.start_left_s(now_s) != 0.0
-        unlisted: dict[str, tuple[ServerSpec, float]] = {}
-        for view in views:
-            spec = view.spec
-            if isinstance(spec, ServerSpec) and (_was_never_listed(view) or _fails_to_list(view)):
-                since_s = self._unlisted.get(view.key, (spec, now_s))[1]
-                unlisted[view.key] = spec, since_s
-        self._unlisted = unlisted
-        recent = tuple(entry for entry in unlisted.values() if now_s - entry[1] < AWAY_FOR_S)
-        return Absence(frozenset(wanted | self._left.keys() | self._before.keys()), recent, self.starting)
+        down = [view for view in views if not view.connected or _fails_to_list(view)]
+        self._down_since_s = {view.key: self._down_since_s.get(view.key, now_s) for view in down}
+        recent = [view for view in down if now_s - self._down_since_s[view.key] < AWAY_FOR_S]
+        expected = frozenset(wanted | self._left.keys() | self._before.keys())
+        unlisted = ((v.spec, self._down_since_s[v.key]) for v in recent if _was_never_listed(v) or _fails_to_list(v))
+        servers = ((v.spec, self._down_since_s[v.key]) for v in recent if isinstance(v.spec, ServerSpec))
+        return Absence(expected, tuple(unlisted), self.starting, down=tuple(servers))
 
 
 def _was_never_listed(view: LinkView) -> bool:

@@ -355,7 +355,7 @@ class Mesh:
         self._hooks.fleets_changed(in_fleets)
         self._hooks.mesh_changed(changed - in_fleets)
         local = changed_kinds(before_local, self.local_routes)
-        if RouteKind.SERVER in local:
+        if RouteKind.SERVER in local or before_local.places() != self.local_routes.places():
             local |= {RouteKind.RESOURCE}  # Other nodes read it there.
         self._hooks.local_changed(local)
         if local:
@@ -404,7 +404,7 @@ def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
 
 def table_digest(table: RouteTable) -> str:
     """A digest of all that a table lists; an equal digest saves other nodes a listing."""
-    resources = (*table.listed_resources(), *table.listed(RouteKind.SERVER))
+    resources = (*table.listed_resources(), *table.listed(RouteKind.SERVER), *table.places())
     listed = (table.listed_tools(), table.listed_prompts(), resources, table.listed_templates())
     return offer_digest(*([route.definition for route in routes] for routes in listed))
 

@@ -21,12 +21,15 @@ from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
+from agent.identity.addresses import OwnAddresses, may_lead_to_us, names_us
 from agent.model import (
+    PEER_PATH,
     START_TIMEOUT_S,
     BackendSpec,
     HttpTarget,
     NodeIdentity,
     PeerScope,
+    PeerSource,
     PeerSpec,
     ServerSpec,
     node_mark,
@@ -64,12 +67,14 @@ class OpenClient:
 class Dialling:
     """What is the same for all that a node dials. `on_pending`: see `open_client`.
 
-    `credentials`: None for a node that proves nothing, and so has no other node for a peer.
+    `credentials`: None for a node that proves nothing, and so has no other node for a peer. `addresses`: our own, None
+    where they do not matter.
     """
 
     credentials: Credentials | None = None
     on_pending: OnPending = unheard
     outbound: Outbound = DIRECT
+    addresses: OwnAddresses | None = None
 
 
 ALONE: Final = Dialling()
@@ -102,7 +107,8 @@ async def opened(
     if not (spec.is_mesh_node and spec.scope is PeerScope.LOCAL):
         deadline_s = clock.now_s() + START_TIMEOUT_S
         async with AsyncExitStack() as stack:
-            plain = await _plain_client(spec, own, dialling, stack)
+            async with _knowing_ourselves(spec, own, dialling):
+                plain = await _plain_client(spec, own, dialling, stack)
             if plain is not None:
                 yield OpenClient(plain, None, start_deadline_s=deadline_s)
                 return
@@ -149,13 +155,39 @@ async def _refuse_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Diallin
 async def _refuse_own_view(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> None:
     """Raise `DialledOurselves` for a view of this very node, which looks like any server (docs/views.md)."""
     target = _node_of_view(spec.target)
-    if target is None:
-        return
-    proven = None
-    with suppress(LinkFailed):
-        proven = (await _prover(target, dialling, members=True).prove()).peer
-    if proven is not None and proven.node_id == own.node_id:
+    if target is not None and await _is_ourselves(target, own, dialling):
         raise DialledOurselves(f"{spec.target.shown} is a view of this node itself")
+
+
+@asynccontextmanager
+async def _knowing_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncGenerator[None, None]:
+    """Turn the failure of a dial into `DialledOurselves` where the URL leads to this very node, by whatever path.
+
+    Of peers that people name alone: what the catalog lists is judged by what answers there.
+    """
+    try:
+        yield
+    except DialledOurselves:
+        raise
+    except LinkFailed as exc:
+        url, addresses = spec.target.url, dialling.addresses
+        if spec.source is PeerSource.DISCOVERY or addresses is None:
+            raise
+        answered = not isinstance(exc, Unreachable) and may_lead_to_us(url, addresses)
+        if names_us(url, addresses) or (answered and await _is_ourselves(_endpoint_beside(spec.target), own, dialling)):
+            raise DialledOurselves(f"{spec.target.shown} is this node itself") from exc
+        raise
+
+
+async def _is_ourselves(local: HttpTarget, own: NodeIdentity, dialling: Dialling) -> bool:
+    with suppress(LinkFailed):
+        return (await _prover(local, dialling, members=True).prove()).peer.node_id == own.node_id
+    return False
+
+
+def _endpoint_beside(target: HttpTarget) -> HttpTarget:
+    """The local endpoint of the node at the same host and port, if there is one."""
+    return replace(target, url=urlunsplit(urlsplit(target.url)._replace(path=PEER_PATH, query="")), token=None)
 
 
 def _prover(local: HttpTarget, dialling: Dialling, *, members: bool) -> Prover:
@@ -179,7 +211,8 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
     if not is_gateway:
         local = replace(local, token=None)
     prover = _prover(local, dialling, members=not is_gateway)
-    proven = (await prover.prove()).peer.node_id
+    async with _knowing_ourselves(spec, own, dialling):
+        proven = (await prover.prove()).peer.node_id
     if proven == own.node_id:
         raise DialledOurselves(f"{spec.target.shown} is this node itself")
     if spec.expected_node_id not in (None, proven):

@@ -1,8 +1,9 @@
 """The one shape of every REST answer, and the one place where failures become answers.
 
 Handlers return `success(...)`, read bodies with `read_json` and raise; `envelope_middleware` around them turns the
-exception into the error envelope. The one rule: an error names the field and the fix, and never repeats a value that
-the client sent or a detail of ours that it need not know.
+exception into the error envelope, or under `/mcp` into a JSON-RPC error, whose text alone clients of MCP show. The one
+rule: an error names the field and the fix, and never repeats a value that the client sent or a detail of ours that it
+need not know.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ from agent.errors import (
 )
 from agent.harmless_text import one_line
 from agent.lossless_json.exact import is_deeper_than
+from agent.rpc_codes import INTERNAL_ERROR, INVALID_REQUEST
+from agent.server.request import refuse
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -40,6 +43,8 @@ JSON_DEPTH_MAX = 64  # Far deeper than any body of ours, far less than what exha
 ERRORS_SHOWN_MAX = 20
 FIELD_CHARS_MAX = 64
 
+_MCP_PATH = "/mcp"
+_OUR_FAULT = 500
 _CODES = {
     400: "bad_request",
     401: "unauthorized",
@@ -103,6 +108,28 @@ def failure(
     return json_response(body, status, headers)
 
 
+def is_mcp_path(path: str) -> bool:
+    """Whether clients of MCP come to this path: an endpoint, or a path below that may be none."""
+    return path == _MCP_PATH or path.startswith(f"{_MCP_PATH}/")
+
+
+def refused(
+    request: web.Request,
+    status: int,
+    code: str,
+    message: str,
+    *,
+    detail: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Return an error in the words of the request's path: `failure`, or a JSON-RPC error that names no ID."""
+    if not is_mcp_path(request.rel_url.path_safe):
+        return failure(status, code, message, detail=detail, headers=headers)
+    data = {"code": code} if detail is None else {"code": code, "detail": detail}
+    rpc_code = INTERNAL_ERROR if status == _OUR_FAULT else INVALID_REQUEST
+    return refuse(status, message, rpc_code, headers=headers, data=data)
+
+
 async def read_json(request: web.Request) -> Any:
     """Read a REST body of at most 64 KiB and 64 levels. Raises RequestRefused (400, 408, 413)."""
     body = await _read_bounded(request)
@@ -141,21 +168,21 @@ def describe_failure(exc: Exception, request: web.Request) -> web.StreamResponse
     """Return the answer to a request that ended in `exc`; logs a trace when we did not expect it."""
     match exc:
         case OverrideRefused() | RequestRefused():
-            return failure(exc.status, exc.code, str(exc))
+            return refused(request, exc.status, exc.code, str(exc))
         case _ if _is_invalid(exc):
             faults = _faults(exc)
             shown = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in faults)
-            return failure(422, "invalid_input", f"Invalid input: {shown}", detail=faults)
+            return refused(request, 422, "invalid_input", f"Invalid input: {shown}", detail=faults)
         case web.HTTPException():
             return _describe_http(exc, request)
         case web.RequestPayloadError():
-            return failure(400, "bad_request", "The body cannot be decoded")
+            return refused(request, 400, "bad_request", "The body cannot be decoded")
         case MeshError() if type(exc) in _MESH_FAILURES:
             status, code = _MESH_FAILURES[type(exc)]
-            return failure(status, code, str(exc))
+            return refused(request, status, code, str(exc))
         case _:
             log.error("request failed", extra={"method": request.method}, exc_info=exc)
-            return failure(500, "internal_error", "Something went wrong in this node; its log says what")
+            return refused(request, 500, "internal_error", "Something went wrong in this node; its log says what")
 
 
 def _describe_http(exc: web.HTTPException, request: web.Request) -> web.StreamResponse:
@@ -165,7 +192,7 @@ def _describe_http(exc: web.HTTPException, request: web.Request) -> web.StreamRe
         message = "There is nothing at this path"
     elif isinstance(exc, web.HTTPMethodNotAllowed):
         message = f"{one_line(request.method, 16)} is not allowed here; use {headers.get('Allow', 'another method')}"
-    return failure(exc.status, _CODES.get(exc.status, "http_error"), message, headers=headers)
+    return refused(request, exc.status, _CODES.get(exc.status, "http_error"), message, headers=headers)
 
 
 def _is_invalid(exc: Exception) -> "TypeGuard[ValidationError]":

@@ -5,57 +5,17 @@ token, get an answer. The one rule: a handshake that was made with another addre
 a third party passes it on.
 """
 
-import ipaddress
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
 from aiohttp import web
 
 from agent.errors import IdentityRefused
+from agent.identity.addresses import OwnAddresses, is_ours
 from agent.identity.keeper import AssociationKeeper
 from agent.model import HANDSHAKE_PATH, Json
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class OwnAddresses:
-    """Where others reach this node, beside the address that a connection itself comes to; all as `normal_host` has it.
-
-    `names`: our host's, the node's, and the advertised address. `ports`: those that we listen on and that the catalog
-    tells others. `proxied`: what operators have allowed as names (`MESH_ALLOWED_HOSTS`), at any port: of a proxy's.
-    """
-
-    names: frozenset[str]
-    ports: frozenset[int]
-    proxied: frozenset[str] = frozenset()
-
-
-def is_ours(authority: str, socket_name: tuple[str, int] | None, own: OwnAddresses) -> bool:
-    """Whether a node that dialled `authority` (host and port) has dialled us, by way of a connection to `socket_name`.
-
-    Addresses are only ours where the connection came there, or an operator named them: every machine has a 127.0.0.1.
-    """
-    name, _, port_text = authority.rpartition(":")
-    if not port_text.isascii() or not port_text.isdecimal() or len(port_text) > 5:  # noqa: PLR2004 - digits of a port
-        return False
-    host, port = normal_host(name), int(port_text)
-    if socket_name is not None and port == socket_name[1]:
-        came_to = normal_host(socket_name[0])
-        if host == came_to or (host == "localhost" and _is_loopback(came_to)):
-            return True
-    return (host in own.names and port in own.ports) or host in own.proxied
-
-
-def normal_host(text: str) -> str:
-    """A host as it is compared: a name in lower case, an address in its one form, IPv4 also where IPv6 maps it."""
-    host = text.strip("[]").partition("%")[0]
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower().rstrip(".")
-    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 class HandshakeRoute:
@@ -114,7 +74,3 @@ async def _message(request: web.Request) -> Json:
 
 def _json(status: int, said: Json) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(said), content_type="application/json")
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"

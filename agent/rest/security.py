@@ -8,7 +8,7 @@ one rule: decisions are pure functions of the request's headers and raw path; an
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from urllib.parse import urlsplit
@@ -23,14 +23,13 @@ from agent.harmless_text import one_line
 from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 from agent.identity.keeper import AssociationKeeper
 from agent.mcp_headers import is_param_header
-from agent.model import AUTH_REALM, HANDSHAKE_PATH, PEER_PATH, SINGLE_PATH, VIEW_PATH
-from agent.rest.envelope import failure
+from agent.model import AUTH_REALM, HANDSHAKE_PATH, PEER_PATH
+from agent.rest.envelope import refused
 from agent.rest.failure_brake import FAILURE_DELAY_S, FailureBrake
 from agent.rest.handshake import FOR_CLIENTS
 from agent.rest.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
 from agent.rest.oauth import METADATA_PATH, OAuthVerifier, TokenRefused
 from agent.rest.tokens import TokenTable
-from agent.server.request import refuse
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 # Where clients look for OAuth after a 401. There is none here, which only a 404 says: anything else is taken for a
 # broken authorization server, and shown in place of what the node said (RFC 8414, RFC 9728, RFC 7591).
 _OAUTH_PATH = re.compile(
-    r"(?:/[\w/-]*)?/\.well-known/(?:oauth-[a-z-]+|openid-configuration)(?:/[\w/.-]*)?|/(?:register|authorize|token)"
+    r"(?:/[\w/.~%-]*)?/\.well-known/(?:oauth-[a-z-]+|openid-configuration)(?:/[\w/.~%-]*)?|/(?:register|authorize|token)"
 )
 _PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
 MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
@@ -118,7 +117,7 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
         if (answer := _origin_answer(request, policy)) is not None:
             return answer
         if request.headers.get("Content-Encoding", _IDENTITY) != _IDENTITY:
-            refusal = _refused(request, 415, "compressed_body", "Request bodies are taken uncompressed")
+            refusal = refused(request, 415, "compressed_body", "Request bodies are taken uncompressed")
             refusal.force_close()  # What is left of the body is not worth reading.
             return refusal
         verdict, caller = _judged(request, policy)
@@ -267,21 +266,7 @@ def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | No
         "The Host header names no host of this node. Use its IP address or localhost, "
         "or add the name to MESH_ALLOWED_HOSTS"
     )
-    return _refused(request, 421, "misdirected_request", message)
-
-
-def is_mcp_path(path: str) -> bool:
-    """Whether MCP is spoken there."""
-    return path in MCP_PATHS or path.startswith((SINGLE_PATH, VIEW_PATH))
-
-
-def _refused(
-    request: web.Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-) -> web.Response:
-    """A refusal in the words of its route: clients of MCP show the text of a JSON-RPC error alone."""
-    if is_mcp_path(request.rel_url.path_safe):
-        return refuse(status, message, headers=headers, data={"code": code})
-    return failure(status, code, message, headers=headers)
+    return refused(request, 421, "misdirected_request", message)
 
 
 def _no_oauth(tokens: TokenTable) -> web.Response:
@@ -295,7 +280,7 @@ def _origin_answer(request: web.Request, policy: EdgePolicy) -> web.Response | N
     origins = request.headers.getall("Origin", ())
     if not origin_allowed(origins, policy.origins):
         message = "Pages of this origin may not use this node. Add the origin to MESH_CORS_ORIGINS"
-        return _refused(request, 403, "origin_refused", message)
+        return refused(request, 403, "origin_refused", message)
     if origins and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return _preflight_answer(request)
     return None
@@ -322,7 +307,7 @@ def _scope_refusal(request: web.Request, caller: Caller) -> web.Response:
     message = f"Token {grant.name!r} has the scopes {held}; this wants {' or '.join(wanted)}"
     caller.witness.refusal(grant.name, f"{request.method} {one_line(path, 80)}", f"scope {' or '.join(wanted)}")
     challenge = f'Bearer realm="{AUTH_REALM}", error="insufficient_scope", scope="{" ".join(wanted)}"'
-    return _refused(request, 403, "insufficient_scope", message, {"WWW-Authenticate": challenge})
+    return refused(request, 403, "insufficient_scope", message, headers={"WWW-Authenticate": challenge})
 
 
 async def _token_refusal(
@@ -332,10 +317,10 @@ async def _token_refusal(
     if verdict is Verdict.FORGOTTEN:
         # Without delay: after a restart, each node that is linked to us comes with one of before.
         request[_PROOF] = FORGOTTEN
-        return _refused(request, 401, "unknown_proof", "The proof is of no handshake that this node knows of")
+        return refused(request, 401, "unknown_proof", "The proof is of no handshake that this node knows of")
     if verdict is Verdict.REPLAYED:
         # A proxy has sent a request twice, and the answer to the first is lost: to the other node, an unknown outcome.
-        return _refused(request, 503, "replayed", "A request with this proof has come before")
+        return refused(request, 503, "replayed", "A request with this proof has come before")
     if policy.on_auth_failure is not None:
         policy.on_auth_failure()
     is_news, reason = brake.is_news(client, clock.now_s()), verdict.name.lower()
@@ -344,10 +329,10 @@ async def _token_refusal(
         policy.tokens.anyone.witness.refusal(client, f"{request.method} {one_line(request.path, 80)}", reason)
     log.log(level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason})
     if verdict is Verdict.WRONG_ROUTE:
-        return _refused(request, 403, "forbidden", f"Another node may use {PEER_PATH} alone")
+        return refused(request, 403, "forbidden", f"Another node may use {PEER_PATH} alone")
     if not await brake.hold(client):
         message = "Too many requests with wrong tokens; wait a second"
-        return _refused(request, 429, "too_many_failures", message, {"Retry-After": "1"})
+        return refused(request, 429, "too_many_failures", message, headers={"Retry-After": "1"})
     challenge = f'Bearer realm="{AUTH_REALM}"'
     if policy.node_mark:
         challenge += f', node="{policy.node_mark}"'
@@ -358,4 +343,4 @@ async def _token_refusal(
         message = f"The bearer token {'has expired' if verdict is Verdict.EXPIRED else 'is not valid'}"
         message += f": {why}" if why else ""
         challenge += ', error="invalid_token"'
-    return _refused(request, 401, "unauthorized", message, {"WWW-Authenticate": challenge})
+    return refused(request, 401, "unauthorized", message, headers={"WWW-Authenticate": challenge})

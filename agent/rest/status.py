@@ -176,8 +176,9 @@ class NodeStatus:
         }
 
     def config(self) -> Json:
-        """`config://app`: settings with their origins, masked."""
-        return {name: {"value": value, "origin": origin} for name, value, origin in self._settings()}
+        """`config://app`: settings with their origins, secrets masked, and peers without their addresses."""
+        rows = self._settings()
+        return {name: {"value": _without_addresses(name, value), "origin": origin} for name, value, origin in rows}
 
     def health(self) -> Json:
         """`health://system`."""
@@ -255,3 +256,9 @@ class NodeStatus:
 def _why_not(view: LinkView) -> str:
     """Why a reload has no connection to show: the last failure, or that it has not come to any end."""
     return view.last_error or f"still {view.state.value}, without an answer"
+
+
+def _without_addresses(name: str, value: object) -> object:
+    """A setting as clients see it: of `MESH_PEERS`, `name=url` each, the names alone."""
+    is_peers = name == "peers" and isinstance(value, str)
+    return ",".join(one.partition("=")[0] for one in str(value).split(",")) if is_peers else value

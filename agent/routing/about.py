@@ -5,7 +5,7 @@ Read from its handshake by links; between nodes it travels as one more entry of 
 The one rule: what is taken is bounded and has the protocol's shapes, for a server may write anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -17,6 +17,8 @@ from agent.model import ORIGIN_META_KEY, Json
 ABOUT_META_KEY: Final = "mesh-agent/about"
 # The own name of such an entry; in a list the server's namespace stands in it like in any URI.
 ABOUT_URI: Final = "mesh-server:about"
+
+_AWAY: Final = "away"
 
 # Texts beyond these are cut; instructions of well-known servers have 2,000 to 8,000 characters.
 TEXT_LEN_MAX: Final = 512
@@ -86,6 +88,18 @@ def read_about(told: object) -> Json:
 def about_entry(label: str, about: Json) -> Json:
     """An entry as a backend's own list of resources would have it."""
     return {"uri": ABOUT_URI, "name": label, "_meta": {ABOUT_META_KEY: about}}
+
+
+def away_entry(uri: str, label: str, origin: Json, tags: Sequence[str]) -> Json:
+    """What a node lists for others of a server of its own that is away; `uri`: in the server's namespace."""
+    about: Json = {_AWAY: True, **({"tags": list(tags)} if tags else {})}
+    return {"uri": uri, "name": label, "_meta": {ABOUT_META_KEY: about, ORIGIN_META_KEY: origin}}
+
+
+def says_away(entry: Json) -> bool:
+    """Whether such a word of another node says that the server is away, and nothing else."""
+    told = entry["_meta"][ABOUT_META_KEY]
+    return isinstance(told, dict) and told.get(_AWAY) is True
 
 
 def is_about(entry: object) -> bool:

@@ -1,10 +1,11 @@
-"""Names that are away: known until lately, of backends that may come back, or of servers that were never listed yet.
+"""Names that are away: known until lately, of backends that may come back, or of those that were never listed yet.
 
 Called by the mesh with every new route table, and by dispatch for the words of a refusal. The one rule: only an
 operator, or the backend itself, makes a known name unknown at once; time does so after `AWAY_FOR_S`.
 
 A name that vanishes stays with those of its replicas whose backend is wanted, or has left by itself. A connected server
-says by its list what it has; a connected node does not, for a server of its own may be away there: it is asked.
+says by its list what it has; a connected node does not, for a server of its own may be away there: it is asked. It
+also lists its own servers that are away (`agent.routing.about`), so that a node which has just come knows of them.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -13,8 +14,9 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
-from agent.model import ORIGIN_META_KEY, NodeIdentity, ServerScope, ServerSpec
-from agent.routing.names import name_beginning, public_name
+from agent.model import Json, NodeIdentity, PeerSpec, ServerScope, ServerSpec
+from agent.routing.about import ABOUT_URI, away_entry
+from agent.routing.names import name_beginning, node_alias, public_name, public_uri
 from agent.routing.origins import Origin, namings_of
 from agent.routing.table import ContributionKind, Replica, Route, RouteKind, RouteTable
 
@@ -22,6 +24,9 @@ from agent.routing.table import ContributionKind, Replica, Route, RouteKind, Rou
 AWAY_FOR_S: Final = 600.0
 # What names that come and go may cost: some hundred bytes each, and their definitions.
 AWAY_MAX: Final = 10_000
+
+# Of a peer that was never linked, before its name.
+_PEER_OWNER: Final = "peer:"
 
 # What a name can be away as.
 KINDS: Final = tuple(RouteKind)
@@ -31,18 +36,20 @@ KINDS: Final = tuple(RouteKind)
 class Absence:
     """What may come back. `expected`: the keys of backends that are wanted, or have left by themselves.
 
-    `unlisted`: our own servers that have listed nothing yet, each with the time since when, in monotonic seconds.
-    `starting`: this node has not tried all of its first links yet, so what it does not know may exist.
+    `unlisted`: our own servers and peers that have listed nothing yet, each with the time since when, in monotonic
+    seconds. `down`: our own servers that list nothing now. `starting`: this node has not tried all of its first links
+    yet, so what it does not know may exist.
     """
 
     expected: frozenset[str] = frozenset()
-    unlisted: tuple[tuple[ServerSpec, float], ...] = ()
+    unlisted: tuple[tuple[ServerSpec | PeerSpec, float], ...] = ()
     starting: bool = False
+    down: tuple[tuple[ServerSpec, float], ...] = ()
 
     def leaves_as_is(self, before: "Absence") -> bool:
         """Whether no name changes by it: that more is expected than before makes none unknown."""
-        same = self.unlisted == before.unlisted and self.starting == before.starting
-        return same and before.expected <= self.expected
+        mine, theirs = ((one.unlisted, one.down, one.starting) for one in (self, before))
+        return mine == theirs and before.expected <= self.expected
 
 
 def with_away(before: RouteTable, after: RouteTable, absence: Absence, own: NodeIdentity, now_s: float) -> RouteTable:
@@ -58,7 +65,8 @@ def with_away(before: RouteTable, after: RouteTable, absence: Absence, own: Node
         if kept:
             away[kind, name] = route if len(kept) == len(route.replicas) else replace(route, replicas=kept)
     away = dict(islice(away.items(), max(0, len(away) - AWAY_MAX), None))
-    unlisted = tuple(route for spec, since_s in absence.unlisted for route in _places(spec, since_s, own))
+    places = [place for spec, since_s in absence.unlisted for place in _places(spec, since_s, own)]
+    unlisted = (*_kept_as_they_are(places, before.unlisted), *_told(before, after, absence.expected, now_s))
     return replace(after, away=MappingProxyType(away), unlisted=unlisted, starting=absence.starting)
 
 
@@ -83,9 +91,9 @@ def is_over(table: RouteTable, now_s: float) -> bool:
 
 
 def without_private(absence: Absence) -> Absence:
-    """What other nodes may hear of."""
-    public = tuple(entry for entry in absence.unlisted if entry[0].scope is not ServerScope.PRIVATE)
-    return replace(absence, unlisted=public)
+    """What other nodes may hear of: of a peer's names they know as much as we, of servers only by us."""
+    public = tuple(entry for entry in absence.down if entry[0].scope is not ServerScope.PRIVATE)
+    return replace(absence, unlisted=public, down=())
 
 
 def away_words(route: Route, now_s: float) -> str:
@@ -97,8 +105,16 @@ def away_words(route: Route, now_s: float) -> str:
     return f"{server_words(route, only)} is away since {since_s} s"
 
 
+def away_server(table: RouteTable, name: str) -> Route | None:
+    """The route of a server, or of a peer, that is away and would have this public name; None: unknown."""
+    known = table.away.get((RouteKind.SERVER, name))
+    return known or next((place for place in table.unlisted if place.namespace == name), None)
+
+
 def server_words(route: Route, replica: Replica | None) -> str:
     """What clients know the server of a route as, on the node of `replica`: "server fx on node-b"."""
+    if route.owner.startswith(_PEER_OWNER):
+        return f"peer {route.owner.removeprefix(_PEER_OWNER)}"
     server = route.owner.partition(":")[2].rpartition("/")[2].partition("@")[0]
     if replica is None or route.owner.startswith("plain:"):
         return f"server {server}"
@@ -117,20 +133,60 @@ def _may_return(replica: Replica, expected: Collection[str], kinds: Mapping[str,
     return replica.backend_key in expected and connected_as in (None, ContributionKind.MESH_PEER)
 
 
-def _places(spec: ServerSpec, since_s: float, own: NodeIdentity) -> Iterator[Route]:
-    """Routes that say whose the names are; theirs are what those begin with."""
-    origin = Origin.of_own(own, spec.name, "", spec.scope, sticky=spec.sticky)
-    definition = {"_meta": {ORIGIN_META_KEY: origin.as_json()}}
+def _places(spec: ServerSpec | PeerSpec, since_s: float, own: NodeIdentity) -> Iterator[Route]:
+    """Routes that say whose the names are; theirs are what those begin with. The first of a server is listed for nodes.
+
+    A peer's own name is what those of a plain one begin with, and those of a node that is called so.
+    """
+    if isinstance(spec, PeerSpec):
+        # No hop: it is sent nothing before it was listed.
+        unlinked = Replica(spec.key, "", spec.expected_node_id, ours=False, hops=0)
+        names = [spec.name]
+        if spec.expected_node_id is not None:
+            names.append(node_alias(spec.name, spec.expected_node_id))
+        for name in names:
+            yield place_of((name,), f"{_PEER_OWNER}{spec.name}", {}, unlinked, since_s=since_s)
+        return
+    origin = Origin.of_own(own, spec.name, ABOUT_URI, spec.scope, sticky=spec.sticky)
+    namings = list(namings_of(origin))
+    uri = public_uri(public_name(*namings[0].parts), ABOUT_URI)
+    definition = away_entry(uri, spec.name, origin.as_json(), spec.tags)
     replica = Replica(spec.key, "", own.node_id, ours=True, hops=0, node_name=own.name)
-    for place in namings_of(origin):
-        yield Route(
-            RouteKind.NAMESPACE,
-            name_beginning(*place.parts),
-            definition,
-            "",
-            (replica,),
-            listed=False,
-            owner=place.owner,
-            namespace=public_name(*place.parts),
-            away_since_s=since_s,
-        )
+    for naming in namings:
+        listed = naming is namings[0]
+        yield place_of(naming.parts, naming.owner, definition, replica, since_s=since_s, listed=listed)
+
+
+def place_of(
+    parts: tuple[str, ...],
+    owner: str,
+    definition: Json,
+    replica: Replica,
+    *,
+    since_s: float | None = None,
+    listed: bool = False,
+) -> Route:
+    """What stands for all names that begin with `parts`, while none of them is known."""
+    beginning, namespace = name_beginning(*parts), public_name(*parts)
+    kind = RouteKind.NAMESPACE
+    return Route(kind, beginning, definition, "", (replica,), listed, owner, namespace=namespace, away_since_s=since_s)
+
+
+def _kept_as_they_are(places: Iterable[Route], before: Iterable[Route]) -> Iterator[Route]:
+    """The same, by the very objects of before where they are equal: lists are written anew for other ones."""
+    known = {(place.public_name, place.owner): place for place in before}
+    for place in places:
+        same = known.get((place.public_name, place.owner))
+        yield same if same == place else place
+
+
+def _told(before: RouteTable, after: RouteTable, expected: Collection[str], now_s: float) -> Iterator[Route]:
+    """What connected nodes say is away there; and while one is not connected and may come back, what it last said."""
+    known = {(place.public_name, place.replicas): place for place in before.unlisted if place.replicas[0].hops > 0}
+    for part in after.parts.values():
+        for place in part.away:
+            yield known.get((place.public_name, place.replicas)) or replace(place, away_since_s=now_s)
+    for place in known.values():
+        key, since_s = place.replicas[0].backend_key, place.away_since_s or now_s
+        if key in expected and key not in after.parts and now_s - since_s < AWAY_FOR_S:
+            yield place

@@ -7,11 +7,13 @@ origins give.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from agent.lossless_json.raw import write_definition
 from agent.model import ORIGIN_META_KEY, PUBLIC_NAME_LEN_MAX, Json, NodeIdentity, ServerScope
-from agent.routing.about import ABOUT_META_KEY, about_entry, is_about, read_about
+from agent.routing.about import ABOUT_META_KEY, about_entry, is_about, read_about, says_away
+from agent.routing.away import place_of
 from agent.routing.definitions import LeftOut, mended
 from agent.routing.digest import definition_digest
 from agent.routing.names import is_name_of, public_name, public_uri, shown_name
@@ -26,7 +28,7 @@ from agent.routing.origins import (
     namings_of,
     received_origin,
 )
-from agent.routing.output_schemas import is_shown_in_sessions
+from agent.routing.output_schemas import is_object_schema
 from agent.routing.table import (
     NAME_MEMBER,
     Claims,
@@ -88,6 +90,7 @@ class _Reading:
         self._refused_count = 0
         self._left_out: list[LeftOutEntry] = []
         self._left_out_count = 0
+        self._away: list[Route] = []
 
     def read_all(self, kind: RouteKind, entries: Sequence[Json]) -> None:
         """Take the entries of one kind, up to the limit, each name once."""
@@ -121,7 +124,8 @@ class _Reading:
         claims = tuple(
             Claims(root, owner, self._ours, tuple(routes.values())) for (root, owner), routes in self._claims.items()
         )
-        return Imported(self._contribution, self._own, claims, tuple(self._refused), tuple(self._left_out))
+        refused, left_out = tuple(self._refused), tuple(self._left_out)
+        return Imported(self._contribution, self._own, claims, refused, left_out, tuple(self._away))
 
     def _refuse(self, refused: Refused) -> None:
         self._refused_count += 1
@@ -163,9 +167,14 @@ class _Reading:
         imported = self._contribution.kind is ContributionKind.MESH_PEER
         if imported and not _may_be_named(name, kind, namings[0].parts, origin.tool):
             raise Refused(ConflictReason.MISNAMED, name)
+        if imported and kind is RouteKind.SERVER and says_away(entry):
+            if len(origin.path) == 1:  # Beyond a gateway others know better.
+                about = read_about(entry["_meta"][ABOUT_META_KEY])
+                self._away += [self._place(naming, origin, about) for naming in namings]
+            return
         if (why := self._contribution.blocked.get((kind, name))) is not None:
             raise LeftOut(why)
-        entry = mended(kind, entry)
+        entry = mended(kind, entry, partial(self._leave_out, kind, name))
         meta = entry.get("_meta")
         kept = meta if isinstance(meta, dict) else {}
         if not imported:
@@ -181,7 +190,8 @@ class _Reading:
         too_large = len(write_definition(definition)) > ENTRY_BYTES_MAX
         if too_large:
             self._leave_out(kind, name, "larger than a page of a list; it can be used all the same")
-        hides_schema = "outputSchema" in definition and not is_shown_in_sessions(definition["outputSchema"])
+        # One that clients of 2026-07-28 compile is compiled by earlier ones as well, if they know its kind.
+        hides_schema = "outputSchema" in definition and not is_object_schema(definition["outputSchema"])
         for naming in namings:
             remote = self._remote_parts(naming, namings, origin)
             inner = public_name(*(remote or namings[0].parts)) if imported else ""
@@ -200,6 +210,11 @@ class _Reading:
             # A server that lists no resource may link to one in a result.
             knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])
             self._claim(naming, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
+
+    def _place(self, naming: Naming, origin: Origin, about: Json) -> Route:
+        replica = self._replica("", origin, public_name(*naming.parts))
+        definition = {"_meta": {ORIGIN_META_KEY: origin.as_json(), ABOUT_META_KEY: about}}
+        return place_of(naming.parts, naming.owner, definition, replica)
 
     def _shown(self, kind: RouteKind, naming: Naming, origin: Origin, public: str) -> str:
         """The form of a public name that clients see; of an address of the web the address itself."""

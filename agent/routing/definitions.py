@@ -14,7 +14,10 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from agent.lossless_json.exact import is_deeper_than
+from agent.mcp_headers import ANNOTATION, without_invalid_annotations
 from agent.model import Json
+from agent.routing.output_schemas import is_object_schema, why_refused
+from agent.routing.schema_nulls import without_nulls
 from agent.routing.table import RouteKind
 
 # Far deeper than honest schemas. The Python SDK's client reads 200 levels, in which a list and its envelope count.
@@ -25,6 +28,7 @@ DIGITS_MAX: Final = 4_300
 _FLOAT_AS_INTEGER_MAX: Final = 2.0**53
 
 _SHOWN_LEN: Final = 60
+_OUTPUT: Final = "outputSchema"
 # MCP says ISO 8601; what the TypeScript SDK reads is this (RFC 3339, with seconds and a zone, in capitals).
 _TIMESTAMP: Final = re.compile(
     r"\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-9]))"
@@ -45,29 +49,38 @@ class LeftOut(ValueError):
     """No strict client could read the entry; the message says why."""
 
 
-def mended(kind: RouteKind, definition: Json) -> Json:
+def mended(kind: RouteKind, definition: Json, say: Callable[[str], None] = lambda _: None) -> Json:
     """The definition as every strict client can read it, the very same object where nothing had to change.
 
-    Of `_meta` only texts and numbers count, and how deep it is. Raises `LeftOut`.
+    Of `_meta` only texts and numbers count, and how deep it is. `say` gets each part that was left out though it said
+    something, and why. Raises `LeftOut`.
     """
     if is_deeper_than(definition, NESTING_MAX):
         raise LeftOut(f"nested more than {NESTING_MAX} levels deep")
-    readable = _readable(definition)
+    readable, text = _readable(definition)
     for member, source in _NEEDED[kind]:
         if not isinstance(readable.get(member), str):
             readable = {**readable, member: readable[source]}
     if kind is RouteKind.TOOL:
-        readable = _with(readable, "inputSchema", _input_schema(readable.get("inputSchema")))
+        if b"null" in text:
+            readable = _mended_object(readable, dict.fromkeys(("inputSchema", _OUTPUT), _without_nulls))
+        schema, invalid = _input_schema(readable.get("inputSchema")), list[object]()
+        if ANNOTATION.encode() in text:
+            schema, invalid = without_invalid_annotations(schema)
+        if invalid:
+            named = _shown(invalid[0]) if len(invalid) == 1 else f"{_shown(invalid[0])} and {len(invalid) - 1} more"
+            say(f"{ANNOTATION} {named}, which is no header of one plain argument; the tool works without")
+        readable = _with(readable, "inputSchema", schema)
+        if _OUTPUT in readable:
+            readable = _with_output_schema(readable, say)
     return _mended_object(readable, _MEMBERS[kind])
 
 
-def is_object_schema(schema: object) -> bool:
-    """Whether an output schema is one that MCP knew before 2026-07-28: an object's, at its root."""
-    return isinstance(schema, dict) and schema.get("type") == "object"
+def _readable(definition: Json) -> tuple[Json, bytes]:
+    """The same without halves of surrogate pairs, and as JSON.
 
-
-def _readable(definition: Json) -> Json:
-    """The same without halves of surrogate pairs, each of them replaced (U+FFFD), as the Unicode standard advises."""
+    Each half is replaced (U+FFFD), as the Unicode standard advises.
+    """
     try:
         text = orjson.dumps(definition)
     except TypeError as exc:  # orjson.JSONEncodeError is one
@@ -75,9 +88,9 @@ def _readable(definition: Json) -> Json:
     if len(text) > DIGITS_MAX and _LONG_NUMBER.search(text) is not None and _has_long_number(definition):
         raise LeftOut(f"a number with more than {DIGITS_MAX} digits")
     if _HALF_PAIR_ESCAPE.search(text) is None:
-        return definition
+        return definition, text
     whole: Json = _without_half_pairs(definition)
-    return whole
+    return whole, text
 
 
 def _has_long_number(value: Any) -> bool:
@@ -224,6 +237,18 @@ def _input_schema(value: Any) -> Any:
     return _object_schema(value)
 
 
+def _with_output_schema(tool: Json, say: Callable[[str], None]) -> Json:
+    """The tool with an output schema that is written as an object and that clients compile, or without."""
+    written = tool[_OUTPUT]
+    schema = _output_schema(written)
+    why = f"{_shown(written)} is no schema" if schema is _ABSENT else why_refused(schema)
+    if not why:
+        return _with(tool, _OUTPUT, schema)
+    if written is not None:
+        say(f"its outputSchema, which not every client can read ({why}); the tool works without")
+    return {member: value for member, value in tool.items() if member != _OUTPUT}
+
+
 def _output_schema(value: Any) -> Any:
     """Any schema at all since 2026-07-28, though clients take only one that is written as an object."""
     match value:
@@ -238,6 +263,10 @@ def _output_schema(value: Any) -> Any:
                 return _ABSENT  # The tool works without.
         case _:
             return _ABSENT
+
+
+def _without_nulls(value: Any) -> Any:
+    return without_nulls(value) if isinstance(value, dict) else value
 
 
 def _object_schema(value: Json) -> Json:
@@ -281,7 +310,6 @@ _CONTENT: Final[dict[str, _Mend]] = {**_COMMON, "mimeType": _TEXT, "annotations"
 _MEMBERS: Final[Mapping[RouteKind, Mapping[str, _Mend]]] = {
     RouteKind.TOOL: {
         **_COMMON,
-        "outputSchema": _output_schema,
         "annotations": _TOOL_ANNOTATIONS,
         "execution": _EXECUTION,
     },

@@ -212,13 +212,17 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What one contribution claims, kept in the table so that an unchanged backend is not read again."""
+    """What one contribution claims, kept in the table so that an unchanged backend is not read again.
+
+    `away`: places of servers that are away there, as in `RouteTable.unlisted`.
+    """
 
     source: Contribution
     own: NodeIdentity
     claims: tuple[Claims, ...]
     refused: tuple[Conflict, ...]
     left_out: tuple[LeftOutEntry, ...] = ()
+    away: tuple[Route, ...] = ()
 
 
 def _no_routes() -> Mapping[str, Route]:
@@ -289,6 +293,10 @@ class RouteTable:
         """The resource templates that clients are shown, sorted by template."""
         return self.listed(RouteKind.TEMPLATE)
 
+    def places(self) -> tuple[Route, ...]:
+        """What other nodes are shown of our own servers that are away."""
+        return tuple(route for route in self.unlisted if route.listed)
+
     def find(self, kind: RouteKind, name: str) -> Route | None:
         """The route of a tool, a prompt or a template, also of one that is away. None: unknown."""
         return self.of_kind(kind).get(name) or self.away.get((kind, name)) or self._possible(kind, name)
@@ -304,7 +312,9 @@ class RouteTable:
         by_name, space = kind in (RouteKind.TOOL, RouteKind.PROMPT), uri_namespace(name)
         for route in self.unlisted:
             if may_begin_with(name, route.public_name) if by_name else route.namespace == space:
-                return replace(route, kind=kind, public_name=name)
+                # Another node knows it by the same name.
+                replicas = tuple(replace(replica, remote_name=name) for replica in route.replicas)
+                return replace(route, kind=kind, public_name=name, replicas=replicas, listed=False)
         return Route(kind, name, {}, "", (), listed=False, owner="", away_since_s=0.0) if self.starting else None
 
     def resolve_uri(self, uri: str) -> Route | None:

@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from agent.model import Json
-from agent.routing.definitions import is_object_schema
+from agent.routing.output_schemas import is_object_schema
 
 _SCHEMA: Final = "outputSchema"
 _STRUCTURED: Final = "structuredContent"

@@ -140,7 +140,7 @@ class ListIndex:
         if not for_node:
             listed = tuple(route for route in listed if not route.too_large)
         if kind is RouteKind.RESOURCE and for_node:
-            listed += table.listed(RouteKind.SERVER)
+            listed += table.listed(RouteKind.SERVER) + table.places()
         snapshots.renew(self._all_in_sessions(listed, table) if in_sessions else listed, self._now_s())
         self._lists[asked] = (table, snapshots)
         return snapshots

@@ -19,6 +19,7 @@ from agent.server.request import refuse
 
 NOTICES: Final = {"on": True, "off": False}
 ERRORS: Final = {"protocol": False, "result": True}
+UNKNOWN: Final = "unknown"  # An outcome, in an error's `data`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,11 @@ class Preferences:
         """What is answered in place of `failure`; None where the error is."""
         if not self.errors_as_results or method != "tools/call":
             return None
-        if failure.code not in (NOT_EXECUTED, OUTCOME_UNKNOWN):
+        outcome = failure.data.get("outcome") if isinstance(failure.data, dict) else None
+        if failure.code not in (NOT_EXECUTED, OUTCOME_UNKNOWN) and outcome != UNKNOWN:
             return None
         return {
-            "content": [{"type": "text", "text": failure.message}],
+            "content": [{"type": "text", "text": _with_outcome(failure.message, outcome)}],
             "isError": True,
             "_meta": {ERROR_META_KEY: {"code": failure.code, "data": failure.data}},
         }
@@ -66,6 +68,17 @@ class Preferences:
 
 # What clients get that do not say, in a node that does not either.
 USUAL: Final = Preferences()
+
+
+def _with_outcome(message: str, outcome: object) -> str:
+    """The words of a failure, and what they mean for the next step: a model reads no `data`."""
+    for one, fact, advice in (
+        (UNKNOWN, "may have been executed", "look before you make it again"),
+        ("not_executed", "was not executed", "you may make it again"),
+    ):
+        if outcome == one and fact not in message:
+            return f"{message.rstrip('.')}. The call {fact}; {advice}."
+    return message
 
 
 def _choice(name: str, query: Mapping[str, str], words: Mapping[str, bool], *, default: bool) -> bool:

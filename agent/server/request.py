@@ -87,7 +87,7 @@ def refuse(
 
 def refuse_for_now(message: str) -> web.Response:
     """Refuse a request for what will soon be known."""
-    return refuse(503, message, NOT_EXECUTED, headers={"Retry-After": "1"})
+    return refuse(503, message, NOT_EXECUTED, headers={"Retry-After": "1"}, data={"outcome": "not_executed"})
 
 
 def _unread(status: int, message: str) -> web.Response:

@@ -21,6 +21,7 @@ from agent.authority.caller import caller
 from agent.authority.grant import WHOLE, Reach
 from agent.model import SINGLE_PATH, VIEW_PATH, Json, ViewSpec
 from agent.routing.about import about_in
+from agent.routing.away import away_server, away_words
 from agent.routing.build import changed_kinds
 from agent.routing.fleet import changed_only_in_fleets
 from agent.routing.table import RouteTable
@@ -440,6 +441,9 @@ def _query(request: web.Request) -> Mapping[str, tuple[str, ...]]:
 
 
 def _unknown(name: str, kind: str, table: RouteTable | None, names: list[str]) -> web.Response:
+    away = None if table is None else away_server(table, name)
+    if away is not None:
+        return refuse_for_now(away_words(away, clock.now_s()))
     if table is not None and table.starting:
         return refuse_for_now("This node is starting, and does not know its servers yet; try again")
     known = sorted(names)

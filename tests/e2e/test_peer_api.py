@@ -116,7 +116,10 @@ async def test_unreachable_peer_is_saved_and_connects_when_it_appears(start: Sta
 
 
 async def test_our_own_url_is_refused_and_nothing_of_it_is_kept(node: RunningNode) -> None:
-    for url in (node.url, f"http://localhost:{node.port}/mcp", f"{node.url}/"):
+    hosts = ("localhost", "LOCALHOST.", "[::1]", "[::ffff:127.0.0.1]")
+    by_host = [f"http://{host}:{node.port}/mcp" for host in hosts]
+    by_path = [f"http://127.0.0.1:{node.port}{path}" for path in ("", "/", "//mcp", "/%6dcp", "/mcp/", "/mcp/none")]
+    for url in (node.url, *by_host, *by_path, f"https://127.0.0.1:{node.port}/mcp"):
         code, answer = await post(node, "mirror", url)
         assert (code, answer["success"], answer["error"]["code"]) == (409, False, "own_node"), url
     assert "mirror" not in await node.peers()
@@ -182,6 +185,13 @@ async def test_bad_fields_are_named(node: RunningNode, body: Any, field: str) ->
 async def test_bodies_that_are_no_json_are_bad_requests(node: RunningNode, body: bytes) -> None:
     code, answer = await node.request("POST", PEERS, body)
     assert (code, answer["success"], answer["error"]["code"]) == (400, False, "invalid_json")
+
+
+async def test_clients_read_the_settings_with_the_names_of_peers_and_no_address(node: RunningNode) -> None:
+    async with node.client() as client:
+        (config,) = await client.read_resource("config://app")
+    assert orjson.loads(config.text)["peers"]["value"] == "fixed"
+    assert "://" not in config.text
 
 
 async def test_names_that_are_taken_and_removals_that_cannot_be_are_refused(node: RunningNode) -> None:

@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 TOKEN = "canary-3f9a1c7e5b2d4860-token-of-clients"
 REST = ("/api/v1/mcp/peers", "/api/v1/mcp/servers", "/api/v1/mcp/status")
-GUARDED = (*REST, "/mcp", "/mcp/", "/mcp/s/kit", "/mcp/v/team", "/mcp/local", "/metrics", "/", "/no/such/page")
+MCP_PATHS = ("/mcp", "/mcp/", "/mcp/s/kit", "/mcp/v/team", "/mcp/local", "/mcp/none")
+GUARDED = (*REST, *MCP_PATHS, "/metrics", "/", "/no/such/page")
 OPEN = ("/healthz", "/readyz")
 
 
@@ -136,7 +137,9 @@ def refused(answer: Any) -> bool:
 async def test_our_own_url_is_refused_as_a_peer_though_it_wants_a_token(guarded: Guarded) -> None:
     headers = {**bearer(TOKEN), "Content-Type": "application/json"}
     async with aiohttp.ClientSession() as session:
-        for url in (guarded.front.url, f"http://localhost:{guarded.front.port}/mcp"):
+        port = guarded.front.port
+        other_paths = (f"http://127.0.0.1:{port}", f"http://localhost:{port}//mcp", f"http://127.0.0.1:{port}/%6dcp")
+        for url in (guarded.front.url, f"http://localhost:{port}/mcp", *other_paths):
             body = orjson.dumps({"peer_name": "mirror", "peer_url": url})
             async with session.post(guarded.front.base + REST[0], data=body, headers=headers) as response:
                 answer = orjson.loads(await response.read())

@@ -67,6 +67,9 @@ async def test_a_call_without_a_known_outcome_is_a_result_for_a_client_that_asks
         assert result["isError"] is True
         assert [part["type"] for part in result["content"]] == ["text"]
         assert "did not answer tools/call" in result["content"][0]["text"]
+        assert result["content"][0]["text"].endswith(
+            ". The call may have been executed; look before you make it again."
+        )
         assert result["_meta"][ERROR_META_KEY]["code"] == OUTCOME_UNKNOWN
         unknown = await answered(f"{node.url}?errors=result", era, call("kit__no"))
         assert unknown["error"]["code"] == -32602, "the client's own mistake stays an error"
@@ -81,6 +84,24 @@ def test_only_failures_of_a_call_that_got_no_answer_become_results(code: int) ->
     assert wanted.as_result("prompts/get", failure) is None
     assert wanted.as_result("tools/call", MCPError(code=-32602, message="Unknown tool")) is None
     assert Preferences().as_result("tools/call", failure) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "outcome", "told"),
+    [
+        (NOT_EXECUTED, "fx is away.", "not_executed", "fx is away. The call was not executed; you may make it again."),
+        (-32603, "broken", "unknown", "broken. The call may have been executed; look before you make it again."),
+        (OUTCOME_UNKNOWN, "cut; the call may have been executed", "unknown", "cut; the call may have been executed"),
+        (NOT_EXECUTED, "a server's own error", None, "a server's own error"),
+    ],
+)
+def test_a_failure_as_a_result_says_in_words_whether_the_call_was_executed(
+    code: int, message: str, outcome: str | None, told: str
+) -> None:
+    data = None if outcome is None else {"outcome": outcome}
+    result = Preferences(errors_as_results=True).as_result("tools/call", MCPError(code, message, data))
+    assert result is not None
+    assert result["content"][0]["text"] == told
 
 
 @ERAS

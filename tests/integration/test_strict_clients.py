@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import orjson
 import pytest
 from mcp import ClientSession
@@ -22,7 +23,7 @@ from agent.routing.claims import REFUSALS_MAX
 from agent.server.lists import LISTS
 from tests.conformance.node_tools import NodeTools, node_tools, why_not
 from tests.integration.servers.fastmcp_server import make_server
-from tests.integration.servers.hostile_lists import LEFT_OUT, LISTED, PAGES, STRAY, random_pages
+from tests.integration.servers.hostile_lists import LEFT_OUT, LISTED, PAGES, PARTED_TOOLS, STRAY, random_pages
 from tests.integration.servers.hosting import Seen, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 
@@ -57,7 +58,7 @@ async def hostile(request: Seen, pages: Mapping[str, bytes] = PAGES) -> tuple[by
         case str(method) if method in pages:
             return http(200, b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (request.body["id"], pages[method])), True
         case "tools/call":
-            structured = STRUCTURED[request.body["params"]["name"]]
+            structured = STRUCTURED.get(request.body["params"]["name"], {})
             result = {"resultType": "complete", "content": [], "structuredContent": structured}
             return rpc_result(request, result), True
         case _:
@@ -116,7 +117,22 @@ async def test_no_random_fault_makes_a_typescript_client_refuse_a_list(
         told = await told_by(tools, kind, node.url)
         count = len(node.tool_names())
     assert [(key, part["refused"]) for key, part in told.items() if "refused" in part] == [], f"seed {seed}"
-    assert sum(tool["name"].startswith("bad__") for tool in told["tools"]["entries"]) == count > RANDOM_COUNT / 2
+    shown = [tool for tool in told["tools"]["entries"] if tool["name"].startswith("bad__")]
+    assert len(shown) == count > RANDOM_COUNT / 2
+    assert told["tools"].get("uncompiled", []) == [], f"seed {seed}"
+    assert uncompiled(shown) == {}, f"seed {seed}"
+
+
+def uncompiled(tools: list[Json]) -> dict[str, str]:
+    """What Python's SDK says of output schemas with the result of a call, by tool."""
+    faults = {}
+    for tool in tools:
+        if (schema := tool.get("outputSchema")) is not None:
+            try:
+                jsonschema.validators.validator_for(schema).check_schema(schema)
+            except jsonschema.exceptions.SchemaError as exc:
+                faults[tool["name"]] = exc.message
+    return faults
 
 
 @KINDS
@@ -130,6 +146,9 @@ async def test_typescript_clients_read_every_list_though_a_server_lists_what_the
     shown = {tool["name"] for tool in told["tools"]["entries"] if "outputSchema" in tool}
     assert "bad__good" in shown
     assert ("bad__array-output" in shown) is (kind == "client-2-modern")
+    assert shown.isdisjoint(f"bad__{name}" for name in PARTED_TOOLS)
+    assert told["tools"].get("uncompiled", []) == []
+    assert uncompiled(told["tools"]["entries"]) == {}
 
 
 async def test_pythons_client_of_sessions_reads_every_list(tmp_path: Path) -> None:
@@ -171,8 +190,9 @@ async def test_what_is_left_out_is_said_with_its_reason_and_is_no_conflict(tmp_p
         _, body = await node.rest("GET", "/servers")
         bad = next(server for server in body["data"]["servers"] if server["name"] == "bad")
         named = [left["name"] for left in bad["left_out"]]
-        assert {*named[:REFUSALS_MAX]} <= {*LEFT_OUT, *(f"number {place}" for place in range(1, len(STRAY) + 1))}
-        count = len(LEFT_OUT) + len(STRAY) * len(LISTED)
+        numbers = {f"number {place}" for place in range(1, len(STRAY) + 1)}
+        assert {*named[:REFUSALS_MAX]} <= {*LEFT_OUT, *PARTED_TOOLS, *numbers}
+        count = len(LEFT_OUT) + len(PARTED_TOOLS) + len(STRAY) * len(LISTED)
         assert named[REFUSALS_MAX:] == [f"{count - REFUSALS_MAX} more entries"]
         assert all(left["why"] for left in bad["left_out"])
 

@@ -1,11 +1,13 @@
 """A FastMCP server that published clients meet directly and behind a node: `python -m tests.outside.plain_server`.
 
 `--port N` serves streamable HTTP of both eras, without it stdio; `--tools N` adds as many tools, `--page N` limits a
-page. The one rule: it is the same server on both ways, so that a difference is the node's.
+page, `--after S` begins only then. The one rule: it is the same server on both ways, so that a difference is the
+node's.
 """
 
 import argparse
 import asyncio
+import time
 
 import uvicorn
 from fastmcp import FastMCP
@@ -49,7 +51,9 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--tools", type=int, default=0)
     parser.add_argument("--page", type=int)
+    parser.add_argument("--after", type=float, default=0.0)
     options = parser.parse_args()
+    time.sleep(options.after)
     server = make_server(options.tools, options.page)
     if options.port is None:
         server.run("stdio", show_banner=False)

@@ -40,10 +40,26 @@ MENDED_TOOLS: dict[str, Any] = {
     "choice-output": _tool(outputSchema={"oneOf": [_OBJECT, {"type": "array"}]}),
     "reference-output": _tool(outputSchema={"$ref": "#/$defs/a", "$defs": {"a": _OBJECT}}),
     "boolean-output": _tool(outputSchema=True),
+    "null-in-a-property": {
+        "inputSchema": {"type": "object", "properties": {"a": {"description": None, "default": None}, "b": None}}
+    },
+    "null-in-output": _tool(outputSchema={"type": "object", "properties": {"a": {"enum": None, "title": None}}}),
+}
+# Of these a part is left out, and said.
+PARTED_TOOLS: dict[str, Any] = {
     "text-output": _tool(outputSchema="x"),
     "lost-reference": _tool(outputSchema={"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}),
     "python-pattern": _tool(outputSchema={"type": "object", "properties": {"a": {"pattern": r"(?P<a>x)\Z"}}}),
     "unknown-type": _tool(outputSchema={"type": "object", "properties": {"a": {"type": "any"}}}),
+    "array-of-unknown-type": _tool(outputSchema={"type": "array", "items": {"type": "any"}}),
+    "unknown-dialect": _tool(outputSchema={"type": "object", "$schema": "https://example.com/dialect"}),
+    "no-header": {"inputSchema": {"type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "a b"}}}},
+    "header-twice": {
+        "inputSchema": {
+            "type": "object",
+            "properties": {name: {"type": "string", "x-mcp-header": "Same"} for name in ("a", "b")},
+        }
+    },
 }
 LEFT_OUT_TOOLS: dict[str, Any] = {
     "deep": {"inputSchema": {"type": "object", "properties": {"a": _nested(250)}}},
@@ -86,12 +102,19 @@ def _page(key: str, *entries: bytes) -> bytes:
 
 _STRAY = [json.dumps(entry).encode() for entry in STRAY]
 PAGES = {
-    "tools/list": _page("tools", *_STRAY, *_named(LEFT_OUT_TOOLS, "name"), *_RAW_TOOLS, *_named(MENDED_TOOLS, "name")),
+    "tools/list": _page(
+        "tools",
+        *_STRAY,
+        *_named(LEFT_OUT_TOOLS, "name"),
+        *_RAW_TOOLS,
+        *_named(PARTED_TOOLS, "name"),
+        *_named(MENDED_TOOLS, "name"),
+    ),
     "prompts/list": _page("prompts", *_STRAY, *_named(LEFT_OUT_PROMPTS, "name"), *_named(MENDED_PROMPTS, "name")),
     "resources/list": _page("resources", *_STRAY, *_named(MENDED_RESOURCES, "uri")),
 }
 LISTED = {
-    "tools": {*MENDED_TOOLS, "half-pair"},
+    "tools": {*MENDED_TOOLS, *PARTED_TOOLS, "half-pair"},
     "prompts": {*MENDED_PROMPTS},
     "resources": {*MENDED_RESOURCES},
 }

@@ -28,13 +28,13 @@ class _QuietServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Asgi, certificate: Path | None = None) -> AsyncIterator[str]:
+async def serving(app: Asgi, certificate: Path | None = None, port: int = 0) -> AsyncIterator[str]:
     """Run an ASGI application under uvicorn without its lifespan; gives the base URL.
 
     `certificate`: a file with a key and its certificate, to be served by TLS.
     """
     tls = {} if certificate is None else {"ssl_certfile": str(certificate)}
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None, ws="none", **tls)
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, lifespan="off", log_config=None, ws="none", **tls)
     config.load()
     server = _QuietServer(config)
     server.lifespan = config.lifespan_class(config)

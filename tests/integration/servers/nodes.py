@@ -33,6 +33,7 @@ from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
 from agent.errors import MeshError
+from agent.identity.addresses import OwnAddresses
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.node_key import NodeKey
 from agent.links.dial import Dialling, dialler
@@ -52,7 +53,7 @@ from agent.model import (
     ViewSpec,
 )
 from agent.rest.envelope import envelope_middleware
-from agent.rest.handshake import HandshakeRoute, OwnAddresses
+from agent.rest.handshake import HandshakeRoute
 from agent.rest.peers import PeersApi
 from agent.rest.security import EdgePolicy, security_headers, security_middleware, usual_header_lines
 from agent.rest.status import NodeStatus

@@ -1,4 +1,4 @@
-// Lists everything at a URL as one of the TypeScript SDK's clients does, and prints the names, or why it refused.
+// Lists everything at a URL as one of the TypeScript SDK's clients does, and prints the names, or why it refused; and what of it it cannot compile.
 // Arguments: the folder of node_modules, the client ("sdk-1", "client-2", "client-2-modern"), the URL.
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
@@ -41,6 +41,18 @@ for (const [key, list] of Object.entries(lists)) {
     told[key] = { names: entries.map((entry) => entry.uri ?? entry.uriTemplate ?? entry.name), entries };
   } catch (error) {
     told[key] = { refused: String(error.message ?? error).slice(0, 2000) };
+  }
+}
+// A client of 2026-07-28 compiles a tool's output schema with the result of a call, and loses that where it cannot.
+if (kind === "client-2-modern" && told.tools.entries !== undefined) {
+  told.tools.uncompiled = [];
+  for (const { name, outputSchema } of told.tools.entries.slice(0, 150)) {
+    if (outputSchema === undefined || !name.startsWith("bad__")) continue;
+    try {
+      await client.callTool({ name, arguments: {} });
+    } catch (error) {
+      if (String(error.message).includes("outputSchema")) told.tools.uncompiled.push(`${name}: ${error.message}`);
+    }
   }
 }
 process.stdout.write(JSON.stringify(told), () => process.exit(0));

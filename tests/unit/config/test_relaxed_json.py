@@ -69,3 +69,9 @@ def _paths(value: Any, path: tuple[str | int, ...]) -> Any:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         yield from _paths(inner, (*path, key))
+
+
+def test_of_two_members_of_one_name_the_second_is_found_once_and_nothing_within_it() -> None:
+    text = '{"m": {\n"a": {"b": 1},\n"a": {"b": [1], "c": 1, "c": 2},\n"d": [{"a": 1}, {"a": 1}]}}'
+    _, duplicates = find_places(text)
+    assert [(dotted(twice.path), twice.line) for twice in duplicates] == [("m.a", 3), ("m.a.c", 3)]

@@ -11,6 +11,7 @@ import orjson
 import pytest
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, SecretStr
+from yarl import URL
 
 from agent import errors
 from agent.rest import envelope
@@ -35,6 +36,7 @@ async def server(handler: Any = echo) -> AsyncIterator[str]:
     app = web.Application(middlewares=[envelope.envelope_middleware])
     app.router.add_post("/api/echo", handler)
     app.router.add_get("/api/only-get", handler)
+    app.router.add_get("/mcp/only-get", handler)
     runner = web.AppRunner(app, handler_cancellation=True)  # as the node runs it
     await runner.setup()
     try:
@@ -44,7 +46,7 @@ async def server(handler: Any = echo) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def ask(url: str, data: Any = None, *, method: str = "POST") -> tuple[int, dict[str, Any]]:
+async def ask(url: str | URL, data: Any = None, *, method: str = "POST") -> tuple[int, dict[str, Any]]:
     async with aiohttp.ClientSession() as http, http.request(method, url, data=data) as answer:
         assert answer.content_type == "application/json"
         return answer.status, await answer.json()
@@ -218,3 +220,31 @@ async def test_a_body_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPat
         assert (await reader.readline()).startswith(b"HTTP/1.1 408")
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "rpc_code", "code"),
+    [
+        ("POST", "/mcp/none", 404, -32600, "not_found"),
+        ("GET", "/%6dcp/local/none", 404, -32600, "not_found"),
+        ("POST", "/mcp/only-get", 405, -32600, "method_not_allowed"),
+        ("GET", "/mcp/only-get", 500, -32603, "internal_error"),
+    ],
+)
+async def test_failures_below_mcp_are_json_rpc_errors_that_name_no_id(
+    method: str, path: str, status: int, rpc_code: int, code: str
+) -> None:
+    async def fails(_: web.Request) -> web.Response:
+        raise KeyError(SECRET)
+
+    async with server(fails) as base:
+        found, body = await ask(URL(base + path, encoded=True), method=method)
+    assert (found, body["jsonrpc"], body["id"]) == (status, "2.0", None)
+    assert (body["error"]["code"], body["error"]["data"]) == (rpc_code, {"code": code})
+    assert body["error"]["message"]
+    assert SECRET not in str(body)
+
+
+async def test_a_path_that_only_begins_like_mcps_is_answered_in_the_envelope() -> None:
+    async with server() as base:
+        assert (await ask(f"{base}/mcpx/none"))[1]["error"] == {"code": "not_found", "detail": None}

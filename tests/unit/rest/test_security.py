@@ -287,6 +287,8 @@ OAUTH_PATHS = [
     "/.well-known/oauth-authorization-server/mcp",
     "/.well-known/openid-configuration",
     "/mcp/.well-known/openid-configuration",
+    "/mcp/s/my.server/.well-known/openid-configuration",
+    "/.well-known/oauth-protected-resource/mcp/v/a%20view",
     "/register",
 ]
 

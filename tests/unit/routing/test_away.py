@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.model import HttpTarget, Json, NodeIdentity, Offer, ServerScope, ServerSpec
+from agent.model import HttpTarget, Json, NodeIdentity, Offer, PeerSource, PeerSpec, ServerScope, ServerSpec
 from agent.routing.away import (
     AWAY_FOR_S,
     AWAY_MAX,
@@ -16,6 +16,7 @@ from agent.routing.away import (
     without_private,
 )
 from agent.routing.build import Contribution, ContributionKind, RouteKind, RouteTable, build_routes, is_outdated
+from agent.routing.table import Route
 
 OWN = NodeIdentity("11111111-0000-4000-8000-000000000000", "one")
 TWO = NodeIdentity("22222222-0000-4000-8000-000000000000", "two")
@@ -141,8 +142,52 @@ def test_a_server_that_was_never_listed_has_all_names_below_its_own() -> None:
     assert table.find_uri("time://kit/now") is not None
     assert table.find(RouteKind.TOOL, "kite__any") is None
     assert table.find(RouteKind.TOOL, "one__secret__any") is not None
-    public = with_away(RouteTable(), RouteTable(), without_private(absence), OWN, 7.0)
+    told_others = without_private(replace(absence, down=((KIT, 7.0), (SECRET, 7.0))))
+    public = with_away(RouteTable(), RouteTable(), told_others, OWN, 7.0)
+    assert public.find(RouteKind.TOOL, "one__kit__any") is not None
     assert public.find(RouteKind.TOOL, "one__secret__any") is None
+
+
+def test_a_peer_that_was_never_listed_has_all_names_below_its_own_and_tells_other_nodes_of_none() -> None:
+    far = PeerSpec("far", HttpTarget("http://192.0.2.1/mcp"), PeerSource.STATIC)
+    absence = Absence(frozenset({"peer:far"}), ((far, 7.0),))
+    table = with_away(RouteTable(), RouteTable(), absence, OWN, 7.0)
+    route = table.find(RouteKind.TOOL, "far__any")
+    assert route is not None
+    assert away_words(route, 9.5) == "peer far is away since 2 s"
+    assert table.find(RouteKind.TOOL, "farther__any") is None
+    assert table.places() == with_away(RouteTable(), RouteTable(), without_private(absence), OWN, 7.0).unlisted == ()
+
+
+def told(places: tuple[Route, ...]) -> Contribution:
+    """What another node lists of its servers that are away."""
+    offer = Offer(resources=tuple(place.definition for place in places), digest=str(len(places)))
+    return Contribution("peer:two", ContributionKind.MESH_PEER, "two", TWO, None, offer)
+
+
+@pytest.mark.parametrize("scope", [ServerScope.SERVICE, ServerScope.NODE])
+def test_what_a_node_says_is_away_there_is_asked_of_it_and_stays_away_while_it_may_come_back(
+    scope: ServerScope,
+) -> None:
+    absence = without_private(Absence(down=((replace(KIT, scope=scope), 1.0), (SECRET, 1.0))))
+    theirs = with_away(RouteTable(), RouteTable(), absence, TWO, 1.0)
+    again = with_away(theirs, RouteTable(), absence, TWO, 2.0)
+    assert [one.definition is other.definition for one, other in zip(theirs.places(), again.places(), strict=True)] == [
+        True
+    ]
+    table = after(RouteTable(), 5.0, BOTH, told(theirs.places()))
+    name = "kit__any" if scope is ServerScope.SERVICE else "two__kit__any"
+    for now_s, now in ((5.0, table), (6.0, after(table, 6.0, BOTH))):
+        route = now.find(RouteKind.TOOL, name)
+        assert route is not None
+        assert away_words(route, now_s) == f"server kit on two is away since {now_s - 5.0:.0f} s"
+        assert (route.replicas[0].backend_key, route.replicas[0].remote_name) == ("peer:two", name)
+        assert (now.servers, now.places(), now.conflicts) == ({}, (), ())
+    assert after(table, 6.0, expected("server:kit")).find(RouteKind.TOOL, name) is None, (
+        "an operator took the node away"
+    )
+    assert after(table, 5.0 + AWAY_FOR_S, BOTH).find(RouteKind.TOOL, name) is None
+    assert after(table, 6.0, BOTH, told(())).find(RouteKind.TOOL, name) is None, "it is there again, or never to come"
 
 
 def test_while_a_node_starts_any_name_may_still_turn_up() -> None:

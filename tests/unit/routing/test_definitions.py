@@ -188,7 +188,7 @@ def test_a_tool_without_any_input_schema_takes_any_object() -> None:
         (False, {"not": {}}),
         ({"type": "array", "items": {}}, {"type": "array", "items": {}}),
         ({"oneOf": [{}]}, {"oneOf": [{}]}),
-        ({"$ref": "#/$defs/a", "$schema": 1}, {"$ref": "#/$defs/a"}),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {}}, "$schema": 1}, {"$ref": "#/$defs/a", "$defs": {"a": {}}}),
         ({"type": "object", "properties": {"a": True}}, {"type": "object", "properties": {"a": {}}}),
     ],
 )
@@ -196,9 +196,38 @@ def test_an_output_schema_of_any_root_is_kept_as_an_object(written: Any, shown: 
     assert mended(RouteKind.TOOL, {**GOOD[RouteKind.TOOL], "outputSchema": written})["outputSchema"] == shown
 
 
-@pytest.mark.parametrize("written", ["x", 1, [], [1], {"type": "object", "properties": {"a": 1}}])
-def test_an_output_schema_that_is_none_is_not_shown_and_its_tool_is(written: Any) -> None:
-    assert "outputSchema" not in mended(RouteKind.TOOL, {**GOOD[RouteKind.TOOL], "outputSchema": written})
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("x", 1, [], [1], {"type": "object", "properties": {"a": 1}}),
+        {"type": "object", "properties": {"a": {"type": "any"}}},
+        {"type": "array", "items": {"$ref": "#/$defs/none"}},
+        {"type": "object", "$schema": "http://json-schema.org/draft-04/schema#"},
+    ],
+)
+def test_an_output_schema_that_a_client_cannot_compile_is_not_shown_and_said_and_its_tool_is(written: Any) -> None:
+    said: list[str] = []
+    shown = mended(RouteKind.TOOL, {**GOOD[RouteKind.TOOL], "outputSchema": written}, said.append)
+    assert shown == {member: value for member, value in GOOD[RouteKind.TOOL].items() if member != "outputSchema"}
+    assert [text[:17] for text in said] == ["its outputSchema,"]
+
+
+def test_null_is_dropped_from_schemas_at_any_depth_without_a_word() -> None:
+    said: list[str] = []
+    schema = {"type": "object", "properties": {"a": {"type": "string", "description": None, "default": None}}}
+    tool = {"name": "t", "inputSchema": schema, "outputSchema": schema | {"additionalProperties": None}}
+    kept = {"type": "object", "properties": {"a": {"type": "string", "default": None}}}
+    assert mended(RouteKind.TOOL, tool, said.append) == {"name": "t", "inputSchema": kept, "outputSchema": kept}
+    assert said == []
+
+
+def test_a_header_that_names_no_argument_is_left_out_and_said_and_the_others_stay() -> None:
+    said: list[str] = []
+    region, zone = {"type": "string", "x-mcp-header": "Region"}, {"type": "string", "x-mcp-header": "a zone"}
+    tool = {"name": "t", "inputSchema": {"type": "object", "properties": {"region": region, "zone": zone}}}
+    shown = mended(RouteKind.TOOL, tool, said.append)
+    assert shown["inputSchema"]["properties"] == {"region": region, "zone": {"type": "string"}}
+    assert [text.split(",")[0] for text in said] == ['x-mcp-header "a zone"']
 
 
 @pytest.mark.parametrize(
