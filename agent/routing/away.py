@@ -105,12 +105,6 @@ def away_words(route: Route, now_s: float) -> str:
     return f"{server_words(route, only)} is away since {since_s} s"
 
 
-def away_server(table: RouteTable, name: str) -> Route | None:
-    """The route of a server, or of a peer, that is away and would have this public name; None: unknown."""
-    known = table.away.get((RouteKind.SERVER, name))
-    return known or next((place for place in table.unlisted if place.namespace == name), None)
-
-
 def server_words(route: Route, replica: Replica | None) -> str:
     """What clients know the server of a route as, on the node of `replica`: "server fx on node-b"."""
     if route.owner.startswith(_PEER_OWNER):

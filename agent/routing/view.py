@@ -110,11 +110,15 @@ class FoundServers:
         return self._found[name]
 
 
-def is_unlisted_server(table: RouteTable, name: str) -> bool:
-    """Whether a server of this node is meant that was never listed, so that there is nothing to show yet."""
-    return any(
-        name in (route.namespace, listed_origin(route.definition).get("server")) or public_name(name) == route.namespace
-        for route in table.unlisted
+def unlisted_server(table: RouteTable, name: str) -> Route | None:
+    """The server that is meant, if it was never listed, so that there is nothing to show yet."""
+    return next(
+        (
+            route
+            for route in table.unlisted
+            if route.namespace in (name, public_name(name)) or listed_origin(route.definition).get("server") == name
+        ),
+        None,
     )
 
 

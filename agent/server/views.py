@@ -21,11 +21,11 @@ from agent.authority.caller import caller
 from agent.authority.grant import WHOLE, Reach
 from agent.model import SINGLE_PATH, VIEW_PATH, Json, ViewSpec
 from agent.routing.about import about_in
-from agent.routing.away import away_server, away_words
+from agent.routing.away import away_words
 from agent.routing.build import changed_kinds
 from agent.routing.fleet import changed_only_in_fleets
 from agent.routing.table import RouteTable
-from agent.routing.view import FoundServers, Shown, is_unlisted_server, show
+from agent.routing.view import FoundServers, Shown, show, unlisted_server
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.caller_views import PartOfTable
 from agent.server.endpoint import Endpoint, OwnOf, Serve
@@ -239,8 +239,8 @@ class Views:
         asked = _as_itself(name if server is None else server.public_name, reach)
         if asked.key in self._open or (server is not None and server.listed):
             return await self._serve(request, asked)
-        if server is not None or is_unlisted_server(table, name):
-            return refuse_for_now(f"The server {name[:64]!r} is away, or still starting; try again")
+        if (away := server or unlisted_server(table, name)) is not None:
+            return refuse_for_now(away_words(away, clock.now_s()))
         names = [route.public_name for route in table.servers.values() if route.listed]
         return _unknown(name, "server", table, names)
 
@@ -441,9 +441,6 @@ def _query(request: web.Request) -> Mapping[str, tuple[str, ...]]:
 
 
 def _unknown(name: str, kind: str, table: RouteTable | None, names: list[str]) -> web.Response:
-    away = None if table is None else away_server(table, name)
-    if away is not None:
-        return refuse_for_now(away_words(away, clock.now_s()))
     if table is not None and table.starting:
         return refuse_for_now("This node is starting, and does not know its servers yet; try again")
     known = sorted(names)

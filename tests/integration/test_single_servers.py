@@ -105,23 +105,6 @@ async def test_an_unknown_server_is_refused_with_those_that_are_there(tmp_path: 
         assert "no server named 'nope' in the mesh; there are wall" in (await answer.json())["error"]["message"]
 
 
-async def test_a_server_that_is_away_is_not_unknown_to_a_client_that_comes_for_it_alone(tmp_path: Path) -> None:
-    async with running_node("one", tmp_path) as node:
-        async with served(clock_server()) as wall:
-            node.mesh.take_servers([service("wall", wall)])
-            await node.connected("wall")
-            await node.when(lambda: "wall" in node.mesh.routes.servers)
-        await node.when(lambda: "wall" not in node.mesh.routes.servers)
-        async with (
-            aiohttp.ClientSession() as http,
-            http.post(single(node, "wall"), json=initialize_request(), headers=ACCEPT) as response,
-        ):
-            assert (response.status, response.headers["Retry-After"]) == (503, "1")
-            error = (await response.json())["error"]
-        assert error["code"] == -32000
-        assert error["message"].startswith("server wall on one is away since ")
-
-
 async def test_first_requests_that_come_together_are_all_served(tmp_path: Path) -> None:
     async with (
         served(clock_server()) as wall,

@@ -8,7 +8,7 @@ from agent.model import Json, NodeIdentity, Offer, ServerScope, ViewSpec
 from agent.routing.build import build_routes
 from agent.routing.names import node_alias, public_name
 from agent.routing.table import Contribution, ContributionKind, RouteKind, RouteTable
-from agent.routing.view import NAMES_REMEMBERED_MAX, FoundServers, find_server, is_unlisted_server, show
+from agent.routing.view import NAMES_REMEMBERED_MAX, FoundServers, find_server, show, unlisted_server
 
 OWN = NodeIdentity("0a" * 16, "home")
 
@@ -175,5 +175,5 @@ def test_a_server_that_is_known_by_name_alone_is_found_but_not_as_one_that_is_li
     assert found is not None
     assert not found.listed
     starting = RouteTable(unlisted=(replace(table.namespaces["home__files"], definition=bare.definition),))
-    assert is_unlisted_server(starting, "home__files")
-    assert not is_unlisted_server(starting, "github")
+    assert unlisted_server(starting, "home__files") is not None
+    assert unlisted_server(starting, "github") is None
