@@ -106,6 +106,7 @@ class _Call:
 class _Failed:
     replica: Replica
     failure: MeshError
+    was_away: bool  # The name, when this was sent.
 
 
 class Dispatch:
@@ -206,12 +207,13 @@ class Dispatch:
             tried[replica.backend_key] = clock.now_s()
             attempts += 1
             on_attempt(replica.backend_key)
+            was_away = call.route.away_since_s is not None
             try:
                 return Forwarded(await self._send(call, replica, tried), replica)
             except (RpcError, AnswerCut):
                 raise
             except MeshError as exc:
-                failed = _Failed(replica, exc)
+                failed = _Failed(replica, exc, was_away=was_away)
                 told = failed if told is None or fate_of(told.failure) is Fate.NOT_EXECUTED else told
         else:
             step = Step.ENOUGH
@@ -220,7 +222,8 @@ class Dispatch:
     def _refused(self, call: _Call, told: _Failed | None, step: Step) -> MeshError:
         """The error of a call that nothing answered; `told`: the failure to report, None when it was never sent."""
         route, is_away = call.route, call.route.away_since_s is not None
-        if call.unknown or (told and isinstance(told.failure, NoLongerOffered) and is_away):
+        # A name that was there when it was sent is away at first, even if its list has come meanwhile.
+        if call.unknown or (told and isinstance(told.failure, NoLongerOffered) and told.was_away):
             return NoLongerOffered(f"{route.public_name} is unknown")
         if told is not None and not (is_away and isinstance(told.failure, CallNotSent)):
             return ended(route, told.replica, told.failure, step)
