@@ -35,12 +35,12 @@ class ResultStream:
 class LargeResult:
     """A sink, and the rewriter for one replica's results on the way to it. One for each attempt."""
 
-    __slots__ = ("_begun", "_sink", "is_begun", "make_rewriter")
+    __slots__ = ("_begun", "_sink", "is_begun", "is_over", "make_rewriter")
 
     def __init__(self, sink: ResultStream, make_rewriter: MakeRewriter) -> None:
         self._sink = sink
         self._begun: list[Callable[[], None]] = []
-        self.is_begun = False
+        self.is_begun = self.is_over = False
         self.make_rewriter = make_rewriter
 
     def when_begun(self, call: Callable[[], None]) -> None:
@@ -63,6 +63,7 @@ class LargeResult:
 
     async def end(self) -> None:
         """As `ResultStream.end`."""
+        self.is_over = True  # The whole result has gone out: a caller that leaves now has it.
         await self._sink.end()
 
 

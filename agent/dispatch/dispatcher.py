@@ -375,6 +375,8 @@ class Dispatch:
             result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
             return self._states.wrapped(call.method, call.route, replica, result, clock.now_s())
         finally:
+            if outcome == "cancelled" and sink is not None and sink.is_over:
+                outcome = "ok"
             self._stats.finish(attempt, outcome, clock.now_s())
 
     def _own_timeout_s(self, link: CallableLink | None) -> float:
