@@ -166,12 +166,10 @@ class GuardedSite(web.SockSite):
         )
 
     async def stop(self) -> None:
-        """As `web.SockSite.stop`; what has not sent a request yet is closed."""
+        """As `web.SockSite.stop`; a client that has just connected may still send its request."""
         if self._sweep is not None:
             self._sweep.cancel()
         await super().stop()
-        for one in list(self._first):
-            one.refuse(b"")
 
     def begun(self, one: FirstBytes) -> None:
         """A connection was accepted."""
