@@ -37,8 +37,7 @@ _PROBE: Final = re.compile(
 _HOST: Final = re.compile(rb"\nHost[ \t]*:", re.IGNORECASE)
 _END: Final = re.compile(rb"\r?\n\r?\n")
 _METHOD: Final = re.compile(rb"[A-Z]{1,24}(?: |\Z)")
-_HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
-_HEAD_END_LEN: Final = 4
+_END_LEN: Final = 4
 # What a client may send before a request (RFC 9112, section 2.2).
 _BETWEEN: Final = b"\r\n"
 _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -73,7 +72,7 @@ def is_whole_head(received: bytes | bytearray, searched: int = 0) -> bool:
     """
     if len(received) > HELD_BYTES_MAX or _METHOD.match(received) is None:
         return True
-    return _HEAD_END.search(received, max(0, searched - _HEAD_END_LEN)) is not None
+    return _END.search(received, max(0, searched - _END_LEN)) is not None
 
 
 class FirstBytes(asyncio.Protocol):

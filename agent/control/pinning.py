@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -97,7 +97,7 @@ class Pinning:
         judged = self._judged.get(part.backend_key)
         if judged is None or self.mode is not PinMode.BLOCK:
             return _NOTHING
-        why = {key: self._why_blocked(key) for key in judged.changes}
+        why = {key: f"it is not as it was pinned; see: mesh-agent pins diff {key.source}" for key in judged.changes}
         why |= {key: f"it cannot be pinned: {reason}" for key, reason in judged.unpinned.items()}
         return MappingProxyType({(key.kind, key.name): reason for key, reason in why.items()})
 
@@ -124,13 +124,15 @@ class Pinning:
             for key, pin in sorted(self._pins.items())
         ]
 
+    def changed(self) -> list[Json]:
+        """Every definition that is not the pinned one, without the difference, which takes longer to find."""
+        return [self._shown(key, change) for key, change in self._wanted(None, None)]
+
     def changes(self, source: str | None = None, name: str | None = None) -> list[Json]:
         """Every definition that is not the pinned one, with the difference; of one server, or of one name there."""
         return [
-            _named(key)
+            self._shown(key, change)
             | {
-                "blocked": self.mode is PinMode.BLOCK,
-                "since": change.since,
                 "digest": digest(change.content),
                 "pinned": {"digest": pin.digest, "since": pin.since, "by": pin.by},
                 "difference": difference(pin.content, change.content),
@@ -170,7 +172,7 @@ class Pinning:
                 for key, one in judged.changes.items()
                 if key not in approved or one.content != approved[key].content
             }
-            self._judged[backend] = _Judged(judged.offer, left, judged.unpinned, judged.suspected)
+            self._judged[backend] = replace(judged, changes=left)
         done = [_named(key) | {"digest": pin.digest} for key, pin in approved.items()]
         for one in done:
             await record(one)
@@ -250,8 +252,8 @@ class Pinning:
                     log.warning("MCP definition looks as if it were to steer a model", extra=extra)
         return found
 
-    def _why_blocked(self, key: Key) -> str:
-        return f"it is not as it was pinned; see: mesh-agent pins diff {key.source}"
+    def _shown(self, key: Key, change: Change) -> Json:
+        return _named(key) | {"blocked": self.mode is PinMode.BLOCK, "since": change.since}
 
     def _wanted(self, source: str | None, name: str | None) -> list[tuple[Key, Change]]:
         found = [pair for judged in self._judged.values() for pair in judged.changes.items()]

@@ -295,7 +295,7 @@ def describe_definitions(pinning: Pinning) -> list[Json]:
     ways = {True: "left out until it is approved", False: "listed all the same"}
     changed = [
         (one, "definition_changed", f"since {one['since']} other than pinned, {ways[one['blocked']]}")
-        for one in pinning.changes()
+        for one in pinning.changed()
     ]
     suspected = [(one, "definition_suspected", "; ".join(one["why"])) for one in pinning.suspected()]
     return [
