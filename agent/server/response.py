@@ -6,6 +6,7 @@ rule: a client that does not read is dropped after a while, so that it costs one
 """
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -231,7 +232,8 @@ class SlowAnswers:
                 self._timer = loop.call_at(since_s + PING_EVERY_S, self._check)
                 break
             del self._waiting[answer]
-            answer.pinger = self._start_task(answer.ping_on(), "ping a slow answer")
+            with contextlib.suppress(RuntimeError):  # The server is ending: its drain bounds the answer.
+                answer.pinger = self._start_task(answer.ping_on(), "ping a slow answer")
 
 
 class KeptAlive:

@@ -13,6 +13,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Container, Coroutine
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -81,8 +82,7 @@ class Sessions:
         self._has_adopted = False
 
     def __repr__(self) -> str:
-        stage = "closing" if self._closing else "open" if self._tasks is not None else "idle"
-        return f"<Sessions {stage} {len(self._sessions)}>"
+        return f"<Sessions {'closing' if self._closing else 'open' if self.is_open else 'idle'} {len(self._sessions)}>"
 
     async def cleanup_ctx(self, _app: web.Application) -> AsyncIterator[None]:
         """For `app.cleanup_ctx`: sessions can be opened until the server's end, and all of them end with it."""
@@ -130,8 +130,10 @@ class Sessions:
         return self._tasks is not None
 
     def start_task(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run work that may outlive its HTTP request; it must not raise, and ends with the server."""
-        assert self._tasks is not None
+        """Run work that may outlive its request and must not raise; `RuntimeError` when the server is ending."""
+        if self._tasks is None:
+            work.close()
+            raise RuntimeError("the server is ending, and begins nothing")
         return self._tasks.create_task(work, name=name)
 
     def open(self, version: str, declared: bytes) -> ServerSession:
@@ -229,9 +231,8 @@ class Sessions:
     def tell(self, method: str) -> None:
         """Send a notification to every session; never waits."""
         note = orjson.dumps({"jsonrpc": "2.0", "method": method})
-        for session in self._sessions.values():
-            if session.notices:
-                session.tell(note)
+        for session in filter(attrgetter("notices"), self._sessions.values()):
+            session.tell(note)
 
     def _touch(self, session: ServerSession) -> None:
         if session.id in self._sessions:

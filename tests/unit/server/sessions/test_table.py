@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -57,6 +58,23 @@ async def test_a_session_is_forgotten_when_it_was_idle_for_its_time_and_not_befo
         assert repr(sessions) == "<Sessions open 1>"
         assert sessions.find(used.id) is used
         assert sessions.find(unused.id) is not unused
+
+
+async def test_work_that_comes_when_the_server_is_ending_is_closed_and_not_left_unawaited() -> None:
+    late = never()
+    async with table() as sessions:
+        session = opened(sessions)
+
+        async def call() -> Outcome:
+            try:
+                return await never()
+            finally:  # As a call does that is cancelled with its session: it would follow the server's session.
+                with pytest.raises(RuntimeError, match="begins nothing"):
+                    sessions.start_task(late, "follow")
+
+        session.add_call(1, sessions.start_task(call(), "call"))
+        await asyncio.sleep(1)
+    assert inspect.getcoroutinestate(late) == inspect.CORO_CLOSED
 
 
 async def test_a_call_under_way_keeps_its_session_and_the_time_counts_from_its_end() -> None:
