@@ -29,7 +29,7 @@ from tests.integration.servers.nodes import RunningNode, client, running_node, s
 
 SCRIPT = Path(__file__).parent / "servers" / "strict_lists.mjs"
 CLIENT_TIMEOUT_S = 60
-RANDOM_COUNT = 800
+RANDOM_COUNT = 300
 STRUCTURED: dict[str, Any] = {
     "array-output": [1, 2],
     "choice-output": {"a": 1},
