@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from agent import clock
+from agent.call_history import CallHistory
 from agent.model import LinkState, LinkView, PeerSpec, ServerSpec, StdioTarget
 from discovery.model import Catalog, Health, Instance, RegistrarStatus, SourceStatus
 
@@ -108,6 +109,7 @@ class Metrics:
         self._calls_in_flight = 0
         in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
         in_flight.set_function(lambda: self._calls_in_flight)
+        self.history = CallHistory()
         self.servers_file_ok = True
         servers_file_ok = Gauge(
             "mesh_servers_file_ok", "Whether the servers file could be read as it is now.", registry=registry
@@ -203,6 +205,7 @@ class Metrics:
         self._calls_in_flight -= 1
         self._calls.labels(backend, tool, outcome).inc()
         self._call_seconds.labels(backend).observe(seconds)
+        self.history.add(backend, outcome, seconds)
 
     def retried(self, backend: str) -> None:
         """A call is sent again, to `backend`."""

@@ -50,8 +50,11 @@ from agent.links.session_offers import SessionOffers
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
 from agent.model import PEER_PATH, BackendSpec, NodeIdentity
+from agent.page.feed import feed_of
+from agent.page.routes import PageRoutes
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
+from agent.rest.logins import Logins
 from agent.rest.peers import PeersApi
 from agent.rest.pins import PinsApi
 from agent.rest.probes import Probes
@@ -224,6 +227,7 @@ class Node:
             tasks.create_task(self._known_names.keep(), name="known names"),
             tasks.create_task(self._pinning.keep(), name="pins"),
             tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
+            tasks.create_task(self._feed.run(), name="feed of the page"),
             *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
             *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
         ]
@@ -272,7 +276,8 @@ class Node:
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
         oauth, parts = self._access.oauth, (self._settings, self._identity, self._access.table, self._associations)
-        policy = edge_policy(*parts, oauth=oauth, on_auth_failure=self._metrics.auth_failed)
+        logins = Logins(self._identity.node_id, time.monotonic)
+        policy = edge_policy(*parts, oauth=oauth, on_auth_failure=self._metrics.auth_failed, logins=logins)
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
@@ -282,7 +287,9 @@ class Node:
         handshake = HandshakeRoute(self._associations, self._addresses)
         peers = PeersApi(self._mesh, self._override_service, self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
-        rest = (handshake, peers, pins, node_status, probes, oauth)
+        self._feed = feed_of(self._mesh, node_status, self._metrics.history)
+        page = PageRoutes(self._feed, logins, is_secure=self._settings.scheme == "https")
+        rest = (handshake, peers, pins, node_status, probes, oauth, page)
         app.add_routes([route for part in rest for route in part.routes()])
         runner = runner_of(
             app,
@@ -302,6 +309,7 @@ class Node:
         for endpoint in self._endpoints:
             endpoint.close_streams()
         self._views.close_streams()
+        self._feed.close()
         await drain(runner, self._socket, member, signals, self._cut_off)
         log.info("node stopped", extra={"node": self._identity.name})
 
@@ -347,6 +355,7 @@ class Node:
         for endpoint in self._endpoints:
             endpoint.end_of_revoked(bindings)
         self._views.end_of_revoked(bindings)
+        self._feed.end_of_revoked(bindings)
 
     def _local_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[1].notices.changed(kinds)

@@ -15,6 +15,7 @@ from agent.control.membership import MembershipPlan
 from agent.identity.addresses import OwnAddresses, normal_host
 from agent.identity.keeper import AssociationKeeper
 from agent.model import LinkView, NodeIdentity, PeerSpec, node_mark
+from agent.rest.logins import Logins
 from agent.rest.oauth import OAuthVerifier
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
@@ -84,6 +85,7 @@ def edge_policy(
     *,
     oauth: OAuthVerifier,
     on_auth_failure: Callable[[], None],
+    logins: Logins,
 ) -> EdgePolicy:
     """Which names and origins the edge answers to."""
     names = {socket.gethostname(), own.name, *settings.allowed_hosts}
@@ -98,6 +100,7 @@ def edge_policy(
         node_mark=node_mark(own.node_id),
         on_auth_failure=on_auth_failure,
         oauth=oauth,
+        logins=logins,
     )
 
 

@@ -11,11 +11,14 @@ from agent.model import HANDSHAKE_PATH, PEER_PATH
 
 METRICS_PATH: Final = "/metrics"
 _MCP_PATH: Final = "/mcp"
+# The page's login: what the token opens is judged at each request that the page makes.
+_LOGIN_PATHS: Final = frozenset({"/ui/login", "/ui/logout"})
 _READING: Final = frozenset({"GET", "HEAD"})
 
 _CLIENTS: Final = frozenset({Scope.MCP})
 _NODES: Final = frozenset({Scope.PEER})
 # Another mesh's node with a client's token proves its key before it uses either endpoint.
+_ANY: Final = frozenset(Scope)
 _EITHER: Final = _CLIENTS | _NODES
 _READERS: Final = frozenset({Scope.READ, Scope.ADMIN})
 _WRITERS: Final = frozenset({Scope.ADMIN})
@@ -30,6 +33,8 @@ def wanted_scopes(method: str, raw_path: str) -> frozenset[Scope]:
         return _NODES
     if raw_path == _MCP_PATH or raw_path.startswith(f"{_MCP_PATH}/"):
         return _CLIENTS
+    if raw_path in _LOGIN_PATHS:
+        return _ANY
     if method not in _READING:
         return _WRITERS
     return _SCRAPERS if raw_path == METRICS_PATH else _READERS

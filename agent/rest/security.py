@@ -28,6 +28,7 @@ from agent.rest.envelope import refused
 from agent.rest.failure_brake import FAILURE_DELAY_S, FailureBrake
 from agent.rest.handshake import FOR_CLIENTS
 from agent.rest.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
+from agent.rest.logins import Logins
 from agent.rest.oauth import METADATA_PATH, OAuthVerifier, TokenRefused
 from agent.rest.tokens import TokenTable
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+# The files of the node's page hold nothing of this node; what they show they fetch.
+_PAGE_FILE = re.compile(r"/(?:ui(?:/[\w.-]*)?)?")
 # Where clients look for OAuth after a 401. There is none here, which only a 404 says: anything else is taken for a
 # broken authorization server, and shown in place of what the node said (RFC 8414, RFC 9728, RFC 7591).
 _OAUTH_PATH = re.compile(
@@ -53,10 +56,11 @@ CORS_REQUEST_HEADERS = (
 CORS_ANSWER_HEADERS = "MCP-Protocol-Version, Mcp-Session-Id, Retry-After, WWW-Authenticate"
 CORS_MAX_AGE_S = 600
 
+_POLICY = "Content-Security-Policy"
 _ANSWER_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    _POLICY: "default-src 'none'; frame-ancestors 'none'",
     "Server": "mcp-mesh-agent",  # aiohttp's default names its version and Python's.
 }
 _CACHING = {"Cache-Control": "no-store"}  # Unless the handler says otherwise.
@@ -70,8 +74,8 @@ class EdgePolicy:
     `host_names`: names of ours beside IP literals and localhost. `origins`: browser origins beside loopback pages.
     `tokens` may change while it is used. `associations`: with other nodes, known by their proofs. `metrics_public`:
     /metrics needs no token. `node_mark`: what tells a node that it has dialled itself when it is refused
-    (`agent.model.node_mark`). `on_auth_failure` counts refused tokens. `oauth`: an issuer's tokens.
-    `failure_delay_s` 0 answers them at once, for tests.
+    (`agent.model.node_mark`). `on_auth_failure` counts refused tokens. `oauth`: an issuer's tokens. `logins`: of our
+    page. `failure_delay_s` 0 answers them at once, for tests.
     """
 
     host_names: frozenset[str]
@@ -82,6 +86,7 @@ class EdgePolicy:
     node_mark: str = ""
     on_auth_failure: Callable[[], None] | None = None
     oauth: OAuthVerifier | None = None
+    logins: Logins | None = None
     failure_delay_s: float = FAILURE_DELAY_S
 
     def __post_init__(self) -> None:
@@ -120,10 +125,12 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             refusal = refused(request, 415, "compressed_body", "Request bodies are taken uncompressed")
             refusal.force_close()  # What is left of the body is not worth reading.
             return refusal
-        verdict, caller = _judged(request, policy)
+        logins = policy.logins
+        shown = request.headers.getall("Authorization", ()) if logins is None else logins.authorization(request)
+        verdict, caller = _judged(request, policy, shown)
         why = ""
         if verdict is Verdict.BAD_TOKEN and policy.oauth is not None:
-            verdict, caller, why = await _judged_by_issuer(request, policy.oauth, caller)
+            verdict, caller, why = await _judged_by_issuer(request, policy.oauth, shown, caller)
         serve_for(caller)
         if request.rel_url.raw_path == HANDSHAKE_PATH:
             request[FOR_CLIENTS] = verdict is Verdict.ALLOWED
@@ -143,7 +150,10 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
     """Return what `app.on_response_prepare` needs so that every answer, streams included, carries our headers."""
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+        own = response.headers.get(_POLICY)
         response.headers.update(_ANSWER_HEADERS)
+        if own is not None:  # The page may load its own files.
+            response.headers[_POLICY] = own
         if (proof := request.get(_PROOF)) is not None:
             response.headers[PROOF_HEADER] = proof
         for name, value in _CACHING.items():
@@ -167,10 +177,12 @@ def usual_header_lines(request: web.Request) -> str | None:
     return _USUAL_LINES if proof is None else f"{_USUAL_LINES}{PROOF_HEADER}: {proof}\r\n"
 
 
-def _judged(request: web.Request, policy: EdgePolicy) -> tuple[Verdict, Caller]:
+def _judged(request: web.Request, policy: EdgePolicy, authorization: Sequence[str]) -> tuple[Verdict, Caller]:
     """Whether a request may pass, and in whose name."""
-    tokens, authorization = policy.tokens, request.headers.getall("Authorization", ())
-    verdict, caller = judge(request.rel_url.raw_path, authorization, tokens, metrics_public=policy.metrics_public)
+    tokens, path = policy.tokens, request.rel_url.raw_path
+    if request.method in ("GET", "HEAD") and _PAGE_FILE.fullmatch(path):
+        return Verdict.ALLOWED, tokens.anyone
+    verdict, caller = judge(path, authorization, tokens, metrics_public=policy.metrics_public)
     if verdict is Verdict.ALLOWED and not _has_scope(request, caller):
         verdict = Verdict.OUT_OF_SCOPE
     if (proof := request.headers.get(PROOF_HEADER)) is None:
@@ -180,11 +192,11 @@ def _judged(request: web.Request, policy: EdgePolicy) -> tuple[Verdict, Caller]:
 
 
 async def _judged_by_issuer(
-    request: web.Request, oauth: OAuthVerifier, stranger: Caller
+    request: web.Request, oauth: OAuthVerifier, authorization: Sequence[str], stranger: Caller
 ) -> tuple[Verdict, Caller, str]:
     """The verdict over a bearer token that is none of ours, its caller, and why it is refused."""
-    token = request.headers["Authorization"].partition(" ")[2].strip()
-    if len(request.headers.getall("Authorization")) > 1 or not oauth.is_for_us(token):
+    token = authorization[0].partition(" ")[2].strip()
+    if len(authorization) > 1 or not oauth.is_for_us(token):
         return Verdict.BAD_TOKEN, stranger, ""
     try:
         caller = await oauth.caller_of(token)

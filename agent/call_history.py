@@ -1,0 +1,100 @@
+"""PURE: the calls of the last hour in buckets of ten seconds, and what each backend does now.
+
+`Metrics` adds each call; `agent.page.feed` rolls the bucket and shows what is kept. A duration counts in one of four
+steps for each doubling, so a quantile is at most an eighth too high. The one rule: its size depends on the hour and the
+backends that there are, never on the calls.
+"""
+
+import math
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Final
+
+BUCKET_S: Final = 10.0
+BUCKETS_MAX: Final = 360
+BACKENDS_MAX: Final = 2_048
+_STEPS: Final = 4  # For each doubling.
+_FINE: Final = frozenset({"ok", "tool_error", "cancelled"})  # A tool that failed is its server's answer.
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Ten seconds of calls.
+
+    `at_s`: their end, in seconds since the epoch; p50 and p99 in milliseconds, None without calls.
+    """
+
+    at_s: float
+    calls: int
+    errors: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one backend did since the last look: calls, those of them that failed, and their seconds together."""
+
+    calls: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+
+
+class CallHistory:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.buckets: deque[Bucket] = deque(maxlen=BUCKETS_MAX)
+        self._steps = Counter[int]()
+        self._errors = 0
+        self._tallies: dict[str, Tally] = {}
+
+    def __repr__(self) -> str:
+        return f"<CallHistory {len(self.buckets)} buckets, {self._steps.total()} calls in this one>"
+
+    def add(self, backend: str, outcome: str, seconds: float) -> None:
+        """A call has ended."""
+        failed = outcome not in _FINE
+        self._steps[_step(seconds)] += 1
+        self._errors += failed
+        tally = self._tallies.get(backend)
+        if tally is None:
+            if len(self._tallies) >= BACKENDS_MAX:
+                return
+            tally = self._tallies[backend] = Tally()
+        tally.calls += 1
+        tally.errors += failed
+        tally.seconds += seconds
+
+    def roll(self, now_s: float) -> Bucket:
+        """End the bucket, at this time since the epoch, and begin the next one."""
+        steps, errors = self._steps, self._errors
+        self._steps, self._errors = Counter(), 0
+        bucket = Bucket(now_s, steps.total(), errors, quantile_ms(steps, 0.5), quantile_ms(steps, 0.99))
+        self.buckets.append(bucket)
+        return bucket
+
+    def take_tallies(self) -> dict[str, Tally]:
+        """What each backend did since this was called last."""
+        taken, self._tallies = self._tallies, {}
+        return taken
+
+
+def quantile_ms(steps: Counter[int], share: float) -> float | None:
+    """The duration that so many of the calls did not exceed; None without calls."""
+    left = math.ceil(share * steps.total())
+    for step in sorted(steps):
+        left -= steps[step]
+        if left <= 0:
+            return round(_upper_s(step) * 1000, 3)
+    return None
+
+
+def _step(seconds: float) -> int:
+    mantissa, exponent = math.frexp(seconds)  # 0.5 <= mantissa < 1
+    return exponent * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)
+
+
+def _upper_s(step: int) -> float:
+    exponent, part = divmod(step, _STEPS)
+    return math.ldexp(0.5 + (part + 1) / (2 * _STEPS), exponent)

@@ -1,0 +1,1 @@
+"""The node's own page: what it shows, the stream that keeps it current, and its files."""

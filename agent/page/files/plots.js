@@ -1,0 +1,48 @@
+// The calls of the last hour as two small plots and a table.
+
+import { $, colour, drawing, element } from "./elements.js";
+
+const BUCKETS_MAX = 360;
+const SECONDS = 10;
+const ROWS = 60;
+let buckets = [];
+
+export function take(newer, first) {
+  buckets = (first ? newer : [...buckets, ...newer]).slice(-BUCKETS_MAX);
+}
+
+export function show() {
+  plot($("plot-rate"), [[buckets.map(([, calls]) => calls / SECONDS), "accent"], [buckets.map(([, , failed]) => failed / SECONDS), "bad"]]);
+  plot($("plot-time"), [[buckets.map(([, , , p50]) => p50), "accent"], [buckets.map(([, , , , p99]) => p99), "wait"]]);
+  const calls = buckets.reduce((sum, one) => sum + one[1], 0);
+  const failed = buckets.reduce((sum, one) => sum + one[2], 0);
+  $("calls-now").textContent = calls ? `${calls} calls in the last hour, ${failed} failed` : "No calls in the last hour.";
+  $("calls-table").tBodies[0].replaceChildren(...buckets.slice(-ROWS).reverse().map(([at, ...figures]) => element("tr", {},
+    element("td", { textContent: new Date(at * 1000).toLocaleTimeString() }),
+    ...figures.map((figure) => element("td", { textContent: figure ?? "" })))));
+}
+
+function plot(canvas, lines) {
+  if (!canvas.clientWidth) return;
+  const { context, width, height } = drawing(canvas);
+  const top = Math.max(...lines.flatMap(([values]) => values.map((one) => one ?? 0)), 0.001);
+  context.font = "12px system-ui, sans-serif";
+  context.fillStyle = colour("soft");
+  context.fillText(String(Number(top.toPrecision(3))), 6, 14);
+  context.fillText("0", 6, height - 6);
+  context.fillText("an hour ago", 40, height - 6);
+  for (const [values, shade] of lines) {
+    context.strokeStyle = colour(shade);
+    context.lineWidth = 2;
+    context.beginPath();
+    let open = false;
+    values.forEach((value, index) => {
+      if (value === null) { open = false; return; }
+      const x = width - ((values.length - 1 - index) * width) / (BUCKETS_MAX - 1);
+      const y = height - 4 - (value / top) * (height - 24);
+      if (open) context.lineTo(x, y); else context.moveTo(x, y);
+      open = true;
+    });
+    context.stroke();
+  }
+}

@@ -1,0 +1,87 @@
+"""PURE: what the page shows of a link, and the events that follow from two looks at it.
+
+Called by `agent.page.feed` for links that have changed. The one rule: a row has no secret and nothing that changes by
+itself as time goes on (moments, not durations), so that an equal row is an unchanged link.
+"""
+
+from collections.abc import Sequence
+
+from agent.model import Json, LinkView, PeerScope, PeerSpec, StdioTarget
+
+
+def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
+    """One link. `servers`: of a peer, by their names in the mesh. `epoch_s`: what loop time 0 is since the epoch.
+
+    `next_at`: when it is tried again, seconds since the epoch, or None; `latency_ms`: of the last probe, or None.
+    """
+    spec = view.spec
+    if isinstance(spec, PeerSpec):
+        kind = "gateway" if spec.scope is PeerScope.MESH else "peer"
+        place = {"url": spec.target.shown, "source": spec.source.value, "aliases": list(spec.aliases)}
+        maintenance, weight = spec.maintenance, spec.weight
+    else:
+        kind = "server"
+        url = "a child process" if isinstance(spec.target, StdioTarget) else spec.target.shown
+        place = {"url": url, "source": "file", "aliases": []}
+        maintenance, weight = "", 1
+    next_at = None if view.next_attempt_at_s is None else round(view.next_attempt_at_s + epoch_s, 1)
+    return {
+        "key": view.key,
+        "name": spec.name,
+        "kind": kind,
+        **place,
+        "scope": spec.scope.value,
+        "state": view.state.value,
+        "connected": view.connected,
+        "maintenance": maintenance,
+        "weight": weight,
+        "functions": view.function_count if view.connected else 0,
+        "latency_ms": None if view.latency_s is None else round(view.latency_s * 1000, 1),
+        "last_error": view.last_error,
+        "attempts": view.attempts,
+        "next_at": next_at,
+        "reconnects": view.reconnects,
+        "era": view.era.value if view.era else None,
+        "node_id": view.identity.node_id if view.identity else None,
+        "failed_lists": [{"list": fault.method, "reason": fault.reason} for fault in view.offer.faults],
+        "servers": list(servers),
+    }
+
+
+def link_events(before: Json | None, after: Json | None) -> list[str]:
+    """What happened to a link between two looks, as sentences."""
+    if after is None:
+        return [] if before is None else [f"{_named(before)} is gone"]
+    named = _named(after)
+    if before is None:
+        return [f"{named} is new: {after['state']}"]
+    told = []
+    if before["connected"] and not after["connected"]:
+        told.append(f"{named} was lost: {after['last_error'] or after['state']}")
+    elif not before["connected"] and after["connected"]:
+        told.append(f"{named} is connected")
+    elif before["last_error"] != after["last_error"] and after["last_error"] and not after["connected"]:
+        told.append(f"{named} cannot be reached: {after['last_error']}")
+    if before["functions"] != after["functions"] and before["connected"] and after["connected"]:
+        told.append(f"{named} has {after['functions']} tools, {before['functions']} before")
+    if before["maintenance"] != after["maintenance"]:
+        reason = after["maintenance"]
+        told.append(f"{named} is in maintenance: {reason}" if reason else f"{named} is out of maintenance")
+    return told
+
+
+def note_events(before: Json, after: Json) -> list[str]:
+    """What is new among findings, conflicts and definitions left out."""
+    new = {kind: [one for one in after.get(kind, []) if one not in before.get(kind, [])] for kind in after}
+    return [
+        *(f"finding: {one['name']}: {one['detail']}" for one in new.get("findings", [])),
+        *(f"conflict over {one['name']}: {one['reason']}" for one in new.get("conflicts", [])),
+        *(
+            f"{one['backend']}: {one['kind']} {one['name']} is left out: {one['why']}"
+            for one in new.get("left_out", [])
+        ),
+    ]
+
+
+def _named(row: Json) -> str:
+    return f"{row['kind']} {row['name']}"

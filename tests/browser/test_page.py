@@ -1,0 +1,212 @@
+"""The node's page as its users have it: in Chromium, on a node with servers, a peer and tokens."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, expect
+
+from tests.attacks.clients import entry, token_of, write_tokens
+from tests.e2e.processes import ROOT
+from tests.e2e.running import RunningNode, nodes_below, start_node
+from tests.e2e.servers_files import example
+from tests.ports import free_port
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+TOKEN = "token-of-the-operator-0123456789"
+WITHIN_MS = 15_000
+# How soon a change has to be on the screen, beside what a busy machine adds.
+SEEN_WITHIN_MS = 1_000 + 2_000
+VIEWS = ("mesh", "try", "calls", "events")
+
+
+@dataclass
+class Mesh:
+    """An open node, and a closed one beside it."""
+
+    open: RunningNode
+    closed: RunningNode
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    folder = tmp_path_factory.mktemp("pages")
+    # A question of a server with sessions, which the node passes on to a client without one.
+    module, old = ["-m", "tests.browser.question_server"], {"protocol": "2025-11-25", "sessions": "own"}
+    questions = {"command": sys.executable, "args": module, "cwd": str(ROOT), "mesh": old}
+    dead = {"url": f"http://127.0.0.1:{free_port()}/mcp"}
+    servers = {"notes": example("notes", "service"), "questions": questions, "dead": dead}
+    tokens = write_tokens(folder / "tokens.json", {"caller": entry("caller", "mcp")})
+
+    async def start() -> Mesh:
+        opened = await start_node("front", folder / "open", servers=servers, MESH_DISCOVERY="off")
+        settings = {"MESH_DISCOVERY": "off", "MESH_TOKEN": TOKEN, "MESH_TOKENS_FILE": str(tokens)}
+        closed = await start_node("vault", folder / "closed", servers={"notes": example("notes")}, **settings)
+        await eventually(partial(opened.offers, "notes__add"))
+        return Mesh(opened, closed)
+
+    with nodes_below(folder):
+        yield asyncio.run(start())
+
+
+async def opened(browser: Browser, node: RunningNode, **options: object) -> Page:
+    """The node's page, which fails the test for any error of its scripts or of the browser's policy."""
+    page = await browser.new_page(**options)  # type: ignore[arg-type]
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None)
+    page.on("close", lambda _: faults and pytest.fail("; ".join(faults)))
+    await page.goto(f"{node.base}/")
+    return page
+
+
+async def chosen(page: Page, name: str) -> None:
+    await page.click("#tab-try")
+    await page.fill("#search", name)
+    await page.locator("#entries button").first.click()
+
+
+async def test_the_page_shows_each_link_and_why_one_is_down(browser: Browser, mesh: Mesh) -> None:
+    page = await opened(browser, mesh.open)
+    rows = page.locator("#links tr")
+    await expect(rows).to_have_count(3, timeout=WITHIN_MS)
+    dead = rows.filter(has_text="dead")
+    await expect(dead).to_contain_text("refuses the connection", timeout=WITHIN_MS)
+    await expect(dead).to_contain_text("next try")
+    await expect(rows.filter(has_text="notes")).to_contain_text("ready")
+    await expect(page.locator("#mesh-title")).to_contain_text("2 of 3 links connected")
+    await page.fill("#link-filter", "dead backoff")
+    await expect(rows).to_have_count(1)
+    await page.close()
+
+
+async def test_a_change_is_on_the_screen_at_once_and_an_event_tells_of_it(browser: Browser, mesh: Mesh) -> None:
+    page = await opened(browser, mesh.open)
+    await expect(page.locator("#links tr")).to_have_count(3, timeout=WITHIN_MS)
+    await page.click("#add-peer")
+    await page.fill("#peer-name", "elsewhere")
+    await page.fill("#peer-url", f"http://127.0.0.1:{free_port()}/mcp")
+    await page.click("dialog button.main")
+    row = page.locator("#links tr", has_text="elsewhere")
+    await expect(row).to_contain_text("refuses the connection", timeout=SEEN_WITHIN_MS)
+    await row.get_by_text("Remove").click()
+    await page.locator("dialog button.main").click()
+    await expect(row).to_have_count(0, timeout=SEEN_WITHIN_MS)
+    await page.click("#tab-events")
+    await expect(page.locator("#events li").first).to_contain_text("elsewhere is gone")
+    await page.close()
+
+
+async def test_a_form_made_from_a_schema_calls_a_tool(browser: Browser, mesh: Mesh) -> None:
+    page = await opened(browser, mesh.open)
+    await chosen(page, "notes__add")
+    fields = page.locator("#entry form textarea[required]")
+    await expect(fields.first).to_be_visible(timeout=WITHIN_MS)
+    await page.locator("#entry form button.main").click()
+    assert await fields.first.evaluate("one => one.validity.valueMissing")
+    for number in range(await fields.count()):
+        await fields.nth(number).fill("from the page")
+    await page.locator("#entry form button.main").click()
+    await expect(page.locator("#entry .result h3")).to_contain_text("Answered", timeout=WITHIN_MS)
+    await page.close()
+
+
+async def test_a_question_of_a_server_is_answered_in_the_page(browser: Browser, mesh: Mesh) -> None:
+    page = await opened(browser, mesh.open)
+    await chosen(page, "questions__favourite")
+    await page.locator("#entry form button.main").click()
+    await expect(page.locator("dialog")).to_contain_text("Which colour", timeout=WITHIN_MS)
+    await page.fill("#answer-colour", "blue")
+    await page.fill("#answer-count", "3")
+    await page.locator("dialog button.main").click()
+    await expect(page.locator("#entry .result")).to_contain_text("3 x blue", timeout=WITHIN_MS)
+    await page.close()
+
+
+async def test_what_servers_say_is_text_and_never_markup(browser: Browser, mesh: Mesh) -> None:
+    page = await opened(browser, mesh.open)
+    await chosen(page, "questions__picture")
+    await page.locator("#entry form button.main").click()
+    await expect(page.locator("#entry .result")).to_contain_text("onerror", timeout=WITHIN_MS)
+    assert await page.locator("#entry .result img").count() == 0
+    assert "taken" not in await page.title()
+    await page.close()
+
+
+async def test_a_closed_node_shows_nothing_before_its_token_and_keeps_it_from_scripts(
+    browser: Browser, mesh: Mesh
+) -> None:
+    page = await opened(browser, mesh.closed)
+    await expect(page.locator("#login")).to_be_visible(timeout=WITHIN_MS)
+    await expect(page.locator("#view-mesh")).to_be_hidden()
+    await page.fill("#token", "not-the-token")
+    await page.click("#login-form button")
+    await expect(page.locator("#login-fault")).to_contain_text("not valid", timeout=WITHIN_MS)
+    await page.fill("#token", TOKEN)
+    await page.click("#login-form button")
+    await expect(page.locator("#links tr")).to_have_count(1, timeout=WITHIN_MS)
+    [cookie] = await page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+    assert TOKEN not in cookie["value"]
+    assert await page.evaluate("document.cookie") == ""
+    assert TOKEN not in await page.evaluate("JSON.stringify([localStorage, sessionStorage, location.href])")
+    await page.reload()
+    await expect(page.locator("#links tr")).to_have_count(1, timeout=WITHIN_MS)
+    await page.click("#logout")
+    await expect(page.locator("#login")).to_be_visible(timeout=WITHIN_MS)
+    await page.close()
+
+
+async def test_a_token_for_calls_alone_gets_the_tools_and_is_told_what_it_lacks(browser: Browser, mesh: Mesh) -> None:
+    page = await opened(browser, mesh.closed)
+    await page.fill("#token", token_of("caller"), timeout=WITHIN_MS)
+    await page.click("#login-form button")
+    await expect(page.locator("#node-state")).to_contain_text("read", timeout=WITHIN_MS)
+    await expect(page.locator("#entries li").first).to_be_visible(timeout=WITHIN_MS)
+    await page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_view_has_a_fault_that_axe_finds(browser: Browser, mesh: Mesh, scheme: str) -> None:
+    page = await opened(browser, mesh.open, color_scheme=scheme)
+    await expect(page.locator("#links tr")).to_have_count(3, timeout=WITHIN_MS)
+    for view in VIEWS:
+        await page.click(f"#tab-{view}")
+        if view == "try":
+            await chosen(page, "notes__add")
+        results = await Axe().run(page)
+        assert results.violations_count == 0, f"{view}: {results.generate_report()}"
+    await page.close()
+
+
+@pytest.mark.parametrize("width", [400, 3840])
+async def test_nothing_is_wider_than_the_window(browser: Browser, mesh: Mesh, width: int) -> None:
+    page = await opened(browser, mesh.open, viewport={"width": width, "height": 900})
+    await expect(page.locator("#links tr")).to_have_count(3, timeout=WITHIN_MS)
+    for view in VIEWS:
+        await page.click(f"#tab-{view}")
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+    await page.close()
+
+
+async def test_the_keyboard_alone_reaches_a_tool_and_calls_it(browser: Browser, mesh: Mesh) -> None:
+    page = await opened(browser, mesh.open)
+    await page.focus("#tab-mesh")
+    await page.keyboard.press("ArrowRight")
+    await expect(page.locator("#entries li").first).to_be_visible(timeout=WITHIN_MS)
+    await page.focus("#search")
+    await page.keyboard.type("list_mcp_servers")
+    await expect(page.locator("#entries li")).to_have_count(1)
+    for _ in range(2):
+        await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#entry form")).to_be_visible()
+    await page.locator("#entry form button.main").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#entry .result h3")).to_contain_text("Answered", timeout=WITHIN_MS)
+    await page.close()
