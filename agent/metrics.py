@@ -111,9 +111,8 @@ class Metrics:
         in_flight.set_function(lambda: self._calls_in_flight)
         self.history = CallHistory()
         self.servers_file_ok = True
-        servers_file_ok = Gauge(
-            "mesh_servers_file_ok", "Whether the servers file could be read as it is now.", registry=registry
-        )
+        whether = "Whether the servers file could be read as it is now."
+        servers_file_ok = Gauge("mesh_servers_file_ok", whether, registry=registry)
         servers_file_ok.set_function(lambda: float(self.servers_file_ok))
         self._changed_definitions, self._suspected_definitions = _gauges_of_definitions(registry)
         self._refused_connections = _counter_of_refused_connections(registry)

@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -50,8 +51,9 @@ from agent.links.session_offers import SessionOffers
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
 from agent.model import PEER_PATH, BackendSpec, NodeIdentity
-from agent.page.feed import feed_of
+from agent.page.feed import MeshFeed
 from agent.page.routes import PageRoutes
+from agent.page.sources import sources_of
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
 from agent.rest.logins import Logins
@@ -147,6 +149,7 @@ class Node:
         self._named_views = read_views(settings.views_file, settings.servers_file)
         log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
+        self._logins = Logins(identity.node_id, time.monotonic)
         self.state = "starting"
 
     async def run(self) -> int:
@@ -197,15 +200,12 @@ class Node:
             self._take_servers(self._servers_file)
             runner = await self._start_serving()
             standing = self._standing(tasks)
-            member = tasks.create_task(self._membership.run(), name="membership")
-            self.state = "ready"
+            member, self.state = tasks.create_task(self._membership.run(), name="membership"), "ready"
             signals.reload = self._reread_files
             settle_memory()
-            self._audit.note("node.started", "node", version=__version__, name=self._identity.name)
-            log.info(
-                "node ready",
-                extra={"node": self._identity.name, "url": self._url(), "node_id": self._identity.node_id},
-            )
+            own = self._identity
+            self._audit.note("node.started", "node", version=__version__, name=own.name)
+            log.info("node ready", extra={"node": own.name, "url": self._url(), "node_id": own.node_id})
             try:
                 await signals.asked.wait()
             except asyncio.CancelledError:
@@ -233,18 +233,21 @@ class Node:
         ]
 
     async def _start_serving(self) -> web.AppRunner:
+        looks: dict[str, Any] = {
+            "mesh": self._mesh,
+            "membership": lambda: self._membership.view,
+            "state": self._readiness,
+            "url": self._url(),
+            "left_out": lambda: self._servers_file.left_out,
+            "servers_fault": lambda: self._servers_fault,
+            "pinning": self._pinning,
+        }
         node_status = NodeStatus(
-            mesh=self._mesh,
-            membership=lambda: self._membership.view,
-            state=self._readiness,
+            **looks,
             settings=lambda: shown(self._settings),
-            url=self._url(),
             reread_servers=self._read_servers,
-            left_out=lambda: self._servers_file.left_out,
-            servers_fault=lambda: self._servers_fault,
             tokens=self._access.status,
             audit=self._audit,
-            pinning=self._pinning,
         )
         build = partial(
             build_endpoint,
@@ -262,8 +265,8 @@ class Node:
         limits = PageLimits(self._settings.list_page_size)
         preferences = Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
         single = partial(build, limits=limits, preferences=preferences, by_own_name=self._metrics.named_by_server)
-        mode, said = self._settings.tool_mode == "search", self._settings.instructions
-        for_mesh = partial(single, search_mode=mode, instructions=said)
+        search = self._settings.tool_mode == "search"
+        for_mesh = partial(single, search_mode=search, instructions=self._settings.instructions)
         by_nodes = PartOfTable(lambda: self._mesh.node_routes, self._mesh.shown)
         self._endpoints = [
             for_mesh(MCP_PATH, routes=lambda: self._mesh.routes, node_routes=by_nodes.whole, part=by_nodes),
@@ -276,8 +279,7 @@ class Node:
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
         oauth, parts = self._access.oauth, (self._settings, self._identity, self._access.table, self._associations)
-        logins = Logins(self._identity.node_id, time.monotonic)
-        policy = edge_policy(*parts, oauth=oauth, on_auth_failure=self._metrics.auth_failed, logins=logins)
+        policy = edge_policy(*parts, oauth=oauth, on_auth_failure=self._metrics.auth_failed, logins=self._logins)
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
@@ -287,10 +289,10 @@ class Node:
         handshake = HandshakeRoute(self._associations, self._addresses)
         peers = PeersApi(self._mesh, self._override_service, self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
-        self._feed = feed_of(self._mesh, node_status, self._metrics.history)
-        page = PageRoutes(self._feed, logins, is_secure=self._settings.scheme == "https")
-        rest = (handshake, peers, pins, node_status, probes, oauth, page)
-        app.add_routes([route for part in rest for route in part.routes()])
+        self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history))
+        page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
+        for part in (handshake, peers, pins, node_status, probes, oauth, page):
+            app.add_routes(part.routes())
         runner = runner_of(
             app,
             fast_path=MCP_PATH,

@@ -14,11 +14,8 @@ from typing import Any, Final
 from agent import clock
 from agent.authority.caller import caller
 from agent.call_history import BUCKET_S, Bucket, CallHistory
-from agent.control.reconciler import Mesh
 from agent.model import Json, LinkView
 from agent.page.rows import link_events, link_row, note_events
-from agent.rest.descriptions import servers_behind
-from agent.rest.status import NodeStatus
 
 LOOK_EVERY_S: Final = 0.5
 UNWATCHED_EVERY_S: Final = 1.0
@@ -228,27 +225,6 @@ class MeshFeed:
             watcher.last_bucket_at_s = buckets[-1].at_s
         watcher.version, watcher.last_event = standing.version, self._event_number
         return told
-
-
-def feed_of(mesh: Mesh, status: NodeStatus, history: CallHistory) -> MeshFeed:
-    """The feed of a node."""
-    return MeshFeed(Sources(mesh.views, _ServersBehind(mesh), status.node, status.notes, history))
-
-
-class _ServersBehind:
-    """The names of the servers behind each peer; made anew when the table of routes is another one."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-        self._table: object = None
-        self._found: dict[str, list[str]] = {}
-
-    def __call__(self) -> dict[str, list[str]]:
-        if self._table is not self._mesh.routes:
-            self._table = self._mesh.routes
-            behind = servers_behind(self._mesh.routes)
-            self._found = {key: [one["name"] for one in servers] for key, servers in behind.items()}
-        return self._found
 
 
 def _has_missed(gone: "deque[tuple[int, str]]", version: int) -> bool:

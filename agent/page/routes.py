@@ -1,6 +1,6 @@
 """The routes of the node's page: its files, its stream of changes, and the login of a browser.
 
-Registered by the wiring. The files are the same for everybody and need no token; what they show they fetch, and the
+Registered by the wiring. The files are the same for all and need no token; what they show they fetch, and the
 edge judges that. The one rule: nothing is served from a folder by a path that a client sent; the files are known by
 name.
 """

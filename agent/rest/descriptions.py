@@ -13,6 +13,7 @@ import orjson
 from agent.config.servers_file import LeftOut
 from agent.control.departures import Departed
 from agent.control.pinning import Pinning
+from agent.control.reconciler import Mesh
 from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget
 from agent.routing.about import about_in
 from agent.routing.origins import listed_origin
@@ -257,6 +258,18 @@ def describe_conflicts(tables: Iterable[RouteTable]) -> list[Json]:
 def describe_left_out(table: RouteTable) -> list[Json]:
     """Every entry of a list that is left out because strict clients could not read the list with it."""
     return [{"backend": left.backend, "kind": left.kind, "name": left.name, "why": left.why} for left in table.left_out]
+
+
+def describe_notes(mesh: Mesh, pinning: Pinning | None) -> Json:
+    """What an operator may have to look at: conflicts, entries left out, findings."""
+    return {
+        "conflicts": describe_conflicts([mesh.routes, mesh.local_routes]),
+        "left_out": describe_left_out(mesh.routes),
+        "findings": [
+            *({"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in mesh.selection.findings),
+            *(() if pinning is None else describe_definitions(pinning)),
+        ],
+    }
 
 
 def split_views(views: Sequence[LinkView]) -> tuple[list[LinkView], list[LinkView]]:

@@ -23,13 +23,11 @@ from agent.errors import MeshError
 from agent.model import Json, LinkView, PeerSpec
 from agent.rest.descriptions import (
     TEXTS_BYTES_MAX,
-    describe_conflicts,
-    describe_definitions,
     describe_departed,
     describe_disabled,
     describe_found,
-    describe_left_out,
     describe_link,
+    describe_notes,
     describe_peer,
     describe_server,
     describe_unused_entry,
@@ -226,47 +224,7 @@ class NodeStatus:
             },
             "peers": [describe_peer(view, now_s) for view in peers],
             "departed": [describe_departed(one, now_s) for one in self._mesh.departed()],
-            **self.notes(),
-        }
-
-    def notes(self) -> Json:
-        """What an operator may have to look at: conflicts, entries left out, findings."""
-        return {
-            "conflicts": describe_conflicts([self._mesh.routes, self._mesh.local_routes]),
-            "left_out": describe_left_out(self._mesh.routes),
-            "findings": [
-                *({"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in self._mesh.selection.findings),
-                *(() if self._pinning is None else describe_definitions(self._pinning)),
-            ],
-        }
-
-    def node(self) -> Json:
-        """This node as its page shows it: nothing that changes by itself as time goes on."""
-        own, membership = self._mesh.own, self._membership()
-        return {
-            "name": own.name,
-            "node_id": own.node_id,
-            "version": __version__,
-            "state": self._state(),
-            "url": self._url,
-            "maintenance": self._mesh.maintenance.own,
-            "tools": len(self._mesh.routes.listed_tools()),
-            "discovery": {
-                "mode": membership.mode,
-                "up": membership.source.up,
-                "registered": membership.registrar.registered,
-                "last_error": membership.source.last_error or membership.registrar.last_error,
-            },
-            "servers_file_fault": self._servers_fault() or None,
-            "servers_left_out": [describe_unused_entry(entry) for entry in self._left_out()],
-            "departed": [
-                {
-                    "name": one.spec.name,
-                    "state": "failed" if one.failed else "left",
-                    "last_error": one.last_error or None,
-                }
-                for one in self._mesh.departed()
-            ],
+            **describe_notes(self._mesh, self._pinning),
         }
 
     def _discovery(self) -> Json:

@@ -1,10 +1,13 @@
 """The node's page as its users have it: in Chromium, on a node with servers, a peer and tokens."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -54,15 +57,21 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         yield asyncio.run(start())
 
 
-async def opened(browser: Browser, node: RunningNode, **options: object) -> Page:
+async def opened(browser: Browser, node: RunningNode, **options: Any) -> Page:
     """The node's page, which fails the test for any error of its scripts or of the browser's policy."""
-    page = await browser.new_page(**options)  # type: ignore[arg-type]
+    page = await browser.new_page(**options)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None)
     page.on("close", lambda _: faults and pytest.fail("; ".join(faults)))
     await page.goto(f"{node.base}/")
     return page
+
+
+async def pictured(page: Page, name: str) -> None:
+    """Keep a picture for the documents, where PAGE_PICTURES names a folder."""
+    if folder := os.environ.get("PAGE_PICTURES"):
+        await page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
 
 
 async def chosen(page: Page, name: str) -> None:
@@ -80,6 +89,7 @@ async def test_the_page_shows_each_link_and_why_one_is_down(browser: Browser, me
     await expect(dead).to_contain_text("next try")
     await expect(rows.filter(has_text="notes")).to_contain_text("ready")
     await expect(page.locator("#mesh-title")).to_contain_text("2 of 3 links connected")
+    await pictured(page, "mesh")
     await page.fill("#link-filter", "dead backoff")
     await expect(rows).to_have_count(1)
     await page.close()
@@ -113,6 +123,7 @@ async def test_a_form_made_from_a_schema_calls_a_tool(browser: Browser, mesh: Me
         await fields.nth(number).fill("from the page")
     await page.locator("#entry form button.main").click()
     await expect(page.locator("#entry .result h3")).to_contain_text("Answered", timeout=WITHIN_MS)
+    await pictured(page, "tools")
     await page.close()
 
 
@@ -162,7 +173,7 @@ async def test_a_closed_node_shows_nothing_before_its_token_and_keeps_it_from_sc
     await page.close()
 
 
-async def test_a_token_for_calls_alone_gets_the_tools_and_is_told_what_it_lacks(browser: Browser, mesh: Mesh) -> None:
+async def test_a_token_for_calls_alone_gets_the_tools_and_reads_what_it_lacks(browser: Browser, mesh: Mesh) -> None:
     page = await opened(browser, mesh.closed)
     await page.fill("#token", token_of("caller"), timeout=WITHIN_MS)
     await page.click("#login-form button")

@@ -45,7 +45,11 @@ ROUTES = [
     "/readyz",
     "/metrics",
 ]
-UNROUTED = ["/", "/unknown", "/mcp/local/x", "/mcp%2Flocal", "/healthz/", "/healthz/../mcp", "//healthz", "/metrics/x"]
+PAGE_FILES = ["/", "/ui", "/ui/page.js"]  # Open to all; here no handler is behind them.
+UNROUTED = [
+    *("/uix", "/ui/a/b", "/ui/login/", "/unknown", "/mcp/local/x", "/mcp%2Flocal"),
+    *("/healthz/", "/healthz/../mcp", "//healthz", "/metrics/x"),
+]
 PRESENTED: dict[str, str | None] = {
     "none": None,
     "client": "Bearer client-token",
@@ -180,6 +184,14 @@ async def test_a_proof_opens_once_and_none_that_is_not_known_opens_anything() ->
                 assert (status, headers["Mesh-Proof"]) == (401, "unknown")
                 assert '"code":"unknown_proof"' in body
         assert (await edge.ask("/mcp", Mesh_Proof="", Authorization="Bearer client-token"))[0] == 401
+
+
+async def test_the_files_of_the_page_are_open_for_reading_alone_and_by_our_names() -> None:
+    async with serve(policy(table())) as edge:
+        for path in PAGE_FILES:
+            assert (await edge.ask(path))[0] == 404
+            assert (await edge.ask(path, method="POST"))[0] == 401
+            assert (await edge.ask(path, Host="evil.example"))[0] == 421
 
 
 @pytest.mark.parametrize("metrics_public", [False, True])

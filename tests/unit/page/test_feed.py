@@ -1,0 +1,140 @@
+"""The feed of the page in loop time: one look for all, what each reader gets, and when streams end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from agent.authority.grant import Grant
+from agent.call_history import BUCKET_S, CallHistory
+from agent.model import HttpTarget, Json, LinkState, LinkView, PeerSource, PeerSpec
+from agent.page.feed import EVENTS_AT_ONCE_MAX, GONE_MAX, WATCHERS_MAX, MeshFeed, Sources
+from tests.callers import served
+
+pytestmark = pytest.mark.looptime
+
+
+@dataclass
+class Stage:
+    """What the feed looks at."""
+
+    views: list[LinkView] = field(default_factory=list)
+    node: Json = field(default_factory=lambda: {"name": "front"})
+    notes: Json = field(default_factory=dict)
+    history: CallHistory = field(default_factory=CallHistory)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[MeshFeed]:
+        sources = Sources(lambda: self.views, dict, lambda: self.node, lambda: self.notes, self.history)
+        feed = MeshFeed(sources)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(feed.run(), name="feed")
+            yield feed
+            task.cancel()
+
+
+def peer(name: str, **changes: Any) -> LinkView:
+    return LinkView(PeerSpec(name, HttpTarget(f"http://{name}:1/mcp"), PeerSource.OVERRIDE), **changes)
+
+
+async def test_a_reader_gets_all_at_first_and_then_what_has_changed() -> None:
+    stage = Stage([peer("a"), peer("b")])
+    async with stage.running() as feed:
+        await asyncio.sleep(2)
+        watcher = feed.watch()
+        assert watcher is not None
+        first = feed.since(watcher)
+        assert [link["name"] for link in first["links"]] == ["a", "b"]
+        assert (first["first"], first["node"]) == (True, {"name": "front"})
+        await asyncio.sleep(2)
+        feed.since(watcher)
+        stage.views[1] = replace(stage.views[1], state=LinkState.READY)
+        await feed.turn(watcher)
+        change = feed.since(watcher)
+        assert [(link["name"], link["connected"]) for link in change["links"]] == [("b", True)]
+        assert [event["text"] for event in change["events"]] == ["peer b is connected"]
+        assert change.keys() == {"rates", "links", "events"}
+        del stage.views[0]
+        await feed.turn(watcher)
+        assert feed.since(watcher)["gone"] == [peer("a").key]
+
+
+async def test_events_are_kept_from_before_the_first_reader() -> None:
+    stage = Stage([peer("a")])
+    async with stage.running() as feed:
+        await asyncio.sleep(2)
+        stage.views.clear()
+        await asyncio.sleep(2)
+        watcher = feed.watch()
+        assert watcher is not None
+        assert [event["text"] for event in feed.since(watcher)["events"]] == ["peer a is new: idle", "peer a is gone"]
+
+
+async def test_a_reader_is_not_woken_while_nothing_changes() -> None:
+    stage = Stage([peer("a")])
+    async with stage.running() as feed:
+        await asyncio.sleep(2)
+        watcher = feed.watch()
+        assert watcher is not None
+        await asyncio.sleep(2)
+        feed.since(watcher)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(BUCKET_S / 3):
+                await feed.turn(watcher)
+
+
+async def test_calls_show_as_rates_and_as_buckets_of_the_hour() -> None:
+    stage = Stage([peer("a")])
+    async with stage.running() as feed:
+        watcher = feed.watch()
+        assert watcher is not None
+        await asyncio.sleep(1)
+        feed.since(watcher)
+        for _ in range(10):
+            stage.history.add("peer:a", "ok", 0.02)
+        await feed.turn(watcher)
+        assert feed.since(watcher)["rates"] == {"peer:a": [20.0, 0.0, 20.0]}
+        await asyncio.sleep(BUCKET_S + 1)
+        [bucket] = feed.since(watcher)["history"]
+        assert (bucket[1], bucket[2]) == (10, 0)
+
+
+async def test_a_reader_that_missed_too_much_begins_anew() -> None:
+    stage = Stage([peer(f"n{number}") for number in range(GONE_MAX + 5)])
+    async with stage.running() as feed:
+        watcher = feed.watch()
+        assert watcher is not None
+        await asyncio.sleep(1)
+        feed.since(watcher)
+        for _ in range(2):
+            stage.views.pop()
+            await asyncio.sleep(1)
+        stage.views.clear()
+        await asyncio.sleep(1)
+        change = feed.since(watcher)
+        assert change["first"] is True
+        assert len(change["events"]) == EVENTS_AT_ONCE_MAX
+
+
+async def test_streams_end_with_their_token_and_with_the_node_and_are_bounded() -> None:
+    async with Stage().running() as feed:
+        with served(Grant("ci", named=True)):
+            watchers = [feed.watch() for _ in range(WATCHERS_MAX)]
+            assert feed.watch() is None
+        named = watchers[0]
+        assert named is not None
+        feed.end_of_revoked({named.binding})
+        assert not named.ended
+        feed.end_of_revoked(set())
+        assert named.ended
+        await feed.turn(named)
+        feed.leave(named)
+        other = feed.watch()
+        assert other is not None
+        feed.close()
+        assert other.ended
+        feed.leave(other)
+        assert feed.watch() is None
