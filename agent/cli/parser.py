@@ -103,6 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     _group(commands, "peers", "list, add, remove and reset peers of a running node", _peers)
     _group(commands, "servers", "list, reload, add, remove and import the MCP servers of a node", _servers)
     _group(commands, "tools", "list and call the tools of the mesh", _tools)
+    connect = "have another program use the node: print what it needs, or write it into the program's file"
+    _add(commands, "connect", "agent.cli.connect:connect", connect, *_OF_CLIENTS, _connect_flags)
     _group(commands, "token", "make, list and revoke the named tokens of a node", _token)
     _group(commands, "pins", "show and approve changes of what servers say their tools are", _pins)
     _group(commands, "audit", "look at the audit of a node, and check that it is whole", _audit)
@@ -233,6 +235,14 @@ def _server_arguments(parser: _Parser) -> None:
     parser.add_argument("--header", metavar="NAME: VALUE", action="append", help="a header of requests to the URL")
     parser.add_argument("--scope", choices=["service", "node", "fleet", "private"], help="see docs/settings.md")
     parser.add_argument("--replace", action="store_true", help="put it in the place of one of that name")
+
+
+def _connect_flags(parser: _Parser) -> None:
+    programs = ["claude-desktop", "claude-code", "cursor", "vscode", "windsurf", "gemini", "codex"]
+    parser.add_argument("program", metavar="PROGRAM", choices=programs, help=", ".join(programs))
+    parser.add_argument("--name", default="mesh", help="what the program calls the node; mesh when left out")
+    parser.add_argument("--write", action="store_true", help="write it into the program's file, beside a copy of that")
+    parser.add_argument("--file", metavar="FILE", help="this file, not the program's usual one")
 
 
 def _import_flags(parser: _Parser) -> None:

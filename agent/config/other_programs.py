@@ -62,7 +62,7 @@ class Found:
 
 def usual_places(platform: str, home: Path, environ: Mapping[str, str], project: Path | None) -> list[Source]:
     """Every file to look for, the user's own first. `platform` as `sys.platform`; `environ` may move folders."""
-    config = _config_folder(platform, home, environ)
+    config = config_folder(platform, home, environ)
     claude_code = Path(environ.get("CLAUDE_CONFIG_DIR") or home)
     places = [
         Source(CLAUDE_DESKTOP, config / "Claude" / "claude_desktop_config.json"),
@@ -121,7 +121,8 @@ _PROJECT_FILES: Final = (
 )
 
 
-def _config_folder(platform: str, home: Path, environ: Mapping[str, str]) -> Path:
+def config_folder(platform: str, home: Path, environ: Mapping[str, str]) -> Path:
+    """Where a user's programs keep their files."""
     if platform == "darwin":
         return home / "Library" / "Application Support"
     if platform == "win32":

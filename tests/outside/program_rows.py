@@ -7,6 +7,7 @@ behaviour it shows. The one rule: no step needs an account.
 import asyncio
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.e2e.processes import environment_of
@@ -40,9 +41,11 @@ async def check_program(row: Client, folder: Path) -> dict[str, Check]:
 async def _observe(row: Client, folder: Path, group: Path, url: str, token: str) -> dict[str, str]:
     (folder / "home").mkdir(parents=True)
     modules = group / "node_modules"
-    places = {"url": url, "token": token, "modules": str(modules), "node": str(node())}
+    places = {"url": url, "token": token, "modules": str(modules), "node": str(node()), "python": sys.executable}
     environment = with_node(
-        environment_of({"HOME": str(folder / "home"), "NO_COLOR": "1", "CI": "1", **row.environment})
+        environment_of(
+            {"HOME": str(folder / "home"), "NO_COLOR": "1", "CI": "1", "MESH_TOKEN": token, **row.environment}
+        )
     )
     said = {}
     for step in row.program:
