@@ -126,13 +126,24 @@ def instructions(plans: Sequence[NodePlan], command: str, python: str) -> str:
             "In the mesh, and each answers for all:",
             *rows,
             "",
-            "Look:    " + f"{command} status --url {first.url}",
+            "Look:    " + f"{first.url}/ in a browser, or {command} status --url {first.url}",
             "Call:    " + f"{command} tools call {CALLED_TOOL} sides=20 count=3 --url {first.url}",
             "REST:    " + f"curl {first.url}/api/v1/mcp/peers",
             "Claude:  " + f"claude mcp add --transport http mesh {first.url}/mcp",
             "Python:  " + f"{python}, with these lines:",
             "",
             _python_lines(f"{first.url}/mcp"),
+        ]
+    )
+
+
+def what_to_try(second: NodePlan, pid: int) -> str:
+    """Say what shows that the mesh goes on when a node dies; `pid`: of the second node."""
+    return "\n".join(
+        [
+            f"Try:     kill -9 {pid}     # ends {second.name}, which runs dice",
+            f"         then call {CALLED_TOOL} again: node-c rolls them, and the page shows {second.name} go",
+            "         Enter, here: starts a node that has ended again, and it is back in the mesh",
         ]
     )
 

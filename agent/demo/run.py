@@ -16,8 +16,8 @@ import sys
 import time
 from argparse import Namespace
 from asyncio.subprocess import Process
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -36,6 +36,7 @@ from agent.demo.plan import (
     plan_nodes,
     read_status,
     servers_json,
+    what_to_try,
 )
 from agent.harmless_text import many_lines
 
@@ -90,8 +91,9 @@ async def _demo(*, once: bool) -> None:
                 await _call_across(session, plans[0])
             print(f"\n{instructions(plans, command_name(), shlex.quote(sys.executable))}", flush=True)
             if not once:
+                print(f"\n{what_to_try(plans[1], nodes[plans[1]].pid)}", flush=True)
                 print(f"\nLogs are in {folder}. Ctrl-C stops all three.", flush=True)
-                await _stay(nodes)
+                await _stay(nodes, embedded_port)
         finally:
             await _stop(nodes)
 
@@ -118,9 +120,9 @@ def command_name() -> str:
 
 async def _start(plan: NodePlan, embedded_port: int) -> Process:
     root = str(Path(package_file).parents[1])  # So that nodes and servers find this package, installed or not.
-    plan.folder.mkdir()
+    plan.folder.mkdir(exist_ok=True)
     plan.servers_path.write_text(servers_json(plan, sys.executable, root))
-    with plan.log_path.open("wb") as log:
+    with plan.log_path.open("ab") as log:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -200,15 +202,49 @@ async def _mcp(session: aiohttp.ClientSession, plan: NodePlan, method: str, para
     return answer["result"] if isinstance(answer, dict) and "result" in answer else answer
 
 
-async def _stay(nodes: _Nodes) -> None:
-    """Wait for Ctrl-C. A user may kill a node to see the others go on; leave only when none is left."""
+async def _stay(nodes: dict[NodePlan, Process], embedded_port: int) -> None:
+    """Wait for Ctrl-C. A user may kill a node to see the others go on, and start it again with Enter.
+
+    Leaves only when none is left.
+    """
     reported: set[NodePlan] = set()
-    while len(reported) < len(nodes):
-        await asyncio.sleep(POLL_S)
-        for plan in set(ended_nodes(nodes)) - reported:
-            reported.add(plan)
-            print(f"\n{_exit_report(plan, nodes[plan])}", flush=True)
+    entered = asyncio.Event()
+    with _set_by_lines(entered):
+        while len(reported) < len(nodes):
+            await asyncio.sleep(POLL_S)
+            for plan in set(ended_nodes(nodes)) - reported:
+                reported.add(plan)
+                print(f"\n{_exit_report(plan, nodes[plan])}\nEnter starts it again.", flush=True)
+            if entered.is_set():
+                entered.clear()
+                for plan in sorted(reported, key=lambda one: one.name):
+                    nodes[plan] = await _start(plan, embedded_port)
+                    print(f"{plan.name} is started again, as process {nodes[plan].pid}", flush=True)
+                reported.clear()
     raise DemoFailed("no node is left")
+
+
+@contextmanager
+def _set_by_lines(entered: asyncio.Event) -> Iterator[None]:
+    """Set the event for each line of stdin, where that is a terminal or a pipe."""
+    loop, stdin = asyncio.get_running_loop(), 0
+
+    def read() -> None:
+        data = os.read(stdin, 4096)
+        if not data:
+            loop.remove_reader(stdin)
+        elif b"\n" in data:
+            entered.set()
+
+    try:
+        loop.add_reader(stdin, read)
+    except OSError:  # Closed, or a file: nothing will be entered.
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_reader(stdin)
 
 
 def ended_nodes(nodes: _Nodes) -> list[NodePlan]:

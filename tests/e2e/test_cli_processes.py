@@ -28,7 +28,9 @@ STOPPING = [signal.SIGINT, signal.SIGTERM, CLOSED_TERMINAL]
 
 
 @asynccontextmanager
-async def started(*argv: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started(
+    *argv: str, stdin: int = asyncio.subprocess.DEVNULL, **environ: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """A command of ours as a process; ended when the test leaves it."""
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
     process = await asyncio.create_subprocess_exec(
@@ -36,7 +38,7 @@ async def started(*argv: str, **environ: str) -> AsyncIterator[asyncio.subproces
         *("-u", "-m", "agent", *argv),
         env={**kept, **environ},
         cwd=ROOT,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -98,12 +100,19 @@ async def test_demo_once_shows_three_nodes_and_a_call_between_them_and_leaves_no
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the nodes through /proc")
 @pytest.mark.parametrize("number", STOPPING)
 async def test_demo_tells_of_a_node_that_dies_goes_on_and_stops_at_a_signal(number: signal.Signals) -> None:
-    async with started("demo") as process:
+    async with started("demo", stdin=asyncio.subprocess.PIPE) as process:
         output = await output_until(process, "Ctrl-C stops all three")
         nodes = children_of(process.pid)
         assert len(nodes) == 3
+        assert f"kill -9 {nodes[1]} " in output
         os.kill(nodes[1], signal.SIGKILL)
         assert "has ended with exit code -9" in await output_until(process, "the end of node-")
+        await output_until(process, "Enter starts it again")
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        again = re.search(r"node-b is started again, as process (\d+)", await output_until(process, "started again"))
+        assert again is not None
+        assert children_of(process.pid) == [nodes[0], nodes[2], int(again[1])]
         code, listed = await run(
             "tools", "call", "node-c__notes__list", MESH_URL=re.findall(r"http://[\d.:]+", output)[0]
         )

@@ -58,7 +58,8 @@ def test_instructions_name_every_url_and_can_be_pasted() -> None:
     text = instructions(PLANS, ".venv/bin/mesh-agent", "/env/bin/python")
     assert all(f"{plan.url}/mcp" in text for plan in PLANS)
     assert "claude mcp add --transport http mesh http://127.0.0.1:4001/mcp" in text
-    assert "Look:    .venv/bin/mesh-agent status --url http://127.0.0.1:4001\n" in text
+    look = "http://127.0.0.1:4001/ in a browser, or .venv/bin/mesh-agent status --url http://127.0.0.1:4001"
+    assert f"Look:    {look}\n" in text
     _, program = text.split("/env/bin/python, with these lines:\n\n")
     calls = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call)]
     assert [ast.literal_eval(call.args[1]) for call in calls if len(call.args) == 2] == [{"sides": 20, "count": 3}]
