@@ -1,4 +1,4 @@
-"""The command line's way to a running node: where it is, the token, and one REST request.
+"""The command line's way to a running node: where it is, the token, one REST request, and a stream of events.
 
 Used by the client commands. The one rule: a token goes to the URL that the operator named and nowhere else, so
 redirects and proxies of the environment are off.
@@ -9,8 +9,10 @@ import os
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.client import (
     BadStatusLine,
     HTTPConnection,
@@ -34,6 +36,8 @@ from agent.model import TlsFiles
 DEFAULT_URL = "http://127.0.0.1:8000"
 # A POST of a peer waits up to 5 s for the first attempt; twice that and a little is an answer that will not come.
 REQUEST_TIMEOUT_S = 15.0
+# A stream shows that it lives every 15 s.
+SILENCE_MAX_S = 40.0
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 # What a URL may hold as it is; anything else is percent-encoded, as a browser does it.
 _URL_SAFE = "/%?&=:;@!$'()*+,~[]"
@@ -120,13 +124,7 @@ def _exchange(node: Node, path: str, method: str, data: bytes | None, headers: d
     The standard library's blocking client: asyncio and aiohttp cost more than all the rest of such a command.
     Raises `OSError`, `HTTPException`, `UnicodeError` (a host name that DNS cannot hold).
     """
-    parts = urlsplit(node.url + path)
-    assert parts.hostname is not None, "the URL was checked"
-    connection: HTTPConnection
-    if parts.scheme == "https":
-        connection = _by_tls(node, parts.hostname, parts.port)
-    else:
-        connection = HTTPConnection(parts.hostname, parts.port, timeout=REQUEST_TIMEOUT_S)
+    connection, target = _connection(node, path, REQUEST_TIMEOUT_S)
     due_s = time.monotonic() + REQUEST_TIMEOUT_S
     with closing(connection):
         connection.connect()
@@ -135,8 +133,7 @@ def _exchange(node: Node, path: str, method: str, data: bytes | None, headers: d
         limit.daemon = True
         limit.start()
         try:
-            target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-            connection.request(method, quote(target, safe=_URL_SAFE), data, headers)
+            connection.request(method, target, data, headers)
             response = connection.getresponse()
             body = _body(response)
             if time.monotonic() >= due_s:
@@ -146,7 +143,42 @@ def _exchange(node: Node, path: str, method: str, data: bytes | None, headers: d
             limit.cancel()
 
 
-def _by_tls(node: Node, host: str, port: int | None) -> HTTPSConnection:
+def follow(node: Node, path: str) -> Iterator[Any]:
+    """Each event of a stream of JSON objects, until the node ends it. Raises `CliFailed`."""
+    connection, target = _connection(node, path, SILENCE_MAX_S)
+    headers = {"Accept": "text/event-stream"} | ({"Authorization": f"Bearer {node.token}"} if node.token else {})
+    with closing(connection):
+        try:
+            connection.request("GET", target, headers=headers)
+            response = connection.getresponse()
+            if response.status != HTTPStatus.OK:
+                _opened(node, response.status, _body(response))
+                raise CliFailed(Exit.UNREACHABLE, f"{node.url} answered {response.status}, but not with a stream")
+            for line in response:
+                if line.startswith(b"data:"):
+                    yield json.loads(line[len(b"data:") :])
+        except (OSError, HTTPException, UnicodeError, ValueError) as exc:
+            silent = f"it was silent for {SILENCE_MAX_S:g} s"
+            raise unreachable(node, silent if isinstance(exc, TimeoutError) else _words(exc)) from exc
+
+
+def _words(exc: OSError | HTTPException | ValueError) -> str:
+    if isinstance(exc, ValueError) and not isinstance(exc, UnicodeError):
+        return "it sends what is no JSON"
+    return _reason(exc)
+
+
+def _connection(node: Node, path: str, timeout_s: float) -> tuple[HTTPConnection, str]:
+    """A connection that is not open yet, and the target to request there."""
+    parts = urlsplit(node.url + path)
+    assert parts.hostname is not None, "the URL was checked"
+    target = quote(f"{parts.path}?{parts.query}" if parts.query else parts.path, safe=_URL_SAFE)
+    if parts.scheme == "https":
+        return _by_tls(node, parts.hostname, parts.port, timeout_s), target
+    return HTTPConnection(parts.hostname, parts.port, timeout=timeout_s), target
+
+
+def _by_tls(node: Node, host: str, port: int | None, timeout_s: float) -> HTTPSConnection:
     from agent.config.tls_files import TlsFault, dialling_context  # noqa: PLC0415 - most commands talk to this machine
 
     try:
@@ -154,7 +186,7 @@ def _by_tls(node: Node, host: str, port: int | None) -> HTTPSConnection:
     except TlsFault as fault:
         field = "cacert" if fault.field == "ca" else fault.field
         raise CliFailed(Exit.CONFIG, f"--{field} or MESH_TLS_{fault.field.upper()}: {fault}") from fault
-    return HTTPSConnection(host, port, timeout=REQUEST_TIMEOUT_S, context=context)
+    return HTTPSConnection(host, port, timeout=timeout_s, context=context)
 
 
 def _cut(sock: socket) -> None:

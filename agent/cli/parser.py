@@ -100,6 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add(commands, "run", "agent.cli.run:run_node", "start a node and stay", _settings_flags)
     _add(commands, "demo", "agent.demo.run:run_demo", demo, _demo_flags)
     _add(commands, "status", "agent.cli.status:show_status", "show a running node and its peers", *_OF_CLIENTS)
+    _add(commands, "top", "agent.cli.live:show_top", "show what each link does now", *_OF_CLIENTS)
+    happened = "show what happened in the mesh lately"
+    _add(commands, "events", "agent.cli.live:show_events", happened, *_OF_CLIENTS, _events_flags)
     _group(commands, "peers", "list, add, remove and reset peers of a running node", _peers)
     _group(commands, "servers", "list, reload, add, remove and import the MCP servers of a node", _servers)
     _group(commands, "tools", "list and call the tools of the mesh", _tools)
@@ -235,6 +238,10 @@ def _server_arguments(parser: _Parser) -> None:
     parser.add_argument("--header", metavar="NAME: VALUE", action="append", help="a header of requests to the URL")
     parser.add_argument("--scope", choices=["service", "node", "fleet", "private"], help="see docs/settings.md")
     parser.add_argument("--replace", action="store_true", help="put it in the place of one of that name")
+
+
+def _events_flags(parser: _Parser) -> None:
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what happens from now on")
 
 
 def _connect_flags(parser: _Parser) -> None:

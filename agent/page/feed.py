@@ -127,18 +127,19 @@ class MeshFeed:
         standing, sources = self._standing, self._sources
         version = standing.version + 1
         changed = self._look_at_links(version)
+        # Taken at each look, watched or not: a rate is of the time since the look before.
+        tallies = sources.history.take_tallies()
+        rates = {
+            key: [round(t.calls / took_s, 1), round(t.errors / took_s, 2), round(t.seconds / t.calls * 1000, 1)]
+            for key, t in tallies.items()
+            if took_s > 0
+        }
+        changed = changed or bool(rates) or bool(standing.rates)
+        standing.rates = rates
         if self._watchers:
             node = sources.node()
             if node != standing.node:
                 standing.node, standing.node_version, changed = node, version, True
-            tallies = sources.history.take_tallies()
-            rates = {
-                key: [round(t.calls / took_s, 1), round(t.errors / took_s, 2), round(t.seconds / t.calls * 1000, 1)]
-                for key, t in tallies.items()
-                if took_s > 0 and t.calls
-            }
-            changed = changed or bool(rates) or rates != standing.rates
-            standing.rates = rates
         if self._watchers or version % NOTES_EVERY == 1:
             notes = sources.notes()
             if notes != standing.notes:

@@ -102,6 +102,19 @@ async def test_calls_show_as_rates_and_as_buckets_of_the_hour() -> None:
         assert (bucket[1], bucket[2]) == (10, 0)
 
 
+async def test_the_rate_that_a_new_reader_gets_is_not_of_the_hours_before() -> None:
+    stage = Stage([peer("a")])
+    async with stage.running() as feed:
+        for _ in range(1_000):
+            stage.history.add("peer:a", "ok", 0.02)
+        await asyncio.sleep(3)
+        watcher = feed.watch()
+        assert watcher is not None
+        assert feed.since(watcher)["rates"] == {}
+        await asyncio.sleep(1)
+        assert feed.since(watcher)["rates"] == {}
+
+
 async def test_a_reader_that_missed_too_much_begins_anew() -> None:
     stage = Stage([peer(f"n{number}") for number in range(GONE_MAX + 5)])
     async with stage.running() as feed:
