@@ -31,6 +31,7 @@ from agent.audit.files import FILE_NAME
 from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
 from agent.client.http.prover import Credentials
+from agent.client.oauth.authorizer import Authorizers
 from agent.client.outbound import Outbound
 from agent.client.proxies import proxies_of
 from agent.config.load import Settings, read_tokens_again, shown
@@ -61,6 +62,7 @@ from agent.rest.peers import PeersApi
 from agent.rest.pins import PinsApi
 from agent.rest.probes import Probes
 from agent.rest.security import security_headers, security_middleware, usual_header_lines
+from agent.rest.server_logins import ServerLoginsApi
 from agent.rest.status import NodeStatus
 from agent.routing.table import RouteKind
 from agent.server.caller_views import PartOfTable
@@ -75,6 +77,7 @@ from agent.state.durable_file import watch_file
 from agent.state.ended_sessions import EndedSessions
 from agent.state.identity import NodeState, default_node_name, open_state
 from agent.state.known_names import KnownNames
+from agent.state.logins import LoginStore
 from agent.state.mesh_secret import own_secret
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
@@ -161,6 +164,7 @@ class Node:
         store, self._known_names = OverrideStore.open(self._node_state.folder), KnownNames(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor
+            self._authorizers = Authorizers(LoginStore(self._node_state.folder), self._outbound, tasks)
             self._offers = SessionOffers()
             self._updates = ClientUpdates.of_node(self._identity.node_id, supervisor.link, self._metrics)
             self._dispatch = Dispatch(
@@ -291,7 +295,8 @@ class Node:
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history))
         page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
-        for part in (handshake, peers, pins, node_status, probes, oauth, page):
+        logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
+        for part in (handshake, peers, pins, logins, node_status, probes, oauth, page):
             app.add_routes(part.routes())
         runner = runner_of(
             app,
@@ -324,7 +329,8 @@ class Node:
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
         credentials = Credentials(self._node_state.key, self._associations.valid_secrets)
-        dial = dialler(Dialling(credentials, self._metrics.pending_call, self._outbound, self._addresses))
+        common = (credentials, self._metrics.pending_call, self._outbound, self._addresses, self._authorizers.of)
+        dial = dialler(Dialling(*common))
         noted = witnessed(dial, self._audit.note)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
 

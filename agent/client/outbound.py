@@ -26,13 +26,23 @@ class ProverLike(Protocol):
         """Have another one than `stale`. Raises `LinkFailed`."""
 
 
+class AuthorizerLike(Protocol):
+    """What a pool needs of `agent.client.oauth.authorizer.Authorizer`."""
+
+    def token(self) -> Awaitable[str | None]:
+        """What the next request carries. Raises `AuthRefused`, `CallNotSent`."""
+
+    def renewed(self, stale: str | None, challenge: str) -> Awaitable[str | None]:
+        """Another token than one that was refused; None where there is nothing to be done. Raises as `token`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outbound:
     """`tls`: authorities to trust besides the system's, and the certificate to show where none is configured.
 
     `proxies`: for servers; for peers only with `proxies_for_peers`. `judges_names`: a name has to be known here, and to
     lead where the dial guard permits, though a proxy will resolve it. `prover`: of the node that is dialled, whose
-    answers alone are believed; None for all that is no node.
+    answers alone are believed; None for all that is no node. `authorizer`: who has a server's tokens.
     """
 
     tls: TlsFiles = _NO_FILES
@@ -40,6 +50,7 @@ class Outbound:
     proxies_for_peers: bool = False
     judges_names: bool = False
     prover: ProverLike | None = None
+    authorizer: AuthorizerLike | None = None
 
     def for_peers(self) -> "Outbound":
         """The same for peers, whose URLs come from others: a catalog, or a caller of the REST API."""

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from agent import clock
 from agent.client.connect import McpClient, ServerInfo, open_client
 from agent.client.http.prover import Credentials, Prover
-from agent.client.outbound import DIRECT, Outbound
+from agent.client.outbound import DIRECT, AuthorizerLike, Outbound
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
@@ -63,18 +63,23 @@ class OpenClient:
         return spec.expected_node_id in (None, node_id) and (node_id is not None or not spec.is_mesh_node)
 
 
+def _no_authorizer(_spec: ServerSpec) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Dialling:
     """What is the same for all that a node dials. `on_pending`: see `open_client`.
 
     `credentials`: None for a node that proves nothing, and so has no other node for a peer. `addresses`: our own, None
-    where they do not matter.
+    where they do not matter. `authorizer`: who has the tokens of a server that wants any.
     """
 
     credentials: Credentials | None = None
     on_pending: OnPending = unheard
     outbound: Outbound = DIRECT
     addresses: OwnAddresses | None = None
+    authorizer: Callable[[ServerSpec], AuthorizerLike | None] = _no_authorizer
 
 
 ALONE: Final = Dialling()
@@ -97,7 +102,7 @@ async def opened(
             sessions=spec.sessions,
             protocol=spec.protocol,
             on_pending=dialling.on_pending,
-            outbound=dialling.outbound,
+            outbound=replace(dialling.outbound, authorizer=dialling.authorizer(spec)),
         ) as client:
             refuse_mesh_node(client.server_info, spec, own)
             yield OpenClient(client, None, start_deadline_s=deadline_s)
