@@ -22,7 +22,6 @@ from aiohttp import web
 from agent import clock
 from agent.authority.allowance import Allowance
 from agent.authority.caller import UNRECORDED, Caller, Witness
-from agent.authority.grant import Scope
 from agent.authority.oauth import OAuthRules
 from agent.client.dial_guard import GuardedResolver
 from agent.harmless_text import one_line
@@ -186,13 +185,16 @@ class OAuthVerifier:
         """What clients read to know where to get a token (RFC 9728, section 2); None where there is no issuer."""
         if self._rules is None:
             return None
-        return {
+        metadata: dict[str, Any] = {
             "resource": self._rules.audience,
             "authorization_servers": [self._rules.issuer],
             "bearer_methods_supported": ["header"],
-            "scopes_supported": [Scope.MCP.value],
             "resource_name": "MCP Mesh Agent",
         }
+        # The issuer's scopes, not ours: clients ask it for all that stand here, and issuers refuse those of others.
+        if scopes := list(dict.fromkeys(rule.value for rule in self._rules.rules if rule.claim == "scope")):
+            metadata["scopes_supported"] = scopes
+        return metadata
 
 
 async def _issuer_keys(issuer: str) -> "KeySet":

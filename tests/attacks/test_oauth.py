@@ -179,6 +179,7 @@ async def test_clients_learn_where_to_get_a_token(scene: Scene) -> None:
         assert metadata.status == 200
         assert metadata.body["resource"] == AUDIENCE
         assert metadata.body["authorization_servers"] == [scene.issuer]
+        assert metadata.body["scopes_supported"] == ["notes:read", "mesh"], "those that the issuer knows"
     other = await Holder(scene.node.base, None).ask("GET", "/.well-known/oauth-authorization-server")
     assert other.status == 404
 
