@@ -1,13 +1,17 @@
-"""The certificate that this node shows to those that connect, read again when its files change.
+"""TLS of this node: the certificate that it shows to those that connect, read again when its files change; its dials.
 
-Made by the wiring, used by `agent.app.first_bytes`. The one rule: files that cannot be used leave the last ones that
-could in use, and say so.
+Made by the wiring, used by `agent.app.first_bytes` and by all that dials. The one rule: files that cannot be used leave
+the last ones that could in use, and say so.
 """
 
 import logging
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 
+from agent.client.outbound import Outbound
+from agent.client.proxies import proxies_of
+from agent.config.load import Settings
 from agent.config.tls_files import TlsFault, listening_context
 from agent.model import TlsFiles
 
@@ -49,3 +53,13 @@ class ListenerTls:
     def _began(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         assert self._present is not None, "it is called for https alone"
         connection.context = self._present
+
+
+def outbound_of(settings: Settings, environ: Mapping[str, str]) -> Outbound:
+    """How URLs are dialled. Nodes that ask for certificates want them to name the node."""
+    return Outbound(
+        settings.tls,
+        proxies_of(environ),
+        proxies_for_peers=settings.proxy_peers,
+        binds_names=settings.listen_ca is not None,
+    )

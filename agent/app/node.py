@@ -23,7 +23,7 @@ from agent import __version__, clock
 from agent.app.access import Access
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.first_bytes import start_site
-from agent.app.listener_tls import ListenerTls
+from agent.app.listener_tls import ListenerTls, outbound_of
 from agent.app.plan import MCP_PATH, addresses_of_peers, edge_policy, membership_plan, node_registration, own_addresses
 from agent.app.refused_dials import witnessed
 from agent.app.sockets import bound_socket, display_host, listened_host
@@ -32,8 +32,6 @@ from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
 from agent.client.http.prover import Credentials
 from agent.client.oauth.authorizer import Authorizers
-from agent.client.outbound import Outbound
-from agent.client.proxies import proxies_of
 from agent.config.load import Settings, read_tokens_again, shown
 from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node, read_servers
 from agent.config.views_file import log_faults, read_views
@@ -147,8 +145,8 @@ class Node:
         self._access = Access(settings, self._audit, self._end_of_revoked)
         self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
         self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
-        self._outbound = Outbound(settings.tls, proxies_of(os.environ), proxies_for_peers=settings.proxy_peers)
         self._rotations, self._tls = 0, ListenerTls(settings.listen_tls)
+        self._outbound = outbound_of(settings, os.environ)
         self._named_views = read_views(settings.views_file, settings.servers_file)
         log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
@@ -290,7 +288,8 @@ class Node:
         mesh, local = self._endpoints
         self._views.add_to(app, mesh)
         self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
-        handshake = HandshakeRoute(self._associations, self._addresses)
+        name_of = self._mesh.name_of if self._outbound.binds_names else None
+        handshake = HandshakeRoute(self._associations, self._addresses, name_of)
         peers = PeersApi(self._mesh, self._override_service, self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history))
@@ -328,9 +327,9 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        credentials = Credentials(self._node_state.key, self._associations.valid_secrets)
-        common = (credentials, self._metrics.pending_call, self._outbound, self._addresses, self._authorizers.of)
-        dial = dialler(Dialling(*common))
+        credentials = Credentials(self._node_state.key, self._associations.valid_secrets, self._identity.name)
+        of_node = (self._outbound, self._addresses, self._authorizers.of)
+        dial = dialler(Dialling(credentials, self._metrics.pending_call, *of_node))
         noted = witnessed(dial, self._audit.note)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from agent.client.proxies import NO_PROXIES, Proxies
 from agent.identity.association import Association
+from agent.identity.certificate_names import NameBinding
 from agent.model import TlsFiles
 
 _NO_FILES = TlsFiles()
@@ -43,6 +44,7 @@ class Outbound:
     `proxies`: for servers; for peers only with `proxies_for_peers`. `judges_names`: a name has to be known here, and to
     lead where the dial guard permits, though a proxy will resolve it. `prover`: of the node that is dialled, whose
     answers alone are believed; None for all that is no node. `authorizer`: who has a server's tokens.
+    `binds_names`: certificates of nodes have to name them; `binding`: of one link, which looks at them.
     """
 
     tls: TlsFiles = _NO_FILES
@@ -50,6 +52,8 @@ class Outbound:
     proxies_for_peers: bool = False
     judges_names: bool = False
     prover: ProverLike | None = None
+    binds_names: bool = False
+    binding: NameBinding | None = None
     authorizer: AuthorizerLike | None = None
 
     def for_peers(self) -> "Outbound":

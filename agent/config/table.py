@@ -317,7 +317,8 @@ SETTINGS: tuple[Setting, ...] = (
         parse_path,
         None,
         "A PEM file of certificate authorities: with it, https is for those alone who show a certificate that one of"
-        " them has signed, other nodes (`tls_cert`) and probes included.",
+        " them has signed, other nodes (`tls_cert`) and probes included. Certificates of nodes have to name them then"
+        " (docs/security.md), so peers by http are not linked any more.",
         unset_means="no certificate is asked for",
     ),
     Setting(

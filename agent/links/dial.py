@@ -22,6 +22,7 @@ from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
 from agent.identity.addresses import OwnAddresses, may_lead_to_us, names_us
+from agent.identity.certificate_names import NameBinding
 from agent.model import (
     PEER_PATH,
     START_TIMEOUT_S,
@@ -215,6 +216,8 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
     local = local_target(spec.target)
     if not is_gateway:
         local = replace(local, token=None)
+    binding = NameBinding() if dialling.outbound.binds_names and not is_gateway else None
+    dialling = replace(dialling, outbound=replace(dialling.outbound, binding=binding))
     prover = _prover(local, dialling, members=not is_gateway)
     async with _knowing_ourselves(spec, own, dialling):
         proven = (await prover.prove()).peer.node_id
@@ -228,7 +231,10 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
         on_pending=dialling.on_pending,
         outbound=replace(dialling.outbound, prover=prover),
     ) as client:
-        yield OpenClient(client, checked_identity(client.server_info, spec, proven))
+        identity = checked_identity(client.server_info, spec, proven)
+        if binding is not None:
+            binding.bind(identity.name, identity.node_id, spec.target.shown)
+        yield OpenClient(client, identity)
 
 
 def dialler(dialling: Dialling) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:

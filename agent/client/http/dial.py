@@ -21,6 +21,8 @@ from agent.client.dial_guard import GuardedResolver
 from agent.client.http.tunnel import TunnelRefused, open_tunnel
 from agent.client.proxies import Proxy
 from agent.config.tls_files import dialling_context
+from agent.errors import IdentityRefused
+from agent.identity.certificate_names import NameBinding
 from agent.model import TlsFiles
 
 # How long a resolved name is reused; a peer that moves is found that soon.
@@ -50,11 +52,12 @@ class Dialler:
 
     `context`: what TLS trusts and shows; by default the system's authorities, and nothing. `proxy`: what is
     dialled in its place, and asked for a tunnel to what speaks TLS. `judges_name`: the name is resolved here too then,
-    and refused as if it were dialled. `resolver`: resolves names, by default as the machine does; its answers are
-    filtered (`GuardedResolver`).
+    and refused as if it were dialled. `binding`: looks at certificates. `resolver`: resolves names, by default as the
+    machine does; its answers are filtered (`GuardedResolver`).
     """
 
     __slots__ = (
+        "_binding",
         "_context",
         "_judges_name",
         "_literal",
@@ -78,6 +81,7 @@ class Dialler:
         context: ssl.SSLContext | None = None,
         proxy: Proxy | None = None,
         judges_name: bool = True,
+        binding: NameBinding | None = None,
     ) -> None:
         self.tls = tls
         self.proxy = proxy
@@ -85,7 +89,7 @@ class Dialler:
         self._port = port
         self._timeout_s = timeout_s
         self._name = host.rstrip(".")
-        self._judges_name = judges_name
+        self._judges_name, self._binding = judges_name, binding
         self._proxy_names = None if proxy is None else _names_of(proxy.host, proxy.port, resolver)
         # A literal was judged when the URL was checked; only a name can lead elsewhere.
         self._names = _names_of(host, port, resolver)
@@ -105,15 +109,17 @@ class Dialler:
         Raises:
             DialFailed: No address could be connected to in time, or TLS was refused.
             DialRefused: The name leads to addresses that may not be dialled.
+            IdentityRefused: The certificate names another node.
         """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
                 sock = await (self._connected() if self.proxy is None else self._connected_by(self.proxy))
                 if self.tls:
-                    _, protocol = await loop.create_connection(
+                    transport, protocol = await loop.create_connection(
                         make, sock=sock, ssl=self._context or _tls_context(), server_hostname=self._name
                     )
+                    self._look_at(transport)
                 else:
                     _, protocol = await loop.create_connection(make, sock=sock)
         except DialFailed:
@@ -121,6 +127,16 @@ class Dialler:
         except OSError as exc:
             raise DialFailed(_reason(exc)) from exc
         return protocol
+
+    def _look_at(self, transport: asyncio.BaseTransport) -> None:
+        """Raises `IdentityRefused` for a certificate that names another node than the one that this leads to."""
+        if self._binding is None:
+            return
+        try:
+            self._binding.seen(transport.get_extra_info("peercert"))
+        except IdentityRefused:
+            transport.close()
+            raise
 
     async def _connected(self) -> socket.socket:
         addresses = await self._names.addresses() if self._names is not None else self._literal

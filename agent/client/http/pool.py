@@ -417,6 +417,7 @@ def open_pool(
             context=context,
             proxy=outbound.proxies.of(url),
             judges_name=outbound.judges_names,
+            binding=outbound.binding,
         )
         return closing(HttpPool(url, _headers(target), dialler, outbound.prover, outbound.authorizer))
     except ValueError as exc:
