@@ -136,13 +136,15 @@ class StdioTarget:
 class TlsFiles:
     """Paths of PEM files: authorities that vouch for the other side, our certificate and its key (None: in `cert`).
 
-    `is_checked`: whether the other side's certificate is; only a command line may do without.
+    `is_checked`: whether the other side's certificate is; only a command line may do without. `server_name`: the
+    name to ask for in place of the host, where certificates name no host, and their names are looked at elsewhere.
     """
 
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
     is_checked: bool = True
+    server_name: str = ""
 
 
 class HttpTransport(StrEnum):

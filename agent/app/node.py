@@ -21,9 +21,10 @@ from aiohttp import web
 
 from agent import __version__, clock
 from agent.app.access import Access
+from agent.app.connect import ConnectFiles
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.first_bytes import start_site
-from agent.app.listener_tls import ListenerTls, outbound_of
+from agent.app.listener_tls import ListenerTls, judge_of_callers, outbound_of
 from agent.app.plan import MCP_PATH, addresses_of_peers, edge_policy, membership_plan, node_registration, own_addresses
 from agent.app.refused_dials import witnessed
 from agent.app.sockets import bound_socket, display_host, listened_host
@@ -93,8 +94,9 @@ async def run_node(settings: Settings) -> int:
         state = stack.enter_context(open_state(settings.state_dir, port, is_own=settings.state_dir_is_own))
         # Before a name is claimed: a start that is refused leaves nothing behind.
         servers = _servers(settings)
+        connect = await ConnectFiles.of(settings, state.folder)
         name = settings.node_name or default_node_name(settings.state_dir, port, state.node_id)
-        node = Node(settings, NodeIdentity(state.node_id, name), state, listening, servers)
+        node = Node(settings, NodeIdentity(state.node_id, name), state, listening, servers, connect=connect)
         try:
             return await node.run()
         except ExceptionGroup as group:
@@ -127,8 +129,10 @@ class Node:
         state: NodeState,
         listening: socket.socket,
         servers: ServersFile,
+        *,
+        connect: ConnectFiles | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._connect = settings, connect
         self._servers_file = servers
         self._servers_fault = ""
         self._identity = identity
@@ -145,8 +149,9 @@ class Node:
         self._access = Access(settings, self._audit, self._end_of_revoked)
         self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
         self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
-        self._rotations, self._tls = 0, ListenerTls(settings.listen_tls)
-        self._outbound = outbound_of(settings, os.environ)
+        leaf = None if connect is None else connect.tls
+        self._rotations, self._tls = 0, ListenerTls(settings.listen_tls, leaf)
+        self._outbound = outbound_of(settings, os.environ, leaf)
         self._named_views = read_views(settings.views_file, settings.servers_file)
         log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
@@ -225,6 +230,7 @@ class Node:
         return [
             tasks.create_task(self._audit.run(), name="audit"),
             *([] if self._settings.tokens_file is None else [tasks.create_task(self._access.keep(), name="tokens")]),
+            *([] if self._connect is None else [tasks.create_task(self._connect.keep(), name="certificates")]),
             tasks.create_task(self._mesh.run(), name="mesh"),
             tasks.create_task(self._known_names.keep(), name="known names"),
             tasks.create_task(self._pinning.keep(), name="pins"),
@@ -288,8 +294,8 @@ class Node:
         mesh, local = self._endpoints
         self._views.add_to(app, mesh)
         self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
-        name_of = self._mesh.name_of if self._outbound.binds_names else None
-        handshake = HandshakeRoute(self._associations, self._addresses, name_of)
+        judge = judge_of_callers(self._settings, self._mesh.name_of)
+        handshake = HandshakeRoute(self._associations, self._addresses, judge)
         peers = PeersApi(self._mesh, self._override_service, self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history))

@@ -388,6 +388,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Whether Consul polls `/healthz` instead of expecting heartbeats. It notices a node that hangs sooner; where"
         " Consul cannot reach the node, it holds a healthy one critical.",
     ),
+    Setting(
+        "consul_connect",
+        parse_flag,
+        "0",
+        "Whether nodes serve https with certificates of Consul's own CA (Connect), and talk to each other by those"
+        " alone. Clients have to trust its roots without a host name, so give them another one (`listen_cert`). All"
+        " nodes need it.",
+    ),
 )
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -5,12 +5,14 @@ who it is; the certificate says what it may call itself, so that no member of th
 rule: a name counts that the authority has written, in the certificate's SAN; the subject does not.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from agent.errors import IdentityRefused
 
 _SHOWN_MAX: Final = 5
+_SPIFFE: Final = re.compile(r"URI:spiffe://[^/]+/ns/[^/]+/dc/[^/]+/svc/(?P<service>[^/]+)")
 
 
 def names_of(certificate: Mapping[str, Any] | None) -> frozenset[str]:
@@ -34,6 +36,39 @@ def refusal(names: frozenset[str], name: str, node_id: str) -> str:
         return ""
     shown = ", ".join(sorted(names)[:_SHOWN_MAX]) or "no name"
     return f"its certificate is for {shown}, and not for node {name} (SAN: DNS:{name} or URI:urn:uuid:{node_id})"
+
+
+def service_refusal(names: frozenset[str], service_name: str) -> str:
+    """Why a certificate of Consul's CA is not one of the mesh's service; empty where it is (SPIFFE)."""
+    ours = (_SPIFFE.fullmatch(one) for one in names)
+    if any(found is not None and found["service"] == service_name for found in ours):
+        return ""
+    shown = ", ".join(sorted(names)[:_SHOWN_MAX]) or "no name"
+    return f"its certificate is for {shown}, and not for the service {service_name} of Consul's CA"
+
+
+class ServiceBinding:
+    """Of one link to a node, where nodes have certificates of Consul's CA: each has to be for the mesh's service.
+
+    All nodes on one agent have the same one, so it does not tell one node from another; the node's key does.
+    """
+
+    def __init__(self, service_name: str) -> None:
+        self._service_name, self._seen = service_name, False
+
+    def __repr__(self) -> str:
+        return f"<ServiceBinding {self._service_name}>"
+
+    def seen(self, certificate: Mapping[str, Any] | None) -> None:
+        """A connection was made. Raises `IdentityRefused`."""
+        if fault := service_refusal(names_of(certificate), self._service_name):
+            raise IdentityRefused(fault)
+        self._seen = True
+
+    def bind(self, name: str, node_id: str, shown: str) -> None:  # noqa: ARG002 - as `NameBinding` has it
+        """The node has proven its ID. Raises `IdentityRefused`."""
+        if not self._seen:
+            raise IdentityRefused(f"{shown} is not dialled by https, as all nodes are here (MESH_CONSUL_CONNECT)")
 
 
 class NameBinding:

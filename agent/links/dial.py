@@ -22,7 +22,6 @@ from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
 from agent.identity.addresses import OwnAddresses, may_lead_to_us, names_us
-from agent.identity.certificate_names import NameBinding
 from agent.model import (
     PEER_PATH,
     START_TIMEOUT_S,
@@ -153,6 +152,7 @@ async def _refuse_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Diallin
     Raises `DialledOurselves`, which the mesh remembers, or `IdentityRefused`.
     """
     local = replace(local_target(spec.target), token=None)
+    dialling = replace(dialling, outbound=_bound(dialling.outbound))
     if (await _prover(local, dialling, members=True).prove()).peer.node_id == own.node_id:
         raise DialledOurselves(f"{spec.target.shown} is this node itself")
     raise IdentityRefused(f"{spec.target.shown} says that it is this node, and is another one")
@@ -186,9 +186,15 @@ async def _knowing_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Dialli
 
 
 async def _is_ourselves(local: HttpTarget, own: NodeIdentity, dialling: Dialling) -> bool:
+    dialling = replace(dialling, outbound=_bound(dialling.outbound))
     with suppress(LinkFailed):
         return (await _prover(local, dialling, members=True).prove()).peer.node_id == own.node_id
     return False
+
+
+def _bound(outbound: Outbound) -> Outbound:
+    """The same for a node of this mesh, whose certificates have to name it where they name nodes."""
+    return outbound if outbound.new_binding is None else replace(outbound, binding=outbound.new_binding())
 
 
 def _endpoint_beside(target: HttpTarget) -> HttpTarget:
@@ -216,9 +222,9 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
     local = local_target(spec.target)
     if not is_gateway:
         local = replace(local, token=None)
-    binding = NameBinding() if dialling.outbound.binds_names and not is_gateway else None
-    dialling = replace(dialling, outbound=replace(dialling.outbound, binding=binding))
-    prover = _prover(local, dialling, members=not is_gateway)
+    if not is_gateway:
+        dialling = replace(dialling, outbound=_bound(dialling.outbound))
+    prover, binding = _prover(local, dialling, members=not is_gateway), dialling.outbound.binding
     async with _knowing_ourselves(spec, own, dialling):
         proven = (await prover.prove()).peer.node_id
     if proven == own.node_id:

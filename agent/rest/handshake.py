@@ -14,7 +14,7 @@ from aiohttp import web
 
 from agent.errors import IdentityRefused
 from agent.identity.addresses import OwnAddresses, is_ours
-from agent.identity.certificate_names import names_of, refusal
+from agent.identity.certificate_names import names_of
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.node_key import node_id_of
 from agent.model import HANDSHAKE_PATH, Json
@@ -27,11 +27,14 @@ class HandshakeRoute:
     """See the module."""
 
     def __init__(
-        self, keeper: AssociationKeeper, own: OwnAddresses, name_of: Callable[[str], str | None] | None = None
+        self,
+        keeper: AssociationKeeper,
+        own: OwnAddresses,
+        judge: Callable[[frozenset[str], str, str], str] | None = None,
     ) -> None:
-        """`name_of`: what the node with an ID is called, None where unknown; certificates have to name nodes then."""
+        """`judge`: why a certificate of these names lets no node of this name and ID in; empty where it does."""
         self._keeper = keeper
-        self._own, self._name_of = own, name_of
+        self._own, self._judge = own, judge
 
     def __repr__(self) -> str:
         return f"<HandshakeRoute {self._keeper!r}>"
@@ -63,7 +66,7 @@ class HandshakeRoute:
 
     def _refuse_misnamed(self, request: web.Request, message: Json) -> None:
         """Of the last message, whose key is verified with it."""
-        if self._name_of is None or "share" in message:
+        if self._judge is None or "share" in message:
             return
         try:
             node_id = node_id_of(base64.b64decode(str(message.get("key")), altchars=b"-_", validate=True))
@@ -71,12 +74,9 @@ class HandshakeRoute:
             raise IdentityRefused("its message has no usable 'key'") from exc
         name = message.get("name")
         if not isinstance(name, str) or not is_valid_name(name):
-            raise IdentityRefused("it does not say its name, which its certificate has to say, too; an older version")
-        known = self._name_of(node_id)
-        if known not in (None, name):
-            raise IdentityRefused(f"it says that it is node {name}, and is known here as {known}")
+            raise IdentityRefused("it does not say its name, which is an older version's way")
         shown = request.transport.get_extra_info("peercert") if request.transport is not None else None
-        if fault := refusal(names_of(shown), name, node_id):
+        if fault := self._judge(names_of(shown), name, node_id):
             raise IdentityRefused(fault)
 
 

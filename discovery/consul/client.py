@@ -110,6 +110,28 @@ class ConsulClient:
             if service.get("ID") == service_id
         )
 
+    async def leaf(self, service_name: str, *, index: int = 0, wait_s: float = 0.0) -> tuple[int, dict[str, Any]]:
+        """The certificate of Consul's own CA for a service; with an index, wait up to `wait_s` for another one."""
+        params = [("index", str(index)), ("wait", f"{round(wait_s * 1000)}ms")] if index else []
+        return await self._call(
+            lambda token: self._transport.get(
+                _document,
+                f"/v1/agent/connect/ca/leaf/{service_name}",
+                params=params,
+                headers=_headers(token),
+                timeout_s=request_timeout_s(wait_s if index else 0.0),
+            ),
+            right=f'service "{service_name}" {{ policy = "write" }}',
+        )
+
+    async def roots(self) -> dict[str, Any]:
+        """The root certificates of Consul's own CA, those that were replaced among them as long as they count."""
+        _, found = await self._call(
+            lambda token: self._transport.get(_document, "/v1/agent/connect/ca/roots", headers=_headers(token)),
+            right="none is needed",
+        )
+        return found
+
     async def register(self, payload: Mapping[str, Any]) -> None:
         """PUT one service definition with its check. `payload` is Consul's own JSON shape."""
         accepted = await self._call(
@@ -367,6 +389,16 @@ def _answer(response: Response) -> Answer:
         filtered=response.headers.get("X-Consul-Results-Filtered-By-Acls") == "true",
         backend=response.headers.get("X-Consul-Query-Backend", "")[:_WORD_CHARS_MAX],
     )
+
+
+def _document(response: Response) -> tuple[int, dict[str, Any]]:
+    """An object and its index."""
+    CB._status(response)  # noqa: SLF001 - as above
+    found = orjson.loads(response.content)
+    if response.code != 200 or not isinstance(found, dict):  # noqa: PLR2004 - the one good status
+        raise CatalogUnavailable(f"Consul answered {response.code}, and no object")
+    text = response.headers.get("X-Consul-Index", "")
+    return int(text) if text.isascii() and text.isdigit() else 0, found
 
 
 async def _bounded_body(answer: aiohttp.ClientResponse) -> bytes:

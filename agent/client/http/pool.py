@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,7 +26,7 @@ from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import DialFailed, Dialler, tls_context
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
-from agent.client.outbound import DIRECT, AuthorizerLike, Outbound, ProverLike
+from agent.client.outbound import DIRECT, Outbound
 from agent.client.proxies import ProxyFault
 from agent.config.tls_files import TlsFault
 from agent.errors import (
@@ -119,14 +119,7 @@ class HttpPool:
         "where",
     )
 
-    def __init__(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        dialler: Dialler,
-        prover: ProverLike | None = None,
-        authorizer: AuthorizerLike | None = None,
-    ) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], dialler: Dialler, outbound: Outbound = DIRECT) -> None:
         parts = urlsplit(url)
         self.where = url.partition("?")[0]
         self._url = url
@@ -143,7 +136,7 @@ class HttpPool:
         self._before_target = "" if proxy is None else f"http://{parts.netloc}"
         if proxy is not None and proxy.authorization is not None:
             self._lines["proxy-authorization"] = _line("Proxy-Authorization", proxy.authorization)
-        self._prover, self._authorizer = prover, authorizer
+        self._prover, self._authorizer = outbound.prover, outbound.authorizer
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
         self._idle: dict[Connection, float] = {}  # Since when; the longest idle comes first.
@@ -408,7 +401,8 @@ def open_pool(
     tls = parts.scheme == "https"
     assert parts.hostname is not None, "the URL was checked"
     try:
-        context = tls_context(target.tls, outbound.tls) if tls else None
+        files = outbound.files_for(target)
+        context = partial(tls_context, files, outbound.tls) if tls else None
         dialler = Dialler(
             parts.hostname,
             port_of(parts),
@@ -418,8 +412,9 @@ def open_pool(
             proxy=outbound.proxies.of(url),
             judges_name=outbound.judges_names,
             binding=outbound.binding,
+            server_name="" if files is None else files.server_name,
         )
-        return closing(HttpPool(url, _headers(target), dialler, outbound.prover, outbound.authorizer))
+        return closing(HttpPool(url, _headers(target), dialler, outbound))
     except ValueError as exc:
         what = ""
         if isinstance(exc, TlsFault):
