@@ -104,9 +104,12 @@ def as_oauth_entry(client: OAuthClient | None) -> Json | None:
 
 def secret_of(client: OAuthClient) -> str:
     """The secret as it is now; empty for a client without one. Raises `OSError`, `ValueError`."""
-    if not client.secret_file:
-        return client.secret
-    with Path(client.secret_file).open("rb") as file:
+    return client.secret if not client.secret_file else read_secret(client.secret_file)
+
+
+def read_secret(path: str) -> str:
+    """The first line of a file. Raises `OSError`, `ValueError`."""
+    with Path(path).open("rb") as file:
         lines = file.read(SECRET_BYTES_MAX).decode().split("\n")
     secret = lines[0].strip()
     if not secret or not secret.isprintable():
