@@ -1,6 +1,6 @@
 """The wiring: turns settings into a running node, and a signal into an orderly end.
 
-Called by `mesh-agent run`. The one rule: nothing decides here; parts are built, handed to each other, started in order
+Made by `agent.app.start`. The one rule: nothing decides here; parts are built, handed to each other, started in order
 and stopped in the opposite one.
 """
 
@@ -11,7 +11,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Container, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from agent.app.first_bytes import start_site
 from agent.app.listener_tls import ListenerTls, judge_of_callers, outbound_of
 from agent.app.plan import MCP_PATH, addresses_of_peers, edge_policy, membership_plan, node_registration, own_addresses
 from agent.app.refused_dials import witnessed
-from agent.app.sockets import bound_socket, display_host, listened_host
+from agent.app.sockets import display_host, listened_host
 from agent.audit.files import FILE_NAME
 from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
@@ -74,7 +74,7 @@ from agent.server.write_deadline import write_deadline_middleware
 from agent.state.catalog_cache import CatalogCache
 from agent.state.durable_file import watch_file
 from agent.state.ended_sessions import EndedSessions
-from agent.state.identity import NodeState, default_node_name, open_state
+from agent.state.identity import NodeState
 from agent.state.known_names import KnownNames
 from agent.state.logins import LoginStore
 from agent.state.mesh_secret import own_secret
@@ -86,34 +86,9 @@ from discovery.model import CatalogUnavailable
 log = logging.getLogger(__name__)
 
 
-async def run_node(settings: Settings) -> int:
-    """Run a node until SIGTERM or SIGINT; returns the exit code. Raises `ConfigRefused`."""
-    with ExitStack() as stack:
-        listening = stack.enter_context(bound_socket(settings.host, settings.port, explicit=settings.port_explicit))
-        port = listening.getsockname()[1]
-        state = stack.enter_context(open_state(settings.state_dir, port, is_own=settings.state_dir_is_own))
-        # Before a name is claimed: a start that is refused leaves nothing behind.
-        servers = _servers(settings)
-        connect = await ConnectFiles.of(settings, state.folder)
-        name = settings.node_name or default_node_name(settings.state_dir, port, state.node_id)
-        node = Node(settings, NodeIdentity(state.node_id, name), state, listening, servers, connect=connect)
-        try:
-            return await node.run()
-        except ExceptionGroup as group:
-            # A task group wraps the exception that ends it; a refused setting is reported as just that.
-            refused, others = group.split(ConfigRefused)
-            if refused is None or others is not None:
-                raise
-            raise _first(refused) from group
-
-
-def _servers(settings: Settings) -> ServersFile:
+def servers_of(settings: Settings) -> ServersFile:
+    """What the servers file says now. Raises `ConfigRefused`."""
     return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file)
-
-
-def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 class Node:
@@ -294,14 +269,12 @@ class Node:
         mesh, local = self._endpoints
         self._views.add_to(app, mesh)
         self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
-        judge = judge_of_callers(self._settings, self._mesh.name_of)
-        handshake = HandshakeRoute(self._associations, self._addresses, judge)
         peers = PeersApi(self._mesh, self._override_service, self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history))
         page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
         logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
-        for part in (handshake, peers, pins, logins, node_status, probes, oauth, page):
+        for part in (self._handshake(), peers, pins, logins, node_status, probes, oauth, page):
             app.add_routes(part.routes())
         runner = runner_of(
             app,
@@ -338,6 +311,10 @@ class Node:
         dial = dialler(Dialling(credentials, self._metrics.pending_call, *of_node))
         noted = witnessed(dial, self._audit.note)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
+
+    def _handshake(self) -> HandshakeRoute:
+        judge = judge_of_callers(self._settings, self._mesh.name_of)
+        return HandshakeRoute(self._associations, self._addresses, judge)
 
     def _plan(self) -> MembershipPlan:
         """How to take part in discovery; an embedded catalog is for the nodes of this mesh alone."""
@@ -409,7 +386,7 @@ class Node:
     def _read_servers(self) -> None:
         """Raises `ConfigRefused`; the running configuration stays as it is then."""
         try:
-            file = _servers(self._settings)
+            file = servers_of(self._settings)
         except ConfigRefused as exc:
             self._servers_fault = str(exc)
             self._metrics.servers_file_ok = False
