@@ -1,7 +1,8 @@
 """Requests to a server's issuer: metadata, registration, tokens. Its URLs are a server's word, so they are judged.
 
 Made by `agent.client.oauth.authorizer` for each server. The one rule: what is not on the server's own origin is dialled
-by https alone, or on this machine, and always through the dial guard; no redirect is followed.
+by https alone and not on this machine, unless the server is here, too; always through the dial guard, and no redirect
+is followed.
 """
 
 import ssl
@@ -99,8 +100,10 @@ class IssuerHttp:
             ) from exc
         except ValueError as exc:
             raise ProtocolBroken(f"{self._target.shown} wants tokens from a URL that is none: {exc}") from exc
-        is_own = _origin_of(parts) == self._origin
-        if parts.scheme == "http" and not is_own and not is_loopback(parts.hostname or ""):
+        is_own, is_here = _origin_of(parts) == self._origin, is_loopback(parts.hostname or "")
+        if is_here and not is_loopback(self._origin[1]):
+            raise ProtocolBroken(f"{where} is where tokens are to be had, and is this machine, where the server is not")
+        if parts.scheme == "http" and not is_own and not is_here:
             raise ProtocolBroken(f"{where} is where tokens are to be had, and is not https")
         if parts.scheme == "http":
             return True
