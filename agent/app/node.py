@@ -196,6 +196,7 @@ class Node:
                 raise
             await self._stop_serving(runner, member, signals)
             self._audit.note("node.stopped", "node")
+            self._authorizers.close()
             for task in standing:
                 task.cancel()
         return signals.exit_code

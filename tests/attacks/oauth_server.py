@@ -1,8 +1,9 @@
 """MCP servers behind an OAuth issuer, in one process, that remember all requests and misbehave on demand.
 
 Run with a port. `/mcp/person`, `/mcp/machine` and `/mcp/led` want tokens for themselves (RFC 8707); `/mcp/led` names an
-issuer that is not the one of the others, `/mcp/lost` one at an address that is never dialled. `POST /control` changes
-`State`, `GET /seen` tells what came. The standard library alone. The one rule: every token and code has `MARK` in it.
+issuer that is not the one of the others, `/mcp/lost` one at an address that is never dialled, `/mcp/papers` one that
+takes a client-id metadata document. `POST /control` changes `State`, `GET /seen` tells what came. The standard library
+alone. The one rule: every token and code has `MARK` in it.
 """
 
 import base64
@@ -19,7 +20,13 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 MARK = "s1lent"
 PORT = int(sys.argv[1]) if __name__ == "__main__" else 0
 BASE = f"http://127.0.0.1:{PORT}"
-ISSUERS = {"person": f"{BASE}/as", "machine": f"{BASE}/as", "led": f"{BASE}/evil", "lost": "http://169.254.169.254/as"}
+ISSUERS = {
+    "person": f"{BASE}/as",
+    "machine": f"{BASE}/as",
+    "led": f"{BASE}/evil",
+    "lost": "http://169.254.169.254/as",
+    "papers": f"{BASE}/papers",
+}
 MACHINE = ("node-1", f"{MARK}-secret-of-the-node")
 
 
@@ -63,6 +70,7 @@ def issuer_metadata(issuer: str) -> dict[str, Any]:
         "response_types_supported": ["code"],
         "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": ["none", "client_secret_basic"],
+        "client_id_metadata_document_supported": issuer.endswith("/papers"),
     }
 
 
@@ -78,8 +86,8 @@ class Handler(BaseHTTPRequestHandler):
         match parts.path:
             case "/seen":
                 self.say(200, STATE.seen)
-            case "/.well-known/oauth-authorization-server/as" | "/.well-known/oauth-authorization-server/evil":
-                self.say(200, issuer_metadata(f"{BASE}/{parts.path.rpartition('/')[2]}"))
+            case path if path.startswith("/.well-known/oauth-authorization-server/"):
+                self.say(200, issuer_metadata(f"{BASE}/{path.rpartition('/')[2]}"))
             case "/as/authorization":
                 self.authorize(query)
             case path if path.startswith("/.well-known/oauth-protected-resource/mcp/"):

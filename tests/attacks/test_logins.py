@@ -19,7 +19,7 @@ from agent.state.logins import FILE_NAME
 from tests.attacks.clients import Holder
 from tests.attacks.oauth_server import MACHINE, MARK
 from tests.e2e.processes import ROOT, environment_of
-from tests.e2e.running import RunningNode, nodes_below, start_node
+from tests.e2e.running import RunningNode, nodes_below, start_node, stop_node
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 TOKEN = "operator-0123456789abcdef0123456789"
 LOGIN = "/api/v1/mcp/servers/person/login"
+PAPERS, HOME = "https://node.example/client.json", "https://node.example/back"
 REDIRECT = {"redirect_uri": "http://127.0.0.1:1/callback"}
 
 
@@ -102,6 +103,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         "machine": {"url": f"{base}/mcp/machine", "oauth": {**by_file, "scopes": ["a:b", "c"]}},
         "led": {"url": f"{base}/mcp/led", "oauth": by_file},
         "lost": {"url": f"{base}/mcp/lost"},
+        "papers": {"url": f"{base}/mcp/papers", "oauth": {"client_id": PAPERS, "redirect_uri": HOME, "scopes": ["x"]}},
     }
     settings: dict[str, Any] = {"MESH_TOKEN": TOKEN, "MESH_DISCOVERY": "off", "MESH_LOG_LEVEL": "debug"}
     command = [sys.executable, "-m", "tests.attacks.oauth_server", str(port)]
@@ -114,7 +116,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
     with subprocess.Popen(command, cwd=ROOT) as process, nodes_below(folder):
         try:
-            yield asyncio.run(start())
+            scene = asyncio.run(start())
+            yield scene
+            # A login that is under way keeps no node from stopping.
+            asyncio.run(scene.operator.ask("POST", LOGIN, REDIRECT))
+            assert asyncio.run(stop_node(scene.node)) == 0
         finally:
             process.terminate()
 
@@ -138,6 +144,16 @@ async def test_an_issuer_at_a_forbidden_address_is_never_dialled(scene: Scene) -
     answer = await scene.operator.ask("POST", LOGIN.replace("person", "lost"), REDIRECT)
     assert answer.status == 502
     assert "never dialled" in answer.body["message"]
+
+
+async def test_an_issuer_that_takes_documents_is_shown_the_entrys_and_registers_none(scene: Scene) -> None:
+    begun = await scene.operator.ask("POST", LOGIN.replace("person", "papers"), REDIRECT)
+    assert begun.body["data"]["redirect_uri"] == HOME
+    asked = parse_qs(urlsplit(begun.body["data"]["authorization_url"]).query)
+    assert (asked["client_id"], asked["redirect_uri"], asked["scope"]) == ([PAPERS], [HOME], ["x"])
+    assert asked["code_challenge_method"] == ["S256"]
+    assert asked["resource"] == [f"{scene.base}/mcp/papers"]
+    assert await scene.seen("/papers/registration") == []
 
 
 async def test_a_server_that_needs_a_login_says_so_and_is_dialled_on(scene: Scene) -> None:

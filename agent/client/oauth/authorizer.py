@@ -8,7 +8,7 @@ what an operator does about it. The one rule: a token goes to the URL that it wa
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# Runs something as a task of the node, by this name.
+Start = Callable[[Coroutine[Any, Any, None], str], None]
 
 # A token is refreshed so long before its end, or in the last tenth of a short life.
 REFRESH_BEFORE_END_S: Final = 60.0
@@ -98,10 +100,10 @@ class Authorizer:
     `is_asked_for`: the entry has an `oauth`, so that any 401 means a token; else a server that names its metadata.
     """
 
-    def __init__(self, spec: ServerSpec, store: LoginStore, outbound: Outbound, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, spec: ServerSpec, store: LoginStore, outbound: Outbound, start: Start) -> None:
         assert isinstance(spec.target, HttpTarget), "it is for servers by URL"
         self.target: Final = spec.target
-        self._name, self._store, self._tasks = spec.name, store, tasks
+        self._name, self._store, self._start = spec.name, store, start
         self._client = spec.target.oauth or OAuthClient()
         self._is_asked_for = spec.target.oauth is not None
         self._http = IssuerHttp(spec.target, outbound)
@@ -170,7 +172,7 @@ class Authorizer:
                 raise type(self._failure[1]).of(self._failure[1])
             self._renewing = _future()
             self._renewing.add_done_callback(self._settle)
-            self._tasks.create_task(_told(self._renewing, self._renew()), name=f"token for {self._name}")
+            self._start(_told(self._renewing, self._renew()), f"token for {self._name}")
         return await asyncio.shield(self._renewing)
 
     def _settle(self, outcome: "asyncio.Future[str | None]") -> None:
@@ -239,7 +241,7 @@ class Authorizer:
         flow, pending = await self._flow(), _Pending(self._client.redirect_uri or redirect_uri)
         login = flow.by_login(self._challenge, pending.redirect_uri, pending.show, pending.came_back)
         self._pending = pending
-        self._tasks.create_task(_told(pending.outcome, login), name=f"login at {self._name}")
+        self._start(_told(pending.outcome, login), f"login at {self._name}")
         both: set[asyncio.Future[Any]] = {pending.url, pending.outcome}
         await asyncio.wait(both, timeout=BEGIN_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         if pending.url.done():
@@ -291,6 +293,7 @@ class Authorizers:
     def __init__(self, store: LoginStore, outbound: Outbound, tasks: asyncio.TaskGroup) -> None:
         self._store, self._outbound, self._tasks = store, outbound, tasks
         self._known: dict[str, Authorizer] = {}
+        self._running: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Authorizers {len(self._known)}>"
@@ -301,8 +304,18 @@ class Authorizers:
             return None
         known = self._known.get(spec.name)
         if known is None or known.target != spec.target:
-            known = self._known[spec.name] = Authorizer(spec, self._store, self._outbound, self._tasks)
+            known = self._known[spec.name] = Authorizer(spec, self._store, self._outbound, self._start)
         return known
+
+    def close(self) -> None:
+        """Give up what is under way: a person may take minutes to log in, and the node is stopping."""
+        for task in self._running:
+            task.cancel()
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._tasks.create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
 
 def _query_of(url: str) -> dict[str, str]:
