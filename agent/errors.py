@@ -90,6 +90,12 @@ class AuthRefused(LinkFailed):
         self.status = status
 
 
+class LoginNeeded(AuthRefused):
+    """The server wants OAuth, and a person has to log in, once or again. Nothing was sent, or it was not executed."""
+
+    what = "needs a login"
+
+
 class ProtocolBroken(LinkFailed):
     """The other side does not speak MCP as we know it, or broke a limit of ours."""
 

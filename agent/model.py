@@ -136,13 +136,15 @@ class StdioTarget:
 class TlsFiles:
     """Paths of PEM files: authorities that vouch for the other side, our certificate and its key (None: in `cert`).
 
-    `is_checked`: whether the other side's certificate is; only a command line may do without.
+    `is_checked`: whether the other side's certificate is; only a command line may do without. `server_name`: the
+    name to ask for in place of the host, where certificates name no host, and their names are looked at elsewhere.
     """
 
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
     is_checked: bool = True
+    server_name: str = ""
 
 
 class HttpTransport(StrEnum):
@@ -164,11 +166,36 @@ def masked_url(url: str) -> str:
     return address + mark + "&".join(shown)
 
 
+class OAuthGrant(StrEnum):
+    """How a token is got: by a person who logs in, or by this node's own ID and secret."""
+
+    CODE = "authorization_code"
+    CLIENT = "client_credentials"
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthClient:
+    """What this node is to the issuer of a server's tokens (docs/settings.md, `oauth`).
+
+    `client_id` empty: it registers itself. `secret_file`: read at each use, in the place of `secret`. `issuer`: which
+    issuer ID and secret are for. `redirect_uri`: where the issuer sends the browser; empty for any free loopback port.
+    """
+
+    grant: OAuthGrant = OAuthGrant.CODE
+    client_id: str = ""
+    secret: str = field(default="", repr=False)
+    secret_file: str = ""
+    scopes: tuple[str, ...] = ()
+    issuer: str = ""
+    redirect_uri: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpTarget:
     """An MCP endpoint by URL. `headers` and `token` may be secrets and are kept out of `repr`.
 
-    `tls`: its own files, in place of the node's; its `ca` in place of the system's authorities, too.
+    `tls`: its own files, in place of the node's; its `ca` in place of the system's authorities, too. `oauth`: None
+    where nothing is said of it; the server may ask for a login all the same.
     """
 
     url: str
@@ -176,6 +203,12 @@ class HttpTarget:
     token: str | None = field(default=None, repr=False)
     transport: HttpTransport = HttpTransport.ANY
     tls: TlsFiles | None = None
+    oauth: OAuthClient | None = None
+
+    @property
+    def has_own_authorization(self) -> bool:
+        """Whether its headers say who we are, so that no login is looked for."""
+        return self.token is not None or any(name.lower() == "authorization" for name, _ in self.headers)
 
     @property
     def shown(self) -> str:

@@ -169,9 +169,11 @@ async def running_consul(
 
 
 @contextmanager
-def shared_consul(binary: Path, folder: Path, *, acl: bool = False) -> Generator[RunningConsul, None, None]:
+def shared_consul(
+    binary: Path, folder: Path, *, acl: bool = False, extra: Mapping[str, Any] | None = None
+) -> Generator[RunningConsul, None, None]:
     """Do the same outside of any event loop, for a fixture that many tests share."""
-    with _stopped_at_the_end(binary, folder, acl=acl) as consul:
+    with _stopped_at_the_end(binary, folder, acl=acl, extra=extra) as consul:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         pause = threading.Event()
         while not consul.serves():

@@ -72,6 +72,7 @@ class Access:
             if self._changed.is_set():
                 self._changed.clear()
                 await self._reread()
+            await self.oauth.look_again()
             self._look_for_ends()
 
     async def _reread(self) -> None:

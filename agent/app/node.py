@@ -1,6 +1,6 @@
 """The wiring: turns settings into a running node, and a signal into an orderly end.
 
-Called by `mesh-agent run`. The one rule: nothing decides here; parts are built, handed to each other, started in order
+Made by `agent.app.start`. The one rule: nothing decides here; parts are built, handed to each other, started in order
 and stopped in the opposite one.
 """
 
@@ -11,7 +11,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Container, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,18 +21,18 @@ from aiohttp import web
 
 from agent import __version__, clock
 from agent.app.access import Access
+from agent.app.connect import ConnectFiles
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.first_bytes import start_site
-from agent.app.listener_tls import ListenerTls
+from agent.app.listener_tls import ListenerTls, judge_of_callers, outbound_of
 from agent.app.plan import MCP_PATH, addresses_of_peers, edge_policy, membership_plan, node_registration, own_addresses
 from agent.app.refused_dials import witnessed
-from agent.app.sockets import bound_socket, display_host, listened_host
+from agent.app.sockets import display_host, listened_host
 from agent.audit.files import FILE_NAME
 from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
 from agent.client.http.prover import Credentials
-from agent.client.outbound import Outbound
-from agent.client.proxies import proxies_of
+from agent.client.oauth.authorizer import Authorizers
 from agent.config.load import Settings, read_tokens_again, shown
 from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node, read_servers
 from agent.config.views_file import log_faults, read_views
@@ -61,6 +61,7 @@ from agent.rest.peers import PeersApi
 from agent.rest.pins import PinsApi
 from agent.rest.probes import Probes
 from agent.rest.security import security_headers, security_middleware, usual_header_lines
+from agent.rest.server_logins import ServerLoginsApi
 from agent.rest.status import NodeStatus
 from agent.routing.table import RouteKind
 from agent.server.caller_views import PartOfTable
@@ -73,8 +74,9 @@ from agent.server.write_deadline import write_deadline_middleware
 from agent.state.catalog_cache import CatalogCache
 from agent.state.durable_file import watch_file
 from agent.state.ended_sessions import EndedSessions
-from agent.state.identity import NodeState, default_node_name, open_state
+from agent.state.identity import NodeState
 from agent.state.known_names import KnownNames
+from agent.state.logins import LoginStore
 from agent.state.mesh_secret import own_secret
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
@@ -84,33 +86,9 @@ from discovery.model import CatalogUnavailable
 log = logging.getLogger(__name__)
 
 
-async def run_node(settings: Settings) -> int:
-    """Run a node until SIGTERM or SIGINT; returns the exit code. Raises `ConfigRefused`."""
-    with ExitStack() as stack:
-        listening = stack.enter_context(bound_socket(settings.host, settings.port, explicit=settings.port_explicit))
-        port = listening.getsockname()[1]
-        state = stack.enter_context(open_state(settings.state_dir, port, is_own=settings.state_dir_is_own))
-        # Before a name is claimed: a start that is refused leaves nothing behind.
-        servers = _servers(settings)
-        name = settings.node_name or default_node_name(settings.state_dir, port, state.node_id)
-        node = Node(settings, NodeIdentity(state.node_id, name), state, listening, servers)
-        try:
-            return await node.run()
-        except ExceptionGroup as group:
-            # A task group wraps the exception that ends it; a refused setting is reported as just that.
-            refused, others = group.split(ConfigRefused)
-            if refused is None or others is not None:
-                raise
-            raise _first(refused) from group
-
-
-def _servers(settings: Settings) -> ServersFile:
+def servers_of(settings: Settings) -> ServersFile:
+    """What the servers file says now. Raises `ConfigRefused`."""
     return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file)
-
-
-def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 class Node:
@@ -126,8 +104,10 @@ class Node:
         state: NodeState,
         listening: socket.socket,
         servers: ServersFile,
+        *,
+        connect: ConnectFiles | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._connect = settings, connect
         self._servers_file = servers
         self._servers_fault = ""
         self._identity = identity
@@ -144,8 +124,9 @@ class Node:
         self._access = Access(settings, self._audit, self._end_of_revoked)
         self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
         self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
-        self._outbound = Outbound(settings.tls, proxies_of(os.environ), proxies_for_peers=settings.proxy_peers)
-        self._rotations, self._tls = 0, ListenerTls(settings.listen_tls)
+        leaf = None if connect is None else connect.tls
+        self._rotations, self._tls = 0, ListenerTls(settings.listen_tls, leaf)
+        self._outbound = outbound_of(settings, os.environ, leaf)
         self._named_views = read_views(settings.views_file, settings.servers_file)
         log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
@@ -161,6 +142,7 @@ class Node:
         store, self._known_names = OverrideStore.open(self._node_state.folder), KnownNames(self._node_state.folder)
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor
+            self._authorizers = Authorizers(LoginStore(self._node_state.folder), self._outbound, tasks)
             self._offers = SessionOffers()
             self._updates = ClientUpdates.of_node(self._identity.node_id, supervisor.link, self._metrics)
             self._dispatch = Dispatch(
@@ -214,6 +196,7 @@ class Node:
                 raise
             await self._stop_serving(runner, member, signals)
             self._audit.note("node.stopped", "node")
+            self._authorizers.close()
             for task in standing:
                 task.cancel()
         return signals.exit_code
@@ -223,6 +206,7 @@ class Node:
         return [
             tasks.create_task(self._audit.run(), name="audit"),
             *([] if self._settings.tokens_file is None else [tasks.create_task(self._access.keep(), name="tokens")]),
+            *([] if self._connect is None else [tasks.create_task(self._connect.keep(), name="certificates")]),
             tasks.create_task(self._mesh.run(), name="mesh"),
             tasks.create_task(self._known_names.keep(), name="known names"),
             tasks.create_task(self._pinning.keep(), name="pins"),
@@ -286,12 +270,12 @@ class Node:
         mesh, local = self._endpoints
         self._views.add_to(app, mesh)
         self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
-        handshake = HandshakeRoute(self._associations, self._addresses)
         peers = PeersApi(self._mesh, self._override_service, self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history))
         page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
-        for part in (handshake, peers, pins, node_status, probes, oauth, page):
+        logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
+        for part in (self._handshake(), peers, pins, logins, node_status, probes, oauth, page):
             app.add_routes(part.routes())
         runner = runner_of(
             app,
@@ -323,10 +307,15 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        credentials = Credentials(self._node_state.key, self._associations.valid_secrets)
-        dial = dialler(Dialling(credentials, self._metrics.pending_call, self._outbound, self._addresses))
+        credentials = Credentials(self._node_state.key, self._associations.valid_secrets, self._identity.name)
+        of_node = (self._outbound, self._addresses, self._authorizers.of)
+        dial = dialler(Dialling(credentials, self._metrics.pending_call, *of_node))
         noted = witnessed(dial, self._audit.note)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
+
+    def _handshake(self) -> HandshakeRoute:
+        judge = judge_of_callers(self._settings, self._mesh.name_of)
+        return HandshakeRoute(self._associations, self._addresses, judge)
 
     def _plan(self) -> MembershipPlan:
         """How to take part in discovery; an embedded catalog is for the nodes of this mesh alone."""
@@ -398,7 +387,7 @@ class Node:
     def _read_servers(self) -> None:
         """Raises `ConfigRefused`; the running configuration stays as it is then."""
         try:
-            file = _servers(self._settings)
+            file = servers_of(self._settings)
         except ConfigRefused as exc:
             self._servers_fault = str(exc)
             self._metrics.servers_file_ok = False

@@ -5,7 +5,7 @@ one rule: the first rule that fits decides, and a token that none fits allows no
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agent.authority.grant import Grant
@@ -25,16 +25,27 @@ class ClaimRule:
 
 
 @dataclass(frozen=True, slots=True)
+class IntrospectionClient:
+    """What this node is to the issuer when it asks about a token (RFC 7662). `secret_file`: read at each use."""
+
+    client_id: str
+    secret: str = field(default="", repr=False)
+    secret_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class OAuthRules:
     """`issuer`: its identifier, a URL. `audience`: what tokens for this mesh are for, the URL that clients know it by.
 
-    `name_claim`: who a token's holder is, for records and limits.
+    `name_claim`: who a token's holder is, for records and limits. `introspection`: for tokens that are no JWTs; None
+    where those are refused.
     """
 
     issuer: str
     audience: str
     rules: tuple[ClaimRule, ...]
     name_claim: str = "sub"
+    introspection: IntrospectionClient | None = None
 
     def grant_of(self, claims: Mapping[str, Any]) -> Grant | None:
         """What a token with these claims allows; None for nothing. It ends with the token."""

@@ -104,7 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
     happened = "show what happened in the mesh lately"
     _add(commands, "events", "agent.cli.live:show_events", happened, *_OF_CLIENTS, _events_flags)
     _group(commands, "peers", "list, add, remove and reset peers of a running node", _peers)
-    _group(commands, "servers", "list, reload, add, remove and import the MCP servers of a node", _servers)
+    _group(
+        commands,
+        "servers",
+        "list, reload, add, remove and import the MCP servers of a node, and log in at them",
+        _servers,
+    )
     _group(commands, "tools", "list and call the tools of the mesh", _tools)
     connect = "have another program use the node: print what it needs, or write it into the program's file"
     _add(commands, "connect", "agent.cli.connect:connect", connect, *_OF_CLIENTS, _connect_flags)
@@ -130,6 +135,9 @@ def _servers(parser: _Parser) -> None:
     _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", *_OF_CLIENTS, _list_arguments)
     reload = "agent.cli.tools:reload_servers"
     _add(servers, "reload", reload, "connect servers anew", *_OF_CLIENTS, _reload_arguments)
+    login = "log in at a server that wants OAuth"
+    _add(servers, "login", "agent.cli.login:log_in", login, *_OF_CLIENTS, _name_argument, _login_flags)
+    _add(servers, "logout", "agent.cli.login:log_out", "forget a login at a server", *_OF_CLIENTS, _name_argument)
     edit, written = "agent.cli.servers_edit:", (_settings_flags, _output_flags)
     _add(servers, "add", f"{edit}add_server", "add a server to the servers file", *written, _server_arguments)
     _add(servers, "rm", f"{edit}remove_server", "take a server out of the servers file", *written, _name_argument)
@@ -229,6 +237,11 @@ def _pin_arguments(parser: _Parser) -> None:
 
 def _reload_arguments(parser: _Parser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="all of them when left out")
+
+
+def _login_flags(parser: _Parser) -> None:
+    parser.add_argument("--open", action="store_true", help="open the URL in this machine's browser")
+    parser.add_argument("--paste", action="store_true", help="wait for a pasted URL alone, not for a browser")
 
 
 def _server_arguments(parser: _Parser) -> None:

@@ -127,6 +127,6 @@ def run_node(args: Namespace) -> int:
         logging.getLogger("agent.config.load").warning("settings", extra={"warning": warning})
 
     raise_limit()
-    from agent.app.node import run_node as run  # noqa: PLC0415 - after the logging, see above
+    from agent.app.start import run_node as run  # noqa: PLC0415 - after the logging, see above
 
     return asyncio.run(run(settings))

@@ -149,9 +149,8 @@ class Settings:
     `tokens` are all that are accepted (two during a rotation), `token` the current one, None without authentication;
     `peer_tokens` are the secrets of the mesh as given, none where they follow from the tokens. With a token file set,
     the app may call `read_token_file` again at any time.
-    `consul_environment` lists Consul's own variables for `shown`, already masked.
     `state_dir_is_own`: an operator has named the folder, so it is this node's alone; the default one is its user's.
-    `origins` tells for each field where its value came from; `warnings` are sentences for the log.
+    `consul_environment`: Consul's variables for `shown`, masked. `origins`: of each field; `warnings`: for the log.
     """
 
     host: str
@@ -201,6 +200,7 @@ class Settings:
     metrics_public: bool
     allow_anonymous: bool
     consul_http_check: bool
+    consul_connect: bool
     config_file: Path | None
     consul: "ConsulSettings"
     consul_environment: tuple[tuple[str, str], ...]
@@ -225,7 +225,7 @@ class Settings:
     @property
     def scheme(self) -> str:
         """Of this node's own URLs."""
-        return "http" if self.listen_cert is None else "https"
+        return "https" if self.consul_connect or self.listen_cert is not None else "http"
 
 
 def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:

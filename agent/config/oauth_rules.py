@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from agent.authority.grant import NamedToken
-from agent.authority.oauth import ClaimRule, OAuthRules
+from agent.authority.oauth import ClaimRule, IntrospectionClient, OAuthRules
 from agent.config.relaxed_json import JsonPath, parse_relaxed
 from agent.config.servers_file import read_text
 from agent.config.tokens_file import EntryReader, read_tokens_file, sentences
@@ -18,7 +18,8 @@ from agent.errors import ConfigRefused
 
 SECTION: Final = "oauth"
 RULES_MAX: Final = 500
-_FIELDS: Final = ("issuer", "audience", "name_claim", "rules", "comment")
+_FIELDS: Final = ("issuer", "audience", "name_claim", "rules", "introspection", "comment")
+_INTROSPECTION_FIELDS: Final = ("client_id", "client_secret", "client_secret_file")
 _RULE_FIELDS: Final = ("claim", "value", "scopes", "tools", "read_only", "calls_per_s", "concurrent_calls", "comment")
 
 
@@ -68,7 +69,21 @@ class _SectionReader:
             self.fault("name_claim", text="must be the name of a claim, like sub or email")
             name_claim = "sub"
         rules = tuple(self._rule(number, value) for number, value in enumerate(listed))
-        return OAuthRules(self._url("issuer"), self._url("audience"), rules, name_claim)
+        return OAuthRules(self._url("issuer"), self._url("audience"), rules, name_claim, self._introspection())
+
+    def _introspection(self) -> IntrospectionClient | None:
+        value = self.value.get("introspection")
+        if value is None:
+            return None
+        fields = value if isinstance(value, dict) else {}
+        known = all(name in _INTROSPECTION_FIELDS and isinstance(part, str) and part for name, part in fields.items())
+        if not known or "client_id" not in fields or len(fields) != len(_INTROSPECTION_FIELDS) - 1:
+            text = "must be an object with client_id and one of client_secret and client_secret_file, all of them texts"
+            self.fault("introspection", text=text)
+            return None
+        return IntrospectionClient(
+            fields["client_id"], fields.get("client_secret", ""), fields.get("client_secret_file", "")
+        )
 
     def _url(self, field: str) -> str:
         value = self.value.get(field)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.config.env_file import parse_env_file
+from agent.config.oauth_entry import as_oauth_entry, read_oauth_client
 from agent.config.relaxed_json import JsonPath
 from agent.config.start_time import START_TIMEOUT_MAX_S, default_start_timeout_s
 from agent.config.tls_files import tls_fault
@@ -24,6 +25,7 @@ from agent.model import (
     HttpTarget,
     HttpTransport,
     Json,
+    OAuthClient,
     ServerScope,
     ServerSpec,
     Sessions,
@@ -34,7 +36,7 @@ from agent.model import (
 _TYPE_KEYS = ("type", "transport", "transportType")  # most programs; FastMCP and LangChain; older Cline
 _URL_KEYS = ("httpUrl", "serverUrl", "url")  # Gemini CLI's, which beats its `url`; Windsurf's; that of all others
 _STDIO_KEYS = ("command", "args", "env", "envFile", "cwd")
-_HTTP_KEYS = (*_URL_KEYS, "headers")
+_HTTP_KEYS = (*_URL_KEYS, "headers", "oauth")
 _KNOWN = frozenset({*_TYPE_KEYS, *_STDIO_KEYS, *_HTTP_KEYS, "disabled", "enabled", "timeout", "mesh"})
 # Without blanks, dashes and underscores, in lower case: "streamableHttp", "streamable_http" and "streamable-http" are
 # one. GitHub's Copilot calls a command "local".
@@ -46,8 +48,8 @@ _MISSED = {
         "chooses among the server's tools, which a node does not: all of them are offered",
     ),
     **dict.fromkeys(
-        ("oauth", "auth", "authProviderType", "headersHelper"),
-        "signs in, which a node does not: a token goes into headers or env",
+        ("auth", "authProviderType", "headersHelper"),
+        "signs in, which a node does by oauth alone: write that, or a token into headers or env",
     ),
 }
 _MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol", "tls", "tags"})
@@ -117,7 +119,7 @@ def as_entry(spec: ServerSpec) -> Json:
     else:
         entry = {} if target.transport is HttpTransport.ANY else {"type": target.transport.value}
         entry["url"] = target.url
-        optional = {"headers": dict(target.headers)}
+        optional = {"headers": dict(target.headers), "oauth": as_oauth_entry(target.oauth)}
         scope = ServerScope.SERVICE
     mesh = {
         "scope": spec.scope.value if spec.scope is not scope else None,
@@ -150,6 +152,8 @@ class _Reader:
         self.notes: list[Finding] = []
         # Programs write fields that a person left empty in a form; null is their "not set".
         self.fields = {key: part for key, part in value.items() if part not in (None, "", [], {})}
+        if value.get("auth") == "oauth":  # FastMCP's word for a login, which any server may ask for here.
+            del self.fields["auth"]
         self.enabled = self.switched_on()
         self.expand = around.expand if self.enabled else untouched
 
@@ -229,7 +233,23 @@ class _Reader:
         for name, value in headers:
             if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
                 self.fault((*self.at, "headers", name), "is not an HTTP header")
-        return HttpTarget(url, headers, transport=transport)
+        target = HttpTarget(url, headers, transport=transport)
+        return target if "oauth" not in self.fields else replace(target, oauth=self.oauth(target))
+
+    def oauth(self, target: HttpTarget) -> OAuthClient | None:
+        """What `oauth` says, read as a whole by its own module."""
+        at = (*self.at, "oauth")
+        if target.has_own_authorization:
+            self.fault(at, "is there beside a header Authorization; leave one of the two out")
+        elif not isinstance(self.fields["oauth"], dict):
+            self.fault(at, "must be an object")
+        else:
+            looks, given = self.enabled and self.expand is not kept, self.fields["oauth"]
+            read = read_oauth_client(given, self.expand, self.around.folder, self.from_home, looks=looks)
+            self.faults += [Finding((*at, *key), text) for key, text in read.faults]
+            self.notes += [Finding((*at, *key), text) for key, text in read.notes]
+            return read.client
+        return None
 
     def env(self) -> dict[str, str]:
         """`env`; as VS Code has it, null takes a variable away."""

@@ -317,7 +317,8 @@ SETTINGS: tuple[Setting, ...] = (
         parse_path,
         None,
         "A PEM file of certificate authorities: with it, https is for those alone who show a certificate that one of"
-        " them has signed, other nodes (`tls_cert`) and probes included.",
+        " them has signed, other nodes (`tls_cert`) and probes included. Certificates of nodes have to name them then"
+        " (docs/security.md), so peers by http are not linked any more.",
         unset_means="no certificate is asked for",
     ),
     Setting(
@@ -386,6 +387,14 @@ SETTINGS: tuple[Setting, ...] = (
         "0",
         "Whether Consul polls `/healthz` instead of expecting heartbeats. It notices a node that hangs sooner; where"
         " Consul cannot reach the node, it holds a healthy one critical.",
+    ),
+    Setting(
+        "consul_connect",
+        parse_flag,
+        "0",
+        "Whether nodes serve https with certificates of Consul's own CA (Connect), and talk to each other by those"
+        " alone. Clients have to trust its roots without a host name, so give them another one (`listen_cert`). All"
+        " nodes need it.",
     ),
 )
 

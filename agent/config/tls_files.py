@@ -35,6 +35,8 @@ def tls_fault(files: TlsFiles) -> TlsFault | None:
 def dialling_context(own: TlsFiles, common: TlsFiles = _NONE) -> ssl.SSLContext:
     """What is dialled with: by files of the target's own, and by common ones. Raises `TlsFault`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if own.ca is not None else ssl.create_default_context()
+    if own.server_name:
+        context.check_hostname = False
     if not own.is_checked:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     load_authorities(context, own if own.ca is not None else common)
@@ -50,7 +52,8 @@ def listening_context(files: TlsFiles) -> ssl.SSLContext:
     load_certificate(context, files)
     load_authorities(context, files)
     if files.ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
+        # Of Consul's CA nodes alone have one; their handshake asks for it.
+        context.verify_mode = ssl.CERT_OPTIONAL if files.server_name else ssl.CERT_REQUIRED
     context.set_alpn_protocols(("http/1.1",))
     return context
 

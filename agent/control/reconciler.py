@@ -174,6 +174,11 @@ class Mesh:
         known = ", ".join(sorted(view.spec.name for view in self.views())) or "none"
         raise MeshError(f"There is no MCP server or peer named {name!r}. Known: {known}.")
 
+    def name_of(self, node_id: str) -> str | None:
+        """What the node with this ID calls itself, as far as this one is linked with it."""
+        identities = (view.identity for view in self.views() if view.connected)
+        return next((one.name for one in identities if one is not None and one.node_id == node_id), None)
+
     # What changes the picture
 
     def wake(self) -> int:

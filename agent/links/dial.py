@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from agent import clock
 from agent.client.connect import McpClient, ServerInfo, open_client
 from agent.client.http.prover import Credentials, Prover
-from agent.client.outbound import DIRECT, Outbound
+from agent.client.outbound import DIRECT, AuthorizerLike, Outbound
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
@@ -63,18 +63,23 @@ class OpenClient:
         return spec.expected_node_id in (None, node_id) and (node_id is not None or not spec.is_mesh_node)
 
 
+def _no_authorizer(_spec: ServerSpec) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Dialling:
     """What is the same for all that a node dials. `on_pending`: see `open_client`.
 
     `credentials`: None for a node that proves nothing, and so has no other node for a peer. `addresses`: our own, None
-    where they do not matter.
+    where they do not matter. `authorizer`: who has the tokens of a server that wants any.
     """
 
     credentials: Credentials | None = None
     on_pending: OnPending = unheard
     outbound: Outbound = DIRECT
     addresses: OwnAddresses | None = None
+    authorizer: Callable[[ServerSpec], AuthorizerLike | None] = _no_authorizer
 
 
 ALONE: Final = Dialling()
@@ -97,7 +102,7 @@ async def opened(
             sessions=spec.sessions,
             protocol=spec.protocol,
             on_pending=dialling.on_pending,
-            outbound=dialling.outbound,
+            outbound=replace(dialling.outbound, authorizer=dialling.authorizer(spec)),
         ) as client:
             refuse_mesh_node(client.server_info, spec, own)
             yield OpenClient(client, None, start_deadline_s=deadline_s)
@@ -147,6 +152,7 @@ async def _refuse_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Diallin
     Raises `DialledOurselves`, which the mesh remembers, or `IdentityRefused`.
     """
     local = replace(local_target(spec.target), token=None)
+    dialling = replace(dialling, outbound=_bound(dialling.outbound))
     if (await _prover(local, dialling, members=True).prove()).peer.node_id == own.node_id:
         raise DialledOurselves(f"{spec.target.shown} is this node itself")
     raise IdentityRefused(f"{spec.target.shown} says that it is this node, and is another one")
@@ -180,9 +186,15 @@ async def _knowing_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Dialli
 
 
 async def _is_ourselves(local: HttpTarget, own: NodeIdentity, dialling: Dialling) -> bool:
+    dialling = replace(dialling, outbound=_bound(dialling.outbound))
     with suppress(LinkFailed):
         return (await _prover(local, dialling, members=True).prove()).peer.node_id == own.node_id
     return False
+
+
+def _bound(outbound: Outbound) -> Outbound:
+    """The same for a node of this mesh, whose certificates have to name it where they name nodes."""
+    return outbound if outbound.new_binding is None else replace(outbound, binding=outbound.new_binding())
 
 
 def _endpoint_beside(target: HttpTarget) -> HttpTarget:
@@ -210,7 +222,9 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
     local = local_target(spec.target)
     if not is_gateway:
         local = replace(local, token=None)
-    prover = _prover(local, dialling, members=not is_gateway)
+    if not is_gateway:
+        dialling = replace(dialling, outbound=_bound(dialling.outbound))
+    prover, binding = _prover(local, dialling, members=not is_gateway), dialling.outbound.binding
     async with _knowing_ourselves(spec, own, dialling):
         proven = (await prover.prove()).peer.node_id
     if proven == own.node_id:
@@ -223,7 +237,10 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
         on_pending=dialling.on_pending,
         outbound=replace(dialling.outbound, prover=prover),
     ) as client:
-        yield OpenClient(client, checked_identity(client.server_info, spec, proven))
+        identity = checked_identity(client.server_info, spec, proven)
+        if binding is not None:
+            binding.bind(identity.name, identity.node_id, spec.target.shown)
+        yield OpenClient(client, identity)
 
 
 def dialler(dialling: Dialling) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:

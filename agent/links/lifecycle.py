@@ -16,7 +16,7 @@ from agent.client.affinity import is_of_session
 from agent.client.event import Event, first_of, within
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request, why_lost
-from agent.errors import CallFailed, CallTimedOut, MeshError, ProtocolBroken, Unreachable
+from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Follower, begin_to_follow
 from agent.links.offer_keeper import CHANGE_WAIT_S, Listener, OfferHooks, OfferKeeper
@@ -180,7 +180,7 @@ class LinkLifecycle:
             self._stall.begun()
         try:
             result = await self._client.request(request.heard_by(partial(self._offer.notice, listener)))
-        except (CallFailed, ProtocolBroken) as exc:
+        except (CallFailed, ProtocolBroken, LoginNeeded) as exc:
             if isinstance(exc, CallTimedOut):
                 self._given_up(begun_at_s, request)
             self._probes.doubt.set()

@@ -5,6 +5,8 @@ token, get an answer. The one rule: a handshake that was made with another addre
 a third party passes it on.
 """
 
+import base64
+from collections.abc import Callable
 from typing import Final
 
 import orjson
@@ -12,8 +14,11 @@ from aiohttp import web
 
 from agent.errors import IdentityRefused
 from agent.identity.addresses import OwnAddresses, is_ours
+from agent.identity.certificate_names import names_of
 from agent.identity.keeper import AssociationKeeper
+from agent.identity.node_key import node_id_of
 from agent.model import HANDSHAKE_PATH, Json
+from agent.routing.names import is_valid_name
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024
 
@@ -21,9 +26,15 @@ MESSAGE_BYTES_MAX: Final = 4 * 1024
 class HandshakeRoute:
     """See the module."""
 
-    def __init__(self, keeper: AssociationKeeper, own: OwnAddresses) -> None:
+    def __init__(
+        self,
+        keeper: AssociationKeeper,
+        own: OwnAddresses,
+        judge: Callable[[frozenset[str], str, str], str] | None = None,
+    ) -> None:
+        """`judge`: why a certificate of these names lets no node of this name and ID in; empty where it does."""
         self._keeper = keeper
-        self._own = own
+        self._own, self._judge = own, judge
 
     def __repr__(self) -> str:
         return f"<HandshakeRoute {self._keeper!r}>"
@@ -36,6 +47,7 @@ class HandshakeRoute:
         try:
             message = await _message(request)
             self._refuse_relayed(request, message)
+            self._refuse_misnamed(request, message)
             return _json(200, await self._keeper.reply(message, strangers=request.get(FOR_CLIENTS, False)))
         except IdentityRefused as exc:
             return _json(403, {"refused": str(exc)})
@@ -51,6 +63,21 @@ class HandshakeRoute:
                 f"it was dialled as {shown!r}, which is no address of this node as far as it knows; behind NAT or a "
                 "proxy, set MESH_ADVERTISE_ADDRESS and MESH_ADVERTISE_PORT there, or add it to MESH_ALLOWED_HOSTS"
             )
+
+    def _refuse_misnamed(self, request: web.Request, message: Json) -> None:
+        """Of the last message, whose key is verified with it."""
+        if self._judge is None or "share" in message:
+            return
+        try:
+            node_id = node_id_of(base64.b64decode(str(message.get("key")), altchars=b"-_", validate=True))
+        except ValueError as exc:
+            raise IdentityRefused("its message has no usable 'key'") from exc
+        name = message.get("name")
+        if not isinstance(name, str) or not is_valid_name(name):
+            raise IdentityRefused("it does not say its name, which is an older version's way")
+        shown = request.transport.get_extra_info("peercert") if request.transport is not None else None
+        if fault := self._judge(names_of(shown), name, node_id):
+            raise IdentityRefused(fault)
 
 
 # Set by `agent.rest.security`: the request has a client's token, or none is wanted here.

@@ -1,18 +1,18 @@
 """Access tokens of an OAuth issuer, and what clients read to get one (MCP 2026-07-28, authorization; RFC 9728).
 
 Asked by `agent.rest.security` for bearer tokens that are none of ours. Signatures and claims are checked by joserfc;
-the issuer's keys are read from where its metadata says, kept, and read again for a key that is not known. The one rule:
-a token is believed by its signature, issuer, audience and time alone; an issuer that is out of reach lets none in.
+the issuer's keys are read from where its metadata says, kept, and read again for a key that is not known. About tokens
+that are no JWTs the issuer is asked (`agent.rest.introspection`). The one rule: a token is believed by its signature or
+the issuer's word, issuer, audience and time alone; an issuer that is out of reach lets none in.
 """
 
 import asyncio
 import hashlib
-import json
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -22,10 +22,9 @@ from aiohttp import web
 from agent import clock
 from agent.authority.allowance import Allowance
 from agent.authority.caller import UNRECORDED, Caller, Witness
-from agent.authority.grant import Scope
 from agent.authority.oauth import OAuthRules
-from agent.client.dial_guard import GuardedResolver
 from agent.harmless_text import one_line
+from agent.rest.introspection import LEEWAY_S, Introspection, TokenRefused, asking_issuer, fetched, issuer_metadata
 
 if TYPE_CHECKING:
     from joserfc.jwk import KeySet
@@ -33,11 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METADATA_PATH: Final = "/.well-known/oauth-protected-resource"
-# What clocks may differ by.
-LEEWAY_S: Final = 60
-# Of the issuer's metadata and keys together.
-FETCH_TIMEOUT_S: Final = 5.0
-FETCH_BYTES_MAX: Final = 1 << 20
 # A key that is not known may be new; a stranger with made-up ones must not have the issuer asked for each.
 KEYS_AGAIN_S: Final = 10.0
 # Keys that were withdrawn are forgotten after so long.
@@ -60,11 +54,8 @@ ALGORITHMS: Final = (
     "EdDSA",
     "Ed25519",
 )
-_METADATA: Final = ("oauth-authorization-server", "openid-configuration")
-
-
-class TokenRefused(Exception):
-    """A token that is not believed; the message says why, for its holder."""
+# RFC 6750, section 2.1.
+_OPAQUE: Final = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 
 
 class OAuthVerifier:
@@ -77,6 +68,7 @@ class OAuthVerifier:
         self._reading = asyncio.Lock()
         self._checked: OrderedDict[bytes, Caller] = OrderedDict()
         self._allowances: dict[str, Allowance] = {}
+        self._opaque = Introspection()
 
     def __repr__(self) -> str:
         return f"<OAuthVerifier {'off' if self._rules is None else self._rules.issuer} {len(self._checked)} checked>"
@@ -93,10 +85,14 @@ class OAuthVerifier:
             self._asked_s = self._read_s = -KEYS_KEPT_S
             self._checked.clear()
             self._allowances.clear()
+            self._opaque = Introspection()
 
     def is_for_us(self, token: str) -> bool:
         """Whether a bearer token may be one of the issuer."""
-        return self._rules is not None and token.count(".") == _PARTS - 1 and len(token) <= TOKEN_LEN_MAX
+        rules = self._rules
+        if rules is None or len(token) > TOKEN_LEN_MAX:
+            return False
+        return _is_jwt(token) or (rules.introspection is not None and _OPAQUE.fullmatch(token) is not None)
 
     async def caller_of(self, token: str) -> Caller:
         """Whose token it is. Raises `TokenRefused`."""
@@ -106,7 +102,7 @@ class OAuthVerifier:
             return known
         assert self._rules is not None, "it was asked first whether a token may be one of the issuer"
         rules = self._rules
-        claims = await self._claims(token, rules)
+        claims = await (self._claims(token, rules) if _is_jwt(token) else self._opaque.claims(digest, token, rules))
         grant = rules.grant_of(claims)
         if grant is None:
             raise TokenRefused("no rule of this node fits the claims of this token")
@@ -114,7 +110,7 @@ class OAuthVerifier:
         allowance = None if limits == (None, None) else self._allowances.setdefault(grant.realm, Allowance(*limits))
         caller = self._checked[digest] = Caller(grant, self._witness, allowance)
         if len(self._checked) > CHECKED_MAX:
-            self._checked.popitem(last=False)
+            self._opaque.forget(self._checked.popitem(last=False)[0])
         return caller
 
     async def _claims(self, token: str, rules: OAuthRules) -> Mapping[str, Any]:
@@ -157,11 +153,18 @@ class OAuthVerifier:
                 raise TokenRefused("the issuer of access tokens cannot be reached, so none can be checked; try again")
             return self._keys
 
+    async def look_again(self) -> None:
+        """Ask about tokens that are no JWTs and are open for a while: what was revoked, is not believed any more."""
+        if self._rules is not None:
+            for digest in await self._opaque.look_again(self._rules):
+                self._checked.pop(digest, None)
+
     def bindings(self) -> frozenset[str]:
         """What binds what the holders of tokens have open, without those that have ended."""
         now_s = time.time() - LEEWAY_S
         for digest in [digest for digest, one in self._checked.items() if one.grant.has_ended(now_s)]:
             del self._checked[digest]
+            self._opaque.forget(digest)
         return frozenset(one.grant.binding for one in self._checked.values())
 
     # For clients
@@ -186,44 +189,32 @@ class OAuthVerifier:
         """What clients read to know where to get a token (RFC 9728, section 2); None where there is no issuer."""
         if self._rules is None:
             return None
-        return {
+        metadata: dict[str, Any] = {
             "resource": self._rules.audience,
             "authorization_servers": [self._rules.issuer],
             "bearer_methods_supported": ["header"],
-            "scopes_supported": [Scope.MCP.value],
             "resource_name": "MCP Mesh Agent",
         }
+        # The issuer's scopes, not ours: clients ask it for all that stand here, and issuers refuse those of others.
+        if scopes := list(dict.fromkeys(rule.value for rule in self._rules.rules if rule.claim == "scope")):
+            metadata["scopes_supported"] = scopes
+        return metadata
 
 
 async def _issuer_keys(issuer: str) -> "KeySet":
     """Raises what fetching and reading them raises."""
     from joserfc.jwk import KeySet  # noqa: PLC0415 - as above
 
-    parts = urlsplit(issuer)
-    base, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
-    # RFC 8414, section 3.1, and OpenID Connect Discovery, section 4, which differ in where the path goes.
-    places = (f"{base}/.well-known/{_METADATA[0]}{path}", f"{base}{path}/.well-known/{_METADATA[1]}")
-    connector = aiohttp.TCPConnector(resolver=GuardedResolver())
-    timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True) as http:
-        for place in places:
-            metadata = await _fetched(http, place)
-            if metadata is not None and metadata.get("issuer") == issuer:
-                keys = await _fetched(http, str(metadata["jwks_uri"]))
-                if keys is None:
-                    raise ValueError("its keys cannot be read")
-                return KeySet.import_key_set(keys)  # type: ignore[arg-type]  # it checks the shape itself
-    raise ValueError("it has no metadata that name it")
+    async with asking_issuer() as http:
+        metadata = await issuer_metadata(http, issuer)
+        keys = await fetched(http, str(metadata["jwks_uri"]))
+        if keys is None:
+            raise ValueError("its keys cannot be read")
+        return KeySet.import_key_set(keys)  # type: ignore[arg-type]  # it checks the shape itself
 
 
-async def _fetched(http: aiohttp.ClientSession, url: str) -> dict[str, Any] | None:
-    """A JSON object; None where there is none."""
-    async with http.get(url, allow_redirects=False, headers={"Accept": "application/json"}) as response:
-        if response.status != HTTPStatus.OK:
-            return None
-        body = await response.content.read(FETCH_BYTES_MAX)
-    value = json.loads(body)
-    return value if isinstance(value, dict) else None
+def _is_jwt(token: str) -> bool:
+    return token.count(".") == _PARTS - 1
 
 
 def _key_id(token: str) -> str:

@@ -28,8 +28,9 @@ from agent.rest.envelope import refused
 from agent.rest.failure_brake import FAILURE_DELAY_S, FailureBrake
 from agent.rest.handshake import FOR_CLIENTS
 from agent.rest.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
+from agent.rest.introspection import TokenRefused
 from agent.rest.logins import Logins
-from agent.rest.oauth import METADATA_PATH, OAuthVerifier, TokenRefused
+from agent.rest.oauth import METADATA_PATH, OAuthVerifier
 from agent.rest.tokens import TokenTable
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ call; the library's own asyncio client opens a session per call and knows neithe
 every failure of Consul or of the network leaves here as a `discovery.model` exception, never as a vendor's.
 """
 
-import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,13 +28,13 @@ from discovery import clock
 from discovery.consul.blocking_query import request_timeout_s
 from discovery.consul.environment import ConsulSettings, TokenSource
 from discovery.consul.patience import Patience, kind_of
+from discovery.consul.tls_files import TlsSource
 from discovery.model import (
     AccessRefused,
     AgentSlow,
     AgentUnreachable,
     CatalogUnavailable,
     RegistrationLost,
-    SettingsRefused,
 )
 
 CONNECT_TIMEOUT_S = 3.0
@@ -67,9 +66,9 @@ class Answer:
 class ConsulClient:
     """The calls that we make. Each may raise `CatalogUnavailable`, `AgentUnreachable` or `AccessRefused`."""
 
-    def __init__(self, settings: ConsulSettings, session: aiohttp.ClientSession) -> None:
+    def __init__(self, settings: ConsulSettings, session: aiohttp.ClientSession, tls: TlsSource | None = None) -> None:
         self._token = TokenSource(settings)
-        self._transport = _Transport(settings, session)
+        self._transport = _Transport(settings, session, tls or TlsSource(settings))
         self._consul = _Library(self._transport)
 
     async def health(
@@ -110,6 +109,28 @@ class ConsulClient:
             for node, service in [((row.get("Node") or {}).get("Node"), row.get("Service") or {})]
             if service.get("ID") == service_id
         )
+
+    async def leaf(self, service_name: str, *, index: int = 0, wait_s: float = 0.0) -> tuple[int, dict[str, Any]]:
+        """The certificate of Consul's own CA for a service; with an index, wait up to `wait_s` for another one."""
+        params = [("index", str(index)), ("wait", f"{round(wait_s * 1000)}ms")] if index else []
+        return await self._call(
+            lambda token: self._transport.get(
+                _document,
+                f"/v1/agent/connect/ca/leaf/{service_name}",
+                params=params,
+                headers=_headers(token),
+                timeout_s=request_timeout_s(wait_s if index else 0.0),
+            ),
+            right=f'service "{service_name}" {{ policy = "write" }}',
+        )
+
+    async def roots(self) -> dict[str, Any]:
+        """The root certificates of Consul's own CA, those that were replaced among them as long as they count."""
+        _, found = await self._call(
+            lambda token: self._transport.get(_document, "/v1/agent/connect/ca/roots", headers=_headers(token)),
+            right="none is needed",
+        )
+        return found
 
     async def register(self, payload: Mapping[str, Any]) -> None:
         """PUT one service definition with its check. `payload` is Consul's own JSON shape."""
@@ -221,22 +242,19 @@ async def open_client(settings: ConsulSettings) -> AsyncGenerator[ConsulClient, 
     Raises:
         SettingsRefused: a TLS file cannot be used.
     """
+    tls = TlsSource(settings)
     async with open_pool(settings) as session:
-        yield ConsulClient(settings, session)
+        yield ConsulClient(settings, session, tls)
 
 
 def open_pool(settings: ConsulSettings) -> aiohttp.ClientSession:
-    """Make the session that all calls share; the caller enters and leaves it. Needs a running loop.
-
-    Raises:
-        SettingsRefused: a TLS file is missing or is no PEM file.
-    """
+    """Make the session that all calls share; the caller enters and leaves it. Needs a running loop."""
     # limit=0: a waiting query holds its connection, and a heartbeat must never queue behind one.
     connector: aiohttp.BaseConnector
     if settings.socket_path:
         connector = aiohttp.UnixConnector(settings.socket_path, limit=0)
     else:
-        connector = aiohttp.TCPConnector(limit=0, ssl=tls_context(settings))
+        connector = aiohttp.TCPConnector(limit=0)
     return aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(no_silent_repeat,)
     )
@@ -256,23 +274,6 @@ async def no_silent_repeat(
         if "index" in request.url.query:
             raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__})") from exc
         raise
-
-
-def tls_context(settings: ConsulSettings) -> ssl.SSLContext | bool:
-    """The context for an https agent; True, aiohttp's value for its default, where none is needed."""
-    if not settings.url.startswith("https:"):
-        return True
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_cert)
-        if not settings.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if settings.client_cert:
-            context.load_cert_chain(settings.client_cert, settings.client_key)
-    except (OSError, ssl.SSLError) as exc:
-        names = "CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
-        raise SettingsRefused(f"{names}: a file cannot be used ({exc}): name readable PEM files") from exc
-    return context
 
 
 def _writer(method: str) -> Callable[..., Awaitable[Any]]:
@@ -298,8 +299,9 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
     post = _writer("POST")
     delete = _writer("DELETE")
 
-    def __init__(self, settings: ConsulSettings, session: aiohttp.ClientSession) -> None:
+    def __init__(self, settings: ConsulSettings, session: aiohttp.ClientSession, tls: TlsSource) -> None:
         super().__init__()
+        self._tls = tls
         self.base_uri = "http://localhost" if settings.socket_path else settings.url
         self._session = session
         self._server_name = settings.tls_server_name
@@ -340,6 +342,7 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
                 allow_redirects=False,  # A redirect would carry the token to another host.
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, CONNECT_TIMEOUT_S)),
                 server_hostname=self._server_name,
+                ssl=self._tls.current(),
             ) as answer:
                 content = await _bounded_body(answer)
                 response = Response(answer.status, answer.headers, content.decode("utf-8", "replace"), content)
@@ -386,6 +389,16 @@ def _answer(response: Response) -> Answer:
         filtered=response.headers.get("X-Consul-Results-Filtered-By-Acls") == "true",
         backend=response.headers.get("X-Consul-Query-Backend", "")[:_WORD_CHARS_MAX],
     )
+
+
+def _document(response: Response) -> tuple[int, dict[str, Any]]:
+    """An object and its index."""
+    CB._status(response)  # noqa: SLF001 - as above
+    found = orjson.loads(response.content)
+    if response.code != 200 or not isinstance(found, dict):  # noqa: PLR2004 - the one good status
+        raise CatalogUnavailable(f"Consul answered {response.code}, and no object")
+    text = response.headers.get("X-Consul-Index", "")
+    return int(text) if text.isascii() and text.isdigit() else 0, found
 
 
 async def _bounded_body(answer: aiohttp.ClientResponse) -> bytes:

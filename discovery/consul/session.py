@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from discovery.consul.client import ConsulClient, open_client
+from discovery.consul.connect import LeafSource
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.registration import ConsulRegistrar
 from discovery.consul.watch import ConsulWatch
@@ -33,6 +34,10 @@ class ConsulConnection:
     def registrar(self, registration: Registration) -> Registrar:
         """Keep a registration true, once its `keep` runs."""
         return ConsulRegistrar(self._client, registration)
+
+    def leaf(self, service_name: str) -> LeafSource:
+        """Certificates of Consul's own CA for a service."""
+        return LeafSource(self._client, service_name)
 
     async def answers(self, timeout_s: float = 1.0) -> bool:
         """Whether a Consul with a leader is there; False on any failure, within `timeout_s` seconds."""

@@ -1,13 +1,16 @@
 """An OAuth issuer as a resource server sees it: its metadata and keys, and how often it was asked for them.
 
-Run with a port and a folder; `keys.json` there is what it publishes, `asked` what it was asked. It needs the standard
-library alone. The one rule: it signs nothing; the tests hold its keys.
+Run with a port and a folder; `keys.json` there is what it publishes, `opaque.json` what it says of tokens that are no
+JWTs, `asked` its log of requests. It needs the standard library alone. The one rule: it signs nothing; the tests hold
+its keys.
 """
 
+import base64
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 PORT, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
 ISSUER = f"http://127.0.0.1:{PORT}/realm"
@@ -21,11 +24,26 @@ class Handler(BaseHTTPRequestHandler):
             log.write(self.path + "\n")
         match self.path:
             case "/.well-known/oauth-authorization-server/realm":
-                self.say(json.dumps({"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys"}).encode())
+                self.say(
+                    json.dumps(
+                        {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys", "introspection_endpoint": f"{ISSUER}/about"}
+                    ).encode()
+                )
             case "/realm/keys":
                 self.say((FOLDER / "keys.json").read_bytes())
             case _:
                 self.send_error(404)
+
+    def do_POST(self) -> None:
+        body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        with (FOLDER / "asked").open("a") as log:
+            log.write(self.path + "\n")
+        sent = base64.b64decode(self.headers.get("Authorization", "").removeprefix("Basic "))
+        if self.path != "/realm/about" or sent != b"resource:canary-of-the-resource":
+            self.send_error(401)
+            return
+        known = json.loads((FOLDER / "opaque.json").read_bytes())
+        self.say(json.dumps(known.get(body["token"][0], {"active": False})).encode())
 
     def say(self, body: bytes) -> None:
         self.send_response(200)

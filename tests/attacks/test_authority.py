@@ -196,6 +196,20 @@ async def test_a_call_beyond_the_token_is_refused_by_its_name_and_what_it_lacks(
     assert reply.error["data"]["outcome"] == "not_executed"
 
 
+@eras
+async def test_the_scope_of_nodes_has_no_reloads_and_no_configuration(guarded: Guarded, era: str) -> None:
+    calls = (
+        ("tools/call", {"name": "reload_mcp_server", "arguments": {"server_name": "notes"}}),
+        ("tools/call", {"name": "reload_all_mcp_servers", "arguments": {}}),
+        ("resources/read", {"uri": "config://app"}),
+    )
+    for method, params in calls:
+        reply = await guarded.holder("node").request(era, method, "/mcp/local", **params)
+        assert reply.error["code"] < 0, reply
+    listed = await guarded.holder("node").request(era, "resources/list", "/mcp/local")
+    assert "config://app" not in str(listed.result)
+
+
 async def test_only_nodes_speak_for_clients_of_their_own(guarded: Guarded) -> None:
     event = {"event": "ended", "server": "notes"}
     meta = {"mesh-agent/affinity": "session:0123456789abcdef"}

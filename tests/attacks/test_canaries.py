@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from agent.state.overrides import FILE_NAME as OVERRIDES
-from tests.attacks.clients import Holder, entry, token_of, write_tokens
+from tests.attacks.clients import Holder, entry, token_of
 from tests.e2e.processes import ROOT, environment_of
 from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, nodes_below, start_node
-from tests.e2e.servers_files import example
+from tests.e2e.servers_files import example, replace_file
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 MARK = "s1lent"
 TOKEN = f"{MARK}-of-the-short-form-0123456789abcdef"
 # What holds secrets for the node itself, readable by its owner alone.
-KEPT = frozenset({OVERRIDES, "servers.json"})
+KEPT = frozenset({OVERRIDES, "servers.json", "tokens.json"})
 REST = ("peers", "servers", "status", "pins")
 URIS = ("config://app", "health://system")
 
@@ -63,10 +63,18 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     gone = {"url": f"http://127.0.0.1:{closed}/mcp?api_key={MARK}-in-url", "headers": {"X-Key": f"{MARK}-in-header"}}
     dead = {"command": "sh", "args": ["-c", "echo failed: bad key >&2; exit 3"], "env": {"KEY": f"{MARK}-in-env"}}
     notes = {**example("notes", "service"), "env": {"NOTES_KEY": f"{MARK}-in-environment"}}
+    oauth = {"client_id": "node", "client_secret": f"{MARK}-of-the-client", "issuer": f"http://127.0.0.1:{closed}/as"}
+    asking = {"client_id": "node", "client_secret": f"{MARK}-of-the-resource"}
+    rules = {"issuer": "https://id.invalid", "audience": "https://mesh.invalid/mcp", "introspection": asking}
+    tokens = {
+        "tokens": {"reader": entry("reader", "read", "mcp")},
+        "oauth": {**rules, "rules": [{"scopes": ["mcp"]}]},
+    }
+    tokens_file = replace_file(folder / "tokens.json", json.dumps(tokens).encode())
     settings = {
         "MESH_TOKEN": TOKEN,
         "MESH_PEER_TOKEN": f"{MARK}-of-the-mesh-0123456789abcdef",
-        "MESH_TOKENS_FILE": str(write_tokens(folder / "tokens.json", {"reader": entry("reader", "read", "mcp")})),
+        "MESH_TOKENS_FILE": str(tokens_file),
         "MESH_DISCOVERY": "off",
         "MESH_AUDIT_CALLS": "1",
         "MESH_LOG_LEVEL": "debug",
@@ -76,7 +84,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     }
 
     async def start() -> Scene:
-        servers = {"notes": notes, "gone": gone, "dead": dead}
+        asks = {"url": f"http://127.0.0.1:{closed}/mcp", "oauth": oauth}
+        servers = {"notes": notes, "gone": gone, "dead": dead, "asks": asks}
         node = await start_node("node", folder, servers=servers, **settings)  # type: ignore[arg-type] # all are texts
         scene = Scene(node, folder, {**settings, **node.environment}, closed)
         await exercise(scene)
@@ -127,7 +136,7 @@ async def test_no_list_resource_or_management_tool_shows_a_secret(era: str, scen
     ]
     answers += [(await operator.request(era, "resources/read", uri=uri)).body for uri in URIS]
     for tool in sorted(MANAGEMENT_TOOLS):
-        for name in ("notes", "gone", "dead", "added", "far"):
+        for name in ("notes", "gone", "dead", "asks", "added", "far"):
             arguments = {"server_name": name} if tool in ("reload_mcp_server", "get_mcp_server_functions") else {}
             answers.append((await operator.request(era, "tools/call", name=tool, arguments=arguments)).body)
             if not arguments:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
@@ -54,6 +55,14 @@ class Scene:
         known = {name: value for name, value in whole.items() if value is not None}
         return jwt.encode({"alg": alg, "kid": signer.kid, **(header or {})}, known, signer, algorithms=[alg])
 
+    def opaque(self, token: str, **claims: Any) -> Holder:
+        """The holder of a token that is no JWT; the issuer says this of it from now on, and without claims nothing."""
+        known = json.loads((self.folder / "opaque.json").read_text())
+        whole = {"active": True, "sub": "ada", "aud": AUDIENCE, "exp": int(time.time()) + 600, "scope": "mesh"}
+        known[token] = {**whole, **claims} if claims else {"active": False}
+        replace_file(self.folder / "opaque.json", json.dumps(known).encode())
+        return self.holder(token)
+
     def holder(self, token: str) -> Holder:
         return Holder(self.node.base, token)
 
@@ -72,9 +81,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         {"claim": "scope", "value": "notes:read", "scopes": ["mcp"], "tools": ["notes__l*"]},
         {"claim": "scope", "value": "mesh", "scopes": ["mcp"]},
     ]
+    (folder / "secret").write_text("canary-of-the-resource\n")
+    (folder / "opaque.json").write_text("{}")
+    asking = {"client_id": "resource", "client_secret_file": str(folder / "secret")}
     content = {
         "tokens": {"own": entry("own", "mcp", "read")},
-        "oauth": {"issuer": issuer, "audience": AUDIENCE, "rules": rules},
+        "oauth": {"issuer": issuer, "audience": AUDIENCE, "rules": rules, "introspection": asking},
     }
     tokens = replace_file(folder / "tokens.json", json.dumps(content).encode())
 
@@ -169,6 +181,43 @@ async def test_a_token_that_the_issuer_has_not_signed_is_refused(scene: Scene) -
         assert answer.status in (401, 429), token
 
 
+async def test_a_token_that_is_no_jwt_is_what_the_issuer_says_of_it_and_ends_when_it_is_revoked(scene: Scene) -> None:
+    token = "opaque-0123456789abcdef"
+    before = (scene.folder / "asked").read_text().count("/realm/about\n")
+    holder = scene.opaque(token, scope="notes:read mesh", sub="of-no-other-token")
+    for _ in range(3):
+        assert "notes__list" in await holder.tools("modern")
+    assert (scene.folder / "asked").read_text().count("/realm/about\n") - before <= 2, "it is not asked for each call"
+    assert "notes__add" not in await holder.tools("modern")
+    await holder.begin()
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"{holder.base}/mcp", headers=holder.of_session()) as standing,
+    ):
+        assert standing.status == 200
+        scene.opaque(token)
+        async with asyncio.timeout(30):
+            await standing.content.read()
+    assert (await holder.modern("tools/list")).status in (401, 429)
+
+
+NOT_FOR_US = {
+    "for another service": {"aud": "https://other.example/mcp"},
+    "for nothing": {"aud": None},
+    "of another issuer": {"iss": "https://other.example"},
+    "without an end": {"exp": None},
+    "expired": {"exp": 1_700_000_000},
+    "not active": {"active": False},
+    "active in words": {"active": "true"},
+}
+
+
+@pytest.mark.parametrize("claims", NOT_FOR_US.values(), ids=NOT_FOR_US.keys())
+async def test_a_token_that_the_issuer_does_not_vouch_for_is_refused(claims: dict[str, Any], scene: Scene) -> None:
+    holder = scene.opaque(f"opaque-{'-'.join(claims)}-0123456789abcdef", **claims)
+    assert (await holder.modern("tools/list")).status in (401, 429)
+
+
 async def test_clients_learn_where_to_get_a_token(scene: Scene) -> None:
     answer = await Holder(scene.node.base, None).modern("tools/list")
     assert answer.status == 401
@@ -179,6 +228,7 @@ async def test_clients_learn_where_to_get_a_token(scene: Scene) -> None:
         assert metadata.status == 200
         assert metadata.body["resource"] == AUDIENCE
         assert metadata.body["authorization_servers"] == [scene.issuer]
+        assert metadata.body["scopes_supported"] == ["notes:read", "mesh"], "those that the issuer knows"
     other = await Holder(scene.node.base, None).ask("GET", "/.well-known/oauth-authorization-server")
     assert other.status == 404
 

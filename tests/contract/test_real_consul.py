@@ -153,7 +153,26 @@ def tls(binary: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-async def test_tls_is_spoken_and_a_wrong_authority_or_name_is_not_trusted(
+async def files_are_read_again(folder: Path, good: ConsulSettings) -> None:
+    """Of one session, which is not opened again."""
+    ca, cert, key = folder / "ca", folder / "cert", folder / "key"
+    right, other = (folder / name for name in ("consul-agent-ca.pem", "other-agent-ca.pem"))
+    issued, its_key = (folder / f"dc1-server-consul-0{end}.pem" for end in ("", "-key"))
+    for path, source in ((ca, other), (cert, issued), (key, its_key)):
+        path.write_bytes(source.read_bytes())
+    settings = replace(good, ca_cert=str(ca), client_cert=str(cert), client_key=str(key))
+    async with open_session(settings) as session:
+        assert not await session.answers()
+        ca.write_bytes(right.read_bytes())
+        assert await session.answers()
+        key.write_bytes(b"half a key")
+        assert await session.answers(), "the last ones stay"
+        key.write_bytes(its_key.read_bytes())
+        ca.write_bytes(other.read_bytes())
+        assert not await session.answers()
+
+
+async def test_tls_is_spoken_by_renewed_files_and_a_wrong_authority_or_name_is_not_trusted(
     binary: Path, tmp_path: Path, tls: dict[str, Any]
 ) -> None:
     async with running_consul(binary, tmp_path, extra=tls, https=True) as consul:
@@ -173,6 +192,7 @@ async def test_tls_is_spoken_and_a_wrong_authority_or_name_is_not_trusted(
         ]:
             async with open_session(settings) as session:
                 assert await session.answers() is answers, settings
+        await files_are_read_again(tmp_path, good)
     with pytest.raises(SettingsRefused, match="CONSUL_CACERT"):
         async with open_session(replace(good, ca_cert=str(tmp_path / "missing.pem"))):
             pass

@@ -58,9 +58,14 @@ class RunningNode:
 
     @property
     def trust(self) -> ssl.SSLContext | bool:
-        """What aiohttp checks the node's certificate by: the authority that the node itself trusts."""
-        ca = self.environment.get("MESH_TLS_CA")
-        return True if ca is None else ssl.create_default_context(cafile=ca)
+        """What aiohttp checks the node's certificate by, and shows: what the node itself trusts and shows."""
+        ca, cert = self.environment.get("MESH_TLS_CA"), self.environment.get("MESH_TLS_CERT")
+        if ca is None:
+            return True
+        context = ssl.create_default_context(cafile=ca)
+        if cert is not None:
+            context.load_cert_chain(cert, self.environment.get("MESH_TLS_KEY"))
+        return context
 
     @property
     def url(self) -> str:

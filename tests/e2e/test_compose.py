@@ -3,7 +3,9 @@
 test_compose_running.py starts them where Docker is. The one rule: published ports are loopback's.
 """
 
+import asyncio
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from agent.authority.grant import Scope
 from agent.config.table import SETTINGS
 from agent.config.tokens_file import read_tokens_file
 from tests.consul_binary import consul_binary
+from tests.consul_process import MASTER_TOKEN, running_consul
 
 ROOT = Path(__file__).parents[2]
 NODES = ("node1", "node2", "node")
@@ -111,16 +114,72 @@ def test_prometheus_finds_the_service_that_nodes_register_and_differs_by_the_tok
     service_name = next(setting.default for setting in SETTINGS if setting.name == "service_name")
     assert plain["consul_sd_configs"][0]["services"] == [service_name]
     assert guarded.pop("authorization") == {"credentials_file": "/run/mesh-secrets/prometheus-token"}
+    of_consul = guarded["consul_sd_configs"][0].pop("authorization")
+    assert of_consul == {"credentials_file": "/run/mesh-secrets/prometheus-consul-token"}
     assert plain == guarded
+
+
+def test_only_one_file_publishes_consul_and_it_is_not_for_the_overlay(
+    services: dict[str, Any], overlay: dict[str, Any]
+) -> None:
+    for name in ("consul", *CONSUL_SERVERS):
+        both = {**services[name], **overlay[name]}
+        assert "ports" not in both
+        assert "-ui" not in both["command"]
+        assert "-config-file=/consul/acl/acl.json" in overlay[name]["command"]
+        assert [arg for arg in overlay[name]["command"] if "acl.json" not in arg] == services[name]["command"]
+    published = load("docker-compose.ui.yml")["services"]["consul"]
+    assert published["ports"] == ["127.0.0.1:8500:8500"]
+    assert [arg for arg in published["command"] if arg != "-ui"] == services["consul"]["command"]
+
+
+def make_tokens(overlay: dict[str, Any], folder: Path) -> None:
+    """Run what the overlay runs once, twice, in a folder that stands for both volumes."""
+    (script,) = overlay["token"]["command"]
+    here = script.replace("/run/mesh-secrets", str(folder)).replace("/run/consul-acl", str(folder))
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", here.replace("os.chown(", "(lambda *_: None)(")], check=True, timeout=30)
+
+
+@pytest.mark.consul
+async def test_tokens_of_the_overlay_open_in_a_real_consul_what_each_needs_and_no_more(
+    overlay: dict[str, Any], tmp_path: Path
+) -> None:
+    binary = consul_binary(fetch=False)
+    if binary is None:
+        pytest.skip("NO CONSUL BINARY: the overlay's tokens were not tried")
+    make_tokens(overlay, tmp_path)
+    block = json.loads((tmp_path / "acl.json").read_text())["acl"]
+    assert (block["enabled"], block["default_policy"]) == (True, "deny")
+    tokens = dict(line.split("=") for line in (tmp_path / "tokens.env").read_text().split())
+    assert block["tokens"] == {"initial_management": tokens["MANAGEMENT"], "agent": tokens["AGENT"]}
+    assert (tmp_path / "consul-token").read_text().strip() == tokens["NODE"]
+    assert len(set(tokens.values())) == 4
+    async with running_consul(binary, tmp_path, acl=True) as consul:
+        known = (tmp_path / "tokens.env").read_text().replace(tokens["MANAGEMENT"], MASTER_TOKEN)
+        (tmp_path / "known.env").write_text(known)
+        words = ["sh", ROOT / "docker/consul-tokens.sh", tmp_path / "known.env", ROOT / "consul/policies", "once"]
+        environ = {"PATH": f"{binary.parent}:/usr/bin:/bin", "CONSUL_HTTP_ADDR": consul.url, "MARK": tmp_path / "mark"}
+        for made in (3, 0):
+            process = await asyncio.create_subprocess_exec(*words, env=environ, stdout=subprocess.PIPE)
+            said, _ = await process.communicate()
+            assert (process.returncode, said.count(b"made the token")) == (0, made)
+        mesh, other = ({"Name": name, "ID": name} for name in ("mcp-node", "other"))
+        await consul.call("PUT", "/v1/agent/service/register", mesh, token=tokens["NODE"])
+        for token, service in ((tokens["NODE"], other), (tokens["PROMETHEUS"], mesh), ("", mesh)):
+            with pytest.raises(RuntimeError, match="403"):
+                await consul.call("PUT", "/v1/agent/service/register", service, token=token)
+        seen = [
+            len(await consul.call("GET", "/v1/health/service/mcp-node", token=token))
+            for token in (tokens["NODE"], tokens["PROMETHEUS"], "")
+        ]
+        assert seen == [1, 1, 0]
 
 
 def test_prometheus_gets_a_token_of_its_own_that_opens_the_metrics_alone(
     overlay: dict[str, Any], tmp_path: Path
 ) -> None:
-    (script,) = overlay["token"]["command"]
-    here = script.replace("/run/mesh-secrets", str(tmp_path)).replace("os.chown(", "(lambda *_: None)(")
-    for _ in range(2):
-        subprocess.run([sys.executable, "-c", here], check=True, timeout=30)
+    make_tokens(overlay, tmp_path)
     (token,) = read_tokens_file(tmp_path / "tokens.json")
     assert token.grant.scopes == {Scope.METRICS}
     presented = (tmp_path / "prometheus-token").read_text().strip()

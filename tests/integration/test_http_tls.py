@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from agent.client.http.pool import RequestBody, open_pool
 from agent.client.outbound import DIRECT, Outbound
 from agent.config.load import load_settings
 from agent.config.servers_file import check_servers
@@ -104,6 +105,23 @@ async def test_a_certificate_is_shown_to_a_server_that_asks_for_one(tmp_path: Pa
         shown.clear()
         await dial(spec_of(tmp_path, url, cert=str(entry.both)), outbound)
         assert set(shown) == {"entry.example"}
+
+
+async def test_a_renewed_certificate_is_shown_by_the_next_connection_of_the_same_link(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "a")
+    old, new = authority.issue("old.example"), authority.issue("new.example")
+    cert = tmp_path / "node.pem"
+    cert.write_bytes(old.both.read_bytes())
+    async with tls_server(authority.issue("127.0.0.1"), authority) as (url, shown):
+        target = HttpTarget(url, tls=TlsFiles(str(authority.ca), str(cert)))
+        body = b'{"jsonrpc": "2.0", "id": 1, "method": "server/discover"}'
+        with open_pool(target, connect_timeout_s=5) as pool:
+            for content in (old.both.read_bytes(), b"half a file", new.both.read_bytes()):
+                cert.write_bytes(content)
+                response = await pool.post(RequestBody(body), {"Connection": "close"})
+                await response.read()
+                response.close()
+    assert shown == ["old.example", "old.example", "new.example"]
 
 
 async def test_files_that_were_replaced_are_used_by_the_next_link(tmp_path: Path) -> None:

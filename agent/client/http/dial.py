@@ -5,6 +5,7 @@ name is resolved here, through the guard, and what connects gets addresses only.
 """
 
 import asyncio
+import contextlib
 import errno
 import functools
 import socket
@@ -19,8 +20,10 @@ from aiohttp.abc import AbstractResolver
 from agent import clock
 from agent.client.dial_guard import GuardedResolver
 from agent.client.http.tunnel import TunnelRefused, open_tunnel
+from agent.client.outbound import BindingLike
 from agent.client.proxies import Proxy
-from agent.config.tls_files import dialling_context
+from agent.config.tls_files import TlsFault, dialling_context
+from agent.errors import IdentityRefused
 from agent.model import TlsFiles
 
 # How long a resolved name is reused; a peer that moves is found that soon.
@@ -48,20 +51,24 @@ class DialFailed(OSError):
 class Dialler:
     """Dials one host and port. `timeout_s` bounds the name, the connection and the TLS handshake together.
 
-    `context`: what TLS trusts and shows; by default the system's authorities, and nothing. `proxy`: what is
-    dialled in its place, and asked for a tunnel to what speaks TLS. `judges_name`: the name is resolved here too then,
-    and refused as if it were dialled. `resolver`: resolves names, by default as the machine does; its answers are
-    filtered (`GuardedResolver`).
+    `context`: gives what TLS trusts and shows, for each connection; by default the system's authorities, and nothing.
+    `proxy`: what is dialled in its place, and asked for a tunnel to what speaks TLS. `judges_name`: the name is
+    resolved here too then, and refused as if it were dialled. `binding`: looks at certificates. `server_name`: what TLS
+    asks for in place of the host. `resolver`: resolves names, by default as the machine does; its answers are filtered
+    (`GuardedResolver`).
     """
 
     __slots__ = (
+        "_binding",
         "_context",
         "_judges_name",
+        "_last",
         "_literal",
         "_name",
         "_names",
         "_port",
         "_proxy_names",
+        "_server_name",
         "_timeout_s",
         "proxy",
         "tls",
@@ -75,17 +82,19 @@ class Dialler:
         tls: bool,
         timeout_s: float,
         resolver: AbstractResolver | None = None,
-        context: ssl.SSLContext | None = None,
+        context: Callable[[], ssl.SSLContext | None] | None = None,
         proxy: Proxy | None = None,
         judges_name: bool = True,
+        binding: BindingLike | None = None,
+        server_name: str = "",
     ) -> None:
         self.tls = tls
         self.proxy = proxy
-        self._context = context
+        self._context, self._last = context, None if context is None else context()
         self._port = port
         self._timeout_s = timeout_s
         self._name = host.rstrip(".")
-        self._judges_name = judges_name
+        self._judges_name, self._binding, self._server_name = judges_name, binding, server_name
         self._proxy_names = None if proxy is None else _names_of(proxy.host, proxy.port, resolver)
         # A literal was judged when the URL was checked; only a name can lead elsewhere.
         self._names = _names_of(host, port, resolver)
@@ -105,15 +114,20 @@ class Dialler:
         Raises:
             DialFailed: No address could be connected to in time, or TLS was refused.
             DialRefused: The name leads to addresses that may not be dialled.
+            IdentityRefused: The certificate names another node.
         """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
                 sock = await (self._connected() if self.proxy is None else self._connected_by(self.proxy))
                 if self.tls:
-                    _, protocol = await loop.create_connection(
-                        make, sock=sock, ssl=self._context or _tls_context(), server_hostname=self._name
+                    transport, protocol = await loop.create_connection(
+                        make,
+                        sock=sock,
+                        ssl=self._present_context(),
+                        server_hostname=self._server_name or self._name,
                     )
+                    self._look_at(transport)
                 else:
                     _, protocol = await loop.create_connection(make, sock=sock)
         except DialFailed:
@@ -121,6 +135,23 @@ class Dialler:
         except OSError as exc:
             raise DialFailed(_reason(exc)) from exc
         return protocol
+
+    def _present_context(self) -> ssl.SSLContext:
+        """By the files as they are now: certificates are renewed while links live. Files of no use leave the last."""
+        if self._context is not None:
+            with contextlib.suppress(TlsFault):
+                self._last = self._context()
+        return self._last or _tls_context()
+
+    def _look_at(self, transport: asyncio.Transport) -> None:
+        """Raises `IdentityRefused` for a certificate that names another node than the one that this leads to."""
+        if self._binding is None:
+            return
+        try:
+            self._binding.seen(transport.get_extra_info("peercert"))
+        except IdentityRefused:
+            transport.abort()
+            raise
 
     async def _connected(self) -> socket.socket:
         addresses = await self._names.addresses() if self._names is not None else self._literal
@@ -231,7 +262,7 @@ def _socket(address: AddrInfoType) -> socket.socket:
 def tls_context(own: TlsFiles | None, common: TlsFiles) -> ssl.SSLContext | None:
     """The context for a server with files of its own, on a node with common ones; None where there are neither.
 
-    Raises `TlsFault`. Files that were replaced are read again with the next link.
+    Raises `TlsFault`. Files that were replaced are read again when it is called again.
     """
     files = (own or _NO_FILES, common)
     if files == (_NO_FILES, _NO_FILES):

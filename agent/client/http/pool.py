@@ -12,20 +12,21 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from agent import __version__, clock
 from agent.client.deadlines import Deadlines
 from agent.client.dial_guard import check_url
+from agent.client.http.authorized import authorized
 from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
 from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import DialFailed, Dialler, tls_context
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
-from agent.client.outbound import DIRECT, Outbound, ProverLike
+from agent.client.outbound import DIRECT, Outbound
 from agent.client.proxies import ProxyFault
 from agent.config.tls_files import TlsFault
 from agent.errors import (
@@ -101,6 +102,7 @@ class HttpPool:
     """
 
     __slots__ = (
+        "_authorizer",
         "_before_target",
         "_connections",
         "_cookie",
@@ -117,9 +119,7 @@ class HttpPool:
         "where",
     )
 
-    def __init__(
-        self, url: str, headers: Mapping[str, str], dialler: Dialler, prover: ProverLike | None = None
-    ) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], dialler: Dialler, outbound: Outbound = DIRECT) -> None:
         parts = urlsplit(url)
         self.where = url.partition("?")[0]
         self._url = url
@@ -136,7 +136,7 @@ class HttpPool:
         self._before_target = "" if proxy is None else f"http://{parts.netloc}"
         if proxy is not None and proxy.authorization is not None:
             self._lines["proxy-authorization"] = _line("Proxy-Authorization", proxy.authorization)
-        self._prover = prover
+        self._prover, self._authorizer = outbound.prover, outbound.authorizer
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
         self._idle: dict[Connection, float] = {}  # Since when; the longest idle comes first.
@@ -212,6 +212,13 @@ class HttpPool:
     # Requests
 
     async def _exchange(self, headers: Mapping[str, str], data: bytes, body: RequestBody, route: Route) -> Response:
+        if self._authorizer is None:
+            return await self._exchange_proven(headers, data, body, route)
+        return await authorized(self._authorizer, headers, lambda more: self._exchange_proven(more, data, body, route))
+
+    async def _exchange_proven(
+        self, headers: Mapping[str, str], data: bytes, body: RequestBody, route: Route
+    ) -> Response:
         association = self._association()
         response = await self._exchange_once(headers, data, body, route, association)
         if association is not None and forgets_us(response):
@@ -258,10 +265,13 @@ class HttpPool:
         return self._prover.association
 
     async def _bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
-        response = await self._exchange_bodyless(method, headers, route)
+        async def exchange(more: Mapping[str, str]) -> Response:
+            return await self._exchange_bodyless(method, more, route)
+
+        response = await authorized(self._authorizer, headers, exchange)
         if self._is_moved(response, route):
             response.release()
-            response = await self._exchange_bodyless(method, headers, route)
+            response = await authorized(self._authorizer, headers, exchange)
         return response
 
     async def _exchange_bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
@@ -391,7 +401,8 @@ def open_pool(
     tls = parts.scheme == "https"
     assert parts.hostname is not None, "the URL was checked"
     try:
-        context = tls_context(target.tls, outbound.tls) if tls else None
+        files = outbound.files_for(target)
+        context = partial(tls_context, files, outbound.tls) if tls else None
         dialler = Dialler(
             parts.hostname,
             port_of(parts),
@@ -400,8 +411,10 @@ def open_pool(
             context=context,
             proxy=outbound.proxies.of(url),
             judges_name=outbound.judges_names,
+            binding=outbound.binding,
+            server_name="" if files is None else files.server_name,
         )
-        return closing(HttpPool(url, _headers(target), dialler, outbound.prover))
+        return closing(HttpPool(url, _headers(target), dialler, outbound))
     except ValueError as exc:
         what = ""
         if isinstance(exc, TlsFault):

@@ -33,10 +33,14 @@ _UNAVAILABLE: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What this node proves: that it has its key, and a secret of its mesh. `secrets`: the current one first."""
+    """What this node proves: that it has its key, and a secret of its mesh. `secrets`: the current one first.
+
+    `name`: what it calls itself, which its certificate has to say where nodes show certificates.
+    """
 
     key: NodeKey
     secrets: Callable[[], Sequence[bytes]]
+    name: str = ""
 
 
 def _import_initiator() -> "type[Initiator]":
@@ -116,7 +120,7 @@ class Prover:
             try:
                 reply = await _said(pool, initiator.opening())
                 last, association = initiator.confirm(reply)
-                await _said(pool, last)
+                await _said(pool, {**last, "name": self._credentials.name})
             except IdentityRefused as exc:
                 refusal = IdentityRefused(f"{pool.where} does not prove that it is a node of this mesh: {exc}")
                 continue

@@ -39,16 +39,12 @@ class Authority:
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> Issued:
-        """For a host or an address, or for a client of that name."""
+    def issue(self, name: str, *more: str) -> Issued:
+        """For a host or an address, or for a client of that name; `more`: further hosts, addresses and URIs."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        try:
-            alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(name))
-        except ValueError:
-            alternative = x509.DNSName(name)
         made = self._builder(subject, key.public_key())
-        made = made.add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        made = made.add_extension(x509.SubjectAlternativeName([_named(one) for one in (name, *more)]), critical=False)
         cert = made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         plain = _pem(key, serialization.NoEncryption())
         locked = _pem(key, serialization.BestAvailableEncryption(PASSWORD))
@@ -69,6 +65,15 @@ class Authority:
             .not_valid_before(now - dt.timedelta(hours=1))
             .not_valid_after(now + dt.timedelta(hours=1))
         )
+
+
+def _named(text: str) -> x509.GeneralName:
+    if ":" in text:
+        return x509.UniformResourceIdentifier(text)
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def _pem(key: ec.EllipticCurvePrivateKey, lock: serialization.KeySerializationEncryption) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agent.authority.grant import Scope
+from agent.authority.oauth import IntrospectionClient
 from agent.config.oauth_rules import check_oauth_rules, read_oauth_rules
 from agent.errors import ConfigRefused
 
@@ -31,6 +32,13 @@ def test_a_section_is_read_with_its_rules_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "place", "text"),
     [
+        ({"introspection": "yes"}, "oauth.introspection", "must be an object with client_id"),
+        (
+            {"introspection": {"client_id": "mesh"}},
+            "oauth.introspection",
+            "one of client_secret and client_secret_file",
+        ),
+        ({"introspection": {"client_id": "m", "client_secret": "s", "x": "y"}}, "oauth.introspection", "must be an"),
         ({"issuer": "http://id.example"}, "oauth.issuer", "must be a URL with https://"),
         ({"audience": "https://mesh.example/mcp?x=1"}, "oauth.audience", "no query"),
         ({"audience": None}, "oauth.audience", "must be a URL"),
@@ -52,3 +60,11 @@ def test_a_fault_names_its_place_and_what_would_be_right(changed: dict[str, Any]
 def test_a_section_that_is_no_object_is_refused() -> None:
     with pytest.raises(ConfigRefused, match="oauth: must be an object like"):
         check_oauth_rules('{"tokens": {}, "oauth": "https://id.example"}', PATH)
+
+
+def test_the_secret_for_questions_to_the_issuer_is_read_and_not_shown() -> None:
+    asking = {"client_id": "mesh", "client_secret": "canary"}
+    rules = check_oauth_rules(json.dumps({"tokens": {}, "oauth": {**OAUTH, "introspection": asking}}), PATH)
+    assert rules is not None
+    assert rules.introspection == IntrospectionClient("mesh", "canary")
+    assert "canary" not in repr(rules)

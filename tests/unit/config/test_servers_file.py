@@ -449,10 +449,10 @@ def test_url_that_looks_like_the_older_transport_is_noted_where_its_type_says_ot
 
 
 def test_fields_that_would_narrow_a_server_say_what_is_lost() -> None:
-    notes = check_servers(entry(command="x", excludeTools=["rm"], oauth={"clientId": "i"}), PATH, {}).notes
+    notes = check_servers(entry(command="x", excludeTools=["rm"], auth={"CLIENT_ID": "i"}), PATH, {}).notes
     assert [note.partition("files.")[2] for note in notes] == [
         "excludeTools: is ignored: it chooses among the server's tools, which a node does not: all of them are offered",
-        "oauth: is ignored: it signs in, which a node does not: a token goes into headers or env",
+        "auth: is ignored: it signs in, which a node does by oauth alone: write that, or a token into headers or env",
     ]
 
 

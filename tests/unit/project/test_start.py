@@ -54,6 +54,7 @@ async def _answer(request: web.Request) -> web.Response:
         ("peers add b http://127.0.0.1:1/mcp", QUICK),
         ("peers rm b", QUICK),
         ("servers ls", QUICK),
+        ("servers logout crm", QUICK),
         ("servers reload", COSTLY),
         ("servers reload clock", COSTLY),
         ("servers import --dry-run --from none.json", COSTLY),

@@ -1,0 +1,108 @@
+"""What a login at a server's issuer gave: tokens, and what is needed to refresh them; in the node's state folder, 0600.
+
+Used by `agent.client.oauth` alone. The one rule: a login is for the URL that it was made for; an entry with the same
+name and another URL never gets its tokens.
+"""
+
+import asyncio
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from agent.model import Json
+from agent.state.durable_file import write_durably
+from agent.state.saved_shape import Misshapen, one_of, text
+
+log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "logins.json"
+SCHEMA: Final = 1
+FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+_OBJECTS: Final = ("tokens", "client", "issuer", "resource")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Tokens of one server. `ends_at_s`: of the access token, Unix time; None where the issuer does not say.
+
+    `tokens`: as the issuer gave them (RFC 6749, section 5.1). `client`: our registration. `issuer` and
+    `resource`: the metadata of issuer and server.
+    """
+
+    url: str
+    tokens: Json = field(repr=False)
+    ends_at_s: float | None = None
+    client: Json = field(default_factory=dict, repr=False)
+    issuer: Json = field(default_factory=dict, repr=False)
+    resource: Json = field(default_factory=dict, repr=False)
+
+    @property
+    def access_token(self) -> str:
+        """What requests carry."""
+        return str(self.tokens["access_token"])
+
+
+class LoginStore:
+    """See the module. Its one writer is the event loop; `folder` None: logins are kept in memory alone."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Reads the file. One that cannot be read costs logins, and is put aside; it keeps no node from starting."""
+        self._path = None if folder is None else folder / FILE_NAME
+        self._disk = asyncio.Lock()
+        self._logins = {} if self._path is None else _read(self._path)
+
+    def __repr__(self) -> str:
+        return f"<LoginStore {len(self._logins)}>"
+
+    def get(self, name: str, url: str) -> Login | None:
+        """The login of a server, if it is for this URL."""
+        found = self._logins.get(name)
+        return found if found is not None and found.url == url else None
+
+    async def put(self, name: str, login: Login | None) -> None:
+        """Keep a login, or forget the one there is; returns when the disk has it. Raises OSError."""
+        if login is None:
+            if self._logins.pop(name, None) is None:
+                return
+        else:
+            self._logins[name] = login
+        if self._path is None:
+            return
+        async with self._disk:
+            saved = {"schema": SCHEMA, "logins": {name: asdict(login) for name, login in self._logins.items()}}
+            await asyncio.to_thread(write_durably, self._path, orjson.dumps(saved))
+
+
+def _read(path: Path) -> dict[str, Login]:
+    try:
+        with path.open("rb") as file:
+            saved = orjson.loads(file.read(FILE_BYTES_MAX))
+        _check(saved)
+        return {name: Login(**one) for name, one in saved["logins"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as exc:
+        reason = (exc.strerror or str(exc)) if isinstance(exc, OSError) else "it is damaged"
+        aside = path.with_name(f"{path.name}.unreadable")
+        log.warning("logins at servers are lost", extra={"path": str(path), "aside": aside.name, "reason": reason})
+        try:
+            path.replace(aside)
+        except OSError:
+            log.warning("the file of logins could not be put aside", extra={"path": str(path)})
+        return {}
+
+
+def _check(saved: Any) -> None:
+    if not isinstance(saved, dict) or not isinstance(saved.get("logins"), dict):
+        raise Misshapen("", "Input should be an object")
+    one_of(SCHEMA)(saved.get("schema"), "schema")
+    for name, one in saved["logins"].items():
+        if not isinstance(one, dict) or not all(isinstance(one.get(key), dict) for key in _OBJECTS):
+            raise Misshapen(name, "Input should be an object")
+        text(one["tokens"].get("access_token"), name)
+        text(one.get("url"), name)
+        if not isinstance(one.get("ends_at_s"), int | float | None):
+            raise Misshapen(name, "Input should be a number")
