@@ -105,7 +105,7 @@ async def run_node(settings: Settings) -> int:
 
 
 def _servers(settings: Settings) -> ServersFile:
-    return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file)
+    return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file, settings.environ)
 
 
 def _first(group: ExceptionGroup[ConfigRefused]) -> ConfigRefused:

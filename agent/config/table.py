@@ -392,5 +392,7 @@ SETTINGS: tuple[Setting, ...] = (
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 # Value and file are two ways to say one thing, so they are looked up together.
 FILE_TWINS = {"token": "token_file", "peer_token": "peer_token_file"}
+# What a node reads once, at its start, and no library or child needs.
+SECRET_VARIABLES = (*(setting.env for setting in SETTINGS if setting.secret), "CONSUL_HTTP_TOKEN", "CONSUL_HTTP_AUTH")
 # Read by the command line's clients, not by a node.
 CLIENT_VARIABLES = ("MESH_URL",)
