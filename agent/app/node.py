@@ -29,7 +29,7 @@ from agent.app.refused_dials import witnessed
 from agent.app.sockets import bound_socket, display_host, listened_host
 from agent.audit.files import FILE_NAME
 from agent.audit.trail import Trail
-from agent.client.dial_guard import GuardedResolver, refusal_of_url
+from agent.client.dial_guard import GuardedResolver, limit_dials, refusal_of_url
 from agent.client.http.prover import Credentials
 from agent.client.outbound import Outbound
 from agent.client.proxies import proxies_of
@@ -86,6 +86,7 @@ log = logging.getLogger(__name__)
 
 async def run_node(settings: Settings) -> int:
     """Run a node until SIGTERM or SIGINT; returns the exit code. Raises `ConfigRefused`."""
+    limit_dials(settings.dial_allow, settings.dial_deny)
     with ExitStack() as stack:
         listening = stack.enter_context(bound_socket(settings.host, settings.port, explicit=settings.port_explicit))
         port = listening.getsockname()[1]

@@ -7,6 +7,7 @@ The one rule: a value that cannot be used is refused with its name, its origin a
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -84,6 +85,8 @@ class Settings:
     listen_cert: Path | None
     listen_key: Path | None
     listen_ca: Path | None
+    dial_allow: tuple[IPv4Network | IPv6Network, ...] | None
+    dial_deny: tuple[IPv4Network | IPv6Network, ...]
     proxy_peers: bool
     call_timeout_s: float
     cors_origins: tuple[str, ...]

@@ -16,6 +16,7 @@ from agent.config.values import (
     parse_hosts,
     parse_name,
     parse_name_len,
+    parse_networks,
     parse_origins,
     parse_path,
     parse_patterns,
@@ -319,6 +320,22 @@ SETTINGS: tuple[Setting, ...] = (
         "A PEM file of certificate authorities: with it, https is for those alone who show a certificate that one of"
         " them has signed, other nodes (`tls_cert`) and probes included.",
         unset_means="no certificate is asked for",
+    ),
+    Setting(
+        "dial_allow",
+        parse_networks,
+        None,
+        "Ranges of addresses (`10.0.0.0/8, fd00::/8, 127.0.0.1`), parted by commas: servers by URL, peers, proxies and"
+        " issuers of tokens are dialled in these alone, and this machine's own addresses count like any others. Consul"
+        " is dialled wherever its own variables say.",
+        unset_means="all but metadata services, link-local, multicast and unspecified ones, which are never dialled",
+    ),
+    Setting(
+        "dial_deny",
+        parse_networks,
+        "",
+        "Ranges that are not dialled, whatever `dial_allow` says: networks that this node can reach, with services that"
+        " trust all that can. A name is refused where all its addresses are.",
     ),
     Setting(
         "proxy_peers",

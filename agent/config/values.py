@@ -100,6 +100,14 @@ def parse_hosts(text: str) -> tuple[str, ...]:
     return tuple(parse_host(part).lower().rstrip(".") for part in _parts(text))
 
 
+def parse_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Ranges of addresses, or single ones, parted by commas."""
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _parts(text))
+    except ValueError as exc:
+        raise ValueError(f"must be ranges like 10.0.0.0/8, fd00::/8 or 192.0.2.7, parted by commas: {exc}") from None
+
+
 def parse_port(text: str) -> int:
     """A TCP port, 1 to 65535."""
     port_max = 65_535
