@@ -303,11 +303,17 @@ class Mesh:
     def _contributed(self) -> tuple[Contribution, ...]:
         connected = sorted((view for view in self.views() if view.connected), key=lambda view: view.key)
         parts = [replace(contribution_of(view, self.own), name_len_max=self._name_len_max) for view in connected]
-        if self._pinning is None:
+        pinning, before = self._pinning, {part.backend_key: part for part in self._contributions}
+        if pinning is None:
             return tuple(parts)
-        return tuple(
-            replace(part, blocked=blocked) if (blocked := self._pinning.blocked(part)) else part for part in parts
-        )
+        found: list[Contribution] = []
+        for part in parts:
+            if not pinning.waits(part):
+                found.append(replace(part, blocked=blocked) if (blocked := pinning.blocked(part)) else part)
+            elif part.backend_key in before:
+                # Too large to be looked at here, it stays as it was: the change that brought it wakes the mesh again.
+                found.append(before[part.backend_key])
+        return tuple(found)
 
     async def _rebuild_routes(self) -> None:
         if self._pinning is not None:

@@ -6,7 +6,7 @@ takes nothing away.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from agent.model import Json
@@ -60,10 +60,15 @@ _TEXT_CHARS_MAX: Final = 100_000
 NAMED_MAX: Final = 3
 
 
-def suspicions(kind: RouteKind, definition: Json, names_elsewhere: Collection[str]) -> list[str]:
+def telling_names(names: Iterable[str]) -> frozenset[str]:
+    """Those of these names of tools that no text has by chance."""
+    return frozenset(name for name in names if len(name) >= _TELLING_LEN_MIN and _TELLING.fullmatch(name) is not None)
+
+
+def suspicions(kind: RouteKind, definition: Json, names_elsewhere: frozenset[str]) -> list[str]:
     """What an operator should look at, a phrase each; empty for nothing.
 
-    `names_elsewhere`: the tools of other servers, by their own names.
+    `names_elsewhere`: the tools of other servers, by their own names, as far as `telling_names` has them.
     """
     texts = "\n".join(text for name in PINNED[kind] if name != "name" for text in _texts(definition.get(name)))
     texts = texts[:_TEXT_CHARS_MAX]
@@ -72,14 +77,10 @@ def suspicions(kind: RouteKind, definition: Json, names_elsewhere: Collection[st
         found.append("hidden characters")
     found += [about for about, rule in _RULES if rule.search(texts) is not None]
     words = set(_WORD.findall(texts))
-    named = sorted(words.intersection(name for name in names_elsewhere if _is_telling(name)))
+    named = sorted(words & names_elsewhere)
     own = definition.get("name")
     found += [f"the name of another server's tool, {name}" for name in named if name != own][:NAMED_MAX]
     return found
-
-
-def _is_telling(name: str) -> bool:
-    return len(name) >= _TELLING_LEN_MIN and _TELLING.fullmatch(name) is not None
 
 
 def _texts(value: Any) -> Iterator[str]:

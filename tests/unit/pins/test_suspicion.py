@@ -2,12 +2,12 @@
 
 import pytest
 
-from agent.pins.suspicion import suspicions
+from agent.pins.suspicion import suspicions, telling_names
 from agent.routing.table import RouteKind
 
 
 def found(description: str, *elsewhere: str) -> list[str]:
-    return suspicions(RouteKind.TOOL, {"name": "save", "description": description}, elsewhere)
+    return suspicions(RouteKind.TOOL, {"name": "save", "description": description}, telling_names(elsewhere))
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,9 @@ def found(description: str, *elsewhere: str) -> list[str]:
 def test_a_text_for_the_model_is_found_wherever_it_stands(text: str, about: str) -> None:
     assert about in found(text)
     schema = {"type": "object", "properties": {"note": {"type": "string", "description": text}}}
-    assert about in suspicions(RouteKind.TOOL, {"name": "save", "inputSchema": schema}, ())
+    assert about in suspicions(RouteKind.TOOL, {"name": "save", "inputSchema": schema}, frozenset())
     arguments = [{"name": "note", "description": text}]
-    assert about in suspicions(RouteKind.PROMPT, {"name": "save", "arguments": arguments}, ())
+    assert about in suspicions(RouteKind.PROMPT, {"name": "save", "arguments": arguments}, frozenset())
 
 
 @pytest.mark.parametrize(
