@@ -26,7 +26,7 @@ FIRST_REQUEST_S: Final = 10.0
 # What has said nothing for so long gives way to a new connection where there is no room.
 SILENT_S: Final = 1.0
 SWEEP_EVERY_S: Final = 1.0
-# Where most places are taken, what has asked nothing more for so long gives way, whoever holds it.
+# Where most places are taken, what has asked nothing more for so long gives way.
 IDLE_GIVES_WAY_S: Final = 10.0
 # More than the parser takes of a head, with many fields.
 HELD_BYTES_MAX: Final = 128 << 10
