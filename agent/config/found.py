@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config.table import BY_NAME, CLIENT_VARIABLES, FILE_TWINS, SETTINGS, Setting
+from agent.config.values import parse_path
 from agent.errors import ConfigRefused
 
 _FILE_BYTES_MAX = 256 * 1024
@@ -43,7 +44,11 @@ def find_values(flags: Mapping[str, str], environ: Mapping[str, str]) -> dict[st
     ]
     config = next((layer["config_file"] for layer in layers if "config_file" in layer), None)
     if config is not None and config.text is not None:
-        layers.append(_read_file(Path(config.text).expanduser(), config.origin))
+        try:
+            path = parse_path(config.text)
+        except ValueError as exc:
+            raise ConfigRefused(f"config_file ({config.origin}) is {config.text!r}: it {exc}") from None
+        layers.append(_read_file(path, config.origin))
     return _merged(layers)
 
 

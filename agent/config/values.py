@@ -161,7 +161,10 @@ def parse_path(text: str) -> Path:
     """A file or folder; a leading `~` is the user's home."""
     if "\0" in text:
         raise ValueError("must be a path")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("names the home folder of a user that this machine does not have") from None
 
 
 def parse_token(text: str) -> str:

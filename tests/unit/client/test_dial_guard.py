@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -160,6 +161,14 @@ def test_a_literal_that_may_lead_to_a_refused_address_is_refused(host: str) -> N
 def test_a_bad_url_is_refused_with_its_reason(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         check_url(url)
+
+
+@pytest.mark.parametrize("host", ["8" + 200 * "D" + "$", 60 * "D-" + "$", 62 * "a." + "!", 240 * "_" + "-"])
+def test_a_name_that_is_nearly_one_is_refused_at_once(host: str) -> None:
+    began_s = time.process_time()
+    with pytest.raises(ValueError, match="not a legal name"):
+        check_url(f"http://{host}/mcp")
+    assert time.process_time() - began_s < 0.1
 
 
 @given(st.text(max_size=60))
