@@ -57,6 +57,7 @@ from agent.page.sources import sources_of
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
 from agent.rest.logins import Logins
+from agent.rest.openapi import OpenApi
 from agent.rest.peers import PeersApi
 from agent.rest.pins import PinsApi
 from agent.rest.probes import Probes
@@ -292,7 +293,7 @@ class Node:
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history))
         page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
-        for part in (handshake, peers, pins, node_status, probes, oauth, page):
+        for part in (handshake, peers, pins, node_status, probes, oauth, page, OpenApi(app)):
             app.add_routes(part.routes())
         runner = runner_of(
             app,
