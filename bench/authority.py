@@ -66,7 +66,7 @@ async def measure() -> list[Figure]:
 
 
 async def compared(ways: list[Upstream], process_ids: list[int]) -> list[Figure]:
-    """The figures of these ways, the first of which is what the others are compared with."""
+    """The figures of these ways; the others are compared with the first."""
     for way in ways:
         await latency_s(way, CALLS)
     times = await in_turn(ways, partial(latency_s, calls=CALLS), BATCHES)
