@@ -184,6 +184,7 @@ class Node:
                 hooks=hooks,
                 waits_for_catalog=plan.mode != "off",
                 name_len_max=self._settings.name_len_max,
+                pinned=self._settings.service_nodes,
                 remembered=self._known_names.load(clock.now_s()),
                 fleet_writes=self._settings.fleet_writes,
                 pinning=self._pinning,

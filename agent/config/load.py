@@ -71,6 +71,7 @@ class Settings:
     list_page_size: int
     name_len_max: int
     fleet_writes: tuple[str, ...]
+    service_nodes: Mapping[str, frozenset[str]]
     pinning: str
     weight: int
     service_name: str
@@ -340,6 +341,8 @@ def _shown(value: Any) -> Shown:
             return None
         case bool() | int() | float():
             return value
+        case dict():
+            return ",".join(f"{name}={'+'.join(sorted(nodes))}" for name, nodes in value.items()) or None
         case tuple():
             return ",".join(map(_shown_part, value))
         case _:

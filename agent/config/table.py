@@ -24,6 +24,7 @@ from agent.config.values import (
     parse_port,
     parse_seconds,
     parse_service_name,
+    parse_service_nodes,
     parse_token,
     parse_weight,
 )
@@ -215,6 +216,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Tools of fleets that one call may run on several nodes although they are not read-only, by the names that"
         " clients see, parted by commas; `*` stands for any characters (docs/fleets.md). Whatever such a tool does, one"
         " wrong call does it everywhere.",
+    ),
+    Setting(
+        "service_nodes",
+        parse_service_nodes,
+        "",
+        "Which nodes may serve a name of scope `service`, as `name=ID` or `name=ID+ID`, parted by commas; IDs as"
+        " `mesh-agent status` shows them. What others offer under such a name, plain peers and this node included, is"
+        " refused and shown as a conflict. Names that are not listed go to any node of the mesh that has them.",
     ),
     Setting(
         "pinning",
