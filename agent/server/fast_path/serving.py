@@ -19,6 +19,7 @@ from agent import clock
 from agent.server.fast_path.answers import Answers, CommonLines
 from agent.server.fast_path.connection import Connection, FastRequest, Handler
 from agent.server.fast_path.heads import HEADS_MAX, Heads
+from agent.server.fast_path.other_requests import OtherRequests
 
 SWEEP_EVERY_S: Final = 10.0
 
@@ -68,7 +69,9 @@ class FastServer:
 
     def other_protocol(self) -> RequestHandler:
         """See `agent.server.fast_path.connection.Owner`."""
-        return self._server()
+        # As the server itself makes them, which has no place for a class of one's own.
+        loop, options = asyncio.get_running_loop(), self._server._kwargs  # noqa: SLF001 - see above
+        return OtherRequests(self._server, loop=loop, **options)
 
     async def handle(self, request: FastRequest) -> web.StreamResponse:
         """Call the application's handler for a request, with its middlewares around it."""
