@@ -1,7 +1,7 @@
 """The wiring: turns settings into a running node, and a signal into an orderly end.
 
 Called by `mesh-agent run`. The one rule: nothing decides here; parts are built, handed to each other, started in order
-and stopped in the opposite one.
+and stopped in the opposite one. Long because it is the only wiring.
 """
 
 import asyncio

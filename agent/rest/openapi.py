@@ -20,6 +20,9 @@ from agent.rest.security import OPEN_PATHS
 OPENAPI_PATH: Final = "/api/openapi.json"
 # Spoken in other protocols: MCP, and what nodes say to each other.
 _OTHER_PROTOCOLS: Final = ("/mcp",)
+# Files of the node's page, for browsers.
+_PAGE: Final = frozenset({"/", "/ui", "/ui/", "/ui/{name}"})
+EVENT_STREAM: Final = "text/event-stream"
 _TEXT: Final[Json] = {"type": "string"}
 _OBJECTS: Final[Json] = {"type": "array", "items": {"type": "object"}}
 _TEXTS: Final[Json] = {"type": "array", "items": _TEXT}
@@ -114,6 +117,12 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
         answers={200: _object(approved=_OBJECTS)},
         body=_closed(("server",), server={**_TEXT, "minLength": 1}, name=_optional({**_TEXT, "minLength": 1})),
     ),
+    ("GET", "/api/v1/mcp/events"): Operation(
+        "What changes, as server-sent events of one JSON object each, for as long as the connection stays.",
+        plain={200: (EVENT_STREAM, _TEXT), 503: ("application/json", {"$ref": "#/components/schemas/Error"})},
+    ),
+    ("POST", "/ui/login"): Operation("Have a browser's token kept in a cookie.", answers={200: _object()}),
+    ("POST", "/ui/logout"): Operation("Forget that token.", answers={200: _object()}),
     ("GET", "/.well-known/oauth-protected-resource"): Operation(
         "Where clients get tokens, if there is an issuer (RFC 9728).",
         plain={200: ("application/json", _METADATA_OF_RESOURCE)},
@@ -148,7 +157,7 @@ def routes_of(app: web.Application) -> Iterator[tuple[str, str]]:
     """Method and path of each route that speaks HTTP for itself; HEAD comes with GET."""
     for route in app.router.routes():
         path = route.resource.canonical if route.resource is not None else ""
-        if route.method not in ("HEAD", "*") and not path.startswith(_OTHER_PROTOCOLS):
+        if route.method not in ("HEAD", "*") and path not in _PAGE and not path.startswith(_OTHER_PROTOCOLS):
             yield route.method, path
 
 

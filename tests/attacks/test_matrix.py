@@ -24,6 +24,7 @@ from tests.attacks.clients import BOTH, ERAS, entry, stateless, token_of, write_
 from tests.ports import free_port
 
 ANYBODY: Final = frozenset({*Scope, "no token"})
+ANY_TOKEN: Final = frozenset(Scope)
 CLIENTS: Final = frozenset({"mcp"})
 NODES: Final = frozenset({"peer"})
 READERS: Final = frozenset({"read", "admin"})
@@ -36,6 +37,10 @@ MATRIX: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/.well-known/oauth-protected-resource"): ANYBODY,
     ("GET", "/.well-known/oauth-protected-resource/{path}"): ANYBODY,
     ("GET", "/api/openapi.json"): READERS,
+    **{("GET", path): ANYBODY for path in ("/", "/ui", "/ui/", "/ui/{name}")},
+    ("POST", "/ui/login"): ANY_TOKEN,
+    ("POST", "/ui/logout"): ANY_TOKEN,
+    ("GET", "/api/v1/mcp/events"): READERS,
     ("GET", "/api/v1/mcp/peers"): READERS,
     ("POST", "/api/v1/mcp/peers"): OPERATORS,
     ("DELETE", "/api/v1/mcp/peers/{peer_name}"): OPERATORS,
