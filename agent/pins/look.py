@@ -18,7 +18,7 @@ from agent.routing.table import RouteKind
 
 # An offer with more definitions, or longer ones, is looked at in a thread. A definition takes up to half a millisecond.
 LARGE: Final = 50
-LARGE_BYTES: Final = 128 * 1024
+LARGE_BYTES: Final = 16 * 1024
 # Of one offer, so many changes are reported one by one, with their differences; the others are counted.
 REPORTS_MAX: Final = 20
 
