@@ -18,6 +18,7 @@ from agent.authority.grant import Grant
 from agent.client.dial_guard import check_url, refuse_address
 from agent.client.http.cookies import CookieJar
 from agent.client.http.sse import EventTooLarge, SseParser
+from agent.client.negotiation import judge_discovery, judge_initialize
 from agent.client.proxies import ProxyFault, proxies_of
 from agent.config import values
 from agent.config.env_file import parse_env_file
@@ -25,16 +26,20 @@ from agent.config.oauth_rules import check_oauth_rules
 from agent.config.servers_file import check_servers
 from agent.config.tokens_file import check_tokens, parse_moment
 from agent.config.views_file import check_views
-from agent.errors import ConfigRefused, DialRefused, IdentityRefused, MCPError
+from agent.errors import ConfigRefused, DialRefused, IdentityRefused, MCPError, ProtocolBroken
+from agent.identity.association import Association, Proven
 from agent.identity.handshake import reply_to
+from agent.identity.keeper import AssociationKeeper
 from agent.identity.node_key import NodeKey
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import answered_id, read_response, write_definition
 from agent.lossless_json.rewriter import JsonRewriter, Place, RewriteBroken
 from agent.mcp_headers import decode_header_value, param_header_map, without_invalid_annotations
-from agent.model import Offer
+from agent.model import ORIGIN_META_KEY, NodeIdentity, Offer
 from agent.pins.look import look
 from agent.rest.hosts import host_allowed, origin_allowed
+from agent.routing.about import read_about
+from agent.routing.origins import Refused, received_origin
 from agent.routing.table import RouteTable
 from agent.server.fast_path.heads import Heads
 from agent.server.pages import read_cursor
@@ -48,6 +53,7 @@ Parser = Callable[[bytes], object]
 _FILE: Final = Path("/nonexistent/file.json")
 _KEYS: Final = (b"k" * 32,)
 _NODE: Final = NodeKey.new()
+_MODERN: Final = "2026-07-28"
 _NOW_S: Final = 1_800_000_000.0
 
 
@@ -98,6 +104,27 @@ def _handshake(data: bytes) -> None:
     if isinstance(message, dict):
         with suppress(IdentityRefused):
             reply_to(message, _NODE, _KEYS)
+
+
+def _cards(data: bytes) -> None:
+    """What a server or node says of itself when it is linked, and of the origin of what it lists."""
+    card = _json(data)
+    if isinstance(card, dict):
+        judge_discovery({"supportedVersions": [_MODERN], **card}, _MODERN)
+        for version in ({"protocolVersion": "2025-11-25"}, {}):
+            with suppress(ProtocolBroken):
+                judge_initialize({**version, **card})
+    read_about(card)
+    with suppress(Refused):
+        received_origin({"_meta": {ORIGIN_META_KEY: card}}, "tool", NodeIdentity("0a" * 16, "node"))
+
+
+def _proofs(data: bytes) -> None:
+    text = _text(data)
+    keeper = AssociationKeeper(_NODE, _KEYS, lambda: _NOW_S)
+    keeper._members.keep(Association("known", Proven("0a" * 16, member=True), b"r" * 32, b"a" * 32, _KEYS[0]))
+    keeper.of(text)
+    keeper.of(f"known.{text}")
 
 
 def _seals(data: bytes) -> None:
@@ -179,6 +206,8 @@ PARSERS: Final[dict[str, Parser]] = {
     "settings": _settings,
     "URLs and addresses": _url,
     "handshakes": _handshake,
+    "proofs": _proofs,
+    "cards and origins": _cards,
     "IDs, cursors and seals": _seals,
     "headers and cookies": _headers,
     "heads of requests": _heads,
