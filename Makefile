@@ -27,7 +27,7 @@ WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test outside static consul-binary definitions bench lock from-lock clean
+.PHONY: help demo run check test outside static consul-binary definitions bench lock sbom licences from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,21 @@ lock: $(VENV)/.dev ## Make the hashed locks anew (UPGRADE=--upgrade takes the ne
 	$(BUILD_REQUIREMENTS) | $(COMPILE) --output-file requirements-dev.txt --constraint requirements.txt --extra dev \
 		pyproject.toml -
 
+	printf '$(SBOM_TOOL)\n' | $(COMPILE) --output-file requirements-sbom.txt --constraint requirements.txt -
+
+# Its tool has dependencies of its own, and an environment of its own, so that the tests need neither.
+SBOM := build/sbom.cdx.json
+SBOM_TOOL := cyclonedx-bom>=7.5
+sbom: $(VENV)/.sbom ## Write what the node is made of, from its lock (CycloneDX)
+	$(SAY) "software bill of materials"
+	@mkdir -p $(dir $(SBOM))
+	@$(VENV)/sbom/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-format JSON --output-file $(SBOM)
+	@echo $(SBOM)
+
+licences: $(VENV)/.dev ## List the licences of what the node is made of in docs/licences.md
+	@$(BIN)/python -m tests.licences
+
 # --universal: one lock with markers for every interpreter and system, not only for the one that made it.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--annotation-style line --no-config $(UPGRADE)
@@ -83,6 +98,12 @@ BUILD_REQUIREMENTS = $(BIN)/python -c 'import tomllib; \
 from-lock: | $(BIN)/python # Install LOCK=FILE into VENV=FOLDER as every lock is installed (tests/install)
 	@$(FROM_LOCK) $(LOCK)
 	@$(PIP) check
+
+$(VENV)/.sbom: requirements-sbom.txt | $(BIN)/python
+	$(SAY) "packages of the tool, from requirements-sbom.txt"
+	@$(PYTHON) -m venv $(VENV)/sbom
+	@$(VENV)/sbom/bin/python install/from_lock.py requirements-sbom.txt
+	@touch $@
 
 clean: ## Remove everything that make made
 	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -124,12 +124,13 @@ class Sessions(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StdioTarget:
-    """A child process that speaks MCP on its stdin and stdout."""
+    """A child process that speaks MCP on its stdin and stdout. `user`: whose account it runs as; None: the node's."""
 
     command: str
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     cwd: str | None = None
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import adopting, eras, fleet, floor, hop, join, listing, memory, proxy, single, start
+from bench import adopting, authority, eras, fleet, floor, hop, join, listing, memory, proxy, single, start
 from bench.report import Surroundings, document, report
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ BENCHMARKS = {
     "join": join.measure,
     "fleet": fleet.measure,
     "single": single.measure,
+    "authority": authority.measure,
 }
 RESULTS = Path(".cache/bench.json")
 

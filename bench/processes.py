@@ -55,7 +55,8 @@ async def node_process(
             path = Path(folder, "servers.json")
             path.write_bytes(orjson.dumps({"mcpServers": servers}))
             environment["MESH_SERVERS_FILE"] = str(path)
-        command, base = [sys.executable, "-m", "agent", "run"], f"http://127.0.0.1:{port}"
+        scheme = "https" if "MESH_LISTEN_CERT" in settings else "http"
+        command, base = [sys.executable, "-m", "agent", "run"], f"{scheme}://127.0.0.1:{port}"
         async with _process(command, environment, f"{base}/readyz") as process_id:
             yield base, process_id
 
@@ -156,7 +157,7 @@ async def _ready(process: asyncio.subprocess.Process, url: str) -> None:
             if process.returncode is not None:
                 raise RuntimeError(f"{url}: the process exited with {process.returncode}")
             try:
-                async with session.get(url) as response:
+                async with session.get(url, ssl=False) as response:
                     if response.status == 200:
                         return
             except aiohttp.ClientError:

@@ -5,6 +5,7 @@ does not answer as expected is an error, never a fast sample.
 """
 
 import re
+import ssl
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,8 +26,10 @@ ENVELOPE = {
 class RawClient:
     """A client of one endpoint."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, *, token: str | None = None, trust: ssl.SSLContext | bool = True) -> None:
+        """`token`: a bearer token to send. `trust`: as aiohttp's `ssl`, for https."""
+        self._url, self._trust = url, trust
+        self._authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._session: aiohttp.ClientSession | None = None
         self._id = 0
 
@@ -84,8 +87,10 @@ class RawClient:
             "Accept": "application/json, text/event-stream",
             "MCP-Protocol-Version": VERSION,
             "Mcp-Method": method,
+            **self._authorization,
         }
         if "name" in params:
             headers["Mcp-Name"] = params["name"]
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        return self._session.post(self._url, data=orjson.dumps(body), headers=headers, timeout=timeout)
+        data = orjson.dumps(body)
+        return self._session.post(self._url, data=data, headers=headers, timeout=timeout, ssl=self._trust)

@@ -19,6 +19,7 @@ from agent import clock
 from agent.app.sockets import BACKLOG
 from agent.model import HEADER_BYTES_MAX
 from agent.server.fast_path.answers import CommonLines
+from agent.server.fast_path.connection import IDLE_MAX_S
 from agent.server.fast_path.serving import FastServer
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class _Runner(web.AppRunner):
             access_log=None,
             auto_decompress=False,  # A small body may be a very large one; the edge refuses it unread (415).
             max_field_size=HEADER_BYTES_MAX,
+            keepalive_timeout=IDLE_MAX_S,
             shutdown_timeout=shutdown_timeout_s,
         )
         self._path = path

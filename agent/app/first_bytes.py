@@ -26,6 +26,8 @@ FIRST_REQUEST_S: Final = 10.0
 # What has said nothing for so long gives way to a new connection where there is no room.
 SILENT_S: Final = 1.0
 SWEEP_EVERY_S: Final = 1.0
+# Where most places are taken, what has asked nothing more for so long gives way.
+IDLE_GIVES_WAY_S: Final = 10.0
 # More than the parser takes of a head, with many fields.
 HELD_BYTES_MAX: Final = 128 << 10
 # A probe's head has a few lines; whatever is longer goes to the parser as it is.
@@ -191,6 +193,8 @@ class GuardedSite(web.SockSite):
         self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._swept)
         while self._closed_oldest(FIRST_REQUEST_S):
             pass
+        if (crowded := len(self) - self._admission.caps.each) >= 0:
+            self._serving.close_idle(crowded + self._admission.caps.reserved, IDLE_GIVES_WAY_S)
 
     def _closed_oldest(self, silent_s: float) -> bool:
         """Close the connection that has waited longest for its first request, if it has for so long."""

@@ -1,7 +1,7 @@
 """The wiring: turns settings into a running node, and a signal into an orderly end.
 
 Made by `agent.app.start`. The one rule: nothing decides here; parts are built, handed to each other, started in order
-and stopped in the opposite one.
+and stopped in the opposite one. Long because it is the only wiring.
 """
 
 import asyncio
@@ -57,6 +57,7 @@ from agent.page.sources import sources_of
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
 from agent.rest.logins import Logins
+from agent.rest.openapi import OpenApi
 from agent.rest.peers import PeersApi
 from agent.rest.pins import PinsApi
 from agent.rest.probes import Probes
@@ -88,7 +89,7 @@ log = logging.getLogger(__name__)
 
 def servers_of(settings: Settings) -> ServersFile:
     """What the servers file says now. Raises `ConfigRefused`."""
-    return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file)
+    return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file, settings.environ)
 
 
 class Node:
@@ -164,6 +165,7 @@ class Node:
                 hooks=hooks,
                 waits_for_catalog=plan.mode != "off",
                 name_len_max=self._settings.name_len_max,
+                pinned=self._settings.service_nodes,
                 remembered=self._known_names.load(clock.now_s()),
                 fleet_writes=self._settings.fleet_writes,
                 pinning=self._pinning,
@@ -275,7 +277,7 @@ class Node:
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history))
         page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
         logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
-        for part in (self._handshake(), peers, pins, logins, node_status, probes, oauth, page):
+        for part in (self._handshake(), peers, pins, logins, node_status, probes, oauth, page, OpenApi(app)):
             app.add_routes(part.routes())
         runner = runner_of(
             app,

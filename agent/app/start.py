@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from agent.app.connect import ConnectFiles
 from agent.app.node import Node, servers_of
 from agent.app.sockets import bound_socket
+from agent.client.dial_guard import limit_dials
 from agent.config.load import Settings
 from agent.errors import ConfigRefused
 from agent.model import NodeIdentity
@@ -16,6 +17,7 @@ from agent.state.identity import default_node_name, open_state
 
 async def run_node(settings: Settings) -> int:
     """Run a node until SIGTERM or SIGINT; returns the exit code. Raises `ConfigRefused`."""
+    limit_dials(settings.dial_allow, settings.dial_deny)
     with ExitStack() as stack:
         listening = stack.enter_context(bound_socket(settings.host, settings.port, explicit=settings.port_explicit))
         port = listening.getsockname()[1]

@@ -15,7 +15,8 @@ from agent.audit.chain import ChainBroken, Head, checked, read_line
 from agent.audit.files import FILE_NAME, older_files
 from agent.cli.output import CliFailed, Exit, print_json
 from agent.cli.run import flags_of
-from agent.config.load import default_state_dir, find_values
+from agent.config.found import find_values
+from agent.config.load import default_state_dir
 from agent.harmless_text import one_line
 
 _MEMBERS: Final = ("seq", "time", "act", "who")

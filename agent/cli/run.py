@@ -10,16 +10,21 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import suppress
 
 from agent.cli.output import Exit, print_fault, print_json, print_table
-from agent.client.stdio.environment import command_fault
+from agent.client.stdio.environment import command_fault, is_inherited
+from agent.client.stdio.guardian import arm
 from agent.config.load import Settings, Shown, load_settings, shown
 from agent.config.servers_file import ServersFile, check_servers, leave_out_name_of_node, read_text
-from agent.config.table import SETTINGS
+from agent.config.table import SECRET_VARIABLES, SETTINGS
+from agent.config.variables import variables_in
 from agent.config.views_file import read_views
 from agent.descriptors import raise_limit
+from agent.errors import ConfigRefused
 from agent.logs import configure_logging, log_uncaught
 from agent.model import ServerSpec, StdioTarget
+from agent.process_secrets import keep_from_others
 
 
 def flags_of(args: Namespace) -> dict[str, str]:
@@ -111,6 +116,16 @@ def _servers(settings: Settings) -> ServersFile:
     return leave_out_name_of_node(file, settings.node_name, path)
 
 
+def _named_by_servers(settings: Settings) -> list[str]:
+    """The variables that servers are given: keys, mostly. What children inherit anyway is no secret."""
+    if settings.servers_file is None:
+        return []
+    with suppress(ConfigRefused):
+        text = read_text(settings.servers_file)
+        return [name for name in variables_in(text, with_default=True) if not is_inherited(name)]
+    return []  # The node says why.
+
+
 def _print_warnings(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
         print(f"warning: {warning}")
@@ -127,6 +142,8 @@ def run_node(args: Namespace) -> int:
         logging.getLogger("agent.config.load").warning("settings", extra={"warning": warning})
 
     raise_limit()
+    keep_from_others([*SECRET_VARIABLES, *_named_by_servers(settings)])
+    arm()
     from agent.app.start import run_node as run  # noqa: PLC0415 - after the logging, see above
 
     return asyncio.run(run(settings))

@@ -22,7 +22,7 @@ from agent import clock
 from agent.authority.grant import Grant
 from agent.cli.output import CliFailed, Exit, print_json, print_table
 from agent.cli.run import flags_of
-from agent.config.load import find_values
+from agent.config.found import find_values
 from agent.config.tokens_file import HASHES_MAX, NAME, NAME_RULE, SECTION, check_tokens, parse_moment
 from agent.errors import ConfigRefused
 from agent.state.durable_file import write_durably

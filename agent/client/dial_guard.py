@@ -1,8 +1,9 @@
-"""Which addresses may be dialled: a pure check of addresses and URLs, and a resolver that applies it to every dial.
+"""Which addresses may be dialled: a check of addresses and URLs, and a resolver that applies it to every dial.
 
 The REST edge and the configuration call `check_url`; the HTTP client calls it too and resolves names through
-`GuardedResolver` alone. The one rule: what was checked is what is dialled, so a name is resolved once per dial and the
-answer is filtered before it is used. Loopback and private ranges are fine.
+`GuardedResolver` alone. Loopback and private ranges are fine unless `limit_dials` says otherwise: that is set once, at
+the start of a node, for all that it dials. The one rule: what was checked is what is dialled, so a name is resolved
+once per dial and the answer is filtered before it is used.
 """
 
 import ipaddress
@@ -17,23 +18,33 @@ from aiohttp.resolver import ThreadedResolver
 from agent.errors import DialRefused
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 URL_LENGTH_MAX: Final = 2048  # Longer ones are refused by common proxies too.
 
 # Cloud metadata services: a caller that can make us dial one reads the machine's credentials.
-_METADATA: Final[frozenset[IpAddress]] = frozenset(
-    ipaddress.ip_address(text)
+_METADATA: Final[tuple[IpNetwork, ...]] = tuple(
+    ipaddress.ip_network(text)
     for text in (
         "169.254.169.254",  # AWS, Azure, Google, and most others
         "169.254.170.2",  # AWS ECS tasks
+        "169.254.170.23",  # AWS EKS pods
+        "169.254.42.42",  # Scaleway
+        "169.254.0.23",  # Tencent
         "168.63.129.16",  # Azure's wire server
         "100.100.100.200",  # Alibaba
-        "192.0.0.192",  # Oracle
-        "fd00:ec2::254",  # AWS over IPv6
+        "192.0.0.192",  # Oracle's classic cloud
+        "fd00:ec2::/32",  # AWS over IPv6: instances, pods, names, time
         "fd20:ce::254",  # Google over IPv6
+        "fd00:c1::a9fe:a9fe",  # Oracle over IPv6
+        "fd00:42::42",  # Scaleway over IPv6
+        "fd00:a9fe:a9fe::1",  # Akamai (Linode) over IPv6
+        "fd00:100::100:200",  # Alibaba over IPv6
+        "fe80::a9fe:a9fe",  # OpenStack over IPv6
     )
 )
 _NAT64: Final = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48"))
+_V4_TRANSLATED: Final = ipaddress.IPv6Network("::ffff:0:0:0/96")
 _V4_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
 _THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")
 _SITE_LOCAL: Final = ipaddress.IPv6Network("fec0::/10")
@@ -42,8 +53,18 @@ _SITE_LOCAL: Final = ipaddress.IPv6Network("fec0::/10")
 # with a digit cannot be a registered domain (WHATWG URL, "ends in a number").
 _NUMERIC_HOST: Final = re.compile(r"(?:^|\.)(?:0[xX][0-9a-fA-F]*|[0-9]+)\.?$")
 _DOTTED_QUAD: Final = re.compile(r"^(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})$")
-_NAME: Final = re.compile(r"^(?=.{1,253}\.?$)(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+$")
+# Each label but the last has its dot: without that, a search takes longer with each character than before it.
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME: Final = re.compile(rf"(?=.{{1,253}}\.?\Z)(?:{_LABEL}\.)*{_LABEL}\.?\Z")
 _FORBIDDEN_CHARACTERS: Final = re.compile(r"[\x00-\x20\x7f\\<>\"^`{|}]")
+
+# The ranges of `limit_dials`: those that alone may be dialled, where there are some, and those that may not.
+_limits: Final[dict[str, tuple[IpNetwork, ...] | None]] = {"allow": None, "deny": None}
+
+
+def limit_dials(allow: tuple[IpNetwork, ...] | None, deny: tuple[IpNetwork, ...]) -> None:
+    """Let this process dial addresses in `allow` alone (None: all), and none in `deny`."""
+    _limits.update(allow=allow, deny=deny)
 
 
 def refuse_address(ip: str) -> str | None:
@@ -56,6 +77,13 @@ def refuse_address(ip: str) -> str | None:
         reason = _refuse_plain(inner)
         if reason is not None:
             return reason
+        if any(inner in network for network in _limits["deny"] or ()):
+            return "is in a range of MESH_DIAL_DENY"
+    # Others that an address may lead to count for what is denied alone: the way to them is not what it says.
+    plain = getattr(address, "ipv4_mapped", None) or address
+    allow = _limits["allow"]
+    if allow is not None and not any(plain in network for network in allow):
+        return "is in no range of MESH_DIAL_ALLOW"
     return None
 
 
@@ -153,13 +181,13 @@ def _normal_form(parts: SplitResult, host: str, port: int | None) -> str:
 
 
 def _embedded(address: IpAddress) -> tuple[IpAddress, ...]:
-    """IPv4 addresses that an IPv6 one may lead to: mapped, compatible, 6to4, Teredo, NAT64."""
+    """IPv4 addresses that an IPv6 one may lead to: mapped, translated, compatible, 6to4, Teredo, NAT64."""
     if isinstance(address, ipaddress.IPv4Address):
         return ()
     found: list[IpAddress] = [inner for inner in (address.ipv4_mapped, address.sixtofour) if inner is not None]
     if address.teredo is not None:
         found.extend(address.teredo)
-    if any(address in network for network in _NAT64):
+    if any(address in network for network in (*_NAT64, _V4_TRANSLATED)):
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     if address in _V4_COMPATIBLE and int(address) > 1:
         found.append(ipaddress.IPv4Address(int(address)))
@@ -167,7 +195,7 @@ def _embedded(address: IpAddress) -> tuple[IpAddress, ...]:
 
 
 def _refuse_plain(address: IpAddress) -> str | None:
-    if address in _METADATA:
+    if any(address in network for network in _METADATA):
         return "is a cloud metadata service"
     if address.is_link_local or (address.version == 6 and address in _SITE_LOCAL):  # noqa: PLR2004 - the IP version
         return "is link-local"

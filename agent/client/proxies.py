@@ -78,7 +78,8 @@ def _proxy(variable: str, value: str) -> Proxy:
     try:
         parts = urlsplit(text)
         authority = parts.netloc.rpartition("@")[2]
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        # Bytes that are no UTF-8, of a variable or behind a `%`, stay what they are.
+        user, password = (unquote(part or "", errors="surrogateescape") for part in (parts.username, parts.password))
         port = parts.port or _PORT
     except ValueError:
         raise ProxyFault(f"{variable} is not a URL like http://proxy.example:3128") from None
@@ -90,7 +91,7 @@ def _proxy(variable: str, value: str) -> Proxy:
         raise ProxyFault(f"{variable} is not a URL like http://proxy.example:3128: {exc}") from None
     authorization = None
     if parts.username is not None:
-        authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
     return Proxy(host, port, variable, authorization)
 
 

@@ -1,19 +1,19 @@
-"""A node's settings: flag over environment over file over default, each value with its origin.
+"""A node's settings, each value with its origin (`agent.config.found`).
 
 Called by the command line, which hands the frozen `Settings` to `agent.app.node`; no other module reads settings.
 The one rule: a value that cannot be used is refused with its name, its origin and the fix, never replaced by a guess.
 """
 
-import difflib
 import os
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from agent.config.table import BY_NAME, CLIENT_VARIABLES, FILE_TWINS, SETTINGS, Setting
+from agent.config.found import Found, find_values, unknown_variables
+from agent.config.table import BY_NAME, FILE_TWINS, SETTINGS
 from agent.config.values import StaticPeer, is_loopback, parse_token
 from agent.errors import ConfigRefused
 from agent.model import MASK, TlsFiles, masked_url
@@ -23,113 +23,6 @@ if TYPE_CHECKING:
     from agent.authority.grant import NamedToken
     from agent.authority.oauth import OAuthRules
     from discovery.consul.environment import ConsulSettings
-
-
-_FILE_BYTES_MAX = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The text of one setting and where it was found. `explicit` is False for a default."""
-
-    name: str
-    text: str | None
-    origin: str
-    explicit: bool
-
-
-def find_values(flags: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, Found]:
-    """Find every setting of the table. Raises `ConfigRefused` for a bad file or for a value beside its file twin."""
-    layers = [
-        {
-            name: Found(name, text, f"flag {BY_NAME[name].flag or name}", explicit=True)
-            for name, text in flags.items()
-            if text.strip()
-        },
-        {
-            setting.name: Found(setting.name, text, f"environment {setting.env}", explicit=True)
-            for setting in SETTINGS
-            if (text := environ.get(setting.env, "").strip())
-        },
-    ]
-    config = next((layer["config_file"] for layer in layers if "config_file" in layer), None)
-    if config is not None and config.text is not None:
-        layers.append(_read_file(Path(config.text).expanduser(), config.origin))
-    return _merged(layers)
-
-
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Name each `MESH_…` variable that nothing reads, with the nearest one that something does."""
-    known = [*CLIENT_VARIABLES, *(setting.env for setting in SETTINGS)]
-    return [
-        f"environment variable {name} is not known{_nearest(name, known)}"
-        for name in sorted(environ)
-        if name.startswith("MESH_") and environ[name] and name not in known
-    ]
-
-
-def _merged(layers: list[dict[str, Found]]) -> dict[str, Found]:
-    """Let the first layer win; a value and its file twin are one thing, so the winner hides the other below it."""
-    merged: dict[str, Found] = {}
-    for layer in layers:
-        taken = set(merged)
-        for name, twin in FILE_TWINS.items():
-            if name in layer and twin in layer:
-                raise ConfigRefused(
-                    f"{name} ({layer[name].origin}) and {twin} ({layer[twin].origin}) are both set; remove one of them"
-                )
-            if name in taken or twin in taken:
-                taken |= {name, twin}
-        merged |= {name: found for name, found in layer.items() if name not in taken}
-    return {
-        setting.name: merged.get(setting.name, Found(setting.name, setting.default, "default", explicit=False))
-        for setting in SETTINGS
-    }
-
-
-def _read_file(path: Path, origin: str) -> dict[str, Found]:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_FILE_BYTES_MAX + 1)
-    except OSError as exc:
-        raise ConfigRefused(f"config_file ({origin}): {path} cannot be read: {exc.strerror}") from exc
-    if len(raw) > _FILE_BYTES_MAX:
-        raise ConfigRefused(f"config_file ({origin}): {path} is larger than {_FILE_BYTES_MAX} bytes")
-    try:
-        table = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise ConfigRefused(f"config_file ({origin}): {path} is not TOML: {exc}") from exc
-    found = {}
-    for name, value in table.items():
-        setting = BY_NAME.get(name)
-        if setting is None or name == "config_file":
-            # Refused, unlike an unknown variable: the file is ours alone, and a misspelt `token` would open the client.
-            raise ConfigRefused(f"{path}: {name} is not a setting{_nearest(name, BY_NAME)}")
-        text = _as_text(setting, value, path)
-        if text:
-            found[name] = Found(name, text, f"file {path}", explicit=True)
-    return found
-
-
-def _as_text(setting: Setting, value: Any, path: Path) -> str:
-    """Write a TOML value the way a variable has it, so that one parser judges both."""
-    match value:
-        case bool():
-            return "1" if value else "0"
-        case str() | int() | float():
-            return str(value).strip()
-        case list() if all(isinstance(part, str) for part in value):
-            return ",".join(value)
-        case dict() if all(isinstance(part, str) for part in value.values()):
-            return ",".join(f"{key}={part}" for key, part in value.items())
-        case _:
-            raise ConfigRefused(f"{path}: {setting.name} must be text, a number, true or false, or a list of texts")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
-
 
 __all__ = ["Settings", "StaticPeer", "load_settings", "read_token_file", "shown"]
 
@@ -151,6 +44,7 @@ class Settings:
     the app may call `read_token_file` again at any time.
     `state_dir_is_own`: an operator has named the folder, so it is this node's alone; the default one is its user's.
     `consul_environment`: Consul's variables for `shown`, masked. `origins`: of each field; `warnings`: for the log.
+    `environ`: what servers files find variables in, for ours forgets its secrets (`agent.process_secrets`).
     """
 
     host: str
@@ -176,6 +70,7 @@ class Settings:
     list_page_size: int
     name_len_max: int
     fleet_writes: tuple[str, ...]
+    service_nodes: Mapping[str, frozenset[str]]
     pinning: str
     weight: int
     service_name: str
@@ -190,6 +85,8 @@ class Settings:
     listen_cert: Path | None
     listen_key: Path | None
     listen_ca: Path | None
+    dial_allow: tuple[IPv4Network | IPv6Network, ...] | None
+    dial_deny: tuple[IPv4Network | IPv6Network, ...]
     proxy_peers: bool
     call_timeout_s: float
     cors_origins: tuple[str, ...]
@@ -206,6 +103,7 @@ class Settings:
     consul_environment: tuple[tuple[str, str], ...]
     origins: Mapping[str, str]
     warnings: tuple[str, ...]
+    environ: Mapping[str, str] = field(repr=False)
 
     @property
     def token(self) -> str | None:
@@ -259,6 +157,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         consul_environment=_consul_environment(environ),
         origins=MappingProxyType(origins),
         warnings=(*unknown_variables(environ), *_warnings(values, tokens)),
+        environ=MappingProxyType(dict(environ)),
     )
 
 
@@ -442,9 +341,9 @@ def _shown(value: Any) -> Shown:
             return None
         case bool() | int() | float():
             return value
+        case dict():
+            return ",".join(f"{name}={'+'.join(sorted(nodes))}" for name, nodes in value.items()) or None
         case tuple():
-            return ",".join(
-                f"{part.name}={masked_url(part.url)}" if isinstance(part, StaticPeer) else str(part) for part in value
-            )
+            return ",".join(map(_shown_part, value))
         case _:
             return str(value)

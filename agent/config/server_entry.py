@@ -52,9 +52,12 @@ _MISSED = {
         "signs in, which a node does by oauth alone: write that, or a token into headers or env",
     ),
 }
-_MESH_KEYS = frozenset({"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol", "tls", "tags"})
+_MESH_KEYS = frozenset(
+    {"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol", "tls", "tags", "user"}
+)
 _PROTOCOLS = (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
 _TLS_KEYS = ("ca", "cert", "key")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ENV_FILE_BYTES_MAX = 1024 * 1024
 # `timeout` is milliseconds to Claude Code, Gemini CLI, FastMCP and Amazon Q, seconds (at most an hour) to Cline and Roo
@@ -130,6 +133,7 @@ def as_entry(spec: ServerSpec) -> Json:
         "protocol": spec.protocol,
         "tags": list(spec.tags) or None,
         "tls": _tls_entry(target),
+        "user": target.user if isinstance(target, StdioTarget) else None,
     }
     optional |= {"disabled": not spec.enabled, "mesh": {key: value for key, value in mesh.items() if value is not None}}
     return entry | {key: value for key, value in optional.items() if value}
@@ -303,7 +307,7 @@ class _Reader:
         table = self.table("mesh")
         for key in table:
             if key not in _MESH_KEYS:
-                known = "scope, call_timeout_s, start_timeout_s, sticky, sessions, protocol, tls and tags"
+                known = "scope, call_timeout_s, start_timeout_s, sticky, sessions, protocol, tls, tags and user"
                 self.fault((*at, key), f"is not known; mesh has {known}")
         scope = table.get("scope", spec.scope)
         if scope not in list(ServerScope):
@@ -327,6 +331,8 @@ class _Reader:
         target = spec.target
         if "tls" in table:
             target = self.with_tls((*at, "tls"), table["tls"], target)
+        if "user" in table:
+            target = self.with_user((*at, "user"), table["user"], target)
         return replace(
             spec,
             target=target,
@@ -359,6 +365,14 @@ class _Reader:
         if self.enabled and target.url.startswith("http:"):
             self.note("mesh", "has tls, which does nothing for a url with http:")
         return replace(target, tls=files) if paths else target
+
+    def with_user(self, at: JsonPath, value: Any, target: StdioTarget | HttpTarget) -> StdioTarget | HttpTarget:
+        """The target with the account that it runs as; whether there is one, its start says."""
+        if not isinstance(value, str) or not _USER.fullmatch(value) or not isinstance(target, StdioTarget):
+            is_child = isinstance(target, StdioTarget)
+            self.fault(at, "must be the name or number of a user, in quotes" if is_child else "is for a command")
+            return target
+        return replace(target, user=value)
 
     def tags(self, at: JsonPath, value: Any) -> tuple[str, ...]:
         if value is None:

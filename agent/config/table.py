@@ -16,6 +16,7 @@ from agent.config.values import (
     parse_hosts,
     parse_name,
     parse_name_len,
+    parse_networks,
     parse_origins,
     parse_path,
     parse_patterns,
@@ -23,6 +24,7 @@ from agent.config.values import (
     parse_port,
     parse_seconds,
     parse_service_name,
+    parse_service_nodes,
     parse_token,
     parse_weight,
 )
@@ -216,6 +218,14 @@ SETTINGS: tuple[Setting, ...] = (
         " wrong call does it everywhere.",
     ),
     Setting(
+        "service_nodes",
+        parse_service_nodes,
+        "",
+        "Which nodes may serve a name of scope `service`, as `name=ID` or `name=ID+ID`, parted by commas; IDs as"
+        " `mesh-agent status` shows them. What others offer under such a name, plain peers and this node included, is"
+        " refused and shown as a conflict. Names that are not listed go to any node of the mesh that has them.",
+    ),
+    Setting(
         "pinning",
         one_of("off", "warn", "block"),
         "warn",
@@ -322,6 +332,22 @@ SETTINGS: tuple[Setting, ...] = (
         unset_means="no certificate is asked for",
     ),
     Setting(
+        "dial_allow",
+        parse_networks,
+        None,
+        "Ranges of addresses (`10.0.0.0/8, fd00::/8, 127.0.0.1`), parted by commas: servers by URL, peers, proxies and"
+        " issuers of tokens are dialled in these alone, and this machine's own addresses count like any others. Consul"
+        " is dialled wherever its own variables say.",
+        unset_means="all but metadata services, link-local, multicast and unspecified ones, which are never dialled",
+    ),
+    Setting(
+        "dial_deny",
+        parse_networks,
+        "",
+        "Ranges that are not dialled, whatever `dial_allow` says: networks that this node can reach, with services that"
+        " trust all that can. A name is refused where all its addresses are.",
+    ),
+    Setting(
         "proxy_peers",
         parse_flag,
         "0",
@@ -401,5 +427,7 @@ SETTINGS: tuple[Setting, ...] = (
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 # Value and file are two ways to say one thing, so they are looked up together.
 FILE_TWINS = {"token": "token_file", "peer_token": "peer_token_file"}
+# What a node reads once, at its start, and no library or child needs.
+SECRET_VARIABLES = (*(setting.env for setting in SETTINGS if setting.secret), "CONSUL_HTTP_TOKEN", "CONSUL_HTTP_AUTH")
 # Read by the command line's clients, not by a node.
 CLIENT_VARIABLES = ("MESH_URL",)

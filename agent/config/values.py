@@ -23,6 +23,7 @@ _HOST_PATTERN = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
 _SERVICE_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # A DNS label: Consul answers DNS questions too.
+_NODE_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
 
@@ -100,6 +101,14 @@ def parse_hosts(text: str) -> tuple[str, ...]:
     return tuple(parse_host(part).lower().rstrip(".") for part in _parts(text))
 
 
+def parse_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Ranges of addresses, or single ones, parted by commas."""
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _parts(text))
+    except ValueError as exc:
+        raise ValueError(f"must be ranges like 10.0.0.0/8, fd00::/8 or 192.0.2.7, parted by commas: {exc}") from None
+
+
 def parse_port(text: str) -> int:
     """A TCP port, 1 to 65535."""
     port_max = 65_535
@@ -153,7 +162,10 @@ def parse_path(text: str) -> Path:
     """A file or folder; a leading `~` is the user's home."""
     if "\0" in text:
         raise ValueError("must be a path")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("names the home folder of a user that this machine does not have") from None
 
 
 def parse_token(text: str) -> str:
@@ -192,6 +204,20 @@ def parse_peers(text: str) -> tuple[StaticPeer, ...]:
             raise ValueError(f"names {name} twice")
         peers[name] = StaticPeer(name, url)
     return tuple(peers.values())
+
+
+def parse_service_nodes(text: str) -> dict[str, frozenset[str]]:
+    """Names of services, and the IDs of the nodes that may serve each of them."""
+    pins: dict[str, frozenset[str]] = {}
+    for part in _parts(text):
+        name, equals, ids = (word.strip() for word in part.partition("="))
+        nodes = frozenset(one.strip().lower() for one in ids.split("+"))
+        if not equals or name_fault(name) or not all(_NODE_ID.fullmatch(one) for one in nodes):
+            raise ValueError("must be name=ID or name=ID+ID, parted by commas, with node IDs as `status` shows them")
+        if name in pins:
+            raise ValueError(f"names {name} twice")
+        pins[name] = nodes
+    return pins
 
 
 def one_of(*words: str) -> Callable[[str], str]:

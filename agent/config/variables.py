@@ -73,11 +73,11 @@ def untouched(text: str) -> Expanded:
     return Expanded(text)
 
 
-def variables_in(text: str) -> tuple[str, ...]:
-    """Name the environment variables that `text` cannot do without."""
+def variables_in(text: str, *, with_default: bool = False) -> tuple[str, ...]:
+    """Name the environment variables that `text` cannot do without, or with those that have a default."""
     bodies = [match.group(1) for match in _FORM.finditer(text)]
     named = [_name_and_default(body) for body in bodies if body and body not in _SAME_EVERYWHERE]
-    return tuple(name for name, default in named if name and default is None)
+    return tuple(name for name, default in named if name and (with_default or default is None))
 
 
 def form_fault(body: str) -> str:

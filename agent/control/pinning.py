@@ -17,9 +17,9 @@ from typing import Final
 
 from agent.errors import OverrideRefused
 from agent.model import Json, Offer
-from agent.pins.book import FIRST_SIGHT, Judgement, Key, Pin, entries_of, judge
+from agent.pins.book import FIRST_SIGHT, Key, Pin
 from agent.pins.definition import difference, digest
-from agent.pins.suspicion import suspicions
+from agent.pins.look import REPORTS_MAX, Look, Report, is_large, look
 from agent.routing.table import Contribution, ContributionKind, RouteKind
 from agent.state.pins import load_pins, save_pins
 
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 # First sights come in bursts; what a crash loses is seen for the first time again.
 WRITE_PAUSE_S: Final = 5.0
-# Reading a definition takes a tenth of a millisecond: smaller offers hold up the event loop for 50 ms at most.
-LARGE: Final = 500
 _LOGGED_LINES_MAX: Final = 12
 
 Blocked = Mapping[tuple[RouteKind, str], str]
@@ -85,15 +83,19 @@ class Pinning:
     async def look_at_large(self, contributions: Iterable[Contribution]) -> None:
         """Look at new large offers in threads, so that `blocked` need not."""
         for part in contributions:
-            if self._is_new(part) and len(part.offer.tools) + len(part.offer.prompts) > LARGE:
-                source = _source(part)
-                judgement = await asyncio.to_thread(judge, dict(self._pins), source, part.offer)
-                self._take(part, judgement)
+            if self.waits(part):
+                known = self._known(part)
+                found = await asyncio.to_thread(look, dict(self._pins), known, _source(part), part.offer)
+                self._take(part, found)
+
+    def waits(self, part: Contribution) -> bool:
+        """Whether this contribution has come since `look_at_large`, and is too large to be looked at meanwhile."""
+        return self._is_new(part) and is_large(part.offer)
 
     def blocked(self, part: Contribution) -> Blocked:
         """What to leave out of this contribution, and why."""
         if self._is_new(part):
-            self._take(part, judge(self._pins, _source(part), part.offer))
+            self._take(part, look(self._pins, self._known(part), _source(part), part.offer))
         judged = self._judged.get(part.backend_key)
         if judged is None or self.mode is not PinMode.BLOCK:
             return _NOTHING
@@ -117,29 +119,36 @@ class Pinning:
         """How many definitions look as if they were to steer a model."""
         return sum(len(judged.suspected) for judged in self._judged.values())
 
-    def pins(self) -> list[Json]:
+    async def pins(self) -> list[Json]:
         """Every pin."""
-        return [
-            _named(key) | {"digest": pin.digest, "since": pin.since, "by": pin.by}
-            for key, pin in sorted(self._pins.items())
-        ]
+        pins = dict(self._pins)
+        return await asyncio.to_thread(
+            lambda: [
+                _named(key) | {"digest": pin.digest, "since": pin.since, "by": pin.by}
+                for key, pin in sorted(pins.items())
+            ]
+        )
 
     def changed(self) -> list[Json]:
         """Every definition that is not the pinned one, without the difference, which takes longer to find."""
         return [self._shown(key, change) for key, change in self._wanted(None, None)]
 
-    def changes(self, source: str | None = None, name: str | None = None) -> list[Json]:
+    async def changes(self, source: str | None = None, name: str | None = None) -> list[Json]:
         """Every definition that is not the pinned one, with the difference; of one server, or of one name there."""
-        return [
-            self._shown(key, change)
-            | {
-                "digest": digest(change.content),
-                "pinned": {"digest": pin.digest, "since": pin.since, "by": pin.by},
-                "difference": difference(pin.content, change.content),
-            }
-            for key, change in self._wanted(source, name)
-            if (pin := self._pins.get(key)) is not None
+        wanted = [
+            (key, change, pin) for key, change in self._wanted(source, name) if (pin := self._pins.get(key)) is not None
         ]
+        return await asyncio.to_thread(
+            lambda: [
+                self._shown(key, change)
+                | {
+                    "digest": digest(change.content),
+                    "pinned": {"digest": pin.digest, "since": pin.since, "by": pin.by},
+                    "difference": difference(pin.content, change.content),
+                }
+                for key, change, pin in wanted
+            ]
+        )
 
     def suspected(self) -> list[Json]:
         """Every definition that looks as if it were to steer a model, and why."""
@@ -211,9 +220,13 @@ class Pinning:
         judged = self._judged.get(part.backend_key)
         return judged is None or judged.offer != part.offer
 
-    def _take(self, part: Contribution, judgement: Judgement) -> None:
+    def _known(self, part: Contribution) -> dict[Key, bytes]:
+        before = self._judged.get(part.backend_key)
+        return {} if before is None else {key: change.content for key, change in before.changes.items()}
+
+    def _take(self, part: Contribution, found: Look) -> None:
         now, source, before = _now(), _source(part), self._judged.get(part.backend_key)
-        known = {} if before is None else before.changes
+        known, judgement = {} if before is None else before.changes, found.judgement
         for key, content in judgement.new.items():
             self._pins.setdefault(key, Pin(content, now, FIRST_SIGHT))
         if judgement.new:
@@ -221,36 +234,19 @@ class Pinning:
             log.info(
                 "MCP definitions pinned at first sight", extra={"server": source, "definitions": len(judgement.new)}
             )
-        changes = {}
+        changes, fresh = dict[Key, Change](), 0
         for key, content in judgement.changed.items():
-            if (old := known.get(key)) is not None and old.content == content:
-                changes[key] = old
-            else:
-                changes[key] = Change(content, now)
-                self._tell(key, content)
-        for key in known.keys() - changes.keys():
+            if self._pins[key].content == content:
+                continue  # Approved while the offer was looked at.
+            old = known.get(key)
+            if old is None or old.content != content:
+                old, fresh = Change(content, now), fresh + 1
+            changes[key] = old
+        _report_changes(source, found.reports, fresh, self.mode is PinMode.BLOCK, self._note)
+        for key in sorted(known.keys() - changes.keys())[:REPORTS_MAX]:
             log.info("MCP definition is as it was pinned again", extra={"server": source, "entry": key.name})
-        suspected = self._suspected(part, source, before)
-        self._judged[part.backend_key] = _Judged(part.offer, changes, judgement.unpinned, suspected)
-
-    def _tell(self, key: Key, content: bytes) -> None:
-        lines = difference(self._pins[key].content, content)[:_LOGGED_LINES_MAX]
-        known = {"server": key.source, "kind": key.kind.value, "entry": key.name, "blocked": self.mode is PinMode.BLOCK}
-        log.warning("MCP definition is not the pinned one", extra={**known, "difference": "\n".join(lines)})
-        self._note("definition.changed", "node", **known, digest=digest(content))
-
-    def _suspected(self, part: Contribution, source: str, before: _Judged | None) -> Mapping[Key, tuple[str, ...]]:
-        tools = {(key.source, key.name) for key in self._pins if key.kind is RouteKind.TOOL}
-        elsewhere = {name for owner, name in tools if owner != source and (source, name) not in tools}
-        known = {} if before is None else before.suspected
-        found: dict[Key, tuple[str, ...]] = {}
-        for key, entry in entries_of(source, part.offer):
-            if why := tuple(suspicions(key.kind, entry, elsewhere)):
-                found[key] = why
-                if known.get(key) != why:
-                    extra = {"server": source, "kind": key.kind.value, "entry": key.name, "reason": "; ".join(why)}
-                    log.warning("MCP definition looks as if it were to steer a model", extra=extra)
-        return found
+        _report_suspected(source, found.suspected, {} if before is None else before.suspected)
+        self._judged[part.backend_key] = _Judged(part.offer, changes, judgement.unpinned, found.suspected)
 
     def _shown(self, key: Key, change: Change) -> Json:
         return _named(key) | {"blocked": self.mode is PinMode.BLOCK, "since": change.since}
@@ -261,6 +257,31 @@ class Pinning:
             (pair for pair in found if source in (None, pair[0].source) and name in (None, pair[0].name)),
             key=lambda pair: pair[0],
         )
+
+
+def _report_changes(
+    source: str, reports: Mapping[Key, Report], count: int, blocked: bool, note: Callable[..., None]
+) -> None:
+    """Log and record the first of `count` changes, and how many more there are."""
+    for key, one in reports.items():
+        known = {"server": source, "kind": key.kind.value, "entry": key.name, "blocked": blocked}
+        lines = "\n".join(one.lines[:_LOGGED_LINES_MAX])
+        log.warning("MCP definition is not the pinned one", extra={**known, "difference": lines})
+        note("definition.changed", "node", **known, digest=one.digest)
+    if count > len(reports):
+        rest = {"server": source, "definitions": count - len(reports), "blocked": blocked}
+        log.warning("more MCP definitions are not the pinned ones", extra=rest)
+        note("definition.changed", "node", **rest)
+
+
+def _report_suspected(source: str, found: Mapping[Key, tuple[str, ...]], known: Mapping[Key, tuple[str, ...]]) -> None:
+    fresh = [(key, why) for key, why in found.items() if known.get(key) != why]
+    for key, why in fresh[:REPORTS_MAX]:
+        extra = {"server": source, "kind": key.kind.value, "entry": key.name, "reason": "; ".join(why)}
+        log.warning("MCP definition looks as if it were to steer a model", extra=extra)
+    if len(fresh) > REPORTS_MAX:
+        extra = {"server": source, "definitions": str(len(fresh) - REPORTS_MAX)}
+        log.warning("more MCP definitions look as if they were to steer a model", extra=extra)
 
 
 def _source(part: Contribution) -> str:

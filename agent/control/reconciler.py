@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from agent import clock
 from agent.config.values import StaticPeer
@@ -82,6 +82,7 @@ class Mesh:
         hooks: MeshHooks,
         waits_for_catalog: bool = False,
         name_len_max: int = PUBLIC_NAME_LEN_MAX,
+        pinned: Mapping[str, frozenset[str]] = MappingProxyType({}),
         remembered: Mapping[tuple[RouteKind, str], Route] | None = None,
         fleet_writes: Sequence[str] = (),
         pinning: Pinning | None = None,
@@ -103,6 +104,7 @@ class Mesh:
         self.maintenance = Maintenance()
         self._supervisor = supervisor
         self._store = store
+        self._for_tables: Final[dict[str, Any]] = {"name_len_max": name_len_max, "pinned": pinned}
         self._name_len_max = name_len_max
         self._remembered = remembered or {}
         self._fleet_writes = tuple(fleet_writes)
@@ -307,12 +309,18 @@ class Mesh:
 
     def _contributed(self) -> tuple[Contribution, ...]:
         connected = sorted((view for view in self.views() if view.connected), key=lambda view: view.key)
-        parts = [replace(contribution_of(view, self.own), name_len_max=self._name_len_max) for view in connected]
-        if self._pinning is None:
+        parts = [replace(contribution_of(view, self.own), **self._for_tables) for view in connected]
+        pinning, before = self._pinning, {part.backend_key: part for part in self._contributions}
+        if pinning is None:
             return tuple(parts)
-        return tuple(
-            replace(part, blocked=blocked) if (blocked := self._pinning.blocked(part)) else part for part in parts
-        )
+        found: list[Contribution] = []
+        for part in parts:
+            if not pinning.waits(part):
+                found.append(replace(part, blocked=blocked) if (blocked := pinning.blocked(part)) else part)
+            elif part.backend_key in before:
+                # Too large to be looked at here, it stays as it was: the change that brought it wakes the mesh again.
+                found.append(before[part.backend_key])
+        return tuple(found)
 
     async def _rebuild_routes(self) -> None:
         if self._pinning is not None:

@@ -45,7 +45,8 @@ class PageRoutes:
             web.get("/ui/{name}", self._file),
             web.post(LOGIN_PATH, self._login),
             web.post(LOGOUT_PATH, self._logout),
-            web.get(EVENTS_PATH, self._events),
+            # An answer to HEAD has no body, and this one is nothing else.
+            web.get(EVENTS_PATH, self._events, allow_head=False),
         ]
 
     async def _index(self, request: web.Request) -> web.Response:

@@ -6,7 +6,7 @@ takes nothing away.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from agent.model import Json
@@ -51,35 +51,44 @@ _RULES: Final = tuple(
         ),
     )
 )
-# A shorter name, or one of letters alone, is a word that any text may have.
+# A shorter name, or one of letters alone, is a word that any text may have; a longer one is no name that clients take.
 _TELLING_LEN_MIN: Final = 6
+_TELLING_LEN_MAX: Final = 128
 _TELLING: Final = re.compile(r"[a-zA-Z][\w-]*(?:[_-]|[a-z][A-Z])[\w-]*")
 _WORD: Final = re.compile(r"[A-Za-z][\w-]*")
 _TEXT_CHARS_MAX: Final = 100_000
+# A search holds up all threads until it ends, 30 ms for so much of the worst text. What a rule finds is shorter than
+# what two pieces have in common.
+_PIECE_CHARS: Final = 20_000
+_COMMON_CHARS: Final = 400
 # More than a few say nothing new.
 NAMED_MAX: Final = 3
 
 
-def suspicions(kind: RouteKind, definition: Json, names_elsewhere: Collection[str]) -> list[str]:
+def telling_names(names: Iterable[str]) -> frozenset[str]:
+    """Those of these names of tools that no text has by chance."""
+    short = (name for name in names if _TELLING_LEN_MIN <= len(name) <= _TELLING_LEN_MAX)
+    return frozenset(name for name in short if _TELLING.fullmatch(name) is not None)
+
+
+def suspicions(kind: RouteKind, definition: Json, names_elsewhere: frozenset[str]) -> list[str]:
     """What an operator should look at, a phrase each; empty for nothing.
 
-    `names_elsewhere`: the tools of other servers, by their own names.
+    `names_elsewhere`: the tools of other servers, by their own names, as far as `telling_names` has them.
     """
     texts = "\n".join(text for name in PINNED[kind] if name != "name" for text in _texts(definition.get(name)))
     texts = texts[:_TEXT_CHARS_MAX]
     found = []
     if _HIDDEN.search(_FLAG.sub("", texts)) is not None:
         found.append("hidden characters")
-    found += [about for about, rule in _RULES if rule.search(texts) is not None]
+    places = range(0, max(1, len(texts) - _COMMON_CHARS), _PIECE_CHARS)
+    pieces = [texts[place : place + _PIECE_CHARS + _COMMON_CHARS] for place in places]
+    found += [about for about, rule in _RULES if any(rule.search(piece) is not None for piece in pieces)]
     words = set(_WORD.findall(texts))
-    named = sorted(words.intersection(name for name in names_elsewhere if _is_telling(name)))
+    named = sorted(words & names_elsewhere)
     own = definition.get("name")
     found += [f"the name of another server's tool, {name}" for name in named if name != own][:NAMED_MAX]
     return found
-
-
-def _is_telling(name: str) -> bool:
-    return len(name) >= _TELLING_LEN_MIN and _TELLING.fullmatch(name) is not None
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -34,10 +34,10 @@ class PinsApi:
     async def show(self, request: web.Request) -> web.Response:
         """GET /api/v1/mcp/pins; `server` and `name` choose among the changes."""
         query = request.query
-        changes = self._pinning.changes(query.get("server"), query.get("name"))
+        changes = await self._pinning.changes(query.get("server"), query.get("name"))
         data = {
             "mode": self._pinning.mode.value,
-            "pins": self._pinning.pins(),
+            "pins": await self._pinning.pins(),
             "changed": changes,
             "suspected": self._pinning.suspected(),
         }

@@ -163,6 +163,7 @@ class _Reading:
 
     def _take(self, kind: RouteKind, entry: Json, name: str, origin: Origin) -> None:
         namings = self._namings_of(origin)
+        self._check_pin(origin, namings[0].parts[0], name)
         listed_as = _named(kind, namings[0].parts, origin.tool)
         imported = self._contribution.kind is ContributionKind.MESH_PEER
         if imported and not _may_be_named(name, kind, namings[0].parts, origin.tool):
@@ -210,6 +211,18 @@ class _Reading:
             # A server that lists no resource may link to one in a result.
             knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])
             self._claim(naming, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
+
+    def _check_pin(self, origin: Origin, root: str, name: str) -> None:
+        """Refuse, by raising `Refused`, what is served under a name that is pinned to other nodes.
+
+        A gateway that tells of a pinned node has to be one itself: its word is all that there is.
+        """
+        nodes, contribution = self._contribution.pinned.get(root), self._contribution
+        if nodes is None:
+            return
+        told = {origin.node.node_id, contribution.node.node_id if contribution.node is not None else ""}
+        if origin.scope != ServerScope.SERVICE or not told <= nodes:
+            raise Refused(ConflictReason.PINNED, name)
 
     def _place(self, naming: Naming, origin: Origin, about: Json) -> Route:
         replica = self._replica("", origin, public_name(*naming.parts))

@@ -62,6 +62,7 @@ class ConflictReason(StrEnum):
     MALFORMED = "malformed"  # a peer tells an origin that is none
     DUPLICATE = "duplicate"  # a backend lists one name twice
     LIMIT = "limit"  # more than we take from one backend
+    PINNED = "pinned"  # an operator has said which nodes may serve this name, and it is none of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class Contribution:
     `scope` and `sticky` are set for servers. `peer_scope` MESH: the peer is a gateway and may list other nodes' things.
     `has_tasks`: it announces that calls may be answered with tasks. `name_len_max`: of the names that clients see.
     `about`: its word of itself (`agent.routing.about`); a mesh peer's has no place, its servers speak for themselves.
-    `blocked`: entries that are left out, by kind and their own name, and why.
+    `blocked`: entries that are left out, by kind and their own name, and why. `pinned`: the IDs of the nodes that may
+    serve a name, by name; of the others, all may.
     """
 
     backend_key: str
@@ -88,6 +90,7 @@ class Contribution:
     name_len_max: int = PUBLIC_NAME_LEN_MAX
     about: Json = field(default_factory=dict)
     blocked: Mapping[tuple[RouteKind, str], str] = field(default_factory=dict)
+    pinned: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

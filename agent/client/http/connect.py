@@ -30,9 +30,10 @@ from agent.client.negotiation import (
 )
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import OnServerRequest, ServerInfo
+from agent.client.sessions.dedicated import OnNotice, OpenSession, SessionRefused
 from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.client.sessions.pool import OnNotice, OpenSession, SessionLimits, SessionRefused
+from agent.client.sessions.pool import SessionLimits
 from agent.client.sessions.router import SessionRouter, asking
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS

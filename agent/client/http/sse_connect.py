@@ -17,9 +17,9 @@ from agent.client.http.stateless import HttpStatelessClient
 from agent.client.negotiation import forced_in_vain, refuses_initialize
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import OnServerRequest
+from agent.client.sessions.dedicated import OnNotice, SessionRefused
 from agent.client.sessions.dual_era import DualEraRouter
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.client.sessions.pool import OnNotice, SessionRefused
 from agent.client.sessions.router import SessionRouter, asking
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS

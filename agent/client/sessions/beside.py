@@ -19,15 +19,9 @@ from agent.client.legacy_notifications import SUBSCRIBE, SUBSCRIBE_TIMEOUT_S, UN
 from agent.client.protocol import McpClient, Request, why_lost
 from agent.client.server_info import ServerInfo
 from agent.client.sessions.calls import SessionCalls
+from agent.client.sessions.dedicated import SESSION_ENDED, OpenSession, SessionClient, SessionRefused
 from agent.client.sessions.pending_call import OnPending
-from agent.client.sessions.pool import (
-    SESSION_ENDED,
-    OpenSession,
-    SessionClient,
-    SessionLimits,
-    SessionPool,
-    SessionRefused,
-)
+from agent.client.sessions.pool import SessionLimits, SessionPool
 from agent.client.streams import RESOURCES, SESSIONS, UPDATED, Updates
 from agent.errors import CallNotSent
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY

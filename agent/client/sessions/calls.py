@@ -10,24 +10,19 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from agent import clock
+from agent.authority.caller import caller
 from agent.client import jsonrpc
 from agent.client.protocol import Request, shown_s
 from agent.client.server_info import OnNotification
+from agent.client.sessions.dedicated import DedicatedSession, SessionClient, SessionRefused
 from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, OnPending, PendingCall, PendingResult
-from agent.client.sessions.pool import (
-    DedicatedSession,
-    SessionClient,
-    SessionPool,
-    SessionRefused,
-    StartTask,
-    over_share,
-)
+from agent.client.sessions.pool import SessionPool, StartTask
+from agent.client.sessions.shares import greedy, quota
 from agent.client.streaming import lift
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
 from agent.model import PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
@@ -72,10 +67,13 @@ class PendingCalls:
 
         For that, the call that a caller with more than its share has left unanswered longest may be given up.
         """
-        if len(self._calls) < PENDING_MAX:
+        owners, grant = [call.owner for call, _ in self._calls.values()], caller().grant
+        own = [owner for owner in owners if owner.token == grant.name]
+        has_quota = grant.named and len(own) >= quota(PENDING_MAX)
+        if len(owners) < PENDING_MAX and not has_quota:
             return True
-        greedy = over_share(Counter(call.caller for call, _ in self._calls.values()), PENDING_MAX)
-        since_s = {state: call.away_since_s or 0.0 for state, (call, _) in self._calls.items() if call.caller in greedy}
+        over = frozenset(own) if has_quota else greedy(owners, PENDING_MAX)
+        since_s = {state: call.away_since_s or 0.0 for state, (call, _) in self._calls.items() if call.owner in over}
         state = min(since_s, key=since_s.__getitem__)
         if since_s[state] + CONTESTED_PATIENCE_S > clock.now_s():
             self._on_pending("refused", 0)
@@ -217,13 +215,13 @@ class SessionCalls:
         If the caller accepts server requests now, those that follow make the result `input_required`, as a call's; else
         they wait for the caller's next call.
         """
-        caller = request.affinity
+        affinity = request.affinity
         complete: Json = {"resultType": "complete"}
         if not can_be_asked:
             assert session.client is not None, "it is open"
             await session.client.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
             return complete
-        call = PendingCall(session.features, caller)
+        call = PendingCall(session.features, affinity)
 
         async def send(client: SessionClient) -> Json:
             await client.answer(ROOTS_CHANGED, timeout_s=FAREWELL_TIMEOUT_S)
@@ -231,7 +229,7 @@ class SessionCalls:
             await call.settled()
             return complete
 
-        call.task = self._start_task(self._serve(call, caller, send), "notify a server of changed roots")
+        call.task = self._start_task(self._serve(call, affinity, send), "notify a server of changed roots")
         return await self._attend(call, request)
 
     async def retry(self, request: Request) -> Json:

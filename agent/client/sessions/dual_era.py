@@ -21,8 +21,9 @@ from agent.client.protocol import McpClient, Request
 from agent.client.server_info import OnServerRequest
 from agent.client.sessions.beside import LISTS, BesideSessions, features_of, grouped
 from agent.client.sessions.calls import is_pending_state
+from agent.client.sessions.dedicated import OnNotice, OpenSession, SessionClient, SessionRefused
 from agent.client.sessions.pending_call import OnPending
-from agent.client.sessions.pool import OnNotice, OpenSession, SessionClient, SessionLimits, SessionRefused
+from agent.client.sessions.pool import SessionLimits
 from agent.errors import AuthRefused, CallNotSent, RpcError
 from agent.model import CLIENT_METHOD, Json
 from agent.rpc_codes import INTERNAL_ERROR

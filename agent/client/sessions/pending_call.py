@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
+from agent.authority.caller import caller as present_caller
 from agent.client import jsonrpc
 from agent.client.capabilities import refusal
 from agent.client.event import Event
 from agent.client.negotiation import PING
 from agent.client.server_info import OnNotification
 from agent.client.sessions.client_tasks import TASK_REQUESTS, ClientTask, ClientTasks
+from agent.client.sessions.shares import Owner
 from agent.client.streaming import LargeResult, MakeRewriter, ResultStream
 from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, AnswerCut, CallOutcomeUnknown, MeshError, RpcError
 from agent.lossless_json.exact import is_deeper_than
@@ -98,7 +100,7 @@ class PendingCall:
 
     def __init__(self, features: Json, caller: str | None = None) -> None:
         self.features = features
-        self.caller = caller
+        self.owner = Owner(present_caller().grant.name, caller)
         self.answered = False
         self.away_since_s: float | None = None
         self.given_up: MeshError | None = None

@@ -11,38 +11,39 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Hashable
+from contextlib import asynccontextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 import orjson
 
 from agent import clock
-from agent.client import jsonrpc
-from agent.client.capabilities import permits_requests
+from agent.authority.caller import caller
 from agent.client.event import Event
-from agent.client.negotiation import PING
-from agent.client.protocol import McpClient, Request, Requester, why_lost
-from agent.client.server_info import ListenNotSupported, OnNotification, OnServerRequest
+from agent.client.protocol import why_lost
+from agent.client.server_info import ListenNotSupported, OnNotification
+from agent.client.sessions.dedicated import (
+    SESSION_ENDED,
+    DedicatedSession,
+    OpenSession,
+    SessionClient,
+    SessionRefused,
+)
 from agent.client.sessions.pending_call import (
     CONTESTED_PATIENCE_S,
-    SERVER_REQUESTS_MAX,
     OnPending,
-    PendingCall,
-    TakesAnswers,
 )
-from agent.client.streams import SESSIONS, UPDATED
+from agent.client.sessions.shares import greedy, quota, yielding
+from agent.client.streams import SESSIONS
 from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.model import CHANGE_META_KEY, Json
-from agent.rpc_codes import INVALID_PARAMS, INVALID_REQUEST
+from agent.rpc_codes import INVALID_PARAMS
 
 log = logging.getLogger(__name__)
 
-# To refuse server requests from before a call.
-EARLY_TIMEOUT_S: Final = 1.0
 # A server may use the session's standing stream, so a call waits for it; not for one that never opens.
 STREAM_WAIT_S: Final = 2.0
 # A stream that ends is opened again, ever more slowly.
@@ -53,121 +54,15 @@ FEATURES_BYTES_MAX: Final = 8 << 10
 # How often a waiting call looks for sessions to reclaim at most, while one of them is ending.
 POLL_AGAIN_MIN_S: Final = 1.0
 
-_NO_CALL: Final = (INVALID_REQUEST, "No request of this session is under way; ask while one is")
-
-
-ELICITED: Final = "notifications/elicitation/complete"
-# What a server tells in a session about more than a call.
-TOLD_BESIDE_CALLS: Final = frozenset({ELICITED, UPDATED})
-SESSION_ENDED: Final = "mesh-agent/session-ended"
 # A session that gained something is kept, unused, as long as a node keeps its client's own.
 GAINED_IDLE_S: Final = 1_800.0
-
-T = TypeVar("T")
 
 StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
-class SessionRefused(MeshError):
-    """The server does not open a second session. Never leaves the clients."""
-
-
-class SessionClient(Requester, TakesAnswers, Protocol):
-    """One session (or child process) that was opened with a caller's capabilities."""
-
-    async def request(self, request: Request, *, on_server_request: OnServerRequest | None = None) -> Json:
-        """As `Requester.request`; `on_server_request` takes the server requests on the stream of this request."""
-        ...
-
-
-class SharedClient(SessionClient, McpClient, Protocol):
-    """The session that all callers share."""
-
-
-OnNotice: TypeAlias = Callable[[str, Json], None]
 # Called with the affinity of a session's only caller, and what the server told there: a list change, one of
 # `TOLD_BESIDE_CALLS`, or our own `SESSION_ENDED`.
 OnNews: TypeAlias = Callable[[str, str, Json], None]
-# Opens a session with these features. Raises `SessionRefused`, `AuthRefused`, `CallNotSent`.
-OpenSession: TypeAlias = Callable[[Json, OnServerRequest, OnNotice], AbstractAsyncContextManager[SessionClient]]
-
-
-@dataclass(eq=False)
-class DedicatedSession:
-    """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too.
-
-    `gained`: it may hold what no other session has, a tool or a subscription, so it stays longer and is ended last.
-    `spent`: not to be lent to another caller; `over`: not to be lent at all, after a bug of ours or when its caller has
-    gone. `early`: server requests that wait for a call.
-    """
-
-    features: Json
-    key: tuple[bytes, Hashable]
-    opened: Event = field(default_factory=Event)
-    client: SessionClient | None = None
-    failure: MeshError | None = None
-    calls: list[PendingCall] = field(default_factory=list)
-    users: int = 0
-    spent: bool = False
-    over: bool = False
-    used: bool = False
-    gained: bool = False
-    announced: bool = False
-    tell: OnNotice = lambda _method, _params: None
-    early: list[Json] = field(default_factory=list)
-    keeper: asyncio.Task[None] | None = None
-    expiry: asyncio.TimerHandle | None = None
-
-    @property
-    def away_since_s(self) -> float | None:
-        """Since when all its callers leave server requests unanswered, in loop time; None while one does not."""
-        if not self.calls or len(self.calls) < self.users:
-            return None
-        since_s = [call.away_since_s for call in self.calls if call.given_up is None]
-        known_s = [one_s for one_s in since_s if one_s is not None]
-        return max(known_s) if known_s and len(known_s) == len(self.calls) else None
-
-    @asynccontextmanager
-    async def serving(self, call: PendingCall) -> AsyncGenerator[SessionClient, None]:
-        """Within the block, give the session's server requests and notifications to `call`."""
-        assert self.client is not None, "it is open while it is lent"
-        self.calls.append(call)
-        self.used = True
-        call.client = self.client
-        early, self.early = self.early, []
-        try:
-            await call.send(filter(None, map(call.ask, early)), timeout_s=EARLY_TIMEOUT_S)
-            yield self.client
-        finally:
-            self.calls.remove(call)
-            self.spent |= call.answered
-
-    def ask(self, message: Json) -> bytes | None:
-        """Take a server request that names no call: it goes to the caller's latest call.
-
-        Some servers send one as soon as a session is open; it waits for the call that the session was opened for, or,
-        where the session belongs to one caller, for the next one.
-        """
-        if self.calls:
-            params = jsonrpc.params_of(message)
-            return next((call for call in self.calls if call.has_task(params)), self.calls[-1]).ask(message)
-        if message["method"] == PING or not permits_requests(self.features):
-            return jsonrpc.encode_reply(message)  # Its callers can answer nothing, so no later call of theirs will.
-        may_wait = isinstance(self.key[1], str) or (self.key[1] is None and not self.used)
-        if not may_wait or len(self.early) >= SERVER_REQUESTS_MAX:
-            return jsonrpc.encode_error(message["id"], *_NO_CALL)
-        self.early.append(message)
-        return None
-
-    def hear(self, method: str, params: Json) -> None:
-        """Take a notification that names no call."""
-        if method in TOLD_BESIDE_CALLS:
-            self.tell(method, params)
-            return
-        if method == jsonrpc.CANCELLED_METHOD:
-            self.early = [asked for asked in self.early if asked["id"] != params.get("requestId")]
-        for call in self.calls if method == jsonrpc.CANCELLED_METHOD else self.calls[-1:]:
-            call.hear(method, params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +145,12 @@ class SessionPool:
 
     def has_room(self, features: Json, affinity: str) -> bool:
         """Whether a call of this caller gets a session at once, without the end of one that gained something."""
-        if self.of_client(features, affinity) is not None or len(self._sessions) < self._limits.sessions_max:
+        if self.of_client(features, affinity) is not None:
             return True
-        return any(not one.users and not one.gained for one in self._sessions)
+        if len(self._sessions) < self._limits.sessions_max and not self._has_quota():
+            return True
+        may_end = yielding(caller().grant.name, self._held())
+        return any(not one.users and not one.gained and one.token in may_end for one in self._sessions)
 
     def client_ended(self, affinity: str) -> None:
         """This caller has gone: end its sessions, and its calls with them."""
@@ -282,11 +180,12 @@ class SessionPool:
                 session.keeper = self._start_task(self._keep(session), "dedicated session")
             if session is not None:
                 break
+            tokens = {caller().grant.name} if self._has_quota() else None  # Only its own would give it room.
             if reclaimed not in self._sessions:  # Else it is still ending, or serves another waiting call.
-                reclaimed = self._reclaim()
+                reclaimed = self._reclaim(tokens)
             self._freed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._until_reclaim_s()):
+                async with asyncio.timeout(self._until_reclaim_s(tokens)):
                     await self._freed.wait()
         session.users += 1
         if session.expiry is not None:
@@ -306,25 +205,38 @@ class SessionPool:
         fitting = [one for one in self._sessions if one.key == key and not one.over and (shared or not one.users)]
         return fitting[-1] if fitting else None
 
+    def _held(self) -> Counter[str]:
+        """How many sessions there are, by token."""
+        return Counter(one.token for one in self._sessions)
+
+    def _has_quota(self) -> bool:
+        """Whether the present caller's token has as many sessions as it may."""
+        grant = caller().grant
+        return grant.named and self._held()[grant.name] >= quota(self._limits.sessions_max)
+
     def _make_room(self) -> bool:
-        """Whether one more session may be opened, for which the longest idle one may be ended."""
+        """Whether one more session may be opened for the present caller; an idle one may be ended for it."""
+        token = caller().grant.name
+        if self._has_quota():
+            return self._end_idle({token})
         if len(self._sessions) < self._limits.sessions_max:
             return True
-        return self._end_idle()
+        return self._end_idle(yielding(token, self._held()))
 
-    def _longest_away(self) -> tuple[float, DedicatedSession] | None:
-        """The session left unanswered longest, of callers with more than their share, and since when."""
-        greedy = over_share(Counter(one.key[1] for one in self._sessions), self._limits.sessions_max)
+    def _longest_away(self, tokens: Container[str] | None) -> tuple[float, DedicatedSession] | None:
+        """The session left unanswered longest, of `tokens` or of owners with more than their share, and since when."""
+        over = greedy((one.owner for one in self._sessions), self._limits.sessions_max)
         away = [
             (since_s, one)
             for one in self._sessions
-            if one.key[1] in greedy and (since_s := one.away_since_s) is not None
+            if (one.owner in over if tokens is None else one.token in tokens)
+            and (since_s := one.away_since_s) is not None
         ]
         return min(away, key=lambda pair: pair[0], default=None)
 
-    def _reclaim(self) -> DedicatedSession | None:
+    def _reclaim(self, tokens: Container[str] | None) -> DedicatedSession | None:
         """Give up the calls of the session whose caller has been away longest, if that is long enough."""
-        away = self._longest_away()
+        away = self._longest_away(tokens)
         if away is None or away[0] + CONTESTED_PATIENCE_S > clock.now_s():
             return None
         log.warning("MCP calls given up: their clients left server requests unanswered while others waited")
@@ -333,18 +245,19 @@ class SessionPool:
             self._on_pending("given_up", 0)
         return away[1]
 
-    def _until_reclaim_s(self) -> float:
+    def _until_reclaim_s(self, tokens: Container[str] | None) -> float:
         """Seconds until the next look at them: any session may become one to reclaim after that time."""
-        away = self._longest_away()
+        away = self._longest_away(tokens)
         left_s = CONTESTED_PATIENCE_S if away is None else away[0] + CONTESTED_PATIENCE_S - clock.now_s()
         return max(left_s, POLL_AGAIN_MIN_S)
 
-    def _end_idle(self) -> bool:
-        unused = [one for one in self._sessions if not one.users]
-        idle = next((one for one in unused if not one.gained), unused[0] if unused else None)
-        if idle is not None:
-            self._end(idle)
-        return idle is not None
+    def _end_idle(self, tokens: Container[str]) -> bool:
+        """End an unused session of these tokens, if there is one: that gained nothing, of the token with most."""
+        held = self._held()
+        unused = [one for one in self._sessions if not one.users and one.token in tokens]
+        if unused:
+            self._end(max(unused, key=lambda one: (not one.gained, held[one.token])))
+        return bool(unused)
 
     def _give_back(self, session: DedicatedSession) -> None:
         session.users -= 1
@@ -360,8 +273,9 @@ class SessionPool:
         self._sessions[session] = None
         idle_s = max(self._limits.idle_s, GAINED_IDLE_S) if session.gained else self._limits.idle_s
         session.expiry = asyncio.get_running_loop().call_later(idle_s, self._end, session)
-        if sum(not one.users and not one.gained for one in self._sessions) > self._limits.idle_max:
-            self._end_idle()
+        unused = Counter(one.token for one in self._sessions if not one.users and not one.gained)
+        if unused.total() > self._limits.idle_max:
+            self._end_idle({max(unused, key=unused.__getitem__)})
 
     def _end(self, session: DedicatedSession) -> None:
         """Let the keeper close it; only for a session that is not in use."""
@@ -424,11 +338,6 @@ class SessionPool:
                 pause_s = min(2 * pause_s, STREAM_PAUSE_MAX_S)
         finally:
             late.cancel()
-
-
-def over_share(held: Mapping[T, int], places: int) -> frozenset[T]:
-    """The callers with more than a fair share of `places`, one more caller counted; not empty while all are held."""
-    return frozenset(caller for caller, count in held.items() if count * (len(held) + 1) > places)
 
 
 def _key(features: Json, affinity: Hashable) -> tuple[bytes, Hashable]:

@@ -23,15 +23,9 @@ from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, permits_requests
 from agent.client.protocol import Request, shown_s
 from agent.client.sessions.beside import LISTS, BesideSessions, features_of, grouped
 from agent.client.sessions.client_tasks import TASK_REQUESTS
+from agent.client.sessions.dedicated import OpenSession, SessionClient, SessionRefused, SharedClient
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.client.sessions.pool import (
-    OpenSession,
-    SessionClient,
-    SessionLimits,
-    SessionPool,
-    SessionRefused,
-    SharedClient,
-)
+from agent.client.sessions.pool import SessionLimits, SessionPool
 from agent.errors import CallNotSent, MeshError, RpcError
 from agent.model import CLIENT_METHOD, Json
 from agent.rpc_codes import INVALID_PARAMS

@@ -32,9 +32,10 @@ from agent.client.negotiation import (
     refuses_initialize,
 )
 from agent.client.server_info import OnServerRequest, ServerInfo
+from agent.client.sessions.dedicated import OnNotice, SessionRefused
 from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.client.sessions.pool import OnNotice, SessionLimits, SessionRefused
+from agent.client.sessions.pool import SessionLimits
 from agent.client.sessions.router import SessionRouter, asking
 from agent.client.stdio.client import StdioClient
 from agent.errors import CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable

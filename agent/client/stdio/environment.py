@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from agent.client.stdio.account import account_fault
 from agent.model import StdioTarget
 
 # The reference client's list, plus language and temporary folder.
@@ -55,7 +56,7 @@ def command_fault(target: StdioTarget, ours: Mapping[str, str]) -> str:
         return missing_folder(target.cwd, command)
     environment = child_environment(ours, target)
     if find_command(command, target.cwd, environment) is not None:
-        return ""
+        return account_fault(target.user)
     if os.sep in command and Path(target.cwd or "", command).is_file():
         return not_executable(command)
     first, *rest = command.split()

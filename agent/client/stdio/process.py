@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Final, TypeVar, cast
 
+from agent.client.stdio.account import account_of
 from agent.client.stdio.environment import (
     child_environment,
     find_command,
@@ -26,6 +27,7 @@ from agent.client.stdio.environment import (
     missing_folder,
     not_executable,
 )
+from agent.client.stdio.guardian import guarded
 from agent.client.stdio.last_words import last_words
 from agent.client.stdio.lines import LINE_BYTES_MAX, LINE_BYTES_SKIPPED_MAX, LineCutter
 from agent.descriptors import give_usual_limit
@@ -51,10 +53,10 @@ def _prefix() -> tuple[str, ...]:
     program = shutil.which(_PROGRAM) if sys.platform == "linux" else None
     if program is None:
         return ()
-    prefix = (program, *_ARGUMENTS)
+    prefix, environment = (program, *_ARGUMENTS), {"PATH": os.environ.get("PATH", os.defpath)}
     try:
         tried = subprocess.run(  # noqa: S603 - a program of the system, with fixed arguments
-            [*prefix, "true"], capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False
+            [*prefix, "true"], capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False, env=environment
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()
@@ -241,7 +243,8 @@ class Child(asyncio.SubprocessProtocol):
 
 async def start_child(target: StdioTarget, label: str, lines: LineCutter, on_end: Callable[[], None]) -> Child:
     """Start the command in a process group of its own. Raises `Unreachable` with the fix when it cannot be started."""
-    environment = child_environment(os.environ, target)
+    account, its_own = account_of(target.user)
+    environment = guarded(child_environment({**os.environ, **its_own}, target))
     try:
         _, child = await asyncio.get_running_loop().subprocess_exec(
             lambda: Child(label, lines, on_end),
@@ -251,6 +254,7 @@ async def start_child(target: StdioTarget, label: str, lines: LineCutter, on_end
             cwd=target.cwd,
             env=environment,
             start_new_session=True,
+            **account,
         )
     except (OSError, ValueError) as exc:
         reason, for_clients = _start_failure(target, exc)

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 HELD_BYTES_MAX: Final = 128 << 10
 # What comes more slowly is aiohttp's, where bodies have a time limit (`agent.server.request`).
 PARTS_WITHIN_S: Final = 5.0
-# As long as aiohttp keeps an idle connection.
-IDLE_MAX_S: Final = 3630.0
+# Longer than proxies and balancers keep theirs (Google's 600 s is the longest default): whose end closes first must not
+# lose the other's next request. Where there is no room, less (`agent.app.first_bytes`).
+IDLE_MAX_S: Final = 650.0
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -140,6 +141,11 @@ class Connection(BaseProtocol):
     def request(self) -> "asyncio.Task[None] | None":
         """The request under way, if one is."""
         return self._request
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """Since when nothing has come; None while a request is under way."""
+        return None if self._request is not None else self._idle_since_s
 
     def end(self) -> None:
         """Close it, as soon as the request under way is answered."""

@@ -5,8 +5,10 @@ shutdown ends the connections of both.
 """
 
 import asyncio
+import heapq
 from collections.abc import Iterator
 from functools import partial
+from operator import itemgetter
 from typing import Final
 
 from aiohttp import web
@@ -17,6 +19,7 @@ from agent import clock
 from agent.server.fast_path.answers import Answers, CommonLines
 from agent.server.fast_path.connection import Connection, FastRequest, Handler
 from agent.server.fast_path.heads import HEADS_MAX, Heads
+from agent.server.fast_path.other_requests import OtherRequests
 
 SWEEP_EVERY_S: Final = 10.0
 
@@ -46,13 +49,29 @@ class FastServer:
         peers = (transport.get_extra_info("peername") for transport in transports if transport is not None)
         return (str(peer[0]) for peer in peers if isinstance(peer, tuple) and peer)
 
+    def close_idle(self, count: int, idle_s: float) -> int:
+        """Close up to `count` connections that have been idle for so long, the longest first; returns how many."""
+        before_s = clock.now_s() - idle_s
+        own = ((since_s, one.end) for one in self.connections if (since_s := one.idle_since_s) is not None)
+        others = (
+            (since_s, one.force_close)
+            for one in self._server.connections
+            if (since_s := _idle_since_s(one)) is not None
+        )
+        idle = heapq.nsmallest(count, (pair for pair in (*own, *others) if pair[0] <= before_s), key=itemgetter(0))
+        for _, close in idle:
+            close()
+        return len(idle)
+
     def __call__(self) -> asyncio.Protocol:
         """A protocol for a new connection."""
         return Connection(self)
 
     def other_protocol(self) -> RequestHandler:
         """See `agent.server.fast_path.connection.Owner`."""
-        return self._server()
+        # As the server itself makes them, which has no place for a class of one's own.
+        loop, options = asyncio.get_running_loop(), self._server._kwargs  # noqa: SLF001 - see above
+        return OtherRequests(self._server, loop=loop, **options)
 
     async def handle(self, request: FastRequest) -> web.StreamResponse:
         """Call the application's handler for a request, with its middlewares around it."""
@@ -104,3 +123,14 @@ class FastServer:
         now_s = clock.now_s()
         for connection in list(self.connections):
             connection.sweep(now_s)
+
+
+def _idle_since_s(handler: RequestHandler) -> float | None:
+    """Since when a connection of aiohttp's has waited for a request; None where it does not.
+
+    aiohttp itself says only when it would close it.
+    """
+    waiter = handler._waiter  # noqa: SLF001 - see above; tests/unit/app/test_first_bytes.py holds it
+    if waiter is None or waiter.done():
+        return None
+    return handler._next_keepalive_close_time - handler.keepalive_timeout  # noqa: SLF001 - see above

@@ -21,6 +21,7 @@ from aiohttp import web
 
 from agent import clock
 from agent.authority.caller import caller
+from agent.client.sessions.shares import quota, yielding
 from agent.server.response import EventStream
 from agent.server.sessions.sealed_id import LIFETIME_S, Agreed, SessionSeal
 from agent.server.sessions.session import ServerSession
@@ -151,9 +152,9 @@ class Sessions:
         now on. Raises `NoRoom`.
         """
         session, binding = self._sessions.get(session_id), caller().grant.binding
-        if session is not None and session.binding != binding:
-            return None  # Another caller's: this one learns nothing about it.
         if session is not None:
+            if session.binding != binding:
+                return None  # Another caller's: this one learns nothing about it.
             session.notices = notices
             self._touch(session)
             return session
@@ -171,24 +172,24 @@ class Sessions:
         return session
 
     def _add(self, session_id: str, agreed: Agreed) -> ServerSession:
-        if len(self._sessions) >= self._sessions_max:
-            idle = self._longest_idle()
-            if idle is None:
+        grant, binding = caller().grant, caller().grant.binding
+        has_quota = grant.named and self._held[binding] >= quota(self._sessions_max)
+        if has_quota or len(self._sessions) >= self._sessions_max:
+            if (idle := self._longest_idle({binding} if has_quota else yielding(binding, self._held))) is None:
                 log.warning("MCP session refused, all are in use", extra={"limit": self._sessions_max})
                 self._record("refused")
                 raise NoRoom
             self.end(idle, "made_room")
         session = ServerSession(session_id, agreed.version, agreed.declared, clock.now_s(), deaf=self._deaf)
-        session.grant = caller().grant
+        session.grant = grant
         self._sessions[session_id] = session
         self._held[session.binding] += 1
         return session
 
-    def _longest_idle(self) -> ServerSession | None:
-        """Of the caller with most sessions, so that none pushes out another's; of any where that has no idle one."""
-        most = max(self._held, key=self._held.__getitem__, default="")
-        idle = [session for session in self._sessions.values() if not session.busy]
-        return next((session for session in idle if session.binding == most), idle[0] if idle else None)
+    def _longest_idle(self, bindings: Container[str]) -> ServerSession | None:
+        """Of these callers' sessions, one of the caller with most of them; None where all are busy."""
+        idle = [session for session in self._sessions.values() if not session.busy and session.binding in bindings]
+        return max(idle, key=lambda session: self._held[session.binding], default=None)
 
     def end(self, session: ServerSession, why: str) -> None:
         """Forget a session and end what is under way in it; may be repeated."""

@@ -17,7 +17,7 @@ from agent import clock
 from agent.client.affinity import affinity_key
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request
-from agent.client.sessions.pool import ELICITED, SESSION_ENDED
+from agent.client.sessions.dedicated import ELICITED, SESSION_ENDED
 from agent.dispatch.client_events import CalledBackend, UpstreamEvents
 from agent.dispatch.dispatcher import CallableLink
 from agent.errors import MeshError, RpcError

@@ -119,6 +119,45 @@ async def test_a_connection_without_a_whole_request_is_closed(sent: bytes) -> No
         assert await site.asks() == b"HTTP/1.1 200 OK"
 
 
+async def used(site: Site, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection with one request answered, which may be used again."""
+    reader, writer = await site.connect()
+    writer.write(request)
+    async with asyncio.timeout(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        await reader.readexactly(length)
+    return reader, writer
+
+
+def is_open(reader: asyncio.StreamReader) -> bool:
+    return not reader.at_eof()
+
+
+ON_FAST_PATH = b"POST /mcp HTTP/1.1\r\nHost: node\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+ON_AIOHTTP = b"GET /fine HTTP/1.1\r\nHost: node\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_", [ON_FAST_PATH, ON_AIOHTTP], ids=["fast path", "aiohttp"])
+async def test_connections_that_are_idle_after_a_request_give_way_in_a_crowd_and_only_there(
+    request_: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.app.first_bytes.SWEEP_EVERY_S", 0.02)
+    monkeypatch.setattr("agent.app.first_bytes.IDLE_GIVES_WAY_S", 0.0)
+    caps = caps_of(64)
+    async with serving(64) as site:
+        held = [await used(site, request_) for _ in range(caps.each - 2)]  # And one that asks is less than a crowd.
+        assert await site.asks() == b"HTTP/1.1 200 OK"
+        assert all(is_open(reader) for reader, _ in held)
+        held += [await used(site, request_) for _ in range(2)]
+        async with asyncio.timeout(5):
+            assert await held[0][0].read() == b""
+        assert is_open(held[-1][0])
+        assert await site.asks() == b"HTTP/1.1 200 OK"
+        for _, writer in held:
+            writer.close()
+
+
 async def test_silent_connections_give_way_to_requests_and_further_ones_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

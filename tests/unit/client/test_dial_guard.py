@@ -2,13 +2,16 @@
 
 import ipaddress
 import socket
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.client.dial_guard import GuardedResolver, check_url, refuse_address
+from agent.client.dial_guard import GuardedResolver, check_url, limit_dials, refuse_address
+from agent.config.values import parse_networks
 from agent.errors import DialRefused
 
 REFUSED = [
@@ -18,6 +21,15 @@ REFUSED = [
     "168.63.129.16",
     "192.0.0.192",
     "fd00:ec2::254",
+    "fd00:ec2::23",
+    "fd20:ce::254",
+    "fd00:c1::a9fe:a9fe",
+    "fd00:42::42",
+    "fd00:a9fe:a9fe::1",
+    "fd00:100::100:200",
+    "fe80::a9fe:a9fe",
+    "169.254.42.42",
+    "::ffff:0:a9fe:a9fe",
     "169.254.0.1",
     "fe80::1",
     "fe80::1%eth0",
@@ -56,7 +68,12 @@ def test_loopback_private_and_public_addresses_are_permitted(ip: str) -> None:
 def test_every_ipv4_address_gets_the_same_answer_when_it_is_embedded(number: int) -> None:
     plain = ipaddress.IPv4Address(number)
     refused = refuse_address(str(plain)) is not None
-    for shape in (f"::ffff:{plain}", f"64:ff9b::{plain}", str(ipaddress.IPv6Address((0x2002 << 112) | (number << 80)))):
+    for shape in (
+        f"::ffff:{plain}",
+        f"::ffff:0:{plain}",
+        f"64:ff9b::{plain}",
+        str(ipaddress.IPv6Address((0x2002 << 112) | (number << 80))),
+    ):
         assert (refuse_address(shape) is not None) == refused, shape
 
 
@@ -146,6 +163,14 @@ def test_a_bad_url_is_refused_with_its_reason(url: str, reason: str) -> None:
         check_url(url)
 
 
+@pytest.mark.parametrize("host", ["8" + 200 * "D" + "$", 60 * "D-" + "$", 62 * "a." + "!", 240 * "_" + "-"])
+def test_a_name_that_is_nearly_one_is_refused_at_once(host: str) -> None:
+    began_s = time.process_time()
+    with pytest.raises(ValueError, match="not a legal name"):
+        check_url(f"http://{host}/mcp")
+    assert time.process_time() - began_s < 0.1
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_either_normalised_or_refused(text: str) -> None:
     for url in (text, f"http://{text}", f"http://host/{text}"):
@@ -154,6 +179,59 @@ def test_any_text_is_either_normalised_or_refused(text: str) -> None:
         except (ValueError, DialRefused):
             continue
         assert check_url(normal) == normal
+
+
+@pytest.fixture
+def limits() -> Iterator[Callable[[str, str], None]]:
+    """Sets both limits for a test, as settings have them; no text for no limit."""
+
+    def set_limits(allow: str, deny: str) -> None:
+        limit_dials(parse_networks(allow) if allow else None, parse_networks(deny))
+
+    yield set_limits
+    limit_dials(None, ())
+
+
+INSIDE = ["10.1.2.3", "::ffff:10.1.2.3", "fd12::1"]
+OUTSIDE = ["127.0.0.1", "::1", "192.168.1.1", "8.8.8.8", "fe80::1", "2002:0a01:0203::1", "64:ff9b::10.1.2.3"]
+
+
+def test_with_ranges_allowed_nothing_else_is_dialled_nor_what_only_seems_to_lead_there(
+    limits: Callable[[str, str], None],
+) -> None:
+    limits("10.0.0.0/8, fd12::/16", "")
+    assert [ip for ip in (*INSIDE, *OUTSIDE) if refuse_address(ip) is None] == INSIDE
+    with pytest.raises(DialRefused, match="MESH_DIAL_ALLOW"):
+        check_url("http://127.0.0.1:8000/mcp")
+
+
+def test_a_range_that_is_denied_is_refused_in_every_notation_and_beats_one_that_is_allowed(
+    limits: Callable[[str, str], None],
+) -> None:
+    limits("10.0.0.0/8, 2002::/16, 64:ff9b::/96", "10.1.0.0/16")
+    for ip in ("10.1.2.3", "::ffff:10.1.2.3", "2002:0a01:0203::1", "64:ff9b::10.1.2.3"):
+        assert "MESH_DIAL_DENY" in str(refuse_address(ip)), ip
+    assert refuse_address("10.2.0.1") is None
+
+
+def test_no_range_that_is_allowed_opens_a_metadata_service_or_a_link_local_address(
+    limits: Callable[[str, str], None],
+) -> None:
+    limits("0.0.0.0/0, ::/0", "")
+    assert [ip for ip in REFUSED if refuse_address(ip) is None] == []
+    assert [ip for ip in PERMITTED if refuse_address(ip) is not None] == []
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/33", "localhost", "10.0.0.0/8;::1", "fe80::1%eth0/64"])
+def test_what_is_no_range_of_addresses_is_refused_as_a_setting(text: str) -> None:
+    with pytest.raises(ValueError, match="must be ranges like"):
+        parse_networks(text)
+
+
+async def test_a_name_that_leads_out_of_what_is_allowed_is_refused(limits: Callable[[str, str], None]) -> None:
+    limits("10.0.0.0/8", "")
+    with pytest.raises(DialRefused, match="MESH_DIAL_ALLOW"):
+        await GuardedResolver(inner=ListedResolver(["127.0.0.1"])).resolve("inside.example", 80)
 
 
 class ListedResolver(AbstractResolver):

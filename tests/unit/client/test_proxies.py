@@ -1,5 +1,7 @@
 """Which proxy a URL is reached through, by the variables of an environment."""
 
+import base64
+
 import pytest
 
 from agent.client.proxies import ProxyFault, proxies_of
@@ -100,3 +102,10 @@ def test_user_and_password_become_a_header_that_is_shown_nowhere() -> None:
     assert proxy is not None
     assert proxy.authorization == "Basic bWVAeDpjYW46YXJ5"
     assert "ary" not in f"{proxy} {proxy!r}"
+
+
+def test_a_password_that_is_no_utf_8_is_sent_as_the_bytes_that_it_is() -> None:
+    for value in ("http://me:\udcbf@p:1", "http://me:%bf@p:1"):
+        proxy = proxies_of({"http_proxy": value}).of("http://h.example/mcp")
+        assert proxy is not None
+        assert base64.b64decode(str(proxy.authorization).removeprefix("Basic ")) == b"me:\xbf"

@@ -246,3 +246,19 @@ def test_listing_has_every_setting_in_the_order_of_the_table() -> None:
 
 def test_guessable_token_is_warned_about() -> None:
     assert any("guessed" in warning for warning in load_settings({}, {"MESH_TOKEN": "short"}).warnings)
+
+
+@pytest.mark.parametrize("name", ["MESH_STATE_DIR", "MESH_CONFIG_FILE"])
+def test_a_path_below_the_home_of_a_user_that_is_not_there_is_refused_by_its_setting(name: str) -> None:
+    setting = name.removeprefix("MESH_").lower()
+    with pytest.raises(ConfigRefused, match=f"{setting}.*home folder of a user that this machine does not have"):
+        load_settings({}, {name: "~no-such-user/x"})
+
+
+def test_services_are_given_to_nodes_by_their_ids() -> None:
+    one, two = "7e80fda3-856c-809b-a06e-bb00c62b98bd", "0e80fda3-856c-809b-a06e-bb00c62b98bd"
+    settings = load_settings({}, {"MESH_SERVICE_NODES": f"pay={one.upper()}+{two}, notes={two}"})
+    assert settings.service_nodes == {"pay": {one, two}, "notes": {two}}
+    for text in ("pay", "pay=node-b", f"pay={one}|{two}", f"a__b={one}", f"pay={one},pay={two}"):
+        with pytest.raises(ConfigRefused, match="service_nodes"):
+            load_settings({}, {"MESH_SERVICE_NODES": text})

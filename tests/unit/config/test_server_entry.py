@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.config.server_entry import Surroundings, as_entry, read_entry
 from agent.config.servers_file import check_servers
+from agent.config.variables import untouched
+
+AROUND = Surroundings(Path("/etc"), untouched, "/root")
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,21 @@ def test_sessions_for_all_are_refused_of_a_version_without_any(mesh: dict[str, s
     left_out = [reason for one in check_servers(text, Path("/etc/servers.json"), {}).left_out for reason in one.reasons]
     assert [fault in reason for reason in left_out if fault] == ([True] if fault else [])
     assert bool(left_out) == (fault is not None)
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ({"command": "a", "mesh": {"user": "nobody"}}, None),
+        ({"command": "a", "mesh": {"user": "1001"}}, None),
+        ({"command": "a", "mesh": {"user": 1001}}, "user: must be the name or number of a user, in quotes"),
+        ({"command": "a", "mesh": {"user": "root; id"}}, "user: must be the name or number of a user, in quotes"),
+        ({"url": "http://127.0.0.1:1/mcp", "mesh": {"user": "nobody"}}, "user: is for a command"),
+    ],
+)
+def test_a_user_is_a_name_or_number_for_a_command_alone(entry: dict[str, object], fault: str | None) -> None:
+    file = check_servers(json.dumps({"mcpServers": {"files": entry}}), Path("/etc/servers.json"), {})
+    left_out = [reason for one in file.left_out for reason in one.reasons]
+    assert [fault in reason for reason in left_out if fault] == ([True] if fault else [])
+    for spec in file.servers:
+        assert read_entry("files", as_entry(spec), ("mcpServers", "files"), AROUND).spec == spec

@@ -15,7 +15,8 @@ import orjson
 from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.client.server_info import OnNotification, OnServerRequest, ServerInfo
-from agent.client.sessions.pool import OnNotice, SessionLimits, SessionRefused
+from agent.client.sessions.dedicated import OnNotice, SessionRefused
+from agent.client.sessions.pool import SessionLimits
 from agent.client.sessions.router import SessionRouter, asking
 from agent.client.streaming import LargeResult
 from agent.errors import Unreachable

@@ -13,9 +13,9 @@ from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.client.server_info import OnServerRequest, ServerInfo
 from agent.client.sessions import dual_era
+from agent.client.sessions.dedicated import OnNotice, SessionRefused
 from agent.client.sessions.dual_era import TRY_AGAIN_S, DualEraRouter, SecondEra, in_both_eras
 from agent.client.sessions.pending_call import PendingResult, unheard
-from agent.client.sessions.pool import OnNotice, SessionRefused
 from agent.client.streams import Updates
 from agent.errors import AuthRefused, CallNotSent, MeshError, RpcError
 from agent.model import CLIENT_METHOD, TASKS_EXTENSION, ClientEvent, Era, Json

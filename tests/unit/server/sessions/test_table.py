@@ -119,6 +119,22 @@ async def test_no_caller_pushes_out_the_idle_sessions_of_another_and_each_finds_
             assert sessions.find(last.id) is None
 
 
+async def test_a_caller_whose_sessions_are_all_in_use_neither_ends_anothers_nor_takes_the_last_place() -> None:
+    async with table() as sessions:
+        with served(Grant("greedy")):
+            for _ in range(2):
+                session = opened(sessions)
+                session.add_call(1, sessions.start_task(never(), "call"))
+            with pytest.raises(NoRoom):
+                opened(sessions)
+        with served(Grant("quiet")):
+            quiet = opened(sessions)
+        with served(Grant("greedy")), pytest.raises(NoRoom):
+            opened(sessions)
+        with served(Grant("quiet")):
+            assert sessions.find(quiet.id) is quiet
+
+
 async def test_what_a_revoked_token_has_ends_and_what_all_share_stays() -> None:
     events: list[str] = []
     async with table(events) as sessions:
