@@ -40,6 +40,7 @@ from agent.control.operator import OverrideService
 from agent.control.pinning import PinMode, Pinning
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
+from agent.dispatch.ended_sessions import EndedSessionsNotices
 from agent.errors import ConfigRefused
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import catalog_tokens, mesh_secrets
@@ -144,6 +145,9 @@ class Node:
         self._named_views = read_views(settings.views_file, settings.servers_file)
         log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
+        self._ended = EndedSessions(state.folder)
+        self._ended_notices = EndedSessionsNotices(lambda: self._supervisor.links())  # noqa: PLW0108 - made later
+        self._ended.here = self._ended_notices.note
         self.state = "starting"
 
     async def run(self) -> int:
@@ -222,6 +226,7 @@ class Node:
             *([] if self._settings.tokens_file is None else [tasks.create_task(self._access.keep(), name="tokens")]),
             tasks.create_task(self._mesh.run(), name="mesh"),
             tasks.create_task(self._known_names.keep(), name="known names"),
+            tasks.create_task(self._ended_notices.run(), name="ended sessions"),
             tasks.create_task(self._pinning.keep(), name="pins"),
             tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
             *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
@@ -253,7 +258,7 @@ class Node:
             updates=self._updates,
             offers=self._offers,
             draining=lambda: self.state == "draining",
-            ended_ids=EndedSessions(self._node_state.folder),
+            ended_ids=self._ended,
         )
         limits = PageLimits(self._settings.list_page_size)
         preferences = Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
@@ -356,6 +361,7 @@ class Node:
         self._views.routes_changed()
         self._updates.routes_changed()
         self._dispatch.renewals.routes_changed()
+        self._ended_notices.routes_changed()
 
     def _offer_changed(self, digest: str) -> None:
         self._membership.describe_ourselves(offer_digest=digest)
