@@ -76,6 +76,7 @@ class ClientEvent(StrEnum):
     SUBSCRIBED = "subscribed"
     UNSUBSCRIBED = "unsubscribed"
     LISTS = "lists"  # It is about to list; the answer says whether it has lists of its own there.
+    DELETED = "deleted"  # Clients ended these sessions at the sender, and no node is to go on with them.
 
 
 class ServerScope(StrEnum):

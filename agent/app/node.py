@@ -41,6 +41,7 @@ from agent.control.operator import OverrideService
 from agent.control.pinning import PinMode, Pinning
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
+from agent.dispatch.ended_sessions import EndedSessionsNotices
 from agent.errors import ConfigRefused
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import catalog_tokens, mesh_secrets
@@ -132,6 +133,9 @@ class Node:
         log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
         self._logins = Logins(identity.node_id, time.monotonic)
+        self._ended = EndedSessions(state.folder)
+        self._ended_notices = EndedSessionsNotices(lambda: self._supervisor.links())  # noqa: PLW0108 - made later
+        self._ended.here = self._ended_notices.note
         self.state = "starting"
 
     async def run(self) -> int:
@@ -211,6 +215,7 @@ class Node:
             *([] if self._connect is None else [tasks.create_task(self._connect.keep(), name="certificates")]),
             tasks.create_task(self._mesh.run(), name="mesh"),
             tasks.create_task(self._known_names.keep(), name="known names"),
+            tasks.create_task(self._ended_notices.run(), name="ended sessions"),
             tasks.create_task(self._pinning.keep(), name="pins"),
             tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
             tasks.create_task(self._feed.run(), name="feed of the page"),
@@ -246,7 +251,7 @@ class Node:
             updates=self._updates,
             offers=self._offers,
             draining=lambda: self.state == "draining",
-            ended_ids=EndedSessions(self._node_state.folder),
+            ended_ids=self._ended,
         )
         limits = PageLimits(self._settings.list_page_size)
         preferences = Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
@@ -358,6 +363,7 @@ class Node:
         self._views.routes_changed()
         self._updates.routes_changed()
         self._dispatch.renewals.routes_changed()
+        self._ended_notices.routes_changed()
 
     def _offer_changed(self, digest: str) -> None:
         self._membership.describe_ourselves(offer_digest=digest)

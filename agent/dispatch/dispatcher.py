@@ -42,6 +42,8 @@ from agent.tasks.versions import with_task
 log = logging.getLogger(__name__)
 
 # A replica that no longer listens, or no longer offers it, is soon out of the table.
+# A link that has just been made is about to be dialled.
+_UNDER_WAY: Final = (LinkState.IDLE, LinkState.DIALING)
 _GONE: Final = (CallNotSent, NoLongerOffered, RefusedElsewhere)
 
 
@@ -296,9 +298,21 @@ class Dispatch:
         )
 
     def _is_dialled(self, route: Route) -> bool:
-        """Whether a dial is under way that may lead to it."""
-        links = [self._link(replica.backend_key) for replica in route.replicas]
-        return not route.owner or any(link is not None and link.view.state is LinkState.DIALING for link in links)
+        """Whether a dial is under way that may lead to it, or was a moment ago.
+
+        A server of ours is connected before the next table has what it lists; one that cannot be listed is not.
+        """
+        if not route.owner:
+            return True
+        for replica in route.replicas:
+            link = self._link(replica.backend_key)
+            if link is None:
+                continue
+            view, is_away_here = link.view, route.away_since_s is not None and replica.hops == 0
+            is_unlisted = any(fault.method == "tools/list" for fault in view.offer.faults)
+            if view.state in _UNDER_WAY or (view.connected and is_away_here and not is_unlisted):
+                return True
+        return False
 
     def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
         """Decide whether `replica` gets the call now, and charge that to the budget."""

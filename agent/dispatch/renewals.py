@@ -45,7 +45,8 @@ class RouteRenewals:
     ) -> Route | None:
         """The present route as soon as it `leads_on`, else as it is at the end; None when its name is unknown now.
 
-        `within_s`: what is left of the call's time; 0 only looks. `is_dialled`: whether one of its links dials now.
+        `within_s`: what is left of the call's time; 0 only looks. `is_dialled`: whether one of its links dials now, or
+        has done so a moment ago.
         """
         now_s = clock.now_s()
         end_s = now_s + min(DIAL_WAIT_S, within_s)

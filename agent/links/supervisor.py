@@ -55,6 +55,10 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
         """The view of every link."""
         return tuple(link.view for link in self._links.values())
 
+    def links(self) -> tuple[Link, ...]:
+        """All links."""
+        return tuple(self._links.values())
+
     def link(self, key: str) -> Link | None:
         """The link of a backend, None when there is none."""
         return self._links.get(key)

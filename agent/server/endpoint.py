@@ -131,7 +131,8 @@ def build_endpoint(
     said = own(search) if own else usual(search=search)
     known_offers = SessionOffers() if offers is None else offers
     changes = SessionNotifications(events := UpstreamEvents(dispatch.link, known_offers))
-    sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys), ended_ids=ended_ids)
+    ended = EndedSessions() if ended_ids is None else ended_ids
+    sessions = Sessions(session_event, changes.session_ended, SessionSeal(path, session_keys), ended_ids=ended)
     seal, is_whole = TaskSeal(session_keys), own is None and limit is UNLIMITED
     index: Json = {"search_mode": bool(search_mode), "limits": limits, "by_own_name": by_own_name, "task_seal": seal}
     index |= {"for_nodes": of_nodes, "view": "" if is_whole else path, "refusal": refusals(limit, said)}
@@ -150,6 +151,7 @@ def build_endpoint(
         events=events,
         start_task=start_task,
         body_bytes_max=FROM_NODE_BYTES_MAX if of_nodes else BODY_BYTES_MAX,
+        hear_ended=ended.hear if of_nodes else None,
     )
     legacy = SessionServer(
         sessions=sessions,

@@ -6,9 +6,10 @@ rule: every stateless request passes here, so every refusal is made here.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import orjson
 from aiohttp import web
@@ -18,13 +19,14 @@ from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.server_info import OnNotification
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
+from agent.dispatch.ended_sessions import AT_ONCE_MAX
 from agent.dispatch.param_headers import disagreement, received_headers
-from agent.errors import AnswerCut, MCPError, MeshError
+from agent.errors import AnswerCut, MCPError, MeshError, RpcError
 from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS
 from agent.mcp_terms import PROTOCOL_VERSION_META_KEY
 from agent.model import CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
-from agent.rpc_codes import HEADER_MISMATCH
+from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
 from agent.server.caller_views import CallerViews
 from agent.server.forward import Served, added, forward, logged, with_own_affinity, written
 from agent.server.limits import check_is_node
@@ -36,11 +38,15 @@ from agent.server.preferences import Preferences
 from agent.server.request import BODY_BYTES_MAX, headers_by_name, read_body
 from agent.server.response import Answer, SlowAnswers, StartTask
 from agent.server.sessions.client_events import as_mcp_error
+from agent.server.sessions.sealed_id import LIFETIME_S
 from agent.server.task_requests import check_task_header
 from agent.server.validation import read_message, refused_by_head, shaped, unknown_method
 from agent.server.view_tools import ViewTools
 
 log = logging.getLogger(__name__)
+
+# Takes sessions that have ended: their IDs, and until when those are valid (seconds since 1970).
+HearEnded: TypeAlias = Callable[[Iterable[tuple[str, int]]], Awaitable[None]]
 
 _OWN: Final = frozenset({"tools/call", "resources/read"})
 
@@ -59,8 +65,13 @@ class StatelessServer:
         events: UpstreamEvents,
         start_task: StartTask,
         body_bytes_max: int = BODY_BYTES_MAX,
+        hear_ended: HearEnded | None = None,
     ) -> None:
-        """`discover` gives the result of `server/discover` as of now."""
+        """`discover` gives the result of `server/discover` as of now.
+
+        `hear_ended` takes what sessions clients ended at another node; None where no node says so.
+        """
+        self._hear_ended = hear_ended
         self._body_bytes_max = body_bytes_max
         self._views = views
         self._dispatch = dispatch
@@ -116,6 +127,9 @@ class StatelessServer:
     async def _heard(self, params: Json) -> bytes:
         """The result of a client event that another node reported."""
         try:
+            if params.get("event") == ClientEvent.DELETED:
+                await self._heard_ended(params.get("sessions"))
+                return orjson.dumps({"resultType": "complete"})
             if params.get("event") == ClientEvent.LISTS:
                 await self._views.read(params)
                 own = self._views.index_of(params) is not self._views.index
@@ -127,6 +141,13 @@ class StatelessServer:
             return orjson.dumps(await self._events.hear(params))
         except MeshError as exc:
             raise as_mcp_error(exc) from exc
+
+    async def _heard_ended(self, sessions: object) -> None:
+        if self._hear_ended is None or not isinstance(sessions, list) or len(sessions) > AT_ONCE_MAX:
+            raise RpcError(INVALID_PARAMS, "Ended sessions are for the endpoint of nodes, in a list of limited length")
+        latest_s = int(time.time()) + LIFETIME_S
+        ended = [one for one in sessions if isinstance(one, list) and [*map(type, one)] == [str, int]]
+        await self._hear_ended((session_id, min(until_s, latest_s)) for session_id, until_s in ended)
 
     async def _found(self, method: str, params: Json) -> tuple[ListIndex, Route | None]:
         """The route of a request, in the index of the caller that another node names. Raises `MCPError`."""

@@ -1,9 +1,9 @@
 """IDs of sessions that their clients ended (DELETE), kept until they expire, through restarts of this node.
 
-Asked by `agent.server.sessions.table`, for an ID says by itself all that is needed to go on with its session. A line
-of the file is the time when an ID expires, and a digest of it, since an ID could be used. The one rule: it is a
-convenience, so nothing about it keeps a node from starting or an answer from being sent; a disk that refuses is
-logged once.
+Asked by `agent.server.sessions.table`, for an ID says by itself all that is needed to go on with its session. Those
+that ended at other nodes are here, too (`agent.dispatch.ended_sessions`). A line of the file is the time when an ID
+expires, and a digest of it, since an ID could be used. The one rule: it is a convenience, so nothing about it keeps a
+node from starting or an answer from being sent; a disk that refuses is logged once.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,9 @@ class EndedSessions:
         self._lines = 0
         self._disk = asyncio.Lock()
         self._refused = False
+        # Called with each ID that ends here, and with each that ended at another node.
+        self.here: Callable[[str, int], None] = lambda _session_id, _until_s: None
+        self.elsewhere: set[Callable[[str], None]] = set()
         if self._path is not None:
             self._read(self._path, time.time())
 
@@ -51,6 +55,18 @@ class EndedSessions:
 
     async def add(self, session_id: str, until_s: int) -> None:
         """Remember an ID that is valid until then (seconds since 1970); returns when the file has it."""
+        self.here(session_id, until_s)
+        await self._remember(session_id, until_s)
+
+    async def hear(self, ended: Iterable[tuple[str, int]]) -> None:
+        """Take what clients ended at another node: IDs, and until when they are valid."""
+        for session_id, until_s in ended:
+            if session_id not in self:
+                for end in tuple(self.elsewhere):
+                    end(session_id)
+                await self._remember(session_id, until_s)
+
+    async def _remember(self, session_id: str, until_s: int) -> None:
         digest = _digest(session_id)
         self._until_s[digest] = until_s
         if len(self._until_s) > ENDED_MAX:

@@ -379,9 +379,10 @@ async def test_a_command_that_cannot_be_started_says_what_to_do(target: StdioTar
             pass
 
 
-async def test_a_child_that_crashes_at_its_start_is_unreachable_with_its_last_words() -> None:
+@pytest.mark.parametrize("way", ["crash", "prints"])
+async def test_a_child_that_crashes_at_its_start_is_unreachable_with_its_last_words(way: str) -> None:
     with pytest.raises(Unreachable, match=r"exited with code 1; its last words: cannot find my configuration"):
-        async with open_client(scripted("crash")):
+        async with open_client(scripted(way)):
             pass
 
 

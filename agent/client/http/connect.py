@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
+from agent import clock
 from agent.client import jsonrpc
 from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.http.pool import HttpPool, RequestBody, open_pool
@@ -69,6 +70,7 @@ async def open_http_client(
     sessions have, where the server says or shows that its lists may change.
     """
     with open_pool(target, connect_timeout_s=connect_timeout_s, outbound=outbound) as pool:
+        began_s = clock.now_s()
         try:
             async with asyncio.timeout(start_timeout_s):
                 client = await (
@@ -100,6 +102,7 @@ async def open_http_client(
                 own_for_all=session_pool,
                 by_session=by_session and client.server_info.keeps_sessions,
                 on_pending=on_pending,
+                opened_in_s=clock.now_s() - began_s,
             ) as session_router:
                 yield session_router
         finally:

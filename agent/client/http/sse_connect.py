@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
+from agent import clock
 from agent.client.http.connect import SESSION_LIMITS, NotStreamable, open_http_client
 from agent.client.http.pool import HttpPool, open_pool
 from agent.client.http.response import HttpRefusal
@@ -131,6 +132,7 @@ async def _open_sse_client(
 
         async with _grouped() as group:
             client = SseSessionClient(pool, client_name, group, siblings, version=version)
+            began_s = clock.now_s()
             try:
                 await _opened(client, pool, start_timeout_s, endpoint_timeout_s)
                 async with asking(
@@ -140,6 +142,7 @@ async def _open_sse_client(
                     own_for_all=session_pool,
                     by_session=by_session,
                     on_pending=on_pending,
+                    opened_in_s=clock.now_s() - began_s,
                 ) as session_router:
                     yield session_router
             finally:

@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 # All lists of one server are read in one session.
 LISTING_LIMITS: Final = SessionLimits(sessions_max=1, idle_max=1)
 
+# A list has this many times as long as the shared session took to open: a gateway that starts a program for each
+# request needs as long for it.
+OPENING_FACTOR: Final = 1.5
+
 _KINDS: Final = frozenset(jsonrpc.LIST_CHANGES.values())
 _CALLS: Final = MAY_ASK | {"completion/complete"}
 # Made in sessions of single callers; of more, the oldest are looked for in the shared session, and not found.
@@ -50,7 +54,7 @@ class SessionRouter(BesideSessions[SharedClient]):
     `own_for_all`: every call needs a dedicated session, whatever its caller declared.
     `lists_apart`: lists are not read over the shared session. `by_session`: where the server says that its lists may
     change, or tells of a change, what it offers may depend on the session, so every caller that has a session gets one
-    here too, while there is room for it.
+    here too, while there is room for it. `opened_in_s`: how long the shared session took.
     """
 
     def __init__(
@@ -64,10 +68,12 @@ class SessionRouter(BesideSessions[SharedClient]):
         lists_apart: bool,
         by_session: bool,
         on_pending: OnPending,
+        opened_in_s: float,
     ) -> None:
         super().__init__(shared, open_session, group, limits=limits, on_pending=on_pending)
         self._own_for_all = own_for_all
         self._lists_apart = lists_apart
+        self._list_takes_s = OPENING_FACTOR * opened_in_s
         self._may_differ = by_session
         self._by_session = by_session and shared.server_info.lists_may_differ
         self._made_tasks: OrderedDict[str, tuple[Json, str]] = OrderedDict()  # Features and affinity of their callers.
@@ -107,12 +113,14 @@ class SessionRouter(BesideSessions[SharedClient]):
     async def _list_apart(self, request: Request) -> Json:
         """A list in the session for that; in the shared one while it is still opening when half of the time is over.
 
-        A gateway that starts a program for each session needs its time twice, and what callers without features see is
-        better than nothing. The session goes on opening, for the next list.
+        Sooner if the list needs more than the other half. A gateway that starts a program for each session, or even for
+        each request, needs its time several times, and what callers without features see is better than nothing. The
+        session goes on opening, for the next list.
         """
         if self._opening is None or self._opening.done():
             self._opening = self._start(self._open_to_list(), "open the session to list in")
-        await asyncio.wait([self._opening], timeout=request.left_s() / 2)
+        left_s = request.left_s()
+        await asyncio.wait([self._opening], timeout=max(0.0, min(left_s / 2, left_s - self._list_takes_s)))
         if not self._opening.done():
             return await self._shared.request(request)
         if isinstance(self._not_opened, SessionRefused):
@@ -245,6 +253,7 @@ def asking(
     lists_apart: bool = True,
     by_session: bool = False,
     on_pending: OnPending = unheard,
+    opened_in_s: float = 0.0,
 ) -> AbstractAsyncContextManager[SessionRouter]:
     """The client over `shared` and the sessions that `open_session` opens; all but `shared` end with it."""
     return grouped(
@@ -257,5 +266,6 @@ def asking(
             lists_apart=lists_apart,
             by_session=by_session,
             on_pending=on_pending,
+            opened_in_s=opened_in_s,
         )
     )

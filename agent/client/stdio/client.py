@@ -97,7 +97,13 @@ class StdioClient:
 
     async def start(self, target: StdioTarget) -> None:
         """Start the child. Raises `Unreachable`."""
-        self._child = await start_child(target, self.label, LineCutter(self._on_line, self._on_too_long), self._on_end)
+        child = Child(self.label, LineCutter(self._on_line, self._on_too_long), self._on_end)
+        self._child = child  # It may write, or end, before it counts as started.
+        try:
+            await start_child(target, child)
+        except BaseException:
+            self._child = None
+            raise
 
     def adopt(self, server_info: ServerInfo) -> None:
         """Speak as `server_info` says from now on."""
@@ -273,6 +279,7 @@ class StdioClient:
         except ProtocolBroken:
             # Libraries print to stdout; a log line among the messages does no harm.
             self.junk_lines += 1
+            self.child.printed(line)
             log.debug("MCP server wrote a line that is no message", extra={"server": self.label})
             return
         if "method" not in message:

@@ -1,8 +1,8 @@
-"""What of a child's stderr tells a person why it failed: the last few lines that say something, in one line.
+"""What of a child's output tells a person why it failed: the last few lines that say something, in one line.
 
 Called with the tail of the output when a child ended or was too slow. Launchers put the reason above hints and the path
-of a log, interpreters above or below their frames. Pure. The one rule: if the child wrote anything, the result says
-something.
+of a log, interpreters above or below their frames; some servers print it to stdout, among the messages. Pure. The one
+rule: if the child wrote anything, the result says something.
 """
 
 import re
@@ -39,15 +39,14 @@ _NODE_FRAME: Final = re.compile(r"^\s+at .*?(?P<open>\{?)$")
 _GROUP_BORDER: Final = re.compile(r"^\s+[|+](?:-[-+ \d]*-)?\s?(?=\S|\s)")
 
 
-def last_words(lines: Sequence[str]) -> str:
-    """Choose from the last lines of stderr, with their indentation; empty only where nothing was written."""
-    telling: list[str] = []
-    for line in _without_frames(lines):
-        text = _PREFIX.sub("", line).strip()
-        if not _NOTHING.fullmatch(text) and telling[-1:] != [text]:
-            telling.append(text)
+def last_words(lines: Sequence[str], printed: Sequence[str] = ()) -> str:
+    """Choose from the last lines of stderr, with their indentation; empty only where nothing was written.
+
+    `printed`: lines of stdout that are no messages, for where stderr does not tell.
+    """
+    telling = _telling(lines) or _telling(printed)
     if not telling:
-        telling = [line.strip() for line in lines if line.strip()][-1:]
+        telling = [line.strip() for line in (*printed, *lines) if line.strip()][-1:]
     *earlier, last = telling[-LINES_MAX:] or [""]
     told = last if len(last) <= CHARS_MAX else f"{last[: CHARS_MAX - 1]}…"
     for text in reversed(earlier):
@@ -55,6 +54,15 @@ def last_words(lines: Sequence[str]) -> str:
             break
         told = f"{text}; {told}"
     return told
+
+
+def _telling(lines: Sequence[str]) -> list[str]:
+    telling: list[str] = []
+    for line in _without_frames(lines):
+        text = _PREFIX.sub("", line).strip()
+        if not _NOTHING.fullmatch(text) and telling[-1:] != [text]:
+            telling.append(text)
+    return telling
 
 
 def _without_frames(lines: Sequence[str]) -> Iterator[str]:

@@ -68,6 +68,8 @@ log = logging.getLogger(__name__)
 # A traceback with its causes, so that what stands above its frames is there too.
 STDERR_LINES_KEPT: Final = 60
 STDERR_LINE_CHARS_MAX: Final = 500
+# Lines of stdout that are no messages.
+PRINTED_LINES_KEPT: Final = 10
 # Each step of ending a child: first its stdin is closed, then SIGTERM, then SIGKILL (MCP lifecycle, "Shutdown").
 STOP_STEP_S: Final = 2.0
 # After its exit a child's last output may still be in the pipe; a grandchild that holds the pipe open may not keep us.
@@ -94,6 +96,7 @@ class Child(asyncio.SubprocessProtocol):
         self._stdout_closed = False
         self._partial: list[bytes] = []  # of a line of stderr
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
+        self._printed: deque[str] = deque(maxlen=PRINTED_LINES_KEPT)
         self.ended = False
         self.broken = ""
 
@@ -120,9 +123,14 @@ class Child(asyncio.SubprocessProtocol):
         return kind.about(self._label, how, self.last_words())
 
     def last_words(self) -> str:
-        """What it wrote to stderr that may be the reason, to be put behind a sentence."""
-        words = last_words(self._stderr_lines)
+        """What it wrote that may be the reason, to be put behind a sentence."""
+        words = last_words(self._stderr_lines, self._printed)
         return f"; its last words: {words}" if words else ""
+
+    def printed(self, line: bytes) -> None:
+        """It wrote this line to stdout, which is no message."""
+        if text := _text(line):
+            self._printed.append(text)
 
     async def wait_writable(self) -> None:
         """Wait while the child does not read what it was sent."""
@@ -190,6 +198,7 @@ class Child(asyncio.SubprocessProtocol):
         if fd == _STDIN:
             self._writable.set()  # A writer that waits learns that it cannot write any more.
         elif fd == _STDOUT:
+            self._lines.feed(b"\n")  # What comes last may have no end.
             self._stdout_closed = True
             self._finish_soon()
         elif self._partial:
@@ -229,9 +238,8 @@ class Child(asyncio.SubprocessProtocol):
             self._on_end()
 
     def _keep_stderr(self, line: bytes) -> None:
-        text = _CONTROL.sub("", line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")).rstrip()
-        if text:
-            self._stderr_lines.append(text[:STDERR_LINE_CHARS_MAX])
+        if text := _text(line):
+            self._stderr_lines.append(text)
             log.debug("MCP server wrote to stderr", extra={"server": self._label, "line": self._stderr_lines[-1]})
 
     def _signal(self, number: signal.Signals) -> None:
@@ -241,13 +249,18 @@ class Child(asyncio.SubprocessProtocol):
                 os.killpg(pid, number)
 
 
-async def start_child(target: StdioTarget, label: str, lines: LineCutter, on_end: Callable[[], None]) -> Child:
+def _text(line: bytes) -> str:
+    text = _CONTROL.sub("", line[: 4 * STDERR_LINE_CHARS_MAX].decode("utf-8", "replace")).rstrip()
+    return text[:STDERR_LINE_CHARS_MAX]
+
+
+async def start_child(target: StdioTarget, child: Child) -> None:
     """Start the command in a process group of its own. Raises `Unreachable` with the fix when it cannot be started."""
     account, its_own = account_of(target.user)
     environment = guarded(child_environment({**os.environ, **its_own}, target))
     try:
-        _, child = await asyncio.get_running_loop().subprocess_exec(
-            lambda: Child(label, lines, on_end),
+        await asyncio.get_running_loop().subprocess_exec(
+            lambda: child,
             *parent_death_signal(target.command, target.cwd, environment),
             target.command,
             *target.args,
@@ -261,7 +274,6 @@ async def start_child(target: StdioTarget, label: str, lines: LineCutter, on_end
         failure = Unreachable(reason)
         failure.what = f"cannot be started: its {for_clients}"
         raise failure from exc
-    return child
 
 
 def _start_failure(target: StdioTarget, exc: OSError | ValueError) -> tuple[str, str]:

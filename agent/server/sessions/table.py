@@ -52,7 +52,10 @@ class NoRoom(Exception):
 
 
 class Sessions:
-    """The table. Its one writer is the event loop; between the two halves of `cleanup_ctx` it is open."""
+    """The table. Its one writer is the event loop; between the two halves of `cleanup_ctx` it is open.
+
+    Long because sessions are opened, adopted, ended and notified here alone.
+    """
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Sessions:
 
     async def cleanup_ctx(self, _app: web.Application) -> AsyncIterator[None]:
         """For `app.cleanup_ctx`: sessions can be opened until the server's end, and all of them end with it."""
+        self._ended_ids.elsewhere.add(self._ended_elsewhere)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             sweeper = tasks.create_task(self._sweep(), name="sweep sessions")
@@ -94,6 +98,7 @@ class Sessions:
                 yield
             finally:
                 self._tasks = None
+                self._ended_ids.elsewhere.discard(self._ended_elsewhere)
                 sweeper.cancel()
                 for session in list(self._sessions.values()):
                     self.end(session, "stopped")
@@ -212,6 +217,11 @@ class Sessions:
         """End a session at its client's word: no node that can know of that adopts it again."""
         self.end(session, BY_CLIENT)
         await self._ended_ids.add(session.id, int(time.time()) + LIFETIME_S)
+
+    def _ended_elsewhere(self, session_id: str) -> None:
+        """End what this node has of a session that its client ended at another one."""
+        if (session := self._sessions.get(session_id)) is not None:
+            self.end(session, BY_CLIENT)
 
     async def stream(self, session: ServerSession, request: web.Request) -> web.StreamResponse:
         """Serve the session's standing stream; it takes the place of one that a client may have lost."""

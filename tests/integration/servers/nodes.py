@@ -32,6 +32,7 @@ from agent.control.membership import MembershipView
 from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.dispatch.dispatcher import Dispatch
+from agent.dispatch.ended_sessions import EndedSessionsNotices
 from agent.errors import MeshError
 from agent.identity.addresses import OwnAddresses
 from agent.identity.keeper import AssociationKeeper
@@ -226,9 +227,12 @@ class _Wiring:
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
             updates = ClientUpdates.of_node(self.identity.node_id, supervisor.link, metrics)
             known = KnownNames(folder)
+            ended, notices = EndedSessions(folder), EndedSessionsNotices(supervisor.links)
+            ended.here = notices.note
 
             def keep_names() -> None:
                 known.take(mesh.node_routes)
+                notices.routes_changed()
 
             dispatch = Dispatch(
                 node_id=self.identity.node_id,
@@ -250,11 +254,12 @@ class _Wiring:
             orders = OverrideService(mesh, store, tasks)
             node_status = self._status(mesh)
             mesh.take_servers(self.servers)
-            self._build_endpoints(mesh, node_status, dispatch, metrics, updates, ended_ids=EndedSessions(folder))
+            self._build_endpoints(mesh, node_status, dispatch, metrics, updates, ended_ids=ended)
             runner, base = await self._serve([*PeersApi(mesh, orders).routes(), *node_status.routes()], port)
             mesh_task = tasks.create_task(mesh.run(), name="mesh")
             standing = [mesh_task, tasks.create_task(known.keep(), name="known names")]
             standing += [tasks.create_task(e.notices.run(), name="notices") for e in self.endpoints]
+            standing.append(tasks.create_task(notices.run(), name="ended sessions"))
             try:
                 yield RunningNode(
                     self.identity,

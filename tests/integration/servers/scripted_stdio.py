@@ -19,7 +19,7 @@ class Server:
     """Flags: modern, silent (ignores discover), dies (of discover), quits (silent, and dies of the line after it),
     late (answers discover after initialize), pins (the same, and serves initialize), older (knows 2024-11-05 only),
     stubborn (ignores the end of its input and SIGTERM), junk, texts (answers the number 2 as "2"),
-    busy (holds pings), mute (never answers anything), crash, stray."""  # noqa: D205, D209 - one list
+    busy (holds pings), mute (never answers anything), crash, prints (crashes), stray."""  # noqa: D205, D209 - one list
 
     def __init__(self, flags: set[str]) -> None:
         self.flags = flags
@@ -185,6 +185,9 @@ def main() -> None:
     flags = set(sys.argv[1:])
     if "crash" in flags:
         sys.stderr.write("cannot find my configuration\n")
+        sys.exit(1)
+    if "prints" in flags:
+        sys.stdout.write("cannot find my configuration")
         sys.exit(1)
     if "stubborn" in flags:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -19,6 +19,7 @@ from agent.model import (
     LinkState,
     LinkView,
     NodeIdentity,
+    Offer,
     PeerScope,
     PeerSource,
     PeerSpec,
@@ -43,11 +44,12 @@ class ScriptedLink:
     time_limits_s: list[float] = field(default_factory=list)
     state: LinkState = LinkState.READY
     calls_waiting: int = 0
+    offer: Offer = field(default_factory=Offer)
 
     @property
     def view(self) -> LinkView:
         up = self.state in (LinkState.READY, LinkState.SUSPECT)
-        return LinkView(self.spec, self.state, ready_at_s=self.up_since_s if up else None)
+        return LinkView(self.spec, self.state, self.offer, ready_at_s=self.up_since_s if up else None)
 
     def called(self) -> None:
         self.calls_waiting += 1

@@ -8,7 +8,7 @@ import pytest
 
 from agent.dispatch.renewals import DIAL_WAIT_S, WAIT_S
 from agent.errors import NOT_EXECUTED, CallOutcomeUnknown, CallRefused, CallUnanswered, NoLongerOffered, RpcError
-from agent.model import ALTERNATIVES_META_KEY, DEADLINE_META_KEY, OWN_ERROR_KEY, Json, LinkState
+from agent.model import ALTERNATIVES_META_KEY, DEADLINE_META_KEY, OWN_ERROR_KEY, Json, LinkState, ListFault, Offer
 from agent.routing.table import Route
 from tests.unit.control.fleet import OK, Fleet, fleet, own_server
 
@@ -106,6 +106,25 @@ async def test_our_own_server_is_listed_before_it_gets_a_call_that_found_it_away
     began_s = asyncio.get_running_loop().time()
     assert await now.call(route=away(now), present=lambda: table[0]) == OK
     assert seconds_since(began_s) == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize("state", [LinkState.READY, LinkState.IDLE])
+async def test_a_server_that_is_connected_and_not_in_the_table_yet_is_waited_for(state: LinkState) -> None:
+    now = down(fleet(ours=own_server(), kit=[OK]), state)
+    table: list[Route | None] = [away(now)]
+    comes_back(now, table, 2 * WAIT_S)
+    began_s = asyncio.get_running_loop().time()
+    assert await now.call(route=away(now), present=lambda: table[0]) == OK
+    assert seconds_since(began_s) == pytest.approx(2 * WAIT_S, abs=0.01)
+
+
+async def test_a_server_that_is_connected_and_cannot_be_listed_is_not_waited_for() -> None:
+    now = fleet(ours=own_server(), kit=[OK])
+    now.link("kit").offer = Offer(faults=(ListFault("tools/list", "it is broken"),))
+    began_s = asyncio.get_running_loop().time()
+    with pytest.raises(CallRefused):
+        await now.call(route=away(now), present=lambda: away(now))
+    assert seconds_since(began_s) == pytest.approx(WAIT_S, abs=0.01)
 
 
 async def test_another_node_is_asked_about_its_own_server_that_is_away() -> None:

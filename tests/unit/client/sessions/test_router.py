@@ -1,7 +1,8 @@
 """Sessions of one's own and parked calls in loop time: limits, idle time, patience, and what is left behind."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import orjson
@@ -312,6 +313,22 @@ async def test_a_list_is_read_in_the_shared_session_while_another_is_slow_to_ope
         )
         asyncio.get_running_loop().call_later(2.0, server.go_on.set)
         assert (await listing)["by"] == 0  # This one does not look at the clock; only it knows what it has sent.
+
+
+async def test_a_list_is_left_the_time_that_a_gateway_needs_which_starts_a_program_for_each_request() -> None:
+    server = Server()
+
+    @asynccontextmanager
+    async def open_slowly(*args: Any) -> AsyncIterator[Session]:
+        await asyncio.sleep(20.0)
+        async with server.open(*args) as session:
+            yield session
+
+    async with asking(server.shared(), open_slowly, limits=LIMITS, opened_in_s=20.0) as client:
+        began_s = asyncio.get_running_loop().time()
+        assert (await client.request(Request.within("tools/list", timeout_s=35.0)))["by"] is None
+        assert asyncio.get_running_loop().time() - began_s < 35.0 - 20.0
+        assert (await client.request(Request.within("tools/list", timeout_s=600.0)))["by"] == 0
 
 
 async def test_a_list_change_in_any_session_reaches_the_listener() -> None:

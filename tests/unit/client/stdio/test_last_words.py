@@ -105,6 +105,13 @@ def test_a_traceback_whose_end_alone_was_kept_is_shown_by_its_exception() -> Non
     )
 
 
+def test_a_reason_on_stdout_is_shown_where_stderr_does_not_tell() -> None:
+    printed = ["Missing GITHUB_TOKEN environment variable"]
+    assert last_words([], printed) == printed[0]
+    assert last_words(["npm notice", "hint: try again"], printed) == printed[0]
+    assert last_words(["OSError: port taken"], printed) == "OSError: port taken"
+
+
 def test_where_only_hints_were_written_the_last_of_them_is_shown() -> None:
     assert last_words(["hint: try again", "  "]) == "hint: try again"
 
