@@ -12,10 +12,11 @@ from typing import Any
 
 from agent.config.other_programs import Found
 from agent.config.relaxed_json import dotted
-from agent.config.server_entry import Surroundings, as_entry, home_folder, read_entry
+from agent.config.server_entry import Surroundings, home_folder, read_entry
 from agent.config.server_names import NAME_CHARS_MAX, safe_names
 from agent.config.values import name_fault
 from agent.config.variables import kept, variables_in
+from agent.config.written_entry import as_entry
 from agent.model import Json, ServerSpec, StdioTarget
 
 # What looks like a file in the working directory.

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from agent.config.oauth_entry import secret_of
-from agent.config.server_entry import as_entry
 from agent.config.servers_file import ServersFile, check_servers, read_servers
+from agent.config.written_entry import as_entry
 from agent.model import HttpTarget, OAuthClient, OAuthGrant
 
 PATH = Path("/etc/servers.json")

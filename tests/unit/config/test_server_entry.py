@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.server_entry import Surroundings, as_entry, read_entry
+from agent.config.server_entry import Surroundings, read_entry
 from agent.config.servers_file import check_servers
 from agent.config.variables import untouched
+from agent.config.written_entry import as_entry
 
 AROUND = Surroundings(Path("/etc"), untouched, "/root")
 

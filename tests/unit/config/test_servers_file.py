@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 
-from agent.config.server_entry import as_entry
 from agent.config.servers_file import (
     SERVERS_MAX,
     check_servers,
@@ -17,6 +16,7 @@ from agent.config.servers_file import (
     read_servers,
 )
 from agent.config.values import name_fault
+from agent.config.written_entry import as_entry
 from agent.errors import ConfigRefused
 from agent.model import HttpTarget, HttpTransport, ServerScope, ServerSpec, Sessions, StdioTarget
 
