@@ -98,6 +98,21 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "/api/v1/mcp/servers"): Operation(
         "Every server and peer with its functions.", answers={200: _object(servers=_OBJECTS)}
     ),
+    ("POST", "/api/v1/mcp/servers/{name}/login"): Operation(
+        "Begin a login at a server that wants OAuth; the answer has the URL for a browser.",
+        answers={200: _object(authorization_url=_TEXT, redirect_uri=_TEXT)},
+        path={"name": _NAME},
+        body=_object(redirect_uri={**_TEXT, "minLength": 1}),
+    ),
+    ("POST", "/api/v1/mcp/servers/{name}/login/finish"): Operation(
+        "Finish it with the URL that the browser was led to.",
+        answers={200: _object(server=_TEXT, connected={"type": "boolean"})},
+        path={"name": _NAME},
+        body=_object(redirected_to={**_TEXT, "minLength": 1}),
+    ),
+    ("DELETE", "/api/v1/mcp/servers/{name}/login"): Operation(
+        "Forget the tokens of a server.", answers={200: _object(server=_TEXT)}, path={"name": _NAME}
+    ),
     ("GET", "/api/v1/mcp/status"): Operation(
         "The node, its peers, conflicts and findings, as `mesh-agent status` shows them.",
         answers={

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 TOKEN = "canary-3f9a1c7e5b2d4860-token-of-clients"
 REST = ("/api/v1/mcp/peers", "/api/v1/mcp/servers", "/api/v1/mcp/status")
 MCP_PATHS = ("/mcp", "/mcp/", "/mcp/s/kit", "/mcp/v/team", "/mcp/local", "/mcp/none")
-GUARDED = (*REST, *MCP_PATHS, "/metrics", "/", "/no/such/page")
+GUARDED = (*REST, *MCP_PATHS, "/metrics", "/no/such/page")
 OPEN = ("/healthz", "/readyz")
 
 
