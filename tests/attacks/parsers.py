@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from agent.app.first_bytes import is_whole_head, with_host
 from agent.audit.chain import read_line
-from agent.authority.caller import Caller, serve_for
 from agent.authority.grant import Grant
 from agent.client.dial_guard import check_url, refuse_address
 from agent.client.http.cookies import CookieJar
@@ -47,6 +46,7 @@ from agent.server.sessions.resumption import named_call
 from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.task_seal import TaskSeal
 from agent.tasks.ids import TaskIdRefused, task_route
+from tests.callers import served
 
 Parser = Callable[[bytes], object]
 
@@ -129,10 +129,10 @@ def _proofs(data: bytes) -> None:
 
 def _seals(data: bytes) -> None:
     text = _text(data)
-    serve_for(Caller(Grant("fuzz")))
-    SessionSeal("/mcp", lambda: _KEYS).open(text, _NOW_S, "fuzz/")
-    with suppress(MCPError):
-        TaskSeal(lambda: _KEYS).opened(text)
+    with served(Grant("fuzz")):
+        SessionSeal("/mcp", lambda: _KEYS).open(text, _NOW_S, "fuzz/")
+        with suppress(MCPError):
+            TaskSeal(lambda: _KEYS).opened(text)
     with suppress(TaskIdRefused):
         task_route("tasks/get", text, RouteTable(), "0a" * 16)
     with suppress(ValueError):
