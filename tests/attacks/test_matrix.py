@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from agent.app import node as wiring
+from agent.app.start import run_node
 from agent.authority.grant import Scope
 from agent.client.dial_guard import limit_dials
 from agent.config.load import load_settings
@@ -45,6 +46,9 @@ MATRIX: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("POST", "/api/v1/mcp/peers"): OPERATORS,
     ("DELETE", "/api/v1/mcp/peers/{peer_name}"): OPERATORS,
     ("GET", "/api/v1/mcp/servers"): READERS,
+    ("POST", "/api/v1/mcp/servers/{name}/login"): OPERATORS,
+    ("POST", "/api/v1/mcp/servers/{name}/login/finish"): OPERATORS,
+    ("DELETE", "/api/v1/mcp/servers/{name}/login"): OPERATORS,
     ("GET", "/api/v1/mcp/status"): READERS,
     ("GET", "/api/v1/mcp/pins"): READERS,
     ("POST", "/api/v1/mcp/pins/approve"): OPERATORS,
@@ -119,7 +123,7 @@ async def running(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         {"HOME": str(folder)},
     )
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(wiring.run_node(settings), name="node")
+        tasks.create_task(run_node(settings), name="node")
         await ready.wait()
         try:
             yield apps[0], f"http://127.0.0.1:{port}"
