@@ -236,7 +236,7 @@ class Dispatch:
         return CallRefused(f"{route.public_name} was not executed: {words}", backend=backend)
 
     def _why_away(self, route: Route) -> str:
-        """Why its backend is not there, as clients may read it: what its link failed with; empty where none did."""
+        """Why its backend is not there, as clients may read it: what its link failed with, if it did."""
         links = (self._link(replica.backend_key) for replica in route.replicas)
         said = (word for link in links if link for word in _failures(link.view))
         return next((f": {word}" for word in said if word), "")
@@ -415,8 +415,10 @@ def _may_repeat(call: _Call, failed: _Failed) -> bool:
 
 
 def _failures(view: LinkView) -> Iterator[str]:
-    """What has gone wrong with a backend, as clients may read it."""
+    """What has gone wrong with a backend, as clients may read it; or that nothing has yet."""
     yield view.said_error
+    if view.state in _UNDER_WAY:
+        yield "it has not answered yet"
     yield from (fault.said for fault in view.offer.faults if fault.method == "tools/list")
 
 

@@ -70,7 +70,7 @@ async def test_a_dial_under_way_is_waited_for_longer_but_not_for_ever() -> None:
     assert await now.call(route=away(now), present=lambda: table[0]) == OK
     down(now, LinkState.DIALING)
     began_s = asyncio.get_running_loop().time()
-    with pytest.raises(CallRefused):
+    with pytest.raises(CallRefused, match=r"server kit on a is away since \d+ s: it has not answered yet$"):
         await now.call(route=away(now), present=lambda: away(now))
     assert seconds_since(began_s) == pytest.approx(DIAL_WAIT_S, abs=0.01)
 
