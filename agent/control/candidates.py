@@ -7,7 +7,7 @@ name is checked before it is joined, and an instance that is not usable is repor
 import hashlib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
-from agent.model import WEIGHT_MAX, PeerSpec, Suppression
-from agent.routing.names import is_valid_name, valid_name
+from agent.model import WEIGHT_MAX, NodeIdentity, PeerSpec, Suppression
+from agent.routing.names import is_valid_name, node_alias, valid_name
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
 # Every wake needs the same URLs again, several times each; parsing them was most of a selection's time.
@@ -39,6 +39,9 @@ class FindingKind(StrEnum):
     SAME_NODE = "same_node"  # another entry leads to the same node; `detail` is the one whose link they share
     OTHER_URL = "other_url"  # discovery knows the node that an operator's URL leads to by another one; `detail` is that
     OWN_ENTRY_TWICE = "own_entry_twice"  # the catalog lists this node more than once; `detail` is the Consul node
+    OWN_ID_ELSEWHERE = "own_id_elsewhere"  # an entry that is not ours has our node ID; `detail` is where it is
+    CRITICAL = "critical"  # not dialled unless it is linked; `detail` is the check and its output
+    IN_MAINTENANCE = "in_maintenance"  # gets no new calls while others can; `detail` is the operator's reason
     UNUSABLE = "unusable"  # no URL can be made of what the catalog says; `detail` is why
 
 
@@ -72,7 +75,8 @@ class DiscoveredPeer:
     empty. `node_id`: that of its Meta, None for a plain server. `learned_id`: the node that answered at its URL, where
     its Meta names none. `unique`: hexadecimal digits that distinguish it from all others of its name. `up`: passing or
     warning. `offer_digest`: the digest of its offer. `rotations`: changes when its tokens do. `weight`: its node's, 1
-    to `WEIGHT_MAX`. `maintenance`: the operator's reason, empty without one.
+    to `WEIGHT_MAX`. `maintenance`: the operator's reason, empty without one. `findings`: about its
+    state.
     """
 
     name: str
@@ -88,6 +92,7 @@ class DiscoveredPeer:
     rotations: str
     weight: int
     maintenance: str
+    findings: tuple[Finding, ...]
     key: InstanceKey
 
     @property
@@ -129,12 +134,35 @@ def read_catalog(
     )
 
 
-def own_entries(catalog: Catalog, own_node_id: str) -> tuple[Finding, ...]:
-    """A finding for each entry of this node where it has several: its Consul agent was renamed, or its state copied."""
-    own = [i.key for i in catalog.instances if i.meta.get("node_id") == own_node_id]
-    if len(own) < _ENTRIES_TOO_MANY:
-        return ()
-    return tuple(Finding(key.service_id, FindingKind.OWN_ENTRY_TWICE, f"Consul node {key.node}") for key in own)
+def own_entries(catalog: Catalog, own: NodeIdentity) -> tuple[Finding, ...]:
+    """Findings about entries with our node ID: several of one service ID, and those of another one.
+
+    Several: its Consul agent was renamed, or several agents are behind one address. Another service ID, or one address
+    that is not that of the others: our state folder was copied, and another process is the same node.
+    """
+    entries = [i for i in catalog.instances if i.meta.get("node_id") == own.node_id]
+    service_id = node_alias(own.name, own.node_id)
+    ours = [i for i in entries if i.key.service_id == service_id]
+    found = [
+        Finding(i.key.service_id, FindingKind.OWN_ID_ELSEWHERE, f"{i.address}:{i.port}, Consul node {i.key.node}")
+        for i in entries
+        if i.key.service_id != service_id
+    ]
+    if len(ours) >= _ENTRIES_TOO_MANY:
+        found += [
+            Finding(service_id, FindingKind.OWN_ENTRY_TWICE, f"Consul node {i.key.node}, at {i.address}:{i.port}")
+            for i in ours
+        ]
+    return (*found, *(finding for i in ours for finding in state_of(i)))
+
+
+def state_of(instance: Instance) -> Iterable[Finding]:
+    """What the catalog says of an entry that calls for an operator: it is critical, or in maintenance."""
+    service_id = instance.key.service_id
+    if instance.health is Health.CRITICAL:
+        yield Finding(service_id, FindingKind.CRITICAL, instance.trouble or "the catalog does not say why")
+    if instance.maintenance:
+        yield Finding(service_id, FindingKind.IN_MAINTENANCE, instance.maintenance)
 
 
 @lru_cache(maxsize=URLS_REMEMBERED)
@@ -180,6 +208,7 @@ def _read(
         rotations=meta.get("rotations", "")[:_WORD_LEN_MAX],
         weight=min(max(1, instance.weight), WEIGHT_MAX),
         maintenance=instance.maintenance,
+        findings=tuple(state_of(instance)),
         key=instance.key,
     )
 

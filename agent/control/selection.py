@@ -113,7 +113,7 @@ def select(
     another. `connected`: backend keys of links that are up. `previous`: the peers selected last, so that they keep
     their names.
     """
-    findings: set[Finding] = set(own_entries(catalog, own.node_id))
+    findings: set[Finding] = set(own_entries(catalog, own))
     last = LastChosen(previous)
     found = _usable(read_catalog(catalog, own.node_id, learned), own, findings)
     builders = peer_builders(overrides, statics, previous)
@@ -292,6 +292,7 @@ def _usable(
             findings.add(Finding(entry.service_id, FindingKind.OURSELVES, masked_url(entry.url)))
         else:
             usable.append(entry)
+            findings.update(entry.findings)
             if entry.name_refused:
                 findings.add(Finding(entry.name_refused, FindingKind.NAME_ILLEGAL, entry.name))
     return usable

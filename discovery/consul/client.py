@@ -28,6 +28,7 @@ from discovery import clock
 from discovery.consul.blocking_query import request_timeout_s
 from discovery.consul.environment import ConsulSettings, TokenSource
 from discovery.consul.patience import Patience, kind_of
+from discovery.consul.rows import split_rows
 from discovery.consul.tls_files import TlsSource
 from discovery.model import (
     AccessRefused,
@@ -51,14 +52,14 @@ _Params = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of a health query: Consul's index, and the rows unchanged.
+    """One answer of a health query: Consul's index, and the rows unchanged, each a JSON text.
 
     `filtered`: Consul left rows out that our ACL token may not see (said by 1.11 and later, without an index only).
     `backend`: what answered, `streaming` or `blocking-query`; empty where Consul does not say (before 1.10).
     """
 
     index: int
-    rows: list[Any]
+    rows: Sequence[bytes]
     filtered: bool = False
     backend: str = ""
 
@@ -104,7 +105,7 @@ class ConsulClient:
         )
         return tuple(
             str(node)
-            for row in answer.rows
+            for row in map(orjson.loads, answer.rows)
             if isinstance(row, dict)
             for node, service in [((row.get("Node") or {}).get("Node"), row.get("Service") or {})]
             if service.get("ID") == service_id
@@ -345,7 +346,10 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
                 ssl=self._tls.current(),
             ) as answer:
                 content = await _bounded_body(answer)
-                response = Response(answer.status, answer.headers, content.decode("utf-8", "replace"), content)
+                # A catalog is read from its bytes alone, which may be megabytes.
+                is_catalog = callback is _answer and answer.status == 200  # noqa: PLR2004 - as below
+                text = "" if is_catalog else content.decode("utf-8", "replace")
+                response = Response(answer.status, answer.headers, text, content)
         except TimeoutError as exc:
             self._patience.note_late(kind)
             raise AgentSlow(f"no answer within {timeout_s:.1f} s") from exc
@@ -377,9 +381,7 @@ def _answer(response: Response) -> Answer:
     CB._status(response)  # noqa: SLF001 - the library's own status check, there is no public name for it
     if response.code != 200:  # noqa: PLR2004 - the one good status
         raise CatalogUnavailable(f"Consul answered {response.code}")
-    rows = orjson.loads(response.content)
-    if not isinstance(rows, list):
-        raise CatalogUnavailable("the answer's body is no list of instances")
+    rows = split_rows(response.content)
     text = response.headers.get("X-Consul-Index", "")
     if not (text.isascii() and text.isdigit()):
         raise CatalogUnavailable(f"the answer has no usable X-Consul-Index ({text[:20]!r})")

@@ -1,17 +1,15 @@
 """The watch loop: follows one service name with blocking queries and yields whole catalogs.
 
 Opened by `discovery.consul.session`; consumed by the mesh. Each turn is: pause, query, weigh, show. `blocking_query`
-decides what to believe; here are the state between turns and the actions, and the parsing of Consul's rows. The one
-rule: no answer or failure of Consul ends the watch or empties the catalog by itself.
+decides what to believe and `rows` reads them; here are the state between turns and the actions. The one rule: no answer
+or failure of Consul ends the watch or empties the catalog by itself.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
 
 from discovery import clock
 from discovery.consul import blocking_query
@@ -29,26 +27,18 @@ from discovery.consul.blocking_query import (
 )
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import POLL_S
+from discovery.consul.rows import RowReader
 from discovery.model import (
     AccessRefused,
     AgentUnreachable,
     Catalog,
     CatalogUnavailable,
-    Health,
-    Instance,
     InstanceKey,
     Registrar,
     SourceStatus,
 )
 
 log = logging.getLogger(__name__)
-
-PORT_MAX = 65_535
-_HEALTHS = {health.value: health for health in Health}
-# Of the Consul node, and of one service (Consul, maintenance mode).
-_MAINTENANCE = ("_node_maintenance", "_service_maintenance:")
-_REASON_CHARS_MAX = 200
-_SEVERITY = {Health.PASSING: 0, Health.WARNING: 1, Health.CRITICAL: 2}
 
 QUICK_RETURN_S = 0.25  # A query that returns sooner and without news did not wait.
 _WAIT_MIN_S = 0.05
@@ -87,6 +77,7 @@ class ConsulWatch:
         self._wait_s = wait_s
         self._settle_s = settle_s
         self._shown = known
+        self._reader = RowReader()
         self._suspects: frozenset[InstanceKey] = frozenset()
         self._index = 0
         self._last_index = 0  # The last answer's, over outages too.
@@ -152,7 +143,7 @@ class ConsulWatch:
             answer = await self._client.health(
                 self._service_name, index=query.index, wait_s=query.wait_s, consistent=query.consistent
             )
-            catalog, broken_rows = parse_catalog(answer.rows)
+            catalog, broken_rows = self._reader.read(answer.rows)
         except CatalogUnavailable as exc:
             await self._rest(self._failed(exc, clock.now_s()))
             return None
@@ -164,7 +155,7 @@ class ConsulWatch:
             log.debug("catalog rows left out", extra={"broken_rows": broken_rows})
         now_s = clock.now_s()
         self._note_answer(answer.index, now_s)
-        self._note_loss(answer.rows, now_s)
+        self._note_loss(catalog, now_s)
         # A wait may have begun before the registration's answer, and may have shown us before that.
         expected = expected or (self._presence_expected and self._shows_us)
         self._backend = answer.backend
@@ -228,12 +219,13 @@ class ConsulWatch:
         self._index, self._last_index = index, answered_index
         self._recovered(now_s)
 
-    def _note_loss(self, rows: Iterable[Any], now_s: float) -> None:
+    def _note_loss(self, answer: Catalog, now_s: float) -> None:
         """Our own entry is missing, or was made anew: others may be lost with it, and not back yet.
 
         Their registrations make the index rise again, so that it need not have gone back for us.
         """
-        created = created_index(rows, self._own.service_id) if self._own is not None else None
+        own_id = None if self._own is None else self._own.service_id
+        created = next((one.created_index for one in answer.instances if one.key.service_id == own_id), None)
         if self._own_created not in (None, created):
             self._restored_until_s = now_s + RESTORED_S
         self._own_created = created if created is not None else self._own_created
@@ -330,95 +322,3 @@ class ConsulWatch:
         while delay_s > 0 and self._client.token == refused:
             await asyncio.sleep(min(delay_s, POLL_S))
             delay_s -= POLL_S
-
-
-def parse_catalog(rows: Iterable[Any]) -> tuple[Catalog, int]:
-    """Turn the rows of `/v1/health/service/<name>` into a catalog and the number of broken rows that were left out."""
-    found: dict[InstanceKey, Instance] = {}
-    skipped = 0
-    for row in rows:
-        instance = parse_row(row)
-        if instance is None:
-            skipped += 1
-        else:
-            found[instance.key] = instance
-    return Catalog(tuple(found[key] for key in sorted(found))), skipped
-
-
-def created_index(rows: Iterable[Any], service_id: str) -> int | None:
-    """Consul's index of an entry's making; None where it is missing or says nothing."""
-    for row in rows:
-        match row:
-            case {"Service": {"ID": str(found), "CreateIndex": int(created)}} if found == service_id:
-                return created
-    return None
-
-
-def parse_row(row: Any) -> Instance | None:
-    """Read one row; None when it lacks the identity or the address of an instance."""
-    match row:
-        case {
-            "Node": {"Node": str(node), **node_fields},
-            "Service": {"ID": str(service_id), "Port": int(port), **service_fields},
-            **others,
-        } if node and service_id and 0 <= port <= PORT_MAX:
-            tags = service_fields.get("Tags")
-            address = service_fields.get("Address") or node_fields.get("Address")
-            if not isinstance(address, str):
-                return None
-            checks, maintenance = split_checks(others.get("Checks"))
-            health = worst_health(checks)
-            return Instance(
-                key=InstanceKey(_text(node_fields.get("Datacenter")), node, service_id),
-                address=address,
-                port=port,
-                health=health,
-                meta=MappingProxyType(_texts(service_fields.get("Meta"))),
-                tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
-                weight=_weight(service_fields.get("Weights"), health),
-                maintenance=maintenance,
-            )
-        case _:
-            return None
-
-
-def split_checks(checks: Any) -> tuple[list[Any], str]:
-    """The checks that tell an instance's health, and the operator's reason for its maintenance, empty without one.
-
-    Consul keeps maintenance as a critical check with the reason in its Notes. It asks for no new calls; it says nothing
-    about the instance.
-    """
-    health: list[Any] = []
-    reasons: list[str] = []
-    for check in checks if isinstance(checks, list) else ():
-        check_id = check.get("CheckID") if isinstance(check, dict) else None
-        if isinstance(check_id, str) and check_id.startswith(_MAINTENANCE):
-            reasons.append(" ".join(_text(check.get("Notes")).split())[:_REASON_CHARS_MAX] or "no reason given")
-        else:
-            health.append(check)
-    return health, "; ".join(reasons)
-
-
-def worst_health(checks: Any) -> Health:
-    """The worst status among checks; an unknown status counts as critical."""
-    worst = Health.PASSING
-    for check in checks if isinstance(checks, list) else ():
-        status = check.get("Status") if isinstance(check, dict) else None
-        worst = max(worst, _HEALTHS.get(str(status), Health.CRITICAL), key=_SEVERITY.__getitem__)
-    return worst
-
-
-def _weight(weights: Any, health: Health) -> int:
-    """The weight that Consul gives an instance of this health; 1, its default, where it names none that is usable."""
-    weight = weights.get("Warning" if health is Health.WARNING else "Passing") if isinstance(weights, dict) else None
-    return max(1, weight) if type(weight) is int else 1
-
-
-def _texts(value: Any) -> Mapping[str, str]:
-    if not isinstance(value, dict):
-        return {}
-    return {name: text for name, text in value.items() if isinstance(name, str) and isinstance(text, str)}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

@@ -11,6 +11,8 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import orjson
+
 from discovery.consul.client import ConsulClient
 from discovery.model import Catalog, CatalogSource, CatalogUnavailable
 
@@ -94,7 +96,7 @@ async def until_catalog_holds(client: ConsulClient, service_name: str, wanted: A
             while not wanted <= found:
                 await next_look()
                 with suppress(CatalogUnavailable):
-                    found = {row["Service"]["ID"] for row in (await client.health(service_name)).rows}
+                    found = {orjson.loads(row)["Service"]["ID"] for row in (await client.health(service_name)).rows}
     except TimeoutError:
         raise AssertionError(f"only {found} of {wanted} within {BOUND_S} s") from None
 

@@ -68,9 +68,32 @@ def test_an_entry_of_our_own_that_the_catalog_lists_more_than_once_is_a_finding(
     found = select(_catalog(ours, renamed), OWN)
     assert found.peers == ()
     assert [(one.kind, one.detail) for one in found.findings] == [
-        (FindingKind.OWN_ENTRY_TWICE, "Consul node machine"),
-        (FindingKind.OWN_ENTRY_TWICE, "Consul node renamed"),
+        (FindingKind.OWN_ENTRY_TWICE, "Consul node machine, at 10.0.0.2:8000"),
+        (FindingKind.OWN_ENTRY_TWICE, "Consul node renamed, at 10.0.0.2:8000"),
     ]
+
+
+def test_our_node_id_under_another_service_id_is_another_process_with_our_state() -> None:
+    ours = _node(OWN.name, OWN.node_id)
+    copied = replace(ours, key=replace(ours.key, node="there", service_id="copy-1"), address="10.0.0.7")
+    found = select(_catalog(ours, copied), OWN)
+    assert found.peers == ()
+    assert found.findings == (Finding("copy-1", FindingKind.OWN_ID_ELSEWHERE, "10.0.0.7:8000, Consul node there"),)
+
+
+def test_an_entry_that_is_critical_or_in_maintenance_is_a_finding_with_its_check_ours_too() -> None:
+    sick = replace(_node("node-b", ID_B, health=Health.CRITICAL), trouble="mesh node: TTL expired")
+    silent = _plain("p", health=Health.CRITICAL)
+    resting = replace(_node("node-c", ID_C, "10.0.0.3"), maintenance="new disks")
+    ours = replace(_node(OWN.name, OWN.node_id), health=Health.CRITICAL, trouble="http: 503")
+    found = select(_catalog(sick, silent, resting, ours), OWN)
+    assert _names(found) == ["node-c"]
+    assert found.findings == (
+        Finding(f"{OWN.name}-{OWN.node_id[:8]}", FindingKind.CRITICAL, "http: 503"),
+        Finding("node-b-bbbbbbbb", FindingKind.CRITICAL, "mesh node: TTL expired"),
+        Finding("node-c-cccccccc", FindingKind.IN_MAINTENANCE, "new disks"),
+        Finding("p", FindingKind.CRITICAL, "the catalog does not say why"),
+    )
 
 
 def test_a_peer_in_maintenance_is_dialled_as_ever_and_marked_however_it_was_named() -> None:

@@ -2,14 +2,16 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from discovery.consul.client import Answer, ConsulClient
 from discovery.consul.registration import ConsulRegistrar, agrees, register_payload
-from discovery.consul.watch import ConsulWatch, parse_catalog
+from discovery.consul.rows import RowReader
+from discovery.consul.watch import ConsulWatch
 from discovery.model import (
     AccessRefused,
     AgentSlow,
@@ -35,7 +37,7 @@ class ScriptedClient:
     def __init__(self, health_script: Callable[[int, dict[str, Any]], Answer | Exception | None]) -> None:
         self.health_script = health_script
         self.agent_script: Callable[[str], Exception | None] = lambda _call: None
-        self.last_rows: list[Any] = []
+        self.last_rows: Sequence[bytes] = ()
         self.asked_at_s: list[float] = []
         self.queries: list[dict[str, Any]] = []
         self.calls: list[tuple[float, str]] = []
@@ -100,11 +102,10 @@ def registrar_of(client: ScriptedClient, registration: Registration) -> ConsulRe
     return ConsulRegistrar(cast("ConsulClient", client), registration)
 
 
-def rows(*service_ids: str) -> list[Any]:
-    return [
-        {"Node": {"Node": "n", "Address": "127.0.0.1"}, "Service": {"ID": one, "Port": 8000}, "Checks": []}
-        for one in service_ids
-    ]
+def rows(*service_ids: str, created: int = 1) -> list[bytes]:
+    node = {"Node": "n", "Address": "127.0.0.1"}
+    services = ({"ID": one, "Port": 8000, "CreateIndex": created} for one in service_ids)
+    return [orjson.dumps({"Node": node, "Service": service}) for service in services]
 
 
 async def watched(watch: ConsulWatch, seconds: float) -> list[Catalog]:
@@ -224,10 +225,8 @@ async def test_an_outage_alone_holds_removals_no_longer_than_it_takes_to_settle(
 
 async def test_an_entry_of_ours_that_was_made_anew_keeps_the_others_that_are_not_back_yet() -> None:
     def script(number: int, query: dict[str, Any]) -> Answer | Exception | None:
-        everybody = rows("own", "a", "b")
-        everybody[0]["Service"]["CreateIndex"] = 5
-        again = rows("own")
-        again[0]["Service"]["CreateIndex"] = 40
+        everybody = [*rows("own", created=5), *rows("a", "b")]
+        again = rows("own", created=40)
         return Answer(30, everybody) if number == 1 else None if number > 2 and query["index"] else Answer(41, again)
 
     client = ScriptedClient(script)
@@ -302,7 +301,7 @@ async def _when_registered(registrar: ConsulRegistrar, watch: ConsulWatch, secon
 
 
 async def test_a_known_catalog_is_shown_first_and_outlives_a_consul_that_is_away() -> None:
-    known, _ = parse_catalog(rows("a", "b"))
+    known, _ = RowReader().read(rows("a", "b"))
     client = ScriptedClient(lambda _number, _query: AgentUnreachable("refused"))
     watch = watch_of(client, "mcp-node", known=known)
     assert await watched(watch, 120) == [known]

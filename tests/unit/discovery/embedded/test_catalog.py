@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from discovery.consul.watch import parse_catalog
+from discovery.consul.rows import RowReader
 from discovery.embedded.catalog import LocalCatalog, first_index_at
 from discovery.embedded.definition import Definition, Refused, parse_definition, parse_duration_s
 
@@ -93,7 +94,7 @@ def test_a_definition_that_is_not_understood_is_refused_whole(body: Any) -> None
 def test_our_own_parser_reads_the_rows() -> None:
     catalog = LocalCatalog("machine")
     catalog.register(parse_definition(TTL_BODY), now_s=0.0)
-    seen, broken_rows = parse_catalog(catalog.health_rows("mcp-node"))
+    seen, broken_rows = RowReader().read(map(orjson.dumps, catalog.health_rows("mcp-node")))
     (instance,) = seen.instances
     assert broken_rows == 0
     assert (instance.key.node, instance.key.service_id, instance.address) == ("machine", "a-1", "127.0.0.1")
@@ -186,7 +187,7 @@ class Index(RuleBasedStateMachine):
     @invariant()
     def index_follows_content(self) -> None:
         for name in "xy":
-            content, _ = parse_catalog(self.catalog.health_rows(name))
+            content, _ = RowReader().read(map(orjson.dumps, self.catalog.health_rows(name)))
             index = self.catalog.index_of(name)
             last_index, last_content = self.last.get(name, (index, content))
             assert index >= last_index

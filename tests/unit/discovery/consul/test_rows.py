@@ -1,13 +1,20 @@
 """From Consul's rows to a catalog, with rows that other programs wrote."""
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discovery.consul.watch import parse_catalog, parse_row, worst_health
-from discovery.model import Health, InstanceKey
+from discovery.consul.rows import RowReader, parse_row, split_rows, worst_health
+from discovery.model import Catalog, CatalogUnavailable, Health, InstanceKey
+
+
+def parse_catalog(rows: Iterable[Any]) -> tuple[Catalog, int]:
+    return RowReader().read([json.dumps(row).encode() for row in rows])
 
 
 def row(**service: Any) -> dict[str, Any]:
@@ -38,6 +45,76 @@ def test_maintenance_is_a_reason_and_says_nothing_of_the_health() -> None:
         "no reason given",
     ]
     assert [one.health.value for one in seen if one] == ["passing", "passing", "critical", "critical"]
+
+
+def test_what_is_bad_has_a_name_and_its_output_on_one_line() -> None:
+    checks = [
+        {"CheckID": "service:a", "Name": "mesh node", "Status": "critical", "Output": "TTL\n expired"},
+        {"CheckID": "disk", "Status": "critical"},
+        {"Status": "passing", "Output": "fine"},
+    ]
+    seen = [parse_row(row() | {"Checks": some}) for some in (checks, checks[:1], checks[2:])]
+    assert [one.trouble for one in seen if one] == [
+        "mesh node: TTL expired; disk: no output",
+        "mesh node: TTL expired",
+        "",
+    ]
+    other = parse_row(row() | {"Checks": [checks[0] | {"Output": "other"}]})
+    assert other == seen[1]  # Another output is no news for the mesh.
+
+
+@pytest.mark.parametrize("kind", ["connect-proxy", "mesh-gateway", "ingress-gateway", "terminating-gateway", 7])
+def test_a_proxy_or_gateway_of_consuls_own_mesh_is_no_server(kind: Any) -> None:
+    assert parse_row(row(Kind=kind)) is None
+    assert parse_row(row(Kind="")) is not None
+
+
+@pytest.mark.parametrize(
+    ("service", "port"),
+    [
+        ({"Port": 0, "Ports": [{"Name": "admin", "Port": 1, "Default": True}, {"Name": "mcp", "Port": 2}]}, 2),
+        ({"Port": 0, "Ports": [{"Name": "admin", "Port": 1, "Default": True}, {"Name": "web", "Port": 2}]}, 1),
+        ({"Port": 0, "Ports": [{"Name": "web", "Port": 2}]}, 0),
+        ({"Port": 3, "Ports": [{"Name": "mcp", "Port": 2}]}, 3),
+        ({"Port": 0, "Ports": None}, 0),
+        ({"Port": 0, "Ports": [7]}, 0),
+    ],
+)
+def test_of_several_ports_the_one_named_mcp_is_dialled_or_the_default_one(service: dict[str, Any], port: int) -> None:
+    seen = parse_row(row(**service))
+    assert seen is not None
+    assert seen.port == port
+
+
+def test_an_entry_without_a_port_is_kept_for_the_status_to_show() -> None:
+    bare = row()
+    del bare["Service"]["Port"]  # As newer versions of Consul write a 0.
+    seen = parse_row(bare)
+    assert seen is not None
+    assert seen.port == 0
+
+
+def test_a_body_is_cut_into_rows_without_being_parsed_and_a_foreign_one_is_parsed() -> None:
+    tricky = row(Meta={"k": '},{"Node":{', "l": "\\"})
+    rows = [row(ID="a"), tricky, row(ID="c")]
+    compact = orjson.dumps(rows) + b"\n"
+    assert [orjson.loads(one) for one in split_rows(compact)] == rows
+    assert split_rows(orjson.dumps(rows, option=orjson.OPT_INDENT_2)) == split_rows(compact)
+    assert split_rows(b"[]") == []
+    assert list(map(orjson.loads, split_rows(b'[null, {"Service": 1}]'))) == [None, {"Service": 1}]
+    for broken in (b"", b"null", b"{}", b"<html>", compact[:50]):
+        with pytest.raises(CatalogUnavailable):
+            split_rows(broken)
+    with pytest.raises(CatalogUnavailable):
+        RowReader().read(split_rows(b'[{"Node":{"Node":"n" oops }]'))
+
+
+def test_a_row_that_has_not_changed_is_not_parsed_again() -> None:
+    reader = RowReader()
+    first, _ = reader.read([orjson.dumps(row(ID=name)) for name in "abc"])
+    second, _ = reader.read([orjson.dumps(row(ID=name, Port=8001 if name == "b" else 8000)) for name in "cba"])
+    assert [a is b for a, b in zip(first.instances, second.instances, strict=True)] == [True, False, True]
+    assert second.instances[1].port == 8001
 
 
 def test_an_address_of_its_own_wins() -> None:
