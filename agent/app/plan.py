@@ -5,6 +5,7 @@ Called by the wiring once at start. The one rule: what other nodes and clients s
 
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ def membership_plan(settings: Settings, port: int) -> MembershipPlan:
     """Which catalog to use and how to be found in it; `port` is the one that is listened on."""
     return MembershipPlan(
         mode=settings.discovery,
-        consul=settings.consul,
+        consul=replace(settings.consul, wait_s=settings.consul_wait_s),
         service_name=settings.service_name,
         embedded_port=settings.embedded_port,
         bind_host=settings.host,

@@ -98,6 +98,7 @@ class Settings:
     allow_anonymous: bool
     consul_http_check: bool
     consul_connect: bool
+    consul_wait_s: float
     config_file: Path | None
     consul: "ConsulSettings"
     consul_environment: tuple[tuple[str, str], ...]

@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.config.values import (
     one_of,
+    parse_consul_wait,
     parse_count,
     parse_flag,
     parse_host,
@@ -421,6 +422,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Whether nodes serve https with certificates of Consul's own CA (Connect), and talk to each other by those"
         " alone. Clients have to trust its roots without a host name, so give them another one (`listen_cert`). All"
         " nodes need it.",
+    ),
+    Setting(
+        "consul_wait_s",
+        parse_consul_wait,
+        "25",
+        "Seconds that a query waits at Consul for news. Shorter behind a proxy that cuts off answers sooner; a restored"
+        " Consul is noticed at the end of a wait. Each wait's end costs Consul one read.",
     ),
 )
 

@@ -17,6 +17,8 @@ from agent.model import PUBLIC_NAME_LEN_MAX, PUBLIC_NAME_LEN_MIN, WEIGHT_MAX
 # One grammar for nodes, peers and servers: they share a namespace, and `__` parts the words of a public tool name.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PATTERN = re.compile(r"[A-Za-z0-9_*?-]{1,128}")  # Of names of tools.
+# A node that comes back from a restore needs a wait's end; ten minutes are the most that Consul waits.
+CONSUL_WAIT_MIN_S, CONSUL_WAIT_MAX_S = 1.0, 600.0
 CALL_TIMEOUT_MAX_S = 86_400.0  # A day: work that takes longer should be a task, not a call.
 COUNT_MAX = 1_000_000  # More than any operator means; a figure with too many zeros is a slip.
 _HOST_PATTERN = re.compile(
@@ -136,6 +138,14 @@ def parse_name_len(text: str) -> int:
     if not (text.isascii() and text.isdigit() and PUBLIC_NAME_LEN_MIN <= int(text) <= PUBLIC_NAME_LEN_MAX):
         raise ValueError(f"must be a whole number, {PUBLIC_NAME_LEN_MIN} to {PUBLIC_NAME_LEN_MAX}")
     return int(text)
+
+
+def parse_consul_wait(text: str) -> float:
+    """How long a query waits at Consul: at most what Consul itself takes, at least what does not burden it."""
+    seconds = parse_seconds(text)
+    if not CONSUL_WAIT_MIN_S <= seconds <= CONSUL_WAIT_MAX_S:
+        raise ValueError(f"must be seconds, {CONSUL_WAIT_MIN_S:g} to {CONSUL_WAIT_MAX_S:g}")
+    return seconds
 
 
 def parse_seconds(text: str) -> float:

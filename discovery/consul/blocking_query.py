@@ -20,9 +20,6 @@ ASK_AGAIN = Backoff(first_s=0.25, last_s=30.0)
 ASK_YOUNG_OUTAGE = Backoff(first_s=0.25, last_s=2.0)
 YOUNG_OUTAGE_S = 60.0
 
-# A restored state is seen at the end of a wait, which Consul does not cut short for it; an abandoned wait holds a slot
-# of the agent until its end; and some proxies cut answers at 30 s.
-WAIT_S = 25.0
 # A 200 to a wait proves no server: Consul's agent may answer it from a cache of its own (1.10 and later, streaming). A
 # read without an index goes to a server; one every other wait costs less than waits that all do (docs/reliability.md).
 CONFIRM_EVERY_S = 50.0

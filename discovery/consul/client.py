@@ -43,6 +43,8 @@ BODY_BYTES_MAX = 32 * 1024 * 1024  # 1,000 instances take under 2 MiB; anything 
 _READ_BYTES = 256 * 1024
 _ERROR_CHARS_MAX = 200
 _WORD_CHARS_MAX = 32
+# An agent closes further connections of one address at once (1.8), or answers 429 to them (later).
+_LIMIT_HINT = "; Consul's limit of connections for each address is limits.http_max_conns_per_client, 200 by default"
 _SERF_ALIVE = 1  # 2 leaving, 3 left, 4 failed (Serf, MemberStatus).
 
 T = TypeVar("T")
@@ -199,11 +201,12 @@ class ConsulClient:
 
     async def leader(self, timeout_s: float) -> str:
         """The address of the cluster's leader; empty when there is none."""
-        leader = await self._call(
+        leader = await self._call(  # Needs no token.
             lambda token: self._transport.get(
                 CB.json(), "/v1/status/leader", headers=_headers(token), timeout_s=timeout_s
             ),
             right="status",
+            awaits_token=False,
         )
         return leader if isinstance(leader, str) else ""
 
@@ -217,9 +220,12 @@ class ConsulClient:
         """The token that the next request will carry."""
         return self._token.current()
 
-    async def _call(self, request: Callable[[str | None], Awaitable[T]], *, right: str) -> T:
+    async def _call(self, request: Callable[[str | None], Awaitable[T]], *, right: str, awaits_token: bool = True) -> T:
         """Make one request with the present token; translate every failure."""
         token = self._token.current()
+        if awaits_token and (path := self._token.awaited_file) is not None:
+            # Without it Consul would answer as to a stranger: with a refusal, or with an empty list.
+            raise AccessRefused(f"CONSUL_HTTP_TOKEN_FILE: there is no token in {path} yet; it is waited for")
         try:
             return await request(token)
         except (ACLPermissionDenied, ACLDisabled) as exc:
@@ -273,7 +279,7 @@ async def no_silent_repeat(
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
         if "index" in request.url.query:
-            raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__})") from exc
+            raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__}{_LIMIT_HINT})") from exc
         raise
 
 
@@ -356,7 +362,8 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
         except (aiohttp.ClientSSLError, aiohttp.ClientPayloadError, aiohttp.InvalidURL) as exc:
             raise CatalogUnavailable(_text(exc)) from exc
         except (aiohttp.ClientConnectionError, OSError) as exc:
-            raise AgentUnreachable(_text(exc)) from exc
+            broken = isinstance(exc, (aiohttp.ServerDisconnectedError, ConnectionResetError))
+            raise AgentUnreachable(_text(exc) + _LIMIT_HINT * broken) from exc
         except aiohttp.ClientError as exc:
             raise CatalogUnavailable(_text(exc)) from exc
         self._patience.note_answer(kind, in_usual_time=clock.now_s() - began_s < usual_s)
@@ -419,7 +426,7 @@ def _translated(exc: Exception) -> CatalogUnavailable | RegistrationLost:
     # 1.8 says 'CheckID "x" does not have associated TTL'; with ACLs, and in newer versions, 'Unknown check'.
     if "does not have associated TTL" in text or "Unknown check" in text or "Unknown service" in text:
         return RegistrationLost(text)
-    return CatalogUnavailable(text)
+    return CatalogUnavailable(text + _LIMIT_HINT * text.startswith("429"))
 
 
 def _headers(token: str | None) -> dict[str, str]:

@@ -21,6 +21,9 @@ _PORTS = {"http": 80, "https": 443}  # A URL without a port means these, as in C
 _TRUE = frozenset({"1", "t", "true"})
 _FALSE = frozenset({"0", "f", "false"})
 
+# A restored state is seen at the end of a wait, which Consul does not cut short for it; an abandoned wait holds a slot
+# of the agent until its end; and some proxies cut answers at 30 s.
+WAIT_S = 25.0
 POLL_S = 1.0  # How often a back-off after a refusal checks for a rotated token; half of the promised 2 s.
 
 # Cheap to read: the file's identity, its time and its size. A rewrite in place or by rename changes at least one.
@@ -33,7 +36,7 @@ class ConsulSettings:
 
     `url` is `http://host:port[/prefix]`, `https://host:port[/prefix]` or `unix:///path/to/socket`. `token_file` beats
     `token` and is read again whenever it changes; `token_now` beats both. `explicit`: the address was set, so falling
-    back to another one would be a surprise.
+    back to another one would be a surprise. `wait_s`: how long a query waits for news.
     """
 
     url: str = DEFAULT_URL
@@ -48,6 +51,7 @@ class ConsulSettings:
     explicit: bool = False
     token_file: str | None = None
     token_now: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
+    wait_s: float = WAIT_S
 
     @property
     def socket_path(self) -> str | None:
@@ -73,8 +77,8 @@ def consul_settings(environ: Mapping[str, str]) -> ConsulSettings:
     if token is not None and not is_header_safe(token):
         raise SettingsRefused("CONSUL_HTTP_TOKEN has white space or control characters in it: set the bare token")
     token_file = given.get("CONSUL_HTTP_TOKEN_FILE")
-    if token_file is not None and not Path(token_file).is_file():
-        raise SettingsRefused(f"CONSUL_HTTP_TOKEN_FILE: no file at {token_file}: create it or unset the variable")
+    if token_file is not None and Path(token_file).is_dir():
+        raise SettingsRefused(f"CONSUL_HTTP_TOKEN_FILE: {token_file} is a folder: name the file with the token")
     return ConsulSettings(
         url=_url(address, secure=secure),
         token=token,
@@ -192,6 +196,11 @@ class TokenSource:
         except (OSError, UnicodeDecodeError):
             pass
         return self._token
+
+    @property
+    def awaited_file(self) -> Path | None:
+        """The file that has no token yet: whoever writes it may start after us. None when nothing is waited for."""
+        return self._path if self._path is not None and self.current() is None else None
 
     @property
     def rotates(self) -> bool:

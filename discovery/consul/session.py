@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from discovery.consul.client import ConsulClient, open_client
 from discovery.consul.connect import LeafSource
-from discovery.consul.environment import ConsulSettings
+from discovery.consul.environment import WAIT_S, ConsulSettings
 from discovery.consul.registration import ConsulRegistrar
 from discovery.consul.watch import ConsulWatch
 from discovery.model import Catalog, CatalogSource, CatalogUnavailable, Registrar, Registration
@@ -18,8 +18,9 @@ from discovery.model import Catalog, CatalogSource, CatalogUnavailable, Registra
 class ConsulConnection:
     """Makes sources and registrars that share one connection pool."""
 
-    def __init__(self, client: ConsulClient) -> None:
+    def __init__(self, client: ConsulClient, wait_s: float = WAIT_S) -> None:
         self._client = client
+        self._wait_s = wait_s
 
     def source(self, service_name: str, own: Registrar | None = None, *, known: Catalog | None = None) -> CatalogSource:
         """Follow a service name.
@@ -29,7 +30,7 @@ class ConsulConnection:
             own: our registrar under the same name; an answer without our registration is not trusted.
             known: the last catalog of an earlier run, shown until Consul answers.
         """
-        return ConsulWatch(self._client, service_name, own=own, known=known)
+        return ConsulWatch(self._client, service_name, own=own, known=known, wait_s=self._wait_s)
 
     def registrar(self, registration: Registration) -> Registrar:
         """Keep a registration true, once its `keep` runs."""
@@ -55,4 +56,4 @@ async def open_session(settings: ConsulSettings) -> AsyncGenerator[ConsulConnect
         SettingsRefused: the settings cannot work, for example a TLS file is missing.
     """
     async with open_client(settings) as client:
-        yield ConsulConnection(client)
+        yield ConsulConnection(client, settings.wait_s)

@@ -18,7 +18,6 @@ from discovery.consul.blocking_query import (
     REPAIR_AGAIN,
     RESTORED_S,
     SETTLE_S,
-    WAIT_S,
     Trust,
     Verdict,
     next_index,
@@ -26,7 +25,7 @@ from discovery.consul.blocking_query import (
     weigh,
 )
 from discovery.consul.client import ConsulClient
-from discovery.consul.environment import POLL_S
+from discovery.consul.environment import POLL_S, WAIT_S
 from discovery.consul.rows import RowReader
 from discovery.model import (
     AccessRefused,

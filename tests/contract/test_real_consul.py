@@ -13,7 +13,7 @@ from discovery.consul.client import open_client
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.registration import register_payload
 from discovery.consul.session import open_session
-from discovery.model import AccessRefused, Registration, SettingsRefused
+from discovery.model import AccessRefused, CatalogUnavailable, Registration, SettingsRefused
 from tests.consul_process import NODE_RULES, RunningConsul, running_consul
 from tests.contract.following import MACHINE_S, Follower, ids, running, until
 
@@ -74,14 +74,19 @@ async def test_a_token_without_rights_is_refused_by_the_name_of_the_right(guarde
             await client.health(NAME)
 
 
-async def test_a_rotated_token_file_is_picked_up_within_two_seconds(guarded: RunningConsul, tmp_path: Path) -> None:
+async def test_a_token_file_is_waited_for_and_picked_up_within_two_seconds_when_rotated(
+    guarded: RunningConsul, tmp_path: Path
+) -> None:
     token_file = tmp_path / "token"
-    token_file.write_text("00000000-0000-0000-0000-00000000dead\n")
     settings = replace(guarded.settings(), token=None, token_file=str(token_file))
     async with open_session(settings) as session:
         registrar = session.registrar(Registration("rotated-1", NAME, 8000))
         follower = Follower(session.source(NAME, registrar))
         async with running(follower.run(), registrar.keep()):
+            await until(lambda: "it is waited for" in registrar.status.last_error, what="waiting")
+            await until(lambda: "it is waited for" in follower.source.status.last_error, what="waiting")
+            assert await session.answers()  # Whether a Consul is there can be asked without a token.
+            token_file.write_text("00000000-0000-0000-0000-00000000dead\n")
             await until(lambda: "refused our ACL token" in registrar.status.last_error, what="refused")
             await until(lambda: "refused our ACL token" in follower.source.status.last_error, what="refused")
             token_file.write_text(await guarded.token_for(NODE_RULES))
@@ -89,6 +94,25 @@ async def test_a_rotated_token_file_is_picked_up_within_two_seconds(guarded: Run
             await follower.until(lambda seen: "rotated-1" in ids(seen))
             assert time.monotonic() - rotated_at_s < 3.0 + MACHINE_S
         await registrar.leave()
+
+
+async def test_a_node_lives_with_two_connections_and_names_consuls_limit_where_it_bites(
+    binary: Path, tmp_path: Path
+) -> None:
+    limits = {"limits": {"http_max_conns_per_client": 2}}
+    async with (
+        running_consul(binary, tmp_path, extra=limits) as consul,
+        open_session(consul.settings()) as session,
+        open_client(consul.settings()) as third,
+    ):
+        registrar = session.registrar(Registration("few-1", NAME, 8000))
+        follower = Follower(session.source(NAME, registrar))
+        async with running(follower.run(), registrar.keep()):
+            await follower.until_ids("few-1")
+            with pytest.raises(CatalogUnavailable, match="http_max_conns_per_client"):
+                await third.health(NAME)
+            registrar.change(Registration("few-1", NAME, 8001))
+            await follower.until(lambda seen: [one.port for one in seen.instances] == [8001])
 
 
 async def test_after_a_restart_with_wiped_state_all_are_back_and_none_was_dropped(

@@ -93,7 +93,7 @@ def test_the_sisters_are_read_and_the_token_stays_out_of_repr(tmp_path: Path) ->
         ({"CONSUL_CLIENT_CERT": "/cert.pem"}, "CONSUL_CLIENT_KEY"),
         ({"CONSUL_HTTP_TOKEN": "two words"}, "CONSUL_HTTP_TOKEN"),
         ({"CONSUL_HTTP_TOKEN": "a\r\nX-Evil: 1"}, "CONSUL_HTTP_TOKEN"),
-        ({"CONSUL_HTTP_TOKEN_FILE": "/nowhere/at/all"}, "CONSUL_HTTP_TOKEN_FILE"),
+        ({"CONSUL_HTTP_TOKEN_FILE": "/"}, "CONSUL_HTTP_TOKEN_FILE"),
         ({"CONSUL_HTTP_AUTH": "user:pass"}, "CONSUL_HTTP_AUTH"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from discovery.consul.environment import ConsulSettings, TokenSource
+from discovery.consul.environment import ConsulSettings, TokenSource, consul_settings
 
 
 def test_a_fixed_token_is_given_as_it_is() -> None:
@@ -38,3 +38,17 @@ def test_a_file_that_is_gone_empty_or_no_token_keeps_the_last_good_one(tmp_path:
     assert source.current() == "good"
     path.write_text("better")
     assert source.current() == "better"
+
+
+def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    settings = consul_settings({"CONSUL_HTTP_TOKEN_FILE": str(path)})
+    source = TokenSource(settings)
+    assert (source.current(), source.awaited_file) == (None, path)
+    path.write_text("")
+    assert source.awaited_file == path
+    path.write_text("here\n")
+    assert (source.awaited_file, source.current()) == (None, "here")
+    path.unlink()
+    assert (source.awaited_file, source.current()) == (None, "here")
+    assert TokenSource(ConsulSettings()).awaited_file is None
