@@ -8,14 +8,14 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
-from agent.model import WEIGHT_MAX, NodeIdentity, PeerSpec, Suppression
+from agent.model import WEIGHT_MAX, HttpTarget, NodeIdentity, PeerSource, PeerSpec, Suppression
 from agent.routing.names import is_valid_name, node_alias, valid_name
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
@@ -74,9 +74,9 @@ class DiscoveredPeer:
     `name`: its preferred name, always a valid one. `name_refused`: the name of its Meta where that is not valid, else
     empty. `node_id`: that of its Meta, None for a plain server. `learned_id`: the node that answered at its URL, where
     its Meta names none. `unique`: hexadecimal digits that distinguish it from all others of its name. `up`: passing or
-    warning. `offer_digest`: the digest of its offer. `rotations`: changes when its tokens do. `weight`: its node's, 1
-    to `WEIGHT_MAX`. `maintenance`: the operator's reason, empty without one. `findings`: about its
-    state.
+    warning. `weight`: its node's, 1 to `WEIGHT_MAX`. `maintenance`: the operator's reason, empty without one.
+    `findings`: about its state. `place`: its URL in the form that two of one endpoint share. `spec`: the peer that it
+    is under its own name; `hidden_by`: what would hide that. All are worked out once, when the entry is read.
     """
 
     name: str
@@ -88,12 +88,13 @@ class DiscoveredPeer:
     unique: str
     up: bool
     epoch: str
-    offer_digest: str
-    rotations: str
     weight: int
     maintenance: str
     findings: tuple[Finding, ...]
     key: InstanceKey
+    place: str
+    spec: PeerSpec
+    hidden_by: tuple[Suppression, ...]
 
     @property
     def identity(self) -> str | None:
@@ -108,8 +109,7 @@ class DiscoveredPeer:
     @property
     def sighting(self) -> str:
         """Changes when there is a new reason to dial or to list; empty while the instance is critical."""
-        words = (self.url, self.epoch, self.offer_digest, self.rotations)
-        return " ".join(word for word in words if word) if self.up else ""
+        return self.spec.sighting
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +120,42 @@ class Unusable:
     reason: str
 
 
-def read_catalog(
-    catalog: Catalog, own_node_id: str, learned: Mapping[str, str]
-) -> tuple[DiscoveredPeer | Unusable, ...]:
-    """Every instance but our own. `learned`: URL -> the node ID that answered there."""
-    own_place = next(
-        ((i.key.datacenter, i.key.node) for i in catalog.instances if i.meta.get("node_id") == own_node_id), None
-    )
-    return tuple(
-        _read(instance, own_place, learned)
-        for instance in catalog.instances
-        if instance.meta.get("node_id") != own_node_id
-    )
+_Place: TypeAlias = tuple[str, str] | None
+
+
+class CatalogReader:
+    """Reads catalogs in a row, each instance once: one that has not changed is the same object in the next catalog."""
+
+    def __init__(self) -> None:
+        self._own_place: _Place = None
+        self._known: dict[int, tuple[Instance, DiscoveredPeer | Unusable]] = {}
+
+    def __repr__(self) -> str:
+        return f"<CatalogReader instances={len(self._known)}>"
+
+    def read(
+        self, catalog: Catalog, own_node_id: str, learned: Mapping[str, str]
+    ) -> tuple[DiscoveredPeer | Unusable, ...]:
+        """Every instance but our own. `learned`: URL -> the node ID that answered there."""
+        others: list[Instance] = []
+        own_place: _Place = None
+        for instance in catalog.instances:
+            if instance.meta.get("node_id") != own_node_id:
+                others.append(instance)
+            elif own_place is None:
+                own_place = (instance.key.datacenter, instance.key.node)
+        known = self._known if own_place == self._own_place else {}
+        # By `id`, which is theirs alone for as long as they are held here.
+        read = {id(one): known.get(id(one)) or (one, _read(one, own_place)) for one in others}
+        self._own_place, self._known = own_place, read
+        found = (entry for _, entry in read.values())
+        return tuple(_with_learned(entry, learned) for entry in found) if learned else tuple(found)
+
+
+def _with_learned(entry: DiscoveredPeer | Unusable, learned: Mapping[str, str]) -> DiscoveredPeer | Unusable:
+    if isinstance(entry, Unusable) or entry.node_id or entry.url not in learned:
+        return entry
+    return replace(entry, learned_id=learned[entry.url])
 
 
 def own_entries(catalog: Catalog, own: NodeIdentity) -> tuple[Finding, ...]:
@@ -181,9 +205,7 @@ def url_key(url: str) -> str:
     return f"{scheme}://{shown}:{port or _DEFAULT_PORTS.get(scheme, 0)}{path}{query}"
 
 
-def _read(
-    instance: Instance, own_place: tuple[str, str] | None, learned: Mapping[str, str]
-) -> DiscoveredPeer | Unusable:
+def _read(instance: Instance, own_place: _Place) -> DiscoveredPeer | Unusable:
     meta, service_id = instance.meta, instance.key.service_id
     fault = _fault(instance, own_place)
     if fault:
@@ -194,26 +216,41 @@ def _read(
     said = (meta.get("name") if node_id else None) or service_id
     name = said if is_valid_name(said) else valid_name(service_id)
     key_text = f"{instance.key.datacenter}\0{instance.key.node}\0{service_id}"
+    up = instance.health is not Health.CRITICAL
+    epoch, weight = meta.get("epoch", "")[:_WORD_LEN_MAX], min(max(1, instance.weight), WEIGHT_MAX)
+    words = (url, epoch, *(meta.get(key, "")[:_WORD_LEN_MAX] for key in ("offer_digest", "rotations")))
+    spec = PeerSpec(
+        name,
+        HttpTarget(url),
+        PeerSource.DISCOVERY,
+        aliases=(service_id,),
+        expected_node_id=node_id,
+        is_mesh_node=node_id is not None,
+        sighting=" ".join(word for word in words if word) if up else "",
+        weight=weight,
+        maintenance=instance.maintenance,
+    )
     return DiscoveredPeer(
         name=name,
         name_refused="" if name == said else said,
         service_id=service_id,
         url=url,
         node_id=node_id,
-        learned_id=None if node_id else learned.get(url),
+        learned_id=None,
         unique=node_id or hashlib.sha256(key_text.encode("utf-8", "surrogatepass")).hexdigest(),
-        up=instance.health is not Health.CRITICAL,
-        epoch=meta.get("epoch", "")[:_WORD_LEN_MAX],
-        offer_digest=meta.get("offer_digest", "")[:_WORD_LEN_MAX],
-        rotations=meta.get("rotations", "")[:_WORD_LEN_MAX],
-        weight=min(max(1, instance.weight), WEIGHT_MAX),
+        up=up,
+        epoch=epoch,
+        weight=weight,
         maintenance=instance.maintenance,
         findings=tuple(state_of(instance)),
         key=instance.key,
+        place=url_key(url),
+        spec=spec,
+        hidden_by=(Suppression(name, node_id, service_id),),
     )
 
 
-def _fault(instance: Instance, own_place: tuple[str, str] | None) -> str:
+def _fault(instance: Instance, own_place: _Place) -> str:
     """Why the instance cannot be dialled; empty when it can."""
     meta = instance.meta
     if not 0 < instance.port <= _PORT_MAX:

@@ -8,19 +8,19 @@ them; of the others, those that are suppressed or down are left out, and the res
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from agent.control.candidates import (
+    CatalogReader,
     DiscoveredPeer,
     Finding,
     FindingKind,
     Selection,
     Unusable,
     own_entries,
-    read_catalog,
     url_key,
 )
 from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec, Suppression, masked_url
@@ -47,7 +47,7 @@ class LastChosen:
         """What this candidate was."""
         if candidate.node_id is not None:
             return self._by_node.get(candidate.node_id)
-        return self._plain_by_url.get(url_key(candidate.url))
+        return self._plain_by_url.get(candidate.place)
 
     def holds_its_name(self, candidate: DiscoveredPeer) -> bool:
         """Whether this candidate had its preferred name."""
@@ -57,7 +57,7 @@ class LastChosen:
     def holds_second_name(self, candidate: DiscoveredPeer) -> bool:
         """Whether this candidate was called by its name and ID, because another peer held its name."""
         spec = self.spec_of(candidate)
-        return spec is not None and spec.name in _second_names(candidate)
+        return spec is not None and spec.name != candidate.name and spec.name in _second_names(candidate)
 
 
 @dataclass(slots=True)
@@ -105,32 +105,37 @@ def select(
     learned: Mapping[str, str] = _NOTHING_LEARNED,
     connected: Collection[str] = (),
     previous: Sequence[PeerSpec] = (),
+    reader: CatalogReader | None = None,
 ) -> Selection:
     """Choose the peers.
 
     `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the spec)
     -> node ID that answered there last; keep it while any source names the URL, also when its link has been folded into
     another. `connected`: backend keys of links that are up. `previous`: the peers selected last, so that they keep
-    their names.
+    their names. `reader`: of the catalogs before, which saves reading again what has not changed.
     """
     findings: set[Finding] = set(own_entries(catalog, own))
     last = LastChosen(previous)
-    found = _usable(read_catalog(catalog, own.node_id, learned), own, findings)
+    found = _usable((reader or CatalogReader()).read(catalog, own.node_id, learned), own, findings)
     builders = peer_builders(overrides, statics, previous)
-    identify(builders, found, learned, {spec.name for spec in previous if spec.key not in connected})
-    builders = merge_twins(builders, own, findings)
+    if builders:
+        identify(builders, found, learned, {spec.name for spec in previous if spec.key not in connected})
+        builders = merge_twins(builders, own, findings)
     rest = fold_in(builders, found, findings)
-    proven = {c.key for c in rest if _is_proven(c, last, learned, connected)}
-    rest = _one_per_node(rest, last, proven, findings)
-    hidden = _suppressed(rest, suppressions, found)
-    wanted = [c for c in rest if c.key not in hidden and (c.up or _is_linked(c, last, connected))]
+    rest = _one_per_node(rest, last, lambda c: _is_proven(c, last, learned, connected), findings)
+    if suppressions:
+        hidden = _suppressed(rest, suppressions, found)
+        rest = [c for c in rest if c.key not in hidden]
+    wanted = [c for c in rest if c.up or _is_linked(c, last, connected)]
     named = give_names(wanted, {own.name, *server_names, *(d.name for d in builders)}, last, findings)
     peers = [
         *(builder.spec() for builder in builders),
-        *(_spec(candidate, name) for candidate, name in named),
+        *(c.spec if name == c.name else replace(c.spec, name=name) for c, name in named),
     ]
     discovered = {builder.name: tuple(builder.suppressions) for builder in builders if builder.suppressions}
-    discovered |= {name: (Suppression(name, c.node_id, c.service_id),) for c, name in named}
+    discovered |= {
+        name: c.hidden_by if name == c.name else (Suppression(name, c.node_id, c.service_id),) for c, name in named
+    }
     return Selection(
         peers=with_clear_aliases(peers, server_names),
         findings=tuple(sorted(findings)),
@@ -149,14 +154,17 @@ def give_names(
     named: list[tuple[DiscoveredPeer, str]] = []
     waiting: list[DiscoveredPeer] = []
     for name in sorted(by_name):
-        contenders = sorted(by_name[name], key=lambda c: (not last.holds_its_name(c), c.unique, c.key))
+        contenders = by_name[name]
+        if len(contenders) > 1:
+            contenders.sort(key=lambda c: (not last.holds_its_name(c), c.unique, c.key))
         # Renaming a link closes it, and would do so again when a namesake has restarted.
         first = next((c for c in contenders if not last.holds_second_name(c)), None)
         if first is not None and name not in taken:
             taken.add(name)
             named.append((first, name))
-            contenders.remove(first)
-        waiting += contenders
+            waiting += (c for c in contenders if c is not first)
+        else:
+            waiting += contenders
     # Only now: no peer may lose its own name to the second name of another.
     for candidate in waiting:
         name, longer = _second_names(candidate)
@@ -186,7 +194,8 @@ def with_clear_aliases(peers: Iterable[PeerSpec], server_names: Collection[str])
             if alias not in taken and is_valid_name(alias):
                 taken.add(alias)
                 aliases.append(alias)
-        cleared.append(replace(spec, aliases=tuple(aliases)))
+        kept = tuple(aliases)
+        cleared.append(spec if kept == spec.aliases else replace(spec, aliases=kept))
     return tuple(cleared)
 
 
@@ -194,6 +203,8 @@ def peer_builders(
     overrides: Sequence[Override], statics: Sequence["StaticPeer"], previous: Sequence[PeerSpec]
 ) -> list[PeerBuilder]:
     """Overrides, then static peers, in the order of their claim to a node; in each class those with a link first."""
+    if not overrides and not statics:
+        return []
     present = {(spec.source, spec.name) for spec in previous}
     builders = [
         PeerBuilder(override.name, override.target, PeerSource.OVERRIDE, override.scope)
@@ -218,7 +229,7 @@ def identify(
     the node may have been replaced since, if the catalog says so; nothing else is believed of what that says about a
     URL. A builder that was folded into another has no link, and `learned` must keep it there.
     """
-    by_url = {url_key(candidate.url): candidate.node_id for candidate in found if candidate.node_id}
+    by_url = {candidate.place: candidate.node_id for candidate in found if candidate.node_id}
     for builder in builders:
         builder.identity = learned.get(builder.target.url)
         if builder.name in down and by_url.get(url_key(builder.target.url), builder.identity) != builder.identity:
@@ -255,19 +266,21 @@ def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: se
 
 
 def fold_in(
-    builders: Iterable[PeerBuilder], found: Iterable[DiscoveredPeer], findings: set[Finding]
-) -> list[DiscoveredPeer]:
+    builders: Sequence[PeerBuilder], found: Sequence[DiscoveredPeer], findings: set[Finding]
+) -> Sequence[DiscoveredPeer]:
     """Add each candidate to the builder of the same node or URL; return the candidates that have none."""
+    if not builders:
+        return found
     by_url = {url_key(url): builder for builder in builders for url in (builder.target.url, *builder.twin_urls)}
     by_node = {builder.identity: builder for builder in builders if builder.identity is not None}
     rest: list[DiscoveredPeer] = []
     for candidate in found:
-        builder = by_node.get(candidate.identity or "") or by_url.get(url_key(candidate.url))
+        builder = by_node.get(candidate.identity or "") or by_url.get(candidate.place)
         if builder is None:
             rest.append(candidate)
             continue
         known = map(url_key, (builder.target.url, *builder.twin_urls))
-        if builder.source is PeerSource.OVERRIDE and candidate.up and url_key(candidate.url) not in known:
+        if builder.source is PeerSource.OVERRIDE and candidate.up and candidate.place not in known:
             findings.add(Finding(builder.name, FindingKind.OTHER_URL, masked_url(candidate.url)))
         builder.aliases += [candidate.name, candidate.service_id]
         builder.sightings.add(candidate.sighting)
@@ -292,34 +305,40 @@ def _usable(
             findings.add(Finding(entry.service_id, FindingKind.OURSELVES, masked_url(entry.url)))
         else:
             usable.append(entry)
-            findings.update(entry.findings)
+            if entry.findings:
+                findings.update(entry.findings)
             if entry.name_refused:
                 findings.add(Finding(entry.name_refused, FindingKind.NAME_ILLEGAL, entry.name))
     return usable
 
 
 def _one_per_node(
-    candidates: Sequence[DiscoveredPeer], last: LastChosen, proven: Collection[InstanceKey], findings: set[Finding]
+    candidates: Sequence[DiscoveredPeer],
+    last: LastChosen,
+    is_proven: Callable[[DiscoveredPeer], bool],
+    findings: set[Finding],
 ) -> list[DiscoveredPeer]:
     """Of several instances of one node, or of one URL, keep one: up before down, the latest start, the one we have.
 
-    One of `proven` goes first: an entry with a copied node ID must not take that node's link away.
+    One that `is_proven` goes first: an entry with a copied node ID must not take that node's link away.
     """
-    at_url = {url_key(candidate.url): candidate.identity for candidate in candidates if candidate.identity}
+    at_url = {candidate.place: candidate.identity for candidate in candidates if candidate.identity}
     groups: dict[str, list[DiscoveredPeer]] = defaultdict(list)
     for candidate in candidates:
-        place = url_key(candidate.url)
-        groups[candidate.identity or at_url.get(place) or place].append(candidate)
+        groups[candidate.identity or at_url.get(candidate.place) or candidate.place].append(candidate)
     kept: list[DiscoveredPeer] = []
     for group in groups.values():
-        best, *others = sorted(group, key=lambda c: (c.key not in proven, *_preference(c, last)))
+        if len(group) == 1:
+            kept += group
+            continue
+        best, *others = sorted(group, key=lambda c: (not is_proven(c), *_preference(c, last)))
         kept.append(best)
         findings.update(Finding(other.service_id, FindingKind.SAME_NODE, best.service_id) for other in others)
     return kept
 
 
 def _preference(candidate: DiscoveredPeer, last: LastChosen) -> tuple[bool, bool, int, bool, InstanceKey]:
-    is_new = url_key(candidate.url) not in last.urls
+    is_new = candidate.place not in last.urls
     return not candidate.up, candidate.node_id is None, -candidate.epoch_number, is_new, candidate.key
 
 
@@ -351,17 +370,3 @@ def _is_proven(
     if spec is None or spec.key not in connected or spec.target.url != candidate.url:
         return False
     return candidate.node_id is not None and learned.get(candidate.url) == candidate.node_id
-
-
-def _spec(candidate: DiscoveredPeer, name: str) -> PeerSpec:
-    return PeerSpec(
-        name,
-        HttpTarget(candidate.url),
-        PeerSource.DISCOVERY,
-        aliases=(candidate.service_id,),
-        expected_node_id=candidate.node_id,
-        is_mesh_node=candidate.node_id is not None,
-        sighting=candidate.sighting,
-        weight=candidate.weight,
-        maintenance=candidate.maintenance,
-    )

@@ -70,7 +70,7 @@ def reconcile(desired: Mapping[str, BackendSpec], actual: Mapping[str, BackendSp
     changes: list[Action] = []
     for key in sorted(desired.keys() & actual.keys()):
         wanted, present = desired[key], actual[key]
-        if wanted == present:
+        if wanted is present or wanted == present:
             continue
         if _same_link(wanted, present):
             changes.append(RelabelLink(wanted, sighted=_sighted(wanted, present)))

@@ -119,8 +119,7 @@ def weigh(
         return Verdict(Trust.DISTRUSTED, shown, frozenset(suspects))
     if shown is None:
         return Verdict(Trust.BELIEVED, answer)
-    present = {instance.key for instance in answer.instances}
-    vanished = frozenset(instance.key for instance in shown.instances) - present
+    vanished = _vanished(shown, answer)
     if not vanished:
         return Verdict(Trust.BELIEVED, answer)
     if settling:
@@ -132,6 +131,13 @@ def weigh(
     if in_doubt and not (confirming and vanished <= suspects):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
     return Verdict(Trust.BELIEVED, answer)
+
+
+def _vanished(shown: Catalog, answer: Catalog) -> frozenset[InstanceKey]:
+    """The keys that the answer lacks. Most instances are the same objects in both, which need no look at their keys."""
+    before, after = set(map(id, shown.instances)), set(map(id, answer.instances))
+    gone = frozenset(instance.key for instance in shown.instances if id(instance) not in after)
+    return gone - {instance.key for instance in answer.instances if id(instance) not in before} if gone else gone
 
 
 def _is_mass(shown: Catalog, vanished: AbstractSet[InstanceKey], canary: str | None) -> bool:

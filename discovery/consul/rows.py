@@ -6,7 +6,7 @@ one rule: a row that names no instance is left out alone, and what cannot be dia
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -41,11 +41,14 @@ def split_rows(content: bytes) -> list[bytes]:
     return [orjson.dumps(row) for row in rows]
 
 
+_Order: TypeAlias = tuple[str, str, str]
+
+
 class RowReader:
     """Parses rows, and remembers those of the last answer by their bytes. An unchanged row is the very same object."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Instance | None] = {}
+        self._known: dict[bytes, tuple[_Order, Instance] | None] = {}
 
     def __repr__(self) -> str:
         return f"<RowReader rows={len(self._known)}>"
@@ -57,12 +60,17 @@ class RowReader:
             CatalogUnavailable: a row is no JSON.
         """
         known = self._known
-        now: dict[bytes, Instance | None] = {}
-        for row in rows:
-            now[row] = known[row] if row in known else parse_row(_loads(row))
+        now = {row: known[row] if row in known else _ordered(parse_row(_loads(row))) for row in rows}
         self._known = now
-        found = {(one.key.datacenter, one.key.node, one.key.service_id): one for one in now.values() if one is not None}
+        found = dict(one for one in now.values() if one is not None)
         return Catalog(tuple(found[key] for key in sorted(found))), sum(one is None for one in now.values())
+
+
+def _ordered(instance: Instance | None) -> tuple[_Order, Instance] | None:
+    """With its key as a plain tuple, which sorts many times faster."""
+    if instance is None:
+        return None
+    return (instance.key.datacenter, instance.key.node, instance.key.service_id), instance
 
 
 def parse_row(row: Any) -> Instance | None:

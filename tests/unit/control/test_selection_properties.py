@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.values import StaticPeer
-from agent.control.candidates import DiscoveredPeer, read_catalog, url_key
+from agent.control.candidates import CatalogReader, DiscoveredPeer, url_key
 from agent.control.selection import Selection, select
 from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, Suppression
 from agent.routing.names import is_valid_name
@@ -140,7 +140,7 @@ def test_a_token_goes_where_an_operator_has_given_it_and_a_node_id_is_expected_w
     for spec in selection.peers:
         assert spec.target.token == (given[spec.name] if spec.source is PeerSource.OVERRIDE else None)
     expected = {(url_key(s.target.url), s.expected_node_id) for s in selection.peers if s.expected_node_id is not None}
-    found = read_catalog(world["catalog"], OWN.node_id, {})
+    found = CatalogReader().read(world["catalog"], OWN.node_id, {})
     assert expected <= {(url_key(c.url), c.node_id) for c in found if isinstance(c, DiscoveredPeer)}
 
 
