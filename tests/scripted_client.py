@@ -179,6 +179,7 @@ class Told:
 
     dials: list[str] = field(default_factory=list)
     reconnected: int = 0
+    changes: int = 0
     settled: list[float] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
@@ -215,7 +216,7 @@ async def running_link(
     """A link over the script; cancelled at the end, which must end it."""
     told = Told()
 
-    def changed() -> None:
+    def shown() -> None:
         told.states.append(str(link.view.state))
         told.stirred.set()
 
@@ -225,7 +226,11 @@ async def running_link(
     async def settled() -> None:
         told.settled.append(now_s())
 
-    hooks = LinkHooks(changed, told.dials.append, reconnected, (watch,) if watch is not None else (), settled)
+    def changed() -> None:
+        told.changes += 1
+
+    watches = (watch,) if watch is not None else ()
+    hooks = LinkHooks(changed, told.dials.append, reconnected, watches, settled, shown=shown)
     dials = asyncio.Semaphore(50)
     link = Link(spec, dials, own=OWN, hooks=hooks, rng=random.Random(7), dial=side.opened, **more)
     async with asyncio.TaskGroup() as group:

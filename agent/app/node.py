@@ -174,10 +174,9 @@ class Node:
                 fleet_writes=self._settings.fleet_writes,
                 pinning=self._pinning,
             )
-            metrics, watches = self._metrics, self._updates.watches
-            self._link_hooks = LinkHooks(
-                self._mesh.wake, metrics.dialled, metrics.link_reconnected, watches, self._mesh.settled, self._offers
-            )
+            mesh, metrics, watches = self._mesh, self._metrics, self._updates.watches
+            counted = metrics.dialled, metrics.link_reconnected
+            self._link_hooks = LinkHooks(mesh.link_changed, *counted, watches, mesh.settled, self._offers)
             self._override_service = OverrideService(self._mesh, store, tasks)
             self._membership = Membership(
                 plan,

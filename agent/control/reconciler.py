@@ -20,8 +20,8 @@ from agent.control.candidates import Selection
 from agent.control.departures import Departed, Departures
 from agent.control.maintenance import Maintenance, log_changes, maintenance_of
 from agent.control.pinning import Pinning
-from agent.control.selection import select
-from agent.errors import DialledOurselves, MeshError, OverrideRefused
+from agent.control.selector import Selector
+from agent.errors import MeshError, OverrideRefused
 from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
@@ -40,12 +40,17 @@ log = logging.getLogger(__name__)
 # Reading one entry takes 85 µs: smaller offers hold up the event loop for 40 ms at most, 10,000 tools for 0.85 s.
 LARGE: Final = 500
 
+# A table of as many entries takes 10 ms for each thousand to build: beyond this a thread does it.
+LARGE_TABLE: Final = 2000
+
 # Repairs any missed event: a wake that was lost costs at most this long.
 RESYNC_EVERY_S: Final = 30.0
-# URLs of nodes that moved away are forgotten when there are more than this.
-LEARNED_MAX: Final = 10_000
 # A step that took longer than this is followed by a rest as long as itself: many joins at once must not starve calls.
 QUICK_STEP_S: Final = 0.01
+# And by one so many times as long where only links have changed, for a second at most: what they mean for calls,
+# dispatch sees by itself, and hundreds that end at once are a few steps.
+LINKS_REST_FACTOR: Final = 5.0
+LINKS_REST_MAX_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +115,15 @@ class Mesh:
         self._fleet_writes = tuple(fleet_writes)
         self._pinning = pinning
         self._hooks = hooks
-        self._learned: dict[str, str] = {}
         self._departures = Departures()
         self._absences = AbsenceTracker(waits_for_catalog=waits_for_catalog)
         away = [(replica, route.away_since_s) for route in self._remembered.values() for replica in route.replicas]
         self._absences.remember({replica.backend_key: since_s or 0.0 for replica, since_s in away})
         self._absence = Absence(starting=True)
         self._contributions: tuple[Contribution, ...] = ()
+        self._selector = Selector(own, store)
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._generation = 0
         self._stepped = asyncio.Event()
         self._ended = False
@@ -186,8 +192,13 @@ class Mesh:
     def wake(self) -> int:
         """Request a step; returns the generation that it will have observed."""
         self._generation += 1
+        self._urgent.set()
         self._wake.set()
         return self._generation
+
+    def link_changed(self) -> None:
+        """Request a step soon: a link came up or went down, or offers something else."""
+        self._wake.set()
 
     def take_catalog(self, catalog: Catalog) -> None:
         """A new snapshot from discovery."""
@@ -202,7 +213,7 @@ class Mesh:
 
     def forget_who_answered(self, url: str) -> None:
         """Forget which node answered at `url`: an operator has just added it, so it is dialled anew."""
-        self._learned.pop(url, None)
+        self._selector.forget_who_answered(url)
 
     async def settled(self) -> None:
         """Request a step and wait until it has acted. Raises `OverrideRefused` (503) when there will be none."""
@@ -239,39 +250,37 @@ class Mesh:
                     async with asyncio.timeout(RESYNC_EVERY_S if left_s is None else left_s):
                         await self._wake.wait()
                 self._wake.clear()
+                self._urgent.clear()
                 generation, began_at_s = self._generation, clock.now_s()
                 try:
-                    self._step()
+                    await self._step()
                     await self._rebuild_routes()
                 except Exception:  # The top of an eternal loop: a bug in one step must not end the node.
                     log.exception("a mesh step failed; the next change or resync tries again")
                 self._note_step(generation)
                 took_s = clock.now_s() - began_at_s
                 if took_s > QUICK_STEP_S:
-                    await asyncio.sleep(took_s)
+                    await self._rest(took_s)
         finally:
             self._ended = True
             self._note_step(self.observed_generation)
+
+    async def _rest(self, took_s: float) -> None:
+        await asyncio.sleep(took_s)
+        more_s = min(LINKS_REST_FACTOR * took_s, LINKS_REST_MAX_S) - took_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, more_s)):
+                await self._urgent.wait()
 
     def _note_step(self, generation: int) -> None:
         self.observed_generation = generation
         stepped, self._stepped = self._stepped, asyncio.Event()
         stepped.set()
 
-    def _step(self) -> None:
+    async def _step(self) -> None:
+        names = [server.name for server in self.servers]
+        self.selection = await self._selector.select(self.catalog, names, self.views(), self.statics)
         views = self.views()
-        self._learn(views)
-        self.selection = select(
-            self.catalog,
-            self.own,
-            overrides=self._store.overrides,
-            suppressions=self._store.suppressions,
-            statics=self.statics,
-            server_names=frozenset(server.name for server in self.servers),
-            learned=self._learned,
-            connected=frozenset(v.key for v in views if v.connected),
-            previous=self.selection.peers,
-        )
         wanted: list[BackendSpec] = [server for server in self.servers if server.enabled]
         desired = {spec.key: spec for spec in [*wanted, *self.selection.peers]}
         self._note_maintenance(desired.values())
@@ -291,21 +300,6 @@ class Mesh:
         if self.maintenance != before:
             log_changes(before, self.maintenance)
             self._hooks.drained(self.maintenance.backends)
-
-    def _learn(self, views: Sequence[LinkView]) -> None:
-        """Remember which node answered at which URL, so that one node named twice gets one link."""
-        for view in views:
-            if not isinstance(view.spec, PeerSpec):
-                continue
-            if view.failure == DialledOurselves.__name__:
-                self._learned[view.spec.target.url] = self.own.node_id
-            elif view.identity is not None:
-                self._learned[view.spec.target.url] = view.identity.node_id
-            elif view.connected:
-                self._learned.pop(view.spec.target.url, None)  # A plain server has taken the node's place.
-        if len(self._learned) > LEARNED_MAX:
-            present = {view.spec.target.url for view in views if isinstance(view.spec, PeerSpec)}
-            self._learned = {url: node_id for url, node_id in self._learned.items() if url in present}
 
     def _contributed(self) -> tuple[Contribution, ...]:
         connected = sorted((view for view in self.views() if view.connected), key=lambda view: view.key)
@@ -335,20 +329,26 @@ class Mesh:
         if self._remembered and not absence.starting:
             # Only now is it known which of their backends are wanted; until now every name might exist.
             before, self._remembered = replace(before, away=MappingProxyType({**self._remembered, **before.away})), {}
-        if contributions != self._contributions or is_outdated(before, now_s):
-            self._contributions = contributions
-            kinds = {part.backend_key: part.kind for part in contributions}
-            awaited = awaited_owners(before, kinds, absence, now_s)
-            routes = build_routes(contributions, self.own, before, now_s, known, awaited=awaited, for_clients=True)
-            local = build_routes(local_contributions(contributions), self.own, before_local, now_s, routes.parts)
-        elif absence.leaves_as_is(self._absence):
+        rebuild = contributions != self._contributions or is_outdated(before, now_s)
+        if not rebuild and absence.leaves_as_is(self._absence):
             return
-        else:
+        self._contributions, self._absence = contributions, absence
+
+        def made() -> tuple[RouteTable, RouteTable, RouteTable]:
             routes, local = before, before_local
-        self._absence = absence
-        self.node_routes = with_away(before, routes, absence, self.own, now_s)
-        self.routes = self.shown(self.node_routes)
-        self.local_routes = with_away(before_local, local, without_private(absence), self.own, now_s)
+            if rebuild:
+                kinds = {part.backend_key: part.kind for part in contributions}
+                awaited = awaited_owners(before, kinds, absence, now_s)
+                routes = build_routes(contributions, self.own, before, now_s, known, awaited=awaited, for_clients=True)
+                local = build_routes(local_contributions(contributions), self.own, before_local, now_s, routes.parts)
+            by_nodes = with_away(before, routes, absence, self.own, now_s)
+            own = with_away(before_local, local, without_private(absence), self.own, now_s)
+            return by_nodes, self.shown(by_nodes), own
+
+        # Both in a thread, once they are large: all that they read is frozen.
+        is_large = sum(_size(part.offer) for part in contributions) > LARGE_TABLE
+        tables = await asyncio.to_thread(made) if is_large else made()
+        self.node_routes, self.routes, self.local_routes = tables
         self._notify(before_shown, before_local)
 
     def shown(self, table: RouteTable) -> RouteTable:

@@ -13,6 +13,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
@@ -89,10 +90,10 @@ async def _nothing_to_settle() -> None:
 
 @dataclass(frozen=True, slots=True)
 class LinkHooks:
-    """Callbacks: `changed` for any change of the view, `dialled` with a dial's outcome, `reconnected` after a loss.
+    """Callbacks: `changed` for what `_TOLD` names of the view, `dialled` for a dial, `reconnected` for a loss.
 
     `settled` returns when all changes up to now have had their effect on the lists of clients. `offers`: what single
-    callers are offered.
+    callers are offered. `shown`: for any change of the view but its latency.
     """
 
     changed: Callable[[], object]
@@ -101,6 +102,12 @@ class LinkHooks:
     watches: tuple[Watch, ...] = ()
     settled: Callable[[], Awaitable[object]] = _nothing_to_settle
     offers: SessionOffers = field(default_factory=SessionOffers)
+    shown: Callable[[], object] = lambda: None
+
+
+# What peers and routes are made of. The rest is for the status, which reads views: a peer that stays dead fails again
+# and again, and is no news each time.
+_TOLD: Final = attrgetter("connected", "failure", "identity", "has_tasks", "spec", "about", "offer")
 
 
 class LinkRecord:
@@ -125,7 +132,9 @@ class LinkRecord:
         """Change fields of the view."""
         before, self.view = self.view, replace(self.view, **changes)  # type: ignore[arg-type]  # names are checked by replace itself
         if not changes.keys() <= {"latency_s", "next_attempt_at_s"} and before != self.view:
-            self._hooks.changed()
+            self._hooks.shown()
+            if _TOLD(before) != _TOLD(self.view):
+                self._hooks.changed()
 
     def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:
         """The first offer of a new client has been read."""

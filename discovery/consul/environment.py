@@ -199,7 +199,7 @@ class TokenSource:
 
     @property
     def awaited_file(self) -> Path | None:
-        """The file that has no token yet: whoever writes it may start after us. None when nothing is waited for."""
+        """The file that has no token yet: its writer may start after us. None when nothing is waited for."""
         return self._path if self._path is not None and self.current() is None else None
 
     @property

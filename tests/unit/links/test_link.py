@@ -17,6 +17,7 @@ from tests.scripted_client import (
     cannot_listen,
     failing_times,
     listens,
+    no_failure,
     now_s,
     running_link,
     unreachable,
@@ -405,3 +406,15 @@ async def test_names_that_were_wanted_before_the_link_was_up_are_followed_when_i
         await rig.ready()
         await asyncio.sleep(1)
         assert wishes.told == ["notes://home"]
+
+
+async def test_a_peer_that_stays_dead_is_news_for_the_mesh_once() -> None:
+    side = OtherSide(dial=unreachable)
+    async with running_link(side) as rig:
+        await rig.down()
+        told = rig.told.changes
+        await rig.when(lambda: len(side.opened_at_s) > 20)
+        assert (told, rig.told.changes) == (1, 1)
+        side.dial = no_failure
+        await rig.ready()
+        assert rig.told.changes > 1

@@ -1,0 +1,94 @@
+"""When peers are selected anew, and when what is known already stands."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.control import selector
+from agent.control.selector import Selector
+from agent.errors import DialledOurselves, Unreachable
+from agent.model import HttpTarget, LinkState, LinkView, NodeIdentity, Override, PeerSpec
+from agent.state.overrides import OverrideStore
+from discovery.model import Catalog, Instance, InstanceKey
+
+OWN = NodeIdentity("0a" * 16, "home")
+
+
+def instances(count: int) -> Catalog:
+    return Catalog(
+        tuple(
+            Instance(
+                InstanceKey("dc", "m", f"node-{n:04}"),
+                "10.0.0.1",
+                8000 + n,
+                meta={"node_id": f"id-{n}", "name": f"n{n}"},
+            )
+            for n in range(count)
+        )
+    )
+
+
+def down(spec: PeerSpec, attempts: int = 1) -> LinkView:
+    return LinkView(spec, LinkState.BACKOFF, failure=Unreachable.__name__, attempts=attempts, last_error=str(attempts))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> OverrideStore:
+    return OverrideStore.open(tmp_path)
+
+
+@pytest.fixture
+def selecting(store: OverrideStore) -> Selector:
+    return Selector(OWN, store)
+
+
+async def settled(selecting: Selector, catalog: Catalog, views: list[LinkView]) -> object:
+    await selecting.select(catalog, (), views)
+    return await selecting.select(catalog, (), views)
+
+
+async def test_peers_that_fail_again_and_again_are_selected_once(selecting: Selector) -> None:
+    catalog = instances(5)
+    specs = (await selecting.select(catalog, (), [])).peers
+    chosen = await settled(selecting, catalog, [down(spec) for spec in specs])
+    for attempts in range(2, 6):
+        assert await selecting.select(catalog, (), [down(spec, attempts) for spec in specs]) is chosen
+
+
+async def test_whatever_selecting_reads_makes_it_select_again(selecting: Selector, store: OverrideStore) -> None:
+    catalog = instances(3)
+    first = (await selecting.select(catalog, (), [])).peers
+    views = [down(spec) for spec in first]
+    chosen = await settled(selecting, catalog, views)
+    up = replace(views[0], state=LinkState.READY, identity=NodeIdentity("id-0", "n0"))
+    assert await selecting.select(catalog, (), [up, *views[1:]]) is not chosen
+    chosen = await settled(selecting, catalog, views)
+    assert [spec.name for spec in (await selecting.select(instances(4), (), views)).peers] == ["n0", "n1", "n2", "n3"]
+    chosen = await settled(selecting, catalog, views)
+    assert "n1" not in [spec.name for spec in (await selecting.select(catalog, ("n1",), views)).peers]
+    chosen = await settled(selecting, catalog, views)
+    await store.put(Override("mine", HttpTarget("http://10.9.9.9:1/mcp")))
+    chosen = await selecting.select(catalog, (), views)
+    assert "mine" in [spec.name for spec in chosen.peers]
+
+
+async def test_who_answered_at_a_url_counts_until_it_is_forgotten(selecting: Selector, store: OverrideStore) -> None:
+    url = "http://10.9.9.9:1/mcp"
+    await store.put(Override("mine", HttpTarget(url)))
+    (spec,) = (await selecting.select(Catalog(), (), [])).peers
+    ourselves = replace(down(spec), failure=DialledOurselves.__name__)
+    assert (await selecting.select(Catalog(), (), [ourselves])).peers == ()
+    assert (await selecting.select(Catalog(), (), [])).peers == ()
+    selecting.forget_who_answered(url)
+    assert (await selecting.select(Catalog(), (), [])).peers == (spec,)
+
+
+async def test_a_large_catalog_is_selected_from_beside_the_event_loop_with_the_same_outcome(
+    selecting: Selector, store: OverrideStore
+) -> None:
+    count = selector.LARGE_CATALOG + 1
+    large = await selecting.select(instances(count), (), [])
+    assert len(large.peers) == count
+    small = await Selector(OWN, store).select(instances(10), (), [])
+    assert [spec for spec in large.peers if spec in small.peers] == list(small.peers)
