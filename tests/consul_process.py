@@ -4,8 +4,10 @@ Used by the contract suite and by end-to-end tests. The one rule: a test that fa
 """
 
 import asyncio
+import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +31,7 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.05
 LOG_LINES_SHOWN = 40
+GRPC_TLS_SINCE = (1, 14)
 MASTER_TOKEN = "11111111-2222-3333-4444-555555555555"  # known to this one throw-away process alone
 
 # The least that a node needs, as in consul/policies/mesh-node.hcl.
@@ -143,7 +146,7 @@ class RunningConsul:
             "data_dir": str(self.folder / "data"),
             "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1",
-            "ports": self.ports | {"grpc": -1, "dns": -1, "serf_wan": -1},
+            "ports": self.ports | {"grpc": -1, "dns": -1, "serf_wan": -1} | unwanted_ports(self.binary),
             "performance": {"raft_multiplier": 1},
             "disable_update_check": True,
             "leave_on_terminate": False,
@@ -153,6 +156,20 @@ class RunningConsul:
             config["acl"] = {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER_TOKEN}}
             config["acl"]["tokens"]["agent"] = MASTER_TOKEN
         return config | self.extra
+
+
+@functools.cache
+def version_of(binary: Path) -> tuple[int, int]:
+    """Major and minor version; tests that differ by it say so."""
+    text = subprocess.run([str(binary), "version"], check=True, capture_output=True, text=True, timeout=20).stdout
+    found = re.search(r"v(\d+)\.(\d+)", text)
+    assert found is not None, text
+    return int(found[1]), int(found[2])
+
+
+def unwanted_ports(binary: Path) -> dict[str, int]:
+    """What newer servers listen on by default, one server a machine; 1.8 refuses the word."""
+    return {"grpc_tls": -1} if version_of(binary) >= GRPC_TLS_SINCE else {}
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ from agent.client.server_info import ListenNotSupported, ServerInfo
 from agent.errors import MeshError, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Watch
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.record import LinkHooks
 from agent.model import BackendSpec, Era, HttpTarget, Json, NodeIdentity, PeerSource, PeerSpec
 
 OWN = NodeIdentity("id-own", "own")

@@ -47,7 +47,8 @@ from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import catalog_tokens, mesh_secrets
 from agent.late import settle_memory
 from agent.links.dial import Dialling, dialler
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.record import LinkHooks
 from agent.links.session_offers import SessionOffers
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics

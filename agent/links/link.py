@@ -1,7 +1,7 @@
 """One supervised connection to one backend: dial, serve its client, back off, and dial again, for ever.
 
 `Link` is started, retired and cancelled by the supervisor; dispatch sends through `request`; all others read `view`.
-`LinkRecord` holds the link's standing in the table of states (`agent.links.state`) and its view, and logs the changes.
+`agent.links.record` holds the link's standing in the table of states and its view.
 `turn` limits how many links dial at once. The one rule: this task alone opens and closes the client, and every failure
 becomes a state of the link, never an exception of the node.
 """
@@ -10,10 +10,8 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
@@ -21,30 +19,24 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from agent import clock
 from agent.client.event import Event
 from agent.client.protocol import Request
-from agent.client.server_info import ServerInfo
 from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient, opened
-from agent.links.follower import Watch, followers
+from agent.links.follower import followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
-from agent.links.session_offers import SessionOffers, SessionOffersOfBackend
+from agent.links.record import LinkHooks, LinkRecord
+from agent.links.session_offers import SessionOffersOfBackend
 from agent.links.state import (
+    DIALS,
+    NAMED_DIALS,
     Closed,
     DialStarted,
-    LinkEvent,
-    LinkStanding,
-    Lost,
-    Opened,
-    OpenFailed,
     ProbeAnswered,
     ProbeMissed,
-    Reloaded,
     Sighted,
     WaitOver,
-    advance,
     wait_s,
 )
-from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
-from agent.routing.about import about_of
+from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, PeerSource, PeerSpec
 
 log = logging.getLogger(__name__)
 
@@ -82,113 +74,6 @@ async def turn(places: asyncio.Semaphore) -> AsyncGenerator[None, None]:
     finally:
         timer.cancel()
         give_up()
-
-
-async def _nothing_to_settle() -> None:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class LinkHooks:
-    """Callbacks: `changed` for what `_TOLD` names of the view, `dialled` for a dial, `reconnected` for a loss.
-
-    `settled` returns when all changes up to now have had their effect on the lists of clients. `offers`: what single
-    callers are offered. `shown`: for any change of the view but its latency.
-    """
-
-    changed: Callable[[], object]
-    dialled: Callable[[str], None]
-    reconnected: Callable[[str], None]
-    watches: tuple[Watch, ...] = ()
-    settled: Callable[[], Awaitable[object]] = _nothing_to_settle
-    offers: SessionOffers = field(default_factory=SessionOffers)
-    shown: Callable[[], object] = lambda: None
-
-
-# What peers and routes are made of. The rest is for the status, which reads views: a peer that stays dead fails again
-# and again, and is no news each time.
-_TOLD: Final = attrgetter("connected", "failure", "identity", "has_tasks", "spec", "about", "offer")
-
-
-class LinkRecord:
-    """See the module. `standing`: in the table of states; `view`: the frozen snapshot for all others."""
-
-    __slots__ = ("_hooks", "standing", "view")
-
-    def __init__(self, spec: BackendSpec, hooks: LinkHooks) -> None:
-        self.standing = LinkStanding(is_child=isinstance(spec.target, StdioTarget))
-        self.view = LinkView(spec)
-        self._hooks = hooks
-
-    def __repr__(self) -> str:
-        return f"<LinkRecord {self.view.key} {self.view.state} {self.view.last_error!r}>"
-
-    def advance(self, event: LinkEvent, **changes: object) -> None:
-        """Move on in the table, and change the view in the same step."""
-        self.standing = advance(self.standing, event, clock.now_s())
-        self.show(state=self.standing.state, attempts=self.standing.attempts, **changes)
-
-    def show(self, **changes: object) -> None:
-        """Change fields of the view."""
-        before, self.view = self.view, replace(self.view, **changes)  # type: ignore[arg-type]  # names are checked by replace itself
-        if not changes.keys() <= {"latency_s", "next_attempt_at_s"} and before != self.view:
-            self._hooks.shown()
-            if _TOLD(before) != _TOLD(self.view):
-                self._hooks.changed()
-
-    def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:
-        """The first offer of a new client has been read."""
-        self.advance(
-            Opened(),
-            offer=offer,
-            function_count=len(offer.tools),
-            identity=identity,
-            era=server_info.era,
-            protocol_version=server_info.protocol_version,
-            has_tasks=server_info.has_tasks,
-            lists_may_differ=server_info.lists_may_differ,
-            server_info=server_info.server_info,
-            about=about_of(server_info.server_info, server_info.instructions, server_info.capabilities),
-            last_error="",
-            said_error="",
-            failure="",
-            next_attempt_at_s=None,
-            ready_at_s=clock.now_s(),
-        )
-        self._hooks.dialled("ok")
-        extra = {"backend": self.view.key, "tools": len(offer.tools), "era": server_info.era.value}
-        log.info("MCP link ready", extra=extra)
-
-    def listed(self, offer: Offer) -> None:
-        """Another offer has been read."""
-        if offer.digest != self.view.offer.digest:
-            log.info("MCP offer changed", extra={"backend": self.view.key, "tools": len(offer.tools)})
-        if offer != self.view.offer:
-            self.show(offer=offer, function_count=len(offer.tools))
-
-    def failed(self, failure: MeshError) -> None:
-        """A dial failed, or the client was lost."""
-        was_up = self.view.ready_at_s is not None
-        reason = str(failure) or type(failure).__name__
-        self.advance(
-            Lost() if was_up else OpenFailed(),
-            last_error=reason,
-            said_error=failure.words("it"),
-            failure=type(failure).__name__,
-            ready_at_s=None,
-            reconnects=self.view.reconnects + was_up,
-        )
-        if was_up:
-            self._hooks.reconnected(self.view.key)
-        else:
-            self._hooks.dialled(type(failure).__name__)
-        level = logging.WARNING if self.standing.attempts <= 1 else logging.DEBUG
-        log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": reason})
-
-    def begin_anew(self) -> None:
-        """A reload is no failure: it begins a new row of attempts, and keeps a failing child from being parked."""
-        log.info("MCP link reloaded", extra={"backend": self.view.key})
-        self.advance(Reloaded(), last_error="", said_error="", failure="", ready_at_s=None)
 
 
 def retry_soon(failure: BaseException | None) -> bool:
@@ -432,7 +317,15 @@ class Link:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
         asked_s = failure.retry_after_s if isinstance(failure, Unreachable) else None
-        return wait_s(self._record.standing, self._rng, retry_soon=retry_soon(failure), retry_after_s=asked_s)
+        announced = isinstance(self.spec, PeerSpec) and self.spec.source is PeerSource.DISCOVERY
+        return wait_s(
+            self._record.standing,
+            self._rng,
+            retry_soon=retry_soon(failure),
+            retry_after_s=asked_s,
+            down=self._hooks.down.count,
+            dials=DIALS if announced else NAMED_DIALS,
+        )
 
     async def _pause(self, seconds: float) -> None:
         """Sleep for tenacity, cut short by a sighting or a reload."""

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 # Half a second hides a restart; 30 s is the longest that a returned peer goes unnoticed when no catalog announces it.
 DIALS: Final = Backoff(first_s=0.5, last_s=30.0)
+# A server of ours, or a peer that people name: no catalog says when it is back.
+NAMED_DIALS: Final = Backoff(first_s=0.5, last_s=10.0)
+# All links that are down dial so often together: a dial in vain costs a millisecond. Beyond 150 of them each waits
+# longer than 30 s; a node that returns registers anew and is dialled at once all the same, as is what a call waits for.
+DIALS_PER_S_MAX: Final = 10
 # A stdio child that keeps exiting costs a process start each time.
 CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
 # One that failed five times needs an operator, or a registry or network to come back, which takes minutes.
@@ -125,23 +130,35 @@ def advance(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStand
 
 
 def wait_s(
-    standing: LinkStanding, rng: "random.Random", *, retry_soon: bool, retry_after_s: float | None = None
+    standing: LinkStanding,
+    rng: "random.Random",
+    *,
+    retry_soon: bool,
+    retry_after_s: float | None = None,
+    down: int = 0,
+    dials: Backoff = DIALS,
 ) -> float:
     """Seconds until a link's next dial; none after a reload, and no fewer than the server asked for.
 
     Full jitter, but for a parked child, whose waits only grow. Without `retry_soon` (authentication, protocol,
-    identity) only an operator can help, so the wait is drawn from the upper half of the longest at once.
+    identity) only an operator can help, so the wait is drawn from the upper half of the longest at once. `down`: how
+    many links of this node back off. `dials`: how the waits grow, but for a child.
     """
     match standing.state:
         case LinkState.IDLE:
             return 0.0
         case LinkState.PARKED:
             return PARKED_DIALS.step_s(standing.attempts - standing.hangs - CRASHES_MAX + 1)
-    backoff = CHILD_DIALS if standing.is_child else DIALS
+    backoff = CHILD_DIALS if standing.is_child else _dials_of(dials, down)
     if not retry_soon:
         return rng.uniform(backoff.last_s / 2, backoff.last_s)
     asked_s = min(retry_after_s or 0.0, RETRY_AFTER_MAX_S)
     return max(asked_s, backoff.jittered_s(max(1, standing.attempts), rng.random()))
+
+
+def _dials_of(dials: Backoff, down: int) -> Backoff:
+    """With full jitter the mean wait is half the longest."""
+    return replace(dials, last_s=max(dials.last_s, 2 * down / DIALS_PER_S_MAX))
 
 
 def _dials(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:

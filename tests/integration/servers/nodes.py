@@ -38,7 +38,8 @@ from agent.identity.addresses import OwnAddresses
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.node_key import NodeKey
 from agent.links.dial import Dialling, dialler
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.record import LinkHooks
 from agent.links.session_offers import SessionOffers
 from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics

@@ -11,7 +11,8 @@ import pytest
 
 from agent.control.reconciler import RESYNC_EVERY_S, Mesh, MeshHooks, table_digest
 from agent.errors import MeshError, OverrideRefused
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.record import LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.model import BackendSpec, HttpTarget, NodeIdentity, ServerScope, ServerSpec
 from agent.routing.table import RouteKind, RouteTable

@@ -16,7 +16,8 @@ import pytest
 from agent.control.operator import OverrideService
 from agent.control.reconciler import Mesh, MeshHooks
 from agent.errors import AuthRefused, MeshError, OverrideRefused, Unreachable
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.record import LinkHooks
 from agent.links.supervisor import Supervisor
 from agent.model import BackendSpec, HttpTarget, LinkState, Override, ServerScope, ServerSpec, StdioTarget
 from agent.state.overrides import OverrideStore

@@ -3,6 +3,7 @@
 import ast
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.links.state import (
+    DIALS_PER_S_MAX,
+    NAMED_DIALS,
     Closed,
     DialStarted,
     LinkEvent,
@@ -92,7 +95,7 @@ def test_every_event_is_in_the_table_of_this_test() -> None:
 def test_nothing_in_the_links_but_the_table_says_which_state_comes_next() -> None:
     found = {f"{path.name}: {text}" for path in LINKS.glob("*.py") for text in _states_written(path.read_text())}
     # The view repeats what the table has said.
-    assert found - {text for text in found if text.startswith("state.py: ")} == {"link.py: state=self.standing.state"}
+    assert found - {text for text in found if text.startswith("state.py: ")} == {"record.py: state=self.standing.state"}
 
 
 @pytest.mark.parametrize(
@@ -251,3 +254,20 @@ def test_what_a_standing_remembers_stays_bounded_and_fits_its_state(
         up = standing.state in (LinkState.READY, LinkState.SUSPECT)
         assert (standing.ready_at_s is not None) == up
         assert (standing.misses >= 2) == (standing.state is LinkState.SUSPECT)
+
+
+@pytest.mark.parametrize("down", [0, 1, 100, 1000, 5000])
+def test_links_that_are_down_together_dial_only_so_often(down: int) -> None:
+    rng = random.Random(3)
+    failed = LinkStanding(LinkState.BACKOFF, attempts=50)
+    waits_s = [wait_s(failed, rng, retry_soon=True, down=down) for _ in range(2000)]
+    mean_s = sum(waits_s) / len(waits_s)
+    assert down / mean_s <= DIALS_PER_S_MAX * 1.1
+    assert max(waits_s) <= max(30.0, down / 5)
+    assert wait_s(replace(failed, attempts=1), rng, retry_soon=True, down=down) <= 0.5
+
+
+def test_what_no_catalog_announces_is_tried_every_ten_seconds_at_least() -> None:
+    failed = LinkStanding(LinkState.BACKOFF, attempts=50)
+    waits_s = [wait_s(failed, random.Random(n), retry_soon=True, dials=NAMED_DIALS) for n in range(500)]
+    assert 8.0 < max(waits_s) <= 10.0

@@ -10,7 +10,8 @@ import pytest
 
 from agent.client.protocol import Request
 from agent.links.actions import CloseLink, OpenLink, RelabelLink, RenewLink
-from agent.links.link import Link, LinkHooks
+from agent.links.link import Link
+from agent.links.record import LinkHooks
 from agent.links.supervisor import DIALS_MAX, Supervisor
 from agent.model import BackendSpec, HttpTarget, LinkState, ServerScope, ServerSpec, StdioTarget
 from tests.scripted_client import OWN, PEER, OtherSide, now_s
