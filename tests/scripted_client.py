@@ -15,6 +15,7 @@ from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.client.server_info import ListenNotSupported, ServerInfo
 from agent.errors import MeshError, Unreachable
+from agent.links.crowd import Crowd
 from agent.links.dial import OpenClient
 from agent.links.follower import Watch
 from agent.links.link import Link
@@ -212,7 +213,13 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def running_link(
-    side: OtherSide, spec: BackendSpec = PEER, watch: Watch | None = None, **more: Any
+    side: OtherSide,
+    spec: BackendSpec = PEER,
+    watch: Watch | None = None,
+    *,
+    crowd: Crowd | None = None,
+    rng: random.Random | None = None,
+    **more: Any,
 ) -> AsyncIterator[Rig]:
     """A link over the script; cancelled at the end, which must end it."""
     told = Told()
@@ -231,9 +238,9 @@ async def running_link(
         told.changes += 1
 
     watches = (watch,) if watch is not None else ()
-    hooks = LinkHooks(changed, told.dials.append, reconnected, watches, settled, shown=shown)
+    hooks = LinkHooks(changed, told.dials.append, reconnected, watches, settled, shown=shown, crowd=crowd or Crowd())
     dials = asyncio.Semaphore(50)
-    link = Link(spec, dials, own=OWN, hooks=hooks, rng=random.Random(7), dial=side.opened, **more)
+    link = Link(spec, dials, own=OWN, hooks=hooks, rng=rng or random.Random(7), dial=side.opened, **more)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(link.run(), name="link")
         try:

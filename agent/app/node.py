@@ -176,6 +176,7 @@ class Node:
                 pinning=self._pinning,
             )
             mesh, metrics, watches = self._mesh, self._metrics, self._updates.watches
+            self._associations.heard = mesh.heard_of
             counted = metrics.dialled, metrics.link_reconnected
             self._link_hooks = LinkHooks(mesh.link_changed, *counted, watches, mesh.settled, self._offers)
             self._override_service = OverrideService(self._mesh, store, tasks)

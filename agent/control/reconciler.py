@@ -151,6 +151,12 @@ class Mesh:
         """The peers that went in the last hour, the latest first."""
         return self._departures.shown(clock.now_s())
 
+    def heard_of(self, node_id: str) -> None:
+        """A node has reached us: if the link to it is down, the way to it may be open again."""
+        link = self._supervisor.link(self._selector.key_of(node_id))
+        if link is not None and not link.view.connected:
+            link.reached()
+
     def find_peer(self, name: str) -> LinkView | None:
         """The link of a peer, found by its name or one of its aliases."""
         peers = self.peer_views()

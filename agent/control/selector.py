@@ -32,6 +32,7 @@ class Selector:
         self._learned: dict[str, str] = {}
         self._learned_changes = 0
         self._read: tuple[object, ...] = ()
+        self._keys: dict[str, str] = {}
         self.selection = Selection()
 
     def __repr__(self) -> str:
@@ -67,9 +68,15 @@ class Selector:
         )
         is_large = len(catalog.instances) > LARGE_CATALOG
         self.selection = await asyncio.to_thread(selecting) if is_large else selecting()
+        nodes = ((spec, spec.expected_node_id or self._learned.get(spec.target.url)) for spec in self.selection.peers)
+        self._keys = {node_id: spec.key for spec, node_id in nodes if node_id is not None}
         # It reads its own last outcome, too: it has come to its end when that is the same again.
         self._read = read if self.selection.peers == before else ()
         return self.selection
+
+    def key_of(self, node_id: str) -> str:
+        """The backend key of the peer that is this node; empty where there is none."""
+        return self._keys.get(node_id, "")
 
     def forget_who_answered(self, url: str) -> None:
         """Forget which node answered at `url`: an operator has just added it, so it is dialled anew."""

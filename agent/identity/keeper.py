@@ -64,7 +64,10 @@ class _Table:
 
 
 class AssociationKeeper:
-    """See the module. `secrets`: those of the mesh that are valid, the current one first. `now_s`: a steady clock."""
+    """See the module. `secrets`: those of the mesh that are valid, the current one first. `now_s`: a steady clock.
+
+    `heard` is called with the ID of a member at each of its requests.
+    """
 
     def __init__(self, key: NodeKey, secrets: Sequence[bytes], now_s: Callable[[], float]) -> None:
         self._key = key
@@ -74,6 +77,7 @@ class AssociationKeeper:
         self._members = _Table(PENDING_MAX, ASSOCIATIONS_MAX)
         self._strangers = _Table(STRANGERS_MAX, STRANGERS_MAX)
         self._reply_to = Late(_import_handshake)
+        self.heard: Callable[[str], None] = lambda _node_id: None
 
     def __repr__(self) -> str:
         return (
@@ -114,6 +118,8 @@ class AssociationKeeper:
         if taken is None:
             return None
         table.associations.move_to_end(association_id)
+        if association.secret:
+            self.heard(association.peer.node_id)
         return association, *taken
 
     def _complete(self, message: Json) -> Json:

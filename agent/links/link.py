@@ -47,6 +47,8 @@ TURN_S: Final = 0.5
 CALLED_EVERY_S: Final = 1.0
 # ... and hardly hurry what only an operator can mend: a refused token, a program that keeps exiting.
 CALLED_IN_VAIN_EVERY_S: Final = 30.0
+# A peer that probes us does so every 5 s: a way that is open again in one direction or in both is found in 15 s.
+REACHED_EVERY_S: Final = 5.0
 # How long a link may take to notice what a call has noticed: that its server is gone.
 MISSED_FOR_S: Final = 1.0
 # Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
@@ -154,8 +156,20 @@ class Link:
         """The catalog reported a change: list again when connected, else dial now instead of waiting on."""
         if self._session is not None:
             self._session.sighted(getattr(self.spec, "sighting", ""))
-        if not self.view.connected:
+        if not self.view.connected and not self._is_held_down:
             self._cut_short.set()
+
+    def reached(self) -> None:
+        """The node on the other side has reached us, so the way may be open again: dial soon, not in half a minute."""
+        state, now_s = self._record.standing.state, clock.now_s()
+        due = now_s - self._called_at_s >= max(REACHED_EVERY_S, self._hurry_every_s)
+        if state is LinkState.BACKOFF and due and not self._is_held_down:
+            self._called_at_s = now_s
+            self._cut_short.set()
+
+    @property
+    def _is_held_down(self) -> bool:
+        return clock.now_s() < self._record.standing.held_until_s
 
     def called(self) -> None:
         """A call waits for it: dial now instead of waiting on, not more often than `CALLED_EVERY_S`.
@@ -165,6 +179,8 @@ class Link:
         """
         state, now_s = self._record.standing.state, clock.now_s()
         every_s = CALLED_IN_VAIN_EVERY_S if state is LinkState.PARKED else self._hurry_every_s
+        if self._is_held_down:
+            return
         if state in (LinkState.BACKOFF, LinkState.PARKED) and now_s - self._called_at_s >= every_s:
             self._called_at_s = now_s
             self._cut_short.set()
@@ -301,7 +317,8 @@ class Link:
 
     def missed(self, *, busy: bool) -> bool:
         """Take a probe that was not answered in time; False once the link counts as down."""
-        self._record.advance(ProbeMissed(busy=busy))
+        # When most others are silent, too, it is this node that does not hear them.
+        self._record.advance(ProbeMissed(busy=busy or self._hooks.crowd.doubts_itself(clock.now_s())))
         return self.view.connected
 
     # State
@@ -323,7 +340,8 @@ class Link:
             self._rng,
             retry_soon=retry_soon(failure),
             retry_after_s=asked_s,
-            down=self._hooks.down.count,
+            down=self._hooks.crowd.down,
+            now_s=clock.now_s(),
             dials=DIALS if announced else NAMED_DIALS,
         )
 

@@ -13,10 +13,11 @@ from typing import Final
 from agent import clock
 from agent.client.server_info import ServerInfo
 from agent.errors import MeshError
+from agent.links.crowd import Crowd
 from agent.links.follower import Watch
 from agent.links.session_offers import SessionOffers
 from agent.links.state import LinkEvent, LinkStanding, Lost, Opened, OpenFailed, Reloaded, advance
-from agent.model import BackendSpec, LinkState, LinkView, NodeIdentity, Offer, StdioTarget
+from agent.model import BackendSpec, LinkView, NodeIdentity, Offer, StdioTarget
 from agent.routing.about import about_of
 
 log = logging.getLogger(__name__)
@@ -26,19 +27,12 @@ async def _nothing_to_settle() -> None:
     pass
 
 
-@dataclass(slots=True)
-class DownLinks:
-    """How many links of a node back off now."""
-
-    count: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class LinkHooks:
     """Callbacks: `changed` for what `_TOLD` names of the view, `dialled` for a dial, `reconnected` for a loss.
 
     `settled` returns when all changes up to now have had their effect on the lists of clients. `offers`: what single
-    callers are offered. `shown`: for any change of the view but its latency. `down`: shared by a node's links.
+    callers are offered. `shown`: for any change of the view but its latency. `crowd`: of all links.
     """
 
     changed: Callable[[], object]
@@ -48,7 +42,7 @@ class LinkHooks:
     settled: Callable[[], Awaitable[object]] = _nothing_to_settle
     offers: SessionOffers = field(default_factory=SessionOffers)
     shown: Callable[[], object] = lambda: None
-    down: DownLinks = field(default_factory=DownLinks)
+    crowd: Crowd = field(default_factory=Crowd)
 
 
 # What peers and routes are made of. The rest is for the status, which reads views: a peer that stays dead fails again
@@ -71,8 +65,9 @@ class LinkRecord:
 
     def advance(self, event: LinkEvent, **changes: object) -> None:
         """Move on in the table, and change the view in the same step."""
-        before, self.standing = self.standing.state, advance(self.standing, event, clock.now_s())
-        self._hooks.down.count += (self.standing.state is LinkState.BACKOFF) - (before is LinkState.BACKOFF)
+        now_s = clock.now_s()
+        before, self.standing = self.standing, advance(self.standing, event, now_s)
+        self._hooks.crowd.note(before, self.standing, now_s)
         self.show(state=self.standing.state, attempts=self.standing.attempts, **changes)
 
     def show(self, **changes: object) -> None:

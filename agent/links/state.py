@@ -12,6 +12,7 @@ that. A reload is no failure: the link is IDLE as if it were new. CLOSED is the 
 Links call `advance` alone. The one rule: nothing but `_TABLE` says which state comes next.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 DIALS: Final = Backoff(first_s=0.5, last_s=30.0)
 # A server of ours, or a peer that people name: no catalog says when it is back.
 NAMED_DIALS: Final = Backoff(first_s=0.5, last_s=10.0)
-# All links that are down dial so often together: a dial in vain costs a millisecond. Beyond 150 of them each waits
+# All links that are down dial so often together: a dial in vain costs a millisecond. Beyond 75 of them each waits
 # longer than 30 s; a node that returns registers anew and is dialled at once all the same, as is what a call waits for.
-DIALS_PER_S_MAX: Final = 10
+DIALS_PER_S_MAX: Final = 5
 # A stdio child that keeps exiting costs a process start each time.
 CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
 # One that failed five times needs an operator, or a registry or network to come back, which takes minutes.
@@ -43,6 +44,11 @@ MISSES_SUSPECT: Final = 2
 MISSES_DOWN: Final = 3
 # A session that lasted this long was stable: the next failure is the first of a new row.
 STEADY_AFTER_S: Final = 60.0
+# A session that ended sooner than this, three times in a row, is flapping: each time costs every client a changed list.
+FLAP_S: Final = 10.0
+FLAPS_MIN: Final = 3
+# Held down for so long then, whatever the catalog says of it and whatever calls it.
+HOLD_DOWN: Final = Backoff(first_s=10.0, last_s=60.0)
 # A child that keeps exiting burns CPU and hides its first error below the repeats.
 CRASHES_MAX: Final = 5
 
@@ -53,7 +59,7 @@ class LinkStanding:
 
     `attempts`: failures in a row; `hangs`: how many of them were silence, which parks no child. `misses`: probes missed
     in a row; `excused`: how many of them the server was busy for. `ready_at_s`: when the present session became ready,
-    in the event loop's monotonic seconds.
+    in the event loop's monotonic seconds. `flaps`: sessions in a row that did not last; `held_until_s`: no dial before.
     """
 
     state: LinkState = LinkState.IDLE
@@ -63,6 +69,8 @@ class LinkStanding:
     misses: int = 0
     excused: int = 0
     ready_at_s: float | None = None
+    flaps: int = 0
+    held_until_s: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,7 @@ def wait_s(
     retry_after_s: float | None = None,
     down: int = 0,
     dials: Backoff = DIALS,
+    now_s: float = 0.0,
 ) -> float:
     """Seconds until a link's next dial; none after a reload, and no fewer than the server asked for.
 
@@ -152,7 +161,7 @@ def wait_s(
     backoff = CHILD_DIALS if standing.is_child else _dials_of(dials, down)
     if not retry_soon:
         return rng.uniform(backoff.last_s / 2, backoff.last_s)
-    asked_s = min(retry_after_s or 0.0, RETRY_AFTER_MAX_S)
+    asked_s = max(min(retry_after_s or 0.0, RETRY_AFTER_MAX_S), standing.held_until_s - now_s)
     return max(asked_s, backoff.jittered_s(max(1, standing.attempts), rng.random()))
 
 
@@ -197,7 +206,17 @@ def _fails(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStandi
     attempts, hangs = row.attempts + 1, row.hangs + hung
     parks = standing.is_child and not hung and attempts - hangs >= CRASHES_MAX
     state = LinkState.PARKED if parks else LinkState.BACKOFF
+    row = _flapped(row, now_s)
     return replace(row, state=state, attempts=attempts, hangs=hangs, misses=0, excused=0, ready_at_s=None)
+
+
+def _flapped(row: LinkStanding, now_s: float) -> LinkStanding:
+    """The row with this loss counted, where there was something to lose. Children are parked, which is more."""
+    if row.ready_at_s is None or row.is_child:
+        return row
+    flaps = row.flaps + 1 if now_s - row.ready_at_s < FLAP_S else 0
+    held_s = HOLD_DOWN.step_s(flaps - FLAPS_MIN + 1)
+    return replace(row, flaps=flaps, held_until_s=now_s + held_s if held_s else row.held_until_s)
 
 
 def _closes(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:

@@ -18,7 +18,7 @@ from agent.model import BackendSpec, HttpTarget, NodeIdentity, ServerScope, Serv
 from agent.routing.table import RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog, Instance, InstanceKey
-from tests.scripted_client import OWN, OtherSide, now_s
+from tests.scripted_client import OWN, OtherSide, no_failure, now_s, unreachable
 
 pytestmark = pytest.mark.looptime
 
@@ -184,3 +184,18 @@ async def test_what_the_mesh_reads_of_a_server_the_local_table_shares_also_after
         await asyncio.sleep(1)
         assert rig.mesh.local_routes.tools == rig.mesh.routes.tools
         assert rig.mesh.local_routes.tools["kit__b"] is rig.mesh.routes.tools["kit__b"]
+
+
+async def test_a_node_that_reaches_us_is_dialled_again_though_its_link_backs_off(tmp_path: Path) -> None:
+    side = OtherSide(dial=unreachable, identity=NodeIdentity("id-0", "node-0000"))
+    async with running(tmp_path, side) as rig:
+        rig.mesh.take_catalog(instances(1))
+        await asyncio.sleep(600)
+        side.dial = no_failure
+        rig.mesh.heard_of("id-of-a-stranger")
+        await asyncio.sleep(0.1)
+        assert not rig.mesh.view_of("node-0000").connected
+        rig.mesh.heard_of("id-0")
+        await asyncio.sleep(0.1)
+        assert rig.mesh.view_of("node-0000").connected
+        rig.mesh.heard_of("id-0")

@@ -129,3 +129,14 @@ async def test_after_a_rotation_the_former_secret_is_good_for_a_grace_and_its_as
 @pytest.mark.parametrize("shown", ["", ".", "..", "a.b.c", "unknown", "x" * 5_000])
 def test_what_is_no_proof_of_ours_names_no_node(shown: str) -> None:
     assert Place().keeper.of(shown) is None
+
+
+async def test_a_member_is_heard_of_at_each_request_and_a_stranger_never() -> None:
+    place, heard = Place(), list[str]()
+    place.keeper.heard = heard.append
+    member, stranger = await place.associated(), await place.associated(b"", strangers=True)
+    assert place.knows(member)
+    assert place.knows(member)
+    assert place.knows(stranger)
+    assert not place.keeper.of(f"{member.id}.99.forged")
+    assert heard == [HERE.node_id, HERE.node_id]

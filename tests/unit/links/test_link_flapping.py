@@ -1,0 +1,89 @@
+"""Links in loop time that come and go, or are silent together: what is held down, and what is not."""
+
+import asyncio
+import itertools
+import random
+from contextlib import AsyncExitStack
+
+import pytest
+
+from agent.errors import Unreachable
+from agent.links.crowd import Crowd
+from agent.links.state import HOLD_DOWN
+from agent.model import NodeIdentity
+from tests.scripted_client import OtherSide, Rig, now_s, running_link, unreachable
+
+pytestmark = pytest.mark.looptime
+
+SILENT_S = 13.0
+
+
+async def test_a_peer_that_flaps_is_held_down_whatever_calls_or_sights_it() -> None:
+    side = OtherSide()
+    ups_s: list[float] = []
+    async with running_link(side) as rig:
+        while now_s() < 600:
+            ups_s.append(await rig.ready())
+            await asyncio.sleep(1.0)
+            side.clients[-1].lose("gone")
+            await rig.down()
+            for _ in range(8):  # The catalog and callers want it back all the time.
+                rig.link.sight()
+                rig.link.called()
+                await asyncio.sleep(1.0)
+                if rig.link.view.connected:
+                    break
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(ups_s[3:])]
+    assert min(gaps_s) >= HOLD_DOWN.first_s
+    assert max(gaps_s) > HOLD_DOWN.last_s - 1.0, "it grows"
+
+
+async def test_a_reload_ends_a_hold_down_and_a_session_that_lasts_ends_the_row() -> None:
+    side = OtherSide()
+    async with running_link(side) as rig:
+        for _ in range(3):
+            await rig.ready()
+            side.clients[-1].lose("gone")
+            await rig.down()
+        began_s = now_s()
+        await rig.link.reload().wait()
+        assert now_s() - began_s < 1.0
+        await asyncio.sleep(30.0)
+        for _ in range(2):
+            side.clients[-1].lose("gone")
+            await rig.down()
+            began_s = now_s()
+            rig.link.called()
+            assert await rig.ready() - began_s < 2.0
+
+
+async def test_a_node_that_reaches_us_is_dialled_soon_though_the_back_off_is_long() -> None:
+    side = OtherSide(dial=unreachable)
+    async with running_link(side) as rig:
+        await rig.when(lambda: rig.link.view.attempts > 12)
+        dials = len(side.opened_at_s)
+        for _ in range(40):
+            rig.link.reached()
+            await asyncio.sleep(5.0)
+        assert 35 <= len(side.opened_at_s) - dials <= 60
+
+
+@pytest.mark.parametrize(("others", "removed"), [(20, 0), (3, 3)])
+async def test_silence_of_all_at_once_is_ours_where_there_are_many(others: int, removed: int) -> None:
+    crowd = Crowd()
+    side = OtherSide(identity=NodeIdentity("id-peer", "peer"))
+    async with AsyncExitStack() as stack:
+        rigs: list[Rig] = [
+            await stack.enter_async_context(running_link(side, crowd=crowd, rng=random.Random(n)))
+            for n in range(others)
+        ]
+        for rig in rigs:
+            await rig.ready()
+        await asyncio.sleep(20.0)
+        side.probe = side.dial = lambda: Unreachable("silence")
+        await asyncio.sleep(SILENT_S)
+        assert sum(not rig.link.view.connected for rig in rigs) == removed
+        side.probe = side.dial = lambda: None
+        await asyncio.sleep(40.0)
+        assert all(rig.link.view.connected for rig in rigs)
+        assert sum(rig.told.reconnected for rig in rigs) == removed
