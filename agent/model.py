@@ -254,7 +254,7 @@ class PeerSpec:
     it is one of us, so `/local` is dialled directly. `sighting` changes whenever the catalog says something new about
     it (appeared, passing again, another epoch); a change cuts a back-off short. `weight`: how much it can take in
     comparison with other nodes, by the catalog's word. `maintenance`: the operator's reason for no new calls, empty
-    without one.
+    without one. `far`: in another datacentre, which gets calls where those at home are gone or far slower.
     """
 
     name: str
@@ -267,6 +267,7 @@ class PeerSpec:
     sighting: str = ""
     weight: int = 1
     maintenance: str = ""
+    far: bool = False
 
     @property
     def key(self) -> str:

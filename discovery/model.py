@@ -61,7 +61,8 @@ class Instance:
     """One registered instance. `address` is Service.Address, or Node.Address where that is empty.
 
     `weight`: how many calls it can take in comparison with others, at its present health (Consul, service weights).
-    `maintenance`: the operator's reason, empty while it is in none; `health` is that of all other checks. `trouble`:
+    `maintenance`: the operator's reason, empty while it is in none; `health` is that of all other checks. `far`: in
+    another datacentre, where calls go when those at home are gone or far slower. `trouble`:
     the name and the output of each check that is as bad as that, empty while it passes; another output is no change of
     content. `created_index`: Consul's index of the entry's making, None where it does not say.
     """
@@ -74,6 +75,7 @@ class Instance:
     tags: tuple[str, ...] = ()
     weight: int = 1
     maintenance: str = ""
+    far: bool = False
     trouble: str = field(default="", compare=False)
     created_index: int | None = field(default=None, compare=False)
 

@@ -146,7 +146,7 @@ class RunningConsul:
             "data_dir": str(self.folder / "data"),
             "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1",
-            "ports": self.ports | {"grpc": -1, "dns": -1, "serf_wan": -1} | unwanted_ports(self.binary),
+            "ports": {"grpc": -1, "dns": -1, "serf_wan": -1} | unwanted_ports(self.binary) | self.ports,
             "performance": {"raft_multiplier": 1},
             "disable_update_check": True,
             "leave_on_terminate": False,
@@ -174,13 +174,20 @@ def unwanted_ports(binary: Path) -> dict[str, int]:
 
 @asynccontextmanager
 async def running_consul(
-    binary: Path, folder: Path, *, acl: bool = False, https: bool = False, extra: Mapping[str, Any] | None = None
+    binary: Path,
+    folder: Path,
+    *,
+    acl: bool = False,
+    https: bool = False,
+    extra: Mapping[str, Any] | None = None,
+    ports: Mapping[str, int] | None = None,
 ) -> AsyncGenerator[RunningConsul, None]:
     """Start one Consul server and stop it at the end.
 
-    State lives in `folder`; `acl` denies by default; `https` opens a port for it; `extra` joins the configuration.
+    State lives in `folder`; `acl` denies by default; `https` opens a port for it; `extra` joins the configuration,
+    `ports` those that are opened.
     """
-    with _stopped_at_the_end(binary, folder, acl=acl, https=https, extra=extra) as consul:
+    with _stopped_at_the_end(binary, folder, acl=acl, https=https, extra=extra, more_ports=ports) as consul:
         await consul.wait_for_leader()
         yield consul
 
@@ -202,10 +209,16 @@ def shared_consul(
 
 @contextmanager
 def _stopped_at_the_end(
-    binary: Path, folder: Path, *, acl: bool, https: bool = False, extra: Mapping[str, Any] | None = None
+    binary: Path,
+    folder: Path,
+    *,
+    acl: bool,
+    https: bool = False,
+    extra: Mapping[str, Any] | None = None,
+    more_ports: Mapping[str, int] | None = None,
 ) -> Generator[RunningConsul, None, None]:
     names = ("http", "server", "serf_lan", *(["https"] if https else []))
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True)) | dict(more_ports or {})
     consul = RunningConsul(binary, folder, ports, acl=acl, extra=dict(extra or {}))
     try:
         consul.start()

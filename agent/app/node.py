@@ -40,6 +40,7 @@ from agent.control.membership import Membership, MembershipPlan, own_address
 from agent.control.operator import OverrideService
 from agent.control.pinning import PinMode, Pinning
 from agent.control.reconciler import Mesh, MeshHooks
+from agent.control.sources import Sources
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.ended_sessions import EndedSessionsNotices
 from agent.errors import ConfigRefused
@@ -160,8 +161,8 @@ class Node:
                 own_weight=self._settings.weight,
             )
             changed = (self._mesh_changed, self._local_changed, self._offer_changed)
-            also = (self._routes_changed, self._fleets_changed)
-            hooks = MeshHooks(*changed, self._dispatch.forget, *also, self._dispatch.drain)
+            also, dispatch = (self._routes_changed, self._fleets_changed), self._dispatch
+            hooks = MeshHooks(*changed, dispatch.forget, *also, dispatch.drain, dispatch.far)
             self._mesh = Mesh(
                 own=self._identity,
                 supervisor=supervisor,
@@ -180,11 +181,13 @@ class Node:
             counted = metrics.dialled, metrics.link_reconnected
             self._link_hooks = LinkHooks(mesh.link_changed, *counted, watches, mesh.settled, self._offers)
             self._override_service = OverrideService(self._mesh, store, tasks)
+            self._sources = sources = Sources(self._mesh.take_catalog)
             self._membership = Membership(
                 plan,
                 node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
-                self._mesh.take_catalog,
+                sources.take_home,
                 CatalogCache(self._node_state.folder),
+                others=sources,
             )
             self._take_servers(self._servers_file)
             runner = await self._start_serving()
@@ -240,6 +243,7 @@ class Node:
             reread_servers=self._read_servers,
             tokens=self._access.status,
             audit=self._audit,
+            sources=self._sources.statuses,
         )
         build = partial(
             build_endpoint,

@@ -32,6 +32,7 @@ def membership_plan(settings: Settings, port: int) -> MembershipPlan:
         mode=settings.discovery,
         consul=replace(settings.consul, wait_s=settings.consul_wait_s),
         service_name=settings.service_name,
+        datacenters=settings.datacenters or (),
         embedded_port=settings.embedded_port,
         bind_host=settings.host,
         port=port,

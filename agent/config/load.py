@@ -74,6 +74,7 @@ class Settings:
     pinning: str
     weight: int
     service_name: str
+    datacenters: tuple[str, ...] | None
     advertise_address: str | None
     advertise_port: int | None
     peers: tuple[StaticPeer, ...]

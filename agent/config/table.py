@@ -12,6 +12,7 @@ from agent.config.values import (
     one_of,
     parse_consul_wait,
     parse_count,
+    parse_datacenters,
     parse_flag,
     parse_host,
     parse_hosts,
@@ -239,6 +240,14 @@ SETTINGS: tuple[Setting, ...] = (
         parse_service_name,
         "mcp-node",
         "The service name in Consul. Nodes that use another one are another mesh.",
+    ),
+    Setting(
+        "datacenters",
+        parse_datacenters,
+        None,
+        "Other datacentres of Consul, joined over the WAN, whose nodes are linked, too. Their replicas get calls where"
+        " those at home are gone or three times slower.",
+        unset_means="the own one alone",
     ),
     Setting(
         "advertise_address",

@@ -24,6 +24,7 @@ COUNT_MAX = 1_000_000  # More than any operator means; a figure with too many ze
 _HOST_PATTERN = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
+_DATACENTER_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 _SERVICE_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # A DNS label: Consul answers DNS questions too.
 _NODE_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _YES = frozenset({"1", "true", "yes", "on"})
@@ -197,6 +198,15 @@ def parse_patterns(text: str) -> tuple[str, ...]:
         if not _PATTERN.fullmatch(pattern):
             raise ValueError(f"has {pattern!r}, which is no name of a tool; * stands for any characters")
     return patterns
+
+
+def parse_datacenters(text: str) -> tuple[str, ...]:
+    """Names of Consul's datacentres, parted by commas."""
+    names = tuple(dict.fromkeys(_parts(text)))
+    for name in names:
+        if not _DATACENTER_PATTERN.fullmatch(name):
+            raise ValueError(f"has {name!r}, which is no datacentre: lower-case letters, digits, '-' and '_'")
+    return names
 
 
 def parse_peers(text: str) -> tuple[StaticPeer, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from agent.control.sources import Sources
 from agent.errors import ConfigRefused
 from agent.late import Late
 from agent.state.catalog_cache import CatalogCache
@@ -61,7 +62,7 @@ RouteTo = Callable[[str], Awaitable[str | None]]
 
 @dataclass(frozen=True, slots=True)
 class MembershipPlan:
-    """The settings of discovery. `mode`: auto, consul, embedded or off."""
+    """The settings of discovery. `mode`: auto, consul, embedded or off. `datacenters`: other ones, of Consul alone."""
 
     mode: str
     consul: ConsulSettings
@@ -72,6 +73,7 @@ class MembershipPlan:
     advertise_address: str | None
     advertise_port: int | None
     embedded_guard: CatalogGuard = OPEN_TO_ALL
+    datacenters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class _ConsulStaysAway(Exception):
 
 
 class Membership:
-    """See the module. Sole writer of its view; `on_catalog` is called in the node's loop.
+    """See the module. Sole writer of its view; `on_catalog` is called in the node's loop. `others`: datacentres.
 
     `cache` is for Consul alone: the embedded catalog and all of its nodes end with this machine.
     """
@@ -106,6 +108,7 @@ class Membership:
         on_catalog: Callable[[Catalog], None],
         cache: CatalogCache | None = None,
         *,
+        others: Sources | None = None,
         route_to: RouteTo = route_ip_to,
         wait_for_consul_s: float = WAIT_FOR_CONSUL_S,
     ) -> None:
@@ -116,6 +119,7 @@ class Membership:
         self._route_to = route_to
         self._registration = registration
         self._on_catalog = on_catalog
+        self._others = others or Sources(on_catalog)
         self._cache = cache
         self._shown: Catalog | None = None
         self._mode, self._reason, self._url = "off", "discovery is off", ""
@@ -217,6 +221,9 @@ class Membership:
                     group.create_task(self._read(self._source, known, cache), name="catalog watch")
                     if cache is not None:
                         group.create_task(cache.keep(), name="catalog cache")
+                    for dc, name in self._datacenters():
+                        other = session.source(self._plan.service_name, dc=dc)
+                        group.create_task(self._others.follow(name, other), name=f"catalog watch {dc}")
                     if look_for_consul:
                         # Awaited here, not a child: see the session of a link on what Python before 3.13 leaves behind.
                         await self._look_for_consul()
@@ -230,6 +237,11 @@ class Membership:
                     await cache.forget()  # The next start need not wait for it.
             finally:
                 await self._registrar.leave()
+        for _, name in self._datacenters():
+            self._others.forget(name)  # Another catalog is used now, which has no other ones.
+
+    def _datacenters(self) -> list[tuple[str, str]]:
+        return [(dc, f"datacenter {dc}") for dc in self._plan.datacenters if self._mode == "consul"]
 
     async def _known(self, url: str) -> Catalog | None:
         """The catalog to show until the new one answers, and to compare its first answers with.

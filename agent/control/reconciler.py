@@ -59,7 +59,7 @@ class MeshHooks:
 
     `routes_changed` is called with every new pair of route tables, also where no list has changed. `fleets_changed`: in
     the place of `mesh_changed`, of lists that differ only in what nodes of fleets have. `drained`: the
-    backends in maintenance, after each change of them.
+    backends in maintenance, after each change of them; `far`: those in other datacentres.
     """
 
     mesh_changed: Callable[[frozenset[RouteKind]], None]
@@ -69,6 +69,7 @@ class MeshHooks:
     routes_changed: Callable[[], None] = lambda: None
     fleets_changed: Callable[[frozenset[RouteKind]], None] = lambda _kinds: None
     drained: Callable[[frozenset[str]], None] = lambda _backends: None
+    far: Callable[[frozenset[str]], None] = lambda _backends: None
 
 
 class Mesh:
@@ -290,6 +291,7 @@ class Mesh:
         wanted: list[BackendSpec] = [server for server in self.servers if server.enabled]
         desired = {spec.key: spec for spec in [*wanted, *self.selection.peers]}
         self._note_maintenance(desired.values())
+        self._hooks.far(frozenset(spec.key for spec in self.selection.peers if spec.far))
         actual = self._supervisor.actual
         self._supervisor.apply(reconcile(desired, actual))
         removed = actual.keys() - desired.keys()

@@ -337,9 +337,10 @@ def _one_per_node(
     return kept
 
 
-def _preference(candidate: DiscoveredPeer, last: LastChosen) -> tuple[bool, bool, int, bool, InstanceKey]:
+def _preference(candidate: DiscoveredPeer, last: LastChosen) -> tuple[bool, bool, int, bool, bool, InstanceKey]:
     is_new = candidate.place not in last.urls
-    return not candidate.up, candidate.node_id is None, -candidate.epoch_number, is_new, candidate.key
+    far = candidate.spec.far
+    return not candidate.up, candidate.node_id is None, -candidate.epoch_number, far, is_new, candidate.key
 
 
 def _suppressed(

@@ -32,6 +32,8 @@ UNMEASURED_S: Final = 60.0
 OWN_SLOWER_BY: Final = 3.0
 # No other replica is taken to be faster than this when it is compared with our own: a hop and a short tool.
 HOP_S: Final = 0.01
+# Nor one in another datacentre than this, so that a busy moment at home sends no call over the WAN.
+WIDE_HOP_S: Final = 0.05
 # A failure counts as an answer this much slower than usual: a replica that fails fast must not count as a fast one. The
 # factor multiplies with every failure in a row; a single one has faded after half a minute.
 FAILURE_FACTOR: Final = 10.0
@@ -78,18 +80,37 @@ def choose(
     exclude: Collection[str] = frozenset(),
     chances: Mapping[str, float] = _ALL_IN,
     weight_of: Callable[[str], int] = _alike,
+    far: Collection[str] = frozenset(),
 ) -> Replica | None:
     """Pick a replica whose backend is not excluded; None when none is left.
 
     `now_s` is the clock of `observe`: a past peak fades without calls, so a replica that was slow once is tried again.
     `chances`: backend key -> the probability that it takes part at all (slow start), 1 where there is none.
-    `weight_of(backend key)`: how many calls it can take in comparison with the others, at least 1.
+    `weight_of(backend key)`: how many calls it can take in comparison with the others, at least 1. `far`: the backends
+    in other datacentres, which get the call where those at home are slower by `OWN_SLOWER_BY`, or are none.
     """
     usable = [replica for replica in replicas if replica.backend_key not in exclude]
     if chances:
         usable = [r for r in usable if chances.get(r.backend_key, 1.0) > rng.random()] or usable
     if not usable:
         return None
+    abroad = [replica for replica in usable if replica.backend_key in far] if far else []
+    if not abroad or len(abroad) == len(usable):
+        return _chosen(usable, loads, rng, now_s, weight_of)
+    home = _chosen([replica for replica in usable if replica not in abroad], loads, rng, now_s, weight_of)
+    away = _chosen(abroad, loads, rng, now_s, weight_of)
+    home_cost = _own_cost(loads.get(home.backend_key, _UNKNOWN), now_s) / weight_of(home.backend_key)
+    away_cost = _cost(loads.get(away.backend_key, _UNKNOWN), now_s, WIDE_HOP_S) / weight_of(away.backend_key)
+    return home if home_cost <= OWN_SLOWER_BY * away_cost else away
+
+
+def _chosen(
+    usable: Sequence[Replica],
+    loads: Mapping[str, Load],
+    rng: "random.Random",
+    now_s: float,
+    weight_of: Callable[[str], int],
+) -> Replica:
     nearest = _nearest(usable)
     if nearest[0].hops > 0 or len(nearest) == len(usable):
         return _cheaper(nearest, loads, rng, now_s, weight_of)

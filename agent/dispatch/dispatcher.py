@@ -144,6 +144,10 @@ class Dispatch:
         """Drop what is remembered of a backend that is gone."""
         self._stats.forget(backend_key)
 
+    def far(self, backends: frozenset[str]) -> None:
+        """These backends are in other datacentres."""
+        self._stats.far = backends
+
     def drain(self, backends: frozenset[str]) -> None:
         """Give these backends no new calls while another replica is there, until the next call of this."""
         self._stats.drained = backends

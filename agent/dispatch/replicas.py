@@ -92,7 +92,7 @@ class ReplicaStats:
 
     `up_since_s(backend key)`: since when its link is up, None when it is not. `weight_of(backend key)`: its node's.
     `is_ready(backend key)`: whether its link is up and answers its probes. `drained`: the backends in maintenance,
-    which get new calls only where no other replica is there; set by dispatch.
+    which get new calls only where no other replica is there; `far`: those in other datacentres. Set by dispatch.
 
     Long because the choice, the ejection and the budget of a group are decided on the same counts.
     """
@@ -111,6 +111,7 @@ class ReplicaStats:
         self._up_since_s = up_since_s
         self._weight_of = weight_of
         self.drained: frozenset[str] = frozenset()
+        self.far: frozenset[str] = frozenset()
         self._groups: dict[str, _Group] = {}
 
     def __repr__(self) -> str:
@@ -150,13 +151,14 @@ class ReplicaStats:
         if self.drained:
             exclude = self._without_drained(route, exclude)
         if key is not None:
-            return rendezvous_choice(route.replicas, key, exclude)
+            home = {replica.backend_key for replica in route.replicas} - self.far - set(exclude)
+            return rendezvous_choice(route.replicas, key, self.far.union(exclude) if home else exclude)
 
         weight_of = self._weight_of
 
         def chosen(exclude: Collection[str]) -> Replica | None:
             known = route.replicas, group.loads, self._rng
-            return choose(*known, now_s=now_s, exclude=exclude, chances=chances, weight_of=weight_of)
+            return choose(*known, now_s=now_s, exclude=exclude, chances=chances, weight_of=weight_of, far=self.far)
 
         first = chosen(exclude)
         if first is None or self._is_ready(first.backend_key):

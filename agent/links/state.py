@@ -44,9 +44,9 @@ MISSES_SUSPECT: Final = 2
 MISSES_DOWN: Final = 3
 # A session that lasted this long was stable: the next failure is the first of a new row.
 STEADY_AFTER_S: Final = 60.0
-# A session that ended sooner than this, three times in a row, is flapping: each time costs every client a changed list.
+# A session that ended sooner than this, four times in a row, is flapping: each time costs every client a changed list.
 FLAP_S: Final = 10.0
-FLAPS_MIN: Final = 3
+FLAPS_MIN: Final = 4
 # Held down for so long then, whatever the catalog says of it and whatever calls it.
 HOLD_DOWN: Final = Backoff(first_s=10.0, last_s=60.0)
 # A child that keeps exiting burns CPU and hides its first error below the repeats.

@@ -12,6 +12,7 @@ import orjson
 
 from agent.config.servers_file import LeftOut
 from agent.control.departures import Departed
+from agent.control.membership import MembershipView
 from agent.control.pinning import Pinning
 from agent.control.reconciler import Mesh
 from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget
@@ -19,6 +20,7 @@ from agent.routing.about import about_in
 from agent.routing.origins import listed_origin
 from agent.routing.table import LeftOutEntry, RouteTable
 from agent.routing.view import find_server
+from discovery.model import SourceStatus
 
 # Of what servers of other nodes say, too long for a list that models read, where there are many of them.
 _LONG: Final = frozenset({"instructions", "icons"})
@@ -315,3 +317,28 @@ def describe_definitions(pinning: Pinning) -> list[Json]:
         {"name": f"{one['server']} {one['name']}", "kind": kind, "detail": detail}
         for one, kind, detail in (*changed, *suspected)
     ]
+
+
+def describe_discovery(
+    view: MembershipView, sources: Mapping[str, tuple[SourceStatus, int]], instances: int, now_s: float
+) -> Json:
+    """Which catalog, how far it can be trusted, and the other `sources` of peers; `instances`: of all together."""
+    answered, confirmed = view.source.last_answer_at_s, view.source.confirmed_at_s
+    return {
+        "mode": view.mode,
+        "reason": view.reason,
+        "url": view.url,
+        "up": view.source.up,
+        "registered": view.registrar.registered,
+        "last_error": view.source.last_error or view.registrar.last_error,
+        "catalog_age_s": None if answered is None else round(now_s - answered, 1),
+        "backend": view.source.backend,
+        "confirmed_s": None if confirmed is None else round(now_s - confirmed, 1),
+        "holding_removals": view.source.holding_removals,
+        "filtered_by_acls": view.source.filtered,
+        "instances": instances,
+        "sources": [
+            {"name": name, "up": status.up, "last_error": status.last_error, "instances": held}
+            for name, (status, held) in sources.items()
+        ],
+    }

@@ -5,7 +5,7 @@ Built by the wiring. The one rule: everything shown comes from snapshots, and no
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -25,6 +25,7 @@ from agent.rest.descriptions import (
     TEXTS_BYTES_MAX,
     describe_departed,
     describe_disabled,
+    describe_discovery,
     describe_found,
     describe_link,
     describe_notes,
@@ -39,6 +40,7 @@ from agent.rest.descriptions import (
 )
 from agent.rest.envelope import success
 from agent.server.own_tools import MANAGEMENT_TOOLS, RELOADS
+from discovery.model import SourceStatus
 
 # A reload answers with the outcome of the new connection's first attempt, or with the present state: after this long,
 # which the old child may take to end, and as long as the server may take to start.
@@ -52,7 +54,7 @@ ASK_RELOAD_TIMEOUT_S: Final = START_TIMEOUT_MAX_S + RELOAD_TIMEOUT_S + 5.0
 class NodeStatus:
     """See the module. `state` returns starting, ready or draining; `settings`: masked rows; `audit` hears of reloads.
 
-    `tokens`: how many have names, and what is wrong with their file.
+    `tokens`: how many have names, and what is wrong with their file. `sources`: of peers, beside the catalog.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class NodeStatus:
         tokens: Callable[[], Json] = dict,
         audit: Trail | NoAudit = NO_AUDIT,
         pinning: Pinning | None = None,
+        sources: Callable[[], Mapping[str, tuple[SourceStatus, int]]] = dict,
     ) -> None:
+        self._sources = sources
         self._tokens, self._audit, self._pinning = tokens, audit, pinning
         self._mesh, self._membership, self._state = mesh, membership, state
         self._settings, self._url = settings, url
@@ -228,22 +232,7 @@ class NodeStatus:
         }
 
     def _discovery(self) -> Json:
-        view = self._membership()
-        answered, confirmed = view.source.last_answer_at_s, view.source.confirmed_at_s
-        return {
-            "mode": view.mode,
-            "reason": view.reason,
-            "url": view.url,
-            "up": view.source.up,
-            "registered": view.registrar.registered,
-            "last_error": view.source.last_error or view.registrar.last_error,
-            "catalog_age_s": None if answered is None else round(clock.now_s() - answered, 1),
-            "backend": view.source.backend,
-            "confirmed_s": None if confirmed is None else round(clock.now_s() - confirmed, 1),
-            "holding_removals": view.source.holding_removals,
-            "filtered_by_acls": view.source.filtered,
-            "instances": len(self._mesh.catalog.instances),
-        }
+        return describe_discovery(self._membership(), self._sources(), len(self._mesh.catalog.instances), clock.now_s())
 
 
 def _why_not(view: LinkView) -> str:

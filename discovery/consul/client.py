@@ -75,12 +75,17 @@ class ConsulClient:
         self._consul = _Library(self._transport)
 
     async def health(
-        self, service_name: str, *, index: int = 0, wait_s: float = 0.0, consistent: bool = False
+        self, service_name: str, *, index: int = 0, wait_s: float = 0.0, consistent: bool = False, dc: str = ""
     ) -> Answer:
-        """Read all instances of a service; with an index, wait up to `wait_s` for something newer."""
+        """Read all instances of a service; with an index, wait up to `wait_s` for something newer.
+
+        `dc`: another datacentre, which the agent asks through its servers.
+        """
         params = [("index", str(index)), ("wait", f"{round(wait_s * 1000)}ms")] if index else []
         if consistent:
             params.append(("consistent", ""))
+        if dc:
+            params.append(("dc", dc))
         # The library's health.service() has no consistency modes, so its transport is used with a callback of ours.
         return await self._call(
             lambda token: self._transport.get(

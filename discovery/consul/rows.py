@@ -45,9 +45,13 @@ _Order: TypeAlias = tuple[str, str, str]
 
 
 class RowReader:
-    """Parses rows, and remembers those of the last answer by their bytes. An unchanged row is the very same object."""
+    """Parses rows, and remembers those of the last answer by their bytes. An unchanged row is the very same object.
 
-    def __init__(self) -> None:
+    `far`: they are those of another datacentre.
+    """
+
+    def __init__(self, *, far: bool = False) -> None:
+        self._far = far
         self._known: dict[bytes, tuple[_Order, Instance] | None] = {}
 
     def __repr__(self) -> str:
@@ -60,7 +64,7 @@ class RowReader:
             CatalogUnavailable: a row is no JSON.
         """
         known = self._known
-        now = {row: known[row] if row in known else _ordered(parse_row(_loads(row))) for row in rows}
+        now = {row: known[row] if row in known else _ordered(parse_row(_loads(row), far=self._far)) for row in rows}
         self._known = now
         found = dict(one for one in now.values() if one is not None)
         return Catalog(tuple(found[key] for key in sorted(found))), sum(one is None for one in now.values())
@@ -73,7 +77,7 @@ def _ordered(instance: Instance | None) -> tuple[_Order, Instance] | None:
     return (instance.key.datacenter, instance.key.node, instance.key.service_id), instance
 
 
-def parse_row(row: Any) -> Instance | None:
+def parse_row(row: Any, *, far: bool = False) -> Instance | None:
     """Read one row; None when it lacks the identity or the address of an instance, or is a proxy of Consul's mesh."""
     match row:
         case {
@@ -81,7 +85,7 @@ def parse_row(row: Any) -> Instance | None:
             "Service": {"ID": str(service_id), **service},
             **others,
         } if node and service_id and service.get("Kind") in _OWN_KINDS:
-            address, port = service.get("Address") or node_fields.get("Address"), port_of(service)
+            address, port = address_of(service, node_fields, far=far), port_of(service)
             if not isinstance(address, str) or port is None:
                 return None
             tags, created = service.get("Tags"), service.get("CreateIndex")
@@ -96,11 +100,24 @@ def parse_row(row: Any) -> Instance | None:
                 tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
                 weight=_weight(service.get("Weights"), health),
                 maintenance=maintenance,
+                far=far,
                 trouble="" if health is Health.PASSING else trouble_of(checks, health),
                 created_index=created if type(created) is int else None,
             )
         case _:
             return None
+
+
+def address_of(service: Mapping[Any, Any], node: Mapping[Any, Any], *, far: bool) -> Any:
+    """The service's own address, else that of its Consul node; from afar that for the wide area, where there is one."""
+    for owner in (service, node):
+        tagged = owner.get("TaggedAddresses")
+        wide = tagged.get("wan") if far and isinstance(tagged, dict) else None
+        if isinstance(wide, dict):  # A service's have ports, which here are those of its registration.
+            wide = wide.get("Address")
+        if address := wide or owner.get("Address"):
+            return address
+    return None
 
 
 def port_of(service: Mapping[Any, Any]) -> int | None:

@@ -22,15 +22,18 @@ class ConsulConnection:
         self._client = client
         self._wait_s = wait_s
 
-    def source(self, service_name: str, own: Registrar | None = None, *, known: Catalog | None = None) -> CatalogSource:
+    def source(
+        self, service_name: str, own: Registrar | None = None, *, known: Catalog | None = None, dc: str = ""
+    ) -> CatalogSource:
         """Follow a service name.
 
         Args:
             service_name: Consul's service name.
             own: our registrar under the same name; an answer without our registration is not trusted.
             known: the last catalog of an earlier run, shown until Consul answers.
+            dc: another datacentre, joined to the agent's own over the WAN.
         """
-        return ConsulWatch(self._client, service_name, own=own, known=known, wait_s=self._wait_s)
+        return ConsulWatch(self._client, service_name, own=own, known=known, wait_s=self._wait_s, dc=dc)
 
     def registrar(self, registration: Registration) -> Registrar:
         """Keep a registration true, once its `keep` runs."""

@@ -69,14 +69,17 @@ class ConsulWatch:
         known: Catalog | None = None,
         wait_s: float = WAIT_S,
         settle_s: float = SETTLE_S,
+        dc: str = "",
     ) -> None:
+        """`dc`: another datacentre's catalog is followed; then `own` is None, for we are not in it."""
         self._client = client
         self._service_name = service_name
         self._own = own
         self._wait_s = wait_s
         self._settle_s = settle_s
         self._shown = known
-        self._reader = RowReader()
+        self._elsewhere = {"dc": dc} if dc else {}
+        self._reader = RowReader(far=bool(dc))
         self._suspects: frozenset[InstanceKey] = frozenset()
         self._index = 0
         self._last_index = 0  # The last answer's, over outages too.
@@ -140,7 +143,11 @@ class ConsulWatch:
         expected = self._presence_expected
         try:
             answer = await self._client.health(
-                self._service_name, index=query.index, wait_s=query.wait_s, consistent=query.consistent
+                self._service_name,
+                index=query.index,
+                wait_s=query.wait_s,
+                consistent=query.consistent,
+                **self._elsewhere,
             )
             catalog, broken_rows = self._reader.read(answer.rows)
         except CatalogUnavailable as exc:

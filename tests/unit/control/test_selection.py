@@ -480,3 +480,14 @@ def test_urls_of_one_endpoint_are_equal(one: str, other: str) -> None:
 def test_urls_of_different_endpoints_are_not() -> None:
     urls = ["http://h/mcp", "https://h/mcp", "http://h:81/mcp", "http://h/x", "http://h/mcp?a=1", "http://[bad", ""]
     assert len({url_key(url) for url in urls}) == len(urls)
+
+
+def test_of_two_entries_of_a_node_the_one_at_home_is_dialled_and_one_elsewhere_is_marked() -> None:
+    near = _node("node-b", ID_B)
+    far = replace(near, key=replace(near.key, datacenter="dc2"), address="198.51.100.1", far=True)
+    assert [(spec.target.url, spec.far) for spec in select(_catalog(near, far), OWN).peers] == [
+        ("http://10.0.0.2:8000/mcp", False)
+    ]
+    assert _only(select(_catalog(far), OWN)).far
+    sick = replace(near, health=Health.CRITICAL)
+    assert _only(select(_catalog(sick, far), OWN)).far

@@ -178,3 +178,25 @@ def test_the_average_stays_within_what_was_observed(observations: list[tuple[flo
 def test_starts_and_finishes_keep_count_and_never_go_below_none() -> None:
     assert Load().started(0.0).started(0.0).finished().in_flight == 1
     assert Load().finished().in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("home", "away", "at_home"),
+    [
+        (Load(), Load(), True),
+        (measured(0.1), measured(0.001), True),  # nothing is believed to be faster than a hop over the WAN
+        (measured(0.5), measured(0.2), True),
+        (measured(0.7), measured(0.2), False),
+        (Load(in_flight=2), Load(), True),
+        (measured(0.5), Load(in_flight=1), True),
+    ],
+)
+def test_a_replica_in_another_datacentre_is_for_when_those_at_home_are_three_times_slower(
+    home: Load, away: Load, *, at_home: bool
+) -> None:
+    loads = {"peer:0": home, "peer:1": away}
+    chosen = choose(NEAR[:2], loads, random.Random(1), now_s=0.0, far={"peer:1"})
+    assert chosen is (NEAR[0] if at_home else NEAR[1])
+    alone = choose(NEAR[:2], loads, random.Random(1), now_s=0.0, far={"peer:1"}, exclude={"peer:0"})
+    assert alone is NEAR[1]
+    assert choose(NEAR[1:2], loads, random.Random(1), now_s=0.0, far={"peer:1"}) is NEAR[1]

@@ -215,3 +215,12 @@ json_values = st.recursive(
 def test_no_json_can_break_the_parser(rows: list[Any]) -> None:
     catalog, broken_rows = parse_catalog(rows)
     assert len(catalog.instances) + broken_rows <= len(rows)
+
+
+def test_the_address_for_the_wide_area_is_that_of_another_datacentre_alone() -> None:
+    tagged = row(TaggedAddresses={"wan": {"Address": "198.51.100.1", "Port": 1}})
+    node = row() | {"Node": {"Node": "n1", "Address": "10.0.0.1", "TaggedAddresses": {"wan": "198.51.100.2"}}}
+    seen = [
+        (one.address, one.far) for text in (tagged, node) for far in (False, True) if (one := parse_row(text, far=far))
+    ]
+    assert seen == [("10.0.0.1", False), ("198.51.100.1", True), ("10.0.0.1", False), ("198.51.100.2", True)]

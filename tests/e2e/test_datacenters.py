@@ -1,0 +1,97 @@
+"""Two datacentres of Consul, joined over the WAN, and nodes of both: where calls go, and what a cut WAN does.
+
+The one rule: no call fails while a replica is there in either of them.
+"""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.consul_process import RunningConsul, running_consul
+from tests.e2e.running import RunningNode, StartNode, stop_node
+from tests.e2e.servers_files import example
+from tests.e2e.steady_calls import steady_calls
+from tests.ports import free_ports
+from tests.waiting import all_of, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(180)]
+
+ANSWERED_AGAIN_S = 60.0
+
+
+@pytest.fixture
+async def datacenters(consul_program: Path, tmp_path: Path) -> AsyncIterator[tuple[RunningConsul, RunningConsul]]:
+    """Consul of dc1 and of dc2, each knowing the other."""
+    folders = [tmp_path / name for name in ("dc1", "dc2")]
+    for folder in folders:
+        folder.mkdir()
+    wan = free_ports(2)
+    one, two = (
+        {"datacenter": f"dc{n + 1}", "node_name": f"consul-{n + 1}", "retry_join_wan": [f"127.0.0.1:{wan[1 - n]}"]}
+        for n in range(2)
+    )
+    async with (
+        running_consul(consul_program, folders[0], extra=one, ports={"serf_wan": wan[0]}) as home,
+        running_consul(consul_program, folders[1], extra=two, ports={"serf_wan": wan[1]}) as away,
+    ):
+        await eventually(partial(knows_both, home))
+        await eventually(partial(knows_both, away))
+        yield home, away
+
+
+async def test_the_other_datacentre_serves_when_home_cannot_and_a_cut_wan_takes_nothing_away(
+    datacenters: tuple[RunningConsul, RunningConsul], start: StartNode, tmp_path: Path
+) -> None:
+    home, away = datacenters
+    dice = {"dice": example("dice", "service")}
+    everywhere = {"MESH_DATACENTERS": "dc2", "CONSUL_HTTP_ADDR": home.url}
+    abroad = {"CONSUL_HTTP_ADDR": away.url, "MESH_ADVERTISE_ADDRESS": "localhost"}
+    caller, near, _far = await all_of(
+        start(name, tmp_path / name, servers=servers, **settings)
+        for name, servers, settings in (
+            ("caller", {}, everywhere),
+            ("near", dice, {"CONSUL_HTTP_ADDR": home.url}),
+            ("far", dice, abroad),
+        )
+    )
+    await eventually(partial(caller.sees, "near", "far"))
+    await eventually(partial(caller.offers, "dice__roll"))
+    assert await source(caller) == {"name": "datacenter dc2", "up": True, "last_error": "", "instances": 1}
+    async with steady_calls(caller, "dice__roll") as tally:
+        await tally.grows(30)
+        assert await calls_to(caller, "far") <= 3  # Or a slow moment of the test's machine.
+        await stop_node(near)
+        await tally.grows(30)
+        assert await calls_to(caller, "far") >= 20
+        away.kill()  # Nothing of the other datacentre's catalog arrives any more.
+        await eventually(partial(source_is, caller, up=False), ANSWERED_AGAIN_S)
+        await tally.grows(30)
+        assert await caller.sees("far")
+        away.start()
+        await eventually(partial(source_is, caller, up=True), ANSWERED_AGAIN_S)
+        await start("again", tmp_path / "again", servers=dice, **abroad)
+        await eventually(partial(caller.sees, "far", "again"))
+    assert tally.failures == []
+
+
+async def knows_both(consul: RunningConsul) -> bool:
+    return len(await consul.call("GET", "/v1/catalog/datacenters")) == 2
+
+
+async def source(node: RunningNode) -> object:
+    (found,) = (await node.status())["self"]["discovery"]["sources"]
+    return found
+
+
+async def source_is(node: RunningNode, *, up: bool) -> bool:
+    found = await source(node)
+    assert isinstance(found, dict)
+    return bool(found["up"]) is up
+
+
+async def calls_to(node: RunningNode, peer: str) -> float:
+    _, text = await node.request("GET", "/metrics")
+    wanted = f'mesh_calls_total{{backend="peer:{peer}"'
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(wanted))

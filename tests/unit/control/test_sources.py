@@ -1,0 +1,59 @@
+"""Catalogs of several sources: merged, followed, forgotten, and never emptied by one another."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from agent.control.sources import Sources
+from discovery.model import Catalog, Instance, InstanceKey, SourceStatus
+
+
+def catalog(*names: str) -> Catalog:
+    return Catalog(tuple(Instance(InstanceKey("dc", "m", name), "10.0.0.1", 8000) for name in names))
+
+
+def ids(merged: Catalog) -> list[str]:
+    return sorted(one.key.service_id for one in merged.instances)
+
+
+class Script:
+    """A source that says what is put into its queue."""
+
+    def __init__(self) -> None:
+        self.said: asyncio.Queue[Catalog] = asyncio.Queue()
+        self.status = SourceStatus(up=True)
+
+    async def watch(self) -> AsyncGenerator[Catalog, None]:
+        while True:
+            yield await self.said.get()
+
+
+async def test_what_one_source_says_takes_nothing_from_another() -> None:
+    shown: list[Catalog] = []
+    sources = Sources(shown.append)
+    home = catalog("a", "b")
+    sources.take_home(home)
+    assert shown[-1] is home
+    sources.take("file", catalog("c"))
+    assert ids(shown[-1]) == ["a", "b", "c"]
+    sources.take("file", catalog())
+    assert shown[-1] is home
+    sources.take("file", catalog("d"))
+    sources.take_home(catalog())
+    assert ids(shown[-1]) == ["d"]
+    sources.forget("file")
+    sources.forget("unknown")
+    assert [len(one.instances) for one in shown] == [2, 3, 2, 3, 1, 0]
+
+
+async def test_a_followed_source_is_in_the_status_and_its_last_word_outlives_it() -> None:
+    shown: asyncio.Queue[Catalog] = asyncio.Queue()
+    sources, script = Sources(shown.put_nowait), Script()
+    following = asyncio.create_task(sources.follow("dns x", script))
+    script.said.put_nowait(catalog("a"))
+    assert ids(await shown.get()) == ["a"]
+    assert sources.statuses() == {"dns x": (SourceStatus(up=True), 1)}
+    following.cancel()
+    await asyncio.wait([following])
+    assert sources.statuses() == {}
+    assert "dns x" in repr(sources)
+    assert shown.empty()
