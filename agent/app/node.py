@@ -25,7 +25,15 @@ from agent.app.connect import ConnectFiles
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.first_bytes import start_site
 from agent.app.listener_tls import ListenerTls, judge_of_callers, outbound_of
-from agent.app.plan import MCP_PATH, addresses_of_peers, edge_policy, membership_plan, node_registration, own_addresses
+from agent.app.plan import (
+    MCP_PATH,
+    addresses_of_peers,
+    edge_policy,
+    listed_sources,
+    membership_plan,
+    node_registration,
+    own_addresses,
+)
 from agent.app.refused_dials import witnessed
 from agent.app.sockets import display_host, listened_host
 from agent.audit.files import FILE_NAME
@@ -224,6 +232,7 @@ class Node:
             tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
             tasks.create_task(self._feed.run(), name="feed of the page"),
             *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
+            *(tasks.create_task(self._sources.follow(*one), name=one[0]) for one in listed_sources(self._settings)),
             *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
         ]
 

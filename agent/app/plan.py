@@ -21,7 +21,9 @@ from agent.rest.oauth import OAuthVerifier
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
 from agent.routing.names import node_alias
-from discovery.model import Registration
+from discovery.listed.files import FileSource
+from discovery.listed.names import DnsSource
+from discovery.model import CatalogSource, Registration
 
 MCP_PATH = "/mcp"
 
@@ -64,6 +66,13 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
         weight=settings.weight,
         http_check_url=check_url if settings.consul_http_check else None,
     )
+
+
+def listed_sources(settings: Settings) -> list[tuple[str, CatalogSource]]:
+    """What lists peers beside the catalog, each with its name for the status."""
+    files = settings.peer_files
+    named: list[tuple[str, CatalogSource]] = [] if files is None else [(f"files {','.join(files)}", FileSource(files))]
+    return named + [(f"dns {name}", DnsSource(name, settings.dns_servers or ())) for name in settings.peer_dns or ()]
 
 
 def own_addresses(settings: Settings, own: NodeIdentity, listens_on: tuple[str, int]) -> OwnAddresses:

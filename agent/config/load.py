@@ -75,6 +75,9 @@ class Settings:
     weight: int
     service_name: str
     datacenters: tuple[str, ...] | None
+    peer_files: tuple[str, ...] | None
+    peer_dns: tuple[str, ...] | None
+    dns_servers: tuple[str, ...] | None
     advertise_address: str | None
     advertise_port: int | None
     peers: tuple[StaticPeer, ...]

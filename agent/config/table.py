@@ -13,7 +13,10 @@ from agent.config.values import (
     parse_consul_wait,
     parse_count,
     parse_datacenters,
+    parse_dns_names,
+    parse_dns_servers,
     parse_flag,
+    parse_globs,
     parse_host,
     parse_hosts,
     parse_name,
@@ -248,6 +251,29 @@ SETTINGS: tuple[Setting, ...] = (
         "Other datacentres of Consul, joined over the WAN, whose nodes are linked, too. Their replicas get calls where"
         " those at home are gone or three times slower.",
         unset_means="the own one alone",
+    ),
+    Setting(
+        "peer_files",
+        parse_globs,
+        None,
+        "Files that list peers, beside the catalog, by names or globs, in Prometheus' `file_sd` format (JSON or YAML);"
+        " read again when they change.",
+        unset_means="none",
+    ),
+    Setting(
+        "peer_dns",
+        parse_dns_names,
+        None,
+        "Names of DNS that list peers, beside the catalog: `_mcp._tcp.example` for SRV records, or `host:port` for the"
+        " addresses of a host, for instance of a headless Kubernetes service. Looked up again when their TTL is over.",
+        unset_means="none",
+    ),
+    Setting(
+        "dns_servers",
+        parse_dns_servers,
+        None,
+        "The name servers for `MESH_PEER_DNS`: IP addresses, with a port where it is not 53.",
+        unset_means="those of the system",
     ),
     Setting(
         "advertise_address",

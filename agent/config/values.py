@@ -24,6 +24,7 @@ COUNT_MAX = 1_000_000  # More than any operator means; a figure with too many ze
 _HOST_PATTERN = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
+_DNS_NAME_PATTERN = re.compile(r"_[A-Za-z0-9-]+(\._?[A-Za-z0-9-]+)+\.?|[A-Za-z0-9][A-Za-z0-9._-]*:[0-9]{1,5}")
 _DATACENTER_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 _SERVICE_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # A DNS label: Consul answers DNS questions too.
 _NODE_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -207,6 +208,33 @@ def parse_datacenters(text: str) -> tuple[str, ...]:
         if not _DATACENTER_PATTERN.fullmatch(name):
             raise ValueError(f"has {name!r}, which is no datacentre: lower-case letters, digits, '-' and '_'")
     return names
+
+
+def parse_globs(text: str) -> tuple[str, ...]:
+    """Files, by absolute or relative globs, parted by commas."""
+    return tuple(_parts(text))
+
+
+def parse_dns_names(text: str) -> tuple[str, ...]:
+    """Names of DNS, parted by commas: `_service._proto.domain`, or `host:port`."""
+    names = tuple(dict.fromkeys(_parts(text)))
+    for name in names:
+        if not _DNS_NAME_PATTERN.fullmatch(name):
+            raise ValueError(f"has {name!r}, neither host:port nor a name of SRV records (_mcp._tcp.example)")
+    return names
+
+
+def parse_dns_servers(text: str) -> tuple[str, ...]:
+    """Name servers, parted by commas: an IP address each, with `:port` after those of IPv4."""
+    servers = tuple(_parts(text))
+    for server in servers:
+        host, _, port = server.partition(":") if server.count(":") == 1 else (server, "", "53")
+        try:
+            ipaddress.ip_address(host)
+            parse_port(port)
+        except ValueError:
+            raise ValueError(f"has {server!r}, which is no IP address, or one with a port") from None
+    return servers
 
 
 def parse_peers(text: str) -> tuple[StaticPeer, ...]:

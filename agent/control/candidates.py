@@ -270,6 +270,8 @@ def _fault(instance: Instance, own_place: _Place) -> str:
     if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
         return "its address has a zone, which means something on its own machine only"
     # An address on loopback can be reached from its own machine only (discovery.consul.advertise registers such ones).
-    if ip.is_loopback and own_place is not None and (instance.key.datacenter, instance.key.node) != own_place:
+    # A source without a datacentre has it from an operator.
+    place = instance.key.datacenter, instance.key.node
+    if ip.is_loopback and own_place is not None and instance.key.datacenter and place != own_place:
         return "its loopback address belongs to another machine"
     return ""

@@ -1,0 +1,1 @@
+"""Sources that only list addresses: files in Prometheus' `file_sd` format, and names of DNS."""

@@ -1,0 +1,123 @@
+"""A source over files in Prometheus' `file_sd` format, JSON or YAML, found by globs and read again when they change.
+
+Made by the wiring; followed by the mesh. The one rule: a file that cannot be read, or is half written, keeps what it
+said last; one that is gone keeps it for `GONE_AFTER_S`, for it may be on its way to being replaced.
+"""
+
+import asyncio
+import glob
+import logging
+import os
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from discovery import clock
+from discovery.listed.targets import instances_of
+from discovery.model import Catalog, Instance, SourceStatus
+
+log = logging.getLogger(__name__)
+
+POLL_EVERY_S = 1.0  # A changed file is in use within two seconds; a stat costs microseconds.
+GONE_AFTER_S = 10.0  # Longer than any tool takes between removing a file and writing it anew.
+FILE_BYTES_MAX = 16 * 1024 * 1024
+_YAML = (".yml", ".yaml")
+
+_Stamp = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class _File:
+    stamp: _Stamp
+    instances: tuple[Instance, ...] = ()
+    fault: str = ""
+    seen_at_s: float = 0.0
+
+
+class FileSource:
+    """A `CatalogSource` over files; `patterns` are globs, or names. One consumer at a time."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = tuple(patterns)
+        self._files: dict[str, _File] = {}
+        self._shown: Catalog | None = None
+        self._changes_total = 0
+        self._answered_at_s: float | None = None
+        self._fault = ""
+
+    def __repr__(self) -> str:
+        return f"<FileSource {self._patterns} files={len(self._files)} fault={self._fault!r}>"
+
+    @property
+    def status(self) -> SourceStatus:
+        """A frozen view of the present state."""
+        return SourceStatus(
+            up=self._shown is not None and not self._fault,
+            last_error=self._fault,
+            last_answer_at_s=self._answered_at_s,
+            changes_total=self._changes_total,
+            confirmed_at_s=self._answered_at_s,
+        )
+
+    async def watch(self) -> AsyncGenerator[Catalog, None]:
+        """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
+        while True:
+            await asyncio.to_thread(self._look, clock.now_s())
+            self._note_faults()
+            catalog = Catalog(tuple(one for name in sorted(self._files) for one in self._files[name].instances))
+            known = any(not file.fault or file.instances for file in self._files.values())
+            if catalog != self._shown and (known or self._shown is not None):
+                self._shown = catalog
+                self._changes_total += 1
+                yield catalog
+            await asyncio.sleep(POLL_EVERY_S)
+
+    def _look(self, now_s: float) -> None:
+        """Read what has changed; runs in a thread, and nothing else touches the files meanwhile."""
+        present = {found for pattern in self._patterns for found in glob.glob(pattern)}  # noqa: PTH207 - absolute ones, too
+        for name in sorted(present):
+            known = self._files.get(name)
+            try:
+                stat = os.stat(name)  # noqa: PTH116 - one system call a file and second
+            except OSError:
+                continue
+            stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if known is None or known.stamp != stamp:
+                self._files[name] = _read(name, stamp, () if known is None else known.instances)
+            self._files[name].seen_at_s = now_s
+        self._files = {name: file for name, file in self._files.items() if now_s - file.seen_at_s < GONE_AFTER_S}
+
+    def _note_faults(self) -> None:
+        faults = [f"{name}: {file.fault}" for name, file in sorted(self._files.items()) if file.fault]
+        fault = "; ".join(faults)[:1000] or ("" if self._files else f"no file matches {', '.join(self._patterns)}")
+        if fault and fault != self._fault:
+            log.warning("a file of peers is not taken, what it said before stays", extra={"reason": fault})
+        self._fault = fault
+        if not fault:
+            self._answered_at_s = clock.now_s()
+
+
+def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:
+    if stamp[1] > FILE_BYTES_MAX:
+        return _File(stamp, before, f"it is longer than {FILE_BYTES_MAX} bytes")
+    try:
+        return _File(stamp, instances_of(name, _parsed(name, Path(name).read_bytes())))
+    except OSError as exc:
+        return _File(stamp, before, exc.strerror or type(exc).__name__)
+    except ValueError as exc:
+        return _File(stamp, before, " ".join(str(exc).split())[:200])
+
+
+def _parsed(name: str, content: bytes) -> Any:
+    """Raises ValueError."""
+    if not name.endswith(_YAML):
+        return orjson.loads(content)
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - few nodes need it, and it is slow to import
+
+    try:
+        return yaml.safe_load(content)
+    except yaml.YAMLError as exc:
+        raise ValueError(str(exc)) from exc

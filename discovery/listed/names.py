@@ -1,0 +1,167 @@
+"""A source over one name of DNS: SRV records, or addresses with a port; asked again when their TTL is over.
+
+For headless Kubernetes services, names of Compose services, Nomad's and Consul's DNS. Made by the wiring; followed by
+the mesh. The one rule: an error of DNS takes nothing away, and neither does one answer alone: what lacks more than
+half, or the name itself, has to be said again.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from discovery import clock
+from discovery.backoff import Backoff
+from discovery.listed.targets import host_and_port, instance_at
+from discovery.model import Catalog, CatalogUnavailable, Instance, SourceStatus
+
+if TYPE_CHECKING:
+    from dns.asyncresolver import Resolver
+
+log = logging.getLogger(__name__)
+
+TTL_MIN_S = 2.0  # Some servers say 0; a question every two seconds is a change seen as soon as anywhere else.
+TTL_MAX_S = 60.0  # A peer that was added is found within a minute, whatever its zone says.
+ANSWER_TIMEOUT_S = 5.0
+ASK_AGAIN = Backoff(first_s=1.0, last_s=30.0)
+# What lacks the name, or more than half, is believed when it is still so after this: a server that restarts, or a zone
+# that is loaded anew, is empty for a moment.
+CONFIRM_AFTER_S = 5.0
+NO_NAME_AFTER_S = 30.0
+RECORDS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a name has now; `is_there`: that it exists. `ttl_s`: how long that may be believed."""
+
+    instances: tuple[Instance, ...]
+    ttl_s: float
+    is_there: bool = True
+
+
+class DnsSource:
+    """A `CatalogSource` over one name: `_service._proto.domain` for SRV, else `host:port`. One consumer at a time.
+
+    `servers`: `address` or `address:port` of the name servers; those of the system where there are none.
+
+    Raises:
+        ValueError: the name is neither of them.
+    """
+
+    def __init__(self, name: str, servers: Sequence[str] = ()) -> None:
+        self._is_srv = name.startswith("_")
+        self._host, self._port = (name, 0) if self._is_srv else host_and_port(name)
+        self._name = name
+        self._servers = tuple(servers)
+        self._resolver: Resolver | None = None
+        self._shown: Catalog | None = None
+        self._doubted_since_s: float | None = None
+        self._failures = 0
+        self._fault = ""
+        self._changes_total = 0
+        self._answered_at_s: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<DnsSource {self._name} fault={self._fault!r}>"
+
+    @property
+    def status(self) -> SourceStatus:
+        """A frozen view of the present state."""
+        return SourceStatus(
+            up=self._shown is not None and not self._fault,
+            last_error=self._fault,
+            last_answer_at_s=self._answered_at_s,
+            changes_total=self._changes_total,
+            holding_removals=self._doubted_since_s is not None,
+            confirmed_at_s=self._answered_at_s,
+        )
+
+    async def watch(self) -> AsyncGenerator[Catalog, None]:
+        """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
+        while True:
+            try:
+                answer = await self._ask()
+            except CatalogUnavailable as exc:
+                await asyncio.sleep(self._failed(str(exc)))
+                continue
+            except Exception as exc:
+                log.exception("a name of DNS could not be looked up, in an unforeseen way")
+                await asyncio.sleep(self._failed(str(exc)))
+                continue
+            now_s = clock.now_s()
+            if self._believed(answer, now_s):
+                self._failures, self._fault = 0, "" if answer.is_there else f"{self._name}: there is no such name"
+                self._answered_at_s = now_s
+                catalog = Catalog(answer.instances)
+                if catalog != self._shown and (answer.is_there or self._shown is not None):
+                    self._shown = catalog
+                    self._changes_total += 1
+                    yield catalog
+            wait_s = answer.ttl_s if self._doubted_since_s is None else min(answer.ttl_s, CONFIRM_AFTER_S)
+            await asyncio.sleep(wait_s)
+
+    def _believed(self, answer: _Answer, now_s: float) -> bool:
+        before = frozenset() if self._shown is None else frozenset(one.key for one in self._shown.instances)
+        left = before & {one.key for one in answer.instances}
+        if 2 * len(left) >= len(before) and (answer.is_there or not before):
+            self._doubted_since_s = None
+            return True
+        if self._doubted_since_s is None:
+            self._doubted_since_s = now_s
+            log.warning("most records of a name are gone, which is to be confirmed", extra={"dns_name": self._name})
+        is_over = now_s - self._doubted_since_s >= (CONFIRM_AFTER_S if answer.is_there else NO_NAME_AFTER_S)
+        self._doubted_since_s = None if is_over else self._doubted_since_s
+        return is_over
+
+    def _failed(self, reason: str) -> float:
+        self._failures += 1
+        if reason != self._fault:
+            log.warning("a name of DNS cannot be looked up, what it said stays", extra={"reason": reason})
+        self._fault = reason
+        return ASK_AGAIN.step_s(self._failures) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+    async def _ask(self) -> _Answer:
+        """Raises CatalogUnavailable."""
+        import dns.exception  # noqa: PLC0415 - few nodes need it, and it is slow to import
+        import dns.resolver  # noqa: PLC0415 - as above
+
+        found: list[Instance] = []
+        ttl_s, is_there = TTL_MAX_S, False
+        for kind in ["SRV"] if self._is_srv else ["A", "AAAA"]:
+            try:
+                answer = await self._made_resolver().resolve(self._host, kind, lifetime=ANSWER_TIMEOUT_S, search=True)
+            except dns.resolver.NXDOMAIN:
+                continue
+            except dns.resolver.NoAnswer:
+                is_there = True
+                continue
+            except (dns.exception.DNSException, OSError) as exc:
+                raise CatalogUnavailable(f"{self._name}: {' '.join(str(exc).split())[:200]}") from exc
+            is_there, ttl_s = True, min(ttl_s, float(answer.rrset.ttl if answer.rrset else 0))
+            found += [self._instance(record) for record in list(answer)[:RECORDS_MAX]]
+            if found:
+                break  # One node has one link: the addresses of the other kind are the same nodes'.
+        instances = {one.key: one for one in found}
+        return _Answer(tuple(instances[key] for key in sorted(instances)), max(TTL_MIN_S, ttl_s), is_there)
+
+    def _instance(self, record: Any) -> Instance:
+        host, port = (str(record.target), record.port) if self._is_srv else (record.address, self._port)
+        return instance_at(self._name, host, port)
+
+    def _made_resolver(self) -> "Resolver":
+        if self._resolver is None:
+            from dns.asyncresolver import Resolver  # noqa: PLC0415 - as above
+            from dns.nameserver import Do53Nameserver  # noqa: PLC0415 - as above
+
+            self._resolver = Resolver(configure=not self._servers)
+            if self._servers:
+                self._resolver.nameservers = [Do53Nameserver(*_address_and_port(server)) for server in self._servers]
+        return self._resolver
+
+
+def _address_and_port(server: str) -> tuple[str, int]:
+    address, _, port = server.partition(":") if server.count(":") == 1 else (server, "", "53")
+    return address, int(port)

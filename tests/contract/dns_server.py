@@ -1,0 +1,92 @@
+"""A name server on loopback that answers as a test tells it to, over UDP and TCP on one port.
+
+The one rule: an answer that does not fit a datagram is cut off there, as servers do, and whole over TCP.
+"""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+
+from tests.ports import free_ports
+
+DATAGRAM_BYTES_MAX = 1232
+
+
+@dataclass
+class NameServer:
+    """`records`: (name, kind) -> texts of records; a name without any is NXDOMAIN. `fault` is answered to all."""
+
+    port: int
+    records: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    fault: dns.rcode.Rcode | None = None
+    silent: bool = False
+    ttl_s: int = 0
+    over_tcp: int = 0
+
+    @property
+    def address(self) -> str:
+        """For `MESH_DNS_SERVERS`."""
+        return f"127.0.0.1:{self.port}"
+
+    def answer(self, query: bytes) -> bytes:
+        """The whole answer to a query."""
+        asked = dns.message.from_wire(query)
+        reply = dns.message.make_response(asked)
+        question = asked.question[0]
+        name, kind = str(question.name).rstrip("."), dns.rdatatype.to_text(question.rdtype)
+        found = self.records.get((name, kind), [])
+        if self.fault is not None:
+            reply.set_rcode(self.fault)
+        elif found:
+            reply.answer.append(dns.rrset.from_text(question.name, self.ttl_s, "IN", kind, *found))
+        elif not any(known == name for known, _ in self.records):
+            reply.set_rcode(dns.rcode.NXDOMAIN)
+        return reply.to_wire(max_size=65_535)
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, server: NameServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        if self._server.silent:
+            return
+        whole = self._server.answer(data)
+        if len(whole) > DATAGRAM_BYTES_MAX:
+            cut = dns.message.make_response(dns.message.from_wire(data))
+            cut.flags |= dns.flags.TC
+            whole = cut.to_wire()
+        self._transport.sendto(whole, addr)
+
+
+@asynccontextmanager
+async def name_server() -> AsyncIterator[NameServer]:
+    """Serve until the end."""
+    server = NameServer(free_ports(1)[0])
+
+    async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.over_tcp += 1
+        (size,) = struct.unpack("!H", await reader.readexactly(2))
+        whole = server.answer(await reader.readexactly(size))
+        writer.write(struct.pack("!H", len(whole)) + whole)
+        await writer.drain()
+        writer.close()
+
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(server), ("127.0.0.1", server.port))
+    async with await asyncio.start_server(stream, "127.0.0.1", server.port):
+        try:
+            yield server
+        finally:
+            transport.close()

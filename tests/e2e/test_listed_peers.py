@@ -1,0 +1,79 @@
+"""Peers without any Consul: real nodes that a file and a name of DNS list, found, followed and linked once each."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import dns.rcode
+import pytest
+
+from tests.contract.dns_server import NameServer, name_server
+from tests.e2e.running import RunningNode, StartNode
+from tests.e2e.servers_files import example
+from tests.ports import free_ports
+from tests.waiting import all_of, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+
+async def test_nodes_listed_by_a_file_and_by_dns_are_one_mesh_without_a_catalog(
+    start: StartNode, tmp_path: Path
+) -> None:
+    alone = {"MESH_DISCOVERY": "off"}
+    ports = free_ports(3)
+    dice = {"dice": example("dice", "node")}
+    listed = tmp_path / "peers.json"
+    async with name_server() as server:
+        publish(server, ports[2])
+        write(listed, *ports[:2])  # The caller itself is in it, as in a file that is the same for all.
+        sources = {
+            "MESH_PEER_FILES": str(tmp_path / "*.json"),
+            "MESH_PEER_DNS": "_mcp._tcp.mesh.test",
+            "MESH_DNS_SERVERS": server.address,
+        }
+        caller, two, three = await all_of(
+            start(name, tmp_path / name, port=port, servers=servers, **alone, **more)
+            for name, port, servers, more in (
+                ("caller", ports[0], {}, sources),
+                ("two", ports[1], dice, {}),
+                ("three", ports[2], dice, {}),
+            )
+        )
+        await eventually(partial(nodes_are, caller, two, three))
+        await eventually(partial(caller.offers, "two__dice__roll", "three__dice__roll"))
+        kinds = {finding["kind"] for finding in (await caller.status())["findings"]}
+        assert kinds == {"ourselves"}
+        # The same node by both sources keeps its one link.
+        write(listed, *ports)
+        server.fault = dns.rcode.SERVFAIL
+        await eventually(partial(source_says, caller, "SERVFAIL"))
+        await eventually(partial(nodes_are, caller, two, three))
+        listed.write_text('[{"targets": ["127.0.0.1:')
+        await eventually(partial(source_says, caller, "peers.json"))
+        await eventually(partial(nodes_are, caller, two, three))
+        server.fault = None
+        write(listed, ports[0], ports[2])
+        await eventually(partial(nodes_are, caller, three))
+    assert three.process.returncode is None
+
+
+def write(path: Path, *ports: int) -> None:
+    path.write_text(json.dumps([{"targets": [f"127.0.0.1:{port}" for port in ports]}]), "utf-8")
+
+
+def publish(server: NameServer, port: int) -> None:
+    server.records["_mcp._tcp.mesh.test", "SRV"] = [f"0 0 {port} localhost."]
+
+
+async def nodes_are(node: RunningNode, *others: RunningNode) -> bool:
+    """Whether these nodes are linked, each once, whatever their links are called."""
+    peers = [peer for peer in (await node.peers()).values() if peer["connected"]]
+    wanted = [(await other.status())["self"]["node_id"] for other in others]
+    assert sorted(str(peer["node_id"]) for peer in peers) == sorted(wanted), peers
+    return True
+
+
+async def source_says(node: RunningNode, text: str) -> bool:
+    sources = (await node.discovery())["sources"]
+    assert any(text in source["last_error"] for source in sources), sources
+    return True
