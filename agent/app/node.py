@@ -20,20 +20,12 @@ from typing import Any
 from aiohttp import web
 
 from agent import __version__, clock
+from agent.app import plan as plans
 from agent.app.access import Access
 from agent.app.connect import ConnectFiles
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.first_bytes import start_site
 from agent.app.listener_tls import ListenerTls, judge_of_callers, outbound_of
-from agent.app.plan import (
-    MCP_PATH,
-    addresses_of_peers,
-    edge_policy,
-    listed_sources,
-    membership_plan,
-    node_registration,
-    own_addresses,
-)
 from agent.app.refused_dials import witnessed
 from agent.app.sockets import display_host, listened_host
 from agent.audit.files import FILE_NAME
@@ -42,7 +34,7 @@ from agent.client.dial_guard import GuardedResolver, refusal_of_url
 from agent.client.http.prover import Credentials
 from agent.client.oauth.authorizer import Authorizers
 from agent.config.load import Settings, read_tokens_again, shown
-from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node, read_servers
+from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node
 from agent.config.views_file import log_faults, read_views
 from agent.control.membership import Membership, MembershipPlan, own_address
 from agent.control.operator import OverrideService
@@ -126,7 +118,7 @@ class Node:
         self._node_state = state
         self._socket = listening
         self._port: int = listening.getsockname()[1]
-        self._addresses = own_addresses(settings, identity, listening.getsockname()[:2])
+        self._addresses = plans.own_addresses(settings, identity, listening.getsockname()[:2])
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self._metrics = Metrics(__version__)
         path = settings.audit_file or state.folder / FILE_NAME
@@ -138,6 +130,7 @@ class Node:
         self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
         leaf = None if connect is None else connect.tls
         self._rotations, self._tls = 0, ListenerTls(settings.listen_tls, leaf)
+        self._listed = plans.listed_sources(settings)
         self._outbound = outbound_of(settings, os.environ, leaf)
         self._named_views = read_views(settings.views_file, settings.servers_file)
         log_faults(self._named_views)
@@ -192,7 +185,7 @@ class Node:
             self._sources = sources = Sources(self._mesh.take_catalog)
             self._membership = Membership(
                 plan,
-                node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
+                plans.node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
                 sources.take_home,
                 CatalogCache(self._node_state.folder),
                 others=sources,
@@ -232,7 +225,7 @@ class Node:
             tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
             tasks.create_task(self._feed.run(), name="feed of the page"),
             *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
-            *(tasks.create_task(self._sources.follow(*one), name=one[0]) for one in listed_sources(self._settings)),
+            *(tasks.create_task(self._sources.follow(*one), name=one[0]) for one in self._listed),
             *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
         ]
 
@@ -252,7 +245,6 @@ class Node:
             reread_servers=self._read_servers,
             tokens=self._access.status,
             audit=self._audit,
-            sources=self._sources.statuses,
         )
         build = partial(
             build_endpoint,
@@ -274,7 +266,7 @@ class Node:
         for_mesh = partial(single, search_mode=search, instructions=self._settings.instructions)
         by_nodes = PartOfTable(lambda: self._mesh.node_routes, self._mesh.shown)
         self._endpoints = [
-            for_mesh(MCP_PATH, routes=lambda: self._mesh.routes, node_routes=by_nodes.whole, part=by_nodes),
+            for_mesh(plans.MCP_PATH, routes=lambda: self._mesh.routes, node_routes=by_nodes.whole, part=by_nodes),
             # Peers list all tools, whichever mode this node's own clients get, and have our own names from our lists.
             build(PEER_PATH, routes=lambda: self._mesh.local_routes),
         ]
@@ -284,7 +276,7 @@ class Node:
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
         oauth, parts = self._access.oauth, (self._settings, self._identity, self._access.table, self._associations)
-        policy = edge_policy(*parts, oauth=oauth, on_auth_failure=self._metrics.auth_failed, logins=self._logins)
+        policy = plans.edge_policy(*parts, oauth=oauth, on_auth_failure=self._metrics.auth_failed, logins=self._logins)
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
@@ -300,12 +292,12 @@ class Node:
             app.add_routes(part.routes())
         runner = runner_of(
             app,
-            fast_path=MCP_PATH,
+            fast_path=plans.MCP_PATH,
             common=lambda request: None if self.state == "draining" else usual_header_lines(request),
         )
         await runner.setup()
-        known = partial(addresses_of_peers, self._mesh.views)
-        await start_site(runner, self._socket, self._tls.context, known=known, refused=self._metrics.connection_refused)
+        known, tls = partial(plans.addresses_of_peers, self._mesh.views), self._tls.context
+        await start_site(runner, self._socket, tls, known=known, refused=self._metrics.connection_refused)
         return runner
 
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:
@@ -346,7 +338,7 @@ class Node:
             refuses=refusal_of_url,
         )
         bind_host = listened_host(self._socket, self._settings.host)
-        return replace(membership_plan(self._settings, self._port), bind_host=bind_host, embedded_guard=guard)
+        return replace(plans.membership_plan(self._settings, self._port), bind_host=bind_host, embedded_guard=guard)
 
     def _readiness(self) -> str:
         """Starting, while first attempts to link are open; ready or draining."""

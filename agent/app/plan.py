@@ -1,4 +1,4 @@
-"""What a node's settings mean for its parts: membership, registration, the edge's policy. Pure but for the host's name.
+"""What a node's settings mean for its parts: membership, registration, sources of peers, the edge's policy.
 
 Called by the wiring once at start. The one rule: what other nodes and clients see of this node is decided here.
 """

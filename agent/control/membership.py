@@ -7,7 +7,7 @@ a Consul before waits for it a while with the cached catalog, as the other nodes
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -78,13 +78,14 @@ class MembershipPlan:
 
 @dataclass(frozen=True, slots=True)
 class MembershipView:
-    """Which catalog is used and why, and how far it can be trusted."""
+    """Which catalog is used and why, and how far it can be trusted. `others`: the other sources of peers, by name."""
 
     mode: str = "off"
     reason: str = "discovery is off"
     url: str = ""
     source: SourceStatus = field(default_factory=SourceStatus)
     registrar: RegistrarStatus = field(default_factory=RegistrarStatus)
+    others: Mapping[str, tuple[SourceStatus, int]] = field(default_factory=dict)
 
 
 class _ConsulAppeared(Exception):
@@ -114,8 +115,7 @@ class Membership:
     ) -> None:
         self._plan = plan
         self._wait_for_consul_s = wait_for_consul_s
-        self._may_wait = True
-        self._waits = False
+        self._may_wait, self._waits = True, False
         self._route_to = route_to
         self._registration = registration
         self._on_catalog = on_catalog
@@ -138,6 +138,7 @@ class Membership:
             self._url,
             self._source.status if self._source else SourceStatus(),
             self._registrar.status if self._registrar else RegistrarStatus(),
+            self._others.statuses(),
         )
 
     def describe_ourselves(self, **meta: str) -> None:

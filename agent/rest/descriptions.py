@@ -20,7 +20,6 @@ from agent.routing.about import about_in
 from agent.routing.origins import listed_origin
 from agent.routing.table import LeftOutEntry, RouteTable
 from agent.routing.view import find_server
-from discovery.model import SourceStatus
 
 # Of what servers of other nodes say, too long for a list that models read, where there are many of them.
 _LONG: Final = frozenset({"instructions", "icons"})
@@ -319,10 +318,8 @@ def describe_definitions(pinning: Pinning) -> list[Json]:
     ]
 
 
-def describe_discovery(
-    view: MembershipView, sources: Mapping[str, tuple[SourceStatus, int]], instances: int, now_s: float
-) -> Json:
-    """Which catalog, how far it can be trusted, and the other `sources` of peers; `instances`: of all together."""
+def describe_discovery(view: MembershipView, instances: int, now_s: float) -> Json:
+    """Which catalog, how far it can be trusted, and the other sources of peers; `instances`: of all together."""
     answered, confirmed = view.source.last_answer_at_s, view.source.confirmed_at_s
     return {
         "mode": view.mode,
@@ -339,6 +336,6 @@ def describe_discovery(
         "instances": instances,
         "sources": [
             {"name": name, "up": status.up, "last_error": status.last_error, "instances": held}
-            for name, (status, held) in sources.items()
+            for name, (status, held) in view.others.items()
         ],
     }

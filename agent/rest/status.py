@@ -5,7 +5,7 @@ Built by the wiring. The one rule: everything shown comes from snapshots, and no
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -40,7 +40,6 @@ from agent.rest.descriptions import (
 )
 from agent.rest.envelope import success
 from agent.server.own_tools import MANAGEMENT_TOOLS, RELOADS
-from discovery.model import SourceStatus
 
 # A reload answers with the outcome of the new connection's first attempt, or with the present state: after this long,
 # which the old child may take to end, and as long as the server may take to start.
@@ -54,7 +53,7 @@ ASK_RELOAD_TIMEOUT_S: Final = START_TIMEOUT_MAX_S + RELOAD_TIMEOUT_S + 5.0
 class NodeStatus:
     """See the module. `state` returns starting, ready or draining; `settings`: masked rows; `audit` hears of reloads.
 
-    `tokens`: how many have names, and what is wrong with their file. `sources`: of peers, beside the catalog.
+    `tokens`: how many have names, and what is wrong with their file.
     """
 
     def __init__(
@@ -71,9 +70,7 @@ class NodeStatus:
         tokens: Callable[[], Json] = dict,
         audit: Trail | NoAudit = NO_AUDIT,
         pinning: Pinning | None = None,
-        sources: Callable[[], Mapping[str, tuple[SourceStatus, int]]] = dict,
     ) -> None:
-        self._sources = sources
         self._tokens, self._audit, self._pinning = tokens, audit, pinning
         self._mesh, self._membership, self._state = mesh, membership, state
         self._settings, self._url = settings, url
@@ -232,7 +229,7 @@ class NodeStatus:
         }
 
     def _discovery(self) -> Json:
-        return describe_discovery(self._membership(), self._sources(), len(self._mesh.catalog.instances), clock.now_s())
+        return describe_discovery(self._membership(), len(self._mesh.catalog.instances), clock.now_s())
 
 
 def _why_not(view: LinkView) -> str:
