@@ -4,6 +4,9 @@ server     = false
 datacenter = "dc1"
 data_dir   = "/consul/data"
 
+# Where data_dir does not outlive the agent, give it a fixed ID (-node-id, or node_id here): one that comes back under a
+# new ID is refused its own name as long as the servers take the former agent for alive.
+
 retry_join     = ["consul1", "consul2", "consul3"]
 retry_interval = "1s"
 

@@ -283,6 +283,10 @@ async def test_a_catalog_with_a_leader_answers_and_a_closed_port_does_not(
         assert not await nobody.answers()
 
 
+# Of 1.8 and the embedded catalog, and of newer ones; both make us register again (`RegistrationLost`).
+UNKNOWN_CHECK = 500
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
@@ -297,7 +301,7 @@ async def test_a_catalog_with_a_leader_answers_and_a_closed_port_does_not(
         ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Weights": {"Passing": 1, "Warning": -1}}', 400),
         ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Weights": {"Passing": 65536}}', 400),
         ("PUT", "/v1/agent/service/register", b'{"Name": "x", "Weights": {"Passing": "3"}}', 400),
-        ("PUT", "/v1/agent/check/pass/unknown", b"", 500),
+        ("PUT", "/v1/agent/check/pass/unknown", b"", UNKNOWN_CHECK),
         ("POST", "/v1/status/leader", b"", 405),
         ("GET", "/v1/agent/service/register", b"", 405),
         ("GET", "/v1/no/such/thing", b"", 404),
@@ -306,8 +310,9 @@ async def test_a_catalog_with_a_leader_answers_and_a_closed_port_does_not(
 async def test_what_is_wrong_gets_consuls_own_status(
     settings: ConsulSettings, method: str, path: str, body: bytes, status: int
 ) -> None:
+    expected = {500, 404} if status == UNKNOWN_CHECK else {status}
     async with aiohttp.ClientSession() as http, http.request(method, settings.url + path, data=body) as answer:
-        assert answer.status == status, await answer.text()
+        assert answer.status in expected, await answer.text()
 
 
 async def test_many_watchers_of_one_process_all_see_a_change(session: ConsulConnection, name: str) -> None:

@@ -95,8 +95,9 @@ def test_every_setting_in_the_container_files_exists(services: dict[str, Any], o
 
 
 def test_consul_is_a_cluster_of_three_with_fixed_and_different_identities(services: dict[str, Any]) -> None:
-    identities = {next(arg for arg in services[name]["command"] if "-node-id" in arg) for name in CONSUL_SERVERS}
-    assert len(identities) == len(CONSUL_SERVERS)
+    agents = (*CONSUL_SERVERS, "consul")
+    identities = {next(arg for arg in services[name]["command"] if "-node-id" in arg) for name in agents}
+    assert len(identities) == len(agents)
     for text in ((ROOT / "consul" / f"{role}.hcl").read_text() for role in ("server", "client")):
         assert re.findall(r'"(consul\d)"', text) == list(CONSUL_SERVERS)
 
@@ -113,6 +114,8 @@ def test_prometheus_finds_the_service_that_nodes_register_and_differs_by_the_tok
     (guarded,) = load("docker/prometheus.token.yml")["scrape_configs"]
     service_name = next(setting.default for setting in SETTINGS if setting.name == "service_name")
     assert plain["consul_sd_configs"][0]["services"] == [service_name]
+    (kept,) = [rule for rule in plain["relabel_configs"] if rule.get("action") == "keep"]
+    assert kept["source_labels"] == ["__meta_consul_service_metadata_node_id"]
     assert guarded.pop("authorization") == {"credentials_file": "/run/mesh-secrets/prometheus-token"}
     of_consul = guarded["consul_sd_configs"][0].pop("authorization")
     assert of_consul == {"credentials_file": "/run/mesh-secrets/prometheus-consul-token"}
