@@ -16,6 +16,13 @@ BACKLOG: Final = 1024
 # The default port moves on by at most this many; with more nodes than that, ports are set.
 PORTS_TRIED_MAX: Final = 100
 
+# A client that vanished without a word (a cable, a laptop's lid) is noticed in 30 s, like one that reads nothing
+# (`agent.server.write_deadline`): TCP may recover once. Other nodes are noticed sooner, by what dials them.
+KEEPALIVE_IDLE_S: Final = 15
+KEEPALIVE_INTERVAL_S: Final = 5
+KEEPALIVE_PROBES: Final = 3
+USER_TIMEOUT_MS: Final = 30_000
+
 # What the resolver answers: family, type, protocol, canonical name, address.
 AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
@@ -59,6 +66,7 @@ def _bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _notice_vanished_clients(bound)
         bound.bind(address)
         bound.listen(BACKLOG)
         bound.setblocking(False)
@@ -66,6 +74,20 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _notice_vanished_clients(bound: socket.socket) -> None:
+    """Accepted sockets take these options over from the listening one; those that the platform lacks are left out."""
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT_MS),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            bound.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def preferred(found: Sequence[AddressInfo]) -> AddressInfo:

@@ -6,7 +6,17 @@ from contextlib import contextmanager
 
 import pytest
 
-from agent.app.sockets import AddressInfo, bound_socket, display_host, listened_host, preferred
+from agent.app.sockets import (
+    KEEPALIVE_IDLE_S,
+    KEEPALIVE_INTERVAL_S,
+    KEEPALIVE_PROBES,
+    USER_TIMEOUT_MS,
+    AddressInfo,
+    bound_socket,
+    display_host,
+    listened_host,
+    preferred,
+)
 from agent.errors import ConfigRefused
 
 HOST = "127.0.0.1"
@@ -23,6 +33,26 @@ def taken() -> Iterator[int]:
 def test_a_free_port_is_listened_on_at_once() -> None:
     with bound_socket(HOST, 0, explicit=True) as bound, socket.create_connection(bound.getsockname(), timeout=5):
         assert not bound.getblocking()
+
+
+def test_an_accepted_connection_is_probed_and_waits_only_so_long_for_an_acknowledgement() -> None:
+    with bound_socket(HOST, 0, explicit=True) as bound, socket.create_connection(bound.getsockname(), timeout=5):
+        bound.setblocking(True)
+        accepted, _ = bound.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            told = {
+                name: accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+                for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+                if hasattr(socket, name)
+            }
+    wanted = {
+        "TCP_KEEPIDLE": KEEPALIVE_IDLE_S,
+        "TCP_KEEPINTVL": KEEPALIVE_INTERVAL_S,
+        "TCP_KEEPCNT": KEEPALIVE_PROBES,
+        "TCP_USER_TIMEOUT": USER_TIMEOUT_MS,
+    }
+    assert told == {name: wanted[name] for name in told}
 
 
 def test_an_explicit_port_that_is_busy_is_refused_with_its_number() -> None:
