@@ -233,7 +233,7 @@ def _print_self(itself: dict[str, Any]) -> None:
         head.append(f"up {up}")
     head += [f"version {_text(itself.get('version'))}", f"node ID {_text(itself.get('node_id'))}"]
     print(", ".join(head))
-    print(f"discovery: {discovery_line(_table(itself.get('discovery')))}")
+    _print_discovery(_table(itself.get("discovery")))
     print(f"tools of all nodes: {_text(itself.get('tools'))}")
     servers = [_table(server) for server in itself.get("servers") or ()]
     if servers:
@@ -255,6 +255,14 @@ def _print_self(itself: dict[str, Any]) -> None:
             if entry.get("keeps_running"):
                 print(f"  {_text(entry.get('name'))} runs on as it was before")
     print()
+
+
+def _print_discovery(discovery: dict[str, Any]) -> None:
+    print(f"discovery: {discovery_line(discovery)}")
+    for source in map(_table, discovery.get("sources") or ()):
+        fault = f", last error: {_text(source['last_error'])}" if source.get("last_error") else ""
+        up = "up" if source.get("up") else "down"
+        print(f"  {_text(source.get('name'))}: {up}, {_text(source.get('instances'))} instances{fault}")
 
 
 def discovery_line(discovery: dict[str, Any]) -> str:

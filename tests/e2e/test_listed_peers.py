@@ -1,6 +1,9 @@
 """Peers without any Consul: real nodes that a file and a name of DNS list, found, followed and linked once each."""
 
+import asyncio
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import dns.rcode
 import pytest
 
 from tests.contract.dns_server import NameServer, name_server
+from tests.e2e.processes import ROOT, environment_of
 from tests.e2e.running import RunningNode, StartNode
 from tests.e2e.servers_files import example
 from tests.ports import free_ports
@@ -48,6 +52,8 @@ async def test_nodes_listed_by_a_file_and_by_dns_are_one_mesh_without_a_catalog(
         server.fault = dns.rcode.SERVFAIL
         await eventually(partial(source_says, caller, "SERVFAIL"))
         await eventually(partial(nodes_are, caller, two, three))
+        shown = await asyncio.to_thread(printed_status, caller)
+        assert "dns _mcp._tcp.mesh.test: down, 1 instances, last error: " in shown
         listed.write_text('[{"targets": ["127.0.0.1:')
         await eventually(partial(source_says, caller, "peers.json"))
         await eventually(partial(nodes_are, caller, two, three))
@@ -55,6 +61,12 @@ async def test_nodes_listed_by_a_file_and_by_dns_are_one_mesh_without_a_catalog(
         write(listed, ports[0], ports[2])
         await eventually(partial(nodes_are, caller, three))
     assert three.process.returncode is None
+
+
+def printed_status(node: RunningNode) -> str:
+    command, environment = [sys.executable, "-m", "agent", "status"], environment_of({"MESH_URL": node.base})
+    ended = subprocess.run(command, check=True, capture_output=True, timeout=30, env=environment, cwd=ROOT)
+    return ended.stdout.decode()
 
 
 def write(path: Path, *ports: int) -> None:
