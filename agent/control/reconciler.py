@@ -47,8 +47,9 @@ LARGE_TABLE: Final = 2000
 RESYNC_EVERY_S: Final = 30.0
 # A step that took longer than this is followed by a rest as long as itself: many joins at once must not starve calls.
 QUICK_STEP_S: Final = 0.01
-# And by one so many times as long where only links have changed, for a second at most: what they mean for calls,
-# dispatch sees by itself, and hundreds that end at once are a few steps.
+# And by one so many times as long where only links have changed, of many, for a second at most: what they mean for
+# calls, dispatch sees by itself, and hundreds that end at once are a few steps. Calls wait 0.5 s for the next table.
+MANY_LINKS: Final = 100
 LINKS_REST_FACTOR: Final = 5.0
 LINKS_REST_MAX_S: Final = 1.0
 
@@ -275,6 +276,8 @@ class Mesh:
     async def _rest(self, took_s: float) -> None:
         await asyncio.sleep(took_s)
         more_s = min(LINKS_REST_FACTOR * took_s, LINKS_REST_MAX_S) - took_s
+        if len(self._supervisor.actual) <= MANY_LINKS:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, more_s)):
                 await self._urgent.wait()
