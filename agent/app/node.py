@@ -90,11 +90,6 @@ from discovery.model import CatalogUnavailable
 log = logging.getLogger(__name__)
 
 
-def servers_of(settings: Settings) -> ServersFile:
-    """What the servers file says now. Raises `ConfigRefused`."""
-    return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file, settings.environ)
-
-
 class Node:
     """A running node. Its `state` is starting, ready or draining; everything else is built in `run`.
 
@@ -401,7 +396,7 @@ class Node:
     def _read_servers(self) -> None:
         """Raises `ConfigRefused`; the running configuration stays as it is then."""
         try:
-            file = servers_of(self._settings)
+            file = plans.servers_of(self._settings)
         except ConfigRefused as exc:
             self._servers_fault = str(exc)
             self._metrics.servers_file_ok = False

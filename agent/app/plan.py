@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from agent import __version__
 from agent.app.sockets import display_host
 from agent.config.load import Settings
+from agent.config.servers_file import ServersFile, read_servers
 from agent.control.membership import MembershipPlan
 from agent.identity.addresses import OwnAddresses, normal_host
 from agent.identity.keeper import AssociationKeeper
@@ -66,6 +67,11 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
         weight=settings.weight,
         http_check_url=check_url if settings.consul_http_check else None,
     )
+
+
+def servers_of(settings: Settings) -> ServersFile:
+    """What the servers file says now. Raises `ConfigRefused`."""
+    return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file, settings.environ)
 
 
 def listed_sources(settings: Settings) -> list[tuple[str, CatalogSource]]:

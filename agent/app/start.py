@@ -6,7 +6,8 @@ Called by `mesh-agent run`. The one rule: what can be refused is refused before 
 from contextlib import ExitStack
 
 from agent.app.connect import ConnectFiles
-from agent.app.node import Node, servers_of
+from agent.app.node import Node
+from agent.app.plan import servers_of
 from agent.app.sockets import bound_socket
 from agent.client.dial_guard import limit_dials
 from agent.config.load import Settings
