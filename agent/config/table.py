@@ -2,6 +2,8 @@
 
 Read by `agent.config.load` (loading), `agent.cli.parser` (flags) and the test that holds docs/settings.md to it. The
 one rule: a setting that is not in this table does not exist, and the order here is the order everywhere.
+
+Long because a table in two files has two orders.
 """
 
 from collections.abc import Callable
