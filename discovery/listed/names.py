@@ -82,6 +82,7 @@ class DnsSource:
     async def watch(self) -> AsyncGenerator[Catalog, None]:
         """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
         while True:
+            _end_if_cancelled()
             try:
                 answer = await self._ask()
             except CatalogUnavailable as exc:
@@ -91,6 +92,7 @@ class DnsSource:
                 log.exception("a name of DNS could not be looked up, in an unforeseen way")
                 await asyncio.sleep(self._failed(str(exc)))
                 continue
+            _end_if_cancelled()
             now_s = clock.now_s()
             if self._believed(answer, now_s):
                 self._failures, self._fault = 0, "" if answer.is_there else f"{self._name}: there is no such name"
@@ -160,6 +162,13 @@ class DnsSource:
             if self._servers:
                 self._resolver.nameservers = [Do53Nameserver(*_address_and_port(server)) for server in self._servers]
         return self._resolver
+
+
+def _end_if_cancelled() -> None:
+    """The library waits with `asyncio.wait_for`, which before Python 3.12 loses a cancellation that meets an answer."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _address_and_port(server: str) -> tuple[str, int]:
