@@ -9,7 +9,7 @@ import pytest
 from agent.client.stdio.account import account_fault, account_of
 from agent.client.stdio.environment import command_fault
 from agent.client.stdio.lines import LineCutter
-from agent.client.stdio.process import start_child
+from agent.client.stdio.process import Child, start_child
 from agent.errors import Unreachable
 from agent.model import StdioTarget
 
@@ -23,7 +23,8 @@ async def said_by(target: StdioTarget) -> list[str]:
     lines: list[str] = []
     ended = asyncio.Event()
     cutter = LineCutter(lambda line: lines.append(line.decode()), lambda _start, _end: True)
-    child = await start_child(target, "who", cutter, ended.set)
+    child = Child("who", cutter, ended.set)
+    await start_child(target, child)
     await child.stop()
     assert ended.is_set()
     return lines
