@@ -49,6 +49,9 @@ def name_fault(name: str) -> str:
     return ""
 
 
+HOST_LABEL_CHARS_MAX = 63  # RFC 1035, section 2.3.4.
+
+
 def url_fault(url: str) -> str:
     """Say what is wrong with an MCP endpoint's URL; empty when nothing is. Credentials are not repeated."""
     try:
@@ -62,6 +65,8 @@ def url_fault(url: str) -> str:
         return "must not carry credentials; use a token or a header"
     if not parts.hostname or port == 0 or any(char.isspace() or not char.isprintable() for char in url):
         return "must name a host, like http://10.0.0.7:8000/mcp"
+    if any(len(label) > HOST_LABEL_CHARS_MAX for label in parts.hostname.split(".")):
+        return f"must name a host whose parts have at most {HOST_LABEL_CHARS_MAX} characters each"
     return "must not have a fragment (#…)" if parts.fragment else ""
 
 

@@ -269,7 +269,6 @@ async def test_command_that_waits_for_rest_ends_at_an_interrupt() -> None:
     [
         ("[::1]:9", "refuses the connection"),
         ("name.invalid", "host name that cannot be resolved"),
-        ("x" * 80, "host name that cannot be resolved"),
     ],
 )
 async def test_address_that_leads_nowhere_is_reported_alike_by_rest_and_mcp_commands(
@@ -277,3 +276,11 @@ async def test_address_that_leads_nowhere_is_reported_alike_by_rest_and_mcp_comm
 ) -> None:
     assert await run(f"http://{place}", *command) == 4
     assert re.search(f"no node answers at .*: it .*{words}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", [["status"], ["tools", "ls"]])
+async def test_a_host_that_no_dns_can_hold_is_refused_alike_by_rest_and_mcp_commands(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(f"http://{'x' * 80}", *command) == 1
+    assert "--url or MESH_URL must name a host whose parts have at most 63 characters" in capsys.readouterr().err
