@@ -35,12 +35,13 @@ class ResultStream:
 class LargeResult:
     """A sink, and the rewriter for one replica's results on the way to it. One for each attempt."""
 
-    __slots__ = ("_begun", "_sink", "is_begun", "is_over", "make_rewriter")
+    __slots__ = ("_begun", "_sink", "ended_with_error", "is_begun", "make_rewriter")
 
     def __init__(self, sink: ResultStream, make_rewriter: MakeRewriter) -> None:
         self._sink = sink
         self._begun: list[Callable[[], None]] = []
-        self.is_begun = self.is_over = False
+        self.is_begun = False
+        self.ended_with_error: bool | None = None  # None before its end.
         self.make_rewriter = make_rewriter
 
     def when_begun(self, call: Callable[[], None]) -> None:
@@ -61,9 +62,9 @@ class LargeResult:
         if part:
             await self._sink.part(part)
 
-    async def end(self) -> None:
-        """As `ResultStream.end`."""
-        self.is_over = True  # The whole result has gone out: a caller that leaves now has it.
+    async def end(self, *, is_error: bool) -> None:
+        """As `ResultStream.end`. `is_error`: of the result, as it says itself."""
+        self.ended_with_error = is_error  # The whole result has gone out: a caller that leaves now has it.
         await self._sink.end()
 
 

@@ -101,6 +101,7 @@ class _Call:
     in_session: bool
     began_s: float
     deadline_s: float | None
+    on_delivered: Callable[[bool], None]
     unknown: bool = False  # its name was away, and has become unknown
 
 
@@ -165,6 +166,7 @@ class Dispatch:
         *,
         session_id: str | None = None,
         on_attempt: Callable[[str], None] = lambda _backend: None,
+        on_delivered: Callable[[bool], None] = lambda _is_error: None,
         sink: ResultStream | None = None,
         present: Present | None = None,
         param_headers: Mapping[str, str] | None = None,
@@ -173,7 +175,8 @@ class Dispatch:
 
         `session_id` of a legacy client keeps its calls together: on a replica where the route is sticky, in a session
         where the server has sessions. A `requestState` in `params` keeps the call with the replica that gave it.
-        `on_attempt` gets the backend key of each replica that is tried. A large result may go to `sink` while it comes;
+        `on_attempt` gets the backend key of each replica that is tried, `on_delivered` whether it was an error that the
+        caller had whole when it left. A large result may go to `sink` while it comes;
         the returned one then only shows how the call ended. `present` looks the route up as it is now, before a call
         that no replica has executed is given up. `param_headers`: the `Mcp-Param-*` headers that the client sent, by
         names in lower case.
@@ -197,9 +200,8 @@ class Dispatch:
         key = affinity if route.sticky else None
         anew = present if route is known else None
         in_session = session_id is not None or comes_in_session(params, affinity)
-        call = _Call(
-            method, route, anew, params, on_notification, sink, affinity, param_headers, in_session, now_s, deadline_s
-        )
+        asked = (method, route, anew, params, on_notification, sink, affinity, param_headers, in_session)
+        call = _Call(*asked, now_s, deadline_s, on_delivered)
         self._stats.called(route, now_s)
         tried: dict[str, float] = {}
         attempts = 0
@@ -387,14 +389,15 @@ class Dispatch:
             outcome = outcome_of(exc)
             raise
         else:
-            outcome = "tool_error" if result.get("isError") is True else "ok"
+            outcome = _outcome_of(is_error=result.get("isError") is True)
             view = link.view
             result = believed(result, view)
             result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
             return self._states.wrapped(call.method, call.route, replica, result, clock.now_s())
         finally:
-            if outcome == "cancelled" and sink is not None and sink.is_over:
-                outcome = "ok"
+            if outcome == "cancelled" and sink is not None and sink.ended_with_error is not None:
+                outcome = _outcome_of(is_error=sink.ended_with_error)
+                call.on_delivered(sink.ended_with_error)
             self._stats.finish(attempt, outcome, clock.now_s())
 
     def _own_timeout_s(self, link: CallableLink | None) -> float:
@@ -429,6 +432,10 @@ def _failures(view: LinkView) -> Iterator[str]:
 def _is_same(now: Route, owner: str) -> bool:
     """Whether a route is still that of `owner`, or of whichever it was whose owner is not known yet."""
     return owner in ("", now.owner)
+
+
+def _outcome_of(*, is_error: bool) -> str:
+    return "tool_error" if is_error else "ok"
 
 
 def _deadline_s(call: _Call, own_timeout_s: float) -> float:

@@ -79,6 +79,7 @@ class Served:
     `backend`: the last one tried, None when there was none. `tool_error`: the result has `isError`. `reason`: what
     went wrong, for operators. `public_name`: what the mesh calls it, where the client used its server's own name.
     `by_search`: a model calls a tool in search mode, where no list has told its client of the tool's page.
+    `was_delivered`: a large result went out whole before its reader left.
     """
 
     backend: str | None = "own"
@@ -86,6 +87,11 @@ class Served:
     reason: str = ""
     public_name: str | None = None
     by_search: bool = False
+    was_delivered: bool = False
+
+    def delivered(self, is_error: bool) -> None:
+        """Note that the caller had the whole result when it left."""
+        self.was_delivered, self.tool_error = True, is_error
 
     def asked(self, backend: str) -> None:
         """Note the backend of an attempt."""
@@ -131,6 +137,7 @@ async def forward(
             _passing_on(on_notification, params),
             session_id=session_id,
             on_attempt=served.asked,
+            on_delivered=served.delivered,
             sink=None if names_page else sink,
             present=present or partial(list_index.present, method, params),
             param_headers=param_headers,
@@ -350,12 +357,12 @@ def too_many(who: Caller, wait_s: float) -> TooManyCalls:
 
 def _outcome(served: Served, failure: BaseException | None) -> str:
     match failure:
-        case None:
+        case asyncio.CancelledError() if not served.was_delivered:
+            return "ended by the client"  # Also how a stream of list changes ends.
+        case None | asyncio.CancelledError():
             return "tool_error" if served.tool_error else "ok"
         case MCPError():
             return f"error {failure.code}"
-        case asyncio.CancelledError():
-            return "ended by the client"  # Also how a stream of list changes ends.
         case _:
             return "failed"
 

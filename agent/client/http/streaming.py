@@ -106,9 +106,10 @@ async def pass_on(held: bytes, rest: Rest, request_id: int | str, where: str, la
             raise RewriteBroken("it does not end with its result")
         if rewriter.noted.get("resultType", "complete") != "complete":
             raise RewriteBroken("it turned out to be no complete result")
-    await large.end()
-    is_error: Json = {"isError": True} if rewriter.noted.get("isError") is True else {}
-    return {"jsonrpc": "2.0", "id": request_id, "result": {"resultType": "complete", **is_error}}
+    is_error = rewriter.noted.get("isError") is True
+    await large.end(is_error=is_error)
+    known: Json = {"resultType": "complete", **({"isError": True} if is_error else {})}
+    return {"jsonrpc": "2.0", "id": request_id, "result": known}
 
 
 def result_rewriter(places: Mapping[str, Place], added: Json) -> JsonRewriter:

@@ -117,6 +117,7 @@ class PendingCall:
         self._settled = Event()
         self._beginning: asyncio.Future[bool] | None = None  # A large result waits for an attempt that takes it.
         self._taker: LargeResult | None = None
+        self._large: LargeResult | None = None
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -203,7 +204,8 @@ class PendingCall:
 
     def large_result(self, make_rewriter: MakeRewriter) -> LargeResult:
         """The sink of its request: a result in parts goes to the attempt that waits for news then."""
-        return LargeResult(ResultStream(self._begin, self._part, self._end, {}), make_rewriter)
+        self._large = LargeResult(ResultStream(self._begin, self._part, self._end, {}), make_rewriter)
+        return self._large
 
     async def _begin(self) -> bool:
         """Wait for an attempt, which may be a later one than the last."""
@@ -220,8 +222,9 @@ class PendingCall:
 
     async def _end(self) -> None:
         assert self._taker is not None, "it has begun"
+        assert self._large is not None, "it has begun"
         try:
-            await self._taker.end()
+            await self._taker.end(is_error=self._large.ended_with_error is True)
         except ConnectionError as exc:
             raise AnswerCut("the client went away at the end of a large result") from exc
 

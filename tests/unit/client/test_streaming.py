@@ -9,21 +9,24 @@ from agent.lossless_json.raw import Bytes
 from agent.lossless_json.rewriter import JsonRewriter, Place
 
 
-async def test_a_result_is_over_when_its_last_part_is_out_though_its_reader_leaves_then() -> None:
+@pytest.mark.parametrize("is_error", [False, True])
+async def test_how_a_result_ended_is_known_when_its_last_part_is_out_though_its_reader_leaves_then(
+    is_error: bool,
+) -> None:
     async def begin() -> bool:
         return True
 
     async def part(_part: Bytes) -> None:
-        assert not large.is_over
+        assert large.ended_with_error is None
 
     async def end() -> None:
         raise asyncio.CancelledError
 
     large = LargeResult(ResultStream(begin, part, end, {}), lambda: JsonRewriter(Place()))
-    begun: list[bool] = []
-    large.when_begun(lambda: begun.append(large.is_over))
+    begun: list[bool | None] = []
+    large.when_begun(lambda: begun.append(large.ended_with_error))
     assert await large.begin()
     await large.part(b"{}")
     with pytest.raises(asyncio.CancelledError):
-        await large.end()
-    assert (begun, large.is_begun, large.is_over) == ([False], True, True)
+        await large.end(is_error=is_error)
+    assert (begun, large.is_begun, large.ended_with_error) == ([None], True, is_error)

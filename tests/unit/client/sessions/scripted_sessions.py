@@ -91,7 +91,7 @@ class Session:
                 self.on_server_request(question(self.calls))
             self.on_notice("notifications/amid", {})
             await sink.part(b"{}")
-            await sink.end()
+            await sink.end(is_error=False)
         return {"written": written}
 
     async def answer_to(self, number: int) -> Json:
