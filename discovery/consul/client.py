@@ -81,7 +81,7 @@ class ConsulClient:
 
         `dc`: another datacentre, which the agent asks through its servers.
         """
-        params = [("index", str(index)), ("wait", f"{round(wait_s * 1000)}ms")] if index else []
+        params = _waiting(index, wait_s)
         if consistent:
             params.append(("consistent", ""))
         if dc:
@@ -120,7 +120,7 @@ class ConsulClient:
 
     async def leaf(self, service_name: str, *, index: int = 0, wait_s: float = 0.0) -> tuple[int, dict[str, Any]]:
         """The certificate of Consul's own CA for a service; with an index, wait up to `wait_s` for another one."""
-        params = [("index", str(index)), ("wait", f"{round(wait_s * 1000)}ms")] if index else []
+        params = _waiting(index, wait_s)
         return await self._call(
             lambda token: self._transport.get(
                 _document,
@@ -403,6 +403,11 @@ def _answer(response: Response) -> Answer:
         filtered=response.headers.get("X-Consul-Results-Filtered-By-Acls") == "true",
         backend=response.headers.get("X-Consul-Query-Backend", "")[:_WORD_CHARS_MAX],
     )
+
+
+def _waiting(index: int, wait_s: float) -> list[tuple[str, str]]:
+    """The parameters of a query that waits for something newer than the index; none without one."""
+    return [("index", str(index)), ("wait", f"{round(wait_s * 1000)}ms")] if index else []
 
 
 def _document(response: Response) -> tuple[int, dict[str, Any]]:
