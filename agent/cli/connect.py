@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.cli.client import Node, node_of
 from agent.cli.output import CliFailed, Exit, print_json
-from agent.cli.servers_import import say
+from agent.cli.servers_import import SOURCE_BYTES_MAX, say
 from agent.config.connections import PROGRAMS, Connection, already_there, connection_of, toml_entry, with_toml_entry
 from agent.config.relaxed_json import parse_relaxed
 from agent.config.servers_edit import entries_in, with_entries
@@ -21,8 +21,6 @@ from agent.config.servers_file import read_text
 from agent.errors import ConfigRefused
 from agent.routing.names import NAME_RULE, is_valid_name
 from agent.state.durable_file import write_durably
-
-_SOURCE_BYTES_MAX = 64 * 1024 * 1024  # Claude Code keeps the histories of all projects in the same file.
 
 
 def connect(args: Namespace) -> int:
@@ -71,7 +69,7 @@ def _text(connection: Connection, name: str, node: Node) -> str:
 def _write(connection: Connection, name: str, node: Node, path: Path) -> Path | None:
     """Write the entry; returns the copy of the file as it was, None where there was none."""
     try:
-        text = read_text(path, _SOURCE_BYTES_MAX) if path.exists() else ""
+        text = read_text(path, SOURCE_BYTES_MAX) if path.exists() else ""
         changed = _changed(connection, name, node, path, text)
         path.parent.mkdir(parents=True, exist_ok=True)
         backup = _copied(path) if text else None

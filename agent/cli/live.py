@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from agent.cli.client import follow, node_of
-from agent.cli.output import Exit, print_json, print_table
+from agent.cli.output import Exit, print_json, print_table, rows_in
 from agent.harmless_text import one_line
 
 EVENTS_PATH = "/api/v1/mcp/events"
@@ -23,7 +23,7 @@ def show_events(args: Namespace) -> int:
     """Print the newest events, and with `--follow` those that come."""
     node = node_of(args)
     for change in follow(node, EVENTS_PATH):
-        for event in _rows(change.get("events")):
+        for event in rows_in(change, "events"):
             if args.json:
                 print(json.dumps(event), flush=True)
             else:
@@ -40,7 +40,7 @@ def show_top(args: Namespace) -> int:
     for change in follow(node_of(args), EVENTS_PATH):
         if change.get("first"):
             links.clear()
-        links |= {str(link.get("key")): link for link in _rows(change.get("links"))}
+        links |= {str(link.get("key")): link for link in rows_in(change, "links")}
         for key in change.get("gone") or ():
             links.pop(str(key), None)
         name = str((change.get("node") or {}).get("name") or name)
@@ -82,10 +82,6 @@ def _rate(rates: dict[str, Any], link: dict[str, Any]) -> tuple[float, float, fl
     if not isinstance(rate, list) or len(rate) != 3 or not all(isinstance(one, int | float) for one in rate):  # noqa: PLR2004 - the three of a rate
         return (0.0, 0.0, 0.0)
     return (float(rate[0]), float(rate[1]), float(rate[2]))
-
-
-def _rows(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _clock(at_s: Any) -> str:

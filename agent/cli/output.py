@@ -77,6 +77,12 @@ def as_duration(seconds: Any) -> str | None:
     return f"{whole // hour_s} h {whole % hour_s // minute_s} min"
 
 
+def rows_in(data: Any, key: str) -> list[dict[str, Any]]:
+    """The objects of a list that a node sent; none where it sent something else."""
+    rows = data.get(key) if isinstance(data, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
 def _cell(value: Any) -> str:
     match value:
         case None | "":

@@ -258,8 +258,9 @@ def _events_flags(parser: _Parser) -> None:
 
 
 def _connect_flags(parser: _Parser) -> None:
-    programs = ["claude-desktop", "claude-code", "cursor", "vscode", "windsurf", "gemini", "codex"]
-    parser.add_argument("program", metavar="PROGRAM", choices=programs, help=", ".join(programs))
+    from agent.config.connections import PROGRAMS  # noqa: PLC0415 - for this command alone
+
+    parser.add_argument("program", metavar="PROGRAM", choices=PROGRAMS, help=", ".join(PROGRAMS))
     parser.add_argument("--name", default="mesh", help="what the program calls the node; mesh when left out")
     parser.add_argument("--write", action="store_true", help="write it into the program's file, beside a copy of that")
     parser.add_argument("--file", metavar="FILE", help="this file, not the program's usual one")

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from agent.cli.client import ask, node_of
-from agent.cli.output import Exit, print_json, print_table
+from agent.cli.output import Exit, print_json, print_table, rows_in
 from agent.harmless_text import one_line
 
 PINS_PATH = "/api/v1/mcp/pins"
@@ -18,10 +18,10 @@ _DIGITS_SHOWN = 12
 def list_pins(args: Namespace) -> int:
     """Print all pins, and what looks suspicious."""
     data, _ = ask(node_of(args), "GET", PINS_PATH)
-    pins, suspected = _rows(data, "pins"), _rows(data, "suspected")
-    changed = {_key(row) for row in _rows(data, "changed")}
+    pins, suspected = rows_in(data, "pins"), rows_in(data, "suspected")
+    changed = {_key(row) for row in rows_in(data, "changed")}
     if args.json:
-        print_json(mode=data.get("mode"), pins=pins, changed=_rows(data, "changed"), suspected=suspected)
+        print_json(mode=data.get("mode"), pins=pins, changed=rows_in(data, "changed"), suspected=suspected)
         return Exit.OK
     if not pins:
         print("no pins" if data.get("mode") != "off" else "no pins: MESH_PINNING is off")
@@ -38,7 +38,7 @@ def show_differences(args: Namespace) -> int:
     """Print how definitions differ from the pinned ones."""
     wanted = {name: value for name, value in (("server", args.server), ("name", args.definition)) if value}
     data, _ = ask(node_of(args), "GET", f"{PINS_PATH}?{urlencode(wanted)}" if wanted else PINS_PATH)
-    changed = _rows(data, "changed")
+    changed = rows_in(data, "changed")
     if args.json:
         print_json(mode=data.get("mode"), changed=changed)
     elif not changed:
@@ -60,7 +60,7 @@ def approve(args: Namespace) -> int:
     """Pin what a server lists now."""
     body = {"server": args.server, **({"name": args.definition} if args.definition else {})}
     data, message = ask(node_of(args), "POST", f"{PINS_PATH}/approve", body)
-    approved = _rows(data, "approved")
+    approved = rows_in(data, "approved")
     if args.json:
         print_json(approved=approved)
     else:
@@ -83,8 +83,3 @@ def _row(pin: dict[str, Any], *, is_changed: bool) -> list[Any]:
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row.get("server"), row.get("kind"), row.get("name")
-
-
-def _rows(data: Any, key: str) -> list[dict[str, Any]]:
-    rows = data.get(key) if isinstance(data, dict) else None
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

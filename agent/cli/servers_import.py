@@ -24,7 +24,7 @@ from agent.errors import ConfigRefused
 from agent.harmless_text import one_line
 from agent.state.durable_file import write_durably
 
-_SOURCE_BYTES_MAX = 64 * 1024 * 1024  # Claude Code keeps the histories of all projects in the same file.
+SOURCE_BYTES_MAX = 64 * 1024 * 1024  # Claude Code keeps the histories of all projects in the same file.
 _CHARS_MAX = 500
 
 
@@ -75,7 +75,7 @@ def _entries(sources: Sequence[Source], *, is_named: bool) -> tuple[list[Found],
     faults: list[str] = []
     for source in sources:
         try:
-            root, _ = parse_relaxed(read_text(source.path, _SOURCE_BYTES_MAX), source.path)
+            root, _ = parse_relaxed(read_text(source.path, SOURCE_BYTES_MAX), source.path)
         except ConfigRefused as exc:
             if is_named:
                 raise

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from agent.cli.client import ask, node_of, token_from
-from agent.cli.output import Exit, as_duration, print_json, print_table
+from agent.cli.output import Exit, as_duration, print_json, print_table, rows_in
 from agent.harmless_text import one_line
 
 PEERS_PATH = "/api/v1/mcp/peers"
@@ -23,7 +23,7 @@ SERVERS_PATH = "/api/v1/mcp/servers"
 def list_peers(args: Namespace) -> int:
     """Print the peers."""
     data, _ = ask(node_of(args), "GET", PEERS_PATH)
-    peers, suppressed = _rows(data, "peers"), suppressed_names(data)
+    peers, suppressed = rows_in(data, "peers"), suppressed_names(data)
     if args.json:
         print_json(peers=peers, suppressed=suppressed)
         return Exit.OK
@@ -93,7 +93,7 @@ def _delete_peer(args: Namespace, query: str) -> int:
 def list_servers(args: Namespace) -> int:
     """Print the servers of the node, its peers among them."""
     data, _ = ask(node_of(args), "GET", SERVERS_PATH)
-    servers = _rows(data, "servers")
+    servers = rows_in(data, "servers")
     if args.json:
         print_json(servers=servers)
     elif not servers:
@@ -121,7 +121,7 @@ def list_servers(args: Namespace) -> int:
 
 def _said(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The names of a server and its word of itself; of a peer those of each server behind it."""
-    behind = [(str(one.get("name")), one.get("about")) for one in _rows(row, "servers")]
+    behind = [(str(one.get("name")), one.get("about")) for one in rows_in(row, "servers")]
     found = behind or [(str(row.get("name")), row.get("about"))]
     return [(name, about if isinstance(about, dict) else {}) for name, about in found]
 
@@ -152,11 +152,6 @@ def _say_note(args: Namespace, data: Any) -> None:
     """What the node adds to its answer, for people; with `--json` it is in the data."""
     if (note := _table(data).get("note")) and not args.json:
         print(one_line(str(note)))
-
-
-def _rows(data: Any, key: str) -> list[dict[str, Any]]:
-    rows = data.get(key) if isinstance(data, dict) else None
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _state(server: dict[str, Any]) -> Any:
@@ -192,7 +187,7 @@ def show_status(args: Namespace) -> int:
             [(row.get("name"), row.get("holder"), _words(row.get("others")), row.get("reason")) for row in conflicts],
         )
     _print_left_out(status, [*(_table(server) for server in itself.get("servers") or ()), *peers])
-    if departed := _rows(status, "departed"):
+    if departed := rows_in(status, "departed"):
         print("\nPeers that went in the last hour:")
         rows = [
             [one.get("name"), one.get("state"), as_duration(one.get("since_s")), one.get("url"), one.get("last_error")]
@@ -216,12 +211,12 @@ def _print_left_out(status: dict[str, Any], backends: list[dict[str, Any]]) -> N
     if fault := _table(_table(status.get("self")).get("tokens")).get("fault"):
         print("\nThe tokens file is not used as it is now, and its tokens stay as they were:")
         print(f"  {one_line(str(fault), NAMES_CHARS_MAX)}")
-    faults = [(row.get("name"), fault) for row in backends for fault in _rows(row, "failed_lists")]
+    faults = [(row.get("name"), fault) for row in backends for fault in rows_in(row, "failed_lists")]
     if faults:
         print("\nLists that could not be read; the last known entries are kept:")
         rows = [(name, fault.get("list"), fault.get("reason")) for name, fault in faults]
         print_table(["NAME", "LIST", "REASON"], rows)
-    if left_out := _rows(status, "left_out"):
+    if left_out := rows_in(status, "left_out"):
         print("\nLeft out, because clients could not read a list with it:")
         fields = ["backend", "kind", "name", "why"]
         print_table(["BACKEND", "KIND", "NAME", "WHY"], [[row.get(field) for field in fields] for row in left_out])
