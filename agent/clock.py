@@ -1,16 +1,14 @@
-"""The one clock of the agent: the running event loop's, in monotonic seconds, which a test may run by itself.
+"""The one clock of the agent, which is that of discovery: the running event loop's, in monotonic seconds.
 
 Read by the thin shells, as `clock.now_s()`; decisions take the figure as an argument. Beside it, the time of day as
 records and messages have it, `clock.utc_now()`.
 """
 
-import asyncio
 from datetime import UTC, datetime
 
+from discovery.clock import now_s
 
-def now_s() -> float:
-    """Seconds of the running loop's clock; only differences mean something."""
-    return asyncio.get_running_loop().time()
+__all__ = ["now_s", "utc_now"]
 
 
 def utc_now() -> str:

@@ -1,4 +1,4 @@
-"""The values of MCP's HTTP headers, and the tool parameters that headers repeat (MCP 2026-07-28, custom headers). Pure.
+"""The values of MCP's HTTP headers, and the tool parameters that headers repeat (MCP 2026-07-28, custom headers). PURE.
 
 Used by the client for what it sends, by the server for what it checks. The SDK has the same functions, behind an import
 of a second; tests/unit/server/test_inbound.py holds these against them. The one rule: what one end writes, the

@@ -1,4 +1,4 @@
-"""Every metric of a node, and the only client to prometheus_client.
+"""Every metric of a node, and the only user of prometheus_client.
 
 Parts of the node call the typed methods as things happen; `/metrics` calls `observe` and then `render`. What mirrors
 state (links, catalog, conflicts) is built from the snapshot of the scrape itself, so it cannot go stale.

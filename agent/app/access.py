@@ -39,7 +39,7 @@ class Access:
         self._changed = asyncio.Event()
         self._expired: frozenset[str] = frozenset()  # Realms.
         closed = self._path is not None
-        self.table: Final = TokenTable(self._short, self._named, closed=closed, witness=audit)
+        self.table: Final = TokenTable(self._short, self._named, closed=closed, recorder=audit)
         self.oauth: Final = OAuthVerifier(settings.oauth_rules, audit)
         self._open = frozenset[str]()  # Bindings of access tokens.
 

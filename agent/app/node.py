@@ -26,7 +26,7 @@ from agent.app.connect import ConnectFiles
 from agent.app.drain import StopSignals, drain, last_answer, runner_of
 from agent.app.first_bytes import start_site
 from agent.app.listener_tls import ListenerTls, judge_of_callers, outbound_of
-from agent.app.refused_dials import witnessed
+from agent.app.refused_dials import audited
 from agent.app.sockets import display_host, listened_host
 from agent.audit.files import FILE_NAME
 from agent.audit.trail import Trail
@@ -118,7 +118,7 @@ class Node:
         self._metrics = Metrics(__version__)
         path = settings.audit_file or state.folder / FILE_NAME
         lost, refused = self._metrics.audit_lost, self._metrics.refused
-        self._audit = Trail(path, hears_calls=settings.audit_calls, lost=lost, refused=refused)
+        self._audit = Trail(path, records_calls=settings.audit_calls, lost=lost, refused=refused)
         self._pinning = Pinning(state.folder, PinMode(settings.pinning), self._audit.note)
         self._access = Access(settings, self._audit, self._end_of_revoked)
         self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
@@ -318,7 +318,7 @@ class Node:
         credentials = Credentials(self._node_state.key, self._associations.valid_secrets, self._identity.name)
         of_node = (self._outbound, self._addresses, self._authorizers.of)
         dial = dialler(Dialling(credentials, self._metrics.pending_call, *of_node))
-        noted = witnessed(dial, self._audit.note)
+        noted = audited(dial, self._audit.note)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
 
     def _handshake(self) -> HandshakeRoute:

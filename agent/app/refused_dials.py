@@ -1,4 +1,4 @@
-"""Has the audit hear of other nodes and servers that a link refused to use: a forbidden address, an unproven identity.
+"""Records in the audit which nodes and servers a link refused to use: a forbidden address, an unproven identity.
 
 Wraps the dial of the wiring's links. The one rule: a refusal that repeats with every attempt is one record.
 """
@@ -12,13 +12,14 @@ from agent.links.dial import OpenClient
 from agent.links.link import Dial
 from agent.model import BackendSpec, NodeIdentity
 
-# Links that are refused at once; of more, some are recorded again.
+# Links whose last refusal is remembered; with one more all are forgotten, and recorded once again.
 REMEMBERED_MAX: Final = 2_048
+# Writes a record of the audit: the act, who did it, and fields (`agent.audit.trail`).
 Note = Callable[..., None]
 
 
-def witnessed(dial: Dial, note: Note) -> Dial:
-    """The same dial; `note` takes the act, who, and fields."""
+def audited(dial: Dial, note: Note) -> Dial:
+    """The same dial, whose refusals `note` records."""
     known: dict[str, str] = {}
 
     @asynccontextmanager

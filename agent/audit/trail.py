@@ -63,19 +63,19 @@ NO_AUDIT: Final = NoAudit()
 
 
 class Trail:
-    """See the module. Written by the event loop; `hears_calls`: whether calls are recorded, too."""
+    """See the module. Written by the event loop; `records_calls`: whether calls are recorded, too."""
 
     def __init__(
         self,
         path: Path,
         *,
-        hears_calls: bool = False,
+        records_calls: bool = False,
         lost: Callable[[int], None] = lambda _: None,
         refused: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens the file. `lost` counts records that are not kept, `refused` refusals. Raises `ConfigRefused`."""
         self._refused_one = refused
-        self.hears_calls = hears_calls
+        self.records_calls = records_calls
         self._file = AuditFile(path)
         self._lost = lost
         self._lost_since = 0
@@ -115,7 +115,7 @@ class Trail:
             self._urgent.set()
 
     def refusal(self, who: str, what: str, why: str) -> None:
-        """As `Witness.refusal`. Of very many in a minute, the first ones are recorded and the rest counted."""
+        """As `Recorder.refusal`. Of very many in a minute, the first ones are recorded and the rest counted."""
         self._refused_one()
         who = who if who in self._refusals or len(self._refusals) < REFUSALS_MAX else OTHERS
         self._refusals[who] += 1
@@ -134,7 +134,7 @@ class Trail:
             self.note("refused.more", "node", records=left_out, most=most, of_most=number)
 
     def call(self, who: str, method: str, name: str, outcome: str) -> None:
-        """As `Witness.call`."""
+        """As `Recorder.call`."""
         if self._has_room():
             self._taken(CALL, who, {"method": method, "name": name, "outcome": outcome})
 

@@ -1,4 +1,4 @@
-"""The caller of the request that is being served: its grant, what is left of its allowance, and its witness.
+"""The caller of the request that is being served: its grant, the rest of its allowance, the recorder of what it does.
 
 Set by `agent.rest.security` for each request; read by the servers of both eras, which list and call in its name. Tasks
 that a request starts inherit it. The one rule: it is set anew for every request, and nothing that serves several
@@ -13,11 +13,11 @@ from agent.authority.allowance import Allowance
 from agent.authority.grant import ANYONE, Grant
 
 
-class Witness(Protocol):
+class Recorder(Protocol):
     """Keeps the record of what callers do (`agent.audit`). Nothing here waits."""
 
     @property
-    def hears_calls(self) -> bool:
+    def records_calls(self) -> bool:
         """Whether calls are recorded."""
         ...
 
@@ -31,9 +31,9 @@ class Witness(Protocol):
 
 
 class Unrecorded:
-    """The witness where there is no record."""
+    """The recorder where there is no record."""
 
-    hears_calls = False
+    records_calls = False
 
     def call(self, who: str, method: str, name: str, outcome: str) -> None:
         """Nothing is kept."""
@@ -50,11 +50,11 @@ class Caller:
     """See the module. `allowance`: None where the grant has no limits."""
 
     grant: Grant
-    witness: Witness = UNRECORDED
+    recorder: Recorder = UNRECORDED
     allowance: Allowance | None = None
 
 
-# Before the edge has set one: nothing is served then.
+# Before `agent.rest.security` has set one: nothing is served then.
 _UNSET: Final = Caller(ANYONE)
 _CALLER: Final[ContextVar[Caller]] = ContextVar("caller", default=_UNSET)
 serve_for = _CALLER.set

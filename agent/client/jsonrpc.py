@@ -1,6 +1,6 @@
 """JSON-RPC messages as bytes and back: building requests, telling answers apart, swapping progress tokens.
 
-Called by both clients for every message. Pure. The one rule: what the caller or the server wrote inside params, results
+Called by both clients for every message. PURE. The one rule: what the caller or the server wrote inside params, results
 and errors passes unchanged; only the envelope and the progress token are ours.
 """
 

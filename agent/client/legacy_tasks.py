@@ -27,7 +27,7 @@ from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import POLL_META_KEY, Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 from agent.tasks.ids import ENDED, TASK_METHODS
-from agent.tasks.versions import as_now, unrelated
+from agent.tasks.versions import as_modern, without_related_task
 
 # The server sends its request once `tasks/result` waits (MCP 2025-11-25, input required).
 SERVER_REQUESTS_TIMEOUT_S: Final = 1.0
@@ -207,9 +207,9 @@ class _TaskRequest:
             async with self._asking.turn(self._task_id):
                 await self._look()
             if questions := self._asking.of(self._task_id).get("inputRequests"):
-                return {**as_now(task), "status": "input_required", "inputRequests": questions}
+                return {**as_modern(task), "status": "input_required", "inputRequests": questions}
             task = await self._send("tasks/get")
-        task = as_now(task)
+        task = as_modern(task)
         match task.get("status"):
             case "completed":
                 return {**task, "result": await self._result()}
@@ -258,7 +258,9 @@ class _TaskRequest:
     async def _result(self) -> Json:
         state = self._asking.of(self._task_id).get("requestState")
         self._asking.forget(self._task_id)
-        return unrelated(exact(await self._send("tasks/result", more={"requestState": state} if state else None)))
+        return without_related_task(
+            exact(await self._send("tasks/result", more={"requestState": state} if state else None))
+        )
 
     async def _cancel(self) -> None:
         tasks = self._client.server_info.capabilities.get("tasks")
@@ -281,8 +283,8 @@ def _created(result: Json) -> Json:
     task = result.get("task")
     if not isinstance(task, dict):
         return result
-    meta = unrelated(result).get("_meta")
-    made = {"resultType": "task", **as_now(task)}
+    meta = without_related_task(result).get("_meta")
+    made = {"resultType": "task", **as_modern(task)}
     return made if meta is None else {**made, "_meta": meta}
 
 

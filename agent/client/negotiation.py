@@ -1,4 +1,4 @@
-"""Which era the other side speaks: what we send, how each answer is judged, what every later request carries. Pure.
+"""Which era the other side speaks: what we send, how each answer is judged, what every later request carries. PURE.
 
 Called by both clients while they open, and by the modern ones for every request. Follows the reference client's policy:
 only a usable `server/discover` result makes a server modern, every refusal leads to the `initialize` handshake, and

@@ -97,7 +97,7 @@ def _read_file(path: Path, origin: str) -> dict[str, Found]:
     for name, value in table.items():
         setting = BY_NAME.get(name)
         if setting is None or name == "config_file":
-            # Refused, unlike an unknown variable: the file is ours alone, and a misspelt `token` would open the client.
+            # Refused, unlike an unknown variable: the file is ours alone, and a misspelt `token` would open the node.
             raise ConfigRefused(f"{path}: {name} is not a setting{_nearest(name, BY_NAME)}")
         text = _as_text(setting, value, path)
         if text:

@@ -1,6 +1,6 @@
 """A node's settings, each value with its origin (`agent.config.found`).
 
-Called by the command line, which hands the frozen `Settings` to `agent.app.node`; no other module reads settings.
+Called by the command line, which hands the frozen `Settings` to `agent.app`; other rooms get plans and values.
 The one rule: a value that cannot be used is refused with its name, its origin and the fix, never replaced by a guess.
 """
 
@@ -144,7 +144,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
     if not peer_tokens and tokens:
         origins["peer_token"] = DERIVED
     values["state_dir"] = (values["state_dir"] or default_state_dir(environ)).absolute()
-    _refuse_open_client(values, found, tokens)
+    _refuse_open_node(values, found, tokens)
     for name, given in (("token", tokens), ("peer_token", peer_tokens)):
         _refuse_short(values["host"], values[FILE_TWINS[name]] or f"{name} ({origins[name]})", given)
     _refuse_tls_files(values, found)
@@ -256,7 +256,7 @@ def _named_tokens(
         raise ConfigRefused(f"tokens_file ({found['tokens_file'].origin}): {exc}") from exc
 
 
-def _refuse_open_client(values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]) -> None:
+def _refuse_open_node(values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]) -> None:
     if is_loopback(values["host"]) or tokens or values["tokens_file"] or values["allow_anonymous"]:
         return
     raise ConfigRefused(

@@ -1,4 +1,4 @@
-"""How long a server may take to start, where its entry in the servers file does not say.
+"""The time-out of a server's start, where its entry in the servers file does not say.
 
 Called where entries are read and written. The one rule: a command that may download the server first gets the time for
 that on a slow line, everything else gets `agent.model.START_TIMEOUT_S`.
@@ -12,12 +12,12 @@ from agent.model import START_TIMEOUT_S, HttpTarget, StdioTarget
 
 # A cold npx takes over a minute on a slow line, and uvx may fetch a Python first.
 DOWNLOAD_TIMEOUT_S: Final = 300.0
-# More is a slip of the unit. A reload waits that long.
+# More is likely milliseconds in place of seconds. A reload waits that long.
 START_TIMEOUT_MAX_S: Final = 600.0
 
-# Programs that fetch what they run: by themselves, or by their first words after options.
-_FETCHERS: Final = frozenset({"npx", "uvx", "bunx", "pnpx"})
-_FETCHING: Final = {
+# Programs that always download what they run, and those that do so with these first words after options.
+_DOWNLOADERS: Final = frozenset({"npx", "uvx", "bunx", "pnpx"})
+_DOWNLOADING_WORDS: Final = {
     "npm": (("exec",), ("x",)),
     "pnpm": (("dlx",),),
     "yarn": (("dlx",),),
@@ -25,7 +25,7 @@ _FETCHING: Final = {
     "uv": (("tool", "run"), ("x",)),
     "pipx": (("run",),),
 }
-_ENDINGS: Final = (".exe", ".cmd", ".bat", ".ps1")
+_EXTENSIONS: Final = (".exe", ".cmd", ".bat", ".ps1")
 
 
 def default_start_timeout_s(target: StdioTarget | HttpTarget) -> float:
@@ -41,13 +41,13 @@ def _downloads(target: StdioTarget) -> bool:
 
 
 def _fetches(program: str, args: Sequence[str]) -> bool:
-    if program in _FETCHERS:
+    if program in _DOWNLOADERS:
         return True
     words = tuple(arg for arg in args if not arg.startswith("-"))
-    return any(words[: len(verb)] == verb for verb in _FETCHING.get(program, ()))
+    return any(words[: len(verb)] == verb for verb in _DOWNLOADING_WORDS.get(program, ()))
 
 
 def _program(command: str) -> str:
-    """The name of a program without its folder, in either system's spelling, and without its ending."""
+    """The name of a program without its folder, in either system's spelling, and without its extension."""
     name = PurePath(command.replace("\\", "/")).name.lower()
-    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+    return next((name.removesuffix(extension) for extension in _EXTENSIONS if name.endswith(extension)), name)

@@ -41,9 +41,9 @@ from agent.tasks.versions import with_task
 
 log = logging.getLogger(__name__)
 
-# A replica that no longer listens, or no longer offers it, is soon out of the table.
 # A link that has just been made is about to be dialled.
 _UNDER_WAY: Final = (LinkState.IDLE, LinkState.DIALING)
+# A replica that no longer listens, or no longer offers the name, is soon out of the table.
 _GONE: Final = (CallNotSent, NoLongerOffered, RefusedElsewhere)
 
 

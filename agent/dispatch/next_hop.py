@@ -1,6 +1,6 @@
 """The request for the next hop, the meaning of the next hop's refusal, and the error for the caller.
 
-Called by dispatch for each attempt, and by the endpoints for errors. Pure. The one rule: our own members of `_meta` go
+Called by dispatch for each attempt, and by the endpoints for errors. PURE. The one rule: our own members of `_meta` go
 to mesh nodes only, and a server's error that imitates a node's is never taken for one.
 """
 

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from agent import clock
 from agent.authority.allowance import Allowance
-from agent.authority.caller import UNRECORDED, Caller, Witness
+from agent.authority.caller import UNRECORDED, Caller, Recorder
 from agent.authority.oauth import OAuthRules
 from agent.harmless_text import one_line
 from agent.rest.introspection import LEEWAY_S, Introspection, TokenRefused, asking_issuer, fetched, issuer_metadata
@@ -61,8 +61,8 @@ _OPAQUE: Final = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 class OAuthVerifier:
     """See the module. `rules` may be replaced; None: no issuer is trusted."""
 
-    def __init__(self, rules: OAuthRules | None, witness: Witness = UNRECORDED) -> None:
-        self._rules, self._witness = rules, witness
+    def __init__(self, rules: OAuthRules | None, recorder: Recorder = UNRECORDED) -> None:
+        self._rules, self._recorder = rules, recorder
         self._keys: KeySet | None = None
         self._asked_s = self._read_s = -KEYS_KEPT_S
         self._reading = asyncio.Lock()
@@ -108,7 +108,7 @@ class OAuthVerifier:
             raise TokenRefused("no rule of this node fits the claims of this token")
         limits = grant.calls_per_s, grant.concurrent_calls
         allowance = None if limits == (None, None) else self._allowances.setdefault(grant.realm, Allowance(*limits))
-        caller = self._checked[digest] = Caller(grant, self._witness, allowance)
+        caller = self._checked[digest] = Caller(grant, self._recorder, allowance)
         if len(self._checked) > CHECKED_MAX:
             self._opaque.forget(self._checked.popitem(last=False)[0])
         return caller

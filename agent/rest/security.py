@@ -318,7 +318,7 @@ def _scope_refusal(request: web.Request, caller: Caller) -> web.Response:
     wanted = sorted(wanted_scopes(request.method, path))
     held = ", ".join(sorted(grant.scopes)) or "none"
     message = f"Token {grant.name!r} has the scopes {held}; this wants {' or '.join(wanted)}"
-    caller.witness.refusal(grant.name, f"{request.method} {one_line(path, 80)}", f"scope {' or '.join(wanted)}")
+    caller.recorder.refusal(grant.name, f"{request.method} {one_line(path, 80)}", f"scope {' or '.join(wanted)}")
     challenge = f'Bearer realm="{AUTH_REALM}", error="insufficient_scope", scope="{" ".join(wanted)}"'
     return refused(request, 403, "insufficient_scope", message, headers={"WWW-Authenticate": challenge})
 
@@ -339,7 +339,7 @@ async def _token_refusal(
     is_news, reason = brake.is_news(client, clock.now_s()), verdict.name.lower()
     level = logging.WARNING if is_news else logging.DEBUG
     if is_news:  # A stranger must not fill the record.
-        policy.tokens.anyone.witness.refusal(client, f"{request.method} {one_line(request.path, 80)}", reason)
+        policy.tokens.anyone.recorder.refusal(client, f"{request.method} {one_line(request.path, 80)}", reason)
     log.log(level, "MCP access refused", extra={"client": client, "path": one_line(request.path, 80), "why": reason})
     if verdict is Verdict.WRONG_ROUTE:
         return refused(request, 403, "forbidden", f"Another node may use {PEER_PATH} alone")

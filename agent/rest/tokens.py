@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from agent.authority.allowance import Allowance
-from agent.authority.caller import UNRECORDED, Caller, Witness
+from agent.authority.caller import UNRECORDED, Caller, Recorder
 from agent.authority.grant import ANYONE, BY_SHORT_FORM, Grant, NamedToken
 
 TOKENS_MAX: Final = 8  # Of the short form: two overlap in a rotation, more are a mistake.
@@ -28,16 +28,16 @@ class TokenTable:
         named: Sequence[NamedToken] = (),
         *,
         closed: bool = False,
-        witness: Witness = UNRECORDED,
+        recorder: Recorder = UNRECORDED,
     ) -> None:
         """`tokens`: for everything (`MESH_TOKEN`). `named`: of the tokens file. `closed`: no client comes without one.
 
-        `witness`: keeps the record of what their holders do.
+        `recorder`: keeps the record of what their holders do.
         """
         self._closed = closed
-        self._witness = witness
-        self._by_short_form = Caller(BY_SHORT_FORM, witness)
-        self.anyone: Final = Caller(ANYONE, witness)
+        self._recorder = recorder
+        self._by_short_form = Caller(BY_SHORT_FORM, recorder)
+        self.anyone: Final = Caller(ANYONE, recorder)
         self._callers: dict[bytes, Caller] = {}
         self._callers = self._new_callers(tokens, named)
         self._nodes: dict[str, Caller] = {}
@@ -70,7 +70,7 @@ class TokenTable:
         if known is None:
             if len(self._nodes) >= _NODES_REMEMBERED_MAX:
                 self._nodes.clear()
-            known = self._nodes[node_id] = Caller(Grant(f"node {node_id}", named=False), self._witness)
+            known = self._nodes[node_id] = Caller(Grant(f"node {node_id}", named=False), self._recorder)
         return known
 
     def _new_callers(self, tokens: Sequence[str], named: Sequence[NamedToken]) -> dict[bytes, Caller]:
@@ -89,7 +89,7 @@ class TokenTable:
             allowance = known.get(one.grant.realm)
             if allowance is None or (allowance.calls_per_s, allowance.concurrent_calls) != limits:
                 allowance = None if limits == (None, None) else Allowance(*limits)
-            yield Caller(one.grant, self._witness, allowance), one
+            yield Caller(one.grant, self._recorder, allowance), one
 
 
 def _digest(token: str) -> bytes:

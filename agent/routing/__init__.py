@@ -1,1 +1,1 @@
-"""From the offers of backends to the table of public names. Pure."""
+"""From the offers of backends to the table of public names. PURE."""

@@ -1,4 +1,4 @@
-"""Takes null out of a JSON Schema where it stands for a keyword that is not there. Pure.
+"""Takes null out of a JSON Schema where it stands for a keyword that is not there. PURE.
 
 Called by `agent.routing.definitions` for the schemas of a tool: serializers write null for what was left out, and what
 reads a schema strictly (the SDK of a model's API, a compiler) refuses the tool, or the whole list. The one rule: null

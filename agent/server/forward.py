@@ -311,15 +311,15 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
     def __enter__(self) -> Served:
         self._started_s = time.monotonic()
         if self._allowance is not None and (wait_s := self._allowance.begin(self._started_s)) > 0:
-            self._witness(failure := too_many(self._caller, wait_s))
+            self._recorder(failure := too_many(self._caller, wait_s))
             raise failure
         return self._served
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
         if self._allowance is not None:
             self._allowance.end()
-        if self._caller.witness.hears_calls or isinstance(failure, MCPError):
-            self._witness(failure)
+        if self._caller.recorder.records_calls or isinstance(failure, MCPError):
+            self._recorder(failure)
         served, name = self._served, self._params.get("name") or self._params.get("uri")
         fields: dict[str, str | float | None] = {
             "method": self._method,
@@ -336,15 +336,15 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         fields["ms"] = round((time.monotonic() - self._started_s) * 1000, 2)
         request_line(logging.DEBUG if _only_polls(self._method, self._params) else logging.INFO, fields)
 
-    def _witness(self, failure: BaseException | None) -> None:
+    def _recorder(self, failure: BaseException | None) -> None:
         """Have calls and refusals recorded: names and outcomes, never arguments."""
-        witness, who = self._caller.witness, self._caller.grant.name
+        recorder, who = self._caller.recorder, self._caller.grant.name
         name = self._served.public_name or self._params.get("name") or self._params.get("uri")
         shown = name[:NAME_LEN_LOGGED] if isinstance(name, str) else ""
         if isinstance(failure, TooManyCalls) or (isinstance(failure, MCPError) and failure.code == FORBIDDEN):
-            witness.refusal(who, f"{self._method} {shown}", failure.message)
-        elif witness.hears_calls and self._method in CALLS:
-            witness.call(who, self._method, shown, _outcome(self._served, failure))
+            recorder.refusal(who, f"{self._method} {shown}", failure.message)
+        elif recorder.records_calls and self._method in CALLS:
+            recorder.call(who, self._method, shown, _outcome(self._served, failure))
 
 
 def too_many(who: Caller, wait_s: float) -> TooManyCalls:

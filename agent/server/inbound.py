@@ -1,4 +1,4 @@
-"""The envelope and the routing headers of a stateless request (MCP 2026-07-28), checked. Pure.
+"""The envelope and the routing headers of a stateless request (MCP 2026-07-28), checked. PURE.
 
 Called by `agent.server.validation` for each request. `tests/unit/server/test_inbound.py` holds the verdicts against
 the SDK's, which stand behind an import of a second. The one rule: the first demand that is not met makes the error, in

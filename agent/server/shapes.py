@@ -1,4 +1,4 @@
-"""Params that surely have the protocol's shape, for the requests that a node answers itself. Pure.
+"""Params that surely have the protocol's shape, for the requests that a node answers itself. PURE.
 
 Called before the SDK's validation, which is exact and says what is wrong, but costs a second and 40 MB when it is first
 used. What every client sends is recognised here, and what is not, the SDK judges. The one rule: what passes here passes

@@ -1,4 +1,4 @@
-"""The shapes of our own saved files, checked when they are read. Pure.
+"""The shapes of our own saved files, checked when they are read. PURE.
 
 Used by the files of the state folder, which hold JSON that we have written. A shape is a function that raises
 `Misshapen` with the place of the first fault. The one rule: no message repeats a value, for one may be a token.

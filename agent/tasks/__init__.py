@@ -1,1 +1,1 @@
-"""Tasks of MCP: their public IDs, and the translation between protocol versions. Pure."""
+"""Tasks of MCP: their public IDs, and the translation between protocol versions. PURE."""

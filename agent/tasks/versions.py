@@ -1,7 +1,7 @@
 """Tasks of 2025-11-25 as tasks of 2026-07-28, and back; and which calls are made as tasks.
 
 Inside the mesh a task has the form of the extension of 2026-07-28. Dispatch decides here whether a server gets a call
-as a task; the client of a server with sessions and the endpoint for clients with sessions translate. Pure. The one
+as a task; the client of a server with sessions and the endpoint for clients with sessions translate. PURE. The one
 rule: members that both versions know pass unchanged; those that only one knows are added or removed here and nowhere
 else.
 """
@@ -17,8 +17,8 @@ from agent.tasks.ids import declares_tasks, missing_tasks
 # The member of `_meta` that names the task of a message (MCP 2025-11-25, tasks).
 RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
 
-_NOW: Final = {"ttl": "ttlMs", "pollInterval": "pollIntervalMs"}
-_BEFORE: Final = {now: before for before, now in _NOW.items()}
+_MODERN: Final = {"ttl": "ttlMs", "pollInterval": "pollIntervalMs"}
+_LEGACY: Final = {modern: legacy for legacy, modern in _MODERN.items()}
 # Members of a task of 2026-07-28 for which 2025-11-25 has requests of their own.
 _INLINED: Final = frozenset({"resultType", "result", "error", "inputRequests"})
 
@@ -31,14 +31,14 @@ def task_support(definition: Json) -> str | None:
 
 
 def with_task(method: str, route: Route, params: Json, view: LinkView) -> Json:
-    """`params` for the link `view`: with `task` where its server shall make the call a task, else without.
+    """`params` for the link `view`: with `task` where its server is to run the call as a task, else without.
 
     Between nodes `task` passes as the client sent it, and the last node decides. A tool whose tasks are optional is
     called as a task only where its client sent `task`: all other clients are better served by a direct answer, and by
     elicitation.
 
     Raises:
-        RpcError: the tool can only be called as a task, and the server or the client knows none.
+        RpcError: the tool can only be called as a task, and the server or the client supports no tasks.
     """
     if method != "tools/call" or view.identity is not None:
         return params
@@ -47,7 +47,7 @@ def with_task(method: str, route: Route, params: Json, view: LinkView) -> Json:
     if support == "required":
         if not view.has_tasks:
             raise RpcError(
-                METHOD_NOT_FOUND, f"{route.public_name} can only be called as a task, and its server keeps none for us"
+                METHOD_NOT_FOUND, f"{route.public_name} can only be called as a task, and its server offers us no tasks"
             )
         if not declares_tasks(params):
             raise missing_tasks(f"{route.public_name} can only be called as a task")
@@ -59,32 +59,32 @@ def with_task(method: str, route: Route, params: Json, view: LinkView) -> Json:
     return {member: value for member, value in params.items() if member != "task"}
 
 
-def as_now(task: Json) -> Json:
+def as_modern(task: Json) -> Json:
     """A task of 2025-11-25 as a task of 2026-07-28, without its outcome.
 
     One that waits for input counts as working: its server's requests could not reach a client of that version.
     """
-    known = {_NOW.get(member, member): value for member, value in task.items()}
+    known = {_MODERN.get(member, member): value for member, value in task.items()}
     if known.get("status") == "input_required":
         known["status"] = "working"
     return {"ttlMs": None, **known}
 
 
-def as_before(task: Json) -> Json:
-    """A task of 2026-07-28 as a task of 2025-11-25, whose tool has failed too when its result says so."""
-    known = {_BEFORE.get(member, member): value for member, value in task.items() if member not in _INLINED}
+def as_legacy(task: Json) -> Json:
+    """A task of 2026-07-28 as a task of 2025-11-25, failed where its result says that the tool failed."""
+    known = {_LEGACY.get(member, member): value for member, value in task.items() if member not in _INLINED}
     result = task.get("result")
     if isinstance(result, dict) and result.get("isError") is True:
         known["status"] = "failed"
     return {"ttl": None, **known}
 
 
-def related(result: Json, task_id: str) -> Json:
+def with_related_task(result: Json, task_id: str) -> Json:
     """A result, or the params of a server's request, with the task that it belongs to in `_meta`."""
     return {**result, "_meta": {**(result.get("_meta") or {}), RELATED_TASK: {"taskId": task_id}}}
 
 
-def unrelated(result: Json) -> Json:
+def without_related_task(result: Json) -> Json:
     """The same without that member of `_meta`."""
     meta = result.get("_meta")
     if not isinstance(meta, dict) or RELATED_TASK not in meta:

@@ -1,4 +1,4 @@
-"""An incremental parser of server-sent events (WHATWG HTML, "Event stream interpretation"). Pure.
+"""An incremental parser of server-sent events (WHATWG HTML, "Event stream interpretation"). PURE.
 
 Called by the HTTP clients with the bytes of an answer as they come. Hands out the `data` of each complete `message`
 event, and keeps what a client needs to resume a stream (event ID, `retry`) and to open a session of the old HTTP+SSE

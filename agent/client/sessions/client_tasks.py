@@ -16,7 +16,7 @@ from agent.errors import RpcError
 from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 from agent.tasks.ids import ENDED
-from agent.tasks.versions import related
+from agent.tasks.versions import with_related_task
 
 # What a server may ask about its tasks.
 TASK_REQUESTS: Final = frozenset({"tasks/get", "tasks/result", "tasks/cancel", "tasks/list"})
@@ -107,4 +107,4 @@ class ClientTasks:
 def _ended(request_id: Any, task_id: str, outcome: Json | RpcError) -> bytes:
     if isinstance(outcome, RpcError):
         return jsonrpc.encode_error(request_id, outcome.code, outcome.message, outcome.data)
-    return jsonrpc.encode_result(request_id, related(outcome, task_id))
+    return jsonrpc.encode_result(request_id, with_related_task(outcome, task_id))

@@ -1,4 +1,4 @@
-"""One dedicated session with a server: whose it is, and who gets what the server asks and tells in it.
+"""One dedicated session with a server: whose it is, and who receives the server's requests and notifications in it.
 
 Opened, lent and ended by `agent.client.sessions.pool`. A server request can come on a session's standing stream, which
 names no call: it goes to the caller's latest one. The one rule: no caller gets what a server says to another.
@@ -24,14 +24,14 @@ from agent.errors import MeshError
 from agent.model import Json
 from agent.rpc_codes import INVALID_REQUEST
 
-# To refuse server requests from before a call.
+# Sending refusals to server requests that came before the call may delay it by this much: they are few and small.
 EARLY_TIMEOUT_S: Final = 1.0
 
 _NO_CALL: Final = (INVALID_REQUEST, "No request of this session is under way; ask while one is")
 
 ELICITED: Final = "notifications/elicitation/complete"
-# What a server tells in a session about more than a call.
-TOLD_BESIDE_CALLS: Final = frozenset({ELICITED, UPDATED})
+# Notifications that concern the session, not one call.
+OF_SESSION: Final = frozenset({ELICITED, UPDATED})
 SESSION_ENDED: Final = "mesh-agent/session-ended"
 
 
@@ -52,7 +52,7 @@ class SharedClient(SessionClient, McpClient, Protocol):
 
 
 OnNotice: TypeAlias = Callable[[str, Json], None]
-# Opens a session with these features. Raises `SessionRefused`, `AuthRefused`, `CallNotSent`.
+# Opens a session with these client capabilities. Raises `SessionRefused`, `AuthRefused`, `CallNotSent`.
 OpenSession: TypeAlias = Callable[[Json, OnServerRequest, OnNotice], AbstractAsyncContextManager[SessionClient]]
 
 
@@ -60,9 +60,11 @@ OpenSession: TypeAlias = Callable[[Json, OnServerRequest, OnNotice], AbstractAsy
 class DedicatedSession:
     """One session. `calls`: those that it serves now; `users` counts those that wait for its opening too.
 
-    `gained`: it may hold what no other session has, a tool or a subscription, so it stays longer and is ended last.
-    `spent`: not to be lent to another caller; `over`: not to be lent at all, after a bug of ours or when its caller has
-    gone. `early`: server requests that wait for a call. `token`: whose caller it was opened for.
+    `features`: the caller's capabilities. `key`: a digest of them, and the affinity key of the only caller that may use
+    it, if there is one. `used`: a call was served in it. `gained`: it may hold what no other session has, a tool or a
+    subscription, so it stays longer and is ended last. `spent`: not to be lent to another caller; `over`: not to be
+    lent at all, after a bug of ours or when its caller has gone. `early`: server requests that wait for a call.
+    `token`: whose caller it was opened for.
     """
 
     features: Json
@@ -131,7 +133,7 @@ class DedicatedSession:
 
     def hear(self, method: str, params: Json) -> None:
         """Take a notification that names no call."""
-        if method in TOLD_BESIDE_CALLS:
+        if method in OF_SESSION:
             self.tell(method, params)
             return
         if method == jsonrpc.CANCELLED_METHOD:

@@ -61,7 +61,7 @@ StartTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[N
 
 
 # Called with the affinity of a session's only caller, and what the server told there: a list change, one of
-# `TOLD_BESIDE_CALLS`, or our own `SESSION_ENDED`.
+# `OF_SESSION`, or our own `SESSION_ENDED`.
 OnNews: TypeAlias = Callable[[str, str, Json], None]
 
 

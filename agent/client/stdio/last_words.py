@@ -1,7 +1,7 @@
 """What of a child's output tells a person why it failed: the last few lines that say something, in one line.
 
 Called with the tail of the output when a child ended or was too slow. Launchers put the reason above hints and the path
-of a log, interpreters above or below their frames; some servers print it to stdout, among the messages. Pure. The one
+of a log, interpreters above or below their frames; some servers print it to stdout, among the messages. PURE. The one
 rule: if the child wrote anything, the result says something.
 """
 

@@ -46,7 +46,7 @@ from agent.server.view_tools import ViewTools
 from agent.subscriptions.registry import Subscriber
 from agent.subscriptions.resources import ResourceNews
 from agent.tasks.ids import TAKES_TASKS, is_task
-from agent.tasks.versions import related, task_support
+from agent.tasks.versions import task_support, with_related_task
 
 # Requests that may take time; every other one is answered at once.
 ROUTED: Final = (
@@ -211,7 +211,7 @@ class SessionRequests:
             self._upstream.follow_task(session, made["task"]["taskId"])
             return Forwarded(made, forwarded.replica)
         task_id = self._held.new_id()
-        whole = Forwarded(related(result, task_id), forwarded.replica)
+        whole = Forwarded(with_related_task(result, task_id), forwarded.replica)
         kept = b"".join(written("tools/call", route, whole, modern=False))
         now_s, failed = clock.now_s(), result.get("isError") is True
         task = self._held.keep(task_id, kept, session.id, now_s, failed=failed)

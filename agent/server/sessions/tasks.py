@@ -27,7 +27,7 @@ from agent.routing.table import Route
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.server.sessions.elicitation import AskedClient, server_requests_for
 from agent.tasks.ids import ENDED, TAKES_TASKS
-from agent.tasks.versions import as_before, related, task_support
+from agent.tasks.versions import as_legacy, task_support, with_related_task
 
 HELD_S: Final = 600.0
 # Of one session: a client that leaves more does not want them.
@@ -199,7 +199,7 @@ def may_be_task(route: Route, *, has_tasks: bool) -> bool:
 
 def created(task: Json) -> Json:
     """The result of a call that was answered with a task."""
-    made = {"task": as_before({member: value for member, value in task.items() if member != "_meta"})}
+    made = {"task": as_legacy({member: value for member, value in task.items() if member != "_meta"})}
     return made if "_meta" not in task else {**made, "_meta": task["_meta"]}
 
 
@@ -215,7 +215,7 @@ class AskedTask:
 
     async def get(self) -> Json:
         """The result of `tasks/get`. Raises `MCPError`, as the others do."""
-        return as_before((await self._now()).result)
+        return as_legacy((await self._now()).result)
 
     async def cancel(self) -> Json:
         """The result of `tasks/cancel`: the task, which is cancelled for its client, though its server may go on."""
@@ -224,7 +224,7 @@ class AskedTask:
             raise MCPError(code=INVALID_PARAMS, message="The task has ended, and cannot be cancelled")
         await self._send("tasks/cancel", self._params)
         self._talks.note_cancelled(self._task_id)
-        return as_before({**task, "status": "cancelled"})
+        return as_legacy({**task, "status": "cancelled"})
 
     async def result(self) -> Forwarded:
         """The result of the call, once the task has ended."""
@@ -242,7 +242,7 @@ class AskedTask:
             task = forwarded.result
             match task.get("status"):
                 case "completed" if isinstance(result := exact(task).get("result"), dict):
-                    return Forwarded(related(result, self._task_id), forwarded.replica)
+                    return Forwarded(with_related_task(result, self._task_id), forwarded.replica)
                 case "failed" | "completed" | "cancelled":
                     raise _failure(task)
                 case "input_required" if await self._put(task, talk):
@@ -279,7 +279,7 @@ class AskedTask:
             text = "The task asks for client input that this client did not declare, or cannot be asked for."
             raise MCPError(code=INVALID_PARAMS, message=text)
         return {
-            key: await self._client.ask(method, related(params, self._task_id))
+            key: await self._client.ask(method, with_related_task(params, self._task_id))
             for key, (method, params) in requests.items()
         }
 
@@ -310,7 +310,7 @@ async def listed(talks: TaskTalks, cursor: object, now: Callable[[str], Awaitabl
 
 def status_note(task: Json) -> bytes:
     """The notification of how a task stands, as a message."""
-    return orjson.dumps({"jsonrpc": "2.0", "method": STATUS, "params": as_before(task)})
+    return orjson.dumps({"jsonrpc": "2.0", "method": STATUS, "params": as_legacy(task)})
 
 
 def _failure(task: Json) -> MCPError:

@@ -34,7 +34,7 @@ from agent.subscriptions.resources import ClientUpdates
 from agent.subscriptions.sessions import SessionNews, session_name
 from agent.subscriptions.tasks import TaskNews
 from agent.tasks.ids import ENDED
-from agent.tasks.versions import as_before
+from agent.tasks.versions import as_legacy
 
 # Of one client: servers that have a session for it.
 FOLLOWED_MAX: Final = 64
@@ -154,7 +154,7 @@ class UpstreamSessions:
     def _task_changed(self, session: ServerSession, news: TaskNews) -> None:
         shown = self._seal.shown_in(session.grant.realm, news.task_id)
         task = {**read_json(news.params), "taskId": shown}
-        session.task_talks.seen(as_before(task))
+        session.task_talks.seen(as_legacy(task))
         if not session.task_talks.is_cancelled(shown):
             session.tell(status_note(task))
         if task.get("status") in ENDED and session.tasks is not None:

@@ -35,7 +35,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 async def test_an_act_is_in_the_file_when_it_returns_and_a_call_before_it_too(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    async with running(path, hears_calls=True) as trail:
+    async with running(path, records_calls=True) as trail:
         trail.call("ci", "tools/call", "a__b", "ok")
         await trail.act("peer.add", "ops", peer="two")
         assert [record["act"] for record in records(path)] == ["call", "peer.add"]

@@ -7,7 +7,7 @@ import pytest
 from agent.errors import RpcError
 from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerScope, ServerSpec
 from agent.routing.table import Route, RouteKind
-from agent.tasks.versions import as_before, as_now, related, task_support, unrelated, with_task
+from agent.tasks.versions import as_legacy, as_modern, task_support, with_related_task, with_task, without_related_task
 
 DECLARED: Json = {"io.modelcontextprotocol/clientCapabilities": {"extensions": {TASKS_EXTENSION: {}}}}
 SPEC = ServerSpec("jobs", HttpTarget("http://jobs/mcp"), ServerScope.SERVICE)
@@ -78,21 +78,21 @@ def test_a_tool_that_says_nothing_usable_says_nothing(definition: Json) -> None:
 def test_a_task_there_and_back_is_the_same() -> None:
     before = {"taskId": "1", "status": "working", "ttl": 7, "pollInterval": 8, "createdAt": "then", "x": 1}
     now = {"taskId": "1", "status": "working", "ttlMs": 7, "pollIntervalMs": 8, "createdAt": "then", "x": 1}
-    assert as_now(before) == now
-    assert as_before(now) == before
-    assert as_now({"taskId": "1"})["ttlMs"] is None
-    assert as_before({"taskId": "1"})["ttl"] is None
+    assert as_modern(before) == now
+    assert as_legacy(now) == before
+    assert as_modern({"taskId": "1"})["ttlMs"] is None
+    assert as_legacy({"taskId": "1"})["ttl"] is None
 
 
 def test_each_era_has_a_term_for_a_tool_that_failed_and_for_a_question() -> None:
     failed = {"taskId": "1", "status": "completed", "resultType": "complete", "result": {"isError": True}}
-    assert as_before(failed) == {"taskId": "1", "status": "failed", "ttl": None}
-    assert as_now({"status": "input_required"})["status"] == "working"
-    assert as_before({"status": "input_required", "inputRequests": {}}) == {"status": "input_required", "ttl": None}
+    assert as_legacy(failed) == {"taskId": "1", "status": "failed", "ttl": None}
+    assert as_modern({"status": "input_required"})["status"] == "working"
+    assert as_legacy({"status": "input_required", "inputRequests": {}}) == {"status": "input_required", "ttl": None}
 
 
 def test_a_result_says_to_which_task_it_belongs_or_does_not() -> None:
-    assert unrelated(related({"a": 1}, "7")) == {"a": 1}
-    assert unrelated(related({"a": 1, "_meta": {"x": 1}}, "7")) == {"a": 1, "_meta": {"x": 1}}
+    assert without_related_task(with_related_task({"a": 1}, "7")) == {"a": 1}
+    assert without_related_task(with_related_task({"a": 1, "_meta": {"x": 1}}, "7")) == {"a": 1, "_meta": {"x": 1}}
     plain: Json = {"_meta": {"x": 1}}
-    assert unrelated(plain) is plain
+    assert without_related_task(plain) is plain
