@@ -55,6 +55,7 @@ from agent.links.supervisor import Supervisor
 from agent.metrics import Metrics
 from agent.model import PEER_PATH, BackendSpec, NodeIdentity
 from agent.page.feed import MeshFeed
+from agent.page.overview import document
 from agent.page.routes import PageRoutes
 from agent.page.sources import sources_of
 from agent.rest.envelope import envelope_middleware
@@ -240,6 +241,7 @@ class Node:
             reread_servers=self._read_servers,
             tokens=self._access.status,
             audit=self._audit,
+            overview_page=document,
         )
         build = partial(
             build_endpoint,
@@ -254,10 +256,9 @@ class Node:
             draining=lambda: self.state == "draining",
             ended_ids=self._ended,
         )
-        limits = PageLimits(self._settings.list_page_size)
+        limits, search = PageLimits(self._settings.list_page_size), self._settings.tool_mode == "search"
         preferences = Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
         single = partial(build, limits=limits, preferences=preferences, by_own_name=self._metrics.named_by_server)
-        search = self._settings.tool_mode == "search"
         for_mesh = partial(single, search_mode=search, instructions=self._settings.instructions)
         by_nodes = PartOfTable(lambda: self._mesh.node_routes, self._mesh.shown)
         self._endpoints = [

@@ -19,7 +19,8 @@ _MODES: Final = {"elicitation": ("form", "url"), "sampling": ("tools", "context"
 _FEATURE_OF: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 # The capability of a client that shows the pages of MCP Apps: SEP-1865 knows no other type of page. No server can ask
 # anything by it, so a session that all callers share may have it.
-SHOWS_PAGES: Final[Json] = {"extensions": {UI_EXTENSION: {"mimeTypes": ["text/html;profile=mcp-app"]}}}
+PAGE_TYPE: Final = "text/html;profile=mcp-app"
+SHOWS_PAGES: Final[Json] = {"extensions": {UI_EXTENSION: {"mimeTypes": [PAGE_TYPE]}}}
 # The capabilities of a caller with every feature. Many servers list only what its caller could use.
 EVERY_FEATURE: Final[Json] = {name: {mode: {} for mode in modes} for name, modes in _MODES.items()} | SHOWS_PAGES
 # The params of what a link itself asks a stateless server for: its lists, and what it announces.
@@ -58,6 +59,14 @@ def declared_features(capabilities: object, *, sends_list_changed: bool = False)
     if isinstance(extensions, dict) and isinstance(pages := extensions.get(UI_EXTENSION), dict):
         features["extensions"] = {UI_EXTENSION: _bounded(pages)}
     return features
+
+
+def shows_pages(capabilities: object) -> bool:
+    """Whether a caller that declared these capabilities shows the pages of MCP Apps."""
+    extensions = capabilities.get("extensions") if isinstance(capabilities, dict) else None
+    pages = extensions.get(UI_EXTENSION) if isinstance(extensions, dict) else None
+    types = pages.get("mimeTypes") if isinstance(pages, dict) else None
+    return isinstance(types, list) and PAGE_TYPE in types
 
 
 def with_client_tasks(features: Json) -> Json:

@@ -134,6 +134,7 @@ def describe_server(
         kind = {**_configuration(spec), "hints": hints_of(view, spec)}
     else:
         kind = {"kind": "peer", "transport": "http", "scope": spec.scope.value, "enabled": True}
+        kind |= {"maintenance": spec.maintenance}
         kind |= {"url": spec.target.shown} if with_url else {}
     return {
         "name": spec.name,

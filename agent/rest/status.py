@@ -70,7 +70,9 @@ class NodeStatus:
         tokens: Callable[[], Json] = dict,
         audit: Trail | NoAudit = NO_AUDIT,
         pinning: Pinning | None = None,
+        overview_page: Callable[[], str] = str,
     ) -> None:
+        self.overview_page = overview_page
         self._tokens, self._audit, self._pinning = tokens, audit, pinning
         self._mesh, self._membership, self._state = mesh, membership, state
         self._settings, self._url = settings, url

@@ -21,7 +21,7 @@ from agent.server.caller_views import CallerViews, PartOfTable, Tables
 from agent.server.introduction import Introducer
 from agent.server.limits import UNLIMITED, Limit, own_tools, refusals
 from agent.server.listen import ListenStreams, Notices
-from agent.server.lists import ListIndex
+from agent.server.lists import Definitions, ListIndex
 from agent.server.node_operations import NodeOperations
 from agent.server.one_server import OneServer
 from agent.server.pages import PageLimits
@@ -165,7 +165,7 @@ def build_endpoint(
 
 def _caller_views(
     tables: Tables,
-    definitions: tuple[dict[str, list[Json]], list[Json]],
+    definitions: Definitions,
     index: Json,
     *,
     offers: SessionOffers,
@@ -173,7 +173,6 @@ def _caller_views(
     dispatch: Dispatch,
 ) -> CallerViews:
     """What the endpoint lists. `definitions`: of its own; `index`: what else `ListIndex` takes."""
-    listed, search_tools = definitions
-    make_index = partial(ListIndex, own=listed, search_tools=search_tools, node_id=own.node_id, **index)
+    make_index = partial(ListIndex, own=definitions, node_id=own.node_id, **index)
     for_clients = not index["for_nodes"]
     return CallerViews(tables, make_index, offers=offers, own=own, link=dispatch.link, for_clients=for_clients)

@@ -14,6 +14,7 @@ from agent.authority.grant import WHOLE, Reach
 from agent.errors import FORBIDDEN, MCPError
 from agent.model import PUBLIC_NAME_LEN_MAX, Json, ViewSpec
 from agent.routing.table import RouteKind, RouteTable
+from agent.server.lists import Definitions
 from agent.server.own_tools import RELOADS, OwnTools
 from agent.server.search import SEARCH_TOOLS
 
@@ -42,12 +43,19 @@ class LimitedOwnTools(OwnTools):
         super().__init__(*args, **more)
         self._reach = reach
 
-    def definitions(self) -> tuple[dict[str, list[Json]], list[Json]]:
+    def definitions(self) -> Definitions:
         """As `OwnTools.definitions`."""
-        kinds, search_tools = super().definitions()
-        shown = [tool for tool in kinds["tools"] if shows_own_tool(self._reach, tool["name"])]
-        resources = kinds["resources"] if self._reach.reads_node else []
-        return {**kinds, "tools": shown, "resources": resources}, search_tools
+        whole = super().definitions()
+        resources = whole.listed["resources"] if self._reach.reads_node else []
+        apps = self._shown(whole.apps["tools"])
+        return Definitions(
+            {"tools": self._shown(whole.listed["tools"]), "resources": resources},
+            whole.search_tools,
+            {"tools": apps, "resources": whole.apps["resources"] if apps else []},
+        )
+
+    def _shown(self, tools: list[Json]) -> list[Json]:
+        return [tool for tool in tools if shows_own_tool(self._reach, tool["name"])]
 
     async def answer(self, method: str, params: Json, version: str) -> Json:
         """As `OwnTools.answer`. Raises `MCPError` where a definition is asked for that is not shown."""
@@ -60,8 +68,9 @@ class LimitedOwnTools(OwnTools):
 
     def all_names(self) -> frozenset[str]:
         """The names and URIs of all that the node has itself, shown or not."""
-        kinds, _ = super().definitions()
-        return frozenset([*(tool["name"] for tool in kinds["tools"]), *(one["uri"] for one in kinds["resources"])])
+        whole = super().definitions()
+        uris = (resource["uri"] for resource in whole.all("resources"))
+        return frozenset([*(tool["name"] for tool in whole.all("tools")), *uris])
 
 
 def own_tools(reach: Reach, *args: Any, **more: Any) -> OwnTools:

@@ -7,9 +7,10 @@ name.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from agent.client.capabilities import shows_pages
 from agent.dispatch.next_hop import own_error
 from agent.dispatch.param_headers import asks_for_headers
 from agent.errors import MCPError
@@ -41,6 +42,24 @@ LISTS: Final[Mapping[str, tuple[str, RouteKind]]] = {
 _NAMED_BY: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 
 
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """What an endpoint has of its own, beside what it routes.
+
+    `listed`: result key ("tools", "resources", ...) -> what is always listed. `search_tools` stand for all routed ones
+    in search mode. `apps`: as `listed`, of what shows pages (MCP Apps): its tools are listed for clients that do, its
+    resources are read and never listed. All clients may use both by name.
+    """
+
+    listed: Mapping[str, list[Json]] = field(default_factory=dict)
+    search_tools: Sequence[Json] = ()
+    apps: Mapping[str, list[Json]] = field(default_factory=dict)
+
+    def all(self, key: str) -> list[Json]:
+        """All of a kind but the search tools."""
+        return [*self.listed.get(key, ()), *self.apps.get(key, ())]
+
+
 class ListIndex:
     """One endpoint's view. Sole writer of the snapshots of its lists.
 
@@ -50,8 +69,7 @@ class ListIndex:
     def __init__(
         self,
         routes: Callable[[], RouteTable],
-        own: Mapping[str, list[Json]],
-        search_tools: Sequence[Json] = (),
+        own: Definitions,
         *,
         search_mode: bool = False,
         limits: PageLimits | None = None,
@@ -64,9 +82,8 @@ class ListIndex:
         task_seal: TaskSeal | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`own`: result key ('tools', 'resources', ...) -> the management server's own definitions.
+        """`search_mode` is the mode of clients that ask for none.
 
-        `search_tools` stand for all routed ones in search mode; `search_mode` is the mode of clients that ask for none.
         `limits` of one page; None: the usual ones. `node_id`: ours, by which we know our own tasks. `by_own_name`:
         called with the method of a request by a name that only its server gave; None: such names are unknown here.
         `for_nodes`: other nodes list here, what servers say of themselves too. `node_routes`: what a
@@ -85,36 +102,43 @@ class ListIndex:
         self._own_names: tuple[RouteTable, OwnNames] | None = None
         self._node_id = node_id
         self._own = own
-        self._search_tools = search_tools
         self._search_mode = search_mode
-        self._own_tools = {tool["name"]: tool for tool in (*own.get("tools", ()), *search_tools)}
-        self._own_uris = frozenset(resource["uri"] for resource in own.get("resources", ()))
+        self._own_tools = {tool["name"]: tool for tool in (*own.all("tools"), *own.search_tools)}
+        self._own_uris = frozenset(resource["uri"] for resource in own.all("resources"))
         self._now_s = now_s
         self._limits = limits or PageLimits()
-        # method, whether it is for sessions, and for a node -> the table that was last looked at, and its snapshots
-        self._lists: dict[tuple[str, bool, bool], tuple[RouteTable, Snapshots]] = {}
+        # method; whether it is for sessions, for a node, with apps -> the table that was last looked at, its snapshots
+        self._lists: dict[tuple[str, bool, bool, bool], tuple[RouteTable, Snapshots]] = {}
         # As below: by identity, beside the definition itself; and whether it is said that a call may be a task.
         self._of_sessions: dict[tuple[int, bool], tuple[Json, Json]] = {}
-        self._search_list = Snapshots("tools", (*own.get("tools", ()), *search_tools), self._limits, view)
+        # By whether the client shows pages.
+        self._search_lists = [
+            Snapshots("tools", (*tools, *own.search_tools), self._limits, view)
+            for tools in (own.listed.get("tools", ()), own.all("tools"))
+        ]
         self._asks_for_headers: dict[int, tuple[Json, bool]] = {}
 
     def wants_search(self, query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
         """Whether a request with this query and these headers gets the search tools in place of all tools."""
-        return bool(self._search_tools) and wants_search(query, headers, default=self._search_mode)
+        return bool(self._own.search_tools) and wants_search(query, headers, default=self._search_mode)
 
     def unwrapped(self, method: str, params: Json) -> Json | None:
         """As `agent.server.search.unwrapped`; where there are no search tools, `call_tool` is a server's own tool."""
-        return unwrapped(method, params) if self._search_tools else None
+        return unwrapped(method, params) if self._own.search_tools else None
 
-    def listing(self, method: str, params: Json, *, search: bool, modern: bool) -> bytes:
+    def listing(self, method: str, params: Json, *, search: bool, modern: bool, capabilities: object = None) -> bytes:
         """The whole result of a list method as JSON, one page, in the shape of the client's era.
 
-        Written once for each change of what is listed. Raises `MCPError` for a cursor that is none, or is too old.
+        Written once for each change of what is listed. `capabilities`: those that the client declared. Raises
+        `MCPError` for a cursor that is none, or is too old.
         """
         meta = params.get("_meta")
         for_node = self._node_routes is not None and isinstance(meta, dict) and meta.get(FOR_NODE_META_KEY) is True
-        is_search = search and method == "tools/list" and not for_node
-        snapshots = self._search_list if is_search else self._snapshots(method, modern=modern, for_node=for_node)
+        with_apps = method == "tools/list" and not for_node and not self._for_nodes and shows_pages(capabilities)
+        if search and method == "tools/list" and not for_node:
+            snapshots = self._search_lists[with_apps]
+        else:
+            snapshots = self._snapshots(method, modern=modern, for_node=for_node, with_apps=with_apps)
         if params.get("cursor") is None:
             return snapshots.first_page(modern=modern)
         try:
@@ -125,16 +149,17 @@ class ListIndex:
             message = "cursor: the list has changed since; list again without a cursor"
             raise MCPError(code=INVALID_PARAMS, message=message) from exc
 
-    def _snapshots(self, method: str, *, modern: bool, for_node: bool = False) -> Snapshots:
+    def _snapshots(self, method: str, *, modern: bool, for_node: bool = False, with_apps: bool = False) -> Snapshots:
         """The snapshots of a list, the present one as the route table has it now."""
         table = self._node_routes() if for_node and self._node_routes is not None else self._routes()
         key, kind = LISTS[method]
         in_sessions = kind is RouteKind.TOOL and not modern
-        asked = method, in_sessions, for_node
+        asked = method, in_sessions, for_node, with_apps
         known = self._lists.get(asked)
         if known is not None and known[0] is table:
             return known[1]
-        snapshots = known[1] if known is not None else Snapshots(key, self._own.get(key, ()), self._limits, self._view)
+        own = self._own.all(key) if with_apps else self._own.listed.get(key, ())
+        snapshots = known[1] if known is not None else Snapshots(key, own, self._limits, self._view)
         listed = table.listed(kind)
         for_node = for_node or self._for_nodes
         if not for_node:

@@ -1,4 +1,4 @@
-"""The node's own tools and resources on FastMCP: five management tools, three for searching, two resources.
+"""The node's own tools and resources on FastMCP: five management tools, three for searching, an MCP App.
 
 Imported by `agent.server.own_tools` in a thread, when one of them is first called or read: FastMCP takes a second and
 60 MB. Clients see their definitions before that, in `own_definitions.json`, which `make definitions` writes from here.
@@ -9,15 +9,19 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastmcp import FastMCP
+from fastmcp.apps.config import AppConfig
 from fastmcp.exceptions import FastMCPError, McpError, ToolError, to_mcp_error
+from fastmcp.tools import ToolResult
 from mcp_types import CallToolResult, ReadResourceResult, TextContent
 from mcp_types.methods import serialize_server_result
 from pydantic import Field
 
+from agent.client.capabilities import PAGE_TYPE
 from agent.errors import MCPError, MeshError
 from agent.lossless_json.exact import as_plain
 from agent.model import Json
 from agent.server.node_operations import NodeOperations
+from agent.server.overview import PAGE_URI, as_text, overview
 from agent.server.search import LIMIT_MAX, ToolSearch
 
 Here = Callable[[], Awaitable[Json]]
@@ -39,6 +43,7 @@ class Management:
             _add_listings(self._server, node_status, ask)
             _add_reloads(self._server, node_status, ask)
             _add_resources(self._server, node_status)
+            _add_overview(self._server, name, node_status, ask)
         if search is not None:
             _add_search_tools(self._server, search)
 
@@ -182,6 +187,23 @@ def _add_resources(server: FastMCP, node_status: NodeOperations) -> None:
     async def system_health() -> dict[str, Any]:
         """The health of this node: links, discovery, uptime."""
         return node_status.health()
+
+
+def _add_overview(server: FastMCP, name: str, node_status: NodeOperations, ask: _Answerer) -> None:
+    @server.tool(app=AppConfig(resource_uri=PAGE_URI), annotations={"readOnlyHint": True})
+    async def show_mesh(node: OtherNode = None) -> ToolResult:
+        """Show the mesh: a node with its servers and peers, which are connected, and why the others are not."""
+
+        async def here() -> Json:
+            return overview(name, node_status.health()["status"], node_status.servers(for_clients=True))
+
+        seen = await ask(node, "show_mesh", {}, here)
+        return ToolResult(as_text(seen), structured_content=seen)
+
+    @server.resource(PAGE_URI, mime_type=PAGE_TYPE)
+    async def overview_page() -> str:
+        """The mesh as a picture that stays up to date."""
+        return node_status.overview_page()
 
 
 def _add_search_tools(server: FastMCP, search: ToolSearch) -> None:

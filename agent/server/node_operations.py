@@ -38,3 +38,7 @@ class NodeOperations(Protocol):
     def health(self) -> Json:
         """The content of `health://system`."""
         ...
+
+    def overview_page(self) -> str:
+        """The document of the MCP App that shows the mesh."""
+        ...

@@ -13,6 +13,7 @@ from agent.model import TASKS_EXTENSION, Json, NodeIdentity
 from agent.routing.about import SUBSCRIBE
 from agent.rpc_codes import METHOD_NOT_FOUND
 from agent.server.introduction import Introduction
+from agent.server.lists import Definitions
 
 _INFO: Final = ("name", "title", "version", "description", "websiteUrl", "icons")
 _FEATURES: Final[Json] = {
@@ -36,9 +37,9 @@ class OneServer:
     def __repr__(self) -> str:
         return f"<OneServer {self._name}>"
 
-    def definitions(self) -> tuple[dict[str, list[Json]], list[Json]]:
+    def definitions(self) -> Definitions:
         """Nothing is listed here but what the server lists."""
-        return {}, []
+        return Definitions()
 
     async def answer(self, method: str, _params: Json, _version: str) -> Json:
         """Raises `MCPError`: there is nothing of the node's own."""

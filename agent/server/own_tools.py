@@ -21,7 +21,9 @@ from agent.mcp_terms import (
 from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIdentity
 from agent.rpc_codes import INVALID_PARAMS
 from agent.server.introduction import NO_SERVERS, Introduction
+from agent.server.lists import Definitions
 from agent.server.node_operations import NodeOperations
+from agent.server.overview import PAGE_URI, SHOW_MESH
 from agent.server.search import SEARCH_TOOLS, ToolSearch
 
 if TYPE_CHECKING:
@@ -73,11 +75,18 @@ class OwnTools:
     def __repr__(self) -> str:
         return f"<OwnTools {self._name} {self._management!r}>"
 
-    def definitions(self) -> tuple[dict[str, list[Json]], list[Json]]:
-        """What is listed always, by kind, and the tools that are listed in search mode."""
+    def definitions(self) -> Definitions:
+        """What the endpoint has of its own."""
         kinds: dict[str, list[Json]] = orjson.loads(DEFINITIONS.read_bytes())
-        tools = [tool for tool in kinds["tools"] if tool["name"] not in SEARCH_TOOLS]
-        return {**kinds, "tools": tools}, [] if self._search is None else search_definitions()
+        tools, resources = kinds["tools"], kinds["resources"]
+        of_apps = [tool for tool in tools if tool["name"] == SHOW_MESH]
+        pages = [resource for resource in resources if resource["uri"] == PAGE_URI]
+        listed = [tool for tool in tools if tool not in of_apps and tool["name"] not in SEARCH_TOOLS]
+        return Definitions(
+            {"tools": listed, "resources": [resource for resource in resources if resource not in pages]},
+            [] if self._search is None else search_definitions(),
+            {"tools": of_apps, "resources": pages},
+        )
 
     async def answer(self, method: str, params: Json, version: str) -> Json:
         """The result of `tools/call` or `resources/read` of one of them, in the shape of that version.

@@ -23,7 +23,7 @@ from agent.dispatch.ended_sessions import AT_ONCE_MAX
 from agent.dispatch.param_headers import disagreement, received_headers
 from agent.errors import AnswerCut, MCPError, MeshError, RpcError
 from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS
-from agent.mcp_terms import PROTOCOL_VERSION_META_KEY
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 from agent.model import CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
 from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
@@ -107,7 +107,9 @@ class StatelessServer:
                 index, route = await self._found(method, params)
                 if method in LISTS:
                     search = index.wants_search(request.query, headers)
-                    return await answer.result(index.listing(method, params, search=search, modern=True))
+                    declared = params["_meta"].get(CLIENT_CAPABILITIES_META_KEY)
+                    listed = index.listing(method, params, search=search, modern=True, capabilities=declared)
+                    return await answer.result(listed)
                 if route is None:
                     return await self._answered_here(method, params, answer, message["id"], preferences)
                 if method == "tools/call" and inner is None:

@@ -12,6 +12,7 @@ from agent.late import Late
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS, SERVER_INFO_META_KEY
 from agent.model import TASKS_EXTENSION, Json, NodeIdentity, ViewSpec
 from agent.server.introduction import Introduction
+from agent.server.lists import Definitions
 from agent.server.own_tools import CAPABILITIES, answered, search_definitions
 from agent.server.search import ToolSearch
 
@@ -31,9 +32,9 @@ class ViewTools:
     def __repr__(self) -> str:
         return f"<ViewTools {self._name} {self._management!r}>"
 
-    def definitions(self) -> tuple[dict[str, list[Json]], list[Json]]:
+    def definitions(self) -> Definitions:
         """Nothing is listed but what the view shows, and in search mode the search tools."""
-        return {}, [] if self._search is None else search_definitions()
+        return Definitions(search_tools=[] if self._search is None else search_definitions())
 
     async def answer(self, method: str, params: Json, version: str) -> Json:
         """As `OwnTools.answer`, of the search tools."""

@@ -118,7 +118,8 @@ class SessionRequests:
             if method in LISTS:
                 index = self._views.index_of({}, session.id)
                 search = index.wants_search(query, headers)
-                return index.listing(method, params, search=search, modern=False)
+                declared = session.capabilities
+                return index.listing(method, params, search=search, modern=False, capabilities=declared)
             match method:
                 case "ping":
                     return b"{}"

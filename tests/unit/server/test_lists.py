@@ -7,11 +7,12 @@ from types import MappingProxyType
 import orjson
 import pytest
 
+from agent.client.capabilities import SHOWS_PAGES
 from agent.errors import MCPError
 from agent.model import NodeIdentity, Offer, ServerScope
 from agent.routing.build import build_routes
 from agent.routing.table import Contribution, ContributionKind, Route, RouteKind, RouteTable
-from agent.server.lists import ListIndex
+from agent.server.lists import Definitions, ListIndex
 from agent.server.pages import KEPT_MAX, KEPT_S, PAGE_BYTES_MAX, PageLimits
 
 LIST = "tools/list"
@@ -36,8 +37,11 @@ class Scene:
     def __post_init__(self) -> None:
         self.list_index = ListIndex(
             lambda: self.table,
-            {"tools": [{"name": "status"}], "resources": [{"uri": "config://app"}]},
-            [{"name": "search_tools"}],
+            Definitions(
+                {"tools": [{"name": "status"}], "resources": [{"uri": "config://app"}]},
+                [{"name": "search_tools"}],
+                {"tools": [{"name": "show"}], "resources": [{"uri": "ui://page"}]},
+            ),
             limits=PageLimits(entries_max=3),
             now_s=lambda: self.time_s,
         )
@@ -200,7 +204,7 @@ def test_an_old_list_holds_no_bytes() -> None:
     now.show(())
     now.page()
     assert now.raw(cursor) == now.raw(cursor) is not now.raw(cursor)
-    assert "1 kept" in repr(now.list_index._lists[LIST, False, False][1])
+    assert "1 kept" in repr(now.list_index._lists[LIST, False, False, False][1])
 
 
 @pytest.mark.parametrize("cursor", ["", "next", 3, {"at": 1}, "0123456789abcdef.x"])
@@ -226,13 +230,30 @@ def test_a_page_begins_where_a_page_ended_and_nowhere_else() -> None:
         assert "not one" in now.refusal(f"{digest}.{start}")
     assert now.page(f"{digest}.0")[0] == ["status", "a", "b"]
     assert now.page(f"{digest}.6")[0] == list("fgh")
-    assert len(now.list_index._lists[LIST, False, False][1]._present._pages) == 2
+    assert len(now.list_index._lists[LIST, False, False, False][1]._present._pages) == 2
 
 
 def test_search_mode_lists_the_same_three_tools_whatever_is_routed() -> None:
     now = scene()
     assert [entry["name"] for entry in orjson.loads(now.raw(search=True))["tools"]] == ["status", "search_tools"]
     assert b"search_tools" not in now.raw()
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_tools_with_pages_are_listed_for_clients_that_show_pages_alone(search: bool) -> None:
+    now = scene()
+    lists, asked = now.list_index, {"search": search, "modern": True}
+    assert b'"show"' not in lists.listing(LIST, {}, **asked, capabilities={"extensions": {}})
+    assert b'"show"' in lists.listing(LIST, {}, **asked, capabilities=SHOWS_PAGES)
+    assert b"ui://page" not in lists.listing("resources/list", {}, **asked, capabilities=SHOWS_PAGES)
+    assert lists.route("tools/call", {"name": "show"}) is None, "our own, and all may call it"
+    assert lists.route("resources/read", {"uri": "ui://page"}) is None
+
+
+def test_other_nodes_list_no_tools_with_pages() -> None:
+    own = Definitions(apps={"tools": [{"name": "show"}]})
+    lists = ListIndex(RouteTable, own, for_nodes=True)
+    assert b"show" not in lists.listing(LIST, {}, search=False, modern=True, capabilities=SHOWS_PAGES)
 
 
 def test_sessions_are_shown_a_tool_without_the_output_schema_that_is_hidden_from_them() -> None:
@@ -261,7 +282,7 @@ def test_what_no_page_holds_is_hidden_from_clients_alone_and_hides_nothing(moder
     ]
     first, rest = {}, {}
     for for_nodes in (False, True):
-        lists = ListIndex(lambda: table, {}, for_nodes=for_nodes)
+        lists = ListIndex(lambda: table, Definitions(), for_nodes=for_nodes)
         result = orjson.loads(lists.listing(LIST, {}, search=False, modern=modern))
         first[for_nodes] = [entry["name"].rpartition("_")[2] for entry in result["tools"]]
         rest[for_nodes] = "nextCursor" in result

@@ -53,11 +53,15 @@ async def test_the_committed_definitions_are_what_fastmcp_describes() -> None:
     assert DEFINITIONS.read_bytes() == await described(), "run `make definitions`, and see what has changed"
 
 
-def test_search_tools_are_listed_apart_and_only_where_there_is_a_search() -> None:
-    listed, search_tools = own(ToolSearch(RouteTable)).definitions()
-    assert (len(listed["tools"]), {tool["name"] for tool in search_tools}) == (MANAGEMENT_TOOLS, SEARCH_TOOLS)
+def test_search_tools_and_those_of_apps_are_listed_apart() -> None:
+    own_of = own(ToolSearch(RouteTable)).definitions()
+    listed, found = own_of.listed, {tool["name"] for tool in own_of.search_tools}
+    assert (len(listed["tools"]), found) == (MANAGEMENT_TOOLS, SEARCH_TOOLS)
     assert [resource["uri"] for resource in listed["resources"]] == ["config://app", "health://system"]
-    assert own().definitions() == (listed, [])
+    assert [tool["name"] for tool in own_of.apps["tools"]] == ["show_mesh"]
+    assert [resource["uri"] for resource in own_of.apps["resources"]] == ["ui://mesh/overview"]
+    without = own().definitions()
+    assert (without.listed, without.search_tools, without.apps) == (listed, [], own_of.apps)
 
 
 def as_the_sdk_writes(method: str, version: str, result: BaseModel) -> Json:

@@ -9,7 +9,7 @@ from agent.model import Json, NodeIdentity, Offer, ServerScope
 from agent.routing.build import build_routes
 from agent.routing.table import Contribution, ContributionKind, RouteTable
 from agent.server import search
-from agent.server.lists import ListIndex
+from agent.server.lists import Definitions, ListIndex
 from agent.server.search import ToolIndex, ToolSearch, unwrapped, wants_search
 
 OWN = NodeIdentity("id-own", "own")
@@ -97,7 +97,7 @@ def test_call_tool_passes_on_no_arguments_that_are_no_object(arguments: object) 
     inner = unwrapped("tools/call", {"name": "call_tool", "arguments": {"name": "kit__roll", "arguments": arguments}})
     assert inner is not None
     with pytest.raises(MCPError, match="arguments: an object is required"):
-        ListIndex(lambda: table, {}).route("tools/call", inner)
+        ListIndex(lambda: table, Definitions()).route("tools/call", inner)
 
 
 @pytest.mark.parametrize("given", [{}, {"arguments": None}, {"arguments": {}}])
