@@ -58,6 +58,7 @@ from agent.page.feed import MeshFeed
 from agent.page.overview import document
 from agent.page.routes import PageRoutes
 from agent.page.sources import sources_of
+from agent.rest.audit import AuditApi
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
 from agent.rest.logins import Logins
@@ -279,12 +280,12 @@ class Node:
         mesh, local = self._endpoints
         self._views.add_to(app, mesh)
         self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
-        peers = PeersApi(self._mesh, self._override_service, self._audit)
+        peers, audit = PeersApi(self._mesh, self._override_service, self._audit), AuditApi(self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
-        self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history))
+        self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history, groups=self._dispatch.groups))
         page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
         logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
-        for part in (self._handshake(), peers, pins, logins, node_status, probes, oauth, page, OpenApi(app)):
+        for part in (self._handshake(), peers, pins, audit, logins, node_status, probes, oauth, page, OpenApi(app)):
             app.add_routes(part.routes())
         runner = runner_of(
             app,

@@ -25,6 +25,8 @@ FILE_AGE_MAX_S: Final = 30 * 86_400.0
 FILES_KEPT_MAX: Final = 24
 _MODE: Final = 0o600
 _TAIL_BYTES: Final = 64 * 1024
+# Of what a page shows; some 600 records.
+_SHOWN_BYTES_MAX: Final = 256 * 1024
 _OLDER: Final = re.compile(r"\.(\d{1,12})")
 
 
@@ -105,6 +107,16 @@ class AuditFile:
         if found is None:
             return time.time()
         return float(calendar.timegm(time.strptime(found[1][:19].decode(), "%Y-%m-%dT%H:%M:%S")))
+
+
+def newest_lines(path: Path, count: int) -> list[bytes]:
+    """The newest whole lines of the file that is written, oldest first; fewer than `count` where they are long."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _SHOWN_BYTES_MAX))
+        found = file.read().splitlines(keepends=True)
+    whole = found[1:] if size > _SHOWN_BYTES_MAX else found
+    return [line for line in whole if line.endswith(b"\n")][-count:]
 
 
 def older_files(path: Path) -> Sequence[Path]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent import clock
-from agent.audit.chain import record_line
-from agent.audit.files import AuditFile
+from agent.audit.chain import read_line, record_line
+from agent.audit.files import AuditFile, newest_lines
 from agent.authority.caller import Unrecorded
 from agent.harmless_text import one_line
 
@@ -95,6 +95,11 @@ class Trail:
 
     def __repr__(self) -> str:
         return f"<Trail {self._file!r} waiting={len(self._waiting)}>"
+
+    async def newest(self, count: int) -> list[dict[str, Any]]:
+        """The newest records of the present file, oldest first; a line that cannot be read is left out."""
+        lines = await asyncio.to_thread(newest_lines, self._file.path, count)
+        return [record for line in lines if (record := _read(line)) is not None]
 
     # Records
 
@@ -226,6 +231,13 @@ class Trail:
     def _count_lost(self, number: int) -> None:
         self._lost_since += number
         self._lost(number)
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    try:
+        return read_line(line)[0]
+    except ValueError:
+        return None
 
 
 def _harmless(text: str) -> str:

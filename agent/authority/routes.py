@@ -10,6 +10,8 @@ from agent.authority.grant import Scope
 from agent.model import HANDSHAKE_PATH, PEER_PATH
 
 METRICS_PATH: Final = "/metrics"
+# Who did what is for operators: a token that reads the mesh does not read what others do with it.
+AUDIT_PATH: Final = "/api/v1/mcp/audit"
 _MCP_PATH: Final = "/mcp"
 # The page's login: what the token opens is judged at each request that the page makes.
 _LOGIN_PATHS: Final = frozenset({"/ui/login", "/ui/logout"})
@@ -35,6 +37,6 @@ def wanted_scopes(method: str, raw_path: str) -> frozenset[Scope]:
         return _CLIENTS
     if raw_path in _LOGIN_PATHS:
         return _ANY
-    if method not in _READING:
+    if method not in _READING or raw_path == AUDIT_PATH:
         return _WRITERS
     return _SCRAPERS if raw_path == METRICS_PATH else _READERS

@@ -19,7 +19,7 @@ from agent.dispatch.next_hop import believed, comes_in_session, ended, large_res
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.param_headers import ParamHeaders
 from agent.dispatch.renewals import Present, RouteRenewals
-from agent.dispatch.replicas import Attempt, BalanceView, Recorder, ReplicaStats
+from agent.dispatch.replicas import Attempt, BalanceView, GroupView, Recorder, ReplicaStats
 from agent.dispatch.request_state import RequestStates
 from agent.dispatch.retry import Fate, Step, fate_of, is_repeatable, next_step, received_deadline_s
 from agent.errors import (
@@ -156,6 +156,10 @@ class Dispatch:
     def balance(self) -> BalanceView:
         """How calls are spread, for metrics. Call it in the event loop."""
         return self._stats.view(clock.now_s())
+
+    def groups(self) -> list[GroupView]:
+        """The groups of replicas, for the page. Call it in the event loop."""
+        return self._stats.groups(clock.now_s())
 
     async def forward(
         self,

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Groups go when their last backend goes; this bounds their number for a peer that renames its servers for ever.
 GROUPS_MAX: Final = 10_000
+GROUPS_SHOWN_MAX: Final = 200
 
 
 class Recorder(Protocol):
@@ -59,6 +60,28 @@ class BalanceView:
     ejected: frozenset[str] = frozenset()
     shares: Mapping[str, float] = field(default_factory=dict)
     retries_left: int = BUDGET_RESERVE
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """One replica of a group.
+
+    `share` of its calls in the last whole window, None without calls; `out_until_s`: when it is readmitted at the
+    earliest, in loop time, None while it is not ejected.
+    """
+
+    backend: str
+    share: float | None
+    out_until_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """For the page: a group of more than one replica. `retries_left`: what its retry budget leaves."""
+
+    owner: str
+    retries_left: int
+    members: tuple[MemberView, ...]
 
 
 @dataclass(slots=True)
@@ -247,6 +270,21 @@ class ReplicaStats:
         budgets = [group.budget for group in self._groups.values() if len(group.replicas) > 1]
         left = min((budget.left(now_s) for budget in budgets), default=BUDGET_RESERVE)
         return BalanceView(frozenset(ejected), {key: asked[key] / of[key] for key in of if of[key]}, left)
+
+    def groups(self, now_s: float) -> list[GroupView]:
+        """The groups that had calls lately, by name, `GROUPS_SHOWN_MAX` at most."""
+        shared = sorted(owner for owner, group in self._groups.items() if len(group.replicas) > 1)
+        return [self._shown(owner, self._groups[owner], now_s) for owner in shared[:GROUPS_SHOWN_MAX]]
+
+    def _shown(self, owner: str, group: _Group, now_s: float) -> GroupView:
+        _turn(group, now_s)
+        total = group.asked_before.total()
+        members = []
+        for key in sorted({replica.backend_key for replica in group.replicas}):
+            out_until_s = group.healths.get(key, HEALTHY).ejected_until_s or 0.0
+            share = group.asked_before[key] / total if total else None
+            members.append(MemberView(key, share, out_until_s if out_until_s > now_s else None))
+        return GroupView(owner, group.budget.left(now_s), tuple(members))
 
     def _group(self, route: Route) -> _Group:
         group = self._groups.get(route.owner)

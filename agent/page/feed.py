@@ -14,8 +14,9 @@ from typing import Any, Final
 from agent import clock
 from agent.authority.caller import caller
 from agent.call_history import BUCKET_S, Bucket, CallHistory
+from agent.dispatch.replicas import GroupView
 from agent.model import Json, LinkView
-from agent.page.rows import link_events, link_row, note_events
+from agent.page.rows import group_row, link_events, link_row, note_events
 
 LOOK_EVERY_S: Final = 0.5
 UNWATCHED_EVERY_S: Final = 1.0
@@ -35,6 +36,7 @@ class Sources:
     node: Callable[[], Json]
     notes: Callable[[], Json]
     history: CallHistory
+    groups: Callable[[], list[GroupView]] = list
 
 
 @dataclass(eq=False)
@@ -60,6 +62,8 @@ class _Standing:
     node_version: int = 0
     notes: Json = field(default_factory=dict)
     notes_version: int = 0
+    groups: list[Json] = field(default_factory=list)
+    groups_version: int = 0
     rates: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -140,6 +144,8 @@ class MeshFeed:
             node = sources.node()
             if node != standing.node:
                 standing.node, standing.node_version, changed = node, version, True
+            if (groups := self._groups()) != standing.groups:
+                standing.groups, standing.groups_version, changed = groups, version, True
         if self._watchers or version % NOTES_EVERY == 1:
             notes = sources.notes()
             if notes != standing.notes:
@@ -173,6 +179,11 @@ class MeshFeed:
             standing.gone.append((version, key))
             changed = True
         return changed
+
+    def _groups(self) -> list[Json]:
+        names = {key: row["name"] for key, row in self._standing.rows.items()}
+        epoch_s = self._now_s() - clock.now_s()
+        return [group_row(group, names, epoch_s) for group in self._sources.groups()]
 
     def _tell(self, sentences: Iterable[str]) -> None:
         for sentence in sentences:
@@ -219,6 +230,8 @@ class MeshFeed:
             told["node"] = standing.node or self._sources.node()
         if standing.notes_version > seen:
             told["notes"] = standing.notes
+        if standing.groups_version > seen:
+            told["groups"] = standing.groups or self._groups()
         if events := [one for one in self._events if one[0] > watcher.last_event][-EVENTS_AT_ONCE_MAX:]:
             told["events"] = [{"at": at, "text": text} for _, at, text in events]
         if buckets := [b for b in self._sources.history.buckets if b.at_s > watcher.last_bucket_at_s]:

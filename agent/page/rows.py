@@ -4,8 +4,9 @@ Called by `agent.page.feed` for links that have changed. The one rule: a row has
 itself as time goes on (moments, not durations), so that an equal row is an unchanged link.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from agent.dispatch.replicas import GroupView
 from agent.model import Json, LinkView, PeerScope, PeerSpec, StdioTarget
 
 
@@ -45,6 +46,22 @@ def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
         "node_id": view.identity.node_id if view.identity else None,
         "failed_lists": [{"list": fault.method, "reason": fault.reason} for fault in view.offer.faults],
         "servers": list(servers),
+    }
+
+
+def group_row(group: GroupView, names: Mapping[str, str], epoch_s: float) -> Json:
+    """One group of replicas. `names`: of links, by key. `epoch_s`: as of `link_row`; `out_until`: so, too."""
+    return {
+        "name": group.owner,
+        "retries_left": group.retries_left,
+        "replicas": [
+            {
+                "name": names.get(member.backend, member.backend),
+                "share": None if member.share is None else round(member.share, 2),
+                "out_until": None if member.out_until_s is None else round(member.out_until_s + epoch_s, 1),
+            }
+            for member in group.members
+        ],
     }
 
 

@@ -12,6 +12,7 @@ from agent.config.servers_file import LeftOut
 from agent.control.membership import MembershipView
 from agent.control.pinning import Pinning
 from agent.control.reconciler import Mesh
+from agent.dispatch.replicas import GroupView
 from agent.model import Json
 from agent.page.feed import Sources
 from agent.rest.descriptions import describe_notes, describe_unused_entry, servers_behind
@@ -27,6 +28,7 @@ def sources_of(
     servers_fault: Callable[[], str],
     pinning: Pinning,
     history: CallHistory,
+    groups: Callable[[], list[GroupView]],
 ) -> Sources:
     """Those of a node; the parameters are as those of `agent.rest.status.NodeStatus`."""
 
@@ -54,7 +56,7 @@ def sources_of(
             ],
         }
 
-    return Sources(mesh.views, _ServersBehind(mesh), node, lambda: describe_notes(mesh, pinning), history)
+    return Sources(mesh.views, _ServersBehind(mesh), node, lambda: describe_notes(mesh, pinning), history, groups)
 
 
 class _ServersBehind:

@@ -132,6 +132,11 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
         answers={200: _object(approved=_OBJECTS)},
         body=_closed(("server",), server={**_TEXT, "minLength": 1}, name=_optional({**_TEXT, "minLength": 1})),
     ),
+    ("GET", "/api/v1/mcp/audit"): Operation(
+        "The newest records of the audit, oldest first; at most 500.",
+        answers={200: _object(records=_OBJECTS)},
+        query={"count": {"type": "integer", "minimum": 1, "maximum": 500}},
+    ),
     ("GET", "/api/v1/mcp/events"): Operation(
         "What changes, as server-sent events of one JSON object each, for as long as the connection stays.",
         plain={200: (EVENT_STREAM, _TEXT), 503: ("application/json", {"$ref": "#/components/schemas/Error"})},

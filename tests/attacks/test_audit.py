@@ -26,6 +26,7 @@ TOKENS = {
     "client": entry("client", "mcp"),
     "narrow": entry("narrow", "mcp", tools=["notes__l*"]),
     "operator": entry("operator", "admin"),
+    "reader": entry("reader", "read"),
 }
 
 
@@ -137,6 +138,18 @@ async def test_calls_refusals_reloads_and_tokens_are_recorded_by_name_and_never_
     lines = [line for line in audited.node.events("MCP request") if line.get("caller") == "client"]
     assert {line["mcp_name"] for line in lines} >= {"notes__add", "notes__read"}
     assert audited.audit.stat().st_mode & 0o077 == 0
+
+
+async def test_operators_alone_read_the_newest_records_and_hashes_are_not_among_them(audited: Audited) -> None:
+    operator, path = audited.holder("operator"), "/api/v1/mcp/audit"
+    assert (await operator.ask("DELETE", "/api/v1/mcp/peers/nowhere")).status == 404
+    shown = (await operator.ask("GET", f"{path}?count=2")).body["data"]["records"]
+    assert (len(shown), shown[-1]["act"], shown[-1]["who"]) == (2, "peer.remove", "operator")
+    assert not {"prev", "hash"} & shown[-1].keys()
+    for name, address in (("reader", path), ("reader", path.replace("audit", "%61udit")), ("client", path)):
+        assert (await audited.holder(name).ask("GET", address)).status == 403, (name, address)
+    for count in ("0", "501", "-1", "x", "9" * 5_000):
+        assert (await operator.ask("GET", f"{path}?count={count}")).status == 422, count[:9]
 
 
 async def test_a_whole_chain_is_verified_and_a_changed_moved_or_missing_line_shows(

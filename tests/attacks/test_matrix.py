@@ -50,6 +50,7 @@ MATRIX: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("POST", "/api/v1/mcp/servers/{name}/login/finish"): OPERATORS,
     ("DELETE", "/api/v1/mcp/servers/{name}/login"): OPERATORS,
     ("GET", "/api/v1/mcp/status"): READERS,
+    ("GET", "/api/v1/mcp/audit"): OPERATORS,
     ("GET", "/api/v1/mcp/pins"): READERS,
     ("POST", "/api/v1/mcp/pins/approve"): OPERATORS,
     ("POST", "/mcp/local/handshake"): ANYBODY,  # It proves what it needs itself, or is refused there.

@@ -1,6 +1,7 @@
 """The node's page as its users have it: in Chromium, on a node with servers, a peer and tokens."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,24 +17,27 @@ from playwright.async_api import Browser, Page, expect
 from tests.attacks.clients import entry, token_of, write_tokens
 from tests.e2e.processes import ROOT
 from tests.e2e.running import RunningNode, nodes_below, start_node
-from tests.e2e.servers_files import example
+from tests.e2e.servers_files import example, replace_file
 from tests.ports import free_port
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+LINKS = 4
+FICKLE = {"name": "say", "description": "Say it.", "inputSchema": {"type": "object"}}
 TOKEN = "token-of-the-operator-0123456789"
 WITHIN_MS = 15_000
 # How soon a change has to be on the screen, beside what a busy machine adds.
 SEEN_WITHIN_MS = 1_000 + 2_000
-VIEWS = ("mesh", "try", "calls", "events")
+VIEWS = ("mesh", "try", "calls", "events", "trust")
 
 
 @dataclass
 class Mesh:
-    """An open node, and a closed one beside it."""
+    """An open node, and a closed one beside it. `tools`: what the server named fickle lists."""
 
     open: RunningNode
     closed: RunningNode
+    tools: Path
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,10 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     module, old = ["-m", "tests.browser.question_server"], {"protocol": "2025-11-25", "sessions": "own"}
     questions = {"command": sys.executable, "args": module, "cwd": str(ROOT), "mesh": old}
     dead = {"url": f"http://127.0.0.1:{free_port()}/mcp"}
-    servers = {"notes": example("notes", "service"), "questions": questions, "dead": dead}
+    tools = folder / "fickle.json"
+    tools.write_text(json.dumps([FICKLE]))
+    fickle = {"command": sys.executable, "args": ["-m", "tests.attacks.fickle_server", str(tools)], "cwd": str(ROOT)}
+    servers = {"notes": example("notes", "service"), "questions": questions, "dead": dead, "fickle": fickle}
     tokens = write_tokens(folder / "tokens.json", {"caller": entry("caller", "mcp")})
 
     async def start() -> Mesh:
@@ -51,7 +58,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         settings = {"MESH_DISCOVERY": "off", "MESH_TOKEN": TOKEN, "MESH_TOKENS_FILE": str(tokens)}
         closed = await start_node("vault", folder / "closed", servers={"notes": example("notes")}, **settings)
         await eventually(partial(opened.offers, "notes__add"))
-        return Mesh(opened, closed)
+        return Mesh(opened, closed, tools)
 
     with nodes_below(folder):
         yield asyncio.run(start())
@@ -83,12 +90,12 @@ async def chosen(page: Page, name: str) -> None:
 async def test_the_page_shows_each_link_and_why_one_is_down(browser: Browser, mesh: Mesh) -> None:
     page = await opened(browser, mesh.open)
     rows = page.locator("#links tr")
-    await expect(rows).to_have_count(3, timeout=WITHIN_MS)
+    await expect(rows).to_have_count(LINKS, timeout=WITHIN_MS)
     dead = rows.filter(has_text="dead")
     await expect(dead).to_contain_text("refuses the connection", timeout=WITHIN_MS)
     await expect(dead).to_contain_text("next try")
     await expect(rows.filter(has_text="notes")).to_contain_text("ready")
-    await expect(page.locator("#mesh-title")).to_contain_text("2 of 3 links connected")
+    await expect(page.locator("#mesh-title")).to_contain_text(f"{LINKS - 1} of {LINKS} links connected")
     await pictured(page, "mesh")
     await page.fill("#link-filter", "dead backoff")
     await expect(rows).to_have_count(1)
@@ -97,7 +104,7 @@ async def test_the_page_shows_each_link_and_why_one_is_down(browser: Browser, me
 
 async def test_a_change_is_on_the_screen_at_once_and_an_event_tells_of_it(browser: Browser, mesh: Mesh) -> None:
     page = await opened(browser, mesh.open)
-    await expect(page.locator("#links tr")).to_have_count(3, timeout=WITHIN_MS)
+    await expect(page.locator("#links tr")).to_have_count(LINKS, timeout=WITHIN_MS)
     await page.click("#add-peer")
     await page.fill("#peer-name", "elsewhere")
     await page.fill("#peer-url", f"http://127.0.0.1:{free_port()}/mcp")
@@ -136,6 +143,23 @@ async def test_a_question_of_a_server_is_answered_in_the_page(browser: Browser, 
     await page.fill("#answer-count", "3")
     await page.locator("dialog button.main").click()
     await expect(page.locator("#entry .result")).to_contain_text("3 x blue", timeout=WITHIN_MS)
+    await page.close()
+
+
+async def test_a_changed_definition_shows_its_difference_and_is_approved_and_recorded(
+    browser: Browser, mesh: Mesh
+) -> None:
+    replace_file(mesh.tools, json.dumps([{**FICKLE, "description": "Say what I tell you."}]).encode())
+    page = await opened(browser, mesh.open)
+    row = page.locator("#links tr", has_text="fickle")
+    await row.get_by_text("Reload").click()
+    await expect(page.locator("#notes")).to_contain_text("fickle", timeout=WITHIN_MS)
+    await page.click("#tab-trust")
+    await expect(page.locator("#pins li pre")).to_contain_text("Say what I tell you.", timeout=WITHIN_MS)
+    await pictured(page, "trust")
+    await page.locator("#pins").get_by_text("Approve").click()
+    await expect(page.locator("#pins-now")).to_contain_text("0 changed", timeout=WITHIN_MS)
+    await expect(page.locator("#audit tbody tr").first).to_contain_text("definition.approve", timeout=WITHIN_MS)
     await page.close()
 
 
@@ -185,7 +209,7 @@ async def test_a_token_for_calls_alone_gets_the_tools_and_reads_what_it_lacks(br
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_no_view_has_a_fault_that_axe_finds(browser: Browser, mesh: Mesh, scheme: str) -> None:
     page = await opened(browser, mesh.open, color_scheme=scheme)
-    await expect(page.locator("#links tr")).to_have_count(3, timeout=WITHIN_MS)
+    await expect(page.locator("#links tr")).to_have_count(LINKS, timeout=WITHIN_MS)
     for view in VIEWS:
         await page.click(f"#tab-{view}")
         if view == "try":
@@ -198,7 +222,7 @@ async def test_no_view_has_a_fault_that_axe_finds(browser: Browser, mesh: Mesh, 
 @pytest.mark.parametrize("width", [400, 3840])
 async def test_nothing_is_wider_than_the_window(browser: Browser, mesh: Mesh, width: int) -> None:
     page = await opened(browser, mesh.open, viewport={"width": width, "height": 900})
-    await expect(page.locator("#links tr")).to_have_count(3, timeout=WITHIN_MS)
+    await expect(page.locator("#links tr")).to_have_count(LINKS, timeout=WITHIN_MS)
     for view in VIEWS:
         await page.click(f"#tab-{view}")
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view

@@ -5,6 +5,7 @@ import { follow, login, logout, mcp, rest } from "./node.js";
 import * as picture from "./picture.js";
 import * as plots from "./plots.js";
 import * as tools from "./try.js";
+import * as trust from "./trust.js";
 
 const ROWS_MAX = 300;
 const EVENTS_MAX = 200;
@@ -22,6 +23,7 @@ function take(change) {
   for (const key of change.gone ?? []) links.delete(key);
   if (change.node) node = change.node;
   if (change.notes) { notes = change.notes; }
+  if (change.groups) plots.takeGroups(change.groups);
   rates = change.rates ?? {};
   if (change.history) plots.take(change.history, change.first);
   for (const event of change.events ?? []) {
@@ -184,6 +186,7 @@ function open(tab, focus) {
   }
   if (focus) tab.focus();
   if (view === "try" && $("login").hidden) tools.relist();
+  if (view === "trust" && $("login").hidden) trust.show(doing);
   render();
 }
 

@@ -1,4 +1,4 @@
-// The calls of the last hour as two small plots and a table.
+// The calls of the last hour as two small plots and a table, and how replicas share them.
 
 import { $, colour, drawing, element } from "./elements.js";
 
@@ -6,9 +6,14 @@ const BUCKETS_MAX = 360;
 const SECONDS = 10;
 const ROWS = 60;
 let buckets = [];
+let groups = [];
 
 export function take(newer, first) {
   buckets = (first ? newer : [...buckets, ...newer]).slice(-BUCKETS_MAX);
+}
+
+export function takeGroups(newer) {
+  groups = newer;
 }
 
 export function show() {
@@ -20,6 +25,20 @@ export function show() {
   $("calls-table").tBodies[0].replaceChildren(...buckets.slice(-ROWS).reverse().map(([at, ...figures]) => element("tr", {},
     element("td", { textContent: new Date(at * 1000).toLocaleTimeString() }),
     ...figures.map((figure) => element("td", { textContent: figure ?? "" })))));
+  showGroups();
+}
+
+function showGroups() {
+  const out = groups.flatMap((group) => group.replicas).filter((one) => one.out_until !== null).length;
+  $("replicas-now").textContent = groups.length ? `${groups.length} services on several nodes, ${out} replicas ejected.` : "No service on several nodes has been called yet.";
+  $("replicas").tBodies[0].replaceChildren(...groups.flatMap((group) => group.replicas.map((one) => element("tr", {},
+    element("td", { textContent: group.name }),
+    element("td", { textContent: one.name }),
+    element("td", { textContent: one.share === null ? "" : `${Math.round(one.share * 100)} %` }),
+    one.out_until === null
+      ? element("td", { className: "good", textContent: "● takes calls" })
+      : element("td", { className: "bad", textContent: `■ ejected until ${new Date(one.out_until * 1000).toLocaleTimeString()}` }),
+    element("td", { textContent: String(group.retries_left) })))));
 }
 
 function plot(canvas, lines) {

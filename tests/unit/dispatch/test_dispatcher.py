@@ -200,6 +200,11 @@ async def test_a_refused_replica_gets_no_more_calls_until_its_time_is_over() -> 
     loop = asyncio.get_running_loop()
     while not now.dispatch.balance().ejected:
         await now.call()
+    (group,) = now.dispatch.groups()
+    assert [(one.backend, one.out_until_s is not None) for one in group.members] == [
+        ("peer:a", True),
+        ("peer:b", False),
+    ]
     asked = now.counts()["a"]
     for _ in range(50):
         await now.call()
@@ -211,6 +216,9 @@ async def test_a_refused_replica_gets_no_more_calls_until_its_time_is_over() -> 
         await asyncio.sleep(0.1)
     assert now.counts()["a"] > 50
     assert not now.dispatch.balance().ejected
+    (group,) = now.dispatch.groups()
+    assert [one.out_until_s for one in group.members] == [None, None]
+    assert sum(one.share or 0.0 for one in group.members) == pytest.approx(1.0)
 
 
 async def test_a_replica_that_was_readmitted_starts_slowly() -> None:

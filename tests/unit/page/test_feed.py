@@ -1,6 +1,7 @@
 """The feed of the page in loop time: one look for all, what each reader gets, and when streams end."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ import pytest
 
 from agent.authority.grant import Grant
 from agent.call_history import BUCKET_S, CallHistory
+from agent.dispatch.replicas import GroupView, MemberView
 from agent.model import HttpTarget, Json, LinkState, LinkView, PeerSource, PeerSpec
 from agent.page.feed import EVENTS_AT_ONCE_MAX, GONE_MAX, WATCHERS_MAX, MeshFeed, Sources
 from tests.callers import served
@@ -25,10 +27,13 @@ class Stage:
     node: Json = field(default_factory=lambda: {"name": "front"})
     notes: Json = field(default_factory=dict)
     history: CallHistory = field(default_factory=CallHistory)
+    groups: list[GroupView] = field(default_factory=list)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[MeshFeed]:
-        sources = Sources(lambda: self.views, dict, lambda: self.node, lambda: self.notes, self.history)
+        sources = Sources(
+            lambda: self.views, dict, lambda: self.node, lambda: self.notes, self.history, lambda: self.groups
+        )
         feed = MeshFeed(sources)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(feed.run(), name="feed")
@@ -60,6 +65,27 @@ async def test_a_reader_gets_all_at_first_and_then_what_has_changed() -> None:
         del stage.views[0]
         await feed.turn(watcher)
         assert feed.since(watcher)["gone"] == [peer("a").key]
+
+
+async def test_groups_of_replicas_show_their_shares_and_who_is_out_until_when() -> None:
+    stage = Stage([peer("a"), peer("b")])
+    async with stage.running() as feed:
+        watcher = feed.watch()
+        assert watcher is not None
+        await asyncio.sleep(1)
+        assert feed.since(watcher)["groups"] == []
+        out_until_s = asyncio.get_running_loop().time() + 30
+        members = MemberView("peer:a", 0.254, out_until_s), MemberView("peer:gone", None, None)
+        stage.groups.append(GroupView("kit", 3, members))
+        await feed.turn(watcher)
+        (group,) = feed.since(watcher)["groups"]
+        assert (group["name"], group["retries_left"]) == ("kit", 3)
+        assert [(one["name"], one["share"]) for one in group["replicas"]] == [("a", 0.25), ("peer:gone", None)]
+        assert group["replicas"][0]["out_until"] == pytest.approx(time.time() + 30, abs=5)
+        assert group["replicas"][1]["out_until"] is None
+        stage.groups.clear()
+        await feed.turn(watcher)
+        assert feed.since(watcher)["groups"] == []
 
 
 async def test_events_are_kept_from_before_the_first_reader() -> None:
