@@ -12,7 +12,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 
-from agent.cli.output import Exit, print_fault, print_json, print_table
+from agent.cli.output import Exit, print_fault, print_json
+from agent.cli.table import print_table
 from agent.client.stdio.environment import command_fault, is_inherited
 from agent.client.stdio.guardian import arm
 from agent.config.load import Settings, Shown, load_settings, shown

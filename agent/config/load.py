@@ -12,9 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from agent.config.endpoint import parse_token
 from agent.config.found import Found, find_values, unknown_variables
 from agent.config.table import BY_NAME, FILE_TWINS, SETTINGS
-from agent.config.values import StaticPeer, is_loopback, parse_token
+from agent.config.values import StaticPeer, is_loopback
 from agent.errors import ConfigRefused
 from agent.model import MASK, TlsFiles, masked_url
 from discovery.model import SettingsRefused
