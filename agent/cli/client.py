@@ -111,14 +111,15 @@ def _first_token(path: str) -> str:
     return read_token_file(Path(path).expanduser())[0]
 
 
-def ask(node: Node, method: str, path: str, body: Any = None) -> tuple[Any, str]:
+def ask(node: Node, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> tuple[Any, str]:
     """Make one REST request; return the envelope's `data` and `message`. Raises `CliFailed`."""
+    limit_s = REQUEST_TIMEOUT_S if timeout_s is None else timeout_s
     headers = {} if body is None else {"Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
     try:
-        status, raw, _ = exchange(node, (method, path, data), headers, timeout_s=REQUEST_TIMEOUT_S)
+        status, raw, _ = exchange(node, (method, path, data), headers, timeout_s=limit_s)
     except TimeoutError as exc:
-        raise unreachable(node, f"it did not answer within {REQUEST_TIMEOUT_S:g} s") from exc
+        raise unreachable(node, f"it did not answer within {limit_s:g} s") from exc
     return _opened(node, status, raw)
 
 

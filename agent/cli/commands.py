@@ -16,7 +16,7 @@ _ALIASES = {"ls": ("list",), "rm": ("remove",)}
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001 - for its type
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Build the command line: its commands, and what follows one when that one is read."""
     parser = Parser("mesh-agent", description="MCP nodes that find each other.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"mesh-agent {__version__}")
@@ -51,7 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
     _group(commands, "pins", "show and approve changes of what servers say their tools are", _pins)
     _group(commands, "audit", "look at the audit of a node, and check that it is whole", _audit)
     _group(commands, "config", "look at the configuration without starting a node", _config)
+    about = "print what has a shell complete commands, flags and names"
+    _add(commands, "completion", "agent.cli.completion:print_script", about, _shell_argument)
     _add(commands, "version", "agent.cli.parser:show_version", "show the version", _output_flags)
+    # Not listed: shells call it.
+    commands.add_parser("complete").set_defaults(command="agent.cli.completion:complete")
     return parser
 
 
@@ -148,6 +152,10 @@ def _demo_flags(parser: Parser) -> None:
 
 def _name_argument(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME")
+
+
+def _shell_argument(parser: Parser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"], help="for bash: source <(mesh-agent completion bash)")
 
 
 def _uri_argument(parser: Parser) -> None:
@@ -263,11 +271,14 @@ def _seconds(text: str) -> float:
 def _settings_flags(parser: Parser) -> None:
     from agent.config.table import SETTINGS  # noqa: PLC0415 - costs more than all the rest of `version`
 
-    group = parser.add_argument_group("settings", "each one is also an environment variable (docs/settings.md)")
+    secrets = ", ".join(setting.env for setting in SETTINGS if not setting.flag)
+    about = f"each one is also an environment variable (docs/settings.md); {secrets} are variables alone"
+    group = parser.add_argument_group("settings", about)
     for setting in SETTINGS:
         if not setting.flag:
             continue
-        about = f"{setting.env}; default: {setting.unset_means or setting.default or 'none'}".replace("%", "%%")
+        first = setting.about.partition(". ")[0].rstrip(".")
+        about = f"{first} [{setting.env}; default: {setting.unset_means or setting.default or 'none'}]"
         is_switch = setting.default == "0"
         group.add_argument(
             setting.flag,
@@ -275,7 +286,7 @@ def _settings_flags(parser: Parser) -> None:
             metavar="0|1" if is_switch else setting.name.rpartition("_")[2].upper(),
             nargs="?" if is_switch else None,
             const="1" if is_switch else None,
-            help=about,
+            help=about.replace("%", "%%"),
         )
 
 

@@ -45,11 +45,11 @@ class Talk(Protocol):
 Conversation: TypeAlias = Callable[[Talk], Coroutine[Any, Any, T]]
 
 
-def talk_with(node: Node, talk: Conversation[T]) -> T:
+def talk_with(node: Node, talk: Conversation[T], *, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> T:
     """Have `talk` ask the node. Raises `CliFailed`."""
-    client = _BlockingClient(node)
+    client = _BlockingClient(node, connect_timeout_s)
     try:
-        return _at_once(talk(client)) if client.is_understood() else _over_client(node, talk)
+        return _at_once(talk(client)) if client.is_understood() else _over_client(node, talk, connect_timeout_s)
     except RpcError as exc:
         exit_code, error = (Exit.AUTH, "forbidden") if exc.code == FORBIDDEN else (Exit.TOOL, "")
         message = exc.message or "the node answered with an error that has no message"
@@ -74,14 +74,14 @@ def _at_once(talking: Coroutine[Any, Any, T]) -> T:
 class _BlockingClient:
     """Requests of 2026-07-28, each over a connection of its own, which closes where the caller stops waiting."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, connect_timeout_s: float) -> None:
+        self._node, self._connect_timeout_s = node, connect_timeout_s
         self._ids = 0
 
     def is_understood(self) -> bool:
         """Whether the other side speaks as nodes of today do. Raises `CliFailed`."""
         try:
-            result = self._asked(_DISCOVER, {}, CONNECT_TIMEOUT_S / 2, _NO_HEADERS)
+            result = self._asked(_DISCOVER, {}, self._connect_timeout_s / 2, _NO_HEADERS)
         except (RpcError, TimeoutError):
             return False
         except CliFailed as exc:
@@ -174,14 +174,14 @@ def _refusal(error: Any) -> str:
     return str(error.get("message")) if is_scope else ""
 
 
-def _over_client(node: Node, talk: Conversation[T]) -> T:
+def _over_client(node: Node, talk: Conversation[T], connect_timeout_s: float) -> T:
     """By the client that nodes use, for servers of before. Raises `CliFailed`, `RpcError`."""
     import asyncio  # noqa: PLC0415 - see the module
 
-    return asyncio.run(_talked(node, talk))
+    return asyncio.run(_talked(node, talk, connect_timeout_s))
 
 
-async def _talked(node: Node, talk: Callable[[Talk], Awaitable[T]]) -> T:
+async def _talked(node: Node, talk: Callable[[Talk], Awaitable[T]], connect_timeout_s: float) -> T:
     from agent.client.connect import open_client  # noqa: PLC0415 - see the module
     from agent.model import HttpTarget, TlsFiles  # noqa: PLC0415 - see the module
 
@@ -190,8 +190,8 @@ async def _talked(node: Node, talk: Callable[[Talk], Awaitable[T]]) -> T:
         # Half of the time for a node that never answers `server/discover`, as some gateways do not.
         async with open_client(
             target,
-            connect_timeout_s=CONNECT_TIMEOUT_S / 2,
-            start_timeout_s=CONNECT_TIMEOUT_S,
+            connect_timeout_s=connect_timeout_s / 2,
+            start_timeout_s=connect_timeout_s,
             client_name=_CLIENT_NAME,
         ) as client:
             return await talk(_NodesClient(client))

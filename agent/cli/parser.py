@@ -72,6 +72,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     behind_dashes: list[str] = []
     if any(words[: len(start)] == start for start in _TAKES_A_COMMAND) and "--" in words:
         words, behind_dashes = words[: words.index("--")], words[words.index("--") + 1 :]
+    args: argparse.Namespace
     args, rest = parser.parse_known_args(words)
     args.behind_dashes = behind_dashes
     if rest and "pairs" not in args:
