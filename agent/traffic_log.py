@@ -23,11 +23,20 @@ _LINES_MAX: Final = 256
 
 
 class RequestLines:
-    """See the module. `cleaned` makes a value harmless; `write` takes whole lines and never raises."""
+    """See the module. `cleaned` makes a value harmless; `write` takes whole lines and never raises.
 
-    def __init__(self, cleaned: Callable[[Any], Any], write: Callable[[str], None]) -> None:
+    `keep` takes each line with its level; those below `threshold` go there alone.
+    """
+
+    def __init__(
+        self,
+        cleaned: Callable[[Any], Any],
+        write: Callable[[str], None],
+        keep: Callable[[int, str], None],
+        threshold: int,
+    ) -> None:
         self._cleaned = cleaned
-        self._write = write
+        self._write, self._keep, self._threshold = write, keep, threshold
         self._waiting: list[str] = []
         self._remembered: dict[str, str] = {}
         self._second = -1
@@ -45,10 +54,14 @@ class RequestLines:
             self._began = time.strftime('{"time":"%Y-%m-%dT%H:%M:%S', time.gmtime(second))
         name = "info" if level == logging.INFO else logging.getLevelName(level).lower()
         parts = [f'"{key}":{self._json(value)}' for key, value in fields.items()]
-        self._waiting.append(
+        line = (
             f'{self._began}.{int((now_s - second) * 1000):03d}Z","level":"{name}","logger":"agent.mcp",'
             f'"event":"{EVENT}",{",".join(parts)}}}\n'
         )
+        self._keep(level, line)
+        if level < self._threshold:
+            return
+        self._waiting.append(line)
         if len(self._waiting) == 1:
             try:
                 asyncio.get_running_loop().call_soon(self.flush)

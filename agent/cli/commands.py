@@ -12,6 +12,7 @@ from agent.cli.argument_parser import Arguments, Parser
 
 _EPILOG = "exit codes: 0 done, 1 usage, 2 configuration refused, 3 not authorised, 4 unreachable, 5 tool failed"
 _WATCH_DEFAULT_S = 2.0
+_COUNT_MAX = 1000
 _ALIASES = {"ls": ("list",), "rm": ("remove",)}
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001 - for its type
 
@@ -35,6 +36,11 @@ def build_parser() -> Parser:
     _add(commands, "top", "agent.cli.live:show_top", "show what each link does now", *_OF_CLIENTS)
     happened = "show what happened in the mesh lately"
     _add(commands, "events", "agent.cli.live:show_events", happened, *_OF_CLIENTS, _events_flags)
+    reach = "show by which ways a peer, server or tool is reached, and how long each takes"
+    _add(commands, "ping", "agent.cli.ping:ping", reach, *_OF_CLIENTS, _name_argument, _count_flag)
+    _add(commands, "logs", "agent.cli.logs:show_logs", "show the log of a running node", *_OF_CLIENTS, _logs_flags)
+    bundle = "write what a report of a fault needs into one file"
+    _add(commands, "debug", "agent.cli.debug:write_bundle", bundle, *_OF_CLIENTS, _file_flag)
     _group(commands, "peers", "list, add, remove and reset peers of a running node", _peers)
     _group(
         commands,
@@ -209,6 +215,20 @@ def _events_flags(parser: Parser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what happens from now on")
 
 
+def _count_flag(parser: Parser) -> None:
+    parser.add_argument("-c", "--count", metavar="N", type=_count, default=1, help="so many times; once by default")
+
+
+def _logs_flags(parser: Parser) -> None:
+    _events_flags(parser)
+    levels, about = ["debug", "info", "warning", "error"], "the least severe lines to show; info by default"
+    parser.add_argument("--level", choices=levels, default="info", help=about)
+
+
+def _file_flag(parser: Parser) -> None:
+    parser.add_argument("--file", metavar="FILE", help="this file; by default a new one with the time in its name")
+
+
 def _connect_flags(parser: Parser) -> None:
     from agent.config.connections import PROGRAMS  # noqa: PLC0415 - for this command alone
 
@@ -266,6 +286,12 @@ def _seconds(text: str) -> float:
     if not seconds > 0:  # Nor is NaN.
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return seconds
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) <= _COUNT_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {_COUNT_MAX}")
+    return int(text)
 
 
 def _settings_flags(parser: Parser) -> None:

@@ -137,6 +137,13 @@ def _mcp(kind: str, member: str) -> Callable[[Node], Iterable[Any]]:
 
 _PEERS, _SERVERS = _rest("peers", "peers"), _rest("servers", "servers")
 _TOOLS = _mcp("tools", "name")
+
+
+def names_of_mesh(node: Node) -> list[str]:
+    """What may be pinged: peers, servers and tools. Raises `CliFailed`."""
+    return [str(name) for look in (_SERVERS, _TOOLS) for name in look(node)]
+
+
 _LOOKS: Final = MappingProxyType(
     {
         "agent.cli.status:remove_peer": _PEERS,
@@ -148,7 +155,7 @@ _LOOKS: Final = MappingProxyType(
         "agent.cli.pins:approve": _SERVERS,
         "agent.cli.tools:call_tool": _TOOLS,
         "agent.cli.tools:describe_tool": _TOOLS,
-        "agent.cli.ping:ping": _TOOLS,
+        "agent.cli.ping:ping": names_of_mesh,
         "agent.cli.lists:read_resource": _mcp("resources", "uri"),
         "agent.cli.lists:get_prompt": _mcp("prompts", "name"),
     }

@@ -163,6 +163,9 @@ async def test_peer_is_added_listed_and_removed_by_the_command_line(tmp_path: Pa
         code, listed = await run("peers", "ls", "--json", MESH_URL=one.base)
         (peer,) = json.loads(listed)["peers"]
         assert (peer["name"], peer["connected"], peer["source"]) == ("second", True, "override")
+        code, told = await run("ping", "second", MESH_URL=one.base)
+        assert code == 0
+        assert re.search(r"^node-1 -> second +\d+\.\d ms$", told, re.MULTILINE), told
         assert (await run("peers", "rm", "second", MESH_URL=one.base))[0] == 0
         assert (await run("peers", "ls", MESH_URL=one.base)) == (0, "no peers\n")
         code, told = await run("peers", "rm", "second", MESH_URL=one.base)

@@ -381,6 +381,65 @@ async def test_peer_that_is_not_there_is_answered_with_the_nearest_one(capsys: p
     assert "did you mean node-2?" in capsys.readouterr().err
 
 
+async def test_ping_shows_each_way_and_fails_where_none_was_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    way = {"replica": "peer:b", "way": ["a", "b\x1b[31m"], "ms": 1.26, "error": None}
+    silent = {"replica": "peer:c", "way": ["a", "c"], "ms": None, "error": "it refuses the connection"}
+    requests = Requests()
+    async with serve(requests, good({"name": "dice", "kind": "server", "ways": [way, silent]})) as url:
+        assert await run(url, "ping", "dice roll", "-c", "2") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:3] == lines[3:]
+        assert lines[1].split() == ["a", "->", "b", "1.3", "ms", "-"]
+        assert lines[2].endswith("it refuses the connection")
+        assert await run(url, "ping", "dice", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["rounds"][0]["ways"] == [way, silent]
+    assert requests.seen[0][1] == "/api/v1/mcp/ping?name=dice%20roll"
+    async with serve(Requests(), good({"name": "dice", "ways": [silent]})) as url:
+        assert await run(url, "ping", "dice") == 4
+    async with serve(Requests(), good({"name": "dice", "ways": []})) as url:
+        assert await run(url, "ping", "dice") == 4
+        assert await run(url, "ping", "dice", "-c", "0") == 1
+
+
+async def test_log_of_a_node_is_shown_as_text_and_as_it_came(capsys: pytest.CaptureFixture[str]) -> None:
+    line = {"time": "T", "level": "error", "logger": "agent.x", "event": "it\x1b[31m broke", "peer": "b", "why": "a b"}
+    traced = {**line, "traceback": "first\nsecond", "count": None}
+    events = "".join(f"data: {json.dumps(one)}\n\n" for one in (line, traced))
+    requests = Requests()
+    async with serve(requests, lambda _: web.Response(text=events, content_type="text/event-stream")) as url:
+        assert await run(url, "logs", "--level", "warning") == 0
+        assert capsys.readouterr().out.splitlines() == [
+            'T ERROR   agent.x: it broke  peer=b why="a b"',
+            'T ERROR   agent.x: it broke  peer=b why="a b" count=-',
+            "  | first",
+            "  | second",
+        ]
+        assert await run(url, "logs", "--follow", "--json") == 0
+        assert [json.loads(one) for one in capsys.readouterr().out.splitlines()] == [line, traced]
+    assert [seen[1] for seen in requests.seen] == [
+        f"/api/v1/mcp/logs?level={end}" for end in ("warning", "info&follow=1")
+    ]
+
+
+async def test_bundle_names_what_it_could_not_get_and_is_never_written_over(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(request: web.Request) -> web.Response:
+        wrong = bad(403, "insufficient_scope", "Token 'a' has the scopes read; this wants admin")
+        return (wrong if request.path.endswith(("debug", "logs")) else good(STATUS))(request)
+
+    path = tmp_path / "bundle.tar.gz"
+    async with serve(Requests(), answer) as url:
+        assert await run(url, "debug", "--file", str(path), "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["parts"] == ["about.json", "peers.json", "servers.json", "status.json"]
+        assert "wants admin" in told["missing"]["process.json"]
+        assert await run(url, "debug", "--file", str(path)) == 2
+        assert "File exists" in capsys.readouterr().err
+    assert await run("http://127.0.0.1:9", "debug", "--file", str(tmp_path / "other")) == 4
+    assert list(tmp_path.iterdir()) == [path]
+
+
 async def test_failure_of_a_tool_is_exit_code_five_and_its_text_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(Requests(), good({})) as url:
         assert await run(url, "tools", "call", "fail") == 5

@@ -1,4 +1,4 @@
-"""What a shell is told at a Tab, without a node; and the script for bash, in a bash."""
+"""What may follow at a Tab, without a node; and the script for bash, in a bash."""
 
 import shutil
 import subprocess
