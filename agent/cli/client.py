@@ -117,7 +117,7 @@ def ask(node: Node, method: str, path: str, body: Any = None, *, timeout_s: floa
     headers = {} if body is None else {"Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
     try:
-        status, raw, _ = exchange(node, (method, path, data), headers, timeout_s=limit_s)
+        status, raw, _, _ = exchange(node, (method, path, data), headers, timeout_s=limit_s)
     except TimeoutError as exc:
         raise unreachable(node, f"it did not answer within {limit_s:g} s") from exc
     return _opened(node, status, raw)
@@ -125,8 +125,8 @@ def ask(node: Node, method: str, path: str, body: Any = None, *, timeout_s: floa
 
 def exchange(
     node: Node, request: tuple[str, str, bytes | None], headers: Mapping[str, str], *, timeout_s: float
-) -> tuple[int, bytes, str]:
-    """One exchange over a connection of its own; returns the status, the whole body and its type.
+) -> tuple[int, bytes, str, Mapping[str, str]]:
+    """One exchange over a connection of its own; returns the status, the whole body, its type and the headers.
 
     `request`: method, path and body.
 
@@ -144,7 +144,7 @@ def exchange(
 
 def _exchanged(
     node: Node, request: tuple[str, str, bytes | None], headers: Mapping[str, str], due_s: float
-) -> tuple[int, bytes, str]:
+) -> tuple[int, bytes, str, Mapping[str, str]]:
     method, path, data = request
     authorization = {"Authorization": f"Bearer {node.token}"} if node.token else {}
     connect_timeout_s = min(due_s - time.monotonic(), REQUEST_TIMEOUT_S)
@@ -162,7 +162,7 @@ def _exchanged(
             body = _body(response)
             if time.monotonic() >= due_s:
                 raise TimeoutError  # What was cut may look like an end.
-            return response.status, body, response.headers.get_content_type()
+            return response.status, body, response.headers.get_content_type(), dict(response.headers)
         finally:
             limit.cancel()
 
@@ -256,12 +256,19 @@ def _reason(exc: OSError | HTTPException | UnicodeError) -> str:
             return f"it does not speak HTTP: {exc}" if isinstance(exc, BadStatusLine) else str(exc)
 
 
-def unreachable(node: Node, reason: str) -> CliFailed:
+class NodeUnreachable(CliFailed):
+    """There is no answer; `reason` says why, without the rest of the message."""
+
+    reason = ""
+
+
+def unreachable(node: Node, reason: str) -> NodeUnreachable:
     """Make the failure for a node that does not answer."""
     where = urlsplit(node.url).netloc
-    return CliFailed(
-        Exit.UNREACHABLE, f"no node answers at {where}: {reason}. Start one with `mesh-agent run`, or give its --url"
-    )
+    fix = "Start one with `mesh-agent run`, or give its --url"
+    failure = NodeUnreachable(Exit.UNREACHABLE, f"no node answers at {where}: {reason}. {fix}")
+    failure.reason = reason
+    return failure
 
 
 def refused(node: Node, status: int, said: str = "") -> CliFailed:

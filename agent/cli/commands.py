@@ -36,6 +36,8 @@ def build_parser() -> Parser:
     _add(commands, "top", "agent.cli.live:show_top", "show what each link does now", *_OF_CLIENTS)
     happened = "show what happened in the mesh lately"
     _add(commands, "events", "agent.cli.live:show_events", happened, *_OF_CLIENTS, _events_flags)
+    wrong = "look for what is wrong here and at the node, with the cause and the fix of each"
+    _add(commands, "doctor", "agent.cli.doctor:diagnose", wrong, *_OF_CLIENTS)
     reach = "show by which ways a peer, server or tool is reached, and how long each takes"
     _add(commands, "ping", "agent.cli.ping:ping", reach, *_OF_CLIENTS, _name_argument, _count_flag)
     _add(commands, "logs", "agent.cli.logs:show_logs", "show the log of a running node", *_OF_CLIENTS, _logs_flags)

@@ -65,7 +65,7 @@ def _of_rest(path: str) -> Callable[[Node], bytes]:
 
 
 def _metrics(node: Node) -> bytes:
-    status, body, _ = exchange(node, ("GET", _METRICS_PATH, None), {}, timeout_s=REQUEST_TIMEOUT_S)
+    status, body, _, _ = exchange(node, ("GET", _METRICS_PATH, None), {}, timeout_s=REQUEST_TIMEOUT_S)
     if not body or status >= 400:  # noqa: PLR2004 - HTTP's
         raise CliFailed(Exit.UNREACHABLE, f"it answered {status}")
     return body

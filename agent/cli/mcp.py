@@ -118,7 +118,7 @@ class _BlockingClient:
         if isinstance(name := params.get(NAME_BEARING_METHODS.get(method, "")), str):
             sent["Mcp-Name"] = encode_header_value(name)
         body = json.dumps(message).encode()
-        status, raw, kind = exchange(self._node, ("POST", "/mcp", body), sent, timeout_s=timeout_s)
+        status, raw, kind, _ = exchange(self._node, ("POST", "/mcp", body), sent, timeout_s=timeout_s)
         return _result(self._node, status, _answer(raw, kind, self._ids), method)
 
 

@@ -19,6 +19,7 @@ CELL_CHARS_MAX = 60
 _ABOUT_HEADS = ("NAME", "TITLE", "VERSION", "WEBSITE", "ICONS", "INSTRUCTIONS")
 _WAITING = ("backoff", "parked")
 SERVERS_PATH = "/api/v1/mcp/servers"
+STATUS_PATH = "/api/v1/mcp/status"
 
 
 def list_peers(args: Namespace) -> int:
@@ -173,7 +174,7 @@ def _count(server: dict[str, Any]) -> Any:
 def show_status(args: Namespace) -> int:
     """Ask the node for its status and print it."""
     node = node_of(args)
-    data, _ = ask(node, "GET", "/api/v1/mcp/status")
+    data, _ = ask(node, "GET", STATUS_PATH)
     status = _table(data)
     if args.json:
         print_json(**status)
