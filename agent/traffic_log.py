@@ -18,6 +18,8 @@ log = logging.getLogger("agent.mcp")
 EVENT: Final = "MCP request"
 # Most values are the few names of tools, methods and backends; the bound keeps hostile ones from filling memory.
 _REMEMBERED_MAX: Final = 1024
+# Their values are others in each request.
+_NEVER_AGAIN: Final = frozenset({"request_id", "trace"})
 # A turn of the event loop ends far sooner; a busy one must not hold a megabyte of lines.
 _LINES_MAX: Final = 256
 
@@ -53,7 +55,7 @@ class RequestLines:
             self._second = second
             self._began = time.strftime('{"time":"%Y-%m-%dT%H:%M:%S', time.gmtime(second))
         name = "info" if level == logging.INFO else logging.getLevelName(level).lower()
-        parts = [f'"{key}":{self._json(value)}' for key, value in fields.items()]
+        parts = [f'"{key}":{self._json(key, value)}' for key, value in fields.items()]
         line = (
             f'{self._began}.{int((now_s - second) * 1000):03d}Z","level":"{name}","logger":"agent.mcp",'
             f'"event":"{EVENT}",{",".join(parts)}}}\n'
@@ -76,9 +78,11 @@ class RequestLines:
             lines, self._waiting = "".join(self._waiting), []
             self._write(lines)
 
-    def _json(self, value: str | float | None) -> str:
+    def _json(self, key: str, value: str | float | None) -> str:
         if not isinstance(value, str):
             return "null" if value is None else repr(value)
+        if key in _NEVER_AGAIN:
+            return orjson.dumps(self._cleaned(value)).decode()
         known = self._remembered.get(value)
         if known is None:
             if len(self._remembered) >= _REMEMBERED_MAX:

@@ -5,6 +5,7 @@ masked before it was kept; a slow reader loses lines and gets their count, and n
 """
 
 import asyncio
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from agent.log_ring import LEVELS, LogRing
 from agent.model import Json
 from agent.rest.envelope import RequestRefused, success
 from agent.server.write_deadline import WRITE_TIMEOUT_S, drop_client
+
+log = logging.getLogger(__name__)
 
 PING_PATH: Final = "/api/v1/mcp/ping"
 LOGS_PATH: Final = "/api/v1/mcp/logs"
@@ -63,6 +66,7 @@ class DiagnosisApi:
         reader = self._ring.read(level, caller().grant.binding)
         if reader is None:
             raise RequestRefused(503, "too_many_watchers", "All streams of the log are in use")
+        log.info("log read over REST", extra={"by": caller().grant.name, "wanted": level})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         try:
             async with asyncio.timeout(None) as deadline:
@@ -80,6 +84,7 @@ class DiagnosisApi:
 
     async def debug(self, _request: web.Request) -> web.Response:
         """GET /api/v1/mcp/debug: what the process does, for a report; no value of a variable is in it."""
+        log.info("process described over REST", extra={"by": caller().grant.name})
         settings = [{"name": name, "value": value, "origin": origin} for name, value, origin in self._settings()]
         return success({**_process(), "settings": settings}, "What this process does now")
 
