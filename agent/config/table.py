@@ -430,7 +430,7 @@ SETTINGS: tuple[Setting, ...] = (
         "log_format",
         one_of("auto", "text", "json"),
         "auto",
-        "`text`, `json` (one object a line), or `auto`: text on a terminal, else JSON.",
+        "`text` on stderr, `json` (one object a line) on stdout, or `auto`: text on a terminal, else JSON.",
     ),
     Setting(
         "metrics_public",
