@@ -11,6 +11,7 @@ RUN python -m venv /opt/mesh-agent
 COPY requirements.txt ./
 RUN /opt/mesh-agent/bin/pip install --no-deps --require-hashes --only-binary :all: --requirement requirements.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY mcp_mesh_agent.py ./
 COPY agent ./agent
 COPY discovery ./discovery
 # The build tools have done their work after this; what is not there cannot be attacked.

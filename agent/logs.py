@@ -1,4 +1,4 @@
-"""One log format for everything in the process: a line of text on a terminal, else one JSON object a line.
+"""One log format for everything: lines of text on stderr of a terminal, else one JSON object a line on stdout.
 
 Configured once by the command line; all other code writes `log.info("link ready", extra={"peer": name})`, a constant
 event with fields. The one rule: a record is one harmless line (a traceback's lines are indented), and no secret that
@@ -19,6 +19,7 @@ import orjson
 
 from agent import traffic_log
 from agent.harmless_text import many_lines, one_line
+from agent.log_ring import LogRing
 from agent.model import MASK
 
 # Every MCP request is a line of this logger; its lines carry the word MCP, so that `docker logs … | grep MCP` has them.
@@ -37,23 +38,31 @@ _PLAIN = re.compile(r"[^\s\"'=]+")
 def configure_logging(level: str, fmt: str, stream: TextIO | None = None, *, secrets: Collection[str] = ()) -> None:
     """Take over the root logger; later calls replace earlier ones.
 
-    `level` is debug, info, warning or error; `fmt` auto, text or json; `stream` stderr by default. `secrets` are values
-    that are masked wherever they turn up, as a second net below the rule that no code logs them.
+    `level` is debug, info, warning or error; `fmt` auto, text or json; `stream`: by default stderr for text, stdout for
+    JSON, which `docker logs <container> | grep MCP` filters. `secrets` are values that are masked wherever they turn
+    up, as a second net below the rule that no code logs them.
     """
-    out = sys.stderr if stream is None else stream
-    as_text = fmt == "text" or (fmt == "auto" and out.isatty())
-    handler = _Handler(out)
-    formatter = (TextFormatter if as_text else JsonFormatter)(secrets)
-    handler.setFormatter(formatter)
-    if not as_text:
-        handler.requests = traffic_log.RequestLines(formatter.cleaner.value, handler.write)
+    as_text = fmt == "text" or (fmt == "auto" and (stream or sys.stderr).isatty())
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    handler = _Handler(stream or (sys.stderr if as_text else sys.stdout), threshold, JsonFormatter(secrets))
+    if as_text:
+        handler.setFormatter(TextFormatter(secrets))
+    else:
+        clean = handler.as_json.cleaner.value
+        handler.requests = traffic_log.RequestLines(clean, handler.write, handler.ring.add, threshold)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     quiet_vendors()
 
 
+def kept_lines() -> LogRing:
+    """The newest lines of the log; none where it is not ours, as in a test."""
+    handlers = [one for one in logging.getLogger().handlers if isinstance(one, _Handler)]
+    return handlers[0].ring if handlers else LogRing(lambda _level: None)
+
+
 def quiet_vendors() -> None:
-    """Take third parties' handlers and chatter away: one format on stderr, and no payloads."""
+    """Take third parties' handlers and chatter away: one format, and no payloads."""
     # FastMCP adds handlers with a format of their own when it is imported, which may be before or after this call.
     os.environ["FASTMCP_LOG_ENABLED"] = "false"
     for name in _QUIET:
@@ -69,15 +78,38 @@ def log_uncaught(kind: type[BaseException], fault: BaseException, trace: Traceba
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes records, and between them the lines of requests, which have none, in their order."""
+    """Writes records, and between them the lines of requests, which have none, in their order.
+
+    `threshold`: of what is written; `ring` keeps less severe ones, too, while a reader wants them.
+    """
 
     requests: traffic_log.RequestLines | None = None
+
+    def __init__(self, stream: TextIO, threshold: int, as_json: "JsonFormatter") -> None:
+        super().__init__(stream)
+        self.setFormatter(as_json)
+        self.as_json, self._threshold = as_json, threshold
+        self.ring = LogRing(self._heard_from)
+
+    def _heard_from(self, wanted: int | None) -> None:
+        logging.getLogger().setLevel(self._threshold if wanted is None else min(wanted, self._threshold))
 
     def emit(self, record: logging.LogRecord) -> None:
         """As `logging.StreamHandler`."""
         if self.requests is not None:
             self.requests.flush()
-        super().emit(record)
+        try:
+            self.ring.add(record.levelno, self.as_json.format(record))
+        except Exception:  # noqa: BLE001 - as `logging.Handler` does it: a record must not break what logs it
+            self.handleError(record)
+            return
+        if record.levelno >= self._threshold:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """As `logging.StreamHandler`, but a log that cannot be written is no reason to fill stderr with traces."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
     def flush(self) -> None:
         """As `logging.StreamHandler`; also at the end of the process."""

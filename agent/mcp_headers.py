@@ -8,9 +8,9 @@ other end reads back as the very same text.
 import base64
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from agent.model import Json
+Json: TypeAlias = dict[str, Any]  # As agent.model has it, which costs a command more than all of this.
 
 # How the headers begin that a tool's schema asks for.
 PARAM_HEADER: Final = "Mcp-Param-"

@@ -18,16 +18,27 @@ log = logging.getLogger("agent.mcp")
 EVENT: Final = "MCP request"
 # Most values are the few names of tools, methods and backends; the bound keeps hostile ones from filling memory.
 _REMEMBERED_MAX: Final = 1024
+# Their values are others in each request.
+_NEVER_AGAIN: Final = frozenset({"request_id", "trace"})
 # A turn of the event loop ends far sooner; a busy one must not hold a megabyte of lines.
 _LINES_MAX: Final = 256
 
 
 class RequestLines:
-    """See the module. `cleaned` makes a value harmless; `write` takes whole lines and never raises."""
+    """See the module. `cleaned` makes a value harmless; `write` takes whole lines and never raises.
 
-    def __init__(self, cleaned: Callable[[Any], Any], write: Callable[[str], None]) -> None:
+    `keep` takes each line with its level; those below `threshold` go there alone.
+    """
+
+    def __init__(
+        self,
+        cleaned: Callable[[Any], Any],
+        write: Callable[[str], None],
+        keep: Callable[[int, str], None],
+        threshold: int,
+    ) -> None:
         self._cleaned = cleaned
-        self._write = write
+        self._write, self._keep, self._threshold = write, keep, threshold
         self._waiting: list[str] = []
         self._remembered: dict[str, str] = {}
         self._second = -1
@@ -44,11 +55,15 @@ class RequestLines:
             self._second = second
             self._began = time.strftime('{"time":"%Y-%m-%dT%H:%M:%S', time.gmtime(second))
         name = "info" if level == logging.INFO else logging.getLevelName(level).lower()
-        parts = [f'"{key}":{self._json(value)}' for key, value in fields.items()]
-        self._waiting.append(
+        parts = [f'"{key}":{self._json(key, value)}' for key, value in fields.items()]
+        line = (
             f'{self._began}.{int((now_s - second) * 1000):03d}Z","level":"{name}","logger":"agent.mcp",'
             f'"event":"{EVENT}",{",".join(parts)}}}\n'
         )
+        self._keep(level, line)
+        if level < self._threshold:
+            return
+        self._waiting.append(line)
         if len(self._waiting) == 1:
             try:
                 asyncio.get_running_loop().call_soon(self.flush)
@@ -63,9 +78,11 @@ class RequestLines:
             lines, self._waiting = "".join(self._waiting), []
             self._write(lines)
 
-    def _json(self, value: str | float | None) -> str:
+    def _json(self, key: str, value: str | float | None) -> str:
         if not isinstance(value, str):
             return "null" if value is None else repr(value)
+        if key in _NEVER_AGAIN:
+            return orjson.dumps(self._cleaned(value)).decode()
         known = self._remembered.get(value)
         if known is None:
             if len(self._remembered) >= _REMEMBERED_MAX:

@@ -52,6 +52,7 @@ from agent.links.link import Link
 from agent.links.record import LinkHooks
 from agent.links.session_offers import SessionOffers
 from agent.links.supervisor import Supervisor
+from agent.logs import kept_lines
 from agent.metrics import Metrics
 from agent.model import PEER_PATH, BackendSpec, NodeIdentity
 from agent.page.feed import MeshFeed
@@ -59,6 +60,7 @@ from agent.page.overview import document
 from agent.page.routes import PageRoutes
 from agent.page.sources import sources_of
 from agent.rest.audit import AuditApi
+from agent.rest.diagnosis import DiagnosisApi
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
 from agent.rest.logins import Logins
@@ -132,6 +134,7 @@ class Node:
         self._named_views = read_views(settings.views_file, settings.servers_file)
         log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
+        self._log_lines = kept_lines()
         self._logins = Logins(identity.node_id, time.monotonic)
         self._ended = EndedSessions(state.folder)
         self._ended_notices = EndedSessionsNotices(lambda: self._supervisor.links())  # noqa: PLW0108 - made later
@@ -285,7 +288,7 @@ class Node:
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history, groups=self._dispatch.groups))
         page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
         logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
-        for part in (self._handshake(), peers, pins, audit, logins, node_status, probes, oauth, page, OpenApi(app)):
+        for part in (*self._more_routes(), peers, pins, audit, logins, node_status, probes, oauth, page, OpenApi(app)):
             app.add_routes(part.routes())
         runner = runner_of(
             app,
@@ -306,6 +309,7 @@ class Node:
             endpoint.close_streams()
         self._views.close_streams()
         self._feed.close()
+        self._log_lines.close()
         await drain(runner, self._socket, member, signals, self._cut_off)
         log.info("node stopped", extra={"node": self._identity.name})
 
@@ -323,9 +327,11 @@ class Node:
         noted = audited(dial, self._audit.note)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
 
-    def _handshake(self) -> HandshakeRoute:
+    def _more_routes(self) -> tuple[HandshakeRoute, DiagnosisApi]:
+        """The routes for other nodes, and for finding out what is wrong."""
         judge = judge_of_callers(self._settings, self._mesh.name_of)
-        return HandshakeRoute(self._associations, self._addresses, judge)
+        handshake = HandshakeRoute(self._associations, self._addresses, judge)
+        return handshake, DiagnosisApi(self._mesh, self._log_lines, lambda: shown(self._settings))
 
     def _plan(self) -> MembershipPlan:
         """How to take part in discovery; an embedded catalog is for the nodes of this mesh alone."""
@@ -357,6 +363,7 @@ class Node:
             endpoint.end_of_revoked(bindings)
         self._views.end_of_revoked(bindings)
         self._feed.end_of_revoked(bindings)
+        self._log_lines.end_of_revoked(bindings)
 
     def _local_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[1].notices.changed(kinds)

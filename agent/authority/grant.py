@@ -63,6 +63,8 @@ class Reach:
 
 
 WHOLE: Final = Reach()
+# How the names of other nodes' grants begin; no token of the tokens file can have a blank in its name.
+NODE_PREFIX: Final = "node "
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ class Grant:
     def is_of_node(self) -> bool:
         """Whether its holder may speak for clients of its own, as nodes do; so may all that share `MESH_TOKEN`."""
         return not self.named or Scope.PEER in self.scopes
+
+    @property
+    def is_another_node(self) -> bool:
+        """Whether its holder is a node that has proven so (`agent.rest.tokens`)."""
+        return not self.named and self.name.startswith(NODE_PREFIX)
 
     def has_any(self, scopes: Iterable[Scope]) -> bool:
         """Whether it has one of these scopes."""

@@ -13,6 +13,8 @@ METRICS_PATH: Final = "/metrics"
 # Who did what is for operators: a token that reads the mesh does not read what others do with it.
 AUDIT_PATH: Final = "/api/v1/mcp/audit"
 _MCP_PATH: Final = "/mcp"
+# They show what every client does, so they are an operator's although they only read.
+_OPERATORS_OWN: Final = frozenset({AUDIT_PATH, "/api/v1/mcp/logs", "/api/v1/mcp/debug"})
 # The page's login: what the token opens is judged at each request that the page makes.
 _LOGIN_PATHS: Final = frozenset({"/ui/login", "/ui/logout"})
 _READING: Final = frozenset({"GET", "HEAD"})
@@ -37,6 +39,6 @@ def wanted_scopes(method: str, raw_path: str) -> frozenset[Scope]:
         return _CLIENTS
     if raw_path in _LOGIN_PATHS:
         return _ANY
-    if method not in _READING or raw_path == AUDIT_PATH:
+    if method not in _READING or raw_path in _OPERATORS_OWN:
         return _WRITERS
     return _SCRAPERS if raw_path == METRICS_PATH else _READERS

@@ -9,9 +9,8 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import (
     BadStatusLine,
@@ -26,12 +25,14 @@ from pathlib import Path
 from socket import SHUT_RDWR, gaierror, socket
 from ssl import SSLCertVerificationError
 from threading import Timer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from agent.cli.output import CliFailed, Exit
-from agent.config.values import parse_token, url_fault
-from agent.model import TlsFiles
+from agent.config.endpoint import parse_token, url_fault
+
+if TYPE_CHECKING:
+    from agent.model import TlsFiles
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # A POST of a peer waits up to 5 s for the first attempt; twice that and a little is an answer that will not come.
@@ -45,16 +46,19 @@ _AUTH_STATUSES = (401, 403)
 _GATEWAY_STATUSES = (502, 503, 504)
 
 
-_NO_FILES = TlsFiles()
-
-
-@dataclass(frozen=True, slots=True)
 class Node:
-    """A node to talk to: its base URL without `/mcp`, the token to send, and the files by which https is checked."""
+    """A node to talk to: its base URL without `/mcp`, the token to send, and the files by which https is checked.
 
-    url: str
-    token: str | None = field(default=None, repr=False)
-    tls: TlsFiles = _NO_FILES
+    No dataclass: those cost such a command more than its request.
+    """
+
+    __slots__ = ("tls", "token", "url")
+
+    def __init__(self, url: str, token: str | None = None, tls: "TlsFiles | None" = None) -> None:
+        self.url, self.token, self.tls = url, token, tls
+
+    def __repr__(self) -> str:
+        return f"<Node {self.url}>"
 
 
 def node_of(args: Namespace) -> Node:
@@ -66,11 +70,15 @@ def node_of(args: Namespace) -> Node:
         raise CliFailed(Exit.USAGE, "--token and --token-file are both given; leave one out")
     path = args.token_file or ("" if args.token else os.environ.get("MESH_TOKEN_FILE"))
     token = _first_token(path) if path else args.token or os.environ.get("MESH_TOKEN")
-    return Node(url, checked_token(token) if token else None, _tls_files(args))
+    return Node(url, checked_token(token) if token else None, _tls_files(args, url))
 
 
-def _tls_files(args: Namespace) -> TlsFiles:
-    """From flags, else the environment's, which a node reads for what it dials."""
+def _tls_files(args: Namespace, url: str) -> "TlsFiles | None":
+    """From flags, else the environment's, which a node reads for what it dials; None for a URL without TLS."""
+    if not url.startswith("https:"):
+        return None
+    from agent.model import TlsFiles  # noqa: PLC0415 - most commands talk to this machine
+
     given = (args.cacert, args.cert, args.key)
     names = ("MESH_TLS_CA", "MESH_TLS_CERT", "MESH_TLS_KEY")
     ca, cert, key = (path or os.environ.get(name) or None for path, name in zip(given, names, strict=True))
@@ -103,44 +111,68 @@ def _first_token(path: str) -> str:
     return read_token_file(Path(path).expanduser())[0]
 
 
-def ask(node: Node, method: str, path: str, body: Any = None) -> tuple[Any, str]:
+def ask(node: Node, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> tuple[Any, str]:
     """Make one REST request; return the envelope's `data` and `message`. Raises `CliFailed`."""
-    headers = {"Authorization": f"Bearer {node.token}"} if node.token else {}
+    limit_s = REQUEST_TIMEOUT_S if timeout_s is None else timeout_s
+    headers = {} if body is None else {"Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
-    if data is not None:
-        headers["Content-Type"] = "application/json"
-    due_s = time.monotonic() + REQUEST_TIMEOUT_S
     try:
-        status, raw = _exchange(node, path, method, data, headers)
-    except (OSError, HTTPException, UnicodeError) as exc:
-        late = isinstance(exc, TimeoutError) or time.monotonic() >= due_s
-        raise unreachable(node, f"it did not answer within {REQUEST_TIMEOUT_S:g} s" if late else _reason(exc)) from exc
+        status, raw, _, _ = exchange(node, (method, path, data), headers, timeout_s=limit_s)
+    except TimeoutError as exc:
+        raise unreachable(node, f"it did not answer within {limit_s:g} s") from exc
     return _opened(node, status, raw)
 
 
-def _exchange(node: Node, path: str, method: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
-    """One exchange over a connection of its own; returns the status and the whole body.
+def exchange(
+    node: Node, request: tuple[str, str, bytes | None], headers: Mapping[str, str], *, timeout_s: float
+) -> tuple[int, bytes, str, Mapping[str, str]]:
+    """One exchange over a connection of its own; returns the status, the whole body, its type and the headers.
+
+    `request`: method, path and body.
 
     The standard library's blocking client: asyncio and aiohttp cost more than all the rest of such a command.
-    Raises `OSError`, `HTTPException`, `UnicodeError` (a host name that DNS cannot hold).
+    Raises `CliFailed` for a node that cannot be reached, `TimeoutError` for one that takes longer than `timeout_s`.
     """
-    connection, target = _connection(node, path, REQUEST_TIMEOUT_S)
-    due_s = time.monotonic() + REQUEST_TIMEOUT_S
+    due_s = time.monotonic() + timeout_s
+    try:
+        return _exchanged(node, request, headers, due_s)
+    except (OSError, HTTPException, UnicodeError) as exc:
+        if isinstance(exc, TimeoutError) or time.monotonic() >= due_s:
+            raise TimeoutError from exc
+        raise unreachable(node, _reason(exc)) from exc
+
+
+def _exchanged(
+    node: Node, request: tuple[str, str, bytes | None], headers: Mapping[str, str], due_s: float
+) -> tuple[int, bytes, str, Mapping[str, str]]:
+    method, path, data = request
+    authorization = {"Authorization": f"Bearer {node.token}"} if node.token else {}
+    connect_timeout_s = min(due_s - time.monotonic(), REQUEST_TIMEOUT_S)
+    connection, target = _connection(node, path, connect_timeout_s)
     with closing(connection):
-        connection.connect()
+        _connect(node, connection, connect_timeout_s)
+        connection.sock.settimeout(due_s - time.monotonic())
         # A socket's own time-out bounds each read, and begins anew with each byte that comes.
         limit = Timer(due_s - time.monotonic(), _cut, [connection.sock])
         limit.daemon = True
         limit.start()
         try:
-            connection.request(method, target, data, headers)
+            connection.request(method, target, data, {**authorization, **headers})
             response = connection.getresponse()
             body = _body(response)
             if time.monotonic() >= due_s:
                 raise TimeoutError  # What was cut may look like an end.
-            return response.status, body
+            return response.status, body, response.headers.get_content_type(), dict(response.headers)
         finally:
             limit.cancel()
+
+
+def _connect(node: Node, connection: HTTPConnection, timeout_s: float) -> None:
+    """Raises `CliFailed` for a host that does not even answer that, however long the request may take."""
+    try:
+        connection.connect()
+    except TimeoutError as exc:
+        raise unreachable(node, f"it did not answer within {timeout_s:g} s") from exc
 
 
 def follow(node: Node, path: str) -> Iterator[Any]:
@@ -153,7 +185,8 @@ def follow(node: Node, path: str) -> Iterator[Any]:
             response = connection.getresponse()
             if response.status != HTTPStatus.OK:
                 _opened(node, response.status, _body(response))
-                raise CliFailed(Exit.UNREACHABLE, f"{node.url} answered {response.status}, but not with a stream")
+                said = f"{node.url} answered {response.status}, but not with a stream"
+                raise CliFailed(Exit.UNREACHABLE, said, error="not_a_node")
             for line in response:
                 if line.startswith(b"data:"):
                     yield json.loads(line[len(b"data:") :])
@@ -181,6 +214,7 @@ def _connection(node: Node, path: str, timeout_s: float) -> tuple[HTTPConnection
 def _by_tls(node: Node, host: str, port: int | None, timeout_s: float) -> HTTPSConnection:
     from agent.config.tls_files import TlsFault, dialling_context  # noqa: PLC0415 - most commands talk to this machine
 
+    assert node.tls is not None, "made for https"
     try:
         context = dialling_context(node.tls)
     except TlsFault as fault:
@@ -222,43 +256,53 @@ def _reason(exc: OSError | HTTPException | UnicodeError) -> str:
             return f"it does not speak HTTP: {exc}" if isinstance(exc, BadStatusLine) else str(exc)
 
 
-def unreachable(node: Node, reason: str) -> CliFailed:
+class NodeUnreachable(CliFailed):
+    """There is no answer; `reason` says why, without the rest of the message."""
+
+    reason = ""
+
+
+def unreachable(node: Node, reason: str) -> NodeUnreachable:
     """Make the failure for a node that does not answer."""
     where = urlsplit(node.url).netloc
-    return CliFailed(
-        Exit.UNREACHABLE, f"no node answers at {where}: {reason}. Start one with `mesh-agent run`, or give its --url"
-    )
+    fix = "Start one with `mesh-agent run`, or give its --url"
+    failure = NodeUnreachable(Exit.UNREACHABLE, f"no node answers at {where}: {reason}. {fix}")
+    failure.reason = reason
+    return failure
 
 
-def refused(node: Node, status: int) -> CliFailed:
-    """Make the failure for a node that wants another token, or any."""
+def refused(node: Node, status: int, said: str = "") -> CliFailed:
+    """Make the failure for a node that wants another token, or any; `said`: how it explains that, if it does."""
+    if said:
+        return CliFailed(Exit.AUTH, said, error="insufficient_scope")
     if node.token is None:
-        fix = "it wants a token: give --token-file or MESH_TOKEN"
+        fix, error = "it wants a token: give --token-file or MESH_TOKEN", "token_missing"
     elif status == _AUTH_STATUSES[0]:
-        fix = "the token is wrong"
+        fix, error = "the token is wrong", "token_refused"
     else:
-        fix = "the token does not allow this"
-    return CliFailed(Exit.AUTH, f"{node.url} answered {status}: {fix}")
+        fix, error = "the token does not allow this", "insufficient_scope"
+    return CliFailed(Exit.AUTH, f"{node.url} answered {status}: {fix}", error=error)
 
 
 def _opened(node: Node, status: int, raw: bytes) -> tuple[Any, str]:
     try:
         envelope = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         envelope = None
     if not isinstance(envelope, dict) or "success" not in envelope:
         if status in _AUTH_STATUSES:
             raise refused(node, status)
-        raise CliFailed(Exit.UNREACHABLE, f"{node.url} answered {status}, but not like a mesh node; check the URL")
+        said = f"{node.url} answered {status}, but not like a mesh node; check the URL"
+        raise CliFailed(Exit.UNREACHABLE, said, error="not_a_node")
     message = str(envelope.get("message", ""))
     if envelope["success"] is True:
         return envelope.get("data"), message
     error = envelope.get("error")
     code = str(error.get("code", "")) if isinstance(error, dict) else ""
     if code == "insufficient_scope":
-        raise CliFailed(Exit.AUTH, message)
+        raise refused(node, status, message)
     # A peer's address that the dial guard forbids is a 403 too, but no question of tokens.
     if status in _AUTH_STATUSES and "dial" not in code and "address" not in code:
         raise refused(node, status)
     exit_code = Exit.UNREACHABLE if status in _GATEWAY_STATUSES else Exit.USAGE
-    raise CliFailed(exit_code, f"{message or 'refused'} ({status}{f' {code}' if code else ''})")
+    raise CliFailed(exit_code, f"{message or 'refused'} ({status}{f' {code}' if code else ''})", error=code)

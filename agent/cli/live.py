@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from agent.cli.client import follow, node_of
-from agent.cli.output import Exit, print_json, print_table, rows_in
+from agent.cli.output import Exit, print_json, rows_in
+from agent.cli.table import print_table
 from agent.harmless_text import one_line
 
 EVENTS_PATH = "/api/v1/mcp/events"

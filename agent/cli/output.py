@@ -1,19 +1,20 @@
-"""What the command line says: exit codes, its one failure, tables and JSON.
+"""What the command line says beside its lists: exit codes, its one failure with a code for programs, and JSON.
 
 Used by every module of `agent.cli`. The one rule: nothing that another machine wrote reaches the terminal uncleaned.
 """
 
 import io
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from enum import IntEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from agent.harmless_text import one_line
 
 JSON_SCHEMA = 1  # Fields may be added under one number; a renamed or dropped field makes it the next.
-CELL_CHARS_MAX = 90
 
 
 class Exit(IntEnum):
@@ -27,12 +28,28 @@ class Exit(IntEnum):
     TOOL = 5
 
 
-class CliFailed(Exception):
-    """A command cannot be done; `main` prints the message and exits with the code."""
+# The codes of failures that say nothing more exact (docs/errors.md).
+_ERRORS: Final = MappingProxyType(
+    {
+        Exit.USAGE: "usage",
+        Exit.CONFIG: "config_refused",
+        Exit.AUTH: "token_refused",
+        Exit.UNREACHABLE: "node_unreachable",
+        Exit.TOOL: "tool_failed",
+    }
+)
 
-    def __init__(self, code: Exit, message: str) -> None:
+
+class CliFailed(Exception):
+    """A command cannot be done; `main` prints the message and exits with the code.
+
+    `error`: the code for programs, as docs/errors.md has it; never changed once it is there.
+    """
+
+    def __init__(self, code: Exit, message: str, *, error: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.error = error or _ERRORS[code]
 
 
 def tolerate_any_encoding() -> None:
@@ -47,19 +64,20 @@ def print_json(**data: Any) -> None:
     print(json.dumps({"schema": JSON_SCHEMA, **data}, indent=2))
 
 
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print aligned columns; None is a dash, and a column that is empty in every row is left out."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    kept = [index for index in range(len(heads)) if any(row[index] != "-" for row in cells)]
-    lines = [[heads[index] for index in kept], *([row[index] for index in kept] for row in cells)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(kept))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def print_fault(message: str, failed: CliFailed | None = None) -> None:
+    """Print a failure to stderr: as words, or where `failed` is given, as one line of JSON."""
+    line = f"mesh-agent: {one_line(message)}"
+    if failed is not None:
+        error = {"code": failed.error, "message": one_line(message), "exit": int(failed.code)}
+        line = json.dumps({"schema": JSON_SCHEMA, "error": error})
+    with suppress(OSError):  # Nothing is left to say it with.
+        print(line, file=sys.stderr, flush=True)
 
 
-def print_fault(message: str) -> None:
-    """Print a failure to stderr."""
-    print(f"mesh-agent: {one_line(message)}", file=sys.stderr)
+def abandon_output() -> None:
+    """Let what stdout still holds go nowhere: Python would write it at its end, and complain that it cannot."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_duration(seconds: Any) -> str | None:
@@ -83,13 +101,9 @@ def rows_in(data: Any, key: str) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def _cell(value: Any) -> str:
-    match value:
-        case None | "":
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"{value:.1f}"
-        case _:
-            return one_line(str(value), CELL_CHARS_MAX)
+def did_you_mean(given: str, known: Any) -> str:
+    """`; did you mean x?` for the nearest of the known names, empty where none is near."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for failures alone
+
+    near = get_close_matches(given, [str(name) for name in known], n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,182 +1,103 @@
-"""The `mesh-agent` command: its subcommands, its flags and its exit codes.
+"""The `mesh-agent` command: reads the command line, runs one command, and turns every failure into one line.
 
-The entry point of the package. Each command is named as text and imported when it is called, and its flags are made
-when its words are read, so that `version` pays for no other command. The one rule: every failure that the user can mend
-is one line on stderr and an exit code of `agent.cli.output.Exit`; only a bug of ours ends in a traceback.
+The entry point of the package. Which commands there are stands in `agent.cli.commands`; each is named as text and
+imported when it is called, so that `version` pays for no other command. The one rule: every failure that the user can
+mend is one line on stderr and an exit code of `agent.cli.output.Exit`; only a bug of ours ends in a traceback.
 """
 
 import argparse
+import errno
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeAlias
+from itertools import pairwise
 
 from agent import __version__
-from agent.cli.output import CliFailed, Exit, print_fault, print_json, tolerate_any_encoding
+from agent.cli.argument_parser import UsageFailed
+from agent.cli.commands import build_parser
+from agent.cli.output import CliFailed, Exit, abandon_output, print_fault, print_json, tolerate_any_encoding
 from agent.errors import ConfigRefused
 
 _INTERRUPTED = 130  # What a shell reports for a program that ended by SIGINT.
-_NO_COMMAND = "required: COMMAND"  # argparse's own words
-_EPILOG = "exit codes: 0 done, 1 usage, 2 configuration refused, 3 not authorised, 4 unreachable, 5 tool failed"
-
-
-# What follows -- there is another program's command line.
-_TAKES_A_COMMAND = ["servers", "add"]
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with our exit code for a usage error (its own, 2, means a refused configuration here).
-
-    `arguments`: each adds some of a command's arguments, once that command is the one to read.
-    """
-
-    def __init__(self, prog: str | None = None, *, arguments: Sequence["_Arguments"] = (), **options: Any) -> None:
-        super().__init__(prog, allow_abbrev=False, **options)
-        self._put_off = arguments
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, which calls it for a subcommand too."""
-        put_off, self._put_off = self._put_off, ()
-        for add in put_off:
-            add(self)
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        # Without a command, the user wants to see which there are.
-        print_what = self.print_help if message.endswith(_NO_COMMAND) else self.print_usage
-        print_what(sys.stderr)
-        self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
-
-
-_Arguments: TypeAlias = Callable[[_Parser], None]
-_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 - for its type
+# What follows -- there is another command line.
+_TAKES_A_COMMAND = (["servers", "add"], ["complete"])
+_JSON_WORDS = frozenset({"--json", "-ojson", "--output=json"})
+_JSON_PAIRS = frozenset({("-o", "json"), ("--output", "json")})
+# What a write ends with that has no room.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; usage errors and `--help` leave by SystemExit."""
+    """Run one command and return its exit code; `--help` leaves by SystemExit."""
     tolerate_any_encoding()
-    args = parse(argv)
-    module, _, name = args.command.partition(":")
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        command: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), name)
-        return int(command(args))
+        try:
+            return _run(parse(words))
+        finally:
+            sys.stdout.flush()  # Also of `--help`: what cannot be written is a failure.
     except ConfigRefused as exc:
-        print_fault(str(exc))
-        return Exit.CONFIG
+        return _failed(CliFailed(Exit.CONFIG, str(exc)), words)
     except CliFailed as exc:
-        print_fault(str(exc))
-        return exc.code
+        return _failed(exc, words)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # `mesh-agent status | head`: the reader has gone. Python would complain when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_output()  # `mesh-agent status | head`: the reader has gone.
         return Exit.OK
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM or exc.filename is not None:
+            raise
+        abandon_output()
+        said = f"the output cannot be written: {exc.strerror}"
+        return _failed(CliFailed(Exit.USAGE, said, error="output_failed"), words)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; a tool's arguments may also stand after flags, where argparse takes no more of them."""
-    parser = build_parser()
-    words = list(sys.argv[1:] if argv is None else argv)
+def _failed(failed: CliFailed, words: Sequence[str]) -> int:
+    if wants_json(words):
+        print_fault(str(failed), failed)
+    elif isinstance(failed, UsageFailed):
+        print(f"{failed.usage}{failed.prog}: {failed}", file=sys.stderr)
+    else:
+        print_fault(str(failed))
+    return failed.code
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Read a command line; a tool's arguments may also stand after flags, where argparse takes no more of them.
+
+    Raises `UsageFailed`.
+    """
+    parser, words = build_parser(), list(words)
     behind_dashes: list[str] = []
-    if words[:2] == _TAKES_A_COMMAND and "--" in words:
+    if any(words[: len(start)] == start for start in _TAKES_A_COMMAND) and "--" in words:
         words, behind_dashes = words[: words.index("--")], words[words.index("--") + 1 :]
+    args: argparse.Namespace
     args, rest = parser.parse_known_args(words)
     args.behind_dashes = behind_dashes
-    if rest and ("pairs" not in args or any(word.startswith("-") for word in rest)):
+    if rest and "pairs" not in args:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.pairs = [*args.pairs, *rest]
+    args.output = vars(args).get("output") or "table"
+    args.json = args.output == "json"
+    args.watch = vars(args).get("watch")
     return args
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the command line: its commands, and what follows one when that one is read."""
-    parser = _Parser("mesh-agent", description="MCP nodes that find each other.", epilog=_EPILOG)
-    parser.add_argument("--version", action="version", version=f"mesh-agent {__version__}")
-    commands = _commands(parser)
-    demo = "start three nodes on this machine and show them at work"
-    _add(commands, "run", "agent.cli.run:run_node", "start a node and stay", _settings_flags)
-    _add(commands, "demo", "agent.demo.run:run_demo", demo, _demo_flags)
-    _add(commands, "status", "agent.cli.status:show_status", "show a running node and its peers", *_OF_CLIENTS)
-    _add(commands, "top", "agent.cli.live:show_top", "show what each link does now", *_OF_CLIENTS)
-    happened = "show what happened in the mesh lately"
-    _add(commands, "events", "agent.cli.live:show_events", happened, *_OF_CLIENTS, _events_flags)
-    _group(commands, "peers", "list, add, remove and reset peers of a running node", _peers)
-    _group(
-        commands,
-        "servers",
-        "list, reload, add, remove and import the MCP servers of a node, and log in at them",
-        _servers,
-    )
-    _group(commands, "tools", "list and call the tools of the mesh", _tools)
-    connect = "have another program use the node: print what it needs, or write it into the program's file"
-    _add(commands, "connect", "agent.cli.connect:connect", connect, *_OF_CLIENTS, _connect_flags)
-    _group(commands, "token", "make, list and revoke the named tokens of a node", _token)
-    _group(commands, "pins", "show and approve changes of what servers say their tools are", _pins)
-    _group(commands, "audit", "look at the audit of a node, and check that it is whole", _audit)
-    _group(commands, "config", "look at the configuration without starting a node", _config)
-    _add(commands, "version", "agent.cli.parser:show_version", "show the version", _output_flags)
-    return parser
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON, also one that cannot be read otherwise."""
+    return any(word in _JSON_WORDS for word in words) or any(pair in _JSON_PAIRS for pair in pairwise(words))
 
 
-def _peers(parser: _Parser) -> None:
-    peers = _commands(parser)
-    _add(peers, "ls", "agent.cli.status:list_peers", "list the peers", *_OF_CLIENTS)
-    _add(peers, "add", "agent.cli.status:add_peer", "add a peer", *_OF_CLIENTS, _peer_arguments)
-    _add(peers, "rm", "agent.cli.status:remove_peer", "remove a peer", *_OF_CLIENTS, _name_argument)
-    undo = "undo what was ordered about a peer"
-    _add(peers, "reset", "agent.cli.status:reset_peer", undo, *_OF_CLIENTS, _name_argument)
+def _run(args: argparse.Namespace) -> int:
+    module, _, name = args.command.partition(":")
+    command: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), name)
+    if args.watch is None:
+        return int(command(args))
+    from agent.cli.watch import watched  # noqa: PLC0415 - few want it
 
-
-def _servers(parser: _Parser) -> None:
-    servers = _commands(parser)
-    _add(servers, "ls", "agent.cli.status:list_servers", "list the servers and peers", *_OF_CLIENTS, _list_arguments)
-    reload = "agent.cli.tools:reload_servers"
-    _add(servers, "reload", reload, "connect servers anew", *_OF_CLIENTS, _reload_arguments)
-    login = "log in at a server that wants OAuth"
-    _add(servers, "login", "agent.cli.login:log_in", login, *_OF_CLIENTS, _name_argument, _login_flags)
-    _add(servers, "logout", "agent.cli.login:log_out", "forget a login at a server", *_OF_CLIENTS, _name_argument)
-    edit, written = "agent.cli.servers_edit:", (_settings_flags, _output_flags)
-    _add(servers, "add", f"{edit}add_server", "add a server to the servers file", *written, _server_arguments)
-    _add(servers, "rm", f"{edit}remove_server", "take a server out of the servers file", *written, _name_argument)
-    taken = "agent.cli.servers_import:import_servers"
-    _add(servers, "import", taken, "take over other programs' servers", _settings_flags, _output_flags, _import_flags)
-
-
-def _tools(parser: _Parser) -> None:
-    tools = _commands(parser)
-    _add(tools, "ls", "agent.cli.tools:list_tools", "list the tools", *_OF_CLIENTS)
-    _add(tools, "call", "agent.cli.tools:call_tool", "call a tool", *_OF_CLIENTS, _call_arguments)
-
-
-def _config(parser: _Parser) -> None:
-    config, flags = _commands(parser), (_settings_flags, _output_flags)
-    _add(config, "show", "agent.cli.run:show_config", "show each setting and its origin", *flags)
-    _add(config, "check", "agent.cli.run:check_config", "check settings and servers file", *flags)
-
-
-def _token(parser: _Parser) -> None:
-    token, flags = _commands(parser), (_settings_flags, _output_flags)
-    new, revoke = (_name_argument, _token_flags), (_name_argument,)
-    _add(token, "new", "agent.cli.token:new_token", "make a token and show it, once", *flags, *new)
-    _add(token, "ls", "agent.cli.token:list_tokens", "list the named tokens", *flags)
-    _add(token, "revoke", "agent.cli.token:revoke_token", "make a token invalid", *flags, *revoke)
-
-
-def _pins(parser: _Parser) -> None:
-    pins, of_one = _commands(parser), "the changed definitions"
-    _add(pins, "ls", "agent.cli.pins:list_pins", "list what is pinned", *_OF_CLIENTS)
-    _add(pins, "diff", "agent.cli.pins:show_differences", f"show {of_one}", *_OF_CLIENTS, _pin_filter)
-    _add(pins, "approve", "agent.cli.pins:approve", f"pin {of_one}", *_OF_CLIENTS, _pin_arguments)
-
-
-def _audit(parser: _Parser) -> None:
-    audit, flags = _commands(parser), (_settings_flags, _output_flags)
-    verify = "check that no record was changed or taken out"
-    _add(audit, "verify", "agent.cli.audit:verify_audit", verify, *flags, _audit_file)
-    _add(audit, "tail", "agent.cli.audit:show_tail", "show the newest records", *flags, _audit_file, _tail_flags)
+    return watched(command, args)
 
 
 def show_version(args: argparse.Namespace) -> int:
@@ -186,167 +107,3 @@ def show_version(args: argparse.Namespace) -> int:
     else:
         print(f"mesh-agent {__version__}")
     return Exit.OK
-
-
-def _commands(parser: _Parser) -> _Commands:
-    return parser.add_subparsers(metavar="COMMAND", required=True)
-
-
-def _add(commands: _Commands, name: str, command: str, about: str, *arguments: _Arguments) -> None:
-    parser = commands.add_parser(name, help=about, description=about, arguments=arguments)
-    parser.set_defaults(command=command)
-
-
-def _group(commands: _Commands, name: str, about: str, members: _Arguments) -> None:
-    commands.add_parser(name, help=about, description=about, arguments=[members])
-
-
-def _demo_flags(parser: _Parser) -> None:
-    parser.add_argument("--once", action="store_true", help="stop after the call from node to node")
-
-
-def _name_argument(parser: _Parser) -> None:
-    parser.add_argument("name", metavar="NAME")
-
-
-def _peer_arguments(parser: _Parser) -> None:
-    _name_argument(parser)
-    parser.add_argument("peer_url", metavar="URL", help="like http://10.0.0.7:8000/mcp")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--auth-token-file", metavar="FILE", help="the token that this peer wants")
-    source.add_argument("--auth-token", choices=["-"], help="read that token from stdin")
-    parser.add_argument("--scope", choices=["local", "mesh"], help="import what it serves itself, or all that it sees")
-
-
-def _list_arguments(parser: _Parser) -> None:
-    about = "with what servers say of themselves, those of peers too"
-    parser.add_argument("-o", dest="columns", choices=["wide"], help=about)
-
-
-def _pin_filter(parser: _Parser) -> None:
-    parser.add_argument("server", metavar="SERVER", nargs="?", help="of all servers when left out")
-    parser.add_argument("definition", metavar="NAME", nargs="?", help="a tool or prompt by its own name")
-
-
-def _pin_arguments(parser: _Parser) -> None:
-    parser.add_argument("server", metavar="SERVER", help="a server or peer by its name")
-    parser.add_argument(
-        "definition", metavar="NAME", nargs="?", help="a tool or prompt by its own name; all when left out"
-    )
-
-
-def _reload_arguments(parser: _Parser) -> None:
-    parser.add_argument("name", metavar="NAME", nargs="?", help="all of them when left out")
-
-
-def _login_flags(parser: _Parser) -> None:
-    parser.add_argument("--open", action="store_true", help="open the URL in this machine's browser")
-    parser.add_argument("--paste", action="store_true", help="wait for a pasted URL alone, not for a browser")
-
-
-def _server_arguments(parser: _Parser) -> None:
-    _name_argument(parser)
-    parser.add_argument("url", metavar="URL | -- COMMAND", nargs="?", help="a URL, or -- and a command with arguments")
-    parser.add_argument("--env", metavar="NAME=VALUE", action="append", help="a variable of the command")
-    parser.add_argument("--header", metavar="NAME: VALUE", action="append", help="a header of requests to the URL")
-    parser.add_argument("--scope", choices=["service", "node", "fleet", "private"], help="see docs/settings.md")
-    parser.add_argument("--replace", action="store_true", help="put it in the place of one of that name")
-
-
-def _events_flags(parser: _Parser) -> None:
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what happens from now on")
-
-
-def _connect_flags(parser: _Parser) -> None:
-    from agent.config.connections import PROGRAMS  # noqa: PLC0415 - for this command alone
-
-    parser.add_argument("program", metavar="PROGRAM", choices=PROGRAMS, help=", ".join(PROGRAMS))
-    parser.add_argument("--name", default="mesh", help="what the program calls the node; mesh when left out")
-    parser.add_argument("--write", action="store_true", help="write it into the program's file, beside a copy of that")
-    parser.add_argument("--file", metavar="FILE", help="this file, not the program's usual one")
-
-
-def _import_flags(parser: _Parser) -> None:
-    parser.add_argument("--from", dest="source", metavar="FILE", action="append", help="this file, not the usual ones")
-    parser.add_argument("--project", metavar="DIR", help="look for a project's own files in DIR as well")
-    parser.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
-
-
-def _call_arguments(parser: _Parser) -> None:
-    _name_argument(parser)
-    parser.add_argument(
-        "pairs", metavar="KEY=VALUE", nargs="*", help="arguments; a value that is JSON is taken as such"
-    )
-    parser.add_argument("--args", metavar="JSON", help="the arguments as one object")
-    parser.add_argument(
-        "--node", metavar="NODE", help="of a fleet's tool: a node, several parted by commas, any or all"
-    )
-    parser.add_argument("--timeout", metavar="S", type=_seconds, help="seconds to wait for the result")
-
-
-def _token_flags(parser: _Parser) -> None:
-    scopes = "mcp, read, admin, metrics or peer; may be repeated, mcp when left out"
-    parser.add_argument("--scope", metavar="SCOPE", action="append", help=scopes)
-    tools = "a name of tools, in which * may stand, or ! before one to leave out; may be repeated"
-    parser.add_argument("--tools", metavar="PATTERN", action="append", help=tools)
-    parser.add_argument("--read-only", action="store_true", help="only tools that say that they only read")
-    parser.add_argument("--expires", metavar="WHEN", help="like 90d, 12h or 2027-01-31T00:00:00Z; never when left out")
-    parser.add_argument("--calls-per-s", metavar="N", type=float, help="so many calls a second")
-    parser.add_argument("--concurrent-calls", metavar="N", type=int, help="so many calls at once")
-    rotate = "a second token of a name that there is; the older one of two stops being valid"
-    parser.add_argument("--rotate", action="store_true", help=rotate)
-
-
-def _audit_file(parser: _Parser) -> None:
-    about = "its file; by default that of the node with these settings"
-    parser.add_argument("file", metavar="FILE", nargs="?", help=about)
-
-
-def _tail_flags(parser: _Parser) -> None:
-    parser.add_argument("-n", dest="count", metavar="N", type=int, default=20, help="so many; 20 by default")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:  # Nor is NaN.
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
-
-
-def _settings_flags(parser: _Parser) -> None:
-    from agent.config.table import SETTINGS  # noqa: PLC0415 - costs more than all the rest of `version`
-
-    group = parser.add_argument_group("settings", "each one is also an environment variable (docs/settings.md)")
-    for setting in SETTINGS:
-        if not setting.flag:
-            continue
-        about = f"{setting.env}; default: {setting.unset_means or setting.default or 'none'}".replace("%", "%%")
-        is_switch = setting.default == "0"
-        group.add_argument(
-            setting.flag,
-            dest=setting.name,
-            metavar="0|1" if is_switch else setting.name.rpartition("_")[2].upper(),
-            nargs="?" if is_switch else None,
-            const="1" if is_switch else None,
-            help=about,
-        )
-
-
-def _client_flags(parser: _Parser) -> None:
-    parser.add_argument("--url", help="the node, default MESH_URL or http://127.0.0.1:8000")
-    parser.add_argument("--token", help="its token; others see it in the process list, so prefer MESH_TOKEN")
-    parser.add_argument("--token-file", metavar="FILE", help="a file with its token, default MESH_TOKEN_FILE")
-    parser.add_argument("--cacert", metavar="FILE", help="authorities to trust for https, default MESH_TLS_CA")
-    parser.add_argument("--cert", metavar="FILE", help="our certificate for https, default MESH_TLS_CERT")
-    parser.add_argument("--key", metavar="FILE", help="its key, default MESH_TLS_KEY, or in the certificate's file")
-    parser.add_argument("--insecure", action="store_true", help="take any certificate of the node")
-
-
-def _output_flags(parser: _Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
-
-
-_OF_CLIENTS = (_client_flags, _output_flags)

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from agent.cli.client import ask, node_of
-from agent.cli.output import Exit, print_json, print_table, rows_in
+from agent.cli.output import Exit, print_json, rows_in
+from agent.cli.table import print_table
 from agent.harmless_text import one_line
 
 PINS_PATH = "/api/v1/mcp/pins"

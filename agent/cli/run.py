@@ -12,7 +12,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 
-from agent.cli.output import Exit, print_fault, print_json, print_table
+from agent.cli.output import Exit, print_fault, print_json
+from agent.cli.table import print_table
 from agent.client.stdio.environment import command_fault, is_inherited
 from agent.client.stdio.guardian import arm
 from agent.config.load import Settings, Shown, load_settings, shown
@@ -49,10 +50,10 @@ def show_config(args: Namespace) -> int:
 def check_config(args: Namespace) -> int:
     """Validate the settings, the servers file and the views, and look for the commands; all faults are printed."""
     settings = load_settings(flags_of(args), os.environ)
-    file = _servers(settings)
+    file = servers_of(settings)
     warnings = (*settings.warnings, *file.notes)
     faults = [reason for entry in file.left_out if entry.enabled for reason in entry.reasons]
-    faults += [f"server {name}: {fault}" for name, fault in _unstartable(file.servers)]
+    faults += [f"server {name}: {fault}" for name, fault in unstartable(file.servers)]
     views = read_views(settings.views_file, settings.servers_file)
     faults += views.faults
     if args.json:
@@ -82,7 +83,7 @@ def check_config(args: Namespace) -> int:
     return Exit.CONFIG if faults else Exit.OK
 
 
-def _unstartable(servers: tuple[ServerSpec, ...]) -> Iterator[tuple[str, str]]:
+def unstartable(servers: tuple[ServerSpec, ...]) -> Iterator[tuple[str, str]]:
     """Name each server that is switched on and whose command cannot be found, with what is wrong."""
     for spec in servers:
         if spec.enabled and isinstance(spec.target, StdioTarget) and (fault := command_fault(spec.target, os.environ)):
@@ -108,7 +109,8 @@ def _as_text(value: Shown) -> str | None:
             return str(value)
 
 
-def _servers(settings: Settings) -> ServersFile:
+def servers_of(settings: Settings) -> ServersFile:
+    """The servers file as a node with these settings reads it. Raises `ConfigRefused`."""
     path = settings.servers_file
     if path is None:
         return ServersFile()

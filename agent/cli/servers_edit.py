@@ -45,7 +45,11 @@ def remove_server(args: Namespace) -> int:
     text = text_of(path)
     names = _entries(text, path)
     if args.name not in names:
-        raise CliFailed(Exit.CONFIG, f"{path} has no server {args.name}; it has {', '.join(names) or 'none'}")
+        raise CliFailed(
+            Exit.CONFIG,
+            f"{path} has no server {args.name}; it has {', '.join(names) or 'none'}",
+            error="unknown_server",
+        )
     write_servers(path, without_entry(text, args.name, path))
     return _done(args, path, "removed")
 

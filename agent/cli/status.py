@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from agent.cli.client import ask, node_of, token_from
-from agent.cli.output import Exit, as_duration, print_json, print_table, rows_in
+from agent.cli.output import CliFailed, Exit, as_duration, did_you_mean, print_json, rows_in
+from agent.cli.table import print_list, print_table
 from agent.harmless_text import one_line
 
 PEERS_PATH = "/api/v1/mcp/peers"
@@ -18,6 +19,7 @@ CELL_CHARS_MAX = 60
 _ABOUT_HEADS = ("NAME", "TITLE", "VERSION", "WEBSITE", "ICONS", "INSTRUCTIONS")
 _WAITING = ("backoff", "parked")
 SERVERS_PATH = "/api/v1/mcp/servers"
+STATUS_PATH = "/api/v1/mcp/status"
 
 
 def list_peers(args: Namespace) -> int:
@@ -27,12 +29,14 @@ def list_peers(args: Namespace) -> int:
     if args.json:
         print_json(peers=peers, suppressed=suppressed)
         return Exit.OK
-    if not peers:
-        print("no peers")
-    else:
-        heads = ["NAME", "CONNECTED", "STATE", "SOURCE", "TOOLS", "URL", "ALSO KNOWN AS", "LAST ERROR"]
-        print_table(heads, [_listed_peer(peer) for peer in peers])
-    print_suppressed(suppressed)
+    heads = ["NAME", "CONNECTED", "STATE", "SOURCE", "TOOLS", "URL", "ALSO KNOWN AS", "LAST ERROR"]
+    rows = [_listed_peer(peer) for peer in peers]
+    if args.output == "wide":
+        heads = [*heads, "LATENCY", "NEXT TRY", "SCOPE", "WEIGHT", "MAINTENANCE", "NODE ID"]
+        rows = [[*row, *_more_of(peer)] for row, peer in zip(rows, peers, strict=True)]
+    print_list(args.output, heads, rows, empty="no peers")
+    if args.output != "name":
+        print_suppressed(suppressed)
     return Exit.OK
 
 
@@ -41,6 +45,12 @@ def _listed_peer(peer: dict[str, Any]) -> list[Any]:
     aliases = peer.get("aliases")
     also = ", ".join(map(str, aliases)) if isinstance(aliases, list) else ""
     return [*(peer.get(field) for field in fields), also or None, peer.get("last_error")]
+
+
+def _more_of(peer: dict[str, Any]) -> list[Any]:
+    """What a wide list has beside the columns of any."""
+    fields = [peer.get(field) for field in ("scope", "weight", "maintenance", "node_id")]
+    return [_latency(peer), _next_try(peer), *fields]
 
 
 def suppressed_names(data: Any) -> list[str]:
@@ -84,7 +94,14 @@ def reset_peer(args: Namespace) -> int:
 
 
 def _delete_peer(args: Namespace, query: str) -> int:
-    data, message = ask(node_of(args), "DELETE", f"{PEERS_PATH}/{quote(args.name, safe='')}{query}")
+    node = node_of(args)
+    try:
+        data, message = ask(node, "DELETE", f"{PEERS_PATH}/{quote(args.name, safe='')}{query}")
+    except CliFailed as exc:
+        if exc.error != "unknown_peer":
+            raise
+        known = [peer.get("name") for peer in rows_in(ask(node, "GET", PEERS_PATH)[0], "peers")]
+        raise CliFailed(exc.code, f"{exc}{did_you_mean(args.name, known)}", error=exc.error) from exc
     _say(args, data, message)
     _say_note(args, data)
     return Exit.OK
@@ -96,26 +113,17 @@ def list_servers(args: Namespace) -> int:
     servers = rows_in(data, "servers")
     if args.json:
         print_json(servers=servers)
-    elif not servers:
-        print("no servers")
-    elif args.columns == "wide":
-        print_table(_ABOUT_HEADS, [_about(name, about) for row in servers for name, about in _said(row)])
-    else:
-        heads = ["NAME", "CONFIGURED AS", "STATUS", "FUNCTIONS", "NEXT TRY", "LAST ERROR"]
-        print_table(
-            heads,
-            [
-                (
-                    row.get("name"),
-                    _configured_name(row),
-                    _state(row),
-                    _count(row),
-                    _next_try(row),
-                    row.get("last_error"),
-                )
-                for row in servers
-            ],
-        )
+        return Exit.OK
+    if args.output == "wide":
+        said = [_about(name, about) for row in servers for name, about in _said(row)]
+        print_list(args.output, _ABOUT_HEADS, said, empty="no servers")
+        return Exit.OK
+    heads = ["NAME", "CONFIGURED AS", "STATUS", "FUNCTIONS", "NEXT TRY", "LAST ERROR"]
+    rows = [
+        (row.get("name"), _configured_name(row), _state(row), _count(row), _next_try(row), row.get("last_error"))
+        for row in servers
+    ]
+    print_list(args.output, heads, rows, empty="no servers")
     return Exit.OK
 
 
@@ -166,7 +174,7 @@ def _count(server: dict[str, Any]) -> Any:
 def show_status(args: Namespace) -> int:
     """Ask the node for its status and print it."""
     node = node_of(args)
-    data, _ = ask(node, "GET", "/api/v1/mcp/status")
+    data, _ = ask(node, "GET", STATUS_PATH)
     status = _table(data)
     if args.json:
         print_json(**status)
@@ -284,17 +292,21 @@ def _self_row(itself: dict[str, Any]) -> list[Any]:
 
 
 def _peer_row(peer: dict[str, Any]) -> list[Any]:
-    latency_ms = peer.get("latency_ms")
     return [
         peer.get("name"),
         peer.get("state"),
         peer.get("source"),
         peer.get("function_count"),
-        f"{latency_ms:.1f} ms" if isinstance(latency_ms, int | float) else None,
+        _latency(peer),
         _next_try(peer),
         peer.get("url"),
         peer.get("last_error"),
     ]
+
+
+def _latency(peer: dict[str, Any]) -> str | None:
+    latency_ms = peer.get("latency_ms")
+    return f"{latency_ms:.1f} ms" if isinstance(latency_ms, int | float) else None
 
 
 def _configured_name(server: dict[str, Any]) -> Any:

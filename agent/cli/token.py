@@ -20,8 +20,9 @@ from typing import Any, Final
 
 from agent import clock
 from agent.authority.grant import Grant
-from agent.cli.output import CliFailed, Exit, print_json, print_table
+from agent.cli.output import CliFailed, Exit, did_you_mean, print_json
 from agent.cli.run import flags_of
+from agent.cli.table import print_list
 from agent.config.found import find_values
 from agent.config.tokens_file import HASHES_MAX, NAME, NAME_RULE, SECTION, check_tokens, parse_moment
 from agent.errors import ConfigRefused
@@ -62,12 +63,11 @@ def list_tokens(args: Namespace) -> int:
     rows = [_row(grant) for grant in grants]
     if args.json:
         print_json(file=str(path), tokens=rows)
-    elif not rows:
-        print(f"no named tokens in {path}")
     else:
         heads = ["NAME", "SCOPES", "TOOLS", "READ ONLY", "EXPIRES", "CALLS/S", "AT ONCE", "CREATED"]
         fields = ["name", "scopes", "tools", "read_only", "expires", "calls_per_s", "concurrent_calls", "created"]
-        print_table(heads, [[_cell(row[field]) for field in fields] for row in rows])
+        cells = [[_cell(row[field]) for field in fields] for row in rows]
+        print_list(args.output, heads, cells, empty=f"no named tokens in {path}")
     return Exit.OK
 
 
@@ -77,7 +77,9 @@ def revoke_token(args: Namespace) -> int:
     with _locked(path):
         tokens = _read(path)
         if args.name not in tokens:
-            raise CliFailed(Exit.USAGE, f"there is no token named {args.name} in {path}")
+            raise CliFailed(
+                Exit.USAGE, f"there is no token named {args.name} in {path}{did_you_mean(args.name, tokens)}"
+            )
         del tokens[args.name]
         _write(path, tokens)
     if args.json:

@@ -4,49 +4,36 @@ Called by `agent.cli.parser`, which imports this module only for these commands.
 (exit 5) is never confused with a node that cannot be reached (4) or refuses us (3).
 """
 
-import asyncio
 import json
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from agent.cli.client import Node, ask, node_of, refused, unreachable
-from agent.cli.output import CliFailed, Exit, print_json, print_table
+from agent.cli.client import Node, ask, node_of
+from agent.cli.lists import listed
+from agent.cli.mcp import Json, Talk, talk_with
+from agent.cli.output import CliFailed, Exit, did_you_mean, print_json, rows_in
 from agent.cli.status import SERVERS_PATH
-from agent.client.connect import McpClient, open_client
-from agent.client.protocol import Request
-from agent.config.values import CALL_TIMEOUT_MAX_S
-from agent.errors import (
-    AuthRefused,
-    CallFailed,
-    CallNotSent,
-    CallTimedOut,
-    DialRefused,
-    LinkFailed,
-    ProtocolBroken,
-    RpcError,
-)
+from agent.cli.table import print_list
+from agent.errors import RpcError
 from agent.harmless_text import many_lines, one_line
-from agent.lossless_json.exact import with_own_numbers
 from agent.mcp_headers import param_header_map, param_headers
-from agent.model import HttpTarget, Json, ServerScope
-from agent.routing.origins import listed_origin
-from agent.rpc_codes import HEADER_MISMATCH
+from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
 
-CONNECT_TIMEOUT_S = 15.0
-PAGE_TIMEOUT_S = 60.0  # A node answers with what it knows already.
-PAGES_MAX = 1000
-T = TypeVar("T")
+CALL_TIMEOUT_MAX_S = 86_400.0  # As `agent.config.values` has it.
+_FLEET = "fleet"  # As `agent.model.ServerScope` has it.
 
 
 def list_tools(args: Namespace) -> int:
     """Print the tools that the node offers, its mesh's tools among them."""
-    tools = asyncio.run(_talk(node_of(args), _tools))
+    tools = talk_with(node_of(args), _tools)
     if args.json:
-        print_json(tools=[_plain(tool) for tool in tools])
-    else:
-        rows = [(tool.get("name"), ", ".join(_parameters(tool)), tool.get("description")) for tool in tools]
-        print_table(["NAME", "ARGUMENTS", "DESCRIPTION"], rows)
+        print_json(tools=[plain(tool) for tool in tools])
+        return Exit.OK
+    heads, rows = ["NAME", "ARGUMENTS", "DESCRIPTION"], [_row(tool) for tool in tools]
+    if args.output == "wide":
+        heads, rows = [*heads, "SERVER", "NODE", "HINTS"], [[*_row(tool), *_more_of(tool)] for tool in tools]
+    print_list(args.output, heads, rows, empty="no tools")
     return Exit.OK
 
 
@@ -55,24 +42,61 @@ def call_tool(args: Namespace) -> int:
     arguments = read_arguments(args.args, args.pairs)
     timeout_s = CALL_TIMEOUT_MAX_S if args.timeout is None else min(args.timeout, CALL_TIMEOUT_MAX_S)
 
-    async def call(client: McpClient) -> Json:
+    async def call(client: Talk) -> Json:
         named = {} if args.node is None else await _node_argument(client, args.name, args.node)
         return await _call(client, args.name, arguments | named, timeout_s)
 
-    result = asyncio.run(_talk(node_of(args), call))
+    result = talk_with(node_of(args), call)
     _show(args, result)
     return Exit.TOOL if result["isError"] else Exit.OK
+
+
+def describe_tool(args: Namespace) -> int:
+    """Print all that the list says of one tool. Raises `CliFailed`."""
+    tools = talk_with(node_of(args), _tools)
+    tool = next((tool for tool in tools if tool.get("name") == args.name), None)
+    if tool is None:
+        raise _unknown_tool(args.name, tools)
+    if args.json:
+        print_json(tool=plain(tool))
+        return Exit.OK
+    origin = _origin(tool)
+    print(one_line(args.name))
+    for label, value in (
+        ("title", tool.get("title")),
+        ("server", origin.get("server") and f"{origin['server']}, {origin.get('scope')}, of node {origin.get('node')}"),
+        ("hints", _hints(tool)),
+    ):
+        if value:
+            print(f"  {label:<7} {one_line(str(value))}")
+    print("\n" + many_lines(str(tool.get("description") or "(no description)")))
+    for head, key in (("arguments", "inputSchema"), ("result", "outputSchema")):
+        if isinstance(schema := tool.get(key), dict):
+            print(f"\n{head}:")
+            print("\n".join(_described(schema)) or "  none")
+    needed = " ".join(f"{name}=…" for name in _required(tool))
+    print(f"\nCall it: mesh-agent tools call {one_line(args.name)} {needed}".rstrip())
+    return Exit.OK
 
 
 def reload_servers(args: Namespace) -> int:
     """Reload one server, or all that are enabled; one that does not come back is a tool's failure."""
     name, arguments = ("reload_mcp_server", {"server_name": args.name}) if args.name else ("reload_all_mcp_servers", {})
-    result = asyncio.run(_talk(node_of(args), lambda client: _call(client, name, arguments)))
+    result = talk_with(node_of(args), lambda client: _call(client, name, arguments, CALL_TIMEOUT_MAX_S))
     structured = result.get("structuredContent")
     content = structured if isinstance(structured, dict) else {}
-    listed = content.get("servers", [content])
-    rows = [row for row in listed if isinstance(row, dict) and "message" in row] if isinstance(listed, list) else []
-    if args.json or result["isError"] or not rows:
+    listed_rows = content.get("servers", [content])
+    rows = (
+        [row for row in listed_rows if isinstance(row, dict) and "message" in row]
+        if isinstance(listed_rows, list)
+        else []
+    )
+    if result["isError"] and args.name and not args.json:
+        _show(args, result)
+        known = [row.get("name") for row in _servers(node_of(args))]
+        if args.name not in known and (near := did_you_mean(args.name, known)):
+            print(near.removeprefix("; "))
+    elif args.json or result["isError"] or not rows:
         _show(args, result)
     else:
         reasons = {} if all(row.get("success", True) for row in rows) else _reasons(node_of(args))
@@ -85,13 +109,14 @@ def reload_servers(args: Namespace) -> int:
 
 def _reasons(node: Node) -> dict[Any, str]:
     """Why servers are not connected, in the words for operators: a tool's are for clients, who read no output."""
+    return {one.get("name"): str(one["last_error"]) for one in _servers(node) if one.get("last_error")}
+
+
+def _servers(node: Node) -> list[dict[str, Any]]:
     try:
-        data, _ = ask(node, "GET", SERVERS_PATH)
-    except CliFailed:
-        return {}
-    servers = data.get("servers") if isinstance(data, dict) else None
-    known = [one for one in servers if isinstance(one, dict)] if isinstance(servers, list) else []
-    return {one.get("name"): str(one["last_error"]) for one in known if one.get("last_error")}
+        return rows_in(ask(node, "GET", SERVERS_PATH)[0], "servers")
+    except CliFailed:  # They are only to say more of a failure.
+        return []
 
 
 def read_arguments(text: str | None, pairs: Sequence[str]) -> dict[str, Any]:
@@ -128,102 +153,112 @@ def _show(args: Namespace, result: Json) -> None:
         print(json.dumps(structured))
 
 
-async def _talk(node: Node, talk: Callable[[McpClient], Awaitable[T]]) -> T:
-    """Open a client to the node for `talk`. Raises `CliFailed`."""
-    target = HttpTarget(f"{node.url}/mcp", token=node.token, tls=node.tls)
-    try:
-        # Half of the time for a node that never answers `server/discover`, as some gateways do not.
-        async with open_client(
-            target,
-            connect_timeout_s=CONNECT_TIMEOUT_S / 2,
-            start_timeout_s=CONNECT_TIMEOUT_S,
-            client_name="mesh-agent",
-        ) as client:
-            return await talk(client)
-    except RpcError as exc:
-        raise CliFailed(Exit.TOOL, exc.message or "the node answered with an error that has no message") from exc
-    except AuthRefused as exc:
-        raise refused(node, exc.status) from exc
-    except (ProtocolBroken, DialRefused) as exc:
-        raise CliFailed(Exit.UNREACHABLE, f"{exc}; check the URL") from exc
-    except (LinkFailed, CallFailed) as exc:
-        told, named = str(exc), f"{target.url} "
-        raise unreachable(node, f"it {told.removeprefix(named)}" if told.startswith(named) else told) from exc
+async def _tools(client: Talk) -> list[Json]:
+    return await listed(client, "tools")
 
 
-async def _tools(client: McpClient) -> list[Json]:
-    """Every page of the list of tools."""
-    tools: list[Json] = []
-    seen: set[str] = set()
-    params: Json = {}
-    while len(seen) < PAGES_MAX:
-        page = await _request(client, "tools/list", params, PAGE_TIMEOUT_S)
-        listed, cursor = page.get("tools"), page.get("nextCursor")
-        tools += [tool for tool in listed if isinstance(tool, dict)] if isinstance(listed, list) else []
-        if not isinstance(cursor, str) or cursor in seen:
-            return tools
-        seen.add(cursor)
-        params = {"cursor": cursor}
-    raise CliFailed(Exit.TOOL, f"the node's list of tools has more than {PAGES_MAX} pages")
-
-
-async def _call(client: McpClient, name: str, arguments: Json, timeout_s: float = CALL_TIMEOUT_MAX_S) -> Json:
+async def _call(client: Talk, name: str, arguments: Json, timeout_s: float) -> Json:
     """Call a tool; returns its result with `content` and `isError` as they should be, whatever its server sent."""
     params = {"name": name, "arguments": arguments}
     try:
-        result = await _request(client, "tools/call", params, timeout_s)
+        result = await client.request("tools/call", params, timeout_s)
     except RpcError as exc:
+        if exc.code == INVALID_PARAMS and exc.message.startswith("Unknown tool"):
+            raise _unknown_tool(name, await _tools(client), exc.message) from exc
         if exc.code != HEADER_MISMATCH:
             raise
         # Not executed: the tool's schema wants arguments repeated in headers, and only the list has its schema.
         schema = next((tool.get("inputSchema") for tool in await _tools(client) if tool.get("name") == name), None)
         headers = param_headers(param_header_map(schema), arguments)
-        result = await _request(client, "tools/call", params, timeout_s, headers)
+        result = await client.request("tools/call", params, timeout_s, headers)
     content, kind = result.get("content"), result.setdefault("resultType", "complete")
     if kind != "complete":
         raise CliFailed(Exit.TOOL, f"the tool did not complete, and the command line cannot go on with {kind!r}")
-    blocks = [_plain(block) for block in content if isinstance(block, dict)] if isinstance(content, list) else []
-    return {**_plain(result), "content": blocks, "isError": result.get("isError") is True}
+    blocks = [plain(block) for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+    return {**plain(result), "content": blocks, "isError": result.get("isError") is True}
 
 
-async def _node_argument(client: McpClient, name: str, nodes: str) -> Json:
+def _unknown_tool(name: str, tools: Sequence[Json], said: str = "") -> CliFailed:
+    said = said or f"Unknown tool: {name!r}"
+    return CliFailed(Exit.TOOL, said + did_you_mean(name, [tool.get("name") for tool in tools]), error="unknown_tool")
+
+
+async def _node_argument(client: Talk, name: str, nodes: str) -> Json:
     """The argument by which a fleet's tool names nodes. Raises `CliFailed`: the tool is of no fleet."""
     tool = next((tool for tool in await _tools(client) if tool.get("name") == name), {})
-    origin = listed_origin(tool)
-    if origin.get("scope") != ServerScope.FLEET:
+    origin = _origin(tool)
+    if origin.get("scope") != _FLEET:
         raise CliFailed(Exit.USAGE, f"--node is for tools of a fleet, and {name!r} is none")
     return {str(origin.get("argument", "node")): nodes.split(",") if "," in nodes else nodes}
 
 
-async def _request(
-    client: McpClient, method: str, params: Json, timeout_s: float, headers: Mapping[str, str] | None = None
-) -> Json:
-    """The result, with Python's numbers. Raises as `McpClient.request`, `CliFailed`."""
-    request = Request.within(method, params, timeout_s=timeout_s, headers=headers)
-    try:
-        result = await client.request(request)
-    except (CallNotSent, CallTimedOut) as exc:
-        if request.left_s() > 0:
-            raise
-        raise CliFailed(Exit.TOOL, f"Request {method!r} timed out") from exc
-    try:
-        own: Json = with_own_numbers(result)
-    except (TypeError, ValueError) as exc:
-        raise CliFailed(Exit.TOOL, f"the answer to {method!r} cannot be shown: {exc}") from exc
-    return own
-
-
-def _plain(named: Json) -> Json:
+def plain(named: Json) -> Json:
     """Without members that are null, which some servers write for what is absent."""
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _parameters(tool: Json) -> list[str]:
-    schema = tool.get("inputSchema")
+def _row(tool: Json) -> list[Any]:
+    required, properties = _required(tool), _properties(tool.get("inputSchema"))
+    shown = ", ".join(name if name in required else f"{name}?" for name in properties)
+    return [tool.get("name"), shown, tool.get("description")]
+
+
+def _more_of(tool: Json) -> list[Any]:
+    """What a wide list has beside the columns of any."""
+    origin = _origin(tool)
+    return [origin.get("server"), origin.get("node"), _hints(tool)]
+
+
+def _origin(tool: Json) -> Json:
+    """As `agent.routing.origins.listed_origin`, without its imports."""
+    meta = tool.get("_meta")
+    told = meta.get("mesh-agent/origin") if isinstance(meta, dict) else None
+    return told if isinstance(told, dict) else {}
+
+
+def _hints(tool: Json) -> str:
+    """What its annotations say it does, in words."""
+    told = tool.get("annotations")
+    words = {"readOnlyHint": "only reads", "destructiveHint": "may destroy", "idempotentHint": "may be repeated"}
+    return ", ".join(word for key, word in words.items() if isinstance(told, dict) and told.get(key) is True)
+
+
+def _properties(schema: Any) -> Json:
     properties = schema.get("properties") if isinstance(schema, dict) else None
+    return properties if isinstance(properties, dict) else {}
+
+
+def _required(tool: Json) -> list[str]:
+    schema = tool.get("inputSchema")
     required = schema.get("required") if isinstance(schema, dict) else None
-    names = list(properties) if isinstance(properties, dict) else []
-    return [name if isinstance(required, list) and name in required else f"{name}?" for name in names]
+    return [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+
+
+def _described(schema: Json) -> list[str]:
+    """A line for each property of an object's schema."""
+    required = schema.get("required")
+    must = required if isinstance(required, list) else []
+    lines = []
+    for name, one in _properties(schema).items():
+        about = one if isinstance(one, dict) else {}
+        notes = [_kind(about), *(["required"] if name in must else [])]
+        notes += [f"default {json.dumps(about['default'])}"] if about.get("default") is not None else []
+        said = f": {about['description']}" if about.get("description") else ""
+        lines.append(one_line(f"{name} ({', '.join(notes)}){said}"))
+    return [f"  {line}" for line in lines]
+
+
+def _kind(schema: Json) -> str:
+    """The type of a value, or the values that there are."""
+    if isinstance(values := schema.get("enum"), list):
+        return "one of " + ", ".join(json.dumps(value) for value in values)
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return " or ".join(map(str, kind))
+    either = schema.get("anyOf") or schema.get("oneOf")
+    if kind is None and isinstance(either, list):
+        return " or ".join(_kind(one) for one in either if isinstance(one, dict))
+    return str(kind or "anything")
 
 
 def _typed(value: str) -> Any:

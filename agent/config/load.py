@@ -12,9 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from agent.config.endpoint import parse_token
 from agent.config.found import Found, find_values, unknown_variables
 from agent.config.table import BY_NAME, FILE_TWINS, SETTINGS
-from agent.config.values import StaticPeer, is_loopback, parse_token
+from agent.config.values import StaticPeer, is_loopback
 from agent.errors import ConfigRefused
 from agent.model import MASK, TlsFiles, masked_url
 from discovery.model import SettingsRefused
@@ -261,7 +262,8 @@ def _refuse_open_node(values: Mapping[str, Any], found: Mapping[str, Found], tok
         return
     raise ConfigRefused(
         f"host ({found['host'].origin}) is {values['host']!r}, which other machines can reach, and no token is set:"
-        " any client that reaches this node could run its tools. Set MESH_TOKEN or MESH_TOKEN_FILE, or HOST=127.0.0.1;"
+        " any client that reaches this node could run its tools. Add MESH_TOKEN=<32 random characters> to its"
+        " environment (in a compose file, the same for every node), or MESH_TOKEN_FILE, or HOST=127.0.0.1;"
         " on a network of your own, MESH_ALLOW_ANONYMOUS=1"
     )
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from agent.config.endpoint import url_fault
 from agent.config.relaxed_json import JsonPath
-from agent.config.values import url_fault
 from agent.config.variables import Expand
 from agent.model import Json, OAuthClient, OAuthGrant
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from agent.config.endpoint import url_fault
 from agent.config.env_file import parse_env_file
 from agent.config.oauth_entry import read_oauth_client
 from agent.config.relaxed_json import JsonPath
 from agent.config.start_time import START_TIMEOUT_MAX_S, default_start_timeout_s
 from agent.config.tls_files import tls_fault
-from agent.config.values import CALL_TIMEOUT_MAX_S, parse_flag, url_fault
+from agent.config.values import CALL_TIMEOUT_MAX_S, parse_flag
 from agent.config.variables import Expand, kept, untouched
 from agent.config.view_entry import TAG, TAG_RULE, TAGS_MAX
 from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from agent.config.endpoint import parse_token
 from agent.config.values import (
     one_of,
     parse_consul_wait,
@@ -32,7 +33,6 @@ from agent.config.values import (
     parse_seconds,
     parse_service_name,
     parse_service_nodes,
-    parse_token,
     parse_weight,
 )
 
@@ -430,7 +430,7 @@ SETTINGS: tuple[Setting, ...] = (
         "log_format",
         one_of("auto", "text", "json"),
         "auto",
-        "`text`, `json` (one object a line), or `auto`: text on a terminal, else JSON.",
+        "`text` on stderr, `json` (one object a line) on stdout, or `auto`: text on a terminal, else JSON.",
     ),
     Setting(
         "metrics_public",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agent.config.endpoint import url_fault
 from agent.model import PUBLIC_NAME_LEN_MAX, PUBLIC_NAME_LEN_MIN, WEIGHT_MAX
 
 # One grammar for nodes, peers and servers: they share a namespace, and `__` parts the words of a public tool name.
@@ -47,27 +48,6 @@ def name_fault(name: str) -> str:
     if "__" in name:
         return "must not contain '__', which parts a server's name from its tool's"
     return ""
-
-
-HOST_LABEL_CHARS_MAX = 63  # RFC 1035, section 2.3.4.
-
-
-def url_fault(url: str) -> str:
-    """Say what is wrong with an MCP endpoint's URL; empty when nothing is. Credentials are not repeated."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "is not a URL"
-    if parts.scheme not in {"http", "https"}:
-        return "must start with http:// or https://"
-    if parts.username is not None or parts.password is not None:
-        return "must not carry credentials; use a token or a header"
-    if not parts.hostname or port == 0 or any(char.isspace() or not char.isprintable() for char in url):
-        return "must name a host, like http://10.0.0.7:8000/mcp"
-    if any(len(label) > HOST_LABEL_CHARS_MAX for label in parts.hostname.split(".")):
-        return f"must name a host whose parts have at most {HOST_LABEL_CHARS_MAX} characters each"
-    return "must not have a fragment (#…)" if parts.fragment else ""
 
 
 def is_loopback(host: str) -> bool:
@@ -183,13 +163,6 @@ def parse_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise ValueError("names the home folder of a user that this machine does not have") from None
-
-
-def parse_token(text: str) -> str:
-    """A bearer token: it travels in a header, so printable ASCII without blanks."""
-    if not (text.isascii() and text.isprintable() and " " not in text):
-        raise ValueError("must be printable ASCII without blanks")
-    return text
 
 
 def parse_origins(text: str) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def free_ports(count: int) -> list[int]:
 def command_name() -> str:
     """Say how the user can run this program again: by its script, or as a module."""
     script = Path(sys.argv[0])
-    if script.name != "mesh-agent":
+    if script.name not in ("mesh-agent", "mcp-mesh-agent"):
         return f"{shlex.quote(sys.executable)} -m agent"
     on_path = shutil.which(script.name)
     # `make demo` calls the script in .venv, which no PATH knows unless the user has activated it.

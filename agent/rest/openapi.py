@@ -141,6 +141,29 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
         "What changes, as server-sent events of one JSON object each, for as long as the connection stays.",
         plain={200: (EVENT_STREAM, _TEXT), 503: ("application/json", {"$ref": "#/components/schemas/Error"})},
     ),
+    ("GET", "/api/v1/mcp/ping"): Operation(
+        "How long the way to a peer, server or tool takes, by each replica.",
+        answers={200: _object(name=_TEXT, kind=_TEXT, ways=_OBJECTS)},
+        query={"name": {**_TEXT, "minLength": 1}},
+    ),
+    ("GET", "/api/v1/mcp/logs"): Operation(
+        "The newest lines of the log as server-sent events, with `follow` those that come, too.",
+        plain={200: (EVENT_STREAM, _TEXT), 503: ("application/json", {"$ref": "#/components/schemas/Error"})},
+        query={"level": {"enum": ["debug", "info", "warning", "error"]}, "follow": {"enum": ["0", "1"]}},
+    ),
+    ("GET", "/api/v1/mcp/debug"): Operation(
+        "What the process does: threads, and where each task waits.",
+        answers={
+            200: _object(
+                version=_TEXT,
+                python=_TEXT,
+                threads=_OBJECTS,
+                task_count={"type": "integer"},
+                tasks=_OBJECTS,
+                settings=_OBJECTS,
+            )
+        },
+    ),
     ("POST", "/ui/login"): Operation("Have a browser's token kept in a cookie.", answers={200: _object()}),
     ("POST", "/ui/logout"): Operation("Forget that token.", answers={200: _object()}),
     ("GET", "/.well-known/oauth-protected-resource"): Operation(

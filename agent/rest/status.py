@@ -5,6 +5,7 @@ Built by the wiring. The one rule: everything shown comes from snapshots, and no
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ from agent.rest.descriptions import (
 )
 from agent.rest.envelope import success
 from agent.server.own_tools import MANAGEMENT_TOOLS, RELOADS
+
+log = logging.getLogger(__name__)
 
 # A reload answers with the outcome of the new connection's first attempt, or with the present state: after this long,
 # which the old child may take to end, and as long as the server may take to start.
@@ -138,7 +141,9 @@ class NodeStatus:
                     raise MeshError(f"The entry of MCP server {server_name!r} is left out: {'; '.join(entry.reasons)}")
         await self._mesh.reload(server_name, RELOAD_TIMEOUT_S)
         reloaded = self._reloaded(server_name)
-        await self._audit.act("server.reload", caller().grant.name, server=server_name, outcome=reloaded["status"])
+        who, outcome = caller().grant.name, reloaded["status"]
+        await self._audit.act("server.reload", who, server=server_name, outcome=outcome)
+        log.info("server reloaded", extra={"server": server_name, "outcome": outcome, "by": who})
         return reloaded
 
     async def reload_all(self) -> list[Json]:
@@ -148,7 +153,9 @@ class NodeStatus:
         async with asyncio.TaskGroup() as group:
             for name in names:
                 group.create_task(self._reload_one_of_all(name), name=f"reload {name}")
-        await self._audit.act("server.reload_all", caller().grant.name, servers=len(names))
+        who = caller().grant.name
+        await self._audit.act("server.reload_all", who, servers=len(names))
+        log.info("all servers reloaded", extra={"servers": len(names), "by": who})
         return [self._reloaded(name) for name in names]
 
     async def _reload_one_of_all(self, name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from agent.authority.allowance import Allowance
 from agent.authority.caller import UNRECORDED, Caller, Recorder
-from agent.authority.grant import ANYONE, BY_SHORT_FORM, Grant, NamedToken
+from agent.authority.grant import ANYONE, BY_SHORT_FORM, NODE_PREFIX, Grant, NamedToken
 
 TOKENS_MAX: Final = 8  # Of the short form: two overlap in a rotation, more are a mistake.
 _NODES_REMEMBERED_MAX: Final = 1_024
@@ -70,7 +70,7 @@ class TokenTable:
         if known is None:
             if len(self._nodes) >= _NODES_REMEMBERED_MAX:
                 self._nodes.clear()
-            known = self._nodes[node_id] = Caller(Grant(f"node {node_id}", named=False), self._recorder)
+            known = self._nodes[node_id] = Caller(Grant(f"{NODE_PREFIX}{node_id}", named=False), self._recorder)
         return known
 
     def _new_callers(self, tokens: Sequence[str], named: Sequence[NamedToken]) -> dict[bytes, Caller]:

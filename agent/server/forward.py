@@ -7,6 +7,7 @@ a backend's own result or error passes unchanged, its bytes too where nothing ha
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,9 @@ _MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
 ANSWER_NESTING_MAX: Final = 250
 # A client may send a name of any length; the log keeps its beginning.
 NAME_LEN_LOGGED: Final = 128
+REQUEST_ID_LEN_LOGGED: Final = 64
+_TRACE_KEY: Final = "traceparent"
+_TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.{0,64}")
 _DISCOVER: Final = "server/discover"
 # What counts towards the limits of a token, and what the record of calls has: all that servers have to work for.
 CALLS: Final = TASK_METHODS | {
@@ -299,11 +303,10 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
     Raises `TooManyCalls` at its beginning. Not a generator: every call passes here.
     """
 
-    __slots__ = ("_allowance", "_caller", "_method", "_params", "_served", "_started_s")
+    __slots__ = ("_allowance", "_caller", "_method", "_params", "_request_id", "_served", "_started_s")
 
-    def __init__(self, method: str, params: Json) -> None:
-        self._method = method
-        self._params = params
+    def __init__(self, method: str, params: Json, request_id: str | float | None = None) -> None:
+        self._method, self._params, self._request_id = method, params, request_id
         self._served = Served()
         self._caller = caller()
         self._allowance = self._caller.allowance if method in CALLS else None
@@ -327,14 +330,22 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         }
         if served.public_name is not None:
             fields["public_name"] = served.public_name[:NAME_LEN_LOGGED]
-        if self._caller.grant.named:
-            fields["caller"] = self._caller.grant.name
+        fields["caller"] = self._caller.grant.name
+        if self._request_id is not None:
+            fields["request_id"] = _short(self._request_id)
+        if (trace := _trace_of(self._params)) is not None:
+            fields["trace"] = trace
         fields["backend"] = served.backend
         fields["outcome"] = _outcome(served, failure)
         if served.reason:
             fields["reason"] = served.reason
         fields["ms"] = round((time.monotonic() - self._started_s) * 1000, 2)
-        request_line(logging.DEBUG if _only_polls(self._method, self._params) else logging.INFO, fields)
+        quiet = failure is None and (self._is_housekeeping() or _only_polls(self._method, self._params))
+        request_line(logging.DEBUG if quiet else logging.INFO, fields)
+
+    def _is_housekeeping(self) -> bool:
+        """Whether another node reads lists or follows them, as it does whenever anything changes anywhere."""
+        return self._caller.grant.is_another_node and self._method not in CALLS
 
     def _recorder(self, failure: BaseException | None) -> None:
         """Have calls and refusals recorded: names and outcomes, never arguments."""
@@ -345,6 +356,18 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
             recorder.refusal(who, f"{self._method} {shown}", failure.message)
         elif recorder.records_calls and self._method in CALLS:
             recorder.call(who, self._method, shown, _outcome(self._served, failure))
+
+
+def _short(request_id: str | float) -> str | float:
+    return request_id[:REQUEST_ID_LEN_LOGGED] if isinstance(request_id, str) else request_id
+
+
+def _trace_of(params: Json) -> str | None:
+    """The trace that a request belongs to, if its client says so (W3C Trace Context, section 3.2, in `_meta`)."""
+    meta = params.get("_meta")
+    parent = meta.get(_TRACE_KEY) if isinstance(meta, dict) else None
+    found = _TRACE_PARENT.fullmatch(parent) if isinstance(parent, str) else None
+    return None if found is None else found[1]
 
 
 def too_many(who: Caller, wait_s: float) -> TooManyCalls:

@@ -96,7 +96,7 @@ class StatelessServer:
         method, params = message["method"], with_own_affinity(message["params"])
         answer = Answer(request, message["id"])
         try:
-            with logged(method, params) as served:
+            with logged(method, params, message["id"]) as served:
                 if method == CLIENT_METHOD:
                     check_is_node(method)
                     return await answer.result(await self._heard(params))

@@ -19,7 +19,7 @@ from agent.client.http.cookies import CookieJar
 from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.negotiation import judge_discovery, judge_initialize
 from agent.client.proxies import ProxyFault, proxies_of
-from agent.config import values
+from agent.config import endpoint, values
 from agent.config.env_file import parse_env_file
 from agent.config.oauth_rules import check_oauth_rules
 from agent.config.servers_file import check_servers
@@ -82,7 +82,7 @@ def _settings(data: bytes) -> None:
     for parse in (
         *(values.parse_name, values.parse_service_name, values.parse_host, values.parse_hosts, values.parse_port),
         *(values.parse_count, values.parse_weight, values.parse_name_len, values.parse_networks, values.parse_seconds),
-        *(values.parse_flag, values.parse_path, values.parse_token, values.parse_origins, values.parse_patterns),
+        *(values.parse_flag, values.parse_path, endpoint.parse_token, values.parse_origins, values.parse_patterns),
         *(values.parse_peers, parse_moment),
     ):
         with suppress(ValueError):
@@ -92,7 +92,7 @@ def _settings(data: bytes) -> None:
 def _url(data: bytes) -> None:
     text = _text(data)
     refuse_address(text)
-    values.url_fault(text)
+    endpoint.url_fault(text)
     with suppress(ValueError, DialRefused):
         check_url(text)
     with suppress(ProxyFault):

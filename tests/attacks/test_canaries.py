@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ MARK = "s1lent"
 TOKEN = f"{MARK}-of-the-short-form-0123456789abcdef"
 # What holds secrets for the node itself, readable by its owner alone.
 KEPT = frozenset({OVERRIDES, "servers.json", "tokens.json"})
-REST = ("peers", "servers", "status", "pins")
+REST = ("peers", "servers", "status", "pins", "debug", "logs", "ping?name=gone")
 URIS = ("config://app", "health://system")
 
 
@@ -165,11 +166,29 @@ async def test_an_error_repeats_no_secret(scene: Scene) -> None:
         ("pins", "ls"),
         ("audit", "tail"),
         ("token", "ls"),
+        ("ping", "dead"),
+        ("logs", "--level", "debug"),
     ],
     ids=" ".join,
 )
 def test_no_command_prints_a_secret(words: tuple[str, ...], scene: Scene) -> None:
     assert found(scene.command(*words)) == []
+
+
+def test_bundle_for_a_report_has_everything_but_secrets(scene: Scene, tmp_path: Path) -> None:
+    path = tmp_path / "bundle.tar.gz"
+    assert found(scene.command("debug", "--file", str(path))) == []
+    with tarfile.open(path) as bundle:
+        parts = {entry.name.rpartition("/")[2]: bundle.extractfile(entry) for entry in bundle.getmembers()}
+        texts = {name: part.read().decode() for name, part in parts.items() if part is not None}
+    wanted = {"about.json", "log.jsonl", "metrics.txt", "peers.json", "process.json", "servers.json", "status.json"}
+    assert texts.keys() == wanted
+    assert json.loads(texts["about.json"])["missing"] == {}
+    settings = {row["name"]: row["value"] for row in json.loads(texts["process.json"])["settings"]}
+    assert settings["token"] == "********"
+    assert settings["log_level"] == "debug"
+    assert "node ready" in texts["log.jsonl"]
+    assert found("".join(texts.values())) == []
 
 
 def test_neither_the_log_nor_any_file_but_the_nodes_own_has_a_secret(scene: Scene) -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from shutil import copy2, copytree, ignore_patterns
 
 import pytest
@@ -16,6 +17,8 @@ import pytest
 from tests.install.world import COMMAND_TIMEOUT_S, ROOT
 
 PACKAGES = ("agent", "discovery")
+LAUNCHER = "mcp_mesh_agent.py"
+RUN = "import mcp_mesh_agent; sys.exit(mcp_mesh_agent.main())"
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 
 
@@ -53,7 +56,7 @@ def test_wheel_holds_every_file_of_both_packages_and_nothing_else(wheel: zipfile
         if path.is_file() and "__pycache__" not in path.parts
     }
     names = wheel.root.namelist()
-    assert {name for name in names if ".dist-info/" not in name and not name.endswith("/")} == in_tree
+    assert {name for name in names if ".dist-info/" not in name and not name.endswith("/")} == in_tree | {LAUNCHER}
 
 
 def test_wheel_holds_every_folder_of_modules_as_a_package() -> None:
@@ -65,8 +68,21 @@ def test_wheel_holds_every_folder_of_modules_as_a_package() -> None:
 def test_command_of_the_wheel_is_a_function_of_the_tree(wheel: zipfile.Path) -> None:
     (entry_points,) = (name for name in wheel.root.namelist() if name.endswith("/entry_points.txt"))
     text = wheel.root.read(entry_points).decode()
-    (module, function) = re.findall(r"^mesh-agent = ([\w.]+):(\w+)$", text, re.MULTILINE)[0]
-    assert callable(getattr(importlib.import_module(module), function))
+    scripts = dict(re.findall(r"^([\w-]+) = ([\w.]+:\w+)$", text, re.MULTILINE))
+    assert scripts.keys() == {"mesh-agent", "mcp-mesh-agent"}, "uvx and pipx look for one named as the distribution"
+    for place in scripts.values():
+        module, _, function = place.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_another_package_of_the_same_name_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(tmp_path), str(ROOT)]!r}; {RUN}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"the package {name!r} at {tmp_path / name}" in done.stderr
 
 
 def test_everything_that_the_image_copies_passes_the_dockerignore() -> None:

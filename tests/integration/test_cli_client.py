@@ -79,6 +79,23 @@ def build_tools() -> FastMCP:
     def fail() -> str:
         raise ToolError("no\x1b[31m luck")
 
+    @server.resource("notes://one", mime_type="text/plain")
+    def one() -> str:
+        return "first\x1b[31m\nsecond"
+
+    @server.resource("notes://picture", mime_type="image/png")
+    def picture() -> bytes:
+        return b"\x89PNG\x00"
+
+    @server.resource("notes://{number}/page")
+    def page(number: str) -> str:
+        return number
+
+    @server.prompt
+    def greet(name: str, tone: str = "kind") -> str:
+        """Greet a person."""
+        return f"Say hello to {name}, {tone}"
+
     @server.tool
     def reload_mcp_server(server_name: str) -> dict[str, Any]:
         return {"server_name": server_name, "success": server_name != "bad", "message": f"reloaded {server_name}"}
@@ -315,6 +332,112 @@ async def test_tools_are_listed_and_called(capsys: pytest.CaptureFixture[str]) -
         assert await run(url, "servers", "reload") == 5
         told = "reloaded clock\nreloaded bad\n  exited with code 3; its last words: locked\n"
         assert capsys.readouterr().out == told, "an operator reads the whole reason"
+
+
+async def test_tool_is_described_with_its_arguments_and_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(Requests(), good({})) as url:
+        assert await run(url, "tools", "describe", "add") == 0
+        out = capsys.readouterr().out
+        assert "Add two numbers." in out
+        assert "  a (integer, required)\n  b (integer, default 1)\n" in out
+        assert out.endswith("Call it: mesh-agent tools call add a=…\n")
+        assert await run(url, "tools", "describe", "add", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["tool"]["inputSchema"]["required"] == ["a"]
+        assert await run(url, "tools", "describe", "ad") == 5
+        assert "Unknown tool: 'ad'; did you mean add?" in capsys.readouterr().err
+        assert await run(url, "tools", "ls", "-o", "name") == 0
+        assert "add" in capsys.readouterr().out.splitlines()
+
+
+async def test_resources_are_listed_and_read_text_made_harmless_and_bytes_as_they_are(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    async with serve(Requests(), good({})) as url:
+        assert await run(url, "resources", "ls", "-o", "name") == 0
+        assert capfdbinary.readouterr().out.split() == [b"notes://one", b"notes://picture", b"notes://{number}/page"]
+        assert await run(url, "resources", "read", "notes://one") == 0
+        assert capfdbinary.readouterr().out == b"first\nsecond\n"
+        assert await run(url, "resources", "read", "notes://picture") == 0
+        assert capfdbinary.readouterr().out == b"\x89PNG\x00"
+        assert await run(url, "resources", "read", "notes://none") == 5
+
+
+async def test_prompts_are_listed_and_made_of_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(Requests(), good({})) as url:
+        assert await run(url, "prompts", "ls") == 0
+        assert capsys.readouterr().out.splitlines()[1].split() == ["greet", "name,", "tone?", "Greet", "a", "person."]
+        assert await run(url, "prompts", "get", "greet", "name=Ada", "tone=loud") == 0
+        assert capsys.readouterr().out == "user: Say hello to Ada, loud\n"
+        assert await run(url, "prompts", "get", "greet", "Ada") == 1
+
+
+async def test_peer_that_is_not_there_is_answered_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(request: web.Request) -> web.Response:
+        unknown = bad(404, "unknown_peer", "There is no peer named 'node-22'.")
+        return (good(STATUS) if request.method == "GET" else unknown)(request)
+
+    async with serve(Requests(), answer) as url:
+        assert await run(url, "peers", "rm", "node-22") == 1
+    assert "did you mean node-2?" in capsys.readouterr().err
+
+
+async def test_ping_shows_each_way_and_fails_where_none_was_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    way = {"replica": "peer:b", "way": ["a", "b\x1b[31m"], "ms": 1.26, "error": None}
+    silent = {"replica": "peer:c", "way": ["a", "c"], "ms": None, "error": "it refuses the connection"}
+    requests = Requests()
+    async with serve(requests, good({"name": "dice", "kind": "server", "ways": [way, silent]})) as url:
+        assert await run(url, "ping", "dice roll", "-c", "2") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:3] == lines[3:]
+        assert lines[1].split() == ["a", "->", "b", "1.3", "ms", "-"]
+        assert lines[2].endswith("it refuses the connection")
+        assert await run(url, "ping", "dice", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["rounds"][0]["ways"] == [way, silent]
+    assert requests.seen[0][1] == "/api/v1/mcp/ping?name=dice%20roll"
+    async with serve(Requests(), good({"name": "dice", "ways": [silent]})) as url:
+        assert await run(url, "ping", "dice") == 4
+    async with serve(Requests(), good({"name": "dice", "ways": []})) as url:
+        assert await run(url, "ping", "dice") == 4
+        assert await run(url, "ping", "dice", "-c", "0") == 1
+
+
+async def test_log_of_a_node_is_shown_as_text_and_as_it_came(capsys: pytest.CaptureFixture[str]) -> None:
+    line = {"time": "T", "level": "error", "logger": "agent.x", "event": "it\x1b[31m broke", "peer": "b", "why": "a b"}
+    traced = {**line, "traceback": "first\nsecond", "count": None}
+    events = "".join(f"data: {json.dumps(one)}\n\n" for one in (line, traced))
+    requests = Requests()
+    async with serve(requests, lambda _: web.Response(text=events, content_type="text/event-stream")) as url:
+        assert await run(url, "logs", "--level", "warning") == 0
+        assert capsys.readouterr().out.splitlines() == [
+            'T ERROR   agent.x: it broke  peer=b why="a b"',
+            'T ERROR   agent.x: it broke  peer=b why="a b" count=-',
+            "  | first",
+            "  | second",
+        ]
+        assert await run(url, "logs", "--follow", "--json") == 0
+        assert [json.loads(one) for one in capsys.readouterr().out.splitlines()] == [line, traced]
+    assert [seen[1] for seen in requests.seen] == [
+        f"/api/v1/mcp/logs?level={end}" for end in ("warning", "info&follow=1")
+    ]
+
+
+async def test_bundle_names_what_it_could_not_get_and_is_never_written_over(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(request: web.Request) -> web.Response:
+        wrong = bad(403, "insufficient_scope", "Token 'a' has the scopes read; this wants admin")
+        return (wrong if request.path.endswith(("debug", "logs")) else good(STATUS))(request)
+
+    path = tmp_path / "bundle.tar.gz"
+    async with serve(Requests(), answer) as url:
+        assert await run(url, "debug", "--file", str(path), "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["parts"] == ["about.json", "peers.json", "servers.json", "status.json"]
+        assert "wants admin" in told["missing"]["process.json"]
+        assert await run(url, "debug", "--file", str(path)) == 2
+        assert "File exists" in capsys.readouterr().err
+    assert await run("http://127.0.0.1:9", "debug", "--file", str(tmp_path / "other")) == 4
+    assert list(tmp_path.iterdir()) == [path]
 
 
 async def test_failure_of_a_tool_is_exit_code_five_and_its_text_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.logs import TRAFFIC_LOGGER, configure_logging
+from agent.logs import TRAFFIC_LOGGER, configure_logging, kept_lines
 from agent.traffic_log import request_line
 from tests.waiting import one_pass
 
@@ -114,6 +114,30 @@ def test_auto_is_json_without_a_terminal_and_text_on_one() -> None:
     configure_logging("info", "auto", terminal)
     logging.getLogger("agent.x").info("event")
     assert not terminal.getvalue().startswith("{")
+
+
+def test_json_is_on_stdout_where_docker_logs_filters_it_and_text_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    for fmt in ("auto", "json", "text"):
+        configure_logging("info", fmt)
+        logging.getLogger("agent.x").info("as %s", fmt)
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["event"] for line in out.splitlines()] == ["as auto", "as json"]
+    assert err.endswith("agent.x: as text\n")
+
+
+async def test_reader_of_the_kept_lines_gets_what_the_log_itself_leaves_out() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream, secrets=["hunter2hunter2"])
+    reader = kept_lines().read("debug")
+    assert reader is not None
+    logging.getLogger("agent.x").debug("quiet hunter2hunter2")
+    request_line(logging.DEBUG, {"ms": 1})
+    request_line(logging.INFO, {"ms": 2})
+    reader.leave()
+    logging.getLogger("agent.x").debug("after")
+    await one_pass()
+    assert [line.get("ms", line["event"]) for line in reader.take()] == ["quiet ********", 1, 2]
+    assert [line["ms"] for line in request_lines(stream)] == [2]
 
 
 def test_level_keeps_less_severe_lines_out() -> None:

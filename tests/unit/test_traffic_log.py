@@ -2,13 +2,29 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from agent.authority.caller import Caller, caller, serve_for
+from agent.authority.grant import Grant, Scope
 from agent.errors import MCPError
 from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
-from agent.server.forward import NAME_LEN_LOGGED, Served, logged
+from agent.rest.tokens import TokenTable
+from agent.server.forward import NAME_LEN_LOGGED, REQUEST_ID_LEN_LOGGED, Served, logged
+
+
+@contextmanager
+def served_for(holder: Caller) -> Iterator[None]:
+    """Serve requests in the name of this caller."""
+    before = caller()
+    serve_for(holder)
+    try:
+        yield
+    finally:
+        serve_for(before)
 
 
 @pytest.fixture
@@ -60,3 +76,31 @@ def test_what_peers_ask_every_few_seconds_is_no_line(log: pytest.LogCaptureFixtu
     assert log.records == []
     serve("server/discover", {"_meta": {PROBE_META_KEY: "yes"}})
     assert len(log.records) == 1
+
+
+def test_request_is_logged_with_its_client_its_id_and_its_trace(log: pytest.LogCaptureFixture) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    grant = Grant("ci", scopes=frozenset({Scope.MCP}))
+    with served_for(Caller(grant)):
+        with logged("tools/call", {"name": "kit__do", "_meta": {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}}, 7):
+            pass
+        with logged("tools/call", {"name": "kit__do", "_meta": {"traceparent": "nonsense\x1b[31m"}}, "x" * 1000):
+            pass
+    told = [{name: vars(line).get(name) for name in ("caller", "request_id", "trace")} for line in log.records]
+    assert told == [
+        {"caller": "ci", "request_id": 7, "trace": trace},
+        {"caller": "ci", "request_id": "x" * REQUEST_ID_LEN_LOGGED, "trace": None},
+    ]
+
+
+def test_what_other_nodes_read_when_anything_changes_is_no_line_and_their_calls_are(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    with served_for(TokenTable((), ()).node("id-of-a-node")):
+        serve("tools/list", {})
+        serve("server/discover", {})
+        assert log.records == []
+        with pytest.raises(MCPError):
+            serve("tools/list", {}, MCPError(code=-32603, message="broken"))
+        serve("tools/call", {"name": "kit__do"})
+    assert [vars(line)["method"] for line in log.records] == ["tools/list", "tools/call"]

@@ -216,14 +216,15 @@ class SessionServer:
             if method not in ROUTED:
                 if method in LISTS:
                     await self._requests.fresh_lists(session)
+                query, headers = request.query, request.headers
                 return await answer.result(
-                    self._requests.at_once(session, method, params, request.query, request.headers)
+                    self._requests.at_once(session, method, params, query, headers, request_id=request_id)
                 )
             session.check_call(request_id)
         except MCPError as exc:
             return await answer.error(exc, 200)
         stream = CallStream(answer)
-        channel = ReplyChannel(session, stream.tell, outliving(stream.sink()))
+        channel = ReplyChannel(session, stream.tell, outliving(stream.sink()), request_id)
         call = RunningCall(self._begun(channel, request_id, method, params, stream), stream)
         return await self._waited_for(answer, call, method, preferences)
 
@@ -270,9 +271,10 @@ class SessionServer:
         try:
             if method in ROUTED:
                 session.check_call(message["id"])
-                channel = ReplyChannel(session, answer.tell, None)
+                channel = ReplyChannel(session, answer.tell, None, message["id"])
                 return BatchedCall(message, self._begun(channel, message["id"], method, params))
-            result = self._requests.at_once(session, method, params, request.query, request.headers)
+            query, headers = request.query, request.headers
+            result = self._requests.at_once(session, method, params, query, headers, request_id=message["id"])
             return result_message(message["id"], result)
         except MCPError as exc:
             return error_message(orjson.dumps(message["id"]), exc)

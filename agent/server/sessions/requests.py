@@ -61,12 +61,13 @@ UNSET_LOG_LEVEL: Final = "info"
 class ReplyChannel:
     """The channel back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer.
 
-    `sink` takes a large result while it comes; None where results are only taken whole.
+    `sink` takes a large result while it comes; None where results are only taken whole. `request_id`: of the call.
     """
 
     session: ServerSession
     tell: Tell
     sink: ResultStream | None
+    request_id: str | int | None = None
 
     async def notify(self, method: str, params: Json) -> None:
         """Send a notification, unless the client has gone, or wants none of this kind."""
@@ -111,10 +112,17 @@ class SessionRequests:
         return version == TASKS_VERSION and self._list_index.has_tasks()
 
     def at_once(
-        self, session: ServerSession, method: str, params: Json, query: Mapping[str, str], headers: Mapping[str, str]
+        self,
+        session: ServerSession,
+        method: str,
+        params: Json,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        *,
+        request_id: str | int | None = None,
     ) -> bytes:
         """The result, as JSON, that this node gives at once. Raises `MCPError`, for unknown methods too."""
-        with logged(method, params):
+        with logged(method, params, request_id):
             if method in LISTS:
                 index = self._views.index_of({}, session.id)
                 search = index.wants_search(query, headers)
@@ -144,7 +152,7 @@ class SessionRequests:
         A result that went to the channel's sink is not in them. Raises `MCPError`, `AnswerCut`.
         """
         params = with_own_affinity(params)
-        with logged(method, params) as served:
+        with logged(method, params, channel.request_id) as served:
             if method == "resources/subscribe":
                 await self._subscribe(channel.session, _uri(params))
                 return (b"{}",)

@@ -1,6 +1,7 @@
 """The command line's words and exit codes, in this process, without a node."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent import __version__
-from agent.cli.output import as_duration, print_table
+from agent.cli.output import as_duration
 from agent.cli.parser import main, parse
 from agent.cli.tools import read_arguments
 from agent.config.table import SETTINGS
@@ -31,12 +32,13 @@ def test_version_is_printed_for_people_and_for_scripts(capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out) == {"schema": 1, "version": __version__}
 
 
-@pytest.mark.parametrize("command", ["version", "status"])
-def test_quick_commands_import_neither_fastmcp_nor_the_node(command: str) -> None:
+@pytest.mark.parametrize("command", ["version", "status", "tools ls", "tools call x", "servers reload"])
+def test_quick_commands_import_neither_fastmcp_nor_the_node_nor_a_loop(command: str) -> None:
+    heavy = ("fastmcp", "mcp", "pydantic", "agent.app.node", "asyncio", "aiohttp", "dataclasses")
     code = (
         "import sys\nfrom agent.cli.parser import main\n"
-        f"try:\n    main([{command!r}])\nexcept SystemExit: pass\n"
-        "print([name for name in ('fastmcp', 'mcp', 'pydantic', 'agent.app.node') if name in sys.modules])"
+        f"try:\n    main({command.split()!r})\nexcept SystemExit: pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     environ = {"MESH_URL": f"http://127.0.0.1:{free_port()}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
@@ -62,7 +64,7 @@ def test_quick_commands_import_neither_fastmcp_nor_the_node(command: str) -> Non
         ["tools", "call", "x", "--timeout", "nan"],
         ["tools", "call", "x", "--timeout", "0"],
         ["tools", "call", "x", "a=1", "--nonsense", "b=2"],
-        ["version", "--json", "a=1"],
+        ["version", "a=1"],
         ["status", "--url", "ftp://x"],
         ["status", "--token", "a", "--token-file", "b"],
     ],
@@ -72,6 +74,68 @@ def test_usage_error_is_exit_code_one_with_a_line_on_stderr(
 ) -> None:
     assert run(*argv) == 1
     assert "mesh-agent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "error", "words"),
+    [
+        (["nonsense", "--json"], 1, "usage", "unknown command 'nonsense'"),
+        (["version", "-o", "json", "a=1"], 1, "usage", "unrecognized arguments: a=1"),
+        (["status", "--json", "--url", "ftp://x"], 1, "usage", "must start with http:// or https://"),
+        (["config", "check", "--output=json", "--host", "0.0.0.0"], 2, "config_refused", "MESH_TOKEN"),
+    ],
+)
+def test_failure_of_a_command_that_prints_json_is_one_line_of_it_with_a_code(
+    argv: list[str], code: int, error: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv) == code
+    [line] = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert (told["schema"], told["error"]["code"], told["error"]["exit"]) == (1, error, code)
+    assert words in told["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "near"),
+    [
+        (["statu"], "status"),
+        (["peers", "rmm"], "rm"),
+        (["status", "--jsn"], "--json"),
+        (["run", "--servers-fil", "x"], "--servers-file"),
+    ],
+)
+def test_slip_in_a_command_or_flag_is_answered_with_the_nearest_one(
+    argv: list[str], near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv) == 1
+    assert f"did you mean {near}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("alias", "name"), [("list", "ls"), ("remove", "rm")])
+def test_commands_have_the_other_names_that_people_try(alias: str, name: str) -> None:
+    more = ["x"] if name == "rm" else []
+    assert parse(["peers", alias, *more]).command == parse(["peers", name, *more]).command
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["version"], 1), (["version", "--help"], 1), (["nonsense"], 1)])
+def test_full_disk_ends_a_command_with_one_line_and_no_traceback(argv: list[str], code: int) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "agent", *argv]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert ("the output cannot be written: No space left" in done.stderr) == (argv[0] == "version")
+
+
+def test_reader_that_has_gone_ends_a_command_as_if_it_had_read_all() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "agent", "config", "show"]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("argv", "named"), [([], "status"), (["peers"], "add")])
@@ -207,11 +271,6 @@ def test_what_a_terminal_cannot_show_is_written_as_its_escape() -> None:
     environ = {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
     assert done.stdout.splitlines()[-1] == "na\\xefve \\U0001f3b2", done.stderr
-
-
-def test_table_is_aligned_leaves_empty_columns_out_and_strips_hostile_text(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(["NAME", "EMPTY", "UP"], [["a\x1b[31m\nb", None, True], ["long-name", "", False]])
-    assert capsys.readouterr().out == "NAME       UP\na b        yes\nlong-name  no\n"
 
 
 @pytest.mark.parametrize(
