@@ -277,14 +277,14 @@ class Node:
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
-        mesh, local = self._endpoints
-        self._views.add_to(app, mesh)
-        self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
+        self._views.add_to(app, self._endpoints[0])
+        self._views.add_limited(app, self._endpoints[1], lambda: self._mesh.local_routes, build)
         peers, audit = PeersApi(self._mesh, self._override_service, self._audit), AuditApi(self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history, groups=self._dispatch.groups))
         page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
         logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
+        app.add_routes(plans.registry(self._settings, self._access, self._mesh, self._views.seen).routes())
         for part in (self._handshake(), peers, pins, audit, logins, node_status, probes, oauth, page, OpenApi(app)):
             app.add_routes(part.routes())
         runner = runner_of(
