@@ -27,7 +27,7 @@ WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test outside static consul-binary definitions bench lock sbom licences from-lock clean
+.PHONY: help demo run check test outside static binaries definitions bench lock sbom licences from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ check: static ## Format, lint, types, layers, unit and contract tests (under a m
 	$(SAY) "unit and contract tests, without the real Consul of make test"
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/contract -m "not consul"
 
-test: static consul-binary ## Everything: check, a real Consul, all tests (under ten minutes)
+test: static binaries ## Everything: check, a real Consul, all tests (under ten minutes)
 	$(SAY) "all tests"
 	$(PYTEST) $(SIDE_BY_SIDE) tests
 
@@ -57,9 +57,9 @@ static: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-consul-binary: $(VENV)/.dev
-	$(SAY) "a real Consul for the tests"
-	$(BIN)/python -m tests.consul_binary
+binaries: $(VENV)/.dev
+	$(SAY) "real programs for the tests: Consul, promtool, nginx, Caddy"
+	$(BIN)/python -m tests.debian_binary
 
 definitions: $(VENV)/.dev ## Write the definitions of the node's own tools anew
 	$(BIN)/python -m tests.own_definitions

@@ -29,7 +29,7 @@ async def measure() -> list[Figure]:
     """Join and leave a hundred times."""
     binary = consul_binary()
     if binary is None:
-        print("join is not measured: there is no Consul here (python -m tests.consul_binary says why)", file=sys.stderr)
+        print("join is not measured: there is no Consul here (python -m tests.debian_binary says why)", file=sys.stderr)
         return []
     # Consul syncs every write to disk; in memory, a noisy disk of this machine is no part of the figure.
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -59,6 +59,7 @@ from agent.page.feed import MeshFeed
 from agent.page.overview import document
 from agent.page.routes import PageRoutes
 from agent.page.sources import sources_of
+from agent.registry.routes import RegistryRoutes
 from agent.rest.audit import AuditApi
 from agent.rest.diagnosis import DiagnosisApi
 from agent.rest.envelope import envelope_middleware
@@ -280,9 +281,8 @@ class Node:
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
         app.on_response_prepare.append(security_headers(policy))
         app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
-        mesh, local = self._endpoints
-        self._views.add_to(app, mesh)
-        self._views.add_limited(app, local, lambda: self._mesh.local_routes, build)
+        self._views.add_to(app, self._endpoints[0])
+        self._views.add_limited(app, self._endpoints[1], lambda: self._mesh.local_routes, build)
         peers, audit = PeersApi(self._mesh, self._override_service, self._audit), AuditApi(self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
         self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history, groups=self._dispatch.groups))
@@ -327,11 +327,12 @@ class Node:
         noted = audited(dial, self._audit.note)
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
 
-    def _more_routes(self) -> tuple[HandshakeRoute, DiagnosisApi]:
-        """The routes for other nodes, and for finding out what is wrong."""
+    def _more_routes(self) -> tuple[HandshakeRoute, DiagnosisApi, RegistryRoutes]:
+        """The routes for other nodes, for finding out what is wrong, and for what reads registries."""
         judge = judge_of_callers(self._settings, self._mesh.name_of)
         handshake = HandshakeRoute(self._associations, self._addresses, judge)
-        return handshake, DiagnosisApi(self._mesh, self._log_lines, lambda: shown(self._settings))
+        diagnosis = DiagnosisApi(self._mesh, self._log_lines, lambda: shown(self._settings))
+        return handshake, diagnosis, plans.registry(self._settings, self._access, self._mesh, self._views.seen)
 
     def _plan(self) -> MembershipPlan:
         """How to take part in discovery; an embedded catalog is for the nodes of this mesh alone."""

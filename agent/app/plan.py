@@ -10,18 +10,22 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from agent import __version__
+from agent.app.access import Access
 from agent.app.sockets import display_host
 from agent.config.load import Settings
 from agent.config.servers_file import ServersFile, read_servers
 from agent.control.membership import MembershipPlan
+from agent.control.reconciler import Mesh
 from agent.identity.addresses import OwnAddresses, normal_host
 from agent.identity.keeper import AssociationKeeper
 from agent.model import LinkView, NodeIdentity, PeerSpec, node_mark
+from agent.registry.routes import Published, RegistryRoutes
 from agent.rest.logins import Logins
 from agent.rest.oauth import OAuthVerifier
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
 from agent.routing.names import node_alias
+from agent.routing.table import RouteTable
 from discovery.listed.files import FileSource
 from discovery.listed.names import DnsSource
 from discovery.model import CatalogSource, Registration
@@ -114,11 +118,24 @@ def edge_policy(
         tokens=tokens,
         associations=associations,
         metrics_public=settings.metrics_public,
+        registry_public=settings.registry_public,
         node_mark=node_mark(own.node_id),
         on_auth_failure=on_auth_failure,
         oauth=oauth,
         logins=logins,
     )
+
+
+def registry(settings: Settings, access: Access, mesh: Mesh, seen: Callable[[], RouteTable]) -> RegistryRoutes:
+    """The registry of the mesh's servers, and what it says of this node."""
+    published = Published(
+        public_url=settings.public_url,
+        service_name=settings.service_name,
+        is_public=settings.registry_public,
+        # Clients of an issuer learn from a 401 where to log in.
+        wants_token=lambda: not access.table.anonymous and access.oauth.rules is None,
+    )
+    return RegistryRoutes(mesh, seen, published)
 
 
 def addresses_of_peers(views: Callable[[], Iterable[LinkView]]) -> set[str]:

@@ -100,6 +100,8 @@ class Settings:
     log_level: str
     log_format: str
     metrics_public: bool
+    public_url: str | None
+    registry_public: bool
     allow_anonymous: bool
     consul_http_check: bool
     consul_connect: bool

@@ -30,6 +30,7 @@ from agent.config.values import (
     parse_patterns,
     parse_peers,
     parse_port,
+    parse_public_url,
     parse_seconds,
     parse_service_name,
     parse_service_nodes,
@@ -437,6 +438,24 @@ SETTINGS: tuple[Setting, ...] = (
         parse_flag,
         "0",
         "Whether `/metrics` answers without a token. It names peers and tools, never addresses or arguments.",
+    ),
+    Setting(
+        "public_url",
+        parse_public_url,
+        None,
+        "The URL by which clients know this mesh, in front of `/mcp`: `https://mesh.example.com`, or with the prefix of"
+        " a proxy. The registry (`/v0.1`), the server card and `/llms.txt` name it (docs/registry.md), and names in the"
+        " registry begin with its host in reverse. Set the same on all nodes, or each names the same servers"
+        " otherwise.",
+        "what each client used; names begin with `local.` and the service name",
+    ),
+    Setting(
+        "registry_public",
+        parse_flag,
+        "0",
+        "Whether the registry (`/v0.1`), the server card and `/llms.txt` answer without a token, and to pages of any"
+        " origin, as editors read registries. They name servers, what those say of themselves and three tools of each;"
+        " never private servers or arguments.",
     ),
     Setting(
         "allow_anonymous",

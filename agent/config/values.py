@@ -165,6 +165,16 @@ def parse_path(text: str) -> Path:
         raise ValueError("names the home folder of a user that this machine does not have") from None
 
 
+def parse_public_url(text: str) -> str:
+    """A URL in front of `/mcp`, without a slash at its end."""
+    url = text.rstrip("/")
+    if fault := url_fault(url):
+        raise ValueError(fault)
+    if "?" in url or "#" in url:
+        raise ValueError("must have no query and no fragment, like https://mesh.example.com")
+    return url
+
+
 def parse_origins(text: str) -> tuple[str, ...]:
     """Origins of browsers and desktop programs: scheme, host and port, nothing after them; or null."""
     return tuple(_parse_origin(part) for part in _parts(text))

@@ -62,6 +62,15 @@ _STATE: Final = _object(status=_TEXT)
 _ADDED: Final = _object(
     success={"const": True}, peer_name=_TEXT, peer_url=_TEXT, connected={"type": "boolean"}, message=_TEXT
 )
+# Shapes of the registry's own API, which has no envelope.
+_SERVER: Final = _object(server=_object(name=_TEXT, description=_TEXT, version=_TEXT, remotes=_OBJECTS))
+_SERVERS: Final = (
+    "application/json",
+    _object(servers={"type": "array", "items": _SERVER}, metadata=_object(count={"type": "integer"})),
+)
+_REFUSED: Final = "application/json", _object(error=_TEXT)
+# The second of a path that is none.
+_UNKNOWN: Final = "application/json", {"anyOf": [_object(error=_TEXT), {"$ref": "#/components/schemas/Error"}]}
 _METADATA_OF_RESOURCE: Final = _object(resource=_TEXT, authorization_servers=_TEXTS)
 
 OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
@@ -166,6 +175,27 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ),
     ("POST", "/ui/login"): Operation("Have a browser's token kept in a cookie.", answers={200: _object()}),
     ("POST", "/ui/logout"): Operation("Forget that token.", answers={200: _object()}),
+    ("GET", "/v0.1/servers"): Operation(
+        "The servers of the mesh, as the MCP Registry API v0.1 lists them.",
+        plain={200: _SERVERS, 400: _REFUSED},
+        query=dict.fromkeys(("cursor", "search", "version", "updated_since", "include_deleted"), _TEXT)
+        | {"limit": {"type": "integer", "minimum": 1}},
+    ),
+    ("GET", "/v0.1/servers/{name}/versions"): Operation(
+        "The same of one server, which has one version: the one that runs.",
+        plain={200: _SERVERS, 404: _UNKNOWN},
+        path={"name": _TEXT},
+    ),
+    ("GET", "/v0.1/servers/{name}/versions/{version}"): Operation(
+        "One server; `latest` is a version, too.",
+        plain={200: ("application/json", _SERVER), 404: _UNKNOWN},
+        path={"name": _TEXT, "version": _TEXT},
+    ),
+    ("GET", "/.well-known/mcp/server-card.json"): Operation(
+        "The card of this mesh (SEP-2127, a draft); also at /mcp/server-card.",
+        plain={200: ("application/mcp-server-card+json", _object(name=_TEXT, version=_TEXT, remotes=_OBJECTS))},
+    ),
+    ("GET", "/llms.txt"): Operation("What an agent has to know of this node.", plain={200: ("text/plain", _TEXT)}),
     ("GET", "/.well-known/oauth-protected-resource"): Operation(
         "Where clients get tokens, if there is an issuer (RFC 9728).",
         plain={200: ("application/json", _METADATA_OF_RESOURCE)},
@@ -237,7 +267,7 @@ def _described(method: str, path: str, operation: Operation) -> Json:
     answers |= {str(status): _answer(*plain) for status, plain in operation.plain.items()}
     error = _answer("application/json", {"$ref": "#/components/schemas/Error"})
     answers |= {"4XX": error, "507": error} if operation.body is not None else {"4XX": error}
-    needs_token = path not in OPEN_PATHS and not path.startswith("/.well-known/")
+    needs_token = path not in OPEN_PATHS and not path.startswith("/.well-known/oauth-")
     found: Json = {
         "operationId": f"{method.lower()}_{path.strip('/.').replace('/', '_').replace('-', '_').translate(_NO_BRACES)}",
         "summary": operation.summary,

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 # The files of the node's page hold nothing of this node; what they show they fetch.
 _PAGE_FILE = re.compile(r"/(?:ui(?:/[\w.-]*)?)?")
+# What `MESH_REGISTRY_PUBLIC` opens for reading: the registry, the node's card, the text for agents (agent/registry).
+_REGISTRY_PATH = re.compile(r"/v0\.1/servers(?:/.*)?|/\.well-known/mcp/server-card\.json|/mcp/server-card|/llms\.txt")
 # Where clients look for OAuth after a 401. There is none here, which only a 404 says: anything else is taken for a
 # broken authorization server, and shown in place of what the node said (RFC 8414, RFC 9728, RFC 7591).
 _OAUTH_PATH = re.compile(
@@ -74,15 +76,16 @@ class EdgePolicy:
 
     `host_names`: names of ours beside IP literals and localhost. `origins`: browser origins beside loopback pages.
     `tokens` may change while it is used. `associations`: with other nodes, known by their proofs. `metrics_public`:
-    /metrics needs no token. `node_mark`: what tells a node that it has dialled itself when it is refused
-    (`agent.model.node_mark`). `on_auth_failure` counts refused tokens. `oauth`: an issuer's tokens. `logins`: of our
-    page. `failure_delay_s` 0 answers them at once, for tests.
+    /metrics needs no token; `registry_public`: nor do the registry and the card, for any page. `node_mark`: what tells
+    a node that it has dialled itself when it is refused (`agent.model.node_mark`). `on_auth_failure` counts refused
+    tokens. `oauth`: an issuer's tokens. `logins`: of our page. `failure_delay_s` 0 answers them at once, for tests.
     """
 
     host_names: frozenset[str]
     origins: frozenset[str]
     tokens: TokenTable
     metrics_public: bool
+    registry_public: bool = False
     associations: AssociationKeeper | None = None
     node_mark: str = ""
     on_auth_failure: Callable[[], None] | None = None
@@ -160,6 +163,10 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
         for name, value in _CACHING.items():
             response.headers.setdefault(name, value)
         origins = request.headers.getall("Origin", ())
+        if _is_open_reading(request, policy):
+            # Without credentials, so a browser adds no login of its user: what it gets, any stranger gets.
+            response.headers["Access-Control-Allow-Origin"] = "*"
+            return
         if not origins:
             return
         response.headers.add("Vary", "Origin")
@@ -182,6 +189,8 @@ def _judged(request: web.Request, policy: EdgePolicy, authorization: Sequence[st
     """Whether a request may pass, and in whose name."""
     tokens, path = policy.tokens, request.rel_url.raw_path
     if request.method in ("GET", "HEAD") and _PAGE_FILE.fullmatch(path):
+        return Verdict.ALLOWED, tokens.anyone
+    if _is_open_reading(request, policy):
         return Verdict.ALLOWED, tokens.anyone
     verdict, caller = judge(path, authorization, tokens, metrics_public=policy.metrics_public)
     if verdict is Verdict.ALLOWED and not _has_scope(request, caller):
@@ -289,8 +298,17 @@ def _no_oauth(tokens: TokenTable) -> web.Response:
     return web.json_response(error, status=404)
 
 
+def _is_open_reading(request: web.Request, policy: EdgePolicy) -> bool:
+    """Whether it reads what anyone may, or asks as a browser whether it may."""
+    if not policy.registry_public or request.method not in ("GET", "HEAD", "OPTIONS"):
+        return False
+    return _REGISTRY_PATH.fullmatch(request.rel_url.raw_path) is not None
+
+
 def _origin_answer(request: web.Request, policy: EdgePolicy) -> web.Response | None:
     origins = request.headers.getall("Origin", ())
+    if _is_open_reading(request, policy):
+        return _preflight_answer(request) if origins and request.method == "OPTIONS" else None
     if not origin_allowed(origins, policy.origins):
         message = "Pages of this origin may not use this node. Add the origin to MESH_CORS_ORIGINS"
         return refused(request, 403, "origin_refused", message)

@@ -161,8 +161,8 @@ class Views:
         single: BuildEndpoint,
         build: BuildEndpoint,
     ) -> None:
-        self._routes = routes
-        self._part = part
+        self._routes, self._part = routes, part
+        self.seen = lambda: self._seen_by(_reach_of_views())()  # noqa: PLW0108 - of each caller anew
         self._named = named
         self._single = single
         self._build = build

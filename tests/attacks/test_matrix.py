@@ -38,6 +38,12 @@ MATRIX: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/.well-known/oauth-protected-resource"): ANYBODY,
     ("GET", "/.well-known/oauth-protected-resource/{path}"): ANYBODY,
     ("GET", "/api/openapi.json"): READERS,
+    ("GET", "/v0.1/servers"): READERS,
+    ("GET", "/v0.1/servers/{name}/versions"): READERS,
+    ("GET", "/v0.1/servers/{name}/versions/{version}"): READERS,
+    ("GET", "/.well-known/mcp/server-card.json"): READERS,
+    ("GET", "/mcp/server-card"): CLIENTS,
+    ("GET", "/llms.txt"): READERS,
     **{("GET", path): ANYBODY for path in ("/", "/ui", "/ui/", "/ui/{name}")},
     ("POST", "/ui/login"): ANY_TOKEN,
     ("POST", "/ui/logout"): ANY_TOKEN,
@@ -80,7 +86,7 @@ def routes_of(app: web.Application) -> set[tuple[str, str]]:
 
 def requests_of(method: str, path: str) -> Iterator[tuple[str, str]]:
     """The requests that reach a route."""
-    for known, value in (("{name}", "notes"), ("{peer_name}", "none"), ("{path}", "mcp")):
+    for known, value in (("{name}", "notes"), ("{peer_name}", "none"), ("{path}", "mcp"), ("{version}", "latest")):
         path = path.replace(known, value)
     for one in METHODS if method == "*" else ("GET", "HEAD") if method == "GET" else (method,):
         yield one, path

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.consul_binary import cache_folder
+from tests.debian_binary import cache_folder
 
 NODE_OLDEST = (22, 19)  # What package-lock.json's most demanding program asks for.
 INSTALL_TIMEOUT_S = 240.0  # All of it, waiting for another process's installation included.

@@ -49,7 +49,7 @@ def consul_program() -> Path:
     """A real Consul binary; the test is skipped aloud when there is none."""
     found = consul_binary(fetch=False)
     if found is None:
-        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.consul_binary` fetches one")
+        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
     return found
 
 

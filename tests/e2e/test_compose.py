@@ -110,8 +110,8 @@ def test_files_that_compose_mounts_exist(services: dict[str, Any], overlay: dict
 
 
 def test_prometheus_finds_the_service_that_nodes_register_and_differs_by_the_token_alone() -> None:
-    (plain,) = load("docker/prometheus.yml")["scrape_configs"]
-    (guarded,) = load("docker/prometheus.token.yml")["scrape_configs"]
+    (plain,) = load("monitoring/prometheus.yml")["scrape_configs"]
+    (guarded,) = load("monitoring/prometheus.token.yml")["scrape_configs"]
     service_name = next(setting.default for setting in SETTINGS if setting.name == "service_name")
     assert plain["consul_sd_configs"][0]["services"] == [service_name]
     (kept,) = [rule for rule in plain["relabel_configs"] if rule.get("action") == "keep"]

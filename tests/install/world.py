@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.consul_binary import cache_folder
+from tests.debian_binary import cache_folder
 
 ROOT = Path(__file__).parents[2]
 PIPS = dict(

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Event
 
 from tests.conformance.node_tools import NODE_OLDEST
-from tests.consul_binary import cache_folder
+from tests.debian_binary import cache_folder
 
 LOCKS = Path(__file__).with_name("locks")
 CLIENTS = Path(__file__).with_name("clients")

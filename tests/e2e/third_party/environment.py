@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.consul_binary import cache_folder
+from tests.debian_binary import cache_folder
 
 LOCK = Path(__file__).with_name("requirements.txt")
 FROM_LOCK = Path(__file__).parents[3] / "install" / "from_lock.py"

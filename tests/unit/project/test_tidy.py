@@ -394,7 +394,7 @@ def test_every_path_that_the_documentation_names_exists() -> None:
         named = {
             path for path in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text) if not (page.parent / path).exists()
         }
-        tops = "|".join((*PYTHON, "consul", "docker", "docs"))
+        tops = "|".join((*PYTHON, "consul", "deploy", "docker", "docs", "monitoring"))
         quoted = {path.rstrip("/") for path in re.findall(rf"`((?:{tops})/[\w./-]*)`", text)}
         named |= {path for path in quoted if not (ROOT / path).exists()}
         missing += [f"{page.relative_to(ROOT)}: {path}" for path in sorted(named)]
@@ -426,7 +426,8 @@ def _dotted(called: ast.expr) -> str:
 
 
 def _documentation() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    pages = (*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", ROOT / "monitoring/README.md")
+    return [*pages, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _metric_names() -> set[str]:

@@ -1,11 +1,12 @@
-"""Finding a real Consul: what is read from apt's configuration, and what happens where there is none."""
+"""Finding a real program: what is read from apt's configuration, and what happens where there is none."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.consul_binary import PROJECT, AptSource, apt_sources, cache_folder, consul_binary, older_entries, why_not
+from tests.consul_binary import consul_binary
+from tests.debian_binary import PROJECT, AptSource, apt_sources, cache_folder, entries_for, why_not
 
 SOURCES = """\
 Types: deb deb-src
@@ -66,11 +67,11 @@ def test_both_formats_of_apts_configuration_are_read(apt_folder: Path) -> None:
 
 
 def test_an_older_suite_is_asked_of_the_mirrors_of_this_one(apt_folder: Path) -> None:
-    assert older_entries(apt_sources(apt_folder), "bookworm", "bullseye") == [
+    assert entries_for(apt_sources(apt_folder), "bookworm", "bullseye") == [
         "deb [arch=amd64 signed-by=/k.gpg] http://other.example/debian bullseye main",
         "deb [signed-by=/usr/share/keyrings/archive.gpg] http://mirror.example/debian bullseye main contrib",
     ]
-    assert older_entries(apt_sources(apt_folder), "trixie", "bookworm") == []
+    assert entries_for(apt_sources(apt_folder), "trixie", "bookworm") == []
 
 
 def test_a_binary_that_is_named_and_does_not_run_is_no_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
