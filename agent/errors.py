@@ -115,10 +115,17 @@ class DialRefused(LinkFailed):
 
 
 class IdentityRefused(LinkFailed):
-    """The node that answered is not the one that was asked for."""
+    """The node that answered is not the one that was asked for.
+
+    `claimed`: which node it says it is, as `agent.model.node_mark` has it; empty where it does not say.
+    """
 
     retry_soon = False
     what = "is not the node or server that was asked for"
+
+    def __init__(self, message: str = "", *, claimed: str = "") -> None:
+        super().__init__(message)
+        self.claimed = claimed
 
 
 class DialledOurselves(LinkFailed):

@@ -379,6 +379,7 @@ class LinkView:
     last_error: str = ""  # for operators
     said_error: str = ""  # the same for clients, without addresses and commands (agent.errors)
     failure: str = ""  # the class of the last failure, see agent.errors
+    claimed: str = ""  # which node it says it is without a proof, as `node_mark` has it
     attempts: int = 0
     next_attempt_at_s: float | None = None
     ready_at_s: float | None = None
