@@ -267,7 +267,7 @@ class _Reader:
         if unit_s is None:
             self.note("timeout", "may be seconds or milliseconds and is ignored; write mesh.call_timeout_s, in seconds")
             return None
-        return min(float(value) * unit_s, CALL_TIMEOUT_MAX_S)
+        return float(min(value, CALL_TIMEOUT_MAX_S / unit_s)) * unit_s
 
     def mesh(self, spec: ServerSpec) -> ServerSpec:
         """The spec with what the entry says about the server's place in the mesh."""
