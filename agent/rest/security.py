@@ -75,7 +75,7 @@ class EdgePolicy:
     `host_names`: names of ours beside IP literals and localhost. `origins`: browser origins beside loopback pages.
     `tokens` may change while it is used. `associations`: with other nodes, known by their proofs. `metrics_public`:
     /metrics needs no token. `node_mark`: what tells a node that it has dialled itself when it is refused
-    (`agent.model.node_mark`). `on_auth_failure` counts refused tokens. `oauth`: an issuer's tokens. `logins`: of our
+    (`agent.model.node_mark`). `on_auth_failure` counts refused tokens. `oauth`: tokens of issuers. `logins`: of our
     page. `failure_delay_s` 0 answers them at once, for tests.
     """
 
@@ -209,7 +209,7 @@ async def _judged_by_issuer(
 def _is_metadata(request: web.Request, policy: EdgePolicy) -> bool:
     """Whether the metadata of a protected resource is asked for, and there is any."""
     path = request.rel_url.raw_path
-    is_there = policy.oauth is not None and policy.oauth.rules is not None
+    is_there = policy.oauth is not None and policy.oauth.is_on
     return is_there and (path == METADATA_PATH or path.startswith(f"{METADATA_PATH}/"))
 
 
@@ -349,7 +349,7 @@ async def _token_refusal(
     challenge = f'Bearer realm="{AUTH_REALM}"'
     if policy.node_mark:
         challenge += f', node="{policy.node_mark}"'
-    if policy.oauth is not None and policy.oauth.rules is not None:
+    if policy.oauth is not None and policy.oauth.is_on:
         challenge += f', resource_metadata="{policy.oauth.metadata_url()}"'
     message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
     if verdict is Verdict.BAD_TOKEN or verdict is Verdict.EXPIRED:
