@@ -96,6 +96,15 @@ class LoginNeeded(AuthRefused):
     what = "needs a login"
 
 
+class ScopesNeeded(AuthRefused):
+    """The token is good, and its scopes are too few for this one request, which was not executed.
+
+    The next request may be for something that they are enough for, so it says nothing of the server's health.
+    """
+
+    what = "wants more scopes than this node's token for it has"
+
+
 class ProtocolBroken(LinkFailed):
     """The other side does not speak MCP as we know it, or broke a limit of ours."""
 

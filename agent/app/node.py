@@ -240,6 +240,7 @@ class Node:
             reread_servers=self._read_servers,
             tokens=self._access.status,
             audit=self._audit,
+            login_hint=self._authorizers.hint,
         )
         build = partial(
             build_endpoint,
@@ -254,10 +255,9 @@ class Node:
             draining=lambda: self.state == "draining",
             ended_ids=self._ended,
         )
-        limits = PageLimits(self._settings.list_page_size)
+        limits, search = PageLimits(self._settings.list_page_size), self._settings.tool_mode == "search"
         preferences = Preferences(NOTICES[self._settings.notices], ERRORS[self._settings.errors])
         single = partial(build, limits=limits, preferences=preferences, by_own_name=self._metrics.named_by_server)
-        search = self._settings.tool_mode == "search"
         for_mesh = partial(single, search_mode=search, instructions=self._settings.instructions)
         by_nodes = PartOfTable(lambda: self._mesh.node_routes, self._mesh.shown)
         self._endpoints = [

@@ -1,6 +1,6 @@
 """Two OAuth issuers as a resource server sees them: their metadata and keys, and how often each was asked for them.
 
-Run with a port and a folder; `realm.json` and `other.json` there are what they publish, `opaque.json` what is said of
+Run with a port and a folder; `realm.json` and `other.json` there are what they publish, `opaque.json` what they know of
 tokens that are no JWTs, `asked` the log of requests. It needs the standard library alone. The one rule: they sign
 nothing; the tests hold their keys.
 """
