@@ -125,13 +125,17 @@ class Sessions(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StdioTarget:
-    """A child process that speaks MCP on its stdin and stdout. `user`: whose account it runs as; None: the node's."""
+    """A child process that speaks MCP on its stdin and stdout. `user`: whose account it runs as; None: the node's.
+
+    `cgroup`: whether it has a control group of its own; None: where it can.
+    """
 
     command: str
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     cwd: str | None = None
     user: str | None = None
+    cgroup: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
