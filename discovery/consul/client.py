@@ -367,7 +367,7 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
         except (aiohttp.ClientSSLError, aiohttp.ClientPayloadError, aiohttp.InvalidURL) as exc:
             raise CatalogUnavailable(_text(exc)) from exc
         except (aiohttp.ClientConnectionError, OSError) as exc:
-            broken = isinstance(exc, (aiohttp.ServerDisconnectedError, ConnectionResetError))
+            broken = not isinstance(exc, aiohttp.ClientConnectorError)  # It had been made, whatever ended it.
             raise AgentUnreachable(_text(exc) + _LIMIT_HINT * broken) from exc
         except aiohttp.ClientError as exc:
             raise CatalogUnavailable(_text(exc)) from exc
