@@ -164,6 +164,40 @@ RIGHT: dict[str, Any] = {
         "inputSchema": {"type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "A"}}},
         "arguments": [{"name": "a", "required": True}],
     },
+    "claims and challenges": {
+        "sub": "ada",
+        "email": "a@b.c",
+        "exp": 2_000_000_000,
+        "scope": "mesh x",
+        "iss": "https://a",
+    },
+    "catalogs": {
+        "Node": {"Node": "m", "Address": "10.0.0.1", "Datacenter": "dc1", "Meta": {"a": "b"}},
+        "Service": {
+            "ID": "a",
+            "Service": "mcp-node",
+            "Address": "",
+            "Port": 8000,
+            "Tags": ["x"],
+            "Weights": {"Passing": 1},
+            "Meta": {"node_id": "0a" * 16, "name": "n", "epoch": "1", "scheme": "http", "mcp_path": "/mcp"},
+        },
+        "Checks": [{"CheckID": "c", "Status": "passing", "Output": "x", "ServiceID": "a"}],
+        "Name": "mcp-node",
+        "ID": "a",
+        "Address": "10.0.0.1",
+        "Port": 1,
+        "Check": {"TTL": "5s", "HTTP": "http://a/"},
+    },
+    "files of the state": {
+        "schema": 1,
+        "node_id": "0a" * 16,
+        "epoch": 1,
+        "key": "0a" * 32,
+        "logins": {
+            "a": {"url": "http://a", "tokens": {"access_token": "x"}, "client": {}, "issuer": {}, "resource": {}}
+        },
+    },
     "responses": {"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": "x"}]}},
 }
 WRONG: tuple[Any, ...] = (
