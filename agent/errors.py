@@ -96,6 +96,15 @@ class LoginNeeded(AuthRefused):
     what = "needs a login"
 
 
+class ScopesNeeded(AuthRefused):
+    """The token is good, and its scopes are too few for this one request, which was not executed.
+
+    The next request may be for something that they are enough for, so it says nothing of the server's health.
+    """
+
+    what = "wants more scopes than this node's token for it has"
+
+
 class ProtocolBroken(LinkFailed):
     """The other side does not speak MCP as we know it, or broke a limit of ours."""
 
@@ -115,10 +124,17 @@ class DialRefused(LinkFailed):
 
 
 class IdentityRefused(LinkFailed):
-    """The node that answered is not the one that was asked for."""
+    """The node that answered is not the one that was asked for.
+
+    `claimed`: which node it says it is, as `agent.model.node_mark` has it; empty where it does not say.
+    """
 
     retry_soon = False
     what = "is not the node or server that was asked for"
+
+    def __init__(self, message: str = "", *, claimed: str = "") -> None:
+        super().__init__(message)
+        self.claimed = claimed
 
 
 class DialledOurselves(LinkFailed):

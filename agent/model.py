@@ -125,13 +125,17 @@ class Sessions(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StdioTarget:
-    """A child process that speaks MCP on its stdin and stdout. `user`: whose account it runs as; None: the node's."""
+    """A child process that speaks MCP on its stdin and stdout. `user`: whose account it runs as; None: the node's.
+
+    `cgroup`: whether it has a control group of its own; None: where it can.
+    """
 
     command: str
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     cwd: str | None = None
     user: str | None = None
+    cgroup: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +383,7 @@ class LinkView:
     last_error: str = ""  # for operators
     said_error: str = ""  # the same for clients, without addresses and commands (agent.errors)
     failure: str = ""  # the class of the last failure, see agent.errors
+    claimed: str = ""  # which node it says it is without a proof, as `node_mark` has it
     attempts: int = 0
     next_attempt_at_s: float | None = None
     ready_at_s: float | None = None

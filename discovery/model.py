@@ -15,6 +15,10 @@ class DiscoveryError(Exception):
     """Base of everything that discovery raises."""
 
 
+# How an embedded catalog begins a refusal; Consul's own are about ACLs.
+EMBEDDED_REFUSES = "Permission denied by an embedded catalog: "
+
+
 class SettingsRefused(DiscoveryError):
     """The settings cannot work as given; the message names the variable and the fix."""
 

@@ -247,6 +247,7 @@ class Node:
             tokens=self._access.status,
             audit=self._audit,
             overview_page=document,
+            login_hint=self._authorizers.hint,
         )
         build = partial(
             build_endpoint,

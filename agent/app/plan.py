@@ -133,7 +133,7 @@ def registry(settings: Settings, access: Access, mesh: Mesh, seen: Callable[[], 
         service_name=settings.service_name,
         is_public=settings.registry_public,
         # Clients of an issuer learn from a 401 where to log in.
-        wants_token=lambda: not access.table.anonymous and access.oauth.rules is None,
+        wants_token=lambda: not access.table.anonymous and not access.oauth.is_on,
     )
     return RegistryRoutes(mesh, seen, published)
 

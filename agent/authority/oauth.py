@@ -13,6 +13,8 @@ from agent.authority.grant import Grant
 # Claims that hold several words in one text (RFC 9068; RFC 8693, section 4.2).
 _WORDS: Final = frozenset({"scope"})
 _NAME_LEN_MAX: Final = 100
+# Seconds since 1970, in the year 5138.
+_MOMENT_MAX_S: Final = 100_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class OAuthRules:
         """What a token with these claims allows; None for nothing. It ends with the token."""
         name, until_s = claims.get(self.name_claim), claims.get("exp")
         if not isinstance(name, str) or not name or not isinstance(until_s, int | float):
+            return None
+        if not 0 < until_s < _MOMENT_MAX_S:  # Nor one that is no number, which no moment would ever reach.
             return None
         rule = next((rule for rule in self.rules if _fits(rule, claims)), None)
         if rule is None:

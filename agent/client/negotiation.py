@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import orjson
-
 from agent import __version__
 from agent.client.capabilities import with_client_tasks
 from agent.client.server_info import ServerInfo, mesh_entry
 from agent.errors import ProtocolBroken, RpcError
-from agent.lossless_json.exact import as_plain
+from agent.lossless_json.exact import as_text
 from agent.mcp_headers import encode_header_value
 from agent.mcp_terms import (
     CLIENT_CAPABILITIES_META_KEY,
@@ -200,12 +198,6 @@ def _server_info(era: Era, version: str, result: Json, server_info: Any) -> Serv
         protocol_version=version,
         capabilities=known,
         server_info=server_info if isinstance(server_info, dict) else {},
-        instructions=_text(instructions),
+        instructions=as_text(instructions),
         mesh=mesh_entry(era, known),
     )
-
-
-def _text(value: Any) -> str | None:
-    """A text, also one with half a surrogate pair, which is no string here (`agent.lossless_json.exact`)."""
-    plain = as_plain(value) if isinstance(value, orjson.Fragment) else value
-    return plain if isinstance(plain, str) else None

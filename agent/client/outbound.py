@@ -45,6 +45,9 @@ class AuthorizerLike(Protocol):
     def renewed(self, stale: str | None, challenge: str) -> Awaitable[str | None]:
         """Another token than one that was refused; None where there is nothing to be done. Raises as `token`."""
 
+    def widened(self, stale: str | None, challenge: str) -> Awaitable[str | None]:
+        """Another token than one whose scopes are too few; None where that is not said. Raises as `token`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outbound:

@@ -60,7 +60,7 @@ class Settings:
     token_file: Path | None
     tokens_file: Path | None
     named_tokens: "tuple[NamedToken, ...]" = field(repr=False)
-    oauth_rules: "OAuthRules | None"
+    oauth_rules: "tuple[OAuthRules, ...]"
     audit_file: Path | None
     audit_calls: bool
     discovery: str
@@ -248,9 +248,9 @@ def _tokens(name: str, values: Mapping[str, Any], found: Mapping[str, Found]) ->
 
 def _named_tokens(
     values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]
-) -> "tuple[tuple[NamedToken, ...], OAuthRules | None]":
+) -> "tuple[tuple[NamedToken, ...], tuple[OAuthRules, ...]]":
     if values["tokens_file"] is None:
-        return (), None
+        return (), ()
     from agent.config.oauth_rules import read_whole_file  # noqa: PLC0415 - most nodes have none
 
     try:

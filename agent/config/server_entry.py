@@ -54,7 +54,7 @@ _MISSED = {
     ),
 }
 _MESH_KEYS = frozenset(
-    {"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol", "tls", "tags", "user"}
+    {"scope", "call_timeout_s", "start_timeout_s", "sticky", "sessions", "protocol", "tls", "tags", "user", "cgroup"}
 )
 _PROTOCOLS = (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
 _TLS_KEYS = ("ca", "cert", "key")
@@ -268,7 +268,7 @@ class _Reader:
         if unit_s is None:
             self.note("timeout", "may be seconds or milliseconds and is ignored; write mesh.call_timeout_s, in seconds")
             return None
-        return min(float(value) * unit_s, CALL_TIMEOUT_MAX_S)
+        return float(min(value, CALL_TIMEOUT_MAX_S / unit_s)) * unit_s
 
     def mesh(self, spec: ServerSpec) -> ServerSpec:
         """The spec with what the entry says about the server's place in the mesh."""
@@ -276,7 +276,7 @@ class _Reader:
         table = self.table("mesh")
         for key in table:
             if key not in _MESH_KEYS:
-                known = "scope, call_timeout_s, start_timeout_s, sticky, sessions, protocol, tls, tags and user"
+                known = "scope, call_timeout_s, start_timeout_s, sticky, sessions, protocol, tls, tags, user and cgroup"
                 self.fault((*at, key), f"is not known; mesh has {known}")
         scope = table.get("scope", spec.scope)
         if scope not in list(ServerScope):
@@ -298,10 +298,9 @@ class _Reader:
         timeout_s = self.seconds((*at, "call_timeout_s"), table.get("call_timeout_s"), CALL_TIMEOUT_MAX_S)
         start_s = self.seconds((*at, "start_timeout_s"), table.get("start_timeout_s"), START_TIMEOUT_MAX_S)
         target = spec.target
-        if "tls" in table:
-            target = self.with_tls((*at, "tls"), table["tls"], target)
-        if "user" in table:
-            target = self.with_user((*at, "user"), table["user"], target)
+        for key, read in (("tls", self.with_tls), ("user", self.with_user), ("cgroup", self.with_cgroup)):
+            if key in table:
+                target = read((*at, key), table[key], target)
         return replace(
             spec,
             target=target,
@@ -342,6 +341,13 @@ class _Reader:
             self.fault(at, "must be the name or number of a user, in quotes" if is_child else "is for a command")
             return target
         return replace(target, user=value)
+
+    def with_cgroup(self, at: JsonPath, value: Any, target: StdioTarget | HttpTarget) -> StdioTarget | HttpTarget:
+        """The target with its word on a control group; whether there can be one, its start says."""
+        if not isinstance(value, bool) or not isinstance(target, StdioTarget):
+            self.fault(at, "must be true or false" if isinstance(target, StdioTarget) else "is for a command")
+            return target
+        return replace(target, cgroup=value)
 
     def tags(self, at: JsonPath, value: Any) -> tuple[str, ...]:
         if value is None:

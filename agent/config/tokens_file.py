@@ -7,7 +7,6 @@ wider one.
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -205,7 +204,7 @@ class EntryReader:
         if value is None:
             return None
         is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not 0 < value <= CALLS_MAX:
+        if not is_number or not 0 < value <= CALLS_MAX:
             self.fault(field, text=f"must be a {'whole ' if whole else ''}number above 0 and at most {CALLS_MAX}")
             return 1.0
         return float(value)

@@ -30,6 +30,7 @@ def as_entry(spec: ServerSpec) -> Json:
         "tags": list(spec.tags) or None,
         "tls": _tls_entry(target),
         "user": target.user if isinstance(target, StdioTarget) else None,
+        "cgroup": target.cgroup if isinstance(target, StdioTarget) else None,
     }
     optional |= {"disabled": not spec.enabled, "mesh": {key: value for key, value in mesh.items() if value is not None}}
     return entry | {key: value for key, value in optional.items() if value}

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from agent.client.protocol import Request
 from agent.control.reconciler import Mesh
 from agent.errors import DialledOurselves, DialRefused, MeshError, OverrideRefused, RpcError
-from agent.model import Json, LinkView, Override, Suppression
+from agent.model import Json, LinkView, Override, PeerSpec, Suppression, node_mark
 from agent.state.overrides import OverrideStore
 
 # How long an added peer's first attempt is waited for before the answer is "saved, not connected".
@@ -53,8 +53,9 @@ class OverrideService:
     async def add(self, override: Override) -> tuple[bool, LinkView | None]:
         """Keep a peer and wait for its first attempt; returns whether it is a new one, and its link's view.
 
-        Raises `OverrideRefused`: 409 when the name belongs to a server, to this node or to another URL, or when the URL
-        leads to this very node; 403 for an address that is never dialled; 503 while the node stops; 507 not saved.
+        Raises `OverrideRefused`: 409 when the name belongs to a server, to this node or to another URL, when the URL
+        leads to this very node, or claims to be a node that is known at another one without its key; 403 for an address
+        that is never dialled; 503 while the node stops; 507 not saved.
         """
         return await self._finish(self._add(override), f"add peer {override.name}")
 
@@ -87,18 +88,28 @@ class OverrideService:
         if not created and link is not None and not link.view.connected:
             link.reload()
         view = await self._first_attempt(override.name)
-        failure = "" if view is None else view.failure
-        if failure == DialledOurselves.__name__:
+        if view is not None and (impossible := self._impossible(override, view)) is not None:
             await self._withdraw(override, lifted)
-            raise OverrideRefused(409, "own_node", f"peer_url: {override.target.shown} is this node itself")
-        if view is not None and failure == DialRefused.__name__:
-            await self._withdraw(override, lifted)
-            raise OverrideRefused(403, "address_refused", f"peer_url: {view.last_error}")
+            raise impossible
         if view is not None and view.connected:
             # It may have proven to be a node that has a link already, which it shares from the next step on.
             self._mesh.wake()
             await self._mesh.settled()
         return created, view
+
+    def _impossible(self, override: Override, view: LinkView) -> OverrideRefused | None:
+        """Why an added peer cannot be kept, as its first attempt has shown; None where it can."""
+        shown = override.target.shown
+        if view.failure == DialledOurselves.__name__:
+            return OverrideRefused(409, "own_node", f"peer_url: {shown} is this node itself")
+        if view.failure == DialRefused.__name__:
+            return OverrideRefused(403, "address_refused", f"peer_url: {view.last_error}")
+        for other in self._mesh.peer_views() if view.claimed else ():
+            node_id = _node_of(other)
+            if other.key != view.key and node_id is not None and node_mark(node_id) == view.claimed:
+                message = f"peer_url: {shown} claims to be the node of peer {other.spec.name!r}: {view.last_error}"
+                return OverrideRefused(409, "node_known_elsewhere", message)
+        return None
 
     async def _withdraw(self, override: Override, lifted: tuple[Suppression, ...]) -> None:
         """Undo an impossible override, unless it was replaced meanwhile."""
@@ -216,6 +227,13 @@ class OverrideService:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+
+def _node_of(view: LinkView) -> str | None:
+    """Which node a link leads to, as it has proven last, or as it would have to."""
+    if view.identity is not None:
+        return view.identity.node_id
+    return view.spec.expected_node_id if isinstance(view.spec, PeerSpec) else None
 
 
 async def ask_node(mesh: Mesh, node: str, tool: str, arguments: Json, *, timeout_s: float) -> Json:

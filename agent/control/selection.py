@@ -120,7 +120,9 @@ def select(
     builders = peer_builders(overrides, statics, previous)
     if builders:
         identify(builders, found, learned, {spec.name for spec in previous if spec.key not in connected})
-        builders = merge_twins(builders, own, findings)
+        # A node that has moved is linked where it answers now, and not at the place that it has left.
+        up = {spec.name for spec in previous if spec.key in connected}
+        builders = merge_twins(sorted(builders, key=lambda builder: builder.name not in up), own, findings)
     rest = fold_in(builders, found, findings)
     rest = _one_per_node(rest, last, lambda c: _is_proven(c, last, learned, connected), findings)
     if suppressions:

@@ -24,6 +24,7 @@ from agent.errors import (
     NoLongerOffered,
     RefusedElsewhere,
     RpcError,
+    ScopesNeeded,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ _WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (NoLongerOffered, "gone"),
     (CallTimedOut, "timeout"),
     (CallOutcomeUnknown, "unknown"),
+    (ScopesNeeded, "scopes"),
     (AuthRefused, "auth"),
     (LinkFailed, "protocol"),
 )
@@ -104,6 +106,7 @@ _VERDICTS: Final[Mapping[str, Verdict]] = {
     "ok": Verdict.ANSWERED,
     "tool_error": Verdict.ANSWERED,
     "rpc_error": Verdict.ANSWERED,
+    "scopes": Verdict.ANSWERED,
     "not_sent": Verdict.REFUSED,
     "refused": Verdict.REFUSED,
     "gone": Verdict.ABSENT,

@@ -107,24 +107,29 @@ async def opened(
             refuse_mesh_node(client.server_info, spec, own)
             yield OpenClient(client, None, start_deadline_s=deadline_s)
         return
-    dialling = replace(dialling, outbound=dialling.outbound.for_peers())
+    dialling, claimed = replace(dialling, outbound=dialling.outbound.for_peers()), ""
     await _refuse_own_view(spec, own, dialling)
     if not (spec.is_mesh_node and spec.scope is PeerScope.LOCAL):
         deadline_s = clock.now_s() + START_TIMEOUT_S
         async with AsyncExitStack() as stack:
             async with _knowing_ourselves(spec, own, dialling):
                 plain = await _plain_client(spec, own, dialling, stack)
-            if plain is not None:
+            if not isinstance(plain, str):
                 yield OpenClient(plain, None, start_deadline_s=deadline_s)
                 return
-    async with _node(spec, own, dialling) as opened_node:
-        yield opened_node
+            claimed = plain
+    try:
+        async with _node(spec, own, dialling) as opened_node:
+            yield opened_node
+    except IdentityRefused as exc:
+        exc.claimed = exc.claimed or claimed
+        raise
 
 
 async def _plain_client(
     spec: PeerSpec, own: NodeIdentity, dialling: Dialling, stack: AsyncExitStack
-) -> McpClient | None:
-    """The client of a peer at its URL as it is; None where the other side says that it is a node."""
+) -> McpClient | str:
+    """The client of a peer at its URL as it is; where the other side says that it is a node, the mark of that."""
     opening = open_client(
         spec.target, start_timeout_s=START_TIMEOUT_S, on_pending=dialling.on_pending, outbound=dialling.outbound
     )
@@ -135,15 +140,16 @@ async def _plain_client(
             await _refuse_ourselves(spec, own, dialling)
         # A node wants no token of other nodes, at its local endpoint, which operators need not spell out.
         if refused.by_node and spec.scope is PeerScope.LOCAL:
-            return None
+            return refused.node_mark or ""
         raise
     if client.server_info.mesh is None:
         if spec.expected_node_id is not None:
             raise IdentityRefused(f"{spec.target.shown} is no mesh node, but the catalog says it is one")
         return client
-    if client.server_info.mesh.get("node_id") == own.node_id:
+    node_id = client.server_info.mesh.get("node_id")
+    if node_id == own.node_id:
         await _refuse_ourselves(spec, own, dialling)
-    return None
+    return node_mark(node_id) if isinstance(node_id, str) else ""
 
 
 async def _refuse_ourselves(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> NoReturn:
@@ -281,7 +287,8 @@ def checked_identity(server_info: ServerInfo, spec: PeerSpec, proven: str) -> No
     if not isinstance(name, str) or not is_valid_name(name):
         raise IdentityRefused(f"{spec.target.shown} announces no usable node_id and name")
     if node_id != proven:
-        raise IdentityRefused(f"{spec.target.shown} says that it is another node than it has proven to be")
+        message = f"{spec.target.shown} says that it is another node than it has proven to be"
+        raise IdentityRefused(message, claimed=node_mark(node_id) if isinstance(node_id, str) else "")
     if is_leaving(server_info):
         raise Unreachable(f"{spec.target.shown} is stopping")
     return NodeIdentity(proven, name)

@@ -12,7 +12,7 @@ from typing import Final
 
 from agent import clock
 from agent.client.server_info import ServerInfo
-from agent.errors import MeshError
+from agent.errors import IdentityRefused, MeshError
 from agent.links.crowd import Crowd
 from agent.links.follower import Watch
 from agent.links.session_offers import SessionOffers
@@ -94,6 +94,7 @@ class LinkRecord:
             last_error="",
             said_error="",
             failure="",
+            claimed="",
             next_attempt_at_s=None,
             ready_at_s=clock.now_s(),
         )
@@ -117,6 +118,7 @@ class LinkRecord:
             last_error=reason,
             said_error=failure.words("it"),
             failure=type(failure).__name__,
+            claimed=failure.claimed if isinstance(failure, IdentityRefused) else "",
             ready_at_s=None,
             reconnects=self.view.reconnects + was_up,
         )

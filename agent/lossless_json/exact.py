@@ -99,6 +99,17 @@ def as_plain(value: Any) -> Any:
     return _without_fragments(json.loads(text, parse_int=_plain_integer, parse_float=_plain_float))
 
 
+def as_text(value: Any) -> str | None:
+    """A text that was read, also one with half a surrogate pair; None for anything else, of whatever size."""
+    if not isinstance(value, orjson.Fragment):
+        return value if isinstance(value, str) else None
+    try:
+        plain = as_plain(value)
+    except ValueError:  # A number beyond a double.
+        return None
+    return plain if isinstance(plain, str) else None
+
+
 def _may_overflow(data: bytes) -> bool:
     return _LARGE_EXPONENT.search(data) is not None or _OVERFLOWING_RUN in data.translate(_AS_ZEROS)
 

@@ -15,6 +15,7 @@ from agent.control.departures import Departed
 from agent.control.membership import MembershipView
 from agent.control.pinning import Pinning
 from agent.control.reconciler import Mesh
+from agent.lossless_json.exact import as_text
 from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget
 from agent.routing.about import about_in
 from agent.routing.origins import listed_origin
@@ -77,7 +78,7 @@ def describe_found(table: RouteTable, name: str) -> Json | None:
         {
             "name": _own_name(route.definition),
             "mesh_name": route.public_name,
-            "description": route.definition.get("description") or "",
+            "description": text if as_text(text := route.definition.get("description")) else "",
         }
         for route in tools
     ]
@@ -166,7 +167,7 @@ def describe_functions(view: LinkView, names: PublicNames) -> list[Json]:
         {
             "name": _own_name(tool),
             "mesh_name": names.get((view.key, str(tool.get("name")))),
-            "description": tool.get("description") or "",
+            "description": text if as_text(text := tool.get("description")) else "",
         }
         for tool in view.offer.tools
         if isinstance(tool, dict)

@@ -88,7 +88,8 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
         answers={200: _object(peers=_OBJECTS, suppressed=_TEXTS)},
     ),
     ("POST", "/api/v1/mcp/peers"): Operation(
-        "Add or change a peer: 201 connected, 200 changed, 202 saved and not connected yet.",
+        "Add or change a peer: 201 connected, 200 changed, 202 saved and not connected yet; 409 for a "
+        "name that is taken, this node itself, and an ID that is known at another URL and not proven at this one.",
         answers={200: _ADDED, 201: _ADDED, 202: _ADDED},
         body=_closed(
             ("peer_name", "peer_url"),

@@ -78,7 +78,7 @@ class EdgePolicy:
     `tokens` may change while it is used. `associations`: with other nodes, known by their proofs. `metrics_public`:
     /metrics needs no token; `registry_public`: nor do the registry and the card, for any page. `node_mark`: what tells
     a node that it has dialled itself when it is refused (`agent.model.node_mark`). `on_auth_failure` counts refused
-    tokens. `oauth`: an issuer's tokens. `logins`: of our page. `failure_delay_s` 0 answers them at once, for tests.
+    tokens. `oauth`: tokens of issuers. `logins`: of our page. `failure_delay_s` 0 answers them at once, for tests.
     """
 
     host_names: frozenset[str]
@@ -218,7 +218,7 @@ async def _judged_by_issuer(
 def _is_metadata(request: web.Request, policy: EdgePolicy) -> bool:
     """Whether the metadata of a protected resource is asked for, and there is any."""
     path = request.rel_url.raw_path
-    is_there = policy.oauth is not None and policy.oauth.rules is not None
+    is_there = policy.oauth is not None and policy.oauth.is_on
     return is_there and (path == METADATA_PATH or path.startswith(f"{METADATA_PATH}/"))
 
 
@@ -367,7 +367,7 @@ async def _token_refusal(
     challenge = f'Bearer realm="{AUTH_REALM}"'
     if policy.node_mark:
         challenge += f', node="{policy.node_mark}"'
-    if policy.oauth is not None and policy.oauth.rules is not None:
+    if policy.oauth is not None and policy.oauth.is_on:
         challenge += f', resource_metadata="{policy.oauth.metadata_url()}"'
     message = "This node wants a token: Authorization: Bearer <MESH_TOKEN>"
     if verdict is Verdict.BAD_TOKEN or verdict is Verdict.EXPIRED:

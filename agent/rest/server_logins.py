@@ -16,6 +16,7 @@ from aiohttp import web
 from agent.audit.trail import NO_AUDIT, NoAudit, Trail
 from agent.authority.caller import caller
 from agent.client.oauth.authorizer import Authorizer, Authorizers
+from agent.config.endpoint import url_fault
 from agent.config.values import is_loopback
 from agent.control.reconciler import Mesh
 from agent.errors import CallNotSent, LinkFailed, MeshError, OverrideRefused
@@ -47,7 +48,7 @@ class ServerLoginsApi:
         """POST .../login with `redirect_uri`, on the operator's own machine: the URL to open."""
         name, authorizer = self._named(request)
         redirect_uri = await _text(request, "redirect_uri")
-        parts = urlsplit(redirect_uri)
+        parts = urlsplit("" if url_fault(redirect_uri) else redirect_uri)
         if parts.scheme != "http" or not is_loopback(parts.hostname or "") or parts.query or parts.fragment:
             text = "redirect_uri: must be one of the browser's machine, like http://127.0.0.1:8521/callback"
             raise OverrideRefused(422, "invalid_field", text)

@@ -56,7 +56,7 @@ ASK_RELOAD_TIMEOUT_S: Final = START_TIMEOUT_MAX_S + RELOAD_TIMEOUT_S + 5.0
 class NodeStatus:
     """See the module. `state` returns starting, ready or draining; `settings`: masked rows; `audit` hears of reloads.
 
-    `tokens`: how many have names, and what is wrong with their file.
+    `tokens`: how many have names, and what is wrong with their file. `login_hint`: what a server's login lacks.
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class NodeStatus:
         audit: Trail | NoAudit = NO_AUDIT,
         pinning: Pinning | None = None,
         overview_page: Callable[[], str] = str,
+        login_hint: Callable[[str], str] = lambda _server: "",
     ) -> None:
-        self.overview_page = overview_page
+        self.overview_page, self._login_hint = overview_page, login_hint
         self._tokens, self._audit, self._pinning = tokens, audit, pinning
         self._mesh, self._membership, self._state = mesh, membership, state
         self._settings, self._url = settings, url
@@ -107,7 +108,9 @@ class NodeStatus:
         disabled = [describe_disabled(spec) for spec in self._mesh.servers if not spec.enabled]
         unused = [unused_server(entry) for entry in self._left_out() if not entry.keeps_running]
         described = [
-            describe_server(said(view) if for_clients else view, names, now_s, left_out, with_url=not for_clients)
+            self._hinted(
+                describe_server(said(view) if for_clients else view, names, now_s, left_out, with_url=not for_clients)
+            )
             | ({"servers": behind.get(view.key, [])} if isinstance(view.spec, PeerSpec) else {})
             for view in (*servers, *peers)
         ]
@@ -223,7 +226,7 @@ class NodeStatus:
                 "servers": [
                     {
                         key: value
-                        for key, value in describe_server(view, names, now_s).items()
+                        for key, value in self._hinted(describe_server(view, names, now_s)).items()
                         if key not in ("functions", "left_out")
                     }
                     for view in servers
@@ -236,6 +239,11 @@ class NodeStatus:
             "departed": [describe_departed(one, now_s) for one in self._mesh.departed()],
             **describe_notes(self._mesh, self._pinning),
         }
+
+    def _hinted(self, described: Json) -> Json:
+        if "hints" in described and (hint := self._login_hint(described["name"])):
+            described["hints"].append(hint)
+        return described
 
     def _discovery(self) -> Json:
         return describe_discovery(self._membership(), len(self._mesh.catalog.instances), clock.now_s())

@@ -15,7 +15,8 @@ from typing import Final
 import orjson
 
 from agent.state.durable_file import write_durably
-from agent.state.saved_shape import Misshapen, list_of, object_of, one_of, text, texts_by_name, whole_number
+from agent.state.saved_file import Unusable, read_saved
+from agent.state.saved_shape import list_of, object_of, one_of, text, texts_by_name, whole_number
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
 log = logging.getLogger(__name__)
@@ -114,19 +115,11 @@ def _dump(url: str, service_name: str, catalog: Catalog) -> bytes:
 
 def _read(path: Path, url: str, service_name: str) -> Catalog | None:
     try:
-        with path.open("rb") as file:
-            content = file.read(FILE_BYTES_MAX)
-        # Cut off, a larger file is no JSON any more.
-        saved = orjson.loads(content)
-        _SAVED(saved, "")
-    except FileNotFoundError:
+        saved = read_saved(path, _SAVED, FILE_BYTES_MAX)
+    except Unusable as exc:
+        log.warning("the cached catalog is ignored", extra={"path": str(path), "reason": str(exc)})
         return None
-    except (OSError, ValueError) as exc:
-        # The place of a fault may repeat untrusted text of the catalog.
-        reason = "it is damaged" if isinstance(exc, Misshapen) else str(exc)
-        log.warning("the cached catalog is ignored", extra={"path": str(path), "reason": reason})
-        return None
-    if (saved["url"], saved["service"]) != (url, service_name):
+    if saved is None or (saved["url"], saved["service"]) != (url, service_name):
         return None
     instances = (
         Instance(

@@ -17,7 +17,8 @@ import orjson
 from agent.routing.away import AWAY_MAX, KINDS
 from agent.routing.table import Replica, Route, RouteKind, RouteTable
 from agent.state.durable_file import write_durably
-from agent.state.saved_shape import Misshapen, list_of, object_of, one_of, optional_text, text, whole_number
+from agent.state.saved_file import Unusable, read_saved
+from agent.state.saved_shape import list_of, object_of, one_of, optional_text, text, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -67,15 +68,11 @@ class KnownNames:
     def load(self, now_s: float) -> Names:
         """The names of before as away since `now_s`, in monotonic seconds; none where there is no file to read."""
         try:
-            with self._path.open("rb") as file:
-                saved = orjson.loads(file.read(FILE_BYTES_MAX))
-            _SAVED(saved, "")
-        except FileNotFoundError:
+            saved = read_saved(self._path, _SAVED, FILE_BYTES_MAX)
+        except Unusable as exc:
+            log.warning("the names of before are ignored", extra={"path": str(self._path), "reason": str(exc)})
             return {}
-        except (OSError, ValueError) as exc:
-            # The place of a fault may repeat untrusted text of a server.
-            reason = "it is damaged" if isinstance(exc, Misshapen) else str(exc)
-            log.warning("the names of before are ignored", extra={"path": str(self._path), "reason": reason})
+        if saved is None:
             return {}
         return {(route.kind, route.public_name): route for route in (_read(entry, now_s) for entry in saved["names"])}
 

@@ -44,6 +44,11 @@ class Login:
         """What requests carry."""
         return str(self.tokens["access_token"])
 
+    @property
+    def scopes(self) -> list[str]:
+        """Those of the tokens, where the issuer names them."""
+        return str(self.tokens.get("scope") or "").split()
+
 
 class LoginStore:
     """See the module. Its one writer is the event loop; `folder` None: logins are kept in memory alone."""

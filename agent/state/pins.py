@@ -16,7 +16,8 @@ from agent.pins.book import Key, Pin
 from agent.pins.definition import PINNED
 from agent.routing.table import RouteKind
 from agent.state.durable_file import write_durably
-from agent.state.saved_shape import Misshapen, list_of, object_of, one_of, text
+from agent.state.saved_file import Unusable, read_saved
+from agent.state.saved_shape import list_of, object_of, one_of, text
 
 log = logging.getLogger(__name__)
 
@@ -45,20 +46,16 @@ def load_pins(folder: Path, *, strict: bool) -> dict[Key, Pin]:
     """
     path = folder / FILE_NAME
     try:
-        with path.open("rb") as file:
-            saved = orjson.loads(file.read(FILE_BYTES_MAX))
-        _SAVED(saved, "")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as exc:
-        # The place of a fault may repeat untrusted text of a server.
-        reason = "it is damaged" if isinstance(exc, Misshapen) else str(exc)
+        saved = read_saved(path, _SAVED, FILE_BYTES_MAX)
+    except Unusable as exc:
         if strict:
             raise ConfigRefused(
-                f"{path}: the pinned definitions cannot be read: {reason}; restore the file, or move it away to trust"
+                f"{path}: the pinned definitions cannot be read: {exc}; restore the file, or move it away to trust"
                 " what servers list now"
             ) from exc
-        _put_aside(path, reason)
+        _put_aside(path, str(exc))
+        return {}
+    if saved is None:
         return {}
     return {
         Key(one["source"], RouteKind(one["kind"]), one["name"]): Pin(

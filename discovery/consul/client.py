@@ -31,6 +31,7 @@ from discovery.consul.patience import Patience, kind_of
 from discovery.consul.rows import split_rows
 from discovery.consul.tls_files import TlsSource
 from discovery.model import (
+    EMBEDDED_REFUSES,
     AccessRefused,
     AgentSlow,
     AgentUnreachable,
@@ -236,9 +237,9 @@ class ConsulClient:
         except (ACLPermissionDenied, ACLDisabled) as exc:
             if self._token.current() != token:  # Rotated while we waited: try the new token.
                 raise CatalogUnavailable("the ACL token was replaced") from exc
-            raise AccessRefused(
-                f"Consul refused our ACL token; the right that is missing: {right} ({_text(exc)})"
-            ) from exc
+            _, is_embedded, why = _text(exc).partition(EMBEDDED_REFUSES)
+            refused = f"Consul refused our ACL token; the right that is missing: {right} ({_text(exc)})"
+            raise AccessRefused(f"the embedded catalog there refuses us: {why}" if is_embedded else refused) from exc
         except NotFound as exc:
             raise RegistrationLost(_text(exc)) from exc
         except (ClientError, ConsulException) as exc:
@@ -367,7 +368,7 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
         except (aiohttp.ClientSSLError, aiohttp.ClientPayloadError, aiohttp.InvalidURL) as exc:
             raise CatalogUnavailable(_text(exc)) from exc
         except (aiohttp.ClientConnectionError, OSError) as exc:
-            broken = isinstance(exc, (aiohttp.ServerDisconnectedError, ConnectionResetError))
+            broken = not isinstance(exc, aiohttp.ClientConnectorError)  # It had been made, whatever ended it.
             raise AgentUnreachable(_text(exc) + _LIMIT_HINT * broken) from exc
         except aiohttp.ClientError as exc:
             raise CatalogUnavailable(_text(exc)) from exc

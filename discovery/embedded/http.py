@@ -9,6 +9,7 @@ import hmac
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import orjson
@@ -18,6 +19,7 @@ from discovery import clock
 from discovery.consul.environment import is_loopback_host
 from discovery.embedded.catalog import LocalCatalog
 from discovery.embedded.definition import Refused, parse_definition, parse_duration_s
+from discovery.model import EMBEDDED_REFUSES
 
 MARK_HEADER = "X-Mesh-Catalog"  # Distinguishes an embedded catalog from any other program on the port.
 MARK = "embedded"
@@ -83,12 +85,14 @@ class CatalogServer:
         """Refuse foreign Host names and tokens, turn refusals into Consul's answers, and mark every answer as ours."""
         response: web.StreamResponse
         # A web page whose name was rebound to 127.0.0.1 could register services here; its Host names the page.
-        host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+        host = ""
+        with suppress(ValueError):  # A bracket that is not closed.
+            host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
         if not is_loopback_host(host):
-            response = web.Response(status=403, text="Permission denied: this catalog is for one machine only")
+            response = web.Response(status=403, text=f"{EMBEDDED_REFUSES}it is for one machine only")
         elif not self._is_admitted(request):
-            text = "Permission denied: another mesh's catalog; another MESH_EMBEDDED_PORT gives this mesh its own"
-            response = web.Response(status=403, text=text)
+            why = "it is another mesh's; give this mesh its own by another MESH_EMBEDDED_PORT, or that mesh's secret"
+            response = web.Response(status=403, text=EMBEDDED_REFUSES + why)
         else:
             try:
                 response = await handler(request)

@@ -1,8 +1,8 @@
-"""An OAuth issuer as a resource server sees it: its metadata and keys, and how often it was asked for them.
+"""Two OAuth issuers as a resource server sees them: their metadata and keys, and how often each was asked for them.
 
-Run with a port and a folder; `keys.json` there is what it publishes, `opaque.json` what it says of tokens that are no
-JWTs, `asked` its log of requests. It needs the standard library alone. The one rule: it signs nothing; the tests hold
-its keys.
+Run with a port and a folder; `realm.json` and `other.json` there are what they publish, `opaque.json` what they know of
+tokens that are no JWTs, `asked` the log of requests. It needs the standard library alone. The one rule: they sign
+nothing; the tests hold their keys.
 """
 
 import base64
@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 PORT, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
-ISSUER = f"http://127.0.0.1:{PORT}/realm"
+METADATA = "/.well-known/oauth-authorization-server/"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -22,17 +22,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         with (FOLDER / "asked").open("a") as log:
             log.write(self.path + "\n")
-        match self.path:
-            case "/.well-known/oauth-authorization-server/realm":
-                self.say(
-                    json.dumps(
-                        {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys", "introspection_endpoint": f"{ISSUER}/about"}
-                    ).encode()
-                )
-            case "/realm/keys":
-                self.say((FOLDER / "keys.json").read_bytes())
-            case _:
-                self.send_error(404)
+        for name in ("realm", "other"):
+            issuer = f"http://127.0.0.1:{PORT}/{name}"
+            if self.path == METADATA + name:
+                places = {"jwks_uri": f"{issuer}/keys", "introspection_endpoint": f"{issuer}/about"}
+                return self.say(json.dumps({"issuer": issuer, **places}).encode())
+            if self.path == f"/{name}/keys":
+                return self.say((FOLDER / f"{name}.json").read_bytes())
+        return self.send_error(404)
 
     def do_POST(self) -> None:
         body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())

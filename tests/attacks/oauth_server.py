@@ -2,8 +2,8 @@
 
 Run with a port. `/mcp/person`, `/mcp/machine` and `/mcp/led` want tokens for themselves (RFC 8707); `/mcp/led` names an
 issuer that is not the one of the others, `/mcp/lost` one at an address that is never dialled, `/mcp/papers` one that
-takes a client-id metadata document. `POST /control` changes `State`, `GET /seen` tells what came. The standard library
-alone. The one rule: every token and code has `MARK` in it.
+takes a client-id metadata document. A call of `deep` wants a token with the scope `deep`. `POST /control` changes
+`State`, `GET /seen` tells what came. The standard library alone. The one rule: every token and code has `MARK` in it.
 """
 
 import base64
@@ -23,6 +23,7 @@ BASE = f"http://127.0.0.1:{PORT}"
 ISSUERS = {
     "person": f"{BASE}/as",
     "machine": f"{BASE}/as",
+    "batch": f"{BASE}/as",
     "led": f"{BASE}/evil",
     "lost": "http://169.254.169.254/as",
     "papers": f"{BASE}/papers",
@@ -38,8 +39,8 @@ class State:
     refuses_refresh: bool = False
     is_down: bool = False
     count: int = 0
-    access: dict[str, tuple[str, float]] = field(default_factory=dict)
-    refresh: dict[str, str] = field(default_factory=dict)
+    access: dict[str, tuple[str, float, str]] = field(default_factory=dict)
+    refresh: dict[str, tuple[str, str]] = field(default_factory=dict)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     clients: dict[str, list[str]] = field(default_factory=dict)
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -54,12 +55,13 @@ def made(kind: str) -> str:
     return f"{MARK}-{kind}-{STATE.count:04d}-0123456789abcdef"
 
 
-def tokens(resource: str, *, refreshes: bool) -> dict[str, Any]:
+def tokens(resource: str, scope: str, *, refreshes: bool) -> dict[str, Any]:
     given: dict[str, Any] = {"access_token": made("access"), "token_type": "bearer", "expires_in": STATE.life_s}
-    STATE.access[given["access_token"]] = (resource, time.time() + STATE.life_s)
+    given["scope"] = scope
+    STATE.access[given["access_token"]] = (resource, time.time() + STATE.life_s, scope)
     if refreshes:
         given["refresh_token"] = made("refresh")
-        STATE.refresh[given["refresh_token"]] = resource
+        STATE.refresh[given["refresh_token"]] = (resource, scope)
     return given
 
 
@@ -144,22 +146,29 @@ class Handler(BaseHTTPRequestHandler):
             case "client_credentials":
                 sent = self.headers.get("Authorization", "").removeprefix("Basic ")
                 is_right = base64.b64decode(sent) == ":".join(MACHINE).encode()
-                self.say(200, tokens(form["resource"], refreshes=False)) if is_right else self.say(401, careless)
+                given = tokens(form["resource"], form.get("scope", ""), refreshes=False) if is_right else None
+                self.say(401, careless) if given is None else self.say(200, given)
             case "authorization_code":
                 asked = STATE.codes.pop(form["code"], {})
                 proof = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest())
                 is_right = asked.get("code_challenge") == proof.decode().rstrip("=")
-                self.say(200, tokens(asked["resource"], refreshes=True)) if is_right else self.say(400, careless)
+                given = tokens(asked["resource"], asked.get("scope", ""), refreshes=True) if is_right else None
+                self.say(400, careless) if given is None else self.say(200, given)
             case "refresh_token":
-                resource = None if STATE.refuses_refresh else STATE.refresh.pop(form["refresh_token"], None)
-                self.say(400, careless) if resource is None else self.say(200, tokens(resource, refreshes=True))
+                known = None if STATE.refuses_refresh else STATE.refresh.pop(form["refresh_token"], None)
+                self.say(400, careless) if known is None else self.say(200, tokens(*known, refreshes=True))
             case _:
                 self.say(400, careless)
 
     def serve(self, message: dict[str, Any]) -> None:
-        resource, ends_s = STATE.access.get(self.headers.get("Authorization", "").removeprefix("Bearer "), ("", 0.0))
+        shown = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        resource, ends_s, scope = STATE.access.get(shown, ("", 0.0, ""))
+        metadata = f"{BASE}/.well-known/oauth-protected-resource{self.path}"
+        if resource == BASE + self.path and message.get("params", {}).get("name") == "deep" not in scope.split():
+            more = f'Bearer error="insufficient_scope", scope="deep", resource_metadata="{metadata}"'
+            self.say(403, {}, {"WWW-Authenticate": more})
+            return
         if resource != BASE + self.path or time.time() > ends_s:
-            metadata = f"{BASE}/.well-known/oauth-protected-resource{self.path}"
             self.say(401, {}, {"WWW-Authenticate": f'Bearer resource_metadata="{metadata}", scope="from-server"'})
             return
         results: dict[str, Any] = {
@@ -168,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
                 "capabilities": {"tools": {}},
                 "serverInfo": {"name": "behind", "version": "1"},
             },
-            "tools/list": {"tools": [{"name": "look", "inputSchema": {"type": "object"}}]},
+            "tools/list": {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in ("look", "deep")]},
             "tools/call": {"content": [{"type": "text", "text": "seen"}]},
             "ping": {},
         }

@@ -6,18 +6,25 @@ comes out of these functions is a fault.
 """
 
 import asyncio
+import base64
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
+
+import orjson
 
 from agent.app.first_bytes import is_whole_head, with_host
 from agent.audit.chain import read_line
 from agent.authority.grant import Grant
+from agent.authority.oauth import ClaimRule, OAuthRules
 from agent.client.dial_guard import check_url, refuse_address
 from agent.client.http.cookies import CookieJar
 from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.negotiation import judge_discovery, judge_initialize
+from agent.client.oauth.challenge import read_challenge
 from agent.client.proxies import ProxyFault, proxies_of
 from agent.config import endpoint, values
 from agent.config.env_file import parse_env_file
@@ -25,6 +32,7 @@ from agent.config.oauth_rules import check_oauth_rules
 from agent.config.servers_file import check_servers
 from agent.config.tokens_file import check_tokens, parse_moment
 from agent.config.views_file import check_views
+from agent.control.selection import select
 from agent.errors import ConfigRefused, DialRefused, IdentityRefused, MCPError, ProtocolBroken
 from agent.identity.association import Association, Proven
 from agent.identity.handshake import reply_to
@@ -37,6 +45,8 @@ from agent.mcp_headers import decode_header_value, param_header_map, without_inv
 from agent.model import ORIGIN_META_KEY, NodeIdentity, Offer
 from agent.pins.look import look
 from agent.rest.hosts import host_allowed, origin_allowed
+from agent.rest.introspection import TokenRefused
+from agent.rest.issuer import claimed_issuer
 from agent.routing.about import read_about
 from agent.routing.origins import Refused, received_origin
 from agent.routing.table import RouteTable
@@ -45,7 +55,13 @@ from agent.server.pages import read_cursor
 from agent.server.sessions.resumption import named_call
 from agent.server.sessions.sealed_id import SessionSeal
 from agent.server.task_seal import TaskSeal
+from agent.state import catalog_cache, identity, known_names, logins, overrides, pins
 from agent.tasks.ids import TaskIdRefused, task_route
+from discovery.consul.rows import parse_row, split_rows
+from discovery.embedded.definition import Refused as RefusedDefinition
+from discovery.embedded.definition import parse_definition
+from discovery.listed.targets import instances_of
+from discovery.model import Catalog, CatalogUnavailable
 from tests.callers import served
 
 Parser = Callable[[bytes], object]
@@ -55,6 +71,7 @@ _KEYS: Final = (b"k" * 32,)
 _NODE: Final = NodeKey.new()
 _MODERN: Final = "2026-07-28"
 _NOW_S: Final = 1_800_000_000.0
+_CLAIM_RULES: Final = (ClaimRule("scope", "mesh", Grant("rule")), ClaimRule("", "", Grant("rule")))
 
 
 def _text(data: bytes) -> str:
@@ -197,7 +214,62 @@ def _audit(data: bytes) -> None:
         read_line(data)
 
 
+def _claims(data: bytes) -> None:
+    """What a token or its issuer says of its holder, once that is proven, and what a server says of a token."""
+    try:
+        claims = json.loads(data)  # As joserfc reads them.
+    except (ValueError, RecursionError):
+        claims = None
+    if isinstance(claims, dict):
+        for name in ("sub", "email"):
+            OAuthRules("https://id.example", "https://mesh.example", _CLAIM_RULES, name).grant_of(claims)
+    read_challenge(_text(data))
+    with suppress(TokenRefused):
+        claimed_issuer(_text(data))
+    with suppress(TokenRefused):
+        encoded = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+        claimed_issuer(f"eyJhbGciOiJSUzI1NiJ9.{encoded}.AAAA")
+
+
+def _saved(data: bytes) -> None:
+    """Files of the state folder, which a crash or a hand may have damaged."""
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        for one in (identity, pins, overrides, known_names, catalog_cache, logins):
+            (folder / one.FILE_NAME).write_bytes(data)
+        for strict in (True, False):
+            with suppress(ConfigRefused):
+                pins.load_pins(folder, strict=strict)
+        with suppress(ConfigRefused):
+            overrides.OverrideStore.open(folder)
+        with suppress(ConfigRefused):
+            identity._read(folder / identity.FILE_NAME)
+        known_names.KnownNames(folder).load(_NOW_S)
+        logins.LoginStore(folder)
+        catalog_cache._read(folder / catalog_cache.FILE_NAME, "http://127.0.0.1:8500", "mcp-node")
+
+
+def _catalogs(data: bytes) -> None:
+    """Rows of Consul, definitions for the embedded catalog, and lists of peers in files."""
+    rows: list[bytes] = []
+    with suppress(CatalogUnavailable):
+        rows = split_rows(data)
+    for row in (*rows, data):
+        with suppress(ValueError):
+            parsed = orjson.loads(row)
+            if (instance := parse_row(parsed)) is not None:
+                select(Catalog((instance,)), NodeIdentity("0a" * 16, "node"))
+    with suppress(ValueError):
+        body = orjson.loads(data)
+        with suppress(RefusedDefinition):
+            parse_definition(body)
+        instances_of("file", body)
+
+
 PARSERS: Final[dict[str, Parser]] = {
+    "claims and challenges": _claims,
+    "files of the state": _saved,
+    "catalogs": _catalogs,
     "tokens file": _of_file(lambda text: check_tokens(text, _FILE)),
     "rules for OAuth": _of_file(lambda text: check_oauth_rules(text, _FILE)),
     "servers file": _of_file(lambda text: check_servers(text, _FILE, {"HOME": "/nonexistent"})),

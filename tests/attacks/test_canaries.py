@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from agent.config.load import load_settings, shown
+from agent.config.table import SECRET_VARIABLES
+from agent.errors import ConfigRefused
+from agent.rest.openapi import OPERATIONS
+from agent.state.identity import FILE_NAME as IDENTITY
 from agent.state.overrides import FILE_NAME as OVERRIDES
 from tests.attacks.clients import Holder, entry, token_of
 from tests.e2e.processes import ROOT, environment_of
@@ -25,9 +31,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 MARK = "s1lent"
 TOKEN = f"{MARK}-of-the-short-form-0123456789abcdef"
+# Of the variables for secrets, those with which no node starts.
+REFUSED = frozenset({"CONSUL_HTTP_AUTH"})
 # What holds secrets for the node itself, readable by its owner alone.
-KEPT = frozenset({OVERRIDES, "servers.json", "tokens.json"})
-REST = ("peers", "servers", "status", "pins", "debug", "logs", "ping?name=gone")
+KEPT = frozenset({OVERRIDES, IDENTITY, "servers.json", "tokens.json"})
+# What must show nowhere; the private key of the node, which it makes itself, comes to them.
+SECRETS = [MARK]
+EVENTS = "/api/v1/mcp/events"
+# All that can be read without a name, as the node describes itself.
+NEEDED = {"/api/v1/mcp/ping": "?name=dead"}
+READ = sorted(path for method, path in OPERATIONS if method == "GET" and "{" not in path and path != EVENTS)
 URIS = ("config://app", "health://system")
 
 
@@ -73,14 +86,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     }
     tokens_file = replace_file(folder / "tokens.json", json.dumps(tokens).encode())
     settings = {
+        **{name: f"{MARK}-in-{name}-0123456789abcdef" for name in SECRET_VARIABLES if name not in REFUSED},
         "MESH_TOKEN": TOKEN,
-        "MESH_PEER_TOKEN": f"{MARK}-of-the-mesh-0123456789abcdef",
         "MESH_TOKENS_FILE": str(tokens_file),
         "MESH_DISCOVERY": "off",
         "MESH_AUDIT_CALLS": "1",
         "MESH_LOG_LEVEL": "debug",
         "MESH_PEERS": f"far=http://127.0.0.1:{closed}/mcp?token={MARK}-in-a-setting",
-        "CONSUL_HTTP_TOKEN": f"{MARK}-of-consul",
         "HTTPS_PROXY": f"http://user:{MARK}-of-the-proxy@127.0.0.1:{closed}",
     }
 
@@ -89,6 +101,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         servers = {"notes": notes, "gone": gone, "dead": dead, "asks": asks}
         node = await start_node("node", folder, servers=servers, **settings)  # type: ignore[arg-type] # all are texts
         scene = Scene(node, folder, {**settings, **node.environment}, closed)
+        SECRETS[1:] = [json.loads(next(folder.rglob(IDENTITY)).read_bytes())["key"]]
         await exercise(scene)
         return scene
 
@@ -118,15 +131,39 @@ async def exercise(scene: Scene) -> None:
 
 
 def found(text: str) -> list[str]:
-    """Where the mark stands in a text, with its surroundings."""
-    return [text[max(0, hit.start() - 60) : hit.end() + 40] for hit in re.finditer(MARK, text)]
+    """Where a secret stands in a text, with its surroundings."""
+    secrets = "|".join(map(re.escape, SECRETS))
+    return [text[max(0, hit.start() - 60) : hit.end() + 40] for hit in re.finditer(secrets, text)]
 
 
-@pytest.mark.parametrize("path", [*(f"/api/v1/mcp/{name}" for name in REST), "/metrics", "/healthz", "/readyz"])
+@pytest.mark.parametrize("name", SECRET_VARIABLES)
+@pytest.mark.parametrize("value", [MARK, f"{MARK} with blanks", f"{MARK}\x1b", f"{MARK}\u202e" * 5_000])
+def test_no_fault_and_no_row_of_the_settings_repeats_a_secret(name: str, value: str, tmp_path: Path) -> None:
+    given = {name: value, "HOME": str(tmp_path), "HOST": "0.0.0.0"}
+    try:
+        said = str(shown(load_settings({}, given)))
+    except ConfigRefused as refused:
+        said = str(refused)
+    assert found(said) == []
+
+
+@pytest.mark.parametrize("path", READ)
 async def test_no_answer_of_the_rest_api_has_a_secret(path: str, scene: Scene) -> None:
-    answer = await scene.operator.ask("GET", path)
+    answer = await scene.operator.ask("GET", path + NEEDED.get(path, ""))
     assert answer.status in (200, 503)
     assert found(json.dumps([answer.body, dict(answer.headers)])) == []
+
+
+async def test_the_events_of_the_page_begin_with_all_of_the_mesh_and_without_a_secret(scene: Scene) -> None:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(scene.node.base + EVENTS, headers={"Authorization": f"Bearer {TOKEN}"}) as stream,
+    ):
+        text = ""
+        async with asyncio.timeout(30):
+            while "added" not in text or "gone" not in text:
+                text += (await stream.content.readany()).decode()
+    assert found(text) == []
 
 
 @pytest.mark.parametrize("era", ["modern", "legacy"])

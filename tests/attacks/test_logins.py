@@ -74,8 +74,8 @@ class Scene:
         assert finished.status == 200, finished
         await eventually(lambda: self.is_up("person"))
 
-    async def look(self) -> int:
-        answer = await self.operator.modern("tools/call", name="person__look", arguments={})
+    async def look(self, tool: str = "person__look") -> int:
+        answer = await self.operator.modern("tools/call", name=tool, arguments={})
         return answer.status if "error" not in answer.body else answer.body["error"]["code"]
 
     def environment(self) -> dict[str, str]:
@@ -101,6 +101,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     servers = {
         "person": {"url": f"{base}/mcp/person"},
         "machine": {"url": f"{base}/mcp/machine", "oauth": {**by_file, "scopes": ["a:b", "c"]}},
+        "batch": {"url": f"{base}/mcp/batch", "oauth": by_file},
         "led": {"url": f"{base}/mcp/led", "oauth": by_file},
         "lost": {"url": f"{base}/mcp/lost"},
         "papers": {"url": f"{base}/mcp/papers", "oauth": {"client_id": PAPERS, "redirect_uri": HOME, "scopes": ["x"]}},
@@ -232,6 +233,37 @@ async def test_a_token_is_refreshed_before_it_ends(scene: Scene) -> None:
         assert len(await scene.seen("/mcp/person")) > refused
     finally:
         await scene.say("POST", "/control", {"life_s": 3600})
+
+
+async def test_a_call_that_wants_more_scopes_is_refused_alone_and_the_next_login_asks_for_them(scene: Scene) -> None:
+    await scene.log_in()
+    for _ in range(6):  # More than would have a server that gives no answers left out.
+        answer = await scene.operator.modern("tools/call", name="person__deep", arguments={})
+        assert answer.body["error"]["code"] == -32000, "it was not executed"
+        assert "wants more scopes" in answer.body["error"]["message"]
+    assert await scene.look() == 200
+    row = await scene.row("person")
+    assert row["status"] == "connected"
+    assert any("the scopes deep: mesh-agent servers login person" in hint for hint in row["hints"])
+    begun = await scene.operator.ask("POST", LOGIN, REDIRECT)
+    asked = parse_qs(urlsplit(begun.body["data"]["authorization_url"]).query)["scope"]
+    assert asked == ["from-server deep"], "what it had, and what it lacked"
+    await scene.log_in()
+    assert await scene.look("person__deep") == 200
+    assert not any("scopes" in hint for hint in (await scene.row("person"))["hints"])
+
+
+async def test_a_node_asks_its_issuer_for_more_scopes_where_its_entry_does_not_limit_them(scene: Scene) -> None:
+    await eventually(lambda: scene.is_up("batch"))
+    assert await scene.look("batch__deep") == 200
+    asked = [one["scope"] for one in await scene.seen("/as/token") if one["grant"] == "client_credentials"]
+    assert "from-server deep" in asked
+    before = await scene.grants("client_credentials")
+    answer = await scene.operator.modern("tools/call", name="machine__deep", arguments={})
+    assert answer.body["error"]["code"] == -32000
+    hints = (await scene.row("machine"))["hints"]
+    assert any("oauth.scopes of its entry" in hint for hint in hints), hints
+    assert await scene.grants("client_credentials") == before, "the entry says which scopes the node may have"
 
 
 async def test_a_refused_refresh_is_a_need_for_a_login_and_the_next_one_needs_no_restart(scene: Scene) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,17 @@ AUDIENCE = "http://127.0.0.1:8000/mcp"
 
 @dataclass
 class Scene:
-    """A node, and the issuer that it trusts. `key`: what the issuer signs with."""
+    """A node, and the issuers that it trusts. `key`: what the issuer signs with, `other_key`: what another one does."""
 
     node: RunningNode
     folder: Path
     issuer: str
+    other: str
     key: Any
-    published: list[Any] = field(default_factory=list)
+    other_key: Any
 
-    def publish(self, *keys: Any) -> None:
-        replace_file(self.folder / "keys.json", json.dumps(KeySet(list(keys)).as_dict(private=False)).encode())
+    def publish(self, *keys: Any, of: str = "realm") -> None:
+        replace_file(self.folder / f"{of}.json", json.dumps(KeySet(list(keys)).as_dict(private=False)).encode())
 
     def asked(self) -> int:
         """How often the issuer was asked for its keys."""
@@ -74,8 +75,8 @@ def new_key(name: str) -> Any:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("oauth")
-    port, key = free_port(), new_key("first")
-    issuer = f"http://127.0.0.1:{port}/realm"
+    port, key, other_key = free_port(), new_key("first"), new_key("first")
+    issuer, other = f"http://127.0.0.1:{port}/realm", f"http://127.0.0.1:{port}/other"
     rules = [
         {"claim": "groups", "value": "operators", "scopes": ["mcp", "read", "admin"]},
         {"claim": "scope", "value": "notes:read", "scopes": ["mcp"], "tools": ["notes__l*"]},
@@ -86,15 +87,19 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     asking = {"client_id": "resource", "client_secret_file": str(folder / "secret")}
     content = {
         "tokens": {"own": entry("own", "mcp", "read")},
-        "oauth": {"issuer": issuer, "audience": AUDIENCE, "rules": rules, "introspection": asking},
+        "oauth": [
+            {"issuer": issuer, "audience": AUDIENCE, "rules": rules, "introspection": asking},
+            {"issuer": other, "audience": AUDIENCE, "rules": [{"scopes": ["mcp"], "tools": ["notes__l*"]}]},
+        ],
     }
     tokens = replace_file(folder / "tokens.json", json.dumps(content).encode())
 
     async def start() -> Scene:
         settings: dict[str, Any] = {"MESH_TOKENS_FILE": str(tokens), "MESH_DISCOVERY": "off"}
         node = await start_node("node", folder, servers={"notes": example("notes", "service")}, **settings)
-        scene = Scene(node, folder, issuer, key)
+        scene = Scene(node, folder, issuer, other, key, other_key)
         scene.publish(key)
+        scene.publish(other_key, of="other")
         return scene
 
     command = [sys.executable, "-m", "tests.attacks.oauth_issuer", str(port), str(folder)]
@@ -137,6 +142,29 @@ async def test_a_token_that_no_rule_fits_is_refused_with_the_reason(scene: Scene
 
 async def test_tokens_of_this_nodes_own_work_beside_them(scene: Scene) -> None:
     assert "notes__add" in await scene.holder(token_of("own")).tools("modern")
+
+
+async def test_each_issuer_speaks_for_itself_alone_and_by_its_own_rules(scene: Scene) -> None:
+    guest = scene.holder(scene.token(scene.other_key, iss=scene.other, groups=["operators"], scope="mesh"))
+    listed = await guest.tools("modern")
+    assert "notes__list" in listed
+    assert "notes__add" not in listed
+    assert (await guest.ask("GET", "/api/v1/mcp/status")).status == 403
+    for signer, issuer in ((scene.other_key, scene.issuer), (scene.key, scene.other)):
+        answer = await scene.holder(scene.token(signer, iss=issuer, scope="mesh")).modern("tools/list")
+        assert answer.status in (401, 429), "a key of another issuer"
+
+
+async def test_holders_of_one_name_at_two_issuers_are_two(scene: Scene) -> None:
+    ada = scene.holder(scene.token(scope="mesh"))
+    namesake = scene.holder(scene.token(scene.other_key, iss=scene.other))
+    await ada.begin()
+    assert (await namesake.legacy("tools/list", session=ada.session)).status == 404
+
+
+async def test_a_token_that_is_no_jwt_is_shown_to_the_one_issuer_that_is_asked(scene: Scene) -> None:
+    await scene.opaque("opaque-of-whom-0123456789", scope="mesh").tools("modern")
+    assert "/other/about\n" not in (scene.folder / "asked").read_text()
 
 
 def encoded(part: dict[str, Any]) -> str:
@@ -227,7 +255,7 @@ async def test_clients_learn_where_to_get_a_token(scene: Scene) -> None:
         metadata = await Holder(scene.node.base, None).ask("GET", path)
         assert metadata.status == 200
         assert metadata.body["resource"] == AUDIENCE
-        assert metadata.body["authorization_servers"] == [scene.issuer]
+        assert metadata.body["authorization_servers"] == [scene.issuer, scene.other]
         assert metadata.body["scopes_supported"] == ["notes:read", "mesh"], "those that the issuer knows"
     other = await Holder(scene.node.base, None).ask("GET", "/.well-known/oauth-authorization-server")
     assert other.status == 404

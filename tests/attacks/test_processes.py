@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.client.stdio.cgroup import own_group
 from tests.e2e.processes import ROOT, NodeProcess, environment_of
 from tests.e2e.running import RunningNode, StartNode, running_nodes, stop_node
 from tests.e2e.servers_files import example, write_servers
@@ -117,29 +118,82 @@ def shows_no_secret(node: RunningNode) -> None:
     assert [secret for text in environments for secret in SECRETS[:3] if secret in text] == []
 
 
+async def pids_in(*files: Path) -> list[int]:
+    return [int(path.read_text()) for path in files]
+
+
+async def none_lives(pids: list[int]) -> bool:
+    assert [pid for pid in pids if is_alive(pid)] == []
+    return True
+
+
+def kill_all(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 async def test_nothing_that_a_node_started_outlives_its_kill_not_even_in_a_session_of_its_own(
     start: StartNode, tmp_path: Path
 ) -> None:
     grandchild, child = tmp_path / "grandchild", tmp_path / "child"
-    stubborn = {**example("clock"), "args": ["-c", STUBBORN, str(grandchild), str(child)]}
+    # Found by its mark, as on a machine without control groups.
+    stubborn = {**example("clock"), "args": ["-c", STUBBORN, str(grandchild), str(child)], "mesh": {"cgroup": False}}
     node = await start("node", tmp_path, servers={"stubborn": stubborn}, MESH_DISCOVERY="off")
 
     async def all_run() -> list[int]:
         await node.offers("node__stubborn__now")
-        return [int(path.read_text()) for path in (grandchild, child)]
+        return await pids_in(grandchild, child)
 
     pids = await eventually(all_run)
     assert all(map(is_alive, pids))
     os.kill(node.process.pid, signal.SIGKILL)
-
-    async def none_lives() -> bool:
-        living = [pid for pid in pids if is_alive(pid)]
-        assert living == []
-        return True
-
     try:
-        await eventually(none_lives)
+        await eventually(partial(none_lives, pids))
     finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_all(pids)
+
+
+GROUPS = own_group()
+HAS_GROUPS = isinstance(GROUPS, Path) and os.access(GROUPS, os.W_OK) and (GROUPS / "cgroup.procs").exists()
+
+# Has no mark, session or parent by which it could be found: it forks twice, and its environment is empty.
+ESCAPED = """
+import pathlib, runpy, subprocess, sys
+away = "import os, pathlib, sys, time; pid = os.fork(); pid and os._exit(0); os.setsid(); "
+away += "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
+subprocess.run([sys.executable, "-c", away, sys.argv[1]], env={}, start_new_session=True)
+runpy.run_module("agent.examples.clock", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(not HAS_GROUPS, reason="NO cgroup2 THAT THIS ACCOUNT MAY WRITE: groups of children are not tested")
+async def test_what_hides_from_its_node_is_ended_by_its_control_group_and_no_group_is_left(
+    start: StartNode, tmp_path: Path
+) -> None:
+    assert isinstance(GROUPS, Path)
+    escaped = {
+        name: {**example("clock"), "args": ["-c", ESCAPED, str(tmp_path / name)], "mesh": {"cgroup": True}}
+        for name in ("removed", "killed")
+    }
+    before = set(GROUPS.glob("mesh-agent-*"))
+    node = await start("node", tmp_path, servers=escaped, MESH_DISCOVERY="off")
+    await eventually(partial(node.offers, "node__removed__now"))
+    await eventually(partial(node.offers, "node__killed__now"))
+    pids = await pids_in(tmp_path / "removed", tmp_path / "killed")
+    (folder,) = set(GROUPS.glob("mesh-agent-*")) - before
+    try:
+        assert all(map(is_alive, pids))
+        # A server that is taken out of the file while the node runs.
+        write_servers(tmp_path, {"killed": escaped["killed"]})
+        await eventually(partial(none_lives, pids[:1]))
+        assert is_alive(pids[1])
+        os.kill(node.process.pid, signal.SIGKILL)
+        await eventually(partial(none_lives, pids))
+        await eventually(partial(is_gone, folder))
+    finally:
+        kill_all(pids)
+
+
+async def is_gone(folder: Path) -> bool:
+    return not os.access(folder, os.F_OK)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from discovery.consul.client import open_client
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.session import open_session
 from discovery.embedded.server import CatalogGuard, embedded_catalog, try_listen
-from discovery.model import Registration, SettingsRefused
+from discovery.model import AccessRefused, Registration, SettingsRefused
 from tests.contract.embedded_node import SERVICE_NAME
 from tests.contract.following import MACHINE_S, Follower, ids, running, until, until_catalog_holds
 from tests.ports import free_ports
@@ -93,6 +93,14 @@ async def test_a_program_without_the_token_of_the_mesh_reads_and_writes_nothing(
             async with http.get(f"{settings.url}/v1/agent/services", headers=headers) as answer:
                 assert answer.status == status, shown
                 assert status == 200 or "MESH_EMBEDDED_PORT" in await answer.text()
+        async with open_client(replace(settings, token_now=lambda: "of-another-mesh")) as client:
+            with pytest.raises(
+                AccessRefused, match="embedded catalog there refuses us: it is another mesh's"
+            ) as refused:
+                await client.agent_services()
+            assert "ACL" not in str(refused.value)
+        async with http.get(f"{settings.url}/v1/agent/services", headers={"Host": "["}) as answer:
+            assert answer.status == 403
         async with open_client(settings) as client:
             for current in ("newer", "newest"):
                 tokens[:] = [current]

@@ -1,11 +1,14 @@
 """What only a real Consul can show: rights, restarts, and how fast we are back after one."""
 
+import asyncio
 import logging
 import subprocess
 import time
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,6 +23,7 @@ from tests.contract.following import MACHINE_S, Follower, ids, running, until
 pytestmark = pytest.mark.consul
 
 NAME = "mcp-node"
+LIMIT = "limits.http_max_conns_per_client"
 WITHOUT_NODE_READ = f"""
 service "{NAME}" {{ policy = "write" }}
 service_prefix "{NAME}" {{ policy = "read" }}
@@ -105,6 +109,34 @@ async def test_a_node_lives_with_two_connections_to_a_consul_that_allows_no_more
             await follower.until_ids("few-1")
             registrar.change(Registration("few-1", NAME, 8001))
             await follower.until(lambda seen: [one.port for one in seen.instances] == [8001])
+
+
+async def connected(url: str) -> asyncio.StreamWriter:
+    """A connection that Consul counts, for it has answered a request on it, and that stays open."""
+    parts = urlsplit(url)
+    async with asyncio.timeout(MACHINE_S + 10):
+        while True:
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            writer.write(f"GET /v1/status/leader HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"HTTP/1.1 200"):
+                    return writer
+            writer.close()  # The one of another look at Consul is not forgotten yet.
+
+
+async def test_a_consul_that_takes_no_more_connections_is_named_with_the_limit_that_it_has(
+    binary: Path, tmp_path: Path
+) -> None:
+    limits = {"limits": {"http_max_conns_per_client": 1}}
+    async with running_consul(binary, tmp_path, extra=limits) as consul, open_session(consul.settings()) as session:
+        registrar = session.registrar(Registration("late-1", NAME, 8000))
+        follower = Follower(session.source(NAME, registrar))
+        with closing(await connected(consul.url)):
+            async with running(follower.run(), registrar.keep()):
+                await until(lambda: LIMIT in registrar.status.last_error, what="named where it registers")
+                await until(lambda: LIMIT in follower.source.status.last_error, what="named where it reads")
+            assert follower.catalogs == []
 
 
 async def test_after_a_restart_with_wiped_state_all_are_back_and_none_was_dropped(

@@ -96,17 +96,59 @@ async def test_another_nodes_id_takes_neither_its_link_nor_its_calls_nor_its_pla
         running_node("one", tmp_path / "one") as one,
         posing(two.identity.node_id, "two") as (_, script),
     ):
-        one.mesh.take_catalog(catalog(instance(two)))
-        await one.when(lambda: "kit__pid" in one.tool_names())
-        pid = await call(one)
         status, _ = await one.add_peer("false", script.url)
         assert status == 202
+        one.mesh.take_catalog(catalog(instance(two)))
+        await one.when(lambda: "kit__pid" in one.tool_names())
         assert one.is_up("two")
-        assert await call(one) == pid
+        assert (await call(one)).isdigit()
         assert (await one.rest("DELETE", "/peers/false"))[0] == 200
         await one.mesh.settled()
         assert one.is_up("two")
         assert one.orders.suppressions == ()
+
+
+async def test_an_id_known_elsewhere_is_refused_at_a_new_url_and_nothing_of_it_is_kept(tmp_path: Path) -> None:
+    async with (
+        running_node("two", tmp_path / "two", servers=[KIT]) as two,
+        running_node("one", tmp_path / "one") as one,
+        posing(two.identity.node_id, "two") as (impostor, script),
+    ):
+        assert (await one.add_peer("two", two.url))[0] == 201
+        await one.when(lambda: "kit__pid" in one.tool_names())
+        pid = await call(one)
+        status, body = await one.add_peer("false", script.url)
+        assert (status, body["error"]["code"]) == (409, "node_known_elsewhere")
+        assert "claims to be the node of peer 'two'" in body["message"]
+        assert [override.name for override in one.orders._store.overrides] == ["two"]
+        await one.mesh.settled()
+        assert [view.spec.name for view in one.mesh.peer_views()] == ["two"]
+        assert await call(one) == pid
+
+        mark = f'Bearer realm="mcp-mesh-agent", node="{node_mark(two.identity.node_id)}"'
+
+        async def refuse(request: Seen) -> tuple[bytes, bool]:
+            return http(404) if request.path.endswith("/handshake") else http(401, WWW_Authenticate=mark), True
+
+        async with scripted(refuse) as marked:
+            status, body = await one.add_peer("marked", marked.url)
+            assert (status, body["error"]["code"]) == (409, "node_known_elsewhere")
+        assert not any("authorization" in seen.headers for seen in impostor.asked)
+
+
+async def test_a_node_whose_key_has_moved_is_linked_where_it_answers_now(tmp_path: Path) -> None:
+    async with running_node("one", tmp_path / "one") as one:
+        async with running_node("two", tmp_path / "two") as two:
+            assert (await one.add_peer("two", two.url))[0] == 201
+            key = two.key
+        await one.when(lambda: not one.is_up("two"))
+        async with running_node("two", tmp_path / "two", servers=[KIT], key=key) as moved:
+            await moved.connected("kit")
+            status, body = await one.add_peer("zwei", moved.url)
+            assert (status, body["data"]["same_node_as"]) == (201, ["two"])
+            await one.when(lambda: one.is_up("zwei") and "kit__pid" in one.tool_names())
+            assert one.view("two") is one.view("zwei")
+            assert (await call(one)).isdigit()
 
 
 async def test_a_forged_entry_of_the_catalog_is_dialled_and_not_believed(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A request to a server that may want OAuth: sent with its token, and once more with another one where that is refused.
 
-Used by `agent.client.http.pool` where the target has an authorizer. The one rule: only a 401 has a request sent again,
-which says that it was not executed.
+Used by `agent.client.http.pool` where the target has an authorizer. The one rule: only a 401, and a 403 that asks for
+more scopes, has a request sent again, for these say that it was not executed.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from agent.client.http.connection import Response
 from agent.client.outbound import AuthorizerLike
 
-_UNAUTHORIZED = 401
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
 
 
 async def authorized(
@@ -22,17 +22,21 @@ async def authorized(
         return await exchange(headers)
     token = await authorizer.token()
     response = await exchange(_with(headers, token))
-    if response.status != _UNAUTHORIZED:
-        return response
-    try:
-        another = await authorizer.renewed(token, response.headers.get("WWW-Authenticate", ""))
-    except BaseException:
+    # A token that has ended may be followed by one whose scopes are too few, so each refusal counts once.
+    for status, get_another in ((_UNAUTHORIZED, authorizer.renewed), (_FORBIDDEN, authorizer.widened)):
+        if response.status != status:
+            continue
+        try:
+            another = await get_another(token, response.headers.get("WWW-Authenticate", ""))
+        except BaseException:
+            response.close()
+            raise
+        if another is None:
+            return response
         response.close()
-        raise
-    if another is None:
-        return response
-    response.close()
-    return await exchange(_with(headers, another))
+        token = another
+        response = await exchange(_with(headers, token))
+    return response
 
 
 def _with(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:

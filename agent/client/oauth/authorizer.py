@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from agent import clock
+from agent.client.oauth.challenge import INSUFFICIENT_SCOPE, WantedScopes, read_challenge
 from agent.client.oauth.issuer_http import IssuerHttp
 from agent.client.outbound import Outbound
 from agent.config.oauth_entry import secret_of
-from agent.errors import AuthRefused, LoginNeeded, MeshError, ProtocolBroken
+from agent.errors import AuthRefused, LoginNeeded, MeshError, ProtocolBroken, ScopesNeeded
 from agent.harmless_text import one_line
 from agent.late import Late
 from agent.model import HttpTarget, OAuthClient, OAuthGrant, ServerSpec
@@ -97,6 +98,7 @@ class _Pending:
 class Authorizer:
     """See the module. Its one writer is the event loop.
 
+    Long because requests, renewals and logins change one token, which each of them has to find as it is by then.
     `is_asked_for`: the entry has an `oauth`, so that any 401 means a token; else a server that names its metadata.
     """
 
@@ -110,6 +112,7 @@ class Authorizer:
         self._where = spec.target.url.partition("?")[0]
         self._own: Login | None = None  # Of the node itself: in memory, since it can always have another.
         self._challenge = ""
+        self.scopes: Final = WantedScopes(self._name, limited=bool(self._client.scopes))
         self._made_at_s = -RENEW_EVERY_S
         self._renewing: asyncio.Future[str | None] | None = None
         self._failure: tuple[float, MeshError] | None = None
@@ -157,6 +160,28 @@ class Authorizer:
             return None
         return await self._renewed_once()
 
+    async def widened(self, stale: str | None, challenge: str) -> str | None:
+        """Another token than `stale`, whose scopes a server says are too few; None where it does not say so.
+
+        Raises as `token`, and `ScopesNeeded` where a person, or the servers file, has to allow more.
+        """
+        said, login = read_challenge(challenge), self._login()
+        if stale is None or said.error != INSUFFICIENT_SCOPE or not said.scopes:
+            return None
+        if login is not None and login.access_token != stale:
+            return login.access_token
+        is_new = self.scopes.lacked(said)
+        if self._client.grant is OAuthGrant.CLIENT and not self._client.scopes:
+            return await self._renewed_once() if is_new else None
+        self.scopes.missing = said.scopes
+        what = f"wants more scopes than its token has ({' '.join(said.scopes)})"
+        raise ScopesNeeded.about(self._where, what, f": {self.scopes.way_to_more}")
+
+    def _wanted(self) -> str:
+        """What a token is asked for by: the server's last challenge, and what requests have lacked since."""
+        login = self._login()
+        return self.scopes.asked_with(self._challenge, () if login is None else login.scopes)
+
     def _login(self) -> Login | None:
         return self._own if self._client.grant is OAuthGrant.CLIENT else self._store.get(self._name, self.target.url)
 
@@ -184,7 +209,7 @@ class Authorizer:
         login = self._login()
         if self._client.grant is OAuthGrant.CLIENT:
             flow = await self._flow()
-            self._own = login = await flow.by_own_secret(self._challenge)
+            self._own = login = await flow.by_own_secret(self._wanted())
         else:
             login = None if login is None else await self._refreshed(login)
         if login is None:
@@ -239,7 +264,7 @@ class Authorizer:
         """
         self._give_up()
         flow, pending = await self._flow(), _Pending(self._client.redirect_uri or redirect_uri)
-        login = flow.by_login(self._challenge, pending.redirect_uri, pending.show, pending.came_back)
+        login = flow.by_login(self._wanted(), pending.redirect_uri, pending.show, pending.came_back)
         self._pending = pending
         self._start(_told(pending.outcome, login), f"login at {self._name}")
         both: set[asyncio.Future[Any]] = {pending.url, pending.outcome}
@@ -271,6 +296,7 @@ class Authorizer:
         pending.query.set_result(query)
         login = await pending.outcome
         self._made_at_s, self._failure = clock.now_s(), None
+        self.scopes.missing = ()
         await self._store.put(self._name, login)
         log.info("logged in at a server's issuer", extra={"server": self._name})
 
@@ -306,6 +332,11 @@ class Authorizers:
         if known is None or known.target != spec.target:
             known = self._known[spec.name] = Authorizer(spec, self._store, self._outbound, self._start)
         return known
+
+    def hint(self, server: str) -> str:
+        """What an operator has to do so that a server takes all calls; empty for nothing."""
+        known = self._known.get(server)
+        return "" if known is None else known.scopes.hint()
 
     def close(self) -> None:
         """Give up what is under way: a person may take minutes to log in, and the node is stopping."""

@@ -4,7 +4,8 @@ Armed once at the start of a node; the first child starts it. It is a shell that
 when the node does. Then what lives on is found by a mark in its environment, which processes hand down to those that
 they start, also to ones in sessions of their own, as browsers are started. What a child leaves behind on purpose, with
 an environment of its own or another account's rights, is not found. Linux alone; elsewhere children notice the end of
-their stdin. The one rule: only what carries this node's random mark is ended.
+their stdin. Where children have control groups, all that is in them is ended as well, and they are removed. The one
+rule: only what carries this node's random mark, or is in its groups, is ended.
 """
 
 import logging
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Final
+
+from agent.client.stdio import cgroup
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +29,17 @@ _SCRIPT: Final = f"""
 while read -r _; do :; done
 sleep {GRACE_S}
 for round in 1 2 3; do
+  [ -z "$2" ] || for end in "$2"/*/cgroup.kill; do echo 1 > "$end"; done
   found=$(grep -lsF "$1" /proc/[0-9]*/environ)
-  [ -n "$found" ] || exit 0
+  [ -n "$found" ] || break
   for place in $found; do
     pid=${{place#/proc/}}
     kill -s KILL "${{pid%/environ}}" 2>/dev/null
   done
+done
+for round in 1 2 3; do
+  [ -d "$2" ] || exit 0
+  rmdir "$2"/*/ "$2" || sleep 1
 done
 """
 
@@ -43,6 +51,7 @@ def arm() -> None:
     """From now on children are marked, and nothing of them outlives this process."""
     if sys.platform == "linux" and not _mark:
         _mark.append(secrets.token_hex(16))
+        cgroup.arm()
 
 
 def guarded(environment: Mapping[str, str]) -> dict[str, str]:
@@ -59,10 +68,12 @@ def _started(mark: str) -> list[subprocess.Popen[bytes]]:
     if shell is None:
         log.warning("children may outlive a node that is killed: there is no sh", extra={"platform": sys.platform})
         return []
+    groups = cgroup.groups()
+    folder = "" if groups is None or groups.folder is None else str(groups.folder)
     try:
         return [
             subprocess.Popen(  # noqa: S603 - a shell of the system, with a script of ours
-                [shell, "-c", _SCRIPT, "mesh-agent-guardian", f"{MARK}={mark}"],
+                [shell, "-c", _SCRIPT, "mesh-agent-guardian", f"{MARK}={mark}", folder],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -17,8 +17,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
+from agent.client.stdio import cgroup
 from agent.client.stdio.account import account_of
 from agent.client.stdio.environment import (
     child_environment,
@@ -33,6 +34,9 @@ from agent.client.stdio.lines import LINE_BYTES_MAX, LINE_BYTES_SKIPPED_MAX, Lin
 from agent.descriptors import give_usual_limit
 from agent.errors import MeshError, Unreachable
 from agent.model import StdioTarget
+
+if TYPE_CHECKING:
+    from agent.client.stdio.cgroup import ControlGroup
 
 _F = TypeVar("_F", bound=MeshError)
 
@@ -99,6 +103,7 @@ class Child(asyncio.SubprocessProtocol):
         self._printed: deque[str] = deque(maxlen=PRINTED_LINES_KEPT)
         self.ended = False
         self.broken = ""
+        self.group: ControlGroup | None = None
 
     def __repr__(self) -> str:
         """Who it is and whether it lives."""
@@ -132,6 +137,16 @@ class Child(asyncio.SubprocessProtocol):
         if text := _text(line):
             self._printed.append(text)
 
+    def enter(self, *, needs_group: bool) -> None:
+        """Put it into a control group, and let it become its command. Raises `Unreachable` where it needs a group."""
+        groups, pid = cgroup.groups(), self.pid
+        assert groups is not None, "only what gets a group waits at the gate"
+        self.group = groups.take(pid) if pid is not None else None
+        if self.group is None and needs_group:
+            raise cgroup.refused(groups.fault)
+        if self._stdin is not None:
+            self._stdin.write(cgroup.OPENING)
+
     async def wait_writable(self) -> None:
         """Wait while the child does not read what it was sent."""
         await self._writable.wait()
@@ -157,8 +172,10 @@ class Child(asyncio.SubprocessProtocol):
                 self._signal(signal.SIGTERM)
                 await _within(STOP_STEP_S, self._exited)
         finally:
-            # Also when it exited by itself: the rest of its group has no owner any more.
+            # Also when it exited by itself: the rest of its groups has no owner any more.
             self._signal(signal.SIGKILL)
+            if self.group is not None:
+                self.group.end()
             try:
                 await _within(STOP_STEP_S, self._exited)
             finally:
@@ -258,9 +275,11 @@ async def start_child(target: StdioTarget, child: Child) -> None:
     """Start the command in a process group of its own. Raises `Unreachable` with the fix when it cannot be started."""
     account, its_own = account_of(target.user)
     environment = guarded(child_environment({**os.environ, **its_own}, target))
+    gate = _gate(target, environment)
     try:
         await asyncio.get_running_loop().subprocess_exec(
             lambda: child,
+            *gate,
             *parent_death_signal(target.command, target.cwd, environment),
             target.command,
             *target.args,
@@ -274,6 +293,24 @@ async def start_child(target: StdioTarget, child: Child) -> None:
         failure = Unreachable(reason)
         failure.what = f"cannot be started: its {for_clients}"
         raise failure from exc
+    if gate:
+        child.enter(needs_group=target.cgroup is True)
+
+
+def _gate(target: StdioTarget, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What has the command wait until it is in its control group; nothing where it gets none, or would hide a fault.
+
+    Raises `Unreachable` where it has to have one.
+    """
+    groups, shell = cgroup.groups(), shutil.which("sh")
+    if target.cgroup is False or (groups is None and target.cgroup is None):
+        return ()
+    if groups is None or groups.folder is None or shell is None:
+        if target.cgroup is None:
+            return ()
+        raise cgroup.refused(groups.fault if groups is not None and groups.fault else "this system has none")
+    is_there = find_command(target.command, target.cwd, environment) is not None
+    return (shell, *cgroup.GATE) if is_there else ()
 
 
 def _start_failure(target: StdioTarget, exc: OSError | ValueError) -> tuple[str, str]:

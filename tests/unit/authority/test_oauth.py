@@ -47,7 +47,13 @@ def test_a_grant_is_its_holders_own_and_ends_with_the_token() -> None:
     assert grant.realm != Grant("ada").realm
 
 
-@pytest.mark.parametrize("claims", [{"sub": ""}, {"sub": 7}, {"exp": None}, {"exp": "soon"}])
+@pytest.mark.parametrize(
+    "claims",
+    [
+        *({"sub": ""}, {"sub": 7}, {"exp": None}, {"exp": "soon"}),
+        *({"exp": 10**400}, {"exp": float("nan")}, {"exp": float("inf")}, {"exp": -1}),
+    ],
+)
 def test_a_token_without_holder_or_end_allows_nothing(claims: dict[str, Any]) -> None:
     assert RULES.grant_of({**RIGHT, "scope": "mesh", **claims}) is None
 

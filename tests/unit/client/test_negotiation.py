@@ -18,6 +18,7 @@ from agent.client.negotiation import (
 )
 from agent.client.server_info import ServerInfo
 from agent.errors import ProtocolBroken, RpcError
+from agent.lossless_json.exact import read_json
 from agent.model import MESH_EXTENSION, Era
 
 NOW = LATEST_MODERN_VERSION
@@ -37,6 +38,13 @@ def test_a_discovery_with_our_version_is_a_modern_hello() -> None:
         "_meta": {PREFIX + "serverInfo": {"name": "s"}},
     }
     assert judge_discovery(result, NOW) == ServerInfo(Era.MODERN, NOW, result["capabilities"], {"name": "s"}, "i", CARD)
+
+
+def test_instructions_that_are_a_number_beyond_every_reader_are_none() -> None:
+    said = read_json(b'{"capabilities": {}, "instructions": 1' + b"0" * 400 + b"}")
+    found = judge_discovery({"supportedVersions": [NOW], **said}, NOW)
+    assert isinstance(found, ServerInfo)
+    assert found.instructions is None
 
 
 @pytest.mark.parametrize("supported", [None, [], ["2025-11-25"], "2026-07-28", {"2026-07-28": 1}])

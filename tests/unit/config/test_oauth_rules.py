@@ -19,14 +19,13 @@ OAUTH = {"issuer": "https://id.example/realm", "audience": "https://mesh.example
 def test_a_section_is_read_with_its_rules_in_order(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     path.write_text(json.dumps({"tokens": {}, "oauth": {**OAUTH, "rules": [RULE, {"scopes": ["read"]}]}}))
-    rules = read_oauth_rules(path)
-    assert rules is not None
+    (rules,) = read_oauth_rules(path)
     assert (rules.issuer, rules.audience, rules.name_claim) == (OAUTH["issuer"], OAUTH["audience"], "sub")
     first, second = rules.rules
     assert (first.claim, first.value, first.grant.scopes) == ("scope", "mesh", {Scope.MCP})
     assert first.grant.reach.tools == ("notes__*",)
     assert (second.claim, second.value) == ("", "")
-    assert check_oauth_rules('{"tokens": {}}', PATH) is None
+    assert check_oauth_rules('{"tokens": {}}', PATH) == ()
 
 
 @pytest.mark.parametrize(
@@ -40,6 +39,7 @@ def test_a_section_is_read_with_its_rules_in_order(tmp_path: Path) -> None:
         ),
         ({"introspection": {"client_id": "m", "client_secret": "s", "x": "y"}}, "oauth.introspection", "must be an"),
         ({"issuer": "http://id.example"}, "oauth.issuer", "must be a URL with https://"),
+        ({"issuer": "https://[::1"}, "oauth.issuer", "must be a URL with https://"),
         ({"audience": "https://mesh.example/mcp?x=1"}, "oauth.audience", "no query"),
         ({"audience": None}, "oauth.audience", "must be a URL"),
         ({"rules": []}, "oauth.rules", "1 to 500 objects"),
@@ -64,7 +64,39 @@ def test_a_section_that_is_no_object_is_refused() -> None:
 
 def test_the_secret_for_questions_to_the_issuer_is_read_and_not_shown() -> None:
     asking = {"client_id": "mesh", "client_secret": "canary"}
-    rules = check_oauth_rules(json.dumps({"tokens": {}, "oauth": {**OAUTH, "introspection": asking}}), PATH)
-    assert rules is not None
+    (rules,) = check_oauth_rules(json.dumps({"tokens": {}, "oauth": {**OAUTH, "introspection": asking}}), PATH)
     assert rules.introspection == IntrospectionClient("mesh", "canary")
     assert "canary" not in repr(rules)
+
+
+OTHER = {**OAUTH, "issuer": "https://other.example"}
+ASKING = {"introspection": {"client_id": "mesh", "client_secret": "canary"}}
+
+
+def test_several_issuers_are_an_array_in_their_order() -> None:
+    found = check_oauth_rules(json.dumps({"tokens": {}, "oauth": [OAUTH, {**OTHER, "name_claim": "email"}]}), PATH)
+    assert [(rules.issuer, rules.name_claim) for rules in found] == [
+        ("https://id.example/realm", "sub"),
+        ("https://other.example", "email"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("issuers", "place", "text"),
+    [
+        ([], "oauth", "an array of 1 to 16"),
+        ([OTHER] * 17, "oauth", "an array of 1 to 16"),
+        ([OAUTH, {**OTHER, "isuer": "x"}], "oauth[1].isuer", "is not known"),
+        ([OAUTH, {**OTHER, "rules": [{**RULE, "value": ""}]}], "oauth[1].rules[0].claim", "two texts"),
+        ([OAUTH, OAUTH], "oauth[1].issuer", "for the second time"),
+        ([OAUTH, {**OTHER, "audience": "https://elsewhere.example"}], "oauth[1].audience", "the same for all issuers"),
+        ([{**OAUTH, **ASKING}, {**OTHER, **ASKING}], "oauth[1].introspection", "at one issuer alone"),
+    ],
+)
+def test_what_is_wrong_with_issuers_beside_each_other_is_named(
+    issuers: list[dict[str, Any]], place: str, text: str
+) -> None:
+    with pytest.raises(ConfigRefused) as refused:
+        check_oauth_rules(json.dumps({"tokens": {}, "oauth": issuers}), PATH)
+    assert f" {place}:" in str(refused.value)
+    assert text in str(refused.value)

@@ -36,9 +36,12 @@ def test_sessions_for_all_are_refused_of_a_version_without_any(mesh: dict[str, s
         ({"command": "a", "mesh": {"user": 1001}}, "user: must be the name or number of a user, in quotes"),
         ({"command": "a", "mesh": {"user": "root; id"}}, "user: must be the name or number of a user, in quotes"),
         ({"url": "http://127.0.0.1:1/mcp", "mesh": {"user": "nobody"}}, "user: is for a command"),
+        ({"command": "a", "mesh": {"cgroup": True}}, None),
+        ({"command": "a", "mesh": {"cgroup": "yes"}}, "cgroup: must be true or false"),
+        ({"url": "http://127.0.0.1:1/mcp", "mesh": {"cgroup": True}}, "cgroup: is for a command"),
     ],
 )
-def test_a_user_is_a_name_or_number_for_a_command_alone(entry: dict[str, object], fault: str | None) -> None:
+def test_a_user_and_a_control_group_are_for_a_command_alone(entry: dict[str, object], fault: str | None) -> None:
     file = check_servers(json.dumps({"mcpServers": {"files": entry}}), Path("/etc/servers.json"), {})
     left_out = [reason for one in file.left_out for reason in one.reasons]
     assert [fault in reason for reason in left_out if fault] == ([True] if fault else [])

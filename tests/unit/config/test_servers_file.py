@@ -181,7 +181,7 @@ def test_secrets_of_a_server_are_not_in_its_repr() -> None:
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"scop": 1}}}}',
             "2: mcpServers.files.mesh.scop",
-            "scope, call_timeout_s, start_timeout_s, sticky, sessions, protocol, tls, tags and user",
+            "scope, call_timeout_s, start_timeout_s, sticky, sessions, protocol, tls, tags, user and cgroup",
         ),
         (
             '{"mcpServers": {"files": {"command": "a",\n"mesh": {"scope": []}}}}',

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from agent.control.selection import Finding, FindingKind, select
-from agent.model import NodeIdentity, PeerSpec
+from agent.model import HttpTarget, NodeIdentity, Override, PeerSpec
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
 OWN = NodeIdentity("0a" * 16, "home")
@@ -49,3 +49,14 @@ def test_a_link_that_is_down_or_proved_another_node_gives_its_place_to_the_later
 
 def test_a_node_that_moved_is_followed_when_its_old_entry_is_gone() -> None:
     assert _urls(COPY) == [FORGED]
+
+
+def test_a_node_that_answers_at_another_url_than_before_is_linked_there_and_stays_so() -> None:
+    overrides = [Override("a", HttpTarget("http://left/mcp")), Override("b", HttpTarget("http://now/mcp"))]
+    learned = {override.target.url: ID_B for override in overrides}
+    apart = select(Catalog(), OWN, overrides=overrides).peers
+    moved = select(Catalog(), OWN, overrides=overrides, learned=learned, connected={"peer:b"}, previous=apart).peers
+    assert [(spec.name, spec.aliases) for spec in moved] == [("b", ("a",))]
+    # Neither URL answers: its link does not go to and fro between them.
+    down = select(Catalog(), OWN, overrides=overrides, learned=learned, previous=moved).peers
+    assert down == moved

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.lossless_json.exact import as_plain, may_have_changed, read_json, with_own_numbers
+from agent.lossless_json.exact import as_plain, as_text, may_have_changed, read_json, with_own_numbers
 
 HUGE = ["9223372036854775808", "18446744073709551616", "-9223372036854775809", "1" + "0" * 30, "9" * 5000]
 OVERFLOWING = ["1e400", "-1E+400", "1" * 400 + ".5"]
@@ -129,3 +129,8 @@ def test_plain_values_are_what_every_writer_can_write() -> None:
     for refused in (b'{"a":1e400}', b"9" * 400, b'["\\ud800",' + b"[" * 300 + b"]" * 300 + b"]"):
         with pytest.raises(ValueError, match=r"JSON|ecursion|levels"):
             as_plain(read_json(refused))
+
+
+def test_a_text_is_a_text_and_nothing_else_is_of_whatever_size() -> None:
+    said = read_json(b'["a", "", "\\ud83da", 1' + b"0" * 400 + b', 1e400, {"a": "b"}, null]')
+    assert [as_text(one) for one in said] == ["a", "", "\ufffda", None, None, None, None]

@@ -1,6 +1,9 @@
 """What operators read of links: the seed's fields, ours beside them, never a secret, numbers that mean something."""
 
+from dataclasses import replace
+
 from agent.config.servers_file import LeftOut
+from agent.lossless_json.exact import as_plain, read_json
 from agent.model import (
     ORIGIN_META_KEY,
     Era,
@@ -89,6 +92,14 @@ def test_an_imported_function_is_called_as_its_own_server_calls_it() -> None:
     odd = [{"name": "x", "_meta": "nonsense"}, {"name": "y", "_meta": {ORIGIN_META_KEY: 7}}]
     view = LinkView(PEER, LinkState.READY, Offer(tools=(tool, *odd)))
     assert [function["name"] for function in describe_functions(view, {})] == ["add", "x", "y"]
+
+
+def test_a_description_that_is_no_text_is_shown_as_none() -> None:
+    said = read_json(b"[1" + b"0" * 400 + b', ["a"], 7, null, "\\ud83da"]')
+    view = replace(READY, offer=Offer(tools=tuple({"name": "t", "description": one} for one in said)))
+    shown = [function["description"] for function in describe_functions(view, {})]
+    assert shown[:-1] == [""] * 4
+    assert as_plain(shown[-1]) == "\ufffda"
 
 
 def test_a_server_says_whether_it_is_sticky() -> None:

@@ -1,0 +1,37 @@
+"""Reads one of our own saved files, whole and of the right shape, or says why it cannot be used.
+
+Called by the files of the state folder. The one rule: the reason repeats nothing of the file, whose texts may come from
+servers, from a catalog, or be secrets.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agent.state.saved_shape import Misshapen, Shape
+
+
+class Unusable(Exception):
+    """The file cannot be read, or holds something else; the text is the reason."""
+
+
+def read_saved(path: Path, shape: Shape, bytes_max: int) -> Any:
+    """What the file holds; None where there is none. One larger than `bytes_max` is cut off, and so no JSON any more.
+
+    Raises:
+        Unusable: the system refuses, or the content is none of ours.
+    """
+    try:
+        with path.open("rb") as file:
+            saved = orjson.loads(file.read(bytes_max))
+        shape(saved, "")
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise Unusable(exc.strerror or type(exc).__name__) from exc
+    except orjson.JSONDecodeError as exc:
+        raise Unusable(f"it is damaged at line {exc.lineno}, column {exc.colno}") from exc
+    except Misshapen as exc:
+        raise Unusable("it is damaged") from exc
+    return saved
