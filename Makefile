@@ -27,7 +27,7 @@ WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test outside static binaries definitions bench lock sbom licences from-lock clean
+.PHONY: help demo run check test outside simulation static binaries definitions bench lock sbom licences from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ test: static binaries ## Everything: check, a real Consul, all tests (under ten 
 outside: $(VENV)/.dev ## Run published servers and clients against a node; writes docs/compatibility.md
 	$(SAY) "what others wrote"
 	$(BIN)/python -m tests.outside $(ARGS)
+
+SEEDS ?= 10000
+FIRST ?= 0
+simulation: $(VENV)/.dev ## Simulate meshes under faults (SEEDS=10000 FIRST=0, or REPLAY='mesh 7')
+	$(SAY) "the core of many nodes, on a clock of its own"
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(if $(REPLAY),--replay $(REPLAY))
 
 static: $(VENV)/.dev
 	$(SAY) "format, lint, types, layers"

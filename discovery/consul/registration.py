@@ -61,7 +61,8 @@ class ConsulRegistrar:
         self._sent_at_s: float | None = None
         self._wake = asyncio.Event()
         self._verify = self._repair = False
-        self._token: str | None = None  # The one that the last registration was sent with.
+        self._token: str | None = None  # The one that the last registration was sent with ...
+        self._held_token: str | None = None  # ... and that of the last one that the agent took, which it acts with.
         self._notes_total = 0
         self._failures = 0
         self._down_since_s: float | None = None
@@ -130,7 +131,7 @@ class ConsulRegistrar:
         accepted = False
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
-                if self._token != self._client.token:
+                if self._held_token != self._client.token:
                     await self._send(self._wanted)  # With the old token the agent could no longer deregister us.
                 await self._client.deregister(self.service_id)
                 accepted = True
@@ -154,7 +155,7 @@ class ConsulRegistrar:
         """Take the one step that is due."""
         verify, self._verify = self._verify, False
         repair, self._repair = self._repair, False
-        if self._sent is not None and self._token != self._client.token:
+        if self._sent is not None and self._held_token != self._client.token:
             log.info("the ACL token was replaced, registering with the new one")
             await self._register(changed_notes=True)
         elif self._sent != self._wanted:
@@ -172,9 +173,11 @@ class ConsulRegistrar:
         try:
             await self._client.register(register_payload(wanted, self._notes_total))
         except AgentSlow:
-            # It may have been done; sending it again and again would keep a slow agent slow.
-            if not agrees((await self._client.agent_services()).get(wanted.service_id), wanted):
+            # It may have been done; sending it again and again would keep a slow agent slow. Its list names no tokens.
+            held = (await self._client.agent_services()).get(wanted.service_id)
+            if self._held_token != self._token or not agrees(held, wanted):
                 raise
+        self._held_token = self._token
         self._registrations_total += 1
         self._sent = wanted
 

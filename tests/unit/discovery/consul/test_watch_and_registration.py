@@ -426,3 +426,21 @@ def test_a_registration_carries_one_check_of_the_kind_that_was_asked_for() -> No
 
 def _ids(catalog: Catalog) -> str:
     return "".join(instance.key.service_id for instance in catalog.instances)
+
+
+async def test_a_token_that_is_rotated_while_the_agent_is_away_is_registered_with_as_soon_as_it_is_back() -> None:
+    client = ScriptedClient(lambda _n, _query: None)
+    client.token_rotates, client.token = True, "old"
+    registrar = registrar_of(client, OURS)
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(registrar.keep())
+        await asyncio.sleep(10.0)
+        client.agent_script = lambda _call: AgentUnreachable("refused")
+        client.token = "new"
+        await asyncio.sleep(10.0)
+        client.agent_script = lambda _call: None
+        await asyncio.sleep(10.0)
+        keeping.cancel()
+    assert "Notes" not in client.payloads[0]["Check"]
+    assert client.payloads[-1]["Check"]["Notes"].startswith("sent again")
+    assert registrar.status.registrations_total == 2

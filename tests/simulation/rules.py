@@ -1,0 +1,195 @@
+"""What must hold in every run, whatever happens: the rules, and what each of them saw broken.
+
+Fed by the world: facts (who is there, and why not), steps of each node's mesh, and ended calls. The one rule: a rule
+knows the facts of the simulated world, never what a node believes of it.
+"""
+
+import asyncio
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agent.links.supervisor import DIALS_MAX
+from agent.model import PeerSource, PeerSpec
+from tests.simulation.node import READ, WRITE, replicas_of
+
+if TYPE_CHECKING:
+    from tests.simulation.crowd import QuietNode
+    from tests.simulation.node import SimulatedNode
+    from tests.simulation.world import World
+
+# A reason for a removal counts for so long: what the catalog lacks after a restore is doubted for three minutes, and a
+# wait may sleep for 25 s.
+CAUSE_LASTS_S = 240.0
+# Who is at the other end of a link is known when it is up; the next step of the mesh, a second later at most, folds it.
+TWO_LINKS_FOR_S = 2.0
+# One link's dials within ten seconds: back-off with full jitter, a call a second, what the catalog says, and reloads.
+DIALS_OF_LINK_MAX, DIALS_WINDOW_S = 25, 10.0
+# A read may be executed once for each attempt.
+ATTEMPTS_MAX = 3
+
+
+class RuleBroken(AssertionError):
+    """A rule does not hold; the text says which, when and where."""
+
+
+@dataclass
+class Rules:
+    """See the module. `causes`: node ID -> when it last was a reason that its links end."""
+
+    world: "World"
+    causes: dict[str, float] = field(default_factory=dict)
+    words: dict[tuple[str, str], float] = field(default_factory=dict)
+    outcomes: dict[str, str] = field(default_factory=dict)
+    two_since_s: dict[tuple[str, str], float] = field(default_factory=dict)
+    steps: Counter[str] = field(default_factory=Counter)
+
+    # Facts
+
+    def cause(self, node_id: str) -> None:
+        """From now on, for a while, links to this node may end."""
+        self.causes[node_id] = self.world.now_s
+
+    def word(self, node: "SimulatedNode", node_id: str) -> None:
+        """An operator of `node` has said something about that node."""
+        self.words[node.name, node_id] = self.world.now_s
+
+    # What nodes do
+
+    def removed(self, node: "SimulatedNode", spec: PeerSpec) -> None:
+        """A node has closed its link to a peer for good: a removal has a cause."""
+        if not node.alive:
+            return
+        other = self.world.by_url(spec.target.url)
+        if other is None:
+            return
+        node_id, now_s = other.identity.node_id, self.world.now_s
+        causes = (self.causes.get(node_id, 0.0), self.words.get((node.name, node_id), 0.0))
+        if now_s - max(causes) > CAUSE_LASTS_S:
+            self.broken("removed without a cause", f"{node.name} closed {spec.name} at {spec.target.url}")
+
+    def stepped(self, node: "SimulatedNode") -> None:
+        """A node's mesh has made a step."""
+        if not node.alive or node.mesh.observed_generation < node.mesh._generation:
+            return
+        self.steps["checked"] += 1
+        self._operator_wins(node)
+        self._one_link_each(node)
+
+    def called(self, call_id: str, tool: str, outcome: str) -> None:
+        """A call has ended, with the outcome that its client got."""
+        self.outcomes[call_id] = outcome
+        executions = self.world.executed.get(call_id, [])
+        self.steps[outcome] += 1
+        if tool == WRITE and len(executions) > 1:
+            self.broken("a write was sent twice", f"{call_id} was executed by {executions}")
+        if len(executions) > ATTEMPTS_MAX:
+            self.broken("a read was sent too often", f"{call_id} was executed by {executions}")
+        if outcome == "ok" and not executions:
+            self.broken("an answer came from nowhere", call_id)
+        if outcome == "not_executed" and executions:
+            self.broken("a call was executed all the same", f"{call_id} by {executions}")
+
+    def dialled(self) -> None:
+        """Look through the dials since the last time."""
+        windows: dict[tuple[str, str], deque[float]] = defaultdict(deque)
+        for at_s, source, url in self.world.network.dials:
+            window = windows[source, url]
+            window.append(at_s)
+            while at_s - window[0] > DIALS_WINDOW_S:
+                window.popleft()
+            if len(window) > DIALS_OF_LINK_MAX:
+                self.broken("too many dials", f"{source} dialled {url} {len(window)} times within {DIALS_WINDOW_S} s")
+        if self.world.network.began_most > DIALS_MAX:
+            self.broken("too many dials at once", f"{self.world.network.began_most} had a place")
+
+    def broken(self, rule: str, what: str) -> None:
+        """End the run."""
+        raise RuleBroken(f"{rule}, at {self.world.now_s - self.world.began_s:.3f} s: {what}")
+
+    # Rules
+
+    def _operator_wins(self, node: "SimulatedNode") -> None:
+        mesh, store = node.mesh, node.store
+        suppressed = {one.node_id for one in store.suppressions} - {None}
+        added = {self.world.node_id_at(one.target.url) for one in store.overrides}
+        for view in mesh.peer_views():
+            node_id = None if view.identity is None else view.identity.node_id
+            discovered = isinstance(view.spec, PeerSpec) and view.spec.source is PeerSource.DISCOVERY
+            if discovered and view.connected and node_id in suppressed - added:
+                self.broken(
+                    "an operator's word does not win", f"{node.name} is linked to {view.key}, which was removed"
+                )
+        peers = {name: spec for spec in mesh.selection.peers for name in (spec.name, *spec.aliases)}
+        for override in store.overrides:
+            if self.world.node_id_at(override.target.url) == node.identity.node_id:
+                continue
+            spec = peers.get(override.name)
+            named = spec is not None and (spec.name != override.name or spec.target == override.target)
+            if not named:
+                self.broken("an operator's word does not win", f"{node.name} has not added {override.name}: {spec}")
+
+    def _one_link_each(self, node: "SimulatedNode") -> None:
+        now_s = self.world.now_s
+        linked = Counter(
+            view.identity.node_id for view in node.mesh.peer_views() if view.connected and view.identity is not None
+        )
+        twice = {node_id for node_id, count in linked.items() if count > 1}
+        if node.identity.node_id in linked:
+            self.broken("a link to ourselves", node.name)
+        for name, node_id in list(self.two_since_s):
+            if name == node.name and node_id not in twice:
+                del self.two_since_s[name, node_id]
+        for node_id in twice:
+            since_s = self.two_since_s.setdefault((node.name, node_id), now_s)
+            if now_s - since_s > TWO_LINKS_FOR_S:
+                self.broken("two links to one node", f"{node.name} to {node_id}")
+        replicas = replicas_of(node.mesh.routes, READ)
+        if len(set(replicas)) < len(replicas):
+            self.broken("two replicas of one node", f"{node.name}: {replicas}")
+
+    # The end
+
+    def unconverged(self) -> list[str]:
+        """What is not yet as it must be once all faults are over; empty when everything is."""
+        whole = [node for node in self.world.nodes.values() if node.alive]
+        alive = [*whole, *(one for one in self.world.crowd if one.alive)]
+        return [fault for node in whole for fault in self._unconverged_of(node, alive)]
+
+    def _unconverged_of(self, node: "SimulatedNode", alive: Iterable["SimulatedNode | QuietNode"]) -> Iterable[str]:
+        suppressed = {one.node_id for one in node.store.suppressions}
+        added = {self.world.node_id_at(one.target.url) for one in node.store.overrides}
+        wanted = {
+            other.identity.node_id
+            for other in alive
+            if other is not node and (other.identity.node_id not in suppressed or other.identity.node_id in added)
+        }
+        # An operator's URL of a node that has moved: the operator's word wins, and leads nowhere.
+        lost = {self.world.node_id_at(one.target.url) for one in node.store.overrides} - {
+            other.identity.node_id
+            for other in alive
+            if any(other.url == one.target.url for one in node.store.overrides)
+        }
+        wanted -= lost
+        views = [view for view in node.mesh.peer_views() if view.connected]
+        linked = sorted(view.identity.node_id for view in views if view.identity is not None)
+        if sorted(set(linked) - lost) != sorted(wanted):
+            yield f"{node.name} is linked to {linked}, not to {sorted(wanted)}"
+        replicas = {one for one in replicas_of(node.mesh.routes, READ) if one is not None} - lost
+        if replicas != wanted | {node.identity.node_id}:
+            yield f"{node.name} has replicas {sorted(replicas)}"
+        if not (node.registrar.status.registered and node.watch.status.up):
+            yield f"{node.name}: {node.registrar.status} {node.watch.status}"
+        entry = self.world.consul.entries.get(node.service_id)
+        if entry is None or not entry.passing:
+            held = node.agent.held.get(node.service_id)
+            yield f"{node.name} is not passing in the catalog; its agent has {held}, its token is {node.agent.token}"
+
+
+async def every_second(world: "World") -> None:
+    """Look at every node each second, too: not every step makes another table."""
+    while True:
+        await asyncio.sleep(1.0)
+        for node in world.nodes.values():
+            world.rules.stepped(node)

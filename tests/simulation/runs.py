@@ -1,0 +1,60 @@
+"""The kinds of runs, how many seeds of each are tried for a number of seeds, and how a failing one is tried again.
+
+Used by the tests and by `python -m tests.simulation`. The one rule: a failure names the command that replays it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.simulation.decisions import decide
+from tests.simulation.world import simulate
+
+CROWD = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of run. `run` takes a seed and a log, and returns the seconds until convergence.
+
+    `one_in`: of so many seeds one is tried.
+    """
+
+    name: str
+    run: Callable[[int, list[str]], float]
+    one_in: int
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("decisions", lambda seed, log: decide(seed, log=log), 1),
+        Kind("mesh", lambda seed, log: simulate(seed, log=log).converged_s, 100),
+        Kind("crowd", lambda seed, log: simulate(seed, crowd=CROWD, log=log).converged_s, 2_000),
+    )
+}
+
+
+class SeedFailed(AssertionError):
+    """A seed broke a rule; the text has the command that replays it."""
+
+
+def try_seed(kind: str, seed: int, log: list[str] | None = None) -> float:
+    """Run one seed; returns the seconds until convergence. Raises `SeedFailed`. `log` gets what happens."""
+    try:
+        with silent():
+            return KINDS[kind].run(seed, [] if log is None else log)
+    except Exception as exc:
+        raise SeedFailed(f"{exc}\nreplay: make simulation REPLAY='{kind} {seed}'") from exc
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Thousands of nodes say what happens to them; it would be most of a run's time."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
