@@ -32,10 +32,10 @@ from agent.client.negotiation import (
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import OnServerRequest, ServerInfo
 from agent.client.sessions.dedicated import OnNotice, OpenSession, SessionRefused
-from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
+from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import SessionLimits
-from agent.client.sessions.router import SessionRouter, asking
+from agent.client.sessions.router import SessionRouter
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 from agent.model import HttpTarget, Json
@@ -88,14 +88,14 @@ async def open_http_client(
                 return
             timeout_s = min(start_timeout_s, OPEN_TIMEOUT_S)
             open_session = _opener(pool, client_name, timeout_s, LATEST_HANDSHAKE_VERSION, beside_stateless=True)
-            async with in_both_eras(
+            async with DualEraRouter(
                 client, open_session, limits=SESSION_LIMITS, on_pending=on_pending, by_session=session_pool
             ) as router:
                 yield router
             return
         try:
             open_session = _opener(pool, client_name, start_timeout_s, client.asked_version)
-            async with asking(
+            async with SessionRouter(
                 client,
                 open_session,
                 limits=SESSION_LIMITS,

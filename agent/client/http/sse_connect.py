@@ -21,7 +21,7 @@ from agent.client.server_info import OnServerRequest
 from agent.client.sessions.dedicated import OnNotice, SessionRefused
 from agent.client.sessions.dual_era import DualEraRouter
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.client.sessions.router import SessionRouter, asking
+from agent.client.sessions.router import SessionRouter
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 from agent.model import HttpTarget, HttpTransport, Json
@@ -135,7 +135,7 @@ async def _open_sse_client(
             began_s = clock.now_s()
             try:
                 await _opened(client, pool, start_timeout_s, endpoint_timeout_s)
-                async with asking(
+                async with SessionRouter(
                     client,
                     open_session,
                     limits=SESSION_LIMITS,

@@ -33,10 +33,10 @@ from agent.client.negotiation import (
 )
 from agent.client.server_info import OnServerRequest, ServerInfo
 from agent.client.sessions.dedicated import OnNotice, SessionRefused
-from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
+from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.sessions.pool import SessionLimits
-from agent.client.sessions.router import SessionRouter, asking
+from agent.client.sessions.router import SessionRouter
 from agent.client.stdio.client import StdioClient
 from agent.errors import CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import MODERN_PROTOCOL_VERSIONS
@@ -108,12 +108,12 @@ async def open_stdio_client(
         if stateless:
             # A stateless server asks in its answers and keeps nothing for a caller, so that callers share the child,
             # but for those that only a session lets be asked meanwhile.
-            async with in_both_eras(
+            async with DualEraRouter(
                 client, open_session, limits=CHILD_LIMITS, on_pending=on_pending, tries_again=own
             ) as router:
                 yield router
             return
-        async with asking(
+        async with SessionRouter(
             client, open_session, limits=CHILD_LIMITS, own_for_all=True, lists_apart=False, on_pending=on_pending
         ) as session_router:
             yield session_router
