@@ -21,7 +21,7 @@ from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient, opened
-from agent.links.follower import followers
+from agent.links.follower import Followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
 from agent.links.record import LinkHooks, LinkRecord
 from agent.links.session_offers import SessionOffersOfBackend
@@ -262,10 +262,10 @@ class Link:
             async with turn(self._dials):
                 dialled = self.spec
                 opened_client = await stack.enter_async_context(self._dial(dialled, self._own))
-            to_follow = followers(opened_client.client, self.spec, self._own, self._hooks.watches)
+            followers = Followers(opened_client.client, self.spec, self._own, self._hooks.watches)
             # Another node at the same address has none of the offer of the one before.
             known = self.view.offer if opened_client.identity == self.view.identity else Offer()
-            self._session = LinkLifecycle(opened_client, self, self._rng, to_follow, known)
+            self._session = LinkLifecycle(opened_client, self, self._rng, followers, known)
             if self.spec != dialled:  # It has changed meanwhile.
                 self._session.relabel(self.spec)
             await self._session.run()

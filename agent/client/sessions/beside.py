@@ -43,6 +43,8 @@ class BesideSessions(AbstractAsyncContextManager["BesideSessions[Main]"], Generi
 
     Entered and left in one task; all but the main client ends with it. Most servers never need a dedicated session, so
     the pool of them is made when it is first asked for.
+
+    Long because all that is no request concerns the main client and the dedicated sessions at once.
     """
 
     __slots__ = (

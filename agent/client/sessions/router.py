@@ -54,6 +54,8 @@ class SessionRouter(BesideSessions[SharedClient]):
     `lists_apart`: lists are not read over the shared session. `by_session`: where the server says that its lists may
     change, or tells of a change, what it offers may depend on the session, so every caller that has a session gets one
     here too, while there is room for it. `opened_in_s`: how long the shared session took.
+
+    Long because which session a request needs is one decision.
     """
 
     __slots__ = (
