@@ -7,8 +7,8 @@ the one that was named.
 """
 
 import re
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NoReturn
@@ -85,22 +85,18 @@ class Dialling:
 
 ALONE: Final = Dialling()
 
+# What a link dials with: as `opened`, for one node.
+Dial = Callable[[AsyncExitStack, BackendSpec, NodeIdentity], Awaitable[OpenClient]]
 
-@asynccontextmanager
+
 async def opened(
-    spec: BackendSpec, own: NodeIdentity, *, dialling: Dialling = ALONE
-) -> AsyncGenerator[OpenClient, None]:
-    """Dial `spec` and yield the client that a link may use.
+    stack: AsyncExitStack, spec: BackendSpec, own: NodeIdentity, *, dialling: Dialling = ALONE
+) -> OpenClient:
+    """Dial `spec` and return the client that a link may use; what it holds is released with `stack`.
 
     Raises:
         LinkFailed: why there is none (`DialledOurselves`, `IdentityRefused`, and what `open_client` raises).
     """
-    async with AsyncExitStack() as stack:
-        yield await _entered(stack, spec, own, dialling)
-
-
-async def _entered(stack: AsyncExitStack, spec: BackendSpec, own: NodeIdentity, dialling: Dialling) -> OpenClient:
-    """As `opened`; what the client holds is released with `stack`, also after a failure."""
     if not isinstance(spec, PeerSpec):
         deadline_s = clock.now_s() + spec.start_timeout_s
         opening = Opening(
@@ -245,7 +241,7 @@ async def _node(stack: AsyncExitStack, spec: PeerSpec, own: NodeIdentity, dialli
     return OpenClient(client, identity)
 
 
-def dialler(dialling: Dialling) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:
+def dialler(dialling: Dialling) -> Dial:
     """`opened` for the links of one node."""
     return partial(opened, dialling=dialling)
 

@@ -21,7 +21,6 @@ from agent.client.negotiation import (
     DISCOVER,
     FIRST_VERSION,
     Handshake,
-    ModernStamp,
     ProbeAgain,
     forced_in_vain,
     handshake_version_named,
@@ -29,6 +28,7 @@ from agent.client.negotiation import (
     judge_refusal,
     modern_version_named,
     refuses_initialize,
+    stamp_of,
 )
 from agent.client.opening import Opening
 from agent.client.server_info import OnServerRequest, ServerInfo
@@ -206,7 +206,7 @@ async def _negotiate(
 async def _discover(
     pool: HttpPool, client_name: str, version: str, timeout_s: float, *, probed_again: bool
 ) -> ServerInfo | ProbeAgain | Handshake:
-    stamp = ModernStamp(version, client_name)
+    stamp = stamp_of(version, client_name)
     params = stamp.params(ASKED_FOR_ALL)
     body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params))
     try:
@@ -230,7 +230,7 @@ async def _discover(
 
 
 def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpStatelessClient:
-    return HttpStatelessClient(pool, ModernStamp(server_info.protocol_version, client_name), server_info)
+    return HttpStatelessClient(pool, stamp_of(server_info.protocol_version, client_name), server_info)
 
 
 def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPool) -> ProtocolBroken | Unreachable:

@@ -8,8 +8,8 @@ byte of one answer can ever be taken for the next.
 
 import asyncio
 import select
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from agent.client.http.answer import BadAnswer, Body, Head, end_of_head, parsed_head
 from agent.client.http.coding import BadCoding, Unpacker
@@ -89,21 +89,27 @@ class Response:
 
     async def more(self) -> bytes:
         """What has come of the body since, waiting for some; empty at its end. Raises `ConnectionBroken`."""
-        if self._unpacker is None:
-            return await self._more_as_sent()
         while True:
-            try:
-                part = self._unpacker.part()
-            except BadCoding as exc:
-                self.close()
-                raise ConnectionBroken(str(exc)) from exc
-            if part:
+            if self._unpacker is not None and (part := self._unpacked(self._unpacker)):
                 await asyncio.sleep(0)  # A small body may be a large one: others have their turn.
                 return part
-            packed = await self._more_as_sent()
-            if not packed:
-                return b""
-            self._unpacker.feed(packed)
+            while not self._parts and not self.is_complete and self._failure is None:
+                self._waiting = asyncio.get_running_loop().create_future()
+                try:
+                    await self._waiting
+                finally:
+                    self._waiting = None
+            taken = self._taken()
+            if self._unpacker is None or not taken:
+                return taken
+            self._unpacker.feed(taken)
+
+    def _unpacked(self, unpacker: Unpacker) -> bytes:
+        try:
+            return unpacker.part()
+        except BadCoding as exc:
+            self.close()
+            raise ConnectionBroken(str(exc)) from exc
 
     async def read(self) -> bytes:
         """The whole body, of a size that the caller knows. Raises `ConnectionBroken`."""
@@ -114,15 +120,6 @@ class Response:
     async def _all_parts(self) -> AsyncIterator[bytes]:
         while part := await self.more():
             yield part
-
-    async def _more_as_sent(self) -> bytes:
-        while not self._parts and not self.is_complete and self._failure is None:
-            self._waiting = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
-        return self._taken()
 
     def _taken(self) -> bytes:
         if self._failure is not None:
@@ -180,19 +177,31 @@ class Response:
             connection.abort(ConnectionBroken("had its answer closed by us"))
 
 
+class ConnectionOwner(Protocol):
+    """The pool of a connection."""
+
+    def take_back(self, connection: "Connection") -> None:
+        """It is idle."""
+        ...
+
+    def forget(self, connection: "Connection") -> None:
+        """It is over."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """See the module. Written by the event loop and by the one exchange that is under way.
 
-    `finished` is called when an exchange is over and another may follow, `lost` once, when none may follow any more.
+    Its owner's `take_back` is called when an exchange is over and another may follow, `forget` once, when none may
+    follow any more.
     """
 
     __slots__ = (
         "_body",
         "_closing",
-        "_finished",
         "_held",
         "_loop",
-        "_lost",
+        "_owner",
         "_paused",
         "_response",
         "_transport",
@@ -200,11 +209,10 @@ class Connection(asyncio.Protocol):
         "failure",
     )
 
-    def __init__(self, finished: Callable[["Connection"], None], lost: Callable[["Connection"], None]) -> None:
+    def __init__(self, owner: ConnectionOwner) -> None:
         self.failure: ConnectionBroken | None = None
         self._loop = asyncio.get_running_loop()
-        self._finished = finished
-        self._lost = lost
+        self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Response] | None = None
         self._held = b""  # The beginning of a head.
@@ -277,13 +285,13 @@ class Connection(asyncio.Protocol):
             if self._closing or transport.is_closing() or transport.get_write_buffer_size():
                 self.abort(ConnectionBroken("closed the connection"))
             else:
-                self._finished(self)
+                self._owner.take_back(self)
 
     def abort(self, failure: ConnectionBroken) -> None:
         """End it at once, whatever is under way; the first reason stays. What was received whole can still be read."""
         if self.failure is None:
             self.failure = failure
-            self._lost(self)
+            self._owner.forget(self)
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(failure)
         response, self._response, self._body, self._held = self._response, None, None, b""

@@ -358,7 +358,7 @@ class HttpPool:
 
     async def _new_one(self) -> Connection:
         """Raises what `Dialler.dial` raises."""
-        connection = await self._dialler.dial(lambda: Connection(self._take_back, self._forget))
+        connection = await self._dialler.dial(lambda: Connection(self))
         if self._over or connection.is_dead(used_before=False):
             failure = connection.failure or ConnectionBroken("closes every connection at once")
             connection.abort(failure)
@@ -366,7 +366,8 @@ class HttpPool:
         self._connections[connection] = clock.now_s()
         return connection
 
-    def _take_back(self, connection: Connection) -> None:
+    def take_back(self, connection: Connection) -> None:
+        """As `ConnectionOwner.take_back`."""
         loop = asyncio.get_running_loop()
         if self._dialler.by_name and loop.time() >= self._connections[connection] + NAMED_AGE_MAX_S:
             connection.abort(ConnectionBroken("had its connection closed by us"))
@@ -375,7 +376,8 @@ class HttpPool:
         if self._expiry is None:
             self._expiry = loop.call_later(KEEPALIVE_S, self._expire)
 
-    def _forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection) -> None:
+        """As `ConnectionOwner.forget`."""
         self._connections.pop(connection, None)
         self._idle.pop(connection, None)
 
