@@ -100,9 +100,12 @@ class OtherSide:
         self.free_at_s = max(self.free_at_s, now_s()) + work_s
         return self.free_at_s - now_s()
 
-    @contextlib.asynccontextmanager
-    async def opened(self, _spec: BackendSpec, _own: NodeIdentity) -> AsyncIterator[OpenClient]:
+    async def opened(self, stack: contextlib.AsyncExitStack, _spec: BackendSpec, _own: NodeIdentity) -> OpenClient:
         """As `agent.links.dial.opened`."""
+        return await stack.enter_async_context(self._opened())
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[OpenClient]:
         self.opened_at_s.append(now_s())
         await asyncio.sleep(self.dial_time_s)
         if (failure := self.dial()) is not None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from agent.errors import ConfigRefused
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import catalog_tokens, mesh_secrets
 from agent.late import settle_memory
-from agent.links.dial import Dialling, dialler
+from agent.links.dial import Dial, Dialling, dialler
 from agent.links.link import Link
 from agent.links.record import LinkHooks
 from agent.links.session_offers import SessionOffers
@@ -322,11 +322,14 @@ class Node:
     # Parts
 
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
+        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=self._dial)
+
+    @cached_property
+    def _dial(self) -> Dial:
         credentials = Credentials(self._node_state.key, self._associations.valid_secrets, self._identity.name)
         of_node = (self._outbound, self._addresses, self._authorizers.of)
         dial = dialler(Dialling(credentials, self._metrics.pending_call, *of_node))
-        noted = audited(dial, self._audit.note)
-        return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=noted)
+        return audited(dial, self._audit.note)
 
     def _more_routes(self) -> tuple[HandshakeRoute, DiagnosisApi, RegistryRoutes]:
         """The routes for other nodes, for finding out what is wrong, and for what reads registries."""

@@ -1,14 +1,15 @@
 """The clients to MCP servers: one protocol, two transports, raw JSON objects in and out.
 
-Links open a client with `open_client` and keep it; dispatch sends every forwarded call through `McpClient.request`. The
-one rule: transport and era stay hidden behind the client; `agent.client.protocol` is all that its users know.
+Links open a client with `enter_client` and keep it; dispatch sends every forwarded call through `McpClient.request`.
+The one rule: transport and era stay hidden behind the client; `agent.client.protocol` is all that its users know.
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from agent.client.http.sse_connect import open_client_by_url
+from agent.client.http.sse_connect import enter_client_by_url
 from agent.client.legacy_tasks import LegacyTaskClient
+from agent.client.opening import Opening
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.protocol import McpClient
 from agent.client.server_info import ListenNotSupported, ServerInfo
@@ -16,7 +17,7 @@ from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.stdio.connect import open_stdio_client
 from agent.model import Era, HttpTarget, Sessions, StdioTarget
 
-__all__ = ["ListenNotSupported", "McpClient", "ServerInfo", "open_client"]
+__all__ = ["ListenNotSupported", "McpClient", "ServerInfo", "enter_client", "open_client"]
 
 
 @asynccontextmanager
@@ -46,34 +47,22 @@ async def open_client(
     Raises:
         Unreachable, AuthRefused, ProtocolBroken, DialRefused: Why there is no client.
     """
-    own = sessions is Sessions.OWN
+    opening = Opening(connect_timeout_s, start_timeout_s, client_name, label, sessions, protocol, on_pending, outbound)
+    async with AsyncExitStack() as stack:
+        yield await enter_client(stack, target, opening)
+
+
+async def enter_client(stack: AsyncExitStack, target: StdioTarget | HttpTarget, opening: Opening) -> McpClient:
+    """As `open_client`; what the client holds is released with `stack`, also after a failure.
+
+    Not a generator inside another: each of those that stay open costs an idle link about a kilobyte.
+    """
+    client: McpClient
     if isinstance(target, HttpTarget):
-        async with open_client_by_url(
-            target,
-            connect_timeout_s=connect_timeout_s,
-            start_timeout_s=start_timeout_s,
-            client_name=client_name,
-            session_pool=own,
-            by_session=sessions is not Sessions.SHARED,
-            protocol=protocol,
-            on_pending=on_pending,
-            outbound=outbound,
-        ) as http_client:
-            yield _with_tasks(http_client, session_pool=own)
-        return
-    async with open_stdio_client(
-        target,
-        probe_wait_s=connect_timeout_s,
-        start_timeout_s=start_timeout_s,
-        client_name=client_name,
-        label=label or target.command.rpartition("/")[2],
-        sessions=sessions,
-        protocol=protocol,
-        on_pending=on_pending,
-    ) as stdio_client:
-        yield _with_tasks(stdio_client, session_pool=own)
-
-
-def _with_tasks(client: McpClient, *, session_pool: bool) -> McpClient:
-    """Where calls have dedicated sessions, the session that holds a task could not be found again."""
-    return LegacyTaskClient(client, keeps_tasks=not session_pool) if client.server_info.era is Era.LEGACY else client
+        client = await enter_client_by_url(stack, target, opening)
+    else:
+        client = await stack.enter_async_context(open_stdio_client(target, opening))
+    if client.server_info.era is Era.LEGACY:
+        # Where calls have dedicated sessions, the session that holds a task could not be found again.
+        return LegacyTaskClient(client, keeps_tasks=not opening.session_pool)
+    return client

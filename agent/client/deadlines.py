@@ -18,6 +18,8 @@ _CHECK_EVERY_S: Final = 1.0
 class Deadlines:
     """See the module. For one event loop."""
 
+    __slots__ = ("_far", "_timer")
+
     def __init__(self) -> None:
         self._far: dict[asyncio.Timeout, float] = {}
         self._timer: asyncio.TimerHandle | None = None

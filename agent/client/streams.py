@@ -49,6 +49,7 @@ class Listening(Protocol):
 class ListChanges:
     """All three kinds of list change. `on_change` gets "listening", then "tools", "prompts" or "resources"."""
 
+    __slots__ = ("_on_change", "acknowledged")
     has_results = False
 
     def __init__(self, on_change: Callable[[str], None]) -> None:

@@ -7,16 +7,17 @@ the one that was named.
 """
 
 import re
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from agent import clock
-from agent.client.connect import McpClient, ServerInfo, open_client
+from agent.client.connect import McpClient, ServerInfo, enter_client
 from agent.client.http.prover import Credentials, Prover
+from agent.client.opening import Opening
 from agent.client.outbound import DIRECT, AuthorizerLike, Outbound
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
@@ -69,7 +70,7 @@ def _no_authorizer(_spec: ServerSpec) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Dialling:
-    """What is the same for all that a node dials. `on_pending`: see `open_client`.
+    """What is the same for all that a node dials. `on_pending`: see `agent.client.connect.open_client`.
 
     `credentials`: None for a node that proves nothing, and so has no other node for a peer. `addresses`: our own, None
     where they do not matter. `authorizer`: who has the tokens of a server that wants any.
@@ -84,43 +85,43 @@ class Dialling:
 
 ALONE: Final = Dialling()
 
+# What a link dials with: as `opened`, for one node.
+Dial = Callable[[AsyncExitStack, BackendSpec, NodeIdentity], Awaitable[OpenClient]]
 
-@asynccontextmanager
+
 async def opened(
-    spec: BackendSpec, own: NodeIdentity, *, dialling: Dialling = ALONE
-) -> AsyncGenerator[OpenClient, None]:
-    """Dial `spec` and yield the client that a link may use.
+    stack: AsyncExitStack, spec: BackendSpec, own: NodeIdentity, *, dialling: Dialling = ALONE
+) -> OpenClient:
+    """Dial `spec` and return the client that a link may use; what it holds is released with `stack`.
 
     Raises:
         LinkFailed: why there is none (`DialledOurselves`, `IdentityRefused`, and what `open_client` raises).
     """
     if not isinstance(spec, PeerSpec):
         deadline_s = clock.now_s() + spec.start_timeout_s
-        async with open_client(
-            spec.target,
+        opening = Opening(
             start_timeout_s=spec.start_timeout_s,
             sessions=spec.sessions,
             protocol=spec.protocol,
             on_pending=dialling.on_pending,
             outbound=replace(dialling.outbound, authorizer=dialling.authorizer(spec)),
-        ) as client:
-            refuse_mesh_node(client.server_info, spec, own)
-            yield OpenClient(client, None, start_deadline_s=deadline_s)
-        return
+        )
+        client = await enter_client(stack, spec.target, opening)
+        refuse_mesh_node(client.server_info, spec, own)
+        return OpenClient(client, None, start_deadline_s=deadline_s)
     dialling, claimed = replace(dialling, outbound=dialling.outbound.for_peers()), ""
     await _refuse_own_view(spec, own, dialling)
     if not (spec.is_mesh_node and spec.scope is PeerScope.LOCAL):
         deadline_s = clock.now_s() + START_TIMEOUT_S
-        async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as attempt:
             async with _knowing_ourselves(spec, own, dialling):
-                plain = await _plain_client(spec, own, dialling, stack)
+                plain = await _plain_client(spec, own, dialling, attempt)
             if not isinstance(plain, str):
-                yield OpenClient(plain, None, start_deadline_s=deadline_s)
-                return
+                stack.push_async_exit(attempt.pop_all())
+                return OpenClient(plain, None, start_deadline_s=deadline_s)
             claimed = plain
     try:
-        async with _node(spec, own, dialling) as opened_node:
-            yield opened_node
+        return await _node(stack, spec, own, dialling)
     except IdentityRefused as exc:
         exc.claimed = exc.claimed or claimed
         raise
@@ -130,11 +131,9 @@ async def _plain_client(
     spec: PeerSpec, own: NodeIdentity, dialling: Dialling, stack: AsyncExitStack
 ) -> McpClient | str:
     """The client of a peer at its URL as it is; where the other side says that it is a node, the mark of that."""
-    opening = open_client(
-        spec.target, start_timeout_s=START_TIMEOUT_S, on_pending=dialling.on_pending, outbound=dialling.outbound
-    )
+    opening = Opening(start_timeout_s=START_TIMEOUT_S, on_pending=dialling.on_pending, outbound=dialling.outbound)
     try:
-        client = await stack.enter_async_context(opening)
+        client = await enter_client(stack, spec.target, opening)
     except AuthRefused as refused:
         if refused.node_mark == node_mark(own.node_id):
             await _refuse_ourselves(spec, own, dialling)
@@ -218,8 +217,7 @@ def _prover(local: HttpTarget, dialling: Dialling, *, members: bool) -> Prover:
     )
 
 
-@asynccontextmanager
-async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncGenerator[OpenClient, None]:
+async def _node(stack: AsyncExitStack, spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> OpenClient:
     """Have a node prove who it is, then open its local endpoint, or all of it as a gateway.
 
     Only a gateway may be of another mesh; it is sent the token that an operator gave for it, a node of ours none.
@@ -237,19 +235,19 @@ async def _node(spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> AsyncG
         raise DialledOurselves(f"{spec.target.shown} is this node itself")
     if spec.expected_node_id not in (None, proven):
         raise IdentityRefused(f"{spec.target.shown} is node {proven}, but the catalog says {spec.expected_node_id}")
-    async with open_client(
-        spec.target if is_gateway else local,
+    opening = Opening(
         start_timeout_s=NODE_START_TIMEOUT_S,
         on_pending=dialling.on_pending,
         outbound=replace(dialling.outbound, prover=prover),
-    ) as client:
-        identity = checked_identity(client.server_info, spec, proven)
-        if binding is not None:
-            binding.bind(identity.name, identity.node_id, spec.target.shown)
-        yield OpenClient(client, identity)
+    )
+    client = await enter_client(stack, spec.target if is_gateway else local, opening)
+    identity = checked_identity(client.server_info, spec, proven)
+    if binding is not None:
+        binding.bind(identity.name, identity.node_id, spec.target.shown)
+    return OpenClient(client, identity)
 
 
-def dialler(dialling: Dialling) -> Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]:
+def dialler(dialling: Dialling) -> Dial:
     """`opened` for the links of one node."""
     return partial(opened, dialling=dialling)
 

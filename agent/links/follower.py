@@ -8,12 +8,12 @@ wanted name is reported as settled each time that following it begins, since upd
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol, TypeVar
 
 from agent.client.connect import ListenNotSupported, McpClient, ServerInfo
-from agent.client.event import Event, first_of
+from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.client.streams import SESSIONS, TASKS, Subject, Updates
 from agent.errors import MeshError, RpcError
@@ -79,7 +79,7 @@ class _Stream:
 class Follower:
     """One client's follower. Sole writer: the task that runs `run`, with its children; `look` only wakes it.
 
-    `wake` is set when there is something to do; until the first time, it need not run.
+    `wake` is set when there is something to do.
     """
 
     __slots__ = ("_backend", "_client", "_meta", "_short_streams", "_streams", "_watch", "wake")
@@ -206,23 +206,44 @@ class Follower:
             self._short_streams = 0 if loop.time() - began_at_s >= STREAM_STEADY_S else self._short_streams + 1
 
 
-def followers(
-    client: McpClient, spec: BackendSpec, own: NodeIdentity, watches: Iterable[Watch]
-) -> tuple[Follower, ...]:
-    """The followers of a link's new client. A gateway learns that the subscription has passed us, against loops."""
-    is_gateway = isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH
-    meta = {PATH_META_KEY: [own.node_id]} if is_gateway else None
-    return tuple(Follower(client, spec.key, watch, meta) for watch in watches)
+class Followers:
+    """The followers of a link's new client: each is made, and run, when there is something to follow.
 
+    Most links never have a subscription. A gateway learns that one has passed us, against loops.
+    """
 
-async def begin_to_follow(every: Iterable[Follower], group: asyncio.TaskGroup, *ends: Event) -> None:
-    """Run each from its first wake on; most links never have a subscription, and need no task."""
-    idle = list(every)
-    while idle and not any(end.is_set() for end in ends):
-        await first_of(*(follower.wake for follower in idle), *ends)
-        for follower in [one for one in idle if one.wake.is_set()]:
-            idle.remove(follower)
-            group.create_task(follower.run(), name=f"follow {follower.subject.member}")
+    __slots__ = ("_begun", "_client", "_meta", "_spec_key", "_watches", "wake")
+
+    def __init__(self, client: McpClient, spec: BackendSpec, own: NodeIdentity, watches: Sequence[Watch]) -> None:
+        is_gateway = isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH
+        self._client, self._spec_key, self._watches = client, spec.key, watches
+        self._meta: Json | None = {PATH_META_KEY: [own.node_id]} if is_gateway else None
+        self._begun: tuple[Follower, ...] = ()
+        self.wake = Event()
+
+    def __repr__(self) -> str:
+        return f"<Followers of {self._spec_key} {list(self._begun)}>"
+
+    def look(self) -> None:
+        """The wanted names may have changed."""
+        for follower in self._begun:
+            follower.look()
+        if self._waiting():
+            self.wake.set()
+
+    def begin(self, group: asyncio.TaskGroup) -> None:
+        """Run those for which there is something to do by now; `wake` is set when there are more."""
+        self.wake.clear()
+        for watch in self._waiting():
+            follower = Follower(self._client, self._spec_key, watch, self._meta)
+            follower.wake.set()
+            self._begun = (*self._begun, follower)
+            group.create_task(follower.run(), name=f"follow {watch.subject.member}")
+
+    def _waiting(self) -> list[Watch]:
+        begun = [follower.subject for follower in self._begun]
+        idle = (watch for watch in self._watches if watch.subject not in begun)
+        return [watch for watch in idle if watch.wanted(self._spec_key) or watch.owed(self._spec_key)]
 
 
 def can_tell(server_info: ServerInfo, subject: Subject) -> bool:

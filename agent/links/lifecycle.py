@@ -7,7 +7,7 @@ Made by a link for every client that it opened, and run to its end in the link's
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final, NoReturn, Protocol
 
@@ -18,7 +18,7 @@ from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request, why_lost
 from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
-from agent.links.follower import Follower, begin_to_follow
+from agent.links.follower import Followers
 from agent.links.offer_keeper import CHANGE_WAIT_S, Listener, OfferHooks, OfferKeeper
 from agent.links.probe import PROBE_TIMEOUT_S, TICK_S, NoSignOfLife, Probe, ProbeHooks
 from agent.links.session_offers import SessionOffersOfBackend, read_as
@@ -121,7 +121,7 @@ class LinkLifecycle:
         "_end",
         "_ending",
         "_events",
-        "_followings",
+        "_followers",
         "_idle",
         "_in_flight",
         "_offer",
@@ -136,12 +136,12 @@ class LinkLifecycle:
         opened: OpenClient,
         events: LifecycleHooks,
         rng: random.Random,
-        followings: Sequence[Follower],
+        followers: Followers,
         known: Offer | None = None,
     ) -> None:
         """`known`: what the backend listed before."""
         self.opened = opened
-        self._followings = followings
+        self._followers = followers
         self.over = False
         self._client = opened.client
         self._client.hear_sessions(self._received_in_session)
@@ -155,7 +155,7 @@ class LinkLifecycle:
             stream_ended=self._ask_whether_dead,
         )
         self._end = Event()
-        self._ending: Exception = Unreachable("the session ended")
+        self._ending: Exception | None = None
         self._drain_s = 0.0
         self._in_flight = 0
         is_node = opened.identity is not None
@@ -233,8 +233,7 @@ class LinkLifecycle:
 
     def look_at_subscriptions(self) -> None:
         """Something else may be wanted of the backend than before."""
-        for following in self._followings:
-            following.look()
+        self._followers.look()
 
     def relabel(self, spec: BackendSpec) -> None:
         """Go on under new words about the backend, or end for another client."""
@@ -274,10 +273,9 @@ class LinkLifecycle:
                 group.create_task(self._offer.keep(), name="list")
                 group.create_task(self._probe(group), name="probe")
                 self.look_at_subscriptions()
-                await begin_to_follow(self._followings, group, self._end, self._client.lost)
                 # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
                 # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
-                await self._watch_end()
+                await self._watch_end(group)
         except ExceptionGroup as group_failure:
             # A task group prefers its children's failures to a cancellation that came while it ended.
             task = asyncio.current_task()
@@ -311,10 +309,13 @@ class LinkLifecycle:
         if self.opened.identity is None:
             self._probes.given_up(begun_at_s, request.deadline_s)
 
-    async def _watch_end(self) -> None:
-        await first_of(self._end, self._client.lost)
+    async def _watch_end(self, group: asyncio.TaskGroup) -> None:
+        while not (self._end.is_set() or self._client.lost.is_set()):
+            self._followers.begin(group)
+            await first_of(self._end, self._client.lost, self._followers.wake)
         if self._end.is_set():
             await self._drain(self._drain_s)
+            assert self._ending is not None, "the end has a reason"
             raise self._ending
         raise why_lost(self._client)
 

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
@@ -20,8 +20,8 @@ from agent import clock
 from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
-from agent.links.dial import OpenClient, opened
-from agent.links.follower import followers
+from agent.links.dial import Dial, opened
+from agent.links.follower import Followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
 from agent.links.record import LinkHooks, LinkRecord
 from agent.links.session_offers import SessionOffersOfBackend
@@ -54,8 +54,6 @@ MISSED_FOR_S: Final = 1.0
 # Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
 # answers its calls.
 DRAIN_TIMEOUT_S: Final = 30.0
-
-Dial = Callable[[BackendSpec, NodeIdentity], AbstractAsyncContextManager[OpenClient]]
 
 
 @asynccontextmanager
@@ -261,11 +259,11 @@ class Link:
         try:
             async with turn(self._dials):
                 dialled = self.spec
-                opened_client = await stack.enter_async_context(self._dial(dialled, self._own))
-            to_follow = followers(opened_client.client, self.spec, self._own, self._hooks.watches)
+                opened_client = await self._dial(stack, dialled, self._own)
+            followers = Followers(opened_client.client, self.spec, self._own, self._hooks.watches)
             # Another node at the same address has none of the offer of the one before.
             known = self.view.offer if opened_client.identity == self.view.identity else Offer()
-            self._session = LinkLifecycle(opened_client, self, self._rng, to_follow, known)
+            self._session = LinkLifecycle(opened_client, self, self._rng, followers, known)
             if self.spec != dialled:  # It has changed meanwhile.
                 self._session.relabel(self.spec)
             await self._session.run()

@@ -106,7 +106,7 @@ class Probe:
 
     async def run(self, group: asyncio.TaskGroup) -> NoReturn:
         """Probe for ever, in tasks of `group`. Raises `NoSignOfLife`."""
-        asked: set[asyncio.Task[LinkFailed | None]] = set()
+        asked: tuple[asyncio.Task[LinkFailed | None], ...] = ()  # No set: most of the time it is empty.
         missed = False
         while True:
             usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
@@ -116,17 +116,17 @@ class Probe:
             if not (busy and asked):  # Else it has one to answer when it is free; more would only fill its pipe.
                 # A server that answers late, one after the other, would have ever more of them to answer. The list,
                 # which goes over another connection, makes up for a ping that was lost with its own.
-                open_ones = {task.get_name() for task in asked} if self._lists else set()
+                open_ones = [task.get_name() for task in asked] if self._lists else []
                 if self._pings and _PING not in open_ones:
-                    asked.add(group.create_task(self._ask(self._ping), name=_PING))
+                    asked = (*asked, group.create_task(self._ask(self._ping), name=_PING))
                 if (not self._pings or (missed and self._lists and not busy)) and _LIST not in open_ones:
-                    asked.add(group.create_task(self._ask(self._list), name=_LIST))
+                    asked = (*asked, group.create_task(self._ask(self._list), name=_LIST))
             failure, asked = await _first_answer(asked, self._patience_s)
             if failure is None:
                 missed = False
                 for late in asked:
                     late.cancel()
-                asked = set()
+                asked = ()
                 self.doubt.clear()
                 self._hooks.alive(clock.now_s() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
                 continue
@@ -171,13 +171,14 @@ class Probe:
 
 
 async def _first_answer(
-    asked: set[asyncio.Task[LinkFailed | None]], timeout_s: float
-) -> tuple[LinkFailed | None, set[asyncio.Task[LinkFailed | None]]]:
+    asked: tuple[asyncio.Task[LinkFailed | None], ...], timeout_s: float
+) -> tuple[LinkFailed | None, tuple[asyncio.Task[LinkFailed | None], ...]]:
     """None for the first answer to any of them, else why there is none; and those that may still be answered."""
     until_s = clock.now_s() + timeout_s
     failure: LinkFailed | None = None
     while asked and (left_s := until_s - clock.now_s()) > TICK_S:
-        done, asked = await asyncio.wait(asked, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        done, waiting = await asyncio.wait(asked, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        asked = tuple(waiting)
         for task in done:
             if task.result() is None:
                 return None, asked

@@ -54,6 +54,8 @@ ENTRY_BYTES_MAX: Final = 1_000_000
 REFUSALS_MAX: Final = 20
 
 _SHOWN_LEN: Final = 100
+# The definition of each namespace: one for all of them.
+_NOTHING: Final[Json] = {}
 
 
 def read_contribution(contribution: Contribution, own: NodeIdentity) -> Imported:
@@ -193,24 +195,24 @@ class _Reading:
             self._leave_out(kind, name, "larger than a page of a list; it can be used all the same")
         # One that clients of 2026-07-28 compile is compiled by earlier ones as well, if they know its kind.
         hides_schema = "outputSchema" in definition and not is_object_schema(definition["outputSchema"])
+        # Most of its names lead to the same two: the entry itself, and what knows others of its server.
+        direct = self._replicas(name, origin, public_name(*namings[0].parts) if imported else "")
         for naming in namings:
-            remote = self._remote_parts(naming, namings, origin)
-            inner = public_name(*(remote or namings[0].parts)) if imported else ""
-            replica = self._replica(name if remote is None else _named(kind, remote, origin.tool), origin, inner)
-            public = listed_as if naming is namings[0] else _named(kind, naming.parts, origin.tool)
+            remote, (replica, knower) = self._remote_parts(naming, namings, origin), direct
+            if remote is not None:
+                replica, knower = self._replicas(_named(kind, remote, origin.tool), origin, public_name(*remote))
+            named = listed_as if naming is namings[0] else _named(kind, naming.parts, origin.tool)
             space = public_name(*naming.parts)
-            if is_server:
-                public = space
+            public = space if is_server else named
             more = (naming.listed, naming.owner, origin.sticky, space, hides_schema)
             by_limit = self._shown(kind, naming, origin, public)
             shown = None if by_limit == public and seen is definition else (by_limit, seen)
-            route = Route(kind, public, definition, digest, (replica,), *more, too_large=too_large, shown=shown)
+            route = Route(kind, public, definition, digest, replica, *more, too_large=too_large, shown=shown)
             if origin.fleet and kind is RouteKind.TOOL:
                 route = replace(route, in_fleet=True)
             self._claim(naming, route)
             # A server that lists no resource may link to one in a result.
-            knower, unlisted = self._replica(inner, origin, inner), (False, *more[1:4])
-            self._claim(naming, Route(RouteKind.NAMESPACE, space, {}, "", (knower,), *unlisted))
+            self._claim(naming, Route(RouteKind.NAMESPACE, space, _NOTHING, "", knower, False, *more[1:4]))
 
     def _check_pin(self, origin: Origin, root: str, name: str) -> None:
         """Refuse, by raising `Refused`, what is served under a name that is pinned to other nodes.
@@ -260,6 +262,10 @@ class _Reading:
         node_id = None if plain else origin.node.node_id
         node_name = "" if plain else origin.node.name
         return Replica(self._contribution.backend_key, remote_name, node_id, self._ours, hops, namespace, node_name)
+
+    def _replicas(self, name: str, origin: Origin, inner: str) -> tuple[tuple[Replica, ...], tuple[Replica, ...]]:
+        """Those of a name's route, and of its namespace."""
+        return (self._replica(name, origin, inner),), (self._replica(inner, origin, inner),)
 
     def _remote_parts(self, naming: Naming, namings: list[Naming], origin: Origin) -> tuple[str, ...] | None:
         """How the backend is asked for this naming; None: by the name it lists."""

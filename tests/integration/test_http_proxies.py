@@ -145,13 +145,13 @@ async def test_peers_go_through_a_proxy_only_where_the_settings_say_so_and_by_na
         outbound = through(proxy)
         for proxied in (outbound, Outbound(proxies=outbound.proxies, proxies_for_peers=True)):
             with pytest.raises(Unreachable, match="has a host name that cannot be resolved"):
-                async with opened(peer, OWN, dialling=Dialling(outbound=proxied)):
-                    pass
+                async with AsyncExitStack() as stack:
+                    await opened(stack, peer, OWN, dialling=Dialling(outbound=proxied))
         assert not proxy.asked
         by_address = PeerSpec("p", HttpTarget("http://192.0.2.7/mcp"), PeerSource.STATIC)
         by_proxy = Outbound(proxies=outbound.proxies, proxies_for_peers=True)
-        async with opened(by_address, OWN, dialling=Dialling(outbound=by_proxy)):
-            pass
+        async with AsyncExitStack() as stack:
+            await opened(stack, by_address, OWN, dialling=Dialling(outbound=by_proxy))
         assert proxy.asked
 
 

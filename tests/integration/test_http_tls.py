@@ -3,7 +3,7 @@
 import json
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -59,7 +59,8 @@ def spec_of(folder: Path, url: str, **tls: object) -> ServerSpec:
 
 async def dial(spec: ServerSpec | PeerSpec, outbound: Outbound = DIRECT) -> str:
     """The era that was agreed on."""
-    async with opened(spec, OWN, dialling=Dialling(outbound=outbound)) as client:
+    async with AsyncExitStack() as stack:
+        client = await opened(stack, spec, OWN, dialling=Dialling(outbound=outbound))
         return client.client.server_info.protocol_version
 
 

@@ -6,7 +6,8 @@ connections, time-outs and a proxy's 502, 503 or 504 are an outage and say nothi
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from agent import clock
@@ -20,7 +21,6 @@ from agent.client.negotiation import (
     DISCOVER,
     FIRST_VERSION,
     Handshake,
-    ModernStamp,
     ProbeAgain,
     forced_in_vain,
     handshake_version_named,
@@ -28,14 +28,14 @@ from agent.client.negotiation import (
     judge_refusal,
     modern_version_named,
     refuses_initialize,
+    stamp_of,
 )
-from agent.client.outbound import DIRECT, Outbound
+from agent.client.opening import Opening
 from agent.client.server_info import OnServerRequest, ServerInfo
-from agent.client.sessions.dedicated import OnNotice, OpenSession, SessionRefused
-from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
-from agent.client.sessions.pending_call import OnPending, unheard
+from agent.client.sessions.dedicated import OnNotice, SessionRefused
+from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter
 from agent.client.sessions.pool import SessionLimits
-from agent.client.sessions.router import SessionRouter, asking
+from agent.client.sessions.router import SessionRouter
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 from agent.model import HttpTarget, Json
@@ -51,84 +51,82 @@ class NotStreamable(ProtocolBroken):
     """The URL takes no POST of `initialize`, as one of the old HTTP+SSE transport does not. It is no MCP otherwise."""
 
 
-@asynccontextmanager
-async def open_http_client(
-    target: HttpTarget,
-    *,
-    connect_timeout_s: float,
-    start_timeout_s: float,
-    client_name: str,
-    session_pool: bool = False,
-    by_session: bool = True,
-    protocol: str | None = None,
-    on_pending: OnPending = unheard,
-    outbound: Outbound = DIRECT,
-) -> AsyncGenerator[HttpStatelessClient | DualEraRouter | SessionRouter, None]:
-    """As `agent.client.connect.open_client`, for a URL.
-
-    `session_pool`: every call has a dedicated session, where there are sessions. `by_session`: those of callers with
-    sessions have, where the server says or shows that its lists may change.
-    """
-    with open_pool(target, connect_timeout_s=connect_timeout_s, outbound=outbound) as pool:
-        began_s = clock.now_s()
-        try:
-            async with asyncio.timeout(start_timeout_s):
-                client = await (
-                    _negotiate(pool, client_name, connect_timeout_s, start_timeout_s)
-                    if protocol is None
-                    else _forced(pool, client_name, start_timeout_s, protocol)
-                )
-        except TimeoutError as exc:
-            raise Unreachable.about(pool.where, f"did not answer within {start_timeout_s:g} s") from exc
-        except CallFailed as exc:
-            raise Unreachable.of(exc) from exc
-        if isinstance(client, HttpStatelessClient):
-            if protocol is not None or client.server_info.mesh is not None:
-                yield client
-                return
-            timeout_s = min(start_timeout_s, OPEN_TIMEOUT_S)
-            open_session = _opener(pool, client_name, timeout_s, LATEST_HANDSHAKE_VERSION, beside_stateless=True)
-            async with in_both_eras(
-                client, open_session, limits=SESSION_LIMITS, on_pending=on_pending, by_session=session_pool
-            ) as router:
-                yield router
-            return
-        try:
-            open_session = _opener(pool, client_name, start_timeout_s, client.asked_version)
-            async with asking(
-                client,
-                open_session,
-                limits=SESSION_LIMITS,
-                own_for_all=session_pool,
-                by_session=by_session and client.server_info.keeps_sessions,
-                on_pending=on_pending,
-                opened_in_s=clock.now_s() - began_s,
-            ) as session_router:
-                yield session_router
-        finally:
-            await client.close()
+async def enter_http_client(
+    stack: AsyncExitStack, target: HttpTarget, opening: Opening
+) -> HttpStatelessClient | DualEraRouter | SessionRouter:
+    """As `agent.client.connect.enter_client`, for a URL. A failure leaves nothing on the stack."""
+    pool = open_pool(target, connect_timeout_s=opening.connect_timeout_s, outbound=opening.outbound)
+    began_s = clock.now_s()
+    try:
+        client = await _first_client(pool, opening)
+    except BaseException:
+        pool.close()
+        raise
+    stack.enter_context(pool)
+    if isinstance(client, HttpStatelessClient):
+        if opening.protocol is not None or client.server_info.mesh is not None:
+            return client
+        timeout_s = min(opening.start_timeout_s, OPEN_TIMEOUT_S)
+        dual_router = DualEraRouter(
+            client,
+            _Opener(pool, opening.client_name, timeout_s, LATEST_HANDSHAKE_VERSION, beside_stateless=True),
+            limits=SESSION_LIMITS,
+            on_pending=opening.on_pending,
+            by_session=opening.session_pool,
+        )
+        await stack.enter_async_context(dual_router)
+        return dual_router
+    stack.push_async_callback(client.close)
+    session_router = SessionRouter(
+        client,
+        _Opener(pool, opening.client_name, opening.start_timeout_s, client.asked_version),
+        limits=SESSION_LIMITS,
+        own_for_all=opening.session_pool,
+        by_session=opening.by_session and client.server_info.keeps_sessions,
+        on_pending=opening.on_pending,
+        opened_in_s=clock.now_s() - began_s,
+    )
+    await stack.enter_async_context(session_router)
+    return session_router
 
 
-def _opener(
-    pool: HttpPool, client_name: str, timeout_s: float, version: str, *, beside_stateless: bool = False
-) -> OpenSession:
-    """Opens sessions that ask for `version`. `beside_stateless`: only those with an ID are better than none."""
+async def _first_client(pool: HttpPool, opening: Opening) -> HttpStatelessClient | HttpSessionClient:
+    """The client of the era that the server speaks, within the time that it may take to start."""
+    start_timeout_s = opening.start_timeout_s
+    try:
+        async with asyncio.timeout(start_timeout_s):
+            if opening.protocol is not None:
+                return await _forced(pool, opening.client_name, start_timeout_s, opening.protocol)
+            return await _negotiate(pool, opening.client_name, opening.connect_timeout_s, start_timeout_s)
+    except TimeoutError as exc:
+        raise Unreachable.about(pool.where, f"did not answer within {start_timeout_s:g} s") from exc
+    except CallFailed as exc:
+        raise Unreachable.of(exc) from exc
 
-    def open_session(
-        features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """An `OpenSession` that asks for `version`. `beside_stateless`: only sessions with an ID are better than none."""
+
+    pool: HttpPool
+    client_name: str
+    timeout_s: float
+    version: str
+    beside_stateless: bool = False
+
+    def __call__(
+        self, features: Json, on_server_request: OnServerRequest, on_notice: OnNotice
     ) -> AbstractAsyncContextManager[HttpSessionClient]:
         client = HttpSessionClient(
-            pool,
-            client_name,
-            timeout_s,
-            version=version,
+            self.pool,
+            self.client_name,
+            self.timeout_s,
+            version=self.version,
             features=features,
             on_server_request=on_server_request,
             on_notice=on_notice,
         )
-        return _one_more(client, needs_id=beside_stateless)
-
-    return open_session
+        return _one_more(client, needs_id=self.beside_stateless)
 
 
 @asynccontextmanager
@@ -208,7 +206,7 @@ async def _negotiate(
 async def _discover(
     pool: HttpPool, client_name: str, version: str, timeout_s: float, *, probed_again: bool
 ) -> ServerInfo | ProbeAgain | Handshake:
-    stamp = ModernStamp(version, client_name)
+    stamp = stamp_of(version, client_name)
     params = stamp.params(ASKED_FOR_ALL)
     body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params))
     try:
@@ -232,7 +230,7 @@ async def _discover(
 
 
 def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpStatelessClient:
-    return HttpStatelessClient(pool, ModernStamp(server_info.protocol_version, client_name), server_info)
+    return HttpStatelessClient(pool, stamp_of(server_info.protocol_version, client_name), server_info)
 
 
 def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPool) -> ProtocolBroken | Unreachable:

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: a request goes out, its answer is read by aiohttp's parser, one exchange after the other.
+"""One HTTP/1.1 connection: a request goes out, its answer is read, one exchange after the other.
 
 Used by `agent.client.http.pool` alone, which dials and reuses connections; the clients get `Response`. A connection is
 idle, or waits for the head of an answer, or for the rest of its body, or is over: after its first failure, an answer
@@ -7,20 +7,15 @@ byte of one answer can ever be taken for the next.
 """
 
 import asyncio
-import contextlib
 import select
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpResponseParser
-
+from agent.client.http.answer import BadAnswer, Body, Head, end_of_head, parsed_head
 from agent.client.http.coding import BadCoding, Unpacker
 
 if TYPE_CHECKING:
-    from aiohttp.http_parser import RawResponseMessage
-    from aiohttp.streams import StreamReader
-    from multidict import CIMultiDictProxy
+    from multidict import CIMultiDict
 
 
 # What may wait for a slow reader is twice this, 256 KiB; then we stop taking bytes from the socket.
@@ -29,7 +24,6 @@ _LOW_WATER_BYTES: Final = 128 * 1024
 _ONE_WRITE_BYTES: Final = 256 * 1024
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _SWITCHING_PROTOCOLS: Final = 101
-_FIRST_FINAL_STATUS: Final = 200
 
 
 class ConnectionBroken(ConnectionError):
@@ -41,21 +35,34 @@ class NotHttp(ConnectionBroken):
 
 
 class Response:
-    """An answer, from the moment its head is there. `content` is read as it comes; `status` is 200 to 599.
+    """An answer, from the moment its head is there. Its body is read as it comes; `status` is 200 to 999.
 
-    The connection goes back by itself when the body is complete; a reader that stops early calls `close`. `content` is
-    as it was sent: where the body is compressed (`unpack`), `more` and `read` give what it was.
+    The connection goes back by itself when the body is complete; a reader that stops early calls `close`. Where the
+    body is compressed (`unpack`), `more` and `read` give what it was. For one reader.
     """
 
-    __slots__ = ("_connection", "_unpacker", "content", "headers", "status")
+    __slots__ = (
+        "_connection",
+        "_failure",
+        "_parts",
+        "_unpacker",
+        "_waiting",
+        "headers",
+        "is_complete",
+        "status",
+        "unread_bytes",
+    )
 
-    def __init__(self, connection: "Connection", message: "RawResponseMessage", content: "StreamReader") -> None:
-        self.status: int = message.code
-        self.headers: CIMultiDictProxy[str] = message.headers
-        self.content = content
-        self._connection: Connection | None = connection
+    def __init__(self, status: int, headers: "CIMultiDict[str]") -> None:
+        self.status = status
+        self.headers = headers
+        self.is_complete = False
+        self.unread_bytes = 0
+        self._connection: Connection | None = None
+        self._failure: ConnectionBroken | None = None
+        self._parts: list[bytes] = []
         self._unpacker: Unpacker | None = None
-        content.on_eof(self.release)
+        self._waiting: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Response {self.status} {'closed' if self.closed else 'open'}>"
@@ -82,35 +89,81 @@ class Response:
 
     async def more(self) -> bytes:
         """What has come of the body since, waiting for some; empty at its end. Raises `ConnectionBroken`."""
-        if self._unpacker is None:
-            return await self.content.readany()
         while True:
-            try:
-                part = self._unpacker.part()
-            except BadCoding as exc:
-                self.close()
-                raise ConnectionBroken(str(exc)) from exc
-            if part:
+            if self._unpacker is not None and (part := self._unpacked(self._unpacker)):
                 await asyncio.sleep(0)  # A small body may be a large one: others have their turn.
                 return part
-            packed = await self.content.readany()
-            if not packed:
-                return b""
-            self._unpacker.feed(packed)
+            while not self._parts and not self.is_complete and self._failure is None:
+                self._waiting = asyncio.get_running_loop().create_future()
+                try:
+                    await self._waiting
+                finally:
+                    self._waiting = None
+            taken = self._taken()
+            if self._unpacker is None or not taken:
+                return taken
+            self._unpacker.feed(taken)
+
+    def _unpacked(self, unpacker: Unpacker) -> bytes:
+        try:
+            return unpacker.part()
+        except BadCoding as exc:
+            self.close()
+            raise ConnectionBroken(str(exc)) from exc
 
     async def read(self) -> bytes:
         """The whole body, of a size that the caller knows. Raises `ConnectionBroken`."""
-        if self._unpacker is not None:
-            return b"".join([part async for part in self._parts()])
-        return self.content.read_nowait() if self.content.is_eof() else await self.content.read()
+        if self._unpacker is None and self.is_complete:
+            return self._taken()
+        return b"".join([part async for part in self._all_parts()])
 
-    async def _parts(self) -> AsyncIterator[bytes]:
+    async def _all_parts(self) -> AsyncIterator[bytes]:
         while part := await self.more():
             yield part
 
+    def _taken(self) -> bytes:
+        if self._failure is not None:
+            raise self._failure
+        taken = b"".join(self._parts)
+        self._parts.clear()
+        self.unread_bytes = 0
+        if self._connection is not None:
+            self._connection.resume_reading()
+        return taken
+
+    # From the connection
+
+    def begin(self, connection: "Connection") -> None:
+        """The request's caller has it now; it may be complete already."""
+        self._connection = connection
+        if self.is_complete or self._failure is not None:
+            self.release()
+
+    def feed(self, parts: list[bytes]) -> None:
+        """Take more of the body."""
+        self._parts += parts
+        self.unread_bytes += sum(map(len, parts))
+        self._wake()
+
+    def complete(self) -> None:
+        """The body is over."""
+        self.is_complete = True
+        self._wake()
+        if self._connection is not None:
+            self.release()
+
+    def fail(self, failure: ConnectionBroken) -> None:
+        """The rest of the body will not come."""
+        self._failure = failure
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
     def release(self) -> None:
         """Give the connection back when the body is complete, else close it."""
-        if self.content.is_eof():
+        if self.is_complete:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.finish()
@@ -124,43 +177,56 @@ class Response:
             connection.abort(ConnectionBroken("had its answer closed by us"))
 
 
+class ConnectionOwner(Protocol):
+    """The pool of a connection."""
+
+    def take_back(self, connection: "Connection") -> None:
+        """It is idle."""
+        ...
+
+    def forget(self, connection: "Connection") -> None:
+        """It is over."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """See the module. Written by the event loop and by the one exchange that is under way.
 
-    `finished` is called when an exchange is over and another may follow, `lost` once, when none may follow any more.
+    Its owner's `take_back` is called when an exchange is over and another may follow, `forget` once, when none may
+    follow any more.
     """
 
     __slots__ = (
+        "_body",
         "_closing",
-        "_content",
-        "_finished",
-        "_head",
+        "_held",
         "_loop",
-        "_lost",
-        "_parser",
+        "_owner",
         "_paused",
+        "_response",
         "_transport",
+        "_waiting",
         "failure",
     )
 
-    def __init__(self, finished: Callable[["Connection"], None], lost: Callable[["Connection"], None]) -> None:
+    def __init__(self, owner: ConnectionOwner) -> None:
         self.failure: ConnectionBroken | None = None
         self._loop = asyncio.get_running_loop()
-        self._finished = finished
-        self._lost = lost
+        self._owner = owner
         self._transport: asyncio.Transport | None = None
-        self._parser: HttpResponseParser | None = None
-        self._head: asyncio.Future[tuple[RawResponseMessage, StreamReader]] | None = None
-        self._content: StreamReader | None = None
+        self._waiting: asyncio.Future[Response] | None = None
+        self._held = b""  # The beginning of a head.
+        self._response: Response | None = None
+        self._body: Body | None = None
         self._closing = False
         self._paused = False
 
     def __repr__(self) -> str:
         if self.failure is not None:
             return f"<Connection over: {self.failure}>"
-        if self._head is not None:
-            return "<Connection waits for an answer>"
-        return f"<Connection {'idle' if self._content is None else 'reads an answer'}>"
+        if self._response is not None:
+            return "<Connection reads an answer>"
+        return f"<Connection {'idle' if self._waiting is None else 'waits for an answer'}>"
 
     # The exchange
 
@@ -191,61 +257,48 @@ class Connection(asyncio.Protocol):
             NotHttp: What came is no answer.
         """
         assert self._transport is not None, "exchange on a connection that is over"
-        assert self._head is None, "exchange during another"
-        assert self._content is None, "exchange during another"
-        self._parser = self._new_parser()
-        waiting = self._head = self._loop.create_future()
+        assert self._waiting is None, "exchange during another"
+        assert self._response is None, "exchange during another"
+        waiting: asyncio.Future[Response] = self._loop.create_future()
+        self._waiting = waiting
         if len(body) < _ONE_WRITE_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
             self._transport.write(body)
         try:
-            message, content = await waiting
+            response = await waiting
         except asyncio.CancelledError:
             self.abort(ConnectionBroken("had its answer closed by us"))
             raise
         finally:
-            self._head = None
-        return Response(self, message, content)
+            self._waiting = None
+        response.begin(self)
+        return response
 
     def finish(self) -> None:
         """The answer is complete: be idle, unless this connection has to end with it."""
         transport = self._transport
-        self._content = self._parser = None
+        self._response = self._body = None
         if self.failure is None and transport is not None:
             # An answer that came before the whole request went out leaves the rest of it in the way of the next.
             if self._closing or transport.is_closing() or transport.get_write_buffer_size():
                 self.abort(ConnectionBroken("closed the connection"))
             else:
-                self._finished(self)
+                self._owner.take_back(self)
 
     def abort(self, failure: ConnectionBroken) -> None:
         """End it at once, whatever is under way; the first reason stays. What was received whole can still be read."""
         if self.failure is None:
             self.failure = failure
-            self._lost(self)
-        if self._head is not None and not self._head.done():
-            self._head.set_exception(failure)
-        content, self._content, self._parser = self._content, None, None
-        if content is not None and not content.is_eof():
-            content.set_exception(failure)
+            self._owner.forget(self)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(failure)
+        response, self._response, self._body, self._held = self._response, None, None, b""
+        if response is not None and not response.is_complete:
+            response.fail(failure)
         if self._transport is not None:
             self._transport.abort()  # Not `close`: that first writes what is left of a request, however long it takes.
-
-    def _new_parser(self) -> HttpResponseParser:
-        """One for each answer: it keeps every header, which an idle connection need not hold.
-
-        It counts and bounds the head: 128 fields, 8,190 bytes each. Only what ends with the connection may lack a
-        length. A compressed body is unpacked by its reader, which counts.
-        """
-        return HttpResponseParser(
-            self,  # type: ignore[arg-type]  # it asks for aiohttp's own protocol and uses the last three members below
-            self._loop,
-            _LOW_WATER_BYTES,
-            read_until_eof=True,
-            auto_decompress=False,
-        )
 
     # Callbacks of the event loop
 
@@ -257,26 +310,53 @@ class Connection(asyncio.Protocol):
         """As `asyncio.Protocol`."""
         if self.failure is not None:
             return
-        if self._parser is None or (self._content is not None and self._content.is_eof()):
-            self.abort(NotHttp("spoke without being asked"))
-            return
         try:
-            messages, upgraded, _ = self._parser.feed_data(data)
-        except HttpProcessingError as exc:
-            self.abort(NotHttp(f"does not speak HTTP: {_first_line(exc)}"))
-            return
-        for message, content in messages:
-            if self._head is None or self._head.done():
-                self.abort(NotHttp("sent more than one answer to a request"))
-                return
-            if message.code >= _FIRST_FINAL_STATUS:
-                self._content = content
-                self._closing = message.should_close
-                self._head.set_result((message, content))
-            elif message.code == _SWITCHING_PROTOCOLS:
-                upgraded = True
-        if upgraded:
-            self.abort(NotHttp("does not speak HTTP: it changes to another protocol"))
+            if self._response is None:
+                data = self._take_head(data)
+            if data and self._response is not None and self._body is not None:
+                self._take_body(self._response, self._body, data)
+        except BadAnswer as exc:
+            self.abort(NotHttp(f"does not speak HTTP: {exc}"))
+
+    def _take_head(self, data: bytes) -> bytes:
+        """What follows the head of the final answer. Raises `BadAnswer`."""
+        if self._waiting is None or self._waiting.done():
+            self.abort(NotHttp("spoke without being asked"))
+            return b""
+        if self._held:
+            data = self._held + data
+        while (end := end_of_head(data)) is not None:
+            head, data = parsed_head(data[:end]), data[end:]
+            if head.status == _SWITCHING_PROTOCOLS:
+                self.abort(NotHttp("does not speak HTTP: it changes to another protocol"))
+                return b""
+            if head.is_final:
+                self._begin(head)
+                return data
+        self._held = data
+        return b""
+
+    def _begin(self, head: Head) -> None:
+        assert self._waiting is not None, "an answer was waited for"
+        self._held = b""
+        self._closing = head.closing
+        body = self._body = Body(head)
+        response = self._response = Response(head.status, head.headers)
+        if body.is_over:
+            response.complete()
+        self._waiting.set_result(response)
+
+    def _take_body(self, response: Response, body: Body, data: bytes) -> None:
+        """Raises `BadAnswer`."""
+        parts, rest = body.fed(data)
+        if parts:
+            response.feed(parts)
+            if response.unread_bytes > 2 * _LOW_WATER_BYTES:
+                self._pause_reading()
+        if body.is_over and not response.is_complete:
+            response.complete()
+        if rest:
+            self.abort(NotHttp("sent more than one answer to a request"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As `asyncio.Protocol`."""
@@ -284,36 +364,25 @@ class Connection(asyncio.Protocol):
         if transport is not None and hasattr(transport, "_read_ready_cb"):
             # Python 3.11 leaves a transport bound to itself when it is over, for the collector to find; 3.12 does this.
             transport._read_ready_cb = None  # noqa: SLF001 - as above
-        content = self._content
-        if self._parser is not None and exc is None and content is not None and not content.is_eof():
-            self._closing = True
-            with contextlib.suppress(HttpProcessingError):
-                self._parser.feed_eof()  # The end of a body without a length, and of that alone.
-        if self._head is not None and not self._head.done():
+        response, body = self._response, self._body
+        if response is not None and body is not None and exc is None and body.may_end_with_connection:
+            response.complete()  # The end of a body without a length, and of that alone.
+        if self._waiting is not None and not self._waiting.done():
             reason = f"cannot be reached: {getattr(exc, 'strerror', None) or exc}" if exc is not None else ""
             self.abort(ConnectionBroken(reason or "closed the connection without an answer"))
         else:
             self.abort(ConnectionBroken("broke off in the middle of its answer"))
 
-    # For the parser and the reader of a body
+    # For the reader of a body
 
-    @property
-    def connected(self) -> bool:
-        """Whether bytes may still come."""
-        return self._transport is not None
-
-    def pause_reading(self) -> None:
+    def _pause_reading(self) -> None:
         """Take no more bytes from the socket: the reader is slower than the server."""
         if not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: ARG002 - the parser is never paused
+    def resume_reading(self) -> None:
         """Take bytes again."""
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-
-
-def _first_line(exc: HttpProcessingError) -> str:
-    return exc.message.partition("\n")[0][:200]

@@ -10,10 +10,9 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from agent import __version__, clock
@@ -94,7 +93,7 @@ class Route:
 
 
 class HttpPool:
-    """Sends to one URL. Made by `open_pool`; safe for concurrent use.
+    """Sends to one URL. Made by `open_pool`, closed on leaving; safe for concurrent use.
 
     Any number of connections: how many calls may be in flight is decided above, not by a queue in here.
 
@@ -147,6 +146,12 @@ class HttpPool:
     def __repr__(self) -> str:
         """Where it leads and how many connections it has; never the headers."""
         return f"<HttpPool {self.where} {len(self._connections)} connections, {len(self._idle)} idle>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def target_of(self, reference: str) -> str:
         """The path and query that a URL reference means here. Raises `ValueError` for one that leads elsewhere."""
@@ -353,7 +358,7 @@ class HttpPool:
 
     async def _new_one(self) -> Connection:
         """Raises what `Dialler.dial` raises."""
-        connection = await self._dialler.dial(lambda: Connection(self._take_back, self._forget))
+        connection = await self._dialler.dial(lambda: Connection(self))
         if self._over or connection.is_dead(used_before=False):
             failure = connection.failure or ConnectionBroken("closes every connection at once")
             connection.abort(failure)
@@ -361,7 +366,8 @@ class HttpPool:
         self._connections[connection] = clock.now_s()
         return connection
 
-    def _take_back(self, connection: Connection) -> None:
+    def take_back(self, connection: Connection) -> None:
+        """As `ConnectionOwner.take_back`."""
         loop = asyncio.get_running_loop()
         if self._dialler.by_name and loop.time() >= self._connections[connection] + NAMED_AGE_MAX_S:
             connection.abort(ConnectionBroken("had its connection closed by us"))
@@ -370,7 +376,8 @@ class HttpPool:
         if self._expiry is None:
             self._expiry = loop.call_later(KEEPALIVE_S, self._expire)
 
-    def _forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection) -> None:
+        """As `ConnectionOwner.forget`."""
         self._connections.pop(connection, None)
         self._idle.pop(connection, None)
 
@@ -386,12 +393,10 @@ class HttpPool:
             connection.abort(ConnectionBroken("closed the connection"))
 
 
-def open_pool(
-    target: HttpTarget, *, connect_timeout_s: float, outbound: Outbound = DIRECT
-) -> AbstractContextManager[HttpPool]:
-    """The pool of one target, closed on leaving; nothing is dialled yet.
+def open_pool(target: HttpTarget, *, connect_timeout_s: float, outbound: Outbound = DIRECT) -> HttpPool:
+    """The pool of one target, to be closed or left as a context manager; nothing is dialled yet.
 
-    Raises `DialRefused`, and `ProtocolBroken` for a bad URL or a TLS file that cannot be used, before it is entered.
+    Raises `DialRefused`, and `ProtocolBroken` for a bad URL or a TLS file that cannot be used.
     """
     try:
         url = check_url(target.url)
@@ -414,7 +419,7 @@ def open_pool(
             binding=outbound.binding,
             server_name="" if files is None else files.server_name,
         )
-        return closing(HttpPool(url, _headers(target), dialler, outbound))
+        return HttpPool(url, _headers(target), dialler, outbound)
     except ValueError as exc:
         what = ""
         if isinstance(exc, TlsFault):

@@ -204,6 +204,17 @@ async def _read_message(response: Response, request_id: int | str, pool: HttpPoo
 class MessageStream:
     """The messages of one event stream. Not a generator: one that is left early would be closed in a stray task."""
 
+    __slots__ = (
+        "_event_bytes_max",
+        "_judged",
+        "_note_bytes_max",
+        "_parser",
+        "_pool",
+        "_ready",
+        "_resumption",
+        "response",
+    )
+
     def __init__(
         self,
         response: Response,
@@ -358,7 +369,7 @@ def finish(response: Response) -> None:
     """Give the connection back when the server ends the answer by itself soon, else close it. Never waits."""
     if response.closed:
         return
-    if response.content.is_eof():
+    if response.is_complete:
         response.release()
     else:
         asyncio.get_running_loop().call_later(STREAM_END_WAIT_S, response.close)

@@ -28,6 +28,21 @@ class SseParser:
     data of the last event of that name.
     """
 
+    __slots__ = (
+        "_at_start",
+        "_data",
+        "_data_bytes",
+        "_event",
+        "_event_bytes_max",
+        "_id",
+        "_pending",
+        "_pending_bytes",
+        "_skip_lf",
+        "endpoint",
+        "last_id",
+        "retry_ms",
+    )
+
     def __init__(self, event_bytes_max: int, last_id: bytes = b"", retry_ms: int | None = None) -> None:
         """`last_id`, `retry_ms`: of the connection before, where a stream is taken up again."""
         self.last_id = last_id

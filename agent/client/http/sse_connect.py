@@ -10,104 +10,49 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from agent import clock
-from agent.client.http.connect import SESSION_LIMITS, NotStreamable, open_http_client
+from agent.client.http.connect import SESSION_LIMITS, NotStreamable, enter_http_client
 from agent.client.http.pool import HttpPool, open_pool
 from agent.client.http.response import HttpRefusal
 from agent.client.http.sse_session import Siblings, SseSessionClient
 from agent.client.http.stateless import HttpStatelessClient
 from agent.client.negotiation import forced_in_vain, refuses_initialize
-from agent.client.outbound import DIRECT, Outbound
+from agent.client.opening import Opening
 from agent.client.server_info import OnServerRequest
 from agent.client.sessions.dedicated import OnNotice, SessionRefused
 from agent.client.sessions.dual_era import DualEraRouter
-from agent.client.sessions.pending_call import OnPending, unheard
-from agent.client.sessions.router import SessionRouter, asking
+from agent.client.sessions.router import SessionRouter
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 from agent.model import HttpTarget, HttpTransport, Json
 
 
-@asynccontextmanager
-async def open_client_by_url(
-    target: HttpTarget,
-    *,
-    connect_timeout_s: float,
-    start_timeout_s: float,
-    client_name: str,
-    session_pool: bool = False,
-    by_session: bool = True,
-    protocol: str | None = None,
-    on_pending: OnPending = unheard,
-    outbound: Outbound = DIRECT,
-) -> AsyncGenerator[HttpStatelessClient | DualEraRouter | SessionRouter, None]:
-    """As `agent.client.connect.open_client`, for a URL.
-
-    `session_pool`: every call has a dedicated session, where there are sessions. `by_session`: those of callers with
-    sessions have, where the server says or shows that its lists may change.
-    """
-    client: HttpStatelessClient | DualEraRouter | SessionRouter
-
-    def by_sse(endpoint_timeout_s: float) -> AbstractAsyncContextManager[SessionRouter]:
-        return _open_sse_client(
-            target,
-            connect_timeout_s=connect_timeout_s,
-            endpoint_timeout_s=endpoint_timeout_s,
-            start_timeout_s=start_timeout_s,
-            client_name=client_name,
-            session_pool=session_pool,
-            by_session=by_session,
-            protocol=protocol,
-            on_pending=on_pending,
-            outbound=outbound,
-        )
-
-    async with AsyncExitStack() as stack:
-        if target.transport is HttpTransport.SSE:
-            client = await stack.enter_async_context(by_sse(start_timeout_s))
-        else:
-            try:
-                client = await stack.enter_async_context(
-                    open_http_client(
-                        target,
-                        connect_timeout_s=connect_timeout_s,
-                        start_timeout_s=start_timeout_s,
-                        client_name=client_name,
-                        session_pool=session_pool,
-                        by_session=by_session,
-                        protocol=protocol,
-                        on_pending=on_pending,
-                        outbound=outbound,
-                    )
-                )
-            except NotStreamable as exc:
-                if target.transport is HttpTransport.STREAMABLE:
-                    raise
-                try:
-                    # A stream that is silent is one of streamable HTTP: `endpoint` is the first word of the old one.
-                    client = await stack.enter_async_context(by_sse(connect_timeout_s))
-                except AuthRefused:
-                    raise
-                except LinkFailed:
-                    raise exc from None
-        yield client
+async def enter_client_by_url(
+    stack: AsyncExitStack, target: HttpTarget, opening: Opening
+) -> HttpStatelessClient | DualEraRouter | SessionRouter:
+    """As `agent.client.connect.enter_client`, for a URL."""
+    if target.transport is HttpTransport.SSE:
+        return await stack.enter_async_context(_open_sse_client(target, opening, opening.start_timeout_s))
+    try:
+        return await enter_http_client(stack, target, opening)
+    except NotStreamable as exc:
+        if target.transport is HttpTransport.STREAMABLE:
+            raise
+        try:
+            # A stream that is silent is one of streamable HTTP: `endpoint` is the first word of the old one.
+            return await stack.enter_async_context(_open_sse_client(target, opening, opening.connect_timeout_s))
+        except AuthRefused:
+            raise
+        except LinkFailed:
+            raise exc from None
 
 
 @asynccontextmanager
 async def _open_sse_client(
-    target: HttpTarget,
-    *,
-    connect_timeout_s: float,
-    endpoint_timeout_s: float,
-    start_timeout_s: float,
-    client_name: str,
-    session_pool: bool,
-    by_session: bool,
-    protocol: str | None,
-    on_pending: OnPending,
-    outbound: Outbound,
+    target: HttpTarget, opening: Opening, endpoint_timeout_s: float
 ) -> AsyncGenerator[SessionRouter, None]:
-    """A server of the old transport, within `start_timeout_s`."""
-    with open_pool(target, connect_timeout_s=connect_timeout_s, outbound=outbound) as pool:
+    """A server of the old transport, within the time that it may take to start."""
+    client_name, start_timeout_s, protocol = opening.client_name, opening.start_timeout_s, opening.protocol
+    with open_pool(target, connect_timeout_s=opening.connect_timeout_s, outbound=opening.outbound) as pool:
         if protocol in MODERN_PROTOCOL_VERSIONS:
             raise forced_in_vain(pool.where, protocol, "HTTP+SSE has sessions alone")
         version = protocol or LATEST_HANDSHAKE_VERSION
@@ -135,13 +80,13 @@ async def _open_sse_client(
             began_s = clock.now_s()
             try:
                 await _opened(client, pool, start_timeout_s, endpoint_timeout_s)
-                async with asking(
+                async with SessionRouter(
                     client,
                     open_session,
                     limits=SESSION_LIMITS,
-                    own_for_all=session_pool,
-                    by_session=by_session,
-                    on_pending=on_pending,
+                    own_for_all=opening.session_pool,
+                    by_session=opening.by_session,
+                    on_pending=opening.on_pending,
                     opened_in_s=clock.now_s() - began_s,
                 ) as session_router:
                     yield session_router

@@ -161,6 +161,7 @@ class HttpStatelessClient:
             if response.content_type != SSE_TYPE:
                 no_stream = ListenNotSupported(f"{self._pool.where} answers {LISTEN} without a stream")
                 raise await error_instead(response, self._pool) or no_stream
+            response.headers.clear()  # It may be hours until the stream ends.
             bytes_max = ANSWER_BYTES_MAX if listening.has_results else NOTIFICATION_BYTES_MAX
             stream = MessageStream(response, self._pool, bytes_max, bytes_max)
             while (message := await stream.next()) is not None:

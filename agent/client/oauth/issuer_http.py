@@ -41,6 +41,8 @@ class Answer:
 class IssuerHttp:
     """See the module."""
 
+    __slots__ = ("_origin", "_outbound", "_target")
+
     def __init__(self, target: HttpTarget, outbound: Outbound) -> None:
         self._target, self._outbound = target, outbound
         self._origin = _origin_of(urlsplit(target.url))

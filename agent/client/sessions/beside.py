@@ -6,10 +6,9 @@ beside the main client belongs to one group, which ends with the router.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Generic, Self, TypeVar
 
 from agent.client import jsonrpc
 from agent.client.affinity import is_of_session
@@ -35,32 +34,83 @@ UNTAKEN_OF_ONE_MAX: Final = 8
 Main = TypeVar("Main", bound=McpClient)
 
 
-class BesideSessions(Generic[Main]):
-    """As `McpClient`, but for `request`. `shared`: the main client, which all callers share."""
+def _unheard(_affinity: str, _method: str) -> None:
+    """The hearer of notices before there is one."""
+
+
+class BesideSessions(AbstractAsyncContextManager["BesideSessions[Main]"], Generic[Main]):
+    """As `McpClient`, but for `request`. `shared`: the main client, which all callers share.
+
+    Entered and left in one task; all but the main client ends with it. Most servers never need a dedicated session, so
+    the pool of them is made when it is first asked for.
+
+    Long because all that is no request concerns the main client and the dedicated sessions at once.
+    """
+
+    __slots__ = (
+        "_beside",
+        "_followers",
+        "_group",
+        "_limits",
+        "_listeners",
+        "_on_news",
+        "_on_pending",
+        "_open_session",
+        "_shared",
+        "_tasks",
+        "_untaken",
+    )
 
     def __init__(
-        self,
-        shared: Main,
-        open_session: OpenSession,
-        group: asyncio.TaskGroup,
-        *,
-        limits: SessionLimits,
-        on_pending: OnPending,
+        self, shared: Main, open_session: OpenSession, *, limits: SessionLimits, on_pending: OnPending
     ) -> None:
         self._shared = shared
-        self._group = group
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listeners: set[Callable[[str], None]] = set()
-        self._followers: set[Updates] = set()
-        self._on_news: Callable[[str, str], None] = lambda _affinity, _method: None
+        self._group = asyncio.TaskGroup()
+        self._open_session, self._limits, self._on_pending = open_session, limits, on_pending
+        self._tasks: dict[asyncio.Task[None], None] = {}  # Not a set, which takes 150 bytes more while it is empty.
+        self._listeners: tuple[Callable[[str], None], ...] = ()
+        self._followers: tuple[Updates, ...] = ()
+        self._on_news: Callable[[str, str], None] = _unheard
         # Of a few callers: the notices in their sessions while no node follows these yet.
-        self._untaken: OrderedDict[str, list[tuple[str, Json]]] = OrderedDict()
-        self._pool = SessionPool(open_session, limits, self._start, self._changed, on_pending, on_news=self._told)
-        self._calls = SessionCalls(self._pool, self._start, self._without_session, on_pending)
+        self._untaken: dict[str, list[tuple[str, Json]]] = {}
+        self._beside: tuple[SessionPool, SessionCalls] | None = None
 
     def __repr__(self) -> str:
-        """The main client, the dedicated sessions, and the pending calls."""
-        return f"<{type(self).__name__} {self._shared!r} {self._pool!r} {self._calls!r}>"
+        """The main client, and the dedicated sessions and pending calls, if there ever were any."""
+        beside = "" if self._beside is None else " {!r} {!r}".format(*self._beside)
+        return f"<{type(self).__name__} {self._shared!r}{beside}>"
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.end()
+        # Without the exception, so that what ended the client's life is not wrapped into a group of exceptions.
+        await self._group.__aexit__(None, None, None)
+
+    @property
+    def _pool(self) -> SessionPool:
+        """The dedicated sessions."""
+        return self._made_beside()[0]
+
+    @property
+    def _calls(self) -> SessionCalls:
+        """The calls in them."""
+        return self._made_beside()[1]
+
+    def _opener(self) -> OpenSession:
+        """Opens a dedicated session."""
+        return self._open_session
+
+    def _made_beside(self) -> tuple[SessionPool, SessionCalls]:
+        if self._beside is None:
+            open_session = self._opener()
+            pool = SessionPool(
+                open_session, self._limits, self._start, self._changed, self._on_pending, on_news=self._told
+            )
+            self._beside = pool, SessionCalls(pool, self._start, self._without_session, self._on_pending)
+        return self._beside
 
     @property
     def server_info(self) -> ServerInfo:
@@ -84,15 +134,15 @@ class BesideSessions(Generic[Main]):
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`; changes that are announced in any session count."""
-        self._listeners.add(on_change)
+        self._listeners = (*self._listeners, on_change)
         try:
             await self._shared.listen(on_change)
         finally:
-            self._listeners.discard(on_change)
+            self._listeners = tuple(one for one in self._listeners if one != on_change)
 
     async def follow(self, updates: Updates) -> None:
         """As `McpClient.follow`; updates of resources in any session count, and notices in those of single callers."""
-        self._followers.add(updates)
+        self._followers = (*self._followers, updates)
         try:
             if updates.subject is not SESSIONS:
                 await self._shared.follow(updates)
@@ -104,7 +154,7 @@ class BesideSessions(Generic[Main]):
             await self.lost.wait()
             raise why_lost(self._shared)
         finally:
-            self._followers.discard(updates)
+            self._followers = tuple(one for one in self._followers if one is not updates)
 
     def _told(self, affinity: str, method: str, params: Json) -> None:
         """A server told something in the session of one caller."""
@@ -124,7 +174,7 @@ class BesideSessions(Generic[Main]):
         elif (method, params) not in (known := self._untaken.setdefault(affinity, [])):
             self._untaken[affinity] = [*known, (method, params)][-UNTAKEN_OF_ONE_MAX:]
             if len(self._untaken) > UNTAKEN_MAX:
-                self._untaken.popitem(last=False)
+                del self._untaken[next(iter(self._untaken))]
         if method == SESSION_ENDED or method in jsonrpc.LIST_CHANGES:
             self._on_news(affinity, method)  # After its client's node, which looks what there was until now.
 
@@ -155,8 +205,10 @@ class BesideSessions(Generic[Main]):
 
     def end(self) -> None:
         """End all that is open; the group's owner waits for it."""
-        self._calls.end()
-        self._pool.forget_timers()
+        if self._beside is not None:
+            pool, calls = self._beside
+            calls.end()
+            pool.forget_timers()
         for task in self._tasks:
             if not task.cancelling():  # One that is ending cleans up within a second.
                 task.cancel()
@@ -211,31 +263,14 @@ class BesideSessions(Generic[Main]):
         return False
 
     def _changed(self, kind: str) -> None:
-        for listener in tuple(self._listeners):
+        for listener in self._listeners:
             listener(kind)
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = self._group.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         return task
-
-
-Router = TypeVar("Router", bound=BesideSessions[Any])
-
-
-@asynccontextmanager
-async def grouped(make: Callable[[asyncio.TaskGroup], Router]) -> AsyncGenerator[Router, None]:
-    """The router that `make` makes in a group of its own; all but its main client ends with it."""
-    group = asyncio.TaskGroup()
-    await group.__aenter__()
-    client = make(group)
-    try:
-        yield client
-    finally:
-        client.end()
-        # By hand, so that what ended the client's life is not wrapped into a group of exceptions.
-        await group.__aexit__(None, None, None)
 
 
 def features_of(params: Json, affinity: str | None) -> Json:

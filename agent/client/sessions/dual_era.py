@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final
 
 from agent import clock
@@ -19,7 +19,7 @@ from agent.client.affinity import is_of_session
 from agent.client.capabilities import MAY_ASK, permits_requests
 from agent.client.protocol import McpClient, Request
 from agent.client.server_info import OnServerRequest
-from agent.client.sessions.beside import LISTS, BesideSessions, features_of, grouped
+from agent.client.sessions.beside import LISTS, BesideSessions, features_of
 from agent.client.sessions.calls import is_pending_state
 from agent.client.sessions.dedicated import OnNotice, OpenSession, SessionClient, SessionRefused
 from agent.client.sessions.pending_call import OnPending
@@ -49,11 +49,17 @@ _UNFIT_RESULT: Final = "Handler returned an invalid result"
 _NEEDS_SESSION: Final = "connections have no session"
 
 
+# One for all: each empty set of their own takes 216 bytes.
+_NONE: Final[frozenset[tuple[str, object]]] = frozenset()
+
+
 class SecondEra:
     """Whether a stateless server opens sessions too. Written by `learning`; times are loop time.
 
     `tries_again`: a server that could not be asked is asked later.
     """
+
+    __slots__ = ("_not_before_s", "_opened", "_tries_again")
 
     def __init__(self, *, tries_again: bool = True) -> None:
         self._tries_again = tries_again
@@ -124,13 +130,18 @@ def learning(open_session: OpenSession, era: SecondEra) -> OpenSession:
 
 
 class DualEraRouter(BesideSessions[McpClient]):
-    """As `McpClient`. Made by `in_both_eras`."""
+    """As `McpClient`. Its sessions end with it, `stateless` does not.
+
+    `tries_again`: a server that has opened no session yet, and could not be asked for one, is asked again later.
+    `by_session`: every caller with a session gets one here, not only those that accept server requests.
+    """
+
+    __slots__ = ("_by_session", "_era", "_has_asked", "_in_rounds", "_must_have")
 
     def __init__(
         self,
         stateless: McpClient,
         open_session: OpenSession,
-        group: asyncio.TaskGroup,
         *,
         limits: SessionLimits,
         on_pending: OnPending,
@@ -139,10 +150,13 @@ class DualEraRouter(BesideSessions[McpClient]):
     ) -> None:
         self._by_session = self._must_have = by_session
         self._era = SecondEra(tries_again=tries_again)
-        super().__init__(stateless, learning(open_session, self._era), group, limits=limits, on_pending=on_pending)
-        self._in_rounds: set[tuple[str, object]] = set()
+        super().__init__(stateless, open_session, limits=limits, on_pending=on_pending)
+        self._in_rounds = _NONE
         # What has asked in rounds on the stateless way: by 2026-07-28 it is made to be called anew in each of them.
-        self._has_asked: set[tuple[str, object]] = set()
+        self._has_asked = _NONE
+
+    def _opener(self) -> OpenSession:
+        return learning(self._open_session, self._era)
 
     async def request(self, request: Request) -> Json:
         """As `McpClient.request`; the result of a call in a session may be `input_required`, as of a pending call."""
@@ -166,7 +180,7 @@ class DualEraRouter(BesideSessions[McpClient]):
                     raise (_explained(exc) if _is_unfit(exc) else exc) from exc
         result = await self._shared.request(request)
         if result.get("resultType") == "input_required" and len(self._has_asked) < IN_ROUNDS_MAX:
-            self._has_asked.add(_subject(request.method, params))
+            self._has_asked |= {_subject(request.method, params)}
         return await self.request(request) if self._learns_to_need_sessions(request, result) else result
 
     def _refuse_without_session(self, request: Request, exc: SessionRefused | None = None) -> None:
@@ -205,7 +219,7 @@ class DualEraRouter(BesideSessions[McpClient]):
         wants_rounds, is_unfit = _WANTS_ROUNDS in error.message, _is_unfit(error)
         subject = _subject(request.method, params)
         if (wants_rounds or is_unfit) and len(self._in_rounds) < IN_ROUNDS_MAX:
-            self._in_rounds.add(subject)
+            self._in_rounds |= {subject}
         return wants_rounds or (is_unfit and (request.repeatable or subject in self._has_asked))
 
 
@@ -228,30 +242,3 @@ def _explained(error: RpcError) -> RpcError:
 def _subject(method: str, params: Json) -> tuple[str, object]:
     name = params.get("name", params.get("uri"))
     return method, name if isinstance(name, str) else None
-
-
-def in_both_eras(
-    stateless: McpClient,
-    open_session: OpenSession,
-    *,
-    limits: SessionLimits,
-    on_pending: OnPending,
-    tries_again: bool = True,
-    by_session: bool = False,
-) -> AbstractAsyncContextManager[DualEraRouter]:
-    """The client over `stateless` and the sessions that `open_session` opens; all but `stateless` end with it.
-
-    `tries_again`: a server that has opened no session yet, and could not be asked for one, is asked again later.
-    `by_session`: every caller with a session gets one here, not only those that accept server requests.
-    """
-    return grouped(
-        lambda group: DualEraRouter(
-            stateless,
-            open_session,
-            group,
-            limits=limits,
-            on_pending=on_pending,
-            tries_again=tries_again,
-            by_session=by_session,
-        )
-    )

@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from contextlib import AbstractAsyncContextManager
 from copy import copy
 from dataclasses import replace
 from typing import Final
@@ -21,7 +20,7 @@ from agent.client import jsonrpc
 from agent.client.affinity import is_of_session
 from agent.client.capabilities import EVERY_FEATURE, MAY_ASK, permits_requests
 from agent.client.protocol import Request, shown_s
-from agent.client.sessions.beside import LISTS, BesideSessions, features_of, grouped
+from agent.client.sessions.beside import LISTS, BesideSessions, features_of
 from agent.client.sessions.client_tasks import TASK_REQUESTS
 from agent.client.sessions.dedicated import OpenSession, SessionClient, SessionRefused, SharedClient
 from agent.client.sessions.pending_call import OnPending, unheard
@@ -49,28 +48,42 @@ _FOR_ALL: Final = object()
 
 
 class SessionRouter(BesideSessions[SharedClient]):
-    """As `McpClient`. Made by `asking`.
+    """As `McpClient`. Its dedicated sessions end with it, `shared` does not.
 
     `own_for_all`: every call needs a dedicated session, whatever its caller declared.
     `lists_apart`: lists are not read over the shared session. `by_session`: where the server says that its lists may
     change, or tells of a change, what it offers may depend on the session, so every caller that has a session gets one
     here too, while there is room for it. `opened_in_s`: how long the shared session took.
+
+    Long because which session a request needs is one decision.
     """
+
+    __slots__ = (
+        "_by_session",
+        "_list_takes_s",
+        "_listing",
+        "_lists_apart",
+        "_made_tasks",
+        "_may_differ",
+        "_not_opened",
+        "_opening",
+        "_own_for_all",
+        "_refused",
+    )
 
     def __init__(
         self,
         shared: SharedClient,
         open_session: OpenSession,
-        group: asyncio.TaskGroup,
         *,
         limits: SessionLimits,
-        own_for_all: bool,
-        lists_apart: bool,
-        by_session: bool,
-        on_pending: OnPending,
-        opened_in_s: float,
+        own_for_all: bool = False,
+        lists_apart: bool = True,
+        by_session: bool = False,
+        on_pending: OnPending = unheard,
+        opened_in_s: float = 0.0,
     ) -> None:
-        super().__init__(shared, open_session, group, limits=limits, on_pending=on_pending)
+        super().__init__(shared, open_session, limits=limits, on_pending=on_pending)
         self._own_for_all = own_for_all
         self._lists_apart = lists_apart
         self._list_takes_s = OPENING_FACTOR * opened_in_s
@@ -242,30 +255,3 @@ class SessionRouter(BesideSessions[SharedClient]):
                 "MCP server opens one session only, so it can send no server requests", extra={"reason": str(exc)}
             )
         self._refused = not self._own_for_all
-
-
-def asking(
-    shared: SharedClient,
-    open_session: OpenSession,
-    *,
-    limits: SessionLimits,
-    own_for_all: bool = False,
-    lists_apart: bool = True,
-    by_session: bool = False,
-    on_pending: OnPending = unheard,
-    opened_in_s: float = 0.0,
-) -> AbstractAsyncContextManager[SessionRouter]:
-    """The client over `shared` and the sessions that `open_session` opens; all but `shared` end with it."""
-    return grouped(
-        lambda group: SessionRouter(
-            shared,
-            open_session,
-            group,
-            limits=limits,
-            own_for_all=own_for_all,
-            lists_apart=lists_apart,
-            by_session=by_session,
-            on_pending=on_pending,
-            opened_in_s=opened_in_s,
-        )
-    )

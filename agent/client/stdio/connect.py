@@ -31,12 +31,12 @@ from agent.client.negotiation import (
     modern_version_named,
     refuses_initialize,
 )
+from agent.client.opening import Opening
 from agent.client.server_info import OnServerRequest, ServerInfo
 from agent.client.sessions.dedicated import OnNotice, SessionRefused
-from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter, in_both_eras
-from agent.client.sessions.pending_call import OnPending, unheard
+from agent.client.sessions.dual_era import OPEN_TIMEOUT_S, DualEraRouter
 from agent.client.sessions.pool import SessionLimits
-from agent.client.sessions.router import SessionRouter, asking
+from agent.client.sessions.router import SessionRouter
 from agent.client.stdio.client import StdioClient
 from agent.errors import CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import MODERN_PROTOCOL_VERSIONS
@@ -52,17 +52,11 @@ class _ChildEnded(Unreachable):
 
 @asynccontextmanager
 async def open_stdio_client(
-    target: StdioTarget,
-    *,
-    probe_wait_s: float,
-    start_timeout_s: float,
-    client_name: str,
-    label: str,
-    sessions: Sessions = Sessions.AUTO,
-    protocol: str | None = None,
-    on_pending: OnPending = unheard,
+    target: StdioTarget, opening: Opening
 ) -> AsyncGenerator[StdioClient | DualEraRouter | SessionRouter, None]:
     """As `agent.client.connect.open_client`, for a command."""
+    client_name, start_timeout_s, protocol = opening.client_name, opening.start_timeout_s, opening.protocol
+    sessions, label = opening.sessions, opening.label or target.command.rpartition("/")[2]
     # Where every caller gets a child of its own, the first one is there to list what a caller with all features sees.
     own = sessions is Sessions.OWN
     features = EVERY_FEATURE if own else SHOWS_PAGES
@@ -73,7 +67,7 @@ async def open_stdio_client(
                 await client.start(target)
                 try:
                     server_info = await (
-                        _negotiate(client, client_name, probe_wait_s, features)
+                        _negotiate(client, client_name, opening.connect_timeout_s, features)
                         if protocol is None
                         else _forced(client, client_name, protocol, features)
                     )
@@ -108,13 +102,18 @@ async def open_stdio_client(
         if stateless:
             # A stateless server asks in its answers and keeps nothing for a caller, so that callers share the child,
             # but for those that only a session lets be asked meanwhile.
-            async with in_both_eras(
-                client, open_session, limits=CHILD_LIMITS, on_pending=on_pending, tries_again=own
+            async with DualEraRouter(
+                client, open_session, limits=CHILD_LIMITS, on_pending=opening.on_pending, tries_again=own
             ) as router:
                 yield router
             return
-        async with asking(
-            client, open_session, limits=CHILD_LIMITS, own_for_all=True, lists_apart=False, on_pending=on_pending
+        async with SessionRouter(
+            client,
+            open_session,
+            limits=CHILD_LIMITS,
+            own_for_all=True,
+            lists_apart=False,
+            on_pending=opening.on_pending,
         ) as session_router:
             yield session_router
     finally:

@@ -1,14 +1,12 @@
 """Refused dials for the audit: each refusal once, until the other side is well or refused for another reason."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from agent.app.refused_dials import witnessed
+from agent.app.refused_dials import audited
 from agent.errors import DialRefused, IdentityRefused, MeshError, Unreachable
-from agent.links.dial import OpenClient
 from agent.model import BackendSpec, HttpTarget, NodeIdentity, PeerSource, PeerSpec
 
 OWN = NodeIdentity("id-own", "own")
@@ -20,24 +18,17 @@ async def noted(*outcomes: MeshError | None) -> list[tuple[str, dict[str, Any]]]
     notes: list[tuple[str, dict[str, Any]]] = []
     waiting = list(outcomes)
 
-    def dial(_spec: BackendSpec, _own: NodeIdentity) -> AbstractAsyncContextManager[OpenClient]:
-        @asynccontextmanager
-        async def dialled() -> AsyncIterator[Any]:
-            if (failure := waiting.pop(0)) is not None:
-                raise failure
-            yield None
+    async def dial(_stack: AsyncExitStack, _spec: BackendSpec, _own: NodeIdentity) -> Any:
+        if (failure := waiting.pop(0)) is not None:
+            raise failure
 
-        return dialled()
-
-    watched = witnessed(dial, lambda act, _who, **fields: notes.append((act, fields)))
+    watched = audited(dial, lambda act, _who, **fields: notes.append((act, fields)))
     for outcome in outcomes:
         if outcome is None:
-            async with watched(PEER, OWN):
-                pass
+            await watched(AsyncExitStack(), PEER, OWN)
             continue
         with pytest.raises(type(outcome)):
-            async with watched(PEER, OWN):
-                raise AssertionError("it was refused")
+            await watched(AsyncExitStack(), PEER, OWN)
     return notes
 
 

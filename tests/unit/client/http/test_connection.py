@@ -55,13 +55,13 @@ class ReplyChannel:
         self.finished = 0
         self.lost = 0
         self.transport = MemoryTransport()
-        self.connection = Connection(self._on_finished, self._on_lost)
+        self.connection = Connection(self)
         self.connection.connection_made(self.transport)
 
-    def _on_finished(self, _: Connection) -> None:
+    def take_back(self, _: Connection) -> None:
         self.finished += 1
 
-    def _on_lost(self, _: Connection) -> None:
+    def forget(self, _: Connection) -> None:
         self.lost += 1
 
     async def ask(self, *pieces: bytes, end: bool = False, reset: bool = False) -> "Outcome":
@@ -279,7 +279,7 @@ async def test_a_slow_reader_stops_the_socket_and_loses_nothing() -> None:
             line.connection.data_received(piece)
             fed += 1
         assert fed < 10
-        got = await response.content.readany()
+        got = await response.more()
         assert line.transport.reading
         for _ in range(10 - fed):
             line.connection.data_received(piece)

@@ -17,7 +17,7 @@ from agent.client.protocol import Request
 from agent.client.server_info import OnNotification, OnServerRequest, ServerInfo
 from agent.client.sessions.dedicated import OnNotice, SessionRefused
 from agent.client.sessions.pool import SessionLimits
-from agent.client.sessions.router import SessionRouter, asking
+from agent.client.sessions.router import SessionRouter
 from agent.client.streaming import LargeResult
 from agent.errors import Unreachable
 from agent.model import Era, Json
@@ -159,7 +159,7 @@ class Server:
 
 @asynccontextmanager
 async def client_to(server: Server, **more: Any) -> AsyncIterator[SessionRouter]:
-    async with asking(server.shared(), server.open, limits=LIMITS, **more) as client:
+    async with SessionRouter(server.shared(), server.open, limits=LIMITS, **more) as client:
         yield client
 
 

@@ -14,7 +14,7 @@ from agent.client.protocol import Request
 from agent.client.server_info import OnServerRequest, ServerInfo
 from agent.client.sessions import dual_era
 from agent.client.sessions.dedicated import OnNotice, SessionRefused
-from agent.client.sessions.dual_era import TRY_AGAIN_S, DualEraRouter, SecondEra, in_both_eras
+from agent.client.sessions.dual_era import TRY_AGAIN_S, DualEraRouter, SecondEra
 from agent.client.sessions.pending_call import PendingResult, unheard
 from agent.client.streams import Updates
 from agent.errors import AuthRefused, CallNotSent, MeshError, RpcError
@@ -110,7 +110,7 @@ class Opening(Server):
 @asynccontextmanager
 async def scene(*, tries_again: bool = True) -> AsyncIterator[Scene]:
     stateless, sessions = Stateless(), Opening()
-    async with in_both_eras(
+    async with DualEraRouter(
         stateless, sessions.open, limits=LIMITS, on_pending=unheard, tries_again=tries_again
     ) as client:
         yield Scene(client, stateless, sessions)

@@ -10,7 +10,7 @@ from agent.authority.caller import Caller, serve_for
 from agent.authority.grant import Grant
 from agent.client.sessions.calls import PENDING_MAX
 from agent.client.sessions.pool import SessionLimits
-from agent.client.sessions.router import asking
+from agent.client.sessions.router import SessionRouter
 from agent.client.sessions.shares import quota
 from agent.errors import CallNotSent
 from tests.unit.client.sessions.scripted_sessions import LIMITS, Server, all_at_once, call, client_to, retry
@@ -81,7 +81,7 @@ async def test_a_caller_beyond_its_tokens_quota_waits_and_hears_that_nothing_was
 async def test_the_waiting_calls_of_a_token_leave_room_for_those_of_others() -> None:
     server = Server()
     most = quota(PENDING_MAX)
-    async with asking(server.shared(), server.open, limits=SessionLimits(2 * PENDING_MAX, 1)) as client:
+    async with SessionRouter(server.shared(), server.open, limits=SessionLimits(2 * PENDING_MAX, 1)) as client:
         await all_at_once(*(by(FLOOD, call(client, "ask", affinity=str(n))) for n in range(most)))
         beyond = await by(FLOOD, call(client, "ask", affinity="one more"))
         assert "Too many calls" in beyond["heard"]["error"]["message"]

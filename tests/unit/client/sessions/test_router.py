@@ -12,7 +12,7 @@ from agent.client.capabilities import EVERY_FEATURE
 from agent.client.protocol import Request
 from agent.client.sessions.calls import PATIENCE_S, PENDING_MAX
 from agent.client.sessions.pool import STREAM_WAIT_S, SessionLimits
-from agent.client.sessions.router import asking
+from agent.client.sessions.router import SessionRouter
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError
 from agent.model import POLL_META_KEY, REFUSED_META_KEY, Json
 from tests.unit.client.sessions.scripted_sessions import (
@@ -273,7 +273,7 @@ async def test_a_bug_of_ours_on_opening_a_session_fails_that_call_alone(caplog: 
             raise bugs.pop()
         return server.open(*args)
 
-    async with asking(server.shared(), open_once_broken, limits=LIMITS) as client:
+    async with SessionRouter(server.shared(), open_once_broken, limits=LIMITS) as client:
         with pytest.raises(CallNotSent, match="unexpected ZeroDivisionError"):
             await call(client, "quick")
         assert [record.exc_info is not None for record in caplog.records] == [True]
@@ -324,7 +324,7 @@ async def test_a_list_is_left_the_time_that_a_gateway_needs_which_starts_a_progr
         async with server.open(*args) as session:
             yield session
 
-    async with asking(server.shared(), open_slowly, limits=LIMITS, opened_in_s=20.0) as client:
+    async with SessionRouter(server.shared(), open_slowly, limits=LIMITS, opened_in_s=20.0) as client:
         began_s = asyncio.get_running_loop().time()
         assert (await client.request(Request.within("tools/list", timeout_s=35.0)))["by"] is None
         assert asyncio.get_running_loop().time() - began_s < 35.0 - 20.0
@@ -343,7 +343,7 @@ async def test_a_list_change_in_any_session_reaches_the_listener() -> None:
 
 async def test_too_many_pending_calls_have_their_server_requests_refused() -> None:
     server = Server()
-    async with asking(server.shared(), server.open, limits=SessionLimits(PENDING_MAX + 1, 1)) as client:
+    async with SessionRouter(server.shared(), server.open, limits=SessionLimits(PENDING_MAX + 1, 1)) as client:
         parked = await all_at_once(*(call(client, "ask") for _ in range(PENDING_MAX)))
         assert {result["resultType"] for result in parked} == {"input_required"}
         refused = await call(client, "ask")

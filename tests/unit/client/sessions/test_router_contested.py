@@ -8,7 +8,7 @@ from agent.client.protocol import Request
 from agent.client.sessions.calls import PATIENCE_S, PENDING_MAX
 from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S
 from agent.client.sessions.pool import SessionLimits
-from agent.client.sessions.router import asking
+from agent.client.sessions.router import SessionRouter
 from agent.errors import GIVEN_UP, CallNotSent, RpcError
 from agent.model import REFUSED_META_KEY
 from tests.unit.client.sessions.scripted_sessions import LIMITS, Server, all_at_once, call, client_to, retry
@@ -78,7 +78,7 @@ async def test_as_many_sessions_are_reclaimed_as_there_are_waiting_calls() -> No
 
 async def test_pending_calls_that_are_ignored_make_room_for_new_ones() -> None:
     server = Server()
-    async with asking(server.shared(), server.open, limits=SessionLimits(PENDING_MAX + 1, 1)) as client:
+    async with SessionRouter(server.shared(), server.open, limits=SessionLimits(PENDING_MAX + 1, 1)) as client:
         await all_at_once(*(call(client, "ask") for _ in range(PENDING_MAX)))
         await asyncio.sleep(CONTESTED_PATIENCE_S)
         assert "inputRequests" in await call(client, "ask")
@@ -97,7 +97,7 @@ async def test_a_flood_of_server_requests_costs_its_own_calls_and_never_that_of_
 
 async def test_one_client_that_parks_calls_without_end_loses_its_own_and_not_those_of_others() -> None:
     server = Server()
-    async with asking(server.shared(), server.open, limits=SessionLimits(PENDING_MAX, 1)) as client:
+    async with SessionRouter(server.shared(), server.open, limits=SessionLimits(PENDING_MAX, 1)) as client:
         honest = await call(client, "ask", affinity="honest")
         await all_at_once(*(call(client, "ask", affinity="flood") for _ in range(PENDING_MAX - 1)))
         await asyncio.sleep(CONTESTED_PATIENCE_S)
