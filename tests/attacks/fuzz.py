@@ -9,7 +9,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["agent"]):
+with atheris.instrument_imports(include=["agent", "discovery"]):
     from tests.attacks.parsers import PARSERS
 
 _PARSERS = list(PARSERS.values())
