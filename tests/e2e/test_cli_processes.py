@@ -166,6 +166,7 @@ async def test_peer_is_added_listed_and_removed_by_the_command_line(tmp_path: Pa
         code, told = await run("ping", "second", MESH_URL=one.base)
         assert code == 0
         assert re.search(r"^node-1 -> second +\d+\.\d ms$", told, re.MULTILINE), told
+        assert [(e["method"], e["caller"]) for e in two.events("MCP request")] == []
         assert (await run("peers", "rm", "second", MESH_URL=one.base))[0] == 0
         assert (await run("peers", "ls", MESH_URL=one.base)) == (0, "no peers\n")
         code, told = await run("peers", "rm", "second", MESH_URL=one.base)
