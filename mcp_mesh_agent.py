@@ -39,7 +39,7 @@ def _is_written(line: str) -> bool:
     """Whether stdout took it: this short way is for scripts, and any failure has its words in the command line."""
     try:
         return sys.stdout.write(line) > 0 and sys.stdout.flush() is None
-    except OSError:
+    except (AttributeError, OSError):  # It is closed, or full.
         return False
 
 
@@ -53,3 +53,7 @@ def _refuse(why: str) -> int:
     fix = "install it alone: uvx mcp-mesh-agent, pipx install mcp-mesh-agent, or a virtual environment of its own"
     sys.stderr.write(f"mesh-agent: mcp-mesh-agent cannot run as it is installed: {why}; {fix}\n")
     return _REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -47,8 +47,9 @@ class LogRing:
             self._bytes += len(line)
             while len(self._lines) > LINES_MAX or (self._bytes > BYTES_MAX and len(self._lines) > 1):
                 self._bytes -= len(self._lines.popleft()[1])
-        for reader in tuple(self._readers):
-            reader.wake()
+        if self._readers:
+            for reader in tuple(self._readers):
+                reader.wake()
 
     def read(self, level: str, binding: str = "") -> "Reader | None":
         """One more reader, from the oldest line on; None where there are too many. `binding`: of its token."""

@@ -37,7 +37,7 @@ def write_bundle(args: Namespace) -> int:
     try:
         _write(path, parts)
     except OSError as exc:
-        raise CliFailed(Exit.CONFIG, f"{path}: cannot be written: {exc.strerror}", error="output_failed") from exc
+        raise CliFailed(Exit.USAGE, f"{path}: cannot be written: {exc.strerror}", error="output_failed") from exc
     if args.json:
         print_json(file=str(path), parts=sorted(parts), missing=missing)
         return Exit.OK

@@ -5,8 +5,11 @@ kept is what was seen last; a node that goes ends the command with its reason.
 """
 
 import json
+import math
 import sys
 from argparse import Namespace
+from collections import deque
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +20,9 @@ from agent.harmless_text import one_line
 
 EVENTS_PATH = "/api/v1/mcp/events"
 _CHARS_MAX = 300
+# What a bucket of the history has: when it ended, calls, errors, p50 and p99 in milliseconds; those of an hour.
+_BUCKET_LEN, _BUCKETS_MAX, _PLOT_COLUMNS = 5, 360, 60
+_BARS, _ASCII_BARS = " ▁▂▃▄▅▆▇█", " .:|"
 _CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -37,7 +43,7 @@ def show_events(args: Namespace) -> int:
 def show_top(args: Namespace) -> int:
     """Print each link with its state and its calls, again and again on a terminal, once anywhere else."""
     links: dict[str, dict[str, Any]] = {}
-    name = ""
+    name, history = "", deque[Any](maxlen=_BUCKETS_MAX)
     for change in follow(node_of(args), EVENTS_PATH):
         if change.get("first"):
             links.clear()
@@ -46,28 +52,40 @@ def show_top(args: Namespace) -> int:
             links.pop(str(key), None)
         name = str((change.get("node") or {}).get("name") or name)
         rates = change.get("rates") or {}
-        if args.json or not sys.stdout.isatty():
-            _print_once(args, name, links, rates)
+        history.extend(change.get("history") or ())
+        if args.json:
+            print_json(node=name, links=list(links.values()), rates=rates, history=list(history))
             return Exit.OK
-        print(_CLEAR, end="")
-        _print_links(name, links, rates)
+        is_live = sys.stdout.isatty()
+        print(_CLEAR if is_live else "", end="")
+        _print_links(name, links, rates, [one for one in history if isinstance(one, list) and len(one) == _BUCKET_LEN])
         sys.stdout.flush()
+        if not is_live:
+            return Exit.OK
     return Exit.OK
 
 
-def _print_once(args: Namespace, name: str, links: dict[str, dict[str, Any]], rates: dict[str, Any]) -> None:
-    if args.json:
-        print_json(node=name, links=list(links.values()), rates=rates)
-    else:
-        _print_links(name, links, rates)
-
-
-def _print_links(name: str, links: dict[str, dict[str, Any]], rates: dict[str, Any]) -> None:
+def _print_links(name: str, links: dict[str, dict[str, Any]], rates: dict[str, Any], history: list[list[Any]]) -> None:
     up = sum(link.get("connected") is True for link in links.values())
-    print(f"{one_line(name)}: {up} of {len(links)} links connected\n")
+    print(f"{one_line(name)}: {up} of {len(links)} links connected")
+    for label, at in (("calls", 1), ("errors", 2), ("p99 ms", 4)):
+        values = [one[at] if isinstance(one[at], int | float) else 0.0 for one in history]
+        if any(values):
+            print(f"{label:<6} {sparkline(values, _PLOT_COLUMNS)} {max(values):g} at most")
+    print()
     heads = ["NAME", "KIND", "STATE", "CALLS/S", "FAILED/S", "MEAN MS", "PROBE MS", "TOOLS", "LAST ERROR"]
     ordered = sorted(links.values(), key=lambda link: (-_rate(rates, link)[0], str(link.get("name"))))
     print_table(heads, [_row(link, rates) for link in ordered])
+
+
+def sparkline(values: Sequence[float], columns: int) -> str:
+    """The last values as bars, the highest as high as a line; zeros are blanks."""
+    shown = values[-columns:]
+    most = max(shown, default=0.0)
+    if most <= 0:
+        return " " * len(shown)
+    bars = _BARS if (sys.stdout.encoding or "").lower().startswith("utf") else _ASCII_BARS
+    return "".join(bars[math.ceil(max(0.0, value) / most * (len(bars) - 1))] for value in shown)
 
 
 def _row(link: dict[str, Any], rates: dict[str, Any]) -> list[Any]:

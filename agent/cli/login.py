@@ -11,11 +11,12 @@ import sys
 import time
 import webbrowser
 from argparse import Namespace
-from typing import TextIO
+from typing import Any, TextIO
 from urllib.parse import quote, urlsplit
 
 from agent.cli.client import Node, ask, node_of
-from agent.cli.output import CliFailed, Exit, print_json
+from agent.cli.output import CliFailed, Exit, print_json, rows_in, with_nearest
+from agent.cli.status import SERVERS_PATH
 from agent.harmless_text import one_line
 
 CALLBACK_PATH = "/callback"
@@ -34,7 +35,7 @@ def log_in(args: Namespace) -> int:
     node = node_of(args)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        begun, _ = ask(node, "POST", _path(args.name), {"redirect_uri": f"http://127.0.0.1:{port}{CALLBACK_PATH}"})
+        begun, _ = _asked(node, "POST", args.name, {"redirect_uri": f"http://127.0.0.1:{port}{CALLBACK_PATH}"})
         url, used = str(begun.get("authorization_url", "")), str(begun.get("redirect_uri", ""))
         there = listening if urlsplit(used).port == port else _listening_at(used)
         say = sys.stderr if args.json else sys.stdout
@@ -56,12 +57,23 @@ def log_in(args: Namespace) -> int:
 
 def log_out(args: Namespace) -> int:
     """Have the node forget a login."""
-    data, message = ask(node_of(args), "DELETE", _path(args.name))
+    data, message = _asked(node_of(args), "DELETE", args.name)
     if args.json:
         print_json(**data)
     else:
         print(one_line(message))
     return Exit.OK
+
+
+def _asked(node: Node, method: str, name: str, body: dict[str, str] | None = None) -> tuple[Any, str]:
+    """Ask about a login; a name that is none is answered with the nearest one. Raises `CliFailed`."""
+    try:
+        return ask(node, method, _path(name), body)
+    except CliFailed as exc:
+        if exc.error != "server_not_found":
+            raise
+        known = [row.get("name") for row in rows_in(ask(node, "GET", SERVERS_PATH)[0], "servers")]
+        raise with_nearest(exc, name, known) from exc
 
 
 def _path(name: str) -> str:

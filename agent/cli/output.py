@@ -101,6 +101,11 @@ def rows_in(data: Any, key: str) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
+def with_nearest(failed: CliFailed, given: str, known: Any) -> CliFailed:
+    """The same failure, with the nearest of the known names in its message."""
+    return CliFailed(failed.code, f"{failed}{did_you_mean(given, known)}", error=failed.error)
+
+
 def did_you_mean(given: str, known: Any) -> str:
     """`; did you mean x?` for the nearest of the known names, empty where none is near."""
     from difflib import get_close_matches  # noqa: PLC0415 - for failures alone

@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(parse(words))
         finally:
-            sys.stdout.flush()  # Also of `--help`: what cannot be written is a failure.
+            if sys.stdout is not None:  # As with `>&-`.
+                sys.stdout.flush()  # Also of `--help`: what cannot be written is a failure.
     except ConfigRefused as exc:
         return _failed(CliFailed(Exit.CONFIG, str(exc)), words)
     except CliFailed as exc:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from agent.cli.client import ask, node_of
 from agent.cli.completion import names_of_mesh
-from agent.cli.output import CliFailed, Exit, did_you_mean, print_json, rows_in
+from agent.cli.output import CliFailed, Exit, print_json, rows_in, with_nearest
 from agent.cli.table import print_table
 from agent.harmless_text import one_line
 
@@ -27,7 +27,7 @@ def ping(args: Namespace) -> int:
         except CliFailed as exc:
             if exc.error != "unknown_name":
                 raise
-            raise CliFailed(exc.code, f"{exc}{did_you_mean(args.name, names_of_mesh(node))}", error=exc.error) from exc
+            raise with_nearest(exc, args.name, names_of_mesh(node)) from exc
         rounds.append(data if isinstance(data, dict) else {})
         if not args.json:
             _print_round(rounds[-1])

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from agent.cli.client import ask, node_of, token_from
-from agent.cli.output import CliFailed, Exit, as_duration, did_you_mean, print_json, rows_in
+from agent.cli.output import CliFailed, Exit, as_duration, print_json, rows_in, with_nearest
 from agent.cli.table import print_list, print_table
 from agent.harmless_text import one_line
 
@@ -101,7 +101,7 @@ def _delete_peer(args: Namespace, query: str) -> int:
         if exc.error != "unknown_peer":
             raise
         known = [peer.get("name") for peer in rows_in(ask(node, "GET", PEERS_PATH)[0], "peers")]
-        raise CliFailed(exc.code, f"{exc}{did_you_mean(args.name, known)}", error=exc.error) from exc
+        raise with_nearest(exc, args.name, known) from exc
     _say(args, data, message)
     _say_note(args, data)
     return Exit.OK

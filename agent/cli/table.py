@@ -47,7 +47,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, is_wide:
     kept = [index for index in range(len(heads)) if any(row[index] != "-" for row in cells)]
     lines = [[heads[index] for index in kept], *([row[index] for index in kept] for row in cells)]
     widths = [max(_width(line[column]) for line in lines) for column in range(len(kept))]
-    if sys.stdout.isatty() and not is_wide:
+    if _is_terminal() and not is_wide:
         widths = fitted(widths, shutil.get_terminal_size().columns)
     coloured = wants_colour()
     for number, line in enumerate(lines):
@@ -70,7 +70,11 @@ def fitted(widths: Sequence[int], columns: int) -> list[int]:
 
 def wants_colour() -> bool:
     """Whether stdout is a terminal that may be coloured (https://no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return _is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()  # None: it is closed.
 
 
 def _in_colour(number: int, head: str, cell: str) -> str:

@@ -264,8 +264,8 @@ def _refuse_open_node(values: Mapping[str, Any], found: Mapping[str, Found], tok
         return
     raise ConfigRefused(
         f"host ({found['host'].origin}) is {values['host']!r}, which other machines can reach, and no token is set:"
-        " any client that reaches this node could run its tools. Add MESH_TOKEN=<32 random characters> to its"
-        " environment (in a compose file, the same for every node), or MESH_TOKEN_FILE, or HOST=127.0.0.1;"
+        " any client that reaches this node could run its tools. Set MESH_TOKEN or MESH_TOKEN_FILE, or HOST=127.0.0.1;"
+        " in a compose file, add the same MESH_TOKEN=<32 random characters> to the environment of each node;"
         " on a network of your own, MESH_ALLOW_ANONYMOUS=1"
     )
 

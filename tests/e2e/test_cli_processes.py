@@ -166,6 +166,7 @@ async def test_peer_is_added_listed_and_removed_by_the_command_line(tmp_path: Pa
         code, told = await run("ping", "second", MESH_URL=one.base)
         assert code == 0
         assert re.search(r"^node-1 -> second +\d+\.\d ms$", told, re.MULTILINE), told
+        assert [(e["method"], e["caller"]) for e in two.events("MCP request")] == []
         assert (await run("peers", "rm", "second", MESH_URL=one.base))[0] == 0
         assert (await run("peers", "ls", MESH_URL=one.base)) == (0, "no peers\n")
         code, told = await run("peers", "rm", "second", MESH_URL=one.base)
@@ -178,7 +179,7 @@ async def test_refused_settings_end_a_run_with_exit_code_two_and_one_line() -> N
     code, output = await run("run", HOST="0.0.0.0", PORT="8000")
     assert code == 2
     assert output.count("\n") == 1
-    assert "Add MESH_TOKEN=<32 random characters> to its environment (in a compose file" in output
+    assert "in a compose file, add the same MESH_TOKEN=<32 random characters> to the environment of each node" in output
 
 
 async def test_import_takes_over_what_other_programs_have_and_a_running_node_starts_it(tmp_path: Path) -> None:

@@ -434,7 +434,7 @@ async def test_bundle_names_what_it_could_not_get_and_is_never_written_over(
         told = json.loads(capsys.readouterr().out)
         assert told["parts"] == ["about.json", "peers.json", "servers.json", "status.json"]
         assert "wants admin" in told["missing"]["process.json"]
-        assert await run(url, "debug", "--file", str(path)) == 2
+        assert await run(url, "debug", "--file", str(path)) == 1
         assert "File exists" in capsys.readouterr().err
     assert await run("http://127.0.0.1:9", "debug", "--file", str(tmp_path / "other")) == 4
     assert list(tmp_path.iterdir()) == [path]

@@ -70,12 +70,16 @@ def test_a_request_is_logged_with_its_server_and_nothing_of_what_it_carries(log:
     assert not any("secret" in str(vars(line)) for line in log.records)
 
 
-def test_what_peers_ask_every_few_seconds_is_no_line(log: pytest.LogCaptureFixture) -> None:
+def test_signs_of_life_and_polls_are_no_lines_until_they_fail(log: pytest.LogCaptureFixture) -> None:
     serve("server/discover", {"_meta": {PROBE_META_KEY: True}})
+    serve("server/discover", {})
+    serve("ping", {})
     serve("tools/call", {"name": "kit__do", "requestState": "s", "_meta": {POLL_META_KEY: True}})
     assert log.records == []
-    serve("server/discover", {"_meta": {PROBE_META_KEY: "yes"}})
-    assert len(log.records) == 1
+    serve("tools/call", {"name": "kit__do", "requestState": "s", "_meta": {POLL_META_KEY: "yes"}})
+    with pytest.raises(MCPError):
+        serve("server/discover", {}, MCPError(code=-32022, message="no such version"))
+    assert len(log.records) == 2
 
 
 def test_request_is_logged_with_its_client_its_id_and_its_trace(log: pytest.LogCaptureFixture) -> None:

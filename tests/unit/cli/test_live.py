@@ -1,5 +1,6 @@
 """`mesh-agent events` and `top` over a stream as a node sends it, and over what is none."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from agent.cli.live import sparkline
 from agent.cli.parser import main
 
 UP = {"key": "peer:b", "name": "b", "kind": "peer", "state": "ready", "connected": True, "functions": 3}
@@ -72,6 +74,27 @@ def test_top_shows_the_busiest_link_first_and_why_one_is_down(capsys: pytest.Cap
         assert second.endswith("gone")
         assert main(["top", "--json", "--url", url]) == 0
         assert json.loads(capsys.readouterr().out)["rates"] == FIRST["rates"]
+
+
+@pytest.mark.parametrize(
+    ("values", "columns", "bars"),
+    [([0, 1, 4, 8], 9, " ▁▄█"), ([8, 1, 2], 2, "▄█"), ([0, 0], 9, "  "), ([], 9, ""), ([-1.0, 5.0], 9, " █")],
+)
+def test_calls_of_the_last_minutes_are_bars_and_the_highest_one_is_full(
+    values: list[float], columns: int, bars: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    assert sparkline(values, columns) == bars
+
+
+def test_top_shows_the_history_of_calls_and_not_of_errors_that_never_were(capsys: pytest.CaptureFixture[str]) -> None:
+    history = [[1.0, 4, 0, 1.0, 2.5], [2.0, 8, 0, 1.0, 1.0], "odd"]
+    with streaming(data({**FIRST, "history": history})) as url:
+        assert main(["top", "--url", url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:6].strip() for line in lines[1:4]] == ["calls", "p99 ms", ""]
+    assert lines[1].endswith("8 at most")
+    assert lines[2].endswith("2.5 at most")
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,12 @@ def test_full_disk_ends_a_command_with_one_line_and_no_traceback(argv: list[str]
     assert ("the output cannot be written: No space left" in done.stderr) == (argv[0] == "version")
 
 
+def test_command_whose_output_is_closed_ends_as_if_it_were_read() -> None:
+    command = f"{sys.executable} -m agent config show >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_reader_that_has_gone_ends_a_command_as_if_it_had_read_all() -> None:
     reading, writing = os.pipe()
     os.close(reading)
