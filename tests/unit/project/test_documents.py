@@ -66,3 +66,11 @@ def test_every_page_stands_in_the_navigation_of_the_site() -> None:
     walk(navigation)
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
     assert named == pages
+
+
+def test_the_chinese_readme_has_the_sections_and_tables_of_the_english_one() -> None:
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-TW.md"))
+    for what in (r"^##", r"^\|", r"^!\["):
+        assert len(re.findall(what, english, re.MULTILINE)) == len(re.findall(what, chinese, re.MULTILINE)), what
+    links = re.compile(r"\]\(((?:docs|consul|deploy|monitoring|CONTRIBUTING|CHANGELOG)[^)]*)\)")
+    assert set(links.findall(chinese)) <= set(links.findall(english))
