@@ -27,7 +27,7 @@ WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test outside simulation static binaries definitions bench lock sbom licences from-lock clean
+.PHONY: help demo run check test outside simulation static binaries definitions bench lock sbom docs licences from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,7 @@ lock: $(VENV)/.dev ## Make the hashed locks anew (UPGRADE=--upgrade takes the ne
 		pyproject.toml -
 
 	printf '$(SBOM_TOOL)\n' | $(COMPILE) --output-file requirements-sbom.txt --constraint requirements.txt -
+	printf '$(SITE_TOOL)\n' | $(COMPILE) --output-file requirements-docs.txt -
 
 # Its tool has dependencies of its own, and an environment of its own, so that the tests need neither.
 SBOM := build/sbom.cdx.json
@@ -91,6 +92,13 @@ sbom: $(VENV)/.sbom ## Write what the node is made of, from its lock (CycloneDX)
 	@$(VENV)/sbom/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --mc-type application \
 		--output-reproducible --output-format JSON --output-file $(SBOM)
 	@echo $(SBOM)
+
+# As the tool above: an environment of its own, from a lock of its own.
+SITE_TOOL := mkdocs-material>=9.6
+docs: $(VENV)/.docs ## Build the documentation as a site (build/site)
+	$(SAY) "documentation"
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 licences: $(VENV)/.dev ## List the licences of what the node is made of in docs/licences.md
 	@$(BIN)/python -m tests.licences
@@ -109,6 +117,12 @@ $(VENV)/.sbom: requirements-sbom.txt | $(BIN)/python
 	$(SAY) "packages of the tool, from requirements-sbom.txt"
 	@$(PYTHON) -m venv $(VENV)/sbom
 	@$(VENV)/sbom/bin/python install/from_lock.py requirements-sbom.txt
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.txt | $(BIN)/python
+	$(SAY) "packages of the tool, from requirements-docs.txt"
+	@$(PYTHON) -m venv $(VENV)/docs
+	@$(VENV)/docs/bin/python install/from_lock.py requirements-docs.txt
 	@touch $@
 
 clean: ## Remove everything that make made

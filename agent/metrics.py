@@ -11,7 +11,7 @@ import re
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,6 +22,9 @@ from agent import clock
 from agent.call_history import CallHistory
 from agent.model import LinkState, LinkView, PeerSpec, ServerSpec, StdioTarget
 from discovery.model import Catalog, Health, Instance, RegistrarStatus, SourceStatus
+
+if TYPE_CHECKING:
+    from agent.tracing.export import Spans
 
 # Together they keep a node under 2,000 series, whatever names its peers think up.
 CALL_LABEL_SETS_MAX: Final = 1000
@@ -97,9 +100,9 @@ class ObservedBalance(Protocol):
 class Metrics:
     """All metrics, on a registry of their own. Methods are called in the event loop and never raise or wait."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, spans: "Spans | None" = None) -> None:
         self._registry = registry = CollectorRegistry()
-        self._state = _StateCollector()
+        self.spans, self._state = spans, _StateCollector()
         registry.register(self._state)
         ProcessCollector(registry=registry)
         Gauge("mesh_build_info", "Always 1; the version is its label.", ["version"], registry=registry).labels(
@@ -199,11 +202,11 @@ class Metrics:
         """One more call in flight."""
         self._calls_in_flight += 1
 
-    def call_finished(self, backend: str, tool: str, outcome: str, seconds: float) -> None:
+    def call_finished(self, backend: str, tool: str, outcome: str, seconds: float, trace_id: str = "") -> None:
         """One call less in flight. `backend` and `tool` as the route table names them, `outcome` a word of ours."""
         self._calls_in_flight -= 1
         self._calls.labels(backend, tool, outcome).inc()
-        self._call_seconds.labels(backend).observe(seconds)
+        self._call_seconds.labels(backend).observe(seconds, {"trace_id": trace_id} if trace_id else None)
         self.history.add(backend, outcome, seconds)
 
     def retried(self, backend: str) -> None:
@@ -249,8 +252,16 @@ class Metrics:
         shown = () if balance is None else _balance_families(balance)
         self._state.families = (*_state_families(mesh, membership, now_s), *shown)
 
-    def render(self) -> tuple[bytes, str]:
-        """Return the exposition in Prometheus' text format and its content type."""
+    def render(self, accepted: str = "") -> tuple[bytes, str]:
+        """Return the exposition in Prometheus' text format and its content type.
+
+        In that of OpenMetrics where calls are traced and it is `accepted`, since only that has exemplars.
+        """
+        if self.spans is not None and "application/openmetrics-text" in accepted:
+            from prometheus_client.openmetrics import exposition as openmetrics  # noqa: PLC0415 - few are traced
+
+            rendered: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]  # theirs
+            return rendered, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     async def watch_loop_lag(self) -> None:

@@ -53,7 +53,6 @@ from agent.links.record import LinkHooks
 from agent.links.session_offers import SessionOffers
 from agent.links.supervisor import Supervisor
 from agent.logs import kept_lines
-from agent.metrics import Metrics
 from agent.model import PEER_PATH, BackendSpec, NodeIdentity
 from agent.page.feed import MeshFeed
 from agent.page.overview import document
@@ -120,7 +119,7 @@ class Node:
         self._port: int = listening.getsockname()[1]
         self._addresses = plans.own_addresses(settings, identity, listening.getsockname()[:2])
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
-        self._metrics = Metrics(__version__)
+        self._metrics = plans.metrics(settings, identity)
         path = settings.audit_file or state.folder / FILE_NAME
         lost, refused = self._metrics.audit_lost, self._metrics.refused
         self._audit = Trail(path, records_calls=settings.audit_calls, lost=lost, refused=refused)

@@ -18,6 +18,7 @@ from agent.control.membership import MembershipPlan
 from agent.control.reconciler import Mesh
 from agent.identity.addresses import OwnAddresses, normal_host
 from agent.identity.keeper import AssociationKeeper
+from agent.metrics import Metrics
 from agent.model import LinkView, NodeIdentity, PeerSpec, node_mark
 from agent.registry.routes import Published, RegistryRoutes
 from agent.rest.logins import Logins
@@ -124,6 +125,17 @@ def edge_policy(
         oauth=oauth,
         logins=logins,
     )
+
+
+def metrics(settings: Settings, own: NodeIdentity) -> Metrics:
+    """Where calls are counted and, if there is a collector, traced."""
+    if settings.traces_url is None:
+        return Metrics(__version__)
+    from agent.tracing.export import Spans  # noqa: PLC0415 - few nodes are traced
+
+    resource = {"service.name": "mcp-mesh-agent", "service.version": __version__}
+    resource |= {"service.instance.id": own.node_id, "mesh.node": own.name}
+    return Metrics(__version__, Spans(settings.traces_url, resource))
 
 
 def registry(settings: Settings, access: Access, mesh: Mesh, seen: Callable[[], RouteTable]) -> RegistryRoutes:

@@ -100,6 +100,7 @@ class Settings:
     log_level: str
     log_format: str
     metrics_public: bool
+    traces_url: str | None
     public_url: str | None
     registry_public: bool
     allow_anonymous: bool

@@ -440,6 +440,15 @@ SETTINGS: tuple[Setting, ...] = (
         "Whether `/metrics` answers without a token. It names peers and tools, never addresses or arguments.",
     ),
     Setting(
+        "traces_url",
+        parse_public_url,
+        None,
+        "Where spans of forwarded calls are sent, by OTLP over HTTP as JSON: `http://127.0.0.1:4318/v1/traces`"
+        " (docs/metrics.md). Each call costs some microseconds more; names, outcomes and times leave this machine,"
+        " arguments and results never.",
+        "calls are not recorded; a client's trace context passes to servers all the same",
+    ),
+    Setting(
         "public_url",
         parse_public_url,
         None,

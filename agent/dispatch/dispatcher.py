@@ -373,7 +373,7 @@ class Dispatch:
         params = with_task(call.method, call.route, params, view)
         headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, own_timeout_s)
-        self._stats.begin(attempt)
+        self._stats.begin(attempt, call.method, params)
         outcome = "cancelled"
         sink = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
         if sink is not None:

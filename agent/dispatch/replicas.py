@@ -10,13 +10,18 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.client.affinity import rendezvous_choice
 from agent.dispatch.balance import Load, choose, give_up, observe, penalise
 from agent.dispatch.outlier import HEALTHY, Cause, Health, Verdict, chance, ejected_of, judge, readmit, verdict_of
 from agent.dispatch.retry import BUDGET_RESERVE, WINDOW_S, Budget
+from agent.model import Json
 from agent.routing.table import Replica, Route
+
+if TYPE_CHECKING:
+    from agent.tracing.export import Spans
+    from agent.tracing.spans import Span
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +33,16 @@ GROUPS_SHOWN_MAX: Final = 200
 class Recorder(Protocol):
     """Where outcomes are counted (`agent.metrics`)."""
 
+    @property
+    def spans(self) -> "Spans | None":
+        """Where attempts are recorded as spans of a trace, if anywhere."""
+        ...
+
     def call_started(self) -> None:
         """One more call in flight."""
         ...
 
-    def call_finished(self, backend: str, tool: str, outcome: str, seconds: float) -> None:
+    def call_finished(self, backend: str, tool: str, outcome: str, seconds: float, trace_id: str = "") -> None:
         """One call less in flight, with how it ended."""
         ...
 
@@ -108,6 +118,7 @@ class Attempt:
     timeout_s: float
     own_timeout_s: float
     answered_s: float | None = None  # when its answer began, if that goes to the client while it comes
+    span: "Span | None" = None
 
 
 class ReplicaStats:
@@ -199,8 +210,10 @@ class ReplicaStats:
             return self.drained.union(exclude)
         return exclude
 
-    def begin(self, attempt: Attempt) -> None:
-        """Note that a request goes out."""
+    def begin(self, attempt: Attempt, method: str, params: Json) -> None:
+        """Note that a request goes out; where it is traced, `params` say so to the next hop."""
+        if (spans := self._recorder.spans) is not None:
+            attempt.span = spans.begin(method, attempt.route.public_name, attempt.key, params)
         group, key = self._group(attempt.route), attempt.key
         group.loads[key] = group.loads.get(key, Load()).started(attempt.started_s)
         if len(attempt.route.replicas) > 1:
@@ -220,7 +233,11 @@ class ReplicaStats:
         """Note how it ended; `outcome` is the metric's label value."""
         received_s = attempt.answered_s
         seconds, key = (now_s if received_s is None else received_s) - attempt.started_s, attempt.key
-        self._recorder.call_finished(key, attempt.route.public_name, outcome, seconds)
+        trace_id = ""
+        if (span := attempt.span) is not None and (spans := self._recorder.spans) is not None:
+            spans.end(span, outcome)
+            trace_id = span.trace_id
+        self._recorder.call_finished(key, attempt.route.public_name, outcome, seconds, trace_id)
         group = self._groups.get(attempt.route.owner)
         load = None if group is None else group.loads.get(key)
         if group is None or load is None:

@@ -36,8 +36,8 @@ class Probes:
         state = self._state()
         return web.json_response({"status": state}, status=200 if state == "ready" else 503)
 
-    async def scrape(self, _request: web.Request) -> web.Response:
+    async def scrape(self, request: web.Request) -> web.Response:
         """GET /metrics."""
         self._refresh()
-        body, content_type = self._metrics.render()
+        body, content_type = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})

@@ -13,6 +13,7 @@ from agent.dispatch.replicas import BalanceView
 from agent.dispatch.retry import BUDGET_RESERVE
 from agent.metrics import Metrics
 from agent.model import HttpTarget, LinkState, LinkView, PeerSource, PeerSpec, ServerScope, ServerSpec, StdioTarget
+from agent.tracing.export import Spans
 from discovery.model import Catalog, Instance, InstanceKey, RegistrarStatus, SourceStatus
 
 
@@ -223,3 +224,14 @@ def test_process_metrics_stand_beside_ours() -> None:
     body, content_type = Metrics("1").render()
     assert b"process_resident_memory_bytes" in body
     assert content_type.startswith("text/plain; version=0.0.4")
+
+
+def test_buckets_name_a_trace_in_the_format_that_can_where_calls_are_traced() -> None:
+    traced = Metrics("1", Spans("http://127.0.0.1:1/v1/traces", {}))
+    traced.call_started()
+    traced.call_finished("server:a", "a__t", "ok", 0.02, "4bf92f3577b34da6a3ce929d0e0e4736")
+    body, content_type = traced.render("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    assert content_type.startswith("application/openmetrics-text")
+    assert b'le="0.025"} 1.0 # {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.02' in body
+    assert b"trace_id" not in traced.render("text/plain")[0]
+    assert Metrics("1").render("application/openmetrics-text")[1].startswith("text/plain")
