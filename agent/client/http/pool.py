@@ -16,7 +16,7 @@ from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from agent import __version__, clock
-from agent.client.deadlines import Deadlines
+from agent.client.deadlines import shared_deadlines
 from agent.client.dial_guard import check_url
 from agent.client.http.authorized import authorized
 from agent.client.http.coding import CODINGS, coding_of
@@ -141,7 +141,7 @@ class HttpPool:
         self._idle: dict[Connection, float] = {}  # Since when; the longest idle comes first.
         self._expiry: asyncio.TimerHandle | None = None
         self._over = False
-        self.deadlines = Deadlines()
+        self.deadlines = shared_deadlines()
 
     def __repr__(self) -> str:
         """Where it leads and how many connections it has; never the headers."""
@@ -372,9 +372,13 @@ class HttpPool:
         if self._dialler.by_name and loop.time() >= self._connections[connection] + NAMED_AGE_MAX_S:
             connection.abort(ConnectionBroken("had its connection closed by us"))
             return
-        self._idle[connection] = loop.time()
+        self._idle[connection] = now_s = loop.time()
+        if self._expiry is not None and len(self._idle) > 1 and self._expiry.when() > now_s + KEEPALIVE_S:
+            self._expiry.cancel()  # It was set for a last one.
+            self._expiry = None
         if self._expiry is None:
-            self._expiry = loop.call_later(KEEPALIVE_S, self._expire)
+            is_last = len(self._idle) == 1
+            self._expiry = loop.call_at(now_s + (LAST_KEEPALIVE_S if is_last else KEEPALIVE_S), self._expire)
 
     def forget(self, connection: Connection) -> None:
         """As `ConnectionOwner.forget`."""
