@@ -327,8 +327,7 @@ class Node:
     def _dial(self) -> Dial:
         credentials = Credentials(self._node_state.key, self._associations.valid_secrets, self._identity.name)
         of_node = (self._outbound, self._addresses, self._authorizers.of)
-        dial = dialler(Dialling(credentials, self._metrics.pending_call, *of_node))
-        return audited(dial, self._audit.note)
+        return audited(dialler(Dialling(credentials, self._metrics.pending_call, *of_node)), self._audit.note)
 
     def _more_routes(self) -> tuple[HandshakeRoute, DiagnosisApi, RegistryRoutes]:
         """The routes for other nodes, for finding out what is wrong, and for what reads registries."""

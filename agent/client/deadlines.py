@@ -1,6 +1,6 @@
 """The deadlines of requests: hardly any is ever due, so a timer is set only for one that is near.
 
-One for each pool of `agent.client.http.pool`. A timer for each call costs more than the rest of its time limit, and
+One for all pools of `agent.client.http.pool`. A timer for each call costs more than the rest of its time limit, and
 lies in the event loop's heap until long after the answer. The one rule: a deadline that passes ends its request at that
 moment, not at the next look.
 """
@@ -8,11 +8,21 @@ moment, not at the next look.
 import asyncio
 from functools import partial
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from agent.client.streaming import LargeResult
 
 NEAR_S: Final = 2.0
 _CHECK_EVERY_S: Final = 1.0
+
+
+_OF_LOOPS: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, "Deadlines"]()
+
+
+def shared_deadlines() -> "Deadlines":
+    """Those of the running event loop: with one for each pool, every probe of an idle link would set a timer."""
+    loop = asyncio.get_running_loop()
+    return _OF_LOOPS.get(loop) or _OF_LOOPS.setdefault(loop, Deadlines())
 
 
 class Deadlines:

@@ -6,7 +6,6 @@ only addition is `first_of`.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
@@ -52,10 +51,27 @@ class Event:
 
 
 async def within(event: Event, seconds: float) -> None:
-    """Wait until it is set, `seconds` at most."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+    """Wait until it is set, `seconds` at most.
+
+    Without `asyncio.timeout`, which cancels a task and takes the cancellation back: each link waits so every few
+    seconds, mostly for nothing.
+    """
+    if event.is_set():
+        return
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_later(seconds, _end, waiter)
+    event._enter(waiter)  # noqa: SLF001 - one idea in one file
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        event._leave(waiter)  # noqa: SLF001 - as above
+
+
+def _end(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 async def first_of(*events: Event) -> None:

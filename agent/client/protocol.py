@@ -19,9 +19,9 @@ from agent.errors import Unreachable
 from agent.model import Json
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Request:
-    """One request to one server, as every layer between dispatch and the transport passes it on.
+    """One request to one server, as every layer between dispatch and the transport passes it on, unchanged.
 
     `params` is never changed in place. `deadline_s` is when the answer has to be there, in loop time: absolute, so that
     no layer gives the request time anew; only the transport sets a timer by it. `headers`: `Mcp-Param-*` only, which

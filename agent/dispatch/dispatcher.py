@@ -15,6 +15,7 @@ from agent.client.affinity import affinity_key
 from agent.client.protocol import Request
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
+from agent.dispatch.call import Call, Failed, attempt_deadline_s, may_repeat
 from agent.dispatch.next_hop import believed, comes_in_session, ended, large_result, outgoing, received_failure
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.param_headers import ParamHeaders
@@ -73,9 +74,9 @@ class CallableLink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Forwarded:
-    """A request that was answered: the raw result and the replica."""
+    """A request that was answered: the raw result and the replica. Changed by nothing."""
 
     result: Json
     replica: Replica
@@ -84,32 +85,6 @@ class Forwarded:
     def raw(self) -> Bytes | None:
         """The result as the backend wrote it; None where that is unknown, or where we changed it."""
         return self.result.raw if isinstance(self.result, RawObject) else None
-
-
-@dataclass(slots=True)
-class _Call:
-    """One request with all its attempts. `deadline_s`: the caller's. `present`: looks up the route anew."""
-
-    method: str
-    route: Route
-    present: Present | None
-    params: Json
-    on_notification: OnNotification | None
-    sink: ResultStream | None
-    affinity: str | None
-    param_headers: Mapping[str, str] | None
-    in_session: bool
-    began_s: float
-    deadline_s: float | None
-    on_delivered: Callable[[bool], None]
-    unknown: bool = False  # its name was away, and has become unknown
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    replica: Replica
-    failure: MeshError
-    was_away: bool  # The name, when this was sent.
 
 
 class Dispatch:
@@ -199,39 +174,53 @@ class Dispatch:
         except CallNotSent as exc:
             raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
         received_s = received_deadline_s(params)
-        deadline_s = None if received_s is None else now_s + received_s
         affinity = affinity_key(params, session_id)
-        key = affinity if route.sticky else None
-        anew = present if route is known else None
-        in_session = session_id is not None or comes_in_session(params, affinity)
-        asked = (method, route, anew, params, on_notification, sink, affinity, param_headers, in_session)
-        call = _Call(*asked, now_s, deadline_s, on_delivered)
+        call = Call(
+            method,
+            route,
+            present=present if route is known else None,
+            params=params,
+            on_notification=on_notification,
+            sink=sink,
+            affinity=affinity,
+            key=affinity if route.sticky else None,
+            param_headers=param_headers,
+            in_session=session_id is not None or comes_in_session(params, affinity),
+            began_s=now_s,
+            deadline_s=None if received_s is None else now_s + received_s,
+            on_attempt=on_attempt,
+            on_delivered=on_delivered,
+        )
         self._stats.called(route, now_s)
+        return await self._answered(call)
+
+    async def _answered(self, call: Call) -> Forwarded:
+        """Attempt after attempt until one is answered. Raises as `forward`."""
         tried: dict[str, float] = {}
         attempts = 0
-        failed: _Failed | None = None
-        told: _Failed | None = None  # The caller's error: a later "not executed" must not hide an unknown outcome.
-        while (replica := await self._next(call, tried, key, told)) is not None:
+        failed: Failed | None = None
+        told: Failed | None = None  # The caller's error: a later "not executed" must not hide an unknown outcome.
+        while (replica := await self._next(call, tried, told)) is not None:
             if failed is not None:
                 step = self._next_step(call, replica, failed, attempts=attempts)
                 if step is not Step.AGAIN:
                     break
             tried[replica.backend_key] = clock.now_s()
             attempts += 1
-            on_attempt(replica.backend_key)
+            call.on_attempt(replica.backend_key)
             was_away = call.route.away_since_s is not None
             try:
                 return Forwarded(await self._send(call, replica, tried), replica)
             except (RpcError, AnswerCut):
                 raise
             except MeshError as exc:
-                failed = _Failed(replica, exc, was_away=was_away)
+                failed = Failed(replica, exc, was_away=was_away)
                 told = failed if told is None or fate_of(told.failure) is Fate.NOT_EXECUTED else told
         else:
             step = Step.ENOUGH
         raise self._refused(call, told, step) from (None if told is None else told.failure)
 
-    def _refused(self, call: _Call, told: _Failed | None, step: Step) -> MeshError:
+    def _refused(self, call: Call, told: Failed | None, step: Step) -> MeshError:
         """The error of a call that nothing answered; `told`: the failure to report, None when it was never sent."""
         route, is_away = call.route, call.route.away_since_s is not None
         # A name that was there when it was sent is away at first, even if its list has come meanwhile.
@@ -251,12 +240,10 @@ class Dispatch:
         said = (word for link in links if link for word in _failures(link.view))
         return next((f": {word}" for word in said if word), "")
 
-    async def _next(
-        self, call: _Call, tried: dict[str, float], key: str | None, told: _Failed | None
-    ) -> Replica | None:
+    async def _next(self, call: Call, tried: dict[str, float], told: Failed | None) -> Replica | None:
         """The next replica; when none is left and the call may be sent again, one that has come back or is new."""
-        replica = self._stats.choose(call.route, tried, key, clock.now_s())
-        if call.present is None or (told is not None and not _may_repeat(call, told)):
+        replica = self._stats.choose(call.route, tried, call.key, clock.now_s())
+        if call.present is None or (told is not None and not may_repeat(call, told)):
             return replica
         if replica is not None and (self._takes_calls(call.route, replica) or self._leads_on(call.route, tried)):
             return replica
@@ -280,16 +267,16 @@ class Dispatch:
         for known in now.replicas:
             if self._is_back(known, tried):
                 del tried[known.backend_key]
-        return self._stats.choose(now, tried, key, clock.now_s()) if self._leads_on(now, tried) else None
+        return self._stats.choose(now, tried, call.key, clock.now_s()) if self._leads_on(now, tried) else None
 
-    def _may_wait_s(self, call: _Call, told: _Failed | None) -> float:
+    def _may_wait_s(self, call: Call, told: Failed | None) -> float:
         """Seconds that the call may wait for another route table: 0 where that is of no use."""
         if told is None:
             useful = (call.params.get("_meta") or {}).get(ALTERNATIVES_META_KEY) is not True
         else:  # A node that refused an away call has waited already.
             waited = call.route.away_since_s is not None and not isinstance(told.failure, CallNotSent)
             useful = isinstance(told.failure, (*_GONE, CallOutcomeUnknown)) and not waited
-        return max(0.0, _deadline_s(call, self._call_timeout_s) - clock.now_s()) if useful else 0.0
+        return max(0.0, attempt_deadline_s(call, self._call_timeout_s) - clock.now_s()) if useful else 0.0
 
     def _takes_calls(self, route: Route, replica: Replica) -> bool:
         """Whether it can be sent a call now. A server of ours that was away is listed first."""
@@ -324,14 +311,14 @@ class Dispatch:
                 return True
         return False
 
-    def _next_step(self, call: _Call, replica: Replica, failed: _Failed, attempts: int) -> Step:
+    def _next_step(self, call: Call, replica: Replica, failed: Failed, attempts: int) -> Step:
         """Decide whether `replica` gets the call now, and charge that to the budget."""
         now_s = clock.now_s()
         step = next_step(
             fate_of(failed.failure),
             repeatable=is_repeatable(call.method, call.route, failed.replica),
             attempts=attempts,
-            remaining_s=_deadline_s(call, self._own_timeout_s(self._link(replica.backend_key))) - now_s,
+            remaining_s=attempt_deadline_s(call, self._own_timeout_s(self._link(replica.backend_key))) - now_s,
             budget=self._stats.budget(call.route),
             now_s=now_s,
         )
@@ -350,12 +337,12 @@ class Dispatch:
             )
         return step
 
-    async def _send(self, call: _Call, replica: Replica, tried: Collection[str]) -> Json:
+    async def _send(self, call: Call, replica: Replica, tried: Collection[str]) -> Json:
         link, now_s = self._link(replica.backend_key), clock.now_s()
         if link is None:
             raise CallNotSent.about(replica.backend_key, "is gone")
         own_timeout_s = self._own_timeout_s(link)
-        deadline_s, view = _deadline_s(call, own_timeout_s), link.view
+        deadline_s, view = attempt_deadline_s(call, own_timeout_s), link.view
         timeout_s = deadline_s - now_s
         if timeout_s <= 0:
             raise CallNotSent.for_clients("the deadline passed before it could be sent")
@@ -421,10 +408,6 @@ class Dispatch:
         return None if link is None else link.view.ready_at_s
 
 
-def _may_repeat(call: _Call, failed: _Failed) -> bool:
-    return fate_of(failed.failure) is Fate.NOT_EXECUTED or is_repeatable(call.method, call.route, failed.replica)
-
-
 def _failures(view: LinkView) -> Iterator[str]:
     """What has gone wrong with a backend, as clients may read it; or that nothing has yet."""
     yield view.said_error
@@ -440,9 +423,3 @@ def _is_same(now: Route, owner: str) -> bool:
 
 def _outcome_of(*, is_error: bool) -> str:
     return "tool_error" if is_error else "ok"
-
-
-def _deadline_s(call: _Call, own_timeout_s: float) -> float:
-    """When an attempt ends: one deadline over all attempts, the caller's or ours, whichever is sooner."""
-    ours_s = call.began_s + own_timeout_s
-    return ours_s if call.deadline_s is None else min(ours_s, call.deadline_s)

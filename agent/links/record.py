@@ -71,7 +71,9 @@ class LinkRecord:
         self.show(state=self.standing.state, attempts=self.standing.attempts, **changes)
 
     def show(self, **changes: object) -> None:
-        """Change fields of the view."""
+        """Change fields of the view; an answered probe, every few seconds, mostly changes none but the latency."""
+        if all(getattr(self.view, name) == value for name, value in changes.items()):
+            return
         before, self.view = self.view, replace(self.view, **changes)  # type: ignore[arg-type]  # names are checked by replace itself
         if not changes.keys() <= {"latency_s", "next_attempt_at_s"} and before != self.view:
             self._hooks.shown()

@@ -15,7 +15,7 @@ from agent.control.reconciler import Mesh
 from agent.dispatch.replicas import GroupView
 from agent.model import Json
 from agent.page.feed import Sources
-from agent.rest.descriptions import describe_notes, describe_unused_entry, servers_behind
+from agent.rest.descriptions import describe_notes, describe_unused_entry, names_behind
 
 
 def sources_of(
@@ -68,8 +68,6 @@ class _ServersBehind:
         self._found: dict[str, list[str]] = {}
 
     def __call__(self) -> dict[str, list[str]]:
-        if self._table is not self._mesh.routes:
-            self._table = self._mesh.routes
-            behind = servers_behind(self._mesh.routes)
-            self._found = {key: [one["name"] for one in servers] for key, servers in behind.items()}
+        if self._table is not (table := self._mesh.routes):
+            self._table, self._found = table, names_behind(table)
         return self._found

@@ -47,6 +47,16 @@ def public_names(table: RouteTable) -> PublicNames:
     }
 
 
+def names_behind(table: RouteTable) -> dict[str, list[str]]:
+    """The names of the servers of peers, by the peer's backend key."""
+    found: dict[str, list[str]] = {}
+    for route in sorted(table.servers.values(), key=lambda route: route.public_name):
+        for replica in route.replicas:
+            if route.listed and not replica.ours:
+                found.setdefault(replica.backend_key, []).append(route.public_name)
+    return found
+
+
 def servers_behind(table: RouteTable, *, texts_bytes_max: int | None = None) -> dict[str, list[Json]]:
     """What the servers of peers say of themselves, by the peer's backend key.
 

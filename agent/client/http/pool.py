@@ -6,23 +6,23 @@ request counts as sent from the moment its first byte is handed to the socket, s
 """
 
 import asyncio
-import re
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-from agent import __version__, clock
-from agent.client.deadlines import Deadlines
+from agent import clock
+from agent.client.deadlines import shared_deadlines
 from agent.client.dial_guard import check_url
 from agent.client.http.authorized import authorized
 from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
 from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import DialFailed, Dialler, tls_context
+from agent.client.http.fields import checked_line, field_line, headers_of
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
 from agent.client.outbound import DIRECT, Outbound
@@ -51,18 +51,6 @@ KEEPALIVE_S: Final = 4.0
 LAST_KEEPALIVE_S: Final = 10.0
 # A name may lead elsewhere by now, though the old address still answers: no connection to one is used for longer.
 NAMED_AGE_MAX_S: Final = 30.0
-
-# A node calls the same tools again and again.
-_LINES_REMEMBERED_MAX: Final = 256
-_USUAL_CHARS_MAX: Final = 256
-
-# Set by us on every message; a target's own headers cannot change them.
-_OWN_HEADERS: Final = frozenset(
-    {"accept", "accept-encoding", "content-type", "content-length", "connection", "transfer-encoding", "expect"}
-)
-# RFC 9110, sections 5.1 and 5.5: anything else would end a header early, or hide it from a proxy that checks it.
-_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
 class RequestBody:
@@ -129,19 +117,19 @@ class HttpPool:
         # interpreter's table, which grows by a megabyte at a time and never shrinks.
         # A configured Host, for a server that checks it, stands in the place of the URL's: two are refused (RFC 9112).
         named = {"Host": parts.netloc, **headers}
-        self._lines = {name.lower(): sys.intern(_line(name, value)) for name, value in named.items()}
+        self._lines = {name.lower(): sys.intern(checked_line(name, value)) for name, value in named.items()}
         # A proxy in between needs the whole URL (RFC 9112, section 3.2.2); by TLS it is a tunnel, and knows no more.
         proxy = dialler.proxy if parts.scheme == "http" else None
         self._before_target = "" if proxy is None else f"http://{parts.netloc}"
         if proxy is not None and proxy.authorization is not None:
-            self._lines["proxy-authorization"] = _line("Proxy-Authorization", proxy.authorization)
+            self._lines["proxy-authorization"] = checked_line("Proxy-Authorization", proxy.authorization)
         self._prover, self._authorizer = outbound.prover, outbound.authorizer
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
         self._idle: dict[Connection, float] = {}  # Since when; the longest idle comes first.
         self._expiry: asyncio.TimerHandle | None = None
         self._over = False
-        self.deadlines = Deadlines()
+        self.deadlines = shared_deadlines()
 
     def __repr__(self) -> str:
         """Where it leads and how many connections it has; never the headers."""
@@ -323,7 +311,7 @@ class HttpPool:
         """
         lines = dict(self._lines)
         for name, value in headers.items():
-            lines[name.lower()] = _usual_line(name, value) if len(value) < _USUAL_CHARS_MAX else _line(name, value)
+            lines[name.lower()] = field_line(name, value)
         route = route or self._route
         target = route.target or self._target
         if len(route.cookies) and (cookies := route.cookies.header(target, time.time(), self._cookie)):
@@ -372,9 +360,13 @@ class HttpPool:
         if self._dialler.by_name and loop.time() >= self._connections[connection] + NAMED_AGE_MAX_S:
             connection.abort(ConnectionBroken("had its connection closed by us"))
             return
-        self._idle[connection] = loop.time()
+        self._idle[connection] = now_s = loop.time()
+        if self._expiry is not None and len(self._idle) > 1 and self._expiry.when() > now_s + KEEPALIVE_S:
+            self._expiry.cancel()  # It was set for a last one.
+            self._expiry = None
         if self._expiry is None:
-            self._expiry = loop.call_later(KEEPALIVE_S, self._expire)
+            is_last = len(self._idle) == 1
+            self._expiry = loop.call_at(now_s + (LAST_KEEPALIVE_S if is_last else KEEPALIVE_S), self._expire)
 
     def forget(self, connection: Connection) -> None:
         """As `ConnectionOwner.forget`."""
@@ -419,7 +411,7 @@ def open_pool(target: HttpTarget, *, connect_timeout_s: float, outbound: Outboun
             binding=outbound.binding,
             server_name="" if files is None else files.server_name,
         )
-        return HttpPool(url, _headers(target), dialler, outbound)
+        return HttpPool(url, headers_of(target), dialler, outbound)
     except ValueError as exc:
         what = ""
         if isinstance(exc, TlsFault):
@@ -427,24 +419,3 @@ def open_pool(target: HttpTarget, *, connect_timeout_s: float, outbound: Outboun
         elif isinstance(exc, ProxyFault):
             what = "would be reached through a proxy, but "
         raise ProtocolBroken(f"{url.partition('?')[0]} {what}{exc}") from exc
-
-
-def _headers(target: HttpTarget) -> dict[str, str]:
-    """What every request to `target` carries."""
-    headers = {name: value for name, value in target.headers if name.lower() not in _OWN_HEADERS}
-    if not any(name.lower() == "user-agent" for name in headers):
-        headers["User-Agent"] = f"mcp-mesh-agent/{__version__}"
-    headers |= {"Accept": "application/json, text/event-stream", "Accept-Encoding": ", ".join(CODINGS)}
-    if target.token is not None:
-        headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-        headers["Authorization"] = f"Bearer {target.token}"
-    return headers
-
-
-def _line(name: str, value: str) -> str:
-    if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
-        raise ValueError(f"would get a header that HTTP does not allow: {name[:80]!r}")
-    return f"{name}: {value}\r\n"
-
-
-_usual_line = lru_cache(maxsize=_LINES_REMEMBERED_MAX)(_line)
