@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 DIALS: Final = Backoff(first_s=0.5, last_s=30.0)
 # A server of ours, or a peer that people name: no catalog says when it is back.
 NAMED_DIALS: Final = Backoff(first_s=0.5, last_s=10.0)
-# All links that are down dial so often together: a dial in vain costs a millisecond. Beyond 75 of them each waits
+# All links that are down dial so often together: one in vain costs some milliseconds. Beyond 45 of them each waits
 # longer than 30 s; a node that returns registers anew and is dialled at once all the same, as is what a call waits for.
-DIALS_PER_S_MAX: Final = 5
+DIALS_PER_S_MAX: Final = 3
 # A stdio child that keeps exiting costs a process start each time.
 CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
 # One that failed five times needs an operator, or a registry or network to come back, which takes minutes.

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from discovery import clock
+from discovery.listed.shown import Shown
 from discovery.listed.targets import instances_of
 from discovery.model import Catalog, Instance, SourceStatus
 
@@ -43,24 +44,15 @@ class FileSource:
     def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = tuple(patterns)
         self._files: dict[str, _File] = {}
-        self._shown: Catalog | None = None
-        self._changes_total = 0
-        self._answered_at_s: float | None = None
-        self._fault = ""
+        self._shown = Shown()
 
     def __repr__(self) -> str:
-        return f"<FileSource {self._patterns} files={len(self._files)} fault={self._fault!r}>"
+        return f"<FileSource {self._patterns} files={len(self._files)} fault={self._shown.fault!r}>"
 
     @property
     def status(self) -> SourceStatus:
         """A frozen view of the present state."""
-        return SourceStatus(
-            up=self._shown is not None and not self._fault,
-            last_error=self._fault,
-            last_answer_at_s=self._answered_at_s,
-            changes_total=self._changes_total,
-            confirmed_at_s=self._answered_at_s,
-        )
+        return self._shown.status()
 
     async def watch(self) -> AsyncGenerator[Catalog, None]:
         """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
@@ -69,9 +61,7 @@ class FileSource:
             self._note_faults()
             catalog = Catalog(tuple(one for name in sorted(self._files) for one in self._files[name].instances))
             known = any(not file.fault or file.instances for file in self._files.values())
-            if catalog != self._shown and (known or self._shown is not None):
-                self._shown = catalog
-                self._changes_total += 1
+            if self._shown.take(catalog, is_known=known) is not None:
                 yield catalog
             await asyncio.sleep(POLL_EVERY_S)
 
@@ -93,11 +83,11 @@ class FileSource:
     def _note_faults(self) -> None:
         faults = [f"{name}: {file.fault}" for name, file in sorted(self._files.items()) if file.fault]
         fault = "; ".join(faults)[:1000] or ("" if self._files else f"no file matches {', '.join(self._patterns)}")
-        if fault and fault != self._fault:
+        if fault and fault != self._shown.fault:
             log.warning("a file of peers is not taken, what it said before stays", extra={"reason": fault})
-        self._fault = fault
+        self._shown.fault = fault
         if not fault:
-            self._answered_at_s = clock.now_s()
+            self._shown.answered_at_s = clock.now_s()
 
 
 def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:

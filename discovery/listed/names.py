@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from discovery import clock
 from discovery.backoff import Backoff
+from discovery.listed.shown import Shown
 from discovery.listed.targets import host_and_port, instance_at
 from discovery.model import Catalog, CatalogUnavailable, Instance, SourceStatus
 
@@ -57,27 +58,17 @@ class DnsSource:
         self._name = name
         self._servers = tuple(servers)
         self._resolver: Resolver | None = None
-        self._shown: Catalog | None = None
+        self._shown = Shown()
         self._doubted_since_s: float | None = None
         self._failures = 0
-        self._fault = ""
-        self._changes_total = 0
-        self._answered_at_s: float | None = None
 
     def __repr__(self) -> str:
-        return f"<DnsSource {self._name} fault={self._fault!r}>"
+        return f"<DnsSource {self._name} fault={self._shown.fault!r}>"
 
     @property
     def status(self) -> SourceStatus:
         """A frozen view of the present state."""
-        return SourceStatus(
-            up=self._shown is not None and not self._fault,
-            last_error=self._fault,
-            last_answer_at_s=self._answered_at_s,
-            changes_total=self._changes_total,
-            holding_removals=self._doubted_since_s is not None,
-            confirmed_at_s=self._answered_at_s,
-        )
+        return self._shown.status(holding_removals=self._doubted_since_s is not None)
 
     async def watch(self) -> AsyncGenerator[Catalog, None]:
         """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
@@ -95,18 +86,17 @@ class DnsSource:
             _end_if_cancelled()
             now_s = clock.now_s()
             if self._believed(answer, now_s):
-                self._failures, self._fault = 0, "" if answer.is_there else f"{self._name}: there is no such name"
-                self._answered_at_s = now_s
-                catalog = Catalog(answer.instances)
-                if catalog != self._shown and (answer.is_there or self._shown is not None):
-                    self._shown = catalog
-                    self._changes_total += 1
+                self._failures = 0
+                self._shown.fault = "" if answer.is_there else f"{self._name}: there is no such name"
+                self._shown.answered_at_s = now_s
+                if (catalog := self._shown.take(Catalog(answer.instances), is_known=answer.is_there)) is not None:
                     yield catalog
             wait_s = answer.ttl_s if self._doubted_since_s is None else min(answer.ttl_s, CONFIRM_AFTER_S)
             await asyncio.sleep(wait_s)
 
     def _believed(self, answer: _Answer, now_s: float) -> bool:
-        before = frozenset() if self._shown is None else frozenset(one.key for one in self._shown.instances)
+        shown = self._shown.catalog or Catalog()
+        before = frozenset(one.key for one in shown.instances)
         left = before & {one.key for one in answer.instances}
         if 2 * len(left) >= len(before) and (answer.is_there or not before):
             self._doubted_since_s = None
@@ -120,9 +110,9 @@ class DnsSource:
 
     def _failed(self, reason: str) -> float:
         self._failures += 1
-        if reason != self._fault:
+        if reason != self._shown.fault:
             log.warning("a name of DNS cannot be looked up, what it said stays", extra={"reason": reason})
-        self._fault = reason
+        self._shown.fault = reason
         return ASK_AGAIN.step_s(self._failures) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
     async def _ask(self) -> _Answer:
