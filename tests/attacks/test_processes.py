@@ -167,21 +167,30 @@ runpy.run_module("agent.examples.clock", run_name="__main__")
 """
 
 
+def groups_of(node: RunningNode) -> list[Path]:
+    assert isinstance(GROUPS, Path)
+    return list(GROUPS.glob(f"mesh-agent-{node.process.pid}-*"))
+
+
+@pytest.mark.skipif(not HAS_GROUPS, reason="NO cgroup2 THAT THIS ACCOUNT MAY WRITE: groups of children are not tested")
+async def test_a_node_that_starts_no_child_makes_no_group(start: StartNode, tmp_path: Path) -> None:
+    node = await start("node", tmp_path, MESH_DISCOVERY="off")
+    assert groups_of(node) == []
+
+
 @pytest.mark.skipif(not HAS_GROUPS, reason="NO cgroup2 THAT THIS ACCOUNT MAY WRITE: groups of children are not tested")
 async def test_what_hides_from_its_node_is_ended_by_its_control_group_and_no_group_is_left(
     start: StartNode, tmp_path: Path
 ) -> None:
-    assert isinstance(GROUPS, Path)
     escaped = {
         name: {**example("clock"), "args": ["-c", ESCAPED, str(tmp_path / name)], "mesh": {"cgroup": True}}
         for name in ("removed", "killed")
     }
-    before = set(GROUPS.glob("mesh-agent-*"))
     node = await start("node", tmp_path, servers=escaped, MESH_DISCOVERY="off")
     await eventually(partial(node.offers, "node__removed__now"))
     await eventually(partial(node.offers, "node__killed__now"))
     pids = await pids_in(tmp_path / "removed", tmp_path / "killed")
-    (folder,) = set(GROUPS.glob("mesh-agent-*")) - before
+    (folder,) = groups_of(node)
     try:
         assert all(map(is_alive, pids))
         # A server that is taken out of the file while the node runs.

@@ -34,7 +34,7 @@ class ControlGroups:
         self._ended: list[Path] = []  # What still holds dying processes.
         self._count = 0
         if isinstance(own, Path):
-            self._make(own / f"mesh-agent-{secrets.token_hex(8)}")
+            self._make(own / f"mesh-agent-{os.getpid()}-{secrets.token_hex(4)}")
 
     def __repr__(self) -> str:
         return f"<ControlGroups {self.folder or self.fault}>"
@@ -125,15 +125,18 @@ def _removed(path: Path) -> bool:
     return True
 
 
+_armed: list[bool] = []
 _groups: list[ControlGroups] = []
 
 
 def arm() -> None:
     """From now on children get groups, where they can."""
-    if os.name == "posix" and not _groups:
-        _groups.append(ControlGroups(own_group()))
+    if not _armed:
+        _armed.append(os.name == "posix")
 
 
 def groups() -> ControlGroups | None:
-    """This node's; None where nothing was armed."""
+    """This node's, made for its first child, whose guardian removes them in the end; None where nothing was armed."""
+    if not _groups and any(_armed):
+        _groups.append(ControlGroups(own_group()))
     return _groups[0] if _groups else None
