@@ -1,11 +1,14 @@
 """Holders of narrow tokens against a running node: every route, both eras, lists, calls, sessions, ends and limits."""
 
 import asyncio
+import os
+import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -350,3 +353,30 @@ async def test_no_token_of_the_file_is_in_a_log_or_an_answer(guarded: Guarded) -
     status, servers = await guarded.node.status(), await guarded.node.servers()
     said = [guarded.node.log(), str(status), str(servers), guarded.file.read_text()]
     assert not [text for text in said if "canary" in text]
+
+
+@cache
+def packed() -> bytes:
+    """194 KB that become 200 MB."""
+    return zlib.compress(bytes(200_000_000), level=9, wbits=31)
+
+
+def used_s(pid: int) -> float:
+    """The processor time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NO /proc ON THIS MACHINE: what a request costs is not tested")
+@pytest.mark.parametrize(("host", "status"), [("evil.example", 421), ("localhost", 415)])
+async def test_a_small_compressed_body_of_a_stranger_is_never_unpacked(
+    host: str, status: int, guarded: Guarded
+) -> None:
+    headers = {"Host": host, "Content-Encoding": "gzip", "Content-Type": "application/json"}
+    before_s = used_s(guarded.node.process.pid)
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{guarded.node.base}/mcp", data=packed(), headers=headers) as answer,
+    ):
+        assert answer.status == status
+    assert used_s(guarded.node.process.pid) - before_s < 0.2, "unpacking alone takes three times as long"
