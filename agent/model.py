@@ -19,6 +19,7 @@ ORIGIN_META_KEY = "mesh-agent/origin"  # in a listed definition's `_meta`: whose
 PATH_META_KEY = "mesh-agent/path"  # in a request's `_meta`: node IDs passed, only across gateways
 DEADLINE_META_KEY = "mesh-agent/deadline-ms"  # in a request's `_meta`: milliseconds that the caller still waits
 ERROR_META_KEY = "mesh-agent/error"  # in a result's `_meta`: the JSON-RPC error that it stands for
+NODE_CLIENT_NAME = "mcp-mesh-agent"  # What a node calls itself as a client, before it has proven who it is.
 PROBE_META_KEY = "mesh-agent/probe"  # in a request's `_meta`: true where a link only asks whether we live
 # A resource may be listed with a URI of 4,096 characters, and `Mcp-Name` says it in Base64 unless it is ASCII.
 # As much may all have together that repeat words of a request.

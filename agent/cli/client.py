@@ -21,7 +21,6 @@ from http.client import (
     IncompleteRead,
     RemoteDisconnected,
 )
-from pathlib import Path
 from socket import SHUT_RDWR, gaierror, socket
 from ssl import SSLCertVerificationError
 from threading import Timer
@@ -106,6 +105,8 @@ def token_from(source: str) -> str:
 
 
 def _first_token(path: str) -> str:
+    from pathlib import Path  # noqa: PLC0415 - most commands read none
+
     from agent.config.load import read_token_file  # noqa: PLC0415 - loads all that settings need, for one file
 
     return read_token_file(Path(path).expanduser())[0]

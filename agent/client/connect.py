@@ -15,7 +15,7 @@ from agent.client.protocol import McpClient
 from agent.client.server_info import ListenNotSupported, ServerInfo
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.client.stdio.connect import open_stdio_client
-from agent.model import Era, HttpTarget, Sessions, StdioTarget
+from agent.model import NODE_CLIENT_NAME, Era, HttpTarget, Sessions, StdioTarget
 
 __all__ = ["ListenNotSupported", "McpClient", "ServerInfo", "enter_client", "open_client"]
 
@@ -26,7 +26,7 @@ async def open_client(
     *,
     connect_timeout_s: float = 5.0,
     start_timeout_s: float = 60.0,
-    client_name: str = "mcp-mesh-agent",
+    client_name: str = NODE_CLIENT_NAME,
     label: str | None = None,
     sessions: Sessions = Sessions.AUTO,
     protocol: str | None = None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.sessions.pending_call import OnPending, unheard
-from agent.model import Sessions
+from agent.model import NODE_CLIENT_NAME, Sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Opening:
 
     connect_timeout_s: float = 5.0
     start_timeout_s: float = 60.0
-    client_name: str = "mcp-mesh-agent"
+    client_name: str = NODE_CLIENT_NAME
     label: str | None = None
     sessions: Sessions = Sessions.AUTO
     protocol: str | None = None

@@ -37,8 +37,8 @@ from agent.errors import (
 )
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
-from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
-from agent.model import AFFINITY_META_KEY, POLL_META_KEY, Json
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY
+from agent.model import AFFINITY_META_KEY, NODE_CLIENT_NAME, POLL_META_KEY, PROBE_META_KEY, Json
 from agent.routing.away import server_words
 from agent.routing.table import Route, RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
@@ -63,8 +63,7 @@ NAME_LEN_LOGGED: Final = 128
 REQUEST_ID_LEN_LOGGED: Final = 64
 _TRACE_KEY: Final = "traceparent"
 _TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.{0,64}")
-# A peer sends them every few seconds, and some clients do; what a client wants comes after them.
-_SIGNS_OF_LIFE: Final = frozenset({"server/discover", "ping"})
+_DISCOVER: Final = "server/discover"
 # What counts towards the limits of a token, and what the record of calls has: all that servers have to work for.
 CALLS: Final = TASK_METHODS | {
     "tools/call",
@@ -392,11 +391,16 @@ def _outcome(served: Served, failure: BaseException | None) -> str:
 
 
 def _only_polls(method: str, params: Json) -> bool:
-    """Whether it asks for nothing: a first look or a sign of life, or whether server requests are still open."""
-    if method in _SIGNS_OF_LIFE:
-        return True
-    meta = params.get("_meta") if "requestState" in params else None
-    return isinstance(meta, dict) and meta.get(POLL_META_KEY) is True
+    """Whether a node looks for another, for a sign of life, or whether server requests are still open."""
+    if method != _DISCOVER and "requestState" not in params:
+        return False
+    meta = params.get("_meta")
+    if not isinstance(meta, dict):
+        return False
+    if method != _DISCOVER:
+        return meta.get(POLL_META_KEY) is True
+    client = meta.get(CLIENT_INFO_META_KEY)
+    return meta.get(PROBE_META_KEY) is True or (isinstance(client, dict) and client.get("name") == NODE_CLIENT_NAME)
 
 
 def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:

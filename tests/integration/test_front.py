@@ -16,6 +16,7 @@ from pydantic import Field
 from agent.client.connect import McpClient
 from agent.client.protocol import Request
 from agent.errors import RpcError
+from agent.mcp_terms import CLIENT_INFO_META_KEY
 from agent.model import MESH_EXTENSION, PROBE_META_KEY, Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 
@@ -348,7 +349,8 @@ async def test_a_links_probe_is_a_debug_line_and_a_clients_own_question_is_not_h
     async with scene(Era.MODERN, tmp_path) as now:
         caplog.clear()
         await now.mcp.probe(5)
-        await now.mcp.request(Request.within("server/discover", timeout_s=5))
+        client = {"_meta": {CLIENT_INFO_META_KEY: {"name": "a client", "version": "1"}}}  # And no node.
+        await now.mcp.request(Request.within("server/discover", client, timeout_s=5))
         await now.mcp.request(Request.within("tools/list", {"_meta": {PROBE_META_KEY: True}}, timeout_s=5))
         lines = [(line.levelname, getattr(line, "method", "")) for line in caplog.records if line.name == "agent.mcp"]
     assert lines == [("DEBUG", "server/discover"), ("INFO", "server/discover"), ("INFO", "tools/list")]

@@ -11,7 +11,8 @@ import pytest
 from agent.authority.caller import Caller, caller, serve_for
 from agent.authority.grant import Grant, Scope
 from agent.errors import MCPError
-from agent.model import POLL_META_KEY, PROBE_META_KEY, Json
+from agent.mcp_terms import CLIENT_INFO_META_KEY
+from agent.model import NODE_CLIENT_NAME, POLL_META_KEY, PROBE_META_KEY, Json
 from agent.rest.tokens import TokenTable
 from agent.server.forward import NAME_LEN_LOGGED, REQUEST_ID_LEN_LOGGED, Served, logged
 
@@ -70,16 +71,17 @@ def test_a_request_is_logged_with_its_server_and_nothing_of_what_it_carries(log:
     assert not any("secret" in str(vars(line)) for line in log.records)
 
 
-def test_signs_of_life_and_polls_are_no_lines_until_they_fail(log: pytest.LogCaptureFixture) -> None:
+def test_what_peers_ask_every_few_seconds_and_when_they_join_is_no_line(log: pytest.LogCaptureFixture) -> None:
+    joins = {"_meta": {CLIENT_INFO_META_KEY: {"name": NODE_CLIENT_NAME, "version": "1"}}}
     serve("server/discover", {"_meta": {PROBE_META_KEY: True}})
-    serve("server/discover", {})
-    serve("ping", {})
+    serve("server/discover", joins)
     serve("tools/call", {"name": "kit__do", "requestState": "s", "_meta": {POLL_META_KEY: True}})
     assert log.records == []
+    serve("server/discover", {"_meta": {PROBE_META_KEY: "yes"}})
     serve("tools/call", {"name": "kit__do", "requestState": "s", "_meta": {POLL_META_KEY: "yes"}})
     with pytest.raises(MCPError):
-        serve("server/discover", {}, MCPError(code=-32022, message="no such version"))
-    assert len(log.records) == 2
+        serve("server/discover", joins, MCPError(code=-32022, message="no such version"))
+    assert len(log.records) == 3
 
 
 def test_request_is_logged_with_its_client_its_id_and_its_trace(log: pytest.LogCaptureFixture) -> None:

@@ -128,7 +128,7 @@ def test_full_disk_ends_a_command_with_one_line_and_no_traceback(argv: list[str]
 
 
 def test_command_whose_output_is_closed_ends_as_if_it_were_read() -> None:
-    command = f"{sys.executable} -m agent config show >&-"
+    command = f"{sys.executable} -m agent version --json >&-"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -137,7 +137,7 @@ def test_reader_that_has_gone_ends_a_command_as_if_it_had_read_all() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        command = [sys.executable, "-m", "agent", "config", "show"]
+        command = [sys.executable, "-m", "agent", "version", "--json"]
         done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     finally:
         os.close(writing)
