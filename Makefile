@@ -27,7 +27,7 @@ WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test outside simulation static binaries definitions bench lock sbom docs licences from-lock clean
+.PHONY: help demo run check test outside simulation static binaries definitions bench lock sbom docs manifests licences from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,7 @@ lock: $(VENV)/.dev ## Make the hashed locks anew (UPGRADE=--upgrade takes the ne
 
 	printf '$(SBOM_TOOL)\n' | $(COMPILE) --output-file requirements-sbom.txt --constraint requirements.txt -
 	printf '$(SITE_TOOL)\n' | $(COMPILE) --output-file requirements-docs.txt -
+	printf '%s\n' $(DEPLOY_TOOLS) | $(COMPILE) --output-file requirements-deploy.txt -
 
 # Its tool has dependencies of its own, and an environment of its own, so that the tests need neither.
 SBOM := build/sbom.cdx.json
@@ -99,6 +100,13 @@ docs: $(VENV)/.docs ## Build the documentation as a site (build/site)
 	$(SAY) "documentation"
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet
 	@echo build/site/index.html
+
+# Kubernetes' own schemas, and a reader of HCL; what the files say is held by tests/unit/project/test_deploy.py.
+DEPLOY_TOOLS := 'kubernetes-validate>=1.37' 'python-hcl2>=8'
+manifests: $(VENV)/.deploy ## Validate the files of deploy/ for Kubernetes and Nomad
+	$(SAY) "manifests"
+	@$(VENV)/deploy/bin/kubernetes-validate --strict deploy/kubernetes/*.yaml
+	@$(VENV)/deploy/bin/hcl2tojson deploy/nomad/mesh.nomad.hcl >/dev/null && echo "deploy/nomad/mesh.nomad.hcl is HCL"
 
 licences: $(VENV)/.dev ## List the licences of what the node is made of in docs/licences.md
 	@$(BIN)/python -m tests.licences
@@ -123,6 +131,12 @@ $(VENV)/.docs: requirements-docs.txt | $(BIN)/python
 	$(SAY) "packages of the tool, from requirements-docs.txt"
 	@$(PYTHON) -m venv $(VENV)/docs
 	@$(VENV)/docs/bin/python install/from_lock.py requirements-docs.txt
+	@touch $@
+
+$(VENV)/.deploy: requirements-deploy.txt | $(BIN)/python
+	$(SAY) "packages of the tools, from requirements-deploy.txt"
+	@$(PYTHON) -m venv $(VENV)/deploy
+	@$(VENV)/deploy/bin/python install/from_lock.py requirements-deploy.txt
 	@touch $@
 
 clean: ## Remove everything that make made

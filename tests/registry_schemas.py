@@ -125,14 +125,14 @@ SERVER_LIST: Final[Schema] = {
         },
     },
 }
-# experimental-ext-server-card, the schema of its second version.
+# experimental-ext-server-card, as of July 2026.
 SERVER_CARD: Final[Schema] = {
     "type": "object",
     "required": ["$schema", "name", "description", "version"],
     "additionalProperties": False,
     "properties": {
         "$schema": {
-            "pattern": r"^https://static\.modelcontextprotocol\.io/schemas/v2/server-card\.schema\.json$",
+            "pattern": r"^https://static\.modelcontextprotocol\.io/schemas/v1/server-card\.schema\.json$",
             "type": "string",
         },
         "name": _NAME,

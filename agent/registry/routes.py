@@ -15,13 +15,14 @@ from aiohttp import web
 from agent import __version__
 from agent.control.reconciler import Mesh
 from agent.model import Json, ServerScope
-from agent.registry.card import CARD_TYPE, llms_text, server_card
+from agent.registry.card import CARD_TYPE, CATALOG_TYPE, catalog, llms_text, server_card
 from agent.registry.entries import PageRefused, namespace_of, page_of, server_entries, version_of
 from agent.rest.envelope import json_response
 from agent.routing.table import RouteTable
 
 SERVERS_PATH: Final = "/v0.1/servers"
 CARD_PATHS: Final = ("/.well-known/mcp/server-card.json", "/mcp/server-card")
+CATALOG_PATH: Final = "/.well-known/ai-catalog.json"
 LLMS_PATH: Final = "/llms.txt"
 _NOT_FOUND: Final = {"error": "Server not found"}
 # A client has to send this, and its user to know it.
@@ -65,6 +66,7 @@ class RegistryRoutes:
             web.get(one, self.list_versions),
             web.get(f"{one}/{{version}}", self.show),
             *(web.get(path, self.card) for path in CARD_PATHS),
+            web.get(CATALOG_PATH, self.catalog),
             web.get(LLMS_PATH, self.llms),
         ]
 
@@ -85,6 +87,10 @@ class RegistryRoutes:
     async def card(self, request: web.Request) -> web.Response:
         """GET /.well-known/mcp/server-card.json, and below the endpoint, where the draft reserves a place for it."""
         return web.json_response(server_card(self._entries(request)), content_type=CARD_TYPE)
+
+    async def catalog(self, request: web.Request) -> web.Response:
+        """GET /.well-known/ai-catalog.json: where programs look for the cards of a domain."""
+        return web.json_response(catalog(self._entries(request)), content_type=CATALOG_TYPE)
 
     async def llms(self, request: web.Request) -> web.Response:
         """GET /llms.txt."""

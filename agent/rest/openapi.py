@@ -193,8 +193,12 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
         path={"name": _TEXT, "version": _TEXT},
     ),
     ("GET", "/.well-known/mcp/server-card.json"): Operation(
-        "The card of this mesh (SEP-2127, a draft); also at /mcp/server-card.",
+        "The card of this mesh (SEP-2127); also at /mcp/server-card.",
         plain={200: ("application/mcp-server-card+json", _object(name=_TEXT, version=_TEXT, remotes=_OBJECTS))},
+    ),
+    ("GET", "/.well-known/ai-catalog.json"): Operation(
+        "The cards of this mesh and of its servers.",
+        plain={200: ("application/ai-catalog+json", _object(specVersion=_TEXT, entries=_OBJECTS))},
     ),
     ("GET", "/llms.txt"): Operation("What an agent has to know of this node.", plain={200: ("text/plain", _TEXT)}),
     ("GET", "/.well-known/oauth-protected-resource"): Operation(

@@ -40,7 +40,9 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 # The files of the node's page hold nothing of this node; what they show they fetch.
 _PAGE_FILE = re.compile(r"/(?:ui(?:/[\w.-]*)?)?")
 # What `MESH_REGISTRY_PUBLIC` opens for reading: the registry, the node's card, the text for agents (agent/registry).
-_REGISTRY_PATH = re.compile(r"/v0\.1/servers(?:/.*)?|/\.well-known/mcp/server-card\.json|/mcp/server-card|/llms\.txt")
+_REGISTRY_PATH = re.compile(
+    r"/v0\.1/servers(?:/.*)?|/\.well-known/(?:mcp/server-card|ai-catalog)\.json|/mcp/server-card|/llms\.txt"
+)
 # Where clients look for OAuth after a 401. There is none here, which only a 404 says: anything else is taken for a
 # broken authorization server, and shown in place of what the node said (RFC 8414, RFC 9728, RFC 7591).
 _OAUTH_PATH = re.compile(

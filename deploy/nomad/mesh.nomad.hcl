@@ -40,8 +40,7 @@ job "mesh" {
 
       config {
         image           = "mcp-mesh-agent:latest" # yours, by digest
-        ports           = ["http"]
-        network_mode    = "host"
+        network_mode    = "host" # the port that Nomad chose is the host's own
         cap_drop        = ["all"]
         security_opt    = ["no-new-privileges"]
         readonly_rootfs = true

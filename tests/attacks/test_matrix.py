@@ -42,6 +42,7 @@ MATRIX: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/v0.1/servers/{name}/versions"): READERS,
     ("GET", "/v0.1/servers/{name}/versions/{version}"): READERS,
     ("GET", "/.well-known/mcp/server-card.json"): READERS,
+    ("GET", "/.well-known/ai-catalog.json"): READERS,
     ("GET", "/mcp/server-card"): CLIENTS,
     ("GET", "/llms.txt"): READERS,
     **{("GET", path): ANYBODY for path in ("/", "/ui", "/ui/", "/ui/{name}")},

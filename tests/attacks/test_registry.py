@@ -175,6 +175,16 @@ async def test_the_card_says_who_the_mesh_is_and_what_it_speaks(pair: Pair) -> N
         assert remote["supportedProtocolVersions"][0] == "2026-07-28"
 
 
+async def test_the_catalog_of_the_domain_has_the_card_of_each_server(pair: Pair) -> None:
+    status, listed, headers = await get(pair.open, "/.well-known/ai-catalog.json", Origin=EDITOR)
+    assert status == 200
+    assert headers["Content-Type"].startswith("application/ai-catalog+json")
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    found = [one["identifier"] for one in listed["entries"]]
+    assert found == [f"urn:air:mesh.example.com:mcp:{name}" for name in ("mesh.all", "dice", "notes")]
+    assert (await get(pair.inner, "/.well-known/ai-catalog.json"))[0] == 401
+
+
 async def test_the_text_for_agents_names_each_server_with_its_endpoint(pair: Pair) -> None:
     status, text, _ = await get(pair.open, "/llms.txt")
     assert status == 200

@@ -215,6 +215,11 @@ async def test_only_what_is_below_the_prefix_is_reached_and_nothing_without_a_to
         for path in ("/mcp", "/api/v1/mcp/status", "/metrics"):
             async with http.get(front.base + path) as response:
                 assert response.status == 404
+        for path in ("mcp/server-card.json", "ai-catalog.json"):
+            async with http.get(f"{front.base}/.well-known/{path}") as response:
+                assert response.status == 200, path
+        async with http.get(f"{front.base}/.well-known/oauth-protected-resource/mesh/mcp") as response:
+            assert "no OAuth" in await response.text()
         async with http.get(f"{front.base}/mesh/api/v1/mcp/status", headers={"Authorization": "Bearer no"}) as response:
             assert response.status == 401
         with contextlib.suppress(aiohttp.ClientError):

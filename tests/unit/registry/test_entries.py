@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from agent.model import Json
-from agent.registry.card import CARD_SCHEMA, llms_text, server_card
+from agent.registry.card import CARD_SCHEMA, CARD_TYPE, catalog, llms_text, server_card
 from agent.registry.entries import (
     OFFICIAL_META_KEY,
     PAGE_DEFAULT,
@@ -196,4 +196,10 @@ def test_whatever_a_server_says_its_entry_and_the_card_are_valid(about: Json, ic
     card = server_card(found)
     Draft202012Validator(SERVER_CARD).validate(card)
     assert card["$schema"] == CARD_SCHEMA
+    for listed in catalog(found)["entries"]:
+        assert listed["type"] == CARD_TYPE
+        Draft202012Validator(SERVER_CARD).validate(listed["data"])
+    assert [listed["identifier"] for listed in catalog(found)["entries"]] == [
+        f"urn:air:m.example.com:mcp:{name}" for name in (WHOLE_NAME, "b", "node-1__my_server")
+    ]
     assert llms_text("http://h", found, node="n", version="1").count("\n- [") == 5
