@@ -2,7 +2,7 @@
 
 Runs of one tree differ by 1.5% at most, whatever else the machine does, so this shows what a clock cannot. Needs
 valgrind, and takes a minute for each era: too slow for a test. The one rule: the goal is what was recorded here last,
-and 5%; whoever makes calls cheaper records the new figure.
+and 5%; a change that makes calls cheaper records the new figure.
 """
 
 import asyncio
