@@ -8,7 +8,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import adopting, authority, eras, fleet, floor, hop, join, listing, memory, proxy, single, start
+from bench import (
+    adopting,
+    authority,
+    eras,
+    fleet,
+    floor,
+    hop,
+    instructions,
+    join,
+    listing,
+    memory,
+    proxy,
+    single,
+    start,
+)
 from bench.report import Surroundings, document, report
 
 if TYPE_CHECKING:
@@ -24,6 +38,7 @@ BENCHMARKS = {
     "start": start.measure,
     "adopting": adopting.measure,
     "join": join.measure,
+    "instructions": instructions.measure,
     "fleet": fleet.measure,
     "single": single.measure,
     "authority": authority.measure,

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -43,9 +43,14 @@ async def node(name: str, *, servers: Mapping[str, object] | None = None, **sett
 
 @asynccontextmanager
 async def node_process(
-    name: str, *, servers: Mapping[str, object] | None = None, **settings: str
+    name: str,
+    *,
+    servers: Mapping[str, object] | None = None,
+    under: Sequence[str] = (),
+    start_timeout_s: float = START_TIMEOUT_S,
+    **settings: str,
 ) -> AsyncGenerator[tuple[str, int], None]:
-    """Run a node; yields its base URL and its process's id."""
+    """Run a node; yields its base URL and its process's id. `under`: a command that runs it, without its log."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         port = free_port()
         environment = {"PORT": str(port), "MESH_NODE_NAME": name, "MESH_STATE_DIR": folder, **settings}
@@ -56,8 +61,9 @@ async def node_process(
             path.write_bytes(orjson.dumps({"mcpServers": servers}))
             environment["MESH_SERVERS_FILE"] = str(path)
         scheme = "https" if "MESH_LISTEN_CERT" in settings else "http"
-        command, base = [sys.executable, "-m", "agent", "run"], f"{scheme}://127.0.0.1:{port}"
-        async with _process(command, environment, f"{base}/readyz") as process_id:
+        command, base = [*under, sys.executable, "-m", "agent", "run"], f"{scheme}://127.0.0.1:{port}"
+        log = asyncio.subprocess.DEVNULL if under else None
+        async with _process(command, environment, f"{base}/readyz", start_timeout_s, log) as process_id:
             yield base, process_id
 
 
@@ -138,12 +144,20 @@ async def _server(module: str, *arguments: str) -> AsyncGenerator[str, None]:
 
 
 @asynccontextmanager
-async def _process(command: list[str], environment: Mapping[str, str], ready_url: str) -> AsyncGenerator[int, None]:
+async def _process(
+    command: list[str],
+    environment: Mapping[str, str],
+    ready_url: str,
+    start_timeout_s: float = START_TIMEOUT_S,
+    output: int | None = None,
+) -> AsyncGenerator[int, None]:
     """Yields the process's id once it is ready."""
     inherited = {key: os.environ[key] for key in INHERITED if key in os.environ}
-    process = await asyncio.create_subprocess_exec(*command, env={**inherited, **environment})
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**inherited, **environment}, stdout=output, stderr=output
+    )
     try:
-        await _ready(process, ready_url)
+        await _ready(process, ready_url, start_timeout_s)
         yield process.pid
     finally:
         if process.returncode is None:
@@ -151,8 +165,8 @@ async def _process(command: list[str], environment: Mapping[str, str], ready_url
         await process.wait()
 
 
-async def _ready(process: asyncio.subprocess.Process, url: str) -> None:
-    async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession() as session:
+async def _ready(process: asyncio.subprocess.Process, url: str, timeout_s: float) -> None:
+    async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as session:
         while True:
             if process.returncode is not None:
                 raise RuntimeError(f"{url}: the process exited with {process.returncode}")

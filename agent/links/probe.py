@@ -62,6 +62,7 @@ class Probe:
     """
 
     __slots__ = (
+        "_answered",
         "_at_work_until_s",
         "_calls_open",
         "_client",
@@ -85,6 +86,7 @@ class Probe:
         self._given_up_since_s = self._at_work_until_s = -math.inf
         self._pings = True
         self._patience_s = PROBE_TIMEOUT_S
+        self._answered = Event()
         self.doubt = Event()
 
     def listed(self, took_s: float) -> None:
@@ -121,7 +123,7 @@ class Probe:
                     asked = (*asked, group.create_task(self._ask(self._ping), name=_PING))
                 if (not self._pings or (missed and self._lists and not busy)) and _LIST not in open_ones:
                     asked = (*asked, group.create_task(self._ask(self._list), name=_LIST))
-            failure, asked = await _first_answer(asked, self._patience_s)
+            failure, asked = await self._first_answer(asked, self._patience_s)
             if failure is None:
                 missed = False
                 for late in asked:
@@ -138,9 +140,30 @@ class Probe:
             missed = True
             await asyncio.sleep(DOUBT_PAUSE_S)
 
+    async def _first_answer(
+        self, asked: tuple[asyncio.Task[LinkFailed | None], ...], timeout_s: float
+    ) -> tuple[LinkFailed | None, tuple[asyncio.Task[LinkFailed | None], ...]]:
+        """None for the first answer to any of them, else why there is none; and those that may still be answered."""
+        until_s = clock.now_s() + timeout_s
+        failure: LinkFailed | None = None
+        while asked and (left_s := until_s - clock.now_s()) > TICK_S:
+            self._answered.clear()
+            done = [task for task in asked if task.done()]
+            if not done:
+                await within(self._answered, left_s)  # `asyncio.wait` costs as much as the rest of a probe's wait.
+            asked = tuple(task for task in asked if task not in done)
+            for task in done:
+                if task.result() is None:
+                    return None, asked
+                failure = task.result()
+        return failure or Unreachable(f"no answer within {timeout_s:g} s"), asked
+
     async def _ask(self, probe: Callable[[], Coroutine[None, None, LinkFailed | None]]) -> LinkFailed | None:
         asked_at_s = clock.now_s()
-        failure = await probe()
+        try:
+            failure = await probe()
+        finally:
+            self._answered.set()
         # A busy server is silent; one that refuses at once is not busy, but gone.
         is_silent = failure is not None and clock.now_s() - asked_at_s >= PROBE_TIMEOUT_S
         if asked_at_s > self._given_up_since_s and not is_silent:
@@ -168,19 +191,3 @@ class Probe:
             return Unreachable(str(exc))
         self._pings = False
         return None
-
-
-async def _first_answer(
-    asked: tuple[asyncio.Task[LinkFailed | None], ...], timeout_s: float
-) -> tuple[LinkFailed | None, tuple[asyncio.Task[LinkFailed | None], ...]]:
-    """None for the first answer to any of them, else why there is none; and those that may still be answered."""
-    until_s = clock.now_s() + timeout_s
-    failure: LinkFailed | None = None
-    while asked and (left_s := until_s - clock.now_s()) > TICK_S:
-        done, waiting = await asyncio.wait(asked, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        asked = tuple(waiting)
-        for task in done:
-            if task.result() is None:
-                return None, asked
-            failure = task.result()
-    return failure or Unreachable(f"no answer within {timeout_s:g} s"), asked

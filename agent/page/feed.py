@@ -9,7 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import orjson
 
 from agent import clock
 from agent.authority.caller import caller
@@ -39,11 +41,27 @@ class Sources:
     groups: Callable[[], list[GroupView]] = list
 
 
+class Stream(Protocol):
+    """Where a reader's changes are written (`agent.server.response.EventStream`)."""
+
+    def nudge(self) -> None:
+        """Something is due."""
+        ...
+
+    def end(self) -> None:
+        """Nothing more will be."""
+        ...
+
+
 @dataclass(eq=False)
 class Watcher:
-    """One reader of the stream. `version`: of the last look that it has; `binding`: of the token that it came with."""
+    """One reader. `version`: of the last look that it has; `binding`: of the token that it came with.
+
+    `stream` is set by the reader once it has one.
+    """
 
     binding: str
+    stream: Stream | None = None
     version: int = -1
     last_event: int = 0
     last_bucket_at_s: float = 0.0
@@ -79,7 +97,6 @@ class MeshFeed:
         self._changed_version = 0
         self._closed = False
         self._watchers: set[Watcher] = set()
-        self._turn = asyncio.Event()
         self._wake = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -114,15 +131,14 @@ class MeshFeed:
     def end_of_revoked(self, bindings: Container[str]) -> None:
         """End the streams of tokens that are valid no more."""
         for watcher in self._watchers:
-            watcher.ended |= bool(watcher.binding) and watcher.binding not in bindings
-        self._next_turn()
+            if watcher.binding and watcher.binding not in bindings:
+                _end(watcher)
 
     def close(self) -> None:
         """End every stream and begin none; the node stops."""
         self._closed = True
         for watcher in self._watchers:
-            watcher.ended = True
-        self._next_turn()
+            _end(watcher)
 
     # Looking
 
@@ -156,7 +172,9 @@ class MeshFeed:
         newest = buckets[-1].at_s if buckets else 0.0
         if changed or any(watcher.last_bucket_at_s < newest for watcher in self._watchers):
             self._changed_version = version
-            self._next_turn()
+            for watcher in self._watchers:
+                if watcher.stream is not None:
+                    watcher.stream.nudge()
 
     def _look_at_links(self, version: int) -> bool:
         standing, changed = self._standing, False
@@ -190,10 +208,6 @@ class MeshFeed:
             self._event_number += 1
             self._events.append((self._event_number, round(self._now_s(), 1), sentence))
 
-    def _next_turn(self) -> None:
-        self._turn.set()
-        self._turn = asyncio.Event()
-
     # For the stream
 
     def watch(self) -> Watcher | None:
@@ -209,10 +223,9 @@ class MeshFeed:
         """It reads no more."""
         self._watchers.discard(watcher)
 
-    async def turn(self, watcher: Watcher) -> None:
-        """Return when there is something that this reader has not seen, or its stream is to end."""
-        while not watcher.ended and watcher.version >= self._changed_version:
-            await self._turn.wait()
+    def news(self, watcher: Watcher) -> list[bytes]:
+        """What a reader has not seen yet as one event, or none."""
+        return [orjson.dumps(self.since(watcher))] if watcher.version < self._changed_version else []
 
     def since(self, watcher: Watcher) -> Json:
         """What a reader has not seen yet; empty for nothing. From a first look on, all there is."""
@@ -239,6 +252,12 @@ class MeshFeed:
             watcher.last_bucket_at_s = buckets[-1].at_s
         watcher.version, watcher.last_event = standing.version, self._event_number
         return told
+
+
+def _end(watcher: Watcher) -> None:
+    watcher.ended = True
+    if watcher.stream is not None:
+        watcher.stream.end()
 
 
 def _has_missed(gone: "deque[tuple[int, str]]", version: int) -> bool:

@@ -5,21 +5,18 @@ edge judges that. The one rule: nothing is served from a folder by a path that a
 name.
 """
 
-import asyncio
 import hashlib
 from pathlib import Path
 from typing import Final
 
-import orjson
 from aiohttp import web
 
-from agent.page.feed import MeshFeed, Watcher
+from agent.page.feed import MeshFeed
 from agent.rest.envelope import RequestRefused, success
 from agent.rest.logins import LOGIN_LASTS_S, LOGIN_PATH, LOGOUT_PATH, Logins
-from agent.server.write_deadline import WRITE_TIMEOUT_S, drop_client
+from agent.server.response import EventStream
 
 EVENTS_PATH: Final = "/api/v1/mcp/events"
-HEARTBEAT_S: Final = 15.0
 _FOLDER: Final = Path(__file__).with_name("files")
 _TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _POLICY: Final = (
@@ -95,32 +92,13 @@ class PageRoutes:
         if watcher is None:
             message = "All streams of events that this node has are in use, or it is stopping"
             raise RequestRefused(503, "too_many_watchers", message)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        stream = watcher.stream = EventStream(request, lambda: self._feed.news(watcher), _dropped)
+        stream.nudge()
         try:
-            async with asyncio.timeout(None) as deadline:
-                await response.prepare(request)
-                while not watcher.ended:
-                    part = b"data: " + orjson.dumps(self._feed.since(watcher)) + b"\n\n"
-                    await _written(deadline, response, part)
-                    while not watcher.ended and not await self._changed(watcher):
-                        await _written(deadline, response, b":\n\n")
-        except TimeoutError:
-            drop_client(request)
+            return await stream.serve()
         finally:
             self._feed.leave(watcher)
-        return response
-
-    async def _changed(self, watcher: Watcher) -> bool:
-        """Whether anything changed within the time after which the stream shows that it lives."""
-        try:
-            async with asyncio.timeout(HEARTBEAT_S):
-                await self._feed.turn(watcher)
-        except TimeoutError:
-            return False
-        return True
 
 
-async def _written(deadline: asyncio.Timeout, response: web.StreamResponse, part: bytes) -> None:
-    deadline.reschedule(asyncio.get_running_loop().time() + WRITE_TIMEOUT_S)
-    await response.write(part)
-    deadline.reschedule(None)
+def _dropped() -> None:
+    """A page that reads nothing loses its stream; it comes back by itself, and begins anew."""

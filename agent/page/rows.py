@@ -18,19 +18,22 @@ def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
     spec = view.spec
     if isinstance(spec, PeerSpec):
         kind = "gateway" if spec.scope is PeerScope.MESH else "peer"
-        place = {"url": spec.target.shown, "source": spec.source.value, "aliases": list(spec.aliases)}
+        url, source, aliases = spec.target.shown, spec.source.value, list(spec.aliases)
         maintenance, weight = spec.maintenance, spec.weight
     else:
         kind = "server"
         url = "a child process" if isinstance(spec.target, StdioTarget) else spec.target.shown
-        place = {"url": url, "source": "file", "aliases": []}
+        source, aliases = "file", list[str]()
         maintenance, weight = "", 1
     next_at = None if view.next_attempt_at_s is None else round(view.next_attempt_at_s + epoch_s, 1)
+    # One is kept for each link. Every member by itself: a dict that takes in another has room for four times as many.
     return {
         "key": view.key,
         "name": spec.name,
         "kind": kind,
-        **place,
+        "url": url,
+        "source": source,
+        "aliases": aliases,
         "scope": spec.scope.value,
         "state": view.state.value,
         "connected": view.connected,

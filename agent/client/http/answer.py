@@ -6,9 +6,10 @@ way that two readers may take differently, is refused, since its rest would be t
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 
 # Far more than servers send; what browsers take at least.
 FIELDS_MAX: Final = 128
@@ -18,6 +19,10 @@ _SIZE_LINE_BYTES_MAX: Final = 4_096
 # In digits: less than 2**64 in either notation, which C programs count in.
 _LENGTH_DIGITS_MAX: Final = 18
 _SIZE_DIGITS_MAX: Final = 15
+
+# Usual heads have some hundred bytes.
+_USUAL_BYTES_MAX: Final = 1_024
+_HEADS_REMEMBERED_MAX: Final = 64
 
 _BEGINNING: Final = b"HTTP/1."
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, section 5.6.2
@@ -37,7 +42,7 @@ class BadAnswer(Exception):
     """The bytes are no answer. The text reads on after "does not speak HTTP: "."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """An answer's head. `closing`: the connection ends with it.
 
@@ -45,7 +50,7 @@ class Head:
     """
 
     status: int
-    headers: CIMultiDict[str]
+    headers: CIMultiDictProxy[str]
     closing: bool
     length: int | None
     in_chunks: bool
@@ -75,7 +80,14 @@ def end_of_head(data: bytes) -> int | None:
 
 
 def parsed_head(data: bytes) -> Head:
-    """The head in exactly these bytes. Raises `BadAnswer`."""
+    """The head in exactly these bytes. Raises `BadAnswer`.
+
+    A server sends the same one again and again, for a second at least, which is as long as its `Date` stays.
+    """
+    return _usual_head(data) if len(data) <= _USUAL_BYTES_MAX else _parsed(data)
+
+
+def _parsed(data: bytes) -> Head:
     text = data.decode("utf-8", "surrogateescape")
     if "\n " in text or "\n\t" in text:
         text = _FOLD.sub(" ", text)  # RFC 9112, section 5.2.
@@ -86,13 +98,16 @@ def parsed_head(data: bytes) -> Head:
     if len(text) > FIELD_BYTES_MAX and max(map(len, text.split("\n"))) > FIELD_BYTES_MAX:
         raise BadAnswer(f"a field of its head is larger than {FIELD_BYTES_MAX} bytes")
     minor, status, fields = match.groups()
-    headers = CIMultiDict([(name, value.strip(" \t")) for name, value in _FIELD.findall(fields)])
+    headers = CIMultiDictProxy(CIMultiDict([(name, value.strip(" \t")) for name, value in _FIELD.findall(fields)]))
     if len(headers) > FIELDS_MAX:
         raise BadAnswer(f"its head has more than {FIELDS_MAX} fields")
     return _framed(int(status), headers, is_old=minor == "0")
 
 
-def _framed(status: int, headers: CIMultiDict[str], *, is_old: bool) -> Head:
+_usual_head = lru_cache(maxsize=_HEADS_REMEMBERED_MAX)(_parsed)
+
+
+def _framed(status: int, headers: CIMultiDictProxy[str], *, is_old: bool) -> Head:
     """RFC 9112, section 6.3. One without a body may say how long the body would be."""
     options = headers.get("Connection")
     closing = is_old if options is None else _closes(headers.getall("Connection"), is_old=is_old)

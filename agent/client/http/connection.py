@@ -15,7 +15,7 @@ from agent.client.http.answer import BadAnswer, Body, Head, end_of_head, parsed_
 from agent.client.http.coding import BadCoding, Unpacker
 
 if TYPE_CHECKING:
-    from multidict import CIMultiDict
+    from multidict import CIMultiDictProxy
 
 
 # What may wait for a slow reader is twice this, 256 KiB; then we stop taking bytes from the socket.
@@ -53,7 +53,7 @@ class Response:
         "unread_bytes",
     )
 
-    def __init__(self, status: int, headers: "CIMultiDict[str]") -> None:
+    def __init__(self, status: int, headers: "CIMultiDictProxy[str]") -> None:
         self.status = status
         self.headers = headers
         self.is_complete = False

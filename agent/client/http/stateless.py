@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
+from multidict import CIMultiDict, CIMultiDictProxy
+
 from agent.client import jsonrpc
 from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.event import Event
@@ -40,6 +42,7 @@ from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOC
 
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
 _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
+_NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
 _PROBES_NODE: Final[Json] = {"_meta": {PROBE_META_KEY: True}}
 
 
@@ -161,7 +164,7 @@ class HttpStatelessClient:
             if response.content_type != SSE_TYPE:
                 no_stream = ListenNotSupported(f"{self._pool.where} answers {LISTEN} without a stream")
                 raise await error_instead(response, self._pool) or no_stream
-            response.headers.clear()  # It may be hours until the stream ends.
+            response.headers = _NO_HEADERS  # It may be hours until the stream ends.
             bytes_max = ANSWER_BYTES_MAX if listening.has_results else NOTIFICATION_BYTES_MAX
             stream = MessageStream(response, self._pool, bytes_max, bytes_max)
             while (message := await stream.next()) is not None:
