@@ -8,7 +8,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import adopting, authority, eras, fleet, floor, hop, join, listing, memory, proxy, single, start
+from bench import (
+    adopting,
+    authority,
+    churn,
+    eras,
+    fleet,
+    floor,
+    hop,
+    join,
+    listing,
+    memory,
+    proxy,
+    scale,
+    single,
+    start,
+)
 from bench.report import Surroundings, document, report
 
 if TYPE_CHECKING:
@@ -27,6 +42,8 @@ BENCHMARKS = {
     "fleet": fleet.measure,
     "single": single.measure,
     "authority": authority.measure,
+    "scale": scale.measure,
+    "churn": churn.measure,
 }
 RESULTS = Path(".cache/bench.json")
 
