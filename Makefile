@@ -27,7 +27,7 @@ WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test outside simulation static binaries definitions bench lock sbom docs manifests licences from-lock clean
+.PHONY: help demo run check test outside simulation chaos soak static binaries definitions bench lock sbom docs manifests licences from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,19 @@ FIRST ?= 0
 simulation: $(VENV)/.dev ## Simulate meshes under faults (SEEDS=10000 FIRST=0, or REPLAY='mesh 7')
 	$(SAY) "the core of many nodes, on a clock of its own"
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(if $(REPLAY),--replay $(REPLAY))
+
+SEED ?=
+chaos: $(VENV)/.dev ## Faults on real processes for two minutes, by a seed (SEED=7); SEEDS=1000 simulates as well
+	$(SAY) "faults on real processes"
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
+ifneq ($(origin SEEDS),file)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
+endif
+
+SOAK_S ?= 900
+soak: $(VENV)/.dev ## The same for a quarter of an hour (SOAK_S=120 for two minutes), with a bound on memory
+	$(SAY) "a soak of $(SOAK_S) s"
+	$(BIN)/python -m tests.chaos --for $(SOAK_S) --soak $(if $(SEED),--seed $(SEED))
 
 static: $(VENV)/.dev
 	$(SAY) "format, lint, types, layers"

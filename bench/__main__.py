@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bench import (
     adopting,
     authority,
+    churn,
     eras,
     fleet,
     floor,
@@ -20,6 +21,7 @@ from bench import (
     listing,
     memory,
     proxy,
+    scale,
     single,
     start,
 )
@@ -42,6 +44,8 @@ BENCHMARKS = {
     "fleet": fleet.measure,
     "single": single.measure,
     "authority": authority.measure,
+    "scale": scale.measure,
+    "churn": churn.measure,
 }
 RESULTS = Path(".cache/bench.json")
 

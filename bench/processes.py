@@ -5,17 +5,20 @@ The one rule: everything started is stopped, by its own id.
 
 import asyncio
 import os
+import random
 import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 import orjson
 
 START_TIMEOUT_S = 30.0
+# Linux gives outgoing connections those from 32768 on.
+LISTENING_PORTS = (10_000, 32_000)
 PEER_TOKEN = "one-mesh-for-all-nodes-of-a-measurement"
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
@@ -26,12 +29,18 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports that were free a moment ago."""
+    """So many different ports that were free a moment ago.
+
+    Not of those that the kernel gives to outgoing connections: a thousand links are open before the last one listens.
+    """
     with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+        found: list[int] = []
+        while len(found) < count:
+            probe = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", random.randrange(*LISTENING_PORTS)))
+                found.append(probe.getsockname()[1])
+        return found
 
 
 @asynccontextmanager
@@ -52,7 +61,7 @@ async def node_process(
 ) -> AsyncGenerator[tuple[str, int], None]:
     """Run a node; yields its base URL and its process's id. `under`: a command that runs it, without its log."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
-        port = free_port()
+        port = int(settings.get("PORT") or free_port())
         environment = {"PORT": str(port), "MESH_NODE_NAME": name, "MESH_STATE_DIR": folder, **settings}
         environment.setdefault("MESH_PEER_TOKEN", PEER_TOKEN)
         environment.setdefault("MESH_LOG_LEVEL", "warning")
@@ -96,11 +105,20 @@ async def canned_servers(count: int) -> AsyncGenerator[list[str], None]:
 @asynccontextmanager
 async def stub_nodes(count: int, delay_ms: int) -> AsyncGenerator[list[str], None]:
     """Run one process that is so many nodes, with one tool of a fleet each; yields their MCP URLs."""
+    async with stub_node_process(count, delay_ms) as (urls, _):
+        yield urls
+
+
+@asynccontextmanager
+async def stub_node_process(
+    count: int, delay_ms: int, *, first: int = 0
+) -> AsyncGenerator[tuple[list[str], int], None]:
+    """The same, with the process's id; the nodes are numbered from `first` on."""
     ports = free_ports(count)
     listed = ",".join(str(port) for port in ports)
-    command = [sys.executable, "-m", "bench.stub_nodes", listed, PEER_TOKEN, str(delay_ms)]
-    async with _process(command, {}, f"http://127.0.0.1:{ports[-1]}/healthz"):
-        yield [f"http://127.0.0.1:{port}/mcp" for port in ports]
+    command = [sys.executable, "-m", "bench.stub_nodes", listed, PEER_TOKEN, str(delay_ms), str(first)]
+    async with _process(command, {}, f"http://127.0.0.1:{ports[-1]}/healthz") as process_id:
+        yield [f"http://127.0.0.1:{port}/mcp" for port in ports], process_id
 
 
 def canned_server(tools: int = 1, delay_ms: int = 0) -> AbstractAsyncContextManager[str]:

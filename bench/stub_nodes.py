@@ -1,7 +1,8 @@
-"""Nodes that cost next to nothing, many in one process: `python -m bench.stub_nodes PORT[,PORT...] PEER_TOKEN MS`.
+"""Nodes that cost next to nothing, many in a process: `python -m bench.stub_nodes PORT[,PORT...] PEER_TOKEN MS FIRST`.
 
 Each proves who it is, and answers for one tool of a fleet by itself, after MS milliseconds, so that what asks twenty of
-them is measured and not they. The handshake, the proofs and the HTTP side are those of real nodes.
+them is measured and not they. Their names count from FIRST. The handshake, the proofs and the HTTP side are those of
+real nodes.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ SERVER, TOOL = "echo", "echo"
 async def main() -> None:
     """Serve until killed."""
     ports, secrets, delay_s = sys.argv[1].split(","), mesh_secrets([sys.argv[2]], ()), int(sys.argv[3]) / 1000
-    for number, port in enumerate(ports):
+    for number, port in enumerate(ports, int(sys.argv[4])):
         app = _node(f"n{number}", secrets, delay_s)
         runner = runner_of(app, fast_path=MCP_PATH, common=usual_header_lines)
         await runner.setup()

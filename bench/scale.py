@@ -1,0 +1,244 @@
+"""What the number of peers costs one node: idle links, dead peers, many deaths at once, a change of a long catalog.
+
+The peers are `bench.stub_nodes`, hundreds in a process, listed by a file; their own cost is theirs. Made for
+docs/scale.md, which says what follows for a mesh of thousands. The one rule: processor time is read from the kernel,
+for a machine that has other work to do makes every clock lie.
+"""
+
+import asyncio
+import os
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+import orjson
+
+from agent.control.selector import Selector
+from agent.links.actions import reconcile
+from agent.model import NodeIdentity
+from bench.figures import Figure, percentile
+from bench.processes import cpu_s, free_ports, node_process, resident_bytes, stub_node_process
+from bench.raw_client import RawClient
+from discovery.consul.blocking_query import weigh
+from discovery.consul.rows import RowReader
+
+PEERS = (10, 100, 300, 1_000)
+INSTANCES = (10, 100, 1_000, 5_000)
+REAL_NODES = 20
+STUBS_IN_PROCESS = 100
+IDLE_S = 20.0
+SETTLE_S = 15.0
+# Back-off has come to its longest by then, and dials of all links together to five a second.
+DEAD, DEAD_SETTLE_S, DEAD_S = 1_000, 600.0, 60.0
+CROWD, VICTIMS = 600, 300
+BEFORE_S, DURING_S = 10.0, 15.0
+TOOL = "echo__echo"
+
+
+async def measure() -> list[Figure]:
+    """Everything; `SCALE=idle,dead,deaths,catalog,real` chooses."""
+    parts: dict[str, Callable[[], Any]] = {
+        "idle": _idle,
+        "real": _real,
+        "dead": _dead,
+        "deaths": _deaths,
+        "catalog": _catalog,
+    }
+    chosen = [name for name in os.environ.get("SCALE", "").split(",") if name] or list(parts)
+    return [figure for name in chosen for figure in await parts[name]()]
+
+
+async def _idle() -> list[Figure]:
+    figures = []
+    for count in PEERS:
+        async with _front_of(count) as (base, process_id, _):
+            await asyncio.sleep(SETTLE_S)
+            share = await _share(process_id, IDLE_S)
+            lag_s, _ = await metric(base, "mesh_event_loop_lag_seconds")
+            figures += [
+                Figure(f"{count} idle peers: share of a core", share, "%"),
+                Figure(f"{count} idle peers: memory of the node", resident_bytes(process_id) / 2**20, "MB"),
+                Figure(f"{count} idle peers: longest delay of the event loop in 30 s", 1000 * lag_s, "ms"),
+            ]
+    return figures
+
+
+async def _real() -> list[Figure]:
+    """Twenty whole nodes, each linked with all others, on this one machine."""
+    ports = free_ports(REAL_NODES)
+    async with AsyncExitStack() as stack:
+        listed = stack.enter_context(_listing([f"http://127.0.0.1:{port}/mcp" for port in ports]))
+        ids = []
+        for number, port in enumerate(ports):
+            settings = {
+                "MESH_DISCOVERY": "off",
+                "MESH_PEER_FILES": listed,
+                "MESH_LOG_LEVEL": "error",
+                "PORT": str(port),
+            }
+            _, process_id = await stack.enter_async_context(node_process(f"r{number}", **settings))
+            ids.append(process_id)
+        await asyncio.sleep(SETTLE_S + 10.0)
+        before = [cpu_s(one) for one in ids]
+        began_s = time.monotonic()
+        await asyncio.sleep(IDLE_S)
+        took_s = time.monotonic() - began_s
+        shares = [100 * (cpu_s(one) - used) / took_s for one, used in zip(ids, before, strict=True)]
+        memory = [resident_bytes(one) / 2**20 for one in ids]
+    return [
+        Figure(f"{REAL_NODES} real nodes, idle: share of a core of each, median", statistics.median(shares), "%"),
+        Figure(f"{REAL_NODES} real nodes, idle: share of a core of all", sum(shares), "%"),
+        Figure(f"{REAL_NODES} real nodes: memory of each, median", statistics.median(memory), "MB"),
+    ]
+
+
+async def _dead() -> list[Figure]:
+    # A port of this machine's own address may be taken by another program before ten minutes are over.
+    with _listing([f"http://127.77.{number // 250}.{number % 250 + 1}:9/mcp" for number in range(DEAD)]) as listed:
+        async with node_process("front", MESH_DISCOVERY="off", MESH_PEER_FILES=listed, MESH_LOG_LEVEL="error") as (
+            _,
+            process_id,
+        ):
+            await asyncio.sleep(DEAD_SETTLE_S)
+            share = await _share(process_id, DEAD_S)
+    async with node_process("front", MESH_DISCOVERY="off") as (_, process_id):
+        await asyncio.sleep(SETTLE_S)
+        alone = await _share(process_id, IDLE_S)
+    return [
+        Figure("a node alone: share of a core", alone, "%"),
+        Figure(f"{DEAD:,} listed peers that stay dead: share of a core", share, "%", 2.0),
+    ]
+
+
+async def _deaths() -> list[Figure]:
+    async with _front_of(CROWD) as (base, _, stubs), RawClient(f"{base}/mcp") as client:
+        while await _nodes(client) < CROWD:
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(SETTLE_S)
+        # The first of the list stay: their processes are the last to go.
+        living = [f"n{number}" for number in range(STUBS_IN_PROCESS)]
+        before = await _called(client, living, BEFORE_S)
+        for process_id in stubs[len(stubs) - VICTIMS // STUBS_IN_PROCESS :]:
+            os.kill(process_id, signal.SIGKILL)
+        during = await _called(client, living, DURING_S)
+    p50, p99 = (percentile(during, share) / percentile(before, share) for share in (0.5, 0.99))
+    return [
+        Figure("calls before the deaths, p50", percentile(before, 0.5), "ms"),
+        Figure("calls before the deaths, p99", percentile(before, 0.99), "ms"),
+        Figure(f"calls to the living while {VICTIMS} of {CROWD} peers die, p50 over before", p50, "x", 1.5),
+        Figure(f"calls to the living while {VICTIMS} of {CROWD} peers die, p99 over before", p99, "x", 2.0),
+    ]
+
+
+async def _catalog() -> list[Figure]:
+    figures = []
+    for count in INSTANCES:
+        rows = [_row(number, 1) for number in range(count)]
+        own = NodeIdentity("id-own", "own")
+        reader, selector = RowReader(), Selector(own, cast("Any", _NoWords()))
+        shown, _ = reader.read(rows)
+        actual = {spec.key: spec for spec in (await selector.select(shown, (), ())).peers}
+        samples = []
+        for epoch in range(2, 12):
+            rows[epoch % count] = _row(epoch % count, epoch)
+            began_s = time.process_time()
+            answer, _ = reader.read(rows)
+            verdict = weigh(shown, answer, canary=None, settling=False, suspects=frozenset(), confirming=False)
+            assert verdict.catalog is not None
+            shown = verdict.catalog
+            desired = {spec.key: spec for spec in (await selector.select(shown, (), ())).peers}
+            reconcile(desired, actual)
+            actual = desired
+            samples.append(1000 * (time.process_time() - began_s))
+        name = f"a change of a catalog of {count:,} instances: processor time"
+        figures.append(Figure(name, statistics.median(samples), "ms"))
+    return figures
+
+
+class _NoWords:
+    overrides = suppressions = ()
+
+
+def _row(number: int, epoch: int) -> bytes:
+    meta = {"node_id": f"id-{number}", "name": f"n{number}", "epoch": str(epoch), "scheme": "http", "mcp_path": "/mcp"}
+    address = f"10.{number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
+    service = {"ID": f"n{number}-svc", "Port": 8000, "Address": address, "Meta": meta, "CreateIndex": number + 1}
+    return orjson.dumps({"Node": {"Node": f"m{number}", "Datacenter": "dc1"}, "Service": service, "Checks": []})
+
+
+@asynccontextmanager
+async def _front_of(count: int) -> AsyncGenerator[tuple[str, int, list[int]], None]:
+    """A node with so many stub peers, all linked: its URL and process, and the processes of the stubs."""
+    async with AsyncExitStack() as stack:
+        urls: list[str] = []
+        stubs: list[int] = []
+        while len(urls) < count:
+            part = min(STUBS_IN_PROCESS, count - len(urls))
+            more, process_id = await stack.enter_async_context(stub_node_process(part, 0, first=len(urls)))
+            urls += more
+            stubs.append(process_id)
+        listed = stack.enter_context(_listing(urls))
+        settings = {"MESH_DISCOVERY": "off", "MESH_PEER_FILES": listed, "MESH_LOG_LEVEL": "error"}
+        base, process_id = await stack.enter_async_context(node_process("front", **settings))
+        while (await metric(base, "mesh_links", within=('"ready"',)))[0] < count:
+            await asyncio.sleep(0.5)
+        yield base, process_id, stubs
+
+
+class _listing:  # noqa: N801 - read as the verb that it is: `with _listing(urls) as path`
+    """A file of peers, for the time of the block."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="mesh-bench-")
+        targets = [url.removeprefix("http://").removesuffix("/mcp") for url in urls]
+        self._path = Path(self._folder.name, "peers.json")
+        self._path.write_bytes(orjson.dumps([{"targets": targets, "labels": {}}]))
+
+    def __enter__(self) -> str:
+        return str(self._path)
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+async def _share(process_id: int, seconds: float) -> float:
+    """The share of a core that a process uses, in percent."""
+    used_s, began_s = cpu_s(process_id), time.monotonic()
+    await asyncio.sleep(seconds)
+    return 100 * (cpu_s(process_id) - used_s) / (time.monotonic() - began_s)
+
+
+async def metric(base: str, name: str, within: Collection[str] | None = None) -> tuple[float, int]:
+    """The sum of a metric's series that have one of these words in their labels (None: of all), and their number."""
+    async with aiohttp.ClientSession() as session, session.get(f"{base}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    found = [
+        line
+        for line in lines
+        if line.partition("{")[0].partition(" ")[0] == name and (within is None or any(word in line for word in within))
+    ]
+    return sum(float(line.rpartition(" ")[2]) for line in found), len(found)
+
+
+async def _nodes(client: RawClient) -> int:
+    tools = (await client.request("tools/list"))["tools"]
+    return max((tool.get("_meta", {}).get("mesh-agent/origin", {}).get("nodes", 0) for tool in tools), default=0)
+
+
+async def _called(client: RawClient, nodes: Sequence[str], seconds: float) -> list[float]:
+    """Milliseconds of calls to these nodes in turn, one after the other."""
+    until_s, samples, number = time.monotonic() + seconds, [], 0
+    while time.monotonic() < until_s:
+        call = partial(client.call, TOOL, {"node": nodes[number % len(nodes)], "text": "sixteen bytes ok"})
+        began_s = time.perf_counter()
+        await call()
+        samples.append(1000 * (time.perf_counter() - began_s))
+        number += 1
+    return samples
