@@ -285,6 +285,8 @@ class Connection(asyncio.Protocol):
             if self._closing or transport.is_closing() or transport.get_write_buffer_size():
                 self.abort(ConnectionBroken("closed the connection"))
             else:
+                # Its last bytes may have been too many for a slow reader; the next answer is another one.
+                self.resume_reading()
                 self._owner.take_back(self)
 
     def abort(self, failure: ConnectionBroken) -> None:

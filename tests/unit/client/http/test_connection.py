@@ -154,6 +154,24 @@ BROKEN = {
 }
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_an_answer_that_came_faster_than_it_was_read_leaves_the_connection_reading(pieces: int) -> None:
+    there = ReplyChannel()
+    body = b"x" * 900_000
+    head = HEAD + b"Content-Length: 900000\r\n\r\n"
+    size = len(body) // pieces
+    asked = asyncio.create_task(there.connection.exchange(REQUEST, b""))
+    await turn()
+    for number in range(pieces):
+        part = body[number * size : (number + 1) * size]
+        there.connection.data_received(head + part if number == 0 else part)
+    response = await asked
+    assert (await response.read(), there.finished) == (body, 1)
+    assert there.transport.reading, "the next answer would never be read"
+    again = await there.ask(FRAMED["length"])
+    assert again.body == b"hello"
+
+
 @pytest.mark.parametrize("answer", FRAMED.values(), ids=FRAMED)
 async def test_an_answer_that_says_its_end_leaves_the_connection_for_the_next(answer: bytes) -> None:
     line = ReplyChannel()
