@@ -57,8 +57,8 @@ class RequestBody:
     """A request's bytes, which know whether their request was handed to the socket. One per request.
 
     They are released then: a stream that is open for hours need not hold its request. A `harmless` one only probes the
-    server: it may take an idle connection that the server may be closing at this moment, and is sent again over a new
-    one then.
+    server or reads a list: it may take an idle connection that the server may be closing at this moment, and is sent
+    again over a new one then.
     """
 
     __slots__ = ("data", "harmless", "sent")

@@ -35,6 +35,7 @@ from agent.client.server_info import (
     is_leaving,
     listen_failure,
 )
+from agent.client.sessions.beside import LISTS
 from agent.client.streams import LISTEN, ListChanges, Listening, Updates
 from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
 from agent.model import HEADER_BYTES_MAX, PROBE_META_KEY, Json
@@ -42,6 +43,9 @@ from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOC
 
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
 _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
+# What a server does nothing for but answer: a link probes by it every few seconds, and reads lists every half a minute,
+# so that an idle link dials for neither.
+_SENT_TWICE: Final = frozenset({DISCOVER}) | LISTS
 _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
 _PROBES_NODE: Final[Json] = {"_meta": {PROBE_META_KEY: True}}
 
@@ -68,7 +72,7 @@ class HttpStatelessClient:
         """As `McpClient.request`; a stateless server keeps nothing for an affinity."""
         request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
         stamped = self._stamp.params(request.params)
-        body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method == DISCOVER)
+        body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method in _SENT_TWICE)
         all_headers = _short({**self._stamp.headers(method, stamped), **(request.headers or {})})
         on_notification, sink = request.on_notification, request.sink
 
