@@ -130,11 +130,3 @@ async def test_another_node_is_shown_through_this_one(browser: Browser, front: R
     page, app = await shown(browser, host_url, front, {"node": "back"})
     await titled(app, "back is healthy")
     await page.close()
-
-
-async def test_a_client_without_pages_sees_no_sixth_tool_and_may_call_it(front: RunningNode) -> None:
-    async with front.client() as client:
-        assert "show_mesh" not in {tool.name for tool in await client.list_tools()}
-        text = (await client.call_tool("show_mesh", {})).content[0].text
-    assert text.startswith("Node front is healthy: 2 of 3 servers and peers are connected.\n- server dead: "), text
-    assert "- peer back: connected, " in text

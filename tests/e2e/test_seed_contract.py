@@ -144,6 +144,15 @@ async def test_plain_node_offers_the_five_tools_and_the_two_resources(pair: tupl
         assert orjson.loads(config.text)["node_name"] == {"value": "node1", "origin": "environment MESH_NODE_NAME"}
 
 
+async def test_a_client_without_pages_sees_no_sixth_tool_and_gets_the_mesh_in_words(
+    pair: tuple[RunningNode, RunningNode],
+) -> None:
+    async with pair[0].client() as client:
+        assert "show_mesh" not in {tool.name for tool in await client.list_tools()}
+        text = (await client.call_tool("show_mesh", {})).content[0].text
+    assert text.startswith("Node node1 is healthy: 0 of 0 servers and peers are connected."), text
+
+
 async def test_nothing_is_a_redirect_and_both_slashes_work(pair: tuple[RunningNode, RunningNode]) -> None:
     for path in ("/mcp", "/mcp/", "/mcp/local", "/mcp/local/"):
         async with pair[0].client() as client:

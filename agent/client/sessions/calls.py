@@ -293,6 +293,7 @@ class SessionCalls:
                         await call.settled()  # Earlier server requests may matter to the call: the caller's roots.
                         outcome = await send(client)
                     finally:
+                        session.take_back(call)
                         await _refuse(call, "The request that this question belongs to is over")
             except SessionRefused as exc:
                 call.client = shared = self._fallback(exc)

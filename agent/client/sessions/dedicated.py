@@ -108,7 +108,8 @@ class DedicatedSession:
         call.client = self.client
         early, self.early = self.early, []
         try:
-            await call.send(filter(None, map(call.ask, early)), timeout_s=EARLY_TIMEOUT_S)
+            replies = [call.ask(message, of_session=True) for message in early]
+            await call.send(filter(None, replies), timeout_s=EARLY_TIMEOUT_S)
             yield self.client
         finally:
             self.calls.remove(call)
@@ -122,14 +123,25 @@ class DedicatedSession:
         """
         if self.calls:
             params = jsonrpc.params_of(message)
-            return next((call for call in self.calls if call.has_task(params)), self.calls[-1]).ask(message)
+            return next((call for call in self.calls if call.has_task(params)), self.calls[-1]).ask(
+                message, of_session=True
+            )
         if message["method"] == PING or not permits_requests(self.features):
             return jsonrpc.encode_reply(message)  # Its callers can answer nothing, so no later call of theirs will.
-        may_wait = isinstance(self.key[1], str) or (self.key[1] is None and not self.used)
+        may_wait = self._is_of_one_caller or (self.key[1] is None and not self.used)
         if not may_wait or len(self.early) >= SERVER_REQUESTS_MAX:
             return jsonrpc.encode_error(message["id"], *_NO_CALL)
         self.early.append(message)
         return None
+
+    @property
+    def _is_of_one_caller(self) -> bool:
+        return isinstance(self.key[1], str)
+
+    def take_back(self, call: PendingCall) -> None:
+        """A call is over: what the server asked in the session, not for this call, waits for its caller's next one."""
+        if self._is_of_one_caller and call.given_up is None:
+            self.early += call.taken_back(SERVER_REQUESTS_MAX - len(self.early))
 
     def hear(self, method: str, params: Json) -> None:
         """Take a notification that names no call."""

@@ -47,13 +47,17 @@ class PendingResult(dict[str, Any]):
 
 @dataclass(slots=True)
 class _ServerRequest:
-    """A server's request, and whether the caller has seen it. `task`: its server made it as one, which has its ID."""
+    """A server's request, and whether the caller has seen it.
+
+    `task`: its server made it as one, which has its ID. `of_session`: the message, of one that named no call.
+    """
 
     request_id: Any
     method: str
     params: Json
     reported: bool = False
     task: ClientTask | None = None
+    of_session: Json | None = None
 
     def answered(self, answer: Json) -> list[bytes]:
         """The replies, now that the caller has answered."""
@@ -133,8 +137,8 @@ class PendingCall:
 
     # From the session
 
-    def ask(self, message: Json) -> bytes | None:
-        """Take a server request; as `OnServerRequest`."""
+    def ask(self, message: Json, *, of_session: bool = False) -> bytes | None:
+        """Take a server request; as `OnServerRequest`. `of_session`: it named no call."""
         method, params = message["method"], jsonrpc.params_of(message)
         if method == PING:
             return jsonrpc.encode_reply(message)
@@ -152,7 +156,9 @@ class PendingCall:
             refused = _TOO_MANY if task is None else None
         if refused is not None:
             return jsonrpc.encode_error(message["id"], *refused)
-        self._requests[f"question-{next(self._keys)}"] = _ServerRequest(message["id"], method, params, task=task)
+        kept = message if of_session and task is None else None
+        asked = _ServerRequest(message["id"], method, params, task=task, of_session=kept)
+        self._requests[f"question-{next(self._keys)}"] = asked
         self._any_requested.set()
         self._wake.set()
         return None if task is None else jsonrpc.encode_result(message["id"], {"task": task.task})
@@ -278,6 +284,13 @@ class PendingCall:
         if given or not_given or not self._requests:
             self.away_since_s = None
         return replies
+
+    def taken_back(self, count_max: int) -> list[Json]:
+        """The open server requests that named no call, which this one need not answer any more."""
+        found = [(key, one.of_session) for key, one in self._requests.items() if one.of_session is not None]
+        for key, _ in found[:count_max]:
+            del self._requests[key]
+        return [message for _, message in found[:count_max]]
 
     def refuse(self, why: str, code: int = INTERNAL_ERROR) -> list[bytes]:
         """Refusals of all open server requests."""

@@ -121,6 +121,27 @@ async def test_a_server_request_on_opening_goes_to_the_call_that_the_session_was
         assert orjson.loads(refused)["error"]["code"] == -32600
 
 
+async def test_what_a_server_asks_in_a_session_outlives_a_call_that_is_over_first() -> None:
+    server = Server()
+    async with client_to(server) as client:
+        assert "by" in await call(client, "ask in passing", affinity="a")
+        asked = await call(client, "quick", affinity="a")
+        assert len(asked["inputRequests"]) == 1
+        assert "by" in await call(client, "quick", affinity="a", **retry(asked))
+        assert [reply["result"] for reply in server.opened[0].heard] == [{"action": "accept"}]
+        assert "by" in await call(client, "quick", affinity="a"), "it is asked once"
+
+
+async def test_a_session_for_any_caller_passes_no_question_on_to_the_next_one() -> None:
+    server = Server()
+    async with client_to(server) as client:
+        assert "by" in await call(client, "ask in passing")
+        assert "by" in await call(client, "quick")
+        assert [reply["error"]["message"] for reply in server.opened[0].heard] == [
+            "The request that this question belongs to is over"
+        ]
+
+
 async def test_polling_a_pending_call_changes_nothing() -> None:
     server = Server()
     look: Json = {POLL_META_KEY: True}
