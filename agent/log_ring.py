@@ -18,6 +18,8 @@ import orjson
 LINES_MAX: Final = 2_000
 BYTES_MAX: Final = 2 * 1024 * 1024
 READERS_MAX: Final = 8
+# Of one named token, so that it does not shut out the others.
+READERS_EACH_MAX: Final = 6
 AT_ONCE_MAX: Final = 500
 LEVELS: Final = MappingProxyType(
     {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -54,6 +56,8 @@ class LogRing:
     def read(self, level: str, binding: str = "") -> "Reader | None":
         """One more reader, from the oldest line on; None where there are too many. `binding`: of its token."""
         if self._closed or len(self._readers) >= READERS_MAX:
+            return None
+        if binding and sum(one.binding == binding for one in self._readers) >= READERS_EACH_MAX:
             return None
         reader = Reader(self, LEVELS[level], binding)
         self._readers.add(reader)

@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Final, cast
 
 from aiohttp import web
@@ -85,21 +86,38 @@ class FirstBytes(asyncio.Protocol):
         self._site = site
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
+        self._securing: asyncio.Task[None] | None = None
         self.began_s = clock.now_s()
         self.address = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As `asyncio.Protocol`."""
+        """As `asyncio.Protocol`; with TLS, before its handshake, so that a silent connection is counted, too."""
         self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        if self._site.tls is not None:
+            self._transport.pause_reading()  # Until TLS has the connection, which resumes it.
+            handshake = self._secure(self._transport, self._site.tls)
+            self._securing = asyncio.get_running_loop().create_task(handshake, name="TLS handshake")
         self._site.begun(self)
+
+    async def _secure(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        loop, secure = asyncio.get_running_loop(), None
+        with suppress(OSError):  # The client's fault, or that of its network.
+            secure = await loop.start_tls(transport, self, tls, server_side=True, ssl_handshake_timeout=FIRST_REQUEST_S)
+        self._securing = None
+        if secure is None:
+            self._site.handed_over(self)
+            return
+        self._transport = secure
+        if self._received:  # It came with the handshake's last message.
+            self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol`."""
-        searched = len(self._received)
+        searched = 0 if not data else len(self._received)
         self._received += data if self._received else data.lstrip(_BETWEEN)
-        if not self._received or not is_whole_head(self._received, searched):
+        if self._securing is not None or not self._received or not is_whole_head(self._received, searched):
             return
         if (whole := with_host(bytes(self._received))) is None:
             return
@@ -116,8 +134,11 @@ class FirstBytes(asyncio.Protocol):
 
     def refuse(self, answer: bytes) -> None:
         """Close it with this answer."""
+        if self._securing is not None:
+            self._securing.cancel()
         if self._transport is not None:
-            self._transport.write(answer)
+            if self._securing is None:
+                self._transport.write(answer)
             self._transport.close()
 
 
@@ -139,6 +160,7 @@ class GuardedSite(web.SockSite):
         refused: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         super().__init__(runner, bound, backlog=backlog, ssl_context=tls)
+        self.tls: Final = tls
         self._first: dict[FirstBytes, None] = {}  # The oldest is first.
         self._admission = Admission(caps_of(descriptors), self, known, refused)
         self._sweep: asyncio.TimerHandle | None = None
@@ -162,8 +184,6 @@ class GuardedSite(web.SockSite):
             lambda: FirstBytes(serve, self),
             sock=self._sock,
             backlog=self._backlog,
-            ssl=self._ssl_context,
-            ssl_handshake_timeout=None if self._ssl_context is None else FIRST_REQUEST_S,
         )
 
     async def stop(self) -> None:

@@ -4,11 +4,13 @@ Read from the tokens file by `agent.config.oauth_rules`, used by `agent.rest.oau
 one rule: the first rule that fits decides, and a token that none fits allows nothing.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agent.authority.grant import Grant
+from agent.harmless_text import one_line
 
 # Claims that hold several words in one text (RFC 9068; RFC 8693, section 4.2).
 _WORDS: Final = frozenset({"scope"})
@@ -59,8 +61,17 @@ class OAuthRules:
         rule = next((rule for rule in self.rules if _fits(rule, claims)), None)
         if rule is None:
             return None
-        # Holders of one name are one only where one issuer says so.
-        return replace(rule.grant, name=name[:_NAME_LEN_MAX], until_s=float(until_s), made=self.issuer)
+        # Holders of one name are one only where one issuer says so, and none may be taken for a token with a name.
+        return replace(rule.grant, name=f"{_shown(name)} of {self.issuer}", until_s=float(until_s), made=self.issuer)
+
+
+def _shown(name: str) -> str:
+    """A name as one line of so many characters; what is changed or cut still tells names apart."""
+    shown = one_line(name, _NAME_LEN_MAX)
+    if shown == name:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{one_line(name, _NAME_LEN_MAX - len(digest))}~{digest}"
 
 
 def _fits(rule: ClaimRule, claims: Mapping[str, Any]) -> bool:

@@ -197,7 +197,7 @@ def follow(node: Node, path: str) -> Iterator[Any]:
 
 
 def _words(exc: OSError | HTTPException | ValueError) -> str:
-    if isinstance(exc, ValueError) and not isinstance(exc, UnicodeError):
+    if isinstance(exc, ValueError) and not isinstance(exc, UnicodeError | OSError):  # A refused certificate is both.
         return "it sends what is no JSON"
     return _reason(exc)
 

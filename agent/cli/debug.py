@@ -6,11 +6,13 @@ machine's environment is read. The one rule: a part that cannot be had is named 
 
 import io
 import json
+import os
 import sys
 import tarfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -88,7 +90,11 @@ _PARTS: Final = MappingProxyType(
 
 
 def _write(path: Path, parts: dict[str, bytes]) -> None:
-    with tarfile.open(path, "x:gz") as bundle:
+    # What servers said is in it, so it is its owner's alone.
+    with (
+        open(path, "xb", opener=partial(os.open, mode=0o600)) as file,
+        tarfile.open(fileobj=file, mode="w:gz") as bundle,
+    ):
         for name, content in sorted(parts.items()):
             entry = tarfile.TarInfo(f"mesh-agent-debug/{name}")
             entry.size, entry.mtime = len(content), int(time.time())

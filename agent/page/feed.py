@@ -27,6 +27,8 @@ EVENTS_MAX: Final = 200
 EVENTS_AT_ONCE_MAX: Final = 50
 GONE_MAX: Final = 1_000
 WATCHERS_MAX: Final = 32
+# Of one named token, so that it does not shut out the others.
+WATCHERS_EACH_MAX: Final = 24
 
 
 @dataclass(frozen=True)
@@ -212,9 +214,12 @@ class MeshFeed:
 
     def watch(self) -> Watcher | None:
         """One more reader, in the name of this request's caller; None where there are too many, or the node stops."""
+        binding = caller().grant.binding
         if self._closed or len(self._watchers) >= WATCHERS_MAX:
             return None
-        watcher = Watcher(caller().grant.binding)
+        if binding and sum(one.binding == binding for one in self._watchers) >= WATCHERS_EACH_MAX:
+            return None
+        watcher = Watcher(binding)
         self._watchers.add(watcher)
         self._wake.set()
         return watcher

@@ -22,7 +22,7 @@ from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIde
 from agent.rpc_codes import INVALID_PARAMS
 from agent.server.introduction import NO_SERVERS, Introduction
 from agent.server.lists import Definitions
-from agent.server.node_operations import NodeOperations
+from agent.server.node_operations import NodeOperations, WithoutPrivate
 from agent.server.overview import PAGE_URI, SHOW_MESH
 from agent.server.search import SEARCH_TOOLS, ToolSearch
 
@@ -52,7 +52,7 @@ class OwnTools:
     """The node's own tools and resources at one endpoint.
 
     `search`: None where there are no search tools. `asks_others`: whether the tools may name another node; `/mcp/local`
-    answers for its own alone.
+    answers for its own alone, and not for private ones.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class OwnTools:
         asks_others: bool = True,
     ) -> None:
         self._name = name
-        self._node_status = node_status
+        self._node_status = node_status if asks_others else WithoutPrivate(node_status)
         self._search = search
         self._asks_others = asks_others
         self._management = Late(self._build)

@@ -49,6 +49,7 @@ class CatalogServer:
         self._bells: dict[str, asyncio.Event] = {}
         self._bodies: dict[str, bytes] = {}
         self._waiters = 0
+        self.on_admitted: Callable[[web.Request], None] = lambda _request: None
         self.changed = asyncio.Event()  # For the two loops that follow deadlines and HTTP checks.
         self.checks_changed = asyncio.Event()
 
@@ -94,6 +95,7 @@ class CatalogServer:
             why = "it is another mesh's; give this mesh its own by another MESH_EMBEDDED_PORT, or that mesh's secret"
             response = web.Response(status=403, text=EMBEDDED_REFUSES + why)
         else:
+            self.on_admitted(request)
             try:
                 response = await handler(request)
             except Refused as exc:

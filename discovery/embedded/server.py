@@ -32,6 +32,7 @@ from discovery.consul.environment import ConsulSettings, is_loopback_host
 from discovery.embedded.catalog import LocalCatalog, first_index_at
 from discovery.embedded.definition import CheckSpec
 from discovery.embedded.http import MARK, MARK_HEADER, CatalogServer
+from discovery.embedded.strangers import Strangers, StrangersSite
 from discovery.model import SettingsRefused
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ JOIN_TIMEOUT_S = 3.0  # How long the holder of the port may take to show that it
 ANSWER_TIMEOUT_S = 1.0  # Of one request, which needs nothing but memory.
 RACE_JITTER_S = 0.05  # Spreads the nodes that saw the server go; a try takes microseconds.
 _BACKLOG = 1024
+_READ_BYTES = 1024
 _RETRY_S = 0.1
 _FAILURE_PAUSE_S = 1.0
 _SHUTDOWN_TIMEOUT_S = 0.05  # Waiting queries are cut; their clients treat that as a restart.
@@ -158,7 +160,7 @@ async def _keep_place(host: str, port: int, listener: socket.socket | None, serv
             if listener is None:
                 log.info("embedded catalog: joined, for one machine only", extra={"port": port})
                 serving.ready.set()
-                listener = await _until_ours(host, port)
+                listener = await _until_ours(host, port, serving.guard)
             await _serve(listener, serving)
         except Exception:
             log.exception("the embedded catalog failed and is tried anew")
@@ -176,10 +178,13 @@ async def _serve(listener: socket.socket, serving: _Serving) -> None:
         access_log=None,
         handler_cancellation=True,  # The query of a client that has gone ends.
         shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+        auto_decompress=False,  # Nothing of ours is compressed, and a stranger's small body may unpack to a large one.
     )
     try:
         await runner.setup()
-        await web.SockSite(runner, listener).start()
+        strangers = Strangers(runner)
+        server.on_admitted = strangers.admitted
+        await StrangersSite(runner, listener, strangers).start()
         serving.role.serving = True
         log.info("embedded catalog: serving, for one machine only", extra={"port": listener.getsockname()[1]})
         serving.ready.set()
@@ -215,10 +220,10 @@ def try_listen(host: str, port: int) -> socket.socket | None:
     return listener
 
 
-async def _until_ours(host: str, port: int) -> socket.socket:
+async def _until_ours(host: str, port: int, guard: CatalogGuard) -> socket.socket:
     """Wait until the serving process is gone and we have won the race for its place."""
     while True:
-        await _until_gone(host, port)
+        await _until_gone(host, port, next(iter(guard.tokens()), ""))
         await asyncio.sleep(RACE_JITTER_S * random.random())  # noqa: S311 - jitter
         listener = try_listen(host, port)
         if listener is not None:
@@ -226,12 +231,16 @@ async def _until_ours(host: str, port: int) -> socket.socket:
         await asyncio.sleep(_RETRY_S)
 
 
-async def _until_gone(host: str, port: int) -> None:
+async def _until_gone(host: str, port: int, token: str) -> None:
     """Return when the port has no server; at once when that is so already."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
         try:
-            await reader.read(1)  # The server sends nothing unasked: this ends when the server does.
+            # Shown, because connections of strangers give way.
+            head = f"GET /v1/status/leader HTTP/1.1\r\nHost: localhost\r\nX-Consul-Token: {token}\r\n\r\n"
+            writer.write(head.encode())
+            while await reader.read(_READ_BYTES):  # After its answer the server sends nothing: this ends when it does.
+                pass
         finally:
             writer.close()
     except OSError:

@@ -1,6 +1,7 @@
 """What only the embedded catalog has to do: be one machine's own, and outlive the process that serves it."""
 
 import asyncio
+import gzip
 import json
 import sys
 import time
@@ -18,6 +19,7 @@ from discovery.consul.client import open_client
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.session import open_session
 from discovery.embedded.server import CatalogGuard, embedded_catalog, try_listen
+from discovery.embedded.strangers import STRANGERS_MAX
 from discovery.model import AccessRefused, Registration, SettingsRefused
 from tests.contract.embedded_node import SERVICE_NAME
 from tests.contract.following import MACHINE_S, Follower, ids, running, until, until_catalog_holds
@@ -105,6 +107,32 @@ async def test_a_program_without_the_token_of_the_mesh_reads_and_writes_nothing(
             for current in ("newer", "newest"):
                 tokens[:] = [current]
                 assert set(await client.agent_services()) == {"x"}
+
+
+async def test_silent_connections_give_way_to_each_other_and_never_those_that_have_shown_the_token() -> None:
+    guard = CatalogGuard(tokens=lambda: ["ours"])
+    ask = b"GET /v1/agent/services HTTP/1.1\r\nHost: localhost\r\nX-Consul-Token: ours\r\n\r\n"
+    async with embedded_catalog(free_ports(1)[0], guard=guard) as settings, asyncio.timeout(10):
+        port = int(settings.url.rpartition(":")[2])
+        mine, asks = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            asks.write(ask)
+            assert b" 200 " in await mine.readline()
+            await mine.readuntil(b"{}")
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(STRANGERS_MAX * 2)]
+            assert [await reader.read() for reader, _ in silent[:STRANGERS_MAX]] == [b""] * STRANGERS_MAX
+            assert not silent[-1][0].at_eof()
+            for _, writer in silent:
+                writer.close()
+        asks.close()
+
+
+async def test_a_compressed_body_of_a_stranger_is_not_unpacked() -> None:
+    body = gzip.compress(b'{"Name": "x"}')
+    async with embedded_catalog(free_ports(1)[0]) as settings, aiohttp.ClientSession() as http:
+        url, headers = f"{settings.url}/v1/agent/service/register", {"Content-Encoding": "gzip"}
+        async with http.put(url, data=body, headers=headers) as answer:
+            assert answer.status == 400
 
 
 async def test_a_check_is_not_asked_at_an_address_that_is_never_dialled() -> None:

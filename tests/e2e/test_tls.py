@@ -92,7 +92,7 @@ async def test_nodes_find_each_other_by_https_and_a_call_goes_through_both(pair:
     assert json.loads(called.stdout)["result"]["isError"] is False
 
 
-@pytest.mark.parametrize("words", [("status",), ("tools", "ls"), ("pins", "ls")])
+@pytest.mark.parametrize("words", [("status",), ("tools", "ls"), ("pins", "ls"), ("events",)])
 def test_commands_trust_what_they_are_given_and_nothing_else(words: tuple[str, ...], pair: Pair) -> None:
     refused = pair.command(*words)
     assert refused.returncode == 4

@@ -431,6 +431,7 @@ async def test_bundle_names_what_it_could_not_get_and_is_never_written_over(
     path = tmp_path / "bundle.tar.gz"
     async with serve(Requests(), answer) as url:
         assert await run(url, "debug", "--file", str(path), "--json") == 0
+        assert path.stat().st_mode & 0o077 == 0
         told = json.loads(capsys.readouterr().out)
         assert told["parts"] == ["about.json", "peers.json", "servers.json", "status.json"]
         assert "wants admin" in told["missing"]["process.json"]

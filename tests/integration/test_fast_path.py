@@ -301,6 +301,22 @@ async def test_a_body_that_comes_slowly_is_waited_for_by_aiohttp_within_its_time
             assert (await asyncio.get_running_loop().sock_recv(ours, 100)).startswith(b"HTTP/1.1 200 OK")
 
 
+async def test_a_body_that_trickles_is_no_longer_on_the_fast_path_than_one_that_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began_s = clock.now_s()
+    async with served() as fast:
+        with fast.client() as (_ours, theirs):
+            transport = await fast.accept(theirs)
+            protocol = transport.get_protocol()
+            assert isinstance(protocol, Connection)
+            protocol.data_received(post(b'"slow"')[:-3])
+            monkeypatch.setattr(clock, "now_s", lambda: began_s + PARTS_WITHIN_S + 1)
+            protocol.data_received(b"o")
+            protocol.sweep(clock.now_s() + 1)
+            assert not isinstance(transport.get_protocol(), Connection)
+
+
 async def test_an_idle_connection_is_closed_in_the_end() -> None:
     async with served() as fast:
         with fast.client() as (ours, theirs):

@@ -3,7 +3,7 @@
 import json
 import threading
 
-from agent.log_ring import AT_ONCE_MAX, BYTES_MAX, LINES_MAX, READERS_MAX, LogRing
+from agent.log_ring import AT_ONCE_MAX, BYTES_MAX, LINES_MAX, READERS_EACH_MAX, READERS_MAX, LogRing
 
 DEBUG, INFO, ERROR = 10, 20, 40
 
@@ -66,6 +66,14 @@ async def test_what_is_kept_has_a_limit_of_bytes_and_readers_one_of_number() -> 
     assert ring.read("info") is None
     assert readers[0] is not None
     assert len(readers[0].take()) == 2
+
+
+async def test_readers_of_one_token_leave_room_for_those_of_others() -> None:
+    ring, _ = ring_with()
+    assert None not in [ring.read("info", "binding") for _ in range(READERS_EACH_MAX)]
+    assert ring.read("info", "binding") is None
+    assert ring.read("info", "another") is not None
+    assert ring.read("info") is not None
 
 
 async def test_stream_ends_with_its_token_and_with_the_node() -> None:

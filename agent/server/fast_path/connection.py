@@ -211,8 +211,9 @@ class Connection(BaseProtocol):
             if end > HELD_BYTES_MAX:
                 self._hand_over(data)
             else:
+                if not self._held:  # Each part must not begin the time anew.
+                    self._idle_since_s = clock.now_s()
                 self._held = data
-                self._idle_since_s = clock.now_s()
             return
         self._held = data[end:]
         request = FastRequest(self, beginning, data[beginning.head_bytes : end])

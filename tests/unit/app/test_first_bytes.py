@@ -1,9 +1,11 @@
 """What becomes of the first bytes of a connection: a probe without Host, a head in pieces, none at all."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -12,6 +14,9 @@ from agent.app.admission import caps_of
 from agent.app.drain import runner_of
 from agent.app.first_bytes import HEAD_BYTES_MAX, HELD_BYTES_MAX, GuardedSite, is_whole_head, with_host
 from agent.app.sockets import bound_socket
+from agent.config.tls_files import listening_context
+from agent.model import TlsFiles
+from tests.integration.servers.certificates import Authority
 
 PROBES = [
     b"GET /healthz HTTP/1.1\r\n\r\n",
@@ -67,9 +72,10 @@ class Site:
     """A site with few places; `said` is the line that a client gets before it is closed."""
 
     port: int
+    trust: ssl.SSLContext | None = None
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+    async def connect(self, tls: ssl.SSLContext | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port, ssl=tls)
 
     async def said(self, reader: asyncio.StreamReader) -> bytes:
         async with asyncio.timeout(5):
@@ -77,7 +83,7 @@ class Site:
 
     async def asks(self) -> bytes:
         """The first line of the answer to a request, on a connection of its own."""
-        reader, writer = await self.connect()
+        reader, writer = await self.connect(self.trust)
         writer.write(b"GET /fine HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
         try:
             return await self.said(reader)
@@ -86,7 +92,13 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(descriptors: int) -> AsyncIterator[Site]:
+async def serving(descriptors: int, authority: Authority | None = None) -> AsyncIterator[Site]:
+    tls, trust = None, None
+    if authority is not None:
+        own = authority.issue("127.0.0.1")
+        tls = listening_context(TlsFiles(None, str(own.cert), str(own.key)))
+        trust = ssl.create_default_context(cafile=str(authority.ca))
+
     async def fine(_request: web.Request) -> web.Response:
         return web.Response(text="fine")
 
@@ -96,8 +108,8 @@ async def serving(descriptors: int) -> AsyncIterator[Site]:
     await runner.setup()
     with bound_socket("127.0.0.1", 0, explicit=True) as bound:
         try:
-            await GuardedSite(runner, bound, descriptors=descriptors).start()
-            yield Site(bound.getsockname()[1])
+            await GuardedSite(runner, bound, descriptors=descriptors, tls=tls).start()
+            yield Site(bound.getsockname()[1], trust)
         finally:
             await runner.cleanup()
 
@@ -168,5 +180,23 @@ async def test_silent_connections_give_way_to_requests_and_further_ones_are_refu
         monkeypatch.setattr("agent.app.first_bytes.SILENT_S", 0.0)
         assert await site.asks() == b"HTTP/1.1 200 OK"
         assert await site.said(silent[0][0]) == b"HTTP/1.1 408 Request Timeout"
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_connections_that_never_begin_tls_are_counted_and_give_way_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    places = caps_of(64).total
+    async with serving(64, Authority(tmp_path)) as site:
+        silent = [await site.connect() for _ in range(places + 2)]
+        assert [await site.said(reader) for reader, _ in silent[places:]] == [b"", b""]
+        monkeypatch.setattr("agent.app.first_bytes.SILENT_S", 0.0)
+        assert await site.asks() == b"HTTP/1.1 200 OK"
+        assert await site.said(silent[0][0]) == b""
+        assert is_open(silent[-3][0])
+        monkeypatch.setattr("agent.app.first_bytes.SWEEP_EVERY_S", 0.02)
+        monkeypatch.setattr("agent.app.first_bytes.FIRST_REQUEST_S", 0.1)
+        assert await site.said(silent[-3][0]) == b""
         for _, writer in silent:
             writer.close()

@@ -13,7 +13,7 @@ from agent.authority.grant import Grant
 from agent.call_history import BUCKET_S, CallHistory
 from agent.dispatch.replicas import GroupView, MemberView
 from agent.model import HttpTarget, Json, LinkState, LinkView, PeerSource, PeerSpec
-from agent.page.feed import EVENTS_AT_ONCE_MAX, GONE_MAX, WATCHERS_MAX, MeshFeed, Sources, Watcher
+from agent.page.feed import EVENTS_AT_ONCE_MAX, GONE_MAX, WATCHERS_EACH_MAX, WATCHERS_MAX, MeshFeed, Sources, Watcher
 from tests.callers import served
 
 pytestmark = pytest.mark.looptime
@@ -185,8 +185,12 @@ async def test_a_reader_that_missed_too_much_begins_anew() -> None:
 async def test_streams_end_with_their_token_and_with_the_node_and_are_bounded() -> None:
     async with Stage().running() as feed:
         with served(Grant("ci", named=True)):
-            watchers = [watching(feed) for _ in range(WATCHERS_MAX)]
+            watchers = [watching(feed) for _ in range(WATCHERS_EACH_MAX)]
             assert feed.watch() is None
+        others = [watching(feed) for _ in range(WATCHERS_MAX - WATCHERS_EACH_MAX)]  # Room that one token leaves.
+        assert feed.watch() is None
+        for one in others:
+            feed.leave(one)
         named = watchers[0]
         feed.end_of_revoked({named.binding})
         assert not named.ended
