@@ -5,6 +5,7 @@ made, so a snapshot may be kept and compared.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -57,6 +58,7 @@ START_TIMEOUT_S = 60.0
 
 # In the place of a secret.
 MASK = "********"
+_TURN = re.compile(r"[A-Za-z](?=[0-9])|[0-9](?=[A-Za-z])")
 # What the query of an endpoint's URL may say (docs/views.md, docs/settings.md).
 QUERY_WORDS = frozenset({"servers", "tags", "tools", "notices", "errors"})
 
@@ -163,14 +165,22 @@ class HttpTransport(StrEnum):
 
 
 def masked_url(url: str) -> str:
-    """A URL as logs and answers show it: some services take their key in its query, so values there are hidden.
+    """A URL as logs and answers show it: some services take their key in its query or its path, so it is hidden there.
 
-    What this software itself gives a meaning there (docs/views.md) stays.
+    What this software itself gives a meaning there (docs/views.md) stays, and so do names: a part of the path is a key
+    where it is long, and letters and digits take turns in it.
     """
     address, mark, query = url.partition("?")
+    scheme, slashes, rest = address.partition("://")
+    host, *segments = rest.split("/")
+    address = scheme + slashes + "/".join([host, *(MASK if _is_key(one) else one for one in segments)])
     parts = (part.partition("=") for part in query.split("&"))
     shown = (name + equals + (value if name in QUERY_WORDS or not value else MASK) for name, equals, value in parts)
     return address + mark + "&".join(shown)
+
+
+def _is_key(segment: str) -> bool:
+    return len(segment) >= 20 and len(_TURN.findall(segment)) >= 3  # noqa: PLR2004 - see `masked_url`
 
 
 class OAuthGrant(StrEnum):

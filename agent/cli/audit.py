@@ -37,7 +37,8 @@ def verify_audit(args: Namespace) -> int:
     elif broken:
         print(f"BROKEN after record {head.seq}: {one_line(broken)}", file=sys.stderr)
     else:
-        print(f"records {began} to {head.seq} are whole; the newest has the hash {head.hash}")
+        before = f"; those before {began} are not here" if began > 1 else ""
+        print(f"records {began} to {head.seq} are whole{before}; the newest has the hash {head.hash}")
     return Exit.USAGE if broken else Exit.OK
 
 

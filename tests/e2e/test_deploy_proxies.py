@@ -6,14 +6,15 @@ listed here, so that everything else in them is tested.
 
 import asyncio
 import contextlib
-import io
 import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -222,8 +223,15 @@ async def test_only_what_is_below_the_prefix_is_reached_and_nothing_without_a_to
             assert "no OAuth" in await response.text()
         async with http.get(f"{front.base}/mesh/api/v1/mcp/status", headers={"Authorization": "Bearer no"}) as response:
             assert response.status == 401
-        with contextlib.suppress(aiohttp.ClientError):
-            too_large = io.BytesIO(bytes(6 << 20))
-            sent = {"Content-Type": "application/json"}
-            async with http.post(f"{front.base}/mesh/mcp", data=too_large, headers=sent) as response:
-                assert response.status == 413
+    assert await asyncio.to_thread(status_of_a_large_body, front) in (413, None)
+
+
+def status_of_a_large_body(front: Front) -> int | None:
+    """By a client that closes its connection at once, sent or not; None where the proxy has closed it before."""
+    connection = HTTPSConnection(urlsplit(front.base).netloc, context=front.trust, timeout=CLIENT_TIMEOUT_S)
+    headers = {"Host": NAME, "Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    headers["Accept"] = "application/json, text/event-stream"
+    with contextlib.closing(connection), contextlib.suppress(ConnectionError, ssl.SSLError):
+        connection.request("POST", "/mesh/mcp", body=bytes(6 << 20), headers=headers)
+        return connection.getresponse().status
+    return None
