@@ -290,7 +290,7 @@ class Observer:
         while (replica := self.stats.choose(route, tried, None, now_s)) is not None:
             tried.append(replica.backend_key)
             attempt = Attempt(route, replica.backend_key, now_s, 10.0, 10.0)
-            self.stats.begin(attempt)
+            self.stats.begin(attempt, "tools/call", {})
             failure = self._sent(replica, call_id)
             now_s += 0.01
             self.stats.finish(attempt, "ok" if failure is None else outcome_of(failure), now_s)

@@ -8,7 +8,7 @@ everything of Consul. The one rule: nothing here decides; parts are wired as `ag
 import asyncio
 import random
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -59,10 +59,12 @@ TOOLS: list[Json] = [
 class NoRecorder:
     """A `Recorder` that counts nothing."""
 
+    spans = None
+
     def call_started(self) -> None:
         """One more call in flight."""
 
-    def call_finished(self, backend: str, tool: str, outcome: str, seconds: float) -> None:
+    def call_finished(self, backend: str, tool: str, outcome: str, seconds: float, trace_id: str = "") -> None:
         """One call less."""
 
     def retried(self, backend: str) -> None:
@@ -270,18 +272,17 @@ class SimulatedNode:
             self.specs[spec.key] = spec
         return Link(spec, dials, own=self.identity, hooks=self.link_hooks, rng=self.rng, dial=self._opened)
 
-    @asynccontextmanager
-    async def _opened(self, spec: BackendSpec, own: NodeIdentity) -> AsyncGenerator[OpenClient, None]:
+    async def _opened(self, stack: AsyncExitStack, spec: BackendSpec, own: NodeIdentity) -> OpenClient:
         """As `agent.links.dial.opened`, for a network that proves by itself who is where."""
         assert isinstance(spec.target, HttpTarget)
-        async with self.world.network.opened(self, spec.target.url) as client:
-            host = self.world.network.at[spec.target.url]
-            if isinstance(spec, PeerSpec) and host.identity is not None:
-                if host.identity.node_id == own.node_id:
-                    raise DialledOurselves("it is this node itself")
-                if spec.expected_node_id not in (None, host.identity.node_id):
-                    raise IdentityRefused("another node is there")
-            yield OpenClient(cast("Any", client), host.identity)
+        client = await stack.enter_async_context(self.world.network.opened(self, spec.target.url))
+        host = self.world.network.at[spec.target.url]
+        if isinstance(spec, PeerSpec) and host.identity is not None:
+            if host.identity.node_id == own.node_id:
+                raise DialledOurselves("it is this node itself")
+            if spec.expected_node_id not in (None, host.identity.node_id):
+                raise IdentityRefused("another node is there")
+        return OpenClient(cast("Any", client), host.identity)
 
     def _link_changed(self) -> None:
         self.mesh.link_changed()
