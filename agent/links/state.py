@@ -31,6 +31,8 @@ NAMED_DIALS: Final = Backoff(first_s=0.5, last_s=10.0)
 # All links that are down dial so often together: one in vain costs some milliseconds. Beyond 45 of them each waits
 # longer than 30 s; a node that returns registers anew and is dialled at once all the same, as is what a call waits for.
 DIALS_PER_S_MAX: Final = 3
+# And no more often just after they were lost: hundreds that die at once would take the loop from calls to the living.
+FIRST_DIALS_PER_S_MAX: Final = 60
 # A stdio child that keeps exiting costs a process start each time.
 CHILD_DIALS: Final = Backoff(first_s=0.5, last_s=60.0)
 # One that failed five times needs an operator, or a registry or network to come back, which takes minutes.
@@ -167,7 +169,8 @@ def wait_s(
 
 def _dials_of(dials: Backoff, down: int) -> Backoff:
     """With full jitter the mean wait is half the longest."""
-    return replace(dials, last_s=max(dials.last_s, 2 * down / DIALS_PER_S_MAX))
+    first_s = max(dials.first_s, 2 * down / FIRST_DIALS_PER_S_MAX)
+    return replace(dials, first_s=first_s, last_s=max(dials.last_s, 2 * down / DIALS_PER_S_MAX))
 
 
 def _dials(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
