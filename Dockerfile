@@ -1,7 +1,8 @@
 # The node as an image: the hashed lock, our two packages, an ordinary user, a health check. Nothing is compiled.
 # It refuses to start without MESH_TOKEN (or MESH_TOKEN_FILE), unless MESH_ALLOW_ANONYMOUS=1 says that the network is
 # private: inside a container it has to listen on every address.
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# By digest, so that a tag that moves changes nothing; the tag says what it was.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore

@@ -6,6 +6,7 @@ become free ones, so that no other Consul or node on this machine is met.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 BASE_FILE, TOKEN_FILE = "docker-compose.yml", "docker-compose.token.yml"
-OWN_IMAGE, PYTHON_IMAGE = "mcp-mesh-agent", "python:3.11-slim-bookworm"
+OWN_IMAGE = "mcp-mesh-agent"
 # A first build installs every package of the lock; after that the layers are cached.
 UP_TIMEOUT_S = 600
 COMMAND_TIMEOUT_S = 60
@@ -32,9 +33,16 @@ def missing_for_docker() -> str:
     if _run(["docker", "info"]).returncode != 0:
         return "no Docker daemon answers"
     services = _load(BASE_FILE)["services"].values()
-    images = {PYTHON_IMAGE, *(service["image"] for service in services)} - {OWN_IMAGE}
+    images = {base_image(), *(service["image"] for service in services)} - {OWN_IMAGE}
     absent = [image for image in sorted(images) if _run(["docker", "image", "inspect", image]).returncode != 0]
     return f"images not pulled: {', '.join(absent)}" if absent else ""
+
+
+def base_image() -> str:
+    """What our own image is made of."""
+    found = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
 
 
 @dataclass(frozen=True)

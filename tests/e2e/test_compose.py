@@ -20,6 +20,7 @@ from agent.config.table import SETTINGS
 from agent.config.tokens_file import read_tokens_file
 from tests.consul_binary import consul_binary
 from tests.consul_process import MASTER_TOKEN, running_consul
+from tests.e2e.compose_stack import base_image
 
 ROOT = Path(__file__).parents[2]
 NODES = ("node1", "node2", "node")
@@ -201,6 +202,7 @@ def test_image_runs_as_an_ordinary_user_from_the_hashed_lock() -> None:
 def test_build_needs_no_image_but_pythons() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+    assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", base_image())
     assert not re.match(r"#\s*syntax\s*=", text), "BuildKit would pull this frontend from Docker's registry"
 
 
