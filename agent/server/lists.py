@@ -276,15 +276,23 @@ class ListIndex:
         """The route of a name that is in no list, but that exactly one server gave. Raises `MCPError`."""
         named = str(kind) if kind in (RouteKind.TOOL, RouteKind.PROMPT) else "resource"
         if self._by_own_name is None:
-            raise self._refused(kind, name) or unknown(named, name, params)
+            raise self._refused(kind, name) or unknown(named, name, params, why=self._why_left_out(kind, name))
         table = self._routes()
         if self._own_names is None or self._own_names[0] is not table:
             self._own_names = table, OwnNames.of_table(table)
         names = self._own_names[1]
         found = names.find_uri(name, table) if kind is RouteKind.RESOURCE else names.find(kind, name)
         if len(found) != 1:
-            raise self._refused(kind, name) or unknown(named, name, params, candidates(found))
+            why = self._why_left_out(kind, name)
+            raise self._refused(kind, name) or unknown(named, name, params, candidates(found), why)
         return found[0]
+
+    def _why_left_out(self, kind: RouteKind, name: str) -> str:
+        """Why what a client may still know by this public name is in no list any more; empty for nothing known."""
+        for left in self._routes().left_out:
+            if left.kind == kind and name.endswith(f"{left.backend.partition(':')[2]}__{left.name}"):
+                return left.why
+        return ""
 
     def _refused(self, kind: RouteKind, name: str) -> MCPError | None:
         return None if self._refusal is None else self._refusal(kind, name)
@@ -302,10 +310,10 @@ def is_by_own_name(method: str, params: Json, route: Route) -> bool:
     return member is not None and params[member] != route.public_name
 
 
-def unknown(kind: str, name: str, params: Json, meant: Sequence[str] = ()) -> MCPError:
+def unknown(kind: str, name: str, params: Json, meant: Sequence[str] = (), why: str = "") -> MCPError:
     """The error of a request whose name is in no list. `kind`: tool, prompt or resource.
 
-    `meant`: the public names of those that several servers call so.
+    `meant`: the public names of those that several servers call so. `why`: it is left out.
     """
     # MCP 2026-07-28 wants the URI of a resource that is not there by this word.
     data: Json = {"uri" if kind == "resource" else "name": name}
@@ -313,6 +321,8 @@ def unknown(kind: str, name: str, params: Json, meant: Sequence[str] = ()) -> MC
     if meant:
         data["candidates"] = list(meant)
         message += f"; several servers call one so: {', '.join(meant)}"
+    if why:
+        message += f"; it is left out: {why}"
     return MCPError(code=INVALID_PARAMS, message=message, data=own_error(params, data))
 
 

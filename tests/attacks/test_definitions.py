@@ -121,6 +121,7 @@ async def test_a_changed_tool_vanishes_says_why_and_returns_when_it_is_approved(
     client = blocking.holder("client")
     refused = await client.modern("tools/call", name="fickle__save", arguments={})
     assert refused.error["code"] == -32602
+    assert "it is left out: it is not as it was pinned" in refused.error["message"]
     (change,) = (await blocking.pins())["changed"]
     assert change["blocked"]
     assert any(line.startswith("+") and "<IMPORTANT>" in line for line in change["difference"])
