@@ -7,18 +7,18 @@ and keys come from the machine's apt configuration, so no host is named here. Ca
 The one rule: it never fails a run; without a binary it returns None and `why_not()` tells the reason.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.file_locks import held_until
 
 PROJECT = "mcp-mesh-agent"
 FETCH_TIMEOUT_S = 240.0  # All of it, waiting for another process's fetch included.
@@ -168,24 +168,13 @@ def _fetch_locked(programs: tuple[Program, ...]) -> None:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "debian.lock").open("w", encoding="utf-8") as lock:
-            pause = threading.Event()
-            while not _try_lock(lock.fileno()):
-                if time.monotonic() > deadline_s:
-                    _reasons.append("another process held the fetch for too long")
-                    return
-                pause.wait(0.2)
+        with held_until(folder / "debian.lock", deadline_s) as is_held:
+            if not is_held:
+                _reasons.append("another process held the fetch for too long")
+                return
             _fetch([program for program in programs if _present(program) is None], folder, deadline_s)
     except (OSError, subprocess.SubprocessError) as exc:
         _reasons.append(f"fetching failed: {exc}")
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _fetch(missing: list[Program], folder: Path, deadline_s: float) -> None:

@@ -47,17 +47,15 @@ def log_in(args: Namespace) -> int:
         say.flush()
         if args.open and url.startswith(("https://", "http://")):
             webbrowser.open(url)
-        data, message = _finished(node, args.name, used, None if args.paste else there)
-    if args.json:
-        print_json(**data)
-    else:
-        print(one_line(message))
-    return Exit.OK
+        return _told(args, *_finished(node, args.name, used, None if args.paste else there))
 
 
 def log_out(args: Namespace) -> int:
     """Have the node forget a login."""
-    data, message = _asked(node_of(args), "DELETE", args.name)
+    return _told(args, *_asked(node_of(args), "DELETE", args.name))
+
+
+def _told(args: Namespace, data: dict[str, Any], message: str) -> int:
     if args.json:
         print_json(**data)
     else:

@@ -82,7 +82,7 @@ class _Standing:
     node_version: int = 0
     notes: Json = field(default_factory=dict)
     notes_version: int = 0
-    groups: list[Json] = field(default_factory=list)
+    groups: tuple[GroupView, ...] = ()
     groups_version: int = 0
     rates: dict[str, list[float]] = field(default_factory=dict)
 
@@ -162,7 +162,7 @@ class MeshFeed:
             node = sources.node()
             if node != standing.node:
                 standing.node, standing.node_version, changed = node, version, True
-            if (groups := self._groups()) != standing.groups:
+            if (groups := tuple(sources.groups())) != standing.groups:
                 standing.groups, standing.groups_version, changed = groups, version, True
         if self._watchers or version % NOTES_EVERY == 1:
             notes = sources.notes()
@@ -201,9 +201,8 @@ class MeshFeed:
         return changed
 
     def _groups(self) -> list[Json]:
-        names = {key: row["name"] for key, row in self._standing.rows.items()}
         epoch_s = self._now_s() - clock.now_s()
-        return [group_row(group, names, epoch_s) for group in self._sources.groups()]
+        return [group_row(group, self._standing.rows, epoch_s) for group in self._sources.groups()]
 
     def _tell(self, sentences: Iterable[str]) -> None:
         for sentence in sentences:
@@ -249,7 +248,7 @@ class MeshFeed:
         if standing.notes_version > seen:
             told["notes"] = standing.notes
         if standing.groups_version > seen:
-            told["groups"] = standing.groups or self._groups()
+            told["groups"] = self._groups()
         if events := [one for one in self._events if one[0] > watcher.last_event][-EVENTS_AT_ONCE_MAX:]:
             told["events"] = [{"at": at, "text": text} for _, at, text in events]
         if buckets := [b for b in self._sources.history.buckets if b.at_s > watcher.last_bucket_at_s]:

@@ -52,14 +52,14 @@ def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
     }
 
 
-def group_row(group: GroupView, names: Mapping[str, str], epoch_s: float) -> Json:
-    """One group of replicas. `names`: of links, by key. `epoch_s`: as of `link_row`; `out_until`: so, too."""
+def group_row(group: GroupView, links: Mapping[str, Json], epoch_s: float) -> Json:
+    """One group of replicas. `links`: their rows, by key. `epoch_s`: as of `link_row`; `out_until`: so, too."""
     return {
         "name": group.owner,
         "retries_left": group.retries_left,
         "replicas": [
             {
-                "name": names.get(member.backend, member.backend),
+                "name": links.get(member.backend, {}).get("name", member.backend),
                 "share": None if member.share is None else round(member.share, 2),
                 "out_until": None if member.out_until_s is None else round(member.out_until_s + epoch_s, 1),
             }

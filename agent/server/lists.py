@@ -275,17 +275,18 @@ class ListIndex:
     def _named_by_server(self, kind: RouteKind, name: str, params: Json) -> Route:
         """The route of a name that is in no list, but that exactly one server gave. Raises `MCPError`."""
         named = str(kind) if kind in (RouteKind.TOOL, RouteKind.PROMPT) else "resource"
-        if self._by_own_name is None:
-            raise self._refused(kind, name) or unknown(named, name, params, why=self._why_left_out(kind, name))
-        table = self._routes()
-        if self._own_names is None or self._own_names[0] is not table:
-            self._own_names = table, OwnNames.of_table(table)
-        names = self._own_names[1]
-        found = names.find_uri(name, table) if kind is RouteKind.RESOURCE else names.find(kind, name)
+        found = () if self._by_own_name is None else self._found_by_own_name(kind, name)
         if len(found) != 1:
             why = self._why_left_out(kind, name)
             raise self._refused(kind, name) or unknown(named, name, params, candidates(found), why)
         return found[0]
+
+    def _found_by_own_name(self, kind: RouteKind, name: str) -> Sequence[Route]:
+        table = self._routes()
+        if self._own_names is None or self._own_names[0] is not table:
+            self._own_names = table, OwnNames.of_table(table)
+        names = self._own_names[1]
+        return names.find_uri(name, table) if kind is RouteKind.RESOURCE else names.find(kind, name)
 
     def _why_left_out(self, kind: RouteKind, name: str) -> str:
         """Why what a client may still know by this public name is in no list any more; empty for nothing known."""

@@ -6,19 +6,18 @@ tests.conformance.node_tools`, which says aloud what happened. The one rule: it 
 it returns None and `why_not()` tells the reason.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.debian_binary import cache_folder
+from tests.file_locks import held_until
 
 NODE_OLDEST = (22, 19)  # What package-lock.json's most demanding program asks for.
 INSTALL_TIMEOUT_S = 240.0  # All of it, waiting for another process's installation included.
@@ -88,24 +87,13 @@ def _install_locked(folder: Path) -> NodeTools | None:
     """Install under a lock, so that parallel test runs share one download."""
     deadline_s = time.monotonic() + INSTALL_TIMEOUT_S
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w", encoding="utf-8") as lock:
-        pause = threading.Event()
-        while not _try_lock(lock.fileno()):
-            if time.monotonic() > deadline_s:
-                _reasons.append("another process held the installation for too long")
-                return None
-            pause.wait(0.2)
+    with held_until(folder / "lock", deadline_s) as is_held:
+        if not is_held:
+            _reasons.append("another process held the installation for too long")
+            return None
         if (folder / "complete").exists() and (found := _installed(folder)):
             return found
         return _install(folder, deadline_s)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _install(folder: Path, deadline_s: float) -> NodeTools | None:
