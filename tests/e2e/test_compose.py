@@ -110,7 +110,7 @@ def test_files_that_compose_mounts_exist(services: dict[str, Any], overlay: dict
     assert all(path.is_file() for path in mounted)
 
 
-def test_prometheus_finds_the_service_that_nodes_register_and_differs_by_the_token_alone() -> None:
+def test_prometheus_finds_the_service_that_nodes_register_and_differs_by_its_tokens_alone() -> None:
     (plain,) = load("monitoring/prometheus.yml")["scrape_configs"]
     (guarded,) = load("monitoring/prometheus.token.yml")["scrape_configs"]
     service_name = next(setting.default for setting in SETTINGS if setting.name == "service_name")
@@ -120,6 +120,10 @@ def test_prometheus_finds_the_service_that_nodes_register_and_differs_by_the_tok
     assert guarded.pop("authorization") == {"credentials_file": "/run/mesh-secrets/prometheus-token"}
     of_consul = guarded["consul_sd_configs"][0].pop("authorization")
     assert of_consul == {"credentials_file": "/run/mesh-secrets/prometheus-consul-token"}
+    # What Prometheus is not told, it asks /v1/agent/self, which its token does not open (below): it would find nothing.
+    named = guarded["consul_sd_configs"][0].pop("datacenter")
+    for role in ("server", "client"):
+        assert re.search(rf'^datacenter += "{named}"$', (ROOT / "consul" / f"{role}.hcl").read_text(), re.MULTILINE)
     assert plain == guarded
 
 
@@ -173,6 +177,10 @@ async def test_tokens_of_the_overlay_open_in_a_real_consul_what_each_needs_and_n
         for token, service in ((tokens["NODE"], other), (tokens["PROMETHEUS"], mesh), ("", mesh)):
             with pytest.raises(RuntimeError, match="403"):
                 await consul.call("PUT", "/v1/agent/service/register", service, token=token)
+        (found,) = await consul.call("GET", "/v1/health/service/mcp-node?dc=dc1", token=tokens["PROMETHEUS"])
+        assert found["Service"]["ID"] == "mcp-node"
+        with pytest.raises(RuntimeError, match="403"):
+            await consul.call("GET", "/v1/agent/self", token=tokens["PROMETHEUS"])
         seen = [
             len(await consul.call("GET", "/v1/health/service/mcp-node", token=token))
             for token in (tokens["NODE"], tokens["PROMETHEUS"], "")
