@@ -24,6 +24,7 @@ from agent.control.candidates import (
     url_key,
 )
 from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec, Suppression, masked_url
+from agent.peer_kind import PeerKind
 from agent.routing.names import is_valid_name, node_alias, valid_name
 from discovery.model import Catalog, InstanceKey
 
@@ -79,6 +80,12 @@ class PeerBuilder:
     suppressions: list[Suppression] = field(default_factory=list)
     weight: int = 1
     maintenance: str = ""
+    kind: PeerKind | None = None
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it is a plain server by an operator's word, and no node whatever is known of its URL."""
+        return self.kind is PeerKind.SERVER
 
     def spec(self) -> PeerSpec:
         """The finished peer. Whether it is a node, and which, its link finds out: what the catalog says binds none."""
@@ -91,6 +98,8 @@ class PeerBuilder:
             sighting=" | ".join(sorted(self.sightings - {""})),
             weight=self.weight,
             maintenance=self.maintenance,
+            is_mesh_node=self.kind is PeerKind.NODE,
+            kind=self.kind,
         )
 
 
@@ -209,7 +218,7 @@ def peer_builders(
         return []
     present = {(spec.source, spec.name) for spec in previous}
     builders = [
-        PeerBuilder(override.name, override.target, PeerSource.OVERRIDE, override.scope)
+        PeerBuilder(override.name, override.target, PeerSource.OVERRIDE, override.scope, kind=override.kind)
         for override in sorted(overrides, key=lambda o: ((PeerSource.OVERRIDE, o.name) not in present, o.name))
     ]
     builders += [
@@ -232,7 +241,7 @@ def identify(
     URL. A builder that was folded into another has no link, and `learned` must keep it there.
     """
     by_url = {candidate.place: candidate.node_id for candidate in found if candidate.node_id}
-    for builder in builders:
+    for builder in (one for one in builders if not one.is_server):
         builder.identity = learned.get(builder.target.url)
         if builder.name in down and by_url.get(url_key(builder.target.url), builder.identity) != builder.identity:
             builder.identity = None
@@ -242,26 +251,28 @@ def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: se
     """Keep one builder per name, URL and node, the first of each, and none that leads to ourselves."""
     kept: list[PeerBuilder] = []
     by_name: dict[str, PeerBuilder] = {}
-    by_url: dict[str, PeerBuilder] = {}
+    by_url: dict[tuple[str, bool], PeerBuilder] = {}
     by_node: dict[str, PeerBuilder] = {}
     for builder in builders:
+        place = url_key(builder.target.url), builder.is_server
         if builder.identity == own.node_id:
             findings.add(Finding(builder.name, FindingKind.OURSELVES, builder.target.shown))
             continue
         namesake = by_name.get(builder.name)
-        twin = by_url.get(url_key(builder.target.url)) or by_node.get(builder.identity or "")
+        twin = by_url.get(place) or by_node.get(builder.identity or "")
         if namesake is not None:
             if namesake is not twin:
                 findings.add(Finding(builder.name, FindingKind.NAME_TAKEN, ""))
         elif twin is not None:
             by_name[builder.name] = twin
-            by_url.setdefault(url_key(builder.target.url), twin)
+            by_url.setdefault(place, twin)
+            twin.kind = twin.kind or builder.kind
             twin.aliases.append(builder.name)
             twin.twin_urls.append(builder.target.url)
             findings.add(Finding(builder.name, FindingKind.SAME_NODE, twin.name))
         else:
             kept.append(builder)
-            by_name[builder.name] = by_url[url_key(builder.target.url)] = builder
+            by_name[builder.name] = by_url[place] = builder
             if builder.identity is not None:
                 by_node[builder.identity] = builder
     return kept
@@ -270,14 +281,20 @@ def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: se
 def fold_in(
     builders: Sequence[PeerBuilder], found: Sequence[DiscoveredPeer], findings: set[Finding]
 ) -> Sequence[DiscoveredPeer]:
-    """Add each candidate to the builder of the same node or URL; return the candidates that have none."""
+    """Add each candidate to the builder of the same node or URL; return the candidates that have none.
+
+    A node of the catalog has its own link where an operator has its URL for a plain server.
+    """
     if not builders:
         return found
-    by_url = {url_key(url): builder for builder in builders for url in (builder.target.url, *builder.twin_urls)}
+    places = [(url_key(url), builder) for builder in builders for url in (builder.target.url, *builder.twin_urls)]
+    nodes_by_url = {place: builder for place, builder in places if not builder.is_server}
+    by_url = dict(places) | nodes_by_url
     by_node = {builder.identity: builder for builder in builders if builder.identity is not None}
     rest: list[DiscoveredPeer] = []
     for candidate in found:
-        builder = by_node.get(candidate.identity or "") or by_url.get(candidate.place)
+        at_url = by_url if candidate.node_id is None else nodes_by_url
+        builder = by_node.get(candidate.identity or "") or at_url.get(candidate.place)
         if builder is None:
             rest.append(candidate)
             continue

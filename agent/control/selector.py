@@ -14,6 +14,7 @@ from agent.control.candidates import CatalogReader, Selection
 from agent.control.selection import select
 from agent.errors import DialledOurselves
 from agent.model import LinkView, NodeIdentity, PeerSpec
+from agent.peer_kind import PeerKind
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog
 
@@ -85,7 +86,7 @@ class Selector:
     def _learn(self, views: Sequence[LinkView]) -> None:
         """Remember which node answered at which URL, so that one node named twice gets one link."""
         for view in views:
-            if not isinstance(view.spec, PeerSpec):
+            if not isinstance(view.spec, PeerSpec) or view.spec.kind is PeerKind.SERVER:
                 continue
             url, known = view.spec.target.url, self._learned.get(view.spec.target.url)
             # A plain server that is up has taken the place of a node.
