@@ -35,9 +35,10 @@ _NOTHING_LEARNED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class LastChosen:
-    """The peers that were selected last, found again under any name."""
+    """The peers that were selected last, found again under any name. `freed`: names that local servers had."""
 
-    def __init__(self, previous: Sequence[PeerSpec]) -> None:
+    def __init__(self, previous: Sequence[PeerSpec], freed: Collection[str] = ()) -> None:
+        self._freed = {*freed, *(spec.name for spec in previous if spec.source is not PeerSource.DISCOVERY)}
         self._by_name = {spec.name: spec for spec in previous}
         self._by_node = {spec.expected_node_id: spec for spec in previous if spec.expected_node_id is not None}
         self._plain_by_url = {url_key(spec.target.url): spec for spec in previous if spec.expected_node_id is None}
@@ -56,9 +57,14 @@ class LastChosen:
         return spec is not None and spec is self.spec_of(candidate)
 
     def holds_second_name(self, candidate: DiscoveredPeer) -> bool:
-        """Whether this candidate was called by its name and ID, because another peer held its name."""
+        """Whether this candidate was called by its name and ID, because another peer of the catalog held its name.
+
+        That one may come back. What a person gave the name to, and has taken away again, will not.
+        """
         spec = self.spec_of(candidate)
-        return spec is not None and spec.name != candidate.name and spec.name in _second_names(candidate)
+        if spec is None or spec.name == candidate.name or candidate.name in self._freed:
+            return False
+        return spec.name in _second_names(candidate)
 
 
 @dataclass(slots=True)
@@ -114,17 +120,19 @@ def select(
     learned: Mapping[str, str] = _NOTHING_LEARNED,
     connected: Collection[str] = (),
     previous: Sequence[PeerSpec] = (),
+    freed: Collection[str] = (),
     reader: CatalogReader | None = None,
 ) -> Selection:
     """Choose the peers.
 
-    `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the spec)
-    -> node ID that answered there last; keep it while any source names the URL, also when its link has been folded into
-    another. `connected`: backend keys of links that are up. `previous`: the peers selected last, so that they keep
-    their names. `reader`: of the catalogs before, which saves reading again what has not changed.
+    `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the
+    spec) -> node ID that answered there last; keep it while any source names the URL, also when its link has been
+    folded into another. `connected`: backend keys of links that are up. `previous`: the peers selected last, so
+    that they keep their names; `freed`: of the local servers that are gone since. `reader`: of the catalogs before,
+    which saves reading again what has not changed.
     """
     findings: set[Finding] = set(own_entries(catalog, own))
-    last = LastChosen(previous)
+    last = LastChosen(previous, freed)
     found = _usable((reader or CatalogReader()).read(catalog, own.node_id, learned), own, findings)
     builders = peer_builders(overrides, statics, previous)
     if builders:

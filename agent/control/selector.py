@@ -33,6 +33,7 @@ class Selector:
         self._learned: dict[str, str] = {}
         self._learned_changes = 0
         self._read: tuple[object, ...] = ()
+        self._server_names: frozenset[str] = frozenset()
         self._keys: dict[str, str] = {}
         self.selection = Selection()
 
@@ -65,12 +66,14 @@ class Selector:
             learned=dict(self._learned),
             connected=up,
             previous=before,
+            freed=self._server_names - names,
             reader=self._reader,
         )
         is_large = len(catalog.instances) > LARGE_CATALOG
         self.selection = await asyncio.to_thread(selecting) if is_large else selecting()
         nodes = ((spec, spec.expected_node_id or self._learned.get(spec.target.url)) for spec in self.selection.peers)
         self._keys = {node_id: spec.key for spec, node_id in nodes if node_id is not None}
+        self._server_names = names
         # It reads its own last outcome, too: it has come to its end when that is the same again.
         self._read = read if self.selection.peers == before else ()
         return self.selection
