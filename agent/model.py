@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from agent.peer_kind import PeerKind
+
 Json: TypeAlias = dict[str, Any]
 
 # The one prefix of everything we add to MCP messages (`_meta` keys, capability extensions). See docs/glossary.md.
@@ -265,11 +267,12 @@ class ServerSpec:
 class PeerSpec:
     """One peer that we want a link to.
 
-    `expected_node_id`: what the catalog's Meta says; another answer is refused. `is_mesh_node`: the catalog says that
-    it is one of us, so `/local` is dialled directly. `sighting` changes whenever the catalog says something new about
-    it (appeared, passing again, another epoch); a change cuts a back-off short. `weight`: how much it can take in
-    comparison with other nodes, by the catalog's word. `maintenance`: the operator's reason for no new calls, empty
-    without one. `far`: in another datacentre, which gets calls where those at home are gone or far slower.
+    `expected_node_id`: what the catalog's Meta says; another answer is refused. `is_mesh_node`: the catalog, or an
+    operator by `kind`, says that it is one of us, so `/local` is dialled directly. `sighting` changes whenever the
+    catalog says something new about it (appeared, passing again, another epoch); a change cuts a back-off short.
+    `weight`: how much it can take in comparison with other nodes, by the catalog's word. `maintenance`: the
+    operator's reason for no new calls, empty without one. `far`: in another datacentre, which gets calls where those
+    at home are gone or far slower.
     """
 
     name: str
@@ -283,6 +286,7 @@ class PeerSpec:
     weight: int = 1
     maintenance: str = ""
     far: bool = False
+    kind: PeerKind | None = None
 
     @property
     def key(self) -> str:
@@ -414,15 +418,12 @@ class LinkView:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A peer that an operator added.
-
-    `target.token` is sent to it and nothing else is. Without one, a discovered mesh node at that URL keeps the peer
-    token (`agent.control.selection`).
-    """
+    """A peer that an operator added; `target.token` is for plain servers and gateways. `kind`: None, the proof says."""
 
     name: str
     target: HttpTarget
     scope: PeerScope = PeerScope.LOCAL
+    kind: PeerKind | None = None
 
 
 @dataclass(frozen=True, slots=True)

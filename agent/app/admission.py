@@ -10,7 +10,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final, Protocol
 
 from agent import clock
@@ -39,9 +40,13 @@ class Caps:
 
     def refusal(self, held: int, of_address: int, *, is_known: bool) -> str:
         """Why one more is refused, a word for the metric; empty where it is let in."""
-        if held >= self.total or (held >= self.total - self.reserved and not is_known):
+        if held >= self.total:
             return "total"
-        return "address" if of_address >= self.each and not is_known else ""
+        if is_known:
+            return ""
+        if of_address >= self.each:
+            return "address"
+        return "total" if held >= self.total - self.reserved else ""
 
 
 def caps_of(descriptors: int) -> Caps:
@@ -76,7 +81,7 @@ class Admission:
         self._held = held
         self._known = known
         self._refused = refused
-        self._by_address: Counter[str] = Counter()
+        self._by_place: Counter[str] = Counter()
         self._nodes: frozenset[str] = frozenset()
         self._counted_s = -COUNT_EVERY_S
         self._said_s = -SAID_EVERY_S
@@ -87,24 +92,28 @@ class Admission:
 
     def admits(self, address: str) -> bool:
         """Whether one more connection, from this address, is let in."""
+        return not self.refusal(address)
+
+    def refusal(self, address: str) -> str:
+        """Why one more connection from this address is not let in, a word for the metric; empty where it is."""
         held = len(self._held)
         if held < self.caps.each:
-            return True  # Nor can any address have more.
-        of_address = self._count(address)
-        reason = self.caps.refusal(held, of_address, is_known=address in self._nodes or _is_loopback(address))
-        if not reason:
-            self._by_address[address] += 1
-            return True
-        self._refused(reason)
-        self._say(address, reason)
-        return False
+            return ""  # Nor can any address have more.
+        of_place, exact = self._count(place_of(address)), exact_of(address)
+        reason = self.caps.refusal(held, of_place, is_known=exact in self._nodes or _is_loopback(exact))
+        if reason:
+            self._refused(reason)
+            self._say(address, reason)
+        else:
+            self._by_place[place_of(address)] += 1
+        return reason
 
-    def _count(self, address: str) -> int:
+    def _count(self, place: str) -> int:
         now_s = clock.now_s()
         if self._counted_s + COUNT_EVERY_S <= now_s:
-            self._by_address, self._counted_s = Counter(self._held.addresses()), now_s
-            self._nodes = frozenset(self._known())
-        return self._by_address[address]
+            self._by_place, self._counted_s = Counter(map(place_of, self._held.addresses())), now_s
+            self._nodes = frozenset(map(exact_of, self._known()))
+        return self._by_place[place]
 
     def _say(self, address: str, reason: str) -> None:
         self._unsaid += 1
@@ -131,6 +140,27 @@ class RareErrors:
         if self._said_s + SAID_EVERY_S <= now_s:
             self._said_s = now_s
             log.error("no connection can be accepted", extra={"reason": failure.strerror})
+
+
+@lru_cache(maxsize=4_096)
+def exact_of(address: str) -> str:
+    """The address in one form: IPv4 as such also where the socket is of IPv6, and without a zone."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
+@lru_cache(maxsize=4_096)
+def place_of(address: str) -> str:
+    """What counts as one address: of IPv6 a network of 64 bits, all of whose addresses a host may have."""
+    exact = exact_of(address)
+    try:
+        found = ip_address(exact)
+    except ValueError:
+        return exact
+    return str(ip_network((found, 64), strict=False)) if isinstance(found, IPv6Address) else exact
 
 
 def _is_loopback(address: str) -> bool:

@@ -11,14 +11,15 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from itertools import islice
 from typing import Final, cast
 
 from aiohttp import web
 
 from agent import clock
-from agent.app.admission import Admission, RareErrors, caps_of
+from agent.app.admission import Admission, RareErrors, caps_of, place_of
 from agent.app.sockets import BACKLOG
+from agent.app.tls_begin import begin_tls, is_whole_hello, quiet_about_names
 from agent.descriptors import raise_limit
 from agent.server.fast_path.serving import FastServer
 
@@ -29,6 +30,10 @@ SILENT_S: Final = 1.0
 SWEEP_EVERY_S: Final = 1.0
 # Where most places are taken, what has asked nothing more for so long gives way.
 IDLE_GIVES_WAY_S: Final = 10.0
+# Of those that wait for their first request, so many are looked at for one to give way.
+_LOOKED_AT_MAX: Final = 256
+# Connections are accepted in lots, and each lot is counted only after it: few enough for what a node keeps for itself.
+_ACCEPTED_AT_ONCE: Final = 8
 # More than the parser takes of a head, with many fields.
 HELD_BYTES_MAX: Final = 128 << 10
 # A probe's head has a few lines; whatever is longer goes to the parser as it is.
@@ -86,38 +91,36 @@ class FirstBytes(asyncio.Protocol):
         self._site = site
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
-        self._securing: asyncio.Task[None] | None = None
+        self._hello_awaited = site.tls is not None
+        self._securing = False
         self.began_s = clock.now_s()
         self.address = ""
 
+    @property
+    def place(self) -> str:
+        """Where it comes from; see `agent.app.admission.place_of`."""
+        return place_of(self.address)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As `asyncio.Protocol`; with TLS, before its handshake, so that a silent connection is counted, too."""
+        """As `asyncio.Protocol`; with TLS twice: when it is accepted, so that it is counted, and when TLS is agreed."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._securing:
+            self._securing = False
+            return
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
-        if self._site.tls is not None:
-            self._transport.pause_reading()  # Until TLS has the connection, which resumes it.
-            handshake = self._secure(self._transport, self._site.tls)
-            self._securing = asyncio.get_running_loop().create_task(handshake, name="TLS handshake")
         self._site.begun(self)
-
-    async def _secure(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
-        loop, secure = asyncio.get_running_loop(), None
-        with suppress(OSError):  # The client's fault, or that of its network.
-            secure = await loop.start_tls(transport, self, tls, server_side=True, ssl_handshake_timeout=FIRST_REQUEST_S)
-        self._securing = None
-        if secure is None:
-            self._site.handed_over(self)
-            return
-        self._transport = secure
-        if self._received:  # It came with the handshake's last message.
-            self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol`."""
-        searched = 0 if not data else len(self._received)
+        if self._hello_awaited:
+            self._received += data
+            if is_whole_hello(self._received):
+                self._secure()
+            return
+        searched = len(self._received)
         self._received += data if self._received else data.lstrip(_BETWEEN)
-        if self._securing is not None or not self._received or not is_whole_head(self._received, searched):
+        if not self._received or not is_whole_head(self._received, searched):
             return
         if (whole := with_host(bytes(self._received))) is None:
             return
@@ -128,18 +131,29 @@ class FirstBytes(asyncio.Protocol):
         own.connection_made(transport)
         own.data_received(whole)
 
+    def _secure(self) -> None:
+        assert self._transport is not None, "it is made first"
+        assert self._site.tls is not None, "else no hello is awaited"
+        hello, self._received = bytes(self._received), bytearray()
+        self._hello_awaited, self._securing = False, True
+        begin_tls(self._transport, self, self._site.tls, hello, not_agreed=lambda: self._site.handed_over(self))
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as `asyncio.Protocol`
         """As `asyncio.Protocol`."""
         self._site.handed_over(self)
 
     def refuse(self, answer: bytes) -> None:
         """Close it with this answer."""
-        if self._securing is not None:
-            self._securing.cancel()
-        if self._transport is not None:
-            if self._securing is None:
-                self._transport.write(answer)
+        if self._transport is None:
+            return
+        if self._site.tls is None:
+            self._transport.write(answer)
             self._transport.close()
+            return
+        if not (self._hello_awaited or self._securing):
+            self._transport.write(answer)
+        # Closing would wait for the other side's word, and hold a descriptor that is no longer counted.
+        self._transport.abort()
 
 
 class GuardedSite(web.SockSite):
@@ -183,8 +197,9 @@ class GuardedSite(web.SockSite):
         self._server = await loop.create_server(
             lambda: FirstBytes(serve, self),
             sock=self._sock,
-            backlog=self._backlog,
+            backlog=_ACCEPTED_AT_ONCE,
         )
+        self._sock.listen(self._backlog)  # The loop has told the kernel of its lot.
 
     async def stop(self) -> None:
         """As `web.SockSite.stop`; a client that has just connected may still send its request."""
@@ -194,7 +209,9 @@ class GuardedSite(web.SockSite):
 
     def begun(self, one: FirstBytes) -> None:
         """A connection was accepted."""
-        if self._admission.admits(one.address) or self._closed_oldest(SILENT_S):
+        refusal = self._admission.refusal(one.address)
+        # What has its share already takes the place of one of its own, never of another's.
+        if not refusal or self._closed_oldest(SILENT_S, one.place if refusal == "address" else ""):
             self._first[one] = None
         else:
             one.refuse(_TOO_MANY)
@@ -216,9 +233,13 @@ class GuardedSite(web.SockSite):
         if (crowded := len(self) - self._admission.caps.each) >= 0:
             self._serving.close_idle(crowded + self._admission.caps.reserved, IDLE_GIVES_WAY_S)
 
-    def _closed_oldest(self, silent_s: float) -> bool:
-        """Close the connection that has waited longest for its first request, if it has for so long."""
-        oldest = next(iter(self._first), None)
+    def _closed_oldest(self, silent_s: float, place: str = "") -> bool:
+        """Close the connection that has waited longest for its first request, if it has for so long.
+
+        `place`: of that place alone; empty for any.
+        """
+        first = islice(self._first, _LOOKED_AT_MAX)
+        oldest = next((one for one in first if not place or one.place == place), None)
         if oldest is None or oldest.began_s + silent_s > clock.now_s():
             return False
         self.handed_over(oldest)
@@ -236,5 +257,7 @@ async def start_site(
 ) -> None:
     """Serve on a bound socket, within what this process may have. `known` and `refused`: see `Admission`."""
     asyncio.get_running_loop().set_exception_handler(RareErrors())
+    if tls is not None:
+        quiet_about_names()
     site = GuardedSite(runner, bound, backlog=BACKLOG, tls=tls, descriptors=raise_limit(), known=known, refused=refused)
     await site.start()

@@ -181,6 +181,10 @@ def _peer_arguments(parser: Parser) -> None:
     source.add_argument("--auth-token-file", metavar="FILE", help="the token that this peer wants")
     source.add_argument("--auth-token", choices=["-"], help="read that token from stdin")
     parser.add_argument("--scope", choices=["local", "mesh"], help="import what it serves itself, or all that it sees")
+    kinds = (
+        "a plain server, whatever it says of itself, or a node that has to prove itself; left out: the proof decides"
+    )
+    parser.add_argument("--kind", choices=["server", "node"], help=kinds)
 
 
 def _pin_filter(parser: Parser) -> None:

@@ -32,7 +32,7 @@ def list_peers(args: Namespace) -> int:
     heads = ["NAME", "CONNECTED", "STATE", "SOURCE", "TOOLS", "URL", "ALSO KNOWN AS", "LAST ERROR"]
     rows = [_listed_peer(peer) for peer in peers]
     if args.output == "wide":
-        heads = [*heads, "LATENCY", "NEXT TRY", "SCOPE", "WEIGHT", "MAINTENANCE", "NODE ID"]
+        heads = [*heads, "LATENCY", "NEXT TRY", "SCOPE", "KIND", "WEIGHT", "MAINTENANCE", "NODE ID"]
         rows = [[*row, *_more_of(peer)] for row, peer in zip(rows, peers, strict=True)]
     print_list(args.output, heads, rows, empty="no peers")
     if args.output != "name":
@@ -49,7 +49,7 @@ def _listed_peer(peer: dict[str, Any]) -> list[Any]:
 
 def _more_of(peer: dict[str, Any]) -> list[Any]:
     """What a wide list has beside the columns of any."""
-    fields = [peer.get(field) for field in ("scope", "weight", "maintenance", "node_id")]
+    fields = [peer.get(field) for field in ("scope", "kind", "weight", "maintenance", "node_id")]
     return [_latency(peer), _next_try(peer), *fields]
 
 
@@ -77,6 +77,8 @@ def add_peer(args: Namespace) -> int:
         body["auth_token"] = token_from("-")
     if args.scope:
         body["scope"] = args.scope
+    if args.kind:
+        body["kind"] = args.kind
     data, message = ask(node_of(args), "POST", PEERS_PATH, body)
     _say(args, data, message)
     _say_note(args, data)

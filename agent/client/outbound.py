@@ -56,6 +56,7 @@ class Outbound:
     `proxies`: for servers; for peers only with `proxies_for_peers`. `judges_names`: a name has to be known here, and to
     lead where the dial guard permits, though a proxy will resolve it. `prover`: of the node that is dialled, whose
     answers alone are believed; None for all that is no node. `authorizer`: who has a server's tokens.
+    `believes_cards`: what says that it is a node may be one; not where an operator says that it is a plain server.
     `node_tls`: files for nodes, in place of all others. `new_binding`: certificates of nodes have to name what it says;
     `binding`: of one link to a node, which looks at them.
     """
@@ -69,6 +70,7 @@ class Outbound:
     new_binding: Callable[[], BindingLike] | None = None
     binding: BindingLike | None = None
     authorizer: AuthorizerLike | None = None
+    believes_cards: bool = True
 
     def files_for(self, target: HttpTarget) -> TlsFiles | None:
         """The files for one target, if it has any in place of the common ones."""

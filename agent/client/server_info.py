@@ -42,6 +42,11 @@ class ServerInfo:
     keeps_sessions: bool = False
 
     @property
+    def card(self) -> Json | None:
+        """What it says of itself as a node, also where that is not believed (`mesh` is None then)."""
+        return mesh_entry(self.era, self.capabilities)
+
+    @property
     def lists_may_differ(self) -> bool:
         """Whether a session may have lists of its own: the server tells it apart, and says that a list may change."""
         features = [self.capabilities.get(name) for name in ("tools", "prompts", "resources")]

@@ -13,12 +13,25 @@ from typing import Any, Final, TypeVar
 
 from agent.client.protocol import Request
 from agent.control.reconciler import Mesh
-from agent.errors import DialledOurselves, DialRefused, MeshError, OverrideRefused, RpcError
+from agent.errors import (
+    AuthRefused,
+    DialledOurselves,
+    DialRefused,
+    IdentityRefused,
+    MeshError,
+    OverrideRefused,
+    ProtocolBroken,
+    RpcError,
+)
 from agent.model import Json, LinkView, Override, PeerSpec, Suppression, node_mark
+from agent.peer_kind import PeerKind
 from agent.state.overrides import OverrideStore
 
 # How long an added peer's first attempt is waited for before the answer is "saved, not connected".
 FIRST_ATTEMPT_TIMEOUT_S: Final = 5.0
+
+# What answered has not proven that it is a node.
+_NO_PROOF: Final = frozenset(kind.__name__ for kind in (AuthRefused, IdentityRefused, ProtocolBroken))
 
 T = TypeVar("T")
 
@@ -54,7 +67,8 @@ class OverrideService:
         """Keep a peer and wait for its first attempt; returns whether it is a new one, and its link's view.
 
         Raises `OverrideRefused`: 409 when the name belongs to a server, to this node or to another URL, when the URL
-        leads to this very node, or claims to be a node that is known at another one without its key; 403 for an address
+        leads to this very node, claims to be a node that is known at another one without its key, or is to be a node
+        by the order's `kind` and does not prove it; 403 for an address
         that is never dialled; 503 while the node stops; 507 not saved.
         """
         return await self._finish(self._add(override), f"add peer {override.name}")
@@ -76,7 +90,8 @@ class OverrideService:
     async def _add(self, override: Override) -> tuple[bool, LinkView | None]:
         async with self._one_at_a_time:
             self._refuse_taken_name(override)
-            created = self._override_named(override.name) is None
+            before = self._override_named(override.name)
+            created = before is None
             lifted = tuple(known for known in self._store.suppressions if known.name == override.name)
             try:
                 await self._store.put(override)
@@ -89,7 +104,7 @@ class OverrideService:
             link.reload()
         view = await self._first_attempt(override.name)
         if view is not None and (impossible := self._impossible(override, view)) is not None:
-            await self._withdraw(override, lifted)
+            await self._withdraw(override, before, lifted)
             raise impossible
         if view is not None and view.connected:
             # It may have proven to be a node that has a link already, which it shares from the next step on.
@@ -104,6 +119,11 @@ class OverrideService:
             return OverrideRefused(409, "own_node", f"peer_url: {shown} is this node itself")
         if view.failure == DialRefused.__name__:
             return OverrideRefused(403, "address_refused", f"peer_url: {view.last_error}")
+        if override.kind is PeerKind.SERVER and view.claimed == node_mark(self._mesh.own.node_id):
+            return OverrideRefused(409, "own_node", f"peer_url: {view.last_error}")
+        if override.kind is PeerKind.NODE and view.identity is None and (view.connected or view.failure in _NO_PROOF):
+            why = view.last_error or f"{shown} has proven nothing"
+            return OverrideRefused(409, "not_a_node", f"peer_url: {why}")
         for other in self._mesh.peer_views() if view.claimed else ():
             node_id = _node_of(other)
             if other.key != view.key and node_id is not None and node_mark(node_id) == view.claimed:
@@ -111,11 +131,11 @@ class OverrideService:
                 return OverrideRefused(409, "node_known_elsewhere", message)
         return None
 
-    async def _withdraw(self, override: Override, lifted: tuple[Suppression, ...]) -> None:
-        """Undo an impossible override, unless it was replaced meanwhile."""
+    async def _withdraw(self, override: Override, before: Override | None, lifted: tuple[Suppression, ...]) -> None:
+        """Undo an impossible override, unless it was replaced meanwhile; what it has changed is as it was `before`."""
         async with self._one_at_a_time:
             if self._override_named(override.name) == override:
-                await self._store.remove(override.name)
+                await (self._store.remove(override.name) if before is None else self._store.put(before))
                 for suppression in lifted:
                     await self._store.suppress(suppression)
         await self._mesh.settled()

@@ -24,6 +24,7 @@ from agent.control.candidates import (
     url_key,
 )
 from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec, Suppression, masked_url
+from agent.peer_kind import PeerKind
 from agent.routing.names import is_valid_name, node_alias, valid_name
 from discovery.model import Catalog, InstanceKey
 
@@ -34,9 +35,10 @@ _NOTHING_LEARNED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class LastChosen:
-    """The peers that were selected last, found again under any name."""
+    """The peers that were selected last, found again under any name. `freed`: names that local servers had."""
 
-    def __init__(self, previous: Sequence[PeerSpec]) -> None:
+    def __init__(self, previous: Sequence[PeerSpec], freed: Collection[str] = ()) -> None:
+        self._freed = {*freed, *(spec.name for spec in previous if spec.source is not PeerSource.DISCOVERY)}
         self._by_name = {spec.name: spec for spec in previous}
         self._by_node = {spec.expected_node_id: spec for spec in previous if spec.expected_node_id is not None}
         self._plain_by_url = {url_key(spec.target.url): spec for spec in previous if spec.expected_node_id is None}
@@ -55,9 +57,14 @@ class LastChosen:
         return spec is not None and spec is self.spec_of(candidate)
 
     def holds_second_name(self, candidate: DiscoveredPeer) -> bool:
-        """Whether this candidate was called by its name and ID, because another peer held its name."""
+        """Whether this candidate was called by its name and ID, because another peer of the catalog held its name.
+
+        That one may come back. What a person gave the name to, and has taken away again, will not.
+        """
         spec = self.spec_of(candidate)
-        return spec is not None and spec.name != candidate.name and spec.name in _second_names(candidate)
+        if spec is None or spec.name == candidate.name or candidate.name in self._freed:
+            return False
+        return spec.name in _second_names(candidate)
 
 
 @dataclass(slots=True)
@@ -79,6 +86,12 @@ class PeerBuilder:
     suppressions: list[Suppression] = field(default_factory=list)
     weight: int = 1
     maintenance: str = ""
+    kind: PeerKind | None = None
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it is a plain server by an operator's word, and no node whatever is known of its URL."""
+        return self.kind is PeerKind.SERVER
 
     def spec(self) -> PeerSpec:
         """The finished peer. Whether it is a node, and which, its link finds out: what the catalog says binds none."""
@@ -91,6 +104,8 @@ class PeerBuilder:
             sighting=" | ".join(sorted(self.sightings - {""})),
             weight=self.weight,
             maintenance=self.maintenance,
+            is_mesh_node=self.kind is PeerKind.NODE,
+            kind=self.kind,
         )
 
 
@@ -105,17 +120,19 @@ def select(
     learned: Mapping[str, str] = _NOTHING_LEARNED,
     connected: Collection[str] = (),
     previous: Sequence[PeerSpec] = (),
+    freed: Collection[str] = (),
     reader: CatalogReader | None = None,
 ) -> Selection:
     """Choose the peers.
 
-    `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the spec)
-    -> node ID that answered there last; keep it while any source names the URL, also when its link has been folded into
-    another. `connected`: backend keys of links that are up. `previous`: the peers selected last, so that they keep
-    their names. `reader`: of the catalogs before, which saves reading again what has not changed.
+    `server_names`: the local servers, whose names peers may not take. `learned`: dialled URL (`target.url` of the
+    spec) -> node ID that answered there last; keep it while any source names the URL, also when its link has been
+    folded into another. `connected`: backend keys of links that are up. `previous`: the peers selected last, so
+    that they keep their names; `freed`: of the local servers that are gone since. `reader`: of the catalogs before,
+    which saves reading again what has not changed.
     """
     findings: set[Finding] = set(own_entries(catalog, own))
-    last = LastChosen(previous)
+    last = LastChosen(previous, freed)
     found = _usable((reader or CatalogReader()).read(catalog, own.node_id, learned), own, findings)
     builders = peer_builders(overrides, statics, previous)
     if builders:
@@ -209,7 +226,7 @@ def peer_builders(
         return []
     present = {(spec.source, spec.name) for spec in previous}
     builders = [
-        PeerBuilder(override.name, override.target, PeerSource.OVERRIDE, override.scope)
+        PeerBuilder(override.name, override.target, PeerSource.OVERRIDE, override.scope, kind=override.kind)
         for override in sorted(overrides, key=lambda o: ((PeerSource.OVERRIDE, o.name) not in present, o.name))
     ]
     builders += [
@@ -232,7 +249,7 @@ def identify(
     URL. A builder that was folded into another has no link, and `learned` must keep it there.
     """
     by_url = {candidate.place: candidate.node_id for candidate in found if candidate.node_id}
-    for builder in builders:
+    for builder in (one for one in builders if not one.is_server):
         builder.identity = learned.get(builder.target.url)
         if builder.name in down and by_url.get(url_key(builder.target.url), builder.identity) != builder.identity:
             builder.identity = None
@@ -242,26 +259,28 @@ def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: se
     """Keep one builder per name, URL and node, the first of each, and none that leads to ourselves."""
     kept: list[PeerBuilder] = []
     by_name: dict[str, PeerBuilder] = {}
-    by_url: dict[str, PeerBuilder] = {}
+    by_url: dict[tuple[str, bool], PeerBuilder] = {}
     by_node: dict[str, PeerBuilder] = {}
     for builder in builders:
+        place = url_key(builder.target.url), builder.is_server
         if builder.identity == own.node_id:
             findings.add(Finding(builder.name, FindingKind.OURSELVES, builder.target.shown))
             continue
         namesake = by_name.get(builder.name)
-        twin = by_url.get(url_key(builder.target.url)) or by_node.get(builder.identity or "")
+        twin = by_url.get(place) or by_node.get(builder.identity or "")
         if namesake is not None:
             if namesake is not twin:
                 findings.add(Finding(builder.name, FindingKind.NAME_TAKEN, ""))
         elif twin is not None:
             by_name[builder.name] = twin
-            by_url.setdefault(url_key(builder.target.url), twin)
+            by_url.setdefault(place, twin)
+            twin.kind = twin.kind or builder.kind
             twin.aliases.append(builder.name)
             twin.twin_urls.append(builder.target.url)
             findings.add(Finding(builder.name, FindingKind.SAME_NODE, twin.name))
         else:
             kept.append(builder)
-            by_name[builder.name] = by_url[url_key(builder.target.url)] = builder
+            by_name[builder.name] = by_url[place] = builder
             if builder.identity is not None:
                 by_node[builder.identity] = builder
     return kept
@@ -270,14 +289,20 @@ def merge_twins(builders: Iterable[PeerBuilder], own: NodeIdentity, findings: se
 def fold_in(
     builders: Sequence[PeerBuilder], found: Sequence[DiscoveredPeer], findings: set[Finding]
 ) -> Sequence[DiscoveredPeer]:
-    """Add each candidate to the builder of the same node or URL; return the candidates that have none."""
+    """Add each candidate to the builder of the same node or URL; return the candidates that have none.
+
+    A node of the catalog has its own link where an operator has its URL for a plain server.
+    """
     if not builders:
         return found
-    by_url = {url_key(url): builder for builder in builders for url in (builder.target.url, *builder.twin_urls)}
+    places = [(url_key(url), builder) for builder in builders for url in (builder.target.url, *builder.twin_urls)]
+    nodes_by_url = {place: builder for place, builder in places if not builder.is_server}
+    by_url = dict(places) | nodes_by_url
     by_node = {builder.identity: builder for builder in builders if builder.identity is not None}
     rest: list[DiscoveredPeer] = []
     for candidate in found:
-        builder = by_node.get(candidate.identity or "") or by_url.get(candidate.place)
+        at_url = by_url if candidate.node_id is None else nodes_by_url
+        builder = by_node.get(candidate.identity or "") or at_url.get(candidate.place)
         if builder is None:
             rest.append(candidate)
             continue

@@ -14,6 +14,7 @@ from agent.control.candidates import CatalogReader, Selection
 from agent.control.selection import select
 from agent.errors import DialledOurselves
 from agent.model import LinkView, NodeIdentity, PeerSpec
+from agent.peer_kind import PeerKind
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog
 
@@ -32,6 +33,7 @@ class Selector:
         self._learned: dict[str, str] = {}
         self._learned_changes = 0
         self._read: tuple[object, ...] = ()
+        self._server_names: frozenset[str] = frozenset()
         self._keys: dict[str, str] = {}
         self.selection = Selection()
 
@@ -64,12 +66,14 @@ class Selector:
             learned=dict(self._learned),
             connected=up,
             previous=before,
+            freed=self._server_names - names,
             reader=self._reader,
         )
         is_large = len(catalog.instances) > LARGE_CATALOG
         self.selection = await asyncio.to_thread(selecting) if is_large else selecting()
         nodes = ((spec, spec.expected_node_id or self._learned.get(spec.target.url)) for spec in self.selection.peers)
         self._keys = {node_id: spec.key for spec, node_id in nodes if node_id is not None}
+        self._server_names = names
         # It reads its own last outcome, too: it has come to its end when that is the same again.
         self._read = read if self.selection.peers == before else ()
         return self.selection
@@ -85,7 +89,7 @@ class Selector:
     def _learn(self, views: Sequence[LinkView]) -> None:
         """Remember which node answered at which URL, so that one node named twice gets one link."""
         for view in views:
-            if not isinstance(view.spec, PeerSpec):
+            if not isinstance(view.spec, PeerSpec) or view.spec.kind is PeerKind.SERVER:
                 continue
             url, known = view.spec.target.url, self._learned.get(view.spec.target.url)
             # A plain server that is up has taken the place of a node.

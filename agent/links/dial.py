@@ -35,6 +35,7 @@ from agent.model import (
     ServerSpec,
     node_mark,
 )
+from agent.peer_kind import PeerKind
 from agent.routing.names import is_valid_name
 
 LOCAL_SUFFIX = "/local"
@@ -110,8 +111,10 @@ async def opened(
         refuse_mesh_node(client.server_info, spec, own)
         return OpenClient(client, None, start_deadline_s=deadline_s)
     dialling, claimed = replace(dialling, outbound=dialling.outbound.for_peers()), ""
+    if spec.kind is PeerKind.SERVER:
+        return await _server_of_operator(stack, spec, own, dialling)
     await _refuse_own_view(spec, own, dialling)
-    if not (spec.is_mesh_node and spec.scope is PeerScope.LOCAL):
+    if not (spec.is_mesh_node and (spec.scope is PeerScope.LOCAL or spec.kind is PeerKind.NODE)):
         deadline_s = clock.now_s() + START_TIMEOUT_S
         async with AsyncExitStack() as attempt:
             async with _knowing_ourselves(spec, own, dialling):
@@ -125,6 +128,35 @@ async def opened(
     except IdentityRefused as exc:
         exc.claimed = exc.claimed or claimed
         raise
+
+
+async def _server_of_operator(
+    stack: AsyncExitStack, spec: PeerSpec, own: NodeIdentity, dialling: Dialling
+) -> OpenClient:
+    """What an operator says is a plain server: it is asked for no proof, and no node whatever it says.
+
+    But for this very node, whose offer would be listed back to us, ever longer.
+    """
+    deadline_s, shown = clock.now_s() + START_TIMEOUT_S, spec.target.shown
+    is_ours = dialling.addresses is not None and names_us(spec.target.url, dialling.addresses)
+    if is_ours and _node_of_view(spec.target) is not None:
+        raise DialledOurselves(f"{shown} is a view of this node itself")
+    outbound = replace(dialling.outbound, believes_cards=False)
+    opening = Opening(start_timeout_s=START_TIMEOUT_S, on_pending=dialling.on_pending, outbound=outbound)
+    async with AsyncExitStack() as attempt:
+        try:
+            client = await enter_client(attempt, spec.target, opening)
+        except AuthRefused as refused:
+            if is_ours and refused.node_mark == node_mark(own.node_id):
+                raise DialledOurselves(f"{shown} is this node itself") from refused
+            raise
+        if (client.server_info.card or {}).get("node_id") == own.node_id:
+            if is_ours:
+                raise DialledOurselves(f"{shown} is this node itself")
+            message = f"{shown} says that it is this node itself, and as a server is not asked to prove it"
+            raise IdentityRefused(message, claimed=node_mark(own.node_id))
+        stack.push_async_exit(attempt.pop_all())
+    return OpenClient(client, None, start_deadline_s=deadline_s)
 
 
 async def _plain_client(
@@ -220,7 +252,8 @@ def _prover(local: HttpTarget, dialling: Dialling, *, members: bool) -> Prover:
 async def _node(stack: AsyncExitStack, spec: PeerSpec, own: NodeIdentity, dialling: Dialling) -> OpenClient:
     """Have a node prove who it is, then open its local endpoint, or all of it as a gateway.
 
-    Only a gateway may be of another mesh; it is sent the token that an operator gave for it, a node of ours none.
+    Only a gateway may be of another mesh, unless an operator says that it is a node of this one; it is sent the token
+    that an operator gave for it, a node of ours none.
     """
     is_gateway = spec.scope is PeerScope.MESH
     local = local_target(spec.target)
@@ -228,7 +261,8 @@ async def _node(stack: AsyncExitStack, spec: PeerSpec, own: NodeIdentity, dialli
         local = replace(local, token=None)
     if not is_gateway:
         dialling = replace(dialling, outbound=_bound(dialling.outbound))
-    prover, binding = _prover(local, dialling, members=not is_gateway), dialling.outbound.binding
+    members = not is_gateway or spec.kind is PeerKind.NODE
+    prover, binding = _prover(local, dialling, members=members), dialling.outbound.binding
     async with _knowing_ourselves(spec, own, dialling):
         proven = (await prover.prove()).peer.node_id
     if proven == own.node_id:

@@ -113,6 +113,7 @@ def describe_peer(view: LinkView, now_s: float) -> Json:
         "function_count": view.function_count if view.connected else 0,
         "source": spec.source.value,
         "scope": spec.scope.value,
+        "kind": None if spec.kind is None else spec.kind.value,
         "aliases": list(spec.aliases),
         "weight": spec.weight,
         "maintenance": spec.maintenance,

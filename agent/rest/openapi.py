@@ -14,6 +14,7 @@ from aiohttp import web
 from agent import __version__
 from agent.authority.routes import wanted_scopes
 from agent.model import PEER_PATH, Json, PeerScope
+from agent.peer_kind import PeerKind
 from agent.rest.envelope import json_response
 from agent.rest.security import OPEN_PATHS
 
@@ -89,7 +90,8 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ),
     ("POST", "/api/v1/mcp/peers"): Operation(
         "Add or change a peer: 201 connected, 200 changed, 202 saved and not connected yet; 409 for a "
-        "name that is taken, this node itself, and an ID that is known at another URL and not proven at this one.",
+        "name that is taken, this node itself, an ID that is known at another URL and not proven at this one, and "
+        "what is to be a node of this mesh by `kind` and does not prove it.",
         answers={200: _ADDED, 201: _ADDED, 202: _ADDED},
         body=_closed(
             ("peer_name", "peer_url"),
@@ -97,6 +99,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
             peer_url={"type": "string", "minLength": 1, "maxLength": 2048},
             auth_token=_optional({"type": "string", "maxLength": 4096, "pattern": "^[!-~]*$"}),
             scope={"enum": [scope.value for scope in PeerScope]},
+            kind=_optional({"enum": [kind.value for kind in PeerKind]}),
         ),
     ),
     ("DELETE", "/api/v1/mcp/peers/{peer_name}"): Operation(

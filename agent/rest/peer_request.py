@@ -4,9 +4,10 @@ Imported by `agent.rest.peers` with the first such request, because pydantic cos
 rule: a fault names the field and the fix, never the value.
 """
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from agent.model import PeerScope
+from agent.peer_kind import PeerKind
 from agent.routing.names import NAME_RULE, is_valid_name
 
 
@@ -19,6 +20,13 @@ class PeerRequest(BaseModel):
     peer_url: str = Field(min_length=1, max_length=2048)
     auth_token: SecretStr | None = Field(default=None, max_length=4096)
     scope: PeerScope = PeerScope.LOCAL
+    kind: PeerKind | None = None
+
+    @model_validator(mode="after")
+    def _server_is_no_gateway(self) -> "PeerRequest":
+        if self.kind is PeerKind.SERVER and self.scope is PeerScope.MESH:
+            raise ValueError("kind: a server is no gateway; leave out scope, or say kind node")
+        return self
 
     @field_validator("peer_name")
     @classmethod

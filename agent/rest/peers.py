@@ -66,8 +66,9 @@ class PeersApi:
         except ValueError as exc:
             raise OverrideRefused(422, "invalid_field", f"peer_url: {exc}") from exc
         token = body.auth_token.get_secret_value() if body.auth_token else None
-        override = Override(body.peer_name, HttpTarget(url, token=token), body.scope)
+        override = Override(body.peer_name, HttpTarget(url, token=token), body.scope, body.kind)
         order = {"peer": override.name, "url": url.partition("?")[0], "scope": override.scope.value}
+        order |= {} if body.kind is None else {"kind": body.kind.value}
         try:
             created, view = await self._overrides.add(override)
         except OverrideRefused as exc:

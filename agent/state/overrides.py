@@ -16,6 +16,7 @@ import orjson
 
 from agent.errors import ConfigRefused, OverrideRefused
 from agent.model import HttpTarget, Json, Override, PeerScope, Suppression
+from agent.peer_kind import PeerKind
 from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
 from agent.state.saved_shape import Misshapen, list_of, object_of, one_of, optional_text, pair_of_texts, text
 
@@ -32,8 +33,9 @@ _SAVED_OVERRIDE = object_of(
         "scope": one_of("local", "mesh"),
         "token": optional_text,
         "headers": list_of(pair_of_texts),
+        "kind": one_of(*map(str, PeerKind)),
     },
-    optional=frozenset({"token", "headers"}),
+    optional=frozenset({"token", "headers", "kind"}),
 )
 _SAVED_SUPPRESSION = object_of(
     {"name": text, "node_id": optional_text, "service_id": optional_text},
@@ -145,6 +147,7 @@ def _dump(kept: _Kept) -> bytes:
                 "scope": override.scope.value,
                 "token": override.target.token,
                 "headers": [list(pair) for pair in override.target.headers],
+                **({} if override.kind is None else {"kind": override.kind.value}),
             }
             for override in kept.overrides
         ],
@@ -187,7 +190,8 @@ def _read(path: Path) -> _Kept:
 
 def _override(entry: Json) -> Override:
     headers = tuple((name, value) for name, value in entry.get("headers", ()))
-    return Override(entry["name"], HttpTarget(entry["url"], headers, entry.get("token")), PeerScope(entry["scope"]))
+    target, kind = HttpTarget(entry["url"], headers, entry.get("token")), entry.get("kind")
+    return Override(entry["name"], target, PeerScope(entry["scope"]), None if kind is None else PeerKind(kind))
 
 
 def _refused(path: Path, why: str) -> ConfigRefused:

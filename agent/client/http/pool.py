@@ -9,7 +9,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_o
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.proxies import ProxyFault
+from agent.client.server_info import ServerInfo
 from agent.config.tls_files import TlsFault
 from agent.errors import (
     CallNotSent,
@@ -91,6 +92,7 @@ class HttpPool:
     __slots__ = (
         "_authorizer",
         "_before_target",
+        "_believes_cards",
         "_connections",
         "_cookie",
         "_dialler",
@@ -124,6 +126,7 @@ class HttpPool:
         if proxy is not None and proxy.authorization is not None:
             self._lines["proxy-authorization"] = checked_line("Proxy-Authorization", proxy.authorization)
         self._prover, self._authorizer = outbound.prover, outbound.authorizer
+        self._believes_cards = outbound.believes_cards
         self._dialler = dialler
         self._connections: dict[Connection, float] = {}  # Since when.
         self._idle: dict[Connection, float] = {}  # Since when; the longest idle comes first.
@@ -134,6 +137,10 @@ class HttpPool:
     def __repr__(self) -> str:
         """Where it leads and how many connections it has; never the headers."""
         return f"<HttpPool {self.where} {len(self._connections)} connections, {len(self._idle)} idle>"
+
+    def as_believed(self, server_info: ServerInfo) -> ServerInfo:
+        """What the other side says of itself, as far as it counts (`Outbound.believes_cards`)."""
+        return server_info if self._believes_cards else replace(server_info, mesh=None)
 
     def __enter__(self) -> Self:
         return self

@@ -142,7 +142,7 @@ class HttpSessionClient:
             if self._session_id is not None:
                 self._headers[SESSION_HEADER] = self._session_id
             await self._post(jsonrpc.encode_notification(INITIALIZED))
-        self._server_info = replace(server_info, keeps_sessions=self.has_id)
+        self._server_info = self._pool.as_believed(replace(server_info, keeps_sessions=self.has_id))
         self._generation += 1
         self._subscriptions.session_ended(f"{self._pool.where} opened another session")
         for stream in tuple(self._streams):

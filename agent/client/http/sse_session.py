@@ -132,7 +132,8 @@ class SseSessionClient:
         self._reader = self._group.create_task(self._read(response, stream), name="stream of an HTTP+SSE session")
         params = initialize_params(self._client_name, self._features, self._version)
         server_info = judge_initialize(jsonrpc.result_of(await self._answered(INITIALIZE, params)))
-        self._server_info = replace(server_info, keeps_sessions=True)  # A stream is a session.
+        # A stream is a session.
+        self._server_info = self._pool.as_believed(replace(server_info, keeps_sessions=True))
         await self._post(RequestBody(jsonrpc.encode_notification(INITIALIZED)))
 
     def close(self) -> None:

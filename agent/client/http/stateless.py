@@ -56,13 +56,13 @@ class HttpStatelessClient:
     __slots__ = ("_ids", "_pool", "_probe_params", "_stamp", "lost", "lost_reason", "lost_what", "server_info")
 
     def __init__(self, pool: HttpPool, stamp: ModernStamp, server_info: ServerInfo) -> None:
-        self.server_info = server_info
+        self.server_info = pool.as_believed(server_info)
         self.lost = Event()
         self.lost_reason = self.lost_what = ""
         self._pool = pool
         self._stamp = stamp
         self._ids = itertools.count(1)
-        self._probe_params = ASKED_FOR_ALL if server_info.mesh is None else _PROBES_NODE
+        self._probe_params = ASKED_FOR_ALL if self.server_info.mesh is None else _PROBES_NODE
 
     def __repr__(self) -> str:
         """Where it leads, and whether it is broken."""
@@ -143,6 +143,7 @@ class HttpStatelessClient:
         verdict = judge_discovery(result, self._stamp.version)
         if isinstance(verdict, Handshake):
             raise self._lose(f"no longer speaks {self._stamp.version}")
+        verdict = self._pool.as_believed(verdict)
         if _node_of(verdict) != _node_of(self.server_info):
             # Requests are stateless, so nothing else would show that the address belongs to another node now.
             raise self._lose("is another node now")

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from agent.app.admission import CONNECTIONS_MAX, Admission, Caps, RareErrors, caps_of
+from agent.app.admission import CONNECTIONS_MAX, Admission, Caps, RareErrors, caps_of, exact_of, place_of
 
 
 @pytest.mark.parametrize("descriptors", [64, 128, 1_024, 4_096, 1_048_576])
@@ -27,7 +27,7 @@ CAPS = Caps(total=100, each=60, reserved=10)
         (89, 59, "", ""),
         (60, 60, "address", ""),
         (90, 1, "total", ""),
-        (99, 99, "total", ""),
+        (99, 99, "address", ""),
         (100, 0, "total", "total"),
     ],
 )
@@ -60,6 +60,31 @@ async def test_an_address_with_its_share_is_refused_counted_and_named_once(caplo
     assert held.counted == 1, "one look at all connections for many that come at once"
     (record,) = caplog.records
     assert (record.__dict__["address"], record.__dict__["reason"]) == ("192.0.2.1", "address")
+
+
+async def test_a_host_with_a_network_of_ipv6_is_one_address_and_ipv4_is_known_on_a_socket_of_ipv6() -> None:
+    held = Held([f"2001:db8::{number:x}" for number in range(60)] + ["::ffff:192.0.2.2"] * 29)
+    admission = Admission(CAPS, held, lambda: ["192.0.2.3"])
+    assert admission.refusal("2001:db8::ffff:1") == "address"
+    assert admission.refusal("2001:db8:0:1::1") == ""
+    held.append("192.0.2.9")
+    assert admission.refusal("2001:db8:0:2::1") == "total"
+    assert [admission.refusal(one) for one in ("::ffff:127.0.0.1", "::ffff:192.0.2.3", "::1")] == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("address", "exact", "place"),
+    [
+        ("192.0.2.1", "192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::1", "fe80::/64"),
+        ("2001:DB8::1", "2001:db8::1", "2001:db8::/64"),
+        ("node-b", "node-b", "node-b"),
+        ("", "", ""),
+    ],
+)
+def test_an_address_has_one_form_and_counts_with_its_network(address: str, exact: str, place: str) -> None:
+    assert (exact_of(address), place_of(address)) == (exact, place)
 
 
 async def test_while_there_is_room_for_all_no_one_is_counted() -> None:

@@ -200,3 +200,19 @@ async def test_connections_that_never_begin_tls_are_counted_and_give_way_too(
         assert await site.said(silent[-3][0]) == b""
         for _, writer in silent:
             writer.close()
+
+
+async def test_an_address_with_its_share_takes_the_place_of_its_own_silent_connection_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent.app.admission._is_loopback", lambda _address: False)
+    monkeypatch.setattr("agent.app.admission.COUNT_EVERY_S", 0.0)
+    monkeypatch.setattr("agent.app.first_bytes.SILENT_S", 0.0)
+    async with serving(64) as site:
+        other = await asyncio.open_connection("127.0.0.1", site.port, local_addr=("127.0.0.2", 0))
+        many = [await site.connect() for _ in range(caps_of(64).each)]
+        assert await site.asks() == b"HTTP/1.1 200 OK"
+        assert await site.said(many[0][0]) == b"HTTP/1.1 408 Request Timeout"
+        assert is_open(other[0])
+        for _, writer in (other, *many):
+            writer.close()

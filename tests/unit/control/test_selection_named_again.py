@@ -83,3 +83,25 @@ def test_a_false_entry_at_the_url_of_a_plain_peer_takes_no_node_away_and_suppres
     assert [one.node_id for one in after.discovered["mine"]] == [None]
     removed = select(catalog, OWN, suppressions=after.discovered["mine"], learned={URL: ID_B}, previous=after.peers)
     assert "node-b" in [spec.name for spec in removed.peers]
+
+
+@pytest.mark.parametrize("by_server", [False, True], ids=["an override", "a server of the file"])
+def test_a_node_whose_name_was_taken_by_a_person_has_it_back_when_that_is_taken_away(by_server: bool) -> None:
+    catalog = Catalog((_node("node-b", ID_B),))
+    name = select(catalog, OWN).peers[0].name
+    overrides = [] if by_server else [Override(name, HttpTarget("http://10.0.0.9:8999/mcp"))]
+    servers = [name] if by_server else []
+    taken = select(
+        catalog,
+        OWN,
+        overrides=overrides,
+        server_names=servers,
+        previous=select(catalog, OWN).peers,
+        learned={URL: ID_B},
+    )
+    (renamed,) = (spec for spec in taken.peers if spec.target.url == URL)
+    assert renamed.name != name
+    again = select(catalog, OWN, previous=taken.peers, freed=servers, learned={URL: ID_B})
+    assert [spec.name for spec in again.peers] == [name]
+    later = select(catalog, OWN, previous=again.peers, learned={URL: ID_B})
+    assert [spec.name for spec in later.peers] == [name]

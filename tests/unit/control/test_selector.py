@@ -73,6 +73,23 @@ async def test_whatever_selecting_reads_makes_it_select_again(selecting: Selecto
     assert "mine" in [spec.name for spec in chosen.peers]
 
 
+async def test_a_node_has_its_name_back_when_the_override_or_the_server_of_that_name_has_gone(
+    selecting: Selector, store: OverrideStore
+) -> None:
+    catalog = instances(2)
+    chosen = await selecting.select(catalog, (), [])
+    for is_server in (False, True):
+        await (store.remove("n1") if is_server else store.put(Override("n1", HttpTarget("http://10.9.9.9:1/mcp"))))
+        servers = ("n1",) if is_server else ()
+        await selecting.select(catalog, servers, [])
+        taken = await selecting.select(catalog, servers, [])
+        renamed = {spec.expected_node_id: spec.name for spec in taken.peers if spec.expected_node_id}
+        assert renamed["id-1"] not in ("n1", None)
+        await store.remove("n1")
+        await settled(selecting, catalog, [])
+        assert selecting.selection.peers == chosen.peers
+
+
 async def test_who_answered_at_a_url_counts_until_it_is_forgotten(selecting: Selector, store: OverrideStore) -> None:
     url = "http://10.9.9.9:1/mcp"
     await store.put(Override("mine", HttpTarget(url)))
