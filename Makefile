@@ -77,7 +77,7 @@ static: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 binaries: $(VENV)/.dev
-	$(SAY) "real programs for the tests: Consul, promtool, nginx, Caddy"
+	$(SAY) "real programs for the tests: Consul, nginx, dnsmasq and others"
 	$(BIN)/python -m tests.debian_binary
 
 definitions: $(VENV)/.dev ## Write the definitions of the node's own tools anew

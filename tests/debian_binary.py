@@ -1,4 +1,4 @@
-"""Finds a real program for the tests (Consul, promtool, nginx, Caddy), or fetches one without installing anything.
+"""Finds a real program for the tests (Consul, nginx, dnsmasq and so on), or fetches one without installing anything.
 
 `debian_binary()` looks at a variable (CONSUL_BIN), then PATH, then the project's cache folder, and otherwise lets apt
 fetch the package from this machine's own distribution, or from an older suite of it where recent ones have none. Mirror
@@ -35,7 +35,10 @@ _reasons: list[str] = []
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program of a Debian package: its name, where it lies in there, and words that make it say its version."""
+    """A program of a Debian package: its name, where it lies in there, and words that make it say its version.
+
+    `path` may be a pattern. Without such words it is a library, which can be loaded.
+    """
 
     name: str
     package: str
@@ -43,6 +46,11 @@ class Program:
     version_words: tuple[str, ...]
     # Of this suite's own package, or only of an older one: Debian gave Consul up after bullseye.
     in_own_suite: bool = True
+
+    def command(self, path: Path) -> list[str]:
+        """What succeeds where it can be used."""
+        loads = [sys.executable, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(path)]
+        return [str(path), *self.version_words] if self.version_words else loads
 
     @property
     def variable(self) -> str:
@@ -53,7 +61,10 @@ CONSUL = Program("consul", "consul", "usr/bin/consul", ("version",), in_own_suit
 PROMTOOL = Program("promtool", "prometheus", "usr/bin/promtool", ("--version",))
 NGINX = Program("nginx", "nginx", "usr/sbin/nginx", ("-v",))
 CADDY = Program("caddy", "caddy", "usr/bin/caddy", ("version",))
-PROGRAMS = (CONSUL, PROMTOOL, NGINX, CADDY)
+DNSMASQ = Program("dnsmasq", "dnsmasq-base", "usr/sbin/dnsmasq", ("--version",))
+# Preloaded into a process, whose time of day it then tells.
+FAKETIME = Program("libfaketime", "libfaketime", "usr/lib/*/faketime/libfaketime.so.1", ())
+PROGRAMS = (CONSUL, PROMTOOL, NGINX, CADDY, DNSMASQ, FAKETIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +166,7 @@ def _present(program: Program) -> Path | None:
 
 def _runnable(program: Program, path: Path, origin: str) -> Path | None:
     try:
-        subprocess.run([str(path), *program.version_words], check=True, capture_output=True, timeout=20)
+        subprocess.run(program.command(path), check=True, capture_output=True, timeout=20)
     except (OSError, subprocess.SubprocessError) as exc:
         _reasons.append(f"{path} from {origin} does not run: {exc}")
         return None
@@ -237,7 +248,10 @@ def _fetch_from(
             package = next(root.glob(f"{program.package}_*.deb"))
             subprocess.run(["dpkg-deb", "-x", str(package), str(unpacked)], check=True, timeout=60)
             partial = folder / f"{program.name}.{os.getpid()}.partial"
-            shutil.copy2(unpacked / program.path, partial)
+            shutil.copy2(next(unpacked.glob(program.path)), partial)
+            if _runnable(program, partial, "the download") is None:  # Another suite's may need fewer libraries.
+                partial.unlink()
+                continue
             partial.replace(folder / program.name)  # Atomic: a reader without the lock sees a whole file or none.
             got.append(program)
     return got

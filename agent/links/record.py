@@ -48,6 +48,7 @@ class LinkHooks:
 # What peers and routes are made of. The rest is for the status, which reads views: a peer that stays dead fails again
 # and again, and is no news each time.
 _TOLD: Final = attrgetter("connected", "failure", "identity", "has_tasks", "spec", "about", "offer")
+_UNSHOWN: Final = frozenset({"latency_s", "next_attempt_at_s"})
 
 
 class LinkRecord:
@@ -75,7 +76,7 @@ class LinkRecord:
         if all(getattr(self.view, name) == value for name, value in changes.items()):
             return
         before, self.view = self.view, replace(self.view, **changes)  # type: ignore[arg-type]  # names are checked by replace itself
-        if not changes.keys() <= {"latency_s", "next_attempt_at_s"} and before != self.view:
+        if not changes.keys() <= _UNSHOWN:
             self._hooks.shown()
             if _TOLD(before) != _TOLD(self.view):
                 self._hooks.changed()

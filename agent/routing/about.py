@@ -118,6 +118,8 @@ def _readable(said: Any, member: str) -> Any:
     """What a server said under a name, as every reader can have it; None for what none could. Extensions one by one."""
     if member == "extensions" and isinstance(said, dict):
         return {name: value for name, one in said.items() if (value := _readable(one, "")) is not None}
+    if said is None or (isinstance(said, str) and said.isascii()):
+        return said
     try:
         return None if is_deeper_than(said, NESTING_MAX) else as_plain(said)
     except ValueError:

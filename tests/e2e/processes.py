@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.e2e.copied_nodes import Copy, copied
@@ -74,13 +74,15 @@ def spawn_node(log_path: Path, environment: Mapping[str, str]) -> NodeProcess:
     return spawn(("agent", "run"), log_path, environment) if copy is None else NodeProcess(copy)
 
 
-def spawn(argv: Iterable[str], log_path: Path, environment: Mapping[str, str]) -> NodeProcess:
-    """Start a process of ours that writes into `log_path`."""
+def spawn(
+    argv: Iterable[str], log_path: Path, environment: Mapping[str, str], *, through: Sequence[str] = ()
+) -> NodeProcess:
+    """Start a process of ours that writes into `log_path`; `through`: a program that becomes it, such as `ip netns`."""
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
         return NodeProcess(
             subprocess.Popen(
-                [sys.executable, "-m", *argv],
+                [*through, sys.executable, "-m", *argv],
                 env=dict(environment),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,

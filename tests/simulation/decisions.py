@@ -161,6 +161,11 @@ class Observer:
         self.store.overrides, self.store.suppressions = overrides, suppressions
         return f"an operator: {word} {name}"
 
+    def _time_set(self) -> str:
+        ahead_s = self.rng.choice((-86_400.0, -3_600.0, 0.0, 3_600.0, 40 * 86_400.0))
+        self.loop.set_time_of_day(ahead_s)
+        return f"the time of day is {ahead_s} s ahead"
+
     def _healed(self) -> str:
         self.servers.lie = Lie.NONE
         for one in self.others:
@@ -403,6 +408,7 @@ _FAULTS = (
     Observer._registered_again,
     Observer._ordered,
     Observer._ordered,
+    Observer._time_set,
     Observer._healed,
 )
 

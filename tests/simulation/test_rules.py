@@ -4,6 +4,7 @@ The one rule: each case replaces one function by a plausible mistake, and the ru
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,10 @@ def believes_everything(_shown: Any, answer: Any, **_: Any) -> Verdict:
     return Verdict(Trust.BELIEVED, answer)
 
 
+def time_of_day() -> float:
+    return time.time()
+
+
 def try_seeds(mistake: "Mistake") -> None:
     for seed in mistake.seeds:
         try_seed(mistake.kind, seed)
@@ -58,12 +63,15 @@ MISTAKES = {
         "decisions", "tests.simulation.decisions.wait_s", lambda *_, **__: math.inf, "not converged"
     ),
     "everything is sent again by a whole node": Mistake(
-        "mesh", "agent.dispatch.dispatcher.next_step", lambda *_, **__: Step.AGAIN, "a write was sent twice", [36, 129]
+        "mesh", "agent.dispatch.dispatcher.next_step", lambda *_, **__: Step.AGAIN, "a write was sent twice", [55, 87]
     ),
     "a lost link of a whole node waits for an hour": Mistake(
-        "mesh", "agent.links.link.wait_s", lambda *_, **__: 3600.0, "not converged", [4, 0]
+        "mesh", "agent.links.link.wait_s", lambda *_, **__: 3600.0, "not converged", [2, 4]
     ),
-    "nothing waits to dial": Mistake("mesh", "agent.links.link.wait_s", lambda *_, **__: 0.0, "too many dials", [2, 5]),
+    "doubts end by the time of day": Mistake(
+        "decisions", "discovery.clock.now_s", time_of_day, "removed without a cause", [242]
+    ),
+    "nothing waits to dial": Mistake("mesh", "agent.links.link.wait_s", lambda *_, **__: 0.0, "too many dials", [1, 4]),
 }
 
 

@@ -6,7 +6,7 @@ from tests.simulation.runs import try_seed
 from tests.simulation.world import simulate
 
 # A few milliseconds each; what a mesh of whole nodes costs is a hundred times that.
-SEEDS, MESHES, BLOCK = 1_200, 10, 400
+SEEDS, MESHES, BLOCK = 4_800, 10, 400
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))

@@ -7,6 +7,7 @@ The one rule: nothing here waits, so what would wait for the world outside fails
 
 import asyncio
 import math
+import time
 from asyncio import base_events
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ T = TypeVar("T")
 TURNS_AT_ONCE_MAX = 20_000
 # Loop time where a run begins: not zero, so that a time that is left at zero by mistake shows.
 BEGINS_AT_S = 1_000.0
+# And the time of day there.
+BEGAN_ON_S = 1_780_000_000.0
 # Timers this near are due now, as in asyncio's own loop.
 RESOLUTION_S = 1e-9
 
@@ -56,6 +59,7 @@ class VirtualTimeLoop(base_events.BaseEventLoop):
         super().__init__()
         self._selector = _Clock()
         self._clock_resolution = RESOLUTION_S
+        self._ahead_s = 0.0
 
     def time(self) -> float:
         """Seconds of the virtual clock."""
@@ -64,6 +68,14 @@ class VirtualTimeLoop(base_events.BaseEventLoop):
     def jump(self, seconds: float) -> None:
         """Let the clock jump ahead, as that of a machine that was asleep: all timers until then are due."""
         self._selector.now_s += seconds
+
+    def time_of_day(self) -> float:
+        """Seconds since 1970, in the place of `time.time` while it runs."""
+        return BEGAN_ON_S + self.time() + self._ahead_s
+
+    def set_time_of_day(self, ahead_s: float) -> None:
+        """As an operator or a time server does: nothing that waits may notice."""
+        self._ahead_s = ahead_s
 
     def run_in_executor(self, _executor: Any, func: Callable[..., T], *args: Any) -> Any:
         """Do it now; the future returned is done."""
@@ -86,5 +98,15 @@ class VirtualTimeLoop(base_events.BaseEventLoop):
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run to the end on a loop of its own, and end what is left over, as `asyncio.run` does."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(main)
+    loop = VirtualTimeLoop()
+    of_the_machine, time.time = time.time, loop.time_of_day
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        for task in (left := asyncio.all_tasks(loop)):
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+        time.time = of_the_machine

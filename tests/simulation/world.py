@@ -167,6 +167,7 @@ class World:
             self._restored,
             self._rotated,
             self._jumped,
+            self._time_set,
             lambda: self._ordered(group),
             lambda: self._ordered(group),
             self._healed,
@@ -253,6 +254,13 @@ class World:
         seconds = self.rng.choice((1.0, 20.0, 3600.0))
         loop.jump(seconds)
         return f"the clock jumps {seconds} s ahead"
+
+    def _time_set(self) -> str:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        ahead_s = self.rng.choice((-86_400.0, -3_600.0, 0.0, 3_600.0, 40 * 86_400.0))
+        loop.set_time_of_day(ahead_s)
+        return f"the time of day is {ahead_s} s ahead"
 
     def _ordered(self, group: asyncio.TaskGroup) -> str:
         node, other = self.any_node(), self.any_node()

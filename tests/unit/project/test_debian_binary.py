@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.consul_binary import consul_binary
-from tests.debian_binary import PROJECT, AptSource, apt_sources, cache_folder, entries_for, why_not
+from tests.debian_binary import (
+    FAKETIME,
+    PROJECT,
+    AptSource,
+    apt_sources,
+    cache_folder,
+    debian_binary,
+    entries_for,
+    why_not,
+)
 
 SOURCES = """\
 Types: deb deb-src
@@ -104,3 +113,10 @@ def test_downloads_are_kept_beside_the_code_where_the_user_can_keep_none(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
     assert cache_folder() == Path(__file__).parents[3] / ".cache" / PROJECT
+
+
+def test_a_library_that_cannot_be_loaded_here_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "library").write_text("no library")
+    monkeypatch.setenv(FAKETIME.variable, str(tmp_path / "library"))
+    assert debian_binary(FAKETIME, fetch=False) is None
+    assert FAKETIME.variable in why_not()

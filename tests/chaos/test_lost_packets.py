@@ -1,0 +1,128 @@
+"""Packets between two machines are lost in either direction, or in both, and arrive again: real TCP, real nodes.
+
+The other machine is a network namespace. `tests/chaos/seeded.py` does the same through a proxy, where what is lost is
+acknowledged all the same. The one rule: once a link is down no call fails, and it is back soon after the packets are.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.namespace import Machine, other_machine, why_not
+from tests.e2e.processes import environment_of, spawn
+from tests.e2e.running import LIVING, ONE_MESH, RunningNode, running_nodes, stop_node
+from tests.e2e.servers_files import example, write_servers
+from tests.e2e.steady_calls import Tally, steady_calls
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+PORT = 8000
+TOKEN = "a-token-for-everything-0123456789abcdef"
+# docs/reliability.md: a hung peer is down in under 12 s, a partition heals in 15 s; the rest is the test machine's.
+SEEN_WITHIN_S = 16.0
+HEALED_WITHIN_S = 20.0
+
+
+@dataclass
+class Placed(RunningNode):
+    """A node that listens on an address of its own."""
+
+    address: str = ""
+
+    @property
+    def base(self) -> str:
+        return f"http://{self.address}:{self.port}"
+
+
+@dataclass
+class Apart:
+    """The front and a replica beside it on this machine; the other replica is on the other one."""
+
+    machine: Machine
+    front: Placed
+    far: Placed
+
+
+@pytest.fixture
+async def apart(tmp_path: Path) -> AsyncIterator[Apart]:
+    """Linked, and ready."""
+    if reason := why_not():
+        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
+    dice = {"dice": example("dice", "service")}
+    with other_machine() as machine:
+        async with running_nodes() as start:
+            port = free_port()
+            beside = await start("beside", tmp_path / "beside", servers=dice, MESH_DISCOVERY="off")
+            peers = {"MESH_PEERS": f"beside={beside.url},far=http://{machine.far}:{PORT}/mcp"}
+            front = placed("front", tmp_path, (machine.near, port), peers)
+            own = {"MESH_PEERS": f"front={front.url}", "MESH_SERVERS_FILE": str(write_servers(tmp_path, dice))}
+            far = placed("far", tmp_path, (machine.far, PORT), own, machine.command())
+            try:
+                await all_of(eventually(partial(node.sees, *names)) for node, names in linked(front, far))
+                yield Apart(machine, front, far)
+            finally:
+                machine.heal()
+                await all_of(stop_node(node) for node in (front, far))
+
+
+def linked(front: Placed, far: Placed) -> list[tuple[Placed, tuple[str, ...]]]:
+    return [(front, ("beside", "far")), (far, ("front",))]
+
+
+def placed(
+    name: str, folder: Path, place: tuple[str, int], settings: Mapping[str, str], through: Sequence[str] = ()
+) -> Placed:
+    """Start a node at an address and port, on another machine where something leads there; it is not ready yet."""
+    address, port = place
+    settings = {
+        "MESH_NODE_NAME": name,
+        "MESH_STATE_DIR": str(folder / name / "state"),
+        "MESH_DISCOVERY": "off",
+        "MESH_TOKEN": TOKEN,
+        "MESH_PEER_TOKEN": ONE_MESH,
+        "HOST": address,
+        "PORT": str(port),
+        **settings,
+    }
+    log_path, environment = folder / f"{name}.log", environment_of(settings)
+    process = spawn(("agent", "run"), log_path, environment, through=through)
+    node = Placed(name, port, process, log_path, TOKEN, environment, address)
+    LIVING.append(node)
+    return node
+
+
+async def test_packets_lost_in_either_direction_or_both_cost_no_call_and_the_link_is_back_soon(apart: Apart) -> None:
+    machine, front = apart.machine, apart.front
+    await eventually(partial(front.offers, "dice__roll"))
+    async with steady_calls(front, "dice__roll") as tally:
+        await tally.grows(20)
+        for cut in (machine.lose_what_is_sent_there, machine.lose_what_is_sent_here, machine.pull_the_cable):
+            took_s, healed_s = await cut_and_healed(apart, cut, tally)
+            print(f"{cut.__name__}: seen after {took_s:.1f} s, healed in {healed_s:.1f} s")  # noqa: T201 - with a failure
+    assert tally.failures == []
+
+
+async def cut_and_healed(apart: Apart, cut: Callable[[], None], tally: Tally) -> tuple[float, float]:
+    """Seconds until the front saw it, and until both were linked again after it was over."""
+    began_s = time.monotonic()
+    cut()
+    await eventually(partial(is_down, apart.front, "far"), SEEN_WITHIN_S)
+    seen_s = time.monotonic()
+    await tally.grows(20)
+    apart.machine.heal()
+    healed_s = time.monotonic()
+    await all_of(
+        eventually(partial(node.sees, *names), HEALED_WITHIN_S) for node, names in linked(apart.front, apart.far)
+    )
+    await tally.grows(20)
+    return seen_s - began_s, time.monotonic() - healed_s
+
+
+async def is_down(node: RunningNode, peer: str) -> bool:
+    return not (await node.peers())[peer]["connected"]
