@@ -174,7 +174,7 @@ class Node:
                 name_len_max=self._settings.name_len_max,
                 pinned=self._settings.service_nodes,
                 remembered=self._known_names.load(clock.now_s()),
-                fleet_writes=self._settings.fleet_writes,
+                client_names=plans.client_names(self._settings),
                 pinning=self._pinning,
             )
             mesh, metrics, watches = self._mesh, self._metrics, self._updates.watches

@@ -25,6 +25,7 @@ from agent.rest.logins import Logins
 from agent.rest.oauth import OAuthVerifier
 from agent.rest.security import EdgePolicy
 from agent.rest.tokens import TokenTable
+from agent.routing.client_names import ClientNames
 from agent.routing.names import node_alias
 from agent.routing.table import RouteTable
 from discovery.listed.files import FileSource
@@ -76,7 +77,13 @@ def node_registration(settings: Settings, own: NodeIdentity, port: int, epoch: i
 
 def servers_of(settings: Settings) -> ServersFile:
     """What the servers file says now. Raises `ConfigRefused`."""
-    return ServersFile() if settings.servers_file is None else read_servers(settings.servers_file, settings.environ)
+    path = settings.servers_file
+    return ServersFile() if path is None else read_servers(path, settings.environ, settings.default_scope)
+
+
+def client_names(settings: Settings) -> ClientNames:
+    """What clients of this node see in place of the names between nodes."""
+    return ClientNames(settings.name_len_max, settings.fleet_writes, settings.short_names)
 
 
 def listed_sources(settings: Settings) -> list[tuple[str, CatalogSource]]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
-from agent.cli.output import CliFailed, Exit, did_you_mean
+from agent.cli.output import CliFailed, Exit, columns, did_you_mean
 
 _NO_COMMAND = "required: COMMAND"  # argparse's own words
 
@@ -22,11 +22,18 @@ class UsageFailed(CliFailed):
         self.prog = prog
 
 
+class _Help(argparse.HelpFormatter):
+    """argparse makes one for each argument; without a width it imports compressors to find that out."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=columns() - 2)
+
+
 class Parser(argparse.ArgumentParser):
     """See the module. `arguments`: each adds some of a command's arguments, once that command is the one to read."""
 
     def __init__(self, prog: str | None = None, *, arguments: Sequence["Arguments"] = (), **options: Any) -> None:
-        super().__init__(prog, allow_abbrev=False, **options)
+        super().__init__(prog, allow_abbrev=False, formatter_class=_Help, **options)
         self._put_off = arguments
 
     def complete(self) -> None:

@@ -10,23 +10,12 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
 from http import HTTPStatus
-from http.client import (
-    BadStatusLine,
-    HTTPConnection,
-    HTTPException,
-    HTTPResponse,
-    HTTPSConnection,
-    IncompleteRead,
-    RemoteDisconnected,
-)
-from socket import SHUT_RDWR, gaierror, socket
-from ssl import SSLCertVerificationError
-from threading import Timer
+from socket import gaierror
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from agent.cli.http1 import Connection, HttpFault
 from agent.cli.output import CliFailed, Exit
 from agent.config.endpoint import parse_token, url_fault
 
@@ -41,6 +30,7 @@ SILENCE_MAX_S = 40.0
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 # What a URL may hold as it is; anything else is percent-encoded, as a browser does it.
 _URL_SAFE = "/%?&=:;@!$'()*+,~[]"
+_HTTP_PORT, _HTTPS_PORT = 80, 443
 _AUTH_STATUSES = (401, 403)
 _GATEWAY_STATUSES = (502, 503, 504)
 
@@ -129,90 +119,71 @@ def exchange(
 ) -> tuple[int, bytes, str, Mapping[str, str]]:
     """One exchange over a connection of its own; returns the status, the whole body, its type and the headers.
 
-    `request`: method, path and body.
-
-    The standard library's blocking client: asyncio and aiohttp cost more than all the rest of such a command.
+    `request`: method, path and body. The headers that come back are by names in lower case.
     Raises `CliFailed` for a node that cannot be reached, `TimeoutError` for one that takes longer than `timeout_s`.
     """
     due_s = time.monotonic() + timeout_s
+    method, path, data = request
+    authorization = {"Authorization": f"Bearer {node.token}"} if node.token else {}
     try:
-        return _exchanged(node, request, headers, due_s)
-    except (OSError, HTTPException, UnicodeError) as exc:
+        connection, target = _connection(node, path)
+        with connection:
+            _open(node, connection, min(timeout_s, REQUEST_TIMEOUT_S))
+            connection.limit(due_s=due_s)
+            answer = connection.send(method, target, {**authorization, **headers}, data)
+            return answer.status, answer.body(ANSWER_BYTES_MAX), answer.content_type, answer.headers
+    except (OSError, HttpFault, UnicodeError) as exc:
         if isinstance(exc, TimeoutError) or time.monotonic() >= due_s:
             raise TimeoutError from exc
         raise unreachable(node, _reason(exc)) from exc
 
 
-def _exchanged(
-    node: Node, request: tuple[str, str, bytes | None], headers: Mapping[str, str], due_s: float
-) -> tuple[int, bytes, str, Mapping[str, str]]:
-    method, path, data = request
-    authorization = {"Authorization": f"Bearer {node.token}"} if node.token else {}
-    connect_timeout_s = min(due_s - time.monotonic(), REQUEST_TIMEOUT_S)
-    connection, target = _connection(node, path, connect_timeout_s)
-    with closing(connection):
-        _connect(node, connection, connect_timeout_s)
-        connection.sock.settimeout(due_s - time.monotonic())
-        # A socket's own time-out bounds each read, and begins anew with each byte that comes.
-        limit = Timer(due_s - time.monotonic(), _cut, [connection.sock])
-        limit.daemon = True
-        limit.start()
-        try:
-            connection.request(method, target, data, {**authorization, **headers})
-            response = connection.getresponse()
-            body = _body(response)
-            if time.monotonic() >= due_s:
-                raise TimeoutError  # What was cut may look like an end.
-            return response.status, body, response.headers.get_content_type(), dict(response.headers)
-        finally:
-            limit.cancel()
-
-
-def _connect(node: Node, connection: HTTPConnection, timeout_s: float) -> None:
+def _open(node: Node, connection: Connection, timeout_s: float) -> None:
     """Raises `CliFailed` for a host that does not even answer that, however long the request may take."""
     try:
-        connection.connect()
+        connection.open(timeout_s)
     except TimeoutError as exc:
         raise unreachable(node, f"it did not answer within {timeout_s:g} s") from exc
 
 
 def follow(node: Node, path: str) -> Iterator[Any]:
     """Each event of a stream of JSON objects, until the node ends it. Raises `CliFailed`."""
-    connection, target = _connection(node, path, SILENCE_MAX_S)
     headers = {"Accept": "text/event-stream"} | ({"Authorization": f"Bearer {node.token}"} if node.token else {})
-    with closing(connection):
+    connection, target = _connection(node, path)
+    with connection:
         try:
-            connection.request("GET", target, headers=headers)
-            response = connection.getresponse()
-            if response.status != HTTPStatus.OK:
-                _opened(node, response.status, _body(response))
-                said = f"{node.url} answered {response.status}, but not with a stream"
+            connection.open(SILENCE_MAX_S)
+            connection.limit(silence_s=SILENCE_MAX_S)
+            answer = connection.send("GET", target, headers, None)
+            if answer.status != HTTPStatus.OK:
+                _opened(node, answer.status, answer.body(ANSWER_BYTES_MAX))
+                said = f"{node.url} answered {answer.status}, but not with a stream"
                 raise CliFailed(Exit.UNREACHABLE, said, error="not_a_node")
-            for line in response:
+            for line in answer.lines():
                 if line.startswith(b"data:"):
                     yield json.loads(line[len(b"data:") :])
-        except (OSError, HTTPException, UnicodeError, ValueError) as exc:
+        except (OSError, HttpFault, UnicodeError, ValueError) as exc:
             silent = f"it was silent for {SILENCE_MAX_S:g} s"
             raise unreachable(node, silent if isinstance(exc, TimeoutError) else _words(exc)) from exc
 
 
-def _words(exc: OSError | HTTPException | ValueError) -> str:
+def _words(exc: OSError | HttpFault | ValueError) -> str:
     if isinstance(exc, ValueError) and not isinstance(exc, UnicodeError | OSError):  # A refused certificate is both.
         return "it sends what is no JSON"
     return _reason(exc)
 
 
-def _connection(node: Node, path: str, timeout_s: float) -> tuple[HTTPConnection, str]:
+def _connection(node: Node, path: str) -> tuple[Connection, str]:
     """A connection that is not open yet, and the target to request there."""
     parts = urlsplit(node.url + path)
     assert parts.hostname is not None, "the URL was checked"
     target = quote(f"{parts.path}?{parts.query}" if parts.query else parts.path, safe=_URL_SAFE)
     if parts.scheme == "https":
-        return _by_tls(node, parts.hostname, parts.port, timeout_s), target
-    return HTTPConnection(parts.hostname, parts.port, timeout=timeout_s), target
+        return _by_tls(node, parts.hostname, parts.port or _HTTPS_PORT), target
+    return Connection(parts.hostname, parts.port or _HTTP_PORT), target
 
 
-def _by_tls(node: Node, host: str, port: int | None, timeout_s: float) -> HTTPSConnection:
+def _by_tls(node: Node, host: str, port: int) -> Connection:
     from agent.config.tls_files import TlsFault, dialling_context  # noqa: PLC0415 - most commands talk to this machine
 
     assert node.tls is not None, "made for https"
@@ -221,40 +192,21 @@ def _by_tls(node: Node, host: str, port: int | None, timeout_s: float) -> HTTPSC
     except TlsFault as fault:
         field = "cacert" if fault.field == "ca" else fault.field
         raise CliFailed(Exit.CONFIG, f"--{field} or MESH_TLS_{fault.field.upper()}: {fault}") from fault
-    return HTTPSConnection(host, port, timeout=timeout_s, context=context)
+    return Connection(host, port, tls=context)
 
 
-def _cut(sock: socket) -> None:
-    with suppress(OSError):  # It has just ended by itself.
-        sock.shutdown(SHUT_RDWR)
-
-
-def _body(response: HTTPResponse) -> bytes:
-    """The whole body. Raises `HTTPException` where it is cut off or larger than `ANSWER_BYTES_MAX`."""
-    if response.length is not None and response.length <= ANSWER_BYTES_MAX:
-        return response.read()  # Without a size, which would have it take a part for the whole.
-    body = response.read(ANSWER_BYTES_MAX + 1)
-    if len(body) > ANSWER_BYTES_MAX:
-        raise HTTPException(f"its answer is larger than {ANSWER_BYTES_MAX} bytes")
-    return body
-
-
-def _reason(exc: OSError | HTTPException | UnicodeError) -> str:
+def _reason(exc: OSError | HttpFault | ValueError) -> str:
     match exc:
         case gaierror() | UnicodeError():
             return "it has a host name that cannot be resolved"
-        case SSLCertVerificationError():
-            return f"it has a TLS certificate that is refused: {exc.verify_message}; trust its authority with --cacert"
         case ConnectionRefusedError():
             return "it refuses the connection"
-        case RemoteDisconnected():
-            return "it closed the connection without an answer"
-        case IncompleteRead():
-            return "it broke off in the middle of its answer"
+        case OSError() if (said := getattr(exc, "verify_message", None)) is not None:  # ssl.SSLCertVerificationError
+            return f"it has a TLS certificate that is refused: {said}; trust its authority with --cacert"
         case OSError():
             return f"it cannot be reached: {exc.strerror or exc}"
         case _:
-            return f"it does not speak HTTP: {exc}" if isinstance(exc, BadStatusLine) else str(exc)
+            return f"it {exc}"
 
 
 class NodeUnreachable(CliFailed):

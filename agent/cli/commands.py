@@ -141,7 +141,8 @@ def _audit(parser: Parser) -> None:
 
 
 def _commands(parser: Parser) -> Commands:
-    return parser.add_subparsers(metavar="COMMAND", required=True)
+    # With its name said, argparse does not make a help text to find it, for which it imports compressors.
+    return parser.add_subparsers(metavar="COMMAND", required=True, prog=parser.prog)
 
 
 def _add(commands: Commands, name: str, command: str, about: str, *arguments: Arguments) -> None:

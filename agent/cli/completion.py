@@ -29,6 +29,7 @@ complete -o default -F _mesh_agent mesh-agent mcp-mesh-agent
 """
 _ZSH: Final = """\
 #compdef mesh-agent mcp-mesh-agent
+whence compdef >/dev/null || { autoload -Uz compinit && compinit }
 _mesh_agent() {
     local -a found
     found=("${(@f)$("${words[1]}" complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
@@ -40,10 +41,15 @@ _FISH: Final = """\
 function __mesh_agent
     set -l words (commandline -opc)
     set -l current (commandline -ct)
-    $words[1] complete -- $words[2..-1] "$current" 2>/dev/null
+    set -l found ($words[1] complete -- $words[2..-1] "$current" 2>/dev/null)
+    if set -q found[1]
+        printf '%s\\n' $found
+    else
+        __fish_complete_path "$current"
+    end
 end
-complete -c mesh-agent -a '(__mesh_agent)'
-complete -c mcp-mesh-agent -a '(__mesh_agent)'
+complete -c mesh-agent -f -a '(__mesh_agent)'
+complete -c mcp-mesh-agent -f -a '(__mesh_agent)'
 """
 SCRIPTS: Final = MappingProxyType({"bash": _BASH, "zsh": _ZSH, "fish": _FISH})
 _FLAGS_OF_NODE: Final = ("url", "token", "token_file", "cacert", "cert", "key")

@@ -74,7 +74,7 @@ def _asked(node: Node) -> tuple[Answer, dict[str, Any]]:
         return Answer(unreachable=exc.reason), {}
     except TimeoutError:
         return Answer(unreachable=f"it did not answer within {WAIT_S:g} s"), {}
-    date = headers.get("Date")
+    date = headers.get("date")
     clock_s = None if date is None else parsedate_to_datetime(date).timestamp() - time.time()
     try:
         data = json.loads(raw).get("data")

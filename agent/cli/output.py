@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from agent.harmless_text import one_line
 
+_COLUMNS_DEFAULT: Final = 80
 JSON_SCHEMA = 1  # Fields may be added under one number; a renamed or dropped field makes it the next.
 
 
@@ -72,6 +73,17 @@ def print_fault(message: str, failed: CliFailed | None = None) -> None:
         line = json.dumps({"schema": JSON_SCHEMA, "error": error})
     with suppress(OSError):  # Nothing is left to say it with.
         print(line, file=sys.stderr, flush=True)
+
+
+def columns() -> int:
+    """Of the terminal, unless COLUMNS says otherwise; as `shutil`, whose import costs more than a whole table."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdigit() and int(told) > 0:
+        return int(told)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _COLUMNS_DEFAULT
+    except (AttributeError, OSError, ValueError):  # Closed, or none.
+        return _COLUMNS_DEFAULT
 
 
 def abandon_output() -> None:

@@ -114,7 +114,7 @@ def servers_of(settings: Settings) -> ServersFile:
     path = settings.servers_file
     if path is None:
         return ServersFile()
-    file = check_servers(read_text(path), path, os.environ)
+    file = check_servers(read_text(path), path, os.environ, settings.default_scope)
     return leave_out_name_of_node(file, settings.node_name, path)
 
 

@@ -4,12 +4,12 @@ Used by the commands that list. The one rule: a first column is never cut, for i
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from agent.cli.output import columns
 from agent.harmless_text import one_line
 
 CELL_CHARS_MAX: Final = 90
@@ -48,7 +48,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, is_wide:
     lines = [[heads[index] for index in kept], *([row[index] for index in kept] for row in cells)]
     widths = [max(_width(line[column]) for line in lines) for column in range(len(kept))]
     if _is_terminal() and not is_wide:
-        widths = fitted(widths, shutil.get_terminal_size().columns)
+        widths = fitted(widths, columns())
     coloured = wants_colour()
     for number, line in enumerate(lines):
         shown = [_padded(cell, width) for cell, width in zip(line, widths, strict=True)]

@@ -17,7 +17,7 @@ from agent.config.found import Found, find_values, unknown_variables
 from agent.config.table import BY_NAME, FILE_TWINS, SETTINGS
 from agent.config.values import StaticPeer, is_loopback
 from agent.errors import ConfigRefused
-from agent.model import MASK, TlsFiles, masked_url
+from agent.model import MASK, ServerScope, TlsFiles, masked_url
 from discovery.model import SettingsRefused
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Settings:
     instructions: str
     list_page_size: int
     name_len_max: int
+    default_scope: ServerScope | None
+    short_names: bool
     fleet_writes: tuple[str, ...]
     service_nodes: Mapping[str, frozenset[str]]
     pinning: str

@@ -91,12 +91,14 @@ class Surroundings:
     """What an entry is read with: the folder that relative paths start at, how variables are put in, `timeout`'s unit.
 
     `home`: what a leading `~` stands for. `timeout_unit_s` None: inferred from the size of the number.
+    `default_scope` None: by what kind of server it is.
     """
 
     folder: Path
     expand: Expand
     home: str
     timeout_unit_s: float | None = None
+    default_scope: ServerScope | None = None
 
 
 def home_folder(environ: Mapping[str, str]) -> str:
@@ -142,7 +144,7 @@ class _Reader:
                 self.note(key, f"is ignored: it {_MISSED[key]}" if key in _MISSED else "is not known and is ignored")
         kind = self.kind()
         target = None if kind is None else self.stdio_target() if kind == "stdio" else self.http_target(kind)
-        default = ServerScope.NODE if kind == "stdio" else ServerScope.SERVICE
+        default = self.around.default_scope or (ServerScope.NODE if kind == "stdio" else ServerScope.SERVICE)
         # Read also for an entry that is of no use, so that all its faults are found.
         draft = ServerSpec(self.name, target or HttpTarget(""), default, enabled=self.enabled)
         return self.mesh(replace(draft, call_timeout_s=self.timeout_s()))

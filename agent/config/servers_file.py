@@ -17,7 +17,7 @@ from agent.config.server_entry import Finding, Surroundings, home_folder, read_e
 from agent.config.server_names import safe_names
 from agent.config.variables import from_environment
 from agent.errors import ConfigRefused
-from agent.model import ServerSpec
+from agent.model import ServerScope, ServerSpec
 
 FILE_BYTES_MAX = 1024 * 1024
 SERVERS_MAX = 256  # Each is a child process or a link; more than this is a mistake of a generator.
@@ -50,9 +50,14 @@ class ServersFile:
     notes: tuple[str, ...] = ()
 
 
-def read_servers(path: Path, environ: Mapping[str, str] | None = None) -> ServersFile:
-    """Read and parse a servers file; notes go to the log. Raises `ConfigRefused`."""
-    file = check_servers(read_text(path), path, os.environ if environ is None else environ)
+def read_servers(
+    path: Path, environ: Mapping[str, str] | None = None, default_scope: ServerScope | None = None
+) -> ServersFile:
+    """Read and parse a servers file; notes go to the log. `default_scope`: see `check_servers`.
+
+    Raises `ConfigRefused`.
+    """
+    file = check_servers(read_text(path), path, os.environ if environ is None else environ, default_scope)
     for note in file.notes:
         log.warning("servers file", extra={"warning": note})
     return file
@@ -74,14 +79,19 @@ def read_text(path: Path, bytes_max: int = FILE_BYTES_MAX, *, called: str = "ser
         raise ConfigRefused(f"{path}:{line}: is not UTF-8") from exc
 
 
-def check_servers(text: str, path: Path, environ: Mapping[str, str]) -> ServersFile:
+def check_servers(
+    text: str, path: Path, environ: Mapping[str, str], default_scope: ServerScope | None = None
+) -> ServersFile:
     """Parse the text of a servers file without logging; `path` is for messages and for relative paths in it.
 
-    Reads the `envFile`s that entries name. Raises `ConfigRefused` where the file as a whole cannot be used.
+    Reads the `envFile`s that entries name. `default_scope`: of entries that say none; None: by what they are.
+    Raises `ConfigRefused` where the file as a whole cannot be used.
     """
     file = _File(text, path)
     home = home_folder(environ)
-    return file.read(Surroundings(path.absolute().parent, from_environment(environ, home), home))
+    return file.read(
+        Surroundings(path.absolute().parent, from_environment(environ, home), home, default_scope=default_scope)
+    )
 
 
 def leave_out_name_of_node(file: ServersFile, node_name: str | None, path: Path) -> ServersFile:

@@ -31,6 +31,7 @@ from agent.config.values import (
     parse_peers,
     parse_port,
     parse_public_url,
+    parse_scope,
     parse_seconds,
     parse_service_name,
     parse_service_nodes,
@@ -216,6 +217,24 @@ SETTINGS: tuple[Setting, ...] = (
         " refuse more than 64 characters in all. Nodes may differ in it: each shows every tool by its own limit, and"
         " the names between nodes, of up to 64, resolve everywhere. But a name that one node has shortened is unknown"
         " to a node with another value, so give nodes behind one address (a balancer) the same.",
+    ),
+    Setting(
+        "default_scope",
+        parse_scope,
+        None,
+        "The `mesh.scope` of entries of the servers file that name none: `service`, `node`, `private` or `fleet`. With"
+        " `service`, servers of one name on several nodes are replicas, whichever of them a call reaches: wrong for"
+        " files, and for whatever keeps a state of its own.",
+        unset_means="`service` for URLs, `node` for commands",
+    ),
+    Setting(
+        "short_names",
+        parse_flag,
+        "0",
+        "Whether clients of this node see its own servers of scope `node` and `private` without the node's name,"
+        " `files__read` in place of `node-1__files__read`. Both forms resolve here, and other nodes see no difference."
+        " A short name always means this node's server, whatever joins or leaves; so a client that another node"
+        " answers, behind a balancer, reaches the server there.",
     ),
     Setting(
         "fleet_writes",

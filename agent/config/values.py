@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent.config.endpoint import url_fault
-from agent.model import PUBLIC_NAME_LEN_MAX, PUBLIC_NAME_LEN_MIN, WEIGHT_MAX
+from agent.model import PUBLIC_NAME_LEN_MAX, PUBLIC_NAME_LEN_MIN, WEIGHT_MAX, ServerScope
 
 # One grammar for nodes, peers and servers: they share a namespace, and `__` parts the words of a public tool name.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -125,6 +125,11 @@ def parse_name_len(text: str) -> int:
     if not (text.isascii() and text.isdigit() and PUBLIC_NAME_LEN_MIN <= int(text) <= PUBLIC_NAME_LEN_MAX):
         raise ValueError(f"must be a whole number, {PUBLIC_NAME_LEN_MIN} to {PUBLIC_NAME_LEN_MAX}")
     return int(text)
+
+
+def parse_scope(text: str) -> ServerScope:
+    """What a server's name means on other nodes."""
+    return ServerScope(one_of(*ServerScope)(text))
 
 
 def parse_consul_wait(text: str) -> float:

@@ -29,8 +29,9 @@ from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity
 from agent.routing.away import Absence, awaited_owners, with_away, without_private
 from agent.routing.build import build_routes, changed_kinds, is_outdated, is_read, local_contributions
 from agent.routing.claims import read_contribution
+from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
 from agent.routing.digest import offer_digest
-from agent.routing.fleet import changed_only_in_fleets, with_fleets
+from agent.routing.fleet import changed_only_in_fleets
 from agent.routing.table import Contribution, ContributionKind, Imported, Route, RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog
@@ -91,13 +92,13 @@ class Mesh:
         name_len_max: int = PUBLIC_NAME_LEN_MAX,
         pinned: Mapping[str, frozenset[str]] = MappingProxyType({}),
         remembered: Mapping[tuple[RouteKind, str], Route] | None = None,
-        fleet_writes: Sequence[str] = (),
+        client_names: ClientNames = AS_BETWEEN_NODES,
         pinning: Pinning | None = None,
     ) -> None:
         """`waits_for_catalog`: discovery is on, so the node has only begun before the first catalog is there.
 
         `name_len_max`: of the names of tools and prompts that clients see. `remembered`: names of peers' things that
-        were known before this node was started, as away. `fleet_writes`: see `agent.routing.fleet`.
+        were known before this node was started, as away. `client_names`: what is made of the table by nodes.
         `pinning`: what is left out of offers; None: nothing.
         """
         self.own = own
@@ -112,9 +113,8 @@ class Mesh:
         self._supervisor = supervisor
         self._store = store
         self._for_tables: Final[dict[str, Any]] = {"name_len_max": name_len_max, "pinned": pinned}
-        self._name_len_max = name_len_max
         self._remembered = remembered or {}
-        self._fleet_writes = tuple(fleet_writes)
+        self._client_names = client_names
         self._pinning = pinning
         self._hooks = hooks
         self._departures = Departures()
@@ -364,7 +364,7 @@ class Mesh:
 
     def shown(self, table: RouteTable) -> RouteTable:
         """What clients of `/mcp` see of a table by nodes, all callers' or a single one's."""
-        return with_fleets(table, self._fleet_writes, self._name_len_max, self.routes)
+        return self._client_names.of(table, self.own, self.servers, self.routes)
 
     def _tried(self) -> frozenset[str]:
         """The links whose first attempt has an outcome; looked at while this node has only begun."""

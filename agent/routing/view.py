@@ -39,7 +39,7 @@ class Shown:
 def has_server(view: ViewSpec, server: Route) -> bool:
     """Whether a view selects a server, by its name or one of its tags."""
     if view.alone:
-        return server.namespace in view.servers
+        return not {server.namespace, server.public_name}.isdisjoint(view.servers)
     if not (view.servers or view.tags):
         return True
     origin = listed_origin(server.definition)
@@ -53,18 +53,30 @@ def has_server(view: ViewSpec, server: Route) -> bool:
     return not set(view.tags).isdisjoint(about_in(server.definition).get("tags", ()))
 
 
-def has_tool(view: ViewSpec, public_name: str) -> bool:
-    """Whether a view shows a tool of a server that it selects."""
+def has_tool(view: ViewSpec, *names: str) -> bool:
+    """Whether a view shows a tool of a server that it selects; `names`: all that it goes by."""
     wanted = [pattern for pattern in view.tools if not pattern.startswith("!")]
     left_out = [pattern[1:] for pattern in view.tools if pattern.startswith("!")]
-    if wanted and not any(fnmatchcase(public_name, pattern) for pattern in wanted):
+    if wanted and not any(fnmatchcase(name, pattern) for pattern in wanted for name in names):
         return False
-    return not any(fnmatchcase(public_name, pattern) for pattern in left_out)
+    return not any(fnmatchcase(name, pattern) for pattern in left_out for name in names)
 
 
 def shows_tool(view: ViewSpec, tool: Route) -> bool:
     """Whether a view shows a tool, by its public name and what it says of itself."""
-    return has_tool(view, tool.public_name) and not (view.read_only and not says_read_only(tool.definition))
+    return has_tool(view, *names_of(tool)) and not (view.read_only and not says_read_only(tool.definition))
+
+
+def names_of(tool: Route) -> tuple[str, ...]:
+    """The public name of a tool, and where that is a short one (`agent.routing.client_names`) the one between nodes.
+
+    What operators wrote about the one holds for the other.
+    """
+    origin = listed_origin(tool.definition)
+    if tool.fleet is not None or origin.get("scope") not in ("node", "private"):
+        return (tool.public_name,)
+    long = public_name(*(str(origin.get(member)) for member in ("node", "server", "tool")))
+    return tuple(dict.fromkeys((tool.public_name, long)))
 
 
 def says_read_only(definition: Json) -> bool:
@@ -227,7 +239,7 @@ class _Showing:
 
     def _as_shown(self, kind: RouteKind, name: str, route: Route) -> Route:
         """The route as clients of the view list it; the same object as before where nothing has changed."""
-        described = self._view.descriptions.get(route.public_name) if kind is RouteKind.TOOL else None
+        described = _said(self._view.descriptions, route) if kind is RouteKind.TOOL else None
         if name == route.public_name and described is None and not self._view.alone:
             return route
         known = self._known.get((kind, route.public_name))
@@ -270,12 +282,17 @@ def _shown_names(kind: RouteKind, routes: Sequence[Route], view: ViewSpec) -> li
     if kind is not RouteKind.TOOL or not view.aliases:
         return [route.public_name for route in routes]
     taken = {route.public_name for route in routes}
-    return [_alias(route.public_name, view.aliases, taken) for route in routes]
+    return [_alias(route, view.aliases, taken) for route in routes]
 
 
-def _alias(public_name: str, aliases: Mapping[str, str], taken: AbstractSet[str]) -> str:
-    alias = aliases.get(public_name, public_name)
-    return public_name if alias in taken else alias
+def _alias(route: Route, aliases: Mapping[str, str], taken: AbstractSet[str]) -> str:
+    alias = _said(aliases, route) or route.public_name
+    return route.public_name if alias in taken else alias
+
+
+def _said(about: Mapping[str, str], route: Route) -> str | None:
+    """What a view says of a tool, by any of its names."""
+    return next((about[name] for name in names_of(route) if name in about), None) if about else None
 
 
 def _renamed(kind: RouteKind, name: str, route: Route, described: str | None, *, alone: bool) -> Route:

@@ -60,6 +60,7 @@ from agent.rest.peers import PeersApi
 from agent.rest.security import EdgePolicy, security_headers, security_middleware, usual_header_lines
 from agent.rest.status import NodeStatus
 from agent.rest.tokens import TokenTable
+from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
 from agent.routing.table import RouteKind
 from agent.server.caller_views import PartOfTable
 from agent.server.endpoint import Endpoint, build_endpoint
@@ -158,6 +159,7 @@ async def running_node(
     name_len_max: int = PUBLIC_NAME_LEN_MAX,
     views: Mapping[str, ViewSpec] | None = None,
     fleet_writes: Sequence[str] = (),
+    short_names: bool = False,
     tokens: TokenTable | None = None,
 ) -> AsyncIterator[RunningNode]:
     """Run a node until the context ends; its state goes to `folder`. `limits`: of the pages of its lists.
@@ -166,7 +168,7 @@ async def running_node(
 
     `search_mode`: as in `build_endpoint`, for `/mcp`. `call_timeout_s`: as the setting. `name_len_max`: of the names
     that its clients see. `views`: those that an operator has named.
-    `fleet_writes`: as the setting. `tokens`: of its clients; None: they need none.
+    `fleet_writes`, `short_names`: as the settings. `tokens`: of its clients; None: they need none.
     """
     key = key or NodeKey.new()
     identity = NodeIdentity(key.node_id, name)
@@ -180,7 +182,7 @@ async def running_node(
         call_timeout_s,
         name_len_max,
         dict(views or {}),
-        tuple(fleet_writes),
+        ClientNames(name_len_max, tuple(fleet_writes), short_names),
         tokens=tokens or TokenTable(),
     )
     async with wiring.running(folder, tuple(statics), port) as node:
@@ -206,7 +208,7 @@ class _Wiring:
     call_timeout_s: float = CALL_TIMEOUT_S
     name_len_max: int = PUBLIC_NAME_LEN_MAX
     named_views: dict[str, ViewSpec] = field(default_factory=dict)
-    fleet_writes: tuple[str, ...] = ()
+    client_names: ClientNames = AS_BETWEEN_NODES
     tokens: TokenTable = field(default_factory=TokenTable)
     endpoints: list[Endpoint] = field(default_factory=list)
     views: list[Views] = field(default_factory=list)
@@ -249,7 +251,7 @@ class _Wiring:
                 statics=statics,
                 name_len_max=self.name_len_max,
                 remembered=known.load(clock.now_s()),
-                fleet_writes=self.fleet_writes,
+                client_names=self.client_names,
                 hooks=self._hooks(dispatch, updates, keep_names),
             )
             orders = OverrideService(mesh, store, tasks)

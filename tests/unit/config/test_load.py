@@ -87,6 +87,7 @@ def test_file_takes_numbers_switches_lists_and_a_table_of_peers(tmp_path: Path) 
         ({"MESH_WEIGHT": "0"}, ["weight", "1 to 100"]),
         ({"MESH_WEIGHT": "101"}, ["weight", "1 to 100"]),
         ({"MESH_WEIGHT": "1.5"}, ["weight", "whole number"]),
+        ({"MESH_DEFAULT_SCOPE": "mine"}, ["default_scope", "service, node, private, fleet"]),
         ({"MESH_NAME_LEN_MAX": "31"}, ["name_len_max", "32 to 64"]),
         ({"MESH_NAME_LEN_MAX": "65"}, ["name_len_max", "32 to 64"]),
         ({"MESH_LIST_PAGE_SIZE": "0"}, ["list_page_size", "1 to 1000000"]),

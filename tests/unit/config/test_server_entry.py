@@ -9,6 +9,7 @@ from agent.config.server_entry import Surroundings, read_entry
 from agent.config.servers_file import check_servers
 from agent.config.variables import untouched
 from agent.config.written_entry import as_entry
+from agent.model import ServerScope
 
 AROUND = Surroundings(Path("/etc"), untouched, "/root")
 
@@ -47,3 +48,9 @@ def test_a_user_and_a_control_group_are_for_a_command_alone(entry: dict[str, obj
     assert [fault in reason for reason in left_out if fault] == ([True] if fault else [])
     for spec in file.servers:
         assert read_entry("files", as_entry(spec), ("mcpServers", "files"), AROUND).spec == spec
+
+
+def test_a_default_scope_is_that_of_entries_that_name_none() -> None:
+    text = json.dumps({"mcpServers": {"a": {"command": "x"}, "b": {"command": "x", "mesh": {"scope": "node"}}}})
+    file = check_servers(text, Path("/etc/servers.json"), {}, ServerScope.SERVICE)
+    assert [spec.scope for spec in file.servers] == [ServerScope.SERVICE, ServerScope.NODE]
