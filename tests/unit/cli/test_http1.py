@@ -52,7 +52,7 @@ def asked(connection: Connection) -> Answer:
         tuple(bytes([byte]) for byte in b"HTTP/1.1 200 OK\nContent-Length: 5\nContent-Type: text/plain\n\nhello"),
     ],
 )
-def test_an_answer_is_read_however_its_length_is_told_and_its_bytes_come(parts: tuple[bytes, ...]) -> None:
+def test_an_answer_is_read_however_its_length_is_given_and_its_bytes_come(parts: tuple[bytes, ...]) -> None:
     with answering(*parts) as (connection, heard):
         answer = asked(connection)
         assert (answer.status, answer.content_type, answer.body(BODY_BYTES_MAX)) == (200, "text/plain", b"hello")
